@@ -1,0 +1,1 @@
+//! Busway: the message bus for every distance.

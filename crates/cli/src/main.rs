@@ -1,0 +1,2 @@
+//! The `busway` command.
+fn main() {}

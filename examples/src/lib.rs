@@ -1,0 +1,1 @@
+//! One example a file: `cargo run -p busway-examples --example hello`.
