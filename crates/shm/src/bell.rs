@@ -31,8 +31,10 @@ use core::time::Duration;
 
 use crate::sync::{AtomicU32, Ordering, fence, light_fence};
 use crate::sys::barrier;
+#[cfg(not(loom))]
+use crate::sys::futex;
 
-/// Lines of a bell. 65 536: a process of 10 000 topics shares a line with one in seven others.
+/// Lines of a bell. 65 536, which is 4 MiB: of 10 000 topics one in seven shares its line with another.
 pub const LINES: usize = 65_536;
 
 /// The line for who waits for several topics.
@@ -51,6 +53,10 @@ pub const WAKES_MAX: u32 = 1;
 
 /// Attempts to raise a counter: more are only needed where a hostile member keeps writing it.
 const RAISES_MAX: usize = 64;
+
+/// Rings that may be under way at once, or have been left undone by killed ringers. More is corruption,
+/// which would hide sleepers once it came to 2^31.
+const APART_MAX: u32 = 1 << 24;
 
 /// One line. 64 bytes: two topics' publishers do not fight for one cache line.
 #[cfg_attr(not(loom), repr(C, align(64)))]
@@ -72,6 +78,15 @@ pub struct Line {
 
 #[cfg(not(loom))]
 const _: () = assert!(size_of::<Line>() == 64 && align_of::<Line>() == 64);
+
+/// How a sleep ended; in both cases look at the rings again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Slept {
+    /// The line was rung, or something else ended the sleep before its time.
+    Rung,
+    /// The time was up.
+    TimedOut,
+}
 
 /// What a ring did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -172,7 +187,6 @@ impl<'a> Bell<'a> {
 
     /// Announces that the caller goes to sleep on `line`. It must look at its rings once more before
     /// [`Sleeper::wait`]; if it finds something, it just drops the result.
-    #[must_use]
     pub fn prepare(&self, line: usize) -> Sleeper<'a> {
         let line = &self.lines[line];
         let seen = line.arm();
@@ -198,12 +212,27 @@ pub struct Sleeper<'a> {
 impl Sleeper<'_> {
     /// Sleeps until the line is rung, at most `timeout` and at most [`WAIT_MAX`]. Spurious returns
     /// happen: look at the rings, and prepare anew.
-    pub fn wait(self, timeout: Option<Duration>) {
-        self.line.sleep(self.seen, timeout.map_or(WAIT_MAX, |timeout| timeout.min(WAIT_MAX)));
+    pub fn wait(self, timeout: Option<Duration>) -> Slept {
+        self.line.sleep(self.seen, timeout.map_or(WAIT_MAX, |timeout| timeout.min(WAIT_MAX)))
     }
 }
 
 impl Line {
+    /// A quiet line whose counters all have this value, outside any segment: for tests and models.
+    #[must_use]
+    pub fn with_counters(value: u32) -> Self {
+        Self {
+            armed: AtomicU32::new(value),
+            rung: AtomicU32::new(value),
+            done: AtomicU32::new(value),
+            full_fences: AtomicU32::new(0),
+            #[cfg(not(loom))]
+            reserved: [const { AtomicU32::new(0) }; 12],
+            #[cfg(loom)]
+            kernel: model::Kernel::new(),
+        }
+    }
+
     /// Offsets of `armed`, `rung`, `done` and `full_fences`, for the layout hash and FORMAT.md.
     #[cfg(not(loom))]
     pub const OFFSETS: [u64; 4] = [
@@ -223,10 +252,16 @@ impl Line {
 
     /// Arms the line; says which `rung` to sleep on.
     fn arm(&self) -> u32 {
-        // Acquire: pairs with the release in `ring`; who sees `done` sees the `rung` before it.
+        // Acquire: pairs with the release in `ring` and in `raise`. Both counters follow `rung`, so a
+        // `rung` that is read after them is not behind them, unless the line was corrupted.
         let done = self.done.load(Ordering::Acquire);
         raise(&self.rung, done);
+        let armed = self.armed.load(Ordering::Acquire);
+        raise(&self.rung, armed.wrapping_sub(1));
         let seen = self.rung.load(Ordering::Acquire);
+        if seen.wrapping_sub(done) > APART_MAX {
+            raise(&self.done, seen.wrapping_sub(1));
+        }
         raise(&self.armed, seen.wrapping_add(1));
         seen
     }
@@ -262,13 +297,16 @@ impl Line {
     }
 
     #[cfg(not(loom))]
-    fn sleep(&self, seen: u32, timeout: Duration) {
-        crate::sys::futex::wait(&self.rung, seen, Some(timeout));
+    fn sleep(&self, seen: u32, timeout: Duration) -> Slept {
+        match futex::wait(&self.rung, seen, Some(timeout)) {
+            futex::Wake::TimedOut => Slept::TimedOut,
+            futex::Wake::Woken | futex::Wake::Changed | futex::Wake::Interrupted => Slept::Rung,
+        }
     }
 
     #[cfg(not(loom))]
     fn wake(&self, count: u32) -> usize {
-        crate::sys::futex::wake(&self.rung, count)
+        futex::wake(&self.rung, count)
     }
 }
 
