@@ -236,7 +236,7 @@ impl OwnArena {
             heap: Mutex::new(Heap::new(bytes)),
             domain: OnceLock::new(),
             closing: Mutex::new(Vec::new()),
-            forks: fork::generation(),
+            forks: fork::generation()?,
             tables,
             arena_fd,
             bulk_fd,
@@ -327,7 +327,7 @@ impl OwnArena {
     /// Whether this process is a fork of the one that made the arena: nothing may be touched then.
     #[inline]
     pub fn forked(&self) -> bool {
-        fork::generation() != self.forks
+        fork::forked_since(self.forks)
     }
 
     pub(crate) fn heap(&self) -> std::sync::MutexGuard<'_, Heap> {

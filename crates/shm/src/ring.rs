@@ -127,6 +127,8 @@ pub struct RingWriter {
     options: RingOptions,
     stage: Stage,
     older: Vec<Stage>,
+    /// Below this the present stage displaces messages of an older one.
+    first_turn: u64,
     head: u64,
     /// Highest sequence that may be published without another look (R2).
     limit: u64,
@@ -176,6 +178,7 @@ impl RingWriter {
             options,
             stage,
             older: Vec::new(),
+            first_turn: 0,
             head: 0,
             limit,
             gate: 1,
@@ -211,6 +214,9 @@ impl RingWriter {
             self.make_room(sequence, patience)?;
         }
         self.slot(sequence).publish_inline(sequence, meta, payload);
+        if sequence < self.first_turn {
+            self.overwrite_older(sequence);
+        }
         if !self.chunks.is_empty() {
             self.retire_up_to(sequence);
         }
@@ -233,6 +239,9 @@ impl RingWriter {
         }
         let Loan { sized, .. } = loan;
         self.slot(sequence).publish(sequence, sized.chunk);
+        if sequence < self.first_turn {
+            self.overwrite_older(sequence);
+        }
         self.retire_up_to(sequence);
         self.chunks.push_back((sequence, sized));
         self.chunk_bytes += sized.class;
@@ -264,21 +273,34 @@ impl RingWriter {
             if old + slots > sequence {
                 break;
             }
-            // In this stage the slot has been overwritten by now; in an older one nobody else will do it.
-            if old < self.stage.first {
-                self.overwrite(old);
-            }
+            // Its slot has been overwritten by now: in this stage by this message, in an older one by its mark.
             self.chunks.pop_front();
             self.chunk_bytes -= sized.class;
             self.recycler.retire(sized);
         }
     }
 
+    /// While a new stage turns for the first time, what it displaces lies in an older one.
+    #[cold]
+    fn overwrite_older(&self, sequence: u64) {
+        let Some(old) = sequence.checked_sub(self.stage.mask + 1) else { return };
+        if old < self.stage.first {
+            self.overwrite(old);
+        }
+    }
+
     /// Gives the slot of `old` up, wherever it lies.
     fn overwrite(&self, old: u64) {
-        let mut stages = std::iter::once(&self.stage).chain(self.older.iter().rev());
-        if let Some(stage) = stages.find(|stage| stage.first <= old) {
-            stage.slots[(old & stage.mask) as usize].publish(old, ChunkRef::GONE);
+        let mut end = u64::MAX;
+        for stage in std::iter::once(&self.stage).chain(self.older.iter().rev()) {
+            if stage.first <= old {
+                // A later message of the same stage may lie there already.
+                if old + stage.mask + 1 >= end.min(self.head + 1) {
+                    stage.slots[(old & stage.mask) as usize].publish(old, ChunkRef::GONE);
+                }
+                return;
+            }
+            end = stage.first;
         }
     }
 

@@ -10,7 +10,6 @@
 //! stored before a fence after which the slot was unchanged; a hold never moves to another word. (W3)
 //! `cursor - first` = delivered + dropped: every sequence that was passed is counted once.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 
 use busway_wire::Cause;

@@ -123,7 +123,8 @@ impl RingWriter {
             }
             match self.shared.marked(seat) {
                 state::EVICTED | state::FREE => continue,
-                state::STALLED if cursor + slots / 4 < head => continue,
+                // Half a ring: a row that had caught up just after the last look may be that far behind at this one.
+                state::STALLED if cursor + slots / 2 < head => continue,
                 state::STALLED => self.shared.mark(seat, state::ACTIVE),
                 _ => {}
             }
@@ -158,6 +159,7 @@ impl RingWriter {
         let grown = new_stage(self.shared.own(), self.shared.entry(), index, next as u32, self.head + 1);
         // Where memory cannot be had the ring stays as it is and the policies decide.
         if let Ok(stage) = grown {
+            self.first_turn = stage.first + stage.mask + 1;
             let old = std::mem::replace(&mut self.stage, stage);
             self.older.push(old);
         }

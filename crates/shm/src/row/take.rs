@@ -31,6 +31,8 @@ const AHEAD_MAX: u64 = 1 << 39;
 struct ReadStage {
     slots: Mapped<[Slot]>,
     mask: u64,
+    /// First sequence of the next stage.
+    end: u64,
 }
 
 /// The reading end of a row.
@@ -100,15 +102,23 @@ impl RowReader {
         self.stages_seen = used;
         let used = (used as usize).min(STAGES_MAX);
         let starts = ring.stage_first.iter().zip(&ring.stage_at).take(used);
-        let place = starts.rev().find(|(first, _)| first.load(Ordering::Relaxed) <= self.next.max(1));
-        self.stage = place.and_then(|(_, at)| {
-            let at = at.load(Ordering::Relaxed);
+        let mut end = u64::MAX;
+        let mut place = None;
+        for (first, at) in starts.rev() {
+            let first = first.load(Ordering::Relaxed);
+            if first <= self.next.max(1) {
+                place = Some(at.load(Ordering::Relaxed));
+                break;
+            }
+            end = first;
+        }
+        self.stage = place.and_then(|at| {
             let slots = 1_u64 << (at & 63);
             if slots > u64::from(SLOTS_MAX) {
                 return None;
             }
             let slots_at = self.row.peer.tables().arena().slice(at & !63, slots).ok()?;
-            Some(ReadStage { slots: slots_at, mask: slots - 1 })
+            Some(ReadStage { slots: slots_at, mask: slots - 1, end })
         });
     }
 
@@ -124,15 +134,14 @@ impl RowReader {
                     return Taken::Message(Message { sequence, body: Body::Inline(message) });
                 }
                 Look::Empty => {
-                    if self.row.ring.stages_used.load(Ordering::Acquire) != self.stages_seen {
-                        self.locate();
-                        continue;
+                    if self.next < stage.end && self.row.ring.stages_used.load(Ordering::Acquire) == self.stages_seen {
+                        return self.nothing();
                     }
-                    return self.nothing();
+                    self.locate();
                 }
                 Look::Chunk(chunk, word) => return self.take_chunk(chunk, word),
                 Look::Lapped => return self.lapped(),
-                Look::Gone => return self.lose(1, Cause::RingBytes),
+                Look::Gone => return self.gone(),
                 Look::Corrupt => return self.lose(1, Cause::Corrupt),
             }
         }
@@ -162,11 +171,26 @@ impl RowReader {
         Taken::Gap(Gap { cause, from, count })
     }
 
+    /// The message was given up: for its bytes, or because a larger stage has turned once since.
+    #[cold]
+    fn gone(&mut self) -> Taken {
+        let waiting = self.row.head().wrapping_sub(self.next);
+        if waiting >= self.newest_slots() { self.lapped() } else { self.lose(1, Cause::RingBytes) }
+    }
+
+    fn newest_slots(&self) -> u64 {
+        let used = self.row.ring.stages_used.load(Ordering::Acquire) as usize;
+        let at = used.checked_sub(1).and_then(|newest| self.row.ring.stage_at.get(newest));
+        at.map_or(1, |at| 1 << (at.load(Ordering::Relaxed) & 63).min(u64::from(SLOTS_MAX.trailing_zeros())))
+    }
+
     #[cold]
     fn lapped(&mut self) -> Taken {
         self.locate();
-        let Some(stage) = &self.stage else { return Taken::End };
-        let slots = stage.mask + 1;
+        if self.stage.is_none() {
+            return Taken::End;
+        }
+        let slots = self.newest_slots();
         let head = self.row.head();
         let marked = self.row.seat_state();
         if head.wrapping_sub(self.next) > AHEAD_MAX {
@@ -185,6 +209,7 @@ impl RowReader {
             let first = self.next + count - 1;
             self.row.entry.first.store(first, Ordering::Relaxed);
             self.passed(first);
+            self.locate();
             return self.take_next();
         }
         let cause = if marked == state::STALLED { Cause::Stalled } else { Cause::Lapped };
@@ -324,7 +349,8 @@ impl RowReader {
         if !self.queued.is_empty() {
             return false;
         }
-        if self.row.ring.stages_used.load(Ordering::Acquire) != self.stages_seen {
+        let end = self.stage.as_ref().map_or(0, |stage| stage.end);
+        if self.next >= end || self.row.ring.stages_used.load(Ordering::Acquire) != self.stages_seen {
             self.locate();
         }
         self.stage.as_ref().is_none_or(|stage| {
