@@ -18,10 +18,6 @@ use std::ffi::OsString;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-/// The longest name of a domain in bytes: with `.sock.new` behind it, it fits every file system and, behind
-/// `/proc/self/fd/N/`, the 108 bytes of a socket address.
-const DOMAIN_NAME_BYTES_MAX: usize = 64;
-
 /// The longest socket address that the kernel takes, with its closing NUL.
 const ADDRESS_BYTES_MAX: usize = 108;
 
@@ -68,26 +64,16 @@ pub(crate) struct DomainName(String);
 
 impl DomainName {
     pub(crate) fn new(name: &str) -> Result<DomainName, Error> {
-        let refuse = |cause: &str| {
-            // At most 80 characters of a name that may be a megabyte.
-            let shown: String = name.chars().take(80).collect();
-            Err(Error::new(Code::BadDomain, cause)
-                .at(format!("domain `{}`", shown.escape_debug()))
-                .remedy("use 1 to 64 letters, digits, `.`, `_` or `-`, and no dot first"))
-        };
-        if name.is_empty() {
-            return refuse("the name of a domain may not be empty");
+        match busway_wire::check_domain_name(name) {
+            Ok(()) => Ok(DomainName(name.to_owned())),
+            Err(refusal) => {
+                // At most 80 characters of a name that may be a megabyte.
+                let shown: String = name.chars().take(80).collect();
+                Err(Error::new(Code::BadDomain, format!("the name of a domain is refused: {refusal}"))
+                    .at(format!("domain `{}`", shown.escape_debug()))
+                    .remedy("use 1 to 64 letters, digits, `.`, `_` or `-`, and no dot first"))
+            }
         }
-        if name.len() > DOMAIN_NAME_BYTES_MAX {
-            return refuse("the name of a domain has at most 64 bytes");
-        }
-        if name.starts_with('.') {
-            return refuse("the name of a domain may not begin with a dot");
-        }
-        if !name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-')) {
-            return refuse("the name of a domain holds a character that is not allowed");
-        }
-        Ok(DomainName(name.to_owned()))
     }
 
     pub(crate) fn as_str(&self) -> &str {

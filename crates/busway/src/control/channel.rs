@@ -10,8 +10,8 @@
 use super::arena::OwnArena;
 use crate::error::{Code, Error, system};
 use busway_shm::domain::Domain;
-use busway_wire::control::{self, CONTROL_BYTES_MAX, Control};
-use busway_wire::header::DecodeError;
+use busway_wire::limits::{CONTROL_BYTES_MAX, MEMBER_QUEUE_BYTES_MAX, MEMBER_QUEUE_FDS_MAX, MEMBER_QUEUE_MESSAGES_MAX};
+use busway_wire::{Control, DecodeError, EncodeError};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::io::{Errno, IoSlice, IoSliceMut};
 use rustix::net::{
@@ -26,19 +26,14 @@ use std::sync::Arc;
 /// The most descriptors beside one message: arena, bulk and eventfd.
 pub(super) const DESCRIPTORS_MAX: usize = 3;
 
-/// The most messages that wait for one peer. Answers to a standing query are pulled when there is room, so only
-/// what others relay to a peer that does not read can come near; then the connection ends and it registers anew.
-pub(super) const QUEUE_MESSAGES_MAX: usize = 1_024;
-
-/// The most bytes that wait for one peer: all of the messages above at a generous 1 KiB each.
-pub(super) const QUEUE_BYTES_MAX: usize = 1 << 20;
-
 /// Up to here answers to standing queries are queued ahead: enough to fill a socket buffer, not more.
 pub(super) const QUEUE_MESSAGES_AHEAD: usize = 64;
 
-const _: () = assert!(QUEUE_MESSAGES_AHEAD < QUEUE_MESSAGES_MAX / 4, "pulled answers leave room for relays");
-const _: () = assert!(CONTROL_BYTES_MAX < QUEUE_BYTES_MAX, "one message always fits an empty queue");
-const _: () = assert!(QUEUE_MESSAGES_MAX * DESCRIPTORS_MAX <= 4_096, "descriptors that wait are bounded too");
+const _: () = assert!(QUEUE_MESSAGES_AHEAD < MEMBER_QUEUE_MESSAGES_MAX / 4, "pulled answers leave room for relays");
+const _: () = assert!(
+    MEMBER_QUEUE_MESSAGES_MAX * DESCRIPTORS_MAX <= MEMBER_QUEUE_FDS_MAX,
+    "bounded messages bound the descriptors that wait"
+);
 
 /// The descriptors of one member: arena, bulk and eventfd, as they came with its Hello.
 #[derive(Debug)]
@@ -109,9 +104,9 @@ pub(super) enum ChannelError {
     Undecodable(DecodeError),
     /// A message of ours is too long to be sent: a name or a list that was not bounded before.
     #[error("a message to the peer is too long: {0}")]
-    Unencodable(DecodeError),
+    Unencodable(EncodeError),
     /// The peer does not read what is sent to it.
-    #[error("the peer does not read: more than {QUEUE_MESSAGES_MAX} messages wait for it")]
+    #[error("the peer does not read: more than {MEMBER_QUEUE_MESSAGES_MAX} messages wait for it")]
     Overflow,
     /// The kernel refused.
     #[error("the kernel refused: {0}")]
@@ -156,8 +151,8 @@ impl Channel {
     /// Sends, or queues behind what waits already.
     pub(super) fn send(&mut self, message: &Control, enclosed: Enclosed) -> Result<(), ChannelError> {
         let mut bytes = Vec::new();
-        control::encode(message, &mut bytes).map_err(ChannelError::Unencodable)?;
-        if self.queue.len() >= QUEUE_MESSAGES_MAX || self.queued_bytes + bytes.len() > QUEUE_BYTES_MAX {
+        busway_wire::encode(message, &mut bytes).map_err(ChannelError::Unencodable)?;
+        if self.queue.len() >= MEMBER_QUEUE_MESSAGES_MAX || self.queued_bytes + bytes.len() > MEMBER_QUEUE_BYTES_MAX {
             return Err(ChannelError::Overflow);
         }
         self.queued_bytes += bytes.len();
@@ -221,7 +216,7 @@ impl Channel {
         if received.bytes == 0 {
             return Err(ChannelError::HungUp);
         }
-        let message = control::decode(&buffer[..received.bytes]).map_err(ChannelError::Undecodable)?;
+        let message = busway_wire::decode(&buffer[..received.bytes]).map_err(ChannelError::Undecodable)?;
         Ok(Received::Message(message, fds))
     }
 

@@ -16,11 +16,8 @@
 //! - Memory is bounded by the registrations, which are bounded per member by `RINGS_MAX` and `SUBSCRIBERS_MAX`.
 
 use crate::error::Code;
-use busway_wire::control::Control;
-use busway_wire::ids::{Generation, PortId, ProcessId, RingIndex};
 use busway_wire::limits::{MATCHED_MAX, RINGS_MAX};
-use busway_wire::pattern::Pattern;
-use busway_wire::policy::Policy;
+use busway_wire::{Control, Generation, Pattern, Policy, PortId, ProcessId, RingIndex};
 use index::{Index, Publisher, Serial};
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -8,9 +8,7 @@
 //! but for two names with one id, which are compared.
 
 use super::MemberId;
-use busway_wire::ids::{Generation, PortId, RingIndex, TopicId};
-use busway_wire::pattern::Pattern;
-use busway_wire::topic::Topic;
+use busway_wire::{Generation, Pattern, PortId, RingIndex, Topic, TopicId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound::{Excluded, Included, Unbounded};
 
@@ -126,9 +124,7 @@ impl Index {
 mod tests {
     use super::{Index, Publisher, Serial};
     use crate::control::rendezvous::MemberId;
-    use busway_wire::ids::{Generation, PortId, RingIndex};
-    use busway_wire::pattern::Pattern;
-    use busway_wire::topic::Topic;
+    use busway_wire::{Generation, Pattern, PortId, RingIndex, Topic};
 
     fn filled(count: u32) -> Index {
         let mut index = Index::default();
