@@ -1,0 +1,1 @@
+//! Segments keep what their seals promise.
