@@ -287,15 +287,7 @@ impl Control {
     /// Makes a reason fit to be sent: control characters become spaces, and what is too long is cut off.
     #[must_use]
     pub fn reason(text: &str) -> String {
-        let mut reason = String::with_capacity(text.len().min(REASON_BYTES_MAX));
-        for character in text.chars() {
-            let character = if character.is_control() { ' ' } else { character };
-            if reason.len() + character.len_utf8() > REASON_BYTES_MAX {
-                break;
-            }
-            reason.push(character);
-        }
-        reason
+        name::printable(text, REASON_BYTES_MAX)
     }
 
     /// Refuses a `Hello` whose sender lays out shared memory in another way; every other message passes.

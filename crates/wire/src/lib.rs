@@ -28,7 +28,7 @@ pub use error::{DecodeError, EncodeError};
 pub use extension::{Extension, ExtensionKind, Extensions};
 pub use header::{Codec, Flags, HEADER_SIZE, Header, Kind, Seed, VERSION};
 pub use ids::{Generation, PortId, ProcessId, RingIndex, RowIndex, SeatIndex, TopicId};
-pub use name::{NameError, NameFault, check_domain_name, check_process_name};
+pub use name::{NameError, NameFault, check_domain_name, check_process_name, process_name};
 pub use pattern::{Pattern, Prefix, Tokens};
 pub use policy::{Policy, PolicyError};
 pub use topic::Topic;

@@ -4,6 +4,7 @@
 //! what is wrong with it and what to write instead, because people meet it at a command line. Nothing is
 //! normalised: two names are the same if and only if their bytes are.
 
+use alloc::string::String;
 use core::fmt;
 
 use crate::limits::{DOMAIN_NAME_BYTES_MAX, PROCESS_NAME_BYTES_MAX};
@@ -158,6 +159,27 @@ pub fn check_domain_name(name: &str) -> Result<(), NameError> {
 pub fn check_process_name(name: &str) -> Result<(), NameError> {
     check_size(name, PROCESS_NAME_BYTES_MAX)?;
     check_printable(name)
+}
+
+/// Makes a process's name of any text, for names that nobody chose: control characters become spaces, what is
+/// too long is cut off, nothing becomes `unnamed`.
+#[must_use]
+pub fn process_name(text: &str) -> String {
+    let name = printable(text, PROCESS_NAME_BYTES_MAX);
+    if name.is_empty() { String::from("unnamed") } else { name }
+}
+
+/// As much of a text as fits, with spaces for its control characters.
+pub(crate) fn printable(text: &str, size_max: usize) -> String {
+    let mut result = String::with_capacity(text.len().min(size_max));
+    for character in text.chars() {
+        let character = if character.is_control() { ' ' } else { character };
+        if result.len() + character.len_utf8() > size_max {
+            break;
+        }
+        result.push(character);
+    }
+    result
 }
 
 /// Refuses control characters: for text that is only shown.

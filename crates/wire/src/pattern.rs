@@ -175,3 +175,24 @@ impl<'de> Deserialize<'de> for Pattern {
         deserialize_text(deserializer, Pattern::parse)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    //! The matcher beyond what a pattern may be: only here can it be given ten thousand wildcards.
+
+    use alloc::vec;
+
+    use super::token_match;
+
+    #[test]
+    fn ten_thousand_wildcards_are_matched_in_one_pass() {
+        let (stars, names) = (vec!["*"; 10_000].join("."), vec!["a"; 10_000].join("."));
+        assert!(token_match(&stars, &names));
+        // A matcher that backtracks would not come back from these before the sun is cold.
+        let (almost, longer) = (stars.clone() + ".b", names.clone() + ".a");
+        assert!(!token_match(&almost, &longer));
+        assert!(!token_match(&stars, &longer));
+        assert!(!token_match(&almost, &names));
+        assert!(token_match(&(stars + ".>"), &longer));
+    }
+}
