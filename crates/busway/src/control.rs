@@ -11,10 +11,11 @@
 //! - `close` leaves nothing behind: no thread, no registration, and after the last member no socket.
 
 use crate::directory::{Directory, DomainName, Realm};
-use crate::error::{Code, Error};
+use crate::error::{Code, Error, memory};
 use arena::{OwnArena, PeerArena};
 use busway_shm::clock::Deadline;
 use busway_shm::domain::Domain;
+use busway_shm::fork;
 use busway_wire::limits::RINGS_MAX;
 use busway_wire::{Control as Message, Generation, Pattern, Policy, PortId, ProcessId, RingIndex, RowIndex};
 use busway_wire::{SeatIndex, Topic};
@@ -26,7 +27,9 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 mod arena;
+mod base;
 mod channel;
+mod deliver;
 mod holder;
 mod lock;
 mod member;
@@ -141,6 +144,8 @@ pub(crate) struct Control {
     lock: LockFile,
     socket_path: PathBuf,
     thread: Mutex<Option<JoinHandle<()>>>,
+    /// Of the process that has the thread; a child made by fork has not.
+    generation: u64,
 }
 
 impl Control {
@@ -161,6 +166,7 @@ impl Control {
         let lock = LockFile::open(&directory, &domain)?;
         let socket_path = directory.path_of(&domain.socket());
         let shared = Arc::new(Shared::new()?);
+        let generation = fork::generation().map_err(|error| memory(&error, "fork"))?;
         let worker = thread::Worker::new(thread::Parts {
             settings,
             directory,
@@ -175,7 +181,7 @@ impl Control {
                 .at("bw-control")
                 .remedy("raise the limit on processes: ulimit -u")
         })?;
-        let control = Control { shared, lock, socket_path, thread: Mutex::new(Some(thread)) };
+        let control = Control { shared, lock, socket_path, thread: Mutex::new(Some(thread)), generation };
         match control.shared.wait(deadline, |state| match &state.phase {
             Phase::Joining => None,
             Phase::Joined => Some(Ok(())),
@@ -189,7 +195,7 @@ impl Control {
         // On an error `control` is dropped here, and with it the thread.
     }
 
-    /// The domain segment: the bell and the ledger.
+    /// The domain segment: the bell and the ledger. A caller that may be a child of fork asks `check_fork` first.
     pub(crate) fn domain(&self) -> Arc<Domain> {
         let state = self.shared.lock();
         Arc::clone(state.domain.as_ref().expect("`start` returns after the domain is known"))
@@ -206,6 +212,9 @@ impl Control {
 
     /// Takes a publisher back; does not wait.
     pub(crate) fn unpublish(&self, port: PortId) {
+        if self.check_fork().is_err() {
+            return;
+        }
         self.shared.withdraw(port, Message::Unpublish { port });
     }
 
@@ -220,11 +229,15 @@ impl Control {
 
     /// Takes a subscriber back; does not wait.
     pub(crate) fn unsubscribe(&self, port: PortId) {
+        if self.check_fork().is_err() {
+            return;
+        }
         self.shared.withdraw(port, Message::Unsubscribe { port });
     }
 
     /// Every process of the domain, this one included.
     pub(crate) fn members(&self, deadline: Deadline) -> Result<Vec<Arc<PeerArena>>, Error> {
+        self.check_fork()?;
         let ticket = self.shared.ask()?;
         let found = self.shared.wait(deadline, |state| match &state.question {
             Question::Answered { ticket: answered, members } if *answered >= ticket => Some(Ok(members.clone())),
@@ -236,12 +249,14 @@ impl Control {
 
     /// Makes the thread call [`Ports::tick`] soon.
     pub(crate) fn poke(&self) {
-        self.shared.poke();
+        if self.check_fork().is_ok() {
+            self.shared.poke();
+        }
     }
 
     /// Whether this process holds the rendezvous now.
     pub(crate) fn is_holder(&self) -> bool {
-        self.shared.lock().holding
+        self.check_fork().is_ok() && self.shared.lock().holding
     }
 
     /// The socket of the domain, as a person would type it.
@@ -251,6 +266,10 @@ impl Control {
 
     /// Leaves cleanly and ends the thread; waits for no other process. May be called twice.
     pub(crate) fn close(&self) {
+        // In a child of fork there is no thread, and the mutex may be locked by one that does not exist there.
+        if self.check_fork().is_err() {
+            return;
+        }
         self.shared.close();
         let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(thread) = thread
@@ -261,7 +280,13 @@ impl Control {
         }
     }
 
+    /// `BUS-0601` in a child made by fork.
+    pub(crate) fn check_fork(&self) -> Result<(), Error> {
+        fork::check(self.generation).map_err(|error| memory(&error, "a handle of the parent process"))
+    }
+
     fn register(&self, registration: Registration, deadline: Deadline) -> Result<Answer, Error> {
+        self.check_fork()?;
         let port = registration.port();
         self.shared.register(registration)?;
         let answer = self.shared.wait(deadline, |state| match state.answers.get(&port) {

@@ -8,6 +8,7 @@
 //!
 //! Invariant: a number is never given twice and never given again; `Code::ALL` lists every one in rising order.
 
+use busway_shm::error::ShmError;
 use std::fmt;
 
 /// Declares [`Code`] with its numbers and one sentence each, so that list, number and text cannot drift apart.
@@ -185,6 +186,29 @@ pub(crate) fn system(errno: rustix::io::Errno, tried: &str, otherwise: Code) -> 
             .remedy("close programs, or raise the limits of this one (ulimit -v, its cgroup)"),
         other => Error::new(otherwise, format!("{tried}: {other}")),
     }
+}
+
+/// The error of the memory crate, with its code and what to try.
+pub(crate) fn memory(error: &ShmError, at: &str) -> Error {
+    let (code, remedy) = match error {
+        ShmError::Budget { .. } => (Code::DomainBudget, "raise the budget, or close publishers"),
+        ShmError::Descriptors { .. } => (Code::Descriptors, "raise the limit: ulimit -n 4096"),
+        ShmError::AddressSpace { .. } => (Code::AddressSpace, "raise the limit: ulimit -v unlimited"),
+        ShmError::FileSize { .. } => (Code::FileSize, "raise the limit: ulimit -f unlimited"),
+        ShmError::Memory { .. } => (Code::MemoryRefused, "free memory, or lower the budget"),
+        ShmError::Layout { .. } => (Code::LayoutDiffers, "run the same version of busway everywhere"),
+        ShmError::NotSealed { .. }
+        | ShmError::WrongAccess { .. }
+        | ShmError::NotShared { .. }
+        | ShmError::WrongSize { .. }
+        | ShmError::Magic { .. } => (Code::SegmentRefused, "end the process that sent it"),
+        ShmError::OutOfBounds { .. } => (Code::PeerCorrupt, "end the process that wrote it"),
+        ShmError::Forked => (Code::Forked, "open a new bus in the child"),
+        ShmError::LifeTaken { .. } | ShmError::System { .. } => {
+            (Code::MemoryRefused, "see `busway doctor` for what this machine lacks")
+        }
+    };
+    Error::new(code, error.to_string()).at(at).remedy(remedy)
 }
 
 #[cfg(test)]

@@ -10,6 +10,8 @@
 use super::arena::OwnArena;
 use crate::error::{Code, Error, system};
 use busway_shm::domain::Domain;
+use busway_shm::error::ShmError;
+use busway_shm::fork::PrivateFd;
 use busway_wire::limits::{CONTROL_BYTES_MAX, MEMBER_QUEUE_BYTES_MAX, MEMBER_QUEUE_FDS_MAX, MEMBER_QUEUE_MESSAGES_MAX};
 use busway_wire::{Control, DecodeError, EncodeError};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -131,21 +133,27 @@ struct Queued {
 /// One connection: a non-blocking socket and what waits to be sent.
 #[derive(Debug)]
 pub(super) struct Channel {
-    socket: OwnedFd,
+    // A child made by fork must not keep the connection open: the hang-up is a witness of our death.
+    socket: PrivateFd,
     queue: VecDeque<Queued>,
     queued_bytes: usize,
+    /// The kernel refuses for a reason that no readiness event will end.
+    stuck: bool,
 }
 
 impl Channel {
-    pub(super) fn new(socket: OwnedFd) -> Channel {
-        Channel { socket, queue: VecDeque::new(), queued_bytes: 0 }
+    pub(super) fn new(socket: OwnedFd) -> Result<Channel, ShmError> {
+        Ok(Channel { socket: PrivateFd::new(socket)?, queue: VecDeque::new(), queued_bytes: 0, stuck: false })
     }
 
     /// Connects without waiting: a listener whose backlog is full answers EAGAIN.
     pub(super) fn connect(address: &Path) -> Result<Channel, Errno> {
         let socket = seqpacket()?;
         rustix::net::connect(&socket, &SocketAddrUnix::new(address)?)?;
-        Ok(Channel::new(socket))
+        Channel::new(socket).map_err(|error| match error {
+            ShmError::System { errno, .. } => errno,
+            _ => Errno::MFILE,
+        })
     }
 
     /// Sends, or queues behind what waits already.
@@ -162,6 +170,7 @@ impl Channel {
 
     /// Sends what waits until the socket takes no more.
     pub(super) fn flush(&mut self) -> Result<(), ChannelError> {
+        self.stuck = false;
         while let Some(first) = self.queue.front() {
             match send_now(&self.socket, &first.bytes, &first.enclosed.borrowed()) {
                 Ok(()) => {
@@ -169,8 +178,12 @@ impl Channel {
                     self.queue.pop_front();
                 }
                 Err(Errno::INTR) => {}
-                // ETOOMANYREFS, ENOBUFS, ENOMEM: this user has too much under way now; it passes as others read.
-                Err(Errno::AGAIN | Errno::TOOMANYREFS | Errno::NOBUFS | Errno::NOMEM) => return Ok(()),
+                Err(Errno::AGAIN) => return Ok(()),
+                // This user has too much under way now. It passes as others read; the next tick tries again.
+                Err(Errno::TOOMANYREFS | Errno::NOBUFS | Errno::NOMEM) => {
+                    self.stuck = true;
+                    return Ok(());
+                }
                 Err(Errno::PIPE | Errno::CONNRESET | Errno::NOTCONN) => return Err(ChannelError::HungUp),
                 Err(errno) => return Err(ChannelError::System(errno)),
             }
@@ -222,7 +235,12 @@ impl Channel {
 
     /// Whether something waits for the socket to take more.
     pub(super) fn wants_to_write(&self) -> bool {
-        !self.queue.is_empty()
+        !self.queue.is_empty() && !self.stuck
+    }
+
+    /// Whether everything has been taken by the socket.
+    pub(super) fn is_empty(&self) -> bool {
+        self.queue.is_empty()
     }
 
     /// How many answers to standing queries may be queued now.
@@ -249,7 +267,7 @@ pub(super) fn seqpacket() -> Result<OwnedFd, Errno> {
     rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)
 }
 
-fn send_now(socket: &OwnedFd, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> Result<(), Errno> {
+fn send_now(socket: &PrivateFd, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> Result<(), Errno> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_MAX))];
     let mut ancillary = SendAncillaryBuffer::new(&mut space);
     if !fds.is_empty() {

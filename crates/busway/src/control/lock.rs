@@ -7,9 +7,9 @@
 //! Invariant: the text is written under the lock only.
 
 use crate::directory::{Directory, DomainName};
-use crate::error::{Code, Error, system};
+use crate::error::{Code, Error, memory, system};
 use busway_wire::limits::PROCESS_NAME_BYTES_MAX;
-use rustix::fd::OwnedFd;
+use busway_shm::fork::PrivateFd;
 use rustix::fs::{FlockOperation, OFlags};
 use rustix::io::Errno;
 use std::path::PathBuf;
@@ -64,7 +64,8 @@ impl Note {
 /// The open lock file of one member.
 #[derive(Debug)]
 pub(super) struct LockFile {
-    fd: OwnedFd,
+    // A child made by fork must not keep the lock.
+    fd: PrivateFd,
     path: PathBuf,
 }
 
@@ -90,6 +91,7 @@ impl LockFile {
             // The umask took the group's rights from the file that we have just made.
             rustix::fs::fchmod(&fd, mode).map_err(refuse)?;
         }
+        let fd = PrivateFd::new(fd).map_err(|error| memory(&error, &path.display().to_string()))?;
         Ok(LockFile { fd, path })
     }
 

@@ -9,13 +9,14 @@
 use super::arena::PeerArena;
 use super::rendezvous::SUBSCRIBERS_MAX;
 use super::{PublisherRecord, SubscriberRecord, closed, too_many};
-use crate::error::{Code, Error};
+use crate::error::{Error, memory};
 use busway_shm::clock::Deadline;
 use busway_shm::domain::Domain;
+use busway_shm::fork::PrivateFd;
 use busway_shm::sys::event;
 use busway_wire::limits::RINGS_MAX;
 use busway_wire::{Control as Message, PortId, ProcessId};
-use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
+use rustix::fd::{AsFd, BorrowedFd};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -117,16 +118,12 @@ pub(super) struct State {
 pub(super) struct Shared {
     state: Mutex<State>,
     changed: Condvar,
-    wake: OwnedFd,
+    wake: PrivateFd,
 }
 
 impl Shared {
     pub(super) fn new() -> Result<Shared, Error> {
-        let wake = event::create().map_err(|error| {
-            Error::new(Code::Descriptors, error.to_string())
-                .at("bw-control")
-                .remedy("raise the limit: ulimit -n 4096")
-        })?;
+        let wake = event::create().and_then(PrivateFd::new).map_err(|error| memory(&error, "bw-control"))?;
         let state = State {
             phase: Phase::Joining,
             holding: false,
