@@ -98,11 +98,6 @@ impl Member {
         self.channel.room()
     }
 
-    /// The pid at the other end, as the kernel says.
-    pub(super) fn holder_pid(&self) -> Option<u32> {
-        self.channel.credentials().ok().map(|(_, pid)| pid)
-    }
-
     /// True once for each time that the holder leaves us without an answer for too long.
     pub(super) fn misses_answer(&mut self, now_ns: u64) -> bool {
         let late = self.silent_at_ns().is_some_and(|at| now_ns >= at);

@@ -167,11 +167,6 @@ impl<F: Clone> Rendezvous<F> {
         self.by_process.get(&process).copied()
     }
 
-    /// Who a member is.
-    pub(super) fn identity(&self, member: MemberId) -> Option<&Identity> {
-        self.members.get(&member).map(|member| &member.identity)
-    }
-
     /// Everybody, the holder included, in the order in which they joined.
     pub(super) fn members(&self) -> impl Iterator<Item = (MemberId, &Identity)> {
         self.members.iter().map(|(id, member)| (*id, &member.identity))
