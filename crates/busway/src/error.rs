@@ -202,6 +202,10 @@ pub(crate) fn memory(error: &ShmError, at: &str) -> Error {
         | ShmError::NotShared { .. }
         | ShmError::WrongSize { .. }
         | ShmError::Magic { .. } => (Code::SegmentRefused, "end the process that sent it"),
+        ShmError::Incarnation { .. } | ShmError::Refused { .. } => (Code::SegmentRefused, "try again, or end the process that sent it"),
+        ShmError::TableFull { .. } => (Code::TooManyPorts, "close ports, or spread them over more processes"),
+        ShmError::ArenaFull { .. } => (Code::ArenaFull, "open the bus with a larger arena"),
+        ShmError::TooLarge { .. } => (Code::TooLarge, "split the message"),
         ShmError::OutOfBounds { .. } => (Code::PeerCorrupt, "end the process that wrote it"),
         ShmError::Forked => (Code::Forked, "open a new bus in the child"),
         ShmError::LifeTaken { .. } | ShmError::System { .. } => {

@@ -9,7 +9,7 @@
 //! before it is used as an offset, an index or a length.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex};
 
 use busway_wire::ProcessId;
 
@@ -199,7 +199,7 @@ pub struct OwnArena {
     bulk_read_only: OwnedFd,
     event_fd: OwnedFd,
     heap: Mutex<Heap>,
-    domain: OnceLock<Arc<Domain>>,
+    domain: Mutex<Option<Arc<Domain>>>,
     closing: Mutex<Vec<ClosingRow>>,
     process: ProcessId,
     forks: u64,
@@ -234,7 +234,7 @@ impl OwnArena {
         let process = ProcessId(sys::identity::random_u64()?.max(1));
         let own = Self {
             heap: Mutex::new(Heap::new(bytes)),
-            domain: OnceLock::new(),
+            domain: Mutex::new(None),
             closing: Mutex::new(Vec::new()),
             forks: fork::generation()?,
             tables,
@@ -306,22 +306,27 @@ impl OwnArena {
         self.tables.header().beat_ns.store(now_ns, Ordering::Relaxed);
     }
 
-    /// Joins the domain: from now on its byte budget is asked before the kernel is.
+    /// Joins the domain: from now on its byte budget is asked before the kernel is. A second call changes the domain.
     ///
     /// # Errors
     /// [`ShmError::Budget`] where the domain cannot even back what the arena has already.
     pub fn join(&self, domain: &Arc<Domain>) -> Result<(), ShmError> {
         let _heap = self.heap();
-        if self.domain.get().is_none() {
-            domain.ledger().reserve(self.tables.header().committed_bytes.load(Ordering::Relaxed))?;
-            let _ = self.domain.set(domain.clone());
+        let mut current = self.domain.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if current.as_ref().is_some_and(|current| Arc::ptr_eq(current, domain)) {
+            return Ok(());
+        }
+        let committed = self.tables.header().committed_bytes.load(Ordering::Relaxed);
+        domain.ledger().reserve(committed)?;
+        if let Some(old) = current.replace(domain.clone()) {
+            old.ledger().release(committed);
         }
         Ok(())
     }
 
     /// The domain that was joined.
-    pub fn domain(&self) -> Option<&Arc<Domain>> {
-        self.domain.get()
+    pub fn domain(&self) -> Option<Arc<Domain>> {
+        self.domain.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
     }
 
     /// Whether this process is a fork of the one that made the arena: nothing may be touched then.
@@ -372,12 +377,13 @@ impl OwnArena {
     pub(crate) fn commit(&self, bulk: bool, offset: u64, bytes: u64) -> Result<(), ShmError> {
         let first = offset / PAGE * PAGE;
         let len = (offset + bytes).div_ceil(PAGE) * PAGE - first;
-        if let Some(domain) = self.domain.get() {
+        let domain = self.domain();
+        if let Some(domain) = &domain {
             domain.ledger().reserve(len)?;
         }
         let file = if bulk { &self.bulk_fd } else { &self.arena_fd };
         if let Err(error) = memfd::commit(file.as_fd(), first, len) {
-            if let Some(domain) = self.domain.get() {
+            if let Some(domain) = &domain {
                 domain.ledger().release(len);
             }
             return Err(error);
@@ -393,7 +399,7 @@ impl OwnArena {
         let len = end.saturating_sub(first);
         memfd::punch(self.bulk_fd.as_fd(), first, len)?;
         self.tables.header().committed_bytes.fetch_sub(len, Ordering::Relaxed);
-        if let Some(domain) = self.domain.get() {
+        if let Some(domain) = self.domain() {
             domain.ledger().release(len);
         }
         Ok(())
@@ -405,7 +411,7 @@ impl Drop for OwnArena {
         if self.forked() {
             return;
         }
-        if let Some(domain) = self.domain.get() {
+        if let Some(domain) = self.domain() {
             domain.ledger().release(self.tables.header().committed_bytes.load(Ordering::Relaxed));
         }
     }
@@ -512,6 +518,20 @@ impl PeerArena {
     /// Bytes it has taken from the kernel.
     pub fn committed_bytes(&self) -> u64 {
         self.tables.header().committed_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Bytes that its arena file and its bulk file take now, as the kernel counts them.
+    pub fn committed_by_file(&self) -> (u64, u64) {
+        let all = self.committed_bytes();
+        let bulk = (0..self.tables.header().extents_used.load(Ordering::Acquire).min(EXTENTS_MAX))
+            .filter_map(|extent| self.tables.extents().get(extent as usize))
+            .filter(|entry| entry.bulk.load(Ordering::Relaxed) == 1)
+            .fold(0_u64, |sum, entry| {
+                let bytes = entry.chunk_bytes.load(Ordering::Relaxed);
+                sum.saturating_add(bytes.saturating_mul(u64::from(entry.count.load(Ordering::Relaxed))))
+            })
+            .min(all);
+        (all - bulk, bulk)
     }
 
     /// Writes its event counter if one of its async tasks sleeps.

@@ -156,7 +156,7 @@ impl Recycler {
     }
 
     fn look(&mut self, seat: &Seat) {
-        if !seat.alive() {
+        if seat.dead() {
             return;
         }
         for word in seat.holds.iter() {

@@ -63,6 +63,7 @@ pub struct RowShared {
     budget: Arc<HoldBudget>,
     extra: Option<(u64, u64)>,
     attached: AtomicU64,
+    looked_at: AtomicU64,
 }
 
 /// The row waits for its seat.
@@ -120,6 +121,7 @@ impl RowShared {
             budget: budget.clone(),
             extra,
             attached: AtomicU64::new(WAITING),
+            looked_at: AtomicU64::new(u64::MAX),
             entry,
         };
         row.fill(options, holds_at, wanted);
@@ -248,6 +250,22 @@ impl RowShared {
         self.holds.give(at);
         self.entry.held.fetch_sub(1, Ordering::Relaxed);
         self.budget.give(bytes);
+    }
+
+    /// Called by the control thread at each beat: notes since when the row has been behind, and by how much at most.
+    pub fn look(&self, now_ns: u64) {
+        if !self.is_attached() {
+            return;
+        }
+        let cursor = self.entry.cursor.load(Ordering::Relaxed);
+        let lag = self.head().saturating_sub(cursor);
+        let moved = self.looked_at.swap(cursor, Ordering::Relaxed) != cursor;
+        if moved || lag == 0 {
+            self.entry.looked_ns.store(now_ns, Ordering::Relaxed);
+        }
+        if lag > self.entry.lag_high.load(Ordering::Relaxed) {
+            self.entry.lag_high.store(lag, Ordering::Relaxed);
+        }
     }
 
     /// The account of the row so far.

@@ -93,9 +93,15 @@ impl Seat {
         Progress::Passed(cursor.clamp(self.from, head.max(self.from)))
     }
 
-    /// Whether the row's process still runs.
+    /// Whether the row's process takes part in the bus: only then may the row gate.
     pub fn alive(&self) -> bool {
         !matches!(self.peer.life(), Life::Dead | Life::Closed)
+    }
+
+    /// Whether the row's process is dead, so that nobody reads what the row holds. A process that has only closed
+    /// its bus may still hold samples.
+    pub fn dead(&self) -> bool {
+        self.peer.life() == Life::Dead
     }
 }
 
@@ -281,7 +287,8 @@ impl RingShared {
         let mut seats = self.lock();
         let before = seats.len();
         seats.retain(|seat| {
-            let died = dead == Some(seat.peer.process()) || !seat.alive();
+            let left = seat.peer.life() == Life::Closed;
+            let died = seat.dead() || (dead == Some(seat.peer.process()) && !left);
             let closed = seat.progress(u64::MAX) == Progress::Closed;
             if !died && !closed {
                 return true;

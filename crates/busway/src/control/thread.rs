@@ -235,9 +235,8 @@ impl Worker {
         self.failures = 0;
     }
 
-    /// Uses a domain segment from now on.
+    /// Uses a domain segment from now on. The ports make the arena join it: who opens the bus first can be refused there.
     pub(super) fn use_domain(&mut self, domain: Arc<Domain>) {
-        self.base.arena.join(Arc::clone(&domain));
         let mut before = None;
         self.base.shared.update(|state| before = state.domain.replace(Arc::clone(&domain)));
         if before.is_some() {

@@ -104,6 +104,27 @@ impl RingWriter {
         }
     }
 
+    /// Waits until every row that gates has passed the last message; at most until `deadline`. Returns who has not.
+    /// Rows that are stalled, evicted or dead are not waited for.
+    pub fn flush(&mut self, deadline: clock::Deadline) -> Vec<RowName> {
+        let mut spins = 0;
+        loop {
+            self.refresh();
+            let needed = self.head + 1;
+            let who: Vec<RowName> =
+                self.places.iter().filter_map(|seat| self.name_if_blocking(seat, needed.saturating_sub(1))).collect();
+            if who.is_empty() || deadline.expired() {
+                return who;
+            }
+            if spins < SPINS {
+                spins += 1;
+                crate::sync::spin_hint();
+            } else {
+                self.sleep(needed - 1, clock::monotonic_ns(), Patience::Until(deadline));
+            }
+        }
+    }
+
     fn waited(&mut self, started: u64) {
         if started != 0 {
             self.sent.waited_ns += clock::monotonic_ns().saturating_sub(started);
@@ -250,7 +271,8 @@ impl RingWriter {
         let life_seen = life.load(Ordering::Relaxed);
         let still = self.blocks(seat, needed) && matches!(life::read(life), life::Life::Alive | life::Life::Starting);
         if still {
-            let own = self.options.max_wait_ns.saturating_sub(now.saturating_sub(self.blocked[at]));
+            let since = if self.blocked[at] == 0 { now } else { self.blocked[at] };
+            let own = self.options.max_wait_ns.saturating_sub(now.saturating_sub(since)).max(1);
             let caller = match patience {
                 Patience::None => 0,
                 Patience::Until(deadline) => deadline.remaining().map_or(u64::MAX, |left| left.as_nanos() as u64),
