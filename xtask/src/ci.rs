@@ -209,7 +209,7 @@ fn default_base() -> Option<String> {
 
 fn fuzzed() -> Result<Done, Failure> {
     Ok(match fuzz::run(FUZZ_SECONDS)? {
-        Fuzzed::Nothing => Done::Skipped("fuzz/ has no targets yet".to_owned()),
+        Fuzzed::Nothing(why) => Done::Skipped(why),
         Fuzzed::Quiet(words) => Done::Passed(words),
         Fuzzed::Found(words) => Done::Failed(words),
     })

@@ -15,7 +15,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("busway-examples", &["busway"]),
     // The two outer workspaces measure through the public API; the rivals are linked in the second only.
     ("busway-bench", &["busway"]),
-    ("busway-peers", &["busway"]),
+    ("busway-peers", &["busway-bench"]),
     // Hostile bytes go straight to the decoders.
     ("busway-fuzz", &["busway-wire", "busway-shm", "busway"]),
     // The tool must build when nothing else does.
@@ -80,7 +80,7 @@ fn line_of(text: &str, name: &str) -> usize {
 /// Each line that brings in an outside crate has a comment above it or beside it.
 pub(crate) fn reasons_for_dependencies(tree: &Tree, out: &mut Vec<Finding>) {
     for (path, text) in tree.files.iter().filter(|(path, _)| path.ends_with("Cargo.toml")) {
-        let (mut inside, mut above) = (false, "");
+        let (mut inside, mut above, mut explained) = (false, "", String::new());
         for (index, line) in text.lines().enumerate() {
             let line = line.trim();
             if line.starts_with('[') {
@@ -89,7 +89,12 @@ pub(crate) fn reasons_for_dependencies(tree: &Tree, out: &mut Vec<Finding>) {
             // Only a first line of an entry names a crate; ours need no reason, nor what the root explains.
             let outside = inside && line.contains('=') && line.starts_with(|c: char| c.is_alphabetic());
             let known = line.contains("workspace = true") || line.contains("path = ");
-            if outside && !known && !line.contains('#') && !above.starts_with('#') {
+            let name = line.split(['.', ' ', '=']).next().unwrap_or("");
+            // A reason holds for the family too: clap, clap_complete, clap_mangen.
+            let family = !explained.is_empty() && name.starts_with(&explained);
+            if line.contains('#') || above.starts_with('#') {
+                explained = name.to_owned();
+            } else if outside && !known && !family {
                 out.push(Finding::new(
                     path,
                     index + 1,

@@ -32,13 +32,14 @@ pub(crate) fn no_orphans(tree: &Tree, out: &mut Vec<Finding>) {
     }
 }
 
-/// tests/*.rs, examples/*.rs, benches/*.rs, src/bin/*.rs, and the roots of src.
+/// tests/*.rs, tests/*/main.rs (examples, benches alike), src/bin/*.rs, and the roots of src.
 fn is_root(tree: &Tree, path: &str) -> bool {
     let parts: Vec<&str> = path.rsplit('/').collect();
     let parent = parts.get(1).copied().unwrap_or("");
     let grandparent = parts.get(2).copied().unwrap_or("");
     let in_src = parent == "src" && ["lib.rs", "main.rs"].contains(&parts[0]);
-    let cargo_folder = ["tests", "examples", "benches", "fuzz_targets"].contains(&parent);
+    let folders = ["tests", "examples", "benches", "fuzz_targets"];
+    let cargo_folder = folders.contains(&parent) || (parts[0] == "main.rs" && folders.contains(&grandparent));
     // A folder `tests` inside src is a module like any other.
     let target = cargo_folder && !path.contains("/src/");
     let binary = parent == "bin" && grandparent == "src";

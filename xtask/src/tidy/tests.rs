@@ -101,6 +101,8 @@ fn a_file_that_nothing_imports_is_found() {
         ("a/tests/t.rs", "mod story;\n"),
         ("a/tests/story/mod.rs", ""),
         ("a/src/bin/b.rs", ""),
+        ("a/tests/big/main.rs", "mod part;\n"),
+        ("a/tests/big/part.rs", ""),
     ];
     // A mod.rs is against the house style, and here it is what nothing imports.
     assert_eq!(found(imports::no_orphans, &good), ["a/tests/story/mod.rs:1: no file declares this module"]);
@@ -160,9 +162,10 @@ fn a_foreign_source_and_a_refused_licence_are_found() {
     let lock = "source = \"registry+https://github.com/rust-lang/crates.io-index\"\nsource = \"git+https://x.y/z\"\n";
     assert_eq!(found(licences::sources, &[("Cargo.lock", lock)]).len(), 1);
     let metadata = serde_json::json!({ "packages": [
-        { "name": "a", "license": "MIT OR GPL-3.0" },
-        { "name": "b", "license": "MPL-2.0" },
-        { "name": "c" },
+        { "name": "a", "source": "s", "license": "MIT OR GPL-3.0" },
+        { "name": "b", "source": "s", "license": "MPL-2.0" },
+        { "name": "c", "source": "s" },
+        { "name": "ours", "source": null },
     ]});
     let mut findings = Vec::new();
     licences::packages("Cargo.toml", &metadata, &mut findings);
