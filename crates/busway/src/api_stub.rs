@@ -10,10 +10,11 @@ use std::time::{Duration, Instant};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)] pub struct Code(u16);
 impl std::fmt::Display for Code { fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result { write!(f, "BUS-{:04}", self.0) } }
+impl Code { pub const ALL: &'static [Code] = &[Code(101), Code(102), Code(103), Code(104), Code(105), Code(106), Code(107), Code(201), Code(202), Code(203), Code(204), Code(205), Code(206), Code(207), Code(208), Code(209), Code(210), Code(301), Code(302), Code(303), Code(304), Code(305), Code(306), Code(307), Code(308), Code(401), Code(402), Code(403), Code(404), Code(501), Code(502), Code(503), Code(504), Code(601), Code(602), Code(603), Code(701), Code(702), Code(703)]; }
 #[derive(Debug, Clone)] pub struct Error { code: Code, cause: String, at: String, try_: String }
 impl Error {
     fn new(code: u16, cause: impl ToString, at: impl ToString) -> Self { Self { code: Code(code), cause: cause.to_string(), at: at.to_string(), try_: "busway doctor".into() } }
-    pub fn code(&self) -> Code { self.code } pub fn cause(&self) -> &str { &self.cause } pub fn at(&self) -> &str { &self.at } pub fn try_(&self) -> &str { &self.try_ }
+    pub fn code(&self) -> Code { self.code } pub fn cause(&self) -> &str { &self.cause } pub fn place(&self) -> &str { &self.at } pub fn try_(&self) -> &str { &self.try_ }
 }
 impl std::fmt::Display for Error { fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result { write!(f, "error[{}]: {}\n  at: {}\n  try: {}", self.code, self.cause, self.at, self.try_) } }
 impl std::error::Error for Error {}
