@@ -17,22 +17,24 @@
 //! the next ringer rings again. (If the futex word were the sleeper's own flag, a ringer that clears
 //! it before a second sleeper arms would lose the second one's wake-up.)
 //!
-//! The counters wrap. They are compared by their difference, which is right while two that meet are
-//! less than 2^31 rings apart; a ring takes a system call, so that is a quarter of an hour of nothing
-//! but ringing between two instructions of a sleeper, and costs one wait of [`WAIT_MAX`].
+//! The counters wrap, and are compared by how far one is past the other. That is right while those that
+//! meet are less than 2^24 rings apart. A ring takes a system call, so further is some ten seconds of
+//! nothing but ringing between two instructions of a sleeper, and costs it one wait of [`WAIT_MAX`].
 //!
 //! Does not carry data: a bell is hints only. What a hostile member writes into it costs latency (at
 //! most [`WAIT_MAX`]) and superfluous system calls, never a message.
 //!
-//! Invariant: in a line that nobody corrupted `done <= rung` and `armed <= rung + 1`; both sides
-//! raise `rung` where they find it otherwise, so a corrupted line heals at its next use.
+//! Invariant: in a line that nobody corrupted `done <= rung` and `armed <= rung + 1`. In a corrupted one
+//! the next sleeper and the next ringer put each counter in its place.
 
 use core::time::Duration;
 
 use crate::sync::{AtomicU32, Ordering, fence, light_fence};
 use crate::sys::barrier;
+#[cfg(not(loom))]
+use crate::sys::futex;
 
-/// Lines of a bell. 65 536: a process of 10 000 topics shares a line with one in seven others.
+/// Lines of a bell. 65 536, which is 4 MiB: of 10 000 topics one in seven shares its line with another.
 pub const LINES: usize = 65_536;
 
 /// The line for who waits for several topics.
@@ -51,6 +53,10 @@ pub const WAKES_MAX: u32 = 1;
 
 /// Attempts to raise a counter: more are only needed where a hostile member keeps writing it.
 const RAISES_MAX: usize = 64;
+
+/// How far a counter may be past where it should at least be: rings under way at once, or left undone
+/// by killed ringers. Further is corruption, and counts as not being there yet.
+const APART_MAX: u32 = 1 << 24;
 
 /// One line. 64 bytes: two topics' publishers do not fight for one cache line.
 #[cfg_attr(not(loom), repr(C, align(64)))]
@@ -72,6 +78,15 @@ pub struct Line {
 
 #[cfg(not(loom))]
 const _: () = assert!(size_of::<Line>() == 64 && align_of::<Line>() == 64);
+
+/// How a sleep ended; in both cases look at the rings again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Slept {
+    /// The line was rung, or something else ended the sleep before its time.
+    Rung,
+    /// The time was up.
+    TimedOut,
+}
 
 /// What a ring did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -172,7 +187,6 @@ impl<'a> Bell<'a> {
 
     /// Announces that the caller goes to sleep on `line`. It must look at its rings once more before
     /// [`Sleeper::wait`]; if it finds something, it just drops the result.
-    #[must_use]
     pub fn prepare(&self, line: usize) -> Sleeper<'a> {
         let line = &self.lines[line];
         let seen = line.arm();
@@ -198,12 +212,27 @@ pub struct Sleeper<'a> {
 impl Sleeper<'_> {
     /// Sleeps until the line is rung, at most `timeout` and at most [`WAIT_MAX`]. Spurious returns
     /// happen: look at the rings, and prepare anew.
-    pub fn wait(self, timeout: Option<Duration>) {
-        self.line.sleep(self.seen, timeout.map_or(WAIT_MAX, |timeout| timeout.min(WAIT_MAX)));
+    pub fn wait(self, timeout: Option<Duration>) -> Slept {
+        self.line.sleep(self.seen, timeout.map_or(WAIT_MAX, |timeout| timeout.min(WAIT_MAX)))
     }
 }
 
 impl Line {
+    /// A quiet line whose counters all have this value, outside any segment: for tests and models.
+    #[must_use]
+    pub fn with_counters(value: u32) -> Self {
+        Self {
+            armed: AtomicU32::new(value),
+            rung: AtomicU32::new(value),
+            done: AtomicU32::new(value),
+            full_fences: AtomicU32::new(0),
+            #[cfg(not(loom))]
+            reserved: [const { AtomicU32::new(0) }; 12],
+            #[cfg(loom)]
+            kernel: model::Kernel::new(),
+        }
+    }
+
     /// Offsets of `armed`, `rung`, `done` and `full_fences`, for the layout hash and FORMAT.md.
     #[cfg(not(loom))]
     pub const OFFSETS: [u64; 4] = [
@@ -218,14 +247,14 @@ impl Line {
     fn has_sleeper(&self) -> bool {
         // Relaxed: the fences before this look and before the sleeper's are what orders it.
         let armed = self.armed.load(Ordering::Relaxed);
-        is_behind(self.done.load(Ordering::Relaxed), armed)
+        !is_done(self.done.load(Ordering::Relaxed), armed)
     }
 
     /// Arms the line; says which `rung` to sleep on.
     fn arm(&self) -> u32 {
-        // Acquire: pairs with the release in `ring`; who sees `done` sees the `rung` before it.
-        let done = self.done.load(Ordering::Acquire);
-        raise(&self.rung, done);
+        // Acquire: pairs with the release in `raise`. `done` follows `rung`, so a `rung` that is read
+        // after it is not behind it, unless the line was corrupted.
+        raise(&self.rung, self.done.load(Ordering::Acquire));
         let seen = self.rung.load(Ordering::Acquire);
         raise(&self.armed, seen.wrapping_add(1));
         seen
@@ -248,13 +277,13 @@ impl Line {
     fn begin(&self) -> Option<u32> {
         // Acquire: whoever armed had read `rung`, so what we add to is not older.
         let armed = self.armed.load(Ordering::Acquire);
-        if !is_behind(self.done.load(Ordering::Acquire), armed) {
+        if is_done(self.done.load(Ordering::Acquire), armed) {
             return None;
         }
         let ring = self.rung.fetch_add(1, Ordering::AcqRel).wrapping_add(1);
-        if is_behind(ring, armed) {
-            // Nobody arms further ahead than by one: the line was corrupted. Without this the next
-            // 2^31 publishes might each ring.
+        if !is_past(ring, armed, APART_MAX) {
+            // Nobody arms further ahead than by one: the line was corrupted. Without this each publish
+            // might ring until `rung` had come there by ones.
             raise(&self.rung, armed);
             return Some(armed);
         }
@@ -262,30 +291,42 @@ impl Line {
     }
 
     #[cfg(not(loom))]
-    fn sleep(&self, seen: u32, timeout: Duration) {
-        crate::sys::futex::wait(&self.rung, seen, Some(timeout));
+    fn sleep(&self, seen: u32, timeout: Duration) -> Slept {
+        match futex::wait(&self.rung, seen, Some(timeout)) {
+            futex::Wake::TimedOut => Slept::TimedOut,
+            futex::Wake::Woken | futex::Wake::Changed | futex::Wake::Interrupted => Slept::Rung,
+        }
     }
 
     #[cfg(not(loom))]
     fn wake(&self, count: u32) -> usize {
-        crate::sys::futex::wake(&self.rung, count)
+        futex::wake(&self.rung, count)
     }
 }
 
-/// Whether `counter` must be raised to come to `target`, comparing as counters that wrap. Exactly 2^31
-/// apart, each is behind the other: so a corrupted line is rung rather than left alone.
+/// Whether nobody has armed since the last ring that was done.
+///
+/// The slack is wider than that of one counter behind another: in a line that was corrupted, but where
+/// no two neighbours are too far apart to be seen, one ring makes `done` past `armed` by twice that.
 #[inline]
-const fn is_behind(counter: u32, target: u32) -> bool {
-    counter.wrapping_sub(target).cast_signed() < 0
+const fn is_done(done: u32, armed: u32) -> bool {
+    is_past(done, armed, 4 * APART_MAX)
 }
 
-/// Raises `counter` to `target`, unless it is there or further.
+/// Whether `counter` is at `target` or past it by at most `apart_max`, as counters that wrap.
+#[inline]
+const fn is_past(counter: u32, target: u32, apart_max: u32) -> bool {
+    counter.wrapping_sub(target) <= apart_max
+}
+
+/// Raises `counter` to `target`, unless it is there or past it. A corrupted one is put there too.
 fn raise(counter: &AtomicU32, target: u32) {
     let mut now = counter.load(Ordering::Relaxed);
     for _ in 0..RAISES_MAX {
-        if !is_behind(now, target) {
+        if is_past(now, target, APART_MAX) {
             return;
         }
+        // Release: what was done before the raise (wakes, above all) is seen by who reads it.
         match counter.compare_exchange_weak(now, target, Ordering::AcqRel, Ordering::Relaxed) {
             Ok(_) => return,
             Err(found) => now = found,

@@ -6,7 +6,7 @@
 //! plain load, also through a read-only mapping and across pid namespaces.
 //!
 //! The list head is ours and takes the place of the C library's on this one thread, so the thread must
-//! not use `PTHREAD_MUTEX_ROBUST` mutexes; the control thread runs no user code.
+//! not use `PTHREAD_MUTEX_ROBUST` mutexes, nor call `exec`; the control thread runs no user code.
 //!
 //! Does not say that a process hangs: a stopped process is alive. Heartbeats report that.
 //!

@@ -1,4 +1,5 @@
 //! The control protocol at its door: what is accepted, what is refused, and with which words.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking, also in what its tests share")]
 
 #[path = "sample/fixed.rs"]
 mod fixed;

@@ -2,6 +2,7 @@
 //!
 //! Random bytes never pass a checksum, so most inputs here are sealed after they were spoilt. `fuzz/` holds the
 //! coverage-guided sibling. `BUSWAY_FUZZ_INPUTS` sets the number of inputs, `BUSWAY_FUZZ_SEED` the seed.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking, also in what its tests share")]
 
 #[path = "sample/random.rs"]
 mod random;

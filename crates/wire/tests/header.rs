@@ -1,4 +1,5 @@
 //! The header at its door: order of checks, sizes, seeds, flags and extensions.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking, also in what its tests share")]
 
 use busway_wire::limits::{EXTENSION_BYTES_MAX, MESSAGE_BYTES_MAX};
 use busway_wire::{

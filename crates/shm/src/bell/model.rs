@@ -12,8 +12,8 @@ use core::time::Duration;
 
 use loom::sync::{Condvar, Mutex};
 
-use super::{Bell, Line};
-use crate::sync::{AtomicU32, Ordering};
+use super::{Bell, Line, Slept};
+use crate::sync::Ordering;
 
 #[derive(Debug)]
 pub(super) struct Kernel {
@@ -21,33 +21,22 @@ pub(super) struct Kernel {
     queue: Condvar,
 }
 
-impl Default for Line {
-    fn default() -> Self {
-        Self::with_counters(0)
+impl Kernel {
+    pub(super) fn new() -> Self {
+        Self { sleepers: Mutex::new(0), queue: Condvar::new() }
     }
 }
 
 impl Line {
-    /// A quiet line whose counters all have this value.
-    #[must_use]
-    pub fn with_counters(value: u32) -> Self {
-        Self {
-            armed: AtomicU32::new(value),
-            rung: AtomicU32::new(value),
-            done: AtomicU32::new(value),
-            full_fences: AtomicU32::new(0),
-            kernel: Kernel { sleepers: Mutex::new(0), queue: Condvar::new() },
-        }
-    }
-
-    pub(super) fn sleep(&self, seen: u32, _timeout: Duration) {
+    pub(super) fn sleep(&self, seen: u32, _timeout: Duration) -> Slept {
         let mut sleepers = self.kernel.sleepers.lock().expect("no thread of the model panics");
         if self.rung.load(Ordering::SeqCst) != seen {
-            return;
+            return Slept::Rung;
         }
         *sleepers += 1;
         // Loom's queue has no spurious wake-ups, so one wait is one sleep.
         drop(self.kernel.queue.wait(sleepers).expect("no thread of the model panics"));
+        Slept::Rung
     }
 
     pub(super) fn wake(&self, count: u32) -> usize {
