@@ -194,7 +194,10 @@ impl Directory {
                 if stat.st_gid != gid {
                     return Err(Error::new(
                         Code::DirectoryOwner,
-                        format!("the runtime directory belongs to group {}, the realm is group {gid}", stat.st_gid),
+                        format!(
+                            "the runtime directory belongs to group {}, the realm is group {gid}",
+                            stat.st_gid
+                        ),
                     )
                     .at(self.shown())
                     .remedy(format!("chgrp {gid} {}", self.path.display())));
@@ -208,9 +211,12 @@ impl Directory {
     }
 
     fn refuse_mode(&self, mode: u32, wanted: &str, command: &str) -> Error {
-        Error::new(Code::DirectoryMode, format!("the runtime directory has mode {mode:04o}, it must be {wanted}"))
-            .at(self.shown())
-            .remedy(format!("{command} {}", self.path.display()))
+        Error::new(
+            Code::DirectoryMode,
+            format!("the runtime directory has mode {mode:04o}, it must be {wanted}"),
+        )
+        .at(self.shown())
+        .remedy(format!("{command} {}", self.path.display()))
     }
 
     fn shown(&self) -> String {
@@ -263,9 +269,11 @@ fn refuse_open(errno: Errno, path: &Path) -> Error {
 /// Makes the directory; somebody else making it first is no error, the checks that follow judge theirs.
 fn create(path: &Path, realm: Realm) -> Result<(), Error> {
     let refuse = |errno: Errno| match errno {
-        Errno::NOENT => Error::new(Code::DirectoryUnusable, "the parent of the runtime directory does not exist")
-            .at(path.display().to_string())
-            .remedy("make it with mkdir, or set BUSWAY_DIR to another directory"),
+        Errno::NOENT => {
+            Error::new(Code::DirectoryUnusable, "the parent of the runtime directory does not exist")
+                .at(path.display().to_string())
+                .remedy("make it with mkdir, or set BUSWAY_DIR to another directory")
+        }
         other => system(other, "cannot make the runtime directory", Code::DirectoryUnusable)
             .at(path.display().to_string())
             .remedy("set BUSWAY_DIR to a directory that can be made"),

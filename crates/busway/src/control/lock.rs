@@ -8,8 +8,8 @@
 
 use crate::directory::{Directory, DomainName};
 use crate::error::{Code, Error, memory, system};
-use busway_wire::limits::PROCESS_NAME_BYTES_MAX;
 use busway_shm::fork::PrivateFd;
+use busway_wire::limits::PROCESS_NAME_BYTES_MAX;
 use rustix::fs::{FlockOperation, OFlags};
 use rustix::io::Errno;
 use std::path::PathBuf;

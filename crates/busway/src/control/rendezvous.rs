@@ -179,6 +179,13 @@ impl<F: Clone> Rendezvous<F> {
         }
     }
 
+    /// Tells everybody else that a process which is no member counts as gone.
+    pub(super) fn forget(&self, process: ProcessId, out: &mut Vec<Output<F>>) {
+        for member in self.members.keys().filter(|member| **member != MemberId::HOLDER) {
+            out.push(Output::Send { to: *member, message: Control::Gone { process }, fds: None });
+        }
+    }
+
     fn join(&mut self, id: MemberId, identity: Identity, fds: F) {
         assert!(!self.members.contains_key(&id), "the holder never gives a number twice");
         assert!(!self.by_process.contains_key(&identity.process), "the holder ends the old connection first");
@@ -316,7 +323,14 @@ impl<F: Clone> Rendezvous<F> {
     /// subscriber -> holder -> publisher, with the subscriber's descriptors.
     fn relay_attach(&mut self, from: MemberId, message: Control, out: &mut Vec<Output<F>>) {
         let Control::Attach {
-            publisher, ring, generation, subscriber, subscription, row, row_generation, policy
+            publisher,
+            ring,
+            generation,
+            subscriber,
+            subscription,
+            row,
+            row_generation,
+            policy,
         } = &message
         else {
             return;
@@ -355,8 +369,8 @@ impl<F: Clone> Rendezvous<F> {
 
     /// publisher -> holder -> subscriber.
     fn relay_answer(&mut self, from: MemberId, message: Control, out: &mut Vec<Output<F>>) {
-        let (Control::Attached { publisher, subscriber, .. } | Control::AttachRefused { publisher, subscriber, .. }) =
-            &message
+        let (Control::Attached { publisher, subscriber, .. }
+        | Control::AttachRefused { publisher, subscriber, .. }) = &message
         else {
             return;
         };
@@ -382,7 +396,8 @@ impl<F: Clone> Rendezvous<F> {
     fn answer_one(&mut self, to: MemberId, visits: &mut usize, out: &mut Vec<Output<F>>) -> bool {
         let Some(member) = self.members.get_mut(&to) else { return false };
         let Some(port) = member.unfinished.first().copied() else { return self.inspect_one(to, out) };
-        let subscription = member.subscriptions.get_mut(&port).expect("only what is registered is unfinished");
+        let subscription =
+            member.subscriptions.get_mut(&port).expect("only what is registered is unfinished");
         if let Some((serial, publisher)) =
             self.index.next_publisher(&subscription.pattern, &mut subscription.seen, visits)
         {

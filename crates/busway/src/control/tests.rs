@@ -7,7 +7,8 @@
 use super::arena::{ArenaOptions, OwnArena};
 use super::scratch::Scratch;
 use super::{
-    Attach, Control, ControlSettings, Ports, PublisherRecord, RingAdded, RingKey, Role, RowKey, SubscriberRecord,
+    Attach, Control, ControlSettings, Ports, PublisherRecord, RingAdded, RingKey, Role, RowKey,
+    SubscriberRecord,
 };
 use crate::directory::Realm;
 use crate::error::Error;

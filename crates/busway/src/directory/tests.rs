@@ -129,7 +129,8 @@ fn names_of_domains_are_one_visible_file_name() {
     }
     let long = "x".repeat(65);
     let huge = "\u{1F980}".repeat(100_000);
-    for bad in ["", ".", "..", ".hidden", "a/b", "/etc", "a%2fb/", "a b", "a\0b", "a\nb", "é", &long, &huge] {
+    for bad in ["", ".", "..", ".hidden", "a/b", "/etc", "a%2fb/", "a b", "a\0b", "a\nb", "é", &long, &huge]
+    {
         let error = DomainName::new(bad).expect_err(bad);
         assert_eq!(error.code(), Code::BadDomain);
         assert!(error.to_string().len() < 1_000, "the error stays short");

@@ -19,7 +19,8 @@ fn two_members_meet_with_nothing_started_before_them() {
     let (subscription, publishers) = other.subscribe("price.*");
     assert_eq!(publishers, 1);
     other.until_seated(subscription, 1);
-    one.ports.until("the publisher has no row", |told| told.seats.iter().any(|(who, _)| *who == other.process));
+    one.ports
+        .until("the publisher has no row", |told| told.seats.iter().any(|(who, _)| *who == other.process));
     other.ports.until("the age is told", |told| told.older.get(&(subscription, publisher)) == Some(&true));
     let (later, matched) = other.publish("price.late");
     assert_eq!(matched, [other.process], "its own subscription matches too");
