@@ -93,7 +93,8 @@ impl Worker {
                 }
             }
         }
-        self.register_all();
+        self.failures = 0;
+        self.base.shared.update(|state| state.trouble = None);
         if self.wants_role() {
             return self.say(Message::HandOver {}, now_ns);
         }

@@ -11,7 +11,7 @@
 
 use super::base::{Base, Beside, Interest, Line, Token};
 use super::channel::{Channel, ChannelError, Enclosed, Received, seqpacket};
-use super::lock::{Company, Note};
+use super::lock::Note;
 use super::rendezvous::{Identity, Input, Leaving, MemberId, Output, Pulled, Rendezvous};
 use crate::error::{Code, Error, memory, system};
 use busway_shm::domain::Domain;
@@ -31,6 +31,12 @@ const BACKLOG: i32 = 4_096;
 
 /// Connections accepted, and messages read from one connection, before others get their turn.
 const BATCH: usize = 64;
+
+/// How long answers wait after a take-over: a hundred times what members need to come again.
+const SETTLE_NS: u64 = 100_000_000;
+
+/// How long registrations may be behind the last Hello of those who were expected.
+const BEHIND_HELLO_NS: u64 = 5_000_000;
 
 /// Processes that may be without a connection and alive: stopped ones that were disconnected because they did not
 /// read. Past it the one that has been away longest counts as gone.
@@ -71,7 +77,10 @@ pub(super) struct Holder {
     connections: BTreeMap<MemberId, Connection>,
     last_member: u64,
     paused_until_ns: Option<u64>,
-    company: Company,
+    /// What the lock's text says of us.
+    described: Option<Note>,
+    /// Until when, and for how many members, answers wait after a take-over.
+    settling: Option<(u64, usize)>,
     /// Processes that live, as their life words say, and have lost their connection: the oldest first.
     lost: VecDeque<ProcessId>,
     domain: Arc<Domain>,
@@ -82,7 +91,12 @@ pub(super) struct Holder {
 
 impl Holder {
     /// Takes the role; the caller has the lock.
-    pub(super) fn take(base: &mut Base, domain: Arc<Domain>, now_ns: u64) -> Result<Holder, Error> {
+    pub(super) fn take(
+        base: &mut Base,
+        domain: Arc<Domain>,
+        expected: usize,
+        now_ns: u64,
+    ) -> Result<Holder, Error> {
         let place = base.directory.path_of(&base.domain.socket()).display().to_string();
         let refuse = |errno: Errno, tried: &str| {
             system(errno, tried, Code::SocketUnusable)
@@ -112,7 +126,8 @@ impl Holder {
             connections: BTreeMap::new(),
             last_member: MemberId::HOLDER.0,
             paused_until_ns: None,
-            company: Company::Alone,
+            described: None,
+            settling: None,
             lost: VecDeque::new(),
             domain,
             since_ns: now_ns,
@@ -122,6 +137,10 @@ impl Holder {
             Identity { process: base.process(), pid: std::process::id(), name: base.settings.name.clone() };
         let own = Enclosed::Own(Arc::clone(&base.arena));
         holder.rendezvous.handle(MemberId::HOLDER, Input::Joined(identity, own), &mut Vec::new());
+        if expected > 0 {
+            holder.rendezvous.begin_settling();
+            holder.settling = Some((now_ns.saturating_add(SETTLE_NS), expected));
+        }
         holder.describe(base);
         Ok(holder)
     }
@@ -172,6 +191,20 @@ impl Holder {
         more
     }
 
+    /// Ends the time in which answers wait, when those who were here before are here again, or it is over.
+    pub(super) fn settle(&mut self, base: &mut Base, now_ns: u64) {
+        let Some((until_ns, expected)) = self.settling else { return };
+        if now_ns >= until_ns {
+            self.settling = None;
+            let mut out = Vec::new();
+            self.rendezvous.settle(&mut out);
+            self.dispatch(base, out, now_ns);
+        } else if self.joined().count() >= expected {
+            // What they had registered is right behind their Hello.
+            self.settling = Some((until_ns.min(now_ns.saturating_add(BEHIND_HELLO_NS)), usize::MAX));
+        }
+    }
+
     /// A process has gone, by its life word.
     pub(super) fn ended(&mut self, base: &mut Base, process: ProcessId, now_ns: u64) {
         self.lost.retain(|lost| *lost != process);
@@ -200,8 +233,13 @@ impl Holder {
     /// Lets the role go, to `to` or to whoever is the best heir; with nobody there, cleans up. The caller gives
     /// the lock back afterwards.
     pub(super) fn let_go(mut self, base: &mut Base, to: Option<ProcessId>) {
+        let staying = usize::from(to.is_some());
         match to.or_else(|| self.heir(base)) {
             Some(to) => {
+                if let Some(note) = &self.described {
+                    // The next one waits a moment for all of us.
+                    base.lock.describe(&Note { members: note.members + staying, ..note.clone() });
+                }
                 let mut out = Vec::new();
                 self.rendezvous.announce(to, &mut out);
                 for output in out {
@@ -370,14 +408,20 @@ impl Holder {
         }
     }
 
-    /// Keeps the lock's text true: who holds, and whether anybody could go on.
+    fn joined(&self) -> impl Iterator<Item = ProcessId> {
+        self.connections.values().filter_map(|connection| match connection.stage {
+            Stage::Joined(process) => Some(process),
+            Stage::Unidentified { .. } => None,
+        })
+    }
+
+    /// Keeps the lock's text true: who holds, and how many could go on.
     fn describe(&mut self, base: &Base) {
-        let joined = self.connections.values().any(|connection| matches!(connection.stage, Stage::Joined(_)));
-        let company = if joined { Company::Members } else { Company::Alone };
-        let note = Note { pid: std::process::id(), name: base.settings.name.clone(), company };
-        if company != self.company || base.lock.note().as_ref() != Some(&note) {
-            self.company = company;
+        let (pid, name) = (std::process::id(), base.settings.name.clone());
+        let note = Note { pid, name, members: self.joined().count() };
+        if self.described.as_ref() != Some(&note) {
             base.lock.describe(&note);
+            self.described = Some(note);
         }
     }
 

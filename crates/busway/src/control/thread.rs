@@ -11,7 +11,7 @@ use super::base::{Base, Interest, Line, Log, Token};
 use super::channel::{ChannelError, Received, explain};
 use super::holder::{Holder, Next};
 use super::lock::LockFile;
-use super::member::{Member, Search, Stage, Turn};
+use super::member::{Member, Search, Turn};
 use super::peers::{Peers, Seen};
 use super::shared::{Phase, Question, Shared};
 use super::{ControlSettings, Ports};
@@ -180,12 +180,10 @@ impl Worker {
         self.base.shared.update(|state| {
             state.unsent = state.registrations.keys().copied().collect();
             state.withdrawn.clear();
-            state.trouble = None;
             if let Question::Running { ticket, again, .. } = &state.question {
                 state.question = Question::Asked { ticket: again.unwrap_or(*ticket) };
             }
         });
-        self.failures = 0;
     }
 
     /// Uses a domain segment from now on.
@@ -294,9 +292,9 @@ impl Worker {
     /// Hands the callers' registrations and questions on; true if there is more than there was room for.
     fn take_requests(&mut self, now_ns: u64) -> bool {
         let room = match &self.standing {
-            Standing::Member { member, .. } if member.stage == Stage::Joined => member.room(),
+            Standing::Member { member, .. } => member.room(),
             Standing::Holding(_) => BATCH,
-            Standing::Searching(_) | Standing::Member { .. } => return false,
+            Standing::Searching(_) => return false,
         };
         let mut messages = Vec::new();
         let (mut poked, mut more) = (false, false);
@@ -326,6 +324,7 @@ impl Worker {
     fn settle(&mut self, now_ns: u64) -> bool {
         let mut more = false;
         if let Standing::Holding(holder) = &mut self.standing {
+            holder.settle(&mut self.base, now_ns);
             more = holder.pump(&mut self.base, now_ns);
         }
         // What is delivered may be answered, and the answer may be for ourselves: bounded, so that others come too.

@@ -69,7 +69,8 @@ impl Holder {
             let out = self.refuse(base, id, Code::ProtocolBroken, "no Hello in time", now_ns);
             self.dispatch(base, out, now_ns);
         }
-        self.unidentified().map(|(_, until)| until).chain(self.paused_until_ns).min()
+        let settled_ns = self.settling.map(|(until_ns, _)| until_ns);
+        self.unidentified().map(|(_, until)| until).chain(self.paused_until_ns).chain(settled_ns).min()
     }
 
     fn unidentified(&self) -> impl Iterator<Item = (MemberId, u64)> {

@@ -15,7 +15,6 @@ use super::{Standing, Worker};
 use crate::control::base::{Interest, Line, Token};
 use crate::control::channel::ChannelError;
 use crate::control::holder::Holder;
-use crate::control::lock::Company;
 use crate::control::member::{Member, NoConnection, Search, Stage, Turn};
 use crate::control::shared::Phase;
 use crate::control::{ControlSettings, Role};
@@ -30,14 +29,11 @@ use rustix::io::Errno;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// How long the others leave the lock to the process that a holder named.
+/// How long the others leave the lock to the process that a holder named, and how long that one tries nothing else.
 pub(super) const HAND_OVER_NS: u64 = HAND_OVER_MS * 1_000_000;
 
 /// How long a starter leaves the lock to the members of a dead holder.
 const ORPHANS_NS: u64 = 100_000_000;
-
-/// How long a process that was named as the next holder tries for the lock before it looks for another holder.
-const TURN_NS: u64 = 1_000_000_000;
 
 /// How long leaving may wait for a socket to take the last words.
 const LAST_WORDS: Duration = Duration::from_millis(200);
@@ -80,7 +76,7 @@ impl Worker {
         }
         search.later(now_ns);
         if search.turn == Turn::Ours {
-            if now_ns.saturating_sub(search.lock_from_ns) > TURN_NS {
+            if now_ns.saturating_sub(search.lock_from_ns) > HAND_OVER_NS {
                 search.turn = Turn::Anybodys;
             }
             return self.try_to_hold(now_ns);
@@ -93,7 +89,8 @@ impl Worker {
             Ok(Ok(member)) => match self.base.watch(&member, Token::Holder, Interest::Read) {
                 Ok(()) => {
                     self.standing = Standing::Member { member, interest: Interest::Read };
-                    return;
+                    // Right behind the Hello: when it has been read, so have these.
+                    return self.register_all();
                 }
                 Err(errno) => NoConnection::Refused(errno),
             },
@@ -108,7 +105,7 @@ impl Worker {
             NoConnection::NoSocket => {}
             NoConnection::NobodyListens => {
                 let stranger = self.base.shared.lock().domain.is_none();
-                let orphans = || self.base.lock.note().is_some_and(|note| note.company == Company::Members);
+                let orphans = || self.base.lock.note().is_some_and(|note| note.members > 0);
                 if stranger
                     && orphans()
                     && let Standing::Searching(search) = &mut self.standing
@@ -148,6 +145,9 @@ impl Worker {
             Ok(true) => {}
         }
         let known = self.base.shared.lock().domain.clone();
+        // A stranger has waited for the members already; an heir is one of them, and waits for the others.
+        let before = known.as_ref().and_then(|_| self.base.lock.note());
+        let expected = before.map_or(0, |note| note.members.saturating_sub(1));
         let domain = match known {
             Some(domain) => Ok(domain),
             None => {
@@ -157,9 +157,9 @@ impl Worker {
                     .map_err(|error| memory(&error, "the domain segment"))
             }
         };
-        match domain
-            .and_then(|domain| Ok((Holder::take(&mut self.base, Arc::clone(&domain), now_ns)?, domain)))
-        {
+        match domain.and_then(|domain| {
+            Ok((Holder::take(&mut self.base, Arc::clone(&domain), expected, now_ns)?, domain))
+        }) {
             Ok((holder, domain)) => {
                 self.standing = Standing::Holding(Box::new(holder));
                 if self.base.shared.lock().domain.is_none() {
