@@ -56,7 +56,8 @@ impl Core {
     }
 
     pub(crate) fn new_port() -> Result<PortId, Error> {
-        let random = busway_shm::sys::identity::random_u64().map_err(|error| memory(&error, "drawing a port's id"))?;
+        let random =
+            busway_shm::sys::identity::random_u64().map_err(|error| memory(&error, "drawing a port's id"))?;
         Ok(PortId(random.max(1)))
     }
 }
@@ -113,25 +114,21 @@ impl Bus {
     }
 
     /// A publisher of `topic`, to be opened with [`PublisherBuilder::open`].
-    #[must_use]
     pub fn publisher(&self, topic: &str) -> PublisherBuilder {
         PublisherBuilder::new(self, Topic::new(topic).map_err(Error::from))
     }
 
     /// A publisher of a topic that was checked before, or made by [`Topic::service`] or [`Topic::from_bytes`].
-    #[must_use]
     pub fn publisher_of(&self, topic: Topic) -> PublisherBuilder {
         PublisherBuilder::new(self, Ok(topic))
     }
 
     /// A subscriber of all topics that `pattern` matches: `price.tick`, `price.*`, `price.>`, `^pri`.
-    #[must_use]
     pub fn subscriber(&self, pattern: &str) -> SubscriberBuilder {
         SubscriberBuilder::new(self, Pattern::parse(pattern).map_err(Error::from))
     }
 
     /// A subscriber of a pattern that was checked before.
-    #[must_use]
     pub fn subscriber_of(&self, pattern: Pattern) -> SubscriberBuilder {
         SubscriberBuilder::new(self, Ok(pattern))
     }
@@ -310,7 +307,8 @@ impl BusBuilder {
         ports.adopt(&control.domain()).map_err(|error| memory(&error, "the domain's budget"))?;
         let wake = WakeThread::default();
         let closed = AtomicBool::new(false);
-        let core = Core { own, ports, control, wake, timeout: self.timeout, closed, name, domain: self.domain };
+        let core =
+            Core { own, ports, control, wake, timeout: self.timeout, closed, name, domain: self.domain };
         Ok(Bus { core: Arc::new(core) })
     }
 }

@@ -12,7 +12,7 @@
 
 use crate::directory::{Directory, DomainName, Realm};
 use crate::error::{Code, Error, memory};
-use arena::{OwnArena, PeerArena};
+use busway_shm::arena::{OwnArena, PeerArena};
 use busway_shm::clock::Deadline;
 use busway_shm::domain::Domain;
 use busway_shm::fork;
@@ -26,7 +26,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-mod arena;
 mod base;
 mod channel;
 mod deliver;
@@ -202,7 +201,11 @@ impl Control {
     }
 
     /// Registers a publisher; returns the processes that have a matching subscription, one entry a subscription.
-    pub(crate) fn publish(&self, record: PublisherRecord, deadline: Deadline) -> Result<Vec<ProcessId>, Error> {
+    pub(crate) fn publish(
+        &self,
+        record: PublisherRecord,
+        deadline: Deadline,
+    ) -> Result<Vec<ProcessId>, Error> {
         let port = record.port;
         match self.register(Registration::Publisher(record), deadline)? {
             Answer::Published(matched) => Ok(matched),
@@ -240,7 +243,9 @@ impl Control {
         self.check_fork()?;
         let ticket = self.shared.ask()?;
         let found = self.shared.wait(deadline, |state| match &state.question {
-            Question::Answered { ticket: answered, members } if *answered >= ticket => Some(Ok(members.clone())),
+            Question::Answered { ticket: answered, members } if *answered >= ticket => {
+                Some(Ok(members.clone()))
+            }
             _ if state.phase.is_over() => Some(Err(closed())),
             _ => None,
         });
@@ -311,9 +316,12 @@ impl Control {
         match self.lock.note() {
             Some(note) => {
                 let holder = note.shown();
-                Error::new(Code::HolderSilent, format!("{doing}: {holder} holds the rendezvous and does not answer"))
-                    .at(place)
-                    .remedy(format!("see whether it is stopped: kill -CONT {}; or end it: kill {0}", note.pid))
+                Error::new(
+                    Code::HolderSilent,
+                    format!("{doing}: {holder} holds the rendezvous and does not answer"),
+                )
+                .at(place)
+                .remedy(format!("see whether it is stopped: kill -CONT {}; or end it: kill {0}", note.pid))
             }
             None => Error::new(Code::HolderSilent, format!("{doing}: nobody answers"))
                 .at(place)
@@ -333,9 +341,12 @@ fn closed() -> Error {
 }
 
 fn too_many() -> Error {
-    Error::new(Code::TooManyPorts, format!("a process has at most {RINGS_MAX} publishers and as many subscribers"))
-        .at("this process")
-        .remedy("close some, or use a pattern instead of many names")
+    Error::new(
+        Code::TooManyPorts,
+        format!("a process has at most {RINGS_MAX} publishers and as many subscribers"),
+    )
+    .at("this process")
+    .remedy("close some, or use a pattern instead of many names")
 }
 
 fn mismatch(port: PortId) -> Error {

@@ -76,10 +76,6 @@ impl DomainName {
         }
     }
 
-    pub(crate) fn as_str(&self) -> &str {
-        &self.0
-    }
-
     /// The socket where the holder of the rendezvous listens.
     pub(crate) fn socket(&self) -> String {
         format!("{}.sock", self.0)
@@ -131,10 +127,6 @@ impl Directory {
         let directory = Directory { path, fd, realm };
         directory.check()?;
         Ok(directory)
-    }
-
-    pub(crate) fn path(&self) -> &Path {
-        &self.path
     }
 
     pub(crate) fn realm(&self) -> Realm {
@@ -194,7 +186,10 @@ impl Directory {
                 if stat.st_gid != gid {
                     return Err(Error::new(
                         Code::DirectoryOwner,
-                        format!("the runtime directory belongs to group {}, the realm is group {gid}", stat.st_gid),
+                        format!(
+                            "the runtime directory belongs to group {}, the realm is group {gid}",
+                            stat.st_gid
+                        ),
                     )
                     .at(self.shown())
                     .remedy(format!("chgrp {gid} {}", self.path.display())));
@@ -208,9 +203,12 @@ impl Directory {
     }
 
     fn refuse_mode(&self, mode: u32, wanted: &str, command: &str) -> Error {
-        Error::new(Code::DirectoryMode, format!("the runtime directory has mode {mode:04o}, it must be {wanted}"))
-            .at(self.shown())
-            .remedy(format!("{command} {}", self.path.display()))
+        Error::new(
+            Code::DirectoryMode,
+            format!("the runtime directory has mode {mode:04o}, it must be {wanted}"),
+        )
+        .at(self.shown())
+        .remedy(format!("{command} {}", self.path.display()))
     }
 
     fn shown(&self) -> String {
@@ -263,9 +261,11 @@ fn refuse_open(errno: Errno, path: &Path) -> Error {
 /// Makes the directory; somebody else making it first is no error, the checks that follow judge theirs.
 fn create(path: &Path, realm: Realm) -> Result<(), Error> {
     let refuse = |errno: Errno| match errno {
-        Errno::NOENT => Error::new(Code::DirectoryUnusable, "the parent of the runtime directory does not exist")
-            .at(path.display().to_string())
-            .remedy("make it with mkdir, or set BUSWAY_DIR to another directory"),
+        Errno::NOENT => {
+            Error::new(Code::DirectoryUnusable, "the parent of the runtime directory does not exist")
+                .at(path.display().to_string())
+                .remedy("make it with mkdir, or set BUSWAY_DIR to another directory")
+        }
         other => system(other, "cannot make the runtime directory", Code::DirectoryUnusable)
             .at(path.display().to_string())
             .remedy("set BUSWAY_DIR to a directory that can be made"),

@@ -178,10 +178,14 @@ impl std::error::Error for Error {}
 pub(crate) fn system(errno: rustix::io::Errno, tried: &str, otherwise: Code) -> Error {
     use rustix::io::Errno;
     match errno {
-        Errno::MFILE => Error::new(Code::Descriptors, format!("{tried}: this process has no descriptor left"))
-            .remedy("raise the limit: ulimit -n 4096"),
-        Errno::NFILE => Error::new(Code::Descriptors, format!("{tried}: this machine has no descriptor left"))
-            .remedy("raise fs.file-max, or close programs"),
+        Errno::MFILE => {
+            Error::new(Code::Descriptors, format!("{tried}: this process has no descriptor left"))
+                .remedy("raise the limit: ulimit -n 4096")
+        }
+        Errno::NFILE => {
+            Error::new(Code::Descriptors, format!("{tried}: this machine has no descriptor left"))
+                .remedy("raise fs.file-max, or close programs")
+        }
         Errno::NOMEM => Error::new(Code::MemoryRefused, format!("{tried}: the kernel has no memory left"))
             .remedy("close programs, or raise the limits of this one (ulimit -v, its cgroup)"),
         other => Error::new(otherwise, format!("{tried}: {other}")),
@@ -202,7 +206,9 @@ pub(crate) fn memory(error: &ShmError, at: &str) -> Error {
         | ShmError::NotShared { .. }
         | ShmError::WrongSize { .. }
         | ShmError::Magic { .. } => (Code::SegmentRefused, "end the process that sent it"),
-        ShmError::Incarnation { .. } | ShmError::Refused { .. } => (Code::SegmentRefused, "try again, or end the process that sent it"),
+        ShmError::Incarnation { .. } | ShmError::Refused { .. } => {
+            (Code::SegmentRefused, "try again, or end the process that sent it")
+        }
         ShmError::TableFull { .. } => (Code::TooManyPorts, "close ports, or spread them over more processes"),
         ShmError::ArenaFull { .. } => (Code::ArenaFull, "open the bus with a larger arena"),
         ShmError::TooLarge { .. } => (Code::TooLarge, "split the message"),

@@ -24,8 +24,8 @@ use busway_wire::limits::{BEAT_MS, HUNG_AFTER_MS};
 use busway_wire::{Cause, PortId, ProcessId};
 
 use crate::inspection::{
-    Account, BudgetView, Dropped, Inspection, PortState, ProcessView, PublisherView, SegmentView, SubscriberView,
-    TopicView,
+    Account, BudgetView, Dropped, Inspection, PortState, ProcessView, PublisherView, SegmentView,
+    SubscriberView, TopicView,
 };
 
 fn load(word: &AtomicU64) -> u64 {
@@ -93,7 +93,11 @@ fn process_state(peer: &PeerArena, now_ns: u64) -> PortState {
         Life::Dead | Life::Closed => PortState::Dead,
         Life::Starting | Life::Alive => {
             let silent = now_ns.saturating_sub(peer.last_beat_ns());
-            if peer.monitored() && silent > HUNG_AFTER_MS * 1_000_000 { PortState::Hung } else { PortState::Live }
+            if peer.monitored() && silent > HUNG_AFTER_MS * 1_000_000 {
+                PortState::Hung
+            } else {
+                PortState::Live
+            }
         }
     }
 }
@@ -217,8 +221,15 @@ fn view_of<'a>(
 ) -> &'a mut SubscriberView {
     let port = PortId(load(&row.port)).to_string();
     let known = into.iter().position(|view| view.port == port).unwrap_or_else(|| {
-        let policy = policy_from_word(load(&row.policy)).map_or_else(String::new, |policy| policy.to_string());
-        into.push(SubscriberView { name: peer.name(), pid: peer.pid(), port, policy, ..SubscriberView::default() });
+        let policy =
+            policy_from_word(load(&row.policy)).map_or_else(String::new, |policy| policy.to_string());
+        into.push(SubscriberView {
+            name: peer.name(),
+            pid: peer.pid(),
+            port,
+            policy,
+            ..SubscriberView::default()
+        });
         into.len() - 1
     });
     let view = &mut into[known];

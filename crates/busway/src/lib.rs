@@ -24,12 +24,14 @@ mod typed;
 mod wake;
 
 pub use bus::{Bus, BusBuilder};
-pub use busway_wire::{Cause, Codec, Kind, NameError, Pattern, Policy, PolicyError, PortId, ProcessId, Topic, TopicId};
+pub use busway_wire::{
+    Cause, Codec, Kind, NameError, Pattern, Policy, PolicyError, PortId, ProcessId, Topic, TopicId,
+};
 pub use directory::Realm;
 pub use error::{Code, Error};
 pub use inspection::{
-    Account, BudgetView, Dropped, Inspection, PortState, ProcessView, PublisherView, SegmentView, SubscriberView,
-    TopicView,
+    Account, BudgetView, Dropped, Inspection, PortState, ProcessView, PublisherView, SegmentView,
+    SubscriberView, TopicView,
 };
 pub use outcome::{Behind, Loss, RecvError, SendError, Sent, Who};
 pub use publisher::{Clock, Gating, Loan, Publisher, PublisherBuilder};

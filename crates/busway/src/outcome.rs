@@ -118,15 +118,22 @@ impl SendError {
 impl fmt::Display for SendError {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Full(behind) => write!(formatter, "a subscriber has not read what would be overwritten: {behind}"),
+            Self::Full(behind) => {
+                write!(formatter, "a subscriber has not read what would be overwritten: {behind}")
+            }
             Self::Timeout(behind) => write!(formatter, "the time was up while waiting for {behind}"),
             Self::TooLarge { bytes, most } => {
-                write!(formatter, "a message of {bytes} bytes is larger than the {most} bytes that can be sent")
+                write!(
+                    formatter,
+                    "a message of {bytes} bytes is larger than the {most} bytes that can be sent"
+                )
             }
             Self::OutOfMemory(error) => formatter.write_str(error.cause()),
             Self::Encode(reason) => write!(formatter, "the value cannot be encoded: {reason}"),
             Self::Closed => formatter.write_str("the bus is closed"),
-            Self::Forked => formatter.write_str("the handle was inherited through fork and belongs to the parent"),
+            Self::Forked => {
+                formatter.write_str("the handle was inherited through fork and belongs to the parent")
+            }
         }
     }
 }
@@ -181,7 +188,9 @@ impl fmt::Display for RecvError {
             Self::Evicted(topic) => write!(formatter, "a publisher of {topic} has evicted this subscriber"),
             Self::HoldsExhausted => formatter.write_str("as many samples are held as may be"),
             Self::Closed => formatter.write_str("the bus is closed"),
-            Self::Forked => formatter.write_str("the handle was inherited through fork and belongs to the parent"),
+            Self::Forked => {
+                formatter.write_str("the handle was inherited through fork and belongs to the parent")
+            }
         }
     }
 }

@@ -144,7 +144,12 @@ impl PortTable {
     }
 
     /// Waits until `done`, or until `deadline`, or until nothing has changed for `quiet`.
-    pub(crate) fn wait_for(&self, deadline: Deadline, quiet: Duration, mut done: impl FnMut() -> bool) -> bool {
+    pub(crate) fn wait_for(
+        &self,
+        deadline: Deadline,
+        quiet: Duration,
+        mut done: impl FnMut() -> bool,
+    ) -> bool {
         let mut changes = lock(&self.changes);
         loop {
             if done() {
@@ -178,7 +183,8 @@ impl PortTable {
     /// Wakes everybody of this process who sleeps in a subscriber or waits for a change.
     pub(crate) fn wake_all(&self) {
         self.change();
-        let lines: Vec<usize> = lock(&self.subscriptions).values().map(|subscription| subscription.line).collect();
+        let lines: Vec<usize> =
+            lock(&self.subscriptions).values().map(|subscription| subscription.line).collect();
         for line in lines {
             self.ring_bell(line);
         }
@@ -207,6 +213,7 @@ pub(crate) fn line_of(exact: Option<&Topic>) -> usize {
 impl Ports for PortTable {
     fn ring_added(&self, added: &RingAdded<'_>) -> Option<RowKey> {
         let subscription = lock(&self.subscriptions).get(&added.subscription).cloned()?;
+        tracing::debug!(target: "busway::ports", topic = %added.topic, older = added.ring_is_older, "met a publisher");
         let ring = entry_of(added.ring);
         let key = (added.peer.process(), ring);
         let mut known = lock(&subscription.known);
@@ -214,7 +221,8 @@ impl Ports for PortTable {
             Some(row) if row.is_attached() || row.is_refused() => return None,
             Some(row) => row,
             None => {
-                let made = RowShared::create(&self.own, added.peer, ring, &subscription.options, &self.budget);
+                let made =
+                    RowShared::create(&self.own, added.peer, ring, &subscription.options, &self.budget);
                 let row = match made {
                     Ok(row) => row,
                     Err(error) => {
@@ -236,6 +244,7 @@ impl Ports for PortTable {
     fn attach(&self, attach: &Attach<'_>) -> Result<SeatIndex, String> {
         let ring = lock(&self.rings).get(&attach.ring.index.0).cloned();
         let ring = ring.filter(|ring| ring.key() == entry_of(attach.ring)).ok_or("the publisher is gone")?;
+        tracing::debug!(target: "busway::ports", subscription = %attach.subscription, "a subscriber takes a seat");
         let seat = ring.attach(attach.subscriber, row_entry(attach.row), attach.policy);
         self.change();
         seat.map(SeatIndex).map_err(|error| error.to_string())

@@ -124,9 +124,12 @@ impl PublisherBuilder {
         let core = self.bus.core.clone();
         core.check()?;
         if self.slots_max == 0 || self.slots_max > SLOTS_MAX || self.history >= SLOTS_MAX {
-            return Err(Error::new(Code::BadSetting, format!("slots_max and history must be below {SLOTS_MAX}"))
-                .at(format!("publisher of {topic}"))
-                .remedy("use slots_max 1..=1048576"));
+            return Err(Error::new(
+                Code::BadSetting,
+                format!("slots_max and history must be below {SLOTS_MAX}"),
+            )
+            .at(format!("publisher of {topic}"))
+            .remedy("use slots_max 1..=1048576"));
         }
         let port = Core::new_port()?;
         let options = RingOptions {
@@ -146,8 +149,17 @@ impl PublisherBuilder {
         let domain = core.ports.domain().ok_or_else(crate::bus::closed)?;
         let domain_version = core.ports.domain_version();
         let deadline = Deadline::after(core.timeout);
-        let publisher =
-            Publisher { core, writer, topic, port, line, domain, domain_version, clock: self.clock, bytes_sent: 0 };
+        let publisher = Publisher {
+            core,
+            writer,
+            topic,
+            port,
+            line,
+            domain,
+            domain_version,
+            clock: self.clock,
+            bytes_sent: 0,
+        };
         // From here on the drop of `publisher` takes everything back.
         let matched = publisher.core.control.publish(record, deadline)?;
         let wanted = matched.len();
@@ -219,7 +231,12 @@ impl Publisher {
     }
 
     #[inline]
-    pub(crate) fn send_coded(&mut self, payload: &[u8], codec: Codec, patience: Patience) -> Result<Sent, SendError> {
+    pub(crate) fn send_coded(
+        &mut self,
+        payload: &[u8],
+        codec: Codec,
+        patience: Patience,
+    ) -> Result<Sent, SendError> {
         self.check()?;
         if payload.len() > INLINE_BYTES {
             let mut loan = self.loan(payload.len())?;
@@ -291,7 +308,12 @@ impl Publisher {
             self.core.ports.finish_later(self.line);
             self.core.control.poke();
         }
-        Ok(Sent { sequence: sent.sequence, waited_ns: sent.waited_ns, stalled: sent.stalled, evicted: sent.evicted })
+        Ok(Sent {
+            sequence: sent.sequence,
+            waited_ns: sent.waited_ns,
+            stalled: sent.stalled,
+            evicted: sent.evicted,
+        })
     }
 
     #[cold]

@@ -134,9 +134,12 @@ impl Sample {
     pub fn cast<T: FromBytes + KnownLayout + Immutable>(&self) -> Result<&T, Error> {
         T::ref_from_bytes(self.payload()).map_err(|_| {
             let found = self.payload().len();
-            Error::new(Code::CastRefused, format!("{found} bytes are not a value of {} bytes", size_of::<T>()))
-                .at(format!("message {} on {}", self.sequence(), self.topic()))
-                .remedy("publish and subscribe with the same type")
+            Error::new(
+                Code::CastRefused,
+                format!("{found} bytes are not a value of {} bytes", size_of::<T>()),
+            )
+            .at(format!("message {} on {}", self.sequence(), self.topic()))
+            .remedy("publish and subscribe with the same type")
         })
     }
 

@@ -39,7 +39,8 @@ impl WakeThread {
         }
         if state.thread.is_none() {
             let (shared, ports) = (self.state.clone(), ports.clone());
-            let thread = std::thread::Builder::new().name("bw-wake".to_owned()).spawn(move || run(&shared, &ports));
+            let thread =
+                std::thread::Builder::new().name("bw-wake".to_owned()).spawn(move || run(&shared, &ports));
             match thread {
                 Ok(thread) => state.thread = Some(thread),
                 // Without a thread the task polls: slow, and nothing is lost.

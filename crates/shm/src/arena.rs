@@ -17,9 +17,9 @@ use crate::domain::Domain;
 use crate::error::ShmError;
 use crate::heap::{Heap, Table};
 use crate::layout::{
-    ARENA_BYTES_MIN, ArenaHeader, EXTENTS_AT, EXTENTS_MAX, ExtentEntry, HEADS_AT, LAYOUT_VERSION, MAGIC, NAME_BYTES,
-    PAGE, RINGS_AT, RINGS_MAX, ROWS_AT, ROWS_MAX, RingEntry, RowEntry, SEATS_AT, SEATS_MAX, SeatEntry,
-    layout_hash, state, unkey,
+    ARENA_BYTES_MIN, ArenaHeader, EXTENTS_AT, EXTENTS_MAX, ExtentEntry, HEADS_AT, LAYOUT_VERSION, MAGIC,
+    NAME_BYTES, PAGE, RINGS_AT, RINGS_MAX, ROWS_AT, ROWS_MAX, RingEntry, RowEntry, SEATS_AT, SEATS_MAX,
+    SeatEntry, layout_hash, state, unkey,
 };
 use crate::life::{self, Life};
 use crate::seat::EntryKey;
@@ -175,7 +175,8 @@ pub struct ChunkPlace {
 }
 
 fn text(words: &[AtomicU64], len: usize) -> String {
-    let bytes: Vec<u8> = words.iter().flat_map(|word| word.load(Ordering::Relaxed).to_le_bytes()).take(len).collect();
+    let bytes: Vec<u8> =
+        words.iter().flat_map(|word| word.load(Ordering::Relaxed).to_le_bytes()).take(len).collect();
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
@@ -252,7 +253,8 @@ impl OwnArena {
         let header = self.tables.header();
         let name = options.name.as_bytes();
         let name = &name[..name.len().min(NAME_BYTES)];
-        let flags = if options.monitored { FLAG_MONITORED } else { 0 } | if barrier { FLAG_BARRIER } else { 0 };
+        let flags =
+            if options.monitored { FLAG_MONITORED } else { 0 } | if barrier { FLAG_BARRIER } else { 0 };
         let now = clock::monotonic_ns();
         header.layout_hash.store(layout_hash(), Ordering::Relaxed);
         header.version.store(LAYOUT_VERSION, Ordering::Relaxed);
@@ -432,7 +434,12 @@ impl PeerArena {
     ///
     /// # Errors
     /// Which of seals, kind of file, size, magic, layout and incarnation was wrong; or what the kernel refused.
-    pub fn map(arena: OwnedFd, bulk: OwnedFd, event: OwnedFd, expected: ProcessId) -> Result<Arc<Self>, ShmError> {
+    pub fn map(
+        arena: OwnedFd,
+        bulk: OwnedFd,
+        event: OwnedFd,
+        expected: ProcessId,
+    ) -> Result<Arc<Self>, ShmError> {
         let arena_file = arena;
         let arena_bytes = memfd::check_seals(arena_file.as_fd(), SealKind::Arena)?;
         let bulk_bytes = memfd::check_seals(bulk.as_fd(), SealKind::Bulk)?;
@@ -467,7 +474,12 @@ impl PeerArena {
     /// As [`PeerArena::map`].
     pub fn of_own(own: &OwnArena) -> Result<Arc<Self>, ShmError> {
         let duplicate = |fd: BorrowedFd<'_>| sys::identity::duplicate(fd);
-        Self::map(duplicate(own.arena_fd())?, duplicate(own.bulk_fd())?, duplicate(own.event_fd())?, own.process())
+        Self::map(
+            duplicate(own.arena_fd())?,
+            duplicate(own.bulk_fd())?,
+            duplicate(own.event_fd())?,
+            own.process(),
+        )
     }
 
     /// The tables.

@@ -12,8 +12,8 @@ use std::collections::BTreeMap;
 use crate::arena::OwnArena;
 use crate::error::ShmError;
 use crate::layout::{
-    EXTENTS_MAX, HEAP_AT, PAGE, RINGS_AT, RINGS_MAX, ROWS_AT, ROWS_MAX, RingEntry, RowEntry, SEATS_AT, SEATS_MAX,
-    SeatEntry,
+    EXTENTS_MAX, HEAP_AT, PAGE, RINGS_AT, RINGS_MAX, ROWS_AT, ROWS_MAX, RingEntry, RowEntry, SEATS_AT,
+    SEATS_MAX, SeatEntry,
 };
 use crate::slot::ChunkRef;
 use crate::sync::Ordering;
@@ -204,7 +204,11 @@ impl OwnArena {
             return Ok(());
         }
         if let Some(&chunk) = known.unbacked.last() {
-            let place = self.tables().resolve(chunk).ok_or(ShmError::OutOfBounds { offset: 0, len: class, size: 0 })?;
+            let place = self.tables().resolve(chunk).ok_or(ShmError::OutOfBounds {
+                offset: 0,
+                len: class,
+                size: 0,
+            })?;
             self.commit(true, place.offset, place.bytes)?;
             known.unbacked.pop();
             into.push(chunk);
@@ -295,7 +299,8 @@ mod tests {
     fn a_class_holds_what_was_asked_for_and_wastes_at_most_a_quarter() {
         let mut rng = fastrand::Rng::with_seed(7);
         for _ in 0..100_000 {
-            let bytes = rng.u64(1..CHUNK_BYTES_MAX >> rng.u32(0..24));
+            let shift = rng.u32(0..24);
+            let bytes = rng.u64(1..CHUNK_BYTES_MAX >> shift);
             let class = class_bytes(bytes);
             assert!(class >= bytes && class.is_multiple_of(64), "{bytes} -> {class}");
             assert!(bytes < 256 || class - bytes <= bytes / 4, "{bytes} -> {class}");

@@ -14,8 +14,8 @@ use std::sync::Arc;
 
 use busway_wire::Cause;
 use busway_wire::Header;
-use busway_wire::PortId;
 use busway_wire::Policy;
+use busway_wire::PortId;
 
 use crate::arena::{OwnArena, PeerArena};
 use crate::error::ShmError;
@@ -106,7 +106,8 @@ impl RowShared {
         } else {
             None
         };
-        let holds_at = extra.map_or(at + std::mem::offset_of!(RowEntry, hold_words) as u64, |(offset, _)| offset);
+        let holds_at =
+            extra.map_or(at + std::mem::offset_of!(RowEntry, hold_words) as u64, |(offset, _)| offset);
         let words: Mapped<[AtomicU64]> = own.tables().arena().slice(holds_at, wanted)?;
         let (generation, _) = unkey(entry.key.load(Ordering::Relaxed));
         let row_key = EntryKey { index, generation: generation.wrapping_add(1) };
@@ -193,8 +194,11 @@ impl RowShared {
     /// Called by the control thread while there is no seat: a publisher that is dead overwrites nothing, so that its
     /// ring can be read without one.
     pub fn start_without_seat(&self) {
-        if self.attached.load(Ordering::Relaxed) == WAITING && matches!(self.peer.life(), Life::Dead | Life::Closed) {
-            let older = self.entry.created_ns.load(Ordering::Relaxed) <= self.ring.created_ns.load(Ordering::Relaxed);
+        if self.attached.load(Ordering::Relaxed) == WAITING
+            && matches!(self.peer.life(), Life::Dead | Life::Closed)
+        {
+            let older =
+                self.entry.created_ns.load(Ordering::Relaxed) <= self.ring.created_ns.load(Ordering::Relaxed);
             let history = self.entry.history.load(Ordering::Relaxed);
             self.start(if older { 0 } else { self.head().saturating_sub(history) });
         }
@@ -272,7 +276,8 @@ impl RowShared {
     pub fn account(&self) -> RowAccount {
         let first = self.entry.first.load(Ordering::Relaxed);
         let cursor = self.entry.cursor.load(Ordering::Relaxed);
-        let dropped: [u64; CAUSES] = std::array::from_fn(|cause| self.entry.dropped[cause].load(Ordering::Relaxed));
+        let dropped: [u64; CAUSES] =
+            std::array::from_fn(|cause| self.entry.dropped[cause].load(Ordering::Relaxed));
         let lost = dropped.iter().fold(0, |sum: u64, lost| sum.saturating_add(*lost));
         let head = if self.is_attached() { self.head() } else { cursor };
         RowAccount {

@@ -12,8 +12,8 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use busway_wire::Cause;
-use busway_wire::ProcessId;
 use busway_wire::Policy;
+use busway_wire::ProcessId;
 
 use crate::arena::{OwnArena, PeerArena};
 use crate::error::ShmError;
@@ -262,7 +262,9 @@ impl RingShared {
     pub(crate) fn mark(&self, seat: &Seat, at: u32) {
         let seats = self.lock();
         let current = |other: &Seat| {
-            other.index == seat.index && other.row_key == seat.row_key && other.peer.process() == seat.peer.process()
+            other.index == seat.index
+                && other.row_key == seat.row_key
+                && other.peer.process() == seat.peer.process()
         };
         if let (true, Some(entry)) = (seats.iter().any(current), self.entry_of(seat)) {
             let (generation, _) = unkey(entry.key.load(Ordering::Relaxed));
@@ -293,7 +295,11 @@ impl RingShared {
             if !died && !closed {
                 return true;
             }
-            if died { reaped.died += 1 } else { reaped.left += 1 }
+            if died {
+                reaped.died += 1
+            } else {
+                reaped.left += 1
+            }
             self.fold(seat, died);
             false
         });
@@ -349,7 +355,9 @@ impl RingShared {
     }
 
     fn free(&self) {
-        let Some(remains) = self.remains.lock().unwrap_or_else(PoisonError::into_inner).take() else { return };
+        let Some(remains) = self.remains.lock().unwrap_or_else(PoisonError::into_inner).take() else {
+            return;
+        };
         remains.give_back(&self.own);
         self.entry.key.store(key(self.key.generation, state::FREE), Ordering::Release);
         let stages = self.entry.stages_used.load(Ordering::Relaxed) as usize;

@@ -5,7 +5,6 @@
 //! Invariant: a descriptor is in the epoll under one token, and leaves it before it is closed: a process that is
 //! being spawned may keep it open for a moment longer.
 
-use super::arena::OwnArena;
 use super::channel::{Enclosed, MemberFds};
 use super::lock::LockFile;
 use super::peers::Peers;
@@ -13,6 +12,7 @@ use super::rendezvous::MemberId;
 use super::shared::Shared;
 use super::{ControlSettings, Ports};
 use crate::directory::{Directory, DomainName};
+use busway_shm::arena::OwnArena;
 use busway_shm::fork::PrivateFd;
 use busway_wire::{Control as Message, ProcessId};
 use rustix::event::epoll::{self, Event, EventData, EventFlags};

@@ -7,12 +7,14 @@
 //! Invariant: a message is given out only if it arrived whole: not shortened, with all of its descriptors, with a
 //! checksum that fits. Anything else is an error after which the channel must be dropped.
 
-use super::arena::OwnArena;
 use crate::error::{Code, Error, system};
+use busway_shm::arena::OwnArena;
 use busway_shm::domain::Domain;
 use busway_shm::error::ShmError;
 use busway_shm::fork::PrivateFd;
-use busway_wire::limits::{CONTROL_BYTES_MAX, MEMBER_QUEUE_BYTES_MAX, MEMBER_QUEUE_FDS_MAX, MEMBER_QUEUE_MESSAGES_MAX};
+use busway_wire::limits::{
+    CONTROL_BYTES_MAX, MEMBER_QUEUE_BYTES_MAX, MEMBER_QUEUE_FDS_MAX, MEMBER_QUEUE_MESSAGES_MAX,
+};
 use busway_wire::{Control, DecodeError, EncodeError};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::io::{Errno, IoSlice, IoSliceMut};
@@ -31,7 +33,8 @@ pub(super) const DESCRIPTORS_MAX: usize = 3;
 /// Up to here answers to standing queries are queued ahead: enough to fill a socket buffer, not more.
 pub(super) const QUEUE_MESSAGES_AHEAD: usize = 64;
 
-const _: () = assert!(QUEUE_MESSAGES_AHEAD < MEMBER_QUEUE_MESSAGES_MAX / 4, "pulled answers leave room for relays");
+const _: () =
+    assert!(QUEUE_MESSAGES_AHEAD < MEMBER_QUEUE_MESSAGES_MAX / 4, "pulled answers leave room for relays");
 const _: () = assert!(
     MEMBER_QUEUE_MESSAGES_MAX * DESCRIPTORS_MAX <= MEMBER_QUEUE_FDS_MAX,
     "bounded messages bound the descriptors that wait"
@@ -160,7 +163,9 @@ impl Channel {
     pub(super) fn send(&mut self, message: &Control, enclosed: Enclosed) -> Result<(), ChannelError> {
         let mut bytes = Vec::new();
         busway_wire::encode(message, &mut bytes).map_err(ChannelError::Unencodable)?;
-        if self.queue.len() >= MEMBER_QUEUE_MESSAGES_MAX || self.queued_bytes + bytes.len() > MEMBER_QUEUE_BYTES_MAX {
+        if self.queue.len() >= MEMBER_QUEUE_MESSAGES_MAX
+            || self.queued_bytes + bytes.len() > MEMBER_QUEUE_BYTES_MAX
+        {
             return Err(ChannelError::Overflow);
         }
         self.queued_bytes += bytes.len();
@@ -200,12 +205,7 @@ impl Channel {
         let mut ancillary = RecvAncillaryBuffer::new(&mut space);
         let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
         let received = loop {
-            match rustix::net::recvmsg(
-                &self.socket,
-                &mut [IoSliceMut::new(buffer)],
-                &mut ancillary,
-                flags,
-            ) {
+            match rustix::net::recvmsg(&self.socket, &mut [IoSliceMut::new(buffer)], &mut ancillary, flags) {
                 Ok(received) => break received,
                 Err(Errno::INTR) => {}
                 Err(Errno::AGAIN) => return Ok(Received::Nothing),
@@ -271,7 +271,10 @@ fn send_now(socket: &PrivateFd, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> Result<
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_MAX))];
     let mut ancillary = SendAncillaryBuffer::new(&mut space);
     if !fds.is_empty() {
-        assert!(ancillary.push(SendAncillaryMessage::ScmRights(fds)), "the space is made for the most there are");
+        assert!(
+            ancillary.push(SendAncillaryMessage::ScmRights(fds)),
+            "the space is made for the most there are"
+        );
     }
     let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
     // A datagram goes whole or not at all, so the count needs no look.
@@ -281,7 +284,9 @@ fn send_now(socket: &PrivateFd, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> Result<
 /// What a user is told about a channel that failed.
 pub(super) fn explain(error: &ChannelError, place: &str) -> Error {
     match error {
-        ChannelError::System(errno) => system(*errno, "the control socket failed", Code::SocketUnusable).at(place),
+        ChannelError::System(errno) => {
+            system(*errno, "the control socket failed", Code::SocketUnusable).at(place)
+        }
         ChannelError::DescriptorsLost => {
             Error::new(Code::Descriptors, "descriptors from the rendezvous could not be received")
                 .at(place)

@@ -5,7 +5,6 @@
 //!
 //! Invariant: no lock of the control plane is held while ports are called.
 
-use super::arena::PeerArena;
 use super::base::{Beside, Line};
 use super::channel::ChannelError;
 use super::member::Stage;
@@ -13,6 +12,7 @@ use super::shared::{Answer, Phase, Question, Registration};
 use super::thread::{Standing, Worker};
 use super::{Attach, RingAdded, RingKey, RowKey};
 use crate::error::{Code, Error, memory};
+use busway_shm::arena::PeerArena;
 use busway_shm::domain::Domain;
 use busway_wire::{Control as Message, ProcessId};
 use rustix::fd::AsFd;
@@ -39,7 +39,9 @@ impl Worker {
             Message::AttachRefused { publisher, ring, generation, row, row_generation, reason, .. } => {
                 let (ring, row) = keys(ring, generation, row, row_generation);
                 let what = reason.clone();
-                self.base.log.warn(Line::Refusal, now_ns, || format!("a publisher refused a subscriber: {what}"));
+                self.base
+                    .log
+                    .warn(Line::Refusal, now_ns, || format!("a publisher refused a subscriber: {what}"));
                 self.base.ports.attached(publisher, ring, row, Err(reason));
             }
             Message::Gone { process } => self.gone(process, now_ns),
@@ -91,7 +93,8 @@ impl Worker {
                 }
             }
         }
-        self.register_all();
+        self.failures = 0;
+        self.base.shared.update(|state| state.trouble = None);
         if self.wants_role() {
             return self.say(Message::HandOver {}, now_ns);
         }
@@ -124,7 +127,9 @@ impl Worker {
     }
 
     fn ring_added(&mut self, message: Message, beside: Beside, now_ns: u64) {
-        let Message::RingAdded { subscription, process, port, topic, ring, generation, ring_is_older, .. } = message
+        let Message::RingAdded {
+            subscription, process, port, topic, ring, generation, ring_is_older, ..
+        } = message
         else {
             return;
         };
@@ -181,7 +186,15 @@ impl Worker {
             }
             Err(reason) => {
                 let reason = Message::reason(&reason);
-                Message::AttachRefused { publisher, ring, generation, subscriber, row, row_generation, reason }
+                Message::AttachRefused {
+                    publisher,
+                    ring,
+                    generation,
+                    subscriber,
+                    row,
+                    row_generation,
+                    reason,
+                }
             }
         };
         self.say(answer, now_ns);
@@ -190,7 +203,9 @@ impl Worker {
     /// The arena of a process that a message names: mapped now, if its descriptors lie beside, or known.
     fn meet(&mut self, process: ProcessId, beside: Beside, now_ns: u64) -> Option<Arc<PeerArena>> {
         let met = match beside.into_member() {
-            Ok(Some(fds)) => self.base.peers.meet(process, fds).map_err(|error| memory(&error, "a peer")),
+            Ok(Some(fds)) => PeerArena::map(fds.arena, fds.bulk, fds.event, process)
+                .map(|peer| self.base.peers.meet(peer))
+                .map_err(|error| memory(&error, "a peer")),
             Ok(None) => return self.base.peers.get(process).cloned(),
             Err(errno) => Err(crate::error::system(errno, "dup", Code::Descriptors).at("a peer")),
         };

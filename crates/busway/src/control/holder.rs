@@ -4,36 +4,27 @@
 //! ever connects to a socket that is not listened on but one whose holder has died. It turns datagrams into inputs
 //! of the [`Rendezvous`] and its outputs into datagrams; it decides nothing about topics.
 //!
-//! What a connection can do before it has said Hello is bounded apart: a deadline, and a number of such connections
-//! past which the oldest is closed. Whoever breaks the protocol is told why and loses its own connection only.
+//! Who may come in is decided at its `door`. Whoever breaks the protocol is told why and loses its own connection only.
 //!
 //! Invariant: every member of the rendezvous but the holder itself has exactly one connection here, and its arena
 //! has been checked and mapped.
 
-use super::arena::layout_hash;
 use super::base::{Base, Beside, Interest, Line, Token};
-use super::channel::{Channel, ChannelError, Enclosed, MemberFds, Received, seqpacket};
-use super::lock::{Company, Note};
+use super::channel::{Channel, ChannelError, Enclosed, Received, seqpacket};
+use super::lock::Note;
 use super::rendezvous::{Identity, Input, Leaving, MemberId, Output, Pulled, Rendezvous};
-use crate::directory::Realm;
 use crate::error::{Code, Error, memory, system};
 use busway_shm::domain::Domain;
 use busway_shm::fork::PrivateFd;
 use busway_shm::life::Life;
-use busway_wire::limits::{ACCEPT_PAUSE_MS, MEMBERS_MAX};
 use busway_wire::{Control as Message, ProcessId};
 use rustix::fs::AtFlags;
 use rustix::io::Errno;
-use rustix::net::{SocketAddrUnix, SocketFlags};
+use rustix::net::SocketAddrUnix;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-/// Connections that have not said Hello yet. A member says it with its connect, so a few are enough also when
-/// hundreds start at once; past it the oldest is closed.
-const UNIDENTIFIED_MAX: usize = 64;
-
-/// How long a connection may wait with its Hello.
-const HANDSHAKE_NS: u64 = 2_000_000_000;
+mod door;
 
 /// Connections that wait to be accepted: the kernel's own default ceiling.
 const BACKLOG: i32 = 4_096;
@@ -41,9 +32,15 @@ const BACKLOG: i32 = 4_096;
 /// Connections accepted, and messages read from one connection, before others get their turn.
 const BATCH: usize = 64;
 
-/// Descriptors that one accepted connection needs until it is a member: itself, three that are sent, three copies
-/// of them while they are mapped, and one to spare.
-const DESCRIPTORS_EACH: usize = 8;
+/// How long answers wait after a take-over: a hundred times what members need to come again.
+const SETTLE_NS: u64 = 100_000_000;
+
+/// How long registrations may be behind the last Hello of those who were expected.
+const BEHIND_HELLO_NS: u64 = 5_000_000;
+
+/// Processes that may be without a connection and alive: stopped ones that were disconnected because they did not
+/// read. Past it the one that has been away longest counts as gone.
+const LOST_MAX: usize = 256;
 
 /// How far a connection is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,7 +77,12 @@ pub(super) struct Holder {
     connections: BTreeMap<MemberId, Connection>,
     last_member: u64,
     paused_until_ns: Option<u64>,
-    company: Company,
+    /// What the lock's text says of us.
+    described: Option<Note>,
+    /// Until when, and for how many members, answers wait after a take-over.
+    settling: Option<(u64, usize)>,
+    /// Processes that live, as their life words say, and have lost their connection: the oldest first.
+    lost: VecDeque<ProcessId>,
     domain: Arc<Domain>,
     since_ns: u64,
     /// The ledger and the sum as they were a tick ago, if they differed.
@@ -89,7 +91,12 @@ pub(super) struct Holder {
 
 impl Holder {
     /// Takes the role; the caller has the lock.
-    pub(super) fn take(base: &mut Base, domain: Arc<Domain>, now_ns: u64) -> Result<Holder, Error> {
+    pub(super) fn take(
+        base: &mut Base,
+        domain: Arc<Domain>,
+        expected: usize,
+        now_ns: u64,
+    ) -> Result<Holder, Error> {
         let place = base.directory.path_of(&base.domain.socket()).display().to_string();
         let refuse = |errno: Errno, tried: &str| {
             system(errno, tried, Code::SocketUnusable)
@@ -104,7 +111,9 @@ impl Holder {
         let _ = rustix::fs::unlinkat(&base.directory, &new, AtFlags::empty());
         SocketAddrUnix::new(&address)
             .and_then(|address| rustix::net::bind(&listener, &address))
-            .and_then(|()| rustix::fs::chmodat(&base.directory, &new, base.directory.file_mode(), AtFlags::empty()))
+            .and_then(|()| {
+                rustix::fs::chmodat(&base.directory, &new, base.directory.file_mode(), AtFlags::empty())
+            })
             .and_then(|()| rustix::net::listen(&listener, BACKLOG))
             .map_err(|errno| refuse(errno, "cannot bind the socket"))?;
         base.watch(&listener, Token::Listener, Interest::Read)
@@ -117,7 +126,9 @@ impl Holder {
             connections: BTreeMap::new(),
             last_member: MemberId::HOLDER.0,
             paused_until_ns: None,
-            company: Company::Alone,
+            described: None,
+            settling: None,
+            lost: VecDeque::new(),
             domain,
             since_ns: now_ns,
             ledger_off: None,
@@ -126,6 +137,10 @@ impl Holder {
             Identity { process: base.process(), pid: std::process::id(), name: base.settings.name.clone() };
         let own = Enclosed::Own(Arc::clone(&base.arena));
         holder.rendezvous.handle(MemberId::HOLDER, Input::Joined(identity, own), &mut Vec::new());
+        if expected > 0 {
+            holder.rendezvous.begin_settling();
+            holder.settling = Some((now_ns.saturating_add(SETTLE_NS), expected));
+        }
         holder.describe(base);
         Ok(holder)
     }
@@ -137,34 +152,13 @@ impl Holder {
         self.dispatch(base, out, now_ns)
     }
 
-    /// Takes new connections.
-    pub(super) fn accept(&mut self, base: &mut Base, now_ns: u64) {
-        for _ in 0..BATCH {
-            self.close_oldest_unidentified(base, now_ns);
-            let unidentified = self.unidentified().count();
-            let accepted = has_descriptors(&self.listener, DESCRIPTORS_EACH * (unidentified + 1)).and_then(|()| {
-                rustix::net::accept_with(&self.listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK)
-            });
-            let channel = match accepted {
-                Ok(socket) => Channel::new(socket).map_err(|_| Errno::MFILE),
-                Err(Errno::INTR | Errno::CONNABORTED) => continue,
-                Err(Errno::AGAIN) => return,
-                Err(errno) => Err(errno),
-            };
-            match channel {
-                Ok(channel) => self.admit(base, channel, now_ns),
-                // Who connects waits in the backlog; taking and closing would only make it come again.
-                Err(errno) => return self.pause(base, errno, now_ns),
-            }
-        }
-    }
-
     /// A member's connection can be read or written, or has hung up.
     pub(super) fn event(&mut self, base: &mut Base, id: MemberId, now_ns: u64) -> Next {
         let mut next = Next::Stay;
         for _ in 0..BATCH {
             let Some(connection) = self.connections.get_mut(&id) else { return next };
-            let received = connection.channel.flush().and_then(|()| connection.channel.receive(&mut base.buffer));
+            let received =
+                connection.channel.flush().and_then(|()| connection.channel.receive(&mut base.buffer));
             match received {
                 Ok(Received::Nothing) => break,
                 Ok(Received::Message(message, fds)) => {
@@ -197,9 +191,26 @@ impl Holder {
         more
     }
 
+    /// Ends the time in which answers wait, when those who were here before are here again, or it is over.
+    pub(super) fn settle(&mut self, base: &mut Base, now_ns: u64) {
+        let Some((until_ns, expected)) = self.settling else { return };
+        if now_ns >= until_ns {
+            self.settling = None;
+            let mut out = Vec::new();
+            self.rendezvous.settle(&mut out);
+            self.dispatch(base, out, now_ns);
+        } else if self.joined().count() >= expected {
+            // What they had registered is right behind their Hello.
+            self.settling = Some((until_ns.min(now_ns.saturating_add(BEHIND_HELLO_NS)), usize::MAX));
+        }
+    }
+
     /// A process has gone, by its life word.
     pub(super) fn ended(&mut self, base: &mut Base, process: ProcessId, now_ns: u64) {
-        let Some(id) = self.rendezvous.member_of(process).filter(|id| *id != MemberId::HOLDER) else { return };
+        self.lost.retain(|lost| *lost != process);
+        let Some(id) = self.rendezvous.member_of(process).filter(|id| *id != MemberId::HOLDER) else {
+            return;
+        };
         let out = self.remove(base, id, Some(Leaving::Ended));
         self.dispatch(base, out, now_ns);
     }
@@ -219,26 +230,16 @@ impl Holder {
         self.repair_ledger(base, now_ns);
     }
 
-    /// Ends pauses and handshakes whose time has come; says when the next comes.
-    pub(super) fn expire(&mut self, base: &mut Base, now_ns: u64) -> Option<u64> {
-        if self.paused_until_ns.is_some_and(|until| now_ns >= until) {
-            self.paused_until_ns = None;
-            base.change(&self.listener, Token::Listener, Interest::Read);
-        }
-        let late: Vec<MemberId> =
-            self.unidentified().filter(|(_, until)| now_ns >= *until).map(|(id, _)| id).collect();
-        for id in late {
-            let out = self.refuse(base, id, Code::ProtocolBroken, "no Hello in time", now_ns);
-            self.dispatch(base, out, now_ns);
-        }
-        self.unidentified().map(|(_, until)| until).chain(self.paused_until_ns).min()
-    }
-
     /// Lets the role go, to `to` or to whoever is the best heir; with nobody there, cleans up. The caller gives
     /// the lock back afterwards.
     pub(super) fn let_go(mut self, base: &mut Base, to: Option<ProcessId>) {
+        let staying = usize::from(to.is_some());
         match to.or_else(|| self.heir(base)) {
             Some(to) => {
+                if let Some(note) = &self.described {
+                    // The next one waits a moment for all of us.
+                    base.lock.describe(&Note { members: note.members + staying, ..note.clone() });
+                }
                 let mut out = Vec::new();
                 self.rendezvous.announce(to, &mut out);
                 for output in out {
@@ -271,49 +272,6 @@ impl Holder {
         first.into_iter().chain(alive).find(|process| !base.peers.hangs(*process)).or(first)
     }
 
-    fn unidentified(&self) -> impl Iterator<Item = (MemberId, u64)> {
-        self.connections.iter().filter_map(|(id, connection)| match connection.stage {
-            Stage::Unidentified { until_ns } => Some((*id, until_ns)),
-            Stage::Joined(_) => None,
-        })
-    }
-
-    fn close_oldest_unidentified(&mut self, base: &mut Base, now_ns: u64) {
-        if self.unidentified().count() < UNIDENTIFIED_MAX {
-            return;
-        }
-        let oldest = self.unidentified().map(|(id, _)| id).next();
-        if let Some(id) = oldest {
-            let out = self.refuse(base, id, Code::ProtocolBroken, "too many connections without a Hello", now_ns);
-            self.dispatch(base, out, now_ns);
-        }
-    }
-
-    fn pause(&mut self, base: &mut Base, errno: Errno, now_ns: u64) {
-        self.paused_until_ns = Some(now_ns.saturating_add(ACCEPT_PAUSE_MS * 1_000_000));
-        base.change(&self.listener, Token::Listener, Interest::Nothing);
-        base.log.warn(Line::Descriptors, now_ns, || {
-            format!("the holder cannot accept more connections now ({errno}); raise its limit: ulimit -n 4096")
-        });
-    }
-
-    fn admit(&mut self, base: &mut Base, channel: Channel, now_ns: u64) {
-        let Ok((uid, pid)) = channel.credentials() else { return };
-        self.last_member += 1;
-        let id = MemberId(self.last_member);
-        let stage = Stage::Unidentified { until_ns: now_ns.saturating_add(HANDSHAKE_NS) };
-        if base.watch(&channel, Token::Member(id), Interest::Read).is_err() {
-            return;
-        }
-        self.connections.insert(id, Connection { channel, stage, interest: Interest::Read, uid, pid });
-        let ours = rustix::process::geteuid().as_raw();
-        if base.directory.realm() == Realm::User && uid != ours {
-            let reason = format!("the realm is uid {ours}, you are uid {uid}");
-            let out = self.refuse(base, id, Code::UserRefused, &reason, now_ns);
-            self.dispatch(base, out, now_ns);
-        }
-    }
-
     fn message(
         &mut self,
         base: &mut Base,
@@ -322,12 +280,16 @@ impl Holder {
         fds: Vec<rustix::fd::OwnedFd>,
         now_ns: u64,
     ) -> Next {
-        let Some(stage) = self.connections.get(&id).map(|connection| connection.stage) else { return Next::Stay };
+        let Some(stage) = self.connections.get(&id).map(|connection| connection.stage) else {
+            return Next::Stay;
+        };
         let out = match (stage, message) {
-            (Stage::Unidentified { .. }, hello @ Message::Hello { .. }) => match self.hello(base, id, hello, fds) {
-                Ok(out) => out,
-                Err(error) => self.refuse(base, id, error.code(), error.cause(), now_ns),
-            },
+            (Stage::Unidentified { .. }, hello @ Message::Hello { .. }) => {
+                match self.hello(base, id, hello, fds) {
+                    Ok(out) => out,
+                    Err(error) => self.refuse(base, id, error.code(), error.cause(), now_ns),
+                }
+            }
             (Stage::Unidentified { .. }, _) => {
                 self.refuse(base, id, Code::ProtocolBroken, "the first message must be Hello", now_ns)
             }
@@ -342,61 +304,6 @@ impl Holder {
             }
         };
         self.dispatch(base, out, now_ns)
-    }
-
-    fn hello(
-        &mut self,
-        base: &mut Base,
-        id: MemberId,
-        hello: Message,
-        fds: Vec<rustix::fd::OwnedFd>,
-    ) -> Result<Vec<Output<Enclosed>>, Error> {
-        hello
-            .check_layout(layout_hash())
-            .map_err(|error| Error::new(Code::LayoutDiffers, error.to_string()))?;
-        let Message::Hello { process, pid, name, .. } = hello else {
-            return Err(Error::new(Code::ProtocolBroken, "the first message must be Hello"));
-        };
-        let Some(connection) = self.connections.get(&id) else { return Ok(Vec::new()) };
-        // The kernel's word counts; in another pid namespace it has none and says 0.
-        let (uid, pid) = (connection.uid, if connection.pid == 0 { pid } else { connection.pid });
-        if self.connections.len() > MEMBERS_MAX {
-            return Err(Error::new(Code::HolderRefused, "the domain has as many members as it may"));
-        }
-        let mut out = Vec::new();
-        if let Some(known) = self.rendezvous.member_of(process) {
-            let same = self.connections.get(&known).is_some_and(|old| (old.uid, old.pid) == (uid, connection.pid));
-            if !same {
-                return Err(Error::new(Code::ProtocolBroken, "another process has this id"));
-            }
-            // It noticed the loss of its old connection before we did.
-            out = self.remove(base, known, Some(Leaving::Lost));
-        }
-        let refused = |error: &dyn std::fmt::Display| Error::new(Code::SegmentRefused, error.to_string());
-        let Some(fds) = MemberFds::from_received(fds) else {
-            return Err(refused(&"Hello comes with arena, bulk and eventfd"));
-        };
-        let enclosed = Enclosed::Member(Arc::new(fds));
-        let copies = enclosed.duplicate().map_err(|errno| system(errno, "dup", Code::Descriptors))?;
-        let copies = copies.ok_or_else(|| refused(&"Hello comes with arena, bulk and eventfd"))?;
-        base.peers.meet(process, copies).map_err(|error| {
-            let error = memory(&error, "");
-            Error::new(error.code(), format!("your memory is refused: {}", error.cause()))
-        })?;
-        let welcome = Message::Welcome {
-            process: base.process(),
-            pid: std::process::id(),
-            name: base.settings.name.clone(),
-            budget_bytes: self.domain.ledger().budget(),
-        };
-        if let Some(connection) = self.connections.get_mut(&id) {
-            connection.stage = Stage::Joined(process);
-            // An error shows again with the next send or receive.
-            let _ = connection.channel.send(&welcome, Enclosed::Domain(Arc::clone(&self.domain)));
-        }
-        self.rendezvous.handle(id, Input::Joined(Identity { process, pid, name }, enclosed), &mut out);
-        self.describe(base);
-        Ok(out)
     }
 
     /// Does what the rendezvous says, and what follows from it.
@@ -471,12 +378,24 @@ impl Holder {
             let gone = base.peers.get(process).is_none_or(|peer| peer.life().is_gone());
             let leaving = leaving.unwrap_or(if gone { Leaving::Ended } else { Leaving::Lost });
             self.rendezvous.handle(id, Input::Left(leaving), &mut out);
-            if leaving == Leaving::Ended {
+            match leaving {
                 // Our own process hears of it as the others do, also if the rendezvous has not told it anything.
-                base.inbox.push_back((Message::Gone { process }, Beside::Own(None)));
+                Leaving::Ended => base.inbox.push_back((Message::Gone { process }, Beside::Own(None))),
+                Leaving::Lost => self.remember_lost(base, process, &mut out),
             }
         }
         out
+    }
+
+    /// A process writes its own life word, so a bad one could live for ever in everybody's table of peers.
+    fn remember_lost(&mut self, base: &mut Base, process: ProcessId, out: &mut Vec<Output<Enclosed>>) {
+        self.lost.push_back(process);
+        if self.lost.len() > LOST_MAX
+            && let Some(oldest) = self.lost.pop_front()
+        {
+            self.rendezvous.forget(oldest, out);
+            base.inbox.push_back((Message::Gone { process: oldest }, Beside::Own(None)));
+        }
     }
 
     /// Watches for writing exactly while something waits.
@@ -489,14 +408,20 @@ impl Holder {
         }
     }
 
-    /// Keeps the lock's text true: who holds, and whether anybody could go on.
+    fn joined(&self) -> impl Iterator<Item = ProcessId> {
+        self.connections.values().filter_map(|connection| match connection.stage {
+            Stage::Joined(process) => Some(process),
+            Stage::Unidentified { .. } => None,
+        })
+    }
+
+    /// Keeps the lock's text true: who holds, and how many could go on.
     fn describe(&mut self, base: &Base) {
-        let joined = self.connections.values().any(|connection| matches!(connection.stage, Stage::Joined(_)));
-        let company = if joined { Company::Members } else { Company::Alone };
-        let note = Note { pid: std::process::id(), name: base.settings.name.clone(), company };
-        if company != self.company || base.lock.note().as_ref() != Some(&note) {
-            self.company = company;
+        let (pid, name) = (std::process::id(), base.settings.name.clone());
+        let note = Note { pid, name, members: self.joined().count() };
+        if self.described.as_ref() != Some(&note) {
             base.lock.describe(&note);
+            self.described = Some(note);
         }
     }
 
@@ -514,13 +439,4 @@ impl Holder {
         }
         self.ledger_off = off;
     }
-}
-
-/// Whether so many descriptors could be opened now: they are, and closed again.
-fn has_descriptors(any: &PrivateFd, count: usize) -> Result<(), Errno> {
-    let mut opened = Vec::with_capacity(count);
-    for _ in 0..count {
-        opened.push(rustix::io::fcntl_dupfd_cloexec(any, 0)?);
-    }
-    Ok(())
 }

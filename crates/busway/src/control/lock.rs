@@ -1,15 +1,15 @@
 //! The lock of a domain: who holds its rendezvous, and what the others are told about it.
 //!
-//! `flock` on `NAME.lock` decides; the kernel frees it with the holder's death. The file's text (pid, name, and
-//! whether anybody else has joined) is for error messages and for the one hint in `thread`, never for decisions
-//! about who holds. The file is never removed, so that two processes never lock two files of one name.
+//! `flock` on `NAME.lock` decides; the kernel frees it with the holder's death. The file's text (pid, name, and how
+//! many others have joined) is for error messages, and tells the next holder for how many it may wait a moment; it
+//! never decides who holds. The file is never removed, so that two processes never lock two files of one name.
 //!
 //! Invariant: the text is written under the lock only.
 
 use crate::directory::{Directory, DomainName};
 use crate::error::{Code, Error, memory, system};
-use busway_wire::limits::PROCESS_NAME_BYTES_MAX;
 use busway_shm::fork::PrivateFd;
+use busway_wire::limits::PROCESS_NAME_BYTES_MAX;
 use rustix::fs::{FlockOperation, OFlags};
 use rustix::io::Errno;
 use std::path::PathBuf;
@@ -22,16 +22,8 @@ const NOTE_BYTES_MAX: usize = 64 + 4 * PROCESS_NAME_BYTES_MAX;
 pub(super) struct Note {
     pub(super) pid: u32,
     pub(super) name: String,
-    pub(super) company: Company,
-}
-
-/// Whether anybody could go on after the holder.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Company {
-    /// The holder has no member.
-    Alone,
-    /// Members know the holder's domain segment and one of them will take over.
-    Members,
+    /// Members beside the holder: they know its domain segment, and one of them would take over.
+    pub(super) members: usize,
 }
 
 impl Note {
@@ -41,23 +33,14 @@ impl Note {
     }
 
     fn write(&self) -> String {
-        let company = match self.company {
-            Company::Alone => "alone",
-            Company::Members => "members",
-        };
-        format!("{} {company} {}\n", self.pid, self.name)
+        format!("{} {} {}\n", self.pid, self.members, self.name)
     }
 
     /// Anything else than what `write` makes is no note: half-written, or somebody else's.
     fn read(text: &str) -> Option<Note> {
         let mut words = text.strip_suffix('\n')?.splitn(3, ' ');
-        let pid = words.next()?.parse().ok()?;
-        let company = match words.next()? {
-            "alone" => Company::Alone,
-            "members" => Company::Members,
-            _ => return None,
-        };
-        Some(Note { pid, company, name: words.next()?.to_owned() })
+        let (pid, members) = (words.next()?.parse().ok()?, words.next()?.parse().ok()?);
+        Some(Note { pid, members, name: words.next()?.to_owned() })
     }
 }
 
@@ -139,13 +122,13 @@ impl LockFile {
 
 #[cfg(test)]
 mod tests {
-    use super::{Company, LockFile, Note};
+    use super::{LockFile, Note};
     use crate::control::scratch::Scratch;
     use crate::directory::{Directory, DomainName, Realm};
     use crate::error::Code;
 
     fn note(name: &str) -> Note {
-        Note { pid: 7, name: name.to_owned(), company: Company::Members }
+        Note { pid: 7, name: name.to_owned(), members: 3 }
     }
 
     #[test]
@@ -169,7 +152,7 @@ mod tests {
 
     #[test]
     fn what_is_no_note_is_not_believed() {
-        for text in ["", "\n", "7 members x", "x members y\n", "7 many y\n", "-1 alone y\n", "7 alone\n"] {
+        for text in ["", "\n", "7 3 x", "x 3 y\n", "7 many y\n", "-1 3 y\n", "7 -3 y\n", "7 3\n"] {
             assert_eq!(Note::read(text), None, "{text:?}");
         }
         assert_eq!(Note::read(&note("a b").write()), Some(note("a b")));

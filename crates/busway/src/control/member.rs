@@ -7,8 +7,9 @@
 //! Invariant: a member of which the connection broke has nothing to send later: whatever is still valid is
 //! registered again with the next holder.
 
-use super::arena::{OwnArena, layout_hash};
 use super::channel::{Channel, ChannelError, Enclosed, Received};
+use busway_shm::arena::OwnArena;
+use busway_shm::layout::layout_hash;
 use busway_wire::Control as Message;
 use busway_wire::limits::HOLDER_ANSWER_MS;
 use rustix::fd::{AsFd, BorrowedFd};

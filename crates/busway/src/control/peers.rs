@@ -6,9 +6,7 @@
 //!
 //! Invariant: a process is reported as gone once, and as hung once for each time it stops beating.
 
-use super::arena::PeerArena;
-use super::channel::MemberFds;
-use busway_shm::error::ShmError;
+use busway_shm::arena::PeerArena;
 use busway_shm::life::Life;
 use busway_wire::ProcessId;
 use busway_wire::limits::HUNG_AFTER_MS;
@@ -62,13 +60,10 @@ pub(super) struct Peers {
 }
 
 impl Peers {
-    /// Checks and maps what a peer sent. A peer that is known already keeps its mapping.
-    pub(super) fn meet(&mut self, process: ProcessId, fds: MemberFds) -> Result<Arc<PeerArena>, ShmError> {
-        let MemberFds { arena, bulk, event } = fds;
-        // Mapped also if it is known: these very descriptors may be handed on to others.
-        let arena = PeerArena::map(arena, bulk, event, process)?;
-        let peer = self.peers.entry(process).or_insert(Peer { arena, pulse: Pulse::Beating });
-        Ok(Arc::clone(&peer.arena))
+    /// Takes a peer in. One that is known already keeps its mapping, which others may refer to.
+    pub(super) fn meet(&mut self, arena: Arc<PeerArena>) -> Arc<PeerArena> {
+        let peer = self.peers.entry(arena.process()).or_insert(Peer { arena, pulse: Pulse::Beating });
+        Arc::clone(&peer.arena)
     }
 
     pub(super) fn get(&self, process: ProcessId) -> Option<&Arc<PeerArena>> {
@@ -122,7 +117,11 @@ mod tests {
         assert_eq!(judge(&mut pulse, last + 60 * SECOND, last), None, "it is said once");
         let again = last + 61 * SECOND;
         assert_eq!(judge(&mut pulse, again + 1, again), Some(Seen::Beats));
-        assert_eq!(judge(&mut pulse, again + 3 * SECOND, again), Some(Seen::Hangs), "a new hang is said again");
+        assert_eq!(
+            judge(&mut pulse, again + 3 * SECOND, again),
+            Some(Seen::Hangs),
+            "a new hang is said again"
+        );
     }
 
     #[test]

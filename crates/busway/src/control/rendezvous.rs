@@ -22,6 +22,7 @@ use index::{Index, Publisher, Serial};
 use std::collections::{BTreeMap, BTreeSet};
 
 mod index;
+mod relay;
 
 /// Subscribers of one process: as many as it may have publishers, since each needs at least one of 65 536 rows.
 pub(super) const SUBSCRIBERS_MAX: usize = 65_536;
@@ -121,6 +122,17 @@ pub(super) struct Rendezvous<F> {
     index: Index,
     /// Members for which `transmit` has work.
     pending: BTreeSet<MemberId>,
+    phase: Phase,
+}
+
+/// Whether those who were registered with the last holder have had time to register here.
+#[derive(Debug)]
+enum Phase {
+    /// Not yet: who asks how many there are is answered when they are there. These publishers wait.
+    Settling {
+        publishers: BTreeSet<(MemberId, PortId)>,
+    },
+    Settled,
 }
 
 impl<F: Clone> Rendezvous<F> {
@@ -130,6 +142,35 @@ impl<F: Clone> Rendezvous<F> {
             by_process: BTreeMap::new(),
             index: Index::default(),
             pending: BTreeSet::new(),
+            phase: Phase::Settled,
+        }
+    }
+
+    /// The role was taken over: publishers and subscribers hear how many match them only after [`settle`].
+    ///
+    /// [`settle`]: Rendezvous::settle
+    pub(super) fn begin_settling(&mut self) {
+        self.phase = Phase::Settling { publishers: BTreeSet::new() };
+    }
+
+    /// Answers what has waited since the take-over.
+    pub(super) fn settle(&mut self, out: &mut Vec<Output<F>>) {
+        let Phase::Settling { publishers } = std::mem::replace(&mut self.phase, Phase::Settled) else {
+            return;
+        };
+        for (member, port) in publishers {
+            if let Some(serial) =
+                self.members.get(&member).and_then(|member| member.publishers.get(&port)).copied()
+            {
+                self.answer_publisher(serial, out);
+            }
+        }
+        for (id, member) in &mut self.members {
+            let waiting = member.subscriptions.iter().filter(|(_, subscription)| !subscription.answered);
+            member.unfinished.extend(waiting.map(|(port, _)| *port));
+            if !member.unfinished.is_empty() {
+                self.pending.insert(*id);
+            }
         }
     }
 
@@ -176,6 +217,13 @@ impl<F: Clone> Rendezvous<F> {
     pub(super) fn announce(&self, to: ProcessId, out: &mut Vec<Output<F>>) {
         for member in self.members.keys().filter(|member| **member != MemberId::HOLDER) {
             out.push(Output::Send { to: *member, message: Control::Moving { to }, fds: None });
+        }
+    }
+
+    /// Tells everybody else that a process which is no member counts as gone.
+    pub(super) fn forget(&self, process: ProcessId, out: &mut Vec<Output<F>>) {
+        for member in self.members.keys().filter(|member| **member != MemberId::HOLDER) {
+            out.push(Output::Send { to: *member, message: Control::Gone { process }, fds: None });
         }
     }
 
@@ -272,16 +320,23 @@ impl<F: Clone> Rendezvous<F> {
             let serial = self.index.add_publisher(publisher);
             self.member(from).publishers.insert(port, serial);
         }
-        let mut matched = Vec::new();
         for (member, subscription) in self.index.subscriptions_of(&topic) {
             let found = self.members.get_mut(&member).expect("the index holds what members registered");
             found.unfinished.insert(subscription);
             self.pending.insert(member);
-            if matched.len() < MATCHED_MAX {
-                matched.push(found.identity.process);
-            }
         }
-        out.push(Output::Send { to: from, message: Control::Published { port, matched }, fds: None });
+        match (&mut self.phase, self.members[&from].publishers.get(&port).copied()) {
+            (Phase::Settling { publishers }, _) => drop(publishers.insert((from, port))),
+            (Phase::Settled, serial) => self.answer_publisher(serial.expect("it was registered above"), out),
+        }
+    }
+
+    fn answer_publisher(&mut self, serial: Serial, out: &mut Vec<Output<F>>) {
+        let publisher = self.index.publisher(serial).expect("what a member registered is in the index");
+        let matched = self.index.subscriptions_of(&publisher.topic).into_iter().take(MATCHED_MAX);
+        let matched = matched.map(|(member, _)| self.members[&member].identity.process).collect();
+        let message = Control::Published { port: publisher.port, matched };
+        out.push(Output::Send { to: publisher.member, message, fds: None });
     }
 
     fn unpublish(&mut self, from: MemberId, port: PortId) {
@@ -313,61 +368,6 @@ impl<F: Clone> Rendezvous<F> {
         }
     }
 
-    /// subscriber -> holder -> publisher, with the subscriber's descriptors.
-    fn relay_attach(&mut self, from: MemberId, message: Control, out: &mut Vec<Output<F>>) {
-        let Control::Attach {
-            publisher, ring, generation, subscriber, subscription, row, row_generation, policy
-        } = &message
-        else {
-            return;
-        };
-        let member = self.member(from);
-        if member.identity.process != *subscriber {
-            return refuse(from, Code::ProtocolBroken, "a member attaches rows of its own only", out);
-        }
-        // The policy was fixed when the subscription was registered: the row cannot ask for more.
-        let reason = match member.subscriptions.get(subscription) {
-            None => Some("the subscription is not registered"),
-            Some(registered) if registered.policy != *policy => Some("the subscription has another policy"),
-            Some(_) => None,
-        };
-        let target = self.member_of(*publisher);
-        let known = target
-            .and_then(|id| self.members.get(&id))
-            .is_some_and(|member| member.rings.contains_key(&(*ring, *generation)));
-        let reason = reason.or(if known { None } else { Some("the publisher has gone") });
-        match (target, reason) {
-            (Some(to), None) => self.send_about(to, from, message, out),
-            (_, reason) => {
-                let message = Control::AttachRefused {
-                    publisher: *publisher,
-                    ring: *ring,
-                    generation: *generation,
-                    subscriber: *subscriber,
-                    row: *row,
-                    row_generation: *row_generation,
-                    reason: reason.unwrap_or("the publisher has gone").to_owned(),
-                };
-                out.push(Output::Send { to: from, message, fds: None });
-            }
-        }
-    }
-
-    /// publisher -> holder -> subscriber.
-    fn relay_answer(&mut self, from: MemberId, message: Control, out: &mut Vec<Output<F>>) {
-        let (Control::Attached { publisher, subscriber, .. } | Control::AttachRefused { publisher, subscriber, .. }) =
-            &message
-        else {
-            return;
-        };
-        if self.member(from).identity.process != *publisher {
-            return refuse(from, Code::ProtocolBroken, "a member answers for rings of its own only", out);
-        }
-        if let Some(to) = self.member_of(*subscriber) {
-            out.push(Output::Send { to, message, fds: None });
-        }
-    }
-
     /// Sends a message that names the process of `about`, with its descriptors if `to` has not had them.
     fn send_about(&mut self, to: MemberId, about: MemberId, message: Control, out: &mut Vec<Output<F>>) {
         let (process, fds) = {
@@ -382,7 +382,8 @@ impl<F: Clone> Rendezvous<F> {
     fn answer_one(&mut self, to: MemberId, visits: &mut usize, out: &mut Vec<Output<F>>) -> bool {
         let Some(member) = self.members.get_mut(&to) else { return false };
         let Some(port) = member.unfinished.first().copied() else { return self.inspect_one(to, out) };
-        let subscription = member.subscriptions.get_mut(&port).expect("only what is registered is unfinished");
+        let subscription =
+            member.subscriptions.get_mut(&port).expect("only what is registered is unfinished");
         if let Some((serial, publisher)) =
             self.index.next_publisher(&subscription.pattern, &mut subscription.seen, visits)
         {
@@ -405,7 +406,7 @@ impl<F: Clone> Rendezvous<F> {
         } else if *visits > 0 {
             // The end was reached, not the bound on visits.
             member.unfinished.remove(&port);
-            if !subscription.answered {
+            if !subscription.answered && matches!(self.phase, Phase::Settled) {
                 subscription.answered = true;
                 let message = Control::Subscribed { port, publishers: subscription.found };
                 out.push(Output::Send { to, message, fds: None });

@@ -6,10 +6,10 @@
 //!
 //! Invariant: the mutex is held for a few steps only, never across a system call that can wait nor a callback.
 
-use super::arena::PeerArena;
 use super::rendezvous::SUBSCRIBERS_MAX;
 use super::{PublisherRecord, SubscriberRecord, closed, too_many};
 use crate::error::{Error, memory};
+use busway_shm::arena::PeerArena;
 use busway_shm::clock::Deadline;
 use busway_shm::domain::Domain;
 use busway_shm::fork::PrivateFd;

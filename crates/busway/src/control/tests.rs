@@ -4,13 +4,14 @@
 //! to be killed or stopped are other processes (`child`). Nothing waits for a time: everything waits for a condition,
 //! with a deadline that only a broken build reaches.
 
-use super::arena::{ArenaOptions, OwnArena};
 use super::scratch::Scratch;
 use super::{
-    Attach, Control, ControlSettings, Ports, PublisherRecord, RingAdded, RingKey, Role, RowKey, SubscriberRecord,
+    Attach, Control, ControlSettings, Ports, PublisherRecord, RingAdded, RingKey, Role, RowKey,
+    SubscriberRecord,
 };
 use crate::directory::Realm;
 use crate::error::Error;
+use busway_shm::arena::{ArenaOptions, OwnArena};
 use busway_shm::clock::{Deadline, monotonic_ns};
 use busway_shm::domain::Domain;
 use busway_shm::sync::{AtomicU64, Ordering};
@@ -148,7 +149,8 @@ fn settings(directory: &Path, name: &str) -> ControlSettings {
 }
 
 fn start(settings: ControlSettings) -> Result<Process, Error> {
-    let options = ArenaOptions { name: settings.name.clone(), monitored: settings.monitored };
+    let options =
+        ArenaOptions { name: settings.name.clone(), bytes_max: 1 << 30, monitored: settings.monitored };
     let arena = OwnArena::create(&options).unwrap();
     let ports = Arc::new(Recorder::default());
     let process = arena.process();

@@ -77,7 +77,8 @@ impl RingWriter {
             let survey = self.survey();
             self.gate = survey.gate;
             let lag = (self.head + 1).saturating_sub(survey.slowest);
-            if lag > (self.stage.mask + 1) / 2 {
+            let slots = self.stage.mask + 1;
+            if lag > slots / 2 {
                 self.grow(lag);
             }
             let needed = match what {
@@ -111,8 +112,11 @@ impl RingWriter {
         loop {
             self.refresh();
             let needed = self.head + 1;
-            let who: Vec<RowName> =
-                self.places.iter().filter_map(|seat| self.name_if_blocking(seat, needed.saturating_sub(1))).collect();
+            let who: Vec<RowName> = self
+                .places
+                .iter()
+                .filter_map(|seat| self.name_if_blocking(seat, needed.saturating_sub(1)))
+                .collect();
             if who.is_empty() || deadline.expired() {
                 return who;
             }
@@ -269,13 +273,16 @@ impl RingWriter {
         let seen = seat.row.cursor.load(Ordering::Relaxed) as u32;
         let life = seat.peer.life_word();
         let life_seen = life.load(Ordering::Relaxed);
-        let still = self.blocks(seat, needed) && matches!(life::read(life), life::Life::Alive | life::Life::Starting);
+        let still =
+            self.blocks(seat, needed) && matches!(life::read(life), life::Life::Alive | life::Life::Starting);
         if still {
             let since = if self.blocked[at] == 0 { now } else { self.blocked[at] };
             let own = self.options.max_wait_ns.saturating_sub(now.saturating_sub(since)).max(1);
             let caller = match patience {
                 Patience::None => 0,
-                Patience::Until(deadline) => deadline.remaining().map_or(u64::MAX, |left| left.as_nanos() as u64),
+                Patience::Until(deadline) => {
+                    deadline.remaining().map_or(u64::MAX, |left| left.as_nanos() as u64)
+                }
             };
             let slice = own.min(caller).min(WAIT_SLICE_NS);
             let timeout = std::time::Duration::from_nanos(slice);

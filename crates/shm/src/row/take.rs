@@ -7,9 +7,9 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use busway_wire::Cause;
-use busway_wire::{HEADER_SIZE, Header};
-use busway_wire::limits::HOLD_COPY_BYTES_MAX;
 use busway_wire::Policy;
+use busway_wire::limits::HOLD_COPY_BYTES_MAX;
+use busway_wire::{HEADER_SIZE, Header};
 use zerocopy::FromBytes;
 
 use super::{Body, Gap, HeldChunk, Message, REFUSED, RowShared, SEATED, Taken};
@@ -68,10 +68,13 @@ impl RowReader {
             return if self.over { Taken::End } else { Taken::Empty };
         }
         match self.policy {
-            Policy::DropOldest { depth: Policy::DEPTH_RING } | Policy::Block | Policy::Fail | Policy::Evict => {
-                self.take_next()
+            Policy::DropOldest { depth: Policy::DEPTH_RING }
+            | Policy::Block
+            | Policy::Fail
+            | Policy::Evict => self.take_next(),
+            Policy::KeepLatest => {
+                self.skip_to(1, Cause::Conflated).map_or_else(|| self.take_next(), Taken::Gap)
             }
-            Policy::KeepLatest => self.skip_to(1, Cause::Conflated).map_or_else(|| self.take_next(), Taken::Gap),
             Policy::DropOldest { depth } => {
                 self.skip_to(u64::from(depth), Cause::Lapped).map_or_else(|| self.take_next(), Taken::Gap)
             }
@@ -134,7 +137,9 @@ impl RowReader {
                     return Taken::Message(Message { sequence, body: Body::Inline(message) });
                 }
                 Look::Empty => {
-                    if self.next < stage.end && self.row.ring.stages_used.load(Ordering::Acquire) == self.stages_seen {
+                    if self.next < stage.end
+                        && self.row.ring.stages_used.load(Ordering::Acquire) == self.stages_seen
+                    {
                         return self.nothing();
                     }
                     self.locate();
@@ -289,8 +294,9 @@ impl RowReader {
 
     fn take_held(&mut self, at: u32, place: ChunkPlace) -> Taken {
         let checked = self.header(place);
-        let payload =
-            checked.and_then(|(header, size, _)| Some((header, self.row.peer.tables().chunk_bytes(place, size).ok()?)));
+        let payload = checked.and_then(|(header, size, _)| {
+            Some((header, self.row.peer.tables().chunk_bytes(place, size).ok()?))
+        });
         let (Some((header, payload)), Some((_, _, skip))) = (payload, checked) else {
             self.row.release(at, place.bytes);
             return self.lose(1, Cause::Corrupt);

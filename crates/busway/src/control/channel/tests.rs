@@ -1,7 +1,7 @@
 //! A channel carries whole messages or none, and what is wrong is an error and never a panic.
 
 use super::{Channel, ChannelError, Enclosed, MemberFds, Received};
-use crate::control::arena::{ArenaOptions, OwnArena};
+use busway_shm::arena::{ArenaOptions, OwnArena};
 use busway_wire::limits::{CONTROL_BYTES_MAX, MEMBER_QUEUE_MESSAGES_MAX};
 use busway_wire::{Control, PortId, ProcessId};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -47,7 +47,7 @@ fn bytes_of(message: &Control) -> Vec<u8> {
 }
 
 fn arena() -> Arc<OwnArena> {
-    OwnArena::create(&ArenaOptions { name: "test".to_owned(), monitored: true }).unwrap()
+    OwnArena::create(&ArenaOptions { name: "test".to_owned(), bytes_max: 1 << 30, monitored: true }).unwrap()
 }
 
 #[test]
@@ -56,7 +56,9 @@ fn messages_arrive_in_order_with_their_descriptors() {
     let own = arena();
     one.send(&gone(1), Enclosed::Nothing).unwrap();
     one.send(&gone(2), Enclosed::Own(Arc::clone(&own))).unwrap();
-    assert!(matches!(receive(&other), Ok(Received::Message(message, fds)) if message == gone(1) && fds.is_empty()));
+    assert!(
+        matches!(receive(&other), Ok(Received::Message(message, fds)) if message == gone(1) && fds.is_empty())
+    );
     let Ok(Received::Message(_, fds)) = receive(&other) else { panic!("the second message") };
     let fds = MemberFds::from_received(fds).expect("three descriptors");
     let same = |one: BorrowedFd<'_>, other: BorrowedFd<'_>| {
@@ -82,7 +84,10 @@ fn a_peer_that_does_not_read_overflows_a_bounded_queue_and_gets_all_of_it_when_i
     assert!(sent >= MEMBER_QUEUE_MESSAGES_MAX as u64);
     for n in 0..sent {
         one.flush().unwrap();
-        assert!(matches!(receive(&other), Ok(Received::Message(message, _)) if message == gone(n)), "message {n}");
+        assert!(
+            matches!(receive(&other), Ok(Received::Message(message, _)) if message == gone(n)),
+            "message {n}"
+        );
     }
     assert!(one.is_empty());
 }

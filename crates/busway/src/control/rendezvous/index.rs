@@ -78,7 +78,8 @@ impl Index {
         let last = (id, MemberId(u64::MAX), PortId(u64::MAX));
         let exact = self.exact.range((Included(first), Included(last)));
         let exact = exact.filter(|(_, named)| *named == topic).map(|((_, member, port), _)| (*member, *port));
-        let patterns = self.patterns.iter().filter(|(_, pattern)| pattern.matches(topic)).map(|(key, _)| *key);
+        let patterns =
+            self.patterns.iter().filter(|(_, pattern)| pattern.matches(topic)).map(|(key, _)| *key);
         exact.chain(patterns).collect()
     }
 
@@ -158,7 +159,11 @@ mod tests {
         for count in [10, 100_000] {
             let index = filled(count);
             assert_eq!(visits(&index, &topic), 1, "among {count} publishers");
-            assert_eq!(index.subscriptions_of(&topic), [(MemberId(1), PortId(7))], "among {count} subscribers");
+            assert_eq!(
+                index.subscriptions_of(&topic),
+                [(MemberId(1), PortId(7))],
+                "among {count} subscribers"
+            );
             let absent = Topic::new("load.absent").unwrap();
             assert_eq!(visits(&index, &absent), 0, "among {count} publishers");
             assert!(index.subscriptions_of(&absent).is_empty());

@@ -13,12 +13,15 @@ const PORTS: u64 = 8;
 const TOPICS: [&str; 7] = ["a", "b", "a.b", "a.c", "a.b.c", "b.a", "abc"];
 const PATTERNS: [&str; 9] = ["a", "a.b", "b.a", "a.*", "a.>", "*.b", ">", "^a", "^a.b"];
 
+/// A publisher: its process, its port, and which registration of that port.
+type Ring = (u64, u64, u64);
+
 #[derive(Default)]
 struct Member {
     /// Port -> (topic, how often its registration has changed).
     publishers: BTreeMap<u64, (String, u64)>,
     /// Port -> (pattern, publishers that it was told of since it was registered).
-    subscribers: BTreeMap<u64, (String, BTreeSet<(u64, u64, u64)>)>,
+    subscribers: BTreeMap<u64, (String, BTreeSet<Ring>)>,
     /// Processes of which it has descriptors.
     told: BTreeSet<u64>,
 }
@@ -41,7 +44,8 @@ impl Model {
         let mut matched = Vec::new();
         for (n, member) in &self.members {
             let subscribers = member.subscribers.values();
-            let count = subscribers.filter(|(pattern, _)| Pattern::parse(pattern).unwrap().matches(&topic)).count();
+            let count =
+                subscribers.filter(|(pattern, _)| Pattern::parse(pattern).unwrap().matches(&topic)).count();
             matched.extend(std::iter::repeat_n(*n, count));
         }
         matched
@@ -111,7 +115,11 @@ impl Run {
         let pattern = PATTERNS[self.random.usize(0..PATTERNS.len())];
         self.listen(n);
         self.member(n).subscribers.insert(port, (pattern.to_owned(), BTreeSet::new()));
-        self.story.machine.handle(MemberId(n), Input::Message(subscribe(port, pattern, 0)), &mut self.story.said);
+        self.story.machine.handle(
+            MemberId(n),
+            Input::Message(subscribe(port, pattern, 0)),
+            &mut self.story.said,
+        );
     }
 
     fn unpublish(&mut self, n: u64, port: u64) {
@@ -126,7 +134,8 @@ impl Run {
         for witness in witnesses {
             let told = self.member(witness).told.remove(&n);
             let heard = self.listen(witness);
-            let gone = heard.iter().filter(|message| **message == Control::Gone { process: ProcessId(n) }).count();
+            let gone =
+                heard.iter().filter(|message| **message == Control::Gone { process: ProcessId(n) }).count();
             let expected = usize::from(told && leaving == Leaving::Ended);
             assert_eq!(gone, expected, "member {witness} hears that {n} has gone if it knew it");
         }
@@ -177,8 +186,11 @@ impl Run {
     }
 
     fn hear_ring(&mut self, n: u64, subscription: u64, process: u64, port: u64) {
-        let (topic, change) =
-            self.model.members[&process].publishers.get(&port).cloned().expect("a registered publisher is told of");
+        let (topic, change) = self.model.members[&process]
+            .publishers
+            .get(&port)
+            .cloned()
+            .expect("a registered publisher is told of");
         let (pattern, told) = self.member(n).subscribers.get_mut(&subscription).expect("it is registered");
         assert!(Pattern::parse(pattern).unwrap().matches(&Topic::new(&topic).unwrap()), "{pattern} {topic}");
         assert!(told.insert((process, port, change)), "each publisher is told of once");
@@ -190,7 +202,8 @@ impl Run {
         for (n, member) in &self.model.members {
             for (port, (pattern, told)) in &member.subscribers {
                 let parsed = Pattern::parse(pattern).unwrap();
-                let living = self.model.publishers().map(|(process, port, _, change)| (process, port, change));
+                let living =
+                    self.model.publishers().map(|(process, port, _, change)| (process, port, change));
                 let living: BTreeSet<_> = living.collect();
                 let expected: BTreeSet<_> = self
                     .model

@@ -2,7 +2,9 @@
 
 use super::{Identity, Input, Leaving, MemberId, Output, Rendezvous, SUBSCRIBERS_MAX};
 use crate::error::Code;
-use busway_wire::{Control, Generation, Pattern, Policy, PortId, ProcessId, RingIndex, RowIndex, SeatIndex, Topic};
+use busway_wire::{
+    Control, Generation, Pattern, Policy, PortId, ProcessId, RingIndex, RowIndex, SeatIndex, Topic,
+};
 
 /// A rendezvous whose members are numbered; member n is process n, and its descriptors are the number n.
 pub(super) struct Story {
@@ -248,7 +250,7 @@ fn a_repeated_registration_has_no_other_effect_than_its_answer() {
     let mut story = Story::with_members(3);
     story.publish(1, 10, "a");
     story.subscribe(2, 20, "a");
-    (story.heard(1), story.heard(2));
+    story.said.clear();
     story.publish(1, 10, "a");
     assert_eq!(story.heard(1), [published(10, &[2])]);
     assert_eq!(story.heard(2), [], "the subscriber knows it already");
@@ -339,4 +341,26 @@ fn a_hand_over_is_asked_of_the_holder_and_announced_to_everybody_else() {
     story.machine.announce(ProcessId(2), &mut story.said);
     let moving = [(Control::Moving { to: ProcessId(2) }, None)];
     assert_eq!((story.heard(0).len(), story.heard(1), story.heard(2)), (0, moving.to_vec(), moving.to_vec()));
+}
+
+#[test]
+fn after_a_take_over_counts_are_told_when_everybody_had_time_to_register() {
+    let mut story = Story::new();
+    story.machine.begin_settling();
+    (0..3).for_each(|n| story.join(n));
+    story.publish(1, 10, "a");
+    story.publish(1, 11, "b");
+    story.subscribe(2, 20, "a");
+    assert_eq!(story.heard(1), [], "nobody is counted yet");
+    let heard = story.heard(2);
+    assert!(matches!(heard[..], [(Control::RingAdded { .. }, Some(1))]), "pairs meet at once: {heard:?}");
+    story.subscribe(0, 30, "a");
+    story.say(1, Control::Unpublish { port: PortId(11) });
+    story.said.clear();
+    story.machine.settle(&mut story.said);
+    story.pull();
+    assert_eq!(story.heard(1), [published(10, &[0, 2])]);
+    assert_eq!(story.heard(2), [(Control::Subscribed { port: PortId(20), publishers: 1 }, None)]);
+    story.publish(1, 12, "c");
+    assert_eq!(story.heard(1), [published(12, &[])], "from then on answers come at once");
 }

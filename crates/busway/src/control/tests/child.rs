@@ -6,7 +6,9 @@
 use super::{Deadline, Process, patience, settings, start};
 use crate::control::Role;
 use busway_wire::ProcessId;
-use rustix::process::{Pid, Resource, Rlimit, Signal, WaitOptions, kill_process, setrlimit, waitpid};
+use rustix::process::{
+    Pid, Resource, Rlimit, Signal, WaitOptions, getrlimit, kill_process, setrlimit, waitpid,
+};
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{ChildStdin, Command, Stdio};
@@ -33,7 +35,7 @@ impl Child {
             .env(NAME, name)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
-            .stderr(Stdio::null())
+            .stderr(Stdio::inherit())
             .spawn()
             .unwrap();
         let stdout = BufReader::new(child.stdout.take().unwrap());
@@ -133,7 +135,8 @@ fn obey(member: &Process, command: &str, argument: &str) -> String {
         "descriptors" => {
             let open = std::fs::read_dir("/proc/self/fd").unwrap().count() as u64;
             let more: u64 = argument.parse().unwrap();
-            let limit = Rlimit { current: Some(open + more), maximum: Some(65_536) };
+            let maximum = getrlimit(Resource::Nofile).maximum;
+            let limit = Rlimit { current: Some(open + more), maximum };
             setrlimit(Resource::Nofile, limit).unwrap();
             open.to_string()
         }

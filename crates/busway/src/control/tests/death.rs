@@ -46,7 +46,9 @@ fn take_over_follows_take_over() {
         // The newcomer wants nothing; who takes over is between the two, so the test's member is asked to let go.
         let mut newcomer = Child::join(&directory, "next");
         next.kill();
-        until("one of the two takes over", || one.control.is_holder() || one.member_names() == ["next", "one"]);
+        until("one of the two takes over", || {
+            one.control.is_holder() || one.member_names() == ["next", "one"]
+        });
         assert_eq!(newcomer.ask("pub a"), "1", "round {round}");
         one.until_seated(subscription, round + 1);
         next = newcomer;
