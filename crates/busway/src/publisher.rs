@@ -388,6 +388,8 @@ impl Publisher {
     /// The ledger: what became of every message, for every subscriber there ever was.
     #[must_use]
     pub fn account(&self) -> Account {
+        // Rows that closed and processes that died since the control thread looked are settled now.
+        self.writer.shared().reap(None);
         crate::inspect::account_of(self.writer.shared())
     }
 

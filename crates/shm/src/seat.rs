@@ -21,6 +21,7 @@ use crate::heap::Table;
 use crate::layout::{CAUSES, PAGE, ROWS_AT, RingEntry, RowEntry, SeatEntry, key, state, unkey};
 use crate::life::Life;
 use crate::recycle::Remains;
+use crate::row::RowAccount;
 use crate::slot::Slot;
 use crate::sync::{AtomicU64, Ordering};
 use crate::view::Mapped;
@@ -93,6 +94,33 @@ impl Seat {
         Progress::Passed(cursor.clamp(self.from, head.max(self.from)))
     }
 
+    /// What became of the messages since the row's account began. It closes by itself: what was delivered is what the
+    /// cursor passed, less what was counted as lost. What a closed row had not passed is lost with it.
+    pub fn ledger(&self, head: u64) -> RowAccount {
+        let row = &self.row;
+        let (generation, at) = unkey(row.key.load(Ordering::Acquire)); // pairs with Release in `row`
+        if generation != self.row_key.generation || at == state::FREE {
+            return RowAccount::default();
+        }
+        let head = head.max(self.from);
+        if at == state::STARTING {
+            return RowAccount { in_flight: head - self.from, ..RowAccount::default() };
+        }
+        let cursor = row.cursor.load(Ordering::Acquire).clamp(self.from, head);
+        let first = row.first.load(Ordering::Relaxed).clamp(self.from, cursor);
+        let mut delivered = cursor - first;
+        let mut dropped: [u64; CAUSES] = std::array::from_fn(|cause| {
+            let lost = row.dropped[cause].load(Ordering::Relaxed).min(delivered);
+            delivered -= lost;
+            lost
+        });
+        let mut in_flight = head - cursor;
+        if at == state::CLOSED {
+            dropped[Cause::SubscriberLeft as usize] += std::mem::take(&mut in_flight);
+        }
+        RowAccount { delivered, dropped, in_flight, held: row.held.load(Ordering::Relaxed) }
+    }
+
     /// Whether the row's process takes part in the bus: only then may the row gate.
     pub fn alive(&self) -> bool {
         !matches!(self.peer.life(), Life::Dead | Life::Closed)
@@ -125,6 +153,21 @@ pub struct Reaped {
     pub left: u32,
     /// Rows whose process died.
     pub died: u32,
+}
+
+/// What became of a ring's messages, row by row.
+#[derive(Clone, Debug)]
+pub struct Ledgers {
+    /// Sequence of the last message.
+    pub head: u64,
+    /// Rows that have a seat.
+    pub present: Vec<RowAccount>,
+    /// Rows that are gone.
+    pub past_rows: u64,
+    /// Delivered to them.
+    pub past_delivered: u64,
+    /// Lost by them, by cause.
+    pub past_dropped: [u64; CAUSES],
 }
 
 impl RingShared {
@@ -315,29 +358,31 @@ impl RingShared {
 
     /// Adds a row that is gone to the ring's past, so that the account stays closed.
     fn fold(&self, seat: &Seat, died: bool) {
-        let row = &seat.row;
-        let (generation, at) = unkey(row.key.load(Ordering::Acquire));
-        if generation == seat.row_key.generation && at != state::STARTING && at != state::FREE {
-            let head = self.head();
-            let first = row.first.load(Ordering::Relaxed).clamp(seat.from, head.max(seat.from));
-            let cursor = row.cursor.load(Ordering::Acquire).clamp(first, head.max(first));
-            let mut passed = cursor - first;
-            for (sum, dropped) in self.entry.past_dropped.iter().zip(&row.dropped) {
-                let lost = dropped.load(Ordering::Relaxed).min(passed);
-                passed -= lost;
-                sum.fetch_add(lost, Ordering::Relaxed);
-            }
-            self.entry.past_delivered.fetch_add(passed, Ordering::Relaxed);
-            let cause = if died { Cause::SubscriberDied } else { Cause::SubscriberLeft };
-            if let Some(sum) = self.entry.past_dropped.get(cause as usize) {
-                sum.fetch_add(head.saturating_sub(cursor), Ordering::Relaxed);
-            }
-            self.entry.past_rows.fetch_add(1, Ordering::Relaxed);
+        let mut ledger = seat.ledger(self.head());
+        let unread = if died { Cause::SubscriberDied } else { Cause::SubscriberLeft };
+        ledger.dropped[unread as usize] += std::mem::take(&mut ledger.in_flight);
+        self.entry.past_delivered.fetch_add(ledger.delivered, Ordering::Relaxed);
+        for (sum, lost) in self.entry.past_dropped.iter().zip(ledger.dropped) {
+            sum.fetch_add(lost, Ordering::Relaxed);
         }
+        self.entry.past_rows.fetch_add(1, Ordering::Relaxed);
         if let Some(entry) = self.entry_of(seat) {
             let (generation, _) = unkey(entry.key.load(Ordering::Relaxed));
             entry.key.store(key(generation, state::FREE), Ordering::Release);
             self.own.give_entry(Table::Seat, seat.index);
+        }
+    }
+
+    /// The ledgers of all rows that there ever were: those that are there, and the sums of those that are gone.
+    pub fn ledgers(&self) -> Ledgers {
+        let seats = self.lock();
+        let head = self.head();
+        Ledgers {
+            head,
+            present: seats.iter().map(|seat| seat.ledger(head)).collect(),
+            past_rows: self.entry.past_rows.load(Ordering::Relaxed),
+            past_delivered: self.entry.past_delivered.load(Ordering::Relaxed),
+            past_dropped: std::array::from_fn(|cause| self.entry.past_dropped[cause].load(Ordering::Relaxed)),
         }
     }
 
@@ -367,10 +412,5 @@ impl RingShared {
             self.own.give_pages(at & !63, bytes);
         }
         self.own.give_entry(Table::Ring, self.key.index);
-    }
-
-    /// Lost by rows that are gone, by cause.
-    pub fn past_dropped(&self) -> [u64; CAUSES] {
-        std::array::from_fn(|cause| self.entry.past_dropped[cause].load(Ordering::Relaxed))
     }
 }
