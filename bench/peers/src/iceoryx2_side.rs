@@ -114,10 +114,10 @@ impl Medium for Iceoryx2 {
 
 impl Sender for IceoryxSender {
     fn settle(&mut self, receivers: usize) -> Result<(), Failure> {
-        let deadline_ns = now_ns() + 20_000_000_000;
+        let deadline_ns = now_ns() + 240_000_000_000;
         while self.service.dynamic_config().number_of_subscribers() < receivers {
             if now_ns() > deadline_ns {
-                return Err("the subscribers did not attach in 20 s".into());
+                return Err("the subscribers did not attach in 240 s".into());
             }
             pause(Duration::from_millis(1));
         }

@@ -99,19 +99,21 @@ pub fn partner(scene: &Scene<'_>) -> Result<Outcome, Failure> {
 }
 
 fn take(subscriber: &Subscriber, stage: &Stage, taken: &mut u64) -> Result<(), Failure> {
-    let Some(sample) = subscriber.try_recv()? else { return Ok(()) };
-    let (first, last) = (sample[0], sample[sample.len() - 1]);
-    let now = now_ns();
-    *taken += 1;
-    let expected = taken.to_le_bytes()[0];
-    if (first, last) != (expected, expected) {
-        return Err(format!("message {taken} begins with {first} and ends with {last}").into());
-    }
-    if *taken <= 2 * WARM {
-        core::hint::black_box(sample.iter().fold(0_u64, |sum, byte| sum + u64::from(*byte)));
-    }
-    // Released before the sender goes on: each message finds the same chunks free.
-    drop(sample);
+    let now = {
+        // Released before the sender goes on: each message finds the same chunks free.
+        let Some(sample) = subscriber.try_recv()? else { return Ok(()) };
+        let (first, last) = (sample[0], sample[sample.len() - 1]);
+        let now = now_ns();
+        *taken += 1;
+        let expected = taken.to_le_bytes()[0];
+        if (first, last) != (expected, expected) {
+            return Err(format!("message {taken} begins with {first} and ends with {last}").into());
+        }
+        if *taken <= 2 * WARM {
+            core::hint::black_box(sample.iter().fold(0_u64, |sum, byte| sum + u64::from(*byte)));
+        }
+        now
+    };
     stage.board.taken.words[2].store(now, Ordering::Release);
     stage.board.taken.words[0].store(*taken, Ordering::Release); // pairs with Acquire in `once`
     Ok(())

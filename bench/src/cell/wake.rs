@@ -41,7 +41,7 @@ pub fn conduct_one<M: Medium>(scene: &Scene<'_>) -> Result<Outcome, Failure> {
 /// The first side with many sleepers: wakes all, waits until all have been up and sleep again.
 ///
 /// # Errors
-/// The medium fails, or a sleeper is not woken within 60 s.
+/// The medium fails, or a sleeper is not woken within 240 s.
 pub fn conduct_all<M: Medium>(scene: &Scene<'_>) -> Result<Outcome, Failure> {
     let receivers = scene.plan.receivers as u64;
     let medium = M::open(scene)?;

@@ -89,7 +89,15 @@ fn run_cell(plan: &Plan, settings: &Settings) -> Result<Outcome, Failure> {
         .args(["cell", &plan.argument()?])
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
         .spawn()?;
+    // Read beside the wait: a rival may write more than a pipe holds, and then nobody would go on.
+    let stderr = child.stderr.take();
+    let complaints = std::thread::spawn(move || {
+        let mut text = String::new();
+        stderr.map(|mut stderr| stderr.read_to_string(&mut text));
+        text
+    });
     let deadline_ns = now_ns() + CELL_NS_MAX;
     // An outcome is some kilobytes, less than a pipe holds, so nobody blocks before the end.
     let status = loop {
@@ -107,8 +115,12 @@ fn run_cell(plan: &Plan, settings: &Settings) -> Result<Outcome, Failure> {
     if let Some(mut stdout) = child.stdout.take() {
         stdout.read_to_string(&mut text)?;
     }
+    let complaints = complaints.join().unwrap_or_default();
+    eprint!("{complaints}");
     if !status.success() {
-        return Err(format!("it ended with {status}").into());
+        // The first line is the cause; later ones are partners that lost their conductor.
+        let cause = complaints.lines().next().unwrap_or_default();
+        return Err(format!("it ended with {status}: {cause}").into());
     }
     Ok(serde_json::from_str(&text)?)
 }
