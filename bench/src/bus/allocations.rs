@@ -25,16 +25,16 @@ const WARM: u64 = 50_000;
 /// The bus fails.
 pub fn conduct(scene: &Scene<'_>) -> Result<Outcome, Failure> {
     let bus = join(scene)?;
-    let publisher = bus.publisher("bench.allocations").max_wait(PATIENCE).open()?;
+    let mut publisher = bus.publisher("bench.allocations").max_wait(PATIENCE).open()?;
     let partners = Partners::start(scene, 1)?;
     scene.stage.wait_ready(1)?;
     publisher.wait_for_subscribers(1, PATIENCE)?;
     scene.stage.start();
     let mut own = outcome();
     for (name, size) in PAYLOADS {
-        send(&publisher, size, WARM)?;
+        send(&mut publisher, size, WARM)?;
         let (thread, process) = (thread_allocations(), process_allocations());
-        send(&publisher, size, scene.plan.messages)?;
+        send(&mut publisher, size, scene.plan.messages)?;
         let (thread, process) = (thread_allocations() - thread, process_allocations() - process);
         own = own.with(&format!("sender_allocations_{name}"), thread as f64 / scene.plan.messages as f64);
         let before = own.values.get("sender_process_allocations").copied().unwrap_or(0.0);
@@ -43,7 +43,7 @@ pub fn conduct(scene: &Scene<'_>) -> Result<Outcome, Failure> {
     Ok(merge(own, partners.finish()?))
 }
 
-fn send(publisher: &Publisher, size: usize, count: u64) -> Result<(), Failure> {
+fn send(publisher: &mut Publisher, size: usize, count: u64) -> Result<(), Failure> {
     let payload = [7; 1024];
     for _ in 0..count {
         publisher.send(&payload[..size])?;
@@ -57,13 +57,13 @@ fn send(publisher: &Publisher, size: usize, count: u64) -> Result<(), Failure> {
 /// The bus fails.
 pub fn partner(scene: &Scene<'_>) -> Result<Outcome, Failure> {
     let bus = join(scene)?;
-    let subscriber = bus.subscriber("bench.allocations").policy(Policy::Block).open()?;
+    let mut subscriber = bus.subscriber("bench.allocations").policy(Policy::Block).open()?;
     scene.stage.ready_and_wait()?;
     let mut own = outcome();
     for (name, size) in PAYLOADS {
-        take(&subscriber, size, WARM)?;
+        take(&mut subscriber, size, WARM)?;
         let (thread, process) = (thread_allocations(), process_allocations());
-        take(&subscriber, size, scene.plan.messages)?;
+        take(&mut subscriber, size, scene.plan.messages)?;
         let (thread, process) = (thread_allocations() - thread, process_allocations() - process);
         own = own.with(&format!("receiver_allocations_{name}"), thread as f64 / scene.plan.messages as f64);
         let before = own.values.get("receiver_process_allocations").copied().unwrap_or(0.0);
@@ -72,7 +72,7 @@ pub fn partner(scene: &Scene<'_>) -> Result<Outcome, Failure> {
     Ok(own)
 }
 
-fn take(subscriber: &Subscriber, size: usize, count: u64) -> Result<(), Failure> {
+fn take(subscriber: &mut Subscriber, size: usize, count: u64) -> Result<(), Failure> {
     let mut patience = Patience::new();
     let mut taken = 0;
     while taken < count {

@@ -26,12 +26,12 @@ pub fn conduct(scene: &Scene<'_>) -> Result<Outcome, Failure> {
     let mut recorder = Recorder::new();
     for kill in 1..=scene.plan.messages {
         // A publisher of its own each time: the death of the last subscriber leaves no trace in it.
-        let publisher = bus.publisher("bench.death").slots_max(64).max_wait(PATIENCE).open()?;
+        let mut publisher = bus.publisher("bench.death").slots_max(64).max_wait(PATIENCE).open()?;
         let mut partners = Partners::none();
         partners.add(scene, 0)?;
         scene.stage.wait_for("subscribers ready", kill, &scene.stage.board.ready.words[0])?;
         publisher.wait_for_subscribers(1, PATIENCE)?;
-        fill(&publisher)?;
+        fill(&mut publisher)?;
         let killed_ns = Word::new(0);
         let freed_ns = std::thread::scope(|scope| -> Result<u64, Failure> {
             let killer = scope.spawn(|| {
@@ -53,7 +53,7 @@ pub fn conduct(scene: &Scene<'_>) -> Result<Outcome, Failure> {
 }
 
 /// Sends until the ring is full.
-fn fill(publisher: &Publisher) -> Result<(), Failure> {
+fn fill(publisher: &mut Publisher) -> Result<(), Failure> {
     loop {
         match publisher.try_send(&[7; 64]) {
             Ok(_) => {}

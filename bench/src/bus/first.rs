@@ -21,20 +21,20 @@ use std::time::Duration;
 /// The bus fails, or a new process says nothing.
 pub fn conduct(scene: &Scene<'_>) -> Result<Outcome, Failure> {
     let bus = join(scene)?;
-    let subscriber = bus.subscriber("bench.first.up").open()?;
-    let publisher = bus.publisher("bench.first.down").open()?;
+    let mut subscriber = bus.subscriber("bench.first.up").open()?;
+    let mut publisher = bus.publisher("bench.first.down").open()?;
     let (mut up, mut down) = (Recorder::new(), Recorder::new());
     for number in 1..=scene.plan.messages {
         let start_ns = now_ns();
         let partners = Partners::start(scene, 1)?;
-        up.record(receive(&subscriber)?.saturating_sub(start_ns));
+        up.record(receive(&mut subscriber)?.saturating_sub(start_ns));
         partners.finish()?;
 
         // The second word tells the new process which part it plays.
         scene.stage.board.go.words[1].store(1, Ordering::Release);
         let start_ns = now_ns();
         let partners = Partners::start(scene, 1)?;
-        down.record(publish(&publisher, scene.stage, number)?.saturating_sub(start_ns));
+        down.record(publish(&mut publisher, scene.stage, number)?.saturating_sub(start_ns));
         partners.finish()?;
         scene.stage.board.go.words[1].store(0, Ordering::Release);
     }
@@ -47,14 +47,14 @@ pub fn conduct(scene: &Scene<'_>) -> Result<Outcome, Failure> {
 }
 
 /// Sleeps for the first message, and says when it was in hand.
-fn receive(subscriber: &Subscriber) -> Result<u64, Failure> {
+fn receive(subscriber: &mut Subscriber) -> Result<u64, Failure> {
     let sample = subscriber.recv_timeout(PATIENCE)?.ok_or("the new process sent nothing")?;
     core::hint::black_box(sample[0]);
     Ok(now_ns())
 }
 
 /// Sends as soon as the new subscriber is attached, and returns when it had the message in hand.
-fn publish(publisher: &Publisher, stage: &Stage, number: u64) -> Result<u64, Failure> {
+fn publish(publisher: &mut Publisher, stage: &Stage, number: u64) -> Result<u64, Failure> {
     publisher.wait_for_subscribers(1, PATIENCE)?;
     publisher.try_send(b"first")?;
     stage.wait_for("first messages", number, &stage.board.taken.words[0])?;
@@ -68,13 +68,13 @@ fn publish(publisher: &Publisher, stage: &Stage, number: u64) -> Result<u64, Fai
 pub fn partner(scene: &Scene<'_>) -> Result<Outcome, Failure> {
     let bus = join(scene)?;
     if scene.stage.board.go.words[1].load(Ordering::Acquire) == 1 {
-        let subscriber = bus.subscriber("bench.first.down").open()?;
-        let at_ns = receive(&subscriber)?;
+        let mut subscriber = bus.subscriber("bench.first.down").open()?;
+        let at_ns = receive(&mut subscriber)?;
         scene.stage.board.taken.words[2].store(at_ns, Ordering::Release);
         scene.stage.board.taken.words[0].fetch_add(1, Ordering::AcqRel);
         return Ok(outcome());
     }
-    let publisher = bus.publisher("bench.first.up").open()?;
+    let mut publisher = bus.publisher("bench.first.up").open()?;
     publisher.wait_for_subscribers(1, PATIENCE)?;
     publisher.try_send(b"first")?;
     // The message stays readable after this process: nothing to wait for but a moment for the reader.

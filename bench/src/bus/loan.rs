@@ -35,7 +35,7 @@ enum Fill {
 pub fn conduct(scene: &Scene<'_>) -> Result<Outcome, Failure> {
     let bus = join(scene)?;
     // Four slots: a ring of the usual depth would hold gigabytes of 64 MiB messages.
-    let publisher = bus.publisher("bench.loan").slots_max(4).bytes_max(6 * LARGE as u64).open()?;
+    let mut publisher = bus.publisher("bench.loan").slots_max(4).bytes_max(6 * LARGE as u64).open()?;
     let partners = Partners::start(scene, 1)?;
     scene.stage.wait_ready(1)?;
     publisher.wait_for_subscribers(1, crate::bus::PATIENCE)?;
@@ -45,16 +45,16 @@ pub fn conduct(scene: &Scene<'_>) -> Result<Outcome, Failure> {
     for _ in 0..WARM {
         for size in [SMALL, LARGE] {
             sent += 1;
-            once(&publisher, scene.stage, size, Fill::Whole, sent)?;
+            once(&mut publisher, scene.stage, size, Fill::Whole, sent)?;
         }
     }
     for (fill, name) in [(Fill::Whole, "whole"), (Fill::Edges, "edges")] {
         let (mut small, mut large) = (Vec::new(), Vec::new());
         for _ in 0..scene.plan.messages {
             sent += 1;
-            small.push(once(&publisher, scene.stage, SMALL, fill, sent)?);
+            small.push(once(&mut publisher, scene.stage, SMALL, fill, sent)?);
             sent += 1;
-            large.push(once(&publisher, scene.stage, LARGE, fill, sent)?);
+            large.push(once(&mut publisher, scene.stage, LARGE, fill, sent)?);
         }
         own = own
             .with(&format!("{name}_4kib_ns"), median(&small))
@@ -64,7 +64,13 @@ pub fn conduct(scene: &Scene<'_>) -> Result<Outcome, Failure> {
     Ok(merge(own, partners.finish()?))
 }
 
-fn once(publisher: &Publisher, stage: &Stage, size: usize, fill: Fill, number: u64) -> Result<f64, Failure> {
+fn once(
+    publisher: &mut Publisher,
+    stage: &Stage,
+    size: usize,
+    fill: Fill,
+    number: u64,
+) -> Result<f64, Failure> {
     let mut loan = publisher.loan(size)?;
     let byte = number.to_le_bytes()[0];
     if fill == Fill::Whole {
@@ -89,16 +95,16 @@ fn once(publisher: &Publisher, stage: &Stage, size: usize, fill: Fill, number: u
 /// The bus fails, or a byte is not what was written.
 pub fn partner(scene: &Scene<'_>) -> Result<Outcome, Failure> {
     let bus = join(scene)?;
-    let subscriber = bus.subscriber("bench.loan").policy(Policy::Block).open()?;
+    let mut subscriber = bus.subscriber("bench.loan").policy(Policy::Block).open()?;
     scene.stage.ready_and_wait()?;
     let mut taken = 0_u64;
     while !scene.stage.stopped() {
-        take(&subscriber, scene.stage, &mut taken)?;
+        take(&mut subscriber, scene.stage, &mut taken)?;
     }
     Ok(outcome())
 }
 
-fn take(subscriber: &Subscriber, stage: &Stage, taken: &mut u64) -> Result<(), Failure> {
+fn take(subscriber: &mut Subscriber, stage: &Stage, taken: &mut u64) -> Result<(), Failure> {
     let now = {
         // Released before the sender goes on: each message finds the same chunks free.
         let Some(sample) = subscriber.try_recv()? else { return Ok(()) };
