@@ -1,3 +1,34 @@
-//! The bytes of Busway: header, names, ids, control bodies.
+//! The bytes of Busway: header, names, ids, control bodies and the limits of the system.
+//!
+//! This crate knows what a thing looks like and whether it is well-formed. It decides nothing, holds no socket,
+//! clock, thread or mapping, and needs no operating system: it is `no_std` with an allocator, without `unsafe`.
+//! FORMAT.md describes the same bytes for people; `tests/format.rs` compares the two.
+//!
+//! Invariant: no input can make a decoder panic, or allocate more than a constant times the size of that input.
 #![no_std]
 #![forbid(unsafe_code)]
+
+extern crate alloc;
+
+mod cause;
+mod control;
+mod error;
+mod extension;
+mod header;
+mod ids;
+pub mod limits;
+mod name;
+mod pattern;
+mod policy;
+mod topic;
+
+pub use cause::Cause;
+pub use control::{Control, ControlKind, decode, encode};
+pub use error::{DecodeError, EncodeError};
+pub use extension::{Extension, ExtensionKind, Extensions};
+pub use header::{Codec, Flags, HEADER_SIZE, Header, Kind, Seed, VERSION};
+pub use ids::{Generation, PortId, ProcessId, RingIndex, RowIndex, SeatIndex, TopicId};
+pub use name::{NameError, NameFault, check_domain_name, check_process_name, process_name};
+pub use pattern::{Pattern, Prefix, Tokens};
+pub use policy::{Policy, PolicyError};
+pub use topic::Topic;

@@ -1,0 +1,216 @@
+//! When a chunk may be used again.
+//!
+//! A chunk that left the ring goes to the retired list. One fence then serves a whole batch: after it, every hold
+//! word of every seat is looked at, two seats a publish, and what nobody holds is free. What is held waits for the
+//! next batch. This is the publisher's half of the hold protocol; the subscriber's half is in `row`.
+//!
+//! Invariant (loom: `a_held_chunk_is_never_recycled`): a slot is overwritten, then its chunk is retired, then the
+//! fence, then the scan. A subscriber stores its hold, fences, and looks at the slot again. Whichever fence comes
+//! second sees what the other side stored before its own, so either the scan sees the hold or the subscriber sees
+//! that the slot has changed.
+
+use crate::arena::OwnArena;
+use crate::seat::{RingShared, Seat};
+use crate::slot::ChunkRef;
+use crate::sync::{Ordering, fence};
+
+/// A batch is begun when this many chunks are retired.
+const BATCH: usize = 256;
+/// ... or when the retired chunks are this many bytes: a fence and a scan are small beside copying a megabyte.
+const BATCH_BYTES: u64 = 1 << 20;
+/// Seats looked at in one publish.
+const SEATS_A_STEP: usize = 2;
+/// Chunks of one size that a publisher keeps for itself before it gives some back.
+const STORE_MAX: usize = 512;
+/// Chunks fetched at a time, in count and in bytes.
+const FETCH: usize = 16;
+const FETCH_BYTES: u64 = 256 << 10;
+
+/// A chunk and its size.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(crate) struct Sized {
+    pub(crate) chunk: ChunkRef,
+    pub(crate) class: u64,
+}
+
+/// Chunks of one size that a publisher has at hand.
+#[derive(Debug)]
+struct Store {
+    class: u64,
+    free: Vec<ChunkRef>,
+}
+
+/// A publisher's chunks outside its ring.
+#[derive(Debug, Default)]
+pub(crate) struct Recycler {
+    stores: Vec<Store>,
+    retired: Vec<Sized>,
+    retired_bytes: u64,
+    batch: Vec<Sized>,
+    held: Vec<bool>,
+    next_seat: usize,
+    version: u64,
+}
+
+/// What a publisher leaves behind: chunks that rows may still read, and those that nobody can.
+#[derive(Debug, Default)]
+pub(crate) struct Remains {
+    pub(crate) chunks: Vec<Sized>,
+}
+
+impl Remains {
+    /// Gives everything back. The last row has closed, so nobody reads any of it.
+    pub(crate) fn give_back(mut self, own: &OwnArena) {
+        self.chunks.sort_by_key(|sized| sized.class);
+        for run in self.chunks.chunk_by(|a, b| a.class == b.class) {
+            let mut chunks: Vec<ChunkRef> = run.iter().map(|sized| sized.chunk).collect();
+            own.give_chunks(run[0].class, &mut chunks);
+        }
+    }
+}
+
+impl Recycler {
+    /// A free chunk of `class` bytes, if one is at hand.
+    #[inline]
+    pub(crate) fn take(&mut self, class: u64) -> Option<ChunkRef> {
+        self.stores.iter_mut().find(|store| store.class == class)?.free.pop()
+    }
+
+    /// Fetches chunks of `class` bytes from the process's heap.
+    pub(crate) fn fetch(&mut self, own: &OwnArena, class: u64) -> Result<(), crate::error::ShmError> {
+        let count = ((FETCH_BYTES / class) as usize).clamp(1, FETCH);
+        let store = self.store(class);
+        own.take_chunks(class, count, &mut store.free)
+    }
+
+    fn store(&mut self, class: u64) -> &mut Store {
+        let at = self.stores.iter().position(|store| store.class == class).unwrap_or_else(|| {
+            self.stores.push(Store { class, free: Vec::with_capacity(STORE_MAX) });
+            self.stores.len() - 1
+        });
+        &mut self.stores[at]
+    }
+
+    /// Puts back a chunk that no slot ever named.
+    pub(crate) fn put_back(&mut self, sized: Sized) {
+        self.store(sized.class).free.push(sized.chunk);
+    }
+
+    /// Takes a chunk whose slot has been overwritten.
+    #[inline]
+    pub(crate) fn retire(&mut self, sized: Sized) {
+        self.retired.push(sized);
+        self.retired_bytes += sized.class;
+    }
+
+    /// Whether a step has anything to do.
+    #[inline]
+    pub(crate) fn busy(&self) -> bool {
+        !self.batch.is_empty() || self.retired.len() >= BATCH || self.retired_bytes >= BATCH_BYTES
+    }
+
+    /// Looks at the next two seats, or begins a batch. `seats` is the publisher's copy, at `version`.
+    pub(crate) fn step(&mut self, shared: &RingShared, seats: &[Seat], version: u64) {
+        if self.batch.is_empty() {
+            self.begin();
+        }
+        // The list must be the one that was current after the fence: the caller refreshed it.
+        if version != self.version {
+            self.version = version;
+            self.next_seat = 0;
+        }
+        let end = (self.next_seat + SEATS_A_STEP).min(seats.len());
+        for seat in &seats[self.next_seat..end] {
+            self.look(seat);
+        }
+        self.next_seat = end;
+        if let Some(next) = seats.get(end) {
+            let _ = next.row.key.load(Ordering::Relaxed); // brings the line in before it is needed
+        }
+        if end == seats.len() && version == shared.version() {
+            self.finish(shared.own());
+        }
+    }
+
+    /// Begins a batch, if there is anything to look at: the fence of the file head.
+    pub(crate) fn begin(&mut self) {
+        if self.batch.is_empty() && !self.retired.is_empty() {
+            std::mem::swap(&mut self.batch, &mut self.retired);
+            self.retired_bytes = 0;
+            self.batch.sort_unstable();
+            self.held.clear();
+            self.held.resize(self.batch.len(), false);
+            self.next_seat = 0;
+            fence(Ordering::SeqCst); // pairs with the fence in `row::hold`
+        }
+    }
+
+    /// Whether a batch waits to be looked at, or could be begun.
+    pub(crate) fn pending(&self) -> bool {
+        !self.batch.is_empty() || !self.retired.is_empty()
+    }
+
+    /// Whether a batch has been begun.
+    pub(crate) fn begun(&self) -> bool {
+        !self.batch.is_empty()
+    }
+
+    fn look(&mut self, seat: &Seat) {
+        if seat.dead() {
+            return;
+        }
+        for word in seat.holds.iter() {
+            let word = word.load(Ordering::Acquire); // pairs with Release in `row`
+            if word == 0 {
+                continue;
+            }
+            let Some(chunk) = ChunkRef::from_hold_word(word) else { continue };
+            if let Ok(at) = self.batch.binary_search_by_key(&chunk, |sized| sized.chunk) {
+                self.held[at] = true;
+            }
+        }
+    }
+
+    fn finish(&mut self, own: &OwnArena) {
+        let mut batch = std::mem::take(&mut self.batch);
+        let held = std::mem::take(&mut self.held);
+        for (sized, held) in batch.drain(..).zip(&held) {
+            if *held {
+                self.retire(sized);
+            } else {
+                self.free(own, sized);
+            }
+        }
+        // Both keep their memory for the next batch: nothing is allocated in the steady state.
+        self.batch = batch;
+        self.held = held;
+        self.next_seat = 0;
+    }
+
+    fn free(&mut self, own: &OwnArena, sized: Sized) {
+        let bulk = sized.class >= crate::heap::BULK_BYTES;
+        let store = self.store(sized.class);
+        store.free.push(sized.chunk);
+        let most = if bulk { 2 } else { STORE_MAX };
+        if store.free.len() > most {
+            let mut surplus = store.free.split_off(most / 2);
+            own.give_chunks(sized.class, &mut surplus);
+        }
+    }
+
+    /// Chunks that are free here, and chunks that are retired.
+    pub(crate) fn census(&self) -> (u64, u64) {
+        let free = self.stores.iter().map(|store| store.free.len() as u64).sum();
+        (free, (self.retired.len() + self.batch.len()) as u64)
+    }
+
+    /// Gives back what is free, and hands over what rows may still read.
+    pub(crate) fn close(mut self, own: &OwnArena) -> Remains {
+        for store in &mut self.stores {
+            own.give_chunks(store.class, &mut store.free);
+        }
+        let mut chunks = self.retired;
+        chunks.append(&mut self.batch);
+        Remains { chunks }
+    }
+}

@@ -1,0 +1,476 @@
+//! The publisher's side of a ring: one thread that publishes, never waiting for more than it agreed to.
+//!
+//! A ring is a run of slots. The message `s` takes slot `s mod slots`, which gives up the message `s - slots`. Before
+//! that, every row that may gate must have passed the older message; rows that may not are told of their loss by
+//! their own cursor. A ring starts small and grows in stages; a reader that finds nothing where it waits looks whether
+//! there is a newer stage. Nothing is overwritten by growing.
+//!
+//! It does not ring bells and does not find its subscribers: `busway` does.
+//!
+//! Invariants: (R1) only this thread writes the slots and the head. (R2) `limit` is at most half a ring beyond the
+//! head at the last fenced look, so that a row which fenced after it was seated is seen before anything is taken from it.
+//! (R3) a chunk is in one place: ring, retired list, a store, a loan, or the heap.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use busway_wire::PortId;
+use busway_wire::Topic;
+
+use crate::arena::{OwnArena, store_text};
+use crate::clock::{self, Deadline};
+use crate::error::ShmError;
+use crate::heap::{CHUNK_BYTES_MAX, Table, class_bytes};
+use crate::layout::{PAGE, RINGS_AT, RingEntry, key, state, unkey};
+use crate::recycle::{Recycler, Sized};
+use crate::seat::{EntryKey, RingShared, Seat};
+use crate::slot::{ChunkRef, InlineMeta, Slot};
+use crate::sync::Ordering;
+use crate::view::{Loaned, Mapped};
+
+mod room;
+
+/// What a ring is allowed.
+#[derive(Clone, Debug)]
+pub struct RingOptions {
+    /// Slots at most; a power of two.
+    pub slots_max: u32,
+    /// Payload bytes in chunks at most.
+    pub bytes_max: u64,
+    /// Messages kept for late joiners; the ring never has fewer slots.
+    pub history: u32,
+    /// How long one row may make us wait before it is stalled. Zero: never wait.
+    pub max_wait_ns: u64,
+    /// Whether rows may gate at all.
+    pub gating: bool,
+}
+
+/// Slots of the first stage: one page.
+pub const SLOTS_FIRST: u32 = 32;
+/// Most slots of a ring.
+pub const SLOTS_MAX: u32 = 1 << 20;
+
+/// How long a caller is ready to wait.
+#[derive(Clone, Copy, Debug)]
+pub enum Patience {
+    /// Not at all.
+    None,
+    /// Until the deadline, and no row longer than the ring's `max_wait`.
+    Until(Deadline),
+}
+
+/// What happened to a message that was sent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Sent {
+    /// Its sequence in the ring, from 1.
+    pub sequence: u64,
+    /// Nanoseconds that were spent waiting for rows.
+    pub waited_ns: u64,
+    /// Rows that were past their deadline and gate no more until they have caught up.
+    pub stalled: u32,
+    /// Rows that were evicted.
+    pub evicted: u32,
+}
+
+/// Why a message was not sent.
+#[derive(Debug)]
+pub enum Refusal {
+    /// These rows would have lost a message, and ask that the publisher fails or waits.
+    Full(Vec<RowName>),
+    /// The caller's own deadline came first; these rows were waited for.
+    Timeout(Vec<RowName>),
+    /// The memory that it takes cannot be had.
+    Memory(ShmError),
+}
+
+/// Whom a publisher waits for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RowName {
+    /// The subscriber's process id.
+    pub pid: u32,
+    /// The subscriber's process name.
+    pub name: String,
+    /// Messages it has not passed.
+    pub behind: u64,
+}
+
+#[derive(Debug)]
+struct Stage {
+    slots: Mapped<[Slot]>,
+    mask: u64,
+    first: u64,
+}
+
+/// A chunk to be filled and then sent. Dropped unsent, it must be handed back with [`RingWriter::put_back`].
+#[derive(Debug)]
+pub struct Loan {
+    sized: Sized,
+    memory: Loaned,
+}
+
+impl Loan {
+    /// The whole chunk, header first.
+    pub fn bytes_mut(&mut self) -> &mut [u8] {
+        self.memory.as_mut_slice()
+    }
+
+    /// The whole chunk.
+    pub fn bytes(&self) -> &[u8] {
+        self.memory.as_slice()
+    }
+}
+
+/// The publishing end of a ring.
+#[derive(Debug)]
+pub struct RingWriter {
+    shared: Arc<RingShared>,
+    options: RingOptions,
+    stage: Stage,
+    older: Vec<Stage>,
+    /// Below this the present stage displaces messages of an older one.
+    first_turn: u64,
+    head: u64,
+    /// Highest sequence that may be published without another look (R2).
+    limit: u64,
+    /// Everything below was passed by all gating rows at the last look.
+    gate: u64,
+    places: Vec<Seat>,
+    /// Beside each place: since when it has blocked us, or 0.
+    blocked: Vec<u64>,
+    seen: u64,
+    chunks: VecDeque<(u64, Sized)>,
+    chunk_bytes: u64,
+    recycler: Recycler,
+    sent: Sent,
+}
+
+impl RingWriter {
+    /// Makes a ring in our arena.
+    ///
+    /// # Errors
+    /// The table of rings is full, or memory cannot be had.
+    pub fn create(
+        own: &Arc<OwnArena>,
+        topic: &Topic,
+        port: PortId,
+        options: RingOptions,
+    ) -> Result<(Self, Arc<RingShared>), ShmError> {
+        let index = own.take_entry(Table::Ring)?;
+        let entry: Mapped<RingEntry> =
+            own.tables().at(RINGS_AT + u64::from(index) * size_of::<RingEntry>() as u64)?;
+        let (generation, _) = unkey(entry.key.load(Ordering::Relaxed));
+        let ring = EntryKey { index, generation: generation.wrapping_add(1) };
+        let slots = (options.history + 1).next_power_of_two().clamp(SLOTS_FIRST, SLOTS_MAX);
+        let stage = match new_stage(own, &entry, 0, slots, 1) {
+            Ok(stage) => stage,
+            Err(error) => {
+                own.give_entry(Table::Ring, index);
+                return Err(error);
+            }
+        };
+        let head = own.tables().at(crate::layout::HEADS_AT + u64::from(index) * 8)?;
+        fill_entry(&entry, topic, port, &options, ring);
+        let shared = Arc::new(RingShared::new(own.clone(), ring, entry, head, options.gating));
+        shared.head_word().store(0, Ordering::Release);
+        let limit = u64::from(slots) / 2;
+        let writer = Self {
+            shared: shared.clone(),
+            options,
+            stage,
+            older: Vec::new(),
+            first_turn: 0,
+            head: 0,
+            limit,
+            gate: 1,
+            places: Vec::new(),
+            blocked: Vec::new(),
+            seen: 0,
+            chunks: VecDeque::new(),
+            chunk_bytes: 0,
+            recycler: Recycler::default(),
+            sent: Sent::default(),
+        };
+        Ok((writer, shared))
+    }
+
+    /// What the control thread shares with us.
+    pub fn shared(&self) -> &Arc<RingShared> {
+        &self.shared
+    }
+
+    /// Sequence of the last message.
+    pub fn head(&self) -> u64 {
+        self.head
+    }
+
+    /// Publishes a payload of at most 96 bytes.
+    ///
+    /// # Errors
+    /// See [`Refusal`].
+    #[inline]
+    pub fn send_inline(&mut self, meta: &InlineMeta, payload: &[u8], patience: Patience) -> Result<Sent, Refusal> {
+        let sequence = self.head + 1;
+        if sequence > self.limit || self.seen != self.shared.version() {
+            self.make_room(sequence, patience)?;
+        }
+        self.slot(sequence).publish_inline(sequence, meta, payload);
+        if sequence < self.first_turn {
+            self.overwrite_older(sequence);
+        }
+        if !self.chunks.is_empty() {
+            self.retire_up_to(sequence);
+        }
+        Ok(self.published(sequence))
+    }
+
+    /// Publishes a loan, of which all bytes have been written.
+    ///
+    /// # Errors
+    /// See [`Refusal`]; the loan comes back, so that it can be tried again.
+    pub fn send_loan(&mut self, loan: Loan, patience: Patience) -> Result<Sent, (Refusal, Loan)> {
+        let sequence = self.head + 1;
+        if (sequence > self.limit || self.seen != self.shared.version())
+            && let Err(refusal) = self.make_room(sequence, patience)
+        {
+            return Err((refusal, loan));
+        }
+        if let Err(refusal) = self.make_bytes(loan.sized.class, patience) {
+            return Err((refusal, loan));
+        }
+        let Loan { sized, .. } = loan;
+        self.slot(sequence).publish(sequence, sized.chunk);
+        if sequence < self.first_turn {
+            self.overwrite_older(sequence);
+        }
+        self.retire_up_to(sequence);
+        self.chunks.push_back((sequence, sized));
+        self.chunk_bytes += sized.class;
+        let sent = self.published(sequence);
+        if self.recycler.busy() {
+            self.recycle_step();
+        }
+        Ok(sent)
+    }
+
+    #[inline]
+    fn slot(&self, sequence: u64) -> &Slot {
+        // The mask keeps the index inside: `slots` is a power of two long.
+        &self.stage.slots[(sequence & self.stage.mask) as usize]
+    }
+
+    #[inline]
+    fn published(&mut self, sequence: u64) -> Sent {
+        self.head = sequence;
+        self.shared.head_word().store(sequence, Ordering::Release); // pairs with Acquire in `row`
+        Sent { sequence, ..std::mem::take(&mut self.sent) }
+    }
+
+    /// Retires the chunks of messages whose slots `sequence`, just published, and its predecessors took.
+    #[inline]
+    fn retire_up_to(&mut self, sequence: u64) {
+        let slots = self.stage.mask + 1;
+        while let Some(&(old, sized)) = self.chunks.front() {
+            if old + slots > sequence {
+                break;
+            }
+            // Its slot has been overwritten by now: in this stage by this message, in an older one by its mark.
+            self.chunks.pop_front();
+            self.chunk_bytes -= sized.class;
+            self.recycler.retire(sized);
+        }
+    }
+
+    /// While a new stage turns for the first time, what it displaces lies in an older one.
+    #[cold]
+    fn overwrite_older(&self, sequence: u64) {
+        let Some(old) = sequence.checked_sub(self.stage.mask + 1) else { return };
+        if old < self.stage.first {
+            self.overwrite(old);
+        }
+    }
+
+    /// Gives the slot of `old` up, wherever it lies.
+    fn overwrite(&self, old: u64) {
+        let mut end = u64::MAX;
+        for stage in std::iter::once(&self.stage).chain(self.older.iter().rev()) {
+            if stage.first <= old {
+                // A later message of the same stage may lie there already.
+                if old + stage.mask + 1 >= end.min(self.head + 1) {
+                    stage.slots[(old & stage.mask) as usize].publish(old, ChunkRef::GONE);
+                }
+                return;
+            }
+            end = stage.first;
+        }
+    }
+
+    /// A chunk for `bytes` bytes, header included.
+    ///
+    /// # Errors
+    /// [`Refusal::Memory`] where the arena, the domain's budget or the kernel has no more.
+    pub fn loan(&mut self, bytes: u64) -> Result<Loan, Refusal> {
+        if bytes > CHUNK_BYTES_MAX {
+            return Err(Refusal::Memory(ShmError::TooLarge { bytes, most: CHUNK_BYTES_MAX }));
+        }
+        let class = class_bytes(bytes);
+        let chunk = match self.recycler.take(class) {
+            Some(chunk) => chunk,
+            None => self.find_chunk(class).map_err(Refusal::Memory)?,
+        };
+        let sized = Sized { chunk, class };
+        let own = self.shared.own();
+        let loaned = own.tables().resolve(chunk).ok_or(ShmError::OutOfBounds { offset: 0, len: bytes, size: 0 }).and_then(|place| {
+            // SAFETY: R3: the chunk came from the store or the heap, which give it out once, and our own arena is
+            // mapped writable.
+            #[expect(unsafe_code, reason = "the loan is the one place where chunks become writable")]
+            unsafe {
+                Loaned::take(own.tables().region(place.bulk), place.offset, place.bytes)
+            }
+        });
+        match loaned {
+            Ok(memory) => Ok(Loan { sized, memory }),
+            Err(error) => {
+                self.recycler.put_back(sized);
+                Err(Refusal::Memory(error))
+            }
+        }
+    }
+
+    fn find_chunk(&mut self, class: u64) -> Result<ChunkRef, ShmError> {
+        if self.recycler.pending() {
+            self.recycle_all();
+            if let Some(chunk) = self.recycler.take(class) {
+                return Ok(chunk);
+            }
+        }
+        let own = self.shared.own().clone();
+        let fetched = self.recycler.fetch(&own, class);
+        match self.recycler.take(class) {
+            Some(chunk) => Ok(chunk),
+            None => Err(fetched.err().unwrap_or(ShmError::ArenaFull { bytes: 0 })),
+        }
+    }
+
+    /// Takes back a loan that was not sent.
+    pub fn put_back(&mut self, loan: Loan) {
+        self.recycler.put_back(loan.sized);
+    }
+
+    fn recycle_step(&mut self) {
+        self.recycler.begin();
+        self.refresh();
+        self.recycler.step(&self.shared, &self.places, self.seen);
+    }
+
+    fn recycle_all(&mut self) {
+        self.recycler.begin();
+        // Seats may come while we look; then the next send goes on.
+        let mut steps = 2 * self.places.len() + 4;
+        while self.recycler.begun() && steps > 0 {
+            self.recycle_step();
+            steps -= 1;
+        }
+    }
+
+    /// Copies the list of seats if it has changed.
+    fn refresh(&mut self) {
+        let version = self.shared.version();
+        if version == self.seen {
+            return;
+        }
+        let old: Vec<(EntryKey, u32, u64)> = (self.places.iter().zip(&self.blocked))
+            .map(|(seat, since)| (seat.row_key, seat.index, *since))
+            .collect();
+        self.places = self.shared.seats();
+        let since = |seat: &Seat| {
+            let known = old.iter().find(|(row, index, _)| *row == seat.row_key && *index == seat.index);
+            known.map_or(0, |(_, _, since)| *since)
+        };
+        self.blocked = self.places.iter().map(since).collect();
+        self.seen = version;
+    }
+
+    /// Chunks in the ring, free in our stores, and retired: with the held ones among the retired and those of the
+    /// heap they are the whole pool.
+    pub fn census(&self) -> Census {
+        let (stored, retired) = self.recycler.census();
+        Census { in_ring: self.chunks.len() as u64, stored, retired }
+    }
+
+    /// How far the slowest row is behind, and whether every row has passed the last message.
+    pub fn behind(&mut self) -> Vec<RowName> {
+        self.refresh();
+        self.places.iter().filter(|seat| seat.alive()).filter_map(|seat| self.name_if_behind(seat, self.head)).collect()
+    }
+
+    /// Number of rows that have a seat.
+    pub fn seated(&mut self) -> usize {
+        self.refresh();
+        self.places.len()
+    }
+}
+
+/// Where a publisher's chunks are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Census {
+    /// Named by slots.
+    pub in_ring: u64,
+    /// Free, in the publisher's own stores.
+    pub stored: u64,
+    /// Out of the ring, not yet known to be free.
+    pub retired: u64,
+}
+
+impl Drop for RingWriter {
+    fn drop(&mut self) {
+        if self.shared.own().forked() {
+            return;
+        }
+        let recycler = std::mem::take(&mut self.recycler);
+        let mut remains = recycler.close(self.shared.own());
+        remains.chunks.extend(self.chunks.drain(..).map(|(_, sized)| sized));
+        self.shared.leave(remains);
+    }
+}
+
+fn new_stage(
+    own: &OwnArena,
+    entry: &RingEntry,
+    index: usize,
+    slots: u32,
+    first: u64,
+) -> Result<Stage, ShmError> {
+    let bytes = (u64::from(slots) * size_of::<Slot>() as u64).max(PAGE);
+    let offset = own.take_pages(bytes)?;
+    let memory: Mapped<[Slot]> = own.tables().arena().slice(offset, u64::from(slots))?;
+    for sequence in first..first + u64::from(slots) {
+        // Recycled pages hold old words: every slot must look older than what it will carry.
+        let at = (sequence & u64::from(slots - 1)) as usize;
+        memory[at].publish(sequence.wrapping_sub(u64::from(slots)), ChunkRef::BUSY);
+    }
+    if let (Some(at), Some(start)) = (entry.stage_at.get(index), entry.stage_first.get(index)) {
+        at.store(offset | u64::from(slots.trailing_zeros()), Ordering::Relaxed);
+        start.store(first, Ordering::Relaxed);
+    }
+    // pairs with Acquire in `row`
+    entry.stages_used.store(index as u32 + 1, Ordering::Release);
+    Ok(Stage { slots: memory, mask: u64::from(slots - 1), first })
+}
+
+fn fill_entry(entry: &RingEntry, topic: &Topic, port: PortId, options: &RingOptions, ring: EntryKey) {
+    let counters = [&entry.waits, &entry.refused, &entry.evicted, &entry.past_delivered, &entry.past_rows];
+    let more = [&entry.sent_bytes, &entry.lag_high, &entry.seated, &entry.closed_at];
+    for counter in counters.into_iter().chain(more).chain(&entry.past_dropped) {
+        counter.store(0, Ordering::Relaxed);
+    }
+    let name = topic.as_str().as_bytes();
+    entry.topic.store(topic.id().0, Ordering::Relaxed);
+    entry.port.store(port.0, Ordering::Relaxed);
+    entry.created_ns.store(clock::monotonic_ns(), Ordering::Relaxed);
+    entry.topic_bytes.store(name.len() as u32, Ordering::Relaxed);
+    entry.history.store(u64::from(options.history), Ordering::Relaxed);
+    entry.waiting.word.store(0, Ordering::Relaxed);
+    store_text(&entry.name, name);
+    // pairs with Acquire in `row` and `inspect`
+    entry.key.store(key(ring.generation, state::ACTIVE), Ordering::Release);
+}

@@ -1,0 +1,286 @@
+//! Who waits for whom: making room for the next message.
+//!
+//! A message may take its slot when every gating row has passed what lies there. If one has not: the ring grows if
+//! it may; rows that ask for it are evicted; a row that asks for it makes the send fail; the others are waited for,
+//! each no longer than the ring's `max_wait`, after which it is stalled and gates no more until it has caught up.
+//! A row whose process has died gates no more from the moment its life word says so.
+//!
+//! Invariant: no row can make a publisher wait longer than `max_wait` in one piece, whatever it writes or fails to
+//! write: the wait is bounded by our own clock.
+
+use busway_wire::Policy;
+
+use super::{Patience, Refusal, RingWriter, RowName, new_stage};
+use crate::clock;
+use crate::layout::state;
+use crate::life;
+use crate::seat::{Progress, Seat};
+use crate::sync::{Ordering, fence};
+use crate::sys::futex;
+use crate::view::futex_half;
+
+/// A missed wake costs at most this: the subscriber looks at `waiting` without a fence while it is busy.
+const WAIT_SLICE_NS: u64 = 1_000_000;
+/// Looks before the first sleep: a subscriber at work frees room within a microsecond or two.
+const SPINS: u32 = 200;
+
+/// What must give way.
+#[derive(Clone, Copy)]
+enum Needed {
+    /// Whatever lies in the slot that this message takes; nothing while the first turn lasts.
+    SlotFor(u64),
+    /// This message, for its bytes.
+    Message(u64),
+}
+
+/// What a look at the seats found.
+struct Survey {
+    /// Everything below was passed by every gating row.
+    gate: u64,
+    /// Everything below was passed by every row.
+    slowest: u64,
+}
+
+impl RingWriter {
+    #[cold]
+    pub(super) fn make_room(&mut self, sequence: u64, patience: Patience) -> Result<(), Refusal> {
+        self.pass(Needed::SlotFor(sequence), patience)?;
+        let slots = self.stage.mask + 1;
+        let gated = self.gate.saturating_sub(1).saturating_add(slots);
+        self.limit = gated.min(sequence + slots / 2 - 1);
+        debug_assert!(self.limit >= sequence, "room was made");
+        Ok(())
+    }
+
+    /// Gives up the oldest messages until a chunk of `class` bytes fits the ring's budget.
+    pub(super) fn make_bytes(&mut self, class: u64, patience: Patience) -> Result<(), Refusal> {
+        while self.chunk_bytes + class > self.options.bytes_max {
+            let Some(&(oldest, sized)) = self.chunks.front() else { return Ok(()) };
+            if oldest >= self.gate {
+                self.pass(Needed::Message(oldest), patience)?;
+            }
+            self.overwrite(oldest);
+            self.chunks.pop_front();
+            self.chunk_bytes -= sized.class;
+            self.recycler.retire(sized);
+        }
+        Ok(())
+    }
+
+    /// Returns when what is needed may be taken from all gating rows.
+    fn pass(&mut self, what: Needed, patience: Patience) -> Result<(), Refusal> {
+        let mut started = 0;
+        let mut spins = 0;
+        loop {
+            fence(Ordering::SeqCst); // R2: pairs with the fence in `row::attached`
+            self.refresh();
+            let survey = self.survey();
+            self.gate = survey.gate;
+            let lag = (self.head + 1).saturating_sub(survey.slowest);
+            if lag > (self.stage.mask + 1) / 2 {
+                self.grow(lag);
+            }
+            let needed = match what {
+                // Asked again each time: growing has moved the slot.
+                Needed::SlotFor(sequence) => sequence.saturating_sub(self.stage.mask + 1),
+                Needed::Message(oldest) => oldest,
+            };
+            if needed < self.gate {
+                self.waited(started);
+                return Ok(());
+            }
+            let now = clock::monotonic_ns();
+            if started == 0 {
+                started = now;
+                self.shared.entry().waits.fetch_add(1, Ordering::Relaxed);
+            }
+            self.settle(needed, now, patience, started)?;
+            if spins < SPINS {
+                spins += 1;
+                crate::sync::spin_hint();
+            } else {
+                self.sleep(needed, now, patience);
+            }
+        }
+    }
+
+    /// Waits until every row that gates has passed the last message; at most until `deadline`. Returns who has not.
+    /// Rows that are stalled, evicted or dead are not waited for.
+    pub fn flush(&mut self, deadline: clock::Deadline) -> Vec<RowName> {
+        let mut spins = 0;
+        loop {
+            self.refresh();
+            let needed = self.head + 1;
+            let who: Vec<RowName> =
+                self.places.iter().filter_map(|seat| self.name_if_blocking(seat, needed.saturating_sub(1))).collect();
+            if who.is_empty() || deadline.expired() {
+                return who;
+            }
+            if spins < SPINS {
+                spins += 1;
+                crate::sync::spin_hint();
+            } else {
+                self.sleep(needed - 1, clock::monotonic_ns(), Patience::Until(deadline));
+            }
+        }
+    }
+
+    fn waited(&mut self, started: u64) {
+        if started != 0 {
+            self.sent.waited_ns += clock::monotonic_ns().saturating_sub(started);
+            self.blocked.fill(0);
+        }
+    }
+
+    fn survey(&mut self) -> Survey {
+        let head = self.head;
+        let mut survey = Survey { gate: u64::MAX, slowest: u64::MAX };
+        let slots = self.stage.mask + 1;
+        for (seat, since) in self.places.iter().zip(&mut self.blocked) {
+            let Progress::Passed(cursor) = seat.progress(head) else { continue };
+            survey.slowest = survey.slowest.min(cursor + 1);
+            if !seat.gates {
+                continue;
+            }
+            match self.shared.marked(seat) {
+                state::EVICTED | state::FREE => continue,
+                // Half a ring: a row that had caught up just after the last look may be that far behind at this one.
+                state::STALLED if cursor + slots / 2 < head => continue,
+                state::STALLED => self.shared.mark(seat, state::ACTIVE),
+                _ => {}
+            }
+            if !seat.alive() {
+                continue;
+            }
+            if cursor + slots > head {
+                *since = 0;
+            }
+            survey.gate = survey.gate.min(cursor + 1);
+        }
+        let lag = (head + 1).saturating_sub(survey.slowest);
+        let high = &self.shared.entry().lag_high;
+        if lag > high.load(Ordering::Relaxed) {
+            high.store(lag, Ordering::Relaxed);
+        }
+        survey
+    }
+
+    /// Makes the ring larger, if it may be: the next message begins a new stage.
+    fn grow(&mut self, wanted: u64) {
+        let slots = self.stage.mask + 1;
+        let most = u64::from(self.options.slots_max);
+        if slots >= most || self.head < self.stage.first {
+            return;
+        }
+        let index = self.older.len() + 1;
+        if index >= crate::layout::STAGES_MAX {
+            return;
+        }
+        let next = (slots * 4).max(wanted.next_power_of_two()).min(most);
+        let grown = new_stage(self.shared.own(), self.shared.entry(), index, next as u32, self.head + 1);
+        // Where memory cannot be had the ring stays as it is and the policies decide.
+        if let Ok(stage) = grown {
+            self.first_turn = stage.first + stage.mask + 1;
+            let old = std::mem::replace(&mut self.stage, stage);
+            self.older.push(old);
+        }
+    }
+
+    /// Applies the policies of the rows that have not passed `needed`.
+    fn settle(&mut self, needed: u64, now: u64, patience: Patience, started: u64) -> Result<(), Refusal> {
+        let mut failing = false;
+        let mut blocked = 0_u32;
+        for at in 0..self.places.len() {
+            let seat = &self.places[at];
+            if !self.blocks(seat, needed) {
+                continue;
+            }
+            if seat.policy == Policy::Evict {
+                self.shared.mark(seat, state::EVICTED);
+                self.shared.entry().evicted.fetch_add(1, Ordering::Relaxed);
+                self.sent.evicted += 1;
+                continue;
+            }
+            blocked += 1;
+            failing |= seat.policy == Policy::Fail;
+            if self.blocked[at] == 0 {
+                self.blocked[at] = now;
+            }
+            let waited = now.saturating_sub(self.blocked[at]);
+            if waited >= self.options.max_wait_ns && !failing {
+                self.stall(at, waited);
+                blocked -= 1;
+            }
+        }
+        if blocked == 0 {
+            return Ok(());
+        }
+        let expired = match patience {
+            Patience::None => true,
+            Patience::Until(deadline) => deadline.expired(),
+        };
+        if failing || expired {
+            self.waited(0);
+            self.shared.entry().refused.fetch_add(1, Ordering::Relaxed);
+            let who = self.places.iter().filter_map(|seat| self.name_if_blocking(seat, needed)).collect();
+            let timeout = matches!(patience, Patience::Until(_)) && !failing && started != 0;
+            return Err(if timeout { Refusal::Timeout(who) } else { Refusal::Full(who) });
+        }
+        Ok(())
+    }
+
+    fn stall(&mut self, at: usize, waited: u64) {
+        let seat = &self.places[at];
+        self.shared.mark(seat, state::STALLED);
+        if let Some(entry) = self.shared.entry_of(seat) {
+            entry.stalls.fetch_add(1, Ordering::Relaxed);
+            entry.waits.fetch_add(1, Ordering::Relaxed);
+            entry.waited_ns.fetch_add(waited, Ordering::Relaxed);
+        }
+        self.blocked[at] = 0;
+        self.sent.stalled += 1;
+    }
+
+    fn blocks(&self, seat: &Seat, needed: u64) -> bool {
+        seat.gates
+            && self.shared.marked(seat) == state::ACTIVE
+            && matches!(seat.progress(self.head), Progress::Passed(cursor) if cursor < needed)
+            && seat.alive()
+    }
+
+    fn name_if_blocking(&self, seat: &Seat, needed: u64) -> Option<RowName> {
+        if self.blocks(seat, needed) { self.name_if_behind(seat, self.head) } else { None }
+    }
+
+    pub(super) fn name_if_behind(&self, seat: &Seat, head: u64) -> Option<RowName> {
+        let Progress::Passed(cursor) = seat.progress(head) else { return None };
+        let behind = head.saturating_sub(cursor);
+        (behind > 0).then(|| RowName { pid: seat.peer.pid(), name: seat.peer.name(), behind })
+    }
+
+    /// Sleeps until the first blocking row moves or dies, the slice ends or somebody's deadline comes.
+    fn sleep(&self, needed: u64, now: u64, patience: Patience) {
+        let Some(at) = self.places.iter().position(|seat| self.blocks(seat, needed)) else { return };
+        let seat = &self.places[at];
+        let waiting = &self.shared.entry().waiting.word;
+        waiting.store(1, Ordering::Relaxed);
+        fence(Ordering::SeqCst); // pairs with the fence in `row::passed`
+        let half = futex_half(&seat.row.cursor);
+        let seen = seat.row.cursor.load(Ordering::Relaxed) as u32;
+        let life = seat.peer.life_word();
+        let life_seen = life.load(Ordering::Relaxed);
+        let still = self.blocks(seat, needed) && matches!(life::read(life), life::Life::Alive | life::Life::Starting);
+        if still {
+            let since = if self.blocked[at] == 0 { now } else { self.blocked[at] };
+            let own = self.options.max_wait_ns.saturating_sub(now.saturating_sub(since)).max(1);
+            let caller = match patience {
+                Patience::None => 0,
+                Patience::Until(deadline) => deadline.remaining().map_or(u64::MAX, |left| left.as_nanos() as u64),
+            };
+            let slice = own.min(caller).min(WAIT_SLICE_NS);
+            let timeout = std::time::Duration::from_nanos(slice);
+            let _ = futex::wait_any(&[(half, seen), (life, life_seen)], Some(timeout));
+        }
+        waiting.store(0, Ordering::Relaxed);
+    }
+}

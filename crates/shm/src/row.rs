@@ -1,0 +1,418 @@
+//! The subscriber's side of one ring: a row of words in the subscriber's own arena, and the reader that moves it.
+//!
+//! A row says how far it has read and which chunks it holds. It is made STARTING, told of its seat by the control
+//! thread, and CLOSED when its reader and its last sample are gone. The reader takes messages in order, counts exactly
+//! what it missed, and copies what is small.
+//!
+//! It does not sleep, and does not know topics or patterns: `busway` does.
+//!
+//! Invariants: (W1) only this process writes the row. (W2) a chunk is read only while a hold word names it that was
+//! stored before a fence after which the slot was unchanged; a hold never moves to another word. (W3)
+//! `cursor - first` = delivered + dropped: every sequence that was passed is counted once.
+
+use std::sync::Arc;
+
+use busway_wire::Cause;
+use busway_wire::Header;
+use busway_wire::PortId;
+use busway_wire::Policy;
+
+use crate::arena::{OwnArena, PeerArena};
+use crate::error::ShmError;
+use crate::heap::Table;
+use crate::hold::{HoldBudget, HoldWords};
+use crate::layout::{
+    CAUSES, HEADS_AT, RINGS_AT, RINGS_MAX, ROW_HOLDS, ROWS_AT, RingEntry, RowEntry, key, state, unkey,
+};
+use crate::life::Life;
+use crate::seat::EntryKey;
+use crate::slot::{ChunkRef, InlineMessage};
+use crate::sync::{AtomicU64, Ordering, fence};
+use crate::view::{Mapped, Payload};
+
+mod take;
+
+pub use take::RowReader;
+
+/// What a subscription wants of each ring.
+#[derive(Clone, Copy, Debug)]
+pub struct RowOptions {
+    /// The subscription's port.
+    pub port: PortId,
+    /// What happens when it is slow.
+    pub policy: Policy,
+    /// Messages wanted from before the subscription.
+    pub history: u64,
+    /// Samples that it may hold at one moment; at least 1.
+    pub holds: u32,
+    /// When the subscription was made, monotonic nanoseconds.
+    pub created_ns: u64,
+}
+
+/// A row, as long as its reader or one of its samples lives.
+#[derive(Debug)]
+pub struct RowShared {
+    own: Arc<OwnArena>,
+    peer: Arc<PeerArena>,
+    key: EntryKey,
+    ring_key: EntryKey,
+    entry: Mapped<RowEntry>,
+    ring: Mapped<RingEntry>,
+    head: Mapped<AtomicU64>,
+    holds: HoldWords,
+    budget: Arc<HoldBudget>,
+    extra: Option<(u64, u64)>,
+    attached: AtomicU64,
+    looked_at: AtomicU64,
+}
+
+/// The row waits for its seat.
+const WAITING: u64 = 0;
+/// The row has a seat, or needs none because the publisher is gone.
+const SEATED: u64 = 1;
+/// The publisher refused.
+const REFUSED: u64 = 2;
+
+impl RowShared {
+    /// Makes a row for the ring `ring` of `peer`.
+    ///
+    /// # Errors
+    /// The ring is not there any more, the table of rows is full, or memory cannot be had.
+    pub fn create(
+        own: &Arc<OwnArena>,
+        peer: &Arc<PeerArena>,
+        ring_key: EntryKey,
+        options: &RowOptions,
+        budget: &Arc<HoldBudget>,
+    ) -> Result<Arc<Self>, ShmError> {
+        if ring_key.index >= RINGS_MAX {
+            return Err(ShmError::Refused { what: "a ring number that no process has" });
+        }
+        let ring: Mapped<RingEntry> =
+            peer.tables().at(RINGS_AT + u64::from(ring_key.index) * size_of::<RingEntry>() as u64)?;
+        let (generation, at) = unkey(ring.key.load(Ordering::Acquire)); // pairs with Release in `ring`
+        if generation != ring_key.generation || !matches!(at, state::ACTIVE | state::CLOSED) {
+            return Err(ShmError::Refused { what: "the publisher is gone" });
+        }
+        let head = peer.tables().at(HEADS_AT + u64::from(ring_key.index) * 8)?;
+        let index = own.take_entry(Table::Row)?;
+        let at = ROWS_AT + u64::from(index) * size_of::<RowEntry>() as u64;
+        let entry: Mapped<RowEntry> = own.tables().at(at)?;
+        // One word more than may be held: a sample that is copied is held while it is copied.
+        let wanted = u64::from(options.holds.max(1)) + 1;
+        let extra = if wanted > ROW_HOLDS as u64 {
+            let bytes = (wanted * 8).next_power_of_two().max(crate::layout::PAGE);
+            Some((own.take_pages(bytes).inspect_err(|_| own.give_entry(Table::Row, index))?, bytes))
+        } else {
+            None
+        };
+        let holds_at = extra.map_or(at + std::mem::offset_of!(RowEntry, hold_words) as u64, |(offset, _)| offset);
+        let words: Mapped<[AtomicU64]> = own.tables().arena().slice(holds_at, wanted)?;
+        let (generation, _) = unkey(entry.key.load(Ordering::Relaxed));
+        let row_key = EntryKey { index, generation: generation.wrapping_add(1) };
+        let row = Self {
+            own: own.clone(),
+            peer: peer.clone(),
+            key: row_key,
+            ring_key,
+            ring,
+            head,
+            holds: HoldWords::new(words),
+            budget: budget.clone(),
+            extra,
+            attached: AtomicU64::new(WAITING),
+            looked_at: AtomicU64::new(u64::MAX),
+            entry,
+        };
+        row.fill(options, holds_at, wanted);
+        Ok(Arc::new(row))
+    }
+
+    fn fill(&self, options: &RowOptions, holds_at: u64, holds: u64) {
+        let entry = &self.entry;
+        let zero = [&entry.first, &entry.cursor, &entry.lag_high, &entry.held, &entry.seat, &entry.looked_ns];
+        for word in zero.into_iter().chain(&entry.dropped) {
+            word.store(0, Ordering::Relaxed);
+        }
+        entry.publisher.store(self.peer.process().0, Ordering::Relaxed);
+        entry.ring.store(self.ring_key.word(), Ordering::Relaxed);
+        entry.port.store(options.port.0, Ordering::Relaxed);
+        entry.policy.store(policy_word(options.policy), Ordering::Relaxed);
+        entry.holds_at.store(holds_at, Ordering::Relaxed);
+        entry.holds.store(holds, Ordering::Relaxed);
+        entry.created_ns.store(options.created_ns, Ordering::Relaxed);
+        entry.history.store(options.history, Ordering::Relaxed);
+        // pairs with Acquire in `seat`
+        entry.key.store(key(self.key.generation, state::STARTING), Ordering::Release);
+    }
+
+    /// Which row this is.
+    pub fn key(&self) -> EntryKey {
+        self.key
+    }
+
+    /// Which ring it reads.
+    pub fn ring_key(&self) -> EntryKey {
+        self.ring_key
+    }
+
+    /// Whose ring it reads.
+    pub fn peer(&self) -> &Arc<PeerArena> {
+        &self.peer
+    }
+
+    /// The row's entry.
+    pub fn entry(&self) -> &RowEntry {
+        &self.entry
+    }
+
+    /// The ring's entry, in the publisher's arena.
+    pub fn ring(&self) -> &RingEntry {
+        &self.ring
+    }
+
+    /// The publisher's head.
+    pub fn head(&self) -> u64 {
+        self.head.load(Ordering::Acquire) // pairs with Release in `ring::published`
+    }
+
+    /// Called by the control thread: the publisher gave us seat `index`, or refused.
+    pub fn attached(&self, seat: Result<u32, ()>) {
+        if self.attached.load(Ordering::Relaxed) != WAITING {
+            return;
+        }
+        let Ok(index) = seat else {
+            self.attached.store(REFUSED, Ordering::Release);
+            return;
+        };
+        let from = self.peer.tables().seat(index).map_or(0, |entry| entry.from.load(Ordering::Relaxed));
+        self.entry.seat.store(u64::from(index) + 1, Ordering::Relaxed);
+        self.start(from);
+    }
+
+    /// Called by the control thread while there is no seat: a publisher that is dead overwrites nothing, so that its
+    /// ring can be read without one.
+    pub fn start_without_seat(&self) {
+        if self.attached.load(Ordering::Relaxed) == WAITING && matches!(self.peer.life(), Life::Dead | Life::Closed) {
+            let older = self.entry.created_ns.load(Ordering::Relaxed) <= self.ring.created_ns.load(Ordering::Relaxed);
+            let history = self.entry.history.load(Ordering::Relaxed);
+            self.start(if older { 0 } else { self.head().saturating_sub(history) });
+        }
+    }
+
+    fn start(&self, from: u64) {
+        self.entry.first.store(from, Ordering::Relaxed);
+        self.entry.cursor.store(from, Ordering::Release);
+        self.entry.key.store(key(self.key.generation, state::ACTIVE), Ordering::Release);
+        fence(Ordering::SeqCst); // R2: pairs with the fence in `room::pass`
+        self.attached.store(SEATED, Ordering::Release); // pairs with Acquire in `RowReader::take`
+    }
+
+    /// Whether the row has begun to read.
+    pub fn is_attached(&self) -> bool {
+        self.attached.load(Ordering::Acquire) == SEATED
+    }
+
+    /// Whether the publisher refused the row.
+    pub fn is_refused(&self) -> bool {
+        self.attached.load(Ordering::Acquire) == REFUSED
+    }
+
+    /// How the publisher treats this row, see [`state`].
+    pub fn seat_state(&self) -> u32 {
+        let seat = self.entry.seat.load(Ordering::Relaxed);
+        let index = seat.checked_sub(1).and_then(|index| u32::try_from(index).ok());
+        let Some(entry) = index.and_then(|index| self.peer.tables().seat(index)) else { return state::FREE };
+        let ours = entry.subscriber.load(Ordering::Relaxed) == self.own.process().0
+            && entry.row.load(Ordering::Relaxed) == self.key.word();
+        if ours { unkey(entry.key.load(Ordering::Acquire)).1 } else { state::FREE }
+    }
+
+    fn count(&self, cause: Cause, lost: u64) {
+        if let Some(counter) = self.entry.dropped.get(cause as usize) {
+            counter.store(counter.load(Ordering::Relaxed).wrapping_add(lost), Ordering::Relaxed);
+        }
+    }
+
+    fn hold(&self, chunk: ChunkRef, bytes: u64) -> Option<u32> {
+        if !self.budget.take(bytes) {
+            return None;
+        }
+        let Some(at) = self.holds.take(chunk) else {
+            self.budget.give(bytes);
+            return None;
+        };
+        self.entry.held.fetch_add(1, Ordering::Relaxed);
+        Some(at)
+    }
+
+    fn release(&self, at: u32, bytes: u64) {
+        self.holds.give(at);
+        self.entry.held.fetch_sub(1, Ordering::Relaxed);
+        self.budget.give(bytes);
+    }
+
+    /// Called by the control thread at each beat: notes since when the row has been behind, and by how much at most.
+    pub fn look(&self, now_ns: u64) {
+        if !self.is_attached() {
+            return;
+        }
+        let cursor = self.entry.cursor.load(Ordering::Relaxed);
+        let lag = self.head().saturating_sub(cursor);
+        let moved = self.looked_at.swap(cursor, Ordering::Relaxed) != cursor;
+        if moved || lag == 0 {
+            self.entry.looked_ns.store(now_ns, Ordering::Relaxed);
+        }
+        if lag > self.entry.lag_high.load(Ordering::Relaxed) {
+            self.entry.lag_high.store(lag, Ordering::Relaxed);
+        }
+    }
+
+    /// The account of the row so far.
+    pub fn account(&self) -> RowAccount {
+        let first = self.entry.first.load(Ordering::Relaxed);
+        let cursor = self.entry.cursor.load(Ordering::Relaxed);
+        let dropped: [u64; CAUSES] = std::array::from_fn(|cause| self.entry.dropped[cause].load(Ordering::Relaxed));
+        let lost = dropped.iter().fold(0, |sum: u64, lost| sum.saturating_add(*lost));
+        let head = if self.is_attached() { self.head() } else { cursor };
+        RowAccount {
+            delivered: cursor.saturating_sub(first).saturating_sub(lost),
+            dropped,
+            in_flight: head.saturating_sub(cursor),
+            held: self.entry.held.load(Ordering::Relaxed),
+        }
+    }
+}
+
+impl Drop for RowShared {
+    fn drop(&mut self) {
+        if self.own.forked() {
+            return;
+        }
+        // pairs with Acquire in `seat`
+        self.entry.key.store(key(self.key.generation, state::CLOSED), Ordering::Release);
+        if let Some((offset, bytes)) = self.extra {
+            self.own.give_pages(offset, bytes);
+        }
+        self.own.row_closed(self.key, self.entry.seat.load(Ordering::Relaxed), &self.peer);
+    }
+}
+
+/// The ledger of one row.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RowAccount {
+    /// Passed and not lost.
+    pub delivered: u64,
+    /// Lost, by cause.
+    pub dropped: [u64; CAUSES],
+    /// Published and not passed.
+    pub in_flight: u64,
+    /// Samples held now.
+    pub held: u64,
+}
+
+/// A policy as rows store it.
+pub fn policy_word(policy: Policy) -> u64 {
+    let (number, depth) = match policy {
+        Policy::DropOldest { depth } => (0, depth),
+        Policy::KeepLatest => (1, 1),
+        Policy::DropNewest { depth } => (2, depth),
+        Policy::Block => (3, 0),
+        Policy::Fail => (4, 0),
+        Policy::Evict => (5, 0),
+    };
+    (u64::from(depth) << 32) | number
+}
+
+/// The policy that a row stores; `None` for a number that stands for none.
+pub fn policy_from_word(word: u64) -> Option<Policy> {
+    let depth = (word >> 32) as u32;
+    Some(match word & 0xffff_ffff {
+        0 => Policy::DropOldest { depth },
+        1 => Policy::KeepLatest,
+        2 => Policy::DropNewest { depth },
+        3 => Policy::Block,
+        4 => Policy::Fail,
+        5 => Policy::Evict,
+        _ => return None,
+    })
+}
+
+/// A message in a subscriber's hands.
+#[derive(Debug)]
+pub struct Message {
+    /// Its sequence in the ring.
+    pub sequence: u64,
+    /// Its payload.
+    pub body: Body,
+}
+
+/// Where the payload of a message lies.
+#[derive(Debug)]
+pub enum Body {
+    /// Copied out of the slot.
+    Inline(InlineMessage),
+    /// In the publisher's memory, held until this is dropped.
+    Chunk(HeldChunk),
+    /// Copied, because no more samples may be held or because its publisher is another user.
+    Copied(Header, Vec<u8>),
+}
+
+/// A chunk that is held.
+#[derive(Debug)]
+pub struct HeldChunk {
+    row: Arc<RowShared>,
+    at: u32,
+    bytes: u64,
+    payload: Payload,
+    header: Header,
+    skip: usize,
+}
+
+impl HeldChunk {
+    /// The message's header, as it was checked.
+    pub fn header(&self) -> &Header {
+        &self.header
+    }
+
+    /// The payload, in the publisher's memory.
+    pub fn payload(&self) -> &[u8] {
+        self.payload.as_slice().get(self.skip..).unwrap_or_default()
+    }
+}
+
+impl Drop for HeldChunk {
+    fn drop(&mut self) {
+        if !self.row.own.forked() {
+            self.row.release(self.at, self.bytes);
+        }
+    }
+}
+
+/// Messages that were missed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Gap {
+    /// Why.
+    pub cause: Cause,
+    /// First sequence that was missed.
+    pub from: u64,
+    /// How many.
+    pub count: u64,
+}
+
+/// What a take found.
+#[derive(Debug)]
+pub enum Taken {
+    /// Nothing yet.
+    Empty,
+    /// The next message.
+    Message(Message),
+    /// Messages were missed; take again.
+    Gap(Gap),
+    /// The publisher is gone and everything it published was passed.
+    End,
+    /// The publisher has evicted the row.
+    Evicted,
+    /// So many samples are held that the next, too large to copy, cannot be taken.
+    HoldsExhausted,
+}

@@ -1,0 +1,368 @@
+//! What a ring knows of the rows that read it.
+//!
+//! A seat is given by the control thread when a subscriber asks, and freed by it when the row closes or its
+//! process dies. The publisher's thread keeps a private copy of the list and takes the lock only when the list's
+//! version has changed, or to mark a seat stalled or evicted. A seat's entry lies in the publisher's arena, so
+//! that the subscriber can see how it is treated.
+//!
+//! Invariant: a hold that was stored after the seat was given is respected. The version is raised before the
+//! subscriber is told; the publisher looks at the version after the fence that precedes each scan (`recycle`).
+//! What a row says of itself is clamped to what the ring knows: a lying row hurts itself only.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use busway_wire::Cause;
+use busway_wire::ProcessId;
+use busway_wire::Policy;
+
+use crate::arena::{OwnArena, PeerArena};
+use crate::error::ShmError;
+use crate::heap::Table;
+use crate::layout::{CAUSES, PAGE, ROWS_AT, RingEntry, RowEntry, SeatEntry, key, state, unkey};
+use crate::life::Life;
+use crate::recycle::Remains;
+use crate::slot::Slot;
+use crate::sync::{AtomicU64, Ordering};
+use crate::view::Mapped;
+
+/// Most hold words of a row that a publisher looks at; more are refused at the seat.
+pub const HOLDS_MAX: u64 = 4096;
+
+/// An entry of a table, and which use of it is meant.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct EntryKey {
+    /// Position in the table.
+    pub index: u32,
+    /// Raised each time the entry is used anew.
+    pub generation: u32,
+}
+
+impl EntryKey {
+    /// Both in one word, as rows and seats store it.
+    pub fn word(self) -> u64 {
+        (u64::from(self.generation) << 32) | u64::from(self.index)
+    }
+
+    /// The two halves of a word.
+    pub fn from_word(word: u64) -> Self {
+        Self { index: word as u32, generation: (word >> 32) as u32 }
+    }
+}
+
+/// One row that reads our ring.
+#[derive(Clone, Debug)]
+pub struct Seat {
+    /// The process that owns the row.
+    pub peer: Arc<PeerArena>,
+    /// The row.
+    pub row_key: EntryKey,
+    /// The row's words.
+    pub row: Mapped<RowEntry>,
+    /// The row's hold words.
+    pub holds: Mapped<[AtomicU64]>,
+    /// Our entry for it.
+    pub index: u32,
+    /// What the subscriber asked for.
+    pub policy: Policy,
+    /// Whether it may make us wait at all.
+    pub gates: bool,
+    /// Head when the seat was given: the row's account begins behind it.
+    pub from: u64,
+}
+
+/// How far a row is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Progress {
+    /// It has passed everything up to here.
+    Passed(u64),
+    /// It reads no more; its holds are released.
+    Closed,
+}
+
+impl Seat {
+    /// How far the row is, clamped to `head`.
+    pub fn progress(&self, head: u64) -> Progress {
+        let (generation, at) = unkey(self.row.key.load(Ordering::Acquire)); // pairs with Release in `row`
+        if generation != self.row_key.generation || at == state::CLOSED || at == state::FREE {
+            return Progress::Closed;
+        }
+        if at == state::STARTING {
+            return Progress::Passed(self.from);
+        }
+        let cursor = self.row.cursor.load(Ordering::Acquire); // pairs with Release in `row`
+        Progress::Passed(cursor.clamp(self.from, head.max(self.from)))
+    }
+
+    /// Whether the row's process takes part in the bus: only then may the row gate.
+    pub fn alive(&self) -> bool {
+        !matches!(self.peer.life(), Life::Dead | Life::Closed)
+    }
+
+    /// Whether the row's process is dead, so that nobody reads what the row holds. A process that has only closed
+    /// its bus may still hold samples.
+    pub fn dead(&self) -> bool {
+        self.peer.life() == Life::Dead
+    }
+}
+
+/// The part of a ring that the publisher's thread and the control thread share.
+#[derive(Debug)]
+pub struct RingShared {
+    own: Arc<OwnArena>,
+    key: EntryKey,
+    entry: Mapped<RingEntry>,
+    head: Mapped<AtomicU64>,
+    gating: bool,
+    seats: Mutex<Vec<Seat>>,
+    version: AtomicU64,
+    remains: Mutex<Option<Remains>>,
+}
+
+/// What became of the rows of a ring when the control thread looked.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Reaped {
+    /// Rows that closed.
+    pub left: u32,
+    /// Rows whose process died.
+    pub died: u32,
+}
+
+impl RingShared {
+    pub(crate) fn new(
+        own: Arc<OwnArena>,
+        key: EntryKey,
+        entry: Mapped<RingEntry>,
+        head: Mapped<AtomicU64>,
+        gating: bool,
+    ) -> Self {
+        let (seats, remains) = (Mutex::new(Vec::new()), Mutex::new(None));
+        Self { own, key, entry, head, gating, seats, version: AtomicU64::new(1), remains }
+    }
+
+    /// Which ring this is.
+    pub fn key(&self) -> EntryKey {
+        self.key
+    }
+
+    /// The ring's entry in our arena.
+    pub fn entry(&self) -> &RingEntry {
+        &self.entry
+    }
+
+    /// Sequence of the last message published.
+    pub fn head(&self) -> u64 {
+        self.head.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn head_word(&self) -> &AtomicU64 {
+        &self.head
+    }
+
+    pub(crate) fn own(&self) -> &Arc<OwnArena> {
+        &self.own
+    }
+
+    /// Changes whenever the list of seats does.
+    #[inline]
+    pub(crate) fn version(&self) -> u64 {
+        self.version.load(Ordering::Acquire) // pairs with Release in `raise`
+    }
+
+    fn raise(&self) {
+        self.version.fetch_add(1, Ordering::Release); // pairs with Acquire in `version`
+    }
+
+    /// The seats as they are now.
+    pub fn seats(&self) -> Vec<Seat> {
+        self.lock().clone()
+    }
+
+    /// Number of seats.
+    pub fn seated(&self) -> usize {
+        self.lock().len()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<Seat>> {
+        self.seats.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Gives the row a seat. Asked again for the same row, it answers with the same seat.
+    ///
+    /// # Errors
+    /// The row is not what the request says, or our arena has no room for another seat.
+    pub fn attach(&self, peer: &Arc<PeerArena>, row_key: EntryKey, policy: Policy) -> Result<u32, ShmError> {
+        let mut seats = self.lock();
+        let same = |seat: &&Seat| seat.row_key == row_key && seat.peer.process() == peer.process();
+        if let Some(seat) = seats.iter().find(same) {
+            return Ok(seat.index);
+        }
+        if unkey(self.entry.key.load(Ordering::Relaxed)) == (self.key.generation, state::FREE) {
+            return Err(ShmError::Refused { what: "the publisher is gone" });
+        }
+        let row = self.check_row(peer, row_key)?;
+        let holds = row.holds.load(Ordering::Relaxed);
+        if holds > HOLDS_MAX {
+            return Err(ShmError::Refused { what: "more hold words than a row may have" });
+        }
+        let holds = peer.tables().arena().slice(row.holds_at.load(Ordering::Relaxed), holds)?;
+        let from = self.start_of(&row);
+        let index = self.own.take_entry(Table::Seat)?;
+        let gates = self.gating && policy.gates();
+        let seat = Seat { peer: peer.clone(), row_key, row, holds, index, policy, gates, from };
+        self.fill_entry(&seat);
+        seats.push(seat);
+        self.entry.seated.store(seats.len() as u64, Ordering::Relaxed);
+        self.raise();
+        Ok(index)
+    }
+
+    fn check_row(&self, peer: &Arc<PeerArena>, row_key: EntryKey) -> Result<Mapped<RowEntry>, ShmError> {
+        let offset = ROWS_AT + u64::from(row_key.index) * size_of::<RowEntry>() as u64;
+        if row_key.index >= crate::layout::ROWS_MAX {
+            return Err(ShmError::OutOfBounds { offset, len: 0, size: 0 });
+        }
+        let row: Mapped<RowEntry> = peer.tables().at(offset)?;
+        let (generation, at) = unkey(row.key.load(Ordering::Acquire)); // pairs with Release in `row`
+        let ours = row.publisher.load(Ordering::Relaxed) == self.own.process().0
+            && row.ring.load(Ordering::Relaxed) == self.key.word();
+        if generation != row_key.generation || !matches!(at, state::STARTING | state::ACTIVE) || !ours {
+            return Err(ShmError::Refused { what: "the row is closed, or reads another ring" });
+        }
+        Ok(row)
+    }
+
+    /// A subscription that is older than the ring misses nothing; a later one begins at the head, or earlier by
+    /// as much history as it wants and the ring still has.
+    fn start_of(&self, row: &RowEntry) -> u64 {
+        let head = self.head();
+        if row.created_ns.load(Ordering::Relaxed) <= self.entry.created_ns.load(Ordering::Relaxed) {
+            return 0;
+        }
+        let stage = (self.entry.stages_used.load(Ordering::Relaxed) as usize).saturating_sub(1);
+        let log2 = self.entry.stage_at.get(stage).map_or(0, |at| at.load(Ordering::Relaxed) & 63);
+        let kept = (1_u64 << log2.min(32)) - 1;
+        head.saturating_sub(row.history.load(Ordering::Relaxed).min(kept))
+    }
+
+    fn fill_entry(&self, seat: &Seat) {
+        let Some(entry) = self.own.tables().seat(seat.index) else { return };
+        let (generation, _) = unkey(entry.key.load(Ordering::Relaxed));
+        entry.subscriber.store(seat.peer.process().0, Ordering::Relaxed);
+        entry.row.store(seat.row_key.word(), Ordering::Relaxed);
+        entry.ring.store(self.key.word(), Ordering::Relaxed);
+        entry.from.store(seat.from, Ordering::Relaxed);
+        for counter in [&entry.waits, &entry.waited_ns, &entry.stalls] {
+            counter.store(0, Ordering::Relaxed);
+        }
+        // pairs with Acquire in `row` and `inspect`
+        entry.key.store(key(generation.wrapping_add(1), state::ACTIVE), Ordering::Release);
+    }
+
+    /// Marks a seat, if it still is the one that the publisher's thread means.
+    pub(crate) fn mark(&self, seat: &Seat, at: u32) {
+        let seats = self.lock();
+        let current = |other: &Seat| {
+            other.index == seat.index && other.row_key == seat.row_key && other.peer.process() == seat.peer.process()
+        };
+        if let (true, Some(entry)) = (seats.iter().any(current), self.entry_of(seat)) {
+            let (generation, _) = unkey(entry.key.load(Ordering::Relaxed));
+            entry.key.store(key(generation, at), Ordering::Release);
+        }
+    }
+
+    pub(crate) fn entry_of(&self, seat: &Seat) -> Option<&SeatEntry> {
+        self.own.tables().seat(seat.index)
+    }
+
+    /// How the seat is marked now.
+    pub(crate) fn marked(&self, seat: &Seat) -> u32 {
+        self.entry_of(seat).map_or(state::FREE, |entry| unkey(entry.key.load(Ordering::Relaxed)).1)
+    }
+
+    /// Frees the seats of rows that closed and of processes that died, and once the publisher is gone and the
+    /// last seat is free, the ring itself. Called by the control thread. `dead` names a process that the caller
+    /// knows to be dead.
+    pub fn reap(&self, dead: Option<ProcessId>) -> Reaped {
+        let mut reaped = Reaped::default();
+        let mut seats = self.lock();
+        let before = seats.len();
+        seats.retain(|seat| {
+            let left = seat.peer.life() == Life::Closed;
+            let died = seat.dead() || (dead == Some(seat.peer.process()) && !left);
+            let closed = seat.progress(u64::MAX) == Progress::Closed;
+            if !died && !closed {
+                return true;
+            }
+            if died { reaped.died += 1 } else { reaped.left += 1 }
+            self.fold(seat, died);
+            false
+        });
+        if seats.len() != before {
+            self.entry.seated.store(seats.len() as u64, Ordering::Relaxed);
+            self.raise();
+        }
+        if seats.is_empty() {
+            self.free();
+        }
+        reaped
+    }
+
+    /// Adds a row that is gone to the ring's past, so that the account stays closed.
+    fn fold(&self, seat: &Seat, died: bool) {
+        let row = &seat.row;
+        let (generation, at) = unkey(row.key.load(Ordering::Acquire));
+        if generation == seat.row_key.generation && at != state::STARTING && at != state::FREE {
+            let head = self.head();
+            let first = row.first.load(Ordering::Relaxed).clamp(seat.from, head.max(seat.from));
+            let cursor = row.cursor.load(Ordering::Acquire).clamp(first, head.max(first));
+            let mut passed = cursor - first;
+            for (sum, dropped) in self.entry.past_dropped.iter().zip(&row.dropped) {
+                let lost = dropped.load(Ordering::Relaxed).min(passed);
+                passed -= lost;
+                sum.fetch_add(lost, Ordering::Relaxed);
+            }
+            self.entry.past_delivered.fetch_add(passed, Ordering::Relaxed);
+            let cause = if died { Cause::SubscriberDied } else { Cause::SubscriberLeft };
+            if let Some(sum) = self.entry.past_dropped.get(cause as usize) {
+                sum.fetch_add(head.saturating_sub(cursor), Ordering::Relaxed);
+            }
+            self.entry.past_rows.fetch_add(1, Ordering::Relaxed);
+        }
+        if let Some(entry) = self.entry_of(seat) {
+            let (generation, _) = unkey(entry.key.load(Ordering::Relaxed));
+            entry.key.store(key(generation, state::FREE), Ordering::Release);
+            self.own.give_entry(Table::Seat, seat.index);
+        }
+    }
+
+    /// The publisher is gone: what it leaves is kept until the last row has passed it.
+    pub(crate) fn leave(&self, remains: Remains) {
+        *self.remains.lock().unwrap_or_else(PoisonError::into_inner) = Some(remains);
+        self.entry.closed_at.store(self.head(), Ordering::Relaxed);
+        // pairs with Acquire in `row`
+        self.entry.key.store(key(self.key.generation, state::CLOSED), Ordering::Release);
+    }
+
+    /// Whether the ring's memory was given back.
+    pub fn is_free(&self) -> bool {
+        unkey(self.entry.key.load(Ordering::Acquire)).1 == state::FREE
+    }
+
+    fn free(&self) {
+        let Some(remains) = self.remains.lock().unwrap_or_else(PoisonError::into_inner).take() else { return };
+        remains.give_back(&self.own);
+        self.entry.key.store(key(self.key.generation, state::FREE), Ordering::Release);
+        let stages = self.entry.stages_used.load(Ordering::Relaxed) as usize;
+        for at in self.entry.stage_at.iter().take(stages) {
+            let at = at.load(Ordering::Relaxed);
+            let bytes = ((size_of::<Slot>() as u64) << (at & 63)).max(PAGE);
+            self.own.give_pages(at & !63, bytes);
+        }
+        self.own.give_entry(Table::Ring, self.key.index);
+    }
+
+    /// Lost by rows that are gone, by cause.
+    pub fn past_dropped(&self) -> [u64; CAUSES] {
+        std::array::from_fn(|cause| self.entry.past_dropped[cause].load(Ordering::Relaxed))
+    }
+}

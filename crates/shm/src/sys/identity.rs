@@ -1,0 +1,60 @@
+//! Who we are and whose a descriptor is: random numbers, user ids, copies of descriptors, size limits.
+
+use std::os::fd::{AsFd, OwnedFd};
+
+use rustix::process::Resource;
+use rustix::rand::GetRandomFlags;
+
+use crate::error::ShmError;
+
+/// 64 random bits from the kernel.
+///
+/// # Errors
+/// [`ShmError::System`] where the kernel has no random numbers.
+pub fn random_u64() -> Result<u64, ShmError> {
+    let mut bytes = [0; 8];
+    let filled = rustix::rand::getrandom(&mut bytes, GetRandomFlags::empty())
+        .map_err(|errno| ShmError::from_errno("getrandom", errno))?;
+    debug_assert_eq!(filled, bytes.len(), "the kernel gives up to 256 bytes whole");
+    Ok(u64::from_le_bytes(bytes))
+}
+
+/// The effective user id of this process.
+#[must_use]
+pub fn uid() -> u32 {
+    rustix::process::geteuid().as_raw()
+}
+
+/// The user who made the file behind a descriptor.
+///
+/// # Errors
+/// [`ShmError::System`] where the descriptor is not open.
+pub fn owner(fd: impl AsFd) -> Result<u32, ShmError> {
+    rustix::fs::fstat(fd).map(|stat| stat.st_uid).map_err(|errno| ShmError::from_errno("fstat", errno))
+}
+
+/// A second descriptor for the same file.
+///
+/// # Errors
+/// [`ShmError::Descriptors`] where none is left.
+pub fn duplicate(fd: impl AsFd) -> Result<OwnedFd, ShmError> {
+    rustix::io::fcntl_dupfd_cloexec(fd, 3).map_err(|errno| ShmError::from_errno("fcntl", errno))
+}
+
+/// The size of an arena: `wanted`, less where `ulimit -f` or `ulimit -v` leave less, in whole pages.
+///
+/// # Errors
+/// [`ShmError::FileSize`] or [`ShmError::AddressSpace`] where not even `least` bytes can be had.
+pub fn clamp_size(wanted: u64, least: u64) -> Result<u64, ShmError> {
+    let file = rustix::process::getrlimit(Resource::Fsize).current.unwrap_or(u64::MAX);
+    let space = rustix::process::getrlimit(Resource::As).current.unwrap_or(u64::MAX);
+    if file < least {
+        return Err(ShmError::FileSize { wanted: least, limit: file });
+    }
+    // Our own two files and at least as much again for peers and everything else.
+    let share = space / 8;
+    if share < least {
+        return Err(ShmError::AddressSpace { bytes: least });
+    }
+    Ok(wanted.max(least).min(file).min(share) / 4096 * 4096)
+}

@@ -1,0 +1,353 @@
+//! One ring and its rows, inside one process: order, contents, policies, holds, the account.
+//!
+//! The publisher and its subscribers are threads here; what differs between processes (mapping, death, bells) is
+//! tested where processes are.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use busway_shm::arena::{ArenaOptions, OwnArena, PeerArena};
+use busway_shm::clock::Deadline;
+use busway_shm::hold::HoldBudget;
+use busway_shm::ring::{Patience, Refusal, RingOptions, RingWriter, Sent};
+use busway_shm::row::{Body, Message, RowOptions, RowReader, RowShared, Taken};
+use busway_shm::seat::RingShared;
+use busway_shm::slot::{INLINE_BYTES, InlineMeta};
+use busway_wire::{Cause, Flags, HEADER_SIZE, Header, Kind, Policy, PortId, Topic};
+
+const MIB: u64 = 1 << 20;
+
+struct Pair {
+    own: Arc<OwnArena>,
+    peer: Arc<PeerArena>,
+    writer: RingWriter,
+    shared: Arc<RingShared>,
+    budget: Arc<HoldBudget>,
+}
+
+fn options() -> RingOptions {
+    RingOptions { slots_max: 64, bytes_max: 64 * MIB, history: 0, max_wait_ns: 50_000_000, gating: true }
+}
+
+impl Pair {
+    fn new(options: RingOptions) -> Self {
+        let own = OwnArena::create(&ArenaOptions { name: "pair".into(), bytes_max: 4 << 30, monitored: true })
+            .expect("an arena can be made");
+        let peer = PeerArena::of_own(&own).expect("our own arena can be mapped");
+        let topic = Topic::new("price.tick").expect("a name");
+        let (writer, shared) = RingWriter::create(&own, &topic, PortId(7), options).expect("a ring");
+        Self { own, peer, writer, shared, budget: Arc::new(HoldBudget::new(256, 64 * MIB)) }
+    }
+
+    fn subscribe(&self, policy: Policy) -> RowReader {
+        self.subscribe_with(policy, 0, 15)
+    }
+
+    fn subscribe_with(&self, policy: Policy, history: u64, holds: u32) -> RowReader {
+        let row_options =
+            RowOptions { port: PortId(9), policy, history, holds, created_ns: busway_shm::clock::monotonic_ns() };
+        let row =
+            RowShared::create(&self.own, &self.peer, self.shared.key(), &row_options, &self.budget).expect("a row");
+        let seat = self.shared.attach(&self.peer, row.key(), policy).expect("a seat");
+        row.attached(Ok(seat));
+        RowReader::new(row, policy, false)
+    }
+
+    fn send(&mut self, payload: &[u8], patience: Patience) -> Result<Sent, Refusal> {
+        send(&mut self.writer, payload, patience)
+    }
+}
+
+fn send(writer: &mut RingWriter, payload: &[u8], patience: Patience) -> Result<Sent, Refusal> {
+    if payload.len() <= INLINE_BYTES {
+        let meta = InlineMeta { kind: Kind::Publish.number(), ..InlineMeta::default() };
+        return writer.send_inline(&meta, payload, patience);
+    }
+    let size = HEADER_SIZE + payload.len();
+    let mut loan = writer.loan(size as u64)?;
+    let mut header = Header::new(Kind::Publish);
+    header.flags = Flags::UNSEALED.bits();
+    header.size.set(size as u32);
+    header.sequence.set(writer.head() + 1);
+    loan.bytes_mut()[..HEADER_SIZE].copy_from_slice(header.bytes());
+    loan.bytes_mut()[HEADER_SIZE..size].copy_from_slice(payload);
+    writer.send_loan(loan, patience).map_err(|(refusal, loan)| {
+        writer.put_back(loan);
+        refusal
+    })
+}
+
+fn patient() -> Patience {
+    Patience::Until(Deadline::after(Duration::from_secs(20)))
+}
+
+fn payload(sequence: u64) -> Vec<u8> {
+    let mut rng = fastrand::Rng::with_seed(sequence);
+    let size = match rng.u32(0..10) {
+        0..=4 => rng.usize(0..=96),
+        5..=8 => rng.usize(97..4096),
+        _ => rng.usize(4096..70_000),
+    };
+    let mut bytes = vec![(sequence % 251) as u8; size];
+    if size >= 8 {
+        bytes[..8].copy_from_slice(&sequence.to_le_bytes());
+    }
+    bytes
+}
+
+fn bytes(message: &Message) -> &[u8] {
+    match &message.body {
+        Body::Inline(inline) => inline.payload(),
+        Body::Chunk(chunk) => chunk.payload(),
+        Body::Copied(_, payload) => payload,
+    }
+}
+
+fn drain(reader: &mut RowReader) -> (Vec<u64>, Vec<(Cause, u64)>) {
+    let (mut got, mut lost) = (Vec::new(), Vec::new());
+    loop {
+        match reader.take() {
+            Taken::Message(message) => got.push(message.sequence),
+            Taken::Gap(gap) => lost.push((gap.cause, gap.count)),
+            Taken::Empty | Taken::End | Taken::Evicted => return (got, lost),
+            Taken::HoldsExhausted => panic!("nothing is held"),
+        }
+    }
+}
+
+#[test]
+fn a_reliable_row_gets_every_message_in_order_and_whole_while_the_ring_grows_under_it() {
+    const COUNT: u64 = 60_000;
+    let mut pair = Pair::new(RingOptions { slots_max: 1024, max_wait_ns: 20_000_000_000, ..options() });
+    let mut readers = [pair.subscribe(Policy::Block), pair.subscribe(Policy::Block)];
+    std::thread::scope(|scope| {
+        for reader in &mut readers {
+            scope.spawn(move || {
+                let mut next = 1;
+                let mut held = Vec::new();
+                while next <= COUNT {
+                    match reader.take() {
+                        Taken::Message(message) => {
+                            assert_eq!(message.sequence, next);
+                            assert_eq!(bytes(&message), payload(next), "message {next}");
+                            next += 1;
+                            if next % 97 == 0 {
+                                held.push((next - 1, message));
+                            }
+                            if held.len() > 8 {
+                                let (sequence, message) = held.remove(0);
+                                assert_eq!(bytes(&message), payload(sequence), "held message {sequence}");
+                            }
+                        }
+                        Taken::Empty => std::thread::yield_now(),
+                        other => panic!("at {next}: {other:?}"),
+                    }
+                }
+            });
+        }
+        for sequence in 1..=COUNT {
+            let sent = pair.send(&payload(sequence), patient()).expect("room comes");
+            assert_eq!(sent.sequence, sequence);
+        }
+    });
+    for reader in &readers {
+        let account = reader.row().account();
+        assert_eq!((account.delivered, account.in_flight, account.held), (COUNT, 0, 0));
+    }
+    let (all, heap_free) = pair.own.census();
+    let census = pair.writer.census();
+    assert_eq!(all, heap_free + census.in_ring + census.stored + census.retired, "{census:?}");
+    println!("evidence: messages={COUNT} readers=2 chunks={all}");
+}
+
+#[test]
+fn a_slow_drop_oldest_row_loses_the_oldest_and_counts_them_exactly() {
+    let mut pair = Pair::new(options());
+    let mut reader = pair.subscribe(Policy::DropOldest { depth: Policy::DEPTH_RING });
+    for sequence in 1..=1000 {
+        pair.send(&payload(sequence), Patience::None).expect("nobody gates");
+    }
+    let (got, lost) = drain(&mut reader);
+    let missing: u64 = lost.iter().map(|(_, count)| count).sum();
+    assert_eq!(got.len() as u64 + missing, 1000);
+    assert_eq!(*got.last().expect("the newest are there"), 1000);
+    assert!(lost.iter().all(|(cause, _)| *cause == Cause::Lapped), "{lost:?}");
+    assert!(got.len() >= 48, "most of the ring is still there: {}", got.len());
+}
+
+#[test]
+fn depth_keep_latest_and_drop_newest_keep_what_their_names_say() {
+    let mut pair = Pair::new(options());
+    let mut five = pair.subscribe(Policy::DropOldest { depth: 5 });
+    let mut latest = pair.subscribe(Policy::KeepLatest);
+    let mut newest = pair.subscribe(Policy::DropNewest { depth: 3 });
+    for sequence in 1..=20 {
+        pair.send(&payload(sequence), Patience::None).expect("nobody gates");
+    }
+    assert_eq!(drain(&mut five), (vec![16, 17, 18, 19, 20], vec![(Cause::Lapped, 15)]));
+    assert_eq!(drain(&mut latest), (vec![20], vec![(Cause::Conflated, 19)]));
+    assert_eq!(drain(&mut newest), (vec![1, 2, 3], vec![(Cause::DropNewest, 17)]));
+}
+
+#[test]
+fn a_blocking_row_stops_try_send_and_is_stalled_after_its_cap() {
+    let mut pair = Pair::new(options());
+    let mut reader = pair.subscribe(Policy::Block);
+    let mut sent = 0;
+    let who = loop {
+        match pair.send(b"x", Patience::None) {
+            Ok(_) => sent += 1,
+            Err(Refusal::Full(who)) => break who,
+            Err(other) => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(sent, 64, "the whole ring is filled first");
+    assert_eq!((who.len(), who[0].behind, who[0].pid), (1, 64, std::process::id()));
+    let outcome = pair.send(b"x", patient()).expect("the cap ends the wait");
+    assert_eq!(outcome.stalled, 1);
+    assert!(outcome.waited_ns >= 50_000_000);
+    for _ in 0..100 {
+        assert_eq!(pair.send(b"x", patient()).expect("a stalled row gates no more").waited_ns, 0);
+    }
+    let (got, lost) = drain(&mut reader);
+    assert!(lost.iter().all(|(cause, _)| *cause == Cause::Stalled) && !lost.is_empty(), "{lost:?}");
+    assert_eq!(got.len() as u64 + lost.iter().map(|(_, count)| count).sum::<u64>(), 165);
+    // It has caught up, so it gates again.
+    for _ in 0..64 {
+        pair.send(b"x", Patience::None).expect("room for a ring");
+    }
+    assert!(matches!(pair.send(b"x", Patience::None), Err(Refusal::Full(_))));
+}
+
+#[test]
+fn a_failing_row_makes_send_fail_at_once_and_an_evicting_row_is_evicted() {
+    let mut pair = Pair::new(options());
+    let mut failing = pair.subscribe(Policy::Fail);
+    let mut evicted = pair.subscribe(Policy::Evict);
+    for _ in 0..64 {
+        pair.send(b"x", patient()).expect("room for a ring");
+    }
+    assert!(matches!(pair.send(b"x", patient()), Err(Refusal::Full(who)) if who.len() == 1));
+    drain(&mut failing);
+    pair.send(b"x", patient()).expect("the failing row has caught up");
+    assert_eq!(pair.shared.entry().evicted.load(busway_shm::sync::Ordering::Relaxed), 1);
+    assert!(matches!(evicted.take(), Taken::Evicted));
+    let account = evicted.row().account();
+    assert_eq!((account.dropped[Cause::Evicted as usize], account.in_flight), (65, 0));
+}
+
+#[test]
+fn a_publisher_that_does_not_allow_gating_never_waits() {
+    let mut pair = Pair::new(RingOptions { gating: false, ..options() });
+    let mut reader = pair.subscribe(Policy::Block);
+    for _ in 0..1000 {
+        assert_eq!(pair.send(b"x", Patience::None).expect("nobody gates").waited_ns, 0);
+    }
+    assert!(drain(&mut reader).1.iter().map(|(_, count)| count).sum::<u64>() > 0);
+}
+
+#[test]
+fn a_held_sample_keeps_its_bytes_while_the_ring_turns_a_thousand_times() {
+    let mut pair = Pair::new(options());
+    let mut reader = pair.subscribe(Policy::DropOldest { depth: Policy::DEPTH_RING });
+    pair.send(&[1; 5000], Patience::None).expect("nobody gates");
+    let Taken::Message(sample) = reader.take() else { panic!("it is there") };
+    let address = bytes(&sample).as_ptr();
+    for turn in 0..64_000_u32 {
+        pair.send(&[(turn % 199) as u8 + 2; 5000], Patience::None).expect("nobody gates");
+    }
+    assert_eq!(bytes(&sample), [1; 5000]);
+    assert_eq!(bytes(&sample).as_ptr(), address);
+    let (all, _) = pair.own.census();
+    assert!(all < 1000, "chunks are used again: {all}");
+}
+
+#[test]
+fn over_the_hold_budget_small_samples_are_copied_and_large_ones_wait() {
+    let mut pair = Pair::new(options());
+    let mut reader = pair.subscribe_with(Policy::DropOldest { depth: Policy::DEPTH_RING }, 0, 2);
+    for size in [1000, 1000, 1000, 200_000] {
+        pair.send(&vec![7; size], Patience::None).expect("nobody gates");
+    }
+    let mut held = Vec::new();
+    for expected in ["chunk", "chunk", "copied"] {
+        let Taken::Message(message) = reader.take() else { panic!("it is there") };
+        let kind = if matches!(message.body, Body::Chunk(_)) { "chunk" } else { "copied" };
+        assert_eq!((kind, bytes(&message)), (expected, &[7; 1000][..]));
+        held.push(message);
+    }
+    assert!(matches!(reader.take(), Taken::HoldsExhausted));
+    held.clear();
+    assert!(matches!(reader.take(), Taken::Message(message) if bytes(&message).len() == 200_000));
+}
+
+#[test]
+fn a_ring_is_bounded_in_bytes_and_what_it_gives_up_is_one_counted_loss_each() {
+    let mut pair = Pair::new(RingOptions { bytes_max: 100_000, ..options() });
+    let mut reader = pair.subscribe(Policy::DropOldest { depth: Policy::DEPTH_RING });
+    for _ in 0..30 {
+        pair.send(&[7; 9_000], Patience::None).expect("nobody gates");
+    }
+    let (got, lost) = drain(&mut reader);
+    assert!(got.len() >= 8 && got.len() <= 11, "{}", got.len());
+    assert_eq!(got.len() as u64 + lost.iter().map(|(_, count)| count).sum::<u64>(), 30);
+    assert!(lost.iter().all(|(cause, count)| *cause == Cause::RingBytes && *count == 1));
+}
+
+#[test]
+fn late_joiners_get_history_and_subscriptions_older_than_the_ring_get_everything() {
+    let mut pair = Pair::new(options());
+    for sequence in 1..=10 {
+        pair.send(&payload(sequence), Patience::None).expect("nobody gates");
+    }
+    let mut none = pair.subscribe(Policy::Block);
+    let mut four = pair.subscribe_with(Policy::Block, 4, 15);
+    let mut many = pair.subscribe_with(Policy::Block, 1000, 15);
+    assert_eq!(drain(&mut none).0, Vec::<u64>::new());
+    assert_eq!(drain(&mut four).0, vec![7, 8, 9, 10]);
+    assert_eq!(drain(&mut many).0, (1..=10).collect::<Vec<_>>());
+}
+
+#[test]
+fn what_was_published_stays_readable_after_the_publisher_is_gone_and_then_the_ring_is_free() {
+    let mut pair = Pair::new(options());
+    let mut reader = pair.subscribe(Policy::Block);
+    for sequence in 1..=20 {
+        pair.send(&payload(sequence), Patience::None).expect("room");
+    }
+    let Pair { own, writer, shared, .. } = pair;
+    drop(writer);
+    shared.reap(None);
+    assert!(!shared.is_free());
+    for sequence in 1..=20 {
+        let Taken::Message(message) = reader.take() else { panic!("{sequence} is there") };
+        assert_eq!(bytes(&message), payload(sequence));
+    }
+    assert!(reader.is_over());
+    drop(reader);
+    assert_eq!(shared.reap(None).left, 1);
+    assert!(shared.is_free());
+    let (all, free) = own.census();
+    assert_eq!(all, free, "every chunk is back");
+    own.reap_rows();
+    assert_eq!(own.rows_closing(), 0);
+}
+
+#[test]
+fn ten_thousand_publishers_after_each_other_use_the_memory_of_one() {
+    let mut pair = Pair::new(options());
+    let topic = Topic::new("again").expect("a name");
+    let mut after_ten = 0;
+    for round in 0..10_000 {
+        let (mut writer, shared) = RingWriter::create(&pair.own, &topic, PortId(8), options()).expect("a ring");
+        send(&mut writer, &[1; 300], Patience::None).expect("nobody gates");
+        drop(writer);
+        shared.reap(None);
+        assert!(shared.is_free());
+        if round == 10 {
+            after_ten = pair.peer.committed_bytes();
+        }
+    }
+    assert_eq!(pair.peer.committed_bytes(), after_ten);
+    pair.send(b"x", Patience::None).expect("the first ring still works");
+}

@@ -1,0 +1,183 @@
+//! Every limit of the system, with its reason and what happens when it is reached.
+//!
+//! Counts count from 1, sizes are in bytes, times carry their unit. A limit that a user may set has a name that
+//! ends in `_DEFAULT`; all others are fixed, because both sides of a format must agree on them. This file
+//! enforces nothing: who reaches a limit finds here what it has to do.
+
+use crate::control::Control;
+use crate::header::HEADER_SIZE;
+
+const KIB: u64 = 1 << 10;
+const MIB: u64 = 1 << 20;
+const GIB: u64 = 1 << 30;
+
+// Names.
+
+/// Bytes of a topic's name or of a pattern's text. A length then fits one byte, and 255 is what MQTT, ZMTP and
+/// file systems made people expect. A longer name is refused where it is given.
+pub const NAME_BYTES_MAX: usize = 255;
+
+/// Bytes of a domain's name. It becomes `NAME.sock` in a `sockaddr_un`, whose path ends at 107 bytes, behind a
+/// directory as long as `/run/user/4294967295/busway/`. A longer name is refused when the bus is opened.
+pub const DOMAIN_NAME_BYTES_MAX: usize = 64;
+
+/// Bytes of a process's name, which only people read: one column of `busway ls`. A longer one is refused.
+pub const PROCESS_NAME_BYTES_MAX: usize = 64;
+
+/// Bytes of the reason in a refusal: a few sentences in any script. A sender cuts it, a receiver refuses more.
+pub const REASON_BYTES_MAX: usize = 1024;
+
+// Messages.
+
+/// Bytes of one message: header, extensions and payload. The largest chunk; its size fits 32 bits with room to
+/// add to it without overflow. A larger `loan` or `send` fails with "too large" before memory is asked for.
+pub const MESSAGE_BYTES_MAX: u64 = GIB;
+
+/// Bytes of all extensions of one message: their length is one byte, in units of 8. More is refused by `seal`.
+pub const EXTENSION_BYTES_MAX: usize = 255 * 8;
+
+/// Bytes of one control message, header included. One datagram of a unix socket, well below the 208 KiB that
+/// the kernel queues by default. Encoding fails above it; a longer datagram is refused before it is read.
+pub const CONTROL_BYTES_MAX: usize = 64 << 10;
+
+/// Processes named in one `Published`: 10 bytes each at most, so that the message fits `CONTROL_BYTES_MAX`. The
+/// holder names the first 6 000; the publisher's constructor then waits for those only, the rest still match.
+pub const MATCHED_MAX: usize = 6_000;
+
+/// Descriptors beside one message: the kernel's `SCM_MAX_FD`. More go in further messages; a truncated control
+/// block (`MSG_CTRUNC`) is refused.
+pub const MESSAGE_FDS_MAX: usize = 253;
+
+// Arenas, chunks and rings.
+
+/// Rings of one process, which is also its publishers: 16 bits in a slot's address. Opening one more publisher
+/// fails with "too many publishers in this process"; closed ones make room.
+pub const RINGS_MAX: u32 = 65_536;
+
+/// Rows of one process, one a pair of subscriber and publisher: 16 bits. One more match is refused by the
+/// subscriber, which reports it and stays unattached to that publisher.
+pub const ROWS_MAX: u32 = 65_536;
+
+/// Extents of one arena. 12 bits of a chunk's address, of which one value means "none". When all are taken,
+/// a loan fails with "out of memory" naming the arena.
+pub const EXTENTS_MAX: u32 = 4_095;
+
+/// Chunks of one extent: the other 12 bits of a chunk's address. A full extent makes the pool take another.
+pub const EXTENT_CHUNKS_MAX: u32 = 4_096;
+
+/// Payload bytes that lie in the slot itself: what 128 bytes, two cache lines, leave beside the slot's word and
+/// 24 bytes of header. One byte more takes a chunk.
+pub const INLINE_BYTES_MAX: usize = 96;
+
+/// Bytes of one chunk, header included. Above it a message is refused, see [`MESSAGE_BYTES_MAX`].
+pub const CHUNK_BYTES_MAX: u64 = MESSAGE_BYTES_MAX;
+
+/// From this size on a chunk lies in the bulk arena, whose free memory goes back to the kernel. Below, punching
+/// holes would cost more than the memory is worth.
+pub const BULK_BYTES_MIN: u64 = MIB;
+
+/// Slots of a new ring: one page of 128-byte slots. A full ring grows to twice its size, up to its bound.
+pub const RING_SLOTS_INITIAL: u32 = 32;
+
+/// Slots up to which a ring grows unless the publisher says otherwise: 4 ms of a million messages a second.
+/// Then the oldest slot is overwritten, or the publisher waits, as the subscribers' policies say.
+pub const RING_SLOTS_MAX_DEFAULT: u32 = 4_096;
+
+/// The largest bound that a publisher may ask for: 128 MiB of slots. More is refused by the builder.
+pub const RING_SLOTS_HARD_MAX: u32 = 1 << 20;
+
+/// Bytes that a ring's unread messages may keep unless the publisher says otherwise: one process cannot fill a
+/// domain with a topic that nobody reads. Past it the oldest slots are given up, counted as `ring_bytes`.
+pub const RING_BYTES_DEFAULT: u64 = 64 * MIB;
+
+/// Bytes of address space of an arena: sparse, so that it costs nothing until it is used, and never has to move.
+/// Clamped to `RLIMIT_FSIZE` and a part of `RLIMIT_AS`; when it is used up, a loan fails with "out of memory".
+pub const ARENA_BYTES_DEFAULT: u64 = 64 * GIB;
+
+/// A domain's byte budget is the machine's memory, or the cgroup's limit, divided by this: a bus should not be
+/// what pushes its machine into swap. Past the budget a loan fails before the kernel is asked.
+pub const DOMAIN_BUDGET_DIVISOR: u64 = 4;
+
+// What a subscriber may keep.
+
+/// Messages that one process may hold at once: the words in its arena that publishers scan. Past it a take
+/// copies, or fails if the message is larger than [`HOLD_COPY_BYTES_MAX`]; the publisher never notices.
+pub const HOLDS_MAX: u32 = 256;
+
+/// Bytes that one process may hold at once, as [`HOLDS_MAX`]. It is what a stopped subscriber can cost others.
+pub const HOLD_BYTES_MAX: u64 = 64 * MIB;
+
+/// The largest message that is copied out when a hold would pass the budget. A larger one fails to be taken and
+/// is counted as `hold_budget` if it is lapped.
+pub const HOLD_COPY_BYTES_MAX: usize = 64 << 10;
+
+/// The largest depth of drop-newest: each message kept is a hold. A deeper one is refused where it is given.
+pub const DROP_NEWEST_DEPTH_MAX: u32 = HOLDS_MAX;
+
+// Waiting and waking.
+
+/// How long a publisher waits for a slow subscriber unless it says otherwise. Then the subscriber is stalled or
+/// evicted: a stopped process must not stop its publishers for ever.
+pub const MAX_WAIT_MS_DEFAULT: u64 = 1_000;
+
+/// Lines of a domain's bell, 64 bytes each: 4 MiB, sparse. Topics share lines beyond it, which costs a needless
+/// wake-up and never a message. Line 0 means any topic.
+pub const BELL_LINES: u32 = 65_536;
+
+/// Sleepers that a publisher wakes itself, about 44 us; its control thread wakes the rest (1 000 at once cost
+/// 5.6 ms in the caller).
+pub const WAKE_IN_CALLER_MAX: u32 = 8;
+
+/// Milliseconds between two beats of a process, which is also its control thread's tick: 4 wake-ups a second.
+pub const BEAT_MS: u64 = 250;
+
+/// Milliseconds without a beat after which a process is reported as hung. Nothing is taken from it.
+pub const HUNG_AFTER_MS: u64 = 3_000;
+
+/// Milliseconds that a holder of the rendezvous has for an answer before it is reported by name and pid.
+/// Existing pairs need it for nothing, so nothing else happens.
+pub const HOLDER_ANSWER_MS: u64 = 100;
+
+// The rendezvous.
+
+/// Members of one domain: processes, each with one connection to the holder. The holder refuses the next with a
+/// reason; its limit of descriptors is usually reached before.
+pub const MEMBERS_MAX: usize = 65_536;
+
+/// Bytes that wait for one member that does not read. Past it the holder disconnects the member with a reason;
+/// it registers again when it wakes.
+pub const MEMBER_QUEUE_BYTES_MAX: usize = 1 << 20;
+
+/// Messages that wait for one member, as [`MEMBER_QUEUE_BYTES_MAX`].
+pub const MEMBER_QUEUE_MESSAGES_MAX: usize = 1_024;
+
+/// Descriptors that wait for one member, as [`MEMBER_QUEUE_BYTES_MAX`]: those in flight count against the
+/// sender's own `RLIMIT_NOFILE`.
+pub const MEMBER_QUEUE_FDS_MAX: usize = 4_096;
+
+/// Milliseconds for which the holder stops accepting when it has no descriptor left. Who connects waits.
+pub const ACCEPT_PAUSE_MS: u64 = 100;
+
+/// Milliseconds that others leave to the process that a holder hands over to, before they try for the lock.
+pub const HAND_OVER_MS: u64 = 50;
+
+// Relations between limits: whoever changes one is told what else rests on it.
+const _: () = {
+    assert!(NAME_BYTES_MAX <= u8::MAX as usize);
+    assert!(MESSAGE_BYTES_MAX <= u32::MAX as u64);
+    assert!(CHUNK_BYTES_MAX <= MESSAGE_BYTES_MAX);
+    assert!(BULK_BYTES_MIN > INLINE_BYTES_MAX as u64 && BULK_BYTES_MIN < CHUNK_BYTES_MAX);
+    assert!(BULK_BYTES_MIN >= 16 * KIB);
+    assert!(EXTENTS_MAX < 1 << 12 && EXTENT_CHUNKS_MAX == 1 << 12);
+    assert!(RING_SLOTS_INITIAL.is_power_of_two() && RING_SLOTS_MAX_DEFAULT.is_power_of_two());
+    assert!(RING_SLOTS_HARD_MAX.is_power_of_two() && RING_SLOTS_MAX_DEFAULT <= RING_SLOTS_HARD_MAX);
+    assert!(RING_SLOTS_INITIAL * 128 == 4_096, "a new ring is one page");
+    assert!(DROP_NEWEST_DEPTH_MAX <= HOLDS_MAX);
+    assert!(HOLD_COPY_BYTES_MAX as u64 <= HOLD_BYTES_MAX);
+    assert!(HUNG_AFTER_MS >= 4 * BEAT_MS, "one late beat is no hang");
+    // The largest message of each variable part: the rest of a body is at most 256 bytes.
+    assert!(HEADER_SIZE + 256 + MATCHED_MAX * 10 <= CONTROL_BYTES_MAX);
+    assert!(HEADER_SIZE + 256 + NAME_BYTES_MAX + REASON_BYTES_MAX <= CONTROL_BYTES_MAX);
+    assert!(CONTROL_BYTES_MAX <= MEMBER_QUEUE_BYTES_MAX);
+    assert!(Control::COUNT < 128, "the number of a control message is one byte of a varint");
+};

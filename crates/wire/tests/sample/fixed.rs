@@ -1,0 +1,73 @@
+//! One fixed control message of each kind, for golden bytes and for the names of the fields.
+
+use busway_wire::{
+    Control, ControlKind, Generation, Pattern, Policy, PortId, ProcessId, RingIndex, RowIndex, SeatIndex,
+    Topic,
+};
+
+/// The fixed message of a kind. A random one of a fixed seed would move with the generator.
+pub(crate) fn control(kind: ControlKind) -> Control {
+    let process = ProcessId(0x0102_0304_0506_0708);
+    let port = PortId(0x1112_1314_1516_1718);
+    let topic = Topic::new("price.tick").unwrap();
+    let (ring, generation) = (RingIndex(3), Generation(300));
+    let (publisher, subscriber) = (ProcessId(5), ProcessId(600));
+    let (row, row_generation) = (RowIndex(7), Generation(8));
+    let (pid, created_ns, name) = (4_242, 1_000_000_007, "probe".to_owned());
+    match kind {
+        ControlKind::Hello => {
+            Control::Hello { layout_hash: 0xfeed_f00d_dead_beef, process, pid, name, monitored: true }
+        }
+        ControlKind::Welcome => Control::Welcome { process, pid, name, budget_bytes: 4 << 30 },
+        ControlKind::Refused => Control::Refused { code: 205, reason: "another uid".to_owned() },
+        ControlKind::Publish => Control::Publish { port, topic, ring, generation, created_ns },
+        ControlKind::Unpublish => Control::Unpublish { port },
+        ControlKind::Published => Control::Published { port, matched: vec![process, subscriber, subscriber] },
+        ControlKind::Subscribe => Control::Subscribe {
+            port,
+            pattern: Pattern::parse("price.>").unwrap(),
+            policy: Policy::DropNewest { depth: 200 },
+            created_ns,
+        },
+        ControlKind::Unsubscribe => Control::Unsubscribe { port },
+        ControlKind::Subscribed => Control::Subscribed { port, publishers: 12 },
+        ControlKind::RingAdded => Control::RingAdded {
+            subscription: PortId(9),
+            process,
+            port,
+            topic,
+            ring,
+            generation,
+            created_ns,
+            ring_is_older: true,
+        },
+        ControlKind::Attach => {
+            let (subscription, policy) = (port, Policy::Block);
+            Control::Attach {
+                publisher,
+                ring,
+                generation,
+                subscriber,
+                subscription,
+                row,
+                row_generation,
+                policy,
+            }
+        }
+        ControlKind::Attached => {
+            let seat = SeatIndex(10);
+            Control::Attached { publisher, ring, generation, subscriber, row, row_generation, seat }
+        }
+        ControlKind::AttachRefused => {
+            let reason = "no gating".to_owned();
+            Control::AttachRefused { publisher, ring, generation, subscriber, row, row_generation, reason }
+        }
+        ControlKind::Gone => Control::Gone { process },
+        ControlKind::Inspect => Control::Inspect {},
+        ControlKind::Member => Control::Member { process, pid, name },
+        ControlKind::InspectEnd => Control::InspectEnd {},
+        ControlKind::HandOver => Control::HandOver {},
+        ControlKind::Moving => Control::Moving { to: process },
+        ControlKind::Goodbye => Control::Goodbye {},
+    }
+}
