@@ -53,16 +53,16 @@ pub fn conduct(plan: &Plan) -> Result<Outcome, Failure> {
 /// # Errors
 /// The cell is unknown, or the measurement fails.
 pub fn partner(scene: &Scene<'_>, index: usize) -> Result<Outcome, Failure> {
-    let partner: fn(&Scene<'_>) -> Result<Outcome, Failure> = match scene.plan.cell.as_str() {
-        "loan" => loan::partner,
-        "allocations" => allocations::partner,
-        "first" => |scene| first::partner(scene),
+    let partner: fn(&Scene<'_>, usize) -> Result<Outcome, Failure> = match scene.plan.cell.as_str() {
+        "loan" => |scene, _| loan::partner(scene),
+        "allocations" => |scene, _| allocations::partner(scene),
+        "first" => |scene, _| first::partner(scene),
         "lookup" => lookup::partner,
-        "death" => death::partner,
+        "death" => |scene, _| death::partner(scene),
         _ => return cell::partner::<Busway>(scene, index),
     };
     place::pin(scene.plan.cpus[1])?;
-    partner(scene)
+    partner(scene, index)
 }
 
 /// The runtime directory of the measurement that `owner` conducts.

@@ -77,7 +77,7 @@ pub fn run_partner(sides: &impl Sides, arguments: &[String]) -> Result<(), Failu
     let plan = Plan::parse(plan)?;
     let stage = Stage::open(stage)?;
     let scene = Scene { plan: &plan, stage: &stage, owner: owner.parse()? };
-    let outcome = sides.partner(&scene, index.parse()?)?;
+    let outcome = sides.partner(&scene, index.parse()?).inspect_err(|_| stage.fail())?;
     print_line(&serde_json::to_string(&outcome)?)
 }
 

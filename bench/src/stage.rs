@@ -52,7 +52,7 @@ const FREE_LINES: usize = 16 * 1024;
 #[repr(C)]
 #[derive(Debug)]
 pub struct Board {
-    /// How many partners are ready; the second word counts those that have ended.
+    /// How many partners are ready; the second word is raised by one that failed.
     pub ready: Line,
     /// Raised when the measurement begins.
     pub go: Line,
@@ -119,7 +119,7 @@ impl Stage {
     /// Waits until `count` partners have said that they are ready.
     ///
     /// # Errors
-    /// They have not after 240 s.
+    /// They have not after 240 s, or one has failed.
     pub fn wait_ready(&self, count: usize) -> Result<(), Failure> {
         self.wait_for("partners ready", count as u64, &self.board.ready.words[0])
     }
@@ -127,10 +127,13 @@ impl Stage {
     /// Waits until `word` has reached `count`.
     ///
     /// # Errors
-    /// It has not after 240 s.
+    /// It has not after 240 s, or a partner has failed.
     pub fn wait_for(&self, what: &str, count: u64, word: &Word) -> Result<(), Failure> {
         let deadline_ns = now_ns() + WAIT_NS_MAX;
         while word.load(Ordering::Acquire) < count {
+            if self.board.ready.words[1].load(Ordering::Acquire) != 0 {
+                return Err(format!("{what}: a partner failed").into());
+            }
             if now_ns() > deadline_ns {
                 let seen = word.load(Ordering::Acquire);
                 return Err(format!("{what}: {seen} of {count} after 240 s").into());
@@ -147,6 +150,11 @@ impl Stage {
     pub fn ready_and_wait(&self) -> Result<(), Failure> {
         self.board.ready.words[0].fetch_add(1, Ordering::AcqRel);
         self.wait_for("the start", 1, &self.board.go.words[0])
+    }
+
+    /// Says that this partner has failed, so that nobody waits for it.
+    pub fn fail(&self) {
+        self.board.ready.words[1].store(1, Ordering::Release); // pairs with Acquire in `wait_for`
     }
 
     /// Lets all partners begin.

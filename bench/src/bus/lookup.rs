@@ -1,6 +1,6 @@
 //! Look-up by topic while the rendezvous holds few or many registrations.
 //!
-//! One process registers `size` subscriptions to topics that nobody publishes; another makes publishers
+//! Four processes register `size` subscriptions to topics that nobody publishes; another makes publishers
 //! for one topic that has one subscriber. The time of making one holds the whole registration.
 
 use crate::Failure;
@@ -12,15 +12,18 @@ use crate::outcome::{Outcome, median};
 use crate::partners::Partners;
 use std::time::Duration;
 
-/// The first side: holds the rendezvous and one subscriber, and times publishers.
+/// Processes that share the registrations, because one process may hold 65 536.
+const HOLDERS: u64 = 4;
+
+/// The first side: times publishers of the one topic.
 ///
 /// # Errors
 /// The bus fails.
 pub fn conduct(scene: &Scene<'_>) -> Result<Outcome, Failure> {
-    // The partner comes first and so holds the rendezvous, with its index of all registrations: the
+    // A partner comes first and so holds the rendezvous, with its index of all registrations: the
     // question and its answer then cross processes.
-    let partners = Partners::start(scene, 1)?;
-    scene.stage.wait_ready(1)?;
+    let partners = Partners::start(scene, HOLDERS as usize)?;
+    scene.stage.wait_ready(HOLDERS as usize)?;
     let bus = join(scene)?;
     let mut open = Vec::new();
     for _ in 0..scene.plan.messages {
@@ -41,13 +44,15 @@ pub fn conduct(scene: &Scene<'_>) -> Result<Outcome, Failure> {
 ///
 /// # Errors
 /// The bus fails.
-pub fn partner(scene: &Scene<'_>) -> Result<Outcome, Failure> {
+pub fn partner(scene: &Scene<'_>, index: usize) -> Result<Outcome, Failure> {
     let bus = join(scene)?;
     let mut held = Vec::new();
-    for number in 0..scene.plan.size {
+    for number in (index as u64..scene.plan.size).step_by(HOLDERS as usize) {
         held.push(bus.subscriber(&format!("bench.lookup.other.{number}")).open()?);
     }
-    let _wanted = bus.subscriber("bench.lookup.wanted").open()?;
+    if index == 0 {
+        held.push(bus.subscriber("bench.lookup.wanted").open()?);
+    }
     scene.stage.board.ready.words[0].fetch_add(1, crate::stage::Ordering::AcqRel);
     while !scene.stage.stopped() {
         pause(Duration::from_millis(10));
