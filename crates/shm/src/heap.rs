@@ -295,7 +295,8 @@ mod tests {
     fn a_class_holds_what_was_asked_for_and_wastes_at_most_a_quarter() {
         let mut rng = fastrand::Rng::with_seed(7);
         for _ in 0..100_000 {
-            let bytes = rng.u64(1..CHUNK_BYTES_MAX >> rng.u32(0..24));
+            let shift = rng.u32(0..24);
+            let bytes = rng.u64(1..CHUNK_BYTES_MAX >> shift);
             let class = class_bytes(bytes);
             assert!(class >= bytes && class.is_multiple_of(64), "{bytes} -> {class}");
             assert!(bytes < 256 || class - bytes <= bytes / 4, "{bytes} -> {class}");
