@@ -18,7 +18,7 @@ use busway_wire::ProcessId;
 use crate::arena::{OwnArena, PeerArena};
 use crate::error::ShmError;
 use crate::heap::Table;
-use crate::layout::{CAUSES, PAGE, ROWS_AT, RingEntry, RowEntry, SeatEntry, key, state, unkey};
+use crate::layout::{CAUSES, PAGE, ROW_HOLDS, ROWS_AT, RingEntry, RowEntry, SeatEntry, key, state, unkey};
 use crate::life::Life;
 use crate::recycle::Remains;
 use crate::row::RowAccount;
@@ -28,6 +28,9 @@ use crate::view::Mapped;
 
 /// Most hold words of a row that a publisher looks at; more are refused at the seat.
 pub const HOLDS_MAX: u64 = 4096;
+/// Most hold words of all rows of one process at one ring: looking at them takes a publisher some 100 us, once for
+/// each batch of retired chunks. A thousand subscriptions to one topic in one process have 16 000.
+pub const PROCESS_HOLDS_MAX: u64 = 1 << 18;
 
 /// An entry of a table, and which use of it is meant.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -69,6 +72,8 @@ pub struct Seat {
     pub gates: bool,
     /// Head when the seat was given: the row's account begins behind it.
     pub from: u64,
+    /// The furthest that the row has said to be: a cursor that goes back is not believed.
+    passed: Arc<AtomicU64>,
 }
 
 /// How far a row is.
@@ -81,7 +86,8 @@ pub enum Progress {
 }
 
 impl Seat {
-    /// How far the row is, clamped to `head`.
+    /// How far the row is, clamped to `head`. It never goes back, so that two rows which take turns cannot make a
+    /// publisher wait again and again for what each of them has passed.
     pub fn progress(&self, head: u64) -> Progress {
         let (generation, at) = unkey(self.row.key.load(Ordering::Acquire)); // pairs with Release in `row`
         if generation != self.row_key.generation || at == state::CLOSED || at == state::FREE {
@@ -91,7 +97,11 @@ impl Seat {
             return Progress::Passed(self.from);
         }
         let cursor = self.row.cursor.load(Ordering::Acquire); // pairs with Release in `row`
-        Progress::Passed(cursor.clamp(self.from, head.max(self.from)))
+        let known = self.passed.load(Ordering::Relaxed);
+        if cursor > known {
+            self.passed.store(cursor, Ordering::Relaxed);
+        }
+        Progress::Passed(cursor.max(known).clamp(self.from, head.max(self.from)))
     }
 
     /// What became of the messages since the row's account began. It closes by itself: what was delivered is what the
@@ -247,11 +257,20 @@ impl RingShared {
         if holds > HOLDS_MAX {
             return Err(ShmError::Refused { what: "more hold words than a row may have" });
         }
+        let known = seats.iter().filter(|seat| seat.peer.process() == peer.process());
+        // A row without hold words costs a look as well: it counts as the sixteen that fit into its entry.
+        let words = known.fold(holds, |sum, seat| sum + (seat.holds.len() as u64).max(ROW_HOLDS as u64));
+        if words > PROCESS_HOLDS_MAX {
+            return Err(ShmError::Refused {
+                what: "more rows and hold words than a process may have at one ring",
+            });
+        }
         let holds = peer.tables().arena().slice(row.holds_at.load(Ordering::Relaxed), holds)?;
         let from = self.start_of(&row);
         let index = self.own.take_entry(Table::Seat)?;
         let gates = self.gating && policy.gates();
-        let seat = Seat { peer: peer.clone(), row_key, row, holds, index, policy, gates, from };
+        let passed = Arc::new(AtomicU64::new(from));
+        let seat = Seat { peer: peer.clone(), row_key, row, holds, index, policy, gates, from, passed };
         self.fill_entry(&seat);
         seats.push(seat);
         self.entry.seated.store(seats.len() as u64, Ordering::Relaxed);
