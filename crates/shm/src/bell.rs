@@ -333,5 +333,6 @@ fn raise(counter: &AtomicU32, target: u32) {
 #[cfg(loom)]
 mod model;
 
-#[cfg(all(test, not(loom)))]
+#[cfg(not(loom))]
+#[cfg(test)]
 mod tests;
