@@ -141,8 +141,14 @@ impl RingWriter {
         let head = self.head;
         let mut survey = Survey { gate: u64::MAX, slowest: u64::MAX };
         let slots = self.stage.mask + 1;
-        for seat in &self.places {
+        // A row that cannot make us wait matters only while the ring may still grow for it: its cursor lies in a line
+        // that its process writes, and costs a transfer between processors.
+        let growing = slots < u64::from(self.options.slots_max);
+        for seat in self.places.iter().filter(|seat| seat.gates || growing) {
             let Progress::Passed(cursor) = seat.progress(head) else { continue };
+            if !seat.alive() {
+                continue;
+            }
             survey.slowest = survey.slowest.min(cursor + 1);
             if !seat.gates {
                 continue;
@@ -153,9 +159,6 @@ impl RingWriter {
                 state::STALLED if cursor + slots / 2 < head => continue,
                 state::STALLED => self.shared.mark(seat, state::ACTIVE),
                 _ => {}
-            }
-            if !seat.alive() {
-                continue;
             }
             survey.gate = survey.gate.min(cursor + 1);
         }
