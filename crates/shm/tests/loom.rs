@@ -34,8 +34,7 @@ fn explore(model: impl Fn() + Send + Sync + 'static) -> usize {
         *counter.lock().expect("no execution panics while it counts") += 1;
         model();
     });
-    let count = *executions.lock().expect("no execution panics while it counts");
-    count
+    *executions.lock().expect("no execution panics while it counts")
 }
 
 /// Explores `model`, which must hold.
