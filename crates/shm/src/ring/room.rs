@@ -33,6 +33,16 @@ enum Needed {
     Message(u64),
 }
 
+impl Needed {
+    /// The message that must give way in a ring of so many slots.
+    fn sequence(self, slots: u64) -> u64 {
+        match self {
+            Self::SlotFor(sequence) => sequence.saturating_sub(slots),
+            Self::Message(oldest) => oldest,
+        }
+    }
+}
+
 /// What a look at the seats found.
 struct Survey {
     /// Everything below was passed by every gating row.
@@ -74,18 +84,15 @@ impl RingWriter {
         loop {
             fence(Ordering::SeqCst); // R2: pairs with the fence in `row::attached`
             self.refresh();
-            let survey = self.survey();
+            let survey = self.survey(what.sequence(self.stage.mask + 1));
             self.gate = survey.gate;
             let lag = (self.head + 1).saturating_sub(survey.slowest);
             let slots = self.stage.mask + 1;
             if lag > slots / 2 {
                 self.grow(lag);
             }
-            let needed = match what {
-                // Asked again each time: growing has moved the slot.
-                Needed::SlotFor(sequence) => sequence.saturating_sub(self.stage.mask + 1),
-                Needed::Message(oldest) => oldest,
-            };
+            // Asked again: growing has moved the slot.
+            let needed = what.sequence(self.stage.mask + 1);
             if needed < self.gate {
                 self.waited(started);
                 return Ok(());
@@ -137,7 +144,16 @@ impl RingWriter {
         self.blocked.fill(0);
     }
 
-    fn survey(&mut self) -> Survey {
+    /// Whether a stalled row gates again. Half a ring: a row that had caught up just after the last look may be that
+    /// far behind at this one. Where bytes are short before slots are, half of the messages that take them.
+    fn caught_up(&self, cursor: u64) -> bool {
+        let scarce = self.chunk_bytes > self.options.bytes_max / 2;
+        let middle = self.chunks.get(self.chunks.len() / 2).filter(|_| scarce);
+        cursor + self.stage.mask.div_ceil(2) >= self.head
+            && middle.is_none_or(|(middle, _)| cursor >= *middle)
+    }
+
+    fn survey(&mut self, needed: u64) -> Survey {
         let head = self.head;
         let mut survey = Survey { gate: u64::MAX, slowest: u64::MAX };
         let slots = self.stage.mask + 1;
@@ -155,8 +171,8 @@ impl RingWriter {
             }
             match self.shared.marked(seat) {
                 state::EVICTED | state::FREE => continue,
-                // Half a ring: a row that had caught up just after the last look may be that far behind at this one.
-                state::STALLED if cursor + slots / 2 < head => continue,
+                // What is needed now decides as well, or the row would be stalled and waited for in turns.
+                state::STALLED if cursor < needed || !self.caught_up(cursor) => continue,
                 state::STALLED => self.shared.mark(seat, state::ACTIVE),
                 _ => {}
             }
