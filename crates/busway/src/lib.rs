@@ -39,3 +39,12 @@ pub use sample::{PublisherInfo, Sample};
 pub use stream::SampleStream;
 pub use subscriber::{Subscriber, SubscriberBuilder};
 pub use typed::{TypedLoan, TypedPublisher};
+
+/// The code blocks of the documents run as tests.
+#[cfg(doctest)]
+mod documents {
+    #[doc = include_str!("../../../README.md")]
+    struct Readme;
+    #[doc = include_str!("../../../docs/guide.md")]
+    struct Guide;
+}

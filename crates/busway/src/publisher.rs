@@ -175,7 +175,6 @@ fn past(ring: &busway_shm::seat::RingShared) -> usize {
 /// A publisher of one topic.
 #[derive(Debug)]
 pub struct Publisher {
-    core: Arc<Core>,
     writer: RingWriter,
     topic: Topic,
     port: PortId,
@@ -184,6 +183,8 @@ pub struct Publisher {
     domain_version: u64,
     clock: Clock,
     bytes_sent: u64,
+    // Last: the ring is closed before the bus may be.
+    core: Arc<Core>,
 }
 
 impl Publisher {
@@ -388,6 +389,8 @@ impl Publisher {
     /// The ledger: what became of every message, for every subscriber there ever was.
     #[must_use]
     pub fn account(&self) -> Account {
+        // Rows that closed and processes that died since the control thread looked are settled now.
+        self.writer.shared().reap(None);
         crate::inspect::account_of(self.writer.shared())
     }
 

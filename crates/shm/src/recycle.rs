@@ -7,7 +7,10 @@
 //! Invariant (loom: `a_held_chunk_is_never_recycled`): a slot is overwritten, then its chunk is retired, then the
 //! fence, then the scan. A subscriber stores its hold, fences, and looks at the slot again. Whichever fence comes
 //! second sees what the other side stored before its own, so either the scan sees the hold or the subscriber sees
-//! that the slot has changed.
+//! that the slot has changed. A process is believed to hold what an honest one may hold, and no more.
+
+use busway_wire::ProcessId;
+use busway_wire::limits::{HOLD_BYTES_MAX, HOLD_COPY_BYTES_MAX, HOLDS_MAX};
 
 use crate::arena::OwnArena;
 use crate::seat::{RingShared, Seat};
@@ -48,8 +51,17 @@ pub(crate) struct Recycler {
     retired_bytes: u64,
     batch: Vec<Sized>,
     held: Vec<bool>,
+    shares: Vec<Share>,
     next_seat: usize,
     version: u64,
+}
+
+/// What one process has been found to hold of the batch.
+#[derive(Debug)]
+struct Share {
+    process: ProcessId,
+    count: usize,
+    bytes: u64,
 }
 
 /// What a publisher leaves behind: chunks that rows may still read, and those that nobody can.
@@ -117,11 +129,11 @@ impl Recycler {
         // The list must be the one that was current after the fence: the caller refreshed it.
         if version != self.version {
             self.version = version;
-            self.next_seat = 0;
+            self.restart();
         }
         let end = (self.next_seat + SEATS_A_STEP).min(seats.len());
         for seat in &seats[self.next_seat..end] {
-            self.look(seat);
+            self.look(seat, seats.len());
         }
         self.next_seat = end;
         if let Some(next) = seats.get(end) {
@@ -138,11 +150,16 @@ impl Recycler {
             std::mem::swap(&mut self.batch, &mut self.retired);
             self.retired_bytes = 0;
             self.batch.sort_unstable();
-            self.held.clear();
-            self.held.resize(self.batch.len(), false);
-            self.next_seat = 0;
+            self.restart();
             fence(Ordering::SeqCst); // pairs with the fence in `row::hold`
         }
+    }
+
+    fn restart(&mut self) {
+        self.held.clear();
+        self.held.resize(self.batch.len(), false);
+        self.shares.clear();
+        self.next_seat = 0;
     }
 
     /// Whether a batch waits to be looked at, or could be begun.
@@ -155,7 +172,7 @@ impl Recycler {
         !self.batch.is_empty()
     }
 
-    fn look(&mut self, seat: &Seat) {
+    fn look(&mut self, seat: &Seat, seats: usize) {
         if seat.dead() {
             return;
         }
@@ -165,10 +182,30 @@ impl Recycler {
                 continue;
             }
             let Some(chunk) = ChunkRef::from_hold_word(word) else { continue };
-            if let Ok(at) = self.batch.binary_search_by_key(&chunk, |sized| sized.chunk) {
-                self.held[at] = true;
+            let Ok(at) = self.batch.binary_search_by_key(&chunk, |sized| sized.chunk) else { continue };
+            if !self.held[at] {
+                self.held[at] = self.charge(seat.peer.process(), self.batch[at].class, seats);
             }
         }
+    }
+
+    /// Whether a process may hold one chunk more. An honest one holds no more than its `HoldBudget`, and one chunk
+    /// for each row that is taking at this moment. Twice that is respected, because a scan is not one moment. What a
+    /// process claims beyond is freed: its own reads may then be garbage, and our memory stays bounded.
+    fn charge(&mut self, process: ProcessId, bytes: u64, seats: usize) -> bool {
+        let at = self.shares.iter().position(|share| share.process == process).unwrap_or_else(|| {
+            self.shares.push(Share { process, count: 0, bytes: 0 });
+            self.shares.len() - 1
+        });
+        let share = &mut self.shares[at];
+        let bytes_max = 2 * HOLD_BYTES_MAX + seats as u64 * HOLD_COPY_BYTES_MAX as u64;
+        // The bytes before this one: a single sample may be larger than the budget.
+        if share.count >= 2 * HOLDS_MAX as usize + seats || share.bytes > bytes_max {
+            return false;
+        }
+        share.count += 1;
+        share.bytes += bytes;
+        true
     }
 
     fn finish(&mut self, own: &OwnArena) {

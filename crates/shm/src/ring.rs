@@ -391,9 +391,11 @@ impl RingWriter {
             .map(|(seat, since)| (seat.row_key, seat.index, *since))
             .collect();
         self.places = self.shared.seats();
+        // Seats leave the list and join it at its end: one walk over both, however many a process has asked for.
+        let mut old = old.into_iter();
         let since = |seat: &Seat| {
-            let known = old.iter().find(|(row, index, _)| *row == seat.row_key && *index == seat.index);
-            known.map_or(0, |(_, _, since)| *since)
+            let known = old.find(|(row, index, _)| *row == seat.row_key && *index == seat.index);
+            known.map_or(0, |(_, _, since)| since)
         };
         self.blocked = self.places.iter().map(since).collect();
         self.seen = version;

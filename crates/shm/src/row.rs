@@ -22,7 +22,8 @@ use crate::error::ShmError;
 use crate::heap::Table;
 use crate::hold::{HoldBudget, HoldWords};
 use crate::layout::{
-    CAUSES, HEADS_AT, RINGS_AT, RINGS_MAX, ROW_HOLDS, ROWS_AT, RingEntry, RowEntry, key, state, unkey,
+    CAUSES, HEADS_AT, RINGS_AT, RINGS_MAX, ROW_HOLDS, ROWS_AT, RingEntry, RowEntry, SEQUENCE_MAX, key, state,
+    unkey,
 };
 use crate::life::Life;
 use crate::seat::EntryKey;
@@ -172,9 +173,9 @@ impl RowShared {
         &self.ring
     }
 
-    /// The publisher's head.
+    /// The publisher's head; at most [`SEQUENCE_MAX`], whatever it wrote there.
     pub fn head(&self) -> u64 {
-        self.head.load(Ordering::Acquire) // pairs with Release in `ring::published`
+        self.head.load(Ordering::Acquire).min(SEQUENCE_MAX) // pairs with Release in `ring::published`
     }
 
     /// Called by the control thread: the publisher gave us seat `index`, or refused.
@@ -188,7 +189,8 @@ impl RowShared {
         };
         let from = self.peer.tables().seat(index).map_or(0, |entry| entry.from.load(Ordering::Relaxed));
         self.entry.seat.store(u64::from(index) + 1, Ordering::Relaxed);
-        self.start(from);
+        // An honest one gives a place at or before its head.
+        self.start(from.min(self.head()));
     }
 
     /// Called by the control thread while there is no seat: a publisher that is dead overwrites nothing, so that its

@@ -137,6 +137,18 @@ fn word(sequence: u64, chunk: ChunkRef) -> u64 {
     ((sequence & SEQUENCE_MASK) << 24) | u64::from(chunk.0)
 }
 
+#[cfg(not(loom))]
+impl Slot {
+    /// Where the fields lie, for the test of FORMAT.md: word, time, correlation, shape, payload.
+    pub const OFFSETS: [usize; 5] = [
+        std::mem::offset_of!(Self, word),
+        std::mem::offset_of!(Self, time),
+        std::mem::offset_of!(Self, correlation),
+        std::mem::offset_of!(Self, shape),
+        std::mem::offset_of!(Self, payload),
+    ];
+}
+
 impl Slot {
     /// A slot outside shared memory, for tests and models.
     pub fn empty() -> Self {

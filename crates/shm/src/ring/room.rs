@@ -5,8 +5,8 @@
 //! each no longer than the ring's `max_wait`, after which it is stalled and gates no more until it has caught up.
 //! A row whose process has died gates no more from the moment its life word says so.
 //!
-//! Invariant: no row can make a publisher wait longer than `max_wait` in one piece, whatever it writes or fails to
-//! write: the wait is bounded by our own clock.
+//! Invariant: no row can make a publisher wait longer than `max_wait` in one piece, and all rows together no longer
+//! than twice that, whatever they write or fail to write: the wait is bounded by our own clock.
 
 use busway_wire::Policy;
 
@@ -132,16 +132,23 @@ impl RingWriter {
     fn waited(&mut self, started: u64) {
         if started != 0 {
             self.sent.waited_ns += clock::monotonic_ns().saturating_sub(started);
-            self.blocked.fill(0);
         }
+        // Nobody blocks any more.
+        self.blocked.fill(0);
     }
 
     fn survey(&mut self) -> Survey {
         let head = self.head;
         let mut survey = Survey { gate: u64::MAX, slowest: u64::MAX };
         let slots = self.stage.mask + 1;
-        for (seat, since) in self.places.iter().zip(&mut self.blocked) {
+        // A row that cannot make us wait matters only while the ring may still grow for it: its cursor lies in a line
+        // that its process writes, and costs a transfer between processors.
+        let growing = slots < u64::from(self.options.slots_max);
+        for seat in self.places.iter().filter(|seat| seat.gates || growing) {
             let Progress::Passed(cursor) = seat.progress(head) else { continue };
+            if !seat.alive() {
+                continue;
+            }
             survey.slowest = survey.slowest.min(cursor + 1);
             if !seat.gates {
                 continue;
@@ -152,12 +159,6 @@ impl RingWriter {
                 state::STALLED if cursor + slots / 2 < head => continue,
                 state::STALLED => self.shared.mark(seat, state::ACTIVE),
                 _ => {}
-            }
-            if !seat.alive() {
-                continue;
-            }
-            if cursor + slots > head {
-                *since = 0;
             }
             survey.gate = survey.gate.min(cursor + 1);
         }
@@ -197,6 +198,10 @@ impl RingWriter {
         for at in 0..self.places.len() {
             let seat = &self.places[at];
             if !self.blocks(seat, needed) {
+                // At the first look only: rows that take turns in blocking must not set each other's time back.
+                if now == started {
+                    self.blocked[at] = 0;
+                }
                 continue;
             }
             if seat.policy == Policy::Evict {
@@ -211,7 +216,9 @@ impl RingWriter {
                 self.blocked[at] = now;
             }
             let waited = now.saturating_sub(self.blocked[at]);
-            if waited >= self.options.max_wait_ns && !failing {
+            // Twice: rows that are seated or begin to block while we wait cannot draw it out for ever.
+            let cap = self.options.max_wait_ns;
+            if (waited >= cap || now.saturating_sub(started) >= cap.saturating_mul(2)) && !failing {
                 self.stall(at, waited);
                 blocked -= 1;
             }
@@ -224,7 +231,6 @@ impl RingWriter {
             Patience::Until(deadline) => deadline.expired(),
         };
         if failing || expired {
-            self.waited(0);
             self.shared.entry().refused.fetch_add(1, Ordering::Relaxed);
             let who = self.places.iter().filter_map(|seat| self.name_if_blocking(seat, needed)).collect();
             let timeout = matches!(patience, Patience::Until(_)) && !failing && started != 0;
