@@ -81,6 +81,8 @@ pub enum Refusal {
     Timeout(Vec<RowName>),
     /// The memory that it takes cannot be had.
     Memory(ShmError),
+    /// This process has left the bus meanwhile.
+    Closed,
 }
 
 /// Whom a publisher waits for.

@@ -112,8 +112,8 @@ impl RingWriter {
         }
     }
 
-    /// Waits until every row that gates has passed the last message; at most until `deadline`. Returns who has not.
-    /// Rows that are stalled, evicted or dead are not waited for.
+    /// Waits until every row that gates has passed the last message; at most until `deadline` or until this process
+    /// leaves the bus. Returns who has not. Rows that are stalled, evicted or dead are not waited for.
     pub fn flush(&mut self, deadline: clock::Deadline) -> Vec<RowName> {
         let mut spins = 0;
         loop {
@@ -124,7 +124,7 @@ impl RingWriter {
                 .iter()
                 .filter_map(|seat| self.name_if_blocking(seat, needed.saturating_sub(1)))
                 .collect();
-            if who.is_empty() || deadline.expired() {
+            if who.is_empty() || deadline.expired() || self.shared.own().closed() {
                 return who;
             }
             if spins < SPINS {
@@ -241,6 +241,9 @@ impl RingWriter {
         }
         if blocked == 0 {
             return Ok(());
+        }
+        if self.shared.own().closed() {
+            return Err(Refusal::Closed);
         }
         let expired = match patience {
             Patience::None => true,
