@@ -2,6 +2,7 @@
 //!
 //! The publisher and its subscribers are threads here; what differs between processes (mapping, death, bells) is
 //! tested where processes are.
+#![expect(clippy::print_stdout, reason = "evidence lines are read by the test runner")]
 
 use std::sync::Arc;
 use std::time::Duration;
