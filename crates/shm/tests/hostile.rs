@@ -5,6 +5,7 @@
 //! each side maps the other's read-only, as processes do. What is shown: whoever reads such words never panics (this
 //! is compiled with checks for overflow), never reads outside, never loops or waits for ever, takes no more memory
 //! than its budgets say, and everybody else gets what was sent.
+#![cfg(not(loom))]
 #![expect(clippy::print_stdout, reason = "evidence lines are read by the test runner")]
 
 #[path = "hostile/words.rs"]
