@@ -1,1 +1,50 @@
-//! Busway: the message bus for every distance.
+//! Busway: publish and subscribe, between the programs of one host through shared memory.
+//!
+//! A payload is laid out once, in memory that its publisher owns and its subscribers read. No daemon is on the path of a
+//! message; two programs find each other with nothing started before them. Every message that is not delivered is
+//! counted, with its cause.
+//!
+//! Start with [`Bus`]. What happens to slow subscribers is a [`Policy`]; what happened to messages is an [`Account`].
+
+#![forbid(unsafe_code)]
+
+mod bus;
+mod control;
+mod directory;
+mod error;
+mod inspect;
+mod inspection;
+mod outcome;
+mod ports;
+mod publisher;
+mod sample;
+mod stream;
+mod subscriber;
+mod typed;
+mod wake;
+
+pub use bus::{Bus, BusBuilder};
+pub use busway_wire::{
+    Cause, Codec, Kind, NameError, Pattern, Policy, PolicyError, PortId, ProcessId, Topic, TopicId,
+};
+pub use directory::Realm;
+pub use error::{Code, Error};
+pub use inspection::{
+    Account, BudgetView, Dropped, Inspection, PortState, ProcessView, PublisherView, SegmentView,
+    SubscriberView, TopicView,
+};
+pub use outcome::{Behind, Loss, RecvError, SendError, Sent, Who};
+pub use publisher::{Clock, Gating, Loan, Publisher, PublisherBuilder};
+pub use sample::{PublisherInfo, Sample};
+pub use stream::SampleStream;
+pub use subscriber::{Subscriber, SubscriberBuilder};
+pub use typed::{TypedLoan, TypedPublisher};
+
+/// The code blocks of the documents run as tests.
+#[cfg(doctest)]
+mod documents {
+    #[doc = include_str!("../../../README.md")]
+    struct Readme;
+    #[doc = include_str!("../../../docs/guide.md")]
+    struct Guide;
+}

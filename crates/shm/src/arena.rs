@@ -9,7 +9,7 @@
 //! before it is used as an offset, an index or a length.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex};
 
 use busway_wire::ProcessId;
 
@@ -17,9 +17,9 @@ use crate::domain::Domain;
 use crate::error::ShmError;
 use crate::heap::{CHUNK_BYTES_MAX, Heap, Table};
 use crate::layout::{
-    ARENA_BYTES_MAX, ARENA_BYTES_MIN, ArenaHeader, EXTENTS_AT, EXTENTS_MAX, ExtentEntry, HEADS_AT, LAYOUT_VERSION, MAGIC, NAME_BYTES,
-    PAGE, RINGS_AT, RINGS_MAX, ROWS_AT, ROWS_MAX, RingEntry, RowEntry, SEATS_AT, SEATS_MAX, SeatEntry,
-    layout_hash, state, unkey,
+    ARENA_BYTES_MAX, ARENA_BYTES_MIN, ArenaHeader, EXTENTS_AT, EXTENTS_MAX, ExtentEntry, HEADS_AT,
+    LAYOUT_VERSION, MAGIC, NAME_BYTES, PAGE, RINGS_AT, RINGS_MAX, ROWS_AT, ROWS_MAX, RingEntry, RowEntry,
+    SEATS_AT, SEATS_MAX, SeatEntry, layout_hash, state, unkey,
 };
 use crate::life::{self, Life};
 use crate::seat::EntryKey;
@@ -151,7 +151,8 @@ impl Tables {
     pub fn name(&self) -> String {
         let header = self.header();
         let len = (header.name_bytes.load(Ordering::Relaxed) as usize).min(NAME_BYTES);
-        let shown = |character: char| if character.is_control() { char::REPLACEMENT_CHARACTER } else { character };
+        let shown =
+            |character: char| if character.is_control() { char::REPLACEMENT_CHARACTER } else { character };
         text(&header.name, len).chars().map(shown).collect()
     }
 
@@ -178,7 +179,8 @@ pub struct ChunkPlace {
 }
 
 fn text(words: &[AtomicU64], len: usize) -> String {
-    let bytes: Vec<u8> = words.iter().flat_map(|word| word.load(Ordering::Relaxed).to_le_bytes()).take(len).collect();
+    let bytes: Vec<u8> =
+        words.iter().flat_map(|word| word.load(Ordering::Relaxed).to_le_bytes()).take(len).collect();
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
@@ -202,7 +204,7 @@ pub struct OwnArena {
     bulk_read_only: OwnedFd,
     event_fd: OwnedFd,
     heap: Mutex<Heap>,
-    domain: OnceLock<Arc<Domain>>,
+    domain: Mutex<Option<Arc<Domain>>>,
     closing: Mutex<Vec<ClosingRow>>,
     process: ProcessId,
     forks: u64,
@@ -241,7 +243,7 @@ impl OwnArena {
         let process = ProcessId(sys::identity::random_u64()?.max(1));
         let own = Self {
             heap: Mutex::new(Heap::new(bytes)),
-            domain: OnceLock::new(),
+            domain: Mutex::new(None),
             closing: Mutex::new(Vec::new()),
             forks: fork::generation()?,
             tables,
@@ -259,7 +261,8 @@ impl OwnArena {
         let header = self.tables.header();
         let name = options.name.as_bytes();
         let name = &name[..name.len().min(NAME_BYTES)];
-        let flags = if options.monitored { FLAG_MONITORED } else { 0 } | if barrier { FLAG_BARRIER } else { 0 };
+        let flags =
+            if options.monitored { FLAG_MONITORED } else { 0 } | if barrier { FLAG_BARRIER } else { 0 };
         let now = clock::monotonic_ns();
         header.layout_hash.store(layout_hash(), Ordering::Relaxed);
         header.version.store(LAYOUT_VERSION, Ordering::Relaxed);
@@ -308,27 +311,37 @@ impl OwnArena {
         &self.tables.header().life.word
     }
 
+    /// Whether the control thread has left the bus: nobody is waited for any more.
+    pub fn closed(&self) -> bool {
+        life::read(self.life_word()) == Life::Closed
+    }
+
     /// Marks that the control thread was here.
     pub fn beat(&self, now_ns: u64) {
         self.tables.header().beat_ns.store(now_ns, Ordering::Relaxed);
     }
 
-    /// Joins the domain: from now on its byte budget is asked before the kernel is.
+    /// Joins the domain: from now on its byte budget is asked before the kernel is. A second call changes the domain.
     ///
     /// # Errors
     /// [`ShmError::Budget`] where the domain cannot even back what the arena has already.
     pub fn join(&self, domain: &Arc<Domain>) -> Result<(), ShmError> {
         let _heap = self.heap();
-        if self.domain.get().is_none() {
-            domain.ledger().reserve(self.tables.header().committed_bytes.load(Ordering::Relaxed))?;
-            let _ = self.domain.set(domain.clone());
+        let mut current = self.domain.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if current.as_ref().is_some_and(|current| Arc::ptr_eq(current, domain)) {
+            return Ok(());
+        }
+        let committed = self.tables.header().committed_bytes.load(Ordering::Relaxed);
+        domain.ledger().reserve(committed)?;
+        if let Some(old) = current.replace(domain.clone()) {
+            old.ledger().release(committed);
         }
         Ok(())
     }
 
     /// The domain that was joined.
-    pub fn domain(&self) -> Option<&Arc<Domain>> {
-        self.domain.get()
+    pub fn domain(&self) -> Option<Arc<Domain>> {
+        self.domain.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
     }
 
     /// Whether this process is a fork of the one that made the arena: nothing may be touched then.
@@ -384,12 +397,13 @@ impl OwnArena {
     pub(crate) fn commit(&self, bulk: bool, offset: u64, bytes: u64) -> Result<(), ShmError> {
         let first = offset / PAGE * PAGE;
         let len = (offset + bytes).div_ceil(PAGE) * PAGE - first;
-        if let Some(domain) = self.domain.get() {
+        let domain = self.domain();
+        if let Some(domain) = &domain {
             domain.ledger().reserve(len)?;
         }
         let file = if bulk { &self.bulk_fd } else { &self.arena_fd };
         if let Err(error) = memfd::commit(file.as_fd(), first, len) {
-            if let Some(domain) = self.domain.get() {
+            if let Some(domain) = &domain {
                 domain.ledger().release(len);
             }
             return Err(error);
@@ -405,7 +419,7 @@ impl OwnArena {
         let len = end.saturating_sub(first);
         memfd::punch(self.bulk_fd.as_fd(), first, len)?;
         self.tables.header().committed_bytes.fetch_sub(len, Ordering::Relaxed);
-        if let Some(domain) = self.domain.get() {
+        if let Some(domain) = self.domain() {
             domain.ledger().release(len);
         }
         Ok(())
@@ -417,7 +431,7 @@ impl Drop for OwnArena {
         if self.forked() {
             return;
         }
-        if let Some(domain) = self.domain.get() {
+        if let Some(domain) = self.domain() {
             domain.ledger().release(self.tables.header().committed_bytes.load(Ordering::Relaxed));
         }
     }
@@ -439,7 +453,12 @@ impl PeerArena {
     /// # Errors
     /// Which of seals, kind of file, size, magic, layout and incarnation was wrong; or what the kernel refused.
     /// Nothing stays mapped then.
-    pub fn map(arena: OwnedFd, bulk: OwnedFd, event: OwnedFd, expected: ProcessId) -> Result<Arc<Self>, ShmError> {
+    pub fn map(
+        arena: OwnedFd,
+        bulk: OwnedFd,
+        event: OwnedFd,
+        expected: ProcessId,
+    ) -> Result<Arc<Self>, ShmError> {
         let arena_file = arena;
         let arena_bytes = memfd::check_seals(arena_file.as_fd(), SealKind::Arena)?;
         let bulk_bytes = memfd::check_seals(bulk.as_fd(), SealKind::Bulk)?;
@@ -477,7 +496,12 @@ impl PeerArena {
     /// As [`PeerArena::map`].
     pub fn of_own(own: &OwnArena) -> Result<Arc<Self>, ShmError> {
         let duplicate = |fd: BorrowedFd<'_>| sys::identity::duplicate(fd);
-        Self::map(duplicate(own.arena_fd())?, duplicate(own.bulk_fd())?, duplicate(own.event_fd())?, own.process())
+        Self::map(
+            duplicate(own.arena_fd())?,
+            duplicate(own.bulk_fd())?,
+            duplicate(own.event_fd())?,
+            own.process(),
+        )
     }
 
     /// The tables.
@@ -528,6 +552,20 @@ impl PeerArena {
     /// Bytes it has taken from the kernel.
     pub fn committed_bytes(&self) -> u64 {
         self.tables.header().committed_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Bytes that its arena file and its bulk file take now, as the kernel counts them.
+    pub fn committed_by_file(&self) -> (u64, u64) {
+        let all = self.committed_bytes();
+        let bulk = (0..self.tables.header().extents_used.load(Ordering::Acquire).min(EXTENTS_MAX))
+            .filter_map(|extent| self.tables.extents().get(extent as usize))
+            .filter(|entry| entry.bulk.load(Ordering::Relaxed) == 1)
+            .fold(0_u64, |sum, entry| {
+                let bytes = entry.chunk_bytes.load(Ordering::Relaxed);
+                sum.saturating_add(bytes.saturating_mul(u64::from(entry.count.load(Ordering::Relaxed))))
+            })
+            .min(all);
+        (all - bulk, bulk)
     }
 
     /// Writes its event counter if one of its async tasks sleeps.

@@ -17,15 +17,15 @@
 //! the next ringer rings again. (If the futex word were the sleeper's own flag, a ringer that clears
 //! it before a second sleeper arms would lose the second one's wake-up.)
 //!
-//! The counters wrap. They are compared by their difference, which is right while two that meet are
-//! less than 2^31 rings apart; a ring takes a system call, so that is a quarter of an hour of nothing
-//! but ringing between two instructions of a sleeper, and costs one wait of [`WAIT_MAX`].
+//! The counters wrap, and are compared by how far one is past the other. That is right while those that
+//! meet are less than 2^24 rings apart. A ring takes a system call, so further is some ten seconds of
+//! nothing but ringing between two instructions of a sleeper, and costs it one wait of [`WAIT_MAX`].
 //!
 //! Does not carry data: a bell is hints only. What a hostile member writes into it costs latency (at
 //! most [`WAIT_MAX`]) and superfluous system calls, never a message.
 //!
-//! Invariant: in a line that nobody corrupted `done <= rung` and `armed <= rung + 1`; both sides
-//! raise `rung` where they find it otherwise, so a corrupted line heals at its next use.
+//! Invariant: in a line that nobody corrupted `done <= rung` and `armed <= rung + 1`. In a corrupted one
+//! the next sleeper and the next ringer put each counter in its place.
 
 use core::time::Duration;
 
@@ -54,8 +54,8 @@ pub const WAKES_MAX: u32 = 1;
 /// Attempts to raise a counter: more are only needed where a hostile member keeps writing it.
 const RAISES_MAX: usize = 64;
 
-/// Rings that may be under way at once, or have been left undone by killed ringers. More is corruption,
-/// which would hide sleepers once it came to 2^31.
+/// How far a counter may be past where it should at least be: rings under way at once, or left undone
+/// by killed ringers. Further is corruption, and counts as not being there yet.
 const APART_MAX: u32 = 1 << 24;
 
 /// One line. 64 bytes: two topics' publishers do not fight for one cache line.
@@ -247,21 +247,15 @@ impl Line {
     fn has_sleeper(&self) -> bool {
         // Relaxed: the fences before this look and before the sleeper's are what orders it.
         let armed = self.armed.load(Ordering::Relaxed);
-        is_behind(self.done.load(Ordering::Relaxed), armed)
+        !is_done(self.done.load(Ordering::Relaxed), armed)
     }
 
     /// Arms the line; says which `rung` to sleep on.
     fn arm(&self) -> u32 {
-        // Acquire: pairs with the release in `ring` and in `raise`. Both counters follow `rung`, so a
-        // `rung` that is read after them is not behind them, unless the line was corrupted.
-        let done = self.done.load(Ordering::Acquire);
-        raise(&self.rung, done);
-        let armed = self.armed.load(Ordering::Acquire);
-        raise(&self.rung, armed.wrapping_sub(1));
+        // Acquire: pairs with the release in `raise`. `done` follows `rung`, so a `rung` that is read
+        // after it is not behind it, unless the line was corrupted.
+        raise(&self.rung, self.done.load(Ordering::Acquire));
         let seen = self.rung.load(Ordering::Acquire);
-        if seen.wrapping_sub(done) > APART_MAX {
-            raise(&self.done, seen.wrapping_sub(1));
-        }
         raise(&self.armed, seen.wrapping_add(1));
         seen
     }
@@ -283,17 +277,13 @@ impl Line {
     fn begin(&self) -> Option<u32> {
         // Acquire: whoever armed had read `rung`, so what we add to is not older.
         let armed = self.armed.load(Ordering::Acquire);
-        if !is_behind(self.done.load(Ordering::Acquire), armed) {
+        if is_done(self.done.load(Ordering::Acquire), armed) {
             return None;
         }
         let ring = self.rung.fetch_add(1, Ordering::AcqRel).wrapping_add(1);
-        if is_behind(ring, armed) {
-            // Nobody arms further ahead than by one: the line was corrupted. Without this the next
-            // 2^31 publishes might each ring.
-            raise(&self.rung, armed);
-            return Some(armed);
-        }
-        Some(ring)
+        // Nobody arms further ahead than by one, unless the line was corrupted. Then `done` goes there at
+        // once: without this each publish might ring until `rung` had come there by ones.
+        Some(if is_past(ring, armed, APART_MAX) { ring } else { armed })
     }
 
     #[cfg(not(loom))]
@@ -310,20 +300,29 @@ impl Line {
     }
 }
 
-/// Whether `counter` must be raised to come to `target`, comparing as counters that wrap. Exactly 2^31
-/// apart, each is behind the other: so a corrupted line is rung rather than left alone.
+/// Whether nobody has armed since the last ring that was done.
+///
+/// The slack is wider than that of one counter behind another: in a line that was corrupted, but where
+/// no two neighbours are too far apart to be seen, one ring makes `done` past `armed` by twice that.
 #[inline]
-const fn is_behind(counter: u32, target: u32) -> bool {
-    counter.wrapping_sub(target).cast_signed() < 0
+const fn is_done(done: u32, armed: u32) -> bool {
+    is_past(done, armed, 4 * APART_MAX)
 }
 
-/// Raises `counter` to `target`, unless it is there or further.
+/// Whether `counter` is at `target` or past it by at most `apart_max`, as counters that wrap.
+#[inline]
+const fn is_past(counter: u32, target: u32, apart_max: u32) -> bool {
+    counter.wrapping_sub(target) <= apart_max
+}
+
+/// Raises `counter` to `target`, unless it is there or past it. A corrupted one is put there too.
 fn raise(counter: &AtomicU32, target: u32) {
     let mut now = counter.load(Ordering::Relaxed);
     for _ in 0..RAISES_MAX {
-        if !is_behind(now, target) {
+        if is_past(now, target, APART_MAX) {
             return;
         }
+        // Release: what was done before the raise (wakes, above all) is seen by who reads it.
         match counter.compare_exchange_weak(now, target, Ordering::AcqRel, Ordering::Relaxed) {
             Ok(_) => return,
             Err(found) => now = found,
@@ -334,5 +333,6 @@ fn raise(counter: &AtomicU32, target: u32) {
 #[cfg(loom)]
 mod model;
 
-#[cfg(all(test, not(loom)))]
+#[cfg(not(loom))]
+#[cfg(test)]
 mod tests;

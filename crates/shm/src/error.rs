@@ -116,7 +116,9 @@ pub enum ShmError {
         size: u64,
     },
     /// The caller must act: a table of this process is full.
-    #[error("the table {table} of this process is full with {entries} entries; close some, or use more processes")]
+    #[error(
+        "the table {table} of this process is full with {entries} entries; close some, or use more processes"
+    )]
     TableFull {
         /// Which table.
         table: &'static str,
@@ -138,7 +140,9 @@ pub enum ShmError {
         most: u64,
     },
     /// The peer must act: the segment belongs to another incarnation than was announced.
-    #[error("the segment belongs to process {found:#018x}, announced was {expected:#018x}; the peer that sent it is faulty")]
+    #[error(
+        "the segment belongs to process {found:#018x}, announced was {expected:#018x}; the peer that sent it is faulty"
+    )]
     Incarnation {
         /// The incarnation that was announced.
         expected: u64,

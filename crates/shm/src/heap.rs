@@ -12,8 +12,8 @@ use std::collections::BTreeMap;
 use crate::arena::OwnArena;
 use crate::error::ShmError;
 use crate::layout::{
-    EXTENTS_MAX, HEAP_AT, PAGE, RINGS_AT, RINGS_MAX, ROWS_AT, ROWS_MAX, RingEntry, RowEntry, SEATS_AT, SEATS_MAX,
-    SeatEntry,
+    EXTENTS_MAX, HEAP_AT, PAGE, RINGS_AT, RINGS_MAX, ROWS_AT, ROWS_MAX, RingEntry, RowEntry, SEATS_AT,
+    SEATS_MAX, SeatEntry,
 };
 use crate::slot::ChunkRef;
 use crate::sync::Ordering;
@@ -204,7 +204,11 @@ impl OwnArena {
             return Ok(());
         }
         if let Some(&chunk) = known.unbacked.last() {
-            let place = self.tables().resolve(chunk).ok_or(ShmError::OutOfBounds { offset: 0, len: class, size: 0 })?;
+            let place = self.tables().resolve(chunk).ok_or(ShmError::OutOfBounds {
+                offset: 0,
+                len: class,
+                size: 0,
+            })?;
             self.commit(true, place.offset, place.bytes)?;
             known.unbacked.pop();
             into.push(chunk);

@@ -85,7 +85,12 @@ impl HoldWords {
                 // The last word is the one for copying.
                 let word = self.words.get(at).filter(|_| at + 1 < self.words.len())?;
                 // Acquire pairs with Release in `give`: the zero was stored before the bit was cleared.
-                match used.compare_exchange_weak(seen, seen | (1 << bit), Ordering::Acquire, Ordering::Relaxed) {
+                match used.compare_exchange_weak(
+                    seen,
+                    seen | (1 << bit),
+                    Ordering::Acquire,
+                    Ordering::Relaxed,
+                ) {
                     Ok(_) => {
                         word.store(chunk.hold_word(), Ordering::Release); // pairs with Acquire in `recycle`
                         return Some(at as u32);

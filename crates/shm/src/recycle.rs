@@ -206,7 +206,7 @@ impl Recycler {
     }
 
     fn look(&mut self, seat: &Seat, words: std::ops::Range<usize>, seats: usize) {
-        if !seat.alive() {
+        if seat.dead() {
             return;
         }
         for word in &seat.holds[words] {

@@ -81,6 +81,8 @@ pub enum Refusal {
     Timeout(Vec<RowName>),
     /// The memory that it takes cannot be had.
     Memory(ShmError),
+    /// This process has left the bus meanwhile.
+    Closed,
 }
 
 /// Whom a publisher waits for.
@@ -208,7 +210,12 @@ impl RingWriter {
     /// # Errors
     /// See [`Refusal`].
     #[inline]
-    pub fn send_inline(&mut self, meta: &InlineMeta, payload: &[u8], patience: Patience) -> Result<Sent, Refusal> {
+    pub fn send_inline(
+        &mut self,
+        meta: &InlineMeta,
+        payload: &[u8],
+        patience: Patience,
+    ) -> Result<Sent, Refusal> {
         let sequence = self.head + 1;
         if sequence > self.limit || self.seen != self.shared.version() {
             self.make_room(sequence, patience)?;
@@ -319,14 +326,18 @@ impl RingWriter {
         };
         let sized = Sized { chunk, class };
         let own = self.shared.own();
-        let loaned = own.tables().resolve(chunk).ok_or(ShmError::OutOfBounds { offset: 0, len: bytes, size: 0 }).and_then(|place| {
-            // SAFETY: R3: the chunk came from the store or the heap, which give it out once, and our own arena is
-            // mapped writable.
-            #[expect(unsafe_code, reason = "the loan is the one place where chunks become writable")]
-            unsafe {
-                Loaned::take(own.tables().region(place.bulk), place.offset, place.bytes)
-            }
-        });
+        let loaned = own
+            .tables()
+            .resolve(chunk)
+            .ok_or(ShmError::OutOfBounds { offset: 0, len: bytes, size: 0 })
+            .and_then(|place| {
+                // SAFETY: R3: the chunk came from the store or the heap, which give it out once, and our own arena is
+                // mapped writable.
+                #[expect(unsafe_code, reason = "the loan is the one place where chunks become writable")]
+                unsafe {
+                    Loaned::take(own.tables().region(place.bulk), place.offset, place.bytes)
+                }
+            });
         match loaned {
             Ok(memory) => Ok(Loan { sized, memory }),
             Err(error) => {
@@ -406,7 +417,11 @@ impl RingWriter {
     /// How far the slowest row is behind, and whether every row has passed the last message.
     pub fn behind(&mut self) -> Vec<RowName> {
         self.refresh();
-        self.places.iter().filter(|seat| seat.alive()).filter_map(|seat| self.name_if_behind(seat, self.head)).collect()
+        self.places
+            .iter()
+            .filter(|seat| seat.alive())
+            .filter_map(|seat| self.name_if_behind(seat, self.head))
+            .collect()
     }
 
     /// Number of rows that have a seat.

@@ -14,8 +14,8 @@ use std::sync::Arc;
 
 use busway_wire::Cause;
 use busway_wire::Header;
-use busway_wire::PortId;
 use busway_wire::Policy;
+use busway_wire::PortId;
 
 use crate::arena::{OwnArena, PeerArena};
 use crate::error::ShmError;
@@ -64,6 +64,7 @@ pub struct RowShared {
     budget: Arc<HoldBudget>,
     extra: Option<(u64, u64)>,
     attached: AtomicU64,
+    looked_at: AtomicU64,
 }
 
 /// The row waits for its seat.
@@ -106,7 +107,8 @@ impl RowShared {
         } else {
             None
         };
-        let holds_at = extra.map_or(at + std::mem::offset_of!(RowEntry, hold_words) as u64, |(offset, _)| offset);
+        let holds_at =
+            extra.map_or(at + std::mem::offset_of!(RowEntry, hold_words) as u64, |(offset, _)| offset);
         let words: Mapped<[AtomicU64]> = own.tables().arena().slice(holds_at, wanted)?;
         let (generation, _) = unkey(entry.key.load(Ordering::Relaxed));
         let row_key = EntryKey { index, generation: generation.wrapping_add(1) };
@@ -121,6 +123,7 @@ impl RowShared {
             budget: budget.clone(),
             extra,
             attached: AtomicU64::new(WAITING),
+            looked_at: AtomicU64::new(u64::MAX),
             entry,
         };
         row.fill(options, holds_at, wanted);
@@ -129,7 +132,15 @@ impl RowShared {
 
     fn fill(&self, options: &RowOptions, holds_at: u64, holds: u64) {
         let entry = &self.entry;
-        let zero = [&entry.first, &entry.cursor, &entry.lag_high, &entry.held, &entry.seat, &entry.looked_ns];
+        let zero = [
+            &entry.first,
+            &entry.cursor,
+            &entry.lag_high,
+            &entry.held,
+            &entry.seat,
+            &entry.looked_ns,
+            &entry.woken,
+        ];
         for word in zero.into_iter().chain(&entry.dropped) {
             word.store(0, Ordering::Relaxed);
         }
@@ -193,8 +204,11 @@ impl RowShared {
     /// Called by the control thread while there is no seat: a publisher that is dead overwrites nothing, so that its
     /// ring can be read without one.
     pub fn start_without_seat(&self) {
-        if self.attached.load(Ordering::Relaxed) == WAITING && matches!(self.peer.life(), Life::Dead | Life::Closed) {
-            let older = self.entry.created_ns.load(Ordering::Relaxed) <= self.ring.created_ns.load(Ordering::Relaxed);
+        if self.attached.load(Ordering::Relaxed) == WAITING
+            && matches!(self.peer.life(), Life::Dead | Life::Closed)
+        {
+            let older =
+                self.entry.created_ns.load(Ordering::Relaxed) <= self.ring.created_ns.load(Ordering::Relaxed);
             let history = self.entry.history.load(Ordering::Relaxed);
             self.start(if older { 0 } else { self.head().saturating_sub(history) });
         }
@@ -252,11 +266,28 @@ impl RowShared {
         self.budget.give(bytes);
     }
 
+    /// Called by the control thread at each beat: notes since when the row has been behind, and by how much at most.
+    pub fn look(&self, now_ns: u64) {
+        if !self.is_attached() {
+            return;
+        }
+        let cursor = self.entry.cursor.load(Ordering::Relaxed);
+        let lag = self.head().saturating_sub(cursor);
+        let moved = self.looked_at.swap(cursor, Ordering::Relaxed) != cursor;
+        if moved || lag == 0 {
+            self.entry.looked_ns.store(now_ns, Ordering::Relaxed);
+        }
+        if lag > self.entry.lag_high.load(Ordering::Relaxed) {
+            self.entry.lag_high.store(lag, Ordering::Relaxed);
+        }
+    }
+
     /// The account of the row so far.
     pub fn account(&self) -> RowAccount {
         let first = self.entry.first.load(Ordering::Relaxed);
         let cursor = self.entry.cursor.load(Ordering::Relaxed);
-        let dropped: [u64; CAUSES] = std::array::from_fn(|cause| self.entry.dropped[cause].load(Ordering::Relaxed));
+        let dropped: [u64; CAUSES] =
+            std::array::from_fn(|cause| self.entry.dropped[cause].load(Ordering::Relaxed));
         let lost = dropped.iter().fold(0, |sum: u64, lost| sum.saturating_add(*lost));
         let head = if self.is_attached() { self.head() } else { cursor };
         RowAccount {

@@ -12,8 +12,8 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use busway_wire::Cause;
-use busway_wire::ProcessId;
 use busway_wire::Policy;
+use busway_wire::ProcessId;
 
 use crate::arena::{OwnArena, PeerArena};
 use crate::error::ShmError;
@@ -21,6 +21,7 @@ use crate::heap::Table;
 use crate::layout::{CAUSES, PAGE, ROW_HOLDS, ROWS_AT, RingEntry, RowEntry, SeatEntry, key, state, unkey};
 use crate::life::Life;
 use crate::recycle::Remains;
+use crate::row::RowAccount;
 use crate::slot::Slot;
 use crate::sync::{AtomicU64, Ordering};
 use crate::view::Mapped;
@@ -103,9 +104,42 @@ impl Seat {
         Progress::Passed(cursor.max(known).clamp(self.from, head.max(self.from)))
     }
 
-    /// Whether the row's process still runs.
+    /// What became of the messages since the row's account began. It closes by itself: what was delivered is what the
+    /// cursor passed, less what was counted as lost. What a closed row had not passed is lost with it.
+    pub fn ledger(&self, head: u64) -> RowAccount {
+        let row = &self.row;
+        let (generation, at) = unkey(row.key.load(Ordering::Acquire)); // pairs with Release in `row`
+        if generation != self.row_key.generation || at == state::FREE {
+            return RowAccount::default();
+        }
+        let head = head.max(self.from);
+        if at == state::STARTING {
+            return RowAccount { in_flight: head - self.from, ..RowAccount::default() };
+        }
+        let cursor = row.cursor.load(Ordering::Acquire).clamp(self.from, head);
+        let first = row.first.load(Ordering::Relaxed).clamp(self.from, cursor);
+        let mut delivered = cursor - first;
+        let mut dropped: [u64; CAUSES] = std::array::from_fn(|cause| {
+            let lost = row.dropped[cause].load(Ordering::Relaxed).min(delivered);
+            delivered -= lost;
+            lost
+        });
+        let mut in_flight = head - cursor;
+        if at == state::CLOSED {
+            dropped[Cause::SubscriberLeft as usize] += std::mem::take(&mut in_flight);
+        }
+        RowAccount { delivered, dropped, in_flight, held: row.held.load(Ordering::Relaxed) }
+    }
+
+    /// Whether the row's process takes part in the bus: only then may the row gate.
     pub fn alive(&self) -> bool {
         !matches!(self.peer.life(), Life::Dead | Life::Closed)
+    }
+
+    /// Whether the row's process is dead, so that nobody reads what the row holds. A process that has only closed
+    /// its bus may still hold samples.
+    pub fn dead(&self) -> bool {
+        self.peer.life() == Life::Dead
     }
 }
 
@@ -129,6 +163,21 @@ pub struct Reaped {
     pub left: u32,
     /// Rows whose process died.
     pub died: u32,
+}
+
+/// What became of a ring's messages, row by row.
+#[derive(Clone, Debug)]
+pub struct Ledgers {
+    /// Sequence of the last message.
+    pub head: u64,
+    /// Rows that have a seat.
+    pub present: Vec<RowAccount>,
+    /// Rows that are gone.
+    pub past_rows: u64,
+    /// Delivered to them.
+    pub past_delivered: u64,
+    /// Lost by them, by cause.
+    pub past_dropped: [u64; CAUSES],
 }
 
 impl RingShared {
@@ -212,7 +261,9 @@ impl RingShared {
         // A row without hold words costs a look as well: it counts as the sixteen that fit into its entry.
         let words = known.fold(holds, |sum, seat| sum + (seat.holds.len() as u64).max(ROW_HOLDS as u64));
         if words > PROCESS_HOLDS_MAX {
-            return Err(ShmError::Refused { what: "more rows and hold words than a process may have at one ring" });
+            return Err(ShmError::Refused {
+                what: "more rows and hold words than a process may have at one ring",
+            });
         }
         let holds = peer.tables().arena().slice(row.holds_at.load(Ordering::Relaxed), holds)?;
         let from = self.start_of(&row);
@@ -273,7 +324,9 @@ impl RingShared {
     pub(crate) fn mark(&self, seat: &Seat, at: u32) {
         let seats = self.lock();
         let current = |other: &Seat| {
-            other.index == seat.index && other.row_key == seat.row_key && other.peer.process() == seat.peer.process()
+            other.index == seat.index
+                && other.row_key == seat.row_key
+                && other.peer.process() == seat.peer.process()
         };
         if let (true, Some(entry)) = (seats.iter().any(current), self.entry_of(seat)) {
             let (generation, _) = unkey(entry.key.load(Ordering::Relaxed));
@@ -298,12 +351,17 @@ impl RingShared {
         let mut seats = self.lock();
         let before = seats.len();
         seats.retain(|seat| {
-            let died = dead == Some(seat.peer.process()) || !seat.alive();
+            let left = seat.peer.life() == Life::Closed;
+            let died = seat.dead() || (dead == Some(seat.peer.process()) && !left);
             let closed = seat.progress(u64::MAX) == Progress::Closed;
             if !died && !closed {
                 return true;
             }
-            if died { reaped.died += 1 } else { reaped.left += 1 }
+            if died {
+                reaped.died += 1
+            } else {
+                reaped.left += 1
+            }
             self.fold(seat, died);
             false
         });
@@ -319,29 +377,31 @@ impl RingShared {
 
     /// Adds a row that is gone to the ring's past, so that the account stays closed.
     fn fold(&self, seat: &Seat, died: bool) {
-        let row = &seat.row;
-        let (generation, at) = unkey(row.key.load(Ordering::Acquire));
-        if generation == seat.row_key.generation && at != state::STARTING && at != state::FREE {
-            let head = self.head();
-            let first = row.first.load(Ordering::Relaxed).clamp(seat.from, head.max(seat.from));
-            let cursor = row.cursor.load(Ordering::Acquire).clamp(first, head.max(first));
-            let mut passed = cursor - first;
-            for (sum, dropped) in self.entry.past_dropped.iter().zip(&row.dropped) {
-                let lost = dropped.load(Ordering::Relaxed).min(passed);
-                passed -= lost;
-                sum.fetch_add(lost, Ordering::Relaxed);
-            }
-            self.entry.past_delivered.fetch_add(passed, Ordering::Relaxed);
-            let cause = if died { Cause::SubscriberDied } else { Cause::SubscriberLeft };
-            if let Some(sum) = self.entry.past_dropped.get(cause as usize) {
-                sum.fetch_add(head.saturating_sub(cursor), Ordering::Relaxed);
-            }
-            self.entry.past_rows.fetch_add(1, Ordering::Relaxed);
+        let mut ledger = seat.ledger(self.head());
+        let unread = if died { Cause::SubscriberDied } else { Cause::SubscriberLeft };
+        ledger.dropped[unread as usize] += std::mem::take(&mut ledger.in_flight);
+        self.entry.past_delivered.fetch_add(ledger.delivered, Ordering::Relaxed);
+        for (sum, lost) in self.entry.past_dropped.iter().zip(ledger.dropped) {
+            sum.fetch_add(lost, Ordering::Relaxed);
         }
+        self.entry.past_rows.fetch_add(1, Ordering::Relaxed);
         if let Some(entry) = self.entry_of(seat) {
             let (generation, _) = unkey(entry.key.load(Ordering::Relaxed));
             entry.key.store(key(generation, state::FREE), Ordering::Release);
             self.own.give_entry(Table::Seat, seat.index);
+        }
+    }
+
+    /// The ledgers of all rows that there ever were: those that are there, and the sums of those that are gone.
+    pub fn ledgers(&self) -> Ledgers {
+        let seats = self.lock();
+        let head = self.head();
+        Ledgers {
+            head,
+            present: seats.iter().map(|seat| seat.ledger(head)).collect(),
+            past_rows: self.entry.past_rows.load(Ordering::Relaxed),
+            past_delivered: self.entry.past_delivered.load(Ordering::Relaxed),
+            past_dropped: std::array::from_fn(|cause| self.entry.past_dropped[cause].load(Ordering::Relaxed)),
         }
     }
 
@@ -359,7 +419,9 @@ impl RingShared {
     }
 
     fn free(&self) {
-        let Some(remains) = self.remains.lock().unwrap_or_else(PoisonError::into_inner).take() else { return };
+        let Some(remains) = self.remains.lock().unwrap_or_else(PoisonError::into_inner).take() else {
+            return;
+        };
         remains.give_back(&self.own);
         self.entry.key.store(key(self.key.generation, state::FREE), Ordering::Release);
         let stages = self.entry.stages_used.load(Ordering::Relaxed) as usize;
@@ -369,10 +431,5 @@ impl RingShared {
             self.own.give_pages(at & !63, bytes);
         }
         self.own.give_entry(Table::Ring, self.key.index);
-    }
-
-    /// Lost by rows that are gone, by cause.
-    pub fn past_dropped(&self) -> [u64; CAUSES] {
-        std::array::from_fn(|cause| self.entry.past_dropped[cause].load(Ordering::Relaxed))
     }
 }

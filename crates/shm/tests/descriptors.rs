@@ -37,7 +37,8 @@ fn mappings() -> usize {
 }
 
 fn memory(bytes: u64) -> OwnedFd {
-    let fd = rustix::fs::memfd_create("forged", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING).expect("a memfd");
+    let fd =
+        rustix::fs::memfd_create("forged", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING).expect("a memfd");
     rustix::fs::ftruncate(&fd, bytes).expect("a sparse file");
     fd
 }
@@ -77,8 +78,10 @@ fn event_file() -> OwnedFd {
 }
 
 fn disk_file(bytes: u64) -> OwnedFd {
-    let path = std::env::current_exe().expect("we run").with_file_name(format!("forged-{}", std::process::id()));
-    let file = File::options().create(true).truncate(true).read(true).write(true).open(&path).expect("a file");
+    let path =
+        std::env::current_exe().expect("we run").with_file_name(format!("forged-{}", std::process::id()));
+    let file =
+        File::options().create(true).truncate(true).read(true).write(true).open(&path).expect("a file");
     std::fs::remove_file(&path).expect("it was just made");
     file.set_len(bytes).expect("a sparse file");
     file.into()
@@ -183,7 +186,11 @@ fn arenas_of_another_layout_version_magic_or_incarnation_are_refused_with_their_
     let headers: [(&str, Alter, &str); 5] = [
         ("no magic", |header| header.magic.store(0, Ordering::Relaxed), "magic"),
         ("another magic", |header| header.magic.store(domain::MAGIC, Ordering::Relaxed), "magic"),
-        ("one bit", |header| header.layout_hash.store(layout_hash() ^ 1, Ordering::Relaxed), "layout differs"),
+        (
+            "one bit",
+            |header| header.layout_hash.store(layout_hash() ^ 1, Ordering::Relaxed),
+            "layout differs",
+        ),
         ("a version", |header| header.version.store(LAYOUT_VERSION + 1, Ordering::Relaxed), "layout differs"),
         ("a process", |header| header.process.store(PROCESS.0 + 1, Ordering::Relaxed), "belongs to process"),
     ];
@@ -200,7 +207,8 @@ fn swapped_and_writable_files_and_events_that_would_block_are_refused_with_their
     let _alone = alone();
     let Forged { arena, bulk, event, expected, .. } = Forged::new("");
     Forged { what: "swapped", arena: bulk, bulk: arena, event, expected }.check("missing: future-write");
-    Forged::bulk("bulk that can be written", sealed(memory(ARENA_BYTES_MIN), FIXED)).check("must be read-only");
+    Forged::bulk("bulk that can be written", sealed(memory(ARENA_BYTES_MIN), FIXED))
+        .check("must be read-only");
     Forged::bulk("the arena as bulk", arena_file()).check("must be read-only");
     let (_pipe, pipe) = rustix::pipe::pipe().expect("a pipe");
     Forged::event("a pipe as event", pipe).check("no eventfd");
@@ -258,7 +266,8 @@ fn no_process_can_write_an_arena_that_another_owns() {
         refuse(&named("a writable mapping"), map(fd.as_fd(), ProtFlags::READ | ProtFlags::WRITE).is_ok());
         let start = map(fd.as_fd(), ProtFlags::READ).expect("reading is allowed");
         // SAFETY: the page is ours and nothing refers to it.
-        let protected = unsafe { rustix::mm::mprotect(start.cast(), 4096, MprotectFlags::READ | MprotectFlags::WRITE) };
+        let protected =
+            unsafe { rustix::mm::mprotect(start.cast(), 4096, MprotectFlags::READ | MprotectFlags::WRITE) };
         refuse(&named("mprotect to writable"), protected.is_ok());
         // SAFETY: the page was mapped above.
         unsafe { rustix::mm::munmap(start.cast(), 4096) }.expect("it was ours");
@@ -271,11 +280,21 @@ fn no_process_can_write_an_arena_that_another_owns() {
     }
     // A new description of the arena can be had from /proc, and is worth no more than the old one.
     let writable = reopen(&arena, OFlags::RDWR).expect("the mode of the arena allows its user to open it");
-    refuse("a writable mapping of a reopened arena", map(writable.as_fd(), ProtFlags::READ | ProtFlags::WRITE).is_ok());
+    refuse(
+        "a writable mapping of a reopened arena",
+        map(writable.as_fd(), ProtFlags::READ | ProtFlags::WRITE).is_ok(),
+    );
     refuse("write to a reopened arena", rustix::io::pwrite(&writable, b"x", 0).is_ok());
-    refuse("truncation on open", reopen(&arena, OFlags::RDWR | OFlags::TRUNC).is_ok() && memfd::size(&arena) == Ok(0));
+    refuse(
+        "truncation on open",
+        reopen(&arena, OFlags::RDWR | OFlags::TRUNC).is_ok() && memfd::size(&arena) == Ok(0),
+    );
     assert_eq!(memfd::size(&arena), Ok(ARENA_BYTES_MIN));
-    assert_eq!(own.tables().header().magic.load(Ordering::Relaxed), MAGIC, "the owner's words are as they were");
+    assert_eq!(
+        own.tables().header().magic.load(Ordering::Relaxed),
+        MAGIC,
+        "the owner's words are as they were"
+    );
     own.beat(1);
     println!("evidence: refused={refused}");
 }
@@ -289,7 +308,8 @@ fn a_segment_cannot_be_truncated_under_its_readers() {
         assert!(rustix::fs::ftruncate(fd, 0).is_err(), "its owner cannot either");
     }
     // The last word of the file: a shorter file would end this test with SIGBUS.
-    let last = peer.tables().arena().slice::<busway_shm::sync::AtomicU64>(ARENA_BYTES_MIN - 8, 1).expect("inside");
+    let last =
+        peer.tables().arena().slice::<busway_shm::sync::AtomicU64>(ARENA_BYTES_MIN - 8, 1).expect("inside");
     assert_eq!(last[0].load(Ordering::Relaxed), 0);
     assert!(memfd::check_seals(&arena, SealKind::Arena).is_ok());
 }

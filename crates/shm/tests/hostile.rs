@@ -119,7 +119,13 @@ impl Honest {
         Self { own, peer, budget: Arc::new(HoldBudget::new(u64::from(HOLDS_MAX), HOLD_BYTES_MAX)) }
     }
 
-    fn row(&self, publisher: &Arc<PeerArena>, ring: EntryKey, policy: Policy, history: u64) -> Option<Arc<RowShared>> {
+    fn row(
+        &self,
+        publisher: &Arc<PeerArena>,
+        ring: EntryKey,
+        policy: Policy,
+        history: u64,
+    ) -> Option<Arc<RowShared>> {
         let options = RowOptions { port: PortId(9), policy, history, holds: 15, created_ns: monotonic_ns() };
         RowShared::create(&self.own, publisher, ring, &options, &self.budget).ok()
     }
@@ -172,7 +178,13 @@ impl HostileSubscriber {
     }
 
     /// Asks for seats again, as a row that looks right when it is asked about, or as one that does not.
-    fn attach(&mut self, rng: &mut fastrand::Rng, publisher: ProcessId, ring: &RingShared, seen: &mut Coverage) -> u32 {
+    fn attach(
+        &mut self,
+        rng: &mut fastrand::Rng,
+        publisher: ProcessId,
+        ring: &RingShared,
+        seen: &mut Coverage,
+    ) -> u32 {
         self.generation += 1;
         self.own.life_word().store(1234, Ordering::Relaxed);
         let mut seats = 0;
@@ -271,6 +283,7 @@ fn a_hostile_subscriber_writes_anything_and_the_publisher_and_its_other_subscrib
         if rng.u32(0..64) == 0 {
             inspect(&hostile.peer);
             timed("behind", || writer.behind());
+            timed("ledgers", || shared.ledgers());
             timed("reap", || shared.reap(None));
         }
     }
@@ -293,7 +306,7 @@ fn inspect(peer: &PeerArena) {
         assert!(tables.resolve(ChunkRef::INLINE).is_none());
     }
     assert!(!peer.name().chars().any(char::is_control), "{:?}", peer.name());
-    let _ = (peer.life(), peer.monitored(), peer.last_beat_ns(), peer.committed_bytes());
+    let _ = (peer.life(), peer.monitored(), peer.last_beat_ns(), peer.committed_by_file());
     peer.wake_async();
 }
 
@@ -403,6 +416,7 @@ impl Met {
         }
         self.held.truncate(8);
         timed("is_over", || reader.is_over());
+        reader.row().look(monotonic_ns());
         timed("has_nothing", || reader.has_nothing());
         let account = reader.row().account();
         assert!(account.held <= 16, "{account:?}");
@@ -430,10 +444,13 @@ fn a_hostile_publisher_writes_anything_and_its_subscribers_count_what_is_corrupt
         }
         let policy = POLICIES[rng.usize(0..POLICIES.len())];
         let history = [0, 1, 10, u64::MAX][rng.usize(0..4)];
-        let waiting = (readers.len() < 2).then(|| honest.row(&hostile.peer, hostile.shared.key(), policy, history));
-        let waiting = waiting.flatten().map(|row| (hostile.shared.attach(&honest.peer, row.key(), policy), row));
+        let waiting =
+            (readers.len() < 2).then(|| honest.row(&hostile.peer, hostile.shared.key(), policy, history));
+        let waiting =
+            waiting.flatten().map(|row| (hostile.shared.attach(&honest.peer, row.key(), policy), row));
         let head = hostile.shared.head();
-        let spoil: Vec<_> = (0..rng.u32(1..4)).map(|_| coverage.write(&mut rng, &hostile.words, head)).collect();
+        let spoil: Vec<_> =
+            (0..rng.u32(1..4)).map(|_| coverage.write(&mut rng, &hostile.words, head)).collect();
         if let Some((seat, row)) = waiting {
             row.attached(seat.map_err(|_| ()));
             readers.push(RowReader::new(row, policy, rng.u32(0..4) == 0));
@@ -461,7 +478,10 @@ fn a_hostile_publisher_writes_anything_and_its_subscribers_count_what_is_corrupt
     assert!(met.messages > 0 && met.corrupt > 0 && met.ends > 0 && refused > 0);
     let cover = coverage.assert_whole(&hostile.words);
     let (messages, corrupt) = (met.messages, met.corrupt);
-    println!("evidence: rounds={} messages={messages} corrupt={corrupt} refused_rows={refused} {cover}", rounds());
+    println!(
+        "evidence: rounds={} messages={messages} corrupt={corrupt} refused_rows={refused} {cover}",
+        rounds()
+    );
 }
 
 #[test]
@@ -512,7 +532,9 @@ fn a_process_that_claims_every_chunk_is_believed_up_to_its_budget() {
         row.entry.holds_at.store(at, Ordering::Relaxed);
         row.entry.holds.store(WORDS, Ordering::Relaxed);
         row.entry.key.store(key(1, state::ACTIVE), Ordering::Release);
-        shared.attach(&hostile.peer, EntryKey { index: row.index, generation: 1 }, row.policy).expect("a seat");
+        shared
+            .attach(&hostile.peer, EntryKey { index: row.index, generation: 1 }, row.policy)
+            .expect("a seat");
         row.entry.cursor.store(u64::MAX, Ordering::Release);
     }
     let words: Mapped<[AtomicU64]> = hostile.own.tables().arena().slice(holds_at, WORDS * 6).expect("inside");
@@ -564,7 +586,8 @@ fn rows_and_hold_words_of_one_process_are_bounded_at_the_seat() {
         refusals.extend(attached.as_ref().err().map(ToString::to_string));
         attached.is_ok()
     };
-    for (holds, at) in [(4097, 4096), (u64::MAX, 0), (1 << 61, 0), (16, u64::MAX), (16, 4097), (16, 1 << 40)] {
+    for (holds, at) in [(4097, 4096), (u64::MAX, 0), (1 << 61, 0), (16, u64::MAX), (16, 4097), (16, 1 << 40)]
+    {
         assert!(!attach(1, holds, at), "{holds} words at {at}");
     }
     let seats = (2..100).take_while(|generation| attach(*generation, 4096, 4096)).count();
@@ -607,7 +630,9 @@ fn rows_that_take_turns_in_blocking_do_not_make_a_publisher_wait_beyond_twice_it
         row.entry.ring.store(shared.key().word(), Ordering::Relaxed);
         row.entry.holds_at.store(ROWS_AT, Ordering::Relaxed);
         row.entry.key.store(key(1, state::ACTIVE), Ordering::Release);
-        shared.attach(&hostile.peer, EntryKey { index: row.index, generation: 1 }, Policy::Block).expect("a seat");
+        shared
+            .attach(&hostile.peer, EntryKey { index: row.index, generation: 1 }, Policy::Block)
+            .expect("a seat");
     }
     let stop = AtomicBool::new(false);
     let sent = std::thread::scope(|scope| {
@@ -654,7 +679,8 @@ fn a_cursor_that_goes_back_or_beyond_the_head_is_not_believed() {
     for (says, believed) in [(4, 4), (9, 9), (2, 9), (0, 9), (u64::MAX, 10), (3, 10)] {
         cursor.store(says, Ordering::Release);
         let seats = shared.seats();
-        let seat = seats.iter().find(|seat| seat.row_key.index == hostile.rows[0].index).expect("it has a seat");
+        let seat =
+            seats.iter().find(|seat| seat.row_key.index == hostile.rows[0].index).expect("it has a seat");
         let entry = own.tables().seat(seat.index).expect("in the table");
         assert_eq!(entry.from.load(Ordering::Relaxed), 0);
         assert_eq!(seat.progress(10), Progress::Passed(believed), "it says {says}");
@@ -701,7 +727,8 @@ fn a_seat_that_begins_beyond_the_head_and_chunks_that_cannot_be_are_not_believed
 #[test]
 fn a_late_joiner_of_a_ring_that_is_always_lapped_is_told_so_in_bounded_time_and_stack() {
     let (own, peer) = arena("hostile");
-    let (mut writer, shared) = ring(&own, RingOptions { slots_max: 1 << 16, history: (1 << 16) - 1, ..options() });
+    let (mut writer, shared) =
+        ring(&own, RingOptions { slots_max: 1 << 16, history: (1 << 16) - 1, ..options() });
     for _ in 0..100 {
         send(&mut writer, b"x", Patience::None).expect("nobody gates");
     }
@@ -709,7 +736,8 @@ fn a_late_joiner_of_a_ring_that_is_always_lapped_is_told_so_in_bounded_time_and_
     let row = honest.row(&peer, shared.key(), POLICIES[0], 10).expect("a row");
     row.attached(Ok(shared.attach(&honest.peer, row.key(), POLICIES[0]).expect("a seat")));
     let stage = shared.entry().stage_at[0].load(Ordering::Relaxed);
-    let slots: Mapped<[AtomicU64]> = own.tables().arena().slice(stage & !63, 16 << (stage & 63)).expect("inside");
+    let slots: Mapped<[AtomicU64]> =
+        own.tables().arena().slice(stage & !63, 16 << (stage & 63)).expect("inside");
     for word in slots.iter().step_by(16) {
         word.store((1 << 38) << 24 | 0xff_f001, Ordering::Release);
     }
@@ -727,9 +755,11 @@ fn publishers_that_never_note_closed_rows_do_not_use_up_the_table() {
     let (own, peer) = arena("hostile");
     let (_writer, shared) = ring(&own, options());
     let honest = Honest::new();
-    let seats: Mapped<[SeatEntry]> = own.tables().arena().slice(SEATS_AT, u64::from(ROWS_MAX)).expect("inside");
+    let seats: Mapped<[SeatEntry]> =
+        own.tables().arena().slice(SEATS_AT, u64::from(ROWS_MAX)).expect("inside");
     for round in 0..ROWS_MAX + 1000 {
-        let row = honest.row(&peer, shared.key(), Policy::Block, 0).expect("there is always room for one more row");
+        let row =
+            honest.row(&peer, shared.key(), Policy::Block, 0).expect("there is always room for one more row");
         let index = round % ROWS_MAX;
         let seat = &seats[index as usize];
         seat.subscriber.store(honest.own.process().0, Ordering::Relaxed);
@@ -777,8 +807,10 @@ fn the_domains_budget_refuses_before_the_kernel_is_asked_and_sending_goes_on_whe
     let (mut writer, shared) = ring(&own, RingOptions { slots_max: 32, bytes_max: 64 * MIB, ..options() });
     let honest = Honest::new();
     let policy = Policy::DropNewest { depth: 200 };
-    let row_options = RowOptions { port: PortId(9), policy, history: 0, holds: 200, created_ns: monotonic_ns() };
-    let row = RowShared::create(&honest.own, &peer, shared.key(), &row_options, &honest.budget).expect("a row");
+    let row_options =
+        RowOptions { port: PortId(9), policy, history: 0, holds: 200, created_ns: monotonic_ns() };
+    let row =
+        RowShared::create(&honest.own, &peer, shared.key(), &row_options, &honest.budget).expect("a row");
     row.attached(Ok(shared.attach(&honest.peer, row.key(), policy).expect("a seat")));
     let mut reader = RowReader::new(row, POLICIES[0], false);
     let (mut held, mut sent) = (Vec::new(), 0_u64);
@@ -793,7 +825,8 @@ fn the_domains_budget_refuses_before_the_kernel_is_asked_and_sending_goes_on_whe
     };
     let Refusal::Memory(ShmError::Budget { reserved, budget, .. }) = refusal else { panic!("{refusal:?}") };
     assert!(budget == 8 * MIB && reserved <= budget);
-    let backed = || memfd::committed(own.arena_fd()).expect("fstat") + memfd::committed(own.bulk_fd()).expect("fstat");
+    let backed =
+        || memfd::committed(own.arena_fd()).expect("fstat") + memfd::committed(own.bulk_fd()).expect("fstat");
     let before = backed();
     for _ in 0..100 {
         assert!(send(&mut writer, &[5; 64_000], Patience::None).is_err());

@@ -2,7 +2,7 @@
 //!
 //! The publisher and its subscribers are threads here; what differs between processes (mapping, death, bells) is
 //! tested where processes are.
-#![expect(clippy::print_stdout, reason = "evidence lines are read by the test runner")]
+#![expect(clippy::print_stdout, reason = "the test runner collects lines of evidence")]
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -32,8 +32,9 @@ fn options() -> RingOptions {
 
 impl Pair {
     fn new(options: RingOptions) -> Self {
-        let own = OwnArena::create(&ArenaOptions { name: "pair".into(), bytes_max: 4 << 30, monitored: true })
-            .expect("an arena can be made");
+        let own =
+            OwnArena::create(&ArenaOptions { name: "pair".into(), bytes_max: 4 << 30, monitored: true })
+                .expect("an arena can be made");
         let peer = PeerArena::of_own(&own).expect("our own arena can be mapped");
         let topic = Topic::new("price.tick").expect("a name");
         let (writer, shared) = RingWriter::create(&own, &topic, PortId(7), options).expect("a ring");
@@ -45,10 +46,15 @@ impl Pair {
     }
 
     fn subscribe_with(&self, policy: Policy, history: u64, holds: u32) -> RowReader {
-        let row_options =
-            RowOptions { port: PortId(9), policy, history, holds, created_ns: busway_shm::clock::monotonic_ns() };
-        let row =
-            RowShared::create(&self.own, &self.peer, self.shared.key(), &row_options, &self.budget).expect("a row");
+        let row_options = RowOptions {
+            port: PortId(9),
+            policy,
+            history,
+            holds,
+            created_ns: busway_shm::clock::monotonic_ns(),
+        };
+        let row = RowShared::create(&self.own, &self.peer, self.shared.key(), &row_options, &self.budget)
+            .expect("a row");
         let seat = self.shared.attach(&self.peer, row.key(), policy).expect("a seat");
         row.attached(Ok(seat));
         RowReader::new(row, policy, false)
@@ -340,7 +346,8 @@ fn ten_thousand_publishers_after_each_other_use_the_memory_of_one() {
     let topic = Topic::new("again").expect("a name");
     let mut after_ten = 0;
     for round in 0..10_000 {
-        let (mut writer, shared) = RingWriter::create(&pair.own, &topic, PortId(8), options()).expect("a ring");
+        let (mut writer, shared) =
+            RingWriter::create(&pair.own, &topic, PortId(8), options()).expect("a ring");
         send(&mut writer, &[1; 300], Patience::None).expect("nobody gates");
         drop(writer);
         shared.reap(None);

@@ -21,8 +21,9 @@ use crate::view::futex_half;
 
 /// A missed wake costs at most this: the subscriber looks at `waiting` without a fence while it is busy.
 const WAIT_SLICE_NS: u64 = 1_000_000;
-/// Looks before the first sleep: a subscriber at work frees room within a microsecond or two.
-const SPINS: u32 = 200;
+/// Looks before the first sleep, each after a longer pause than the last. Looking takes the cursor's cache line from
+/// the subscriber: looked at all the time, it would cost the subscriber a transfer for every message.
+const SPINS: u32 = 12;
 
 /// What must give way.
 #[derive(Clone, Copy)]
@@ -105,9 +106,33 @@ impl RingWriter {
             self.settle(needed, now, patience, started)?;
             if spins < SPINS {
                 spins += 1;
-                crate::sync::spin_hint();
+                pause(spins);
             } else {
                 self.sleep(needed, now, patience);
+            }
+        }
+    }
+
+    /// Waits until every row that gates has passed the last message; at most until `deadline` or until this process
+    /// leaves the bus. Returns who has not. Rows that are stalled, evicted or dead are not waited for.
+    pub fn flush(&mut self, deadline: clock::Deadline) -> Vec<RowName> {
+        let mut spins = 0;
+        loop {
+            self.refresh();
+            let needed = self.head + 1;
+            let who: Vec<RowName> = self
+                .places
+                .iter()
+                .filter_map(|seat| self.name_if_blocking(seat, needed.saturating_sub(1)))
+                .collect();
+            if who.is_empty() || deadline.expired() || self.shared.own().closed() {
+                return who;
+            }
+            if spins < SPINS {
+                spins += 1;
+                pause(spins);
+            } else {
+                self.sleep(needed - 1, clock::monotonic_ns(), Patience::Until(deadline));
             }
         }
     }
@@ -125,14 +150,22 @@ impl RingWriter {
     fn caught_up(&self, cursor: u64) -> bool {
         let scarce = self.chunk_bytes > self.options.bytes_max / 2;
         let middle = self.chunks.get(self.chunks.len() / 2).filter(|_| scarce);
-        cursor + self.stage.mask.div_ceil(2) >= self.head && middle.is_none_or(|(middle, _)| cursor >= *middle)
+        cursor + self.stage.mask.div_ceil(2) >= self.head
+            && middle.is_none_or(|(middle, _)| cursor >= *middle)
     }
 
     fn survey(&mut self, needed: u64) -> Survey {
         let head = self.head;
         let mut survey = Survey { gate: u64::MAX, slowest: u64::MAX };
-        for seat in &self.places {
+        let slots = self.stage.mask + 1;
+        // A row that cannot make us wait matters only while the ring may still grow for it: its cursor lies in a line
+        // that its process writes, and costs a transfer between processors.
+        let growing = slots < u64::from(self.options.slots_max);
+        for seat in self.places.iter().filter(|seat| seat.gates || growing) {
             let Progress::Passed(cursor) = seat.progress(head) else { continue };
+            if !seat.alive() {
+                continue;
+            }
             survey.slowest = survey.slowest.min(cursor + 1);
             if !seat.gates {
                 continue;
@@ -143,9 +176,6 @@ impl RingWriter {
                 state::STALLED if cursor < needed || !self.caught_up(cursor) => continue,
                 state::STALLED => self.shared.mark(seat, state::ACTIVE),
                 _ => {}
-            }
-            if !seat.alive() {
-                continue;
             }
             survey.gate = survey.gate.min(cursor + 1);
         }
@@ -211,6 +241,9 @@ impl RingWriter {
         if blocked == 0 {
             return Ok(());
         }
+        if self.shared.own().closed() {
+            return Err(Refusal::Closed);
+        }
         let expired = match patience {
             Patience::None => true,
             Patience::Until(deadline) => deadline.expired(),
@@ -257,24 +290,41 @@ impl RingWriter {
     fn sleep(&self, needed: u64, now: u64, patience: Patience) {
         let Some(at) = self.places.iter().position(|seat| self.blocks(seat, needed)) else { return };
         let seat = &self.places[at];
+        // Woken at the first message we would fill one slot and sleep again: an eighth of the ring is worth a wake.
+        let target = (needed + (self.stage.mask + 1) / 8).min(self.head);
+        let woken = futex_half(&seat.row.woken);
+        let seen = woken.load(Ordering::Acquire); // pairs with Release in `take::wake_publisher`
         let waiting = &self.shared.entry().waiting.word;
-        waiting.store(1, Ordering::Relaxed);
-        fence(Ordering::SeqCst); // pairs with the fence in `row::passed`
-        let half = futex_half(&seat.row.cursor);
-        let seen = seat.row.cursor.load(Ordering::Relaxed) as u32;
+        waiting.store(waiting_word(target), Ordering::Relaxed);
+        fence(Ordering::SeqCst); // pairs with the fence in `take::wake_publisher`
         let life = seat.peer.life_word();
         let life_seen = life.load(Ordering::Relaxed);
-        let still = self.blocks(seat, needed) && matches!(life::read(life), life::Life::Alive | life::Life::Starting);
+        let still =
+            self.blocks(seat, needed) && matches!(life::read(life), life::Life::Alive | life::Life::Starting);
         if still {
-            let own = self.options.max_wait_ns.saturating_sub(now.saturating_sub(self.blocked[at]));
+            let since = if self.blocked[at] == 0 { now } else { self.blocked[at] };
+            let own = self.options.max_wait_ns.saturating_sub(now.saturating_sub(since)).max(1);
             let caller = match patience {
                 Patience::None => 0,
-                Patience::Until(deadline) => deadline.remaining().map_or(u64::MAX, |left| left.as_nanos() as u64),
+                Patience::Until(deadline) => {
+                    deadline.remaining().map_or(u64::MAX, |left| left.as_nanos() as u64)
+                }
             };
             let slice = own.min(caller).min(WAIT_SLICE_NS);
             let timeout = std::time::Duration::from_nanos(slice);
-            let _ = futex::wait_any(&[(half, seen), (life, life_seen)], Some(timeout));
+            let _ = futex::wait_any(&[(woken, seen), (life, life_seen)], Some(timeout));
         }
         waiting.store(0, Ordering::Relaxed);
+    }
+}
+
+/// What `waiting` says: the low half of the sequence that the publisher wants passed, made odd, so that it is not zero.
+fn waiting_word(target: u64) -> u32 {
+    target as u32 | 1
+}
+
+fn pause(looks: u32) {
+    for _ in 0..1_u32 << looks.min(8) {
+        crate::sync::spin_hint();
     }
 }

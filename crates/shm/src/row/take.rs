@@ -7,9 +7,9 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use busway_wire::Cause;
-use busway_wire::{HEADER_SIZE, Header};
-use busway_wire::limits::HOLD_COPY_BYTES_MAX;
 use busway_wire::Policy;
+use busway_wire::limits::HOLD_COPY_BYTES_MAX;
+use busway_wire::{HEADER_SIZE, Header};
 use zerocopy::FromBytes;
 
 use super::{Body, Gap, HeldChunk, Message, REFUSED, RowShared, SEATED, Taken};
@@ -71,10 +71,13 @@ impl RowReader {
             return if self.over { Taken::End } else { Taken::Empty };
         }
         match self.policy {
-            Policy::DropOldest { depth: Policy::DEPTH_RING } | Policy::Block | Policy::Fail | Policy::Evict => {
-                self.take_next()
+            Policy::DropOldest { depth: Policy::DEPTH_RING }
+            | Policy::Block
+            | Policy::Fail
+            | Policy::Evict => self.take_next(),
+            Policy::KeepLatest => {
+                self.skip_to(1, Cause::Conflated).map_or_else(|| self.take_next(), Taken::Gap)
             }
-            Policy::KeepLatest => self.skip_to(1, Cause::Conflated).map_or_else(|| self.take_next(), Taken::Gap),
             Policy::DropOldest { depth } => {
                 self.skip_to(u64::from(depth), Cause::Lapped).map_or_else(|| self.take_next(), Taken::Gap)
             }
@@ -140,7 +143,9 @@ impl RowReader {
                     return Taken::Message(Message { sequence, body: Body::Inline(message) });
                 }
                 Look::Empty => {
-                    if self.next < stage.end && self.row.ring.stages_used.load(Ordering::Acquire) == self.stages_seen {
+                    if self.next < stage.end
+                        && self.row.ring.stages_used.load(Ordering::Acquire) == self.stages_seen
+                    {
                         return self.nothing();
                     }
                     self.locate();
@@ -188,15 +193,22 @@ impl RowReader {
         self.next = sequence.wrapping_add(1);
         self.empties = 0;
         self.row.entry.cursor.store(sequence, Ordering::Release); // pairs with Acquire in `seat::progress`
-        if self.row.ring.waiting.word.load(Ordering::Relaxed) != 0 {
-            self.wake_publisher();
+        let wanted = self.row.ring.waiting.word.load(Ordering::Relaxed);
+        if wanted != 0 {
+            self.wake_publisher(wanted, sequence);
         }
     }
 
+    /// Wakes the publisher, if it waits for no more than `sequence`.
     #[cold]
-    fn wake_publisher(&self) {
+    fn wake_publisher(&self, wanted: u32, sequence: u64) {
+        // The word was made odd: it may be one more than what is wanted.
+        if (sequence as u32).wrapping_add(1).wrapping_sub(wanted) > u32::MAX / 2 {
+            return;
+        }
         fence(Ordering::SeqCst); // pairs with the fence in `room::sleep`
-        futex::wake_all(futex_half(&self.row.entry.cursor));
+        self.row.entry.woken.fetch_add(1, Ordering::Release); // pairs with Acquire in `room::sleep`
+        futex::wake_all(futex_half(&self.row.entry.woken));
     }
 
     fn lose(&mut self, count: u64, cause: Cause) -> Taken {
@@ -209,7 +221,11 @@ impl RowReader {
     /// The message was given up: for its bytes, or because a larger stage has turned once since.
     #[cold]
     fn gone(&mut self) -> Option<Taken> {
-        if self.waiting() > self.newest_slots() { self.lapped() } else { Some(self.lose(1, Cause::RingBytes)) }
+        if self.waiting() > self.newest_slots() {
+            self.lapped()
+        } else {
+            Some(self.lose(1, Cause::RingBytes))
+        }
     }
 
     fn newest_slots(&self) -> u64 {
@@ -288,7 +304,9 @@ impl RowReader {
 
     /// `None`: look again.
     fn take_chunk(&mut self, chunk: ChunkRef, word: SlotWord) -> Option<Taken> {
-        let Some(place) = self.row.peer.tables().resolve(chunk) else { return Some(self.lose(1, Cause::Corrupt)) };
+        let Some(place) = self.row.peer.tables().resolve(chunk) else {
+            return Some(self.lose(1, Cause::Corrupt));
+        };
         let small = place.bytes <= (HOLD_COPY_BYTES_MAX + HEADER_SIZE) as u64;
         if !self.foreign
             && let Some(at) = self.row.hold(chunk, place.bytes)
@@ -325,8 +343,9 @@ impl RowReader {
 
     fn take_held(&mut self, at: u32, place: ChunkPlace) -> Taken {
         let checked = self.header(place);
-        let payload =
-            checked.and_then(|(header, size, _)| Some((header, self.row.peer.tables().chunk_bytes(place, size).ok()?)));
+        let payload = checked.and_then(|(header, size, _)| {
+            Some((header, self.row.peer.tables().chunk_bytes(place, size).ok()?))
+        });
         let (Some((header, payload)), Some((_, _, skip))) = (payload, checked) else {
             self.row.release(at, place.bytes);
             return self.lose(1, Cause::Corrupt);

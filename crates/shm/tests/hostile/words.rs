@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use busway_shm::arena::OwnArena;
 use busway_shm::layout::{
-    EXTENTS_AT, ExtentEntry, HEADS_AT, RINGS_AT, ROWS_AT, RingEntry, RowEntry, SEATS_AT, SeatEntry, key, state,
+    EXTENTS_AT, ExtentEntry, HEADS_AT, RINGS_AT, ROWS_AT, RingEntry, RowEntry, SEATS_AT, SeatEntry, key,
+    state,
 };
 use busway_shm::slot::{ChunkRef, SLOT_BYTES, Slot};
 use busway_shm::sync::{AtomicBool, AtomicU32, AtomicU64, Ordering};
@@ -71,9 +72,14 @@ pub(crate) fn of_row(own: &OwnArena, index: u32) -> Vec<Word> {
     let at = ROWS_AT + u64::from(index) * size_of::<RowEntry>() as u64;
     let mut words = words!(own, at, RowEntry;
         long: key, publisher, ring, port, policy, holds_at, holds, first, cursor, looked_ns, lag_high, held, created_ns,
-            history, seat, spare);
+            history, seat, woken);
     words.extend(array(own, "RowEntry.dropped", at + std::mem::offset_of!(RowEntry, dropped) as u64, 16));
-    words.extend(array(own, "RowEntry.hold_words", at + std::mem::offset_of!(RowEntry, hold_words) as u64, 16));
+    words.extend(array(
+        own,
+        "RowEntry.hold_words",
+        at + std::mem::offset_of!(RowEntry, hold_words) as u64,
+        16,
+    ));
     words
 }
 
@@ -237,7 +243,12 @@ pub(crate) struct Coverage {
 
 impl Coverage {
     /// Writes one value into one of `words`; gives the word and what it held before.
-    pub(crate) fn write<'a>(&mut self, rng: &mut fastrand::Rng, words: &'a Words, head: u64) -> (&'a Word, u64) {
+    pub(crate) fn write<'a>(
+        &mut self,
+        rng: &mut fastrand::Rng,
+        words: &'a Words,
+        head: u64,
+    ) -> (&'a Word, u64) {
         let word = words.any(rng);
         let class = Class::ALL[rng.usize(0..Class::ALL.len())];
         let old = word.load();

@@ -1,0 +1,320 @@
+//! The bus: where a program joins a domain.
+//!
+//! A [`Bus`] is a cheap handle; all of its clones share one arena, one control thread and one membership. Publishers
+//! and subscribers keep it open. It does not carry messages: they go from arena to arena.
+//!
+//! Invariant: [`Bus::close`] and the drop of the last handle return within a second and leave nothing behind.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use busway_shm::arena::{ArenaOptions, OwnArena};
+use busway_shm::clock::Deadline;
+use busway_shm::sync::{AtomicBool, Ordering};
+use busway_wire::limits::ARENA_BYTES_DEFAULT;
+use busway_wire::{Pattern, PortId, Topic};
+
+use crate::control::{Control, ControlSettings, Role};
+use crate::directory::{Directory, Realm};
+use crate::error::{Code, Error, memory};
+use crate::inspection::Inspection;
+use crate::ports::PortTable;
+use crate::publisher::PublisherBuilder;
+use crate::subscriber::SubscriberBuilder;
+use crate::wake::WakeThread;
+
+/// How long joining, registering and listing may take unless the builder says otherwise.
+const TIMEOUT_DEFAULT: Duration = Duration::from_secs(5);
+
+/// What all handles of a bus share.
+#[derive(Debug)]
+pub(crate) struct Core {
+    pub(crate) own: Arc<OwnArena>,
+    pub(crate) ports: Arc<PortTable>,
+    pub(crate) control: Control,
+    pub(crate) wake: WakeThread,
+    pub(crate) timeout: Duration,
+    closed: AtomicBool,
+    name: String,
+    domain: String,
+}
+
+impl Core {
+    /// `Ok` while the bus may be used: not closed, and not inherited through `fork`.
+    #[inline]
+    pub(crate) fn check(&self) -> Result<(), Error> {
+        if self.own.forked() {
+            return Err(forked());
+        }
+        if self.closed.load(Ordering::Relaxed) { Err(closed()) } else { Ok(()) }
+    }
+
+    #[inline]
+    pub(crate) fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn new_port() -> Result<PortId, Error> {
+        let random =
+            busway_shm::sys::identity::random_u64().map_err(|error| memory(&error, "drawing a port's id"))?;
+        Ok(PortId(random.max(1)))
+    }
+}
+
+impl Drop for Core {
+    fn drop(&mut self) {
+        if !self.own.forked() {
+            self.control.close();
+            self.wake.stop(&self.ports);
+        }
+    }
+}
+
+pub(crate) fn closed() -> Error {
+    Error::new(Code::Closed, "the bus is closed").remedy("open a new one")
+}
+
+pub(crate) fn forked() -> Error {
+    Error::new(Code::Forked, "the handle was inherited through fork and belongs to the parent")
+        .remedy("open a new bus in the child")
+}
+
+/// A membership in a domain: the way to publishers and subscribers.
+///
+/// ```
+/// # fn main() -> Result<(), busway::Error> {
+/// let bus = busway::Bus::open("example-of-the-docs")?;
+/// let mut subscriber = bus.subscriber("price.*").open()?;
+/// let mut publisher = bus.publisher("price.tick").open()?;
+/// publisher.send(b"42")?;
+/// let sample = subscriber.recv()?;
+/// assert_eq!((&sample[..], sample.topic()), (&b"42"[..], "price.tick"));
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Debug)]
+pub struct Bus {
+    pub(crate) core: Arc<Core>,
+}
+
+impl Bus {
+    /// Joins the domain of this name, with the defaults of [`Bus::builder`].
+    ///
+    /// # Errors
+    /// As [`BusBuilder::open`].
+    pub fn open(domain: &str) -> Result<Bus, Error> {
+        Bus::builder().domain(domain).open()
+    }
+
+    /// How to join, setting by setting.
+    #[must_use]
+    pub fn builder() -> BusBuilder {
+        BusBuilder::default()
+    }
+
+    /// A publisher of `topic`, to be opened with [`PublisherBuilder::open`].
+    pub fn publisher(&self, topic: &str) -> PublisherBuilder {
+        PublisherBuilder::new(self, Topic::new(topic).map_err(Error::from))
+    }
+
+    /// A publisher of a topic that was checked before, or made by [`Topic::service`] or [`Topic::from_bytes`].
+    pub fn publisher_of(&self, topic: Topic) -> PublisherBuilder {
+        PublisherBuilder::new(self, Ok(topic))
+    }
+
+    /// A subscriber of all topics that `pattern` matches: `price.tick`, `price.*`, `price.>`, `^pri`.
+    pub fn subscriber(&self, pattern: &str) -> SubscriberBuilder {
+        SubscriberBuilder::new(self, Pattern::parse(pattern).map_err(Error::from))
+    }
+
+    /// A subscriber of a pattern that was checked before.
+    pub fn subscriber_of(&self, pattern: Pattern) -> SubscriberBuilder {
+        SubscriberBuilder::new(self, Ok(pattern))
+    }
+
+    /// What the domain looks like now: topics, ports, processes, segments, each read from its owner's memory.
+    ///
+    /// # Errors
+    /// [`Code::HolderSilent`] where the holder of the rendezvous does not answer in time; [`Code::Closed`],
+    /// [`Code::Forked`].
+    pub fn inspect(&self) -> Result<Inspection, Error> {
+        self.core.check()?;
+        let members = self.core.control.members(Deadline::after(self.core.timeout))?;
+        Ok(crate::inspect::inspect(&members, self.core.ports.domain().as_deref()))
+    }
+
+    /// The name of this process on the bus.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.core.name
+    }
+
+    /// The name of the domain.
+    #[must_use]
+    pub fn domain(&self) -> &str {
+        &self.core.domain
+    }
+
+    /// Whether this process holds the domain's rendezvous now.
+    #[must_use]
+    pub fn is_rendezvous(&self) -> bool {
+        self.core.control.is_holder()
+    }
+
+    /// The domain's socket.
+    #[must_use]
+    pub fn socket_path(&self) -> &Path {
+        self.core.control.socket_path()
+    }
+
+    /// Samples that this process holds now, and the most that it held at one moment.
+    #[must_use]
+    pub fn held(&self) -> (u64, u64) {
+        (self.core.ports.budget.held(), self.core.ports.budget.high())
+    }
+
+    /// Leaves the domain. Publishers and subscribers that still exist return [`Code::Closed`]; threads that wait in
+    /// them return. What was published stays readable for those who were subscribed.
+    pub fn close(&self) {
+        if self.core.own.forked() {
+            return;
+        }
+        self.core.closed.store(true, Ordering::Release);
+        self.core.control.close();
+        self.core.wake.stop(&self.core.ports);
+        self.core.ports.wake_all();
+    }
+}
+
+/// How a program joins a domain. Made by [`Bus::builder`].
+#[derive(Clone, Debug)]
+pub struct BusBuilder {
+    domain: String,
+    directory: Option<PathBuf>,
+    name: Option<String>,
+    timeout: Duration,
+    realm: Realm,
+    monitored: bool,
+    budget_bytes: Option<u64>,
+    arena_bytes: u64,
+    role: Role,
+}
+
+impl Default for BusBuilder {
+    fn default() -> Self {
+        Self {
+            domain: "default".to_owned(),
+            directory: None,
+            name: None,
+            timeout: TIMEOUT_DEFAULT,
+            realm: Realm::default(),
+            monitored: true,
+            budget_bytes: None,
+            arena_bytes: ARENA_BYTES_DEFAULT,
+            role: Role::WhereFree,
+        }
+    }
+}
+
+impl BusBuilder {
+    /// The domain's name: 1 to 64 bytes of letters, digits, `-`, `_`, `.`. Default `default`.
+    #[must_use]
+    pub fn domain(mut self, domain: &str) -> Self {
+        self.domain = domain.to_owned();
+        self
+    }
+
+    /// The runtime directory. Default `$BUSWAY_DIR`, else `$XDG_RUNTIME_DIR/busway`, else `/tmp/busway-UID`.
+    #[must_use]
+    pub fn directory(mut self, directory: impl AsRef<Path>) -> Self {
+        self.directory = Some(directory.as_ref().to_owned());
+        self
+    }
+
+    /// The name of this process, for people: 1 to 64 bytes. Default: the program's name.
+    #[must_use]
+    pub fn name(mut self, name: &str) -> Self {
+        self.name = Some(name.to_owned());
+        self
+    }
+
+    /// How long joining, registering a port and listing may take. Default 5 s.
+    #[must_use]
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = timeout;
+        self
+    }
+
+    /// Who may join: the user alone (default), or a group.
+    #[must_use]
+    pub fn realm(mut self, realm: Realm) -> Self {
+        self.realm = realm;
+        self
+    }
+
+    /// Others do not report when this process hangs: for programs that are stopped on purpose.
+    #[must_use]
+    pub fn unmonitored(mut self) -> Self {
+        self.monitored = false;
+        self
+    }
+
+    /// The domain's byte budget, if this process is the one that makes the domain. Default: a quarter of the
+    /// machine's memory or of the cgroup's limit.
+    #[must_use]
+    pub fn budget(mut self, bytes: u64) -> Self {
+        self.budget_bytes = Some(bytes);
+        self
+    }
+
+    /// Address space of each of this process's two sparse files. Default 64 GiB, less where limits leave less.
+    #[must_use]
+    pub fn arena_bytes(mut self, bytes: u64) -> Self {
+        self.arena_bytes = bytes;
+        self
+    }
+
+    /// Takes the rendezvous over from whoever holds it, as `busway up` does.
+    #[must_use]
+    pub fn take_role(mut self) -> Self {
+        self.role = Role::Take;
+        self
+    }
+
+    /// Joins. Where nobody is, this process holds the rendezvous until it leaves.
+    ///
+    /// # Errors
+    /// A name that breaks its grammar (01xx), a directory, user or holder that refuses or does not answer (02xx),
+    /// memory, descriptors or address space that cannot be had (03xx).
+    pub fn open(self) -> Result<Bus, Error> {
+        let name = self.name.unwrap_or_else(program_name);
+        let options =
+            ArenaOptions { name: name.clone(), bytes_max: self.arena_bytes, monitored: self.monitored };
+        let own = OwnArena::create(&options).map_err(|error| memory(&error, "the arena of this process"))?;
+        let ports = Arc::new(PortTable::new(own.clone()));
+        let settings = ControlSettings {
+            directory: self.directory.unwrap_or_else(Directory::default_path),
+            domain: self.domain.clone(),
+            name: name.clone(),
+            timeout: self.timeout,
+            realm: self.realm,
+            budget_bytes: self.budget_bytes,
+            role: self.role,
+            monitored: self.monitored,
+        };
+        let control = Control::start(settings, own.clone(), ports.clone())?;
+        ports.adopt(&control.domain()).map_err(|error| memory(&error, "the domain's budget"))?;
+        let wake = WakeThread::default();
+        let closed = AtomicBool::new(false);
+        let core =
+            Core { own, ports, control, wake, timeout: self.timeout, closed, name, domain: self.domain };
+        Ok(Bus { core: Arc::new(core) })
+    }
+}
+
+fn program_name() -> String {
+    let program = std::env::args_os().next().map(PathBuf::from);
+    let stem = program.as_deref().and_then(Path::file_name).map(|stem| stem.to_string_lossy().into_owned());
+    busway_wire::process_name(&stem.unwrap_or_else(|| "busway".to_owned()))
+}

@@ -1,0 +1,238 @@
+//! What the control thread has whatever its role: its epoll, its peers, its lock, and its log.
+//!
+//! It is the ground under `member` and `holder`, and decides nothing.
+//!
+//! Invariant: a descriptor is in the epoll under one token, and leaves it before it is closed: a process that is
+//! being spawned may keep it open for a moment longer.
+
+use super::channel::{Enclosed, MemberFds};
+use super::lock::LockFile;
+use super::peers::Peers;
+use super::rendezvous::MemberId;
+use super::shared::Shared;
+use super::{ControlSettings, Ports};
+use crate::directory::{Directory, DomainName};
+use busway_shm::arena::OwnArena;
+use busway_shm::fork::PrivateFd;
+use busway_wire::{Control as Message, ProcessId};
+use rustix::event::epoll::{self, Event, EventData, EventFlags};
+use rustix::fd::{AsFd, OwnedFd};
+use rustix::io::Errno;
+use rustix::time::Timespec;
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+/// What an event is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Token {
+    /// A caller has something for the thread.
+    Wake,
+    /// The connection to the holder.
+    Holder,
+    /// The listening socket.
+    Listener,
+    /// The connection of a member.
+    Member(MemberId),
+}
+
+impl Token {
+    const MEMBERS_FROM: u64 = 16;
+
+    fn number(self) -> u64 {
+        match self {
+            Token::Wake => 0,
+            Token::Holder => 1,
+            Token::Listener => 2,
+            Token::Member(MemberId(id)) => Token::MEMBERS_FROM + id,
+        }
+    }
+
+    fn from_number(number: u64) -> Token {
+        match number {
+            0 => Token::Wake,
+            1 => Token::Holder,
+            2 => Token::Listener,
+            other => Token::Member(MemberId(other.saturating_sub(Token::MEMBERS_FROM))),
+        }
+    }
+}
+
+/// What a descriptor is watched for. A hang-up is always reported.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Interest {
+    Nothing,
+    Read,
+    ReadAndWrite,
+}
+
+impl Interest {
+    /// Reading always; writing if something waits.
+    pub(super) fn of(wants_to_write: bool) -> Interest {
+        if wants_to_write { Interest::ReadAndWrite } else { Interest::Read }
+    }
+
+    fn flags(self) -> EventFlags {
+        match self {
+            Interest::Nothing => EventFlags::empty(),
+            Interest::Read => EventFlags::IN,
+            Interest::ReadAndWrite => EventFlags::IN | EventFlags::OUT,
+        }
+    }
+}
+
+/// What lay beside a message for us.
+#[derive(Debug)]
+pub(super) enum Beside {
+    /// Descriptors that came through the socket.
+    Received(Vec<OwnedFd>),
+    /// From our own rendezvous: somebody's descriptors, not copied yet.
+    Own(Option<Enclosed>),
+}
+
+impl Beside {
+    /// Arena, bulk and eventfd, if that is what lay there.
+    pub(super) fn into_member(self) -> Result<Option<MemberFds>, Errno> {
+        match self {
+            Beside::Received(fds) => Ok(MemberFds::from_received(fds)),
+            Beside::Own(None) => Ok(None),
+            Beside::Own(Some(enclosed)) => enclosed.duplicate(),
+        }
+    }
+}
+
+/// See the head of this file.
+pub(super) struct Base {
+    pub(super) settings: ControlSettings,
+    pub(super) directory: Directory,
+    pub(super) domain: DomainName,
+    pub(super) arena: Arc<OwnArena>,
+    pub(super) ports: Arc<dyn Ports>,
+    pub(super) shared: Arc<Shared>,
+    pub(super) lock: LockFile,
+    pub(super) peers: Peers,
+    /// Messages for this process, in order.
+    pub(super) inbox: VecDeque<(Message, Beside)>,
+    pub(super) log: Log,
+    /// Room for one datagram, lent to whichever connection is read.
+    pub(super) buffer: Vec<u8>,
+    pub(super) epoll: PrivateFd,
+}
+
+impl Base {
+    /// The process itself.
+    pub(super) fn process(&self) -> ProcessId {
+        self.arena.process()
+    }
+
+    pub(super) fn watch(&self, fd: impl AsFd, token: Token, interest: Interest) -> Result<(), Errno> {
+        epoll::add(&self.epoll, fd, EventData::new_u64(token.number()), interest.flags())
+    }
+
+    pub(super) fn change(&self, fd: impl AsFd, token: Token, interest: Interest) {
+        // It can only fail for a descriptor that is not watched: then there is nothing to change.
+        let _ = epoll::modify(&self.epoll, fd, EventData::new_u64(token.number()), interest.flags());
+    }
+
+    pub(super) fn unwatch(&self, fd: impl AsFd) {
+        let _ = epoll::delete(&self.epoll, fd);
+    }
+
+    /// Sleeps until something happens, at most so long.
+    pub(super) fn sleep(&self, timeout_ns: u64, events: &mut Vec<Event>) -> Vec<Token> {
+        events.clear();
+        let timeout = Timespec {
+            tv_sec: i64::try_from(timeout_ns / 1_000_000_000).unwrap_or(i64::MAX),
+            tv_nsec: i64::try_from(timeout_ns % 1_000_000_000).unwrap_or(0),
+        };
+        // An error (EINTR) is an early wake-up: everything is looked at again anyway.
+        let _ = epoll::wait(&self.epoll, rustix::buffer::spare_capacity(events), Some(&timeout));
+        events.iter().map(|event| Token::from_number(event.data.u64())).collect()
+    }
+}
+
+/// What is logged, each kind at most once a second.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Line {
+    Death,
+    Hang,
+    Refusal,
+    Mismatch,
+    Descriptors,
+    Silent,
+    Full,
+    Role,
+}
+
+/// Lets one line a second of each kind through and counts the rest.
+#[derive(Debug, Default)]
+pub(super) struct Log {
+    limits: std::collections::BTreeMap<Line, Limit>,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Limit {
+    next_ns: u64,
+    held_back: u64,
+}
+
+const LINE_INTERVAL_NS: u64 = 1_000_000_000;
+
+impl Log {
+    /// Logs `line` as a warning, unless one of its kind was logged within the last second.
+    pub(super) fn warn(&mut self, kind: Line, now_ns: u64, line: impl FnOnce() -> String) {
+        if let Some(held_back) = self.pass(kind, now_ns) {
+            let (line, kind) = (line(), kind.name());
+            tracing::warn!(target: "busway::control", kind, held_back, "{line}");
+        }
+    }
+
+    /// As `warn`, for what is no failure.
+    pub(super) fn info(&mut self, kind: Line, now_ns: u64, line: impl FnOnce() -> String) {
+        if let Some(held_back) = self.pass(kind, now_ns) {
+            let (line, kind) = (line(), kind.name());
+            tracing::info!(target: "busway::control", kind, held_back, "{line}");
+        }
+    }
+
+    /// How many lines were held back before this one, or `None` to hold this one back as well.
+    fn pass(&mut self, kind: Line, now_ns: u64) -> Option<u64> {
+        let limit = self.limits.entry(kind).or_default();
+        if now_ns < limit.next_ns {
+            limit.held_back += 1;
+            return None;
+        }
+        limit.next_ns = now_ns.saturating_add(LINE_INTERVAL_NS);
+        Some(std::mem::take(&mut limit.held_back))
+    }
+}
+
+impl Line {
+    fn name(self) -> &'static str {
+        match self {
+            Line::Death => "death",
+            Line::Hang => "hang",
+            Line::Refusal => "refusal",
+            Line::Mismatch => "mismatch",
+            Line::Descriptors => "descriptors",
+            Line::Silent => "silent",
+            Line::Full => "full",
+            Line::Role => "role",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{LINE_INTERVAL_NS, Line, Log};
+
+    #[test]
+    fn one_line_a_second_of_a_kind_passes_and_says_how_many_did_not() {
+        let mut log = Log::default();
+        assert_eq!(log.pass(Line::Death, LINE_INTERVAL_NS), Some(0));
+        for n in 1..10 {
+            assert_eq!(log.pass(Line::Death, LINE_INTERVAL_NS + n), None);
+        }
+        assert_eq!(log.pass(Line::Hang, LINE_INTERVAL_NS), Some(0), "kinds do not hold each other back");
+        assert_eq!(log.pass(Line::Death, 2 * LINE_INTERVAL_NS), Some(9));
+    }
+}

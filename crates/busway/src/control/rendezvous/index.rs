@@ -1,0 +1,190 @@
+//! The index of a rendezvous: from a topic to its subscriptions, and from a pattern to its publishers.
+//!
+//! Publishers are numbered in the order in which they registered, so that a standing query is a number up to which
+//! it has looked. Exact names are found by the id of the topic; patterns are a list that each new publisher is
+//! compared with. The index knows nothing of processes, descriptors or messages.
+//!
+//! Invariant: both directions hold the same ports; a look-up by an exact name visits what it finds and nothing else,
+//! but for two names with one id, which are compared.
+
+use super::MemberId;
+use busway_wire::{Generation, Pattern, PortId, RingIndex, Topic, TopicId};
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound::{Excluded, Included, Unbounded};
+
+/// The place of a publisher in the order of registration; 0 is before all.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Serial(u64);
+
+/// A publisher as it was registered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Publisher {
+    pub(super) member: MemberId,
+    pub(super) port: PortId,
+    pub(super) topic: Topic,
+    pub(super) ring: RingIndex,
+    pub(super) generation: Generation,
+    pub(super) created_ns: u64,
+}
+
+/// See the head of this file.
+#[derive(Debug, Default)]
+pub(super) struct Index {
+    last: Serial,
+    publishers: BTreeMap<Serial, Publisher>,
+    publishers_of: BTreeSet<(TopicId, Serial)>,
+    exact: BTreeMap<(TopicId, MemberId, PortId), Topic>,
+    patterns: BTreeMap<(MemberId, PortId), Pattern>,
+}
+
+impl Index {
+    pub(super) fn add_publisher(&mut self, publisher: Publisher) -> Serial {
+        self.last.0 += 1;
+        self.publishers_of.insert((publisher.topic.id(), self.last));
+        self.publishers.insert(self.last, publisher);
+        self.last
+    }
+
+    pub(super) fn remove_publisher(&mut self, serial: Serial) -> Option<Publisher> {
+        let publisher = self.publishers.remove(&serial)?;
+        let listed = self.publishers_of.remove(&(publisher.topic.id(), serial));
+        assert!(listed, "a publisher is in both lists or in none");
+        Some(publisher)
+    }
+
+    pub(super) fn publisher(&self, serial: Serial) -> Option<&Publisher> {
+        self.publishers.get(&serial)
+    }
+
+    pub(super) fn add_subscription(&mut self, member: MemberId, port: PortId, pattern: Pattern) {
+        match pattern {
+            Pattern::Exact(topic) => drop(self.exact.insert((topic.id(), member, port), topic)),
+            other => drop(self.patterns.insert((member, port), other)),
+        }
+    }
+
+    pub(super) fn remove_subscription(&mut self, member: MemberId, port: PortId, pattern: &Pattern) {
+        let removed = match pattern.exact() {
+            Some(topic) => self.exact.remove(&(topic.id(), member, port)).is_some(),
+            None => self.patterns.remove(&(member, port)).is_some(),
+        };
+        assert!(removed, "what a member registered is in the index");
+    }
+
+    /// Every subscription that a topic matches.
+    pub(super) fn subscriptions_of(&self, topic: &Topic) -> Vec<(MemberId, PortId)> {
+        let id = topic.id();
+        let first = (id, MemberId(u64::MIN), PortId(u64::MIN));
+        let last = (id, MemberId(u64::MAX), PortId(u64::MAX));
+        let exact = self.exact.range((Included(first), Included(last)));
+        let exact = exact.filter(|(_, named)| *named == topic).map(|((_, member, port), _)| (*member, *port));
+        let patterns =
+            self.patterns.iter().filter(|(_, pattern)| pattern.matches(topic)).map(|(key, _)| *key);
+        exact.chain(patterns).collect()
+    }
+
+    /// The first publisher behind `seen` that matches; `seen` moves over all that were looked at, `visits` counts
+    /// them down and the search stops at 0.
+    pub(super) fn next_publisher(
+        &self,
+        pattern: &Pattern,
+        seen: &mut Serial,
+        visits: &mut usize,
+    ) -> Option<(Serial, &Publisher)> {
+        let check = |serial: Serial, seen: &mut Serial, visits: &mut usize| {
+            *visits = visits.saturating_sub(1);
+            *seen = serial;
+            let publisher = self.publishers.get(&serial).expect("a publisher is in both lists or in none");
+            pattern.matches(&publisher.topic).then_some((serial, publisher))
+        };
+        if let Some(topic) = pattern.exact() {
+            let (from, to) = (Excluded((topic.id(), *seen)), Included((topic.id(), Serial(u64::MAX))));
+            for (_, serial) in self.publishers_of.range((from, to)) {
+                if let Some(found) = check(*serial, seen, visits) {
+                    return Some(found);
+                }
+                if *visits == 0 {
+                    return None;
+                }
+            }
+            return None;
+        }
+        for serial in self.publishers.range((Excluded(*seen), Unbounded)).map(|(serial, _)| *serial) {
+            if let Some(found) = check(serial, seen, visits) {
+                return Some(found);
+            }
+            if *visits == 0 {
+                return None;
+            }
+        }
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Index, Publisher, Serial};
+    use crate::control::rendezvous::MemberId;
+    use busway_wire::{Generation, Pattern, PortId, RingIndex, Topic};
+
+    fn filled(count: u32) -> Index {
+        let mut index = Index::default();
+        for n in 0..count {
+            let topic = Topic::new(&format!("load.t{n}")).unwrap();
+            let port = PortId(u64::from(n));
+            index.add_subscription(MemberId(1), port, Pattern::Exact(topic.clone()));
+            index.add_publisher(Publisher {
+                member: MemberId(1),
+                port,
+                topic,
+                ring: RingIndex(n),
+                generation: Generation(0),
+                created_ns: 0,
+            });
+        }
+        index
+    }
+
+    /// Entries that a query for the topic visits until it has its whole answer.
+    fn visits(index: &Index, topic: &Topic) -> usize {
+        let (mut seen, mut visits) = (Serial::default(), usize::MAX);
+        let pattern = Pattern::Exact(topic.clone());
+        while index.next_publisher(&pattern, &mut seen, &mut visits).is_some() {}
+        usize::MAX - visits
+    }
+
+    #[test]
+    fn a_look_up_among_100_000_visits_as_many_entries_as_among_10() {
+        let topic = Topic::new("load.t7").unwrap();
+        for count in [10, 100_000] {
+            let index = filled(count);
+            assert_eq!(visits(&index, &topic), 1, "among {count} publishers");
+            assert_eq!(
+                index.subscriptions_of(&topic),
+                [(MemberId(1), PortId(7))],
+                "among {count} subscribers"
+            );
+            let absent = Topic::new("load.absent").unwrap();
+            assert_eq!(visits(&index, &absent), 0, "among {count} publishers");
+            assert!(index.subscriptions_of(&absent).is_empty());
+        }
+    }
+
+    #[test]
+    fn a_query_over_everything_stops_at_its_bound_and_goes_on_later() {
+        let index = filled(100);
+        let pattern = Pattern::parse("load.*").unwrap();
+        let (mut seen, mut found, mut rounds) = (Serial::default(), 0, 0);
+        loop {
+            let mut visits = 8;
+            while visits > 0 && index.next_publisher(&pattern, &mut seen, &mut visits).is_some() {
+                found += 1;
+            }
+            rounds += 1;
+            if visits > 0 {
+                break;
+            }
+        }
+        assert_eq!((found, rounds), (100, 13));
+    }
+}

@@ -1,0 +1,346 @@
+//! What somebody on the socket sends who is no member, or a bad one: it loses its own connection and nothing else.
+
+use super::{PATIENCE, Process, join, run_directory};
+use crate::control::channel::{Channel, ChannelError, Enclosed, Received};
+use crate::control::scratch::Scratch;
+use crate::error::Code;
+use busway_shm::arena::{ArenaOptions, OwnArena};
+use busway_shm::clock::Deadline;
+use busway_shm::layout::layout_hash;
+use busway_shm::sync::Ordering;
+use busway_wire::{
+    Control, ControlKind, Generation, Pattern, Policy, PortId, ProcessId, RingIndex, RowIndex, SeatIndex,
+    Topic,
+};
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
+use std::collections::BTreeSet;
+use std::io::IoSlice;
+use std::mem::MaybeUninit;
+use std::path::Path;
+use std::sync::Arc;
+
+/// A connection that says what it likes.
+struct Stranger {
+    channel: Channel,
+    arena: Arc<OwnArena>,
+}
+
+impl Stranger {
+    fn connect(directory: &Path) -> Stranger {
+        let channel = Channel::connect(&directory.join("test.sock")).unwrap();
+        let options = ArenaOptions { name: "stranger".to_owned(), bytes_max: 1 << 30, monitored: false };
+        let arena = OwnArena::create(&options).unwrap();
+        // A lie that nobody can see through: the word is its owner's.
+        arena.life_word().store(0x1234, Ordering::Release);
+        Stranger { channel, arena }
+    }
+
+    /// A connection that has been welcomed.
+    fn member(directory: &Path) -> Stranger {
+        let mut stranger = Stranger::connect(directory);
+        let hello = stranger.hello(layout_hash());
+        stranger.channel.send(&hello, Enclosed::Own(Arc::clone(&stranger.arena))).unwrap();
+        assert!(matches!(stranger.hear(), Some(Control::Welcome { .. })));
+        stranger
+    }
+
+    fn hello(&self, layout_hash: u64) -> Control {
+        let (process, name) = (self.arena.process(), "stranger".to_owned());
+        Control::Hello { layout_hash, process, pid: 1, name, monitored: false }
+    }
+
+    fn say(&mut self, message: &Control) {
+        // Refused and hung up on already is as good as refused now.
+        let _ = self.channel.send(message, Enclosed::Nothing);
+    }
+
+    /// Bytes and descriptors as they are; false if the holder has hung up.
+    fn send_raw(&self, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> bool {
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(16))];
+        let mut ancillary = SendAncillaryBuffer::new(&mut space);
+        assert!(fds.is_empty() || ancillary.push(SendAncillaryMessage::ScmRights(fds)));
+        rustix::net::sendmsg(&self.channel, &[IoSlice::new(bytes)], &mut ancillary, SendFlags::NOSIGNAL)
+            .is_ok()
+    }
+
+    /// The next message, or `None` after the hang-up.
+    fn hear(&self) -> Option<Control> {
+        let deadline = Deadline::after(PATIENCE);
+        loop {
+            match self.channel.receive(&mut Vec::new()) {
+                Ok(Received::Message(message, _)) => return Some(message),
+                Err(ChannelError::HungUp) => return None,
+                Ok(Received::Nothing) => {}
+                Err(error) => panic!("the holder says nonsense: {error}"),
+            }
+            assert!(!deadline.expired(), "the holder neither answers nor hangs up");
+            let timeout = rustix::time::Timespec { tv_sec: 1, tv_nsec: 0 };
+            let _ = poll(&mut [PollFd::new(&self.channel, PollFlags::IN)], Some(&timeout));
+        }
+    }
+
+    /// The code of the refusal with which the connection ends.
+    fn refused(&self) -> Option<Code> {
+        let mut code = None;
+        while let Some(message) = self.hear() {
+            if let Control::Refused { code: number, .. } = message {
+                code = Code::from_number(number);
+            }
+        }
+        code
+    }
+}
+
+/// A holder and a member that must not notice anything.
+struct Bystanders {
+    directory: std::path::PathBuf,
+    holder: Process,
+    member: Process,
+    _scratch: Scratch,
+}
+
+impl Bystanders {
+    fn new() -> Bystanders {
+        let scratch = Scratch::new();
+        let directory = run_directory(&scratch);
+        let (holder, member) = (join(&directory, "holder"), join(&directory, "member"));
+        Bystanders { directory, holder, member, _scratch: scratch }
+    }
+
+    fn check(&self) {
+        assert!(self.holder.control.is_holder() && !self.member.control.is_holder());
+        let (port, publishers) = self.member.subscribe("unharmed");
+        assert_eq!(publishers, 0);
+        let (publisher, matched) = self.holder.publish("unharmed");
+        assert_eq!(matched, [self.member.process]);
+        self.member.until_seated(port, 1);
+        self.member.control.unsubscribe(port);
+        self.holder.control.unpublish(publisher);
+        let told = self.member.ports.told.lock().unwrap();
+        assert!(told.gone.is_empty() && told.refused.is_empty(), "{told:?}");
+    }
+}
+
+#[test]
+fn random_datagrams_end_their_own_connection_only() {
+    let bystanders = Bystanders::new();
+    let mut random = fastrand::Rng::with_seed(26);
+    for round in 0..200 {
+        let stranger = Stranger::connect(&bystanders.directory);
+        let size = random.usize(1..2_000);
+        let bytes: Vec<u8> = (0..size).map(|_| random.u8(..)).collect();
+        assert!(stranger.send_raw(&bytes, &[]));
+        assert_eq!(stranger.refused(), Some(Code::ProtocolBroken), "round {round}");
+    }
+    bystanders.check();
+}
+
+/// Any message of this kind with random content: its checksum is right, its sense is not.
+fn nonsense(kind: ControlKind, random: &mut fastrand::Rng, process: ProcessId) -> Control {
+    let id = |random: &mut fastrand::Rng| PortId(random.u64(0..4));
+    let who = |random: &mut fastrand::Rng| if random.bool() { process } else { ProcessId(random.u64(..)) };
+    let (port, subscription) = (id(random), id(random));
+    let (publisher, subscriber) = (who(random), who(random));
+    let (ring, row, seat) =
+        (RingIndex(random.u32(0..3)), RowIndex(random.u32(..)), SeatIndex(random.u32(..)));
+    let (generation, row_generation) = (Generation(random.u32(0..3)), Generation(random.u32(..)));
+    let topic = Topic::new(["a", "b.c", "unharmed.not"][random.usize(0..3)]).unwrap();
+    let (created_ns, policy) = (random.u64(..), Policy::Block);
+    let (name, reason) = ("nonsense".to_owned(), "none".to_owned());
+    match kind {
+        ControlKind::Hello => {
+            Control::Hello { layout_hash: layout_hash(), process: publisher, pid: 1, name, monitored: true }
+        }
+        ControlKind::Welcome => {
+            Control::Welcome { process: publisher, pid: 1, name, budget_bytes: created_ns }
+        }
+        ControlKind::Refused => Control::Refused { code: 1, reason },
+        ControlKind::Publish => Control::Publish { port, topic, ring, generation, created_ns },
+        ControlKind::Unpublish => Control::Unpublish { port },
+        ControlKind::Published => Control::Published { port, matched: vec![publisher; 9] },
+        ControlKind::Subscribe => {
+            let pattern = Pattern::parse(["a", "b.>", "^b"][random.usize(0..3)]).unwrap();
+            Control::Subscribe { port, pattern, policy, created_ns }
+        }
+        ControlKind::Unsubscribe => Control::Unsubscribe { port },
+        ControlKind::Subscribed => Control::Subscribed { port, publishers: 1 },
+        ControlKind::RingAdded => Control::RingAdded {
+            subscription,
+            process: publisher,
+            port,
+            topic,
+            ring,
+            generation,
+            created_ns,
+            ring_is_older: true,
+        },
+        ControlKind::Attach => Control::Attach {
+            publisher,
+            ring,
+            generation,
+            subscriber,
+            subscription,
+            row,
+            row_generation,
+            policy,
+        },
+        ControlKind::Attached => {
+            Control::Attached { publisher, ring, generation, subscriber, row, row_generation, seat }
+        }
+        ControlKind::AttachRefused => {
+            Control::AttachRefused { publisher, ring, generation, subscriber, row, row_generation, reason }
+        }
+        ControlKind::Gone => Control::Gone { process: publisher },
+        ControlKind::Inspect => Control::Inspect {},
+        ControlKind::Member => Control::Member { process: publisher, pid: 1, name },
+        ControlKind::InspectEnd => Control::InspectEnd {},
+        // A member may ask for the role; that is no nonsense, and `stories` has it.
+        ControlKind::HandOver | ControlKind::Goodbye => Control::Goodbye {},
+        ControlKind::Moving => Control::Moving { to: publisher },
+    }
+}
+
+#[test]
+fn valid_messages_without_sense_harm_nobody() {
+    let bystanders = Bystanders::new();
+    let mut random = fastrand::Rng::with_seed(52);
+    let mut said = BTreeSet::new();
+    for round in 0..300 {
+        let greeted = random.u32(0..4) > 0;
+        let connect = if greeted { Stranger::member } else { Stranger::connect };
+        let mut stranger = connect(&bystanders.directory);
+        for _ in 0..random.usize(1..30) {
+            let kind = ControlKind::ALL[random.usize(0..ControlKind::ALL.len())];
+            said.insert(kind);
+            let message = nonsense(kind, &mut random, stranger.arena.process());
+            stranger.say(&message);
+        }
+        if round % 100 == 0 {
+            bystanders.check();
+        }
+    }
+    assert_eq!(said.len(), ControlKind::ALL.len(), "every kind was said");
+    bystanders.check();
+}
+
+#[test]
+fn a_hello_with_wrong_descriptors_is_refused_with_a_reason() {
+    let bystanders = Bystanders::new();
+    let file: OwnedFd = std::fs::File::open("/proc/self/exe").unwrap().into();
+    let unsealed = rustix::fs::memfd_create("unsealed", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
+    rustix::fs::ftruncate(&unsealed, 1 << 16).unwrap();
+    let other =
+        OwnArena::create(&ArenaOptions { name: "other".to_owned(), bytes_max: 1 << 30, monitored: false })
+            .unwrap();
+    let (file, unsealed) = (file.as_fd(), unsealed.as_fd());
+    let cases = 9;
+    for case in 0..cases {
+        let stranger = Stranger::connect(&bystanders.directory);
+        let own = Arc::clone(&stranger.arena);
+        let (arena, bulk, event) = (own.arena_fd(), own.bulk_fd(), own.event_fd());
+        let fds: Vec<BorrowedFd<'_>> = match case {
+            0 => vec![],
+            1 => vec![arena],
+            2 => vec![arena, bulk],
+            3 => vec![file, bulk, event],
+            4 => vec![unsealed, bulk, event],
+            5 => vec![arena, unsealed, event],
+            6 => vec![bulk, arena, event],
+            7 => vec![arena, bulk, event, event],
+            _ => vec![other.arena_fd(), bulk, event],
+        };
+        let mut bytes = Vec::new();
+        busway_wire::encode(&stranger.hello(layout_hash()), &mut bytes).unwrap();
+        assert!(stranger.send_raw(&bytes, &fds));
+        let expected = if case == 7 { Code::Descriptors } else { Code::SegmentRefused };
+        assert_eq!(stranger.refused(), Some(expected), "case {case}");
+    }
+    bystanders.check();
+}
+
+#[test]
+fn a_hello_of_another_layout_is_refused_as_such() {
+    let bystanders = Bystanders::new();
+    let mut stranger = Stranger::connect(&bystanders.directory);
+    let hello = stranger.hello(layout_hash() ^ 1);
+    stranger.channel.send(&hello, Enclosed::Own(Arc::clone(&stranger.arena))).unwrap();
+    assert_eq!(stranger.refused(), Some(Code::LayoutDiffers));
+    bystanders.check();
+}
+
+#[test]
+fn a_member_cannot_take_the_id_of_another_process() {
+    let bystanders = Bystanders::new();
+    for process in [bystanders.holder.process, bystanders.member.process] {
+        let mut stranger = Stranger::connect(&bystanders.directory);
+        let name = "stranger".to_owned();
+        let hello = Control::Hello { layout_hash: layout_hash(), process, pid: 1, name, monitored: false };
+        stranger.channel.send(&hello, Enclosed::Own(Arc::clone(&stranger.arena))).unwrap();
+        assert_eq!(stranger.refused(), Some(Code::SegmentRefused), "its arena says who it is");
+    }
+    bystanders.check();
+}
+
+#[test]
+fn processes_that_pretend_to_live_do_not_pile_up() {
+    let bystanders = Bystanders::new();
+    for n in 0..600 {
+        let mut stranger = Stranger::member(&bystanders.directory);
+        stranger.say(&a_publish(n));
+        assert!(matches!(stranger.hear(), Some(Control::Published { .. })));
+    }
+    let gone = |told: &super::Told| told.gone.len() >= 300;
+    bystanders.holder.ports.until("the oldest count as gone", gone);
+}
+
+fn a_publish(n: u64) -> Control {
+    let topic = Topic::new("pretend").unwrap();
+    let (ring, generation) = (RingIndex(0), Generation(0));
+    Control::Publish { port: PortId(n), topic, ring, generation, created_ns: 0 }
+}
+
+#[test]
+fn silent_connections_are_bounded_and_do_not_keep_members_out() {
+    let bystanders = Bystanders::new();
+    let strangers: Vec<Stranger> = (0..300).map(|_| Stranger::connect(&bystanders.directory)).collect();
+    let newcomer = join(&bystanders.directory, "newcomer");
+    assert!(!newcomer.control.is_holder());
+    bystanders.check();
+    for stranger in &strangers {
+        assert_eq!(
+            stranger.refused(),
+            Some(Code::ProtocolBroken),
+            "each is closed, at the latest by its deadline"
+        );
+    }
+}
+
+#[test]
+fn a_member_that_reads_nothing_is_disconnected_and_others_go_on() {
+    let bystanders = Bystanders::new();
+    let mut stranger = Stranger::member(&bystanders.directory);
+    let topic = Topic::new("flood").unwrap();
+    let deadline = Deadline::after(PATIENCE);
+    let publish = |n: u64| Control::Publish {
+        port: PortId(n % 8),
+        topic: topic.clone(),
+        ring: RingIndex(u32::try_from(n % 8).unwrap()),
+        generation: Generation(0),
+        created_ns: 0,
+    };
+    // Each is answered; the answers are never read.
+    for n in 0.. {
+        let sent =
+            stranger.channel.flush().and_then(|()| stranger.channel.send(&publish(n), Enclosed::Nothing));
+        match sent {
+            Err(ChannelError::HungUp) => break,
+            // Our own queue is full, because the holder is behind with other members.
+            Ok(()) | Err(ChannelError::Overflow) => std::thread::yield_now(),
+            Err(error) => panic!("{error}"),
+        }
+        assert!(!deadline.expired(), "the holder keeps answering after {n} messages");
+    }
+    bystanders.check();
+}

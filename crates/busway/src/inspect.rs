@@ -1,0 +1,288 @@
+//! Reads what a domain looks like from the memory of its members.
+//!
+//! Nobody is asked and nobody is stopped: rings, rows and seats lie in their owners' arenas with their counters. What is
+//! read while it changes may be a message apart between two counters; each account closes by itself, because what was
+//! delivered is what a cursor passed less what was counted as lost.
+//!
+//! Invariant: whatever stands in a member's memory, this ends: tables are bounded, numbers saturate.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use busway_shm::arena::PeerArena;
+use busway_shm::clock;
+use busway_shm::domain::Domain;
+use busway_shm::layout::{
+    CAUSES, RINGS_MAX, RingEntry, RowEntry, SEATS_MAX, STAGES_MAX, SeatEntry, state, unkey,
+};
+use busway_shm::life::Life;
+use busway_shm::row::{RowAccount, policy_from_word};
+use busway_shm::seat::{EntryKey, RingShared};
+use busway_shm::slot::SLOT_BYTES;
+use busway_shm::sync::{AtomicU64, Ordering};
+use busway_wire::limits::{BEAT_MS, HUNG_AFTER_MS};
+use busway_wire::{Cause, PortId, ProcessId};
+
+use crate::inspection::{
+    Account, BudgetView, Dropped, Inspection, PortState, ProcessView, PublisherView, SegmentView,
+    SubscriberView, TopicView,
+};
+
+fn load(word: &AtomicU64) -> u64 {
+    word.load(Ordering::Relaxed)
+}
+
+fn add_dropped(dropped: &mut Dropped, counters: &[u64; CAUSES]) {
+    for cause in Cause::ALL {
+        let count = counters.get(cause.index()).copied().unwrap_or(0);
+        if count > 0 {
+            let sum = dropped.entry(cause.name().to_owned()).or_default();
+            *sum = sum.saturating_add(count);
+        }
+    }
+}
+
+/// Adds the ledger of a row to an account.
+pub(crate) fn add_row(account: &mut Account, row: &RowAccount) {
+    let lost = row.dropped.iter().fold(0_u64, |sum, lost| sum.saturating_add(*lost));
+    let expected = row.delivered.saturating_add(lost).saturating_add(row.in_flight);
+    account.subscribers += 1;
+    account.sent = account.sent.saturating_add(expected);
+    account.expected = account.expected.saturating_add(expected);
+    account.delivered = account.delivered.saturating_add(row.delivered);
+    account.in_flight = account.in_flight.saturating_add(row.in_flight);
+    add_dropped(&mut account.dropped, &row.dropped);
+}
+
+/// The ledger of a ring of ours: the rows that are there and those that are gone.
+pub(crate) fn account_of(ring: &RingShared) -> Account {
+    let ledgers = ring.ledgers();
+    let mut account = Account::default();
+    for row in &ledgers.present {
+        add_row(&mut account, row);
+    }
+    let lost = ledgers.past_dropped.iter().fold(0_u64, |sum, lost| sum.saturating_add(*lost));
+    account.subscribers += ledgers.past_rows;
+    account.expected = account.expected.saturating_add(ledgers.past_delivered).saturating_add(lost);
+    account.delivered = account.delivered.saturating_add(ledgers.past_delivered);
+    add_dropped(&mut account.dropped, &ledgers.past_dropped);
+    account.sent = ledgers.head;
+    account
+}
+
+/// The ledger of a row of somebody else's ring, as its seat and its own words tell it.
+fn row_account(row: &RowEntry, from: u64, cursor: u64, head: u64) -> RowAccount {
+    let starting = unkey(row.key.load(Ordering::Acquire)).1 == state::STARTING;
+    let first = if starting { from } else { load(&row.first).clamp(from, cursor.max(from)) };
+    let mut left = cursor.saturating_sub(first);
+    let dropped = std::array::from_fn(|cause| {
+        let lost = load(&row.dropped[cause]).min(left);
+        left -= lost;
+        lost
+    });
+    RowAccount { delivered: left, dropped, in_flight: head.saturating_sub(cursor), held: load(&row.held) }
+}
+
+/// How a process does, by its life word and its heartbeat.
+fn process_state(peer: &PeerArena, now_ns: u64) -> PortState {
+    match peer.life() {
+        Life::Dead | Life::Closed => PortState::Dead,
+        Life::Starting | Life::Alive => {
+            let silent = now_ns.saturating_sub(peer.last_beat_ns());
+            if peer.monitored() && silent > HUNG_AFTER_MS * 1_000_000 {
+                PortState::Hung
+            } else {
+                PortState::Live
+            }
+        }
+    }
+}
+
+/// One ring with its owner.
+struct FoundRing<'a> {
+    peer: &'a Arc<PeerArena>,
+    key: EntryKey,
+    entry: &'a RingEntry,
+    head: u64,
+    topic: String,
+}
+
+/// What `Bus::inspect` returns.
+pub(crate) fn inspect(members: &[Arc<PeerArena>], domain: Option<&Domain>) -> Inspection {
+    let now_ns = clock::monotonic_ns();
+    let mut inspection = Inspection::default();
+    let rings: Vec<FoundRing<'_>> = members.iter().flat_map(rings_of).collect();
+    let mut topics: BTreeMap<String, TopicView> = BTreeMap::new();
+    for ring in &rings {
+        let topic = topics.entry(ring.topic.clone()).or_insert_with(|| new_topic(&ring.topic));
+        topic.publishers.push(publisher_view(ring));
+        topic.closed &= subscribers_of(ring, members, now_ns, &mut topic.subscribers);
+    }
+    inspection.topics = topics.into_values().collect();
+    for (at, peer) in members.iter().enumerate() {
+        inspection.processes.push(process_view(peer, at == 0, now_ns));
+        segments_of(peer, &mut inspection.segments);
+    }
+    inspection.segments.extend(rings.iter().map(ring_segment));
+    if let Some(domain) = domain {
+        let ledger = domain.ledger();
+        inspection.budget = BudgetView { limit_bytes: ledger.budget(), reserved_bytes: ledger.reserved() };
+    }
+    inspection
+}
+
+fn new_topic(topic: &str) -> TopicView {
+    TopicView { topic: topic.to_owned(), closed: true, ..TopicView::default() }
+}
+
+fn rings_of(peer: &Arc<PeerArena>) -> Vec<FoundRing<'_>> {
+    let used = peer.tables().header().rings_used.load(Ordering::Acquire).min(RINGS_MAX);
+    let found = |index: u32| {
+        let entry = peer.tables().ring(index)?;
+        let (generation, at) = unkey(entry.key.load(Ordering::Acquire)); // pairs with Release in `ring`
+        if !matches!(at, state::ACTIVE | state::CLOSED) {
+            return None;
+        }
+        let topic = peer.tables().ring_topic(index)?.as_str().to_owned();
+        let head = peer.tables().head(index)?.load(Ordering::Acquire);
+        Some(FoundRing { peer, key: EntryKey { index, generation }, entry, head, topic })
+    };
+    (0..used).filter_map(found).collect()
+}
+
+fn publisher_view(ring: &FoundRing<'_>) -> PublisherView {
+    PublisherView {
+        name: ring.peer.name(),
+        pid: ring.peer.pid(),
+        port: PortId(load(&ring.entry.port)).to_string(),
+        sent: ring.head,
+        rate: 0.0,
+    }
+}
+
+fn seats_of(ring: &FoundRing<'_>) -> Vec<(EntryKey, ProcessId, u32, u64)> {
+    let used = ring.peer.tables().header().seats_used.load(Ordering::Acquire).min(SEATS_MAX);
+    let seat = |index: u32| -> Option<&SeatEntry> { ring.peer.tables().seat(index) };
+    (0..used)
+        .filter_map(seat)
+        .filter_map(|seat| {
+            let (_, at) = unkey(seat.key.load(Ordering::Acquire)); // pairs with Release in `seat`
+            let ours = at != state::FREE && load(&seat.ring) == ring.key.word();
+            let row = EntryKey::from_word(load(&seat.row));
+            ours.then(|| (row, ProcessId(load(&seat.subscriber)), at, load(&seat.from)))
+        })
+        .collect()
+}
+
+/// Adds the ring's rows to the topic's subscribers, one entry a port; says whether each account closes.
+fn subscribers_of(
+    ring: &FoundRing<'_>,
+    members: &[Arc<PeerArena>],
+    now_ns: u64,
+    into: &mut Vec<SubscriberView>,
+) -> bool {
+    let mut closed = true;
+    for (row_key, process, seat_state, from) in seats_of(ring) {
+        let Some(peer) = members.iter().find(|peer| peer.process() == process) else { continue };
+        let Some(row) = peer.tables().row(row_key.index) else { continue };
+        let (generation, _) = unkey(row.key.load(Ordering::Acquire));
+        if generation != row_key.generation {
+            continue;
+        }
+        let cursor = load(&row.cursor).clamp(from, ring.head.max(from));
+        let account = row_account(row, from, cursor, ring.head);
+        let lost = account.dropped.iter().fold(0_u64, |sum, lost| sum.saturating_add(*lost));
+        closed &= account.delivered + lost + account.in_flight == ring.head - from.min(ring.head)
+            || load(&row.first) > from;
+        let view = view_of(into, peer, row, process_state(peer, now_ns), seat_state);
+        view.delivered = view.delivered.saturating_add(account.delivered);
+        add_dropped(&mut view.dropped, &account.dropped);
+        view.in_flight = view.in_flight.saturating_add(account.in_flight);
+        view.lag = view.lag.max(account.in_flight);
+        view.lag_max = view.lag_max.max(load(&row.lag_high)).max(account.in_flight);
+        view.held = view.held.saturating_add(account.held);
+        if account.in_flight > 0 {
+            view.behind_ms = view.behind_ms.max(now_ns.saturating_sub(load(&row.looked_ns)) / 1_000_000);
+        }
+    }
+    closed
+}
+
+fn view_of<'a>(
+    into: &'a mut Vec<SubscriberView>,
+    peer: &PeerArena,
+    row: &RowEntry,
+    process: PortState,
+    seat_state: u32,
+) -> &'a mut SubscriberView {
+    let port = PortId(load(&row.port)).to_string();
+    let known = into.iter().position(|view| view.port == port).unwrap_or_else(|| {
+        let policy =
+            policy_from_word(load(&row.policy)).map_or_else(String::new, |policy| policy.to_string());
+        into.push(SubscriberView {
+            name: peer.name(),
+            pid: peer.pid(),
+            port,
+            policy,
+            ..SubscriberView::default()
+        });
+        into.len() - 1
+    });
+    let view = &mut into[known];
+    view.state = match (process, seat_state) {
+        (PortState::Dead | PortState::Hung, _) => process,
+        (_, state::STALLED) => PortState::Stalled,
+        (_, state::EVICTED) => PortState::Evicted,
+        _ => view.state,
+    };
+    view
+}
+
+fn process_view(peer: &PeerArena, holder: bool, now_ns: u64) -> ProcessView {
+    let silent_ms = now_ns.saturating_sub(peer.last_beat_ns()) / 1_000_000;
+    let state = process_state(peer, now_ns);
+    let since_ns = match state {
+        PortState::Hung => peer.last_beat_ns().saturating_add(HUNG_AFTER_MS * 1_000_000),
+        PortState::Dead => peer.last_beat_ns(),
+        _ => load(&peer.tables().header().started_ns),
+    };
+    ProcessView {
+        process: peer.process().to_string(),
+        name: peer.name(),
+        pid: peer.pid(),
+        holder,
+        monitored: peer.monitored(),
+        state,
+        since_ns,
+        last_beat_ms: silent_ms,
+        missed_beats: (silent_ms / BEAT_MS).saturating_sub(1),
+        committed_bytes: peer.committed_bytes(),
+    }
+}
+
+fn segments_of(peer: &PeerArena, into: &mut Vec<SegmentView>) {
+    let (arena, bulk) = peer.committed_by_file();
+    for (kind, bytes) in [("arena", arena), ("bulk", bulk)] {
+        into.push(SegmentView {
+            owner_pid: peer.pid(),
+            name: peer.name(),
+            kind: kind.to_owned(),
+            bytes,
+            topic: None,
+        });
+    }
+}
+
+fn ring_segment(ring: &FoundRing<'_>) -> SegmentView {
+    let stages = (ring.entry.stages_used.load(Ordering::Acquire) as usize).min(STAGES_MAX);
+    let bytes = ring.entry.stage_at[..stages]
+        .iter()
+        .fold(0_u64, |sum, at| sum.saturating_add((SLOT_BYTES as u64) << (load(at) & 63).min(20)));
+    SegmentView {
+        owner_pid: ring.peer.pid(),
+        name: ring.peer.name(),
+        kind: "ring".to_owned(),
+        bytes,
+        topic: Some(ring.topic.clone()),
+    }
+}

@@ -1,0 +1,348 @@
+//! The ports of this process: what the control thread finds when a publisher meets a subscriber.
+//!
+//! The table knows every ring we publish and every subscription we have. It makes rows, gives seats, frees what died,
+//! and wakes who waits for any of that. It is not on the path of a message: publishers and subscribers keep their own
+//! copies and look at a version.
+//!
+//! Invariant: every call may come twice (a take-over registers all anew) and changes nothing the second time.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
+
+use busway_shm::arena::OwnArena;
+use busway_shm::bell::{ANY, Bell};
+use busway_shm::clock::Deadline;
+use busway_shm::domain::Domain;
+use busway_shm::error::ShmError;
+use busway_shm::hold::HoldBudget;
+use busway_shm::row::{RowOptions, RowShared};
+use busway_shm::seat::{EntryKey, RingShared};
+use busway_shm::sync::{AtomicU64, Ordering};
+use busway_wire::limits::{HOLD_BYTES_MAX, HOLDS_MAX};
+use busway_wire::{Generation, PortId, ProcessId, RingIndex, RowIndex, SeatIndex, Topic};
+
+use crate::control::{Attach, Ports, RingAdded, RingKey, RowKey};
+
+/// A publisher that a subscription has met.
+#[derive(Debug)]
+pub(crate) struct Arrival {
+    pub(crate) row: Arc<RowShared>,
+    pub(crate) topic: Topic,
+    pub(crate) publisher: PortId,
+}
+
+/// A subscription, as the subscriber and the control thread share it.
+#[derive(Debug)]
+pub(crate) struct Subscription {
+    pub(crate) options: RowOptions,
+    /// The bell line on which the subscriber sleeps.
+    pub(crate) line: usize,
+    arrivals: Mutex<Vec<Arrival>>,
+    version: AtomicU64,
+    known: Mutex<Known>,
+}
+
+/// The rows of a subscription, by publisher and ring; some of them are gone.
+#[derive(Debug, Default)]
+struct Known {
+    rows: BTreeMap<(ProcessId, EntryKey), Weak<RowShared>>,
+    /// At so many rows those that are gone are looked for: at twice those that were there the last time, so that a
+    /// subscription of ten thousand publishers does not look at all of them for each.
+    clean_at: usize,
+}
+
+impl Known {
+    fn insert(&mut self, key: (ProcessId, EntryKey), row: &Arc<RowShared>) {
+        if self.rows.len() >= self.clean_at {
+            self.rows.retain(|_, row| row.strong_count() > 0);
+            self.clean_at = (2 * self.rows.len()).max(16);
+        }
+        self.rows.insert(key, Arc::downgrade(row));
+    }
+}
+
+impl Subscription {
+    pub(crate) fn new(options: RowOptions, line: usize) -> Self {
+        let (arrivals, known) = (Mutex::new(Vec::new()), Mutex::new(Known::default()));
+        Self { options, line, arrivals, version: AtomicU64::new(0), known }
+    }
+
+    /// Changes whenever a publisher has arrived.
+    #[inline]
+    pub(crate) fn version(&self) -> u64 {
+        self.version.load(Ordering::Acquire) // pairs with Release in `arrive`
+    }
+
+    /// Takes what has arrived.
+    pub(crate) fn arrived(&self) -> Vec<Arrival> {
+        std::mem::take(&mut *lock(&self.arrivals))
+    }
+
+    fn arrive(&self, arrival: Arrival) {
+        lock(&self.arrivals).push(arrival);
+        self.version.fetch_add(1, Ordering::Release); // pairs with Acquire in `version`
+    }
+
+    fn rows(&self) -> Vec<Arc<RowShared>> {
+        lock(&self.known).rows.values().filter_map(Weak::upgrade).collect()
+    }
+
+    /// Rows that exist, rows that read, and rows that were refused.
+    pub(crate) fn progress(&self) -> (usize, usize) {
+        let rows = self.rows();
+        let settled = rows.iter().filter(|row| row.is_attached() || row.is_refused()).count();
+        (rows.len(), settled)
+    }
+}
+
+/// Everything that this process publishes and subscribes.
+#[derive(Debug)]
+pub(crate) struct PortTable {
+    own: Arc<OwnArena>,
+    rings: Mutex<BTreeMap<u32, Arc<RingShared>>>,
+    subscriptions: Mutex<BTreeMap<PortId, Arc<Subscription>>>,
+    /// Rows that wait for the answer of their publisher, by their index, with the line of their subscription.
+    waiting: Mutex<BTreeMap<u32, (Weak<RowShared>, usize)>>,
+    domain: Mutex<Option<Arc<Domain>>>,
+    domain_version: AtomicU64,
+    unfinished: Mutex<Vec<usize>>,
+    changes: Mutex<u64>,
+    changed: Condvar,
+    pub(crate) budget: Arc<HoldBudget>,
+}
+
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl PortTable {
+    pub(crate) fn new(own: Arc<OwnArena>) -> Self {
+        Self {
+            own,
+            rings: Mutex::new(BTreeMap::new()),
+            subscriptions: Mutex::new(BTreeMap::new()),
+            waiting: Mutex::new(BTreeMap::new()),
+            domain: Mutex::new(None),
+            domain_version: AtomicU64::new(0),
+            unfinished: Mutex::new(Vec::new()),
+            changes: Mutex::new(0),
+            changed: Condvar::new(),
+            budget: Arc::new(HoldBudget::new(u64::from(HOLDS_MAX), HOLD_BYTES_MAX)),
+        }
+    }
+
+    /// Changes with the domain segment.
+    #[inline]
+    pub(crate) fn domain_version(&self) -> u64 {
+        self.domain_version.load(Ordering::Acquire) // pairs with Release in `domain_changed`
+    }
+
+    pub(crate) fn domain(&self) -> Option<Arc<Domain>> {
+        lock(&self.domain).clone()
+    }
+
+    pub(crate) fn add_ring(&self, ring: &Arc<RingShared>) {
+        lock(&self.rings).insert(ring.key().index, ring.clone());
+    }
+
+    pub(crate) fn add_subscription(&self, port: PortId, subscription: &Arc<Subscription>) {
+        lock(&self.subscriptions).insert(port, subscription.clone());
+    }
+
+    pub(crate) fn remove_subscription(&self, port: PortId) {
+        lock(&self.subscriptions).remove(&port);
+    }
+
+    /// Somebody sleeps whom a publisher had no time to wake: the control thread does it at its next tick.
+    pub(crate) fn finish_later(&self, line: usize) {
+        lock(&self.unfinished).push(line);
+    }
+
+    /// Wakes who waits for a change of the table.
+    fn change(&self) {
+        *lock(&self.changes) += 1;
+        self.changed.notify_all();
+    }
+
+    /// Waits until `done`, or until `deadline`, or until nothing has changed for `quiet`.
+    pub(crate) fn wait_for(
+        &self,
+        deadline: Deadline,
+        quiet: Duration,
+        mut done: impl FnMut() -> bool,
+    ) -> bool {
+        let mut changes = lock(&self.changes);
+        loop {
+            if done() {
+                return true;
+            }
+            let left = deadline.remaining().unwrap_or(quiet).min(quiet);
+            let before = *changes;
+            let (now, waited) =
+                self.changed.wait_timeout(changes, left).unwrap_or_else(PoisonError::into_inner);
+            changes = now;
+            if waited.timed_out() && *changes == before {
+                return done();
+            }
+            if deadline.expired() {
+                return done();
+            }
+        }
+    }
+
+    /// The first domain segment.
+    pub(crate) fn adopt(&self, domain: &Arc<Domain>) -> Result<(), ShmError> {
+        self.own.join(domain)?;
+        let mut current = lock(&self.domain);
+        if current.is_none() {
+            *current = Some(domain.clone());
+            self.domain_version.fetch_add(1, Ordering::Release); // pairs with Acquire in `domain_version`
+        }
+        Ok(())
+    }
+
+    /// Wakes everybody of this process who sleeps in a subscriber or waits for a change.
+    pub(crate) fn wake_all(&self) {
+        self.change();
+        let lines: Vec<usize> =
+            lock(&self.subscriptions).values().map(|subscription| subscription.line).collect();
+        for line in lines {
+            self.ring_bell(line);
+        }
+    }
+
+    pub(crate) fn ring_bell(&self, line: usize) {
+        if let Some(domain) = self.domain() {
+            domain.bell().finish(line);
+        }
+    }
+}
+
+fn entry_of(key: RingKey) -> EntryKey {
+    EntryKey { index: key.index.0, generation: key.generation.0 }
+}
+
+fn row_entry(key: RowKey) -> EntryKey {
+    EntryKey { index: key.index.0, generation: key.generation.0 }
+}
+
+/// The line on which those sleep who want exactly this topic, or any.
+pub(crate) fn line_of(exact: Option<&Topic>) -> usize {
+    exact.map_or(ANY, |topic| Bell::line_of(topic.id().0))
+}
+
+impl Ports for PortTable {
+    fn ring_added(&self, added: &RingAdded<'_>) -> Option<RowKey> {
+        let subscription = lock(&self.subscriptions).get(&added.subscription).cloned()?;
+        tracing::debug!(target: "busway::ports", topic = %added.topic, older = added.ring_is_older, "met a publisher");
+        let ring = entry_of(added.ring);
+        let key = (added.peer.process(), ring);
+        let mut known = lock(&subscription.known);
+        let row = match known.rows.get(&key).and_then(Weak::upgrade) {
+            Some(row) if row.is_attached() || row.is_refused() => return None,
+            Some(row) => row,
+            None => {
+                let made =
+                    RowShared::create(&self.own, added.peer, ring, &subscription.options, &self.budget);
+                let row = match made {
+                    Ok(row) => row,
+                    Err(error) => {
+                        tracing::warn!(target: "busway::ports", topic = %added.topic, "cannot subscribe: {error}");
+                        return None;
+                    }
+                };
+                known.insert(key, &row);
+                lock(&self.waiting).insert(row.key().index, (Arc::downgrade(&row), subscription.line));
+                let arrival = Arrival { row: row.clone(), topic: added.topic.clone(), publisher: added.port };
+                subscription.arrive(arrival);
+                row
+            }
+        };
+        let key = row.key();
+        Some(RowKey { index: RowIndex(key.index), generation: Generation(key.generation) })
+    }
+
+    fn attach(&self, attach: &Attach<'_>) -> Result<SeatIndex, String> {
+        let ring = lock(&self.rings).get(&attach.ring.index.0).cloned();
+        let ring = ring.filter(|ring| ring.key() == entry_of(attach.ring)).ok_or("the publisher is gone")?;
+        tracing::debug!(target: "busway::ports", subscription = %attach.subscription, "a subscriber takes a seat");
+        let seat = ring.attach(attach.subscriber, row_entry(attach.row), attach.policy);
+        self.change();
+        seat.map(SeatIndex).map_err(|error| error.to_string())
+    }
+
+    fn attached(&self, publisher: ProcessId, ring: RingKey, row: RowKey, seat: Result<SeatIndex, String>) {
+        let (ring, row) = (entry_of(ring), row_entry(row));
+        let mut waiting = lock(&self.waiting);
+        let Some((found, line)) = waiting.get(&row.index).cloned() else { return };
+        let Some(found) = found.upgrade().filter(|found| found.key() == row) else { return };
+        if found.peer().process() != publisher || found.ring_key() != ring {
+            return;
+        }
+        waiting.remove(&row.index);
+        drop(waiting);
+        if let Err(reason) = &seat {
+            tracing::debug!(target: "busway::ports", "a publisher refused a seat: {reason}");
+        }
+        found.attached(seat.map(|seat| seat.0).map_err(|_| ()));
+        self.change();
+        self.ring_bell(line);
+    }
+
+    fn gone(&self, process: ProcessId) {
+        let rings: Vec<Arc<RingShared>> = lock(&self.rings).values().cloned().collect();
+        for ring in rings {
+            let reaped = ring.reap(Some(process));
+            if reaped.died > 0 {
+                tracing::info!(target: "busway::ports", process = %process, "a subscriber's process is gone");
+            }
+        }
+        let subscriptions: Vec<Arc<Subscription>> = lock(&self.subscriptions).values().cloned().collect();
+        for subscription in subscriptions {
+            let mut concerned = false;
+            for row in subscription.rows() {
+                if row.peer().process() == process {
+                    row.start_without_seat();
+                    concerned = true;
+                }
+            }
+            if concerned {
+                self.ring_bell(subscription.line);
+            }
+        }
+        self.change();
+    }
+
+    fn domain_changed(&self, domain: &Arc<Domain>) {
+        if let Err(error) = self.own.join(domain) {
+            tracing::warn!(target: "busway::ports", "the domain's budget cannot back this process: {error}");
+        }
+        *lock(&self.domain) = Some(domain.clone());
+        self.domain_version.fetch_add(1, Ordering::Release); // pairs with Acquire in `domain_version`
+    }
+
+    fn tick(&self, now_ns: u64) {
+        let unfinished = std::mem::take(&mut *lock(&self.unfinished));
+        for line in unfinished {
+            self.ring_bell(line);
+        }
+        let mut rings = lock(&self.rings);
+        rings.retain(|_, ring| {
+            ring.reap(None);
+            !ring.is_free()
+        });
+        drop(rings);
+        self.own.reap_rows();
+        let subscriptions: Vec<Arc<Subscription>> = lock(&self.subscriptions).values().cloned().collect();
+        for row in subscriptions.iter().flat_map(|subscription| subscription.rows()) {
+            row.look(now_ns);
+            row.start_without_seat();
+        }
+    }
+}
+
+/// A ring's key as the control plane carries it.
+pub(crate) fn ring_key(key: EntryKey) -> RingKey {
+    RingKey { index: RingIndex(key.index), generation: Generation(key.generation) }
+}

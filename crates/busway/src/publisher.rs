@@ -1,0 +1,515 @@
+//! Publishing: loan, write, send.
+//!
+//! A payload of at most 96 bytes lies in the slot itself; a larger one in a chunk that subscribers read where it lies.
+//! A publisher belongs to one thread at a time; more publishers of a topic are cheap.
+//!
+//! Invariant: every send says what happened to it. A message that was sent has the next sequence; one that was not has
+//! none, and nobody saw it.
+
+use std::ops::{Deref, DerefMut};
+use std::sync::Arc;
+use std::time::Duration;
+
+use busway_shm::clock::{self, Deadline};
+use busway_shm::domain::Domain;
+use busway_shm::ring::{Patience, RingOptions, RingWriter, SLOTS_MAX};
+use busway_shm::slot::{INLINE_BYTES, InlineMeta};
+use busway_wire::limits::{MAX_WAIT_MS_DEFAULT, RING_BYTES_DEFAULT, RING_SLOTS_MAX_DEFAULT};
+use busway_wire::{Codec, Flags, HEADER_SIZE, Header, Kind, PortId, Topic};
+use serde::Serialize;
+
+use crate::bus::{Bus, Core};
+use crate::control::PublisherRecord;
+use crate::error::{Code, Error, memory};
+use crate::inspection::Account;
+use crate::outcome::{Behind, SendError, Sent, Who};
+use crate::ports::{line_of, ring_key};
+use crate::typed::TypedPublisher;
+
+/// A publisher's constructor waits this long after the last news for subscribers that are known to come.
+const QUIET: Duration = Duration::from_secs(1);
+
+/// Whether subscribers may make a publisher wait.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Gating {
+    /// Those that ask for it may, each for at most [`PublisherBuilder::max_wait`] in one piece.
+    #[default]
+    Allowed,
+    /// Nobody may: who asks for `block`, `fail` or `evict` loses the oldest instead, and counts it.
+    Refused,
+}
+
+/// When a message says it was sent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Clock {
+    /// The kernel's coarse clock, a few milliseconds old: costs a few nanoseconds.
+    #[default]
+    Coarse,
+    /// The exact clock: costs about a tenth of a microsecond where the machine is virtual.
+    Exact,
+}
+
+/// How a publisher is made. See [`Bus::publisher`].
+#[derive(Clone, Debug)]
+#[must_use = "a publisher is made by `open`"]
+pub struct PublisherBuilder {
+    bus: Bus,
+    topic: Result<Topic, Error>,
+    slots_max: u32,
+    bytes_max: u64,
+    history: u32,
+    max_wait: Duration,
+    gating: Gating,
+    clock: Clock,
+}
+
+impl PublisherBuilder {
+    pub(crate) fn new(bus: &Bus, topic: Result<Topic, Error>) -> Self {
+        Self {
+            bus: bus.clone(),
+            topic,
+            slots_max: RING_SLOTS_MAX_DEFAULT,
+            bytes_max: RING_BYTES_DEFAULT,
+            history: 0,
+            max_wait: Duration::from_millis(MAX_WAIT_MS_DEFAULT),
+            gating: Gating::Allowed,
+            clock: Clock::Coarse,
+        }
+    }
+
+    /// Messages that the ring holds at most; rounded up to a power of two, at most 2^20. Default 4 096. It starts with
+    /// 32 and grows when a subscriber falls behind.
+    pub fn slots_max(mut self, slots: u32) -> Self {
+        self.slots_max = slots;
+        self
+    }
+
+    /// Bytes of chunks that the ring holds at most. Default 64 MiB. A single larger message is sent all the same.
+    pub fn bytes_max(mut self, bytes: u64) -> Self {
+        self.bytes_max = bytes;
+        self
+    }
+
+    /// Messages that are kept for subscribers who come later and ask for history. Default 0: what happens to be there.
+    pub fn history(mut self, messages: u32) -> Self {
+        self.history = messages;
+        self
+    }
+
+    /// How long one subscriber may make this publisher wait in one piece. Default 1 s.
+    pub fn max_wait(mut self, wait: Duration) -> Self {
+        self.max_wait = wait;
+        self
+    }
+
+    /// Whether subscribers may make this publisher wait at all. Default: those that ask may.
+    pub fn gating(mut self, gating: Gating) -> Self {
+        self.gating = gating;
+        self
+    }
+
+    /// Which clock stamps the messages. Default: the coarse one.
+    pub fn clock(mut self, clock: Clock) -> Self {
+        self.clock = clock;
+        self
+    }
+
+    /// Registers the publisher. Returns when the subscribers that are known now can read what it sends.
+    ///
+    /// # Errors
+    /// A topic that breaks the grammar ([`Code::BadTopic`]) or a setting out of range; the rendezvous does not answer
+    /// ([`Code::HolderSilent`]); memory (03xx); the bus is closed.
+    pub fn open(self) -> Result<Publisher, Error> {
+        let topic = self.topic?;
+        let core = self.bus.core.clone();
+        core.check()?;
+        if self.slots_max == 0 || self.slots_max > SLOTS_MAX || self.history >= SLOTS_MAX {
+            return Err(Error::new(
+                Code::BadSetting,
+                format!("slots_max and history must be below {SLOTS_MAX}"),
+            )
+            .at(format!("publisher of {topic}"))
+            .remedy("use slots_max 1..=1048576"));
+        }
+        let port = Core::new_port()?;
+        let options = RingOptions {
+            slots_max: self.slots_max.next_power_of_two().max(busway_shm::ring::SLOTS_FIRST),
+            bytes_max: self.bytes_max,
+            history: self.history,
+            max_wait_ns: u64::try_from(self.max_wait.as_nanos()).unwrap_or(u64::MAX),
+            gating: self.gating == Gating::Allowed,
+        };
+        let place = format!("publisher of {topic}");
+        let (writer, ring) =
+            RingWriter::create(&core.own, &topic, port, options).map_err(|error| memory(&error, &place))?;
+        core.ports.add_ring(&ring);
+        let created_ns = ring.entry().created_ns.load(busway_shm::sync::Ordering::Relaxed);
+        let record = PublisherRecord { port, topic: topic.clone(), ring: ring_key(ring.key()), created_ns };
+        let line = line_of(Some(&topic));
+        let domain = core.ports.domain().ok_or_else(crate::bus::closed)?;
+        let domain_version = core.ports.domain_version();
+        let deadline = Deadline::after(core.timeout);
+        let publisher = Publisher {
+            core,
+            writer,
+            topic,
+            port,
+            line,
+            domain,
+            domain_version,
+            clock: self.clock,
+            bytes_sent: 0,
+        };
+        // From here on the drop of `publisher` takes everything back.
+        let matched = publisher.core.control.publish(record, deadline)?;
+        let wanted = matched.len();
+        publisher.core.ports.wait_for(deadline, QUIET, || ring.seated() + past(&ring) >= wanted);
+        Ok(publisher)
+    }
+}
+
+fn past(ring: &busway_shm::seat::RingShared) -> usize {
+    ring.entry().past_rows.load(busway_shm::sync::Ordering::Relaxed) as usize
+}
+
+/// A publisher of one topic.
+#[derive(Debug)]
+pub struct Publisher {
+    writer: RingWriter,
+    topic: Topic,
+    port: PortId,
+    line: usize,
+    domain: Arc<Domain>,
+    domain_version: u64,
+    clock: Clock,
+    bytes_sent: u64,
+    // Last: the ring is closed before the bus may be.
+    core: Arc<Core>,
+}
+
+impl Publisher {
+    /// Sends, waiting for subscribers that ask for it, each for at most the publisher's `max_wait`.
+    ///
+    /// # Errors
+    /// [`SendError::Full`] where a subscriber asks that the publisher fails; memory; a closed bus.
+    pub fn send(&mut self, payload: &[u8]) -> Result<Sent, SendError> {
+        self.send_coded(payload, Codec::Bytes, Patience::Until(Deadline::never()))
+    }
+
+    /// Sends, waiting at most `timeout`.
+    ///
+    /// # Errors
+    /// [`SendError::Timeout`], and as [`Publisher::send`].
+    pub fn send_timeout(&mut self, payload: &[u8], timeout: Duration) -> Result<Sent, SendError> {
+        self.send_coded(payload, Codec::Bytes, Patience::Until(Deadline::after(timeout)))
+    }
+
+    /// Sends without waiting.
+    ///
+    /// # Errors
+    /// [`SendError::Full`] where a subscriber would have to be waited for, and as [`Publisher::send`].
+    #[inline]
+    pub fn try_send(&mut self, payload: &[u8]) -> Result<Sent, SendError> {
+        self.send_coded(payload, Codec::Bytes, Patience::None)
+    }
+
+    /// Sends a value as JSON.
+    ///
+    /// # Errors
+    /// [`SendError::Encode`], and as [`Publisher::send`].
+    pub fn send_json<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<Sent, SendError> {
+        let bytes = serde_json::to_vec(value).map_err(|error| SendError::Encode(error.to_string()))?;
+        self.send_coded(&bytes, Codec::Json, Patience::Until(Deadline::never()))
+    }
+
+    /// Sends a value as MessagePack, with the names of its fields.
+    ///
+    /// # Errors
+    /// [`SendError::Encode`], and as [`Publisher::send`].
+    pub fn send_msgpack<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<Sent, SendError> {
+        let bytes = rmp_serde::to_vec_named(value).map_err(|error| SendError::Encode(error.to_string()))?;
+        self.send_coded(&bytes, Codec::MessagePack, Patience::Until(Deadline::never()))
+    }
+
+    #[inline]
+    pub(crate) fn send_coded(
+        &mut self,
+        payload: &[u8],
+        codec: Codec,
+        patience: Patience,
+    ) -> Result<Sent, SendError> {
+        self.check()?;
+        if payload.len() > INLINE_BYTES {
+            let mut loan = self.loan(payload.len())?;
+            loan.copy_from_slice(payload);
+            return loan.finish(codec, patience);
+        }
+        let meta = InlineMeta {
+            time_ns: self.now_ns(),
+            correlation: 0,
+            size: 0,
+            kind: Kind::Publish.number(),
+            flags: self.flags(codec).bits(),
+        };
+        let sent = self.writer.send_inline(&meta, payload, patience);
+        self.after(sent.map_err(|refusal| SendError::of(refusal, &self.topic)), payload.len())
+    }
+
+    /// A place for a payload of `len` bytes, in the memory where subscribers will read it. At most 96 bytes lie in the
+    /// loan itself and are copied when it is sent. The bytes are what was there before: write all of them.
+    ///
+    /// # Errors
+    /// [`SendError::TooLarge`], [`SendError::OutOfMemory`], a closed bus.
+    pub fn loan(&mut self, len: usize) -> Result<Loan<'_>, SendError> {
+        self.check()?;
+        let place = if len <= INLINE_BYTES {
+            Place::Inline(Small([0; INLINE_BYTES]))
+        } else {
+            let bytes = (HEADER_SIZE as u64).saturating_add(len as u64);
+            Place::Chunk(self.writer.loan(bytes).map_err(|refusal| SendError::of(refusal, &self.topic))?)
+        };
+        Ok(Loan { publisher: self, place: Some(place), len })
+    }
+
+    #[inline]
+    fn check(&self) -> Result<(), SendError> {
+        if self.core.own.forked() {
+            return Err(SendError::Forked);
+        }
+        if self.core.is_closed() { Err(SendError::Closed) } else { Ok(()) }
+    }
+
+    #[inline]
+    fn now_ns(&self) -> u64 {
+        match self.clock {
+            Clock::Coarse => clock::realtime_coarse_ns(),
+            Clock::Exact => clock::realtime_ns(),
+        }
+    }
+
+    fn flags(&self, codec: Codec) -> Flags {
+        let flags = Flags::UNSEALED.with(Flags::from_codec(codec));
+        if self.clock == Clock::Exact { flags.with(Flags::EXACT_TIME) } else { flags }
+    }
+
+    /// Rings for sleepers, after the slot was stored.
+    #[inline]
+    fn after(
+        &mut self,
+        sent: Result<busway_shm::ring::Sent, SendError>,
+        payload_bytes: usize,
+    ) -> Result<Sent, SendError> {
+        let sent = sent?;
+        self.bytes_sent += payload_bytes as u64;
+        if self.domain_version != self.core.ports.domain_version() {
+            self.renew_domain();
+        }
+        let rang = self.domain.bell().ring(self.line);
+        if rang.more {
+            self.core.ports.finish_later(self.line);
+            self.core.control.poke();
+        }
+        Ok(Sent {
+            sequence: sent.sequence,
+            waited_ns: sent.waited_ns,
+            stalled: sent.stalled,
+            evicted: sent.evicted,
+        })
+    }
+
+    #[cold]
+    fn renew_domain(&mut self) {
+        self.domain_version = self.core.ports.domain_version();
+        if let Some(domain) = self.core.ports.domain() {
+            self.domain = domain;
+        }
+    }
+
+    /// A publisher that sends values of one type as they lie in memory.
+    #[must_use]
+    pub fn typed<T>(self) -> TypedPublisher<T> {
+        TypedPublisher::new(self)
+    }
+
+    /// Its id: the source of its messages.
+    #[must_use]
+    pub fn id(&self) -> PortId {
+        self.port
+    }
+
+    /// Its topic.
+    #[must_use]
+    pub fn topic(&self) -> &Topic {
+        &self.topic
+    }
+
+    /// Subscribers that are attached now.
+    #[must_use]
+    pub fn subscribers(&self) -> usize {
+        self.writer.shared().seated()
+    }
+
+    /// Waits until at least `count` subscribers are attached; returns how many are.
+    ///
+    /// # Errors
+    /// [`Code::TimedOut`], [`Code::Closed`], [`Code::Forked`].
+    pub fn wait_for_subscribers(&self, count: usize, timeout: Duration) -> Result<usize, Error> {
+        self.core.check()?;
+        let deadline = Deadline::after(timeout);
+        let enough = || self.subscribers() >= count || self.core.is_closed();
+        self.core.ports.wait_for(deadline, timeout, enough);
+        self.core.check()?;
+        let attached = self.subscribers();
+        if attached >= count {
+            return Ok(attached);
+        }
+        Err(Error::new(Code::TimedOut, format!("{attached} of {count} subscribers came within {timeout:?}"))
+            .at(format!("topic {}", self.topic))
+            .remedy("start subscribers first, or wait longer"))
+    }
+
+    /// Waits until every subscriber that gates has passed the last message.
+    ///
+    /// # Errors
+    /// Who has not, when the time is up.
+    pub fn flush(&mut self, timeout: Duration) -> Result<(), Behind> {
+        if self.check().is_err() {
+            return Ok(());
+        }
+        let who = self.writer.flush(Deadline::after(timeout));
+        if who.is_empty() { Ok(()) } else { Err(Behind(who.into_iter().map(Who::from).collect())) }
+    }
+
+    /// Payload bytes sent so far.
+    #[must_use]
+    pub fn bytes_sent(&self) -> u64 {
+        self.bytes_sent
+    }
+
+    /// The ledger: what became of every message, for every subscriber there ever was.
+    #[must_use]
+    pub fn account(&self) -> Account {
+        // Rows that closed and processes that died since the control thread looked are settled now.
+        self.writer.shared().reap(None);
+        crate::inspect::account_of(self.writer.shared())
+    }
+
+    /// Where this publisher's chunks are, for those who check that none is lost.
+    #[must_use]
+    pub fn census(&self) -> busway_shm::ring::Census {
+        self.writer.census()
+    }
+}
+
+impl Drop for Publisher {
+    fn drop(&mut self) {
+        if !self.core.own.forked() {
+            self.core.control.unpublish(self.port);
+        }
+    }
+}
+
+/// As aligned as the words of a slot are.
+#[derive(Debug)]
+#[repr(align(8))]
+struct Small([u8; INLINE_BYTES]);
+
+#[derive(Debug)]
+enum Place {
+    Inline(Small),
+    Chunk(busway_shm::ring::Loan),
+}
+
+/// Room for one message. Write it, then send it; dropped, it is given back.
+#[derive(Debug)]
+pub struct Loan<'a> {
+    publisher: &'a mut Publisher,
+    place: Option<Place>,
+    len: usize,
+}
+
+impl Loan<'_> {
+    /// As [`Publisher::send`].
+    ///
+    /// # Errors
+    /// As [`Publisher::send`]; what was written is lost then.
+    pub fn send(self) -> Result<Sent, SendError> {
+        self.finish(Codec::Bytes, Patience::Until(Deadline::never()))
+    }
+
+    /// As [`Publisher::try_send`].
+    ///
+    /// # Errors
+    /// As [`Publisher::try_send`].
+    pub fn try_send(self) -> Result<Sent, SendError> {
+        self.finish(Codec::Bytes, Patience::None)
+    }
+
+    /// As [`Publisher::send_timeout`].
+    ///
+    /// # Errors
+    /// As [`Publisher::send_timeout`].
+    pub fn send_timeout(self, timeout: Duration) -> Result<Sent, SendError> {
+        self.finish(Codec::Bytes, Patience::Until(Deadline::after(timeout)))
+    }
+
+    pub(crate) fn finish(mut self, codec: Codec, patience: Patience) -> Result<Sent, SendError> {
+        let len = self.len;
+        let sent = match self.place.take() {
+            Some(Place::Inline(small)) => return self.publisher.send_coded(&small.0[..len], codec, patience),
+            Some(Place::Chunk(mut chunk)) => {
+                let header = self.publisher.header(len, codec);
+                chunk.bytes_mut()[..HEADER_SIZE].copy_from_slice(header.bytes());
+                self.publisher.writer.send_loan(chunk, patience).map_err(|(refusal, chunk)| {
+                    self.publisher.writer.put_back(chunk);
+                    SendError::of(refusal, &self.publisher.topic)
+                })
+            }
+            None => Err(SendError::Closed),
+        };
+        self.publisher.after(sent, len)
+    }
+}
+
+impl Publisher {
+    fn header(&self, len: usize, codec: Codec) -> Header {
+        let mut header = Header::new(Kind::Publish);
+        header.size.set((HEADER_SIZE + len) as u32);
+        header.flags = self.flags(codec).bits();
+        header.topic.set(self.topic.id().0);
+        header.source.set(self.port.0);
+        header.sequence.set(self.writer.head() + 1);
+        header.time_ns.set(self.now_ns());
+        header
+    }
+}
+
+impl Deref for Loan<'_> {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match &self.place {
+            Some(Place::Inline(small)) => &small.0[..self.len],
+            Some(Place::Chunk(chunk)) => &chunk.bytes()[HEADER_SIZE..HEADER_SIZE + self.len],
+            None => &[],
+        }
+    }
+}
+
+impl DerefMut for Loan<'_> {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        match &mut self.place {
+            Some(Place::Inline(small)) => &mut small.0[..self.len],
+            Some(Place::Chunk(chunk)) => &mut chunk.bytes_mut()[HEADER_SIZE..HEADER_SIZE + self.len],
+            None => &mut [],
+        }
+    }
+}
+
+impl Drop for Loan<'_> {
+    fn drop(&mut self) {
+        if let Some(Place::Chunk(chunk)) = self.place.take() {
+            self.publisher.writer.put_back(chunk);
+        }
+    }
+}

@@ -1,0 +1,192 @@
+//! A message in a subscriber's hands.
+//!
+//! A sample owns what it shows: a small payload is a copy, a large one lies in the publisher's memory and is held until
+//! the sample is dropped. It can be kept, cloned out of, and moved to other threads; it outlives the subscriber, the bus
+//! and the publisher.
+
+use std::fmt;
+use std::ops::Deref;
+use std::sync::Arc;
+
+use busway_shm::row::{Body, Message};
+use busway_wire::{Codec, Flags, Kind, PortId, Topic};
+use serde::de::DeserializeOwned;
+use zerocopy::{FromBytes, Immutable, KnownLayout};
+
+use crate::error::{Code, Error};
+
+/// Who published a message.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct PublisherInfo {
+    /// Its process's name.
+    pub name: String,
+    /// Its process id, as that process sees it.
+    pub pid: u32,
+    /// Its port, which is the source of its messages.
+    pub port: PortId,
+}
+
+/// What all samples of one publisher share.
+#[derive(Debug)]
+pub(crate) struct Source {
+    pub(crate) topic: Topic,
+    pub(crate) publisher: PublisherInfo,
+}
+
+/// One message. Derefs to its payload.
+pub struct Sample {
+    message: Message,
+    source: Arc<Source>,
+}
+
+impl Sample {
+    pub(crate) fn new(message: Message, source: &Arc<Source>) -> Self {
+        Self { message, source: source.clone() }
+    }
+
+    /// The payload.
+    #[must_use]
+    pub fn payload(&self) -> &[u8] {
+        match &self.message.body {
+            Body::Inline(inline) => inline.payload(),
+            Body::Chunk(chunk) => chunk.payload(),
+            Body::Copied(_, payload) => payload,
+        }
+    }
+
+    /// The name of its topic.
+    #[must_use]
+    pub fn topic(&self) -> &str {
+        self.source.topic.as_str()
+    }
+
+    /// Its sequence: from 1, without gaps for each publisher.
+    #[must_use]
+    pub fn sequence(&self) -> u64 {
+        self.message.sequence
+    }
+
+    /// Who published it.
+    #[must_use]
+    pub fn publisher(&self) -> &PublisherInfo {
+        &self.source.publisher
+    }
+
+    /// The port that published it.
+    #[must_use]
+    pub fn source(&self) -> PortId {
+        self.source.publisher.port
+    }
+
+    /// The publisher's clock, nanoseconds since 1970.
+    #[must_use]
+    pub fn time_ns(&self) -> u64 {
+        match &self.message.body {
+            Body::Inline(inline) => inline.meta.time_ns,
+            Body::Chunk(chunk) => chunk.header().time_ns.get(),
+            Body::Copied(header, _) => header.time_ns.get(),
+        }
+    }
+
+    /// Which request it belongs to, or 0.
+    #[must_use]
+    pub fn correlation(&self) -> u64 {
+        match &self.message.body {
+            Body::Inline(inline) => inline.meta.correlation,
+            Body::Chunk(chunk) => chunk.header().correlation.get(),
+            Body::Copied(header, _) => header.correlation.get(),
+        }
+    }
+
+    /// What kind of message it is.
+    #[must_use]
+    pub fn kind(&self) -> Kind {
+        let number = match &self.message.body {
+            Body::Inline(inline) => inline.meta.kind,
+            Body::Chunk(chunk) => chunk.header().kind,
+            Body::Copied(header, _) => header.kind,
+        };
+        Kind::from_number(number).unwrap_or(Kind::Publish)
+    }
+
+    /// How the publisher says that the payload is encoded.
+    #[must_use]
+    pub fn codec(&self) -> Codec {
+        let bits = match &self.message.body {
+            Body::Inline(inline) => inline.meta.flags,
+            Body::Chunk(chunk) => chunk.header().flags,
+            Body::Copied(header, _) => header.flags,
+        };
+        Flags::from_bits(bits).map_or(Codec::Bytes, Flags::codec)
+    }
+
+    /// Whether the payload lies in the publisher's memory and is held there.
+    #[must_use]
+    pub fn is_held(&self) -> bool {
+        matches!(self.message.body, Body::Chunk(_))
+    }
+
+    /// The payload as a value of a plain type, without copying it.
+    ///
+    /// # Errors
+    /// [`Code::CastRefused`] where size, alignment or bytes do not fit `T`.
+    pub fn cast<T: FromBytes + KnownLayout + Immutable>(&self) -> Result<&T, Error> {
+        T::ref_from_bytes(self.payload()).map_err(|_| {
+            let found = self.payload().len();
+            Error::new(
+                Code::CastRefused,
+                format!("{found} bytes are not a value of {} bytes", size_of::<T>()),
+            )
+            .at(format!("message {} on {}", self.sequence(), self.topic()))
+            .remedy("publish and subscribe with the same type")
+        })
+    }
+
+    /// The value that the payload holds as JSON.
+    ///
+    /// # Errors
+    /// [`Code::DecodeFailed`].
+    pub fn json<T: DeserializeOwned>(&self) -> Result<T, Error> {
+        serde_json::from_slice(self.payload()).map_err(|error| self.undecodable(&error))
+    }
+
+    /// The value that the payload holds as MessagePack.
+    ///
+    /// # Errors
+    /// [`Code::DecodeFailed`].
+    pub fn msgpack<T: DeserializeOwned>(&self) -> Result<T, Error> {
+        rmp_serde::from_slice(self.payload()).map_err(|error| self.undecodable(&error))
+    }
+
+    fn undecodable(&self, error: &dyn fmt::Display) -> Error {
+        Error::new(Code::DecodeFailed, format!("the payload does not hold the value: {error}"))
+            .at(format!("message {} on {}", self.sequence(), self.topic()))
+            .remedy("publish and subscribe with the same type and codec")
+    }
+}
+
+impl Deref for Sample {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        self.payload()
+    }
+}
+
+impl AsRef<[u8]> for Sample {
+    fn as_ref(&self) -> &[u8] {
+        self.payload()
+    }
+}
+
+impl fmt::Debug for Sample {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("Sample")
+            .field("topic", &self.topic())
+            .field("sequence", &self.sequence())
+            .field("bytes", &self.payload().len())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,417 @@
+//! Subscribing: take what is there, or wait for it.
+//!
+//! A subscriber has one row for every publisher that its pattern matches, and takes from them in turn. It waits by
+//! spinning a little, then yielding, then asleep on the bell. Publishers that come later are met by the control thread.
+//!
+//! Invariant: messages of one publisher come in order, each at most once; what was missed is counted before the message
+//! that follows it is returned.
+
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use busway_shm::clock::{self, Deadline};
+use busway_shm::row::{RowOptions, RowReader, Taken};
+use busway_shm::sync::spin_hint;
+use busway_wire::limits::HOLDS_MAX;
+use busway_wire::{Pattern, Policy, PortId};
+
+use crate::bus::{Bus, Core};
+use crate::control::SubscriberRecord;
+use crate::error::{Code, Error};
+use crate::inspection::Account;
+use crate::outcome::{Loss, RecvError};
+use crate::ports::{Subscription, line_of};
+use crate::sample::{PublisherInfo, Sample, Source};
+use crate::stream::SampleStream;
+
+/// A subscriber's constructor waits this long after the last news for publishers that are known.
+const QUIET: Duration = Duration::from_secs(1);
+/// Looks before yielding: about two microseconds, the time of a message that is on its way.
+const SPINS: u32 = 100;
+/// Yields before sleeping.
+const YIELDS: u32 = 4;
+/// Kinds of losses that are kept apart until [`Subscriber::losses`] is asked; more are added to the last.
+const LOSSES_MAX: usize = 1024;
+/// Samples that may be held of one publisher unless the builder says otherwise.
+const HOLDS_DEFAULT: u32 = 15;
+
+/// How a subscriber is made. See [`Bus::subscriber`].
+#[derive(Clone, Debug)]
+#[must_use = "a subscriber is made by `open`"]
+pub struct SubscriberBuilder {
+    bus: Bus,
+    pattern: Result<Pattern, Error>,
+    policy: Policy,
+    history: u64,
+    holds: u32,
+}
+
+impl SubscriberBuilder {
+    pub(crate) fn new(bus: &Bus, pattern: Result<Pattern, Error>) -> Self {
+        Self { bus: bus.clone(), pattern, policy: Policy::default(), history: 0, holds: HOLDS_DEFAULT }
+    }
+
+    /// What happens when this subscriber is slow. Default: the oldest messages are lost, and counted.
+    pub fn policy(mut self, policy: Policy) -> Self {
+        self.policy = policy;
+        self
+    }
+
+    /// Messages from before the subscription, as far as the publishers still have them. Default 0.
+    pub fn history(mut self, messages: u64) -> Self {
+        self.history = messages;
+        self
+    }
+
+    /// Samples of one publisher that may be held at one moment, 1 to 256. Default 15. Beyond, samples of up to 64 KiB
+    /// are copied, and larger ones wait.
+    pub fn holds(mut self, samples: u32) -> Self {
+        self.holds = samples;
+        self
+    }
+
+    /// Registers the subscriber. Returns when the publishers that are known now are attached.
+    ///
+    /// # Errors
+    /// A pattern that breaks the grammar ([`Code::BadTopic`]) or a setting out of range; the rendezvous does not
+    /// answer ([`Code::HolderSilent`]); memory (03xx); the bus is closed.
+    pub fn open(self) -> Result<Subscriber, Error> {
+        let pattern = self.pattern?;
+        let policy = self.policy.checked().map_err(Error::from)?;
+        let core = self.bus.core.clone();
+        core.check()?;
+        if self.holds == 0 || self.holds > HOLDS_MAX {
+            return Err(Error::new(Code::BadSetting, format!("holds must be 1 to {HOLDS_MAX}"))
+                .at(format!("subscriber of {pattern}"))
+                .remedy("hold fewer samples, or copy what must be kept"));
+        }
+        let holds = match policy {
+            Policy::DropNewest { depth } => self.holds.max(depth),
+            _ => self.holds,
+        };
+        let port = Core::new_port()?;
+        let created_ns = clock::monotonic_ns();
+        let options = RowOptions { port, policy, history: self.history, holds, created_ns };
+        let subscription = Arc::new(Subscription::new(options, line_of(pattern.exact())));
+        core.ports.add_subscription(port, &subscription);
+        let record = SubscriberRecord { port, pattern: pattern.clone(), policy, created_ns };
+        let deadline = Deadline::after(core.timeout);
+        let mut subscriber = Subscriber {
+            core,
+            subscription,
+            pattern,
+            policy,
+            port,
+            readers: Vec::new(),
+            turn: 0,
+            version: 0,
+            losses: Vec::new(),
+            past: Account::default(),
+        };
+        // From here on the drop of `subscriber` takes everything back.
+        let publishers = subscriber.core.control.subscribe(record, deadline)? as usize;
+        let subscription = subscriber.subscription.clone();
+        subscriber.core.ports.wait_for(deadline, QUIET, || subscription.progress().1 >= publishers);
+        subscriber.meet();
+        Ok(subscriber)
+    }
+}
+
+/// One publisher, as a subscriber reads it.
+#[derive(Debug)]
+struct Reader {
+    reader: RowReader,
+    source: Arc<Source>,
+}
+
+/// A subscriber of one pattern.
+#[derive(Debug)]
+pub struct Subscriber {
+    core: Arc<Core>,
+    subscription: Arc<Subscription>,
+    pattern: Pattern,
+    policy: Policy,
+    port: PortId,
+    readers: Vec<Reader>,
+    turn: usize,
+    version: u64,
+    losses: Vec<Loss>,
+    past: Account,
+}
+
+impl Subscriber {
+    /// Takes a message if one is there.
+    ///
+    /// # Errors
+    /// [`RecvError`].
+    #[inline]
+    pub fn try_recv(&mut self) -> Result<Option<Sample>, RecvError> {
+        self.check()?;
+        self.take()
+    }
+
+    /// Waits for a message.
+    ///
+    /// # Errors
+    /// [`RecvError`].
+    pub fn recv(&mut self) -> Result<Sample, RecvError> {
+        loop {
+            if let Some(sample) = self.wait(Deadline::never())? {
+                return Ok(sample);
+            }
+        }
+    }
+
+    /// Waits for a message, at most `timeout`; `None` when the time is up.
+    ///
+    /// # Errors
+    /// [`RecvError`].
+    pub fn recv_timeout(&mut self, timeout: Duration) -> Result<Option<Sample>, RecvError> {
+        self.wait(Deadline::after(timeout))
+    }
+
+    /// Handles what is there, in place and in order, and returns how many messages that were: no more than were ready
+    /// when they were looked at, and at most `most`. Nothing is waited for.
+    ///
+    /// # Errors
+    /// [`RecvError`]; messages before it have been handled.
+    pub fn handle(&mut self, most: usize, mut handler: impl FnMut(&Sample)) -> Result<usize, RecvError> {
+        self.check()?;
+        let mut handled = 0;
+        while handled < most {
+            match self.take()? {
+                Some(sample) => handler(&sample),
+                None => break,
+            }
+            handled += 1;
+        }
+        Ok(handled)
+    }
+
+    /// The messages as a stream, for any executor.
+    pub fn stream(&mut self) -> SampleStream<'_> {
+        SampleStream::new(self)
+    }
+
+    fn wait(&mut self, deadline: Deadline) -> Result<Option<Sample>, RecvError> {
+        let mut looks = 0;
+        loop {
+            self.check()?;
+            if let Some(sample) = self.take()? {
+                return Ok(Some(sample));
+            }
+            looks += 1;
+            if looks <= SPINS {
+                spin_hint();
+            } else if looks <= SPINS + YIELDS {
+                std::thread::yield_now();
+            } else if deadline.expired() {
+                return Ok(None);
+            } else if let Some(sample) = self.sleep(deadline)? {
+                return Ok(Some(sample));
+            }
+        }
+    }
+
+    fn sleep(&mut self, deadline: Deadline) -> Result<Option<Sample>, RecvError> {
+        self.drop_finished();
+        let Some(domain) = self.core.ports.domain() else { return Err(RecvError::Closed) };
+        let bell = domain.bell();
+        let sleeper = bell.prepare(self.subscription.line);
+        // Announced: what comes now will ring. What came before is seen by this look.
+        if let Some(sample) = self.take()? {
+            return Ok(Some(sample));
+        }
+        self.check()?;
+        if self.subscription.version() == self.version {
+            sleeper.wait(deadline.remaining());
+        }
+        Ok(None)
+    }
+
+    #[inline]
+    fn check(&self) -> Result<(), RecvError> {
+        if self.core.own.forked() {
+            return Err(RecvError::Forked);
+        }
+        if self.core.is_closed() { Err(RecvError::Closed) } else { Ok(()) }
+    }
+
+    #[inline]
+    fn take(&mut self) -> Result<Option<Sample>, RecvError> {
+        if self.subscription.version() != self.version {
+            self.meet();
+        }
+        let count = self.readers.len();
+        let mut at = self.turn;
+        for _ in 0..count {
+            if at >= count {
+                at = 0;
+            }
+            loop {
+                let Some(reader) = self.readers.get_mut(at) else { return Ok(None) };
+                match reader.reader.take() {
+                    Taken::Message(message) => {
+                        let sample = Sample::new(message, &reader.source);
+                        // The next take begins with the next publisher: none of them starves.
+                        self.turn = if count == 1 { 0 } else { at + 1 };
+                        return Ok(Some(sample));
+                    }
+                    Taken::Empty => break,
+                    other => {
+                        if self.unusual(at, other)? == Next::Reader {
+                            return Ok(None);
+                        }
+                    }
+                }
+            }
+            at += 1;
+        }
+        Ok(None)
+    }
+
+    #[cold]
+    fn unusual(&mut self, at: usize, taken: Taken) -> Result<Next, RecvError> {
+        match taken {
+            Taken::Gap(gap) => {
+                let topic = self.readers[at].source.topic.clone();
+                let to = gap.from.saturating_add(gap.count).saturating_sub(1);
+                self.lose(Loss { topic, cause: gap.cause, count: gap.count, from: gap.from, to });
+                Ok(Next::SameReader)
+            }
+            Taken::End => {
+                self.finish(at);
+                Ok(Next::Reader)
+            }
+            Taken::Evicted => {
+                let topic = self.readers[at].source.topic.clone();
+                self.finish(at);
+                Err(RecvError::Evicted(topic))
+            }
+            Taken::HoldsExhausted => Err(RecvError::HoldsExhausted),
+            Taken::Empty | Taken::Message(_) => Ok(Next::Reader),
+        }
+    }
+
+    fn lose(&mut self, loss: Loss) {
+        let full = self.losses.len() >= LOSSES_MAX;
+        let same = |old: &&mut Loss| full || (old.topic == loss.topic && old.cause == loss.cause);
+        match self.losses.last_mut().filter(same) {
+            Some(last) => {
+                last.count = last.count.saturating_add(loss.count);
+                (last.from, last.to) = (loss.from, loss.to);
+            }
+            None => self.losses.push(loss),
+        }
+    }
+
+    /// Takes up the publishers that the control thread has met.
+    #[cold]
+    fn meet(&mut self) {
+        self.version = self.subscription.version();
+        let uid = busway_shm::sys::identity::uid();
+        for arrival in self.subscription.arrived() {
+            let peer = arrival.row.peer().clone();
+            let publisher = PublisherInfo { name: peer.name(), pid: peer.pid(), port: arrival.publisher };
+            let source = Arc::new(Source { topic: arrival.topic, publisher });
+            let reader = RowReader::new(arrival.row, self.policy, peer.uid() != uid);
+            self.readers.push(Reader { reader, source });
+        }
+    }
+
+    fn finish(&mut self, at: usize) {
+        let reader = self.readers.swap_remove(at);
+        crate::inspect::add_row(&mut self.past, &reader.reader.row().account());
+    }
+
+    /// Lets go of publishers that are gone and have been read to their end.
+    fn drop_finished(&mut self) {
+        let mut at = 0;
+        while at < self.readers.len() {
+            if self.readers[at].reader.is_over() {
+                self.finish(at);
+            } else {
+                at += 1;
+            }
+        }
+    }
+
+    /// What was missed since this was asked last, oldest first.
+    pub fn losses(&mut self) -> Vec<Loss> {
+        std::mem::take(&mut self.losses)
+    }
+
+    /// Publishers that this subscriber reads now.
+    #[must_use]
+    pub fn publishers(&self) -> usize {
+        self.subscription.progress().0
+    }
+
+    /// The pattern.
+    #[must_use]
+    pub fn pattern(&self) -> &Pattern {
+        &self.pattern
+    }
+
+    /// What happens when this subscriber is slow.
+    #[must_use]
+    pub fn policy(&self) -> Policy {
+        self.policy
+    }
+
+    /// Its id.
+    #[must_use]
+    pub fn id(&self) -> PortId {
+        self.port
+    }
+
+    /// The ledger: what became of every message that was sent to this subscriber.
+    #[must_use]
+    pub fn account(&self) -> Account {
+        let mut account = self.past.clone();
+        for reader in &self.readers {
+            crate::inspect::add_row(&mut account, &reader.reader.row().account());
+        }
+        account
+    }
+
+    pub(crate) fn poll(&mut self, context: &mut Context<'_>) -> Poll<Result<Sample, RecvError>> {
+        if let Err(error) = self.check() {
+            return Poll::Ready(Err(error));
+        }
+        match self.take() {
+            Ok(Some(sample)) => return Poll::Ready(Ok(sample)),
+            Err(error) => return Poll::Ready(Err(error)),
+            Ok(None) => {}
+        }
+        self.drop_finished();
+        self.core.wake.register(&self.core.ports, context.waker());
+        // Registered: what comes now will wake. What came before is seen by this look.
+        match self.take() {
+            Ok(Some(sample)) => Poll::Ready(Ok(sample)),
+            Err(error) => Poll::Ready(Err(error)),
+            Ok(None) => self.check().map_or_else(|error| Poll::Ready(Err(error)), |()| Poll::Pending),
+        }
+    }
+}
+
+#[derive(PartialEq, Eq)]
+enum Next {
+    SameReader,
+    Reader,
+}
+
+impl Drop for Subscriber {
+    fn drop(&mut self) {
+        if self.core.own.forked() {
+            return;
+        }
+        self.core.ports.remove_subscription(self.port);
+        self.core.control.unsubscribe(self.port);
+        self.readers.clear();
+        drop(self.subscription.arrived());
+        // The control thread frees the rows once their publishers have taken note.
+        self.core.control.poke();
+    }
+}

@@ -1,0 +1,344 @@
+//! The command table: every command, flag and help text, once.
+//!
+//! `--help`, completions and man pages are made from it, so they cannot disagree. It decides nothing: values are
+//! parsed where their type lives (`size`, `duration`, `rate`), and each command's own file acts on them.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use busway::Policy;
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
+
+use crate::duration::Span;
+use crate::rate::Rate;
+use crate::size::Size;
+
+/// What `busway` alone prints: the first five minutes.
+pub(crate) const FIVE_EXAMPLES: &str = "\
+busway tour                                   watch real messages go between real processes
+busway sub 'price.>'                          print every message below price, from now on
+busway pub price.tick 101.5                   send one message
+busway pub flights --lines --wait < file.csv  send each line of a file, once somebody listens
+busway ls                                     who publishes and subscribes what, and who is behind";
+
+/// A message bus for every distance: programs on one host publish and subscribe through shared memory.
+#[derive(Debug, Parser)]
+#[command(name = "busway", version, disable_help_subcommand = true, max_term_width = 100)]
+#[command(after_long_help = "Examples:
+  busway sub flights --reliable --raw
+  busway pub flights --lines --wait=2 < flights.csv
+
+Exit codes: 0 done, 1 what was asked did not happen, 2 usage, 3 the bus cannot be reached or used,
+4 refused, 5 messages lost (with --fail-on-loss), 130 interrupted.")]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    pub(crate) command: Option<Command>,
+}
+
+/// Flags that every command takes.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Global {
+    /// The domain: programs in different domains do not see each other
+    #[arg(
+        long,
+        global = true,
+        env = "BUSWAY_DOMAIN",
+        default_value = "default",
+        value_name = "NAME",
+        hide_env_values = true
+    )]
+    pub(crate) domain: String,
+    /// How long to wait for the bus, and for what was asked (250ms, 5s, 2m) [default: 5s for the bus]
+    #[arg(long, global = true, value_name = "D", value_parser = str::parse::<Span>)]
+    pub(crate) timeout: Option<Span>,
+    /// Print JSON with stable field names, one object a line
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    /// No notes and summaries on stderr; errors and losses are still told
+    #[arg(short, long, global = true)]
+    pub(crate) quiet: bool,
+    /// More log lines; twice for all
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    pub(crate) verbose: u8,
+    /// When to colour; NO_COLOR is honoured
+    #[arg(long, global = true, value_enum, default_value = "auto", value_name = "WHEN")]
+    pub(crate) color: ColorChoice,
+    /// What to log on stderr: error, warn, info, debug, trace, or target=level,... [default: warn]
+    #[arg(long, global = true, env = "BUSWAY_LOG", value_name = "FILTER", hide_env_values = true)]
+    pub(crate) log: Option<String>,
+}
+
+/// When to colour.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ColorChoice {
+    /// On a terminal
+    Auto,
+    /// Also into a pipe
+    Always,
+    /// Not at all
+    Never,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Hold the rendezvous of this host until told to end
+    ///
+    /// Programs find each other without it; a host that is to be watched, and later linked to others, runs it. It asks
+    /// whoever holds the role to hand it over. SIGINT and SIGTERM end it.
+    #[command(after_long_help = "Examples:
+  busway up
+  busway up --domain lab --json")]
+    Up,
+    /// Send messages
+    #[command(after_long_help = "Examples:
+  busway pub price.tick 101.5
+  tar c . | busway pub backup -              all of stdin is one message
+  busway pub flights --lines --wait=2 < flights.csv
+  busway pub load --size 1KiB --count 1000000 --rate 50000
+
+The last line on stderr is the account: sent 5 subscribers 2 delivered 10 dropped 0 in-flight 0")]
+    Pub(PubArgs),
+    /// Print messages as they come
+    #[command(after_long_help = "Examples:
+  busway sub 'price.*' 'news.>'
+  busway sub flights --reliable --raw --count 336777 > flights.csv
+  busway sub price.tick --json | jq .body
+
+Patterns: price.tick is itself, * is one token, > the rest, ^pri every name that begins with these bytes. A
+message that several patterns match is printed once for each.")]
+    Sub(SubArgs),
+    /// List topics with their publishers and subscribers
+    #[command(after_long_help = "Examples:
+  busway ls
+  busway ls 'price.>' --json")]
+    Ls(LsArgs),
+    /// Show one topic: who is behind, by how much, what was lost and why
+    #[command(after_long_help = "Examples:
+  busway info flights
+  busway info flights --json | jq .subscribers")]
+    Info(InfoArgs),
+    /// Look at the shared memory
+    #[command(subcommand)]
+    Shm(ShmCommand),
+    /// Measure this machine, with loss and percentiles
+    #[command(subcommand)]
+    Bench(BenchCommand),
+    /// Look for what keeps the bus from running well here, and say what to do
+    #[command(after_long_help = "Examples:
+  busway doctor
+  busway doctor --json | jq '.checks[] | select(.status == \"finding\")'")]
+    Doctor,
+    /// Watch real records go between real processes; ends by itself
+    ///
+    /// One publisher sends the flight records of New York City, 2013, to several reliable subscribers, each a process
+    /// of its own. Each hashes what it receives; the hashes and the account are compared at the end.
+    #[command(after_long_help = "Examples:
+  busway tour
+  busway tour --seconds 2 --subscribers 8 --kill")]
+    Tour(TourArgs),
+    /// Print a completion script
+    #[command(after_long_help = "Examples:
+  busway completions bash > ~/.local/share/bash-completion/completions/busway
+  busway completions zsh > ~/.zfunc/_busway")]
+    Completions(CompletionsArgs),
+    /// Write the man pages into a directory
+    #[command(after_long_help = "Examples:
+  busway man /tmp/man1 && man /tmp/man1/busway-pub.1")]
+    Man(ManArgs),
+}
+
+/// What `pub` takes.
+#[derive(Debug, Args)]
+pub(crate) struct PubArgs {
+    /// Where to publish, a dotted name
+    #[arg(value_name = "TOPIC")]
+    pub(crate) topic: String,
+    /// The message, byte for byte; - is all of stdin
+    #[arg(value_name = "BODY", allow_negative_numbers = true)]
+    pub(crate) body: Option<OsString>,
+    /// One message per line of stdin, without its line feed
+    #[arg(long, conflicts_with = "size")]
+    pub(crate) lines: bool,
+    /// Send this many seeded bytes instead of a BODY
+    #[arg(long, value_name = "SIZE", value_parser = str::parse::<Size>, conflicts_with = "body")]
+    pub(crate) size: Option<Size>,
+    /// Send this many messages; with --lines at most this many
+    #[arg(long, short = 'n', value_name = "N")]
+    pub(crate) count: Option<u64>,
+    /// Messages a second
+    #[arg(long, value_name = "R", value_parser = str::parse::<Rate>)]
+    pub(crate) rate: Option<Rate>,
+    /// Wait until N subscribers are attached before sending
+    #[arg(long, value_name = "N", num_args = 0..=1, require_equals = true, default_missing_value = "1")]
+    pub(crate) wait: Option<u64>,
+    /// How long reliable subscribers may take to pass the last message
+    #[arg(long, value_name = "D", default_value = "5s", value_parser = str::parse::<Span>)]
+    pub(crate) linger: Span,
+}
+
+/// What `sub` takes.
+#[derive(Debug, Args)]
+pub(crate) struct SubArgs {
+    /// What to subscribe to
+    #[arg(value_name = "PATTERN", required = true)]
+    pub(crate) patterns: Vec<String>,
+    /// End after N messages
+    #[arg(long, short = 'n', value_name = "N")]
+    pub(crate) count: Option<u64>,
+    /// Lose nothing: publishers wait for this subscriber (policy block)
+    #[arg(long, conflicts_with = "policy")]
+    pub(crate) reliable: bool,
+    /// drop-oldest[:D], keep-latest, drop-newest:D, block, fail or evict [default: drop-oldest]
+    #[arg(long, value_name = "P", value_parser = policy)]
+    pub(crate) policy: Option<Policy>,
+    /// Begin with up to N messages that were sent before
+    #[arg(long, value_name = "N")]
+    pub(crate) history: Option<u32>,
+    /// Print the body and a line feed, no topic
+    #[arg(long, conflicts_with = "raw0")]
+    pub(crate) raw: bool,
+    /// Print the body and a NUL, no topic
+    #[arg(long)]
+    pub(crate) raw0: bool,
+    /// End with exit code 5 at the first loss
+    #[arg(long)]
+    pub(crate) fail_on_loss: bool,
+}
+
+/// What `ls` takes.
+#[derive(Debug, Args)]
+pub(crate) struct LsArgs {
+    /// Only the topics that match
+    #[arg(value_name = "PATTERN")]
+    pub(crate) pattern: Option<String>,
+}
+
+/// What `info` takes.
+#[derive(Debug, Args)]
+pub(crate) struct InfoArgs {
+    /// The topic
+    #[arg(value_name = "TOPIC")]
+    pub(crate) topic: String,
+}
+
+/// The commands below `shm`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum ShmCommand {
+    /// List shared segments with their owners and sizes
+    #[command(after_long_help = "Examples:
+  busway shm ls
+  busway shm ls --json | jq .bytes")]
+    Ls,
+}
+
+/// The commands below `bench`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum BenchCommand {
+    /// One way between two processes: half a round trip, or with --rate from the intended time of each send
+    #[command(after_long_help = "Examples:
+  busway bench lat
+  busway bench lat --wake --rate 1000 --count 10000")]
+    Lat(BenchArgs),
+    /// Messages a second into reliable subscribers; latencies are those of a full queue
+    #[command(after_long_help = "Examples:
+  busway bench thr --size 64
+  busway bench thr --size 64KiB --count 100000 --json")]
+    Thr(BenchArgs),
+    /// What a send costs the publisher with many subscribers; latencies are those of the send call
+    #[command(after_long_help = "Examples:
+  busway bench fanout --subscribers 64")]
+    Fanout(BenchArgs),
+}
+
+/// What each bench takes; what is not given depends on the bench.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct BenchArgs {
+    /// Size of a message, at least 8 bytes
+    #[arg(long, value_name = "SIZE", default_value = "64", value_parser = str::parse::<Size>)]
+    pub(crate) size: Size,
+    /// Subscriber processes [default: 1; fanout: 8]
+    #[arg(long, value_name = "N")]
+    pub(crate) subscribers: Option<u32>,
+    /// Messages [default: lat 100000, thr 2000000, fanout 200000]
+    #[arg(long, short = 'n', value_name = "N")]
+    pub(crate) count: Option<u64>,
+    /// Messages a second [default: as fast as it goes]
+    #[arg(long, value_name = "R", value_parser = str::parse::<Rate>)]
+    pub(crate) rate: Option<Rate>,
+    /// Receivers sleep between messages instead of spinning
+    #[arg(long)]
+    pub(crate) wake: bool,
+    /// Cores to pin to, in turn: the publisher first
+    #[arg(long, value_name = "CORES", value_delimiter = ',')]
+    pub(crate) pin: Vec<u32>,
+}
+
+/// What `tour` takes.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct TourArgs {
+    /// How long the publisher sends, in seconds
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub(crate) seconds: u64,
+    /// Subscriber processes
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=256))]
+    pub(crate) subscribers: u32,
+    /// SIGKILL one reliable subscriber half-way
+    #[arg(long)]
+    pub(crate) kill: bool,
+}
+
+/// What `completions` takes.
+#[derive(Debug, Args)]
+pub(crate) struct CompletionsArgs {
+    /// The shell
+    #[arg(value_name = "SHELL", value_enum)]
+    pub(crate) shell: Shell,
+}
+
+/// What `man` takes.
+#[derive(Debug, Args)]
+pub(crate) struct ManArgs {
+    /// The directory; it is made where it does not exist
+    #[arg(value_name = "DIR")]
+    pub(crate) directory: PathBuf,
+}
+
+/// The table itself, for completions and man pages.
+pub(crate) fn table() -> clap::Command {
+    Cli::command()
+}
+
+fn policy(text: &str) -> Result<Policy, String> {
+    text.parse().map_err(|error: <Policy as std::str::FromStr>::Err| error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::{Cli, Command, table};
+
+    #[test]
+    fn the_table_is_consistent() {
+        table().debug_assert();
+    }
+
+    #[test]
+    fn wait_without_a_number_is_one_and_takes_no_body() {
+        let cli = Cli::try_parse_from(["busway", "pub", "t", "--wait", "body"]).expect("a command line");
+        let Some(Command::Pub(args)) = cli.command else { panic!("pub was parsed as something else") };
+        assert_eq!(args.wait, Some(1));
+        assert_eq!(args.body.as_deref(), Some("body".as_ref()));
+    }
+
+    #[test]
+    fn a_body_may_be_a_negative_number() {
+        let cli = Cli::try_parse_from(["busway", "pub", "t", "-5"]).expect("a command line");
+        let Some(Command::Pub(args)) = cli.command else { panic!("pub was parsed as something else") };
+        assert_eq!(args.body.as_deref(), Some("-5".as_ref()));
+    }
+}

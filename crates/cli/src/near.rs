@@ -1,0 +1,104 @@
+//! Names that are near a name: for a subscriber that nobody publishes to.
+//!
+//! Distance is the number of characters inserted, removed, replaced or swapped. It only suggests; it never decides.
+
+use std::io::{self, IsTerminal, Write};
+
+use busway::Bus;
+
+/// At most this many suggestions: more is a list, and `busway ls` is the list.
+const SUGGESTIONS_MAX: usize = 3;
+
+/// Names longer than this are not compared: the cost grows with the square.
+const COMPARED_MAX: usize = 255;
+
+/// Whether a person reads the notes.
+pub(crate) fn stderr_is_terminal() -> bool {
+    io::stderr().is_terminal()
+}
+
+/// Says on stderr that nobody publishes, and what is near.
+pub(crate) fn tell(bus: &Bus, patterns: &[String]) {
+    // A hint must not end the command: a bus that does not answer is found by the next receive.
+    let Ok(inspection) = bus.inspect() else { return };
+    let topics: Vec<&str> = inspection
+        .topics
+        .iter()
+        .filter(|topic| !topic.publishers.is_empty())
+        .map(|topic| topic.topic.as_str())
+        .collect();
+    let mut stderr = io::stderr().lock();
+    for pattern in patterns {
+        let near = nearest(pattern, &topics);
+        let _ = match (near.is_empty(), topics.is_empty()) {
+            (false, _) => writeln!(stderr, "nobody publishes {pattern}; near: {}", near.join(", ")),
+            (true, false) => writeln!(stderr, "nobody publishes {pattern}; busway ls shows what there is"),
+            (true, true) => {
+                writeln!(stderr, "nobody publishes {pattern}, nor anything else, in this domain yet")
+            }
+        };
+    }
+}
+
+/// The names near `wanted`, the nearest first.
+fn nearest<'a>(wanted: &str, names: &[&'a str]) -> Vec<&'a str> {
+    let allowed = (wanted.chars().count() / 3).max(2);
+    let mut found: Vec<(usize, &str)> = names
+        .iter()
+        .filter(|name| name.len() <= COMPARED_MAX && wanted.len() <= COMPARED_MAX)
+        .map(|name| (distance(wanted, name), *name))
+        .filter(|(distance, name)| *distance <= allowed || shares_first_token(wanted, name))
+        .collect();
+    found.sort_unstable();
+    found.into_iter().take(SUGGESTIONS_MAX).map(|(_, name)| name).collect()
+}
+
+/// `price.tick` is near `price.tock.usd`, however many characters differ.
+fn shares_first_token(wanted: &str, name: &str) -> bool {
+    wanted.contains('.') && name.contains('.') && wanted.split('.').next() == name.split('.').next()
+}
+
+/// Edits between two words, where swapping two neighbours is one edit.
+fn distance(left: &str, right: &str) -> usize {
+    let right: Vec<char> = right.chars().collect();
+    let mut before: Vec<usize> = vec![0; right.len() + 1];
+    let mut last: Vec<usize> = (0..=right.len()).collect();
+    let mut previous = None;
+    for (row, character) in left.chars().enumerate() {
+        let mut line = vec![row + 1];
+        for (column, other) in right.iter().enumerate() {
+            let replaced = last[column] + usize::from(character != *other);
+            let mut best = replaced.min(last[column + 1] + 1).min(line[column] + 1);
+            if column > 0 && previous == Some(*other) && right[column - 1] == character {
+                best = best.min(before[column - 1] + 1);
+            }
+            line.push(best);
+        }
+        previous = Some(character);
+        before = std::mem::replace(&mut last, line);
+    }
+    last[right.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{distance, nearest};
+
+    #[test]
+    fn distance_counts_edits_and_a_swap_is_one() {
+        for (left, right, edits) in
+            [("", "", 0), ("a", "", 1), ("flights", "flihgts", 1), ("price", "prices", 1), ("abc", "xyz", 3)]
+        {
+            assert_eq!(distance(left, right), edits, "{left} {right}");
+            assert_eq!(distance(right, left), edits, "{right} {left}");
+        }
+    }
+
+    #[test]
+    fn a_typing_error_finds_the_name() {
+        let names = ["flights", "price.tick", "price.tock", "weather"];
+        assert_eq!(nearest("flihgts", &names), ["flights"]);
+        assert_eq!(nearest("price.tikc", &names), ["price.tick", "price.tock"]);
+        assert_eq!(nearest("nothing", &names), Vec::<&str>::new());
+    }
+}

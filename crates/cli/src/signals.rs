@@ -1,0 +1,92 @@
+//! SIGINT and SIGTERM as something to ask for and to wait for.
+//!
+//! The handler sets a number and wakes a pipe; commands look between messages and wait with [`Signals::wait`], so a
+//! command ends with its summary and leaves the bus cleanly. It does not end anything itself, with one exception: a
+//! second SIGINT ends the process at once, for a user who has lost patience with a clean end.
+
+#![expect(clippy::disallowed_types, reason = "signal-hook's interface takes the standard atomics")]
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::{flag, low_level};
+
+use crate::exit::Failure;
+
+/// The signals that this process was sent.
+#[derive(Debug)]
+pub(crate) struct Signals {
+    last: Arc<AtomicUsize>,
+    wake: UnixStream,
+}
+
+impl Signals {
+    /// Takes over SIGINT and SIGTERM.
+    pub(crate) fn install() -> io::Result<Self> {
+        let (wake, ring) = UnixStream::pair()?;
+        let last = Arc::new(AtomicUsize::new(0));
+        let interrupted = Arc::new(AtomicBool::new(false));
+        // The order matters: the first SIGINT finds the flag down and raises it afterwards, the second finds it up.
+        flag::register_conditional_shutdown(SIGINT, 130, Arc::clone(&interrupted))?;
+        flag::register(SIGINT, interrupted)?;
+        for (signal, number) in [(SIGINT, 2), (SIGTERM, 15)] {
+            flag::register_usize(signal, Arc::clone(&last), number)?;
+            // After the number, so that whoever is woken finds it.
+            low_level::pipe::register(signal, ring.try_clone()?)?;
+        }
+        Ok(Self { last, wake })
+    }
+
+    /// The signal that came, if one did.
+    pub(crate) fn raised(&self) -> Option<u8> {
+        match self.last.load(Ordering::Acquire) {
+            0 => None,
+            number => Some(u8::try_from(number).unwrap_or(u8::MAX)),
+        }
+    }
+
+    /// Fails once a signal has come.
+    pub(crate) fn check(&self) -> Result<(), Failure> {
+        self.raised().map_or(Ok(()), |number| Err(Failure::Signalled(number)))
+    }
+
+    /// Waits for a signal, at most `limit`; a spurious return is possible.
+    pub(crate) fn wait(&self, limit: Duration) {
+        self.wait_with(None, Some(limit));
+    }
+
+    /// Waits until a signal comes.
+    pub(crate) fn wait_for_one(&self) -> u8 {
+        loop {
+            if let Some(number) = self.raised() {
+                return number;
+            }
+            self.wait_with(None, None);
+        }
+    }
+
+    /// Waits until `other` can be read, a signal comes or `limit` has passed; says whether `other` can be read.
+    pub(crate) fn wait_readable(&self, other: BorrowedFd<'_>, limit: Option<Duration>) -> bool {
+        self.wait_with(Some(other), limit)
+    }
+
+    fn wait_with(&self, other: Option<BorrowedFd<'_>>, limit: Option<Duration>) -> bool {
+        let timeout = limit.and_then(|limit| Timespec::try_from(limit).ok());
+        let wake = self.wake.as_fd();
+        let mut fds = [
+            PollFd::from_borrowed_fd(wake, PollFlags::IN),
+            PollFd::from_borrowed_fd(other.unwrap_or(wake), PollFlags::IN),
+        ];
+        match poll(&mut fds, timeout.as_ref()) {
+            // Everything but "nothing happened" counts: an end or an error is found by the read that follows.
+            Ok(_) => other.is_some() && !fds[1].revents().is_empty(),
+            Err(_) => false,
+        }
+    }
+}

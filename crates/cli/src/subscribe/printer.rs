@@ -1,0 +1,208 @@
+//! How `busway sub` prints: one message in one of five forms, and losses on stderr.
+//!
+//! It knows nothing of waiting; readers decide when to flush.
+//!
+//! Invariant: after [`Printer::ended`] nothing more is printed, so `--count N` prints N.
+
+use std::collections::BTreeMap;
+use std::io::{self, Write};
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use busway::{Loss, Sample};
+use serde::Serialize;
+
+use crate::clock::Deadline;
+use crate::exit::{CommandCode, Failure};
+use crate::output::Output;
+
+/// Losses of a flood are summed up for this long, so that telling them does not cause more.
+const LOSS_INTERVAL: std::time::Duration = std::time::Duration::from_millis(100);
+
+/// The form of a message on stdout.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Form {
+    /// Topic, tab, body.
+    Text,
+    /// The same for a terminal: control characters are shown, not obeyed.
+    Escaped,
+    /// The body and one byte.
+    Raw(u8),
+    /// An object.
+    Json,
+}
+
+#[derive(Debug, Serialize)]
+struct Message<'a> {
+    topic: &'a str,
+    sequence: u64,
+    source: String,
+    publisher: &'a str,
+    time_ns: u64,
+    size: usize,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    body: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    body_base64: Option<String>,
+}
+
+/// Prints messages and counts them.
+#[derive(Debug)]
+pub(super) struct Printer<'a> {
+    output: &'a mut Output,
+    form: Form,
+    count: Option<u64>,
+    fail_on_loss: bool,
+    received: u64,
+    lost: u64,
+    /// Losses that were counted and not told yet, by topic and cause.
+    untold: BTreeMap<(String, String), u64>,
+    tell_next: Deadline,
+    stopped: bool,
+}
+
+impl<'a> Printer<'a> {
+    pub(super) fn new(form: Form, count: Option<u64>, fail_on_loss: bool, output: &'a mut Output) -> Self {
+        Self {
+            output,
+            form,
+            count,
+            fail_on_loss,
+            received: 0,
+            lost: 0,
+            untold: BTreeMap::new(),
+            tell_next: Deadline::after(std::time::Duration::ZERO),
+            stopped: false,
+        }
+    }
+
+    pub(super) fn received(&self) -> u64 {
+        self.received
+    }
+
+    pub(super) fn lost(&self) -> u64 {
+        self.lost
+    }
+
+    /// Makes every reader end.
+    pub(super) fn stop(&mut self) {
+        self.stopped = true;
+    }
+
+    /// Whether enough was printed, or a reader failed.
+    pub(super) fn ended(&self) -> bool {
+        self.stopped || self.count.is_some_and(|count| self.received >= count)
+    }
+
+    pub(super) fn print(&mut self, sample: &Sample) -> Result<(), Failure> {
+        if self.ended() {
+            return Ok(());
+        }
+        self.received += 1;
+        match self.form {
+            Form::Json => self.print_json(sample),
+            Form::Raw(end) => self.write(&[sample, &[end]]),
+            Form::Text => self.write(&[sample.topic().as_bytes(), b"\t", sample, b"\n"]),
+            Form::Escaped => {
+                let body = escape(sample);
+                self.write(&[sample.topic().as_bytes(), b"\t", body.as_bytes(), b"\n"])
+            }
+        }
+    }
+
+    fn print_json(&mut self, sample: &Sample) -> Result<(), Failure> {
+        let body = std::str::from_utf8(sample).ok();
+        let publisher = sample.publisher();
+        let message = Message {
+            topic: sample.topic(),
+            sequence: sample.sequence(),
+            source: sample.source().to_string(),
+            publisher: &publisher.name,
+            time_ns: sample.time_ns(),
+            size: sample.len(),
+            body,
+            body_base64: body.is_none().then(|| STANDARD.encode(&**sample)),
+        };
+        self.output.object(&message)
+    }
+
+    fn write(&mut self, parts: &[&[u8]]) -> Result<(), Failure> {
+        let data = self.output.data();
+        let written: io::Result<()> = parts.iter().try_for_each(|part| data.write_all(part));
+        written.map_err(|error| Failure::stream(&error, "writing to stdout"))
+    }
+
+    /// Counts losses and tells them when it is time. `idle` says that nothing waits.
+    pub(super) fn count_losses(&mut self, losses: Vec<Loss>, idle: bool) -> Result<(), Failure> {
+        for loss in losses {
+            self.lost = self.lost.saturating_add(loss.count);
+            *self.untold.entry((loss.topic.to_string(), loss.cause.name().to_string())).or_default() +=
+                loss.count;
+        }
+        if !self.untold.is_empty() && (idle || self.tell_next.over()) {
+            self.tell_losses();
+        }
+        if self.fail_on_loss && self.lost > 0 {
+            self.tell_losses();
+            return Err(Failure::new(
+                CommandCode::Lost,
+                format!("{} messages were lost", self.lost),
+                "subscribing with --fail-on-loss",
+                "--reliable makes publishers wait; busway info TOPIC shows who is behind",
+            ));
+        }
+        Ok(())
+    }
+
+    fn tell_losses(&mut self) {
+        for ((topic, cause), count) in std::mem::take(&mut self.untold) {
+            self.output.warn(format_args!("lost {count} on {topic} ({cause})"));
+        }
+        self.tell_next = Deadline::after(LOSS_INTERVAL);
+    }
+
+    pub(super) fn flush(&mut self) -> Result<(), Failure> {
+        self.output.flush()
+    }
+
+    /// Ends silently when nobody reads any more, also while no message comes.
+    pub(super) fn check_reader(&self) -> Result<(), Failure> {
+        if self.output.reader_gone() { Err(Failure::ClosedPipe) } else { Ok(()) }
+    }
+
+    /// Tells what is left to tell and writes what is left to write.
+    pub(super) fn finish(&mut self) -> Result<(), Failure> {
+        self.tell_losses();
+        self.flush()
+    }
+}
+
+/// The body for a terminal: bytes that would move its cursor or change its state are shown as `\x1b`.
+fn escape(body: &[u8]) -> String {
+    let mut text = String::with_capacity(body.len());
+    for chunk in body.utf8_chunks() {
+        for character in chunk.valid().chars() {
+            if character.is_control() && character != '\t' {
+                text.extend(character.escape_default());
+            } else {
+                text.push(character);
+            }
+        }
+        for byte in chunk.invalid() {
+            text.push_str(&format!("\\x{byte:02x}"));
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::escape;
+
+    #[test]
+    fn a_terminal_is_not_driven_by_a_message() {
+        assert_eq!(escape(b"plain\tna\xc3\xafve"), "plain\tna\u{ef}ve");
+        assert_eq!(escape(b"\x1b[2J\n"), "\\u{1b}[2J\\n");
+        assert_eq!(escape(b"\xff"), "\\xff");
+    }
+}

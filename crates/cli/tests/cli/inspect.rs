@@ -1,0 +1,97 @@
+//! `ls`, `info`, `shm ls`: fields, and what does not match.
+
+use std::io::Write;
+use std::process::Stdio;
+
+use serde_json::Value;
+
+use crate::harness::{Place, Running, keys};
+
+const PUBLISHER: [&str; 5] = ["name", "pid", "port", "rate", "sent"];
+const SUBSCRIBER: [&str; 9] =
+    ["behind_ms", "delivered", "dropped", "held", "in_flight", "lag", "name", "pid", "policy"];
+
+/// A publisher of `flights` that stays, having sent one message to one subscriber.
+fn pair(place: &Place) -> (Running, Running, std::process::ChildStdin) {
+    let subscriber = place.subscribe(&["flights", "--reliable", "--raw"]);
+    let mut command = place.command(&["pub", "flights", "--lines", "--wait"]);
+    command.stdin(Stdio::piped());
+    let mut publisher = Running::start(command);
+    let mut stdin = publisher.stdin().expect("stdin is a pipe");
+    stdin.write_all(b"one\n").expect("a line is written");
+    // One publisher may be seen before its line has been sent and taken; ask until it has.
+    loop {
+        let ended = place.run(&["ls", "flights", "--json"]);
+        let delivered = ended.lines().first().and_then(|line| serde_json::from_str::<Value>(line).ok());
+        if delivered.is_some_and(|view| view["subscribers"][0]["delivered"] == 1) {
+            return (publisher, subscriber, stdin);
+        }
+    }
+}
+
+#[test]
+fn ls_and_info_have_the_fields_of_the_contract() {
+    let place = Place::new();
+    let (publisher, subscriber, _stdin) = pair(&place);
+    for command in ["ls", "info"] {
+        let view = place.run(&[command, "flights", "--json"]).expect(0).object();
+        assert_eq!(view["topic"], "flights");
+        assert_eq!(view["closed"], true);
+        let (one, other) = (&view["publishers"][0], &view["subscribers"][0]);
+        assert_eq!(keys(one), PUBLISHER);
+        for field in SUBSCRIBER.iter().chain(&["state"]) {
+            assert!(other.get(field).is_some(), "{command}: {field} is missing in {other}");
+        }
+        assert_eq!(
+            (&one["name"], &one["pid"], &one["sent"]),
+            (&"busway-pub".into(), &publisher.pid().into(), &1.into())
+        );
+        assert_eq!((&other["name"], &other["pid"]), (&"busway-sub".into(), &subscriber.pid().into()));
+        assert_eq!((&other["policy"], &other["state"]), (&"block".into(), &"live".into()));
+        assert_eq!((&other["delivered"], &other["in_flight"]), (&1.into(), &0.into()));
+    }
+    let info = place.run(&["info", "flights", "--json"]).expect(0).object();
+    let process = &info["processes"][0];
+    for field in ["name", "pid", "state", "since_ns", "last_beat_ms", "missed_beats", "monitored"] {
+        assert!(process.get(field).is_some(), "{field} is missing in {process}");
+    }
+}
+
+#[test]
+fn ls_and_info_are_readable() {
+    let place = Place::new();
+    let (publisher, subscriber, _stdin) = pair(&place);
+    let list = place.run(&["ls"]).expect(0).lines();
+    assert!(list[0].starts_with("TOPIC"), "{list:?}");
+    assert!(list[1].starts_with("flights ") && list[1].ends_with("ok"), "{list:?}");
+    let info = place.run(&["info", "flights"]).expect(0).text();
+    for part in [
+        format!("pid {}", publisher.pid()),
+        format!("pid {}", subscriber.pid()),
+        "account closed".to_string(),
+    ] {
+        assert!(info.contains(&part), "{part} is missing in {info}");
+    }
+}
+
+#[test]
+fn segments_have_the_fields_of_the_contract() {
+    let place = Place::new();
+    let (publisher, _subscriber, _stdin) = pair(&place);
+    let ended = place.run(&["shm", "ls", "--json"]).expect(0);
+    let segments: Vec<Value> =
+        ended.lines().iter().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    for segment in &segments {
+        assert_eq!(keys(segment), ["bytes", "kind", "name", "owner_pid", "topic"]);
+    }
+    assert!(segments.iter().any(|segment| segment["owner_pid"] == publisher.pid()), "{segments:?}");
+    assert!(place.run(&["shm", "ls"]).expect(0).lines()[0].contains("KIND"));
+}
+
+#[test]
+fn what_is_not_there_ends_with_one() {
+    let place = Place::new();
+    assert_eq!(place.run(&["ls", "nothing.>"]).expect(1).report().0, "BUS-0805");
+    assert_eq!(place.run(&["info", "nothing"]).expect(1).report().0, "BUS-0805");
+    place.run(&["ls"]).expect(0);
+}

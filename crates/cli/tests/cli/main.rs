@@ -1,0 +1,17 @@
+//! The contract of the command, tried with the real binary and real processes.
+//!
+//! Each test has a directory of its own, so that they run beside each other. Nothing sleeps: a test waits for the line
+//! that says what it waits for, with a deadline that only a defect reaches.
+
+mod bench;
+mod directory;
+mod harness;
+mod inspect;
+mod limits;
+mod pipes;
+mod policies;
+mod pub_sub;
+mod signals;
+mod tables;
+mod tour;
+mod usage;

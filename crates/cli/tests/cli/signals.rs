@@ -1,0 +1,82 @@
+//! SIGINT and SIGTERM: `up` and `sub` end with 0 and their summary, all others with 130.
+
+use std::io::Write;
+use std::process::Stdio;
+
+use rustix::process::Signal;
+
+use crate::harness::{Place, Running, names};
+
+#[test]
+fn a_subscriber_ends_with_its_summary() {
+    for signal in [Signal::INT, Signal::TERM] {
+        let place = Place::new();
+        let subscriber = place.subscribe(&["x"]);
+        subscriber.signal(signal);
+        let ended = subscriber.finish().expect(0);
+        assert_eq!(ended.last_error_line(), "received 0 lost 0");
+    }
+}
+
+#[test]
+fn up_says_when_it_is_ready_and_ends_when_told() {
+    for signal in [Signal::INT, Signal::TERM] {
+        let place = Place::new();
+        let mut up = place.command(&["up", "--domain", "lab"]);
+        let (reader, writer) = std::io::pipe().expect("a pipe");
+        up.stdout(writer);
+        let up = Running::start(up);
+        let mut line = String::new();
+        std::io::BufRead::read_line(&mut std::io::BufReader::new(reader), &mut line).expect("a line is read");
+        let socket = place.bus_directory().join("lab.sock");
+        assert_eq!(line, format!("ready pid={} domain=lab socket={}\n", up.pid(), socket.display()));
+        up.signal(signal);
+        up.finish().expect(0);
+        assert_eq!(names(&place.bus_directory()), ["lab.lock"], "only the empty lock remains");
+    }
+}
+
+#[test]
+fn a_publisher_that_waits_is_interrupted() {
+    let place = Place::new();
+    for arguments in [&["pub", "x", "y", "--wait"][..], &["pub", "x", "-"], &["pub", "x", "--lines"]] {
+        let mut command = place.command(arguments);
+        command.stdin(Stdio::piped());
+        let mut publisher = Running::start(command);
+        let stdin = publisher.stdin().expect("stdin is a pipe");
+        // Whatever it does now, the signal handlers stand once the kernel shows them.
+        until_signals_are_handled(publisher.pid());
+        publisher.signal(Signal::INT);
+        publisher.finish().expect(130);
+        drop(stdin);
+    }
+}
+
+#[test]
+fn an_interrupted_publisher_says_what_it_sent() {
+    let place = Place::new();
+    let subscriber = place.subscribe(&["x", "--reliable", "--count", "1"]);
+    let mut command = place.command(&["pub", "x", "--lines", "--wait"]);
+    command.stdin(Stdio::piped());
+    let mut publisher = Running::start(command);
+    let mut stdin = publisher.stdin().expect("stdin is a pipe");
+    stdin.write_all(b"one\n").expect("a line is written");
+    assert_eq!(subscriber.finish().expect(0).text(), "x\tone\n");
+    publisher.signal(Signal::INT);
+    let ended = publisher.finish().expect(130);
+    assert!(ended.last_error_line().starts_with("sent 1 subscribers 1 "), "{:?}", ended.stderr);
+}
+
+/// Waits until SIGINT (bit 1 of the mask) is caught, by asking the kernel again and again.
+fn until_signals_are_handled(pid: u32) {
+    loop {
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("the process is there");
+        let caught =
+            status.lines().find_map(|line| line.strip_prefix("SigCgt:")).expect("the kernel shows masks");
+        let mask = u64::from_str_radix(caught.trim(), 16).expect("a mask in hexadecimal");
+        if mask & 0b10 != 0 {
+            return;
+        }
+        std::thread::yield_now();
+    }
+}

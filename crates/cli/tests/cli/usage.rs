@@ -1,0 +1,122 @@
+//! Command lines that are wrong, and names that are hostile: exit 2, three lines, nothing done.
+
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt;
+
+use serde_json::Value;
+
+use crate::harness::{Place, keys, names};
+
+#[test]
+fn the_command_alone_prints_five_examples_and_ends_with_nought() {
+    let ended = Place::new().run::<&str>(&[]).expect(0);
+    let lines = ended.lines();
+    let examples = lines.iter().take_while(|line| !line.is_empty()).count();
+    assert_eq!(examples, 5, "{lines:?}");
+    assert!(lines[..5].iter().all(|line| line.starts_with("busway ")));
+    assert!(ended.stderr.is_empty(), "{:?}", ended.stderr);
+}
+
+#[test]
+fn short_help_is_shorter_than_long_help_which_has_examples() {
+    let place = Place::new();
+    for command in ["pub", "sub", "ls", "info", "tour", "doctor", "up"] {
+        let short = place.run(&[command, "-h"]).expect(0).text();
+        let long = place.run(&[command, "--help"]).expect(0).text();
+        assert!(short.len() < long.len(), "{command}");
+        assert!(long.contains("Examples:\n"), "{command}");
+        assert!(!short.contains("Examples:\n"), "{command}");
+    }
+    assert!(place.run(&["-V"]).expect(0).text().starts_with("busway 0."));
+    assert_eq!(names(&place.bus_directory()), Vec::<String>::new(), "help touches nothing");
+}
+
+#[test]
+fn a_wrong_command_line_is_reported_in_three_lines() {
+    let place = Place::new();
+    for (arguments, part) in [
+        (&["pub"][..], "<TOPIC>"),
+        (&["sub"], "<PATTERN>"),
+        (&["pub", "x"], "nothing to send"),
+        (&["pub", "x", "body", "--lines"], "--lines"),
+        (&["pub", "x", "body", "--size", "1"], "--size"),
+        (&["pub", "x", "--size", "1KB"], "unknown unit 'KB'"),
+        (&["pub", "x", "y", "--rate", "0"], "more than 0"),
+        (&["pub", "x", "y", "--linger", "5"], "5s or 5ms"),
+        (&["sub", "x", "--timeout", "1x"], "unknown unit 'x'"),
+        (&["sub", "x", "--policy", "keep-all"], "keep-all"),
+        (&["sub", "x", "--policy", "block", "--reliable"], "--reliable"),
+        (&["sub", "x", "--raw", "--raw0"], "--raw0"),
+        (&["sub", "x", "--count", "-1"], "-1"),
+        (&["frobnicate"], "frobnicate"),
+        (&["shm"], "missing"),
+        (&["bench", "lat", "--size", "4"], "8 bytes"),
+        (&["tour", "--subscribers", "0"], "0"),
+        (&["ls", "--log", "busway=="], "busway=="),
+    ] {
+        let ended = place.run(arguments).expect(2);
+        let (code, cause, at, remedy) = ended.report();
+        assert!(code.starts_with("BUS-"), "{arguments:?}: {code}");
+        assert!(cause.contains(part), "{arguments:?}: {cause}");
+        assert!(!at.is_empty() && !remedy.is_empty(), "{arguments:?}");
+        assert_eq!(ended.stderr.len(), 3, "{arguments:?}: {:?}", ended.stderr);
+        assert!(ended.stdout.is_empty(), "{arguments:?}");
+    }
+    assert_eq!(names(&place.bus_directory()), Vec::<String>::new(), "a wrong command line touches nothing");
+}
+
+#[test]
+fn with_json_an_error_is_one_object() {
+    let place = Place::new();
+    for arguments in
+        [&["pub", "--json"][..], &["--json", "pub", "a..b", "x"], &["sub", "x", "--raw", "--json"]]
+    {
+        let ended = place.run(arguments).expect(2);
+        assert_eq!(ended.stderr.len(), 1, "{:?}", ended.stderr);
+        let report: Value = serde_json::from_str(&ended.stderr[0]).expect("JSON");
+        assert_eq!(keys(&report), ["at", "cause", "code", "try"]);
+    }
+}
+
+#[test]
+fn hostile_topics_are_refused_by_name() {
+    let place = Place::new();
+    let long = "a".repeat(256);
+    let huge = "a.".repeat(32 * 1024);
+    for topic in [
+        "", ".", "a.", ".a", "a..b", "a b", "a\tb", "a\nb", "a\u{1b}b", "*", ">", "a.*", "a.>", "a.>.b",
+        "^a", "$SYS", "$SYS.x", &long, &huge,
+    ] {
+        let ended = place.run(&["pub", topic, "x"]).expect(2);
+        let (code, ..) = ended.report();
+        assert!(code.starts_with("BUS-01"), "{topic:?}: {code}");
+        assert!(
+            ended.stderr.iter().all(|line| !line.contains('\u{1b}')),
+            "a name must not drive the terminal"
+        );
+    }
+    let not_text = OsString::from_vec(vec![b'a', 0xff]);
+    place.run(&["pub".into(), not_text, OsString::from("x")]).expect(2);
+    place.run(&["pub", &"a".repeat(255), "x"]).expect(0);
+}
+
+#[test]
+fn hostile_patterns_are_refused_and_long_ones_at_once() {
+    let place = Place::new();
+    let stars = vec!["*"; 10_000].join(".");
+    for pattern in ["", "a..b", "a.>.b", ">.a", "a b", "$SYS\n", &stars] {
+        place.run(&["sub", pattern]).expect(2);
+        place.run(&["ls", pattern]).expect(2);
+    }
+}
+
+#[test]
+fn hostile_domains_never_reach_the_file_system() {
+    let place = Place::new();
+    let long = "a".repeat(65_536);
+    for domain in ["", ".", "..", "../x", "a/b", "/etc/x", "a\nb", &long] {
+        let ended = place.run(&["--domain", domain, "ls"]).expect(2);
+        assert!(ended.report().0.starts_with("BUS-01"), "{domain:?}");
+    }
+    assert!(!place.bus_directory().parent().expect("a parent").join("x.lock").exists());
+}

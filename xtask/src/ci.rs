@@ -1,0 +1,226 @@
+//! `cargo xtask ci`: what continuous integration runs, job by job. The server calls .ci/run and knows no more.
+
+use std::process::{Command, ExitCode};
+use std::time::Duration;
+
+use crate::args::Args;
+use crate::clock::Watch;
+use crate::failure::Failure;
+use crate::fuzz::{self, Fuzzed};
+use crate::process::{self, Output};
+use crate::test::Counts;
+use crate::{json, suite, workspace};
+
+const HELP: &str = "cargo xtask ci [--after-test] [--base BASE] [JOB]...
+
+Runs the jobs in order, all of them even when one fails:
+  test     cargo xtask test
+  tidy     cargo xtask tidy
+  fmt      cargo fmt --check
+  clippy   every warning is an error
+  none     busway-wire builds for x86_64-unknown-none, where there is no operating system
+  docs     the documentation builds without a warning
+  loom     every interleaving of the memory protocols
+  miri     the parts that an interpreter of Rust's memory model can run
+  mutants  breakages of what changed since BASE are noticed
+  fuzz     ten seconds for each decoder
+
+  --after-test  leave out test and loom, which `cargo xtask test` has just run, and add its counts to ours
+  --base BASE   the commit that mutants compare with (default: where this branch left origin/main, else the
+                parent commit; the first commit of all compares with nothing: every mutant runs)
+
+A job that cannot run here is skipped with its reason. The last line is `N passed, N failed, N skipped`.
+";
+
+const JOB_LIMIT: Duration = Duration::from_secs(1800);
+const FUZZ_SECONDS: u64 = 10;
+const NIGHTLY: &str = "nightly";
+const NO_OS: &str = "x86_64-unknown-none";
+
+/// How a job ended.
+#[derive(Debug)]
+enum Done {
+    Passed(String),
+    Failed(String),
+    Skipped(String),
+}
+
+/// A job: its name and how to run it. `base` is for mutants.
+type Job = (&'static str, fn(base: Option<&str>) -> Result<Done, Failure>);
+
+const JOBS: &[Job] = &[
+    ("test", |_| own(&["test", "--locked"])),
+    ("tidy", |_| own(&["tidy"])),
+    ("fmt", |_| cargo(&["fmt", "--all", "--check"])),
+    ("clippy", |_| cargo(&["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"])),
+    ("none", |_| none()),
+    ("docs", |_| docs()),
+    ("loom", |_| loom()),
+    ("miri", |_| miri()),
+    ("mutants", mutants),
+    ("fuzz", |_| fuzzed()),
+];
+
+// What `cargo xtask test` runs as well.
+const IN_TEST: &[&str] = &["test", "loom"];
+
+pub(crate) fn command(arguments: Vec<String>) -> Result<ExitCode, Failure> {
+    let Some(mut args) = Args::new(arguments, HELP) else { return Ok(ExitCode::SUCCESS) };
+    let after_test = args.flag("--after-test");
+    let base = args.value("--base")?;
+    let wanted = args.rest()?;
+    if let Some(unknown) = wanted.iter().find(|w| !JOBS.iter().any(|(name, _)| name == w)) {
+        return Err(Failure::usage(format!("there is no job `{unknown}`"), "cargo xtask ci --help"));
+    }
+    let mut counts = if after_test { counts_of_test() } else { Counts::default() };
+    for (name, job) in JOBS {
+        let left_out = after_test && IN_TEST.contains(name);
+        if left_out || !(wanted.is_empty() || wanted.iter().any(|w| w == name)) {
+            continue;
+        }
+        println!("== {name}");
+        let watch = Watch::start();
+        let done = job(base.as_deref()).unwrap_or_else(|failure| Done::Failed(failure.to_string()));
+        let seconds = watch.seconds();
+        match done {
+            Done::Passed(words) => {
+                counts.passed += 1;
+                println!("== {name}: passed in {seconds:.0} s{}", after_colon(&words));
+            }
+            Done::Failed(words) => {
+                counts.failed += 1;
+                println!("== {name}: FAILED in {seconds:.0} s{}", after_colon(&words));
+            }
+            Done::Skipped(words) => {
+                counts.skipped += 1;
+                println!("== {name}: skipped{}", after_colon(&words));
+            }
+        }
+    }
+    println!("{counts}");
+    Ok(if counts.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn after_colon(words: &str) -> String {
+    if words.is_empty() { String::new() } else { format!(": {words}") }
+}
+
+/// What the test run before us counted; a run that did not come to its end counts as one failure.
+fn counts_of_test() -> Counts {
+    let text = std::fs::read_to_string(workspace::target().join("test.json")).unwrap_or_default();
+    let value: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();
+    if value.get("passed").is_none() {
+        println!("== test: it did not come to its end");
+        return Counts { failed: 1, ..Counts::default() };
+    }
+    Counts {
+        passed: json::number(&value, "passed"),
+        failed: json::number(&value, "failed"),
+        skipped: json::number(&value, "skipped"),
+    }
+}
+
+fn shown(command: Command, tag: &str) -> Result<Done, Failure> {
+    let end = process::run(command, tag, JOB_LIMIT, Output::Shown)?;
+    Ok(if end.success() { Done::Passed(String::new()) } else { Done::Failed(end.why()) })
+}
+
+fn cargo(arguments: &[&str]) -> Result<Done, Failure> {
+    let mut command = workspace::cargo();
+    command.args(arguments);
+    shown(command, arguments[0])
+}
+
+/// Another command of this tool, in a process of its own.
+fn own(arguments: &[&str]) -> Result<Done, Failure> {
+    let program = std::env::current_exe()
+        .map_err(|e| Failure::new(format!("cannot find the path of xtask: {e}"), "is /proc mounted?"))?;
+    let mut command = Command::new(program);
+    command.args(arguments);
+    shown(command, arguments[0])
+}
+
+fn none() -> Result<Done, Failure> {
+    let installed = workspace::answer("rustup", &["target", "list", "--installed"]).unwrap_or_default();
+    if !installed.lines().any(|line| line == NO_OS)
+        && workspace::answer("rustup", &["target", "add", NO_OS]).is_none()
+    {
+        return Ok(Done::Skipped(format!("rustup cannot add the target {NO_OS}")));
+    }
+    cargo(&["build", "-p", "busway-wire", "--target", NO_OS, "--locked"])
+}
+
+fn docs() -> Result<Done, Failure> {
+    let mut command = workspace::cargo();
+    command.args(["doc", "--workspace", "--no-deps", "--locked"]).env("RUSTDOCFLAGS", "-D warnings");
+    shown(command, "docs")
+}
+
+fn loom() -> Result<Done, Failure> {
+    if !workspace::root().join("crates/shm/tests/loom.rs").is_file() {
+        return Ok(Done::Skipped("crates/shm/tests/loom.rs does not exist yet".to_owned()));
+    }
+    let mut command = workspace::cargo();
+    command.args(["test", "-p", "busway-shm", "--test", "loom", "--release", "--locked"]);
+    suite::loom_environment(&mut command);
+    shown(command, "loom")
+}
+
+/// (package, modules whose unit tests need no kernel; none: all of them)
+const UNDER_MIRI: &[(&str, &[&str])] =
+    &[("busway-wire", &[]), ("busway-shm", &["slot::", "heap::", "clock::"])];
+
+fn miri() -> Result<Done, Failure> {
+    if workspace::answer("rustup", &["run", NIGHTLY, "cargo", "miri", "--version"]).is_none() {
+        let components = ["component", "add", "--toolchain", NIGHTLY, "miri", "rust-src"];
+        if workspace::answer("rustup", &components).is_none() {
+            return Ok(Done::Skipped("rustup cannot add miri to a nightly toolchain".to_owned()));
+        }
+    }
+    for (package, filters) in UNDER_MIRI {
+        let mut command = workspace::cargo_of(NIGHTLY);
+        command.args(["miri", "test", "-p", package, "--lib", "--"]).args(*filters);
+        // Tests may read the clock of the machine.
+        command.env("MIRIFLAGS", "-Zmiri-disable-isolation");
+        // Its own folder: another compiler would throw away what ours has built.
+        command.env("CARGO_TARGET_DIR", workspace::target().join("miri"));
+        let end = process::run(command, &format!("miri-{package}"), JOB_LIMIT, Output::Shown)?;
+        if !end.success() {
+            return Ok(Done::Failed(format!("{package}: {}", end.why())));
+        }
+        // A filter that fits nothing any more must not pass for a check.
+        if end.output.contains("running 0 tests") {
+            return Ok(Done::Failed(format!(
+                "{package}: no test has run; see UNDER_MIRI in xtask/src/ci.rs"
+            )));
+        }
+    }
+    Ok(Done::Passed(String::new()))
+}
+
+fn mutants(base: Option<&str>) -> Result<Done, Failure> {
+    match base.map(str::to_owned).or_else(default_base) {
+        Some(base) => {
+            println!("changed since {base}");
+            own(&["mutants", "--changed", &base])
+        }
+        None => own(&["mutants"]),
+    }
+}
+
+/// Where this branch left the main one, or the parent of a commit that is on it already.
+fn default_base() -> Option<String> {
+    let head = workspace::answer("git", &["rev-parse", "HEAD"])?;
+    let fork = workspace::answer("git", &["merge-base", "HEAD", "origin/main"]);
+    let base =
+        fork.filter(|fork| *fork != head).or_else(|| workspace::answer("git", &["rev-parse", "HEAD~1"]))?;
+    Some(base.trim().to_owned())
+}
+
+fn fuzzed() -> Result<Done, Failure> {
+    Ok(match fuzz::run(FUZZ_SECONDS)? {
+        Fuzzed::Nothing(why) => Done::Skipped(why),
+        Fuzzed::Quiet(words) => Done::Passed(words),
+        Fuzzed::Found(words) => Done::Failed(words),
+    })
+}

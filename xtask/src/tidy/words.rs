@@ -1,0 +1,60 @@
+//! Words that must not stay in the repository.
+
+use crate::source;
+use crate::tidy::Finding;
+use crate::tree::Tree;
+
+/// In code: (text, where, why, what instead)
+const IN_CODE: &[(&str, Where, &str, &str)] = &[
+    ("todo!(", Where::Everywhere, "unfinished code", "finish it, or return an error that says so"),
+    ("unimplemented!(", Where::Everywhere, "unfinished code", "finish it, or return an error that says so"),
+    ("#[ignore", Where::Everywhere, "a test that never runs", "let it print `skipped: REASON` and return"),
+    ("#[should_panic", Where::Everywhere, "any panic passes", "compare the error"),
+    ("thread::sleep", Where::Tests, "a test that waits for time", "wait for the event, with a deadline"),
+];
+
+/// In any text: (words, why)
+const IN_TEXT: &[(&str, &str)] = &[
+    ("FIXME", "a known fault is left in place"),
+    ("/home/", "a path of one machine"),
+    ("/root/", "a path of one machine"),
+    ("/work/", "a path of one machine"),
+    ("/Users/", "a path of one machine"),
+    ("shared/design", "a page that is not in this repository"),
+    ("shared/seeds", "a page that is not in this repository"),
+    ("helper agent", "the project speaks of itself alone"),
+    ("sandbox session", "the project speaks of itself alone"),
+];
+
+// The lists above, and the tests that break each rule.
+const EXEMPT: &[&str] = &["xtask/src/tidy/words.rs", "xtask/src/tidy/tests.rs"];
+
+#[derive(PartialEq, Eq)]
+enum Where {
+    Everywhere,
+    Tests,
+}
+
+/// Each word of the lists, in each file.
+pub(crate) fn check(tree: &Tree, out: &mut Vec<Finding>) {
+    for (path, text) in tree.files.iter().filter(|(path, _)| !EXEMPT.contains(&path.as_str())) {
+        for (words, why) in IN_TEXT {
+            for line in source::lines_with(text, words) {
+                out.push(Finding::new(path, line, format!("`{words}`: {why}"), "say it without, or mend it"));
+            }
+        }
+        if !path.ends_with(".rs") {
+            continue;
+        }
+        let code = source::code(text);
+        let test = path.contains("/tests/") || path.ends_with("tests.rs");
+        for (words, place, why, instead) in IN_CODE {
+            if *place == Where::Tests && !test {
+                continue;
+            }
+            for line in source::lines_with(&code, words) {
+                out.push(Finding::new(path, line, format!("`{words}`: {why}"), *instead));
+            }
+        }
+    }
+}
