@@ -133,6 +133,7 @@ impl Part {
     fn send(&mut self, count: u64) -> String {
         let publisher = &mut self.publishers[0];
         let mut longest_ns = 0;
+        say("begin");
         for number in 0..count {
             let sent = publisher.send(&number.to_le_bytes()).unwrap();
             assert_eq!((sent.stalled, sent.evicted), (0, 0), "nobody is given up");
@@ -201,6 +202,7 @@ impl Part {
 
     /// Sleeps for each message; says how many nanoseconds ago it was sent.
     fn wake(&mut self, count: u64) -> String {
+        say("begin");
         for _ in 0..count {
             let sample = self.subscribers[0].recv().unwrap();
             let now = realtime_ns();
