@@ -7,11 +7,12 @@
 //! Invariant: a connection is `Joined` only if its arena was mapped and says that its owner lives.
 
 use super::{BATCH, Connection, Holder, Stage};
-use crate::control::base::{Base, Interest, Line, Token};
+use crate::control::base::{Base, Interest, Token};
 use crate::control::channel::{Channel, Enclosed, MemberFds, Received};
 use crate::control::rendezvous::{Identity, Input, Leaving, MemberId, Output};
 use crate::directory::Realm;
 use crate::error::{Code, Error, memory, system};
+use crate::log::Line;
 use busway_shm::arena::PeerArena;
 use busway_shm::fork::PrivateFd;
 use busway_shm::layout::layout_hash;
