@@ -50,7 +50,7 @@ fn registrations_leave_nothing_behind() {
     let (mut done, mut early) = (0, None);
     while done < wanted {
         // In turn: each side publishes and subscribes.
-        let (publishing, subscribing) = if (done / BATCH) % 4 == 0 { (0, 1) } else { (1, 0) };
+        let (publishing, subscribing) = if (done / BATCH).is_multiple_of(4) { (0, 1) } else { (1, 0) };
         pair[subscribing].tell(&format!("batch 0 {BATCH}"));
         pair[publishing].tell(&format!("batch {BATCH} 0"));
         for child in &pair {
