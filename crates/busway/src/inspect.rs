@@ -115,7 +115,10 @@ pub(crate) fn inspect(members: &[Arc<PeerArena>], domain: Option<&Domain>) -> In
     let mut topics: BTreeMap<String, TopicView> = BTreeMap::new();
     for ring in &rings {
         let topic = topics.entry(ring.topic.clone()).or_insert_with(|| new_topic(&ring.topic));
-        topic.publishers.push(publisher_view(ring, now_ns));
+        // One that has left is no publisher, though what it sent may not have been read yet.
+        if unkey(ring.entry.key.load(Ordering::Acquire)).1 == state::ACTIVE {
+            topic.publishers.push(publisher_view(ring, now_ns));
+        }
         topic.closed &= subscribers_of(ring, members, now_ns, &mut topic.subscribers);
     }
     inspection.topics = topics.into_values().collect();
