@@ -82,6 +82,13 @@ fn listening(place: &Place, name: &str) -> Child {
     child
 }
 
+/// A holder that has said that it is one.
+fn listening_holder(place: &Place) -> Child {
+    let mut holder = listening(place, "holder");
+    until("who takes the role says so", || holder.ask("logged") == "role=1");
+    holder
+}
+
 /// Waits for the first line of `kind`; then counts those that came until `done`, and checks that they are no flood.
 fn one_line(child: &mut Child, kind: &str, failures: u64, since_ns: u64, done: impl FnOnce()) -> u64 {
     let mut lines = 0;
@@ -108,8 +115,7 @@ fn one_line(child: &mut Child, kind: &str, failures: u64, since_ns: u64, done: i
 #[test]
 fn a_million_messages_log_nothing() {
     let place = Place::new();
-    let mut holder = listening(&place, "holder");
-    assert_eq!(holder.ask("logged"), "role=1", "who takes the role says so");
+    let mut holder = listening_holder(&place);
     let mut subscriber = listening(&place, "subscriber");
     let mut publisher = listening(&place, "publisher");
     subscriber.ask("sub topic block");
@@ -151,8 +157,7 @@ fn who_is_full_stalled_or_evicted_is_logged_once_a_second() {
 #[test]
 fn deaths_are_logged_once_a_second() {
     let place = Place::new();
-    let mut holder = listening(&place, "holder");
-    holder.ask("logged");
+    let mut holder = listening_holder(&place);
     let mut crowd: Vec<Child> = (0..20).map(|_| place.member("one of many")).collect();
     for child in &mut crowd {
         child.ask("sub topic block");
@@ -172,8 +177,7 @@ fn deaths_are_logged_once_a_second() {
 #[test]
 fn hangs_are_logged_once_a_second() {
     let place = Place::new();
-    let mut holder = listening(&place, "holder");
-    holder.ask("logged");
+    let mut holder = listening_holder(&place);
     let crowd: Vec<Child> = (0..5).map(|_| place.member("one of many")).collect();
     let bus = place.join("witness");
     for child in &crowd {
@@ -222,8 +226,7 @@ fn refusals_and_other_layouts_are_logged_once_a_second() {
         [("mismatch", &other_layout[..]), ("refusal", &no_memory[..]), ("refusal", &b"GET / HTTP/1.1"[..])]
     {
         let place = Place::new();
-        let mut holder = listening(&place, "holder");
-        holder.ask("logged");
+        let mut holder = listening_holder(&place);
         let since_ns = monotonic_ns();
         for _ in 0..50 {
             strange(place.path(), bytes);
