@@ -76,7 +76,9 @@ impl Read {
     /// Reads until `enough` messages of `publishers` publishers more than before have come.
     fn on(&mut self, subscriber: &mut Subscriber, publishers: usize, enough: u64) {
         let (publishers, enough) = (self.next.len() + publishers, self.messages + enough);
+        let deadline = Deadline::after(PATIENCE);
         while self.next.len() < publishers || self.messages < enough {
+            assert!(!deadline.expired(), "a new publisher is not met");
             let sample = subscriber.recv_timeout(PATIENCE).unwrap().expect("messages go on");
             let next = self.next.entry(sample.source()).or_insert_with(|| {
                 let missed = sample.sequence() - 1;
