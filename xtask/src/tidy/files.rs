@@ -16,6 +16,7 @@ pub(crate) const UNSAFE: &[(&str, &str)] = &[
     ("crates/shm/src/sys/memfd/tests.rs", "tries what the kernel must refuse"),
     ("crates/shm/src/life/tests.rs", "forks, to be killed"),
     ("crates/shm/src/fork/tests.rs", "forks"),
+    ("crates/busway/tests/fork.rs", "forks"),
     ("bench/src/stage.rs", "maps the stage that the processes of a measurement share"),
     ("bench/src/bus/count.rs", "an allocator that counts"),
 ];

@@ -190,6 +190,7 @@ impl Worker {
     /// Uses a domain segment from now on. The ports make the arena join it: who opens the bus first can be refused there.
     pub(super) fn use_domain(&mut self, domain: Arc<Domain>) {
         let mut before = None;
+        self.base.arena.note_membership();
         self.base.shared.update(|state| before = state.domain.replace(Arc::clone(&domain)));
         if before.is_some() {
             self.base.ports.domain_changed(&domain);

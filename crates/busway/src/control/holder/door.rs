@@ -71,7 +71,7 @@ impl Holder {
             let out = self.refuse(base, id, Code::ProtocolBroken, "no Hello in time", now_ns);
             self.dispatch(base, out, now_ns);
         }
-        let settled_ns = self.settling.map(|(until_ns, _)| until_ns);
+        let settled_ns = self.settling.map(|settling| settling.until_ns);
         self.unidentified().map(|(_, until)| until).chain(self.paused_until_ns).chain(settled_ns).min()
     }
 
@@ -183,6 +183,8 @@ impl Holder {
             out = self.remove(base, known, Some(Leaving::Lost));
         }
         self.lost.retain(|lost| *lost != process);
+        // Strangers are not those whom answers wait for after a take-over.
+        self.returned += usize::from(peer.was_member());
         base.peers.meet(peer);
         let welcome = Message::Welcome {
             process: base.process(),
