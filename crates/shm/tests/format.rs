@@ -7,8 +7,9 @@ use std::mem::offset_of;
 
 use busway_shm::domain::{self, DomainHeader};
 use busway_shm::layout::{
-    ARENA_BYTES_MAX, ARENA_BYTES_MIN, ArenaHeader, EXTENTS_AT, EXTENTS_MAX, ExtentEntry, HEADS_AT, HEAP_AT, MAGIC,
-    RINGS_AT, RINGS_MAX, ROWS_AT, ROWS_MAX, RingEntry, RowEntry, SEATS_AT, SEATS_MAX, SeatEntry, layout_hash, state,
+    ARENA_BYTES_MAX, ARENA_BYTES_MIN, ArenaHeader, EXTENTS_AT, EXTENTS_MAX, ExtentEntry, HEADS_AT, HEAP_AT,
+    MAGIC, RINGS_AT, RINGS_MAX, ROWS_AT, ROWS_MAX, RingEntry, RowEntry, SEATS_AT, SEATS_MAX, SeatEntry,
+    layout_hash, state,
 };
 use busway_shm::slot::{ChunkRef, INLINE_BYTES, InlineMeta, Look, SLOT_BYTES, Slot};
 use busway_shm::sync::{AtomicU64, Ordering};
@@ -18,12 +19,18 @@ const PAGE: &str = include_str!("../../../FORMAT.md");
 
 /// The rows of the table under a heading whose header row begins with these columns; cells without code marks.
 fn rows(heading: &str, columns: &[&str]) -> Vec<Vec<String>> {
-    let mut lines = PAGE.lines().skip_while(|line| *line != heading).skip(1).take_while(|line| !line.starts_with('#'));
+    let mut lines =
+        PAGE.lines().skip_while(|line| *line != heading).skip(1).take_while(|line| !line.starts_with('#'));
     let cells = |line: &str| -> Vec<String> {
         line.trim_matches('|').split('|').map(|cell| cell.trim().trim_matches('`').to_owned()).collect()
     };
-    let is_head = |line: &str| line.starts_with('|') && cells(line).iter().zip(columns).all(|(cell, name)| cell == name);
-    lines.by_ref().find(|line| is_head(line)).unwrap_or_else(|| panic!("no table {columns:?} under {heading:?}"));
+    let is_head = |line: &str| {
+        line.starts_with('|') && cells(line).iter().zip(columns).all(|(cell, name)| cell == name)
+    };
+    lines
+        .by_ref()
+        .find(|line| is_head(line))
+        .unwrap_or_else(|| panic!("no table {columns:?} under {heading:?}"));
     let table: Vec<_> = lines.skip(1).take_while(|line| line.starts_with('|')).map(cells).collect();
     assert!(!table.is_empty(), "the table {columns:?} under {heading:?} is empty");
     table
@@ -111,7 +118,8 @@ fn regions_limits_and_hashes_are_those_of_the_page() {
     }
     assert_eq!(page[code.len()][0], HEAP_AT.to_string());
     assert!(end <= HEAP_AT);
-    let sizes = format!("at least {HEAP_AT} + {}\nand at most {ARENA_BYTES_MAX} bytes", ARENA_BYTES_MIN - HEAP_AT);
+    let sizes =
+        format!("at least {HEAP_AT} + {}\nand at most {ARENA_BYTES_MAX} bytes", ARENA_BYTES_MIN - HEAP_AT);
     assert!(PAGE.contains(&sizes), "{sizes}");
     assert!(PAGE.contains(&format!("a chunk is at most {} bytes", heap::CHUNK_BYTES_MAX)));
     assert!(PAGE.contains(&format!("number of hold words, at most {}", seat::HOLDS_MAX)));
@@ -128,8 +136,10 @@ fn regions_limits_and_hashes_are_those_of_the_page() {
 
 #[test]
 fn states_and_values_of_the_life_word_are_those_of_the_page() {
-    let states: Vec<(String, String)> =
-        rows("### Keys", &["state", "name"]).into_iter().map(|row| (row[0].clone(), row[1].clone())).collect();
+    let states: Vec<(String, String)> = rows("### Keys", &["state", "name"])
+        .into_iter()
+        .map(|row| (row[0].clone(), row[1].clone()))
+        .collect();
     let code = [
         (state::FREE, "free"),
         (state::STARTING, "starting"),
@@ -172,8 +182,10 @@ fn words_of_slots_and_holds_have_the_bits_of_the_page() {
     slot.publish(sequence, chunk);
     assert_eq!(stored(&slot, "word"), 0x12_3456_789a << 24 | 0xfed << 12 | 0xcba);
     assert_eq!(chunk.hold_word(), 1 << 63 | 0xfed << 12 | 0xcba);
-    let marks: Vec<(String, String)> =
-        rows("### struct Slot", &["mark", "name"]).into_iter().map(|row| (row[0].clone(), row[1].clone())).collect();
+    let marks: Vec<(String, String)> = rows("### struct Slot", &["mark", "name"])
+        .into_iter()
+        .map(|row| (row[0].clone(), row[1].clone()))
+        .collect();
     let code = [(ChunkRef::INLINE, "inline"), (ChunkRef::GONE, "gone"), (ChunkRef::BUSY, "busy")];
     let number = |mark: ChunkRef| format!("{:#08x}", mark.extent() << 12 | mark.index());
     assert_eq!(marks, code.map(|(mark, name)| (number(mark), name.to_owned())));
