@@ -63,15 +63,16 @@ impl Ledger {
         let (sequence, source) = (sample.sequence(), sample.source().0);
         let own = sample.topic().starts_with("own.");
         let younger = started_ns(sample) > self.since_ns;
+        // Drop-newest counts what is lost behind the messages that it has queued.
+        let queued = matches!(self.policy, Policy::DropNewest { .. });
         let topic = self.topics.entry(sample.topic().to_owned()).or_default();
         let last = topic.last.insert(source, sequence);
         let gap = match last {
             Some(last) => sequence.checked_sub(last + 1),
             None if younger => sequence.checked_sub(1),
             // It ran before we came: we read from the middle on.
-            None => Some(if own { topic.lost } else { 0 }),
+            None => Some(if own && !queued { topic.lost } else { 0 }),
         };
-        let queued = matches!(self.policy, Policy::DropNewest { .. });
         let explained = match gap {
             None => false,
             // Of a topic with several publishers it is not known whose message was lost.
