@@ -17,7 +17,7 @@ use crate::arena::ChunkPlace;
 use crate::layout::{STAGES_MAX, state, unkey};
 use crate::life::Life;
 use crate::ring::SLOTS_MAX;
-use crate::slot::{ChunkRef, Look, Slot, SlotWord};
+use crate::slot::{ChunkRef, InlineMessage, Look, Slot, SlotWord};
 use crate::sync::{Ordering, fence};
 use crate::sys::futex;
 use crate::view::{Mapped, futex_half};
@@ -27,8 +27,9 @@ use crate::view::{Mapped, futex_half};
 const LOOKS_MAX: u32 = 64;
 /// How often an empty look also asks whether the publisher is still there.
 const EMPTIES_A_CHECK: u32 = 64;
-/// How far ahead slots are brought in: a transfer between processors takes as long as handling about that many.
-const PREFETCH: u64 = 8;
+/// Small messages copied at once where they have piled up: a transfer between processors takes as long as handling
+/// about eight, and a processor has about that many under way.
+const AHEAD: usize = 16;
 /// A head further ahead than this was not written by an honest publisher.
 const AHEAD_MAX: u64 = 1 << 39;
 
@@ -49,6 +50,9 @@ pub struct RowReader {
     stages_seen: u32,
     next: u64,
     queued: VecDeque<Message>,
+    /// Small messages that follow the cursor, copied ahead of it; from `ahead_at` on they are still to be taken.
+    ahead: Vec<InlineMessage>,
+    ahead_at: usize,
     foreign: bool,
     empties: u32,
     over: bool,
@@ -57,8 +61,19 @@ pub struct RowReader {
 impl RowReader {
     /// The reader of `row`. Payloads of a publisher of another user are copied before anybody looks at them.
     pub fn new(row: Arc<RowShared>, policy: Policy, foreign: bool) -> Self {
-        let queued = VecDeque::new();
-        Self { row, policy, stage: None, stages_seen: 0, next: 0, queued, foreign, empties: 0, over: false }
+        Self {
+            row,
+            policy,
+            stage: None,
+            stages_seen: 0,
+            next: 0,
+            queued: VecDeque::new(),
+            ahead: Vec::new(),
+            ahead_at: 0,
+            foreign,
+            empties: 0,
+            over: false,
+        }
     }
 
     /// The row.
@@ -76,7 +91,7 @@ impl RowReader {
             Policy::DropOldest { depth: Policy::DEPTH_RING }
             | Policy::Block
             | Policy::Fail
-            | Policy::Evict => self.take_next(),
+            | Policy::Evict => self.take_ahead(),
             Policy::KeepLatest => {
                 self.skip_to(1, Cause::Conflated).map_or_else(|| self.take_next(), Taken::Gap)
             }
@@ -133,6 +148,39 @@ impl RowReader {
         });
     }
 
+    /// As [`RowReader::take_next`], and where messages have piled up, copies the small ones that follow in one go: their
+    /// slots then come from the publisher's processor side by side instead of one after the other. Where we wait for
+    /// each message nothing is looked at ahead, so that no line is taken from the publisher before it is written.
+    #[inline]
+    fn take_ahead(&mut self) -> Taken {
+        if let Some(message) = self.ahead.get(self.ahead_at) {
+            let body = Body::Inline(*message);
+            self.ahead_at += 1;
+            let sequence = self.next;
+            self.passed(sequence);
+            return Taken::Message(Message { sequence, body });
+        }
+        let piled_up = self.empties == 0;
+        let taken = self.take_next();
+        if piled_up && matches!(taken, Taken::Message(Message { body: Body::Inline(_), .. })) {
+            self.look_ahead();
+        }
+        taken
+    }
+
+    fn look_ahead(&mut self) {
+        self.ahead.clear();
+        self.ahead_at = 0;
+        let Some(stage) = &self.stage else { return };
+        for sequence in (self.next..stage.end).take(AHEAD) {
+            let Look::Inline(message) = stage.slots[(sequence & stage.mask) as usize].look(sequence) else {
+                return;
+            };
+            self.ahead.push(message);
+            stage.slots[(sequence.wrapping_add(AHEAD as u64) & stage.mask) as usize].prefetch();
+        }
+    }
+
     #[inline]
     fn take_next(&mut self) -> Taken {
         for _ in 0..LOOKS_MAX {
@@ -141,11 +189,6 @@ impl RowReader {
             match slot.look(self.next) {
                 Look::Inline(message) => {
                     let sequence = self.next;
-                    if self.empties == 0 {
-                        // Messages were waiting: those that follow are brought in while this one is handled. Where we
-                        // wait for each message, its slot is here already, and more would be taken from the publisher.
-                        stage.slots[(sequence.wrapping_add(PREFETCH) & stage.mask) as usize].prefetch();
-                    }
                     self.passed(sequence);
                     return Taken::Message(Message { sequence, body: Body::Inline(message) });
                 }
@@ -396,7 +439,7 @@ impl RowReader {
         if self.over || self.row.is_refused() {
             return true;
         }
-        if self.stage.is_none() || !self.queued.is_empty() {
+        if self.stage.is_none() || self.has_taken() {
             return false;
         }
         let (generation, at) = unkey(self.row.ring.key.load(Ordering::Acquire));
@@ -408,12 +451,17 @@ impl RowReader {
         self.over
     }
 
+    /// Whether messages lie here that have not been returned yet.
+    fn has_taken(&self) -> bool {
+        !self.queued.is_empty() || self.ahead_at < self.ahead.len()
+    }
+
     /// Whether the slot of the next message is empty at this moment.
     pub fn has_nothing(&mut self) -> bool {
         if self.stage.is_none() && !self.begin() {
             return true;
         }
-        if !self.queued.is_empty() {
+        if self.has_taken() {
             return false;
         }
         let end = self.stage.as_ref().map_or(0, |stage| stage.end);
