@@ -1,6 +1,7 @@
 //! FORMAT.md is true of shared memory (row A16): its tables against the structures, offsets and marks of this crate.
 //!
 //! The page is read as a stranger would read it, by heading and column; nothing here knows line numbers.
+#![cfg(not(loom))]
 #![expect(clippy::print_stdout, reason = "evidence lines are read by the test runner")]
 
 use std::mem::offset_of;
@@ -69,11 +70,11 @@ fn every_field_of_an_arena_lies_where_the_page_says() {
             flags, life, beat_ns, committed_bytes, rings_used, rows_used, seats_used, extents_used, held, held_high,
             name_bytes, asleep, beats_missed, name),
         check!(ExtentEntry, 32; offset, chunk_bytes, count, bulk, spare),
-        check!(RingEntry, 832; key, topic, port, created_ns, stages_used, topic_bytes, history, closed_at, waiting,
-            waits, refused, evicted, past_delivered, past_rows, sent_bytes, lag_high, seated, past_dropped, stage_at,
+        check!(RingEntry, 832; key, topic, port, created_ns, stages_used, topic_bytes, history, closed_at, rate_milli,
+            waiting, waits, refused, evicted, past_delivered, past_rows, sent_bytes, lag_high, seated, past_dropped, stage_at,
             stage_first, name),
         check!(RowEntry, 384; key, publisher, ring, port, policy, holds_at, holds, first, cursor, looked_ns, lag_high,
-            held, created_ns, history, seat, spare, dropped, hold_words),
+            held, created_ns, history, seat, woken, dropped, hold_words),
         check!(SeatEntry, 64; key, subscriber, row, ring, from, waits, waited_ns, stalls),
         check!(DomainHeader, 128; magic, layout, size, budget, reserved, bytes_reserved, ledger_reserved),
     ];

@@ -18,6 +18,7 @@ pub(crate) const UNSAFE: &[(&str, &str)] = &[
     ("crates/shm/tests/format.rs", "reads private fields at the offsets that FORMAT.md gives"),
     ("crates/shm/src/life/tests.rs", "forks, to be killed"),
     ("crates/shm/src/fork/tests.rs", "forks"),
+    ("crates/busway/tests/fork.rs", "forks"),
     ("bench/src/stage.rs", "maps the stage that the processes of a measurement share"),
     ("bench/src/bus/count.rs", "an allocator that counts"),
 ];

@@ -22,13 +22,14 @@ struct Scene {
 
 /// One subscriber of `policy` that has received a message and is stopped, a reliable one that goes on, one publisher.
 fn scene(place: &Place, policy: &str) -> Scene {
+    // The first to come holds the rendezvous; a stopped holder is tried in `flights`.
+    let count = (LINES + 1).to_string();
+    let other = place.subscribe(&["x", "--raw", "--reliable", "--count", &count]);
     let mut command = place.command(&["sub", "x", "--raw", "--policy", policy]);
     let (reader, writer) = std::io::pipe().expect("a pipe");
     command.stdout(writer);
     let mut stopped = Running::start(command);
     stopped.stderr_until(|line| line == "ready x");
-    let count = (LINES + 1).to_string();
-    let other = place.subscribe(&["x", "--raw", "--reliable", "--count", &count]);
     let mut command = place.command(&["pub", "x", "--lines", "--wait=2"]);
     command.stdin(Stdio::piped());
     let mut publisher = Running::start(command);

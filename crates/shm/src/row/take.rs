@@ -27,6 +27,8 @@ use crate::view::{Mapped, futex_half};
 const LOOKS_MAX: u32 = 64;
 /// How often an empty look also asks whether the publisher is still there.
 const EMPTIES_A_CHECK: u32 = 64;
+/// How far ahead slots are brought in: a transfer between processors takes as long as handling about that many.
+const PREFETCH: u64 = 8;
 /// A head further ahead than this was not written by an honest publisher.
 const AHEAD_MAX: u64 = 1 << 39;
 
@@ -139,6 +141,11 @@ impl RowReader {
             match slot.look(self.next) {
                 Look::Inline(message) => {
                     let sequence = self.next;
+                    if self.empties == 0 {
+                        // Messages were waiting: those that follow are brought in while this one is handled. Where we
+                        // wait for each message, its slot is here already, and more would be taken from the publisher.
+                        stage.slots[(sequence.wrapping_add(PREFETCH) & stage.mask) as usize].prefetch();
+                    }
                     self.passed(sequence);
                     return Taken::Message(Message { sequence, body: Body::Inline(message) });
                 }
@@ -193,15 +200,22 @@ impl RowReader {
         self.next = sequence.wrapping_add(1);
         self.empties = 0;
         self.row.entry.cursor.store(sequence, Ordering::Release); // pairs with Acquire in `seat::progress`
-        if self.row.ring.waiting.word.load(Ordering::Relaxed) != 0 {
-            self.wake_publisher();
+        let wanted = self.row.ring.waiting.word.load(Ordering::Relaxed);
+        if wanted != 0 {
+            self.wake_publisher(wanted, sequence);
         }
     }
 
+    /// Wakes the publisher, if it waits for no more than `sequence`.
     #[cold]
-    fn wake_publisher(&self) {
+    fn wake_publisher(&self, wanted: u32, sequence: u64) {
+        // The word was made odd: it may be one more than what is wanted.
+        if (sequence as u32).wrapping_add(1).wrapping_sub(wanted) > u32::MAX / 2 {
+            return;
+        }
         fence(Ordering::SeqCst); // pairs with the fence in `room::sleep`
-        futex::wake_all(futex_half(&self.row.entry.cursor));
+        self.row.entry.woken.fetch_add(1, Ordering::Release); // pairs with Acquire in `room::sleep`
+        futex::wake_all(futex_half(&self.row.entry.woken));
     }
 
     fn lose(&mut self, count: u64, cause: Cause) -> Taken {

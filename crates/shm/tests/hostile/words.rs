@@ -72,7 +72,7 @@ pub(crate) fn of_row(own: &OwnArena, index: u32) -> Vec<Word> {
     let at = ROWS_AT + u64::from(index) * size_of::<RowEntry>() as u64;
     let mut words = words!(own, at, RowEntry;
         long: key, publisher, ring, port, policy, holds_at, holds, first, cursor, looked_ns, lag_high, held, created_ns,
-            history, seat, spare);
+            history, seat, woken);
     words.extend(array(own, "RowEntry.dropped", at + std::mem::offset_of!(RowEntry, dropped) as u64, 16));
     words.extend(array(
         own,
