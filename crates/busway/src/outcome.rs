@@ -97,6 +97,7 @@ impl SendError {
             Refusal::Timeout(who) => Self::Timeout(behind(who)),
             Refusal::Memory(ShmError::TooLarge { bytes, most }) => Self::TooLarge { bytes, most },
             Refusal::Memory(error) => Self::OutOfMemory(memory(&error, &format!("topic {topic}"))),
+            Refusal::Closed => Self::Closed,
         }
     }
 

@@ -52,12 +52,31 @@ pub(crate) struct Subscription {
     pub(crate) line: usize,
     arrivals: Mutex<Vec<Arrival>>,
     version: AtomicU64,
-    known: Mutex<BTreeMap<(ProcessId, EntryKey), Weak<RowShared>>>,
+    known: Mutex<Known>,
+}
+
+/// The rows of a subscription, by publisher and ring; some of them are gone.
+#[derive(Debug, Default)]
+struct Known {
+    rows: BTreeMap<(ProcessId, EntryKey), Weak<RowShared>>,
+    /// At so many rows those that are gone are looked for: at twice those that were there the last time, so that a
+    /// subscription of ten thousand publishers does not look at all of them for each.
+    clean_at: usize,
+}
+
+impl Known {
+    fn insert(&mut self, key: (ProcessId, EntryKey), row: &Arc<RowShared>) {
+        if self.rows.len() >= self.clean_at {
+            self.rows.retain(|_, row| row.strong_count() > 0);
+            self.clean_at = (2 * self.rows.len()).max(16);
+        }
+        self.rows.insert(key, Arc::downgrade(row));
+    }
 }
 
 impl Subscription {
     pub(crate) fn new(options: RowOptions, line: usize) -> Self {
-        let (arrivals, known) = (Mutex::new(Vec::new()), Mutex::new(BTreeMap::new()));
+        let (arrivals, known) = (Mutex::new(Vec::new()), Mutex::new(Known::default()));
         Self { options, line, arrivals, version: AtomicU64::new(0), known }
     }
 
@@ -78,7 +97,7 @@ impl Subscription {
     }
 
     fn rows(&self) -> Vec<Arc<RowShared>> {
-        lock(&self.known).values().filter_map(Weak::upgrade).collect()
+        lock(&self.known).rows.values().filter_map(Weak::upgrade).collect()
     }
 
     /// Rows that exist, rows that read, and rows that were refused.
@@ -95,6 +114,8 @@ pub(crate) struct PortTable {
     own: Arc<OwnArena>,
     rings: Mutex<BTreeMap<u32, Arc<RingShared>>>,
     subscriptions: Mutex<BTreeMap<PortId, Arc<Subscription>>>,
+    /// Rows that wait for the answer of their publisher, by their index, with the line of their subscription.
+    waiting: Mutex<BTreeMap<u32, (Weak<RowShared>, usize)>>,
     domain: Mutex<Option<Arc<Domain>>>,
     domain_version: AtomicU64,
     unfinished: Mutex<Vec<usize>>,
@@ -115,6 +136,7 @@ impl PortTable {
             own,
             rings: Mutex::new(BTreeMap::new()),
             subscriptions: Mutex::new(BTreeMap::new()),
+            waiting: Mutex::new(BTreeMap::new()),
             domain: Mutex::new(None),
             domain_version: AtomicU64::new(0),
             unfinished: Mutex::new(Vec::new()),
@@ -257,7 +279,7 @@ impl Ports for PortTable {
         let ring = entry_of(added.ring);
         let key = (added.peer.process(), ring);
         let mut known = lock(&subscription.known);
-        let row = match known.get(&key).and_then(Weak::upgrade) {
+        let row = match known.rows.get(&key).and_then(Weak::upgrade) {
             Some(row) if row.is_attached() || row.is_refused() => return None,
             Some(row) => row,
             None => {
@@ -270,8 +292,8 @@ impl Ports for PortTable {
                         return None;
                     }
                 };
-                known.retain(|_, row| row.strong_count() > 0);
-                known.insert(key, Arc::downgrade(&row));
+                known.insert(key, &row);
+                lock(&self.waiting).insert(row.key().index, (Arc::downgrade(&row), subscription.line));
                 let arrival = Arrival { row: row.clone(), topic: added.topic.clone(), publisher: added.port };
                 subscription.arrive(arrival);
                 row
@@ -292,18 +314,20 @@ impl Ports for PortTable {
 
     fn attached(&self, publisher: ProcessId, ring: RingKey, row: RowKey, seat: Result<SeatIndex, String>) {
         let (ring, row) = (entry_of(ring), row_entry(row));
-        let subscriptions: Vec<Arc<Subscription>> = lock(&self.subscriptions).values().cloned().collect();
-        for subscription in subscriptions {
-            let found = lock(&subscription.known).get(&(publisher, ring)).and_then(Weak::upgrade);
-            let Some(found) = found.filter(|found| found.key() == row) else { continue };
-            if let Err(reason) = &seat {
-                tracing::debug!(target: "busway::ports", "a publisher refused a seat: {reason}");
-            }
-            found.attached(seat.as_ref().map(|seat| seat.0).map_err(|_| ()));
-            self.change();
-            self.ring_bell(subscription.line);
+        let mut waiting = lock(&self.waiting);
+        let Some((found, line)) = waiting.get(&row.index).cloned() else { return };
+        let Some(found) = found.upgrade().filter(|found| found.key() == row) else { return };
+        if found.peer().process() != publisher || found.ring_key() != ring {
             return;
         }
+        waiting.remove(&row.index);
+        drop(waiting);
+        if let Err(reason) = &seat {
+            tracing::debug!(target: "busway::ports", "a publisher refused a seat: {reason}");
+        }
+        found.attached(seat.map(|seat| seat.0).map_err(|_| ()));
+        self.change();
+        self.ring_bell(line);
     }
 
     fn gone(&self, process: ProcessId) {

@@ -311,6 +311,11 @@ impl OwnArena {
         &self.tables.header().life.word
     }
 
+    /// Whether the control thread has left the bus: nobody is waited for any more.
+    pub fn closed(&self) -> bool {
+        life::read(self.life_word()) == Life::Closed
+    }
+
     /// Marks that the control thread was here.
     pub fn beat(&self, now_ns: u64) {
         self.tables.header().beat_ns.store(now_ns, Ordering::Relaxed);

@@ -231,13 +231,19 @@ impl OwnArena {
         }
         let known = heap.classes.entry(class).or_default();
         let aim = (EXTENT_BYTES_FIRST << known.extents.min(16)).min(EXTENT_BYTES_MAX);
-        let count = if bulk { 1 } else { (aim / class).clamp(4, 4096) };
-        let bytes = (count * class).div_ceil(PAGE) * PAGE;
+        let mut count = if bulk { 1 } else { (aim / class).clamp(4, 4096) };
         let next = if bulk { &mut heap.next_bulk } else { &mut heap.next };
-        if *next + bytes > heap.bytes {
-            return Err(ShmError::ArenaFull { bytes: heap.bytes });
-        }
-        self.commit(bulk, *next, bytes)?;
+        let bytes = loop {
+            let bytes = (count * class).div_ceil(PAGE) * PAGE;
+            let full = Err(ShmError::ArenaFull { bytes: heap.bytes });
+            let taken = if *next + bytes > heap.bytes { full } else { self.commit(bulk, *next, bytes) };
+            match taken {
+                Ok(()) => break bytes,
+                // Near the end of a budget a few chunks are better than none.
+                Err(_) if count > 4 => count = 4,
+                Err(error) => return Err(error),
+            }
+        };
         let index = heap.extents;
         let entry = self
             .tables()

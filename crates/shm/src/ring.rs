@@ -22,7 +22,7 @@ use crate::clock::{self, Deadline};
 use crate::error::ShmError;
 use crate::heap::{CHUNK_BYTES_MAX, Table, class_bytes};
 use crate::layout::{PAGE, RINGS_AT, RingEntry, key, state, unkey};
-use crate::recycle::{Recycler, Sized};
+use crate::recycle::{LookAt, Recycler, Sized};
 use crate::seat::{EntryKey, RingShared, Seat};
 use crate::slot::{ChunkRef, InlineMeta, Slot};
 use crate::sync::Ordering;
@@ -81,6 +81,8 @@ pub enum Refusal {
     Timeout(Vec<RowName>),
     /// The memory that it takes cannot be had.
     Memory(ShmError),
+    /// This process has left the bus meanwhile.
+    Closed,
 }
 
 /// Whom a publisher waits for.
@@ -252,7 +254,7 @@ impl RingWriter {
         self.chunk_bytes += sized.class;
         let sent = self.published(sequence);
         if self.recycler.busy() {
-            self.recycle_step();
+            self.recycle_step(LookAt::Few);
         }
         Ok(sent)
     }
@@ -346,7 +348,8 @@ impl RingWriter {
     }
 
     fn find_chunk(&mut self, class: u64) -> Result<ChunkRef, ShmError> {
-        if self.recycler.pending() {
+        // Not at every loan: what rows hold for long would be looked at each time in vain.
+        if self.recycler.worth_a_look() {
             self.recycle_all();
             if let Some(chunk) = self.recycler.take(class) {
                 return Ok(chunk);
@@ -354,6 +357,9 @@ impl RingWriter {
         }
         let own = self.shared.own().clone();
         let fetched = self.recycler.fetch(&own, class);
+        if fetched.is_err() {
+            self.recycle_all();
+        }
         match self.recycler.take(class) {
             Some(chunk) => Ok(chunk),
             None => Err(fetched.err().unwrap_or(ShmError::ArenaFull { bytes: 0 })),
@@ -365,19 +371,19 @@ impl RingWriter {
         self.recycler.put_back(loan.sized);
     }
 
-    fn recycle_step(&mut self) {
+    fn recycle_step(&mut self, look: LookAt) {
         self.recycler.begin();
         self.refresh();
-        self.recycler.step(&self.shared, &self.places, self.seen);
+        self.recycler.step(&self.shared, &self.places, self.seen, look);
     }
 
     fn recycle_all(&mut self) {
         self.recycler.begin();
-        // Seats may come while we look; then the next send goes on.
-        let mut steps = 2 * self.places.len() + 4;
-        while self.recycler.begun() && steps > 0 {
-            self.recycle_step();
-            steps -= 1;
+        // Seats may come while we look: then once more, and after that the next send goes on.
+        for _ in 0..2 {
+            if self.recycler.begun() {
+                self.recycle_step(LookAt::All);
+            }
         }
     }
 

@@ -133,7 +133,7 @@ impl RowShared {
 
     fn fill(&self, options: &RowOptions, holds_at: u64, holds: u64) {
         let entry = &self.entry;
-        let zero = [&entry.first, &entry.cursor, &entry.lag_high, &entry.held, &entry.seat];
+        let zero = [&entry.first, &entry.cursor, &entry.lag_high, &entry.held, &entry.seat, &entry.woken];
         for word in zero.into_iter().chain(&entry.dropped) {
             word.store(0, Ordering::Relaxed);
         }

@@ -30,7 +30,7 @@ use crate::view::Mapped;
 pub const HOLDS_MAX: u64 = 4096;
 /// Most hold words of all rows of one process at one ring: looking at them takes a publisher some 100 us, once for
 /// each batch of retired chunks. A thousand subscriptions to one topic in one process have 16 000.
-pub const PROCESS_HOLDS_MAX: u64 = 1 << 18;
+pub const PROCESS_HOLDS_MAX: u64 = 1 << 16;
 
 /// An entry of a table, and which use of it is meant.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]

@@ -21,8 +21,9 @@ use crate::view::futex_half;
 
 /// A missed wake costs at most this: the subscriber looks at `waiting` without a fence while it is busy.
 const WAIT_SLICE_NS: u64 = 1_000_000;
-/// Looks before the first sleep: a subscriber at work frees room within a microsecond or two.
-const SPINS: u32 = 200;
+/// Looks before the first sleep, each after a longer pause than the last. Looking takes the cursor's cache line from
+/// the subscriber: looked at all the time, it would cost the subscriber a transfer for every message.
+const SPINS: u32 = 12;
 
 /// What must give way.
 #[derive(Clone, Copy)]
@@ -31,6 +32,16 @@ enum Needed {
     SlotFor(u64),
     /// This message, for its bytes.
     Message(u64),
+}
+
+impl Needed {
+    /// The message that must give way in a ring of so many slots.
+    fn sequence(self, slots: u64) -> u64 {
+        match self {
+            Self::SlotFor(sequence) => sequence.saturating_sub(slots),
+            Self::Message(oldest) => oldest,
+        }
+    }
 }
 
 /// What a look at the seats found.
@@ -74,18 +85,15 @@ impl RingWriter {
         loop {
             fence(Ordering::SeqCst); // R2: pairs with the fence in `row::attached`
             self.refresh();
-            let survey = self.survey();
+            let survey = self.survey(what.sequence(self.stage.mask + 1));
             self.gate = survey.gate;
             let lag = (self.head + 1).saturating_sub(survey.slowest);
             let slots = self.stage.mask + 1;
             if lag > slots / 2 {
                 self.grow(lag);
             }
-            let needed = match what {
-                // Asked again each time: growing has moved the slot.
-                Needed::SlotFor(sequence) => sequence.saturating_sub(self.stage.mask + 1),
-                Needed::Message(oldest) => oldest,
-            };
+            // Asked again: growing has moved the slot.
+            let needed = what.sequence(self.stage.mask + 1);
             if needed < self.gate {
                 self.waited(started);
                 return Ok(());
@@ -98,15 +106,15 @@ impl RingWriter {
             self.settle(needed, now, patience, started)?;
             if spins < SPINS {
                 spins += 1;
-                crate::sync::spin_hint();
+                pause(spins);
             } else {
                 self.sleep(needed, now, patience);
             }
         }
     }
 
-    /// Waits until every row that gates has passed the last message; at most until `deadline`. Returns who has not.
-    /// Rows that are stalled, evicted or dead are not waited for.
+    /// Waits until every row that gates has passed the last message; at most until `deadline` or until this process
+    /// leaves the bus. Returns who has not. Rows that are stalled, evicted or dead are not waited for.
     pub fn flush(&mut self, deadline: clock::Deadline) -> Vec<RowName> {
         let mut spins = 0;
         loop {
@@ -117,12 +125,12 @@ impl RingWriter {
                 .iter()
                 .filter_map(|seat| self.name_if_blocking(seat, needed.saturating_sub(1)))
                 .collect();
-            if who.is_empty() || deadline.expired() {
+            if who.is_empty() || deadline.expired() || self.shared.own().closed() {
                 return who;
             }
             if spins < SPINS {
                 spins += 1;
-                crate::sync::spin_hint();
+                pause(spins);
             } else {
                 self.sleep(needed - 1, clock::monotonic_ns(), Patience::Until(deadline));
             }
@@ -137,7 +145,16 @@ impl RingWriter {
         self.blocked.fill(0);
     }
 
-    fn survey(&mut self) -> Survey {
+    /// Whether a stalled row gates again. Half a ring: a row that had caught up just after the last look may be that
+    /// far behind at this one. Where bytes are short before slots are, half of the messages that take them.
+    fn caught_up(&self, cursor: u64) -> bool {
+        let scarce = self.chunk_bytes > self.options.bytes_max / 2;
+        let middle = self.chunks.get(self.chunks.len() / 2).filter(|_| scarce);
+        cursor + self.stage.mask.div_ceil(2) >= self.head
+            && middle.is_none_or(|(middle, _)| cursor >= *middle)
+    }
+
+    fn survey(&mut self, needed: u64) -> Survey {
         let head = self.head;
         let mut survey = Survey { gate: u64::MAX, slowest: u64::MAX };
         let slots = self.stage.mask + 1;
@@ -155,8 +172,8 @@ impl RingWriter {
             }
             match self.shared.marked(seat) {
                 state::EVICTED | state::FREE => continue,
-                // Half a ring: a row that had caught up just after the last look may be that far behind at this one.
-                state::STALLED if cursor + slots / 2 < head => continue,
+                // What is needed now decides as well, or the row would be stalled and waited for in turns.
+                state::STALLED if cursor < needed || !self.caught_up(cursor) => continue,
                 state::STALLED => self.shared.mark(seat, state::ACTIVE),
                 _ => {}
             }
@@ -226,6 +243,9 @@ impl RingWriter {
         if blocked == 0 {
             return Ok(());
         }
+        if self.shared.own().closed() {
+            return Err(Refusal::Closed);
+        }
         let expired = match patience {
             Patience::None => true,
             Patience::Until(deadline) => deadline.expired(),
@@ -272,11 +292,13 @@ impl RingWriter {
     fn sleep(&self, needed: u64, now: u64, patience: Patience) {
         let Some(at) = self.places.iter().position(|seat| self.blocks(seat, needed)) else { return };
         let seat = &self.places[at];
+        // Woken at the first message we would fill one slot and sleep again: an eighth of the ring is worth a wake.
+        let target = (needed + (self.stage.mask + 1) / 8).min(self.head);
+        let woken = futex_half(&seat.row.woken);
+        let seen = woken.load(Ordering::Acquire); // pairs with Release in `take::wake_publisher`
         let waiting = &self.shared.entry().waiting.word;
-        waiting.store(1, Ordering::Relaxed);
-        fence(Ordering::SeqCst); // pairs with the fence in `row::passed`
-        let half = futex_half(&seat.row.cursor);
-        let seen = seat.row.cursor.load(Ordering::Relaxed) as u32;
+        waiting.store(waiting_word(target), Ordering::Relaxed);
+        fence(Ordering::SeqCst); // pairs with the fence in `take::wake_publisher`
         let life = seat.peer.life_word();
         let life_seen = life.load(Ordering::Relaxed);
         let still =
@@ -292,8 +314,19 @@ impl RingWriter {
             };
             let slice = own.min(caller).min(WAIT_SLICE_NS);
             let timeout = std::time::Duration::from_nanos(slice);
-            let _ = futex::wait_any(&[(half, seen), (life, life_seen)], Some(timeout));
+            let _ = futex::wait_any(&[(woken, seen), (life, life_seen)], Some(timeout));
         }
         waiting.store(0, Ordering::Relaxed);
+    }
+}
+
+/// What `waiting` says: the low half of the sequence that the publisher wants passed, made odd, so that it is not zero.
+fn waiting_word(target: u64) -> u32 {
+    target as u32 | 1
+}
+
+fn pause(looks: u32) {
+    for _ in 0..1_u32 << looks.min(8) {
+        crate::sync::spin_hint();
     }
 }

@@ -193,15 +193,22 @@ impl RowReader {
         self.next = sequence.wrapping_add(1);
         self.empties = 0;
         self.row.entry.cursor.store(sequence, Ordering::Release); // pairs with Acquire in `seat::progress`
-        if self.row.ring.waiting.word.load(Ordering::Relaxed) != 0 {
-            self.wake_publisher();
+        let wanted = self.row.ring.waiting.word.load(Ordering::Relaxed);
+        if wanted != 0 {
+            self.wake_publisher(wanted, sequence);
         }
     }
 
+    /// Wakes the publisher, if it waits for no more than `sequence`.
     #[cold]
-    fn wake_publisher(&self) {
+    fn wake_publisher(&self, wanted: u32, sequence: u64) {
+        // The word was made odd: it may be one more than what is wanted.
+        if (sequence as u32).wrapping_add(1).wrapping_sub(wanted) > u32::MAX / 2 {
+            return;
+        }
         fence(Ordering::SeqCst); // pairs with the fence in `room::sleep`
-        futex::wake_all(futex_half(&self.row.entry.cursor));
+        self.row.entry.woken.fetch_add(1, Ordering::Release); // pairs with Acquire in `room::sleep`
+        futex::wake_all(futex_half(&self.row.entry.woken));
     }
 
     fn lose(&mut self, count: u64, cause: Cause) -> Taken {
