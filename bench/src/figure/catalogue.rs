@@ -96,7 +96,9 @@ impl Maker<'_> {
         Figure {
             method: "As P1. iceoryx2 receives by busy polling and loans its next sample after it has sent one, \
                      as its own benchmark does",
-            cells: ["line", "busway", "iceoryx2"].map(|side| self.cell(side, "oneway", 300_000)).to_vec(),
+            cells: ["line", "ring", "busway", "iceoryx2"]
+                .map(|side| self.cell(side, "oneway", 300_000))
+                .to_vec(),
             claims: vec![
                 claim(
                     "busway / iceoryx2",
@@ -199,6 +201,8 @@ impl Maker<'_> {
                 row(8, Bar::None),
                 row(256, Bar::None),
             ],
+            // 256 subscribers of the rival need most of a minute to meet.
+            rounds_max: 5,
             ..plain("P4", "Publish cost at 64 subscribers, against iceoryx2")
         }
     }

@@ -161,6 +161,8 @@ pub struct RingEntry {
     pub history: AtomicU64,
     /// Sequence of the last message, valid once the state is closed.
     pub closed_at: AtomicU64,
+    /// Messages in a thousand seconds, as its process measured it over the last second or so.
+    pub rate_milli: AtomicU64,
     /// While the publisher waits for a row: the low half of the sequence it wants passed, made odd; else 0.
     pub waiting: CacheLine,
     /// `send`s that had to wait.

@@ -14,8 +14,11 @@ pub(crate) const UNSAFE: &[(&str, &str)] = &[
     ("crates/shm/src/life.rs", "the robust list, which only the kernel reads"),
     ("crates/shm/src/fork.rs", "pthread_atfork"),
     ("crates/shm/src/sys/memfd/tests.rs", "tries what the kernel must refuse"),
+    ("crates/shm/tests/descriptors.rs", "maps as a hostile peer would, past every check of ours"),
+    ("crates/shm/tests/format.rs", "reads private fields at the offsets that FORMAT.md gives"),
     ("crates/shm/src/life/tests.rs", "forks, to be killed"),
     ("crates/shm/src/fork/tests.rs", "forks"),
+    ("crates/busway/tests/fork.rs", "forks"),
     ("bench/src/stage.rs", "maps the stage that the processes of a measurement share"),
     ("bench/src/bus/count.rs", "an allocator that counts"),
 ];

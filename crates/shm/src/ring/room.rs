@@ -215,10 +215,7 @@ impl RingWriter {
         for at in 0..self.places.len() {
             let seat = &self.places[at];
             if !self.blocks(seat, needed) {
-                // At the first look only: rows that take turns in blocking must not set each other's time back.
-                if now == started {
-                    self.blocked[at] = 0;
-                }
+                self.blocked[at] = 0;
                 continue;
             }
             if seat.policy == Policy::Evict {
@@ -233,7 +230,8 @@ impl RingWriter {
                 self.blocked[at] = now;
             }
             let waited = now.saturating_sub(self.blocked[at]);
-            // Twice: rows that are seated or begin to block while we wait cannot draw it out for ever.
+            // Twice: rows that are seated while we wait, or take turns in blocking, cannot draw it out for ever. Who is
+            // stalled here gates again only when it has passed `needed`, and a cursor that goes back is not believed.
             let cap = self.options.max_wait_ns;
             if (waited >= cap || now.saturating_sub(started) >= cap.saturating_mul(2)) && !failing {
                 self.stall(at, waited);

@@ -27,6 +27,8 @@ use crate::view::{Mapped, futex_half};
 const LOOKS_MAX: u32 = 64;
 /// How often an empty look also asks whether the publisher is still there.
 const EMPTIES_A_CHECK: u32 = 64;
+/// How far ahead slots are brought in: a transfer between processors takes as long as handling about that many.
+const PREFETCH: u64 = 8;
 /// A head further ahead than this was not written by an honest publisher.
 const AHEAD_MAX: u64 = 1 << 39;
 
@@ -139,6 +141,11 @@ impl RowReader {
             match slot.look(self.next) {
                 Look::Inline(message) => {
                     let sequence = self.next;
+                    if self.empties == 0 {
+                        // Messages were waiting: those that follow are brought in while this one is handled. Where we
+                        // wait for each message, its slot is here already, and more would be taken from the publisher.
+                        stage.slots[(sequence.wrapping_add(PREFETCH) & stage.mask) as usize].prefetch();
+                    }
                     self.passed(sequence);
                     return Taken::Message(Message { sequence, body: Body::Inline(message) });
                 }
