@@ -59,12 +59,45 @@ pub(crate) struct Subscription {
 #[derive(Debug, Default)]
 struct Known {
     rows: BTreeMap<(ProcessId, EntryKey), Weak<RowShared>>,
+    begun: BTreeMap<ProcessId, Begun>,
     /// At so many rows those that are gone are looked for: at twice those that were there the last time, so that a
     /// subscription of ten thousand publishers does not look at all of them for each.
     clean_at: usize,
 }
 
+/// The rings of a process that the subscription has begun to read. A take-over tells of all of them again, also of those
+/// that were read to their end or that evicted us: they must not be read twice.
+#[derive(Debug, Default)]
+struct Begun {
+    /// By its index the generation of the ring; an index is only used again when everybody has left the former ring.
+    rings: BTreeMap<u32, u32>,
+    gone_ns: Option<u64>,
+}
+
+/// So long after a process has gone a message about it may still be under way.
+const BEGUN_KEPT_NS: u64 = 60_000_000_000;
+
 impl Known {
+    fn begin(&mut self, row: &RowShared, now_ns: u64) {
+        let ring = row.ring_key();
+        let begun = self.begun.entry(row.peer().process()).or_default();
+        begun.rings.insert(ring.index, ring.generation);
+        if row.peer().life().is_gone() {
+            begun.gone_ns.get_or_insert(now_ns);
+        }
+    }
+
+    fn has_begun(&self, process: ProcessId, ring: EntryKey) -> bool {
+        self.begun.get(&process).is_some_and(|begun| begun.rings.get(&ring.index) == Some(&ring.generation))
+    }
+
+    fn gone(&mut self, process: ProcessId, now_ns: u64) {
+        if let Some(begun) = self.begun.get_mut(&process) {
+            begun.gone_ns.get_or_insert(now_ns);
+        }
+        self.begun.retain(|_, begun| begun.gone_ns.is_none_or(|gone| now_ns < gone + BEGUN_KEPT_NS));
+    }
+
     fn insert(&mut self, key: (ProcessId, EntryKey), row: &Arc<RowShared>) {
         if self.rows.len() >= self.clean_at {
             self.rows.retain(|_, row| row.strong_count() > 0);
@@ -96,6 +129,19 @@ impl Subscription {
         self.version.fetch_add(1, Ordering::Release); // pairs with Acquire in `version`
     }
 
+    /// Lets a row whose publisher is gone begin without a seat.
+    fn start_without_seat(&self, row: &RowShared) {
+        if !row.is_attached() && !row.is_refused() && row.peer().life().is_gone() {
+            self.begin(row);
+            row.start_without_seat();
+        }
+    }
+
+    /// Notes that `row` has begun to read. Only the control thread lets rows begin.
+    fn begin(&self, row: &RowShared) {
+        lock(&self.known).begin(row, clock::monotonic_ns());
+    }
+
     fn rows(&self) -> Vec<Arc<RowShared>> {
         lock(&self.known).rows.values().filter_map(Weak::upgrade).collect()
     }
@@ -114,8 +160,8 @@ pub(crate) struct PortTable {
     own: Arc<OwnArena>,
     rings: Mutex<BTreeMap<u32, Arc<RingShared>>>,
     subscriptions: Mutex<BTreeMap<PortId, Arc<Subscription>>>,
-    /// Rows that wait for the answer of their publisher, by their index, with the line of their subscription.
-    waiting: Mutex<BTreeMap<u32, (Weak<RowShared>, usize)>>,
+    /// Rows that wait for the answer of their publisher, by their index, with their subscription.
+    waiting: Mutex<BTreeMap<u32, (Weak<RowShared>, Weak<Subscription>)>>,
     domain: Mutex<Option<Arc<Domain>>>,
     domain_version: AtomicU64,
     unfinished: Mutex<Vec<usize>>,
@@ -282,6 +328,7 @@ impl Ports for PortTable {
         let row = match known.rows.get(&key).and_then(Weak::upgrade) {
             Some(row) if row.is_attached() || row.is_refused() => return None,
             Some(row) => row,
+            None if known.has_begun(added.peer.process(), ring) => return None,
             None => {
                 let made =
                     RowShared::create(&self.own, added.peer, ring, &subscription.options, &self.budget);
@@ -293,7 +340,8 @@ impl Ports for PortTable {
                     }
                 };
                 known.insert(key, &row);
-                lock(&self.waiting).insert(row.key().index, (Arc::downgrade(&row), subscription.line));
+                lock(&self.waiting)
+                    .insert(row.key().index, (Arc::downgrade(&row), Arc::downgrade(&subscription)));
                 let arrival = Arrival { row: row.clone(), topic: added.topic.clone(), publisher: added.port };
                 subscription.arrive(arrival);
                 row
@@ -315,7 +363,7 @@ impl Ports for PortTable {
     fn attached(&self, publisher: ProcessId, ring: RingKey, row: RowKey, seat: Result<SeatIndex, String>) {
         let (ring, row) = (entry_of(ring), row_entry(row));
         let mut waiting = lock(&self.waiting);
-        let Some((found, line)) = waiting.get(&row.index).cloned() else { return };
+        let Some((found, subscription)) = waiting.get(&row.index).cloned() else { return };
         let Some(found) = found.upgrade().filter(|found| found.key() == row) else { return };
         if found.peer().process() != publisher || found.ring_key() != ring {
             return;
@@ -325,9 +373,15 @@ impl Ports for PortTable {
         if let Err(reason) = &seat {
             tracing::debug!(target: "busway::ports", "a publisher refused a seat: {reason}");
         }
+        let subscription = subscription.upgrade();
+        if let (Some(subscription), Ok(_)) = (&subscription, &seat) {
+            subscription.begin(&found);
+        }
         found.attached(seat.map(|seat| seat.0).map_err(|_| ()));
         self.change();
-        self.ring_bell(line);
+        if let Some(subscription) = subscription {
+            self.ring_bell(subscription.line);
+        }
     }
 
     fn gone(&self, process: ProcessId) {
@@ -344,10 +398,11 @@ impl Ports for PortTable {
             let mut concerned = false;
             for row in subscription.rows() {
                 if row.peer().process() == process {
-                    row.start_without_seat();
+                    subscription.start_without_seat(&row);
                     concerned = true;
                 }
             }
+            lock(&subscription.known).gone(process, clock::monotonic_ns());
             if concerned {
                 self.ring_bell(subscription.line);
             }
@@ -377,9 +432,11 @@ impl Ports for PortTable {
         drop(rings);
         self.own.reap_rows();
         let subscriptions: Vec<Arc<Subscription>> = lock(&self.subscriptions).values().cloned().collect();
-        for row in subscriptions.iter().flat_map(|subscription| subscription.rows()) {
-            row.look(now_ns);
-            row.start_without_seat();
+        for subscription in subscriptions {
+            for row in subscription.rows() {
+                row.look(now_ns);
+                subscription.start_without_seat(&row);
+            }
         }
     }
 }
