@@ -17,7 +17,7 @@ use busway_shm::layout::{
 };
 use busway_shm::life::Life;
 use busway_shm::row::{RowAccount, policy_from_word};
-use busway_shm::seat::{EntryKey, Progress, RingShared};
+use busway_shm::seat::{EntryKey, RingShared};
 use busway_shm::slot::SLOT_BYTES;
 use busway_shm::sync::{AtomicU64, Ordering};
 use busway_wire::limits::{BEAT_MS, HUNG_AFTER_MS};
@@ -56,29 +56,25 @@ pub(crate) fn add_row(account: &mut Account, row: &RowAccount) {
 
 /// The ledger of a ring of ours: the rows that are there and those that are gone.
 pub(crate) fn account_of(ring: &RingShared) -> Account {
-    let seats = ring.seats();
+    let ledgers = ring.ledgers();
     let mut account = Account::default();
-    for seat in &seats {
-        let head = ring.head();
-        let Progress::Passed(cursor) = seat.progress(head) else { continue };
-        add_row(&mut account, &row_account(&seat.row, seat.from, cursor, head));
+    for row in &ledgers.present {
+        add_row(&mut account, row);
     }
-    let past = ring.past_dropped();
-    let lost = past.iter().fold(0_u64, |sum, lost| sum.saturating_add(*lost));
-    let delivered = load(&ring.entry().past_delivered);
-    account.subscribers += load(&ring.entry().past_rows);
-    account.expected = account.expected.saturating_add(delivered).saturating_add(lost);
-    account.delivered = account.delivered.saturating_add(delivered);
-    add_dropped(&mut account.dropped, &past);
-    account.sent = ring.head();
+    let lost = ledgers.past_dropped.iter().fold(0_u64, |sum, lost| sum.saturating_add(*lost));
+    account.subscribers += ledgers.past_rows;
+    account.expected = account.expected.saturating_add(ledgers.past_delivered).saturating_add(lost);
+    account.delivered = account.delivered.saturating_add(ledgers.past_delivered);
+    add_dropped(&mut account.dropped, &ledgers.past_dropped);
+    account.sent = ledgers.head;
     account
 }
 
+/// The ledger of a row of somebody else's ring, as its seat and its own words tell it.
 fn row_account(row: &RowEntry, from: u64, cursor: u64, head: u64) -> RowAccount {
     let starting = unkey(row.key.load(Ordering::Acquire)).1 == state::STARTING;
     let first = if starting { from } else { load(&row.first).clamp(from, cursor.max(from)) };
-    let passed = cursor.saturating_sub(first);
-    let mut left = passed;
+    let mut left = cursor.saturating_sub(first);
     let dropped = std::array::from_fn(|cause| {
         let lost = load(&row.dropped[cause]).min(left);
         left -= lost;
@@ -119,7 +115,10 @@ pub(crate) fn inspect(members: &[Arc<PeerArena>], domain: Option<&Domain>) -> In
     let mut topics: BTreeMap<String, TopicView> = BTreeMap::new();
     for ring in &rings {
         let topic = topics.entry(ring.topic.clone()).or_insert_with(|| new_topic(&ring.topic));
-        topic.publishers.push(publisher_view(ring));
+        // One that has left is no publisher, though what it sent may not have been read yet.
+        if unkey(ring.entry.key.load(Ordering::Acquire)).1 == state::ACTIVE {
+            topic.publishers.push(publisher_view(ring, now_ns));
+        }
         topic.closed &= subscribers_of(ring, members, now_ns, &mut topic.subscribers);
     }
     inspection.topics = topics.into_values().collect();
@@ -154,13 +153,16 @@ fn rings_of(peer: &Arc<PeerArena>) -> Vec<FoundRing<'_>> {
     (0..used).filter_map(found).collect()
 }
 
-fn publisher_view(ring: &FoundRing<'_>) -> PublisherView {
+fn publisher_view(ring: &FoundRing<'_>, now_ns: u64) -> PublisherView {
+    // What a process that does not beat has measured was true once.
+    let beats = now_ns.saturating_sub(ring.peer.last_beat_ns()) < HUNG_AFTER_MS * 1_000_000;
+    let rate_milli = if beats { load(&ring.entry.rate_milli) } else { 0 };
     PublisherView {
         name: ring.peer.name(),
         pid: ring.peer.pid(),
         port: PortId(load(&ring.entry.port)).to_string(),
         sent: ring.head,
-        rate: 0.0,
+        rate: rate_milli as f64 / 1000.0,
     }
 }
 

@@ -14,6 +14,7 @@ mod directory;
 mod error;
 mod inspect;
 mod inspection;
+mod log;
 mod outcome;
 mod ports;
 mod publisher;
@@ -39,3 +40,12 @@ pub use sample::{PublisherInfo, Sample};
 pub use stream::SampleStream;
 pub use subscriber::{Subscriber, SubscriberBuilder};
 pub use typed::{TypedLoan, TypedPublisher};
+
+/// The code blocks of the documents run as tests.
+#[cfg(doctest)]
+mod documents {
+    #[doc = include_str!("../../../README.md")]
+    struct Readme;
+    #[doc = include_str!("../../../docs/guide.md")]
+    struct Guide;
+}

@@ -22,6 +22,7 @@ use crate::bus::{Bus, Core};
 use crate::control::PublisherRecord;
 use crate::error::{Code, Error, memory};
 use crate::inspection::Account;
+use crate::log::Line;
 use crate::outcome::{Behind, SendError, Sent, Who};
 use crate::ports::{line_of, ring_key};
 use crate::typed::TypedPublisher;
@@ -175,7 +176,6 @@ fn past(ring: &busway_shm::seat::RingShared) -> usize {
 /// A publisher of one topic.
 #[derive(Debug)]
 pub struct Publisher {
-    core: Arc<Core>,
     writer: RingWriter,
     topic: Topic,
     port: PortId,
@@ -184,6 +184,8 @@ pub struct Publisher {
     domain_version: u64,
     clock: Clock,
     bytes_sent: u64,
+    // Last: the ring is closed before the bus may be.
+    core: Arc<Core>,
 }
 
 impl Publisher {
@@ -298,7 +300,10 @@ impl Publisher {
         sent: Result<busway_shm::ring::Sent, SendError>,
         payload_bytes: usize,
     ) -> Result<Sent, SendError> {
-        let sent = sent?;
+        let sent = match sent {
+            Ok(sent) if sent.stalled | sent.evicted == 0 => sent,
+            other => self.report(other)?,
+        };
         self.bytes_sent += payload_bytes as u64;
         if self.domain_version != self.core.ports.domain_version() {
             self.renew_domain();
@@ -314,6 +319,38 @@ impl Publisher {
             stalled: sent.stalled,
             evicted: sent.evicted,
         })
+    }
+
+    /// Says in the log who held a message up: at most a line a second, whatever is tried meanwhile.
+    #[cold]
+    fn report(
+        &self,
+        sent: Result<busway_shm::ring::Sent, SendError>,
+    ) -> Result<busway_shm::ring::Sent, SendError> {
+        let topic = &self.topic;
+        match &sent {
+            Ok(sent) => {
+                let (stalled, evicted) = (sent.stalled, sent.evicted);
+                if stalled > 0 {
+                    self.core.ports.warn(Line::Stalled, || {
+                        format!(
+                            "topic {topic}: {stalled} subscribers were waited for too long; see busway info"
+                        )
+                    });
+                }
+                if evicted > 0 {
+                    self.core.ports.warn(Line::Evicted, || {
+                        format!("topic {topic}: {evicted} slow subscribers were evicted, as they asked for")
+                    });
+                }
+            }
+            Err(error @ (SendError::Full(_) | SendError::Timeout(_))) => {
+                let line = || format!("topic {topic}: {}", error.to_string().escape_debug());
+                self.core.ports.warn(Line::Full, line);
+            }
+            Err(_) => {}
+        }
+        sent
     }
 
     #[cold]
@@ -388,6 +425,8 @@ impl Publisher {
     /// The ledger: what became of every message, for every subscriber there ever was.
     #[must_use]
     pub fn account(&self) -> Account {
+        // Rows that closed and processes that died since the control thread looked are settled now.
+        self.writer.shared().reap(None);
         crate::inspect::account_of(self.writer.shared())
     }
 

@@ -113,8 +113,9 @@ impl Crew {
         let sandbox = Sandbox::new("tour")?;
         let mut subscribers = Vec::new();
         for number in 1..=args.subscribers {
-            let role = Role::TourSubscriber(SubscriberJob {});
-            let job = Job { name: format!("tour-subscriber-{number}"), core: None, role };
+            let name = format!("tour-subscriber-{number}");
+            let role = Role::TourSubscriber(SubscriberJob { name: name.clone() });
+            let job = Job { name, core: None, role };
             subscribers.push(Worker::start(&job, &sandbox)?);
         }
         for subscriber in &mut subscribers {

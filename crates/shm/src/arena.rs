@@ -15,11 +15,11 @@ use busway_wire::ProcessId;
 
 use crate::domain::Domain;
 use crate::error::ShmError;
-use crate::heap::{Heap, Table};
+use crate::heap::{CHUNK_BYTES_MAX, Heap, Table};
 use crate::layout::{
-    ARENA_BYTES_MIN, ArenaHeader, EXTENTS_AT, EXTENTS_MAX, ExtentEntry, HEADS_AT, LAYOUT_VERSION, MAGIC,
-    NAME_BYTES, PAGE, RINGS_AT, RINGS_MAX, ROWS_AT, ROWS_MAX, RingEntry, RowEntry, SEATS_AT, SEATS_MAX,
-    SeatEntry, layout_hash, state, unkey,
+    ARENA_BYTES_MAX, ARENA_BYTES_MIN, ArenaHeader, EXTENTS_AT, EXTENTS_MAX, ExtentEntry, HEADS_AT,
+    LAYOUT_VERSION, MAGIC, NAME_BYTES, PAGE, RINGS_AT, RINGS_MAX, ROWS_AT, ROWS_MAX, RingEntry, RowEntry,
+    SEATS_AT, SEATS_MAX, SeatEntry, layout_hash, state, unkey,
 };
 use crate::life::{self, Life};
 use crate::seat::EntryKey;
@@ -119,7 +119,9 @@ impl Tables {
         let count = entry.count.load(Ordering::Relaxed);
         let bytes = entry.chunk_bytes.load(Ordering::Relaxed);
         let first = entry.offset.load(Ordering::Relaxed);
-        if chunk.index() >= count || bytes < 64 {
+        // Every honest chunk begins and ends on a cache line, and typed samples rely on it.
+        let aligned = bytes.is_multiple_of(64) && first.is_multiple_of(64);
+        if chunk.index() >= count || !aligned || bytes == 0 || bytes > CHUNK_BYTES_MAX {
             return None;
         }
         let bulk = entry.bulk.load(Ordering::Relaxed) == 1;
@@ -147,11 +149,13 @@ impl Tables {
         &self.extents
     }
 
-    /// The owner's name.
+    /// The owner's name. What would move a terminal's cursor or colour a log is replaced.
     pub fn name(&self) -> String {
         let header = self.header();
         let len = (header.name_bytes.load(Ordering::Relaxed) as usize).min(NAME_BYTES);
-        text(&header.name, len)
+        let shown =
+            |character: char| if character.is_control() { char::REPLACEMENT_CHARACTER } else { character };
+        text(&header.name, len).chars().map(shown).collect()
     }
 
     /// The topic's name that ring `index` carries; `None` where what stands there is not a name.
@@ -208,6 +212,10 @@ pub struct OwnArena {
     forks: u64,
 }
 
+/// Closed rows that wait for their publishers at most: half the table, so that publishers which never take note
+/// cannot use up the rows that others need.
+const CLOSING_MAX: usize = ROWS_MAX as usize / 2;
+
 /// A row that is closed, whose publisher has not yet taken note.
 #[derive(Debug)]
 struct ClosingRow {
@@ -223,7 +231,7 @@ impl OwnArena {
     /// What the kernel or the process's limits refuse: descriptors, address space, file size, memory.
     pub fn create(options: &ArenaOptions) -> Result<Arc<Self>, ShmError> {
         let barrier = sys::barrier::register();
-        let bytes = sys::identity::clamp_size(options.bytes_max, ARENA_BYTES_MIN)?;
+        let bytes = sys::identity::clamp_size(options.bytes_max.min(ARENA_BYTES_MAX), ARENA_BYTES_MIN)?;
         let arena_fd = memfd::create_arena("busway-arena", bytes)?;
         let bulk_fd = memfd::create_arena("busway-bulk", bytes)?;
         let arena = Mapping::map_rw(arena_fd.as_fd(), bytes)?;
@@ -380,6 +388,11 @@ impl OwnArena {
             }
             !(dead || noted)
         });
+        // Only the exactness of their publishers' accounts is lost: the generation tells the next use apart.
+        let surplus = closing.len().saturating_sub(CLOSING_MAX);
+        for closed in closing.drain(..surplus) {
+            self.give_entry(Table::Row, closed.row.index);
+        }
     }
 
     /// Rows that are closed and not yet free.
@@ -446,6 +459,7 @@ impl PeerArena {
     ///
     /// # Errors
     /// Which of seals, kind of file, size, magic, layout and incarnation was wrong; or what the kernel refused.
+    /// Nothing stays mapped then.
     pub fn map(
         arena: OwnedFd,
         bulk: OwnedFd,
@@ -455,9 +469,12 @@ impl PeerArena {
         let arena_file = arena;
         let arena_bytes = memfd::check_seals(arena_file.as_fd(), SealKind::Arena)?;
         let bulk_bytes = memfd::check_seals(bulk.as_fd(), SealKind::Bulk)?;
-        if arena_bytes < ARENA_BYTES_MIN {
-            return Err(ShmError::WrongSize { found: arena_bytes, least: ARENA_BYTES_MIN, most: u64::MAX });
+        for (found, least) in [(arena_bytes, ARENA_BYTES_MIN), (bulk_bytes, PAGE)] {
+            if found < least || found > ARENA_BYTES_MAX {
+                return Err(ShmError::WrongSize { found, least, most: ARENA_BYTES_MAX });
+            }
         }
+        sys::event::check(event.as_fd())?;
         let arena = Region::new(Mapping::map_ro(arena_file.as_fd(), arena_bytes)?);
         let header: Mapped<ArenaHeader> = arena.get(0)?;
         // pairs with Release in `fill_header`

@@ -6,6 +6,8 @@
 //! Invariant: a hold word is written by the one sample that took it: chunk, then zero. A word is taken again only
 //! after its zero was stored.
 
+use busway_wire::limits::{HOLD_BYTES_MAX, HOLDS_MAX};
+
 use crate::slot::ChunkRef;
 use crate::sync::{AtomicU64, Ordering};
 use crate::view::Mapped;
@@ -21,9 +23,10 @@ pub struct HoldBudget {
 }
 
 impl HoldBudget {
-    /// A budget of `count_max` samples and `bytes_max` bytes of chunks.
+    /// A budget of `count_max` samples and `bytes_max` bytes of chunks; no more than publishers respect (`recycle`).
     pub fn new(count_max: u64, bytes_max: u64) -> Self {
         let zero = || AtomicU64::new(0);
+        let (count_max, bytes_max) = (count_max.min(u64::from(HOLDS_MAX)), bytes_max.min(HOLD_BYTES_MAX));
         Self { count: zero(), bytes: zero(), high: zero(), count_max, bytes_max }
     }
 

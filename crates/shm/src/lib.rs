@@ -12,6 +12,13 @@
 //! | `fork` | `pthread_atfork`, `dup2` in the child | the handler touches atomics and makes async-signal-safe calls only |
 //! | `domain` | promises that its structures may be shared | they consist of atomics only |
 
+#[cfg(not(all(
+    target_os = "linux",
+    target_endian = "little",
+    any(target_arch = "x86_64", target_arch = "aarch64")
+)))]
+compile_error!("busway runs on Linux 5.10 or newer, on x86-64 and aarch64");
+
 #[cfg(not(loom))]
 pub mod arena;
 pub mod bell;

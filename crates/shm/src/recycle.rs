@@ -7,7 +7,10 @@
 //! Invariant (loom: `a_held_chunk_is_never_recycled`): a slot is overwritten, then its chunk is retired, then the
 //! fence, then the scan. A subscriber stores its hold, fences, and looks at the slot again. Whichever fence comes
 //! second sees what the other side stored before its own, so either the scan sees the hold or the subscriber sees
-//! that the slot has changed.
+//! that the slot has changed. A process is believed to hold what an honest one may hold, and no more.
+
+use busway_wire::ProcessId;
+use busway_wire::limits::{HOLD_BYTES_MAX, HOLD_COPY_BYTES_MAX, HOLDS_MAX};
 
 use crate::arena::OwnArena;
 use crate::seat::{RingShared, Seat};
@@ -18,13 +21,25 @@ use crate::sync::{Ordering, fence};
 const BATCH: usize = 256;
 /// ... or when the retired chunks are this many bytes: a fence and a scan are small beside copying a megabyte.
 const BATCH_BYTES: u64 = 1 << 20;
-/// Seats looked at in one publish.
+/// Seats looked at in one publish, and their hold words: what an honest pair of rows has.
 const SEATS_A_STEP: usize = 2;
+const WORDS_A_STEP: usize = 64;
+/// A loan that finds its store empty looks at all seats when this many chunks were retired since the last batch.
+const LOOK_AFTER: usize = 32;
 /// Chunks of one size that a publisher keeps for itself before it gives some back.
 const STORE_MAX: usize = 512;
 /// Chunks fetched at a time, in count and in bytes.
 const FETCH: usize = 16;
 const FETCH_BYTES: u64 = 256 << 10;
+
+/// How much of the seats a step looks at.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum LookAt {
+    /// As much as one publish can bear.
+    Few,
+    /// All that is left.
+    All,
+}
 
 /// A chunk and its size.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -46,10 +61,23 @@ pub(crate) struct Recycler {
     stores: Vec<Store>,
     retired: Vec<Sized>,
     retired_bytes: u64,
+    /// Of the retired ones: those that the last batch found held.
+    kept: usize,
+    kept_bytes: u64,
     batch: Vec<Sized>,
     held: Vec<bool>,
+    shares: Vec<Share>,
     next_seat: usize,
+    next_word: usize,
     version: u64,
+}
+
+/// What one process has been found to hold of the batch.
+#[derive(Debug)]
+struct Share {
+    process: ProcessId,
+    count: usize,
+    bytes: u64,
 }
 
 /// What a publisher leaves behind: chunks that rows may still read, and those that nobody can.
@@ -64,7 +92,7 @@ impl Remains {
         self.chunks.sort_by_key(|sized| sized.class);
         for run in self.chunks.chunk_by(|a, b| a.class == b.class) {
             let mut chunks: Vec<ChunkRef> = run.iter().map(|sized| sized.chunk).collect();
-            own.give_chunks(run[0].class, &mut chunks);
+            own.give_left_chunks(run[0].class, &mut chunks);
         }
     }
 }
@@ -106,28 +134,50 @@ impl Recycler {
     /// Whether a step has anything to do.
     #[inline]
     pub(crate) fn busy(&self) -> bool {
-        !self.batch.is_empty() || self.retired.len() >= BATCH || self.retired_bytes >= BATCH_BYTES
+        !self.batch.is_empty() || self.fresh() >= BATCH || self.fresh_bytes() >= BATCH_BYTES
     }
 
-    /// Looks at the next two seats, or begins a batch. `seats` is the publisher's copy, at `version`.
-    pub(crate) fn step(&mut self, shared: &RingShared, seats: &[Seat], version: u64) {
+    /// Whether so much was retired since the last batch that looking at all seats may well be worth it.
+    pub(crate) fn worth_a_look(&self) -> bool {
+        !self.batch.is_empty() || self.fresh() >= LOOK_AFTER || self.fresh_bytes() >= BATCH_BYTES
+    }
+
+    fn fresh(&self) -> usize {
+        self.retired.len() - self.kept
+    }
+
+    fn fresh_bytes(&self) -> u64 {
+        self.retired_bytes - self.kept_bytes
+    }
+
+    /// Looks at the next seats, or begins a batch. `seats` is the publisher's copy, at `version`.
+    pub(crate) fn step(&mut self, shared: &RingShared, seats: &[Seat], version: u64, look: LookAt) {
         if self.batch.is_empty() {
             self.begin();
         }
         // The list must be the one that was current after the fence: the caller refreshed it.
         if version != self.version {
             self.version = version;
-            self.next_seat = 0;
+            self.restart();
         }
-        let end = (self.next_seat + SEATS_A_STEP).min(seats.len());
-        for seat in &seats[self.next_seat..end] {
-            self.look(seat);
+        let (mut seats_left, mut words_left) = match look {
+            LookAt::Few => (SEATS_A_STEP, WORDS_A_STEP),
+            LookAt::All => (usize::MAX, usize::MAX),
+        };
+        while let Some(seat) = seats.get(self.next_seat).filter(|_| seats_left > 0 && words_left > 0) {
+            let end = self.next_word.saturating_add(words_left).min(seat.holds.len());
+            self.look(seat, self.next_word..end, seats.len());
+            words_left -= end - self.next_word;
+            self.next_word = end;
+            if end == seat.holds.len() {
+                (self.next_seat, self.next_word) = (self.next_seat + 1, 0);
+                seats_left -= 1;
+            }
         }
-        self.next_seat = end;
-        if let Some(next) = seats.get(end) {
+        if let Some(next) = seats.get(self.next_seat) {
             let _ = next.row.key.load(Ordering::Relaxed); // brings the line in before it is needed
         }
-        if end == seats.len() && version == shared.version() {
+        if self.next_seat >= seats.len() && version == shared.version() {
             self.finish(shared.own());
         }
     }
@@ -136,18 +186,18 @@ impl Recycler {
     pub(crate) fn begin(&mut self) {
         if self.batch.is_empty() && !self.retired.is_empty() {
             std::mem::swap(&mut self.batch, &mut self.retired);
-            self.retired_bytes = 0;
+            (self.retired_bytes, self.kept, self.kept_bytes) = (0, 0, 0);
             self.batch.sort_unstable();
-            self.held.clear();
-            self.held.resize(self.batch.len(), false);
-            self.next_seat = 0;
+            self.restart();
             fence(Ordering::SeqCst); // pairs with the fence in `row::hold`
         }
     }
 
-    /// Whether a batch waits to be looked at, or could be begun.
-    pub(crate) fn pending(&self) -> bool {
-        !self.batch.is_empty() || !self.retired.is_empty()
+    fn restart(&mut self) {
+        self.held.clear();
+        self.held.resize(self.batch.len(), false);
+        self.shares.clear();
+        (self.next_seat, self.next_word) = (0, 0);
     }
 
     /// Whether a batch has been begun.
@@ -155,20 +205,40 @@ impl Recycler {
         !self.batch.is_empty()
     }
 
-    fn look(&mut self, seat: &Seat) {
+    fn look(&mut self, seat: &Seat, words: std::ops::Range<usize>, seats: usize) {
         if seat.dead() {
             return;
         }
-        for word in seat.holds.iter() {
+        for word in &seat.holds[words] {
             let word = word.load(Ordering::Acquire); // pairs with Release in `row`
             if word == 0 {
                 continue;
             }
             let Some(chunk) = ChunkRef::from_hold_word(word) else { continue };
-            if let Ok(at) = self.batch.binary_search_by_key(&chunk, |sized| sized.chunk) {
-                self.held[at] = true;
+            let Ok(at) = self.batch.binary_search_by_key(&chunk, |sized| sized.chunk) else { continue };
+            if !self.held[at] {
+                self.held[at] = self.charge(seat.peer.process(), self.batch[at].class, seats);
             }
         }
+    }
+
+    /// Whether a process may hold one chunk more. An honest one holds no more than its `HoldBudget`, and one chunk
+    /// for each row that is taking at this moment. Twice that is respected, because a scan is not one moment. What a
+    /// process claims beyond is freed: its own reads may then be garbage, and our memory stays bounded.
+    fn charge(&mut self, process: ProcessId, bytes: u64, seats: usize) -> bool {
+        let at = self.shares.iter().position(|share| share.process == process).unwrap_or_else(|| {
+            self.shares.push(Share { process, count: 0, bytes: 0 });
+            self.shares.len() - 1
+        });
+        let share = &mut self.shares[at];
+        let bytes_max = 2 * HOLD_BYTES_MAX + seats as u64 * HOLD_COPY_BYTES_MAX as u64;
+        // The bytes before this one: a single sample may be larger than the budget.
+        if share.count >= 2 * HOLDS_MAX as usize + seats || share.bytes > bytes_max {
+            return false;
+        }
+        share.count += 1;
+        share.bytes += bytes;
+        true
     }
 
     fn finish(&mut self, own: &OwnArena) {
@@ -176,6 +246,8 @@ impl Recycler {
         let held = std::mem::take(&mut self.held);
         for (sized, held) in batch.drain(..).zip(&held) {
             if *held {
+                self.kept += 1;
+                self.kept_bytes += sized.class;
                 self.retire(sized);
             } else {
                 self.free(own, sized);
@@ -184,7 +256,6 @@ impl Recycler {
         // Both keep their memory for the next batch: nothing is allocated in the steady state.
         self.batch = batch;
         self.held = held;
-        self.next_seat = 0;
     }
 
     fn free(&mut self, own: &OwnArena, sized: Sized) {

@@ -22,7 +22,7 @@ use crate::clock::{self, Deadline};
 use crate::error::ShmError;
 use crate::heap::{CHUNK_BYTES_MAX, Table, class_bytes};
 use crate::layout::{PAGE, RINGS_AT, RingEntry, key, state, unkey};
-use crate::recycle::{Recycler, Sized};
+use crate::recycle::{LookAt, Recycler, Sized};
 use crate::seat::{EntryKey, RingShared, Seat};
 use crate::slot::{ChunkRef, InlineMeta, Slot};
 use crate::sync::Ordering;
@@ -254,7 +254,7 @@ impl RingWriter {
         self.chunk_bytes += sized.class;
         let sent = self.published(sequence);
         if self.recycler.busy() {
-            self.recycle_step();
+            self.recycle_step(LookAt::Few);
         }
         Ok(sent)
     }
@@ -348,7 +348,8 @@ impl RingWriter {
     }
 
     fn find_chunk(&mut self, class: u64) -> Result<ChunkRef, ShmError> {
-        if self.recycler.pending() {
+        // Not at every loan: what rows hold for long would be looked at each time in vain.
+        if self.recycler.worth_a_look() {
             self.recycle_all();
             if let Some(chunk) = self.recycler.take(class) {
                 return Ok(chunk);
@@ -356,6 +357,9 @@ impl RingWriter {
         }
         let own = self.shared.own().clone();
         let fetched = self.recycler.fetch(&own, class);
+        if fetched.is_err() {
+            self.recycle_all();
+        }
         match self.recycler.take(class) {
             Some(chunk) => Ok(chunk),
             None => Err(fetched.err().unwrap_or(ShmError::ArenaFull { bytes: 0 })),
@@ -367,19 +371,19 @@ impl RingWriter {
         self.recycler.put_back(loan.sized);
     }
 
-    fn recycle_step(&mut self) {
+    fn recycle_step(&mut self, look: LookAt) {
         self.recycler.begin();
         self.refresh();
-        self.recycler.step(&self.shared, &self.places, self.seen);
+        self.recycler.step(&self.shared, &self.places, self.seen, look);
     }
 
     fn recycle_all(&mut self) {
         self.recycler.begin();
-        // Seats may come while we look; then the next send goes on.
-        let mut steps = 2 * self.places.len() + 4;
-        while self.recycler.begun() && steps > 0 {
-            self.recycle_step();
-            steps -= 1;
+        // Seats may come while we look: then once more, and after that the next send goes on.
+        for _ in 0..2 {
+            if self.recycler.begun() {
+                self.recycle_step(LookAt::All);
+            }
         }
     }
 
@@ -393,19 +397,22 @@ impl RingWriter {
             .map(|(seat, since)| (seat.row_key, seat.index, *since))
             .collect();
         self.places = self.shared.seats();
+        // Seats leave the list and join it at its end: one walk over both, however many a process has asked for.
+        let mut old = old.into_iter();
         let since = |seat: &Seat| {
-            let known = old.iter().find(|(row, index, _)| *row == seat.row_key && *index == seat.index);
-            known.map_or(0, |(_, _, since)| *since)
+            let known = old.find(|(row, index, _)| *row == seat.row_key && *index == seat.index);
+            known.map_or(0, |(_, _, since)| since)
         };
         self.blocked = self.places.iter().map(since).collect();
         self.seen = version;
     }
 
-    /// Chunks in the ring, free in our stores, and retired: with the held ones among the retired and those of the
-    /// heap they are the whole pool.
+    /// Chunks in the ring, free in our stores, and retired (held ones are among these), and those of the process. Over
+    /// all publishers of a process: `free + left` and the sum of `in_ring + stored + retired` are `pool`, but for loans.
     pub fn census(&self) -> Census {
         let (stored, retired) = self.recycler.census();
-        Census { in_ring: self.chunks.len() as u64, stored, retired }
+        let (pool, free, left) = self.shared.own().chunks();
+        Census { in_ring: self.chunks.len() as u64, stored, retired, pool, free, left }
     }
 
     /// How far the slowest row is behind, and whether every row has passed the last message.
@@ -434,6 +441,12 @@ pub struct Census {
     pub stored: u64,
     /// Out of the ring, not yet known to be free.
     pub retired: u64,
+    /// Chunks of the process, wherever they are.
+    pub pool: u64,
+    /// Free for every publisher of the process.
+    pub free: u64,
+    /// Left behind by publishers that are gone, for rows that still read them.
+    pub left: u64,
 }
 
 impl Drop for RingWriter {
@@ -474,7 +487,7 @@ fn new_stage(
 
 fn fill_entry(entry: &RingEntry, topic: &Topic, port: PortId, options: &RingOptions, ring: EntryKey) {
     let counters = [&entry.waits, &entry.refused, &entry.evicted, &entry.past_delivered, &entry.past_rows];
-    let more = [&entry.sent_bytes, &entry.lag_high, &entry.seated, &entry.closed_at];
+    let more = [&entry.sent_bytes, &entry.lag_high, &entry.seated, &entry.closed_at, &entry.rate_milli];
     for counter in counters.into_iter().chain(more).chain(&entry.past_dropped) {
         counter.store(0, Ordering::Relaxed);
     }

@@ -18,11 +18,13 @@ use busway_wire::Policy;
 use busway_wire::PortId;
 
 use crate::arena::{OwnArena, PeerArena};
+use crate::clock;
 use crate::error::ShmError;
 use crate::heap::Table;
 use crate::hold::{HoldBudget, HoldWords};
 use crate::layout::{
-    CAUSES, HEADS_AT, RINGS_AT, RINGS_MAX, ROW_HOLDS, ROWS_AT, RingEntry, RowEntry, key, state, unkey,
+    CAUSES, HEADS_AT, RINGS_AT, RINGS_MAX, ROW_HOLDS, ROWS_AT, RingEntry, RowEntry, SEQUENCE_MAX, key, state,
+    unkey,
 };
 use crate::life::Life;
 use crate::seat::EntryKey;
@@ -131,10 +133,12 @@ impl RowShared {
 
     fn fill(&self, options: &RowOptions, holds_at: u64, holds: u64) {
         let entry = &self.entry;
-        let zero = [&entry.first, &entry.cursor, &entry.lag_high, &entry.held, &entry.seat, &entry.looked_ns];
+        let zero = [&entry.first, &entry.cursor, &entry.lag_high, &entry.held, &entry.seat, &entry.woken];
         for word in zero.into_iter().chain(&entry.dropped) {
             word.store(0, Ordering::Relaxed);
         }
+        // Nothing can have waited for it for longer than it exists.
+        entry.looked_ns.store(clock::monotonic_ns(), Ordering::Relaxed);
         entry.publisher.store(self.peer.process().0, Ordering::Relaxed);
         entry.ring.store(self.ring_key.word(), Ordering::Relaxed);
         entry.port.store(options.port.0, Ordering::Relaxed);
@@ -172,9 +176,9 @@ impl RowShared {
         &self.ring
     }
 
-    /// The publisher's head.
+    /// The publisher's head; at most [`SEQUENCE_MAX`], whatever it wrote there.
     pub fn head(&self) -> u64 {
-        self.head.load(Ordering::Acquire) // pairs with Release in `ring::published`
+        self.head.load(Ordering::Acquire).min(SEQUENCE_MAX) // pairs with Release in `ring::published`
     }
 
     /// Called by the control thread: the publisher gave us seat `index`, or refused.
@@ -188,7 +192,8 @@ impl RowShared {
         };
         let from = self.peer.tables().seat(index).map_or(0, |entry| entry.from.load(Ordering::Relaxed));
         self.entry.seat.store(u64::from(index) + 1, Ordering::Relaxed);
-        self.start(from);
+        // An honest one gives a place at or before its head.
+        self.start(from.min(self.head()));
     }
 
     /// Called by the control thread while there is no seat: a publisher that is dead overwrites nothing, so that its

@@ -18,15 +18,19 @@ use busway_wire::ProcessId;
 use crate::arena::{OwnArena, PeerArena};
 use crate::error::ShmError;
 use crate::heap::Table;
-use crate::layout::{CAUSES, PAGE, ROWS_AT, RingEntry, RowEntry, SeatEntry, key, state, unkey};
+use crate::layout::{CAUSES, PAGE, ROW_HOLDS, ROWS_AT, RingEntry, RowEntry, SeatEntry, key, state, unkey};
 use crate::life::Life;
 use crate::recycle::Remains;
+use crate::row::RowAccount;
 use crate::slot::Slot;
 use crate::sync::{AtomicU64, Ordering};
 use crate::view::Mapped;
 
 /// Most hold words of a row that a publisher looks at; more are refused at the seat.
 pub const HOLDS_MAX: u64 = 4096;
+/// Most hold words of all rows of one process at one ring: looking at them takes a publisher some 100 us, once for
+/// each batch of retired chunks. A thousand subscriptions to one topic in one process have 16 000.
+pub const PROCESS_HOLDS_MAX: u64 = 1 << 16;
 
 /// An entry of a table, and which use of it is meant.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -68,6 +72,8 @@ pub struct Seat {
     pub gates: bool,
     /// Head when the seat was given: the row's account begins behind it.
     pub from: u64,
+    /// The furthest that the row has said to be: a cursor that goes back is not believed.
+    passed: Arc<AtomicU64>,
 }
 
 /// How far a row is.
@@ -80,7 +86,8 @@ pub enum Progress {
 }
 
 impl Seat {
-    /// How far the row is, clamped to `head`.
+    /// How far the row is, clamped to `head`. It never goes back, so that two rows which take turns cannot make a
+    /// publisher wait again and again for what each of them has passed.
     pub fn progress(&self, head: u64) -> Progress {
         let (generation, at) = unkey(self.row.key.load(Ordering::Acquire)); // pairs with Release in `row`
         if generation != self.row_key.generation || at == state::CLOSED || at == state::FREE {
@@ -90,7 +97,38 @@ impl Seat {
             return Progress::Passed(self.from);
         }
         let cursor = self.row.cursor.load(Ordering::Acquire); // pairs with Release in `row`
-        Progress::Passed(cursor.clamp(self.from, head.max(self.from)))
+        let known = self.passed.load(Ordering::Relaxed);
+        if cursor > known {
+            self.passed.store(cursor, Ordering::Relaxed);
+        }
+        Progress::Passed(cursor.max(known).clamp(self.from, head.max(self.from)))
+    }
+
+    /// What became of the messages since the row's account began. It closes by itself: what was delivered is what the
+    /// cursor passed, less what was counted as lost. What a closed row had not passed is lost with it.
+    pub fn ledger(&self, head: u64) -> RowAccount {
+        let row = &self.row;
+        let (generation, at) = unkey(row.key.load(Ordering::Acquire)); // pairs with Release in `row`
+        if generation != self.row_key.generation || at == state::FREE {
+            return RowAccount::default();
+        }
+        let head = head.max(self.from);
+        if at == state::STARTING {
+            return RowAccount { in_flight: head - self.from, ..RowAccount::default() };
+        }
+        let cursor = row.cursor.load(Ordering::Acquire).clamp(self.from, head);
+        let first = row.first.load(Ordering::Relaxed).clamp(self.from, cursor);
+        let mut delivered = cursor - first;
+        let mut dropped: [u64; CAUSES] = std::array::from_fn(|cause| {
+            let lost = row.dropped[cause].load(Ordering::Relaxed).min(delivered);
+            delivered -= lost;
+            lost
+        });
+        let mut in_flight = head - cursor;
+        if at == state::CLOSED {
+            dropped[Cause::SubscriberLeft as usize] += std::mem::take(&mut in_flight);
+        }
+        RowAccount { delivered, dropped, in_flight, held: row.held.load(Ordering::Relaxed) }
     }
 
     /// Whether the row's process takes part in the bus: only then may the row gate.
@@ -125,6 +163,21 @@ pub struct Reaped {
     pub left: u32,
     /// Rows whose process died.
     pub died: u32,
+}
+
+/// What became of a ring's messages, row by row.
+#[derive(Clone, Debug)]
+pub struct Ledgers {
+    /// Sequence of the last message.
+    pub head: u64,
+    /// Rows that have a seat.
+    pub present: Vec<RowAccount>,
+    /// Rows that are gone.
+    pub past_rows: u64,
+    /// Delivered to them.
+    pub past_delivered: u64,
+    /// Lost by them, by cause.
+    pub past_dropped: [u64; CAUSES],
 }
 
 impl RingShared {
@@ -204,11 +257,20 @@ impl RingShared {
         if holds > HOLDS_MAX {
             return Err(ShmError::Refused { what: "more hold words than a row may have" });
         }
+        let known = seats.iter().filter(|seat| seat.peer.process() == peer.process());
+        // A row without hold words costs a look as well: it counts as the sixteen that fit into its entry.
+        let words = known.fold(holds, |sum, seat| sum + (seat.holds.len() as u64).max(ROW_HOLDS as u64));
+        if words > PROCESS_HOLDS_MAX {
+            return Err(ShmError::Refused {
+                what: "more rows and hold words than a process may have at one ring",
+            });
+        }
         let holds = peer.tables().arena().slice(row.holds_at.load(Ordering::Relaxed), holds)?;
         let from = self.start_of(&row);
         let index = self.own.take_entry(Table::Seat)?;
         let gates = self.gating && policy.gates();
-        let seat = Seat { peer: peer.clone(), row_key, row, holds, index, policy, gates, from };
+        let passed = Arc::new(AtomicU64::new(from));
+        let seat = Seat { peer: peer.clone(), row_key, row, holds, index, policy, gates, from, passed };
         self.fill_entry(&seat);
         seats.push(seat);
         self.entry.seated.store(seats.len() as u64, Ordering::Relaxed);
@@ -315,25 +377,14 @@ impl RingShared {
 
     /// Adds a row that is gone to the ring's past, so that the account stays closed.
     fn fold(&self, seat: &Seat, died: bool) {
-        let row = &seat.row;
-        let (generation, at) = unkey(row.key.load(Ordering::Acquire));
-        if generation == seat.row_key.generation && at != state::STARTING && at != state::FREE {
-            let head = self.head();
-            let first = row.first.load(Ordering::Relaxed).clamp(seat.from, head.max(seat.from));
-            let cursor = row.cursor.load(Ordering::Acquire).clamp(first, head.max(first));
-            let mut passed = cursor - first;
-            for (sum, dropped) in self.entry.past_dropped.iter().zip(&row.dropped) {
-                let lost = dropped.load(Ordering::Relaxed).min(passed);
-                passed -= lost;
-                sum.fetch_add(lost, Ordering::Relaxed);
-            }
-            self.entry.past_delivered.fetch_add(passed, Ordering::Relaxed);
-            let cause = if died { Cause::SubscriberDied } else { Cause::SubscriberLeft };
-            if let Some(sum) = self.entry.past_dropped.get(cause as usize) {
-                sum.fetch_add(head.saturating_sub(cursor), Ordering::Relaxed);
-            }
-            self.entry.past_rows.fetch_add(1, Ordering::Relaxed);
+        let mut ledger = seat.ledger(self.head());
+        let unread = if died { Cause::SubscriberDied } else { Cause::SubscriberLeft };
+        ledger.dropped[unread as usize] += std::mem::take(&mut ledger.in_flight);
+        self.entry.past_delivered.fetch_add(ledger.delivered, Ordering::Relaxed);
+        for (sum, lost) in self.entry.past_dropped.iter().zip(ledger.dropped) {
+            sum.fetch_add(lost, Ordering::Relaxed);
         }
+        self.entry.past_rows.fetch_add(1, Ordering::Relaxed);
         if let Some(entry) = self.entry_of(seat) {
             let (generation, _) = unkey(entry.key.load(Ordering::Relaxed));
             entry.key.store(key(generation, state::FREE), Ordering::Release);
@@ -341,8 +392,22 @@ impl RingShared {
         }
     }
 
+    /// The ledgers of all rows that there ever were: those that are there, and the sums of those that are gone.
+    pub fn ledgers(&self) -> Ledgers {
+        let seats = self.lock();
+        let head = self.head();
+        Ledgers {
+            head,
+            present: seats.iter().map(|seat| seat.ledger(head)).collect(),
+            past_rows: self.entry.past_rows.load(Ordering::Relaxed),
+            past_delivered: self.entry.past_delivered.load(Ordering::Relaxed),
+            past_dropped: std::array::from_fn(|cause| self.entry.past_dropped[cause].load(Ordering::Relaxed)),
+        }
+    }
+
     /// The publisher is gone: what it leaves is kept until the last row has passed it.
     pub(crate) fn leave(&self, remains: Remains) {
+        self.own.leave_chunks(remains.chunks.len());
         *self.remains.lock().unwrap_or_else(PoisonError::into_inner) = Some(remains);
         self.entry.closed_at.store(self.head(), Ordering::Relaxed);
         // pairs with Acquire in `row`
@@ -367,10 +432,5 @@ impl RingShared {
             self.own.give_pages(at & !63, bytes);
         }
         self.own.give_entry(Table::Ring, self.key.index);
-    }
-
-    /// Lost by rows that are gone, by cause.
-    pub fn past_dropped(&self) -> [u64; CAUSES] {
-        std::array::from_fn(|cause| self.entry.past_dropped[cause].load(Ordering::Relaxed))
     }
 }

@@ -6,7 +6,7 @@
 //!
 //! Does not decide anything: who waits, how long and for whom is known to the callers.
 //!
-//! Invariant: no other module of this crate but `life` and `fork` makes a system call.
+//! Invariant: in this crate only `clock`, `life`, `fork` and `domain::budget` ask the kernel past here.
 
 pub mod barrier;
 #[cfg(not(loom))]

@@ -34,8 +34,7 @@ fn explore(model: impl Fn() + Send + Sync + 'static) -> usize {
         *counter.lock().expect("no execution panics while it counts") += 1;
         model();
     });
-    let count = *executions.lock().expect("no execution panics while it counts");
-    count
+    *executions.lock().expect("no execution panics while it counts")
 }
 
 /// Explores `model`, which must hold.
@@ -45,11 +44,23 @@ fn holds(name: &str, model: impl Fn() + Send + Sync + 'static) {
     assert!(executions >= EXECUTIONS_MIN, "{name}: {executions} executions are too few to show anything");
 }
 
-/// Explores `model`, which has a seeded bug that loom must find.
-fn is_found(name: &str, model: impl Fn() + Send + Sync + 'static) {
-    // In a thread of its own: loom's state is the thread's, and a failed exploration leaves it behind.
-    let result = std::thread::spawn(move || catch_unwind(AssertUnwindSafe(|| explore(model)))).join();
-    let found = !matches!(result, Ok(Ok(_)));
+/// Explores `model`, which has a seeded bug that loom must find: somebody sleeps for ever.
+fn deadlock_is_found(name: &str, model: impl Fn() + Send + Sync + 'static) {
+    let panic = failure_of(model).unwrap_or_default();
+    let found = panic.contains("deadlock");
     println!("evidence: seeded_bug={name} found={found}");
-    assert!(found, "loom explored {name} and found nothing wrong with it");
+    assert!(found, "loom explored {name} and did not find its bug, but: {panic:?}");
+}
+
+/// Explores `model` and returns what it panicked with, if it did.
+fn failure_of(model: impl Fn() + Send + Sync + 'static) -> Option<String> {
+    // In a thread of its own: loom's state is the thread's, and a failed exploration leaves it behind.
+    let explored = std::thread::spawn(move || catch_unwind(AssertUnwindSafe(|| explore(model)))).join();
+    match explored {
+        Ok(Ok(_)) => None,
+        Ok(Err(panic)) | Err(panic) => {
+            let text = panic.downcast_ref::<String>().cloned();
+            text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()))
+        }
+    }
 }

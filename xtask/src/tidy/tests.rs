@@ -86,7 +86,12 @@ fn a_lock_on_the_data_path_is_found() {
             [format!("{path}:2: `Mutex` on the data path")]
         );
     }
-    for path in ["crates/shm/src/ring/tests.rs", "crates/shm/src/arena.rs", "crates/busway/src/ring.rs"] {
+    for path in [
+        "crates/shm/src/ring/tests.rs",
+        "crates/shm/src/bell/model.rs",
+        "crates/shm/src/arena.rs",
+        "crates/busway/src/ring.rs",
+    ] {
         assert!(found(files::no_lock_on_the_data_path, &[(path, text)]).is_empty(), "{path}");
     }
 }

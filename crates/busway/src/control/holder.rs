@@ -9,11 +9,12 @@
 //! Invariant: every member of the rendezvous but the holder itself has exactly one connection here, and its arena
 //! has been checked and mapped.
 
-use super::base::{Base, Beside, Interest, Line, Token};
+use super::base::{Base, Beside, Interest, Token};
 use super::channel::{Channel, ChannelError, Enclosed, Received, seqpacket};
 use super::lock::Note;
 use super::rendezvous::{Identity, Input, Leaving, MemberId, Output, Pulled, Rendezvous};
 use crate::error::{Code, Error, memory, system};
+use crate::log::Line;
 use busway_shm::domain::Domain;
 use busway_shm::fork::PrivateFd;
 use busway_shm::life::Life;
@@ -358,7 +359,8 @@ impl Holder {
         let message = Message::Refused { code: code.number(), reason: Message::reason(reason) };
         let _ = connection.channel.send(&message, Enclosed::Nothing);
         let pid = connection.pid;
-        base.log.warn(Line::Refusal, now_ns, || format!("refused a connection of pid {pid}: {reason}"));
+        let kind = if code == Code::LayoutDiffers { Line::Mismatch } else { Line::Refusal };
+        base.log.warn(kind, now_ns, || format!("refused a connection of pid {pid}: {reason}"));
         self.remove(base, id, None)
     }
 

@@ -36,9 +36,11 @@ pub(crate) struct PublisherJob {
     pub(super) subscribers: u32,
 }
 
-/// What a subscriber must know: nothing yet.
+/// What a subscriber must know: the name that its report bears.
 #[derive(Debug, Serialize, Deserialize)]
-pub(crate) struct SubscriberJob {}
+pub(crate) struct SubscriberJob {
+    pub(super) name: String,
+}
 
 /// The publisher's report.
 #[derive(Debug, Serialize, Deserialize)]
@@ -132,13 +134,13 @@ pub(crate) fn publish(bus: &Bus, job: &PublisherJob) -> Result<(), Failure> {
     Ok(())
 }
 
-pub(crate) fn subscribe(bus: &Bus, _job: &SubscriberJob) -> Result<(), Failure> {
+pub(crate) fn subscribe(bus: &Bus, job: &SubscriberJob) -> Result<(), Failure> {
     let records = Records::unpack()?;
     let count = records.count();
     let mut subscriber = bus.subscriber(TOPIC).policy(Policy::Block).open()?;
     say(&Word::Ready)?;
     let mut report = Received {
-        name: bus.name().to_string(),
+        name: job.name.clone(),
         received: 0,
         lost: 0,
         passes: 0,

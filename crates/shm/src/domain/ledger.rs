@@ -112,6 +112,15 @@ mod tests {
     }
 
     #[test]
+    fn more_released_than_reserved_does_not_refuse_for_ever() {
+        let word = AtomicU64::new(0);
+        let ledger = Ledger::new(&word, 100);
+        ledger.release(5);
+        assert_eq!(ledger.reserved(), 0, "below zero reads as zero");
+        ledger.reserve(100).expect("nothing is reserved, so the whole budget is free");
+    }
+
+    #[test]
     fn any_value_of_the_word_is_survived_and_repaired() {
         let mut random = fastrand::Rng::with_seed(2);
         let values = [0, 1, 99, 100, 101, 1 << 62, (1 << 63) - 1, 1 << 63, u64::MAX - 50, u64::MAX];

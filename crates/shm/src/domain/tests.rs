@@ -11,7 +11,7 @@ use crate::bell::Slept;
 use crate::clock::{Deadline, monotonic_ns};
 
 const PART: &str = "BUSWAY_TEST_DOMAIN";
-const ROUNDS: u64 = 20_000;
+const ROUNDS: u64 = 5_000;
 
 fn dup(domain: &Domain) -> OwnedFd {
     domain.fd().try_clone_to_owned().unwrap()

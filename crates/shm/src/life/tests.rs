@@ -4,8 +4,6 @@
 //! life::tests::child_process`, its part in a variable and the shared segment as its standard input.
 //! Without the variable `child_process` does nothing.
 
-use std::fs::File;
-use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
 use std::process::{Child, Command, Stdio};
 use std::thread;
@@ -19,7 +17,7 @@ const PART: &str = "BUSWAY_TEST_LIFE";
 const SIZE: u64 = 4096;
 const KILLS: usize = 200;
 
-/// The life word, and beside it one that the test raises to let the child go on.
+/// The life word, and beside it one that a side raises to let the other go on.
 struct Segment {
     mapping: Mapping,
     fd: OwnedFd,
@@ -48,14 +46,21 @@ impl Segment {
         self.mapping.word_u32(64).unwrap()
     }
 
+    /// The process id of the child that a part has forked off.
+    fn orphan(&self) -> &AtomicU32 {
+        self.mapping.word_u32(128).unwrap()
+    }
+
     fn open_gate(&self) {
         self.gate().store(1, Ordering::Release);
         futex::wake_all(self.gate());
     }
 
     fn wait_for_gate(&self) {
+        let deadline = Deadline::after(LOST);
         while self.gate().load(Ordering::Acquire) == 0 {
-            futex::wait(self.gate(), 0, None);
+            assert!(!deadline.expired(), "the other side has failed");
+            futex::wait(self.gate(), 0, deadline.remaining());
         }
     }
 
@@ -95,9 +100,15 @@ impl Drop for Process {
     }
 }
 
-fn soon() -> Deadline {
-    // Only a lost wake-up takes this long.
-    Deadline::after(Duration::from_secs(60))
+/// Only a lost wake-up takes this long; a death found when it is over was found by the timer.
+const LOST: Duration = Duration::from_secs(30);
+
+/// How the owner of `word` ended; fails where a timer and no wake-up told.
+fn end_of(word: &AtomicU32) -> Life {
+    let deadline = Deadline::after(LOST);
+    let life = wait_dead(word, deadline);
+    assert!(!deadline.expired(), "no wake-up told of the end, it now reads {life:?}");
+    life
 }
 
 #[test]
@@ -129,13 +140,15 @@ fn child_process() {
         }
         "fork" => {
             // SAFETY: the child makes one async-signal-safe call, for ever.
-            if unsafe { libc::fork() } == 0 {
+            let orphan = unsafe { libc::fork() };
+            if orphan == 0 {
                 loop {
                     // SAFETY: waits for a signal.
                     unsafe { libc::pause() };
                 }
             }
-            segment.wait_for_gate();
+            segment.orphan().store(orphan.cast_unsigned(), Ordering::Release);
+            segment.open_gate();
             loop {
                 thread::park();
             }
@@ -172,8 +185,7 @@ fn killed_process_is_seen_dead_by_futex_and_not_by_timer() {
         assert_eq!(read(peer.life()), Life::Alive);
         thread::scope(|scope| {
             let waiter = scope.spawn(|| {
-                // For ever: no timer can end this wait.
-                let life = wait_dead(peer.life(), Deadline::never());
+                let life = end_of(peer.life());
                 (life, monotonic_ns())
             });
             let killed_ns = monotonic_ns();
@@ -200,8 +212,7 @@ fn every_waiter_is_woken_though_the_kernel_wakes_one() {
     let segment = Segment::new();
     let mut process = segment.spawn("stay");
     thread::scope(|scope| {
-        let waiters: Vec<_> =
-            (0..8).map(|_| scope.spawn(|| wait_dead(segment.life(), Deadline::never()))).collect();
+        let waiters: Vec<_> = (0..8).map(|_| scope.spawn(|| end_of(segment.life()))).collect();
         process.kill();
         for waiter in waiters {
             assert_eq!(waiter.join().unwrap(), Life::Dead);
@@ -214,7 +225,7 @@ fn clean_end_is_closed_and_stays_closed_after_the_process() {
     let segment = Segment::new();
     let mut process = segment.spawn("close");
     segment.open_gate();
-    assert_eq!(wait_dead(segment.life(), soon()), Life::Closed);
+    assert_eq!(end_of(segment.life()), Life::Closed);
     process.0.wait().unwrap();
     assert_eq!(
         read(segment.life()),
@@ -228,7 +239,7 @@ fn process_that_ends_without_closing_is_dead() {
     for part in ["exit", "exec"] {
         let segment = Segment::new();
         let _process = segment.spawn(part);
-        assert_eq!(wait_dead(segment.life(), soon()), Life::Dead, "{part}");
+        assert_eq!(end_of(segment.life()), Life::Dead, "{part}");
     }
 }
 
@@ -236,29 +247,13 @@ fn process_that_ends_without_closing_is_dead() {
 fn forked_child_does_not_keep_its_parent_alive() {
     let segment = Segment::new();
     let mut process = segment.spawn("fork");
-    segment.open_gate();
+    segment.wait_for_gate();
     process.kill();
-    assert_eq!(wait_dead(segment.life(), soon()), Life::Dead, "the child of fork is not the owner");
-    // The child of fork lives until it is found by its environment and killed.
-    let pid = process.0.id();
-    let mut found = 0;
-    for entry in std::fs::read_dir("/proc").unwrap().flatten() {
-        let environ = entry.path().join("environ");
-        let Ok(environ) = File::open(environ).and_then(|mut file| {
-            let mut bytes = Vec::new();
-            file.read_to_end(&mut bytes).map(|_| bytes)
-        }) else {
-            continue;
-        };
-        let other = entry.file_name().to_string_lossy().parse::<i32>().ok();
-        let marked = environ.split(|byte| *byte == 0).any(|variable| variable == b"BUSWAY_TEST_LIFE=fork");
-        if let Some(other) = other.filter(|other| marked && other.unsigned_abs() != pid) {
-            let other = rustix::process::Pid::from_raw(other).unwrap();
-            rustix::process::kill_process(other, rustix::process::Signal::KILL).unwrap();
-            found += 1;
-        }
-    }
-    assert!(found >= 1, "the child of fork should still have been alive");
+    assert_eq!(end_of(segment.life()), Life::Dead, "the child of fork is not the owner");
+    let orphan = segment.orphan().load(Ordering::Acquire).cast_signed();
+    let orphan = rustix::process::Pid::from_raw(orphan).unwrap();
+    rustix::process::kill_process(orphan, rustix::process::Signal::KILL)
+        .expect("the child of fork was alive when its parent was seen dead");
 }
 
 #[test]
@@ -268,7 +263,7 @@ fn lock_that_a_forked_child_drops_stays_the_parents() {
     segment.wait_for_gate();
     assert_eq!(read(segment.life()), Life::Alive, "the parent still lives");
     process.kill();
-    assert_eq!(wait_dead(segment.life(), soon()), Life::Dead);
+    assert_eq!(end_of(segment.life()), Life::Dead);
 }
 
 #[test]
@@ -281,7 +276,7 @@ fn thread_that_ends_without_its_lock_is_dead_while_the_process_lives() {
     .join()
     .unwrap();
     // Joining returns when the C library has cleaned up, which is before the kernel has.
-    assert_eq!(wait_dead(segment.life(), soon()), Life::Dead);
+    assert_eq!(end_of(segment.life()), Life::Dead);
 }
 
 #[test]

@@ -5,8 +5,8 @@
 //! each no longer than the ring's `max_wait`, after which it is stalled and gates no more until it has caught up.
 //! A row whose process has died gates no more from the moment its life word says so.
 //!
-//! Invariant: no row can make a publisher wait longer than `max_wait` in one piece, whatever it writes or fails to
-//! write: the wait is bounded by our own clock.
+//! Invariant: no row can make a publisher wait longer than `max_wait` in one piece, and all rows together no longer
+//! than twice that, whatever they write or fail to write: the wait is bounded by our own clock.
 
 use busway_wire::Policy;
 
@@ -21,8 +21,9 @@ use crate::view::futex_half;
 
 /// A missed wake costs at most this: the subscriber looks at `waiting` without a fence while it is busy.
 const WAIT_SLICE_NS: u64 = 1_000_000;
-/// Looks before the first sleep: a subscriber at work frees room within a microsecond or two.
-const SPINS: u32 = 200;
+/// Looks before the first sleep, each after a longer pause than the last. Looking takes the cursor's cache line from
+/// the subscriber: looked at all the time, it would cost the subscriber a transfer for every message.
+const SPINS: u32 = 12;
 
 /// What must give way.
 #[derive(Clone, Copy)]
@@ -31,6 +32,16 @@ enum Needed {
     SlotFor(u64),
     /// This message, for its bytes.
     Message(u64),
+}
+
+impl Needed {
+    /// The message that must give way in a ring of so many slots.
+    fn sequence(self, slots: u64) -> u64 {
+        match self {
+            Self::SlotFor(sequence) => sequence.saturating_sub(slots),
+            Self::Message(oldest) => oldest,
+        }
+    }
 }
 
 /// What a look at the seats found.
@@ -74,18 +85,15 @@ impl RingWriter {
         loop {
             fence(Ordering::SeqCst); // R2: pairs with the fence in `row::attached`
             self.refresh();
-            let survey = self.survey();
+            let survey = self.survey(what.sequence(self.stage.mask + 1));
             self.gate = survey.gate;
             let lag = (self.head + 1).saturating_sub(survey.slowest);
             let slots = self.stage.mask + 1;
             if lag > slots / 2 {
                 self.grow(lag);
             }
-            let needed = match what {
-                // Asked again each time: growing has moved the slot.
-                Needed::SlotFor(sequence) => sequence.saturating_sub(self.stage.mask + 1),
-                Needed::Message(oldest) => oldest,
-            };
+            // Asked again: growing has moved the slot.
+            let needed = what.sequence(self.stage.mask + 1);
             if needed < self.gate {
                 self.waited(started);
                 return Ok(());
@@ -98,7 +106,7 @@ impl RingWriter {
             self.settle(needed, now, patience, started)?;
             if spins < SPINS {
                 spins += 1;
-                crate::sync::spin_hint();
+                pause(spins);
             } else {
                 self.sleep(needed, now, patience);
             }
@@ -122,7 +130,7 @@ impl RingWriter {
             }
             if spins < SPINS {
                 spins += 1;
-                crate::sync::spin_hint();
+                pause(spins);
             } else {
                 self.sleep(needed - 1, clock::monotonic_ns(), Patience::Until(deadline));
             }
@@ -132,32 +140,42 @@ impl RingWriter {
     fn waited(&mut self, started: u64) {
         if started != 0 {
             self.sent.waited_ns += clock::monotonic_ns().saturating_sub(started);
-            self.blocked.fill(0);
         }
+        // Nobody blocks any more.
+        self.blocked.fill(0);
     }
 
-    fn survey(&mut self) -> Survey {
+    /// Whether a stalled row gates again. Half a ring: a row that had caught up just after the last look may be that
+    /// far behind at this one. Where bytes are short before slots are, half of the messages that take them.
+    fn caught_up(&self, cursor: u64) -> bool {
+        let scarce = self.chunk_bytes > self.options.bytes_max / 2;
+        let middle = self.chunks.get(self.chunks.len() / 2).filter(|_| scarce);
+        cursor + self.stage.mask.div_ceil(2) >= self.head
+            && middle.is_none_or(|(middle, _)| cursor >= *middle)
+    }
+
+    fn survey(&mut self, needed: u64) -> Survey {
         let head = self.head;
         let mut survey = Survey { gate: u64::MAX, slowest: u64::MAX };
         let slots = self.stage.mask + 1;
-        for (seat, since) in self.places.iter().zip(&mut self.blocked) {
+        // A row that cannot make us wait matters only while the ring may still grow for it: its cursor lies in a line
+        // that its process writes, and costs a transfer between processors.
+        let growing = slots < u64::from(self.options.slots_max);
+        for seat in self.places.iter().filter(|seat| seat.gates || growing) {
             let Progress::Passed(cursor) = seat.progress(head) else { continue };
+            if !seat.alive() {
+                continue;
+            }
             survey.slowest = survey.slowest.min(cursor + 1);
             if !seat.gates {
                 continue;
             }
             match self.shared.marked(seat) {
                 state::EVICTED | state::FREE => continue,
-                // Half a ring: a row that had caught up just after the last look may be that far behind at this one.
-                state::STALLED if cursor + slots / 2 < head => continue,
+                // What is needed now decides as well, or the row would be stalled and waited for in turns.
+                state::STALLED if cursor < needed || !self.caught_up(cursor) => continue,
                 state::STALLED => self.shared.mark(seat, state::ACTIVE),
                 _ => {}
-            }
-            if !seat.alive() {
-                continue;
-            }
-            if cursor + slots > head {
-                *since = 0;
             }
             survey.gate = survey.gate.min(cursor + 1);
         }
@@ -197,6 +215,7 @@ impl RingWriter {
         for at in 0..self.places.len() {
             let seat = &self.places[at];
             if !self.blocks(seat, needed) {
+                self.blocked[at] = 0;
                 continue;
             }
             if seat.policy == Policy::Evict {
@@ -211,7 +230,10 @@ impl RingWriter {
                 self.blocked[at] = now;
             }
             let waited = now.saturating_sub(self.blocked[at]);
-            if waited >= self.options.max_wait_ns && !failing {
+            // Twice: rows that are seated while we wait, or take turns in blocking, cannot draw it out for ever. Who is
+            // stalled here gates again only when it has passed `needed`, and a cursor that goes back is not believed.
+            let cap = self.options.max_wait_ns;
+            if (waited >= cap || now.saturating_sub(started) >= cap.saturating_mul(2)) && !failing {
                 self.stall(at, waited);
                 blocked -= 1;
             }
@@ -227,7 +249,6 @@ impl RingWriter {
             Patience::Until(deadline) => deadline.expired(),
         };
         if failing || expired {
-            self.waited(0);
             self.shared.entry().refused.fetch_add(1, Ordering::Relaxed);
             let who = self.places.iter().filter_map(|seat| self.name_if_blocking(seat, needed)).collect();
             let timeout = matches!(patience, Patience::Until(_)) && !failing && started != 0;
@@ -269,11 +290,13 @@ impl RingWriter {
     fn sleep(&self, needed: u64, now: u64, patience: Patience) {
         let Some(at) = self.places.iter().position(|seat| self.blocks(seat, needed)) else { return };
         let seat = &self.places[at];
+        // Woken at the first message we would fill one slot and sleep again: an eighth of the ring is worth a wake.
+        let target = (needed + (self.stage.mask + 1) / 8).min(self.head);
+        let woken = futex_half(&seat.row.woken);
+        let seen = woken.load(Ordering::Acquire); // pairs with Release in `take::wake_publisher`
         let waiting = &self.shared.entry().waiting.word;
-        waiting.store(1, Ordering::Relaxed);
-        fence(Ordering::SeqCst); // pairs with the fence in `row::passed`
-        let half = futex_half(&seat.row.cursor);
-        let seen = seat.row.cursor.load(Ordering::Relaxed) as u32;
+        waiting.store(waiting_word(target), Ordering::Relaxed);
+        fence(Ordering::SeqCst); // pairs with the fence in `take::wake_publisher`
         let life = seat.peer.life_word();
         let life_seen = life.load(Ordering::Relaxed);
         let still =
@@ -289,8 +312,19 @@ impl RingWriter {
             };
             let slice = own.min(caller).min(WAIT_SLICE_NS);
             let timeout = std::time::Duration::from_nanos(slice);
-            let _ = futex::wait_any(&[(half, seen), (life, life_seen)], Some(timeout));
+            let _ = futex::wait_any(&[(woken, seen), (life, life_seen)], Some(timeout));
         }
         waiting.store(0, Ordering::Relaxed);
+    }
+}
+
+/// What `waiting` says: the low half of the sequence that the publisher wants passed, made odd, so that it is not zero.
+fn waiting_word(target: u64) -> u32 {
+    target as u32 | 1
+}
+
+fn pause(looks: u32) {
+    for _ in 0..1_u32 << looks.min(8) {
+        crate::sync::spin_hint();
     }
 }

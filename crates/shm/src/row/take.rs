@@ -17,13 +17,19 @@ use crate::arena::ChunkPlace;
 use crate::layout::{STAGES_MAX, state, unkey};
 use crate::life::Life;
 use crate::ring::SLOTS_MAX;
-use crate::slot::{ChunkRef, Look, Slot, SlotWord};
+use crate::slot::{ChunkRef, InlineMessage, Look, Slot, SlotWord};
 use crate::sync::{Ordering, fence};
 use crate::sys::futex;
 use crate::view::{Mapped, futex_half};
 
+/// Looks in one take before it is given up: each look follows a move of the publisher, and an honest one moves at
+/// most a few times while we look.
+const LOOKS_MAX: u32 = 64;
 /// How often an empty look also asks whether the publisher is still there.
 const EMPTIES_A_CHECK: u32 = 64;
+/// Small messages copied at once where they have piled up: a transfer between processors takes as long as handling
+/// about eight, and a processor has about that many under way.
+const AHEAD: usize = 16;
 /// A head further ahead than this was not written by an honest publisher.
 const AHEAD_MAX: u64 = 1 << 39;
 
@@ -44,6 +50,9 @@ pub struct RowReader {
     stages_seen: u32,
     next: u64,
     queued: VecDeque<Message>,
+    /// Small messages that follow the cursor, copied ahead of it; from `ahead_at` on they are still to be taken.
+    ahead: Vec<InlineMessage>,
+    ahead_at: usize,
     foreign: bool,
     empties: u32,
     over: bool,
@@ -52,8 +61,19 @@ pub struct RowReader {
 impl RowReader {
     /// The reader of `row`. Payloads of a publisher of another user are copied before anybody looks at them.
     pub fn new(row: Arc<RowShared>, policy: Policy, foreign: bool) -> Self {
-        let queued = VecDeque::new();
-        Self { row, policy, stage: None, stages_seen: 0, next: 0, queued, foreign, empties: 0, over: false }
+        Self {
+            row,
+            policy,
+            stage: None,
+            stages_seen: 0,
+            next: 0,
+            queued: VecDeque::new(),
+            ahead: Vec::new(),
+            ahead_at: 0,
+            foreign,
+            empties: 0,
+            over: false,
+        }
     }
 
     /// The row.
@@ -71,7 +91,7 @@ impl RowReader {
             Policy::DropOldest { depth: Policy::DEPTH_RING }
             | Policy::Block
             | Policy::Fail
-            | Policy::Evict => self.take_next(),
+            | Policy::Evict => self.take_ahead(),
             Policy::KeepLatest => {
                 self.skip_to(1, Cause::Conflated).map_or_else(|| self.take_next(), Taken::Gap)
             }
@@ -84,6 +104,9 @@ impl RowReader {
 
     #[cold]
     fn begin(&mut self) -> bool {
+        if self.over {
+            return false;
+        }
         match self.row.attached.load(Ordering::Acquire) {
             SEATED => {}
             REFUSED => {
@@ -94,8 +117,8 @@ impl RowReader {
         }
         self.next = self.row.entry.cursor.load(Ordering::Relaxed).wrapping_add(1);
         self.locate();
-        self.over |= self.stage.is_none();
-        self.stage.is_some()
+        // Without a stage `take_next` counts what cannot be read, and ends.
+        true
     }
 
     /// Finds the stage in which the next message lies.
@@ -125,10 +148,43 @@ impl RowReader {
         });
     }
 
+    /// As [`RowReader::take_next`], and where messages have piled up, copies the small ones that follow in one go: their
+    /// slots then come from the publisher's processor side by side instead of one after the other. Where we wait for
+    /// each message nothing is looked at ahead, so that no line is taken from the publisher before it is written.
+    #[inline]
+    fn take_ahead(&mut self) -> Taken {
+        if let Some(message) = self.ahead.get(self.ahead_at) {
+            let body = Body::Inline(*message);
+            self.ahead_at += 1;
+            let sequence = self.next;
+            self.passed(sequence);
+            return Taken::Message(Message { sequence, body });
+        }
+        let piled_up = self.empties == 0;
+        let taken = self.take_next();
+        if piled_up && matches!(taken, Taken::Message(Message { body: Body::Inline(_), .. })) {
+            self.look_ahead();
+        }
+        taken
+    }
+
+    fn look_ahead(&mut self) {
+        self.ahead.clear();
+        self.ahead_at = 0;
+        let Some(stage) = &self.stage else { return };
+        for sequence in (self.next..stage.end).take(AHEAD) {
+            let Look::Inline(message) = stage.slots[(sequence & stage.mask) as usize].look(sequence) else {
+                return;
+            };
+            self.ahead.push(message);
+            stage.slots[(sequence.wrapping_add(AHEAD as u64) & stage.mask) as usize].prefetch();
+        }
+    }
+
     #[inline]
     fn take_next(&mut self) -> Taken {
-        loop {
-            let Some(stage) = &self.stage else { return Taken::End };
+        for _ in 0..LOOKS_MAX {
+            let Some(stage) = &self.stage else { return self.broken() };
             let slot = &stage.slots[(self.next & stage.mask) as usize];
             match slot.look(self.next) {
                 Look::Inline(message) => {
@@ -144,12 +200,41 @@ impl RowReader {
                     }
                     self.locate();
                 }
-                Look::Chunk(chunk, word) => return self.take_chunk(chunk, word),
-                Look::Lapped => return self.lapped(),
-                Look::Gone => return self.gone(),
+                Look::Chunk(chunk, word) => {
+                    if let Some(taken) = self.take_chunk(chunk, word) {
+                        return taken;
+                    }
+                }
+                Look::Lapped => {
+                    if let Some(taken) = self.lapped() {
+                        return taken;
+                    }
+                }
+                Look::Gone => {
+                    if let Some(taken) = self.gone() {
+                        return taken;
+                    }
+                }
                 Look::Corrupt => return self.lose(1, Cause::Corrupt),
             }
         }
+        self.lose(1, Cause::Corrupt)
+    }
+
+    /// The ring's own description cannot be true: whatever is left of it is lost, and that is the end.
+    #[cold]
+    fn broken(&mut self) -> Taken {
+        if self.over {
+            return Taken::End;
+        }
+        self.over = true;
+        let left = self.waiting().clamp(1, AHEAD_MAX);
+        self.lose(left, Cause::Corrupt)
+    }
+
+    /// Messages that the head says are there; 0 where it is behind us. The head is at most `SEQUENCE_MAX`.
+    fn waiting(&self) -> u64 {
+        (self.row.head() + 1).saturating_sub(self.next)
     }
 
     /// Moves the cursor to `sequence`, and wakes the publisher if it waits for that.
@@ -158,15 +243,22 @@ impl RowReader {
         self.next = sequence.wrapping_add(1);
         self.empties = 0;
         self.row.entry.cursor.store(sequence, Ordering::Release); // pairs with Acquire in `seat::progress`
-        if self.row.ring.waiting.word.load(Ordering::Relaxed) != 0 {
-            self.wake_publisher();
+        let wanted = self.row.ring.waiting.word.load(Ordering::Relaxed);
+        if wanted != 0 {
+            self.wake_publisher(wanted, sequence);
         }
     }
 
+    /// Wakes the publisher, if it waits for no more than `sequence`.
     #[cold]
-    fn wake_publisher(&self) {
+    fn wake_publisher(&self, wanted: u32, sequence: u64) {
+        // The word was made odd: it may be one more than what is wanted.
+        if (sequence as u32).wrapping_add(1).wrapping_sub(wanted) > u32::MAX / 2 {
+            return;
+        }
         fence(Ordering::SeqCst); // pairs with the fence in `room::sleep`
-        futex::wake_all(futex_half(&self.row.entry.cursor));
+        self.row.entry.woken.fetch_add(1, Ordering::Release); // pairs with Acquire in `room::sleep`
+        futex::wake_all(futex_half(&self.row.entry.woken));
     }
 
     fn lose(&mut self, count: u64, cause: Cause) -> Taken {
@@ -178,9 +270,12 @@ impl RowReader {
 
     /// The message was given up: for its bytes, or because a larger stage has turned once since.
     #[cold]
-    fn gone(&mut self) -> Taken {
-        let waiting = self.row.head().wrapping_sub(self.next);
-        if waiting >= self.newest_slots() { self.lapped() } else { self.lose(1, Cause::RingBytes) }
+    fn gone(&mut self) -> Option<Taken> {
+        if self.waiting() > self.newest_slots() {
+            self.lapped()
+        } else {
+            Some(self.lose(1, Cause::RingBytes))
+        }
     }
 
     fn newest_slots(&self) -> u64 {
@@ -189,22 +284,24 @@ impl RowReader {
         at.map_or(1, |at| 1 << (at.load(Ordering::Relaxed) & 63).min(u64::from(SLOTS_MAX.trailing_zeros())))
     }
 
+    /// Jumps to where the ring surely still is. `None`: nothing was lost by that, look again.
     #[cold]
-    fn lapped(&mut self) -> Taken {
+    fn lapped(&mut self) -> Option<Taken> {
         self.locate();
         if self.stage.is_none() {
-            return Taken::End;
+            return Some(self.broken());
         }
         let slots = self.newest_slots();
         let head = self.row.head();
         let marked = self.row.seat_state();
-        if head.wrapping_sub(self.next) > AHEAD_MAX {
-            return self.lose(1, Cause::Corrupt);
+        let waiting = (head + 1).saturating_sub(self.next);
+        if waiting == 0 || waiting > AHEAD_MAX {
+            return Some(self.lose(1, Cause::Corrupt));
         }
         if marked == state::EVICTED {
-            let _ = self.lose((head + 1).saturating_sub(self.next).max(1), Cause::Evicted);
+            let _ = self.lose(waiting, Cause::Evicted);
             self.over = true;
-            return Taken::Evicted;
+            return Some(Taken::Evicted);
         }
         // The oldest that is surely there, and an eighth of the ring more, because the publisher goes on meanwhile.
         let oldest = (head + 1).saturating_sub(slots - slots / 8);
@@ -215,10 +312,10 @@ impl RowReader {
             self.row.entry.first.store(first, Ordering::Relaxed);
             self.passed(first);
             self.locate();
-            return self.take_next();
+            return None;
         }
         let cause = if marked == state::STALLED { Cause::Stalled } else { Cause::Lapped };
-        self.lose(count, cause)
+        Some(self.lose(count, cause))
     }
 
     fn is_late_joiner(&self) -> bool {
@@ -229,8 +326,7 @@ impl RowReader {
     }
 
     fn skip_to(&mut self, depth: u64, cause: Cause) -> Option<Gap> {
-        let head = self.row.head();
-        let waiting = (head + 1).saturating_sub(self.next);
+        let waiting = self.waiting();
         if waiting <= depth.max(1) || waiting > AHEAD_MAX {
             return None;
         }
@@ -249,15 +345,18 @@ impl RowReader {
                 other => return self.queued.pop_front().map_or(other, Taken::Message),
             }
         }
-        let newer = (self.row.head() + 1).saturating_sub(self.next);
+        let newer = self.waiting();
         if newer > 0 && newer <= AHEAD_MAX {
             return self.lose(newer, Cause::DropNewest);
         }
         self.queued.pop_front().map_or(Taken::Empty, Taken::Message)
     }
 
-    fn take_chunk(&mut self, chunk: ChunkRef, word: SlotWord) -> Taken {
-        let Some(place) = self.row.peer.tables().resolve(chunk) else { return self.lose(1, Cause::Corrupt) };
+    /// `None`: look again.
+    fn take_chunk(&mut self, chunk: ChunkRef, word: SlotWord) -> Option<Taken> {
+        let Some(place) = self.row.peer.tables().resolve(chunk) else {
+            return Some(self.lose(1, Cause::Corrupt));
+        };
         let small = place.bytes <= (HOLD_COPY_BYTES_MAX + HEADER_SIZE) as u64;
         if !self.foreign
             && let Some(at) = self.row.hold(chunk, place.bytes)
@@ -267,23 +366,23 @@ impl RowReader {
                 self.row.release(at, place.bytes);
                 return self.lapped();
             }
-            return self.take_held(at, place);
+            return Some(self.take_held(at, place));
         }
         if !self.foreign && !small {
-            return Taken::HoldsExhausted;
+            return Some(Taken::HoldsExhausted);
         }
         self.row.holds.borrow(chunk);
         fence(Ordering::SeqCst); // W2: as above
-        let copied = if self.still(word) { self.copy(place) } else { None };
+        let copied = if self.still(word) { self.copy(place) } else { Err(Cause::Corrupt) };
         let still = self.still(word);
         self.row.holds.unborrow();
         match (copied, still) {
-            (Some((header, payload)), true) => {
+            (Ok((header, payload)), true) => {
                 let sequence = self.next;
                 self.passed(sequence);
-                Taken::Message(Message { sequence, body: Body::Copied(header, payload) })
+                Some(Taken::Message(Message { sequence, body: Body::Copied(header, payload) }))
             }
-            (None, true) => self.lose(1, Cause::Corrupt),
+            (Err(cause), true) => Some(self.lose(1, cause)),
             (_, false) => self.lapped(),
         }
     }
@@ -307,10 +406,15 @@ impl RowReader {
         Taken::Message(Message { sequence, body: Body::Chunk(held) })
     }
 
-    fn copy(&self, place: ChunkPlace) -> Option<(Header, Vec<u8>)> {
-        let (header, size, skip) = self.header(place)?;
-        let bytes = self.row.peer.tables().chunk_bytes(place, size).ok()?;
-        Some((header, bytes.as_slice().get(skip..)?.to_vec()))
+    fn copy(&self, place: ChunkPlace) -> Result<(Header, Vec<u8>), Cause> {
+        let (header, size, skip) = self.header(place).ok_or(Cause::Corrupt)?;
+        let bytes = self.row.peer.tables().chunk_bytes(place, size).map_err(|_| Cause::Corrupt)?;
+        let payload = bytes.as_slice().get(skip..).ok_or(Cause::Corrupt)?;
+        let mut copy = Vec::new();
+        // Refused rather than aborted: a publisher of another user decides how large this is, up to a gigabyte.
+        copy.try_reserve_exact(payload.len()).map_err(|_| Cause::HoldBudget)?;
+        copy.extend_from_slice(payload);
+        Ok((header, copy))
     }
 
     /// The header of the chunk, its message's size and where the payload begins; `None` where they cannot be true.
@@ -335,7 +439,7 @@ impl RowReader {
         if self.over || self.row.is_refused() {
             return true;
         }
-        if self.stage.is_none() || !self.queued.is_empty() {
+        if self.stage.is_none() || self.has_taken() {
             return false;
         }
         let (generation, at) = unkey(self.row.ring.key.load(Ordering::Acquire));
@@ -347,12 +451,17 @@ impl RowReader {
         self.over
     }
 
+    /// Whether messages lie here that have not been returned yet.
+    fn has_taken(&self) -> bool {
+        !self.queued.is_empty() || self.ahead_at < self.ahead.len()
+    }
+
     /// Whether the slot of the next message is empty at this moment.
     pub fn has_nothing(&mut self) -> bool {
         if self.stage.is_none() && !self.begin() {
             return true;
         }
-        if !self.queued.is_empty() {
+        if self.has_taken() {
             return false;
         }
         let end = self.stage.as_ref().map_or(0, |stage| stage.end);

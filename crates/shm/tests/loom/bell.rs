@@ -5,7 +5,7 @@ use busway_shm::sync::{AtomicU32, Ordering};
 use loom::sync::Arc;
 use loom::thread;
 
-use super::{holds, is_found};
+use super::{deadlock_is_found, holds};
 
 /// A realm of two lines and one slot a publisher.
 struct Realm {
@@ -117,7 +117,7 @@ fn bell_makes_good_what_a_killed_ringer_left() {
 
 #[test]
 fn bell_without_fences_is_found_to_lose_wake_ups() {
-    is_found("bell_without_fences", || sleepers_and_publishers(&[1], 1, 0, Fences::Missing));
+    deadlock_is_found("bell_without_fences", || sleepers_and_publishers(&[1], 1, 0, Fences::Missing));
 }
 
 /// The bell as one would write it first: the futex word is a flag that sleepers raise and a ringer
@@ -148,7 +148,7 @@ impl Flag {
 fn bell_that_is_a_plain_flag_is_found_to_lose_wake_ups() {
     // One flag for two sleepers who each wait for the message; a ringer wakes one and leaves the rest,
     // as a caller that wakes few must, but has nothing to tell the next ringer that it did.
-    is_found("bell_plain_flag", || {
+    deadlock_is_found("bell_plain_flag", || {
         let slot = Arc::new(AtomicU32::new(0));
         let flag = Arc::new(Flag {
             word: AtomicU32::new(0),

@@ -58,8 +58,9 @@ fn container_that_sees_a_subtree_finds_its_group_in_it() {
         "35 31 0:32 /docker/abc /sys/fs/cgroup/memory\\040limits rw - cgroup cgroup rw,memory\n",
     );
     let own = ("/sys/fs/cgroup/memory limits/memory.limit_in_bytes", "33554432\n");
+    let outside = ("/sys/fs/cgroup/memory limits/../../../memory.limit_in_bytes", "4096\n");
     for group in ["4:memory:/docker/abc\n", "4:memory:/elsewhere\n", "4:memory:/docker/abc/../../..\n"] {
-        let files = [MEMINFO, mounts, ("/proc/self/cgroup", group), own];
+        let files = [MEMINFO, mounts, ("/proc/self/cgroup", group), own, outside];
         assert_eq!(limit(&files), 32 << 20, "{group}");
     }
     let nested = ("/sys/fs/cgroup/memory limits/x/memory.limit_in_bytes", "1048576\n");

@@ -1,0 +1,464 @@
+//! The catalogue: every figure, its cells and its bars.
+//!
+//! The bars are the first bars of the list of targets. A number here that differs from that list is a mistake here.
+
+use crate::figure::rounds::Settings;
+use crate::figure::{Against, Bar, Claim, Figure, Reading};
+use crate::plan::Plan;
+
+/// All figures, in the order of the page.
+pub fn figures(settings: &Settings) -> Vec<Figure> {
+    let maker = Maker { settings };
+    vec![
+        maker.p1(),
+        maker.p2(),
+        maker.fixed_rate(),
+        maker.p3(),
+        maker.p3b(),
+        maker.p4(),
+        maker.p5(),
+        maker.p6(),
+        maker.p7(),
+        maker.p18(),
+        maker.p19(),
+        maker.p20(),
+        maker.p22(),
+        maker.a6(),
+        maker.a10(),
+        maker.a22(),
+    ]
+}
+
+/// Receivers of the figures that vary them.
+pub const FANOUT: [usize; 4] = [1, 8, 64, 256];
+
+/// Fixed rates, in messages a second: one at which both sides idle, one near what a slow side can do.
+const RATES: [u64; 2] = [10_000, 500_000];
+
+struct Maker<'run> {
+    settings: &'run Settings,
+}
+
+impl Maker<'_> {
+    fn cell(&self, side: &str, cell: &str, messages: u64) -> Plan {
+        // A quick run keeps at least a few messages: it must still go through every step.
+        let messages = if self.settings.quick { (messages / 20).max(10) } else { messages };
+        Plan {
+            side: side.to_owned(),
+            cell: cell.to_owned(),
+            cpus: self.settings.cpus,
+            messages,
+            receivers: 1,
+            rate: 0,
+            size: 0,
+            command: String::new(),
+        }
+    }
+
+    fn each(&self, sides: &[&str], cell: &str, messages: u64, receivers: &[usize]) -> Vec<Plan> {
+        let cells = receivers.iter().flat_map(|count| {
+            sides.iter().map(|side| Plan { receivers: *count, ..self.cell(side, cell, messages) })
+        });
+        cells.collect()
+    }
+
+    fn p1(&self) -> Figure {
+        let over = |floor| Against::Over(read(floor, "one_way_ns"));
+        Figure {
+            method: "Ping-pong of two spinning processes, halved; the figure is the median block of 500 round trips. \
+                     The bare cache line is the floor of the machine, the bare ring is the floor of a message",
+            cells: ["line", "ring", "busway"].map(|side| self.cell(side, "oneway", 300_000)).to_vec(),
+            claims: vec![
+                claim(
+                    "busway / bare ring",
+                    read("busway oneway", "one_way_ns"),
+                    over("ring oneway"),
+                    Bar::AtMost(1.3),
+                ),
+                claim(
+                    "busway / bare cache line",
+                    read("busway oneway", "one_way_ns"),
+                    over("line oneway"),
+                    Bar::None,
+                ),
+                claim(
+                    "bare ring / bare cache line",
+                    read("ring oneway", "one_way_ns"),
+                    over("line oneway"),
+                    Bar::None,
+                ),
+            ],
+            ..plain("P1", "64 B one way through memory, spinning, against a bare ring")
+        }
+    }
+
+    fn p2(&self) -> Figure {
+        Figure {
+            method: "As P1. iceoryx2 receives by busy polling and loans its next sample after it has sent one, \
+                     as its own benchmark does",
+            cells: ["line", "ring", "busway", "iceoryx2"]
+                .map(|side| self.cell(side, "oneway", 300_000))
+                .to_vec(),
+            claims: vec![
+                claim(
+                    "busway / iceoryx2",
+                    read("busway oneway", "one_way_ns"),
+                    Against::Over(read("iceoryx2 oneway", "one_way_ns")),
+                    Bar::AtMost(0.5),
+                ),
+                claim(
+                    "iceoryx2 / bare cache line",
+                    read("iceoryx2 oneway", "one_way_ns"),
+                    Against::Over(read("line oneway", "one_way_ns")),
+                    Bar::None,
+                ),
+            ],
+            ..plain("P2", "64 B one way through memory, spinning, against iceoryx2")
+        }
+    }
+
+    fn fixed_rate(&self) -> Figure {
+        let sides = ["ring", "busway", "iceoryx2"];
+        let cells = RATES.iter().flat_map(|rate| {
+            // A second of messages, so that several beats of the control threads fall into each cell.
+            sides.map(|side| Plan { rate: *rate, ..self.cell(side, "rate", *rate) })
+        });
+        let claims = RATES.iter().flat_map(|rate| {
+            ["p50", "p99"].map(|name| {
+                claim(
+                    &format!("{name} at {rate}/s, busway / bare ring"),
+                    read(&format!("busway rate at {rate}/s"), name),
+                    Against::Over(read(&format!("ring rate at {rate}/s"), name)),
+                    Bar::None,
+                )
+            })
+        });
+        Figure {
+            method: "Not a target of its own: the latencies of P1 and P2 under a load that does not wait for answers",
+            cells: cells.collect(),
+            claims: claims.collect(),
+            ..plain("RATE", "64 B one way at fixed rates, against intended send times")
+        }
+    }
+
+    fn p3(&self) -> Figure {
+        let at = |count: usize| read(&label("busway", "fanout", count), "publish_cpu_ns");
+        let mut claims = vec![
+            claim("256 over 1", at(256), Against::Over(at(1)), Bar::AtMost(1.25)),
+            claim("256 minus 1", at(256), Against::Minus(at(1)), Bar::AtMost(15.0)),
+        ];
+        claims.extend(
+            [8, 64]
+                .map(|count| claim(&format!("{count} over 1"), at(count), Against::Over(at(1)), Bar::None)),
+        );
+        Figure {
+            method: "Processor time of the sending thread per message, sent without a pause for half a second, to N processes that poll every 10 ms \
+                     and never sleep on the bell. They share the second processor and are lapped, which is counted as loss",
+            cells: self.each(&["busway"], "fanout", 500, &FANOUT),
+            claims,
+            ..plain("P3", "What a publish costs its thread at 1, 8, 64 and 256 attached processes")
+        }
+    }
+
+    fn p3b(&self) -> Figure {
+        let claims = FANOUT.iter().flat_map(|count| {
+            let ours = label("busway", "wake-all", *count);
+            let floor = label("futex", "wake-all", *count);
+            let row = |name: &str, reading, bar| {
+                let against = Against::Over(read(&floor, reading));
+                claim(&format!("{name}, {count} asleep"), read(&ours, reading), against, bar)
+            };
+            [
+                row("thread's processor time a message", "wake_cpu_ns", Bar::AtMost(1.5)),
+                row("whole process", "wake_process_cpu_ns", Bar::None),
+                row("until the last is awake", "last_awake_ns", Bar::None),
+            ]
+        });
+        Figure {
+            method: "One message to N processes that sleep, then a pause until all sleep again; the median message. The floor wakes N processes by one `FUTEX_WAKE`. \
+                     The bus hands wakes beyond the first to its control thread, so the whole process and the last sleeper are shown beside the caller",
+            cells: self.each(&["futex", "busway"], "wake-all", 60, &FANOUT),
+            claims: claims.collect(),
+            ..plain(
+                "P3b",
+                "What a publish costs its thread while N processes sleep, against a bare futex wake of N",
+            )
+        }
+    }
+
+    fn p4(&self) -> Figure {
+        let ours = |count: usize| read(&label("busway", "fanout", count), "publish_cpu_ns");
+        let theirs = |count: usize| read(&label("iceoryx2", "fanout", count), "publish_cpu_ns");
+        let row = |count: usize, bar| {
+            claim(&format!("busway / iceoryx2 at {count}"), ours(count), Against::Over(theirs(count)), bar)
+        };
+        Figure {
+            method: "As P3. iceoryx2's `max_subscribers` is exactly the number of subscribers, and its queues overflow as ours lap",
+            cells: self.each(&["busway", "iceoryx2"], "fanout", 500, &FANOUT),
+            claims: vec![
+                row(64, Bar::AtMost(0.1)),
+                row(1, Bar::None),
+                row(8, Bar::None),
+                row(256, Bar::None),
+            ],
+            // 256 subscribers of the rival need most of a minute to meet.
+            rounds_max: 5,
+            ..plain("P4", "Publish cost at 64 subscribers, against iceoryx2")
+        }
+    }
+
+    fn p5(&self) -> Figure {
+        let rate = |side: &str| read(&format!("{side} throughput"), "messages_per_s");
+        let over = |side: &str| Against::Over(rate(side));
+        Figure {
+            method: "One process sends as fast as the receiver lets it; the clock stops when the receiver has read the last. Nothing may be lost",
+            cells: vec![
+                self.cell("ring", "throughput", 20_000_000),
+                self.cell("busway", "throughput", 20_000_000),
+                self.cell("iceoryx2", "throughput", 2_000_000),
+            ],
+            claims: vec![
+                claim("busway, messages a second", rate("busway"), Against::Nothing, Bar::AtLeast(10e6)),
+                claim("busway, lost", read("busway throughput", "lost"), Against::Nothing, Bar::AtMost(0.0)),
+                claim("busway / bare ring", rate("busway"), over("ring"), Bar::None),
+                claim("busway / iceoryx2", rate("busway"), over("iceoryx2"), Bar::None),
+            ],
+            ..plain("P5", "64 B messages a second, reliable, one to one")
+        }
+    }
+
+    fn p6(&self) -> Figure {
+        Figure {
+            method: "A loan is filled whole before the clock starts; then `send`, and the receiver reads first and last byte. Sizes alternate within one cell, through chunks \
+                     that both sides have already mapped and touched. `edges`: only the first and last byte are written anew, which leaves the caches as they were",
+            cells: vec![self.cell("busway", "loan", 60)],
+            claims: vec![
+                claim(
+                    "64 MiB / 4 KiB, filled whole",
+                    read("busway loan", "whole_64mib_ns"),
+                    Against::Over(read("busway loan", "whole_4kib_ns")),
+                    Bar::AtMost(1.1),
+                ),
+                claim(
+                    "64 MiB / 4 KiB, edges",
+                    read("busway loan", "edges_64mib_ns"),
+                    Against::Over(read("busway loan", "edges_4kib_ns")),
+                    Bar::None,
+                ),
+            ],
+            ..plain("P6", "`send` to `recv` of 64 MiB against 4 KiB")
+        }
+    }
+
+    fn p7(&self) -> Figure {
+        Figure {
+            method: "A stamp, a message, and the clock of the process that slept; a message a millisecond, the sender keeps its processor awake. \
+                     `slept share`: voluntary switches of the receiver per message, at least 1 when it slept each time",
+            cells: ["futex", "busway"].map(|side| self.cell(side, "wake", 1500)).to_vec(),
+            claims: vec![
+                claim(
+                    "busway / bare futex, p50",
+                    read("busway wake", "p50"),
+                    Against::Over(read("futex wake", "p50")),
+                    Bar::AtMost(1.3),
+                ),
+                claim(
+                    "busway / bare futex, p99",
+                    read("busway wake", "p99"),
+                    Against::Over(read("futex wake", "p99")),
+                    Bar::None,
+                ),
+                claim("busway, slept share", read("busway wake", "slept_share"), Against::Nothing, Bar::None),
+            ],
+            ..plain("P7", "Wake from sleep, one way, against a bare futex")
+        }
+    }
+
+    fn p18(&self) -> Figure {
+        let row = |name: &'static str, title: &str, bar| {
+            claim(title, read("busway allocations", name), Against::Nothing, bar)
+        };
+        Figure {
+            method: "A counting allocator in both processes, after a warm-up, over messages of 64 B (in the slot) and 1 KiB (in a chunk); threads of the process counted with them",
+            cells: vec![self.cell("busway", "allocations", 200_000)],
+            claims: vec![
+                row("sender_allocations_inline", "publisher's thread, 64 B", Bar::AtMost(0.0)),
+                row("sender_allocations_chunk", "publisher's thread, 1 KiB", Bar::AtMost(0.0)),
+                row("receiver_allocations_inline", "subscriber's thread, 64 B", Bar::AtMost(0.0)),
+                row("receiver_allocations_chunk", "subscriber's thread, 1 KiB", Bar::AtMost(0.0)),
+                row("sender_process_allocations", "publisher's whole process", Bar::None),
+                row("receiver_process_allocations", "subscriber's whole process", Bar::None),
+            ],
+            rounds_max: 3,
+            ..plain("P18", "Allocations per message in the steady state")
+        }
+    }
+
+    fn p19(&self) -> Figure {
+        let row = |name: &'static str, title: &str| {
+            claim(title, read("busway first", name), Against::Nothing, Bar::AtMost(20e6))
+        };
+        Figure {
+            method: "From just before the process is started to its first message in another process's hands, and to another's first message in its own; the other runs already",
+            cells: vec![self.cell("busway", "first", 40)],
+            claims: vec![
+                row("publisher_started_p50_ns", "a publisher starts, median"),
+                row("subscriber_started_p50_ns", "a subscriber starts, median"),
+            ],
+            ..plain("P19", "The first message after a process starts")
+        }
+    }
+
+    fn p20(&self) -> Figure {
+        let command = self.settings.busway.display().to_string();
+        let plan = Plan { command, ..self.cell("busway", "footprint", 10) };
+        Figure {
+            method: "The release build of the command; resident memory of `busway up` two seconds after it is ready, nobody joined",
+            cells: vec![plan],
+            claims: vec![
+                claim(
+                    "size of the command",
+                    read("busway footprint", "size_bytes"),
+                    Against::Nothing,
+                    Bar::AtMost(25e6),
+                ),
+                claim(
+                    "idle, resident",
+                    read("busway footprint", "resident_bytes"),
+                    Against::Nothing,
+                    Bar::AtMost(30e6),
+                ),
+            ],
+            rounds_max: 3,
+            ..plain("P20", "Size of the command and idle memory of `busway up`")
+        }
+    }
+
+    fn p22(&self) -> Figure {
+        Figure {
+            method: "`cargo run --release -- tour` with an empty target directory, packages already fetched, until the first line of its output that holds a number",
+            cells: vec![self.cell("busway", "cold-tour", 1)],
+            claims: vec![claim(
+                "to the first number",
+                read("busway cold-tour", "first_number_ns"),
+                Against::Nothing,
+                Bar::AtMost(180e9),
+            )],
+            by_hand: true,
+            rounds_max: 1,
+            ..plain("P22", "Cold `cargo run --release -- tour` to its first number")
+        }
+    }
+
+    fn a6(&self) -> Figure {
+        let cell = |size| Plan { size, ..self.cell("busway", "lookup", 200) };
+        let many = if self.settings.quick { 1000 } else { 100_000 };
+        let at = |size| read(&format!("busway lookup of {size}"), "publisher_open_ns");
+        Figure {
+            method: "Another process makes a publisher for a topic with one subscriber, while the rendezvous holds 10 or 100 000 subscriptions to other topics; the median of many. \
+                     The time holds the whole registration: the question, the match, the answer, the row and the seat",
+            cells: vec![cell(10), cell(many)],
+            claims: vec![claim("100 000 over 10", at(many), Against::Over(at(10)), Bar::AtMost(1.25))],
+            rounds_max: 3,
+            ..plain("A6", "Look-up by topic at 10 and at 100 000 registrations")
+        }
+    }
+
+    fn a10(&self) -> Figure {
+        let row = |name: &'static str| {
+            claim(name, read("busway wake", name), Against::Over(read("futex wake", name)), Bar::None)
+        };
+        Figure {
+            method: "The distributions behind P7, from more messages: a wake-up by a timer would show as a step at the timer's period",
+            cells: ["futex", "busway"].map(|side| self.cell(side, "wake", 5000)).to_vec(),
+            claims: vec![row("p50"), row("p99"), row("p999"), row("max")],
+            rounds_max: 3,
+            ..plain("A10", "Distribution of the wake latency")
+        }
+    }
+
+    fn a22(&self) -> Figure {
+        let row = |name: &'static str, bar| claim(name, read("busway death", name), Against::Nothing, bar);
+        Figure {
+            method: "A reliable subscriber is killed while the publisher waits for it in `send`, its ring full: from the call of `kill` to the return of `send`. 200 kills a round",
+            cells: vec![self.cell("busway", "death", 200)],
+            claims: vec![row("p50", Bar::None), row("p99", Bar::None), row("max", Bar::AtMost(10e6))],
+            rounds_max: 1,
+            ..plain("A22", "Death seen: distribution over 200 kills")
+        }
+    }
+}
+
+fn plain(id: &'static str, title: &'static str) -> Figure {
+    Figure {
+        id,
+        title,
+        method: "",
+        cells: Vec::new(),
+        claims: Vec::new(),
+        by_hand: false,
+        rounds_max: u64::MAX,
+    }
+}
+
+fn claim(name: &str, value: Reading, against: Against, bar: Bar) -> Claim {
+    Claim { name: name.to_owned(), value, against, bar }
+}
+
+fn read(cell: &str, name: &'static str) -> Reading {
+    Reading { cell: cell.to_owned(), name }
+}
+
+fn label(side: &str, cell: &str, receivers: usize) -> String {
+    match receivers {
+        1 => format!("{side} {cell}"),
+        count => format!("{side} {cell} to {count}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+    use std::path::PathBuf;
+
+    fn settings() -> Settings {
+        Settings {
+            quick: false,
+            rounds: 5,
+            cpus: [0, 1],
+            peers: None,
+            busway: PathBuf::from("busway"),
+            machine: String::new(),
+            commit: String::new(),
+        }
+    }
+
+    #[test]
+    fn every_claim_reads_a_cell_that_its_figure_runs() {
+        for figure in figures(&settings()) {
+            let labels: BTreeSet<String> = figure.cells.iter().map(Plan::label).collect();
+            assert_eq!(labels.len(), figure.cells.len(), "{}: two cells have one name", figure.id);
+            for claim in &figure.claims {
+                let mut readings = vec![&claim.value];
+                match &claim.against {
+                    Against::Nothing => {}
+                    Against::Over(reading) | Against::Minus(reading) => readings.push(reading),
+                }
+                for reading in readings {
+                    assert!(labels.contains(&reading.cell), "{}: nothing runs {:?}", figure.id, reading.cell);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn every_target_of_the_first_build_has_a_figure() {
+        let ids: BTreeSet<&str> = figures(&settings()).iter().map(|figure| figure.id).collect();
+        for id in
+            ["P1", "P2", "P3", "P3b", "P4", "P5", "P6", "P7", "P18", "P19", "P20", "P22", "A6", "A10", "A22"]
+        {
+            assert!(ids.contains(id), "{id} is missing");
+        }
+    }
+}

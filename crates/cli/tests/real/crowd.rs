@@ -1,0 +1,80 @@
+//! A thousand publishers that live for one message, 64 at a time, and ten reliable subscribers.
+
+use std::collections::VecDeque;
+use std::path::Path;
+
+use rustix::process::Signal;
+
+use crate::harness::{Ended, Place, Running, names};
+
+const PUBLISHERS: usize = 1_000;
+const AT_A_TIME: usize = 64;
+const SUBSCRIBERS: usize = 10;
+
+/// Descriptors and mappings of a process.
+fn held(pid: u32) -> (usize, usize) {
+    let maps = std::fs::read_to_string(format!("/proc/{pid}/maps")).expect("the process is there");
+    // The heap and the stacks of threads come and go as the allocator likes; segments are what must go.
+    let segments = maps.lines().filter(|line| line.contains("memfd:")).count();
+    (names(Path::new(&format!("/proc/{pid}/fd"))).len(), segments)
+}
+
+fn crowd(place: &Place, limits: &str) -> Vec<Ended> {
+    let count = PUBLISHERS.to_string();
+    let subscribers: Vec<Running> = (0..SUBSCRIBERS)
+        .map(|_| {
+            let words = ["sub", "x", "--reliable", "--count", &count, "--timeout", "60s"];
+            let mut subscriber = Running::start(place.limited(limits, &words));
+            subscriber.stderr_until(|line| line == "ready x");
+            subscriber
+        })
+        .collect();
+    let mut running = VecDeque::new();
+    let mut publishers = Vec::new();
+    for _ in 0..PUBLISHERS {
+        if running.len() == AT_A_TIME {
+            publishers.push(running.pop_front().map(Running::finish).expect("64 are running"));
+        }
+        running.push_back(Running::start(place.limited(limits, &["pub", "x", "hello"])));
+    }
+    publishers.extend(running.into_iter().map(Running::finish));
+    for subscriber in subscribers {
+        assert_eq!(subscriber.finish().expect(0).text(), "x\thello\n".repeat(PUBLISHERS));
+    }
+    publishers
+}
+
+#[test]
+fn a_thousand_publishers_leave_nothing_behind() {
+    let place = Place::new();
+    let node = place.up();
+    let (before, shm) = (held(node.pid()), names(Path::new("/dev/shm")));
+    for publisher in crowd(&place, "true") {
+        publisher.expect(0);
+    }
+    // The last good-byes may still be on their way; a node that keeps something keeps it for ever.
+    let mut looks = 0;
+    while held(node.pid()) != before {
+        looks += 1;
+        assert!(looks < 1_000_000, "the node held {before:?} before and holds {:?} now", held(node.pid()));
+        std::thread::yield_now();
+    }
+    node.signal(Signal::TERM);
+    node.finish().expect(0);
+    assert_eq!(names(&place.bus_directory()), ["default.lock"]);
+    assert_eq!(names(Path::new("/dev/shm")), shm);
+    assert!(names(&place.temporary()).is_empty());
+    eprintln!(
+        "evidence: {PUBLISHERS} publishers, {SUBSCRIBERS} subscribers, holder before and after {before:?}"
+    );
+}
+
+#[test]
+fn a_thousand_publishers_with_few_descriptors() {
+    let place = Place::new();
+    for publisher in crowd(&place, "ulimit -n 256") {
+        publisher.expect(0);
+    }
+    assert_eq!(names(&place.bus_directory()), ["default.lock"]);
+    eprintln!("evidence: {PUBLISHERS} publishers, {SUBSCRIBERS} subscribers, 256 descriptors each");
+}

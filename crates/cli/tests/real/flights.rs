@@ -1,0 +1,175 @@
+//! As many flight records as the year 2013 had, through one publisher to two reliable subscribers.
+//!
+//! The whole file is not in the repository; the bundled lines, over and over, are as many and as long.
+
+use std::io::{BufReader, PipeReader, Read, Write};
+use std::process::{ChildStdin, Stdio};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, channel};
+use std::time::Duration;
+
+use rustix::process::Signal;
+use serde_json::Value;
+
+use crate::harness::{Place, Running, flights};
+
+const LINES: usize = 336_777;
+const DEADLINE: Duration = Duration::from_secs(120);
+
+/// The records, and where a share of them ends.
+struct File {
+    bytes: Arc<Vec<u8>>,
+}
+
+impl File {
+    fn new() -> Self {
+        let slice = flights();
+        let lines: Vec<&[u8]> = slice.split_inclusive(|byte| *byte == b'\n').collect();
+        Self {
+            bytes: Arc::new(lines.iter().cycle().take(LINES).flat_map(|line| line.iter().copied()).collect()),
+        }
+    }
+
+    /// The end of the line in which `part` of `whole` lies.
+    fn end_of(&self, part: usize, whole: usize) -> usize {
+        let near = self.bytes.len() / whole * part;
+        near + self.bytes[near..].iter().position(|byte| *byte == b'\n').expect("a line ends") + 1
+    }
+
+    /// The begin of the last line.
+    fn last_line(&self) -> usize {
+        let body = &self.bytes[..self.bytes.len() - 1];
+        body.iter().rposition(|byte| *byte == b'\n').expect("a line before the last") + 1
+    }
+}
+
+/// A subscriber whose output is compared while it comes.
+struct Reader {
+    process: Running,
+    reached: Receiver<usize>,
+}
+
+impl Reader {
+    /// Says when each of `marks` bytes have come and were right.
+    fn start(place: &Place, file: &File, marks: &[usize]) -> Self {
+        let count = LINES.to_string();
+        let mut command = place.command(&["sub", "flights", "--reliable", "--raw", "--count", &count]);
+        let (reader, writer) = std::io::pipe().expect("a pipe");
+        command.stdout(writer);
+        let mut process = Running::start(command);
+        process.stderr_until(|line| line == "ready flights");
+        let (sender, reached) = channel();
+        let (bytes, marks) = (Arc::clone(&file.bytes), marks.to_vec());
+        std::thread::spawn(move || {
+            let mut stream: BufReader<PipeReader> = BufReader::new(reader);
+            let mut at = 0;
+            for mark in marks {
+                let mut part = vec![0; mark - at];
+                stream.read_exact(&mut part).expect("the subscriber prints all");
+                assert!(part == bytes[at..mark], "bytes {at} to {mark} differ");
+                at = mark;
+                let _ = sender.send(mark);
+            }
+            let mut rest = Vec::new();
+            stream.read_to_end(&mut rest).expect("the stream ends");
+            assert!(rest.is_empty(), "{} bytes too many", rest.len());
+        });
+        Self { process, reached }
+    }
+
+    fn wait_for(&self, mark: usize) {
+        assert_eq!(self.reached.recv_timeout(DEADLINE).expect("the bytes come, and come right"), mark);
+    }
+}
+
+fn publisher(place: &Place) -> (Running, ChildStdin) {
+    let mut command = place.command(&["pub", "flights", "-", "--lines", "--wait=2"]);
+    command.stdin(Stdio::piped());
+    let mut publisher = Running::start(command);
+    let stdin = publisher.stdin().expect("stdin is a pipe");
+    (publisher, stdin)
+}
+
+/// Memory of the processes and of the shared segments, in bytes.
+fn memory(place: &Place, pids: &[u32]) -> u64 {
+    let resident: u64 = pids.iter().map(|pid| resident(*pid)).sum();
+    let list = place.run(&["shm", "ls", "--json"]).expect(0).text();
+    let shared: u64 = list
+        .lines()
+        .filter_map(|line| serde_json::from_str::<Value>(line).ok())
+        .filter(|segment| pids.iter().any(|pid| segment["owner_pid"] == *pid))
+        .filter(|segment| segment["kind"] != "ring")
+        .filter_map(|segment| segment["bytes"].as_u64())
+        .sum();
+    resident + shared
+}
+
+fn resident(pid: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("the process is there");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("the kernel tells");
+    let kib: u64 = line.trim().trim_end_matches(" kB").parse().expect("a number");
+    kib * 1024
+}
+
+#[test]
+fn records_reach_two_subscribers_unchanged_in_flat_memory() {
+    let (place, file) = (Place::new(), File::new());
+    let (tenth, last, all) = (file.end_of(1, 10), file.last_line(), file.bytes.len());
+    let marks = [tenth, last, all];
+    let (first, second) = (Reader::start(&place, &file, &marks), Reader::start(&place, &file, &marks));
+    let (publisher, mut input) = publisher(&place);
+    let pids = [publisher.pid(), first.process.pid(), second.process.pid()];
+    let mut measured = Vec::new();
+    for (from, to) in [(0, tenth), (tenth, last), (last, all)] {
+        input.write_all(&file.bytes[from..to]).expect("lines are written");
+        first.wait_for(to);
+        second.wait_for(to);
+        if to != all {
+            measured.push(memory(&place, &pids));
+        }
+    }
+    drop(input);
+    first.process.finish().expect(0);
+    second.process.finish().expect(0);
+    let ended = publisher.finish().expect(0);
+    let account = format!("sent {LINES} subscribers 2 delivered {} dropped 0 in-flight 0", 2 * LINES);
+    assert_eq!(ended.last_error_line(), account);
+    assert!(
+        measured[1] <= measured[0] + (1 << 20),
+        "memory grew from {} to {} bytes",
+        measured[0],
+        measured[1]
+    );
+    eprintln!(
+        "evidence: {LINES} messages to 2 processes, {} bytes at a tenth, {} at the end",
+        measured[0], measured[1]
+    );
+}
+
+#[test]
+fn records_reach_subscribers_though_the_node_dies_and_hangs() {
+    let (place, file) = (Place::new(), File::new());
+    let (third, two_thirds, all) = (file.end_of(1, 3), file.end_of(2, 3), file.bytes.len());
+    let node = place.up();
+    let marks = [third, two_thirds, all];
+    let (first, second) = (Reader::start(&place, &file, &marks), Reader::start(&place, &file, &marks));
+    let (publisher, mut input) = publisher(&place);
+    input.write_all(&file.bytes[..third]).expect("lines are written");
+    node.signal(Signal::KILL);
+    let node = place.up();
+    input.write_all(&file.bytes[third..two_thirds]).expect("lines are written");
+    node.signal(Signal::STOP);
+    input.write_all(&file.bytes[two_thirds..]).expect("lines are written");
+    drop(input);
+    for mark in marks {
+        first.wait_for(mark);
+        second.wait_for(mark);
+    }
+    let ended = publisher.finish().expect(0);
+    first.process.finish().expect(0);
+    second.process.finish().expect(0);
+    let account = format!("sent {LINES} subscribers 2 delivered {} dropped 0 in-flight 0", 2 * LINES);
+    assert_eq!(ended.last_error_line(), account);
+    node.signal(Signal::KILL);
+    eprintln!("evidence: {LINES} messages, 1 node killed, 1 stopped");
+}

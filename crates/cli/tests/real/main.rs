@@ -1,0 +1,11 @@
+//! Real use: whole files, a thousand publishers, stopped and killed processes. One test at a time.
+//!
+//! Each test starts tens to hundreds of processes, so they would disturb each other's deadlines, not each other's results.
+
+mod crowd;
+mod flights;
+#[expect(dead_code, reason = "the harness serves another target as well, which uses the rest")]
+#[path = "../cli/harness.rs"]
+mod harness;
+mod nothing_started;
+mod stopped;

@@ -1,0 +1,328 @@
+//! What a peer hands over is checked before it is mapped, and what it may do with ours is decided by the kernel (rows
+//! A4, A28; cases 36-39 and 42).
+//!
+//! The files here are made by hand, as a hostile or broken peer would make them; nothing of ours helps them.
+#![cfg(not(loom))]
+#![expect(clippy::print_stdout, reason = "evidence lines are read by the test runner")]
+#![expect(unsafe_code, reason = "what the kernel must refuse has no safe wrapper")]
+
+use std::fs::File;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use busway_shm::arena::{ArenaOptions, OwnArena, PeerArena};
+use busway_shm::domain::{self, Domain};
+use busway_shm::error::ShmError;
+use busway_shm::layout::{ARENA_BYTES_MAX, ARENA_BYTES_MIN, ArenaHeader, LAYOUT_VERSION, MAGIC, layout_hash};
+use busway_shm::sync::Ordering;
+use busway_shm::sys::memfd::{self, Mapping, SealKind};
+use busway_shm::sys::{event, identity};
+use busway_wire::ProcessId;
+use rustix::fs::{MemfdFlags, OFlags, SealFlags};
+
+const PROCESS: ProcessId = ProcessId(0x1234);
+
+/// Mappings are counted for the whole process: the tests that count take turns.
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+
+fn alone() -> MutexGuard<'static, ()> {
+    ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Mappings of memfds in this process: those are what an arena would leave behind.
+fn mappings() -> usize {
+    let maps = std::fs::read_to_string("/proc/self/maps").expect("/proc is mounted");
+    maps.lines().filter(|line| line.contains("/memfd:")).count()
+}
+
+fn memory(bytes: u64) -> OwnedFd {
+    let fd =
+        rustix::fs::memfd_create("forged", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING).expect("a memfd");
+    rustix::fs::ftruncate(&fd, bytes).expect("a sparse file");
+    fd
+}
+
+const FIXED: SealFlags = SealFlags::SHRINK.union(SealFlags::GROW).union(SealFlags::SEAL);
+
+fn sealed(fd: OwnedFd, seals: SealFlags) -> OwnedFd {
+    rustix::fs::fcntl_add_seals(&fd, seals).expect("seals can be added");
+    fd
+}
+
+/// An arena file made by hand, whose header `alter` may spoil.
+fn forged(bytes: u64, alter: impl FnOnce(&ArenaHeader)) -> OwnedFd {
+    let fd = memory(bytes);
+    let mapping = Mapping::map_rw(&fd, 4096).expect("the first page");
+    let header: &ArenaHeader = mapping.get(0).expect("it begins there");
+    header.magic.store(MAGIC, Ordering::Relaxed);
+    header.layout_hash.store(layout_hash(), Ordering::Relaxed);
+    header.version.store(LAYOUT_VERSION, Ordering::Relaxed);
+    header.process.store(PROCESS.0, Ordering::Relaxed);
+    header.pid.store(77, Ordering::Relaxed);
+    alter(header);
+    sealed(fd, FIXED | SealFlags::FUTURE_WRITE)
+}
+
+fn arena_file() -> OwnedFd {
+    forged(ARENA_BYTES_MIN, |_| {})
+}
+
+fn bulk_file() -> OwnedFd {
+    let fd = sealed(memory(ARENA_BYTES_MIN), FIXED);
+    memfd::reopen_read_only(&fd).expect("read-only")
+}
+
+fn event_file() -> OwnedFd {
+    event::create().expect("an eventfd")
+}
+
+fn disk_file(bytes: u64) -> OwnedFd {
+    let path =
+        std::env::current_exe().expect("we run").with_file_name(format!("forged-{}", std::process::id()));
+    let file =
+        File::options().create(true).truncate(true).read(true).write(true).open(&path).expect("a file");
+    std::fs::remove_file(&path).expect("it was just made");
+    file.set_len(bytes).expect("a sparse file");
+    file.into()
+}
+
+fn reopen(fd: impl AsFd, flags: OFlags) -> Result<OwnedFd, rustix::io::Errno> {
+    let path = format!("/proc/self/fd/{}", fd.as_fd().as_raw_fd());
+    rustix::fs::open(path, flags | OFlags::CLOEXEC, rustix::fs::Mode::empty())
+}
+
+struct Forged {
+    what: &'static str,
+    arena: OwnedFd,
+    bulk: OwnedFd,
+    event: OwnedFd,
+    expected: ProcessId,
+}
+
+impl Forged {
+    fn new(what: &'static str) -> Self {
+        Self { what, arena: arena_file(), bulk: bulk_file(), event: event_file(), expected: PROCESS }
+    }
+
+    fn arena(what: &'static str, arena: OwnedFd) -> Self {
+        Self { arena, ..Self::new(what) }
+    }
+
+    fn bulk(what: &'static str, bulk: OwnedFd) -> Self {
+        Self { bulk, ..Self::new(what) }
+    }
+
+    fn event(what: &'static str, event: OwnedFd) -> Self {
+        Self { event, ..Self::new(what) }
+    }
+
+    /// Fails unless it is refused for `reason`, with nothing left mapped.
+    fn check(self, reason: &str) {
+        let before = mappings();
+        let error = PeerArena::map(self.arena, self.bulk, self.event, self.expected).expect_err(self.what);
+        assert!(error.to_string().contains(reason), "{}: {error}", self.what);
+        assert_eq!(mappings(), before, "{}: something stayed mapped", self.what);
+    }
+}
+
+#[test]
+fn a_file_made_by_hand_is_an_arena_if_it_is_like_one_in_every_respect() {
+    let _alone = alone();
+    let Forged { arena, bulk, event, expected, .. } = Forged::new("all in order");
+    let peer = PeerArena::map(arena, bulk, event, expected).expect("the forger made no mistake");
+    assert_eq!((peer.process(), peer.pid(), peer.name()), (PROCESS, 77, String::new()));
+}
+
+#[test]
+fn arenas_that_are_unsealed_short_huge_or_no_shared_memory_are_refused_with_their_reason() {
+    let _alone = alone();
+    let all = FIXED | SealFlags::FUTURE_WRITE;
+    let seals = [
+        (SealFlags::SHRINK, "missing: shrink"),
+        (SealFlags::GROW, "missing: grow"),
+        (SealFlags::SEAL, "missing: seal"),
+        (SealFlags::FUTURE_WRITE, "missing: future-write"),
+    ];
+    let mut tried = 0;
+    for (seal, reason) in seals {
+        let fd = memory(ARENA_BYTES_MIN);
+        Forged::arena("arena without a seal", sealed(fd, all - seal)).check(reason);
+        tried += 1;
+        if seal != SealFlags::FUTURE_WRITE {
+            let fd = sealed(memory(ARENA_BYTES_MIN), FIXED - seal);
+            let read_only = memfd::reopen_read_only(&fd).expect("read-only");
+            Forged::bulk("bulk without a seal", read_only).check(reason);
+            tried += 1;
+        }
+    }
+    let (pipe, _other) = rustix::pipe::pipe().expect("a pipe");
+    let cases = [
+        Forged::arena("empty arena", forged_size(0)),
+        Forged::arena("one page", forged_size(4096)),
+        Forged::arena("a byte short", forged_size(ARENA_BYTES_MIN - 1)),
+        Forged::arena("more than all others may have", forged_size(ARENA_BYTES_MAX + 4096)),
+        Forged::bulk("empty bulk", memfd::reopen_read_only(sealed(memory(0), FIXED)).expect("read-only")),
+    ];
+    for case in cases {
+        case.check("at least");
+        tried += 1;
+    }
+    Forged::arena("a file on disk", disk_file(ARENA_BYTES_MIN)).check("not anonymous shared memory");
+    Forged::bulk("a file on disk", disk_file(ARENA_BYTES_MIN)).check("not anonymous shared memory");
+    Forged::arena("a pipe", pipe).check("not anonymous shared memory");
+    Forged::arena("an eventfd", event_file()).check("not anonymous shared memory");
+    println!("evidence: refused={}", tried + 4);
+}
+
+fn forged_size(bytes: u64) -> OwnedFd {
+    sealed(memory(bytes), FIXED | SealFlags::FUTURE_WRITE)
+}
+
+#[test]
+fn arenas_of_another_layout_version_magic_or_incarnation_are_refused_with_their_reason() {
+    let _alone = alone();
+    type Alter = fn(&ArenaHeader);
+    let headers: [(&str, Alter, &str); 5] = [
+        ("no magic", |header| header.magic.store(0, Ordering::Relaxed), "magic"),
+        ("another magic", |header| header.magic.store(domain::MAGIC, Ordering::Relaxed), "magic"),
+        (
+            "one bit",
+            |header| header.layout_hash.store(layout_hash() ^ 1, Ordering::Relaxed),
+            "layout differs",
+        ),
+        ("a version", |header| header.version.store(LAYOUT_VERSION + 1, Ordering::Relaxed), "layout differs"),
+        ("a process", |header| header.process.store(PROCESS.0 + 1, Ordering::Relaxed), "belongs to process"),
+    ];
+    for (what, alter, reason) in headers {
+        Forged::arena(what, forged(ARENA_BYTES_MIN, alter)).check(reason);
+    }
+    let error = ShmError::Layout { theirs: layout_hash() ^ 1, ours: layout_hash() };
+    assert!(error.to_string().contains("run the same version"), "{error}");
+    println!("evidence: headers={}", headers.len());
+}
+
+#[test]
+fn swapped_and_writable_files_and_events_that_would_block_are_refused_with_their_reason() {
+    let _alone = alone();
+    let Forged { arena, bulk, event, expected, .. } = Forged::new("");
+    Forged { what: "swapped", arena: bulk, bulk: arena, event, expected }.check("missing: future-write");
+    Forged::bulk("bulk that can be written", sealed(memory(ARENA_BYTES_MIN), FIXED))
+        .check("must be read-only");
+    Forged::bulk("the arena as bulk", arena_file()).check("must be read-only");
+    let (_pipe, pipe) = rustix::pipe::pipe().expect("a pipe");
+    Forged::event("a pipe as event", pipe).check("no eventfd");
+    Forged::event("a file as event", disk_file(0)).check("no eventfd");
+    let blocking = rustix::event::eventfd(0, rustix::event::EventfdFlags::CLOEXEC).expect("an eventfd");
+    Forged::event("an event that blocks", blocking).check("wait");
+}
+
+#[test]
+fn domain_segments_are_refused_in_the_same_way() {
+    let _alone = alone();
+    let before = mappings();
+    let refuse = |fd: OwnedFd, reason: &str| {
+        let error = Domain::map(fd).expect_err(reason);
+        assert!(error.to_string().contains(reason), "{error}");
+        assert_eq!(mappings(), before, "{reason}: something stayed mapped");
+    };
+    refuse(memory(domain::SIZE), "missing: seal, shrink, grow");
+    refuse(sealed(memory(domain::SIZE), FIXED), "magic");
+    refuse(sealed(memory(4095), FIXED), "at least");
+    refuse(sealed(memory(domain::SIZE), FIXED | SealFlags::FUTURE_WRITE), "writable by the realm");
+    refuse(bulk_file(), "writable by the realm");
+    refuse(disk_file(domain::SIZE), "not anonymous shared memory");
+}
+
+/// What a peer has of us.
+fn handed_over() -> (Arc<OwnArena>, OwnedFd, OwnedFd) {
+    let options = ArenaOptions { name: "owner".into(), bytes_max: ARENA_BYTES_MIN, monitored: true };
+    let own = OwnArena::create(&options).expect("an arena");
+    let arena = identity::duplicate(own.arena_fd()).expect("a descriptor");
+    let bulk = identity::duplicate(own.bulk_fd()).expect("a descriptor");
+    (own, arena, bulk)
+}
+
+fn map(fd: BorrowedFd<'_>, protection: rustix::mm::ProtFlags) -> Result<*mut u8, rustix::io::Errno> {
+    // SAFETY: the kernel chooses the place; nothing refers to what is there.
+    let start = unsafe {
+        rustix::mm::mmap(std::ptr::null_mut(), 4096, protection, rustix::mm::MapFlags::SHARED, fd, 0)
+    };
+    start.map(<*mut _>::cast)
+}
+
+#[test]
+fn no_process_can_write_an_arena_that_another_owns() {
+    use rustix::mm::{MprotectFlags, ProtFlags};
+    let _alone = alone();
+    let (own, arena, bulk) = handed_over();
+    let mut refused = 0_u32;
+    let mut refuse = |what: &str, happened: bool| {
+        assert!(!happened, "the kernel allowed {what}");
+        refused += 1;
+    };
+    for (kind, fd) in [("the arena", &arena), ("the bulk file", &bulk)] {
+        let named = |what: &str| format!("{what} of {kind}");
+        refuse(&named("a writable mapping"), map(fd.as_fd(), ProtFlags::READ | ProtFlags::WRITE).is_ok());
+        let start = map(fd.as_fd(), ProtFlags::READ).expect("reading is allowed");
+        // SAFETY: the page is ours and nothing refers to it.
+        let protected =
+            unsafe { rustix::mm::mprotect(start.cast(), 4096, MprotectFlags::READ | MprotectFlags::WRITE) };
+        refuse(&named("mprotect to writable"), protected.is_ok());
+        // SAFETY: the page was mapped above.
+        unsafe { rustix::mm::munmap(start.cast(), 4096) }.expect("it was ours");
+        refuse(&named("write"), rustix::io::pwrite(fd, b"x", 0).is_ok());
+        refuse(&named("truncation"), rustix::fs::ftruncate(fd, 4096).is_ok());
+        refuse(&named("truncation to nothing"), rustix::fs::ftruncate(fd, 0).is_ok());
+        refuse(&named("growth"), rustix::fs::ftruncate(fd, 2 * ARENA_BYTES_MIN).is_ok());
+        refuse(&named("a hole"), memfd::punch(fd, 0, 4096).is_ok());
+        refuse(&named("a seal"), rustix::fs::fcntl_add_seals(fd, SealFlags::WRITE).is_ok());
+    }
+    // A new description of the arena can be had from /proc, and is worth no more than the old one.
+    let writable = reopen(&arena, OFlags::RDWR).expect("the mode of the arena allows its user to open it");
+    refuse(
+        "a writable mapping of a reopened arena",
+        map(writable.as_fd(), ProtFlags::READ | ProtFlags::WRITE).is_ok(),
+    );
+    refuse("write to a reopened arena", rustix::io::pwrite(&writable, b"x", 0).is_ok());
+    refuse(
+        "truncation on open",
+        reopen(&arena, OFlags::RDWR | OFlags::TRUNC).is_ok() && memfd::size(&arena) == Ok(0),
+    );
+    assert_eq!(memfd::size(&arena), Ok(ARENA_BYTES_MIN));
+    assert_eq!(
+        own.tables().header().magic.load(Ordering::Relaxed),
+        MAGIC,
+        "the owner's words are as they were"
+    );
+    own.beat(1);
+    println!("evidence: refused={refused}");
+}
+
+#[test]
+fn a_segment_cannot_be_truncated_under_its_readers() {
+    let _alone = alone();
+    let (own, arena, bulk) = handed_over();
+    let peer = PeerArena::of_own(&own).expect("mapped");
+    for fd in [own.arena_fd(), own.bulk_fd(), arena.as_fd(), bulk.as_fd()] {
+        assert!(rustix::fs::ftruncate(fd, 0).is_err(), "its owner cannot either");
+    }
+    // The last word of the file: a shorter file would end this test with SIGBUS.
+    let last =
+        peer.tables().arena().slice::<busway_shm::sync::AtomicU64>(ARENA_BYTES_MIN - 8, 1).expect("inside");
+    assert_eq!(last[0].load(Ordering::Relaxed), 0);
+    assert!(memfd::check_seals(&arena, SealKind::Arena).is_ok());
+}
+
+#[test]
+fn a_thousand_refused_peers_leave_no_mapping_and_no_descriptor() {
+    let _alone = alone();
+    let descriptors = || std::fs::read_dir("/proc/self/fd").expect("/proc is mounted").count();
+    let before = (mappings(), descriptors());
+    for round in 0..1000_u64 {
+        let arena = forged(ARENA_BYTES_MIN, |header| header.process.store(round, Ordering::Relaxed));
+        let expected = ProcessId(round + 1);
+        PeerArena::map(arena, bulk_file(), event_file(), expected).expect_err("another incarnation");
+    }
+    assert_eq!((mappings(), descriptors()), before);
+}
