@@ -164,11 +164,15 @@ fn blocked_by(child: &Child, bus: &Bus, max_wait: Duration) -> Publisher {
 fn a_publisher_that_waits_for_a_subscriber_goes_on_when_it_is_killed_by_its_life_word() {
     const KILLS: usize = 50;
     let scene = Scene::new();
+    // Another process holds, and is stopped while a subscriber dies: it cannot pass its hang-up on.
+    let holder = scene.start("holds");
+    assert_eq!(holder.line(), "holds");
     let bus = scene.bus("publishes");
     let mut waited_us = Vec::new();
     for _ in 0..KILLS {
         let child = scene.start("reads nothing");
         let mut publisher = blocked_by(&child, &bus, Duration::from_secs(60));
+        holder.signal(Signal::STOP);
         let publishing = gettid();
         let killer = std::thread::spawn(move || {
             until_asleep(publishing);
@@ -182,12 +186,13 @@ fn a_publisher_that_waits_for_a_subscriber_goes_on_when_it_is_killed_by_its_life
         assert_eq!((sent.stalled, sent.evicted), (0, 0), "it was not given up, it died");
         assert!(sent.waited_ns > 0, "it waited");
         waited_us.push(returned.saturating_sub(killed) / 1_000);
+        holder.signal(Signal::CONT);
         drop(child);
     }
     waited_us.sort_unstable();
     let [p50, p90, most] = [KILLS / 2, KILLS * 9 / 10, KILLS - 1].map(|at| waited_us[at]);
     println!("evidence: kills={KILLS} max_wait_ms=60000 freed_us_p50={p50} p90={p90} max={most}");
-    assert!(p50 < 100_000, "half of the deaths were seen after {p50} us: a beat is 250 ms, a hang 3 s");
+    assert!(p50 < 50_000, "half of the deaths were seen after {p50} us: a beat is 250 ms, a hang 3 s");
     assert!(most < 2_000_000, "a death was seen after {most} us");
 }
 
