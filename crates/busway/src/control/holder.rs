@@ -18,6 +18,7 @@ use crate::log::Line;
 use busway_shm::domain::Domain;
 use busway_shm::fork::PrivateFd;
 use busway_shm::life::Life;
+use busway_shm::sync::Ordering;
 use busway_wire::{Control as Message, ProcessId};
 use rustix::fs::AtFlags;
 use rustix::io::Errno;
@@ -98,8 +99,10 @@ pub(super) struct Holder {
     lost: VecDeque<ProcessId>,
     domain: Arc<Domain>,
     since_ns: u64,
-    /// The ledger and the sum as they were a tick ago, if they differed.
-    ledger_off: Option<(u64, u64)>,
+    /// As many members are here as the former holder had, or more.
+    complete: bool,
+    /// By how much the ledger was above the sum a tick ago.
+    ledger_off: i64,
 }
 
 impl Holder {
@@ -145,7 +148,8 @@ impl Holder {
             lost: VecDeque::new(),
             domain,
             since_ns: now_ns,
-            ledger_off: None,
+            complete: expected == 0,
+            ledger_off: 0,
         };
         let identity =
             Identity { process: base.process(), pid: std::process::id(), name: base.settings.name.clone() };
@@ -216,6 +220,7 @@ impl Holder {
             self.dispatch(base, out, now_ns);
         } else if !settling.complete && self.returned >= settling.expected {
             settling.complete = true;
+            self.complete = true;
             settling.until_ns = settling.until_ns.min(now_ns.saturating_add(BEHIND_HELLO_NS));
         }
     }
@@ -391,6 +396,7 @@ impl Holder {
         base.unwatch(&connection.channel);
         let mut out = Vec::new();
         if let Stage::Joined(process) = connection.stage {
+            self.release_of(base, process);
             let gone = base.peers.get(process).is_none_or(|peer| peer.life().is_gone());
             let leaving = leaving.unwrap_or(if gone { Leaving::Ended } else { Leaving::Lost });
             self.rendezvous.handle(id, Input::Left(leaving), &mut out);
@@ -443,18 +449,49 @@ impl Holder {
         }
     }
 
-    /// What dead members had reserved is given back. Only a difference that stayed the same for a whole tick is
+    /// What was reserved by who died while nobody saw it is given back. Only what was too much at two ticks is
     /// believed, because a member reserves first and commits then; and not before orphans had time to come.
     fn repair_ledger(&mut self, base: &Base, now_ns: u64) {
         let ledger = self.domain.ledger();
         let found = ledger.raw();
-        let sum = base.peers.committed_bytes();
-        let off = (found != sum).then_some((found, sum));
-        let settled = now_ns.saturating_sub(self.since_ns) >= 1_000_000_000;
-        if off.is_some() && off == self.ledger_off && settled {
-            // False if somebody was faster: then the next tick looks again.
-            let _ = ledger.repair(found, sum);
+        let own = base.arena.tables().header().committed_bytes.load(Ordering::Relaxed);
+        let sum = own.saturating_add(base.peers.committed_bytes(base.process()));
+        let off = found.wrapping_sub(sum).cast_signed();
+        let lasting = lasting(self.ledger_off, off);
+        let settled = self.complete || now_ns.saturating_sub(self.since_ns) >= 1_000_000_000;
+        if settled && lasting != 0 {
+            ledger.correct(lasting);
+            self.ledger_off = off.wrapping_sub(lasting);
+        } else {
+            self.ledger_off = off;
         }
-        self.ledger_off = off;
+    }
+
+    /// What a member had reserved that was killed is free as soon as its death is known.
+    fn release_of(&self, base: &Base, process: ProcessId) {
+        let Some(peer) = base.peers.get(process).filter(|peer| peer.life() == Life::Dead) else { return };
+        let ledger = self.domain.ledger();
+        // Its own word, which it may have written nonsense into.
+        ledger.release(peer.committed_bytes().min(ledger.reserved()));
+    }
+}
+
+/// By how much a counter was off at both of two looks.
+fn lasting(before: i64, now: i64) -> i64 {
+    if before.signum() != now.signum() {
+        return 0;
+    }
+    if now > 0 { before.min(now) } else { before.max(now) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::lasting;
+
+    #[test]
+    fn only_what_was_off_twice_in_the_same_direction_lasts() {
+        let looks = [(0, 5), (5, 0), (5, -5), (-5, 5), (5, 7), (7, 5), (-5, -7), (-7, -5), (i64::MIN, -1)];
+        let found = looks.map(|(before, now)| lasting(before, now));
+        assert_eq!(found, [0, 0, 0, 0, 5, 5, -5, -5, -1]);
     }
 }
