@@ -10,6 +10,7 @@ pub(crate) const UNSAFE: &[(&str, &str)] = &[
     ("crates/shm/src/view.rs", "references into a mapping, checked when they are made"),
     ("crates/shm/src/layout.rs", "says which structures are valid for any bytes"),
     ("crates/shm/src/domain.rs", "says so for the header of the domain segment"),
+    ("crates/shm/src/slot.rs", "prefetches the next slot, which no safe function does"),
     ("crates/shm/src/ring.rs", "writes a payload into a chunk that is ours alone"),
     ("crates/shm/src/life.rs", "the robust list, which only the kernel reads"),
     ("crates/shm/src/fork.rs", "pthread_atfork"),

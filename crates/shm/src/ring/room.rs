@@ -23,7 +23,7 @@ use crate::view::futex_half;
 const WAIT_SLICE_NS: u64 = 1_000_000;
 /// Looks before the first sleep, each after a longer pause than the last. Looking takes the cursor's cache line from
 /// the subscriber: looked at all the time, it would cost the subscriber a transfer for every message.
-const SPINS: u32 = 12;
+const SPINS: u32 = 48;
 
 /// What must give way.
 #[derive(Clone, Copy)]
@@ -324,7 +324,8 @@ fn waiting_word(target: u64) -> u32 {
 }
 
 fn pause(looks: u32) {
-    for _ in 0..1_u32 << looks.min(8) {
+    // Sixteen: about a microsecond. Longer pauses make a hypervisor take the processor away.
+    for _ in 0..1_u32 << looks.min(4) {
         crate::sync::spin_hint();
     }
 }
