@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use busway_shm::arena::OwnArena;
 use busway_shm::bell::{ANY, Bell};
-use busway_shm::clock::Deadline;
+use busway_shm::clock::{self, Deadline};
 use busway_shm::domain::Domain;
 use busway_shm::error::ShmError;
 use busway_shm::hold::HoldBudget;
@@ -23,6 +23,18 @@ use busway_wire::limits::{HOLD_BYTES_MAX, HOLDS_MAX};
 use busway_wire::{Generation, PortId, ProcessId, RingIndex, RowIndex, SeatIndex, Topic};
 
 use crate::control::{Attach, Ports, RingAdded, RingKey, RowKey};
+use crate::log::{Line, Log};
+
+/// A rate is measured over at least so long.
+const RATE_NS: u64 = 1_000_000_000;
+
+/// How far a ring was at a time.
+#[derive(Debug)]
+struct Sample {
+    ring: EntryKey,
+    at_ns: u64,
+    head: u64,
+}
 
 /// A publisher that a subscription has met.
 #[derive(Debug)]
@@ -47,12 +59,45 @@ pub(crate) struct Subscription {
 #[derive(Debug, Default)]
 struct Known {
     rows: BTreeMap<(ProcessId, EntryKey), Weak<RowShared>>,
+    begun: BTreeMap<ProcessId, Begun>,
     /// At so many rows those that are gone are looked for: at twice those that were there the last time, so that a
     /// subscription of ten thousand publishers does not look at all of them for each.
     clean_at: usize,
 }
 
+/// The rings of a process that the subscription has begun to read. A take-over tells of all of them again, also of those
+/// that were read to their end or that evicted us: they must not be read twice.
+#[derive(Debug, Default)]
+struct Begun {
+    /// By its index the generation of the ring; an index is only used again when everybody has left the former ring.
+    rings: BTreeMap<u32, u32>,
+    gone_ns: Option<u64>,
+}
+
+/// So long after a process has gone a message about it may still be under way.
+const BEGUN_KEPT_NS: u64 = 60_000_000_000;
+
 impl Known {
+    fn begin(&mut self, row: &RowShared, now_ns: u64) {
+        let ring = row.ring_key();
+        let begun = self.begun.entry(row.peer().process()).or_default();
+        begun.rings.insert(ring.index, ring.generation);
+        if row.peer().life().is_gone() {
+            begun.gone_ns.get_or_insert(now_ns);
+        }
+    }
+
+    fn has_begun(&self, process: ProcessId, ring: EntryKey) -> bool {
+        self.begun.get(&process).is_some_and(|begun| begun.rings.get(&ring.index) == Some(&ring.generation))
+    }
+
+    fn gone(&mut self, process: ProcessId, now_ns: u64) {
+        if let Some(begun) = self.begun.get_mut(&process) {
+            begun.gone_ns.get_or_insert(now_ns);
+        }
+        self.begun.retain(|_, begun| begun.gone_ns.is_none_or(|gone| now_ns < gone + BEGUN_KEPT_NS));
+    }
+
     fn insert(&mut self, key: (ProcessId, EntryKey), row: &Arc<RowShared>) {
         if self.rows.len() >= self.clean_at {
             self.rows.retain(|_, row| row.strong_count() > 0);
@@ -84,6 +129,19 @@ impl Subscription {
         self.version.fetch_add(1, Ordering::Release); // pairs with Acquire in `version`
     }
 
+    /// Lets a row whose publisher is gone begin without a seat.
+    fn start_without_seat(&self, row: &RowShared) {
+        if !row.is_attached() && !row.is_refused() && row.peer().life().is_gone() {
+            self.begin(row);
+            row.start_without_seat();
+        }
+    }
+
+    /// Notes that `row` has begun to read. Only the control thread lets rows begin.
+    fn begin(&self, row: &RowShared) {
+        lock(&self.known).begin(row, clock::monotonic_ns());
+    }
+
     fn rows(&self) -> Vec<Arc<RowShared>> {
         lock(&self.known).rows.values().filter_map(Weak::upgrade).collect()
     }
@@ -96,17 +154,22 @@ impl Subscription {
     }
 }
 
+/// A row without a seat, and whose it is.
+type Waiting = (Weak<RowShared>, Weak<Subscription>);
+
 /// Everything that this process publishes and subscribes.
 #[derive(Debug)]
 pub(crate) struct PortTable {
     own: Arc<OwnArena>,
     rings: Mutex<BTreeMap<u32, Arc<RingShared>>>,
     subscriptions: Mutex<BTreeMap<PortId, Arc<Subscription>>>,
-    /// Rows that wait for the answer of their publisher, by their index, with the line of their subscription.
-    waiting: Mutex<BTreeMap<u32, (Weak<RowShared>, usize)>>,
+    /// Rows that wait for the answer of their publisher, by their index, with their subscription.
+    waiting: Mutex<BTreeMap<u32, Waiting>>,
     domain: Mutex<Option<Arc<Domain>>>,
     domain_version: AtomicU64,
     unfinished: Mutex<Vec<usize>>,
+    samples: Mutex<BTreeMap<u32, Sample>>,
+    log: Mutex<Log>,
     changes: Mutex<u64>,
     changed: Condvar,
     pub(crate) budget: Arc<HoldBudget>,
@@ -126,6 +189,8 @@ impl PortTable {
             domain: Mutex::new(None),
             domain_version: AtomicU64::new(0),
             unfinished: Mutex::new(Vec::new()),
+            samples: Mutex::new(BTreeMap::new()),
+            log: Mutex::new(Log::default()),
             changes: Mutex::new(0),
             changed: Condvar::new(),
             budget: Arc::new(HoldBudget::new(u64::from(HOLDS_MAX), HOLD_BYTES_MAX)),
@@ -157,6 +222,30 @@ impl PortTable {
     /// Somebody sleeps whom a publisher had no time to wake: the control thread does it at its next tick.
     pub(crate) fn finish_later(&self, line: usize) {
         lock(&self.unfinished).push(line);
+    }
+
+    /// Logs `line` as a warning, unless one of its kind was logged within the last second.
+    pub(crate) fn warn(&self, kind: Line, line: impl FnOnce() -> String) {
+        lock(&self.log).warn(kind, clock::monotonic_ns(), line);
+    }
+
+    /// Measures how many messages a second each ring carries.
+    fn measure(&self, rings: &BTreeMap<u32, Arc<RingShared>>, now_ns: u64) {
+        let mut samples = lock(&self.samples);
+        samples.retain(|index, sample| rings.get(index).is_some_and(|ring| ring.key() == sample.ring));
+        for (index, ring) in rings {
+            let created_ns = ring.entry().created_ns.load(Ordering::Relaxed);
+            let sample =
+                samples.entry(*index).or_insert(Sample { ring: ring.key(), at_ns: created_ns, head: 0 });
+            let passed_ns = now_ns.saturating_sub(sample.at_ns);
+            if passed_ns < RATE_NS {
+                continue;
+            }
+            let head = ring.head();
+            let milli = u128::from(head - sample.head.min(head)) * 1_000_000_000_000 / u128::from(passed_ns);
+            ring.entry().rate_milli.store(u64::try_from(milli).unwrap_or(u64::MAX), Ordering::Relaxed);
+            (sample.at_ns, sample.head) = (now_ns, head);
+        }
     }
 
     /// Wakes who waits for a change of the table.
@@ -242,18 +331,20 @@ impl Ports for PortTable {
         let row = match known.rows.get(&key).and_then(Weak::upgrade) {
             Some(row) if row.is_attached() || row.is_refused() => return None,
             Some(row) => row,
+            None if known.has_begun(added.peer.process(), ring) => return None,
             None => {
                 let made =
                     RowShared::create(&self.own, added.peer, ring, &subscription.options, &self.budget);
                 let row = match made {
                     Ok(row) => row,
                     Err(error) => {
-                        tracing::warn!(target: "busway::ports", topic = %added.topic, "cannot subscribe: {error}");
+                        self.warn(Line::Budget, || format!("cannot subscribe to {}: {error}", added.topic));
                         return None;
                     }
                 };
                 known.insert(key, &row);
-                lock(&self.waiting).insert(row.key().index, (Arc::downgrade(&row), subscription.line));
+                lock(&self.waiting)
+                    .insert(row.key().index, (Arc::downgrade(&row), Arc::downgrade(&subscription)));
                 let arrival = Arrival { row: row.clone(), topic: added.topic.clone(), publisher: added.port };
                 subscription.arrive(arrival);
                 row
@@ -275,7 +366,7 @@ impl Ports for PortTable {
     fn attached(&self, publisher: ProcessId, ring: RingKey, row: RowKey, seat: Result<SeatIndex, String>) {
         let (ring, row) = (entry_of(ring), row_entry(row));
         let mut waiting = lock(&self.waiting);
-        let Some((found, line)) = waiting.get(&row.index).cloned() else { return };
+        let Some((found, subscription)) = waiting.get(&row.index).cloned() else { return };
         let Some(found) = found.upgrade().filter(|found| found.key() == row) else { return };
         if found.peer().process() != publisher || found.ring_key() != ring {
             return;
@@ -285,9 +376,15 @@ impl Ports for PortTable {
         if let Err(reason) = &seat {
             tracing::debug!(target: "busway::ports", "a publisher refused a seat: {reason}");
         }
+        let subscription = subscription.upgrade();
+        if let (Some(subscription), Ok(_)) = (&subscription, &seat) {
+            subscription.begin(&found);
+        }
         found.attached(seat.map(|seat| seat.0).map_err(|_| ()));
         self.change();
-        self.ring_bell(line);
+        if let Some(subscription) = subscription {
+            self.ring_bell(subscription.line);
+        }
     }
 
     fn gone(&self, process: ProcessId) {
@@ -295,7 +392,8 @@ impl Ports for PortTable {
         for ring in rings {
             let reaped = ring.reap(Some(process));
             if reaped.died > 0 {
-                tracing::info!(target: "busway::ports", process = %process, "a subscriber's process is gone");
+                // Who died is said once, by the control thread.
+                tracing::debug!(target: "busway::ports", process = %process, "a subscriber's process is gone");
             }
         }
         let subscriptions: Vec<Arc<Subscription>> = lock(&self.subscriptions).values().cloned().collect();
@@ -303,10 +401,11 @@ impl Ports for PortTable {
             let mut concerned = false;
             for row in subscription.rows() {
                 if row.peer().process() == process {
-                    row.start_without_seat();
+                    subscription.start_without_seat(&row);
                     concerned = true;
                 }
             }
+            lock(&subscription.known).gone(process, clock::monotonic_ns());
             if concerned {
                 self.ring_bell(subscription.line);
             }
@@ -316,7 +415,7 @@ impl Ports for PortTable {
 
     fn domain_changed(&self, domain: &Arc<Domain>) {
         if let Err(error) = self.own.join(domain) {
-            tracing::warn!(target: "busway::ports", "the domain's budget cannot back this process: {error}");
+            self.warn(Line::Budget, || format!("the domain's budget cannot back this process: {error}"));
         }
         *lock(&self.domain) = Some(domain.clone());
         self.domain_version.fetch_add(1, Ordering::Release); // pairs with Acquire in `domain_version`
@@ -332,12 +431,15 @@ impl Ports for PortTable {
             ring.reap(None);
             !ring.is_free()
         });
+        self.measure(&rings, now_ns);
         drop(rings);
         self.own.reap_rows();
         let subscriptions: Vec<Arc<Subscription>> = lock(&self.subscriptions).values().cloned().collect();
-        for row in subscriptions.iter().flat_map(|subscription| subscription.rows()) {
-            row.look(now_ns);
-            row.start_without_seat();
+        for subscription in subscriptions {
+            for row in subscription.rows() {
+                row.look(now_ns);
+                subscription.start_without_seat(&row);
+            }
         }
     }
 }

@@ -31,7 +31,7 @@ struct Scene {
     publisher: Publisher,
     subscriber: Subscriber,
     buses: [Bus; 2],
-    _directory: Directory,
+    directory: Directory,
 }
 
 struct Directory(PathBuf);
@@ -51,14 +51,18 @@ impl Drop for Directory {
 }
 
 fn scene(policy: Policy, gating: Gating) -> Scene {
+    scene_of("topic", "topic", policy, gating)
+}
+
+fn scene_of(pattern: &str, topic: &str, policy: Policy, gating: Gating) -> Scene {
     let directory = Directory::new();
     let join = |name: &str| Bus::builder().directory(&directory.0).name(name).open().unwrap();
     let (quick, slow) = (join("quick"), join("slow"));
-    let subscriber = slow.subscriber("topic").policy(policy).open().unwrap();
-    let publisher = quick.publisher("topic").slots_max(SLOTS as u32).max_wait(CAP).gating(gating).open();
+    let subscriber = slow.subscriber(pattern).policy(policy).open().unwrap();
+    let publisher = quick.publisher(topic).slots_max(SLOTS as u32).max_wait(CAP).gating(gating).open();
     let publisher = publisher.unwrap();
     assert_eq!(publisher.subscribers(), 1, "the constructor returns when the subscriber can read");
-    Scene { publisher, subscriber, buses: [quick, slow], _directory: directory }
+    Scene { publisher, subscriber, buses: [quick, slow], directory }
 }
 
 impl Scene {
@@ -240,6 +244,22 @@ fn evict_goes_on_with_every_way_to_send_and_both_sides_are_told() {
         assert_eq!(account.dropped.get("evicted"), Some(&(SLOTS + 2 - read.len() as u64)), "{account:?}");
         println!("evidence: policy=evict way={way:?} dropped={:?}", account.dropped);
     }
+}
+
+#[test]
+fn an_evicted_subscriber_stays_evicted_when_the_rendezvous_is_taken_over() {
+    let mut scene = scene_of("topic.>", "topic.one", Policy::Evict, Gating::Allowed);
+    scene.fill();
+    assert_eq!(scene.send(Way::Try).map(|sent| sent.evicted), Ok(1));
+    let (_, error) = scene.drain();
+    assert!(matches!(error, Some(RecvError::Evicted(_))), "{error:?}");
+    let next = Bus::builder().directory(&scene.directory.0).name("next").take_role().open().unwrap();
+    assert!(next.is_rendezvous());
+    // The publisher's process tells the new holder of its first ring, then of this one.
+    let mut second = scene.buses[0].publisher("topic.two").open().unwrap();
+    second.send(b"two").unwrap();
+    let sample = scene.subscriber.recv_timeout(PATIENCE).unwrap().expect("it reads other publishers");
+    assert_eq!((sample.topic(), sample.sequence()), ("topic.two", 1), "nothing is read a second time");
 }
 
 #[test]

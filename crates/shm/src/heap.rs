@@ -77,6 +77,8 @@ pub struct Heap {
     rows: Entries,
     seats: Entries,
     bulk_free_bytes: u64,
+    /// Chunks of publishers that are gone, which rows may still read.
+    left: u64,
 }
 
 impl Heap {
@@ -93,6 +95,7 @@ impl Heap {
             rows: Entries::default(),
             seats: Entries::default(),
             bulk_free_bytes: 0,
+            left: 0,
         }
     }
 
@@ -268,8 +271,22 @@ impl OwnArena {
 
     /// Gives chunks of one class back.
     pub fn give_chunks(&self, class: u64, chunks: &mut Vec<ChunkRef>) {
+        self.give_to(&mut self.heap(), class, chunks);
+    }
+
+    /// Notes that a publisher leaves `chunks` chunks behind, which rows may still read.
+    pub(crate) fn leave_chunks(&self, chunks: usize) {
+        self.heap().left += chunks as u64;
+    }
+
+    /// Gives back chunks of one class that a publisher had left behind.
+    pub(crate) fn give_left_chunks(&self, class: u64, chunks: &mut Vec<ChunkRef>) {
         let mut heap = self.heap();
-        let heap = &mut *heap;
+        heap.left = heap.left.saturating_sub(chunks.len() as u64);
+        self.give_to(&mut heap, class, chunks);
+    }
+
+    fn give_to(&self, heap: &mut Heap, class: u64, chunks: &mut Vec<ChunkRef>) {
         let known = heap.classes.entry(class).or_default();
         for chunk in chunks.drain(..) {
             if class >= BULK_BYTES {
@@ -285,14 +302,21 @@ impl OwnArena {
         }
     }
 
-    /// Chunks that exist and chunks that are free here, for the check `free + ring + held + retired = pool`.
-    pub fn census(&self) -> (u64, u64) {
+    /// Chunks that exist, those that are free here, and those that publishers who are gone have left, for the check
+    /// `free + left + ring + held + retired = pool`.
+    pub(crate) fn chunks(&self) -> (u64, u64, u64) {
         let heap = self.heap();
         let all = self.tables().extents()[..heap.extents as usize]
             .iter()
             .map(|entry| u64::from(entry.count.load(Ordering::Relaxed)))
             .sum();
         let free = heap.classes.values().map(|class| (class.free.len() + class.unbacked.len()) as u64).sum();
+        (all, free, heap.left)
+    }
+
+    /// Chunks that exist and chunks that are free here.
+    pub fn census(&self) -> (u64, u64) {
+        let (all, free, _) = self.chunks();
         (all, free)
     }
 }

@@ -92,7 +92,7 @@ impl Remains {
         self.chunks.sort_by_key(|sized| sized.class);
         for run in self.chunks.chunk_by(|a, b| a.class == b.class) {
             let mut chunks: Vec<ChunkRef> = run.iter().map(|sized| sized.chunk).collect();
-            own.give_chunks(run[0].class, &mut chunks);
+            own.give_left_chunks(run[0].class, &mut chunks);
         }
     }
 }

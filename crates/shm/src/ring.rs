@@ -407,11 +407,12 @@ impl RingWriter {
         self.seen = version;
     }
 
-    /// Chunks in the ring, free in our stores, and retired: with the held ones among the retired and those of the
-    /// heap they are the whole pool.
+    /// Chunks in the ring, free in our stores, and retired (held ones are among these), and those of the process. Over
+    /// all publishers of a process: `free + left` and the sum of `in_ring + stored + retired` are `pool`, but for loans.
     pub fn census(&self) -> Census {
         let (stored, retired) = self.recycler.census();
-        Census { in_ring: self.chunks.len() as u64, stored, retired }
+        let (pool, free, left) = self.shared.own().chunks();
+        Census { in_ring: self.chunks.len() as u64, stored, retired, pool, free, left }
     }
 
     /// How far the slowest row is behind, and whether every row has passed the last message.
@@ -440,6 +441,12 @@ pub struct Census {
     pub stored: u64,
     /// Out of the ring, not yet known to be free.
     pub retired: u64,
+    /// Chunks of the process, wherever they are.
+    pub pool: u64,
+    /// Free for every publisher of the process.
+    pub free: u64,
+    /// Left behind by publishers that are gone, for rows that still read them.
+    pub left: u64,
 }
 
 impl Drop for RingWriter {
@@ -480,7 +487,7 @@ fn new_stage(
 
 fn fill_entry(entry: &RingEntry, topic: &Topic, port: PortId, options: &RingOptions, ring: EntryKey) {
     let counters = [&entry.waits, &entry.refused, &entry.evicted, &entry.past_delivered, &entry.past_rows];
-    let more = [&entry.sent_bytes, &entry.lag_high, &entry.seated, &entry.closed_at];
+    let more = [&entry.sent_bytes, &entry.lag_high, &entry.seated, &entry.closed_at, &entry.rate_milli];
     for counter in counters.into_iter().chain(more).chain(&entry.past_dropped) {
         counter.store(0, Ordering::Relaxed);
     }

@@ -407,6 +407,7 @@ impl RingShared {
 
     /// The publisher is gone: what it leaves is kept until the last row has passed it.
     pub(crate) fn leave(&self, remains: Remains) {
+        self.own.leave_chunks(remains.chunks.len());
         *self.remains.lock().unwrap_or_else(PoisonError::into_inner) = Some(remains);
         self.entry.closed_at.store(self.head(), Ordering::Relaxed);
         // pairs with Acquire in `row`

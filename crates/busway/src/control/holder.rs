@@ -9,14 +9,16 @@
 //! Invariant: every member of the rendezvous but the holder itself has exactly one connection here, and its arena
 //! has been checked and mapped.
 
-use super::base::{Base, Beside, Interest, Line, Token};
+use super::base::{Base, Beside, Interest, Token};
 use super::channel::{Channel, ChannelError, Enclosed, Received, seqpacket};
 use super::lock::Note;
 use super::rendezvous::{Identity, Input, Leaving, MemberId, Output, Pulled, Rendezvous};
 use crate::error::{Code, Error, memory, system};
+use crate::log::Line;
 use busway_shm::domain::Domain;
 use busway_shm::fork::PrivateFd;
 use busway_shm::life::Life;
+use busway_shm::sync::Ordering;
 use busway_wire::{Control as Message, ProcessId};
 use rustix::fs::AtFlags;
 use rustix::io::Errno;
@@ -60,6 +62,16 @@ struct Connection {
     pid: u32,
 }
 
+/// The time after a take-over in which members come again.
+#[derive(Clone, Copy, Debug)]
+struct Settling {
+    until_ns: u64,
+    /// Members that have yet to come, as far as the lock's text knew.
+    expected: usize,
+    /// All of them are here; what they had registered is right behind their Hello.
+    complete: bool,
+}
+
 /// What the thread has to do after a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Next {
@@ -79,14 +91,18 @@ pub(super) struct Holder {
     paused_until_ns: Option<u64>,
     /// What the lock's text says of us.
     described: Option<Note>,
-    /// Until when, and for how many members, answers wait after a take-over.
-    settling: Option<(u64, usize)>,
+    /// Until when answers wait after a take-over, and how far that is.
+    settling: Option<Settling>,
+    /// Connections of processes that were members under an earlier holder.
+    returned: usize,
     /// Processes that live, as their life words say, and have lost their connection: the oldest first.
     lost: VecDeque<ProcessId>,
     domain: Arc<Domain>,
     since_ns: u64,
-    /// The ledger and the sum as they were a tick ago, if they differed.
-    ledger_off: Option<(u64, u64)>,
+    /// As many members are here as the former holder had, or more.
+    complete: bool,
+    /// By how much the ledger was above the sum a tick ago.
+    ledger_off: i64,
 }
 
 impl Holder {
@@ -128,10 +144,12 @@ impl Holder {
             paused_until_ns: None,
             described: None,
             settling: None,
+            returned: 0,
             lost: VecDeque::new(),
             domain,
             since_ns: now_ns,
-            ledger_off: None,
+            complete: expected == 0,
+            ledger_off: 0,
         };
         let identity =
             Identity { process: base.process(), pid: std::process::id(), name: base.settings.name.clone() };
@@ -139,7 +157,8 @@ impl Holder {
         holder.rendezvous.handle(MemberId::HOLDER, Input::Joined(identity, own), &mut Vec::new());
         if expected > 0 {
             holder.rendezvous.begin_settling();
-            holder.settling = Some((now_ns.saturating_add(SETTLE_NS), expected));
+            let until_ns = now_ns.saturating_add(SETTLE_NS);
+            holder.settling = Some(Settling { until_ns, expected, complete: false });
         }
         holder.describe(base);
         Ok(holder)
@@ -193,15 +212,16 @@ impl Holder {
 
     /// Ends the time in which answers wait, when those who were here before are here again, or it is over.
     pub(super) fn settle(&mut self, base: &mut Base, now_ns: u64) {
-        let Some((until_ns, expected)) = self.settling else { return };
-        if now_ns >= until_ns {
+        let Some(settling) = &mut self.settling else { return };
+        if now_ns >= settling.until_ns {
             self.settling = None;
             let mut out = Vec::new();
             self.rendezvous.settle(&mut out);
             self.dispatch(base, out, now_ns);
-        } else if self.joined().count() >= expected {
-            // What they had registered is right behind their Hello.
-            self.settling = Some((until_ns.min(now_ns.saturating_add(BEHIND_HELLO_NS)), usize::MAX));
+        } else if !settling.complete && self.returned >= settling.expected {
+            settling.complete = true;
+            self.complete = true;
+            settling.until_ns = settling.until_ns.min(now_ns.saturating_add(BEHIND_HELLO_NS));
         }
     }
 
@@ -344,7 +364,8 @@ impl Holder {
         let message = Message::Refused { code: code.number(), reason: Message::reason(reason) };
         let _ = connection.channel.send(&message, Enclosed::Nothing);
         let pid = connection.pid;
-        base.log.warn(Line::Refusal, now_ns, || format!("refused a connection of pid {pid}: {reason}"));
+        let kind = if code == Code::LayoutDiffers { Line::Mismatch } else { Line::Refusal };
+        base.log.warn(kind, now_ns, || format!("refused a connection of pid {pid}: {reason}"));
         self.remove(base, id, None)
     }
 
@@ -375,6 +396,7 @@ impl Holder {
         base.unwatch(&connection.channel);
         let mut out = Vec::new();
         if let Stage::Joined(process) = connection.stage {
+            self.release_of(base, process);
             let gone = base.peers.get(process).is_none_or(|peer| peer.life().is_gone());
             let leaving = leaving.unwrap_or(if gone { Leaving::Ended } else { Leaving::Lost });
             self.rendezvous.handle(id, Input::Left(leaving), &mut out);
@@ -418,25 +440,58 @@ impl Holder {
     /// Keeps the lock's text true: who holds, and how many could go on.
     fn describe(&mut self, base: &Base) {
         let (pid, name) = (std::process::id(), base.settings.name.clone());
-        let note = Note { pid, name, members: self.joined().count() };
+        // Whoever takes over from us while members are on their way here must leave them as much time as we do.
+        let expected = self.settling.map_or(0, |settling| settling.expected);
+        let note = Note { pid, name, members: self.joined().count().max(expected) };
         if self.described.as_ref() != Some(&note) {
             base.lock.describe(&note);
             self.described = Some(note);
         }
     }
 
-    /// What dead members had reserved is given back. Only a difference that stayed the same for a whole tick is
+    /// What was reserved by who died while nobody saw it is given back. Only what was too much at two ticks is
     /// believed, because a member reserves first and commits then; and not before orphans had time to come.
     fn repair_ledger(&mut self, base: &Base, now_ns: u64) {
         let ledger = self.domain.ledger();
         let found = ledger.raw();
-        let sum = base.peers.committed_bytes();
-        let off = (found != sum).then_some((found, sum));
-        let settled = now_ns.saturating_sub(self.since_ns) >= 1_000_000_000;
-        if off.is_some() && off == self.ledger_off && settled {
-            // False if somebody was faster: then the next tick looks again.
-            let _ = ledger.repair(found, sum);
+        let own = base.arena.tables().header().committed_bytes.load(Ordering::Relaxed);
+        let sum = own.saturating_add(base.peers.committed_bytes(base.process()));
+        let off = found.wrapping_sub(sum).cast_signed();
+        let lasting = lasting(self.ledger_off, off);
+        let settled = self.complete || now_ns.saturating_sub(self.since_ns) >= 1_000_000_000;
+        if settled && lasting != 0 {
+            ledger.correct(lasting);
+            self.ledger_off = off.wrapping_sub(lasting);
+        } else {
+            self.ledger_off = off;
         }
-        self.ledger_off = off;
+    }
+
+    /// What a member had reserved that was killed is free as soon as its death is known.
+    fn release_of(&self, base: &Base, process: ProcessId) {
+        let Some(peer) = base.peers.get(process).filter(|peer| peer.life() == Life::Dead) else { return };
+        let ledger = self.domain.ledger();
+        // Its own word, which it may have written nonsense into.
+        ledger.release(peer.committed_bytes().min(ledger.reserved()));
+    }
+}
+
+/// By how much a counter was off at both of two looks.
+fn lasting(before: i64, now: i64) -> i64 {
+    if before.signum() != now.signum() {
+        return 0;
+    }
+    if now > 0 { before.min(now) } else { before.max(now) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::lasting;
+
+    #[test]
+    fn only_what_was_off_twice_in_the_same_direction_lasts() {
+        let looks = [(0, 5), (5, 0), (5, -5), (-5, 5), (5, 7), (7, 5), (-5, -7), (-7, -5), (i64::MIN, -1)];
+        let found = looks.map(|(before, now)| lasting(before, now));
+        assert_eq!(found, [0, 0, 0, 0, 5, 5, -5, -5, -1]);
     }
 }

@@ -79,9 +79,10 @@ impl Peers {
         self.peers.get(&process).is_some_and(|peer| peer.pulse == Pulse::Hung)
     }
 
-    /// Bytes that all of them have committed.
-    pub(super) fn committed_bytes(&self) -> u64 {
-        self.peers.values().fold(0, |sum, peer| sum.saturating_add(peer.arena.committed_bytes()))
+    /// Bytes that all of them have committed, but for `own`: a process need not have met itself.
+    pub(super) fn committed_bytes(&self, own: ProcessId) -> u64 {
+        let others = self.peers.iter().filter(|(process, _)| **process != own);
+        others.fold(0, |sum, (_, peer)| sum.saturating_add(peer.arena.committed_bytes()))
     }
 
     /// Looks at everybody's life word and beat.

@@ -1,7 +1,7 @@
 //! Processes under test: started in a directory of their own, watched line by line, ended with a deadline.
 
 use std::fs;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, PipeReader, Read, Write};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
@@ -90,6 +90,11 @@ impl Place {
         running.stderr_until(|line| line.starts_with("ready "));
         running
     }
+
+    /// Starts a node; returns when it holds the rendezvous.
+    pub(crate) fn up(&self) -> Running {
+        Running::spoken(self.command(&["up"])).0
+    }
 }
 
 impl Drop for Place {
@@ -137,6 +142,16 @@ impl Running {
             }
         });
         Self { child, stdout, stderr, heard: Vec::new(), ended: None }
+    }
+
+    /// Starts a command whose stdout the test reads itself; returns with its first line.
+    pub(crate) fn spoken(mut command: Command) -> (Self, BufReader<PipeReader>, String) {
+        let (reader, writer) = std::io::pipe().expect("a pipe");
+        command.stdout(writer);
+        let running = Self::start(command);
+        let (mut stream, mut line) = (BufReader::new(reader), String::new());
+        stream.read_line(&mut line).expect("the process speaks");
+        (running, stream, line)
     }
 
     pub(crate) fn pid(&self) -> u32 {

@@ -5,8 +5,8 @@
 //!
 //! It heals. A member that is killed between reserving and committing, or without releasing, leaves
 //! the counter too high; a hostile member can write anything. The holder of the rendezvous sums up
-//! what the arenas that it can see really use and, if the counter did not move while it summed, puts
-//! the sum in its place. So a wrong ledger costs a refusal, or a refusal that comes late, for one round;
+//! what the arenas that it can see really use, and takes off by how much the counter is too high, if it
+//! was so for longer than a commit takes: the domain need not come to rest for that. So a wrong ledger costs a refusal, or a refusal that comes late, for one round;
 //! it never costs a message, because nothing that is sent depends on it.
 //!
 //! Does not commit memory, and does not know whose bytes they are.
@@ -60,7 +60,7 @@ impl<'a> Ledger<'a> {
         used(self.raw())
     }
 
-    /// The word as it is, for [`Ledger::repair`].
+    /// The word as it is, for [`Ledger::correct`].
     #[must_use]
     pub fn raw(&self) -> u64 {
         self.word.load(Ordering::Relaxed)
@@ -72,15 +72,13 @@ impl<'a> Ledger<'a> {
         self.budget
     }
 
-    /// Puts the sum `to` in the place of `from`, which was read with [`Ledger::raw`] before summing up;
-    /// says whether it did. If a member reserved or released meanwhile nothing happens: next round.
-    #[must_use]
-    pub fn repair(&self, from: u64, to: u64) -> bool {
-        self.word.compare_exchange(from, to, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+    /// Takes `excess` off the counter, or adds to it where `excess` is below zero. Others go on meanwhile.
+    pub fn correct(&self, excess: i64) {
+        self.word.fetch_sub(excess.cast_unsigned(), Ordering::Relaxed);
     }
 }
 
-/// More released than reserved, which a repair that raced can cause, is a counter below zero. It reads
+/// More released than reserved, which a correction that raced can cause, is a counter below zero. It reads
 /// as zero: refusals then come late rather than for ever.
 const fn used(raw: u64) -> u64 {
     if raw.cast_signed() < 0 { 0 } else { raw }
@@ -131,8 +129,7 @@ mod tests {
                 ledger.release(10);
             }
             ledger.release(1);
-            assert!(!ledger.repair(value.wrapping_add(7), 5), "the word moved: the sum is stale");
-            assert!(ledger.repair(ledger.raw(), 5), "the word did not move");
+            ledger.correct(ledger.raw().wrapping_sub(5).cast_signed());
             assert_eq!(ledger.reserved(), 5);
             ledger.reserve(95).expect("a repaired ledger refuses nothing that fits");
             refused(ledger.reserve(1));

@@ -133,6 +133,21 @@ fn a_hundred_members_killed_at_once_leave_no_registrations() {
 }
 
 #[test]
+fn what_a_killed_member_had_reserved_is_free_when_its_death_is_told() {
+    let scratch = Scratch::new();
+    let directory = run_directory(&scratch);
+    let holder = join(&directory, "holder");
+    let domain = holder.control.domain();
+    until("the holder's own memory is in the ledger", || domain.ledger().reserved() > 0);
+    let alone = domain.ledger().reserved();
+    let member = Child::join(&directory, "member");
+    until("the member's memory is in the ledger", || domain.ledger().reserved() > alone);
+    member.kill();
+    holder.ports.until("its death is told", |told| told.gone == [member.process]);
+    assert_eq!(domain.ledger().reserved(), alone);
+}
+
+#[test]
 fn the_holder_and_a_member_killed_at_once_are_both_forgotten() {
     let scratch = Scratch::new();
     let directory = run_directory(&scratch);
