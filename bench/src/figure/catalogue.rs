@@ -230,7 +230,8 @@ impl Maker<'_> {
     fn p6(&self) -> Figure {
         Figure {
             method: "A loan is filled whole before the clock starts; then `send`, and the receiver reads first and last byte. Sizes alternate within one cell, through chunks \
-                     that both sides have already mapped and touched. `edges`: only the first and last byte are written anew, which leaves the caches as they were",
+                     that both sides have already mapped and touched. `edges`: only the first and last byte are written anew. Filling 64 MiB drives the ring and the sender's own state \
+                     out of its caches, which `filled whole` charges to `send` and `edges` does not",
             cells: vec![self.cell("busway", "loan", 60)],
             claims: vec![
                 claim(
@@ -243,7 +244,7 @@ impl Maker<'_> {
                     "64 MiB / 4 KiB, edges",
                     read("busway loan", "edges_64mib_ns"),
                     Against::Over(read("busway loan", "edges_4kib_ns")),
-                    Bar::None,
+                    Bar::AtMost(1.1),
                 ),
             ],
             ..plain("P6", "`send` to `recv` of 64 MiB against 4 KiB")
