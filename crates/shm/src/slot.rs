@@ -203,6 +203,15 @@ impl Slot {
         self.word.store(word(sequence, ChunkRef::INLINE), Ordering::Release);
     }
 
+    /// The bug that the model must find: the slot is not marked busy before it is written.
+    #[cfg(loom)]
+    pub fn publish_inline_unmarked(&self, sequence: u64, meta: &InlineMeta, payload: &[u8; 8]) {
+        self.time.store(meta.time_ns, Ordering::Relaxed);
+        self.shape.store(8 | (u64::from(meta.kind) << 32), Ordering::Relaxed);
+        self.payload[0].store(u64::from_le_bytes(*payload), Ordering::Relaxed);
+        self.word.store(word(sequence, ChunkRef::INLINE), Ordering::Release);
+    }
+
     /// Publishes a message that lies in `chunk`, or stores one of the marks.
     #[inline]
     pub fn publish(&self, sequence: u64, chunk: ChunkRef) {

@@ -12,6 +12,8 @@
 
 #[path = "loom/bell.rs"]
 mod bell;
+#[path = "loom/ring.rs"]
+mod ring;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 // Counts executions across the runs of a model, so it must not be one of loom's.
@@ -48,6 +50,14 @@ fn holds(name: &str, model: impl Fn() + Send + Sync + 'static) {
 fn deadlock_is_found(name: &str, model: impl Fn() + Send + Sync + 'static) {
     let panic = failure_of(model).unwrap_or_default();
     let found = panic.contains("deadlock");
+    println!("evidence: seeded_bug={name} found={found}");
+    assert!(found, "loom explored {name} and did not find its bug, but: {panic:?}");
+}
+
+/// Explores `model`, which has a seeded bug that loom must find: it panics with `words`.
+fn failure_is_found(name: &str, words: &str, model: impl Fn() + Send + Sync + 'static) {
+    let panic = failure_of(model).unwrap_or_default();
+    let found = panic.contains(words);
     println!("evidence: seeded_bug={name} found={found}");
     assert!(found, "loom explored {name} and did not find its bug, but: {panic:?}");
 }
