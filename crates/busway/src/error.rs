@@ -195,10 +195,16 @@ pub(crate) fn system(errno: rustix::io::Errno, tried: &str, otherwise: Code) -> 
 /// The error of the memory crate, with its code and what to try.
 pub(crate) fn memory(error: &ShmError, at: &str) -> Error {
     let (code, remedy) = match error {
-        ShmError::Budget { .. } => (Code::DomainBudget, "raise the budget, or close publishers"),
+        ShmError::Budget { .. } => (
+            Code::DomainBudget,
+            "send smaller messages, close publishers, or raise the budget of who makes the domain",
+        ),
         ShmError::Descriptors { .. } => (Code::Descriptors, "raise the limit: ulimit -n 4096"),
         ShmError::AddressSpace { .. } => (Code::AddressSpace, "raise the limit: ulimit -v unlimited"),
         ShmError::FileSize { .. } => (Code::FileSize, "raise the limit: ulimit -f unlimited"),
+        ShmError::Share { .. } => {
+            (Code::MemoryRefused, "raise the limit of the cgroup (memory.max), or send smaller messages")
+        }
         ShmError::Memory { .. } => (Code::MemoryRefused, "free memory, or lower the budget"),
         ShmError::Layout { .. } => (Code::LayoutDiffers, "run the same version of busway everywhere"),
         ShmError::NotSealed { .. }

@@ -241,7 +241,7 @@ impl Publisher {
     ) -> Result<Sent, SendError> {
         self.check()?;
         if payload.len() > INLINE_BYTES {
-            let mut loan = self.loan(payload.len())?;
+            let mut loan = self.loan_with(payload.len(), patience)?;
             loan.copy_from_slice(payload);
             return loan.finish(codec, patience);
         }
@@ -259,15 +259,23 @@ impl Publisher {
     /// A place for a payload of `len` bytes, in the memory where subscribers will read it. At most 96 bytes lie in the
     /// loan itself and are copied when it is sent. The bytes are what was there before: write all of them.
     ///
+    /// Where memory is short the oldest messages are given up for it, as in a full ring: subscribers that ask for it
+    /// are waited for, as by [`Publisher::send`].
+    ///
     /// # Errors
-    /// [`SendError::TooLarge`], [`SendError::OutOfMemory`], a closed bus.
+    /// [`SendError::TooLarge`], [`SendError::OutOfMemory`], [`SendError::Full`] where memory is short, a closed bus.
     pub fn loan(&mut self, len: usize) -> Result<Loan<'_>, SendError> {
+        self.loan_with(len, Patience::Until(Deadline::never()))
+    }
+
+    fn loan_with(&mut self, len: usize, patience: Patience) -> Result<Loan<'_>, SendError> {
         self.check()?;
         let place = if len <= INLINE_BYTES {
             Place::Inline(Small([0; INLINE_BYTES]))
         } else {
             let bytes = (HEADER_SIZE as u64).saturating_add(len as u64);
-            Place::Chunk(self.writer.loan(bytes).map_err(|refusal| SendError::of(refusal, &self.topic))?)
+            let chunk = self.writer.loan(bytes, patience);
+            Place::Chunk(chunk.map_err(|refusal| SendError::of(refusal, &self.topic))?)
         };
         Ok(Loan { publisher: self, place: Some(place), len })
     }

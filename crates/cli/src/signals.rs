@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGINT, SIGTERM, SIGXFSZ};
 use signal_hook::{flag, low_level};
 
 use crate::exit::Failure;
@@ -40,6 +40,8 @@ impl Signals {
             // After the number, so that whoever is woken finds it.
             low_level::pipe::register(signal, ring.try_clone()?)?;
         }
+        // Past `ulimit -f` the kernel kills unless somebody listens; then the write fails, and says so.
+        flag::register(SIGXFSZ, Arc::new(AtomicBool::new(false)))?;
         Ok(Self { last, wake })
     }
 

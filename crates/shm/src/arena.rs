@@ -9,7 +9,7 @@
 //! before it is used as an offset, an index or a length.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use busway_wire::ProcessId;
 
@@ -208,9 +208,14 @@ pub struct OwnArena {
     heap: Mutex<Heap>,
     domain: Mutex<Option<Arc<Domain>>>,
     closing: Mutex<Vec<ClosingRow>>,
+    share: OnceLock<u64>,
     process: ProcessId,
     forks: u64,
 }
+
+/// A process that has committed no more than this is not asked what its cgroup allows: reading that takes longer than
+/// all else a short-lived publisher does, and every machine has so much.
+const SHARE_ASKED_AFTER: u64 = 4 << 20;
 
 /// Closed rows that wait for their publishers at most: half the table, so that publishers which never take note
 /// cannot use up the rows that others need.
@@ -247,6 +252,7 @@ impl OwnArena {
             heap: Mutex::new(Heap::new(bytes)),
             domain: Mutex::new(None),
             closing: Mutex::new(Vec::new()),
+            share: OnceLock::new(),
             forks: fork::generation()?,
             tables,
             arena_fd,
@@ -404,6 +410,13 @@ impl OwnArena {
     pub(crate) fn commit(&self, bulk: bool, offset: u64, bytes: u64) -> Result<(), ShmError> {
         let first = offset / PAGE * PAGE;
         let len = (offset + bytes).div_ceil(PAGE) * PAGE - first;
+        let committed = self.tables.header().committed_bytes.load(Ordering::Relaxed);
+        if committed.saturating_add(len) > SHARE_ASKED_AFTER {
+            let most = *self.share.get_or_init(crate::domain::process_limit);
+            if committed.saturating_add(len) > most {
+                return Err(ShmError::Share { wanted: len, committed, most });
+            }
+        }
         let domain = self.domain();
         if let Some(domain) = &domain {
             domain.ledger().reserve(len)?;

@@ -19,7 +19,7 @@ use crate::sys::memfd::{self, Mapping, SealKind, Shared};
 mod budget;
 mod ledger;
 
-pub use budget::default_budget;
+pub use budget::{default_budget, process_limit};
 pub use ledger::Ledger;
 
 /// The first bytes of a domain segment: "BUSWAYDM" in memory order.

@@ -49,6 +49,19 @@ pub enum ShmError {
         /// `RLIMIT_FSIZE` in bytes.
         limit: u64,
     },
+    /// The user must act: this process would take more than half of the memory that it may use.
+    #[error(
+        "{wanted} bytes wanted, {committed} of {most} committed, which is half of what the machine or the cgroup \
+         allows this process"
+    )]
+    Share {
+        /// Bytes asked for.
+        wanted: u64,
+        /// Bytes that this process has committed.
+        committed: u64,
+        /// Bytes that it may commit.
+        most: u64,
+    },
     /// The machine must act: it has no memory left to commit.
     #[error("the machine refused to commit {wanted} bytes of memory; free memory or lower the budget")]
     Memory {

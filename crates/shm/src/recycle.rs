@@ -269,6 +269,18 @@ impl Recycler {
         }
     }
 
+    /// Whether chunks wait to be free.
+    pub(crate) fn waits(&self) -> bool {
+        !self.retired.is_empty() || !self.batch.is_empty()
+    }
+
+    /// Gives the free chunks of other sizes than `class` back to the heap, where memory is short.
+    pub(crate) fn give_back_others(&mut self, own: &OwnArena, class: u64) {
+        for store in self.stores.iter_mut().filter(|store| store.class != class) {
+            own.give_chunks(store.class, &mut store.free);
+        }
+    }
+
     /// Chunks that are free here, and chunks that are retired.
     pub(crate) fn census(&self) -> (u64, u64) {
         let free = self.stores.iter().map(|store| store.free.len() as u64).sum();

@@ -311,18 +311,22 @@ impl RingWriter {
         }
     }
 
-    /// A chunk for `bytes` bytes, header included.
+    /// A chunk for `bytes` bytes, header included. Where memory is short, the oldest messages are given up for it by
+    /// the rules of a full ring, so that rows which gate may be waited for.
     ///
     /// # Errors
-    /// [`Refusal::Memory`] where the arena, the domain's budget or the kernel has no more.
-    pub fn loan(&mut self, bytes: u64) -> Result<Loan, Refusal> {
+    /// [`Refusal::Memory`] where the arena, the domain's budget or the kernel has no more; else as a full ring.
+    pub fn loan(&mut self, bytes: u64, patience: Patience) -> Result<Loan, Refusal> {
         if bytes > CHUNK_BYTES_MAX {
             return Err(Refusal::Memory(ShmError::TooLarge { bytes, most: CHUNK_BYTES_MAX }));
         }
         let class = class_bytes(bytes);
         let chunk = match self.recycler.take(class) {
             Some(chunk) => chunk,
-            None => self.find_chunk(class).map_err(Refusal::Memory)?,
+            None => match self.find_chunk(class) {
+                Ok(chunk) => chunk,
+                Err(refused) => self.make_chunk(class, refused, patience)?,
+            },
         };
         let sized = Sized { chunk, class };
         let own = self.shared.own();

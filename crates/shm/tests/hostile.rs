@@ -72,7 +72,7 @@ fn send(writer: &mut RingWriter, payload: &[u8], patience: Patience) -> Result<S
         return writer.send_inline(&meta, payload, patience);
     }
     let size = HEADER_SIZE + payload.len();
-    let mut loan = writer.loan(size as u64)?;
+    let mut loan = writer.loan(size as u64, Patience::None)?;
     let mut header = Header::new(Kind::Publish);
     header.flags = Flags::UNSEALED.bits();
     header.size.set(size as u32);

@@ -57,9 +57,15 @@ impl LockFile {
         let (file, mode) = (domain.lock(), directory.file_mode());
         let path = directory.path_of(&file);
         let refuse = |errno: Errno| {
-            system(errno, "cannot open the lock of the domain", Code::LockUnusable)
-                .at(path.display().to_string())
-                .remedy("remove the file if it is not ours, or use another domain")
+            let error = system(errno, "cannot open the lock of the domain", Code::LockUnusable)
+                .at(path.display().to_string());
+            // Where a limit refused, the remedy for the limit stands there already.
+            match error.code() {
+                Code::LockUnusable => {
+                    error.remedy("remove the file if it is not ours, or use another domain")
+                }
+                _ => error,
+            }
         };
         // NONBLOCK: a named pipe in its place must not stop us.
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;

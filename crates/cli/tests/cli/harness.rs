@@ -152,6 +152,20 @@ impl Running {
         kill_process(pid, signal).expect("the process is there");
     }
 
+    /// Stops it; returns when all of its threads stand still.
+    pub(crate) fn stop(&self) {
+        self.signal(Signal::STOP);
+        let tasks = PathBuf::from(format!("/proc/{}/task", self.pid()));
+        let still = |thread: &String| {
+            // The state stands behind the name, which is in parentheses and may hold anything.
+            let stat = fs::read_to_string(tasks.join(thread).join("stat")).unwrap_or_default();
+            stat.rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with('T'))
+        };
+        while !names(&tasks).iter().all(still) {
+            std::thread::yield_now();
+        }
+    }
+
     /// Waits for a line of stderr.
     pub(crate) fn stderr_until(&mut self, wanted: impl Fn(&str) -> bool) -> String {
         loop {

@@ -64,7 +64,7 @@ fn a_thousand_publishers_leave_nothing_behind() {
     assert_eq!(names(&place.bus_directory()), ["default.lock"]);
     assert_eq!(names(Path::new("/dev/shm")), shm);
     assert!(names(&place.temporary()).is_empty());
-    eprintln!(
+    println!(
         "evidence: {PUBLISHERS} publishers, {SUBSCRIBERS} subscribers, holder before and after {before:?}"
     );
 }
@@ -76,5 +76,5 @@ fn a_thousand_publishers_with_few_descriptors() {
         publisher.expect(0);
     }
     assert_eq!(names(&place.bus_directory()), ["default.lock"]);
-    eprintln!("evidence: {PUBLISHERS} publishers, {SUBSCRIBERS} subscribers, 256 descriptors each");
+    println!("evidence: {PUBLISHERS} publishers, {SUBSCRIBERS} subscribers, 256 descriptors each");
 }

@@ -3,10 +3,13 @@
 //! Each test starts tens to hundreds of processes, so they would disturb each other's deadlines, not each other's results.
 
 mod crowd;
+mod door;
 mod flights;
 #[expect(dead_code, reason = "the harness serves another target as well, which uses the rest")]
 #[path = "../cli/harness.rs"]
 mod harness;
 mod node;
 mod nothing_started;
+mod shortage;
 mod stopped;
+mod users;

@@ -41,5 +41,5 @@ fn the_holder_and_a_reliable_subscriber_die_together_and_the_others_go_on() {
     drop(input);
     publisher.finish().expect(0);
     assert_eq!(names(&place.bus_directory()), ["default.lock"]);
-    eprintln!("evidence: 1 holder and 1 reliable subscriber killed in one instant, 20000 messages whole");
+    println!("evidence: 1 holder and 1 reliable subscriber killed in one instant, 20000 messages whole");
 }

@@ -23,6 +23,15 @@ pub fn default_budget() -> u64 {
     memory_limit(&read) / SHARE
 }
 
+/// Bytes that this process may commit, whatever its domain would allow: half of the memory that it may use. A domain
+/// that was made outside knows nothing of this process's cgroup, which kills rather than refuses; the other half is
+/// for everything else the process does.
+#[must_use]
+pub fn process_limit() -> u64 {
+    let read = |path: &Path| fs::read_to_string(path).ok();
+    memory_limit(&read) / 2
+}
+
 /// The memory of this process in bytes, as far as the files that `read` knows tell.
 fn memory_limit(read: &dyn Fn(&Path) -> Option<String>) -> u64 {
     let machine = read(Path::new("/proc/meminfo")).and_then(|text| total_of(&text)).unwrap_or(UNKNOWN_MEMORY);

@@ -8,13 +8,17 @@
 //! Invariant: no row can make a publisher wait longer than `max_wait` in one piece, and all rows together no longer
 //! than twice that, whatever they write or fail to write: the wait is bounded by our own clock.
 
+use std::time::Duration;
+
 use busway_wire::Policy;
 
 use super::{Patience, Refusal, RingWriter, RowName, new_stage};
 use crate::clock;
+use crate::error::ShmError;
 use crate::layout::state;
 use crate::life;
 use crate::seat::{Progress, Seat};
+use crate::slot::ChunkRef;
 use crate::sync::{Ordering, fence};
 use crate::sys::futex;
 use crate::view::futex_half;
@@ -65,17 +69,67 @@ impl RingWriter {
 
     /// Gives up the oldest messages until a chunk of `class` bytes fits the ring's budget.
     pub(super) fn make_bytes(&mut self, class: u64, patience: Patience) -> Result<(), Refusal> {
-        while self.chunk_bytes + class > self.options.bytes_max {
-            let Some(&(oldest, sized)) = self.chunks.front() else { return Ok(()) };
-            if oldest >= self.gate {
-                self.pass(Needed::Message(oldest), patience)?;
-            }
-            self.overwrite(oldest);
-            self.chunks.pop_front();
-            self.chunk_bytes -= sized.class;
-            self.recycler.retire(sized);
-        }
+        while self.chunk_bytes + class > self.options.bytes_max && self.give_up_oldest(patience)? {}
         Ok(())
+    }
+
+    /// Finds a chunk of `class` bytes though memory was `refused`: gives up the oldest messages, as a full ring does,
+    /// and then waits for those who hold what was given up.
+    #[cold]
+    pub(super) fn make_chunk(
+        &mut self,
+        class: u64,
+        mut refused: ShmError,
+        patience: Patience,
+    ) -> Result<ChunkRef, Refusal> {
+        // What can never fit is no reason to give anything up.
+        if matches!(refused, ShmError::Budget { budget: most, .. } | ShmError::Share { most, .. } if class > most)
+        {
+            return Err(Refusal::Memory(refused));
+        }
+        let mut waits_since = None;
+        loop {
+            let gave_up = self.give_up_oldest(patience)?;
+            self.recycle_all();
+            let own = self.shared.own().clone();
+            self.recycler.give_back_others(&own, class);
+            match self.find_chunk(class) {
+                Ok(chunk) => return Ok(chunk),
+                Err(error) => refused = error,
+            }
+            if gave_up {
+                continue;
+            }
+            let now = clock::monotonic_ns();
+            let since = *waits_since.get_or_insert(now);
+            let expired = match patience {
+                Patience::None => true,
+                Patience::Until(deadline) => deadline.expired(),
+            };
+            let waited = now.saturating_sub(since) >= self.options.max_wait_ns;
+            // Who does not gate is not waited for, whatever it holds.
+            let gated = self.places.iter().any(|seat| seat.gates && seat.alive());
+            if expired || waited || !gated || !self.recycler.waits() || own.closed() {
+                return Err(Refusal::Memory(refused));
+            }
+            // Nobody tells us that a sample was dropped: one look a slice.
+            let word = &self.shared.entry().waiting.word;
+            let _ =
+                futex::wait(word, word.load(Ordering::Relaxed), Some(Duration::from_nanos(WAIT_SLICE_NS)));
+        }
+    }
+
+    /// Gives up the oldest message that has a chunk, once every gating row has passed it; false where none has one.
+    fn give_up_oldest(&mut self, patience: Patience) -> Result<bool, Refusal> {
+        let Some(&(oldest, sized)) = self.chunks.front() else { return Ok(false) };
+        if oldest >= self.gate {
+            self.pass(Needed::Message(oldest), patience)?;
+        }
+        self.overwrite(oldest);
+        self.chunks.pop_front();
+        self.chunk_bytes -= sized.class;
+        self.recycler.retire(sized);
+        Ok(true)
     }
 
     /// Returns when what is needed may be taken from all gating rows.
@@ -311,7 +365,7 @@ impl RingWriter {
                 }
             };
             let slice = own.min(caller).min(WAIT_SLICE_NS);
-            let timeout = std::time::Duration::from_nanos(slice);
+            let timeout = Duration::from_nanos(slice);
             let _ = futex::wait_any(&[(woken, seen), (life, life_seen)], Some(timeout));
         }
         waiting.store(0, Ordering::Relaxed);
