@@ -142,6 +142,9 @@ impl Subscription {
     }
 }
 
+/// A row without an answer yet, and whose it is.
+type Waiting = (Weak<RowShared>, Weak<Subscription>);
+
 /// Everything that this process publishes and subscribes.
 #[derive(Debug)]
 pub(crate) struct PortTable {
@@ -149,7 +152,7 @@ pub(crate) struct PortTable {
     rings: Mutex<BTreeMap<u32, Arc<RingShared>>>,
     subscriptions: Mutex<BTreeMap<PortId, Arc<Subscription>>>,
     /// Rows that wait for the answer of their publisher, by their index, with their subscription.
-    waiting: Mutex<BTreeMap<u32, (Weak<RowShared>, Weak<Subscription>)>>,
+    waiting: Mutex<BTreeMap<u32, Waiting>>,
     domain: Mutex<Option<Arc<Domain>>>,
     domain_version: AtomicU64,
     unfinished: Mutex<Vec<usize>>,
