@@ -65,7 +65,16 @@ pub fn outcome() -> Outcome {
     Outcome { threads: vec![place::threads()], ..Outcome::default() }
 }
 
-/// Starts as many partners as the plan asks for, at least one.
+/// Partners that are started at once: a crowd at the door is not what these cells measure.
+const CROWD: usize = 32;
+
+/// Starts as many partners as the plan asks for, at least one, and waits until all are ready.
 fn partners(scene: &Scene<'_>) -> Result<Partners, Failure> {
-    Partners::start(scene, scene.plan.receivers.max(1))
+    let mut partners = Partners::none();
+    for index in 0..scene.plan.receivers.max(1) {
+        partners.add(scene, index)?;
+        scene.stage.wait_ready((index + 1).saturating_sub(CROWD))?;
+    }
+    scene.stage.wait_ready(scene.plan.receivers.max(1))?;
+    Ok(partners)
 }

@@ -77,8 +77,12 @@ pub fn run_partner(sides: &impl Sides, arguments: &[String]) -> Result<(), Failu
     let plan = Plan::parse(plan)?;
     let stage = Stage::open(stage)?;
     let scene = Scene { plan: &plan, stage: &stage, owner: owner.parse()? };
-    let outcome = sides.partner(&scene, index.parse()?).inspect_err(|_| stage.fail())?;
-    print_line(&serde_json::to_string(&outcome)?)
+    match sides.partner(&scene, index.parse()?) {
+        Ok(outcome) => print_line(&serde_json::to_string(&outcome)?),
+        // Only the first failure is a cause; what the others say then is that they were left alone.
+        Err(cause) if stage.fail() => Err(cause),
+        Err(_) => Err("".into()),
+    }
 }
 
 /// Writes one line to stdout.
@@ -90,4 +94,14 @@ pub fn print_line(line: &str) -> Result<(), Failure> {
     writeln!(stdout, "{line}")?;
     stdout.flush()?;
     Ok(())
+}
+
+/// Says on stderr why a program ends; in one write, because many may end at once. An empty cause was said by another.
+pub fn complain(program: &str, cause: &Failure) {
+    let cause = cause.to_string();
+    if !cause.is_empty() {
+        let line = format!("{program}: {cause}\n");
+        // Nobody may be listening any more.
+        let _ = std::io::stderr().write_all(line.as_bytes());
+    }
 }

@@ -3,7 +3,7 @@
 //! `report` runs every figure in interleaved rounds and writes RESULTS.md and the plots; `one` runs one
 //! figure and prints it; `cell` and `partner` are what both start.
 
-use busway_bench::command::{Ours, print_line, run_cell, run_partner};
+use busway_bench::command::{Ours, complain, print_line, run_cell, run_partner};
 use busway_bench::figure::catalogue;
 use busway_bench::figure::page;
 use busway_bench::figure::rounds::{self, Record, Settings};
@@ -113,7 +113,7 @@ fn main() -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(cause) => {
-            eprintln!("busway-bench: {cause}");
+            complain("busway-bench", &cause);
             ExitCode::from(3)
         }
     }

@@ -152,9 +152,9 @@ impl Stage {
         self.wait_for("the start", 1, &self.board.go.words[0])
     }
 
-    /// Says that this partner has failed, so that nobody waits for it.
-    pub fn fail(&self) {
-        self.board.ready.words[1].store(1, Ordering::Release); // pairs with Acquire in `wait_for`
+    /// Says that this partner has failed, so that nobody waits for it. True for the first that says so.
+    pub fn fail(&self) -> bool {
+        self.board.ready.words[1].swap(1, Ordering::AcqRel) == 0 // pairs with Acquire in `wait_for`
     }
 
     /// Lets all partners begin.

@@ -139,6 +139,8 @@ impl Sender for IceoryxSender {
 }
 
 impl Receiver for IceoryxReceiver {
+    const PAUSES: bool = true;
+
     #[inline]
     fn take(&mut self) -> Result<Option<Letter>, Failure> {
         Ok(self.subscriber.receive()?.map(|sample| *sample.payload()))

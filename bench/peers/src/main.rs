@@ -5,7 +5,7 @@
 
 mod iceoryx2_side;
 
-use busway_bench::command::{Sides, run_cell, run_partner};
+use busway_bench::command::{Sides, complain, run_cell, run_partner};
 use busway_bench::medium::Scene;
 use busway_bench::outcome::Outcome;
 use busway_bench::plan::Plan;
@@ -42,7 +42,7 @@ fn main() -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(cause) => {
-            eprintln!("busway-peers: {cause}");
+            complain("busway-peers", &cause);
             ExitCode::from(3)
         }
     }

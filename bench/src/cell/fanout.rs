@@ -30,7 +30,6 @@ pub fn conduct<M: Medium>(scene: &Scene<'_>) -> Result<Outcome, Failure> {
     let medium = M::open(scene)?;
     let mut there = medium.sender(Channel::There, Quality::Lossy)?;
     let partners = partners(scene)?;
-    scene.stage.wait_ready(scene.plan.receivers)?;
     there.settle(scene.plan.receivers)?;
     scene.stage.start();
     let mut number = 0;

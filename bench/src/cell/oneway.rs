@@ -21,7 +21,6 @@ pub fn conduct<M: Medium>(scene: &Scene<'_>) -> Result<Outcome, Failure> {
     let mut back = medium.receiver(Channel::Back, Quality::Lossy)?;
     let mut there = medium.sender(Channel::There, Quality::Lossy)?;
     let partners = partners(scene)?;
-    scene.stage.wait_ready(1)?;
     there.settle(1)?;
     scene.stage.start();
 

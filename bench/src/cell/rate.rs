@@ -20,7 +20,6 @@ pub fn conduct<M: Medium>(scene: &Scene<'_>) -> Result<Outcome, Failure> {
     let medium = M::open(scene)?;
     let mut there = medium.sender(Channel::There, Quality::Lossy)?;
     let partners = partners(scene)?;
-    scene.stage.wait_ready(1)?;
     there.settle(1)?;
     scene.stage.start();
     let begin_ns = now_ns() + 10_000_000;

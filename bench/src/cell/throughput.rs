@@ -18,7 +18,6 @@ pub fn conduct<M: Medium>(scene: &Scene<'_>) -> Result<Outcome, Failure> {
     let medium = M::open(scene)?;
     let mut there = medium.sender(Channel::There, Quality::Reliable)?;
     let partners = partners(scene)?;
-    scene.stage.wait_ready(1)?;
     there.settle(1)?;
     scene.stage.start();
     let warm = scene.plan.messages / 10;

@@ -24,7 +24,6 @@ pub fn conduct_one<M: Medium>(scene: &Scene<'_>) -> Result<Outcome, Failure> {
     let medium = M::open(scene)?;
     let mut there = medium.sender(Channel::There, Quality::Lossy)?;
     let partners = partners(scene)?;
-    scene.stage.wait_ready(1)?;
     there.settle(1)?;
     scene.stage.start();
     for number in 0..scene.plan.messages {
@@ -47,7 +46,6 @@ pub fn conduct_all<M: Medium>(scene: &Scene<'_>) -> Result<Outcome, Failure> {
     let medium = M::open(scene)?;
     let mut there = medium.sender(Channel::There, Quality::Lossy)?;
     let partners = partners(scene)?;
-    scene.stage.wait_ready(scene.plan.receivers)?;
     there.settle(scene.plan.receivers)?;
     scene.stage.start();
     let (mut cpu, mut wall, mut whole, mut last) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());

@@ -96,7 +96,9 @@ impl Maker<'_> {
         Figure {
             method: "As P1. iceoryx2 receives by busy polling and loans its next sample after it has sent one, \
                      as its own benchmark does",
-            cells: ["line", "busway", "iceoryx2"].map(|side| self.cell(side, "oneway", 300_000)).to_vec(),
+            cells: ["line", "ring", "busway", "iceoryx2"]
+                .map(|side| self.cell(side, "oneway", 300_000))
+                .to_vec(),
             claims: vec![
                 claim(
                     "busway / iceoryx2",
@@ -199,6 +201,8 @@ impl Maker<'_> {
                 row(8, Bar::None),
                 row(256, Bar::None),
             ],
+            // 256 subscribers of the rival need most of a minute to meet.
+            rounds_max: 5,
             ..plain("P4", "Publish cost at 64 subscribers, against iceoryx2")
         }
     }
@@ -226,7 +230,8 @@ impl Maker<'_> {
     fn p6(&self) -> Figure {
         Figure {
             method: "A loan is filled whole before the clock starts; then `send`, and the receiver reads first and last byte. Sizes alternate within one cell, through chunks \
-                     that both sides have already mapped and touched. `edges`: only the first and last byte are written anew, which leaves the caches as they were",
+                     that both sides have already mapped and touched. `edges`: only the first and last byte are written anew. Filling 64 MiB drives the ring and the sender's own state \
+                     out of its caches, which `filled whole` charges to `send` and `edges` does not",
             cells: vec![self.cell("busway", "loan", 60)],
             claims: vec![
                 claim(
@@ -239,7 +244,7 @@ impl Maker<'_> {
                     "64 MiB / 4 KiB, edges",
                     read("busway loan", "edges_64mib_ns"),
                     Against::Over(read("busway loan", "edges_4kib_ns")),
-                    Bar::None,
+                    Bar::AtMost(1.1),
                 ),
             ],
             ..plain("P6", "`send` to `recv` of 64 MiB against 4 KiB")

@@ -129,7 +129,7 @@ where
     let root = SVGBackend::new(path, (900, 520)).into_drawing_area();
     root.fill(&WHITE).map_err(drawing)?;
     let mut chart = ChartBuilder::on(&root)
-        .caption(title, ("sans-serif", 20))
+        .caption(title, ("sans-serif", 26))
         .margin(16)
         .x_label_area_size(48)
         .y_label_area_size(72)
@@ -141,6 +141,8 @@ where
         .y_desc(y_name)
         .x_label_formatter(&x_label)
         .y_label_formatter(&|y| format!("{y:.0}"))
+        .label_style(("sans-serif", 18))
+        .axis_desc_style(("sans-serif", 20))
         .light_line_style(RGBColor(235, 235, 235))
         .draw()
         .map_err(drawing)?;
@@ -155,6 +157,7 @@ where
     chart
         .configure_series_labels()
         .position(SeriesLabelPosition::UpperLeft)
+        .label_font(("sans-serif", 20))
         .background_style(WHITE.mix(0.8))
         .border_style(BLACK.mix(0.3))
         .draw()

@@ -65,6 +65,8 @@ impl Sender for LineSender {
 }
 
 impl Receiver for LineReceiver {
+    const PAUSES: bool = true;
+
     #[inline]
     fn take(&mut self) -> Result<Option<Letter>, Failure> {
         let number = self.word.load(Ordering::Acquire);

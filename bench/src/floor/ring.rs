@@ -111,19 +111,25 @@ impl Sender for RingSender {
         self.sequence += 1;
         let slot = self.ring.slot(self.sequence);
         // Word 0 publishes; words 1 to 3 are the header (time, correlation, size and kind); then the payload.
+        // The second line goes first: the reader polls the first, and would take it back between two stores.
+        let (head, tail) = letter.split_at(4);
+        for (word, value) in slot[1].words.iter().zip(tail) {
+            word.store(*value, Ordering::Relaxed);
+        }
+        for (word, value) in slot[0].words[4..].iter().zip(head) {
+            word.store(*value, Ordering::Relaxed);
+        }
         slot[0].words[1].store(self.sequence, Ordering::Relaxed);
         slot[0].words[2].store(0, Ordering::Relaxed);
         slot[0].words[3].store(64, Ordering::Relaxed);
-        for index in 0..4 {
-            slot[0].words[4 + index].store(letter[index], Ordering::Relaxed);
-            slot[1].words[index].store(letter[4 + index], Ordering::Relaxed);
-        }
         slot[0].words[0].store(self.sequence, Ordering::Release); // pairs with Acquire in `take`
         Ok(())
     }
 }
 
 impl Receiver for RingReceiver {
+    const PAUSES: bool = true;
+
     #[inline]
     fn take(&mut self) -> Result<Option<Letter>, Failure> {
         let slot = self.ring.slot(self.sequence + 1);

@@ -115,7 +115,10 @@ pub(crate) fn inspect(members: &[Arc<PeerArena>], domain: Option<&Domain>) -> In
     let mut topics: BTreeMap<String, TopicView> = BTreeMap::new();
     for ring in &rings {
         let topic = topics.entry(ring.topic.clone()).or_insert_with(|| new_topic(&ring.topic));
-        topic.publishers.push(publisher_view(ring));
+        // One that has left is no publisher, though what it sent may not have been read yet.
+        if unkey(ring.entry.key.load(Ordering::Acquire)).1 == state::ACTIVE {
+            topic.publishers.push(publisher_view(ring, now_ns));
+        }
         topic.closed &= subscribers_of(ring, members, now_ns, &mut topic.subscribers);
     }
     inspection.topics = topics.into_values().collect();
@@ -150,13 +153,16 @@ fn rings_of(peer: &Arc<PeerArena>) -> Vec<FoundRing<'_>> {
     (0..used).filter_map(found).collect()
 }
 
-fn publisher_view(ring: &FoundRing<'_>) -> PublisherView {
+fn publisher_view(ring: &FoundRing<'_>, now_ns: u64) -> PublisherView {
+    // What a process that does not beat has measured was true once.
+    let beats = now_ns.saturating_sub(ring.peer.last_beat_ns()) < HUNG_AFTER_MS * 1_000_000;
+    let rate_milli = if beats { load(&ring.entry.rate_milli) } else { 0 };
     PublisherView {
         name: ring.peer.name(),
         pid: ring.peer.pid(),
         port: PortId(load(&ring.entry.port)).to_string(),
         sent: ring.head,
-        rate: 0.0,
+        rate: rate_milli as f64 / 1000.0,
     }
 }
 

@@ -30,7 +30,7 @@ pub struct Inspection {
 pub struct TopicView {
     /// The topic's name.
     pub topic: String,
-    /// Its publishers, one entry a port.
+    /// Its publishers, one entry a port. One that has left is not among them, though its messages may still be read.
     pub publishers: Vec<PublisherView>,
     /// Its subscribers, one entry a port: sums over the topic's publishers.
     pub subscribers: Vec<SubscriberView>,
@@ -74,7 +74,7 @@ pub struct SubscriberView {
     pub in_flight: u64,
     /// How many messages its cursor is behind the head.
     pub lag: u64,
-    /// The largest lag that was seen.
+    /// The largest lag that its process has seen; it looks four times a second.
     pub lag_max: u64,
     /// Samples that it holds.
     pub held: u64,

@@ -14,6 +14,7 @@ mod directory;
 mod error;
 mod inspect;
 mod inspection;
+mod log;
 mod outcome;
 mod ports;
 mod publisher;

@@ -23,6 +23,18 @@ use busway_wire::limits::{HOLD_BYTES_MAX, HOLDS_MAX};
 use busway_wire::{Generation, PortId, ProcessId, RingIndex, RowIndex, SeatIndex, Topic};
 
 use crate::control::{Attach, Ports, RingAdded, RingKey, RowKey};
+use crate::log::{Line, Log};
+
+/// A rate is measured over at least so long.
+const RATE_NS: u64 = 1_000_000_000;
+
+/// How far a ring was at a time.
+#[derive(Debug)]
+struct Sample {
+    ring: EntryKey,
+    at_ns: u64,
+    head: u64,
+}
 
 /// A publisher that a subscription has met.
 #[derive(Debug)]
@@ -142,7 +154,7 @@ impl Subscription {
     }
 }
 
-/// A row without an answer yet, and whose it is.
+/// A row without a seat, and whose it is.
 type Waiting = (Weak<RowShared>, Weak<Subscription>);
 
 /// Everything that this process publishes and subscribes.
@@ -156,6 +168,8 @@ pub(crate) struct PortTable {
     domain: Mutex<Option<Arc<Domain>>>,
     domain_version: AtomicU64,
     unfinished: Mutex<Vec<usize>>,
+    samples: Mutex<BTreeMap<u32, Sample>>,
+    log: Mutex<Log>,
     changes: Mutex<u64>,
     changed: Condvar,
     pub(crate) budget: Arc<HoldBudget>,
@@ -175,6 +189,8 @@ impl PortTable {
             domain: Mutex::new(None),
             domain_version: AtomicU64::new(0),
             unfinished: Mutex::new(Vec::new()),
+            samples: Mutex::new(BTreeMap::new()),
+            log: Mutex::new(Log::default()),
             changes: Mutex::new(0),
             changed: Condvar::new(),
             budget: Arc::new(HoldBudget::new(u64::from(HOLDS_MAX), HOLD_BYTES_MAX)),
@@ -206,6 +222,30 @@ impl PortTable {
     /// Somebody sleeps whom a publisher had no time to wake: the control thread does it at its next tick.
     pub(crate) fn finish_later(&self, line: usize) {
         lock(&self.unfinished).push(line);
+    }
+
+    /// Logs `line` as a warning, unless one of its kind was logged within the last second.
+    pub(crate) fn warn(&self, kind: Line, line: impl FnOnce() -> String) {
+        lock(&self.log).warn(kind, clock::monotonic_ns(), line);
+    }
+
+    /// Measures how many messages a second each ring carries.
+    fn measure(&self, rings: &BTreeMap<u32, Arc<RingShared>>, now_ns: u64) {
+        let mut samples = lock(&self.samples);
+        samples.retain(|index, sample| rings.get(index).is_some_and(|ring| ring.key() == sample.ring));
+        for (index, ring) in rings {
+            let created_ns = ring.entry().created_ns.load(Ordering::Relaxed);
+            let sample =
+                samples.entry(*index).or_insert(Sample { ring: ring.key(), at_ns: created_ns, head: 0 });
+            let passed_ns = now_ns.saturating_sub(sample.at_ns);
+            if passed_ns < RATE_NS {
+                continue;
+            }
+            let head = ring.head();
+            let milli = u128::from(head - sample.head.min(head)) * 1_000_000_000_000 / u128::from(passed_ns);
+            ring.entry().rate_milli.store(u64::try_from(milli).unwrap_or(u64::MAX), Ordering::Relaxed);
+            (sample.at_ns, sample.head) = (now_ns, head);
+        }
     }
 
     /// Wakes who waits for a change of the table.
@@ -298,7 +338,7 @@ impl Ports for PortTable {
                 let row = match made {
                     Ok(row) => row,
                     Err(error) => {
-                        tracing::warn!(target: "busway::ports", topic = %added.topic, "cannot subscribe: {error}");
+                        self.warn(Line::Budget, || format!("cannot subscribe to {}: {error}", added.topic));
                         return None;
                     }
                 };
@@ -352,7 +392,8 @@ impl Ports for PortTable {
         for ring in rings {
             let reaped = ring.reap(Some(process));
             if reaped.died > 0 {
-                tracing::info!(target: "busway::ports", process = %process, "a subscriber's process is gone");
+                // Who died is said once, by the control thread.
+                tracing::debug!(target: "busway::ports", process = %process, "a subscriber's process is gone");
             }
         }
         let subscriptions: Vec<Arc<Subscription>> = lock(&self.subscriptions).values().cloned().collect();
@@ -374,7 +415,7 @@ impl Ports for PortTable {
 
     fn domain_changed(&self, domain: &Arc<Domain>) {
         if let Err(error) = self.own.join(domain) {
-            tracing::warn!(target: "busway::ports", "the domain's budget cannot back this process: {error}");
+            self.warn(Line::Budget, || format!("the domain's budget cannot back this process: {error}"));
         }
         *lock(&self.domain) = Some(domain.clone());
         self.domain_version.fetch_add(1, Ordering::Release); // pairs with Acquire in `domain_version`
@@ -390,6 +431,7 @@ impl Ports for PortTable {
             ring.reap(None);
             !ring.is_free()
         });
+        self.measure(&rings, now_ns);
         drop(rings);
         self.own.reap_rows();
         let subscriptions: Vec<Arc<Subscription>> = lock(&self.subscriptions).values().cloned().collect();

@@ -22,6 +22,7 @@ use crate::bus::{Bus, Core};
 use crate::control::PublisherRecord;
 use crate::error::{Code, Error, memory};
 use crate::inspection::Account;
+use crate::log::Line;
 use crate::outcome::{Behind, SendError, Sent, Who};
 use crate::ports::{line_of, ring_key};
 use crate::typed::TypedPublisher;
@@ -299,7 +300,10 @@ impl Publisher {
         sent: Result<busway_shm::ring::Sent, SendError>,
         payload_bytes: usize,
     ) -> Result<Sent, SendError> {
-        let sent = sent?;
+        let sent = match sent {
+            Ok(sent) if sent.stalled | sent.evicted == 0 => sent,
+            other => self.report(other)?,
+        };
         self.bytes_sent += payload_bytes as u64;
         if self.domain_version != self.core.ports.domain_version() {
             self.renew_domain();
@@ -315,6 +319,38 @@ impl Publisher {
             stalled: sent.stalled,
             evicted: sent.evicted,
         })
+    }
+
+    /// Says in the log who held a message up: at most a line a second, whatever is tried meanwhile.
+    #[cold]
+    fn report(
+        &self,
+        sent: Result<busway_shm::ring::Sent, SendError>,
+    ) -> Result<busway_shm::ring::Sent, SendError> {
+        let topic = &self.topic;
+        match &sent {
+            Ok(sent) => {
+                let (stalled, evicted) = (sent.stalled, sent.evicted);
+                if stalled > 0 {
+                    self.core.ports.warn(Line::Stalled, || {
+                        format!(
+                            "topic {topic}: {stalled} subscribers were waited for too long; see busway info"
+                        )
+                    });
+                }
+                if evicted > 0 {
+                    self.core.ports.warn(Line::Evicted, || {
+                        format!("topic {topic}: {evicted} slow subscribers were evicted, as they asked for")
+                    });
+                }
+            }
+            Err(error @ (SendError::Full(_) | SendError::Timeout(_))) => {
+                let line = || format!("topic {topic}: {}", error.to_string().escape_debug());
+                self.core.ports.warn(Line::Full, line);
+            }
+            Err(_) => {}
+        }
+        sent
     }
 
     #[cold]

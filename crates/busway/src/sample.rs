@@ -41,8 +41,8 @@ pub struct Sample {
 }
 
 impl Sample {
-    pub(crate) fn new(message: Message, source: &Arc<Source>) -> Self {
-        Self { message, source: source.clone() }
+    pub(crate) fn new(message: Message, source: Arc<Source>) -> Self {
+        Self { message, source }
     }
 
     /// The payload.

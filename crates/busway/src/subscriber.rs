@@ -123,6 +123,9 @@ impl SubscriberBuilder {
 struct Reader {
     reader: RowReader,
     source: Arc<Source>,
+    /// The next sample's share of `source`, taken before the slot is looked at: counting it up is a full barrier, and
+    /// after the look it would wait for the slot to arrive.
+    share: Option<Arc<Source>>,
 }
 
 /// A subscriber of one pattern.
@@ -251,14 +254,18 @@ impl Subscriber {
             }
             loop {
                 let Some(reader) = self.readers.get_mut(at) else { return Ok(None) };
+                let share = reader.share.take().unwrap_or_else(|| reader.source.clone());
                 match reader.reader.take() {
                     Taken::Message(message) => {
-                        let sample = Sample::new(message, &reader.source);
+                        let sample = Sample::new(message, share);
                         // The next take begins with the next publisher: none of them starves.
                         self.turn = if count == 1 { 0 } else { at + 1 };
                         return Ok(Some(sample));
                     }
-                    Taken::Empty => break,
+                    Taken::Empty => {
+                        reader.share = Some(share);
+                        break;
+                    }
                     other => {
                         if self.unusual(at, other)? == Next::Reader {
                             return Ok(None);
@@ -316,7 +323,7 @@ impl Subscriber {
             let publisher = PublisherInfo { name: peer.name(), pid: peer.pid(), port: arrival.publisher };
             let source = Arc::new(Source { topic: arrival.topic, publisher });
             let reader = RowReader::new(arrival.row, self.policy, peer.uid() != uid);
-            self.readers.push(Reader { reader, source });
+            self.readers.push(Reader { reader, source, share: None });
         }
     }
 

@@ -3,6 +3,8 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking, also in what its tests share")]
 #![expect(clippy::print_stdout, reason = "the test runner collects lines of evidence")]
 
+#[path = "scene/asleep.rs"]
+mod asleep;
 #[path = "scene/part.rs"]
 mod part;
 #[path = "scene/place.rs"]
@@ -11,6 +13,7 @@ mod place;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
+use asleep::until_asleep;
 use busway::{Bus, Code, Policy, PortState, ProcessView, Publisher, RecvError, SendError};
 use busway_shm::clock::{Deadline, monotonic_ns};
 use part::{Part, hear, say};
@@ -45,21 +48,6 @@ fn runs(results: &Receiver<Told>) -> Pid {
     match results.recv_timeout(PATIENCE).unwrap() {
         Told::Runs(thread) => thread,
         other => panic!("a thread that does not wait: {other:?}"),
-    }
-}
-
-/// Waits until the thread of this process sleeps in the kernel.
-fn until_asleep(thread: Pid) {
-    let deadline = Deadline::after(PATIENCE);
-    let stat = format!("/proc/self/task/{}/stat", thread.as_raw_nonzero());
-    let mut asleep = 0;
-    // Thrice: whatever it locked on its way was not what it waits for.
-    while asleep < 3 {
-        assert!(!deadline.expired(), "the thread does not wait");
-        let stat = std::fs::read_to_string(&stat).unwrap();
-        let state = stat.rsplit_once(") ").unwrap().1;
-        asleep = if state.starts_with('S') { asleep + 1 } else { 0 };
-        std::thread::yield_now();
     }
 }
 

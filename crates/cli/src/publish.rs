@@ -9,7 +9,7 @@ use std::io;
 use std::os::unix::ffi::OsStringExt;
 use std::time::Duration;
 
-use busway::{Account, Publisher};
+use busway::{Account, Code, Publisher};
 use serde::Serialize;
 
 use crate::clock::{self, Deadline};
@@ -132,10 +132,13 @@ fn wait_for_subscribers(publisher: &Publisher, args: &PubArgs, context: &Context
     loop {
         context.signals.check()?;
         let left = deadline.map_or(SLICE, Deadline::left).min(SLICE);
-        let found = publisher.wait_for_subscribers(wanted_count, left)?;
-        if found >= wanted_count {
-            return Ok(());
+        match publisher.wait_for_subscribers(wanted_count, left) {
+            Ok(_) => return Ok(()),
+            // The end of a slice is no failure: only our own deadline is.
+            Err(error) if error.code() == Code::TimedOut => {}
+            Err(error) => return Err(error.into()),
         }
+        let found = publisher.subscribers();
         if deadline.is_some_and(Deadline::over) {
             return Err(Failure::new(
                 CommandCode::NoSubscribers,

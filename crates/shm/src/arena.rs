@@ -44,6 +44,8 @@ pub struct ArenaOptions {
 pub const FLAG_MONITORED: u32 = 1;
 /// The flag of a process that is registered for `membarrier`.
 pub const FLAG_BARRIER: u32 = 2;
+/// The process has been a member of its domain: under a new holder it is no stranger.
+pub const FLAG_MEMBER: u32 = 4;
 
 /// Tables that can be read in any arena, one's own or a peer's.
 #[derive(Clone, Debug)]
@@ -311,6 +313,11 @@ impl OwnArena {
         &self.tables.header().life.word
     }
 
+    /// Marks that a domain has taken us in.
+    pub fn note_membership(&self) {
+        self.tables.header().flags.fetch_or(FLAG_MEMBER, Ordering::Relaxed);
+    }
+
     /// Whether the control thread has left the bus: nobody is waited for any more.
     pub fn closed(&self) -> bool {
         life::read(self.life_word()) == Life::Closed
@@ -547,6 +554,11 @@ impl PeerArena {
     /// Whether it wants to be watched for hangs.
     pub fn monitored(&self) -> bool {
         self.tables.header().flags.load(Ordering::Relaxed) & FLAG_MONITORED != 0
+    }
+
+    /// Whether it has been a member of its domain before; it says so itself.
+    pub fn was_member(&self) -> bool {
+        self.tables.header().flags.load(Ordering::Relaxed) & FLAG_MEMBER != 0
     }
 
     /// Bytes it has taken from the kernel.

@@ -161,7 +161,9 @@ pub struct RingEntry {
     pub history: AtomicU64,
     /// Sequence of the last message, valid once the state is closed.
     pub closed_at: AtomicU64,
-    /// Non-zero while the publisher waits for a row.
+    /// Messages in a thousand seconds, as its process measured it over the last second or so.
+    pub rate_milli: AtomicU64,
+    /// While the publisher waits for a row: the low half of the sequence it wants passed, made odd; else 0.
     pub waiting: CacheLine,
     /// `send`s that had to wait.
     pub waits: AtomicU64,
@@ -209,7 +211,7 @@ pub struct RowEntry {
     pub holds: AtomicU64,
     /// Sequence before the first message that this row accounts for.
     pub first: AtomicU64,
-    /// Sequence of the last message passed. The low half is a futex word.
+    /// Sequence of the last message passed.
     pub cursor: AtomicU64,
     /// When the cursor last moved or the row was last found empty, coarse monotonic nanoseconds.
     pub looked_ns: AtomicU64,
@@ -223,8 +225,8 @@ pub struct RowEntry {
     pub history: AtomicU64,
     /// `{index + 1}` of the publisher's seat, 0 before there is one.
     pub seat: AtomicU64,
-    /// Zero.
-    pub spare: AtomicU64,
+    /// Times the subscriber woke its publisher. The low half is a futex word.
+    pub woken: AtomicU64,
     /// Lost, by cause.
     pub dropped: [AtomicU64; CAUSES],
     /// Hold words, where 16 are enough.

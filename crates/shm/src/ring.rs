@@ -487,7 +487,7 @@ fn new_stage(
 
 fn fill_entry(entry: &RingEntry, topic: &Topic, port: PortId, options: &RingOptions, ring: EntryKey) {
     let counters = [&entry.waits, &entry.refused, &entry.evicted, &entry.past_delivered, &entry.past_rows];
-    let more = [&entry.sent_bytes, &entry.lag_high, &entry.seated, &entry.closed_at];
+    let more = [&entry.sent_bytes, &entry.lag_high, &entry.seated, &entry.closed_at, &entry.rate_milli];
     for counter in counters.into_iter().chain(more).chain(&entry.past_dropped) {
         counter.store(0, Ordering::Relaxed);
     }

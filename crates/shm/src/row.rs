@@ -18,6 +18,7 @@ use busway_wire::Policy;
 use busway_wire::PortId;
 
 use crate::arena::{OwnArena, PeerArena};
+use crate::clock;
 use crate::error::ShmError;
 use crate::heap::Table;
 use crate::hold::{HoldBudget, HoldWords};
@@ -132,10 +133,12 @@ impl RowShared {
 
     fn fill(&self, options: &RowOptions, holds_at: u64, holds: u64) {
         let entry = &self.entry;
-        let zero = [&entry.first, &entry.cursor, &entry.lag_high, &entry.held, &entry.seat, &entry.looked_ns];
+        let zero = [&entry.first, &entry.cursor, &entry.lag_high, &entry.held, &entry.seat, &entry.woken];
         for word in zero.into_iter().chain(&entry.dropped) {
             word.store(0, Ordering::Relaxed);
         }
+        // Nothing can have waited for it for longer than it exists.
+        entry.looked_ns.store(clock::monotonic_ns(), Ordering::Relaxed);
         entry.publisher.store(self.peer.process().0, Ordering::Relaxed);
         entry.ring.store(self.ring_key.word(), Ordering::Relaxed);
         entry.port.store(options.port.0, Ordering::Relaxed);

@@ -149,6 +149,19 @@ impl Slot {
     ];
 }
 
+#[cfg(all(target_arch = "x86_64", not(loom), not(miri)))]
+#[expect(unsafe_code, reason = "the instruction has no safe wrapper")]
+fn prefetch(slot: *const i8) {
+    use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+    // SAFETY: a prefetch reads nothing and never faults, whatever the address.
+    unsafe { _mm_prefetch::<_MM_HINT_T0>(slot) };
+    // SAFETY: as above.
+    unsafe { _mm_prefetch::<_MM_HINT_T0>(slot.wrapping_add(64)) };
+}
+
+#[cfg(not(all(target_arch = "x86_64", not(loom), not(miri))))]
+fn prefetch(_: *const i8) {}
+
 impl Slot {
     /// A slot outside shared memory, for tests and models.
     pub fn empty() -> Self {
@@ -239,6 +252,12 @@ impl Slot {
             return Look::Corrupt;
         }
         Look::Inline(InlineMessage { meta, words })
+    }
+
+    /// Asks the processor to bring the slot in, both of its lines, without waiting for them.
+    #[inline]
+    pub fn prefetch(&self) {
+        prefetch(std::ptr::from_ref(self).cast());
     }
 
     /// Whether the slot still carries what was seen. The caller has stored its hold and fenced before.

@@ -5,6 +5,7 @@
 //! each side maps the other's read-only, as processes do. What is shown: whoever reads such words never panics (this
 //! is compiled with checks for overflow), never reads outside, never loops or waits for ever, takes no more memory
 //! than its budgets say, and everybody else gets what was sent.
+#![cfg(not(loom))]
 #![expect(clippy::print_stdout, reason = "evidence lines are read by the test runner")]
 
 #[path = "hostile/words.rs"]
@@ -17,16 +18,16 @@ use busway_shm::arena::{ArenaOptions, OwnArena, PeerArena};
 use busway_shm::clock::{Deadline, monotonic_ns};
 use busway_shm::domain::Domain;
 use busway_shm::error::ShmError;
-use busway_shm::heap::Table;
+use busway_shm::heap::{CHUNK_BYTES_MAX, Table};
 use busway_shm::hold::HoldBudget;
 use busway_shm::layout::{
     ARENA_BYTES_MIN, EXTENTS_AT, ExtentEntry, ROWS_AT, ROWS_MAX, RowEntry, SEATS_AT, SeatEntry, key, state,
 };
 use busway_shm::ring::{Patience, Refusal, RingOptions, RingWriter, Sent};
 use busway_shm::row::{Body, Message, RowOptions, RowReader, RowShared, Taken};
-use busway_shm::seat::{EntryKey, RingShared};
+use busway_shm::seat::{EntryKey, Progress, RingShared};
 use busway_shm::slot::{ChunkRef, INLINE_BYTES, InlineMeta};
-use busway_shm::sync::{AtomicBool, AtomicU64, Ordering};
+use busway_shm::sync::{AtomicBool, AtomicU64, Ordering, spin_hint};
 use busway_shm::sys::memfd;
 use busway_shm::view::Mapped;
 use busway_wire::limits::{HOLD_BYTES_MAX, HOLDS_MAX};
@@ -282,6 +283,7 @@ fn a_hostile_subscriber_writes_anything_and_the_publisher_and_its_other_subscrib
         if rng.u32(0..64) == 0 {
             inspect(&hostile.peer);
             timed("behind", || writer.behind());
+            timed("ledgers", || shared.ledgers());
             timed("reap", || shared.reap(None));
         }
     }
@@ -304,7 +306,7 @@ fn inspect(peer: &PeerArena) {
         assert!(tables.resolve(ChunkRef::INLINE).is_none());
     }
     assert!(!peer.name().chars().any(char::is_control), "{:?}", peer.name());
-    let _ = (peer.life(), peer.monitored(), peer.last_beat_ns(), peer.committed_bytes());
+    let _ = (peer.life(), peer.monitored(), peer.last_beat_ns(), peer.committed_by_file());
     peer.wake_async();
 }
 
@@ -325,7 +327,7 @@ fn words_that_change_while_they_are_looked_at_neither_stop_nor_confuse_a_publish
         let head = shared.clone();
         let (words, stop_ref) = (&words, &stop);
         let scribbler = scope.spawn(move || words.scribble(7, &|| head.head(), stop_ref));
-        for round in 0..rounds() / 4 {
+        for round in 0..rounds() {
             if round % 256 == 0 {
                 hostile.attach(&mut rng, own.process(), &shared, &mut Coverage::default());
             }
@@ -414,6 +416,7 @@ impl Met {
         }
         self.held.truncate(8);
         timed("is_over", || reader.is_over());
+        reader.row().look(monotonic_ns());
         timed("has_nothing", || reader.has_nothing());
         let account = reader.row().account();
         assert!(account.held <= 16, "{account:?}");
@@ -492,7 +495,7 @@ fn a_publishers_words_that_change_while_they_are_looked_at_do_not_stop_its_subsc
     let writes = std::thread::scope(|scope| {
         let (words, stop_ref) = (&hostile.words, &stop);
         let scribbler = scope.spawn(move || words.scribble(8, &|| 60, stop_ref));
-        for _ in 0..rounds() / 4 {
+        for _ in 0..rounds() {
             let policy = POLICIES[rng.usize(0..POLICIES.len())];
             // The ring's key is scribbled over as well: most rows are refused, some come to be.
             let ring = EntryKey { generation: ring.generation ^ rng.u32(0..3), ..ring };
@@ -596,18 +599,24 @@ fn rows_and_hold_words_of_one_process_are_bounded_at_the_seat() {
 #[test]
 fn a_row_that_never_moves_is_stalled_after_the_cap_also_when_bytes_run_out_and_not_slots() {
     let (own, peer) = arena("publisher");
-    let (mut writer, shared) =
-        ring(&own, RingOptions { bytes_max: 100_000, max_wait_ns: 20_000_000, ..options() });
-    let honest = Honest::new();
-    let _reader = honest.subscribe(&peer, &shared, Policy::Block);
-    let outcome = (0..20).find_map(|_| {
-        let sent =
-            send(&mut writer, &[7; 9_000], patient()).expect("a message is never waited for beyond the cap");
-        (sent.waited_ns > 0).then_some(sent)
-    });
-    let sent = outcome.expect("the bytes run out");
-    assert_eq!(sent.stalled, 1);
-    assert!((20_000_000..CALL_NS_MAX).contains(&sent.waited_ns), "{sent:?}");
+    let bounded = RingOptions { bytes_max: 100_000, max_wait_ns: 20_000_000, ..options() };
+    // Many small messages, or one that needs the room of all before it.
+    for sizes in [vec![9_000; 20], vec![40_000, 90_000]] {
+        let (mut writer, shared) = ring(&own, bounded.clone());
+        let honest = Honest::new();
+        let _reader = honest.subscribe(&peer, &shared, Policy::Block);
+        let outcome = sizes.into_iter().find_map(|size| {
+            let sent = send(&mut writer, &vec![7; size], patient()).expect("nobody waits beyond the cap");
+            (sent.waited_ns > 0).then_some(sent)
+        });
+        let sent = outcome.expect("the bytes run out");
+        assert_eq!(sent.stalled, 1);
+        assert!((20_000_000..CALL_NS_MAX).contains(&sent.waited_ns), "{sent:?}");
+        for _ in 0..40 {
+            let sent = send(&mut writer, &[7; 9_000], patient()).expect("it gates no more");
+            assert_eq!(sent.waited_ns, 0, "it has not caught up");
+        }
+    }
 }
 
 #[test]
@@ -629,28 +638,90 @@ fn rows_that_take_turns_in_blocking_do_not_make_a_publisher_wait_beyond_twice_it
     let sent = std::thread::scope(|scope| {
         let (rows, stop_ref) = (&hostile.rows, &stop);
         let turns = scope.spawn(move || {
+            let moment = || (0..2_000).for_each(|_| spin_hint());
             let mut turn = 0_usize;
             while !stop_ref.load(Ordering::Relaxed) {
-                // One row blocks at any moment, each for a moment; the others say that they have closed or passed.
+                // At any moment at least one row blocks, each for a moment; the others say that they have closed.
                 let (now, before) = (&rows[(turn + 1) % 3].entry, &rows[turn % 3].entry);
-                now.cursor.store(0, Ordering::Relaxed);
                 now.key.store(key(1, state::ACTIVE), Ordering::Release);
+                moment();
                 before.key.store(key(1, state::CLOSED), Ordering::Release);
+                moment();
                 turn += 1;
             }
             turn
         });
-        let mut sent = Sent::default();
+        let mut sent = Ok(Sent::default());
         for _ in 0..65 {
-            sent = timed("send", || send(&mut writer, b"x", patient())).expect("the cap ends the wait");
+            let patience = Patience::Until(Deadline::after(Duration::from_nanos(100 * CAP_NS)));
+            sent = send(&mut writer, b"x", patience);
         }
         stop.store(true, Ordering::Relaxed);
         assert!(turns.join().expect("it only writes") > 3);
         sent
     });
-    // The scheduler may add something; without the bound it is the caller's patience of 30 s.
+    // The scheduler may add something; without the bound it is the caller's patience.
+    let sent = sent.expect("the cap ends the wait");
     assert!(sent.waited_ns < 100 * CAP_NS, "{sent:?}");
     println!("evidence: waited_ns={} cap_ns={CAP_NS}", sent.waited_ns);
+}
+
+#[test]
+fn a_cursor_that_goes_back_or_beyond_the_head_is_not_believed() {
+    let (own, _peer) = arena("publisher");
+    let (mut writer, shared) = ring(&own, options());
+    let mut hostile = HostileSubscriber::new();
+    hostile.attach(&mut fastrand::Rng::with_seed(1), own.process(), &shared, &mut Coverage::default());
+    for _ in 0..10 {
+        send(&mut writer, b"x", Patience::None).expect("room");
+    }
+    let cursor = &hostile.rows[0].entry.cursor;
+    for (says, believed) in [(4, 4), (9, 9), (2, 9), (0, 9), (u64::MAX, 10), (3, 10)] {
+        cursor.store(says, Ordering::Release);
+        let seats = shared.seats();
+        let seat =
+            seats.iter().find(|seat| seat.row_key.index == hostile.rows[0].index).expect("it has a seat");
+        let entry = own.tables().seat(seat.index).expect("in the table");
+        assert_eq!(entry.from.load(Ordering::Relaxed), 0);
+        assert_eq!(seat.progress(10), Progress::Passed(believed), "it says {says}");
+    }
+}
+
+#[test]
+fn a_seat_that_begins_beyond_the_head_and_chunks_that_cannot_be_are_not_believed() {
+    let options = ArenaOptions { name: "hostile".into(), bytes_max: 2 << 30, monitored: true };
+    let own = OwnArena::create(&options).expect("an arena");
+    let peer = PeerArena::of_own(&own).expect("mapped");
+    let (mut writer, shared) = ring(&own, self::options());
+    send(&mut writer, &[1; 300], Patience::None).expect("nobody gates");
+    let honest = Honest::new();
+    let row = honest.row(&peer, shared.key(), POLICIES[0], 0).expect("a row");
+    let seat = shared.attach(&honest.peer, row.key(), POLICIES[0]).expect("a seat");
+    own.tables().seat(seat).expect("in the table").from.store(u64::MAX, Ordering::Relaxed);
+    row.attached(Ok(seat));
+    assert_eq!(row.entry().cursor.load(Ordering::Relaxed), 1);
+    let extent: Mapped<ExtentEntry> = own.tables().at(EXTENTS_AT).expect("inside");
+    let first = ChunkRef::new(0, 0).expect("fits");
+    let resolve = |offset: u64, bytes: u64, count: u32| {
+        extent.offset.store(offset, Ordering::Relaxed);
+        extent.chunk_bytes.store(bytes, Ordering::Relaxed);
+        extent.count.store(count, Ordering::Relaxed);
+        peer.tables().resolve(first).is_some()
+    };
+    assert!(resolve(0, 320, 1), "this could be");
+    let hostile = [
+        (0, 320, 0),
+        (8, 320, 1),
+        (0, 321, 1),
+        (0, 0, 1),
+        (0, CHUNK_BYTES_MAX + 64, 1),
+        (2 << 30, 64, 1),
+        (u64::MAX - 63, 64, 1),
+        (0, u64::MAX - 63, 1),
+    ];
+    for (offset, bytes, count) in hostile {
+        assert!(!resolve(offset, bytes, count), "{count} chunks of {bytes} at {offset}");
+    }
 }
 
 #[test]

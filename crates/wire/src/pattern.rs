@@ -186,7 +186,9 @@ mod tests {
 
     #[test]
     fn ten_thousand_wildcards_are_matched_in_one_pass() {
-        let (stars, names) = (vec!["*"; 10_000].join("."), vec!["a"; 10_000].join("."));
+        // Under Miri 10 000 tokens take minutes, and its findings do not depend on their number.
+        let count = if cfg!(miri) { 300 } else { 10_000 };
+        let (stars, names) = (vec!["*"; count].join("."), vec!["a"; count].join("."));
         assert!(token_match(&stars, &names));
         // A matcher that backtracks would not come back from these before the sun is cold.
         let (almost, longer) = (stars.clone() + ".b", names.clone() + ".a");

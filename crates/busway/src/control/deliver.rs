@@ -5,13 +5,14 @@
 //!
 //! Invariant: no lock of the control plane is held while ports are called.
 
-use super::base::{Beside, Line};
+use super::base::Beside;
 use super::channel::ChannelError;
 use super::member::Stage;
 use super::shared::{Answer, Phase, Question, Registration};
 use super::thread::{Standing, Worker};
 use super::{Attach, RingAdded, RingKey, RowKey};
 use crate::error::{Code, Error, memory};
+use crate::log::Line;
 use busway_shm::arena::PeerArena;
 use busway_shm::domain::Domain;
 use busway_wire::{Control as Message, ProcessId};

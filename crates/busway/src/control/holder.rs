@@ -9,11 +9,12 @@
 //! Invariant: every member of the rendezvous but the holder itself has exactly one connection here, and its arena
 //! has been checked and mapped.
 
-use super::base::{Base, Beside, Interest, Line, Token};
+use super::base::{Base, Beside, Interest, Token};
 use super::channel::{Channel, ChannelError, Enclosed, Received, seqpacket};
 use super::lock::Note;
 use super::rendezvous::{Identity, Input, Leaving, MemberId, Output, Pulled, Rendezvous};
 use crate::error::{Code, Error, memory, system};
+use crate::log::Line;
 use busway_shm::domain::Domain;
 use busway_shm::fork::PrivateFd;
 use busway_shm::life::Life;
@@ -61,6 +62,16 @@ struct Connection {
     pid: u32,
 }
 
+/// The time after a take-over in which members come again.
+#[derive(Clone, Copy, Debug)]
+struct Settling {
+    until_ns: u64,
+    /// Members that have yet to come, as far as the lock's text knew.
+    expected: usize,
+    /// All of them are here; what they had registered is right behind their Hello.
+    complete: bool,
+}
+
 /// What the thread has to do after a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Next {
@@ -80,8 +91,10 @@ pub(super) struct Holder {
     paused_until_ns: Option<u64>,
     /// What the lock's text says of us.
     described: Option<Note>,
-    /// Until when, and for how many members, answers wait after a take-over.
-    settling: Option<(u64, usize)>,
+    /// Until when answers wait after a take-over, and how far that is.
+    settling: Option<Settling>,
+    /// Connections of processes that were members under an earlier holder.
+    returned: usize,
     /// Processes that live, as their life words say, and have lost their connection: the oldest first.
     lost: VecDeque<ProcessId>,
     domain: Arc<Domain>,
@@ -131,6 +144,7 @@ impl Holder {
             paused_until_ns: None,
             described: None,
             settling: None,
+            returned: 0,
             lost: VecDeque::new(),
             domain,
             since_ns: now_ns,
@@ -143,7 +157,8 @@ impl Holder {
         holder.rendezvous.handle(MemberId::HOLDER, Input::Joined(identity, own), &mut Vec::new());
         if expected > 0 {
             holder.rendezvous.begin_settling();
-            holder.settling = Some((now_ns.saturating_add(SETTLE_NS), expected));
+            let until_ns = now_ns.saturating_add(SETTLE_NS);
+            holder.settling = Some(Settling { until_ns, expected, complete: false });
         }
         holder.describe(base);
         Ok(holder)
@@ -197,16 +212,16 @@ impl Holder {
 
     /// Ends the time in which answers wait, when those who were here before are here again, or it is over.
     pub(super) fn settle(&mut self, base: &mut Base, now_ns: u64) {
-        let Some((until_ns, expected)) = self.settling else { return };
-        if now_ns >= until_ns {
+        let Some(settling) = &mut self.settling else { return };
+        if now_ns >= settling.until_ns {
             self.settling = None;
             let mut out = Vec::new();
             self.rendezvous.settle(&mut out);
             self.dispatch(base, out, now_ns);
-        } else if self.joined().count() >= expected {
+        } else if !settling.complete && self.returned >= settling.expected {
+            settling.complete = true;
             self.complete = true;
-            // What they had registered is right behind their Hello.
-            self.settling = Some((until_ns.min(now_ns.saturating_add(BEHIND_HELLO_NS)), usize::MAX));
+            settling.until_ns = settling.until_ns.min(now_ns.saturating_add(BEHIND_HELLO_NS));
         }
     }
 
@@ -349,7 +364,8 @@ impl Holder {
         let message = Message::Refused { code: code.number(), reason: Message::reason(reason) };
         let _ = connection.channel.send(&message, Enclosed::Nothing);
         let pid = connection.pid;
-        base.log.warn(Line::Refusal, now_ns, || format!("refused a connection of pid {pid}: {reason}"));
+        let kind = if code == Code::LayoutDiffers { Line::Mismatch } else { Line::Refusal };
+        base.log.warn(kind, now_ns, || format!("refused a connection of pid {pid}: {reason}"));
         self.remove(base, id, None)
     }
 
@@ -424,7 +440,9 @@ impl Holder {
     /// Keeps the lock's text true: who holds, and how many could go on.
     fn describe(&mut self, base: &Base) {
         let (pid, name) = (std::process::id(), base.settings.name.clone());
-        let note = Note { pid, name, members: self.joined().count() };
+        // Whoever takes over from us while members are on their way here must leave them as much time as we do.
+        let expected = self.settling.map_or(0, |settling| settling.expected);
+        let note = Note { pid, name, members: self.joined().count().max(expected) };
         if self.described.as_ref() != Some(&note) {
             base.lock.describe(&note);
             self.described = Some(note);

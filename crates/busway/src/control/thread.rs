@@ -6,7 +6,7 @@
 //!
 //! Invariant: the thread holds the lock exactly while its role is `Holder`.
 
-use super::base::{Base, Interest, Line, Log, Token};
+use super::base::{Base, Interest, Token};
 use super::channel::{ChannelError, Received, explain};
 use super::holder::{Holder, Next};
 use super::lock::LockFile;
@@ -16,6 +16,7 @@ use super::shared::{Phase, Question, Shared};
 use super::{ControlSettings, Ports};
 use crate::directory::{Directory, DomainName};
 use crate::error::{Code, Error, memory, system};
+use crate::log::{Line, Log};
 use busway_shm::arena::OwnArena;
 use busway_shm::clock::monotonic_ns;
 use busway_shm::domain::Domain;
@@ -189,6 +190,7 @@ impl Worker {
     /// Uses a domain segment from now on. The ports make the arena join it: who opens the bus first can be refused there.
     pub(super) fn use_domain(&mut self, domain: Arc<Domain>) {
         let mut before = None;
+        self.base.arena.note_membership();
         self.base.shared.update(|state| before = state.domain.replace(Arc::clone(&domain)));
         if before.is_some() {
             self.base.ports.domain_changed(&domain);

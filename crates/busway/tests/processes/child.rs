@@ -111,11 +111,6 @@ impl Child {
         self.answer()
     }
 
-    /// A question that is answered with a number.
-    pub(crate) fn ask_number(&mut self, command: &str) -> u64 {
-        number(&self.ask(command))
-    }
-
     /// What it has said meanwhile, oldest first.
     pub(crate) fn heard(&self) -> Vec<String> {
         let mut heard = Vec::new();

@@ -59,7 +59,8 @@ fn a_service_that_dies_is_reclaimed_and_its_successor_is_found() {
         let mut responder = place.member("responder");
         responder.ask("pub camera.left.frame 64 1000");
         responder.ask("wait 1");
-        responder.ask("send 5");
+        assert_eq!(responder.ask("send 5"), "begin");
+        responder.answer();
         responder.kill();
         for sequence in 1..=5 {
             let sample =
@@ -90,7 +91,7 @@ fn a_publisher_sees_the_death_of_who_it_waits_for_though_the_holder_dies_with_it
         publisher.ask("pub topic 64 3600000");
         assert_eq!(publisher.ask("wait 1"), "1");
         let tid = publisher.ask("tid");
-        publisher.tell("send 1000");
+        assert_eq!(publisher.ask("send 1000"), "begin");
         until("the publisher waits for its subscriber", || {
             publisher.proc(&format!("task/{tid}/stat")).contains(") S ")
                 && publisher.proc(&format!("task/{tid}/wchan")).contains("futex")
@@ -129,23 +130,23 @@ fn a_hundred_deaths_at_once_stop_nobody() {
     }
     publisher.wait_for_subscribers(101, PATIENCE).unwrap();
     let mut sent = 0_u64;
-    let mut send = |own: &mut busway::Subscriber, timeout: Duration| {
-        let done = publisher.send_timeout(&sent.to_le_bytes(), timeout).is_ok();
-        if done {
-            let sample = own.recv_timeout(PATIENCE).unwrap().expect("it is there");
-            assert_eq!(sample[..], sent.to_le_bytes());
-            sent += 1;
-        }
-        done
-    };
-    // Until the crowd, which does not read, holds it up: each of the hundred is waited for.
-    while send(&mut own, Duration::from_millis(1)) {}
+    // Until the crowd, which does not read, holds it up.
+    while publisher.send_timeout(&sent.to_le_bytes(), Duration::from_millis(1)).is_ok() {
+        assert_eq!(own.recv_timeout(PATIENCE).unwrap().expect("it is there")[..], sent.to_le_bytes());
+        sent += 1;
+    }
+    let held_up_at = sent;
     for child in &crowd {
         child.kill();
     }
+    let mut send = |own: &mut busway::Subscriber| {
+        publisher.send_timeout(&sent.to_le_bytes(), PATIENCE).expect("nobody alive holds it up");
+        assert_eq!(own.recv_timeout(PATIENCE).unwrap().expect("it is there")[..], sent.to_le_bytes());
+        sent += 1;
+    };
     let before = monotonic_ns();
     for _ in 0..10_000 {
-        assert!(send(&mut own, PATIENCE), "nobody alive holds it up");
+        send(&mut own);
     }
     let took = Duration::from_nanos(monotonic_ns() - before);
     assert!(took < Duration::from_secs(10), "no wait for the dead: {took:?}");
@@ -157,6 +158,7 @@ fn a_hundred_deaths_at_once_stop_nobody() {
     until("the account closes", || publisher.subscribers() == 1);
     let account = publisher.account();
     assert!(account.closed() && own.losses().is_empty(), "{account:?}");
-    assert_eq!(account.dropped.get("subscriber_died"), Some(&(100 * sent)), "they had passed nothing");
+    let died = account.dropped.get("subscriber_died").copied().unwrap_or(0);
+    assert!(died >= 100 * held_up_at, "what was sent while they lived is counted as theirs: {account:?}");
     println!("evidence: killed=100 messages_after=10000 took_ms={} account={account:?}", took.as_millis());
 }

@@ -78,6 +78,8 @@ impl Part {
             ["sub", pattern, policy] => self.subscribe(pattern, parse(policy)),
             ["wait", count] => self.wait_for_subscribers(parse(count)),
             ["send", count] => self.send(parse(count)),
+            ["push", count] => self.push(parse(count)),
+            ["try-send", count] => self.try_send(parse(count)),
             ["spin-send", count] => self.spin_send(parse(count)),
             ["spin-take", count] => self.spin_take(parse(count)),
             ["take", count] => self.take(parse(count)),
@@ -129,16 +131,38 @@ impl Part {
         self.publishers[0].wait_for_subscribers(count, PATIENCE).unwrap().to_string()
     }
 
+    /// Sends whatever happens to slow subscribers.
+    fn push(&mut self, count: u64) -> String {
+        for number in 0..count {
+            self.publishers[0].send(&number.to_le_bytes()).unwrap();
+        }
+        "pushed".to_owned()
+    }
+
     /// Sends with the first publisher; says the longest wait of one message in microseconds.
     fn send(&mut self, count: u64) -> String {
         let publisher = &mut self.publishers[0];
         let mut longest_ns = 0;
+        say("begin");
         for number in 0..count {
             let sent = publisher.send(&number.to_le_bytes()).unwrap();
             assert_eq!((sent.stalled, sent.evicted), (0, 0), "nobody is given up");
             longest_ns = longest_ns.max(sent.waited_ns);
         }
         (longest_ns / 1000).to_string()
+    }
+
+    /// Tries so often; says how often it went through and how often somebody was full.
+    fn try_send(&mut self, count: u64) -> String {
+        let (mut sent, mut full) = (0, 0);
+        for number in 0..count {
+            match self.publishers[0].try_send(&number.to_le_bytes()) {
+                Ok(_) => sent += 1,
+                Err(SendError::Full(_)) => full += 1,
+                Err(error) => panic!("{error}"),
+            }
+        }
+        format!("{sent} {full}")
     }
 
     /// Sends without ever sleeping: who is full is tried again.
@@ -201,6 +225,7 @@ impl Part {
 
     /// Sleeps for each message; says how many nanoseconds ago it was sent.
     fn wake(&mut self, count: u64) -> String {
+        say("begin");
         for _ in 0..count {
             let sample = self.subscribers[0].recv().unwrap();
             let now = realtime_ns();

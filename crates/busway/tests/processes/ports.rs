@@ -50,7 +50,7 @@ fn registrations_leave_nothing_behind() {
     let (mut done, mut early) = (0, None);
     while done < wanted {
         // In turn: each side publishes and subscribes.
-        let (publishing, subscribing) = if (done / BATCH) % 4 == 0 { (0, 1) } else { (1, 0) };
+        let (publishing, subscribing) = if (done / BATCH).is_multiple_of(4) { (0, 1) } else { (1, 0) };
         pair[subscribing].tell(&format!("batch 0 {BATCH}"));
         pair[publishing].tell(&format!("batch {BATCH} 0"));
         for child in &pair {
@@ -165,7 +165,7 @@ fn a_service_is_found_by_service_instance_and_event() {
     assert_eq!(found("*.left.frame"), 2, "any service");
     assert_eq!(found("camera.>"), 3);
     assert_eq!(found("camera.left"), 0, "a service without its event is another topic");
-    assert!(Topic::service("camera", "le*ft", "frame").is_err(), "a wildcard names no instance");
+    assert!(Topic::service("camera", "*", "frame").is_err(), "a wildcard names no instance");
 }
 
 #[test]
@@ -179,7 +179,7 @@ fn a_message_is_routed_to_who_matches_and_to_nobody_else() {
     let mut other = place.member("responder");
     other.ask("pub camera.left.frame 64 1000");
     assert_eq!(other.ask("wait 5"), "5");
-    other.ask("send 3");
+    assert_eq!(other.ask("send 3"), "begin");
     for (pattern, subscriber) in patterns.iter().zip(&mut subscribers).take(5) {
         for sequence in 1..=3 {
             let sample = subscriber.recv_timeout(crate::child::PATIENCE).unwrap().expect("it matches");

@@ -25,7 +25,7 @@ fn a_sleeper_is_woken_by_the_message() {
     publisher.ask("pub topic 64 1000");
     assert_eq!(publisher.ask("wait 1"), "1");
     let tid = subscriber.ask("tid");
-    subscriber.tell(&format!("wake {ROUNDS}"));
+    assert_eq!(subscriber.ask(&format!("wake {ROUNDS}")), "begin");
     let mut micros = Vec::new();
     let mut before = 0;
     for round in 0..ROUNDS {

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::process::{ChildStdin, Command, Stdio};
 use std::sync::mpsc::{Receiver, Sender, channel};
 
-use busway::Bus;
+use busway::{Bus, BusBuilder};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::place::{PATIENCE, Scene, join, watchdog};
@@ -103,9 +103,12 @@ impl Part {
 
     /// Joins the domain under the name of the part.
     pub(crate) fn bus(&self) -> Bus {
+        self.join().open().unwrap_or_else(|error| panic!("{} joins: {error}", self.name))
+    }
+
+    /// How it joins.
+    pub(crate) fn join(&self) -> BusBuilder {
         join(&self.directory, &self.name)
-            .open()
-            .unwrap_or_else(|error| panic!("{} joins: {error}", self.name))
     }
 }
 

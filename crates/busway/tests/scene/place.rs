@@ -34,7 +34,7 @@ impl Scene {
 
     /// A member of the domain, in this process.
     pub(crate) fn bus(&self, name: &str) -> Bus {
-        join(&self.directory, name).open().unwrap_or_else(|error| panic!("{name} joins: {error}"))
+        join(self.directory(), name).open().unwrap_or_else(|error| panic!("{name} joins: {error}"))
     }
 }
 

@@ -222,8 +222,8 @@ impl Supervisor {
         let Some(status) = process.ended() else { return };
         self.hear(at);
         let Some(process) = self.places[at].process.take() else { return };
-        let left = status.success() && process.finished;
-        if !process.killed && !left {
+        let well = status.success() && process.finished;
+        if !process.killed && !well {
             let text = process.describe();
             self.fail(&format!("{} ended by itself: {status}\n{text}", process.name));
         }

@@ -1,7 +1,6 @@
 //! A thousand publishers that live for one message, 64 at a time, and ten reliable subscribers.
 
 use std::collections::VecDeque;
-use std::io::BufReader;
 use std::path::Path;
 
 use rustix::process::Signal;
@@ -48,12 +47,7 @@ fn crowd(place: &Place, limits: &str) -> Vec<Ended> {
 #[test]
 fn a_thousand_publishers_leave_nothing_behind() {
     let place = Place::new();
-    let mut command = place.command(&["up"]);
-    let (reader, writer) = std::io::pipe().expect("a pipe");
-    command.stdout(writer);
-    let node = Running::start(command);
-    let mut line = String::new();
-    std::io::BufRead::read_line(&mut BufReader::new(reader), &mut line).expect("the node speaks");
+    let node = place.up();
     let (before, shm) = (held(node.pid()), names(Path::new("/dev/shm")));
     for publisher in crowd(&place, "true") {
         publisher.expect(0);

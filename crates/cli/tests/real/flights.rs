@@ -150,13 +150,13 @@ fn records_reach_two_subscribers_unchanged_in_flat_memory() {
 fn records_reach_subscribers_though_the_node_dies_and_hangs() {
     let (place, file) = (Place::new(), File::new());
     let (third, two_thirds, all) = (file.end_of(1, 3), file.end_of(2, 3), file.bytes.len());
-    let node = up(&place);
+    let node = place.up();
     let marks = [third, two_thirds, all];
     let (first, second) = (Reader::start(&place, &file, &marks), Reader::start(&place, &file, &marks));
     let (publisher, mut input) = publisher(&place);
     input.write_all(&file.bytes[..third]).expect("lines are written");
     node.signal(Signal::KILL);
-    let node = up(&place);
+    let node = place.up();
     input.write_all(&file.bytes[third..two_thirds]).expect("lines are written");
     node.signal(Signal::STOP);
     input.write_all(&file.bytes[two_thirds..]).expect("lines are written");
@@ -172,16 +172,4 @@ fn records_reach_subscribers_though_the_node_dies_and_hangs() {
     assert_eq!(ended.last_error_line(), account);
     node.signal(Signal::KILL);
     eprintln!("evidence: {LINES} messages, 1 node killed, 1 stopped");
-}
-
-/// A node that is ready.
-fn up(place: &Place) -> Running {
-    let mut command = place.command(&["up"]);
-    let (reader, writer) = std::io::pipe().expect("a pipe");
-    command.stdout(writer);
-    let node = Running::start(command);
-    let mut line = String::new();
-    std::io::BufRead::read_line(&mut BufReader::new(reader), &mut line).expect("the node speaks");
-    assert!(line.starts_with("ready "), "{line}");
-    node
 }

@@ -12,6 +12,8 @@ use crate::harness::{Place, Running};
 const LINES: usize = 20_000;
 
 struct Scene {
+    // Holds the rendezvous, so that neither the stopped one nor one that ends does.
+    _node: Running,
     stopped: Running,
     // Kept, or the stopped subscriber would end for want of a reader.
     _output: BufReader<PipeReader>,
@@ -22,13 +24,14 @@ struct Scene {
 
 /// One subscriber of `policy` that has received a message and is stopped, a reliable one that goes on, one publisher.
 fn scene(place: &Place, policy: &str) -> Scene {
+    let node = place.up();
+    let count = (LINES + 1).to_string();
+    let other = place.subscribe(&["x", "--raw", "--reliable", "--count", &count]);
     let mut command = place.command(&["sub", "x", "--raw", "--policy", policy]);
     let (reader, writer) = std::io::pipe().expect("a pipe");
     command.stdout(writer);
     let mut stopped = Running::start(command);
     stopped.stderr_until(|line| line == "ready x");
-    let count = (LINES + 1).to_string();
-    let other = place.subscribe(&["x", "--raw", "--reliable", "--count", &count]);
     let mut command = place.command(&["pub", "x", "--lines", "--wait=2"]);
     command.stdin(Stdio::piped());
     let mut publisher = Running::start(command);
@@ -38,7 +41,7 @@ fn scene(place: &Place, policy: &str) -> Scene {
     let mut line = String::new();
     output.read_line(&mut line).expect("the first message arrives");
     stopped.signal(Signal::STOP);
-    Scene { stopped, _output: output, other, publisher, input }
+    Scene { _node: node, stopped, _output: output, other, publisher, input }
 }
 
 fn body() -> Vec<u8> {
@@ -49,7 +52,7 @@ fn body() -> Vec<u8> {
 fn lossy_policies_cost_the_others_nothing() {
     for policy in ["drop-oldest", "drop-oldest:4", "keep-latest", "drop-newest:4"] {
         let place = Place::new();
-        let Scene { stopped, other, publisher, mut input, _output } = scene(&place, policy);
+        let Scene { stopped, other, publisher, mut input, _output, _node } = scene(&place, policy);
         input.write_all(&body()).expect("lines are written");
         assert_eq!(other.finish().expect(0).stdout, [b"first\n", &body()[..]].concat(), "{policy}");
         drop(input);
@@ -61,7 +64,7 @@ fn lossy_policies_cost_the_others_nothing() {
 #[test]
 fn a_blocking_subscriber_costs_the_cap_once_and_is_named() {
     let place = Place::new();
-    let Scene { stopped, other, publisher, mut input, _output } = scene(&place, "block");
+    let Scene { stopped, other, publisher, mut input, _output, _node } = scene(&place, "block");
     input.write_all(&body()).expect("lines are written");
     assert_eq!(other.finish().expect(0).stdout, [b"first\n", &body()[..]].concat());
     let view = place.run(&["info", "x", "--json"]).expect(0).object();
@@ -78,7 +81,7 @@ fn a_blocking_subscriber_costs_the_cap_once_and_is_named() {
 #[test]
 fn a_failing_subscriber_is_named_to_the_publisher() {
     let place = Place::new();
-    let Scene { stopped, publisher, mut input, other, _output } = scene(&place, "fail");
+    let Scene { stopped, publisher, mut input, other, _output, _node } = scene(&place, "fail");
     // The publisher ends before it has read all.
     let _ = input.write_all(&body());
     drop(input);
@@ -94,7 +97,7 @@ fn a_failing_subscriber_is_named_to_the_publisher() {
 #[test]
 fn an_evicted_subscriber_is_given_up_at_once() {
     let place = Place::new();
-    let Scene { stopped, other, publisher, mut input, _output } = scene(&place, "evict");
+    let Scene { stopped, other, publisher, mut input, _output, _node } = scene(&place, "evict");
     input.write_all(&body()).expect("lines are written");
     assert_eq!(other.finish().expect(0).stdout, [b"first\n", &body()[..]].concat());
     let view = place.run(&["info", "x", "--json"]).expect(0).object();

@@ -21,8 +21,9 @@ use crate::view::futex_half;
 
 /// A missed wake costs at most this: the subscriber looks at `waiting` without a fence while it is busy.
 const WAIT_SLICE_NS: u64 = 1_000_000;
-/// Looks before the first sleep: a subscriber at work frees room within a microsecond or two.
-const SPINS: u32 = 200;
+/// Looks before the first sleep, each after a longer pause than the last. Looking takes the cursor's cache line from
+/// the subscriber: looked at all the time, it would cost the subscriber a transfer for every message.
+const SPINS: u32 = 48;
 
 /// What must give way.
 #[derive(Clone, Copy)]
@@ -105,7 +106,7 @@ impl RingWriter {
             self.settle(needed, now, patience, started)?;
             if spins < SPINS {
                 spins += 1;
-                crate::sync::spin_hint();
+                pause(spins);
             } else {
                 self.sleep(needed, now, patience);
             }
@@ -129,7 +130,7 @@ impl RingWriter {
             }
             if spins < SPINS {
                 spins += 1;
-                crate::sync::spin_hint();
+                pause(spins);
             } else {
                 self.sleep(needed - 1, clock::monotonic_ns(), Patience::Until(deadline));
             }
@@ -214,10 +215,7 @@ impl RingWriter {
         for at in 0..self.places.len() {
             let seat = &self.places[at];
             if !self.blocks(seat, needed) {
-                // At the first look only: rows that take turns in blocking must not set each other's time back.
-                if now == started {
-                    self.blocked[at] = 0;
-                }
+                self.blocked[at] = 0;
                 continue;
             }
             if seat.policy == Policy::Evict {
@@ -232,7 +230,8 @@ impl RingWriter {
                 self.blocked[at] = now;
             }
             let waited = now.saturating_sub(self.blocked[at]);
-            // Twice: rows that are seated or begin to block while we wait cannot draw it out for ever.
+            // Twice: rows that are seated while we wait, or take turns in blocking, cannot draw it out for ever. Who is
+            // stalled here gates again only when it has passed `needed`, and a cursor that goes back is not believed.
             let cap = self.options.max_wait_ns;
             if (waited >= cap || now.saturating_sub(started) >= cap.saturating_mul(2)) && !failing {
                 self.stall(at, waited);
@@ -291,11 +290,13 @@ impl RingWriter {
     fn sleep(&self, needed: u64, now: u64, patience: Patience) {
         let Some(at) = self.places.iter().position(|seat| self.blocks(seat, needed)) else { return };
         let seat = &self.places[at];
+        // Woken at the first message we would fill one slot and sleep again: an eighth of the ring is worth a wake.
+        let target = (needed + (self.stage.mask + 1) / 8).min(self.head);
+        let woken = futex_half(&seat.row.woken);
+        let seen = woken.load(Ordering::Acquire); // pairs with Release in `take::wake_publisher`
         let waiting = &self.shared.entry().waiting.word;
-        waiting.store(1, Ordering::Relaxed);
-        fence(Ordering::SeqCst); // pairs with the fence in `row::passed`
-        let half = futex_half(&seat.row.cursor);
-        let seen = seat.row.cursor.load(Ordering::Relaxed) as u32;
+        waiting.store(waiting_word(target), Ordering::Relaxed);
+        fence(Ordering::SeqCst); // pairs with the fence in `take::wake_publisher`
         let life = seat.peer.life_word();
         let life_seen = life.load(Ordering::Relaxed);
         let still =
@@ -311,8 +312,20 @@ impl RingWriter {
             };
             let slice = own.min(caller).min(WAIT_SLICE_NS);
             let timeout = std::time::Duration::from_nanos(slice);
-            let _ = futex::wait_any(&[(half, seen), (life, life_seen)], Some(timeout));
+            let _ = futex::wait_any(&[(woken, seen), (life, life_seen)], Some(timeout));
         }
         waiting.store(0, Ordering::Relaxed);
+    }
+}
+
+/// What `waiting` says: the low half of the sequence that the publisher wants passed, made odd, so that it is not zero.
+fn waiting_word(target: u64) -> u32 {
+    target as u32 | 1
+}
+
+fn pause(looks: u32) {
+    // Sixteen: about a microsecond. Longer pauses make a hypervisor take the processor away.
+    for _ in 0..1_u32 << looks.min(4) {
+        crate::sync::spin_hint();
     }
 }

@@ -17,7 +17,7 @@ use crate::arena::ChunkPlace;
 use crate::layout::{STAGES_MAX, state, unkey};
 use crate::life::Life;
 use crate::ring::SLOTS_MAX;
-use crate::slot::{ChunkRef, Look, Slot, SlotWord};
+use crate::slot::{ChunkRef, InlineMessage, Look, Slot, SlotWord};
 use crate::sync::{Ordering, fence};
 use crate::sys::futex;
 use crate::view::{Mapped, futex_half};
@@ -27,6 +27,9 @@ use crate::view::{Mapped, futex_half};
 const LOOKS_MAX: u32 = 64;
 /// How often an empty look also asks whether the publisher is still there.
 const EMPTIES_A_CHECK: u32 = 64;
+/// Small messages copied at once where they have piled up: a transfer between processors takes as long as handling
+/// about eight, and a processor has about that many under way.
+const AHEAD: usize = 16;
 /// A head further ahead than this was not written by an honest publisher.
 const AHEAD_MAX: u64 = 1 << 39;
 
@@ -47,6 +50,9 @@ pub struct RowReader {
     stages_seen: u32,
     next: u64,
     queued: VecDeque<Message>,
+    /// Small messages that follow the cursor, copied ahead of it; from `ahead_at` on they are still to be taken.
+    ahead: Vec<InlineMessage>,
+    ahead_at: usize,
     foreign: bool,
     empties: u32,
     over: bool,
@@ -55,8 +61,19 @@ pub struct RowReader {
 impl RowReader {
     /// The reader of `row`. Payloads of a publisher of another user are copied before anybody looks at them.
     pub fn new(row: Arc<RowShared>, policy: Policy, foreign: bool) -> Self {
-        let queued = VecDeque::new();
-        Self { row, policy, stage: None, stages_seen: 0, next: 0, queued, foreign, empties: 0, over: false }
+        Self {
+            row,
+            policy,
+            stage: None,
+            stages_seen: 0,
+            next: 0,
+            queued: VecDeque::new(),
+            ahead: Vec::new(),
+            ahead_at: 0,
+            foreign,
+            empties: 0,
+            over: false,
+        }
     }
 
     /// The row.
@@ -74,7 +91,7 @@ impl RowReader {
             Policy::DropOldest { depth: Policy::DEPTH_RING }
             | Policy::Block
             | Policy::Fail
-            | Policy::Evict => self.take_next(),
+            | Policy::Evict => self.take_ahead(),
             Policy::KeepLatest => {
                 self.skip_to(1, Cause::Conflated).map_or_else(|| self.take_next(), Taken::Gap)
             }
@@ -129,6 +146,39 @@ impl RowReader {
             let slots_at = self.row.peer.tables().arena().slice(at & !63, slots).ok()?;
             Some(ReadStage { slots: slots_at, mask: slots - 1, end })
         });
+    }
+
+    /// As [`RowReader::take_next`], and where messages have piled up, copies the small ones that follow in one go: their
+    /// slots then come from the publisher's processor side by side instead of one after the other. Where we wait for
+    /// each message nothing is looked at ahead, so that no line is taken from the publisher before it is written.
+    #[inline]
+    fn take_ahead(&mut self) -> Taken {
+        if let Some(message) = self.ahead.get(self.ahead_at) {
+            let body = Body::Inline(*message);
+            self.ahead_at += 1;
+            let sequence = self.next;
+            self.passed(sequence);
+            return Taken::Message(Message { sequence, body });
+        }
+        let piled_up = self.empties == 0;
+        let taken = self.take_next();
+        if piled_up && matches!(taken, Taken::Message(Message { body: Body::Inline(_), .. })) {
+            self.look_ahead();
+        }
+        taken
+    }
+
+    fn look_ahead(&mut self) {
+        self.ahead.clear();
+        self.ahead_at = 0;
+        let Some(stage) = &self.stage else { return };
+        for sequence in (self.next..stage.end).take(AHEAD) {
+            let Look::Inline(message) = stage.slots[(sequence & stage.mask) as usize].look(sequence) else {
+                return;
+            };
+            self.ahead.push(message);
+            stage.slots[(sequence.wrapping_add(AHEAD as u64) & stage.mask) as usize].prefetch();
+        }
     }
 
     #[inline]
@@ -193,15 +243,22 @@ impl RowReader {
         self.next = sequence.wrapping_add(1);
         self.empties = 0;
         self.row.entry.cursor.store(sequence, Ordering::Release); // pairs with Acquire in `seat::progress`
-        if self.row.ring.waiting.word.load(Ordering::Relaxed) != 0 {
-            self.wake_publisher();
+        let wanted = self.row.ring.waiting.word.load(Ordering::Relaxed);
+        if wanted != 0 {
+            self.wake_publisher(wanted, sequence);
         }
     }
 
+    /// Wakes the publisher, if it waits for no more than `sequence`.
     #[cold]
-    fn wake_publisher(&self) {
+    fn wake_publisher(&self, wanted: u32, sequence: u64) {
+        // The word was made odd: it may be one more than what is wanted.
+        if (sequence as u32).wrapping_add(1).wrapping_sub(wanted) > u32::MAX / 2 {
+            return;
+        }
         fence(Ordering::SeqCst); // pairs with the fence in `room::sleep`
-        futex::wake_all(futex_half(&self.row.entry.cursor));
+        self.row.entry.woken.fetch_add(1, Ordering::Release); // pairs with Acquire in `room::sleep`
+        futex::wake_all(futex_half(&self.row.entry.woken));
     }
 
     fn lose(&mut self, count: u64, cause: Cause) -> Taken {
@@ -382,7 +439,7 @@ impl RowReader {
         if self.over || self.row.is_refused() {
             return true;
         }
-        if self.stage.is_none() || !self.queued.is_empty() {
+        if self.stage.is_none() || self.has_taken() {
             return false;
         }
         let (generation, at) = unkey(self.row.ring.key.load(Ordering::Acquire));
@@ -394,12 +451,17 @@ impl RowReader {
         self.over
     }
 
+    /// Whether messages lie here that have not been returned yet.
+    fn has_taken(&self) -> bool {
+        !self.queued.is_empty() || self.ahead_at < self.ahead.len()
+    }
+
     /// Whether the slot of the next message is empty at this moment.
     pub fn has_nothing(&mut self) -> bool {
         if self.stage.is_none() && !self.begin() {
             return true;
         }
-        if !self.queued.is_empty() {
+        if self.has_taken() {
             return false;
         }
         let end = self.stage.as_ref().map_or(0, |stage| stage.end);

@@ -72,7 +72,7 @@ pub(crate) fn of_row(own: &OwnArena, index: u32) -> Vec<Word> {
     let at = ROWS_AT + u64::from(index) * size_of::<RowEntry>() as u64;
     let mut words = words!(own, at, RowEntry;
         long: key, publisher, ring, port, policy, holds_at, holds, first, cursor, looked_ns, lag_high, held, created_ns,
-            history, seat, spare);
+            history, seat, woken);
     words.extend(array(own, "RowEntry.dropped", at + std::mem::offset_of!(RowEntry, dropped) as u64, 16));
     words.extend(array(
         own,
@@ -87,7 +87,7 @@ pub(crate) fn of_ring(own: &OwnArena, index: u32) -> Vec<Word> {
     let at = RINGS_AT + u64::from(index) * size_of::<RingEntry>() as u64;
     let mut words = words!(own, at, RingEntry;
         long: key, topic, port, created_ns, history, closed_at, waits, refused, evicted, past_delivered, past_rows,
-            sent_bytes, lag_high, seated;
+            sent_bytes, lag_high, seated, rate_milli;
         short: stages_used, topic_bytes, waiting);
     let part = |name, offset: usize, count| array(own, name, at + offset as u64, count);
     words.extend(part("RingEntry.past_dropped", std::mem::offset_of!(RingEntry, past_dropped), 16));

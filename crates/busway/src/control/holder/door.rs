@@ -7,11 +7,12 @@
 //! Invariant: a connection is `Joined` only if its arena was mapped and says that its owner lives.
 
 use super::{BATCH, Connection, Holder, Stage};
-use crate::control::base::{Base, Interest, Line, Token};
-use crate::control::channel::{Channel, Enclosed, MemberFds};
+use crate::control::base::{Base, Interest, Token};
+use crate::control::channel::{Channel, Enclosed, MemberFds, Received};
 use crate::control::rendezvous::{Identity, Input, Leaving, MemberId, Output};
 use crate::directory::Realm;
 use crate::error::{Code, Error, memory, system};
+use crate::log::Line;
 use busway_shm::arena::PeerArena;
 use busway_shm::fork::PrivateFd;
 use busway_shm::layout::layout_hash;
@@ -24,7 +25,7 @@ use rustix::net::SocketFlags;
 use std::sync::Arc;
 
 /// Connections that have not said Hello yet. A member says it with its connect, so a few are enough also when
-/// hundreds start at once; past it the oldest is closed.
+/// hundreds start at once, if each is heard before it is judged; past it the oldest that is silent is closed.
 const UNIDENTIFIED_MAX: usize = 64;
 
 /// How long a connection may wait with its Hello.
@@ -70,7 +71,7 @@ impl Holder {
             let out = self.refuse(base, id, Code::ProtocolBroken, "no Hello in time", now_ns);
             self.dispatch(base, out, now_ns);
         }
-        let settled_ns = self.settling.map(|(until_ns, _)| until_ns);
+        let settled_ns = self.settling.map(|settling| settling.until_ns);
         self.unidentified().map(|(_, until)| until).chain(self.paused_until_ns).chain(settled_ns).min()
     }
 
@@ -85,11 +86,28 @@ impl Holder {
         if self.unidentified().count() < UNIDENTIFIED_MAX {
             return;
         }
+        self.hear_unidentified(base, now_ns);
+        if self.unidentified().count() < UNIDENTIFIED_MAX {
+            return;
+        }
         let oldest = self.unidentified().map(|(id, _)| id).next();
         if let Some(id) = oldest {
             let out =
                 self.refuse(base, id, Code::ProtocolBroken, "too many connections without a Hello", now_ns);
             self.dispatch(base, out, now_ns);
+        }
+    }
+
+    /// Reads the Hello of everybody who has said it: when hundreds connect at once we accept faster than we read, and
+    /// who has spoken must not be taken for one who is silent.
+    fn hear_unidentified(&mut self, base: &mut Base, now_ns: u64) {
+        let all: Vec<MemberId> = self.unidentified().map(|(id, _)| id).collect();
+        for id in all {
+            let Some(connection) = self.connections.get_mut(&id) else { continue };
+            // What is wrong with the connection shows again at its own event.
+            if let Ok(Received::Message(message, fds)) = connection.channel.receive(&mut base.buffer) {
+                self.message(base, id, message, fds, now_ns);
+            }
         }
     }
 
@@ -165,6 +183,8 @@ impl Holder {
             out = self.remove(base, known, Some(Leaving::Lost));
         }
         self.lost.retain(|lost| *lost != process);
+        // Strangers are not those whom answers wait for after a take-over.
+        self.returned += usize::from(peer.was_member());
         base.peers.meet(peer);
         let welcome = Message::Welcome {
             process: base.process(),

@@ -12,13 +12,14 @@
 //! Invariant: the lock is taken here only, and given back by whoever ends the role.
 
 use super::{Standing, Worker};
-use crate::control::base::{Interest, Line, Token};
+use crate::control::base::{Interest, Token};
 use crate::control::channel::ChannelError;
 use crate::control::holder::Holder;
 use crate::control::member::{Member, NoConnection, Search, Stage, Turn};
 use crate::control::shared::Phase;
 use crate::control::{ControlSettings, Role};
 use crate::error::{Code, memory, system};
+use crate::log::Line;
 use busway_shm::clock::Deadline;
 use busway_shm::domain::{Domain, default_budget};
 use busway_wire::limits::HAND_OVER_MS;

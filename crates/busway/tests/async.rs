@@ -1,0 +1,163 @@
+//! Messages without a waiting thread: streams and futures on an executor of thirty lines, woken and never polled.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking, also in what its tests share")]
+#![expect(clippy::print_stdout, reason = "the test runner collects lines of evidence")]
+
+#[path = "scene/asleep.rs"]
+mod asleep;
+#[path = "scene/place.rs"]
+mod place;
+
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
+use std::sync::mpsc::channel;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, Wake, Waker};
+use std::thread::Thread;
+
+use asleep::until_asleep;
+use busway::{Policy, RecvError, Sample, SampleStream};
+use busway_shm::sync::{AtomicBool, AtomicU64, Ordering};
+use futures_core::Stream;
+use place::{PATIENCE, Scene};
+use rustix::thread::gettid;
+
+/// One test counts the threads of the process: the others wait.
+static COUNTED: Mutex<()> = Mutex::new(());
+
+/// Wakes the thread of one task.
+struct Unpark {
+    thread: Thread,
+    woken: AtomicBool,
+}
+
+impl Wake for Unpark {
+    fn wake(self: Arc<Self>) {
+        self.woken.store(true, Ordering::Release);
+        self.thread.unpark();
+    }
+}
+
+/// Runs one task to its end; how often it was polled. It polls when it was woken and at no other time.
+fn block_on<T>(task: impl Future<Output = T>) -> (T, u64) {
+    let unpark = Arc::new(Unpark { thread: std::thread::current(), woken: AtomicBool::new(true) });
+    let waker = Waker::from(unpark.clone());
+    let (mut task, mut polls) = (pin!(task), 0);
+    loop {
+        if unpark.woken.swap(false, Ordering::Acquire) {
+            polls += 1;
+            if let Poll::Ready(value) = task.as_mut().poll(&mut Context::from_waker(&waker)) {
+                return (value, polls);
+            }
+        } else {
+            std::thread::park();
+        }
+    }
+}
+
+async fn next(stream: &mut SampleStream<'_>) -> Option<Result<Sample, RecvError>> {
+    poll_fn(|context| Pin::new(&mut *stream).poll_next(context)).await
+}
+
+#[test]
+fn a_task_that_waits_is_woken_by_the_message_and_not_polled() {
+    const MESSAGES: u64 = 100;
+    let _counted = COUNTED.lock().unwrap_or_else(PoisonError::into_inner);
+    let scene = Scene::new();
+    let (theirs, ours) = (scene.bus("publishes"), scene.bus("waits"));
+    let mut subscriber = ours.subscriber("async.*").policy(Policy::Block).open().unwrap();
+    let mut publisher = theirs.publisher("async.a").open().unwrap();
+    let (sender, results) = channel();
+    let task = std::thread::spawn(move || {
+        sender.send((0, gettid())).unwrap();
+        let mut all = 0;
+        for message in 0..MESSAGES {
+            let (sample, polls) = block_on(subscriber.recv_async());
+            assert_eq!(sample.unwrap()[..], message.to_le_bytes());
+            sender.send((polls, gettid())).unwrap();
+            all += polls;
+        }
+        all
+    });
+    for message in 0..=MESSAGES {
+        let (_, thread) = results.recv_timeout(PATIENCE).expect("a task that waits is woken");
+        if message < MESSAGES {
+            until_asleep(thread);
+            publisher.send(&message.to_le_bytes()).unwrap();
+        }
+    }
+    let polls = task.join().unwrap();
+    // Once to find nothing, once when woken, and a few looks where a task and the thread that sleeps for it cross.
+    assert!(polls <= 6 * MESSAGES, "{polls} polls for {MESSAGES} messages");
+    assert!(polls >= 2 * MESSAGES, "the messages were there before they were waited for: {polls} polls");
+    println!("evidence: messages={MESSAGES} polls={polls}");
+}
+
+#[test]
+fn a_stream_gives_every_message_in_order_and_ends_when_the_bus_is_closed() {
+    const MESSAGES: u64 = 20_000;
+    let _counted = COUNTED.lock().unwrap_or_else(PoisonError::into_inner);
+    let scene = Scene::new();
+    let (theirs, ours) = (scene.bus("publishes"), scene.bus("streams"));
+    let mut subscriber = ours.subscriber("stream").policy(Policy::Block).open().unwrap();
+    let mut publisher = theirs.publisher("stream").max_wait(PATIENCE).open().unwrap();
+    let received = Arc::new(AtomicU64::new(0));
+    let (count, closer) = (received.clone(), ours.clone());
+    let task = std::thread::spawn(move || {
+        block_on(async {
+            let mut stream = subscriber.stream();
+            let mut last = 0;
+            while let Some(sample) = next(&mut stream).await {
+                let sample = sample.unwrap();
+                assert_eq!(sample.sequence(), last + 1, "in order and without a gap");
+                last = sample.sequence();
+                count.store(last, Ordering::Release);
+            }
+            last
+        })
+    });
+    for message in 0..MESSAGES {
+        publisher.send(&message.to_le_bytes()).unwrap();
+    }
+    publisher.flush(PATIENCE).unwrap();
+    while received.load(Ordering::Acquire) < MESSAGES {
+        std::thread::yield_now();
+    }
+    closer.close();
+    let (last, polls) = task.join().unwrap();
+    assert_eq!(last, MESSAGES, "the stream ends behind the last message");
+    println!("evidence: messages={MESSAGES} polls={polls}");
+}
+
+#[test]
+fn one_thread_sleeps_for_a_hundred_tasks() {
+    const TASKS: usize = 100;
+    let _counted = COUNTED.lock().unwrap_or_else(PoisonError::into_inner);
+    let scene = Scene::new();
+    let bus = scene.bus("tasks");
+    let mut publishers: Vec<_> =
+        (0..TASKS).map(|at| bus.publisher(&format!("task.{at}")).open().unwrap()).collect();
+    let (sender, results) = channel();
+    let tasks: Vec<_> = (0..TASKS)
+        .map(|at| {
+            let mut subscriber = bus.subscriber(&format!("task.{at}")).open().unwrap();
+            let sender = sender.clone();
+            std::thread::spawn(move || {
+                sender.send(gettid()).unwrap();
+                let (sample, polls) = block_on(subscriber.recv_async());
+                assert_eq!(sample.unwrap().topic(), format!("task.{at}"));
+                polls
+            })
+        })
+        .collect();
+    for _ in 0..TASKS {
+        until_asleep(results.recv_timeout(PATIENCE).unwrap());
+    }
+    let sleepers = std::fs::read_dir("/proc/self/task").unwrap();
+    let names = sleepers.map(|task| std::fs::read_to_string(task.unwrap().path().join("comm")).unwrap());
+    assert_eq!(names.filter(|name| name.trim_end() == "bw-wake").count(), 1, "one thread sleeps for all");
+    for publisher in &mut publishers {
+        publisher.send(b"wake").unwrap();
+    }
+    let polls: u64 = tasks.into_iter().map(|task| task.join().unwrap()).sum();
+    println!("evidence: tasks={TASKS} polls={polls}");
+}

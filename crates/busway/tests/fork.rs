@@ -1,0 +1,134 @@
+//! A fork under load, as Python's multiprocessing does it: the child is told, the parent goes on, and the child's own
+//! bus works.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking, also in what its tests share")]
+#![expect(clippy::print_stdout, reason = "the test runner collects lines of evidence")]
+
+#[path = "scene/place.rs"]
+mod place;
+
+use std::sync::Arc;
+use std::sync::mpsc::channel;
+use std::time::Duration;
+
+use busway::{Bus, Code, Policy, Publisher, RecvError, Sample, SendError, Subscriber};
+use busway_shm::sync::{AtomicBool, Ordering};
+use place::{PATIENCE, Scene, join};
+use rustix::process::{Pid, WaitOptions, waitpid};
+
+const FORKS: usize = 20;
+
+/// Runs `child` in a fork of this process, which has threads and locks in every state, and ends it there.
+fn fork(child: impl FnOnce()) -> Pid {
+    // SAFETY: what the child runs keeps to what this file tries: busway's calls, which must cope with it, and a bus of its
+    // own. It never returns into the harness.
+    #[expect(unsafe_code, reason = "a fork without exec is what is tried here")]
+    let pid = unsafe { libc::fork() };
+    if pid == 0 {
+        let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(child)).is_ok();
+        // SAFETY: ends the child at once; the harness's threads do not exist here.
+        #[expect(unsafe_code, reason = "the child must not run the harness's end")]
+        unsafe {
+            libc::_exit(if done { 0 } else { 1 })
+        }
+    }
+    Pid::from_raw(pid).expect("fork gives a process")
+}
+
+/// Every call on what the child has inherited says that it is the parent's.
+fn told(bus: &Bus, publisher: &mut Publisher, subscriber: &mut Subscriber) {
+    let forked = |error: busway::Error| assert_eq!(error.code(), Code::Forked, "{error}");
+    assert_eq!(publisher.try_send(b"x").unwrap_err(), SendError::Forked);
+    assert_eq!(publisher.send(&[0; 500]).unwrap_err(), SendError::Forked);
+    assert_eq!(publisher.send_timeout(b"x", Duration::ZERO).unwrap_err(), SendError::Forked);
+    assert_eq!(publisher.loan(500).unwrap_err(), SendError::Forked);
+    forked(publisher.wait_for_subscribers(9, PATIENCE).unwrap_err());
+    assert_eq!(subscriber.try_recv().unwrap_err(), RecvError::Forked);
+    assert_eq!(subscriber.recv().unwrap_err(), RecvError::Forked);
+    assert_eq!(subscriber.recv_timeout(PATIENCE).unwrap_err(), RecvError::Forked);
+    assert_eq!(subscriber.handle(9, |_| ()).unwrap_err(), RecvError::Forked);
+    forked(bus.publisher("of.a.child").open().unwrap_err());
+    forked(bus.subscriber("of.a.child").open().unwrap_err());
+    forked(bus.inspect().unwrap_err());
+    assert!(!bus.is_rendezvous(), "it is not the holder, even if its parent is");
+    bus.close();
+}
+
+/// The child's own bus reaches the parent's subscriber and itself.
+fn starts_afresh(scene: &Scene) {
+    let bus = join(scene.directory(), "child").open().unwrap();
+    let mut own = bus.subscriber("from.child").open().unwrap();
+    let mut publisher = bus.publisher("from.child").open().unwrap();
+    assert_eq!(publisher.wait_for_subscribers(2, PATIENCE).unwrap(), 2);
+    publisher.send(&[9; 300]).unwrap();
+    assert_eq!(own.recv_timeout(PATIENCE).unwrap().unwrap()[..], [9; 300]);
+    publisher.flush(PATIENCE).unwrap();
+    drop((own, publisher));
+    bus.close();
+}
+
+/// Reads until it is told to stop; fails on a gap.
+fn read_on(mut subscriber: Subscriber, stop: &AtomicBool) -> u64 {
+    let mut next = 1;
+    loop {
+        match subscriber.recv_timeout(Duration::from_millis(50)).unwrap() {
+            Some(sample) => {
+                assert_eq!(sample.sequence(), next, "the parent misses nothing");
+                next += 1;
+            }
+            None if stop.load(Ordering::Relaxed) => return next - 1,
+            None => {}
+        }
+    }
+}
+
+#[test]
+fn a_forked_child_is_told_and_starts_afresh_while_its_parent_goes_on() {
+    let scene = Scene::new();
+    let bus = scene.bus("parent");
+    let reliable = |pattern: &str| bus.subscriber(pattern).policy(Policy::Block).open().unwrap();
+    let (mut from_children, busy) = (reliable("from.child"), reliable("busy"));
+    let (mut publisher, mut subscriber) =
+        (bus.publisher("idle").open().unwrap(), bus.subscriber("idle").open().unwrap());
+    publisher.send(&[1; 5_000]).unwrap();
+    let held: Sample = subscriber.recv().unwrap();
+    assert!(held.is_held());
+    let mut inherited = Some((publisher, subscriber, held, bus.clone()));
+    let stop = Arc::new(AtomicBool::new(false));
+    let mut load = bus.publisher("busy").max_wait(PATIENCE).open().unwrap();
+    let (writer, reader) = (stop.clone(), stop.clone());
+    let (counts, counted) = channel();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut sent = 0;
+            while !writer.load(Ordering::Relaxed) {
+                // Small ones and chunks in turn, so that forks meet the heap's lock as well.
+                load.send(&vec![3; if sent % 2 == 0 { 64 } else { 700 }]).unwrap();
+                sent += 1;
+            }
+            sent
+        });
+        scope.spawn(move || counts.send(read_on(busy, &reader)).unwrap());
+        for _ in 0..FORKS {
+            let child = fork(|| {
+                let (mut publisher, mut subscriber, held, bus) = inherited.take().unwrap();
+                told(&bus, &mut publisher, &mut subscriber);
+                // A garbage collector drops what it has inherited.
+                drop((publisher, subscriber, held, bus));
+                starts_afresh(&scene);
+            });
+            let sample = from_children.recv_timeout(PATIENCE).unwrap().expect("the child's bus works");
+            assert_eq!(sample[..], [9; 300]);
+            drop(sample);
+            let (_, status) = waitpid(Some(child), WaitOptions::empty()).unwrap().unwrap();
+            assert_eq!(status.exit_status(), Some(0), "the child has seen what it should");
+        }
+        stop.store(true, Ordering::Relaxed);
+    });
+    let read = counted.recv_timeout(PATIENCE).unwrap();
+    assert_eq!(load.account().sent, read, "nothing is lost");
+    let (mut publisher, mut subscriber, held, _) = inherited.unwrap();
+    assert_eq!(&held[..], &[1; 5_000], "what the parent holds is as it was");
+    publisher.send(b"after").unwrap();
+    assert_eq!(subscriber.recv_timeout(PATIENCE).unwrap().unwrap()[..], *b"after");
+    println!("evidence: forks={FORKS} messages_of_the_parent_meanwhile={read}");
+}
