@@ -35,6 +35,8 @@ struct Ledger {
     received: u64,
     fresh: u64,
     lost: u64,
+    /// What the supervisor has not been told of the losses, by cause.
+    causes: BTreeMap<&'static str, u64>,
 }
 
 impl Ledger {
@@ -52,6 +54,7 @@ impl Ledger {
                 bad(&format!("lost with {:?}: {loss:?}", self.policy));
             }
             self.lost += loss.count;
+            *self.causes.entry(loss.cause.name()).or_default() += loss.count;
             self.topics.entry(loss.topic.to_string()).or_default().lost += loss.count;
         }
     }
@@ -90,6 +93,9 @@ impl Ledger {
     fn report(&mut self, bus: &Bus) {
         let mut line = format!("pulse {} received={}", u8::from(bus.is_rendezvous()), self.fresh);
         self.fresh = 0;
+        for (cause, count) in std::mem::take(&mut self.causes) {
+            line.push_str(&format!(" lost.{}.{cause}={count}", self.policy.name()));
+        }
         for (name, topic) in self.topics.iter_mut().filter(|(name, _)| name.starts_with("own.")) {
             let Some(last) = topic.last.values().next() else { continue };
             let reached = if topic.evicted { u64::MAX } else { last + topic.lost };
@@ -122,8 +128,15 @@ pub(crate) fn subscribe(orders: &Orders, pattern: &str, policy: &str, pulse: &mu
     let Some(bus) = join(orders, pulse) else { return };
     let made = persist(pulse, "subscribing", || bus.subscriber(pattern).policy(policy).holds(HOLDS).open());
     let Some(mut subscriber) = made else { return };
-    let mut ledger =
-        Ledger { since_ns: monotonic_ns(), policy, topics: BTreeMap::new(), received: 0, fresh: 0, lost: 0 };
+    let mut ledger = Ledger {
+        since_ns: monotonic_ns(),
+        policy,
+        topics: BTreeMap::new(),
+        received: 0,
+        fresh: 0,
+        lost: 0,
+        causes: BTreeMap::new(),
+    };
     let mut held = VecDeque::new();
     say("ready");
     let slow = if policy.gates() { 400 } else { 60 };

@@ -72,6 +72,7 @@ pub(crate) struct Supervisor {
     messages: u64,
     latest_ms: u64,
     errors: BTreeMap<String, u64>,
+    losses: BTreeMap<String, u64>,
     ending: bool,
 }
 
@@ -96,6 +97,7 @@ impl Supervisor {
             messages: 0,
             latest_ms: 0,
             errors: BTreeMap::new(),
+            losses: BTreeMap::new(),
             ending: false,
         }
     }
@@ -103,8 +105,15 @@ impl Supervisor {
     pub(crate) fn evidence(&self) -> String {
         let restarts = self.started - self.places.len() as u64;
         format!(
-            "kills={} restarts={restarts} messages={} seed={} stops={} holders_killed={} latest_ms={} errors={:?}",
-            self.kills, self.messages, self.seed, self.stops, self.holder_kills, self.latest_ms, self.errors
+            "kills={} restarts={restarts} messages={} seed={} stops={} holders_killed={} latest_ms={} errors={:?} lost={:?}",
+            self.kills,
+            self.messages,
+            self.seed,
+            self.stops,
+            self.holder_kills,
+            self.latest_ms,
+            self.errors,
+            self.losses
         )
     }
 
@@ -130,7 +139,7 @@ impl Supervisor {
             }
         }
         // All who are there now have come and met: what is more than before was left by the dead.
-        let settled = monotonic_ns() + 60_000 * MS;
+        let settled = monotonic_ns() + 40_000 * MS;
         loop {
             self.turn(false);
             let complete = self.places.iter().all(|place| place.process.as_ref().is_some_and(|p| p.ready));
@@ -195,7 +204,7 @@ impl Supervisor {
             "end" => process.finished = true,
             "pulse" => {
                 process.holder = words.next() == Some("1");
-                self.messages += take_in(process, words);
+                self.messages += take_in(process, words, &mut self.losses);
             }
             "error" => {
                 let code = line.split("BUS-").nth(1).map_or("?", |code| code.get(..4).unwrap_or("?"));
@@ -450,12 +459,18 @@ impl Drop for Supervisor {
 }
 
 /// Takes in `topic=reached` and `topic=reached,more`; returns how many messages were received.
-fn take_in<'a>(process: &mut Process, words: impl Iterator<Item = &'a str>) -> u64 {
+fn take_in<'a>(
+    process: &mut Process,
+    words: impl Iterator<Item = &'a str>,
+    losses: &mut BTreeMap<String, u64>,
+) -> u64 {
     let mut received = 0;
     for (name, value) in words.filter_map(|word| word.split_once('=')) {
         let number = value.split(',').next().and_then(|number| number.parse().ok()).unwrap_or(0);
         if name == "received" {
             received += number;
+        } else if let Some(loss) = name.strip_prefix("lost.") {
+            *losses.entry(loss.to_owned()).or_default() += number;
         } else if name.starts_with("own.") {
             process.topics.insert(name.to_owned(), number);
         }
