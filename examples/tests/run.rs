@@ -5,20 +5,21 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::OnceLock;
 
 /// The examples that this file runs; a new one is added here.
 const EXAMPLES: [&str; 4] = ["async", "hello", "policies", "typed"];
 
-/// Cargo builds the examples of a package together with its tests, in the folder beside theirs.
+/// The built example. `cargo test --all-targets` builds examples as tests, so that they are built here as programs.
 fn program(name: &str) -> PathBuf {
+    static BUILT: OnceLock<()> = OnceLock::new();
+    BUILT.get_or_init(|| {
+        let mut cargo = Command::new(env!("CARGO"));
+        cargo.current_dir(env!("CARGO_MANIFEST_DIR")).args(["build", "--quiet", "--examples", "--locked"]);
+        assert!(cargo.status().unwrap().success(), "the examples are built");
+    });
     let own = std::env::current_exe().unwrap();
-    let program = own.parent().and_then(Path::parent).unwrap().join("examples").join(name);
-    assert!(
-        program.is_file(),
-        "{} is not built: cargo build -p busway-examples --examples",
-        program.display()
-    );
-    program
+    own.parent().and_then(Path::parent).unwrap().join("examples").join(name)
 }
 
 fn run(name: &str) {

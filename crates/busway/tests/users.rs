@@ -188,8 +188,9 @@ fn mount_namespaces_that_share_only_the_directory_can_talk() {
     let contained = |more: &str, part: &str| {
         let script = format!(
             "mount -t tmpfs none /mnt && mkdir /mnt/shared && mount --bind {} /mnt/shared \
+             && touch /mnt/program && mount --bind \"$0\" /mnt/program \
              && for place in /tmp /run /dev/shm; do mount -t tmpfs none $place || exit 1; done \
-             && export BUSWAY_TEST_DIRECTORY=/mnt/shared && exec \"$0\" \"$@\"",
+             && export BUSWAY_TEST_DIRECTORY=/mnt/shared && exec /mnt/program \"$@\"",
             scene.directory().display()
         );
         let mut command = Command::new("unshare");

@@ -73,12 +73,12 @@ fn registrations_leave_nothing_behind() {
         // An allocator keeps pages back: a leak of 64 bytes a port would be 1 MiB here.
         let most = early.resident + 512 * 1024;
         assert!(late.resident <= most, "resident at {early_at} and {done} ports: {early:?} {late:?}");
-        let rest = |usage: &Usage| (usage.descriptors, usage.maps, usage.threads, usage.committed);
-        assert_eq!(
-            rest(early),
-            rest(late),
-            "descriptors, maps, threads, arena at {early_at} and {done} ports"
-        );
+        let rest = |usage: &Usage| (usage.descriptors, usage.maps, usage.threads);
+        assert_eq!(rest(early), rest(late), "descriptors, maps, threads at {early_at} and {done} ports");
+        // How many ports wait for the control thread at one moment differs from run to run; what they take is used again.
+        // A leak of a slot a port would be 2 MiB.
+        let most = early.committed + 64 * 1024;
+        assert!(late.committed <= most, "arena at {early_at} and {done} ports: {early:?} {late:?}");
     }
     println!("evidence: ports={done} early_at={early_at} early={early:?} late={late:?}");
 }
