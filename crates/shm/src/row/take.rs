@@ -54,6 +54,8 @@ pub struct RowReader {
     ahead: Vec<InlineMessage>,
     ahead_at: usize,
     foreign: bool,
+    /// What the publisher's `waiting` said when we woke it last.
+    woken_for: u32,
     empties: u32,
     over: bool,
 }
@@ -71,6 +73,7 @@ impl RowReader {
             ahead: Vec::new(),
             ahead_at: 0,
             foreign,
+            woken_for: 0,
             empties: 0,
             over: false,
         }
@@ -244,18 +247,24 @@ impl RowReader {
         self.empties = 0;
         self.row.entry.cursor.store(sequence, Ordering::Release); // pairs with Acquire in `seat::progress`
         let wanted = self.row.ring.waiting.word.load(Ordering::Relaxed);
-        if wanted != 0 {
+        if wanted != self.woken_for {
             self.wake_publisher(wanted, sequence);
         }
     }
 
-    /// Wakes the publisher, if it waits for no more than `sequence`.
+    /// Wakes the publisher, if it waits for no more than `sequence`: once for each time it waits, because it takes a
+    /// while to wake, and every message until then would cost a system call.
     #[cold]
-    fn wake_publisher(&self, wanted: u32, sequence: u64) {
+    fn wake_publisher(&mut self, wanted: u32, sequence: u64) {
+        if wanted == 0 {
+            self.woken_for = 0;
+            return;
+        }
         // The word was made odd: it may be one more than what is wanted.
         if (sequence as u32).wrapping_add(1).wrapping_sub(wanted) > u32::MAX / 2 {
             return;
         }
+        self.woken_for = wanted;
         fence(Ordering::SeqCst); // pairs with the fence in `room::sleep`
         self.row.entry.woken.fetch_add(1, Ordering::Release); // pairs with Acquire in `room::sleep`
         futex::wake_all(futex_half(&self.row.entry.woken));
