@@ -192,7 +192,7 @@ pub(crate) struct SubArgs {
     /// Lose nothing: publishers wait for this subscriber (policy block)
     #[arg(long, conflicts_with = "policy")]
     pub(crate) reliable: bool,
-    /// drop-oldest[:D], keep-latest, drop-newest:D, block, fail or evict [default: drop-oldest]
+    /// drop-oldest, drop-oldest:D, keep-latest, drop-newest:D, block, fail or evict [default: drop-oldest]
     #[arg(long, value_name = "P", value_parser = policy)]
     pub(crate) policy: Option<Policy>,
     /// Begin with up to N messages that were sent before

@@ -120,7 +120,7 @@ impl OwnArena {
     /// Takes an entry of a table.
     ///
     /// # Errors
-    /// [`ShmError::TableFull`], or what [`OwnArena::commit`] says.
+    /// [`ShmError::TableFull`], or what the budget or the kernel says.
     pub fn take_entry(&self, table: Table) -> Result<u32, ShmError> {
         let (at, size, max) = match table {
             Table::Ring => (RINGS_AT, size_of::<RingEntry>() as u64, RINGS_MAX),
@@ -166,7 +166,7 @@ impl OwnArena {
     /// Takes whole pages of the arena file. `bytes` is a power of two of at least a page.
     ///
     /// # Errors
-    /// [`ShmError::ArenaFull`], or what [`OwnArena::commit`] says.
+    /// [`ShmError::ArenaFull`], or what the budget or the kernel says.
     pub fn take_pages(&self, bytes: u64) -> Result<u64, ShmError> {
         let mut heap = self.heap();
         if let Some(offset) = heap.pages.get_mut(&bytes).and_then(Vec::pop) {
