@@ -86,9 +86,9 @@ pub(crate) fn of_row(own: &OwnArena, index: u32) -> Vec<Word> {
 pub(crate) fn of_ring(own: &OwnArena, index: u32) -> Vec<Word> {
     let at = RINGS_AT + u64::from(index) * size_of::<RingEntry>() as u64;
     let mut words = words!(own, at, RingEntry;
-        long: key, topic, port, created_ns, history, closed_at, waits, refused, evicted, past_delivered, past_rows,
+        long: key, topic, port, created_ns, closed_at, waits, refused, evicted, past_delivered, past_rows,
             sent_bytes, lag_high, seated, rate_milli;
-        short: stages_used, topic_bytes, waiting);
+        short: stages_used, topic_bytes, history, flags, waiting);
     let part = |name, offset: usize, count| array(own, name, at + offset as u64, count);
     words.extend(part("RingEntry.past_dropped", std::mem::offset_of!(RingEntry, past_dropped), 16));
     words.extend(part("RingEntry.stage_at", std::mem::offset_of!(RingEntry, stage_at), 3));
