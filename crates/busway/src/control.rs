@@ -8,7 +8,8 @@
 //! Invariants:
 //! - Callbacks of [`Ports`] run on the control thread and under no lock of this module.
 //! - Every wait of a caller ends by its deadline, also while the holder is stopped; the error names the holder.
-//! - `close` leaves nothing behind: no thread, no registration, and after the last member no socket.
+//! - `close` leaves nothing behind: no registration, after the last member no socket, and no thread; but where samples
+//!   are still held, the thread stays as the witness of their end.
 
 use crate::directory::{Directory, DomainName, Realm};
 use crate::error::{Code, Error, memory};
@@ -280,8 +281,14 @@ impl Control {
         if let Some(thread) = thread
             && thread.thread().id() != std::thread::current().id()
         {
-            // The thread's own panic would have ended in `Phase::Closed` as well; there is nobody left to tell.
-            let _ = thread.join();
+            let over = |state: &shared::State| match state.phase {
+                Phase::Closed | Phase::Failed(_) => Some(state.lingers),
+                Phase::Joining | Phase::Joined | Phase::Closing => None,
+            };
+            if self.shared.wait(Deadline::never(), over) != Some(true) {
+                // The thread's own panic would have ended in `Phase::Closed` as well; there is nobody left to tell.
+                let _ = thread.join();
+            }
         }
     }
 

@@ -9,7 +9,7 @@
 //! before it is used as an offset, an index or a length.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Condvar, Mutex, OnceLock};
 
 use busway_wire::ProcessId;
 
@@ -46,6 +46,8 @@ pub const FLAG_MONITORED: u32 = 1;
 pub const FLAG_BARRIER: u32 = 2;
 /// The process has been a member of its domain: under a new holder it is no stranger.
 pub const FLAG_MEMBER: u32 = 4;
+/// The process has left its domain. Its life word stays alive while it still reads what others own.
+pub const FLAG_LEFT: u32 = 8;
 
 /// Tables that can be read in any arena, one's own or a peer's.
 #[derive(Clone, Debug)]
@@ -77,6 +79,14 @@ impl Tables {
     /// The first page.
     pub fn header(&self) -> &ArenaHeader {
         &self.header
+    }
+
+    /// What the owner's life word and flags say: one that has left and holds samples is closed, until it dies.
+    pub fn life(&self) -> Life {
+        let life = life::read(&self.header.life.word);
+        // pairs with Release in `OwnArena::leave`
+        let left = life == Life::Alive && self.header.flags.load(Ordering::Acquire) & FLAG_LEFT != 0;
+        if left { Life::Closed } else { life }
     }
 
     /// Entry `index` of the ring table.
@@ -208,6 +218,9 @@ pub struct OwnArena {
     heap: Mutex<Heap>,
     domain: Mutex<Option<Arc<Domain>>>,
     closing: Mutex<Vec<ClosingRow>>,
+    /// Rows that read or of which samples are held.
+    open_rows: Mutex<u64>,
+    all_rows_closed: Condvar,
     share: OnceLock<u64>,
     process: ProcessId,
     forks: u64,
@@ -252,6 +265,8 @@ impl OwnArena {
             heap: Mutex::new(Heap::new(bytes)),
             domain: Mutex::new(None),
             closing: Mutex::new(Vec::new()),
+            open_rows: Mutex::new(0),
+            all_rows_closed: Condvar::new(),
             share: OnceLock::new(),
             forks: fork::generation()?,
             tables,
@@ -326,7 +341,33 @@ impl OwnArena {
 
     /// Whether the control thread has left the bus: nobody is waited for any more.
     pub fn closed(&self) -> bool {
-        life::read(self.life_word()) == Life::Closed
+        self.tables.life() == Life::Closed
+    }
+
+    /// Marks that we have left. The life word stays as it is until the last row is closed, see
+    /// [`OwnArena::wait_for_rows`], so that a death before that is seen.
+    pub fn leave(&self) {
+        // pairs with Acquire in `Tables::life`
+        self.tables.header().flags.fetch_or(FLAG_LEFT, Ordering::Release);
+        sys::futex::wake_all(self.life_word());
+    }
+
+    /// Whether rows of ours read or have samples that are held.
+    pub fn has_open_rows(&self) -> bool {
+        *self.open_rows.lock().unwrap_or_else(std::sync::PoisonError::into_inner) > 0
+    }
+
+    /// Waits until no row is open.
+    pub fn wait_for_rows(&self) {
+        let mut open = self.open_rows.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        while *open > 0 {
+            open = self.all_rows_closed.wait(open).unwrap_or_else(std::sync::PoisonError::into_inner);
+        }
+    }
+
+    /// A row was made: [`OwnArena::row_closed`] follows.
+    pub(crate) fn row_opened(&self) {
+        *self.open_rows.lock().unwrap_or_else(std::sync::PoisonError::into_inner) += 1;
     }
 
     /// Marks that the control thread was here.
@@ -375,6 +416,11 @@ impl OwnArena {
                 closing.push(ClosingRow { row, seat, peer: peer.clone() });
             }
             None => self.give_entry(Table::Row, row.index),
+        }
+        let mut open = self.open_rows.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        *open -= 1;
+        if *open == 0 {
+            self.all_rows_closed.notify_all();
         }
     }
 
@@ -551,7 +597,7 @@ impl PeerArena {
 
     /// What its life word says, by a plain load.
     pub fn life(&self) -> Life {
-        life::read(self.life_word())
+        self.tables.life()
     }
 
     /// The life word, for waiting on.

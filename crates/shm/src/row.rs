@@ -131,6 +131,7 @@ impl RowShared {
             entry,
         };
         row.fill(options, holds_at, wanted);
+        own.row_opened();
         Ok(Arc::new(row))
     }
 

@@ -110,6 +110,8 @@ pub(super) struct State {
     pub(super) poked: bool,
     /// What keeps this process from the holder, if it knows: told to callers whose deadline passes.
     pub(super) trouble: Option<Error>,
+    /// The thread has done everything but to witness the end of samples that are held: nobody waits for it.
+    pub(super) lingers: bool,
     subscribers: usize,
 }
 
@@ -135,6 +137,7 @@ impl Shared {
             question: Question::Answered { ticket: 0, members: Vec::new() },
             poked: false,
             trouble: None,
+            lingers: false,
             subscribers: 0,
         };
         Ok(Shared { state: Mutex::new(state), changed: Condvar::new(), wake })
