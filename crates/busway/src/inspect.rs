@@ -162,6 +162,7 @@ fn publisher_view(ring: &FoundRing<'_>, now_ns: u64) -> PublisherView {
         pid: ring.peer.pid(),
         port: PortId(load(&ring.entry.port)).to_string(),
         sent: ring.head,
+        bytes: load(&ring.entry.sent_bytes),
         rate: rate_milli as f64 / 1000.0,
     }
 }

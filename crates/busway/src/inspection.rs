@@ -49,6 +49,8 @@ pub struct PublisherView {
     pub port: String,
     /// Messages sent since it was opened.
     pub sent: u64,
+    /// Bytes of their payloads.
+    pub bytes: u64,
     /// Messages a second over the last second or so.
     pub rate: f64,
 }

@@ -313,6 +313,7 @@ impl Publisher {
             other => self.report(other)?,
         };
         self.bytes_sent += payload_bytes as u64;
+        self.writer.shared().entry().sent_bytes.store(self.bytes_sent, busway_shm::sync::Ordering::Relaxed);
         if self.domain_version != self.core.ports.domain_version() {
             self.renew_domain();
         }

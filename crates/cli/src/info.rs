@@ -60,10 +60,11 @@ fn processes<'a>(view: &TopicView, inspection: &'a Inspection) -> Vec<&'a Proces
 }
 
 fn print_publisher(publisher: &PublisherView, context: &mut Context<'_>) -> Result<(), Failure> {
-    let PublisherView { name, pid, port, sent, rate } = publisher;
-    context
-        .output
-        .line(format_args!("publisher   {name} pid {pid} port {port}: sent {sent}, {rate:.0} a second"))
+    let PublisherView { name, pid, port, sent, bytes, rate } = publisher;
+    let bytes = Size(*bytes);
+    context.output.line(format_args!(
+        "publisher   {name} pid {pid} port {port}: sent {sent}, {bytes}, {rate:.0} a second"
+    ))
 }
 
 fn print_subscriber(subscriber: &SubscriberView, context: &mut Context<'_>) -> Result<(), Failure> {

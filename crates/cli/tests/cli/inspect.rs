@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::harness::{Place, Running, keys};
 
-const PUBLISHER: [&str; 5] = ["name", "pid", "port", "rate", "sent"];
+const PUBLISHER: [&str; 6] = ["bytes", "name", "pid", "port", "rate", "sent"];
 const SUBSCRIBER: [&str; 9] =
     ["behind_ms", "delivered", "dropped", "held", "in_flight", "lag", "name", "pid", "policy"];
 
@@ -43,8 +43,8 @@ fn ls_and_info_have_the_fields_of_the_contract() {
             assert!(other.get(field).is_some(), "{command}: {field} is missing in {other}");
         }
         assert_eq!(
-            (&one["name"], &one["pid"], &one["sent"]),
-            (&"busway-pub".into(), &publisher.pid().into(), &1.into())
+            (&one["name"], &one["pid"], &one["sent"], &one["bytes"]),
+            (&"busway-pub".into(), &publisher.pid().into(), &1.into(), &3.into())
         );
         assert_eq!((&other["name"], &other["pid"]), (&"busway-sub".into(), &subscriber.pid().into()));
         assert_eq!((&other["policy"], &other["state"]), (&"block".into(), &"live".into()));
