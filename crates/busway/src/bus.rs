@@ -140,8 +140,8 @@ impl Bus {
     /// [`Code::Forked`].
     pub fn inspect(&self) -> Result<Inspection, Error> {
         self.core.check()?;
-        let members = self.core.control.members(Deadline::after(self.core.timeout))?;
-        Ok(crate::inspect::inspect(&members, self.core.ports.domain().as_deref()))
+        let list = self.core.control.members(Deadline::after(self.core.timeout))?;
+        Ok(crate::inspect::inspect(&list, self.core.ports.domain().as_deref()))
     }
 
     /// The name of this process on the bus.

@@ -137,6 +137,22 @@ pub(crate) struct SubscriberRecord {
     pub(crate) created_ns: u64,
 }
 
+/// A subscription for which the holder knew no publisher.
+#[derive(Clone, Debug)]
+pub(crate) struct Unmatched {
+    pub(crate) process: ProcessId,
+    pub(crate) port: PortId,
+    pub(crate) pattern: Pattern,
+    pub(crate) policy: Policy,
+}
+
+/// Every process of the domain, and what waits for publishers.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct MemberList {
+    pub(crate) members: Vec<Arc<PeerArena>>,
+    pub(crate) unmatched: Vec<Unmatched>,
+}
+
 /// The handle that the rest of the crate has on the control thread.
 #[derive(Debug)]
 pub(crate) struct Control {
@@ -240,13 +256,11 @@ impl Control {
     }
 
     /// Every process of the domain, this one included.
-    pub(crate) fn members(&self, deadline: Deadline) -> Result<Vec<Arc<PeerArena>>, Error> {
+    pub(crate) fn members(&self, deadline: Deadline) -> Result<MemberList, Error> {
         self.check_fork()?;
         let ticket = self.shared.ask()?;
         let found = self.shared.wait(deadline, |state| match &state.question {
-            Question::Answered { ticket: answered, members } if *answered >= ticket => {
-                Some(Ok(members.clone()))
-            }
+            Question::Answered { ticket: answered, list } if *answered >= ticket => Some(Ok(list.clone())),
             _ if state.phase.is_over() => Some(Err(closed())),
             _ => None,
         });

@@ -184,7 +184,8 @@ pub enum Control {
         /// The process.
         process: ProcessId,
     },
-    /// Member to holder: name all members. Answered by one `Member` each, then `InspectEnd`.
+    /// Member to holder: name all members. Answered by one `Member` each with its `Unmatched` behind it, then
+    /// `InspectEnd`.
     Inspect {},
     /// Holder to member: one member. Descriptors: its arena, its bulk arena, its eventfd.
     Member {
@@ -206,6 +207,17 @@ pub enum Control {
     },
     /// Member to holder: it leaves, and all that it registered with it.
     Goodbye {},
+    /// Holder to member: a subscription of the process for which no publisher was found.
+    Unmatched {
+        /// The subscriber's process.
+        process: ProcessId,
+        /// The subscription.
+        port: PortId,
+        /// What it asks for.
+        pattern: Pattern,
+        /// What is to happen when it is slow.
+        policy: Policy,
+    },
 }
 
 macro_rules! control_kinds {
@@ -267,6 +279,7 @@ control_kinds!(
     HandOver,
     Moving,
     Goodbye,
+    Unmatched,
 );
 
 impl ControlKind {
@@ -334,7 +347,10 @@ pub fn encode(control: &Control, out: &mut Vec<u8>) -> Result<(), EncodeError> {
     {
         return Err(EncodeError::Matched { count: matched.len() });
     }
-    if let Control::Subscribe { policy, .. } | Control::Attach { policy, .. } = control {
+    if let Control::Subscribe { policy, .. }
+    | Control::Attach { policy, .. }
+    | Control::Unmatched { policy, .. } = control
+    {
         policy.checked().map_err(|error| EncodeError::Policy { error })?;
     }
     out.resize(HEADER_SIZE, 0);

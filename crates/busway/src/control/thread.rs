@@ -13,7 +13,7 @@ use super::lock::LockFile;
 use super::member::{Member, Search, Turn};
 use super::peers::{Peers, Seen};
 use super::shared::{Phase, Question, Shared};
-use super::{ControlSettings, Ports};
+use super::{ControlSettings, MemberList, Ports};
 use crate::directory::{Directory, DomainName};
 use crate::error::{Code, Error, memory, system};
 use crate::log::{Line, Log};
@@ -312,7 +312,7 @@ impl Worker {
             }
             more = room > 0 && !state.unsent.is_empty();
             if let Question::Asked { ticket } = state.question {
-                state.question = Question::Running { ticket, members: Vec::new(), again: None };
+                state.question = Question::Running { ticket, list: MemberList::default(), again: None };
                 messages.push(Message::Inspect {});
             }
             poked = std::mem::take(&mut state.poked);

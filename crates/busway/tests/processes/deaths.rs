@@ -70,7 +70,8 @@ fn a_service_that_dies_is_reclaimed_and_its_successor_is_found() {
         until("it is reclaimed", || {
             assert!(subscriber.try_recv().unwrap().is_none());
             let inspection = bus.inspect().unwrap();
-            inspection.processes.len() == 1 && inspection.topics.is_empty()
+            let waits = |view: &busway::TopicView| view.publishers.is_empty() && view.subscribers.len() == 1;
+            inspection.processes.len() == 1 && inspection.topics.len() == 1 && waits(&inspection.topics[0])
         });
         assert_eq!(bus.subscriber("camera.left.frame").open().unwrap().publishers(), 0, "round {round}");
     }

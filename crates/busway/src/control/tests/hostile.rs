@@ -199,6 +199,10 @@ fn nonsense(kind: ControlKind, random: &mut fastrand::Rng, process: ProcessId) -
         // A member may ask for the role; that is no nonsense, and `stories` has it.
         ControlKind::HandOver | ControlKind::Goodbye => Control::Goodbye {},
         ControlKind::Moving => Control::Moving { to: publisher },
+        ControlKind::Unmatched => {
+            let pattern = Pattern::parse("b.>").unwrap();
+            Control::Unmatched { process: publisher, port, pattern, policy }
+        }
     }
 }
 
