@@ -214,7 +214,6 @@ pub struct OwnArena {
     arena_fd: OwnedFd,
     bulk_fd: OwnedFd,
     bulk_read_only: OwnedFd,
-    event_fd: OwnedFd,
     heap: Mutex<Heap>,
     domain: Mutex<Option<Arc<Domain>>>,
     closing: Mutex<Vec<ClosingRow>>,
@@ -258,7 +257,6 @@ impl OwnArena {
         memfd::seal(arena_fd.as_fd(), SealKind::Arena)?;
         memfd::seal(bulk_fd.as_fd(), SealKind::Bulk)?;
         let bulk_read_only = memfd::reopen_read_only(bulk_fd.as_fd())?;
-        let event_fd = sys::event::create()?;
         let tables = Tables::new(Region::new(arena), Region::new(bulk))?;
         let process = ProcessId(sys::identity::random_u64()?.max(1));
         let own = Self {
@@ -273,7 +271,6 @@ impl OwnArena {
             arena_fd,
             bulk_fd,
             bulk_read_only,
-            event_fd,
             process,
         };
         own.fill_header(options, bytes, barrier);
@@ -322,11 +319,6 @@ impl OwnArena {
     /// The bulk file, read-only, to be handed to peers.
     pub fn bulk_fd(&self) -> BorrowedFd<'_> {
         self.bulk_read_only.as_fd()
-    }
-
-    /// The event counter that publishers write while an async task of ours sleeps.
-    pub fn event_fd(&self) -> BorrowedFd<'_> {
-        self.event_fd.as_fd()
     }
 
     /// The life word, which the control thread locks.
@@ -507,7 +499,6 @@ impl Drop for OwnArena {
 #[derive(Debug)]
 pub struct PeerArena {
     tables: Tables,
-    event_fd: OwnedFd,
     process: ProcessId,
     pid: u32,
     uid: u32,
@@ -519,12 +510,7 @@ impl PeerArena {
     /// # Errors
     /// Which of seals, kind of file, size, magic, layout and incarnation was wrong; or what the kernel refused.
     /// Nothing stays mapped then.
-    pub fn map(
-        arena: OwnedFd,
-        bulk: OwnedFd,
-        event: OwnedFd,
-        expected: ProcessId,
-    ) -> Result<Arc<Self>, ShmError> {
+    pub fn map(arena: OwnedFd, bulk: OwnedFd, expected: ProcessId) -> Result<Arc<Self>, ShmError> {
         let arena_file = arena;
         let arena_bytes = memfd::check_seals(arena_file.as_fd(), SealKind::Arena)?;
         let bulk_bytes = memfd::check_seals(bulk.as_fd(), SealKind::Bulk)?;
@@ -533,7 +519,6 @@ impl PeerArena {
                 return Err(ShmError::WrongSize { found, least, most: ARENA_BYTES_MAX });
             }
         }
-        sys::event::check(event.as_fd())?;
         let arena = Region::new(Mapping::map_ro(arena_file.as_fd(), arena_bytes)?);
         let header: Mapped<ArenaHeader> = arena.get(0)?;
         // pairs with Release in `fill_header`
@@ -553,7 +538,7 @@ impl PeerArena {
         let uid = sys::identity::owner(arena_file.as_fd())?;
         let bulk = Region::new(Mapping::map_ro(bulk.as_fd(), bulk_bytes)?);
         let tables = Tables::new(arena, bulk)?;
-        Ok(Arc::new(Self { tables, event_fd: event, process, pid, uid }))
+        Ok(Arc::new(Self { tables, process, pid, uid }))
     }
 
     /// Maps one's own arena as a peer would, so that pairs within a process take the same path.
@@ -562,12 +547,7 @@ impl PeerArena {
     /// As [`PeerArena::map`].
     pub fn of_own(own: &OwnArena) -> Result<Arc<Self>, ShmError> {
         let duplicate = |fd: BorrowedFd<'_>| sys::identity::duplicate(fd);
-        Self::map(
-            duplicate(own.arena_fd())?,
-            duplicate(own.bulk_fd())?,
-            duplicate(own.event_fd())?,
-            own.process(),
-        )
+        Self::map(duplicate(own.arena_fd())?, duplicate(own.bulk_fd())?, own.process())
     }
 
     /// The tables.
@@ -637,13 +617,5 @@ impl PeerArena {
             })
             .min(all);
         (all - bulk, bulk)
-    }
-
-    /// Writes its event counter if one of its async tasks sleeps.
-    pub fn wake_async(&self) {
-        if self.tables.header().asleep.load(Ordering::Relaxed) != 0 {
-            // A full counter has its reader awake already.
-            let _ = sys::event::signal(self.event_fd.as_fd());
-        }
     }
 }

@@ -109,8 +109,8 @@ pub struct ArenaHeader {
     pub held_high: AtomicU32,
     /// Length of `name`.
     pub name_bytes: AtomicU32,
-    /// Non-zero while an async task waits for this process's eventfd.
-    pub asleep: AtomicU32,
+    /// Zero.
+    pub spare: AtomicU32,
     /// Heartbeats that came late by more than one interval.
     pub beats_missed: AtomicU64,
     /// The process's name, UTF-8.

@@ -25,7 +25,7 @@ use crate::topic::Topic;
 /// A message of the control plane. The order of the variants is the format: a new one goes to the end.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Control {
-    /// Member to holder, first of all. Descriptors: its arena, its bulk arena, its eventfd.
+    /// Member to holder, first of all. Descriptors: its arena, its bulk arena.
     Hello {
         /// The hash of the layout of everything in shared memory.
         layout_hash: u64,
@@ -105,8 +105,8 @@ pub enum Control {
         /// How many publishers there are.
         publishers: u32,
     },
-    /// Holder to member: a publisher matches. Descriptors: arena, bulk arena and eventfd of the publisher's
-    /// process, if this member has not had them on this connection.
+    /// Holder to member: a publisher matches. Descriptors: arena and bulk arena of the publisher's process,
+    /// if this member has not had them on this connection.
     RingAdded {
         /// The subscription that it matches.
         subscription: PortId,
@@ -187,7 +187,7 @@ pub enum Control {
     /// Member to holder: name all members. Answered by one `Member` each with its `Unmatched` behind it, then
     /// `InspectEnd`.
     Inspect {},
-    /// Holder to member: one member. Descriptors: its arena, its bulk arena, its eventfd.
+    /// Holder to member: one member. Descriptors: its arena, its bulk arena.
     Member {
         /// The member.
         process: ProcessId,

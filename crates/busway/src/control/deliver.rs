@@ -214,7 +214,7 @@ impl Worker {
     /// The arena of a process that a message names: mapped now, if its descriptors lie beside, or known.
     fn meet(&mut self, process: ProcessId, beside: Beside, now_ns: u64) -> Option<Arc<PeerArena>> {
         let met = match beside.into_member() {
-            Ok(Some(fds)) => PeerArena::map(fds.arena, fds.bulk, fds.event, process)
+            Ok(Some(fds)) => PeerArena::map(fds.arena, fds.bulk, process)
                 .map(|peer| self.base.peers.meet(peer))
                 .map_err(|error| memory(&error, "a peer")),
             Ok(None) => return self.base.peers.get(process).cloned(),

@@ -63,7 +63,7 @@ pub(crate) fn of_header(own: &OwnArena) -> Vec<Word> {
     let mut words = words!(own, 0, ArenaHeader;
         long: magic, layout_hash, process, arena_bytes, bulk_bytes, started_ns, beat_ns, committed_bytes, beats_missed;
         short: version, pid, uid, flags, life, rings_used, rows_used, seats_used, extents_used, held, held_high,
-            name_bytes, asleep);
+            name_bytes, spare);
     words.extend(array(own, "ArenaHeader.name", std::mem::offset_of!(ArenaHeader, name) as u64, 8));
     words
 }
