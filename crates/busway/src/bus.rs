@@ -125,7 +125,7 @@ impl Bus {
 
     /// A subscriber of all topics that `pattern` matches: `price.tick`, `price.*`, `price.>`, `^pri`.
     pub fn subscriber(&self, pattern: &str) -> SubscriberBuilder {
-        SubscriberBuilder::new(self, Pattern::parse(pattern).map_err(Error::from))
+        SubscriberBuilder::new(self, Pattern::parse(pattern).map_err(Error::bad_pattern))
     }
 
     /// A subscriber of a pattern that was checked before.

@@ -77,7 +77,7 @@ impl SubscriberBuilder {
     /// Registers the subscriber. Returns when the publishers that are known now are attached.
     ///
     /// # Errors
-    /// A pattern that breaks the grammar ([`Code::BadTopic`]) or a setting out of range; the rendezvous does not
+    /// A pattern that breaks the grammar ([`Code::BadPattern`]) or a setting out of range; the rendezvous does not
     /// answer ([`Code::HolderSilent`]); memory (03xx); the bus is closed.
     pub fn open(self) -> Result<Subscriber, Error> {
         let pattern = self.pattern?;
