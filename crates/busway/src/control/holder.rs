@@ -250,11 +250,12 @@ impl Holder {
         self.repair_ledger(base, now_ns);
     }
 
-    /// Lets the role go, to `to` or to whoever is the best heir; with nobody there, cleans up. The caller gives
-    /// the lock back afterwards.
-    pub(super) fn let_go(mut self, base: &mut Base, to: Option<ProcessId>) {
+    /// Lets the role go, to `to` or to whoever is the best heir, and says who that is; with nobody there, cleans up. The
+    /// caller gives the lock back afterwards.
+    pub(super) fn let_go(mut self, base: &mut Base, to: Option<ProcessId>) -> Option<ProcessId> {
         let staying = usize::from(to.is_some());
-        match to.or_else(|| self.heir(base)) {
+        let heir = to.or_else(|| self.heir(base));
+        match heir {
             Some(to) => {
                 if let Some(note) = &self.described {
                     // The next one waits a moment for all of us.
@@ -280,6 +281,7 @@ impl Holder {
             base.unwatch(&connection.channel);
         }
         base.unwatch(&self.listener);
+        heir
     }
 
     fn heir(&self, base: &Base) -> Option<ProcessId> {

@@ -290,9 +290,14 @@ impl Worker {
     }
 
     fn let_go(&mut self, holder: Box<Holder>, to: Option<ProcessId>) {
-        holder.let_go(&mut self.base, to);
+        let heir = holder.let_go(&mut self.base, to);
         self.base.shared.update(|state| state.holding = false);
         self.base.lock.release();
+        // It may have begun to leave before it heard of us: then it has tried the lock too early, or it does so now.
+        let left = |process: ProcessId| self.base.peers.get(process).is_none_or(|peer| peer.life().is_gone());
+        if heir.is_some_and(left) {
+            self.clean_up();
+        }
     }
 
     /// Hands the callers' registrations and questions on; true if there is more than there was room for.
