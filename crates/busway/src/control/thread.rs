@@ -23,7 +23,7 @@ use busway_shm::domain::Domain;
 use busway_shm::fork::PrivateFd;
 use busway_shm::life::LifeLock;
 use busway_shm::sys::event;
-use busway_wire::limits::BEAT_MS;
+use busway_wire::limits::{BEAT_MS, HOLDER_ANSWER_MS};
 use busway_wire::{Control as Message, ProcessId};
 use rustix::event::epoll;
 use std::collections::VecDeque;
@@ -361,9 +361,9 @@ impl Worker {
                 if member.misses_answer(now_ns) {
                     let note = self.base.lock.note();
                     let holder = note.map_or_else(|| "the holder".to_owned(), |note| note.shown());
-                    self.base
-                        .log
-                        .warn(Line::Silent, now_ns, || format!("{holder} does not answer within 100 ms"));
+                    self.base.log.warn(Line::Silent, now_ns, || {
+                        format!("{holder} has not answered for {HOLDER_ANSWER_MS} ms")
+                    });
                 }
                 at_ns = member.silent_at_ns().map_or(at_ns, |silent| at_ns.min(silent));
             }
