@@ -66,6 +66,13 @@ impl Child {
         }
     }
 
+    /// Lets the stopped child run.
+    pub(crate) fn go(&self) {
+        // SAFETY: the child is stopped and ours to trace; no signal is given.
+        let continued = unsafe { libc::ptrace(libc::PTRACE_CONT, self.pid, 0, 0) };
+        assert_eq!(continued, 0, "a stopped child goes on");
+    }
+
     /// Lets the stopped child do one instruction.
     pub(crate) fn step(&self) -> Stop {
         // SAFETY: the child is stopped and ours to trace; neither address nor signal is given.
@@ -86,12 +93,12 @@ impl Child {
         }
         let code = self.peek(position);
         self.poke(position, (code & !0xff) | BREAKPOINT);
-        // SAFETY: the child is stopped and ours to trace; no signal is given.
-        let continued = unsafe { libc::ptrace(libc::PTRACE_CONT, self.pid, 0, 0) };
-        assert_eq!(continued, 0, "a stopped child goes on");
+        self.go();
         let stop = self.stopped();
-        if stop == Stop::Step {
+        if !matches!(stop, Stop::Other(_)) {
             self.poke(position, code);
+        }
+        if stop == Stop::Step {
             let mut registers = self.registers();
             assert_eq!(registers.rip, position + 1, "it stopped at our breakpoint");
             registers.rip = position;
@@ -123,6 +130,12 @@ impl Child {
         assert_eq!(written, 0, "the code of a stopped child can be written");
     }
 
+    /// Lets the stopped child run to its next mark.
+    pub(crate) fn run_to_mark(&self) {
+        self.go();
+        assert_eq!(self.stopped(), Stop::Mark, "it comes to its mark");
+    }
+
     /// Kills the child where it stands, and returns when nothing of it is left but its memory.
     pub(crate) fn kill(mut self) {
         self.end();
@@ -152,6 +165,17 @@ impl Drop for Child {
     }
 }
 
+/// Where a child was led to. It strays where an allocation, or what it reads, took another turn than in the recorded walk.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Led {
+    /// Where it should be.
+    There,
+    /// Somewhere else in its walk.
+    Astray,
+    /// To its mark.
+    ToItsEnd,
+}
+
 /// Where a child stands before each step of its walk.
 #[derive(Default)]
 pub(crate) struct Trail {
@@ -179,9 +203,8 @@ impl Trail {
         }
     }
 
-    /// Leads the child to where it has taken `steps` steps; false where it has strayed on its way, because an allocation
-    /// or a wait took another turn than in the recorded walk. It is then somewhere else in its walk.
-    pub(crate) fn lead(&self, child: &Child, steps: usize) -> bool {
+    /// Leads the child to where it has taken `steps` steps.
+    pub(crate) fn lead(&self, child: &Child, steps: usize) -> Led {
         let landmark = self.landmarks[steps];
         let mut stop = child.run_to(self.positions[landmark]);
         for _ in landmark..steps {
@@ -189,8 +212,12 @@ impl Trail {
                 stop = child.step();
             }
         }
-        assert!(!matches!(stop, Stop::Other(_)), "it ended with {stop:?} before step {steps}");
-        stop == Stop::Step && child.position() == self.positions[steps]
+        match stop {
+            Stop::Step if child.position() == self.positions[steps] => Led::There,
+            Stop::Step => Led::Astray,
+            Stop::Mark => Led::ToItsEnd,
+            Stop::Other(status) => panic!("it ended with {status:#x} before step {steps}"),
+        }
     }
 
     /// Length of the walk.
