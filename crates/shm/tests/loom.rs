@@ -14,6 +14,8 @@
 mod bell;
 #[path = "loom/ring.rs"]
 mod ring;
+#[path = "loom/room.rs"]
+mod room;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 // Counts executions across the runs of a model, so it must not be one of loom's.

@@ -17,6 +17,7 @@ pub(crate) const UNSAFE: &[(&str, &str)] = &[
     ("crates/shm/src/sys/memfd/tests.rs", "tries what the kernel must refuse"),
     ("crates/shm/tests/descriptors.rs", "maps as a hostile peer would, past every check of ours"),
     ("crates/shm/tests/format.rs", "reads private fields at the offsets that FORMAT.md gives"),
+    ("crates/shm/tests/steps/child.rs", "forks, traces and kills"),
     ("crates/shm/src/life/tests.rs", "forks, to be killed"),
     ("crates/shm/src/fork/tests.rs", "forks"),
     ("crates/busway/tests/fork.rs", "forks"),
