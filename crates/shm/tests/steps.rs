@@ -77,14 +77,14 @@ fn hear<const N: usize>(mut from: &UnixStream) -> [u64; N] {
 /// Tells what the other side needs to map our arena, and one entry of it.
 fn introduce(to: &UnixStream, own: &OwnArena, entry: EntryKey) {
     let number = |fd: std::os::fd::BorrowedFd<'_>| u64::from(fd.as_raw_fd().unsigned_abs());
-    let fds = [number(own.arena_fd()), number(own.bulk_fd()), number(own.event_fd())];
+    let fds = [number(own.arena_fd()), number(own.bulk_fd())];
     tell(to, fds);
     tell(to, [own.process().0, entry.word()]);
 }
 
 fn meet(from: &UnixStream, child: &Child) -> (Arc<PeerArena>, EntryKey) {
-    let [arena, bulk, event] = hear(from).map(|number| child.descriptor(number as i32));
+    let [arena, bulk] = hear(from).map(|number| child.descriptor(number as i32));
     let [process, entry] = hear(from);
-    let peer = PeerArena::map(arena, bulk, event, ProcessId(process)).expect("an honest arena");
+    let peer = PeerArena::map(arena, bulk, ProcessId(process)).expect("an honest arena");
     (peer, EntryKey::from_word(entry))
 }
