@@ -53,6 +53,24 @@ fn a_publisher_that_waits_is_interrupted() {
 }
 
 #[test]
+fn an_interrupt_that_comes_with_the_end_of_the_input_counts() {
+    for arguments in [&["pub", "x", "-"][..], &["pub", "x", "--lines"]] {
+        let place = Place::new();
+        let mut command = place.command(arguments);
+        command.stdin(Stdio::piped());
+        let mut publisher = Running::start(command);
+        let stdin = publisher.stdin().expect("stdin is a pipe");
+        until_signals_are_handled(publisher.pid());
+        // While it stands still both happen; it finds them together.
+        publisher.stop();
+        publisher.signal(Signal::INT);
+        drop(stdin);
+        publisher.signal(Signal::CONT);
+        publisher.finish().expect(130);
+    }
+}
+
+#[test]
 fn an_interrupted_publisher_says_what_it_sent() {
     let place = Place::new();
     let subscriber = place.subscribe(&["x", "--reliable", "--count", "1"]);
