@@ -12,6 +12,8 @@ use std::process::ExitCode;
 use busway::{Error, RecvError, SendError};
 use serde::{Deserialize, Serialize};
 
+use crate::output::Interrupted;
+
 /// The exit codes of the contract.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) enum Exit {
@@ -174,10 +176,13 @@ impl Failure {
         Self::new(CommandCode::Usage, cause, at, remedy)
     }
 
-    /// A stream failed; a closed pipe is not worth a word.
+    /// A stream failed; a closed pipe is not worth a word, and a signal has its own end.
     pub(crate) fn stream(error: &io::Error, at: impl Into<String>) -> Self {
         if error.kind() == io::ErrorKind::BrokenPipe {
             return Self::ClosedPipe;
+        }
+        if let Some(Interrupted(number)) = error.get_ref().and_then(|inner| inner.downcast_ref()) {
+            return Self::Signalled(*number);
         }
         Self::new(
             CommandCode::Stream,
