@@ -255,10 +255,10 @@ impl Subscriber {
             self.meet();
         }
         self.unfinished = false;
-        let count = self.readers.len();
+        let mut left = self.readers.len();
         let mut at = self.turn;
-        for _ in 0..count {
-            if at >= count {
+        while left > 0 {
+            if at >= self.readers.len() {
                 at = 0;
             }
             let mut gaps = 0;
@@ -269,29 +269,31 @@ impl Subscriber {
                     Taken::Message(message) => {
                         let sample = Sample::new(message, share);
                         // The next take begins with the next publisher: none of them starves.
-                        self.turn = if count == 1 { 0 } else { at + 1 };
+                        self.turn = if self.readers.len() == 1 { 0 } else { at + 1 };
                         return Ok(Some(sample));
                     }
                     Taken::Empty => {
                         reader.share = Some(share);
+                        at += 1;
+                        left -= 1;
                         break;
                     }
                     other => {
+                        // One that has ended gave its place to the last one, which may have been looked at already: it
+                        // costs one look more, and none is left out.
+                        if self.unusual(at, other)? == Next::OtherReader {
+                            break;
+                        }
                         gaps += 1;
-                        let next = self.unusual(at, other)?;
-                        if next == Next::Reader || gaps >= GAPS_MAX {
-                            self.unfinished = true;
-                        }
-                        if next == Next::Reader {
-                            return Ok(None);
-                        }
                         if gaps >= GAPS_MAX {
+                            self.unfinished = true;
+                            at += 1;
+                            left -= 1;
                             break;
                         }
                     }
                 }
             }
-            at += 1;
         }
         Ok(None)
     }
@@ -307,7 +309,7 @@ impl Subscriber {
             }
             Taken::End => {
                 self.finish(at);
-                Ok(Next::Reader)
+                Ok(Next::OtherReader)
             }
             Taken::Evicted => {
                 let topic = self.readers[at].source.topic.clone();
@@ -315,7 +317,7 @@ impl Subscriber {
                 Err(RecvError::Evicted(topic))
             }
             Taken::HoldsExhausted => Err(RecvError::HoldsExhausted),
-            Taken::Empty | Taken::Message(_) => Ok(Next::Reader),
+            Taken::Empty | Taken::Message(_) => Ok(Next::SameReader),
         }
     }
 
@@ -428,7 +430,7 @@ impl Subscriber {
 #[derive(PartialEq, Eq)]
 enum Next {
     SameReader,
-    Reader,
+    OtherReader,
 }
 
 impl Drop for Subscriber {
