@@ -13,6 +13,7 @@ mod claims;
 mod clock;
 mod doctest;
 mod failure;
+mod figures;
 mod fuzz;
 mod json;
 mod mutants;
