@@ -59,6 +59,8 @@ pub struct RowReader {
     /// What the publisher's `waiting` said when we woke it last.
     woken_for: u32,
     empties: u32,
+    /// Messages taken.
+    delivered: u64,
     over: bool,
 }
 
@@ -77,6 +79,7 @@ impl RowReader {
             foreign,
             woken_for: 0,
             empties: 0,
+            delivered: 0,
             over: false,
         }
     }
@@ -162,7 +165,7 @@ impl RowReader {
             let body = Body::Inline(*message);
             self.ahead_at += 1;
             let sequence = self.next;
-            self.passed(sequence);
+            self.took(sequence);
             return Taken::Message(Message { sequence, body });
         }
         let piled_up = self.empties == 0;
@@ -194,7 +197,7 @@ impl RowReader {
             match slot.look(self.next) {
                 Look::Inline(message) => {
                     let sequence = self.next;
-                    self.passed(sequence);
+                    self.took(sequence);
                     return Taken::Message(Message { sequence, body: Body::Inline(message) });
                 }
                 Look::Empty => {
@@ -242,12 +245,21 @@ impl RowReader {
         (self.row.head() + 1).saturating_sub(self.next)
     }
 
+    /// Counts the message of `sequence`, and passes it.
+    #[inline]
+    fn took(&mut self, sequence: u64) {
+        self.delivered += 1;
+        // Before the cursor moves: a ledger that is read meanwhile is one message ahead and never behind.
+        self.row.entry.delivered.store(self.delivered, Ordering::Release); // pairs with Acquire in `ledger::read`
+        self.passed(sequence);
+    }
+
     /// Moves the cursor to `sequence`, and wakes the publisher if it waits for that.
     #[inline]
     fn passed(&mut self, sequence: u64) {
         self.next = sequence.wrapping_add(1);
         self.empties = 0;
-        self.row.entry.cursor.store(sequence, Ordering::Release); // pairs with Acquire in `seat::progress`
+        self.row.entry.cursor.store(sequence, Ordering::Release); // pairs with Acquire in `seat::progress` and `ledger::read`
         let wanted = self.row.ring.waiting.word.load(Ordering::Relaxed);
         if wanted != self.woken_for {
             self.wake_publisher(wanted, sequence);
@@ -274,8 +286,10 @@ impl RowReader {
 
     fn lose(&mut self, count: u64, cause: Cause) -> Taken {
         let from = self.next;
+        self.row.entry.losing.store(u32::try_from(count).unwrap_or(u32::MAX), Ordering::Relaxed);
         self.row.count(cause, count);
         self.passed(from.wrapping_add(count).wrapping_sub(1));
+        self.row.entry.losing.store(0, Ordering::Release); // pairs with Acquire in `ledger::read`
         Taken::Gap(Gap { cause, from, count })
     }
 
@@ -403,7 +417,7 @@ impl RowReader {
         match (copied, still) {
             (Ok((header, payload)), true) => {
                 let sequence = self.next;
-                self.passed(sequence);
+                self.took(sequence);
                 Some(Taken::Message(Message { sequence, body: Body::Copied(header, payload) }))
             }
             (Err(cause), true) => Some(self.lose(1, cause)),
@@ -425,7 +439,7 @@ impl RowReader {
             return self.lose(1, Cause::Corrupt);
         };
         let sequence = self.next;
-        self.passed(sequence);
+        self.took(sequence);
         let held = HeldChunk { row: self.row.clone(), at, bytes: place.bytes, payload, header, skip };
         Taken::Message(Message { sequence, body: Body::Chunk(held) })
     }
