@@ -89,7 +89,7 @@ pub(crate) fn run_role(job: Option<&OsString>) -> ExitCode {
         if let Some(core) = job.core {
             pin(core)?;
         }
-        let bus = session::join(DOMAIN, &job.name, Duration::from_secs(20))?;
+        let bus = session::join_sandbox(DOMAIN, &job.name, Duration::from_secs(20))?;
         let said = match job.role {
             Role::TourPublisher(job) => tour_roles::publish(&bus, &job),
             Role::TourSubscriber(job) => tour_roles::subscribe(&bus, &job),
