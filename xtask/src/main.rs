@@ -13,6 +13,7 @@ mod claims;
 mod clock;
 mod doctest;
 mod failure;
+mod figures;
 mod fuzz;
 mod json;
 mod mutants;
@@ -40,7 +41,7 @@ usage: cargo xtask COMMAND [ARGUMENT...]
   mutants   break the code on purpose: each breakage must turn its test red
   ci        what continuous integration runs, job by job
   bench     reproduce every figure of bench/RESULTS.md
-  soak      kill publishers, subscribers and holders at random, for minutes
+  soak      the tests that a long run makes stronger: kills, ports, hostile words, all flights
 
 `cargo xtask COMMAND --help` says more.
 ";

@@ -1,7 +1,7 @@
 //! PROMISES.md: each promise to users, the test that holds it, and whether it holds today.
 //!
 //! A row is `| row | promise | test | state |`. The test column names tests in backticks, with commas between:
-//! `package::target::name`, a prefix that ends in `*`, or `bench/RESULTS.md#row` for a measured figure. The
+//! `package::target::name`, a prefix that ends in `*`, or `bench/RESULTS.md#row` for figures that meet their bars. The
 //! state is `held`, `open` (not built yet) or `not met: what was measured`.
 
 use crate::failure::Failure;
@@ -24,7 +24,7 @@ pub(crate) enum Proof {
     Test(String),
     /// Every test whose id begins so; there must be one at least.
     Prefix(String),
-    /// A heading or a table row of bench/RESULTS.md.
+    /// A section of bench/RESULTS.md whose figures meet their bars.
     Figure(String),
 }
 

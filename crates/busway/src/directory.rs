@@ -175,7 +175,13 @@ impl Directory {
                         format!("the runtime directory belongs to uid {}, not to us ({uid})", stat.st_uid),
                     )
                     .at(self.shown())
-                    .remedy("remove it, or set BUSWAY_DIR to a directory of your own"));
+                    .remedy(match mode {
+                        0o2770 => for_group(stat.st_gid),
+                        _ => "remove it, or set BUSWAY_DIR to a directory of your own".to_owned(),
+                    }));
+                }
+                if mode == 0o2770 {
+                    return Err(self.refuse_mode(mode, "0700", "chmod 0700").remedy(for_group(stat.st_gid)));
                 }
                 // The set-group bit, inherited from a parent, gives nobody anything where the group has no rights.
                 if mode & !0o2000 != 0o700 {
@@ -220,6 +226,13 @@ impl AsFd for Directory {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }
+}
+
+/// What to do about a directory that was made for a group.
+fn for_group(gid: u32) -> String {
+    format!(
+        "join the realm of its group (--realm {gid}, Realm::Group({gid})), or set BUSWAY_DIR to a directory of your own"
+    )
 }
 
 fn choose(own: Option<OsString>, runtime: Option<OsString>, uid: u32) -> PathBuf {

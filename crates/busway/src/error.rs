@@ -49,6 +49,7 @@ codes! {
     ReservedTopic = 105, "names that begin with `$` belong to the bus";
     BadSetting = 106, "a setting is outside its range";
     TooLarge = 107, "a message is larger than its publisher allows";
+    TopicClash = 108, "another topic has the same id";
     DirectoryOwner = 201, "the runtime directory belongs to somebody else";
     DirectoryMode = 202, "the runtime directory is open to others, or closed to us";
     DirectoryKind = 203, "the runtime directory is a symbolic link or not a directory";

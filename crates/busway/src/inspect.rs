@@ -1,10 +1,10 @@
 //! Reads what a domain looks like from the memory of its members.
 //!
 //! Nobody is asked and nobody is stopped: rings, rows and seats lie in their owners' arenas with their counters. What is
-//! read while it changes may be a message apart between two counters; each account closes by itself, because what was
-//! delivered is what a cursor passed less what was counted as lost.
+//! read while it changes may be a message apart between two counters; whether a row's own account closes is judged so that
+//! this does not matter (`busway_shm::row::ledger`).
 //!
-//! Invariant: whatever stands in a member's memory, this ends: tables are bounded, numbers saturate.
+//! Invariant: whatever stands in a member's memory, this ends: each table is gone through once, and numbers saturate.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -12,11 +12,9 @@ use std::sync::Arc;
 use busway_shm::arena::PeerArena;
 use busway_shm::clock;
 use busway_shm::domain::Domain;
-use busway_shm::layout::{
-    CAUSES, RINGS_MAX, RingEntry, RowEntry, SEATS_MAX, STAGES_MAX, SeatEntry, state, unkey,
-};
+use busway_shm::layout::{CAUSES, RINGS_MAX, RingEntry, RowEntry, SEATS_MAX, STAGES_MAX, state, unkey};
 use busway_shm::life::Life;
-use busway_shm::row::{RowAccount, policy_from_word};
+use busway_shm::row::{RowAccount, ledger, policy_from_word};
 use busway_shm::seat::{EntryKey, RingShared};
 use busway_shm::slot::SLOT_BYTES;
 use busway_shm::sync::{AtomicU64, Ordering};
@@ -45,11 +43,9 @@ fn add_dropped(dropped: &mut Dropped, counters: &[u64; CAUSES]) {
 
 /// Adds the ledger of a row to an account.
 pub(crate) fn add_row(account: &mut Account, row: &RowAccount) {
-    let lost = row.dropped.iter().fold(0_u64, |sum, lost| sum.saturating_add(*lost));
-    let expected = row.delivered.saturating_add(lost).saturating_add(row.in_flight);
     account.subscribers += 1;
-    account.sent = account.sent.saturating_add(expected);
-    account.expected = account.expected.saturating_add(expected);
+    account.sent = account.sent.saturating_add(row.expected);
+    account.expected = account.expected.saturating_add(row.expected);
     account.delivered = account.delivered.saturating_add(row.delivered);
     account.in_flight = account.in_flight.saturating_add(row.in_flight);
     add_dropped(&mut account.dropped, &row.dropped);
@@ -62,26 +58,12 @@ pub(crate) fn account_of(ring: &RingShared) -> Account {
     for row in &ledgers.present {
         add_row(&mut account, row);
     }
-    let lost = ledgers.past_dropped.iter().fold(0_u64, |sum, lost| sum.saturating_add(*lost));
     account.subscribers += ledgers.past_rows;
-    account.expected = account.expected.saturating_add(ledgers.past_delivered).saturating_add(lost);
+    account.expected = account.expected.saturating_add(ledgers.past_expected);
     account.delivered = account.delivered.saturating_add(ledgers.past_delivered);
     add_dropped(&mut account.dropped, &ledgers.past_dropped);
     account.sent = ledgers.head;
     account
-}
-
-/// The ledger of a row of somebody else's ring, as its seat and its own words tell it.
-fn row_account(row: &RowEntry, from: u64, cursor: u64, head: u64) -> RowAccount {
-    let starting = unkey(row.key.load(Ordering::Acquire)).1 == state::STARTING;
-    let first = if starting { from } else { load(&row.first).clamp(from, cursor.max(from)) };
-    let mut left = cursor.saturating_sub(first);
-    let dropped = std::array::from_fn(|cause| {
-        let lost = load(&row.dropped[cause]).min(left);
-        left -= lost;
-        lost
-    });
-    RowAccount { delivered: left, dropped, in_flight: head.saturating_sub(cursor), held: load(&row.held) }
 }
 
 /// How a process does, by its life word and its heartbeat.
@@ -108,28 +90,49 @@ struct FoundRing<'a> {
     topic: String,
 }
 
+/// One seat: which row it is for, and how it is treated.
+struct FoundSeat {
+    row: EntryKey,
+    subscriber: ProcessId,
+    state: u32,
+    from: u64,
+}
+
+/// A topic, and where in it each subscription stands.
+struct Found {
+    view: TopicView,
+    subscribers: BTreeMap<(ProcessId, PortId), usize>,
+}
+
+type Topics = BTreeMap<String, Found>;
+type Peers<'a> = BTreeMap<ProcessId, &'a Arc<PeerArena>>;
+
 /// What `Bus::inspect` returns.
 pub(crate) fn inspect(list: &MemberList, domain: Option<&Domain>) -> Inspection {
     let members = &list.members[..];
     let now_ns = clock::monotonic_ns();
     let mut inspection = Inspection::default();
-    let rings: Vec<FoundRing<'_>> = members.iter().flat_map(rings_of).collect();
-    let mut topics: BTreeMap<String, TopicView> = BTreeMap::new();
-    for ring in &rings {
-        let topic = topics.entry(ring.topic.clone()).or_insert_with(|| new_topic(&ring.topic));
-        // One that has left is no publisher, though what it sent may not have been read yet.
-        if unkey(ring.entry.key.load(Ordering::Acquire)).1 == state::ACTIVE {
-            topic.publishers.push(publisher_view(ring, now_ns));
-        }
-        topic.closed &= subscribers_of(ring, members, now_ns, &mut topic.subscribers);
-    }
-    add_unmatched(list, now_ns, &mut topics);
-    inspection.topics = topics.into_values().collect();
+    let peers: Peers<'_> = members.iter().map(|peer| (peer.process(), peer)).collect();
+    let mut topics = Topics::new();
     for (at, peer) in members.iter().enumerate() {
+        let rings = rings_of(peer);
+        let mut seats = seats_of(peer);
+        for ring in &rings {
+            let topic = topics.entry(ring.topic.clone()).or_insert_with(|| new_topic(&ring.topic));
+            // One that has left is no publisher, though what it sent may not have been read yet.
+            if unkey(ring.entry.key.load(Ordering::Acquire)).1 == state::ACTIVE {
+                topic.view.publishers.push(publisher_view(ring, now_ns));
+            }
+            for seat in seats.remove(&ring.key.word()).unwrap_or_default() {
+                add_subscriber(topic, ring, &seat, &peers, now_ns);
+            }
+        }
         inspection.processes.push(process_view(peer, at == 0, now_ns));
         segments_of(peer, &mut inspection.segments);
+        inspection.segments.extend(rings.iter().map(ring_segment));
     }
-    inspection.segments.extend(rings.iter().map(ring_segment));
+    add_unmatched(list, &peers, now_ns, &mut topics);
+    inspection.topics = topics.into_values().map(|found| found.view).collect();
     if let Some(domain) = domain {
         let ledger = domain.ledger();
         inspection.budget = BudgetView { limit_bytes: ledger.budget(), reserved_bytes: ledger.reserved() };
@@ -138,23 +141,20 @@ pub(crate) fn inspect(list: &MemberList, domain: Option<&Domain>) -> Inspection 
 }
 
 /// Adds the subscriptions that no publisher has met, under their patterns.
-fn add_unmatched(list: &MemberList, now_ns: u64, topics: &mut BTreeMap<String, TopicView>) {
-    let seated: BTreeSet<String> =
-        topics.values().flat_map(|topic| &topic.subscribers).map(|view| view.port.clone()).collect();
-    let peers: BTreeMap<ProcessId, &Arc<PeerArena>> =
-        list.members.iter().map(|peer| (peer.process(), peer)).collect();
+fn add_unmatched(list: &MemberList, peers: &Peers<'_>, now_ns: u64, topics: &mut Topics) {
+    let seated: BTreeSet<(ProcessId, PortId)> =
+        topics.values().flat_map(|topic| topic.subscribers.keys().copied()).collect();
     for subscription in &list.unmatched {
-        let port = subscription.port.to_string();
         let Some(peer) = peers.get(&subscription.process) else { continue };
-        if seated.contains(&port) {
+        if seated.contains(&(subscription.process, subscription.port)) {
             continue;
         }
         let pattern = subscription.pattern.to_string();
         let topic = topics.entry(pattern.clone()).or_insert_with(|| new_topic(&pattern));
-        topic.subscribers.push(SubscriberView {
+        topic.view.subscribers.push(SubscriberView {
             name: peer.name(),
             pid: peer.pid(),
-            port,
+            port: subscription.port.to_string(),
             policy: subscription.policy.to_string(),
             state: process_state(peer, now_ns),
             ..SubscriberView::default()
@@ -162,8 +162,9 @@ fn add_unmatched(list: &MemberList, now_ns: u64, topics: &mut BTreeMap<String, T
     }
 }
 
-fn new_topic(topic: &str) -> TopicView {
-    TopicView { topic: topic.to_owned(), closed: true, ..TopicView::default() }
+fn new_topic(topic: &str) -> Found {
+    let view = TopicView { topic: topic.to_owned(), closed: true, ..TopicView::default() };
+    Found { view, subscribers: BTreeMap::new() }
 }
 
 fn rings_of(peer: &Arc<PeerArena>) -> Vec<FoundRing<'_>> {
@@ -195,75 +196,71 @@ fn publisher_view(ring: &FoundRing<'_>, now_ns: u64) -> PublisherView {
     }
 }
 
-fn seats_of(ring: &FoundRing<'_>) -> Vec<(EntryKey, ProcessId, u32, u64)> {
-    let used = ring.peer.tables().header().seats_used.load(Ordering::Acquire).min(SEATS_MAX);
-    let seat = |index: u32| -> Option<&SeatEntry> { ring.peer.tables().seat(index) };
-    (0..used)
-        .filter_map(seat)
-        .filter_map(|seat| {
-            let (_, at) = unkey(seat.key.load(Ordering::Acquire)); // pairs with Release in `seat`
-            let ours = at != state::FREE && load(&seat.ring) == ring.key.word();
-            let row = EntryKey::from_word(load(&seat.row));
-            ours.then(|| (row, ProcessId(load(&seat.subscriber)), at, load(&seat.from)))
-        })
-        .collect()
-}
-
-/// Adds the ring's rows to the topic's subscribers, one entry a port; says whether each account closes.
-fn subscribers_of(
-    ring: &FoundRing<'_>,
-    members: &[Arc<PeerArena>],
-    now_ns: u64,
-    into: &mut Vec<SubscriberView>,
-) -> bool {
-    let mut closed = true;
-    for (row_key, process, seat_state, from) in seats_of(ring) {
-        let Some(peer) = members.iter().find(|peer| peer.process() == process) else { continue };
-        let Some(row) = peer.tables().row(row_key.index) else { continue };
-        let (generation, _) = unkey(row.key.load(Ordering::Acquire));
-        if generation != row_key.generation {
-            continue;
-        }
-        let cursor = load(&row.cursor).clamp(from, ring.head.max(from));
-        let account = row_account(row, from, cursor, ring.head);
-        let lost = account.dropped.iter().fold(0_u64, |sum, lost| sum.saturating_add(*lost));
-        closed &= account.delivered + lost + account.in_flight == ring.head - from.min(ring.head)
-            || load(&row.first) > from;
-        let view = view_of(into, peer, row, process_state(peer, now_ns), seat_state);
-        view.delivered = view.delivered.saturating_add(account.delivered);
-        add_dropped(&mut view.dropped, &account.dropped);
-        view.in_flight = view.in_flight.saturating_add(account.in_flight);
-        view.lag = view.lag.max(account.in_flight);
-        view.lag_max = view.lag_max.max(load(&row.lag_high)).max(account.in_flight);
-        view.held = view.held.saturating_add(account.held);
-        if account.in_flight > 0 {
-            view.behind_ms = view.behind_ms.max(now_ns.saturating_sub(load(&row.looked_ns)) / 1_000_000);
+/// The seats of a process by the key of their ring: the table is gone through once, however many rings there are.
+fn seats_of(peer: &Arc<PeerArena>) -> BTreeMap<u64, Vec<FoundSeat>> {
+    let used = peer.tables().header().seats_used.load(Ordering::Acquire).min(SEATS_MAX);
+    let mut seats: BTreeMap<u64, Vec<FoundSeat>> = BTreeMap::new();
+    for seat in (0..used).filter_map(|index| peer.tables().seat(index)) {
+        let (_, at) = unkey(seat.key.load(Ordering::Acquire)); // pairs with Release in `seat`
+        if at != state::FREE {
+            seats.entry(load(&seat.ring)).or_default().push(FoundSeat {
+                row: EntryKey::from_word(load(&seat.row)),
+                subscriber: ProcessId(load(&seat.subscriber)),
+                state: at,
+                from: load(&seat.from),
+            });
         }
     }
-    closed
+    seats
+}
+
+/// Adds a row to the topic's subscribers, one entry a port, and says whether its account closes.
+fn add_subscriber(topic: &mut Found, ring: &FoundRing<'_>, seat: &FoundSeat, peers: &Peers<'_>, now_ns: u64) {
+    let Some(peer) = peers.get(&seat.subscriber) else { return };
+    let Some(row) = peer.tables().row(seat.row.index) else { return };
+    let (generation, at) = unkey(row.key.load(Ordering::Acquire)); // pairs with Release in `row`
+    // Both sides must say so: a seat may name whose row it likes.
+    let reads = load(&row.publisher) == ring.peer.process().0 && load(&row.ring) == ring.key.word();
+    if generation != seat.row.generation || at == state::FREE || !reads {
+        return;
+    }
+    let head = || ring.peer.tables().head(ring.key.index).map_or(0, |head| head.load(Ordering::Acquire));
+    let account = ledger::read(row, seat.from.min(ring.head), head);
+    topic.view.closed &= account.closed();
+    let view = view_of(topic, peer, row, process_state(peer, now_ns), seat.state);
+    view.delivered = view.delivered.saturating_add(account.delivered);
+    add_dropped(&mut view.dropped, &account.dropped);
+    view.in_flight = view.in_flight.saturating_add(account.in_flight);
+    view.lag = view.lag.max(account.in_flight);
+    view.lag_max = view.lag_max.max(load(&row.lag_high)).max(account.in_flight);
+    view.held = view.held.saturating_add(account.held);
+    if account.in_flight > 0 {
+        view.behind_ms = view.behind_ms.max(now_ns.saturating_sub(load(&row.looked_ns)) / 1_000_000);
+    }
 }
 
 fn view_of<'a>(
-    into: &'a mut Vec<SubscriberView>,
+    topic: &'a mut Found,
     peer: &PeerArena,
     row: &RowEntry,
     process: PortState,
     seat_state: u32,
 ) -> &'a mut SubscriberView {
-    let port = PortId(load(&row.port)).to_string();
-    let known = into.iter().position(|view| view.port == port).unwrap_or_else(|| {
+    let port = PortId(load(&row.port));
+    let views = &mut topic.view.subscribers;
+    let known = *topic.subscribers.entry((peer.process(), port)).or_insert_with(|| {
         let policy =
             policy_from_word(load(&row.policy)).map_or_else(String::new, |policy| policy.to_string());
-        into.push(SubscriberView {
+        views.push(SubscriberView {
             name: peer.name(),
             pid: peer.pid(),
-            port,
+            port: port.to_string(),
             policy,
             ..SubscriberView::default()
         });
-        into.len() - 1
+        views.len() - 1
     });
-    let view = &mut into[known];
+    let view = &mut views[known];
     view.state = match (process, seat_state) {
         (PortState::Dead | PortState::Hung, _) => process,
         (_, state::STALLED) => PortState::Stalled,
@@ -321,3 +318,6 @@ fn ring_segment(ring: &FoundRing<'_>) -> SegmentView {
         topic: Some(ring.topic.clone()),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -68,11 +68,11 @@ pub struct SubscriberView {
     pub policy: String,
     /// How it does.
     pub state: PortState,
-    /// Messages that its cursor passed.
+    /// Messages that it took.
     pub delivered: u64,
     /// Messages that it lost, by cause.
     pub dropped: Dropped,
-    /// Messages sent to it that it has neither passed nor lost.
+    /// Messages sent to it that it has neither taken nor lost.
     pub in_flight: u64,
     /// How many messages its cursor is behind the head.
     pub lag: u64,
@@ -171,13 +171,14 @@ pub struct Account {
     pub sent: u64,
     /// Subscribers that were attached at any time.
     pub subscribers: u64,
-    /// What should have arrived: the sum over the subscribers of the messages sent while each was attached.
+    /// What should have arrived: the sum over the subscribers of the messages sent while each was attached. It is counted
+    /// by the publisher alone, and everything below by the subscribers.
     pub expected: u64,
-    /// Messages that a cursor passed, summed over the subscribers.
+    /// Messages that were taken, summed over the subscribers.
     pub delivered: u64,
     /// Messages lost, by cause.
     pub dropped: Dropped,
-    /// Messages neither passed nor lost.
+    /// Messages neither taken nor lost.
     pub in_flight: u64,
 }
 

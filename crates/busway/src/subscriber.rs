@@ -285,10 +285,10 @@ impl Subscriber {
     /// The next message of any publisher, whatever it is.
     #[inline(never)]
     fn take_any(&mut self) -> Result<Option<Sample>, RecvError> {
-        let count = self.readers.len();
+        let mut left = self.readers.len();
         let mut at = self.turn;
-        for _ in 0..count {
-            if at >= count {
+        while left > 0 {
+            if at >= self.readers.len() {
                 at = 0;
             }
             let mut gaps = 0;
@@ -298,26 +298,30 @@ impl Subscriber {
                     Taken::Message(message) => {
                         let sample = reader.blank().show(message);
                         // The next take begins with the next publisher: none of them starves.
-                        self.turn = if count == 1 { 0 } else { at + 1 };
+                        self.turn = if self.readers.len() == 1 { 0 } else { at + 1 };
                         return Ok(Some(sample));
                     }
-                    Taken::Empty => break,
+                    Taken::Empty => {
+                        at += 1;
+                        left -= 1;
+                        break;
+                    }
                     other => {
+                        // One that has ended gave its place to the last one, which may have been looked at already: it
+                        // costs one look more, and none is left out.
+                        if self.unusual(at, other)? == Next::OtherReader {
+                            break;
+                        }
                         gaps += 1;
-                        let next = self.unusual(at, other)?;
-                        if next == Next::Reader || gaps >= GAPS_MAX {
-                            self.unfinished = true;
-                        }
-                        if next == Next::Reader {
-                            return Ok(None);
-                        }
                         if gaps >= GAPS_MAX {
+                            self.unfinished = true;
+                            at += 1;
+                            left -= 1;
                             break;
                         }
                     }
                 }
             }
-            at += 1;
         }
         Ok(None)
     }
@@ -333,7 +337,7 @@ impl Subscriber {
             }
             Taken::End => {
                 self.finish(at);
-                Ok(Next::Reader)
+                Ok(Next::OtherReader)
             }
             Taken::Evicted => {
                 let topic = self.readers[at].source.topic.clone();
@@ -341,7 +345,7 @@ impl Subscriber {
                 Err(RecvError::Evicted(topic))
             }
             Taken::HoldsExhausted => Err(RecvError::HoldsExhausted),
-            Taken::Empty | Taken::Message(_) => Ok(Next::Reader),
+            Taken::Empty | Taken::Message(_) => Ok(Next::SameReader),
         }
     }
 
@@ -454,7 +458,7 @@ impl Subscriber {
 #[derive(PartialEq, Eq)]
 enum Next {
     SameReader,
-    Reader,
+    OtherReader,
 }
 
 impl Drop for Subscriber {

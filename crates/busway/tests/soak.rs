@@ -4,7 +4,8 @@
 //! the holder, all from this test binary, and kills, stops and restarts them. What it kills and when follows from its
 //! seed, which it prints; what the kernel makes of that does not.
 //!
-//! A short run is part of the suite. `cargo xtask soak` runs for minutes: `BUSWAY_SOAK_MINUTES`, `BUSWAY_SOAK_SEED`.
+//! A short run is part of the suite. `cargo xtask soak` runs for minutes: `BUSWAY_SOAK_MINUTES`, `BUSWAY_SOAK_SEED`,
+//! and at least so many kills: `BUSWAY_SOAK_KILLS`.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking, also in what its tests share")]
 #![expect(clippy::print_stdout, reason = "the test runner collects lines of evidence")]
 
@@ -47,4 +48,7 @@ fn processes_killed_at_random_block_nobody_and_leave_nothing_behind() {
     supervisor.run(time);
     supervisor.end();
     println!("evidence: {}", supervisor.evidence());
+    // A number of the promise, asked of a long run only: a short one is as long as the suite has patience.
+    let least = number("BUSWAY_SOAK_KILLS").unwrap_or(1);
+    assert!(supervisor.kills() >= least, "{} kills where {least} were promised", supervisor.kills());
 }

@@ -1,15 +1,13 @@
 //! Processes that `bench` and `tour` start: this binary again, with a role instead of a command.
 //!
 //! A [`Job`] travels as one argument in JSON; what the child has to say comes back as a line of JSON each, a [`Word`].
-//! A child dies with its parent, and its parent kills it when it is dropped, so nothing is left behind whichever of
+//! A child dies with its parent, and its parent kills it when it is dropped, so no process is left behind whichever of
 //! them is killed. They meet in a [`Sandbox`], a directory of their own, so that they disturb no domain of the user.
+//! The directory of a parent that was killed is removed by the next that makes one.
 
 use std::ffi::{OsStr, OsString};
-use std::fs;
 use std::io::{self, BufRead, Read, Write};
 use std::os::fd::AsFd;
-use std::os::unix::fs::DirBuilderExt;
-use std::path::PathBuf;
 use std::process::{Child, ChildStdin, ChildStdout, Command, ExitCode, Stdio};
 use std::time::Duration;
 
@@ -18,11 +16,15 @@ use rustix::process::{Pid, Signal, kill_process, set_parent_process_death_signal
 use serde::{Deserialize, Serialize};
 
 use crate::bench::roles as bench_roles;
-use crate::clock::{self, Deadline};
+use crate::clock::Deadline;
 use crate::exit::{CommandCode, Exit, Failure, Report};
 use crate::session;
 use crate::signals::Signals;
 use crate::tour::roles as tour_roles;
+
+pub(crate) use sandbox::Sandbox;
+
+mod sandbox;
 
 /// The word that makes the binary play a role.
 pub(crate) const ROLE_WORD: &str = "__role";
@@ -87,7 +89,7 @@ pub(crate) fn run_role(job: Option<&OsString>) -> ExitCode {
         if let Some(core) = job.core {
             pin(core)?;
         }
-        let bus = session::join(DOMAIN, &job.name, Duration::from_secs(20))?;
+        let bus = session::join_sandbox(DOMAIN, &job.name, Duration::from_secs(20))?;
         let said = match job.role {
             Role::TourPublisher(job) => tour_roles::publish(&bus, &job),
             Role::TourSubscriber(job) => tour_roles::subscribe(&bus, &job),
@@ -144,37 +146,6 @@ pub(crate) fn hear() -> Option<String> {
     }
 }
 
-/// A directory of our own, removed when dropped.
-#[derive(Debug)]
-pub(crate) struct Sandbox {
-    path: PathBuf,
-}
-
-impl Sandbox {
-    pub(crate) fn new(what: &str) -> Result<Self, Failure> {
-        // The clock beside the pid: a directory left by a killed process of the same pid is in nobody's way.
-        let name = format!("busway-{what}-{}-{:x}", std::process::id(), clock::now_ns());
-        let path = std::env::temp_dir().join(name);
-        fs::DirBuilder::new().mode(0o700).create(&path).map_err(|error| {
-            Failure::new(
-                CommandCode::Stream,
-                format!("cannot make a directory: {error}"),
-                path.display().to_string(),
-                "set TMPDIR to a directory that you may write",
-            )
-            .ending(Exit::Unreachable)
-        })?;
-        Ok(Self { path })
-    }
-}
-
-impl Drop for Sandbox {
-    fn drop(&mut self) {
-        // It lies in the directory for temporary files; what cannot be removed now is removed there.
-        let _ = fs::remove_dir_all(&self.path);
-    }
-}
-
 /// A child and what it has said.
 #[derive(Debug)]
 pub(crate) struct Worker {
@@ -199,7 +170,7 @@ impl Worker {
         let job_text = serde_json::to_string(job).map_err(|error| failed(error.into()))?;
         let mut process = Command::new(std::env::current_exe().map_err(failed)?)
             .args([OsStr::new(ROLE_WORD), OsStr::new(&job_text)])
-            .env("BUSWAY_DIR", &sandbox.path)
+            .env("BUSWAY_DIR", sandbox.path())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
@@ -313,12 +284,7 @@ impl Worker {
 
 impl Drop for Worker {
     fn drop(&mut self) {
-        // The end of its stdin is a child's sign to end; one that does not is not waited for.
-        drop(self.stdin.take());
-        let mut end =
-            [rustix::event::PollFd::from_borrowed_fd(self.stdout.as_fd(), rustix::event::PollFlags::empty())];
-        let patience = rustix::event::Timespec { tv_sec: 2, tv_nsec: 0 };
-        let _ = rustix::event::poll(&mut end, Some(&patience));
+        // At once: what it had to say was read, what it has in memory nobody else uses, and its directory goes with us.
         let _ = self.process.kill();
         let _ = self.process.wait();
     }

@@ -51,6 +51,9 @@ pub(crate) struct Global {
         hide_env_values = true
     )]
     pub(crate) domain: String,
+    /// The group whose users may join, by name or number; all of them set the same BUSWAY_DIR [default: our user alone]
+    #[arg(long, global = true, env = "BUSWAY_REALM", value_name = "GROUP", hide_env_values = true)]
+    pub(crate) realm: Option<String>,
     /// How long to wait for the bus, and for what was asked (250ms, 5s, 2m) [default: 5s for the bus]
     #[arg(long, global = true, value_name = "D", value_parser = str::parse::<Span>)]
     pub(crate) timeout: Option<Span>,

@@ -99,7 +99,7 @@ fn holder(context: &Context<'_>) -> Check {
     // Longer than the 100 ms within which a holder must answer, shorter than a person's patience.
     let patience = context.timeout().unwrap_or(Duration::from_secs(2));
     let started = clock::now_ns();
-    let joined = crate::session::join(&context.global.domain, "busway-doctor", patience)
+    let joined = crate::session::join(context.global, "busway-doctor", patience)
         .and_then(|bus| bus.inspect().map(|inspection| (bus, inspection)).map_err(Failure::from));
     let ms = (clock::now_ns() - started) / 1_000_000;
     match joined {

@@ -12,6 +12,8 @@ use std::process::ExitCode;
 use busway::{Error, RecvError, SendError};
 use serde::{Deserialize, Serialize};
 
+use crate::output::Interrupted;
+
 /// The exit codes of the contract.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) enum Exit {
@@ -44,22 +46,6 @@ impl Exit {
     }
 }
 
-/// Every code of the command, for the list in the docs.
-#[cfg(test)]
-const COMMAND_CODES: [CommandCode; 11] = [
-    CommandCode::Usage,
-    CommandCode::Stream,
-    CommandCode::NoSubscribers,
-    CommandCode::TooFew,
-    CommandCode::NothingMatched,
-    CommandCode::Behind,
-    CommandCode::AccountOpen,
-    CommandCode::Lost,
-    CommandCode::Findings,
-    CommandCode::ChildFailed,
-    CommandCode::HashDiffers,
-];
-
 /// The stable codes of failures that the command itself finds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum CommandCode {
@@ -85,6 +71,40 @@ pub(crate) enum CommandCode {
     ChildFailed = 810,
     /// What a subscriber received is not what was sent.
     HashDiffers = 811,
+}
+
+impl CommandCode {
+    /// Every code of the command.
+    const ALL: [Self; 11] = [
+        Self::Usage,
+        Self::Stream,
+        Self::NoSubscribers,
+        Self::TooFew,
+        Self::NothingMatched,
+        Self::Behind,
+        Self::AccountOpen,
+        Self::Lost,
+        Self::Findings,
+        Self::ChildFailed,
+        Self::HashDiffers,
+    ];
+
+    /// How a command ends with it, where nothing else is said.
+    fn exit(self) -> Exit {
+        match self {
+            Self::Usage => Exit::Usage,
+            Self::Lost => Exit::Loss,
+            Self::Stream
+            | Self::NoSubscribers
+            | Self::TooFew
+            | Self::NothingMatched
+            | Self::Behind
+            | Self::AccountOpen
+            | Self::Findings
+            | Self::ChildFailed
+            | Self::HashDiffers => Exit::NotDone,
+        }
+    }
 }
 
 impl fmt::Display for CommandCode {
@@ -131,25 +151,12 @@ impl Failure {
         at: impl Into<String>,
         remedy: impl Into<String>,
     ) -> Self {
-        let exit = match code {
-            CommandCode::Usage => Exit::Usage,
-            CommandCode::Lost => Exit::Loss,
-            CommandCode::Stream
-            | CommandCode::NoSubscribers
-            | CommandCode::TooFew
-            | CommandCode::NothingMatched
-            | CommandCode::Behind
-            | CommandCode::AccountOpen
-            | CommandCode::Findings
-            | CommandCode::ChildFailed
-            | CommandCode::HashDiffers => Exit::NotDone,
-        };
         Self::Told(Box::new(Report {
             code: code.to_string(),
             cause: cause.into(),
             at: at.into(),
             remedy: remedy.into(),
-            exit,
+            exit: code.exit(),
         }))
     }
 
@@ -169,10 +176,13 @@ impl Failure {
         Self::new(CommandCode::Usage, cause, at, remedy)
     }
 
-    /// A stream failed; a closed pipe is not worth a word.
+    /// A stream failed; a closed pipe is not worth a word, and a signal has its own end.
     pub(crate) fn stream(error: &io::Error, at: impl Into<String>) -> Self {
         if error.kind() == io::ErrorKind::BrokenPipe {
             return Self::ClosedPipe;
+        }
+        if let Some(Interrupted(number)) = error.get_ref().and_then(|inner| inner.downcast_ref()) {
+            return Self::Signalled(*number);
         }
         Self::new(
             CommandCode::Stream,
@@ -232,11 +242,15 @@ fn or(text: &str, instead: &str) -> String {
 }
 
 /// The band of a library code decides: names are usage, the data path is "did not happen", the rest is a bus that
-/// cannot be used. Deciding by band keeps a code that is added later in its place without a change here.
+/// cannot be used. Deciding by band keeps a code that is added later in its place without a change here. A code of the
+/// command has the exit that the command gives it, also where a process of ours found the failure.
 fn exit_of(code: &str) -> Exit {
+    if let Some(own) = CommandCode::ALL.into_iter().find(|own| own.to_string() == code) {
+        return own.exit();
+    }
     match code.get(4..6) {
         Some("01") => Exit::Usage,
-        Some("04" | "07" | "08") => Exit::NotDone,
+        Some("04" | "07") => Exit::NotDone,
         _ => Exit::Unreachable,
     }
 }
@@ -245,7 +259,7 @@ fn exit_of(code: &str) -> Exit {
 mod tests {
     use std::collections::BTreeSet;
 
-    use super::{COMMAND_CODES, CommandCode, Exit, Failure, exit_of};
+    use super::{CommandCode, Exit, Failure, exit_of};
 
     /// The codes that docs/errors.md lists in tables.
     fn listed() -> BTreeSet<&'static str> {
@@ -256,7 +270,7 @@ mod tests {
     #[test]
     fn the_docs_list_every_code_of_the_command_and_no_other() {
         let listed: BTreeSet<&str> = listed().into_iter().filter(|code| code.starts_with("BUS-08")).collect();
-        let known: Vec<String> = COMMAND_CODES.iter().map(ToString::to_string).collect();
+        let known: Vec<String> = CommandCode::ALL.iter().map(ToString::to_string).collect();
         assert_eq!(listed, known.iter().map(String::as_str).collect());
     }
 
@@ -275,6 +289,14 @@ mod tests {
         assert_eq!(exit_of("BUS-0301"), Exit::Unreachable);
         assert_eq!(exit_of("BUS-0402"), Exit::NotDone);
         assert_eq!(exit_of("?"), Exit::Unreachable);
+    }
+
+    #[test]
+    fn a_failure_that_a_process_of_ours_tells_ends_as_if_we_had_found_it() {
+        for code in CommandCode::ALL {
+            assert_eq!(exit_of(&code.to_string()), Failure::new(code, "", "", "").exit(), "{code}");
+        }
+        assert_eq!((exit_of("BUS-0801"), exit_of("BUS-0808")), (Exit::Usage, Exit::Loss));
     }
 
     #[test]

@@ -111,11 +111,13 @@ impl<'a> Stdin<'a> {
 impl Read for Stdin<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         loop {
+            let readable = self.signals.wait_readable(self.fd(), None);
+            // Asked after the wait: an interrupt of a whole pipeline brings the signal and the end of the input at once.
             if self.signals.raised().is_some() {
                 // Not `Interrupted`: `read_to_end` would try again for ever.
                 return Err(io::Error::new(io::ErrorKind::ConnectionAborted, "a signal came"));
             }
-            if self.signals.wait_readable(self.fd(), None) {
+            if readable {
                 // Past std's buffer, which would only copy once more.
                 return Ok(rustix::io::read(self.fd(), buffer)?);
             }

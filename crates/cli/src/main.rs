@@ -82,6 +82,7 @@ fn dispatch(command: Command, global: &Global, output: &mut Output) -> Result<Ex
         Failure::new(CommandCode::Stream, error.to_string(), "installing signal handlers", remedy)
             .ending(Exit::Unreachable)
     })?;
+    output.heed(&signals);
     let mut context = Context { global, output, signals: &signals };
     match command {
         Command::Up(args) => up::run(&args, &mut context),

@@ -1,20 +1,26 @@
 //! Where words and data go: data to stdout, words to stderr, for people or as JSON.
 //!
 //! Data is buffered and flushed by whoever knows that nothing is waiting. Colour is for terminals only, unless asked
-//! for. A pipe closed by its reader becomes [`Failure::ClosedPipe`], which ends the command silently with 0.
+//! for. A pipe closed by its reader becomes [`Failure::ClosedPipe`], which ends the command silently with 0; a signal
+//! while a reader keeps us waiting becomes [`Failure::Signalled`].
 //!
 //! Invariant: nothing but the data that was asked for reaches stdout.
 
 use std::fmt;
-use std::fs::File;
 use std::io::{self, BufWriter, IsTerminal, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde::Serialize;
 
 use crate::command::{ColorChoice, Global};
 use crate::exit::{Failure, Report};
+use crate::signals::Signals;
+
+pub(crate) use stdout::Interrupted;
+use stdout::Stdout;
+
+mod stdout;
 
 /// 64 KiB: what a pipe takes at once.
 const BUFFER_SIZE: usize = 64 * 1024;
@@ -22,7 +28,7 @@ const BUFFER_SIZE: usize = 64 * 1024;
 /// Where commands write.
 #[derive(Debug)]
 pub(crate) struct Output {
-    stdout: BufWriter<File>,
+    stdout: BufWriter<Stdout>,
     json: bool,
     quiet: bool,
     colour_out: bool,
@@ -32,16 +38,21 @@ pub(crate) struct Output {
 impl Output {
     pub(crate) fn new(global: &Global) -> Result<Self, Failure> {
         // A descriptor of our own: std's Stdout flushes at each line, which costs a system call a message.
-        let owned: OwnedFd = io::stdout().as_fd().try_clone_to_owned().map_err(|error| {
+        let stdout = Stdout::open().map_err(|error| {
             Failure::stream(&error, "duplicating stdout").ending(crate::exit::Exit::Unreachable)
         })?;
         Ok(Self {
-            stdout: BufWriter::with_capacity(BUFFER_SIZE, File::from(owned)),
+            stdout: BufWriter::with_capacity(BUFFER_SIZE, stdout),
             json: global.json,
             quiet: global.quiet,
             colour_out: coloured(global.color, io::stdout().is_terminal()),
             colour_err: coloured(global.color, io::stderr().is_terminal()),
         })
+    }
+
+    /// From here on a signal ends a write that waits for a reader.
+    pub(crate) fn heed(&mut self, signals: &Signals) {
+        self.stdout.get_mut().heed(signals);
     }
 
     pub(crate) fn json(&self) -> bool {
@@ -50,11 +61,11 @@ impl Output {
 
     /// Whether a person looks at stdout.
     pub(crate) fn is_terminal(&self) -> bool {
-        self.stdout.get_ref().is_terminal()
+        self.stdout.get_ref().as_fd().is_terminal()
     }
 
     /// The stream for data. Writers flush it with [`Output::flush`].
-    pub(crate) fn data(&mut self) -> &mut BufWriter<File> {
+    pub(crate) fn data(&mut self) -> &mut BufWriter<Stdout> {
         &mut self.stdout
     }
 
@@ -88,8 +99,14 @@ impl Output {
     }
 
     /// A line on stderr that `-q` does not silence: a loss, for one.
+    ///
+    /// After a signal one that nobody reads is not waited for: stderr may lead where stdout does.
     pub(crate) fn warn(&self, line: impl fmt::Display) {
-        let _ = writeln!(io::stderr().lock(), "{line}");
+        let line = format!("{line}\n");
+        let mut stderr = io::stderr().lock();
+        if self.stdout.get_ref().may_write(stderr.as_fd()) {
+            let _ = stderr.write_all(line.as_bytes());
+        }
     }
 
     /// Tells a report now, for a command that has to say something after it.

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use busway::{Bus, BusBuilder, Error, Pattern, Topic};
+use busway::{Bus, BusBuilder, Error, Pattern, Realm, Topic};
 
 use crate::command::{BudgetArgs, Global};
 use crate::exit::Failure;
@@ -37,12 +37,12 @@ impl Context<'_> {
 
     /// Joins the domain under the name of the command.
     pub(crate) fn join(&self, name: &str) -> Result<Bus, Failure> {
-        join(&self.global.domain, name, self.join_timeout())
+        join(self.global, name, self.join_timeout())
     }
 
     /// The same for a command that may be the first of its domain, with the budget that was asked for.
     pub(crate) fn join_within(&self, name: &str, budget: BudgetArgs) -> Result<Bus, Failure> {
-        let builder = builder(&self.global.domain, name, self.join_timeout());
+        let builder = builder(self.global, name, self.join_timeout())?;
         let bus = match budget.budget {
             Some(Size(bytes)) => builder.budget(bytes).open()?,
             None => builder.open()?,
@@ -65,13 +65,34 @@ impl Context<'_> {
     }
 }
 
-/// Joins `domain` as `name`.
-pub(crate) fn join(domain: &str, name: &str, timeout: Duration) -> Result<Bus, Failure> {
-    Ok(builder(domain, name, timeout).open()?)
+/// Joins the domain as `name`.
+pub(crate) fn join(global: &Global, name: &str, timeout: Duration) -> Result<Bus, Failure> {
+    Ok(builder(global, name, timeout)?.open()?)
 }
 
-fn builder(domain: &str, name: &str, timeout: Duration) -> BusBuilder {
-    Bus::builder().domain(domain).name(name).timeout(timeout)
+fn builder(global: &Global, name: &str, timeout: Duration) -> Result<BusBuilder, Failure> {
+    Ok(Bus::builder().domain(&global.domain).name(name).timeout(timeout).realm(realm(global)?))
+}
+
+/// Joins the domain of a sandbox, which is nobody's but ours.
+pub(crate) fn join_sandbox(domain: &str, name: &str, timeout: Duration) -> Result<Bus, Failure> {
+    Ok(Bus::builder().domain(domain).name(name).timeout(timeout).open()?)
+}
+
+/// Who may join: the group that `--realm` names, else our user alone.
+pub(crate) fn realm(global: &Global) -> Result<Realm, Failure> {
+    // A directory is never taken for a group's because of its mode: who opens it says so.
+    let Some(group) = global.realm.as_deref().filter(|group| !group.is_empty()) else {
+        return Ok(Realm::User);
+    };
+    if std::env::var_os("BUSWAY_DIR").is_none_or(|directory| directory.is_empty()) {
+        return Err(Failure::usage(
+            format!("a realm of group {group} needs a directory that all of the group use"),
+            "--realm, BUSWAY_REALM",
+            "set BUSWAY_DIR to one path for all of them, /run/busway for one",
+        ));
+    }
+    Ok(Realm::group(group)?)
 }
 
 /// A topic to publish to, or the reason why it is none.

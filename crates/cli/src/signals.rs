@@ -19,11 +19,11 @@ use signal_hook::{flag, low_level};
 
 use crate::exit::Failure;
 
-/// The signals that this process was sent.
-#[derive(Debug)]
+/// The signals that this process was sent. A clone sees the same.
+#[derive(Debug, Clone)]
 pub(crate) struct Signals {
     last: Arc<AtomicUsize>,
-    wake: UnixStream,
+    wake: Arc<UnixStream>,
 }
 
 impl Signals {
@@ -42,7 +42,7 @@ impl Signals {
         }
         // Past `ulimit -f` the kernel kills unless somebody listens; then the write fails, and says so.
         flag::register(SIGXFSZ, Arc::new(AtomicBool::new(false)))?;
-        Ok(Self { last, wake })
+        Ok(Self { last, wake: Arc::new(wake) })
     }
 
     /// The signal that came, if one did.
@@ -60,7 +60,7 @@ impl Signals {
 
     /// Waits for a signal, at most `limit`; a spurious return is possible.
     pub(crate) fn wait(&self, limit: Duration) {
-        self.wait_with(None, Some(limit));
+        self.wait_with(None, PollFlags::IN, Some(limit));
     }
 
     /// Waits until a signal comes.
@@ -69,21 +69,28 @@ impl Signals {
             if let Some(number) = self.raised() {
                 return number;
             }
-            self.wait_with(None, None);
+            self.wait_with(None, PollFlags::IN, None);
         }
     }
 
     /// Waits until `other` can be read, a signal comes or `limit` has passed; says whether `other` can be read.
     pub(crate) fn wait_readable(&self, other: BorrowedFd<'_>, limit: Option<Duration>) -> bool {
-        self.wait_with(Some(other), limit)
+        self.wait_with(Some(other), PollFlags::IN, limit)
     }
 
-    fn wait_with(&self, other: Option<BorrowedFd<'_>>, limit: Option<Duration>) -> bool {
+    /// Waits until `other` can be written or a signal has come; says whether `other` can be written. After a signal it
+    /// does not wait.
+    pub(crate) fn wait_writable(&self, other: BorrowedFd<'_>) -> bool {
+        self.wait_with(Some(other), PollFlags::OUT, None)
+    }
+
+    fn wait_with(&self, other: Option<BorrowedFd<'_>>, what: PollFlags, limit: Option<Duration>) -> bool {
         let timeout = limit.and_then(|limit| Timespec::try_from(limit).ok());
         let wake = self.wake.as_fd();
+        // Nobody empties the wake pipe: once a signal has come, each later wait ends at once.
         let mut fds = [
             PollFd::from_borrowed_fd(wake, PollFlags::IN),
-            PollFd::from_borrowed_fd(other.unwrap_or(wake), PollFlags::IN),
+            PollFd::from_borrowed_fd(other.unwrap_or(wake), what),
         ];
         match poll(&mut fds, timeout.as_ref()) {
             // Everything but "nothing happened" counts: an end or an error is found by the read that follows.

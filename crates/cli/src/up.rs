@@ -7,7 +7,7 @@ use crate::clock;
 use crate::command::UpArgs;
 use crate::duration;
 use crate::exit::{Exit, Failure};
-use crate::session::Context;
+use crate::session::{self, Context};
 
 #[derive(Debug, Serialize)]
 struct Ready<'a> {
@@ -22,6 +22,7 @@ pub(crate) fn run(args: &UpArgs, context: &mut Context<'_>) -> Result<Exit, Fail
     let config = NodeConfig {
         domain: context.global.domain.clone(),
         timeout: context.join_timeout(),
+        realm: session::realm(context.global)?,
         budget_bytes: args.budget.budget.map(|size| size.0),
     };
     let node = Node::start(&config)?;

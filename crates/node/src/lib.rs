@@ -9,7 +9,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use busway::{Bus, Error};
+use busway::{Bus, Error, Realm};
 
 /// What a node is started with.
 #[derive(Debug, Clone)]
@@ -18,13 +18,16 @@ pub struct NodeConfig {
     pub domain: String,
     /// How long joining, and the hand-over by the present holder, may take. Default: 5 seconds.
     pub timeout: Duration,
+    /// Who may join. Default: our user alone.
+    pub realm: Realm,
     /// The domain's byte budget, if the node is the one that makes the domain. Default: a part of the machine's memory.
     pub budget_bytes: Option<u64>,
 }
 
 impl Default for NodeConfig {
     fn default() -> Self {
-        Self { domain: "default".to_string(), timeout: Duration::from_secs(5), budget_bytes: None }
+        let (domain, timeout) = ("default".to_string(), Duration::from_secs(5));
+        Self { domain, timeout, realm: Realm::User, budget_bytes: None }
     }
 }
 
@@ -54,8 +57,12 @@ impl Node {
     /// Whatever keeps a bus from being opened (directory, owner, memory, versions), and a holder that does not hand
     /// over within the time-out.
     pub fn start(config: &NodeConfig) -> Result<Self, Error> {
-        let builder =
-            Bus::builder().domain(&config.domain).name("busway-up").timeout(config.timeout).take_role();
+        let builder = Bus::builder()
+            .domain(&config.domain)
+            .name("busway-up")
+            .timeout(config.timeout)
+            .realm(config.realm)
+            .take_role();
         let bus = match config.budget_bytes {
             Some(bytes) => builder.budget(bytes),
             None => builder,

@@ -247,8 +247,8 @@ impl OwnArena {
     }
 
     /// A row has closed. Its entry is used again when its publisher has added it to its account.
-    pub(crate) fn row_closed(&self, row: EntryKey, seat: u64, peer: &Arc<PeerArena>) {
-        match seat.checked_sub(1).and_then(|seat| u32::try_from(seat).ok()) {
+    pub(crate) fn row_closed(&self, row: EntryKey, seat: u32, peer: &Arc<PeerArena>) {
+        match seat.checked_sub(1) {
             Some(seat) => {
                 let mut closing = self.closing.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
                 closing.push(ClosingRow { row, seat, peer: peer.clone() });

@@ -14,7 +14,7 @@ use crate::sys::memfd::Shared;
 /// "BUSWAYA1", the first eight bytes of an arena.
 pub const MAGIC: u64 = u64::from_le_bytes(*b"BUSWAYA1");
 /// Raised with every change of a layout.
-pub const LAYOUT_VERSION: u32 = 2;
+pub const LAYOUT_VERSION: u32 = 3;
 
 /// Most extents of a process.
 pub const EXTENTS_MAX: u32 = 4095;
@@ -103,16 +103,10 @@ pub struct ArenaHeader {
     pub seats_used: AtomicU32,
     /// Extents in use.
     pub extents_used: AtomicU32,
-    /// Samples held now, and the most there were.
-    pub held: AtomicU32,
-    /// The most samples held at one moment.
-    pub held_high: AtomicU32,
     /// Length of `name`.
     pub name_bytes: AtomicU32,
     /// Zero.
-    pub spare: AtomicU32,
-    /// Heartbeats that came late by more than one interval.
-    pub beats_missed: AtomicU64,
+    pub spare: [AtomicU32; 5],
     /// The process's name, UTF-8.
     pub name: [AtomicU64; NAME_BYTES / 8],
 }
@@ -210,7 +204,9 @@ pub struct RowEntry {
     /// Byte offset of the hold words.
     pub holds_at: AtomicU64,
     /// Number of hold words.
-    pub holds: AtomicU64,
+    pub holds: AtomicU32,
+    /// `{index + 1}` of the publisher's seat, 0 before there is one.
+    pub seat: AtomicU32,
     /// Sequence before the first message that this row accounts for.
     pub first: AtomicU64,
     /// Sequence of the last message passed.
@@ -220,13 +216,15 @@ pub struct RowEntry {
     /// The most messages that waited when the row was looked at.
     pub lag_high: AtomicU64,
     /// Samples of this row that are held now.
-    pub held: AtomicU64,
+    pub held: AtomicU32,
+    /// While a loss is counted: how many messages it has, at most `u32::MAX`; else 0.
+    pub losing: AtomicU32,
     /// When the subscription was made, monotonic nanoseconds.
     pub created_ns: AtomicU64,
     /// Messages wanted from before the subscription.
     pub history: AtomicU64,
-    /// `{index + 1}` of the publisher's seat, 0 before there is one.
-    pub seat: AtomicU64,
+    /// Messages taken. Counted for itself, so that it says something beside the cursor.
+    pub delivered: AtomicU64,
     /// Times the subscriber woke its publisher. The low half is a futex word.
     pub woken: AtomicU64,
     /// Lost, by cause.

@@ -8,7 +8,7 @@
 //!
 //! Invariants: (W1) only this process writes the row. (W2) a chunk is read only while a hold word names it that was
 //! stored before a fence after which the slot was unchanged; a hold never moves to another word. (W3)
-//! `cursor - first` = delivered + dropped: every sequence that was passed is counted once.
+//! `cursor - first` = delivered + dropped: every sequence that was passed is counted once, before it is passed (`ledger`).
 
 use std::sync::Arc;
 
@@ -23,8 +23,7 @@ use crate::error::ShmError;
 use crate::heap::Table;
 use crate::hold::{HoldBudget, HoldWords};
 use crate::layout::{
-    CAUSES, HEADS_AT, RINGS_AT, RINGS_MAX, ROW_HOLDS, ROWS_AT, RingEntry, RowEntry, SEQUENCE_MAX, key, state,
-    unkey,
+    HEADS_AT, RINGS_AT, RINGS_MAX, ROW_HOLDS, ROWS_AT, RingEntry, RowEntry, SEQUENCE_MAX, key, state, unkey,
 };
 use crate::life::Life;
 use crate::seat::EntryKey;
@@ -32,8 +31,10 @@ use crate::slot::{ChunkRef, InlineMessage};
 use crate::sync::{AtomicU64, Ordering, fence};
 use crate::view::{Mapped, Payload};
 
+pub mod ledger;
 mod take;
 
+pub use ledger::RowAccount;
 pub use take::RowReader;
 
 /// What a subscription wants of each ring.
@@ -137,8 +138,11 @@ impl RowShared {
 
     fn fill(&self, options: &RowOptions, holds_at: u64, holds: u64) {
         let entry = &self.entry;
-        let zero = [&entry.first, &entry.cursor, &entry.lag_high, &entry.held, &entry.seat, &entry.woken];
+        let zero = [&entry.first, &entry.cursor, &entry.lag_high, &entry.delivered, &entry.woken];
         for word in zero.into_iter().chain(&entry.dropped) {
+            word.store(0, Ordering::Relaxed);
+        }
+        for word in [&entry.held, &entry.losing, &entry.seat] {
             word.store(0, Ordering::Relaxed);
         }
         // Nothing can have waited for it for longer than it exists.
@@ -148,7 +152,7 @@ impl RowShared {
         entry.port.store(options.port.0, Ordering::Relaxed);
         entry.policy.store(policy_word(options.policy), Ordering::Relaxed);
         entry.holds_at.store(holds_at, Ordering::Relaxed);
-        entry.holds.store(holds, Ordering::Relaxed);
+        entry.holds.store(holds as u32, Ordering::Relaxed); // at most `HOLDS_MAX` and one
         entry.created_ns.store(options.created_ns, Ordering::Relaxed);
         entry.history.store(options.history, Ordering::Relaxed);
         // pairs with Acquire in `seat`
@@ -195,7 +199,7 @@ impl RowShared {
             return;
         };
         let from = self.peer.tables().seat(index).map_or(0, |entry| entry.from.load(Ordering::Relaxed));
-        self.entry.seat.store(u64::from(index) + 1, Ordering::Relaxed);
+        self.entry.seat.store(index.saturating_add(1), Ordering::Relaxed);
         // An honest one gives a place at or before its head.
         self.start(from.min(self.head()));
     }
@@ -241,7 +245,7 @@ impl RowShared {
     /// How the publisher treats this row, see [`state`].
     pub fn seat_state(&self) -> u32 {
         let seat = self.entry.seat.load(Ordering::Relaxed);
-        let index = seat.checked_sub(1).and_then(|index| u32::try_from(index).ok());
+        let index = seat.checked_sub(1);
         let Some(entry) = index.and_then(|index| self.peer.tables().seat(index)) else { return state::FREE };
         let ours = entry.subscriber.load(Ordering::Relaxed) == self.own.process().0
             && entry.row.load(Ordering::Relaxed) == self.key.word();
@@ -250,7 +254,8 @@ impl RowShared {
 
     fn count(&self, cause: Cause, lost: u64) {
         if let Some(counter) = self.entry.dropped.get(cause as usize) {
-            counter.store(counter.load(Ordering::Relaxed).wrapping_add(lost), Ordering::Relaxed);
+            // pairs with Acquire in `ledger::read`
+            counter.store(counter.load(Ordering::Relaxed).wrapping_add(lost), Ordering::Release);
         }
     }
 
@@ -291,17 +296,8 @@ impl RowShared {
     /// The account of the row so far.
     pub fn account(&self) -> RowAccount {
         let first = self.entry.first.load(Ordering::Relaxed);
-        let cursor = self.entry.cursor.load(Ordering::Relaxed);
-        let dropped: [u64; CAUSES] =
-            std::array::from_fn(|cause| self.entry.dropped[cause].load(Ordering::Relaxed));
-        let lost = dropped.iter().fold(0, |sum: u64, lost| sum.saturating_add(*lost));
-        let head = if self.is_attached() { self.head() } else { cursor };
-        RowAccount {
-            delivered: cursor.saturating_sub(first).saturating_sub(lost),
-            dropped,
-            in_flight: head.saturating_sub(cursor),
-            held: self.entry.held.load(Ordering::Relaxed),
-        }
+        let head = || if self.is_attached() { self.head() } else { first };
+        ledger::read(&self.entry, first, head)
     }
 }
 
@@ -317,19 +313,6 @@ impl Drop for RowShared {
         }
         self.own.row_closed(self.key, self.entry.seat.load(Ordering::Relaxed), &self.peer);
     }
-}
-
-/// The ledger of one row.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct RowAccount {
-    /// Passed and not lost.
-    pub delivered: u64,
-    /// Lost, by cause.
-    pub dropped: [u64; CAUSES],
-    /// Published and not passed.
-    pub in_flight: u64,
-    /// Samples held now.
-    pub held: u64,
 }
 
 /// A policy as rows store it.

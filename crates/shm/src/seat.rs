@@ -7,7 +7,8 @@
 //!
 //! Invariant: a hold that was stored after the seat was given is respected. The version is raised before the
 //! subscriber is told; the publisher looks at the version after the fence that precedes each scan (`recycle`).
-//! What a row says of itself is clamped to what the ring knows: a lying row hurts itself only.
+//! Where a row says that it is, is clamped to what the ring knows: a lying row hurts itself only. What it says that it has
+//! counted is not, because the account is there to show what does not add up.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -21,7 +22,7 @@ use crate::heap::Table;
 use crate::layout::{CAUSES, PAGE, ROW_HOLDS, ROWS_AT, RingEntry, RowEntry, SeatEntry, key, state, unkey};
 use crate::life::Life;
 use crate::recycle::Remains;
-use crate::row::RowAccount;
+use crate::row::{RowAccount, ledger};
 use crate::slot::Slot;
 use crate::sync::{AtomicU64, Ordering};
 use crate::view::Mapped;
@@ -104,31 +105,18 @@ impl Seat {
         Progress::Passed(cursor.max(known).clamp(self.from, head.max(self.from)))
     }
 
-    /// What became of the messages since the row's account began. It closes by itself: what was delivered is what the
-    /// cursor passed, less what was counted as lost. What a closed row had not passed is lost with it.
-    pub fn ledger(&self, head: u64) -> RowAccount {
-        let row = &self.row;
-        let (generation, at) = unkey(row.key.load(Ordering::Acquire)); // pairs with Release in `row`
+    /// What became of the messages since the row's account began. What a closed row had not taken is lost with it; a row
+    /// whose words are gone says nothing. `head` is asked after the row was read.
+    pub fn ledger(&self, head: impl FnOnce() -> u64) -> RowAccount {
+        let (generation, at) = unkey(self.row.key.load(Ordering::Acquire)); // pairs with Release in `row`
         if generation != self.row_key.generation || at == state::FREE {
             return RowAccount::default();
         }
-        let head = head.max(self.from);
-        if at == state::STARTING {
-            return RowAccount { in_flight: head - self.from, ..RowAccount::default() };
-        }
-        let cursor = row.cursor.load(Ordering::Acquire).clamp(self.from, head);
-        let first = row.first.load(Ordering::Relaxed).clamp(self.from, cursor);
-        let mut delivered = cursor - first;
-        let mut dropped: [u64; CAUSES] = std::array::from_fn(|cause| {
-            let lost = row.dropped[cause].load(Ordering::Relaxed).min(delivered);
-            delivered -= lost;
-            lost
-        });
-        let mut in_flight = head - cursor;
+        let mut account = ledger::read(&self.row, self.from, head);
         if at == state::CLOSED {
-            dropped[Cause::SubscriberLeft as usize] += std::mem::take(&mut in_flight);
+            account.lose_the_rest(Cause::SubscriberLeft);
         }
-        RowAccount { delivered, dropped, in_flight, held: row.held.load(Ordering::Relaxed) }
+        account
     }
 
     /// Whether the row's process takes part in the bus: only then may the row gate.
@@ -153,6 +141,8 @@ pub struct RingShared {
     gating: bool,
     seats: Mutex<Vec<Seat>>,
     version: AtomicU64,
+    /// What was due to rows that are gone, noted when each went: only we ask, so it lies in no arena.
+    past_expected: AtomicU64,
     remains: Mutex<Option<Remains>>,
 }
 
@@ -174,6 +164,8 @@ pub struct Ledgers {
     pub present: Vec<RowAccount>,
     /// Rows that are gone.
     pub past_rows: u64,
+    /// Published while each of them was there.
+    pub past_expected: u64,
     /// Delivered to them.
     pub past_delivered: u64,
     /// Lost by them, by cause.
@@ -189,7 +181,8 @@ impl RingShared {
         gating: bool,
     ) -> Self {
         let (seats, remains) = (Mutex::new(Vec::new()), Mutex::new(None));
-        Self { own, key, entry, head, gating, seats, version: AtomicU64::new(1), remains }
+        let (version, past_expected) = (AtomicU64::new(1), AtomicU64::new(0));
+        Self { own, key, entry, head, gating, seats, version, past_expected, remains }
     }
 
     /// Which ring this is.
@@ -253,7 +246,7 @@ impl RingShared {
             return Err(ShmError::Refused { what: "the publisher is gone" });
         }
         let row = self.check_row(peer, row_key)?;
-        let holds = row.holds.load(Ordering::Relaxed);
+        let holds = u64::from(row.holds.load(Ordering::Relaxed));
         if holds > HOLDS_MAX {
             return Err(ShmError::Refused { what: "more hold words than a row may have" });
         }
@@ -377,12 +370,16 @@ impl RingShared {
 
     /// Adds a row that is gone to the ring's past, so that the account stays closed.
     fn fold(&self, seat: &Seat, died: bool) {
-        let mut ledger = seat.ledger(self.head());
-        let unread = if died { Cause::SubscriberDied } else { Cause::SubscriberLeft };
-        ledger.dropped[unread as usize] += std::mem::take(&mut ledger.in_flight);
-        self.entry.past_delivered.fetch_add(ledger.delivered, Ordering::Relaxed);
+        let mut ledger = seat.ledger(|| self.head());
+        ledger.lose_the_rest(if died { Cause::SubscriberDied } else { Cause::SubscriberLeft });
+        self.past_expected.fetch_add(ledger.expected, Ordering::Relaxed);
+        // Only this thread adds: a row that lies about its numbers does not turn them round.
+        let add = |sum: &AtomicU64, count: u64| {
+            sum.store(sum.load(Ordering::Relaxed).saturating_add(count), Ordering::Relaxed);
+        };
+        add(&self.entry.past_delivered, ledger.delivered);
         for (sum, lost) in self.entry.past_dropped.iter().zip(ledger.dropped) {
-            sum.fetch_add(lost, Ordering::Relaxed);
+            add(sum, lost);
         }
         self.entry.past_rows.fetch_add(1, Ordering::Relaxed);
         if let Some(entry) = self.entry_of(seat) {
@@ -398,8 +395,9 @@ impl RingShared {
         let head = self.head();
         Ledgers {
             head,
-            present: seats.iter().map(|seat| seat.ledger(head)).collect(),
+            present: seats.iter().map(|seat| seat.ledger(|| self.head())).collect(),
             past_rows: self.entry.past_rows.load(Ordering::Relaxed),
+            past_expected: self.past_expected.load(Ordering::Relaxed),
             past_delivered: self.entry.past_delivered.load(Ordering::Relaxed),
             past_dropped: std::array::from_fn(|cause| self.entry.past_dropped[cause].load(Ordering::Relaxed)),
         }

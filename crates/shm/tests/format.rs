@@ -67,14 +67,14 @@ macro_rules! check {
 fn every_field_of_an_arena_lies_where_the_page_says() {
     let named = [
         check!(ArenaHeader, 256; magic, layout_hash, version, pid, process, arena_bytes, bulk_bytes, started_ns, uid,
-            flags, life, beat_ns, committed_bytes, rings_used, rows_used, seats_used, extents_used, held, held_high,
-            name_bytes, spare, beats_missed, name),
+            flags, life, beat_ns, committed_bytes, rings_used, rows_used, seats_used, extents_used,
+            name_bytes, spare, name),
         check!(ExtentEntry, 32; offset, chunk_bytes, count, bulk, spare),
         check!(RingEntry, 832; key, topic, port, created_ns, stages_used, topic_bytes, history, flags, closed_at, rate_milli,
             waiting, waits, refused, evicted, past_delivered, past_rows, sent_bytes, lag_high, seated, past_dropped, stage_at,
             stage_first, name),
-        check!(RowEntry, 384; key, publisher, ring, port, policy, holds_at, holds, first, cursor, looked_ns, lag_high,
-            held, created_ns, history, seat, woken, dropped, hold_words),
+        check!(RowEntry, 384; key, publisher, ring, port, policy, holds_at, holds, seat, first, cursor, looked_ns,
+            lag_high, held, losing, created_ns, history, delivered, woken, dropped, hold_words),
         check!(SeatEntry, 64; key, subscriber, row, ring, from, waits, waited_ns, stalls),
         check!(DomainHeader, 128; magic, layout, size, budget, reserved, bytes_reserved, ledger_reserved),
     ];

@@ -252,7 +252,7 @@ fn a_process_that_claims_every_chunk_is_believed_up_to_its_budget() {
         row.entry.publisher.store(own.process().0, Ordering::Relaxed);
         row.entry.ring.store(shared.key().word(), Ordering::Relaxed);
         row.entry.holds_at.store(at, Ordering::Relaxed);
-        row.entry.holds.store(WORDS, Ordering::Relaxed);
+        row.entry.holds.store(WORDS as u32, Ordering::Relaxed);
         row.entry.key.store(key(1, state::ACTIVE), Ordering::Release);
         shared
             .attach(&hostile.peer, EntryKey { index: row.index, generation: 1 }, row.policy)
@@ -297,7 +297,7 @@ fn rows_and_hold_words_of_one_process_are_bounded_at_the_seat() {
     let (_writer, shared) = ring(&own, options());
     let hostile = HostileSubscriber::new();
     let mut refusals = Vec::new();
-    let mut attach = |generation: u32, holds: u64, at: u64| {
+    let mut attach = |generation: u32, holds: u32, at: u64| {
         let entry = &hostile.rows[0].entry;
         entry.publisher.store(own.process().0, Ordering::Relaxed);
         entry.ring.store(shared.key().word(), Ordering::Relaxed);
@@ -308,7 +308,7 @@ fn rows_and_hold_words_of_one_process_are_bounded_at_the_seat() {
         refusals.extend(attached.as_ref().err().map(ToString::to_string));
         attached.is_ok()
     };
-    for (holds, at) in [(4097, 4096), (u64::MAX, 0), (1 << 61, 0), (16, u64::MAX), (16, 4097), (16, 1 << 40)]
+    for (holds, at) in [(4097, 4096), (u32::MAX, 0), (1 << 29, 0), (16, u64::MAX), (16, 4097), (16, 1 << 40)]
     {
         assert!(!attach(1, holds, at), "{holds} words at {at}");
     }

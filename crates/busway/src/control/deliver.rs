@@ -124,6 +124,7 @@ impl Worker {
             Code::Descriptors => "raise the limit of the holder: ulimit -n 4096",
             Code::LayoutDiffers | Code::ProtocolBroken => "run the same version of busway everywhere",
             Code::UserRefused => "run as the same user, or open the realm of a group in every process",
+            Code::TopicClash => "give the topic another name",
             _ => "see the log of the holder",
         };
         let error = Error::new(code, format!("{holder} refused us ({VERSION}): {reason}"))

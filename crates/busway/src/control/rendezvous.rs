@@ -31,6 +31,9 @@ pub(super) const SUBSCRIBERS_MAX: usize = 65_536;
 /// Publishers that one `transmit` looks at: some 0.2 ms, so that nobody waits long for a query over all topics.
 const VISITS_MAX: usize = 4_096;
 
+/// What is said of the second of two names with one id.
+const CLASH: &str = "another topic, which is registered, has the id of this one";
+
 /// A connection of a member, as the holder numbers them. A number is never given again while it holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct MemberId(pub(super) u64);
@@ -145,10 +148,14 @@ enum Phase {
 
 impl<F: Clone> Rendezvous<F> {
     pub(super) fn new() -> Rendezvous<F> {
+        Self::with_index(Index::default())
+    }
+
+    fn with_index(index: Index) -> Rendezvous<F> {
         Rendezvous {
             members: BTreeMap::new(),
             by_process: BTreeMap::new(),
-            index: Index::default(),
+            index,
             pending: BTreeSet::new(),
             phase: Phase::Settled,
         }
@@ -325,6 +332,10 @@ impl<F: Clone> Rendezvous<F> {
             if member.rings.contains_key(&ring) {
                 return refuse(from, Code::ProtocolBroken, "two publishers cannot share a ring", out);
             }
+            if self.index.clashes(&publisher.topic) {
+                return refuse(from, Code::TopicClash, CLASH, out);
+            }
+            let member = self.member(from);
             member.rings.insert(ring, port);
             let serial = self.index.add_publisher(publisher);
             self.member(from).publishers.insert(port, serial);
@@ -362,6 +373,10 @@ impl<F: Clone> Rendezvous<F> {
         if member.subscriptions.len() >= SUBSCRIBERS_MAX {
             return refuse(from, Code::TooManyPorts, "more subscribers than a process may have", out);
         }
+        if new.pattern.exact().is_some_and(|topic| self.index.clashes(topic)) {
+            return refuse(from, Code::TopicClash, CLASH, out);
+        }
+        let member = self.member(from);
         member.unfinished.insert(port);
         let pattern = new.pattern.clone();
         member.subscriptions.insert(port, new);

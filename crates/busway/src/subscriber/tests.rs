@@ -58,3 +58,24 @@ fn a_publisher_of_endless_losses_stops_neither_a_call_nor_the_other_publishers()
         assert_eq!(got, Some(sequence));
     }
 }
+
+#[test]
+fn the_end_of_a_publisher_hides_no_message_of_another() {
+    let scratch = Scratch::new();
+    let bus = Bus::builder().directory(scratch.path().join("run")).open().expect("a bus");
+    let mut subscriber = bus.subscriber("*").open().expect("a subscriber");
+    let mut lasting = bus.publisher("lasting").open().expect("a publisher");
+    for round in 0_u32..3 {
+        let passing = bus.publisher("passing").open().expect("a publisher");
+        passing.wait_for_subscribers(1, PATIENCE).expect("they meet");
+        drop(passing);
+        // Now and then an empty look asks whether its publisher is gone: one of these looks finds that it is.
+        for look in 0_u32..200 {
+            lasting.send(&look.to_le_bytes()).expect("nobody gates");
+            let sample = subscriber.try_recv().expect("the bus is open");
+            let got = sample.map(|sample| sample.to_vec());
+            assert_eq!(got, Some(look.to_le_bytes().to_vec()), "look {look} of round {round}");
+        }
+    }
+    assert_eq!(subscriber.readers.len(), 1, "those that passed were read to their end");
+}

@@ -4,7 +4,7 @@ use busway::{Policy, Topic};
 
 use crate::child::{Child, Place, number, pids_on, until};
 
-/// Ports opened and closed in all; the design asks for 100 000, which `cargo xtask soak` and this variable do.
+/// Ports opened and closed in all. `cargo xtask soak ports` sets it to 100 000; the suite has less patience.
 const PORTS: &str = "BUSWAY_TEST_PORTS";
 const PORTS_DEFAULT: u64 = 20_000;
 /// One batch opens so many publishers here and subscribers there, and each of these meets each of those.

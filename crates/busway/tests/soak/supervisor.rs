@@ -102,6 +102,10 @@ impl Supervisor {
         }
     }
 
+    pub(crate) fn kills(&self) -> u64 {
+        self.kills
+    }
+
     pub(crate) fn evidence(&self) -> String {
         let restarts = self.started - self.places.len() as u64;
         format!(

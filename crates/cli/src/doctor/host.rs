@@ -10,14 +10,14 @@ use rustix::time::ClockId;
 
 use super::Check;
 
-/// The floor: seals on writing memfds in the future (5.1) and `pidfd` waiting (5.4, 5.10) are taken for granted.
+/// The floor: seals against writing in the future are of 5.1, and nothing older than the long-term kernel 5.10 is supported.
 const KERNEL_FLOOR: (u32, u32) = (5, 10);
 
 /// `statfs` of a memfd says this.
 const TMPFS_MAGIC: FsWord = 0x0102_1994;
 
 pub(super) fn checks() -> Vec<Check> {
-    vec![kernel(), memfd(), membarrier(), futex_waitv(), peer_pidfd(), overcommit()]
+    vec![kernel(), memfd(), membarrier(), futex_waitv(), overcommit()]
 }
 
 fn kernel_version() -> Option<(u32, u32)> {
@@ -89,14 +89,6 @@ fn futex_waitv() -> Check {
             Check::note(NAME, "absent (Linux 5.16): a publisher waits for one subscriber at a time")
         }
         _ => Check::ok(NAME, "present"),
-    }
-}
-
-fn peer_pidfd() -> Check {
-    const NAME: &str = "SO_PEERPIDFD";
-    match kernel_version() {
-        Some(version) if version >= (6, 5) => Check::ok(NAME, "present by the kernel's version"),
-        _ => Check::note(NAME, "absent (Linux 6.5): deaths are witnessed by life words and hang-ups alone"),
     }
 }
 

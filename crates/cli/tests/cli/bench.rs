@@ -57,3 +57,10 @@ fn throughput_is_measured() {
 fn fan_out_is_measured() {
     check(&["fanout", "--count", "2000", "--subscribers", "3"], 2000, 3);
 }
+
+#[test]
+fn a_core_that_is_not_there_is_a_wrong_command_line() {
+    let place = Place::new();
+    let ended = place.run(&["bench", "lat", "--pin", "4095"]).expect(2);
+    assert_eq!(ended.report().0, "BUS-0801");
+}

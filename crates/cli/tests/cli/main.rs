@@ -5,7 +5,6 @@
 
 mod bench;
 mod directory;
-#[expect(dead_code, reason = "the harness serves another target as well, which uses the rest")]
 mod harness;
 mod inspect;
 mod limits;

@@ -1,6 +1,7 @@
 //! SIGINT and SIGTERM: `up` and `sub` end with 0 and their summary, all others with 130.
 
-use std::io::Write;
+use std::io::{Read, Write};
+use std::os::fd::OwnedFd;
 use std::process::Stdio;
 
 use rustix::process::Signal;
@@ -16,6 +17,54 @@ fn a_subscriber_ends_with_its_summary() {
         let ended = subscriber.finish().expect(0);
         assert_eq!(ended.last_error_line(), "received 0 lost 0");
     }
+}
+
+#[test]
+fn a_subscriber_whose_reader_does_not_read_ends_at_the_first_signal() {
+    for (signal, socket) in [(Signal::INT, false), (Signal::TERM, false), (Signal::TERM, true)] {
+        let place = Place::new();
+        let mut command = place.command(&["sub", "x", "y", "--raw"]);
+        let mut reader: Box<dyn Read> = if socket {
+            let (reader, writer) = std::os::unix::net::UnixStream::pair().expect("a pair of sockets");
+            command.stdout(OwnedFd::from(writer));
+            Box::new(reader)
+        } else {
+            let (reader, writer) = std::io::pipe().expect("a pipe");
+            command.stdout(writer);
+            Box::new(reader)
+        };
+        let mut subscriber = Running::start(command);
+        subscriber.stderr_until(|line| line.starts_with("ready "));
+        place.run(&["pub", "x", "--size", "4MiB", "--wait"]).expect(0);
+        let mut byte = [0];
+        reader.read_exact(&mut byte).expect("the message has begun to come");
+        subscriber.signal(signal);
+        let ended = subscriber.finish().expect(0);
+        assert_eq!(ended.last_error_line(), "received 1 lost 0", "{signal:?} {:?}", ended.stderr);
+        assert!(ended.stderr.iter().any(|line| line.starts_with("nobody read stdout")), "{:?}", ended.stderr);
+    }
+}
+
+#[test]
+fn what_a_slow_reader_reads_is_whole() {
+    let place = Place::new();
+    let mut command = place.command(&["sub", "x", "--raw0", "--count", "2"]);
+    let (mut reader, writer) = std::io::pipe().expect("a pipe");
+    command.stdout(writer);
+    let mut subscriber = Running::start(command);
+    subscriber.stderr_until(|line| line.starts_with("ready "));
+    place.run(&["pub", "x", "--size", "1000003", "--count", "2", "--wait"]).expect(0);
+    let (mut bytes, mut piece) = (Vec::new(), [0; 1000]);
+    loop {
+        match reader.read(&mut piece).expect("a pipe can be read") {
+            0 => break,
+            count => bytes.extend_from_slice(&piece[..count]),
+        }
+    }
+    subscriber.finish().expect(0);
+    assert_eq!(bytes.len(), 2 * 1_000_004);
+    assert_eq!((bytes[1_000_003], bytes[2_000_007]), (0, 0));
+    assert_ne!(bytes[..1_000_003], bytes[1_000_004..2_000_007]);
 }
 
 #[test]
@@ -49,6 +98,24 @@ fn a_publisher_that_waits_is_interrupted() {
         publisher.signal(Signal::INT);
         publisher.finish().expect(130);
         drop(stdin);
+    }
+}
+
+#[test]
+fn an_interrupt_that_comes_with_the_end_of_the_input_counts() {
+    for arguments in [&["pub", "x", "-"][..], &["pub", "x", "--lines"]] {
+        let place = Place::new();
+        let mut command = place.command(arguments);
+        command.stdin(Stdio::piped());
+        let mut publisher = Running::start(command);
+        let stdin = publisher.stdin().expect("stdin is a pipe");
+        until_signals_are_handled(publisher.pid());
+        // While it stands still both happen; it finds them together.
+        publisher.stop();
+        publisher.signal(Signal::INT);
+        drop(stdin);
+        publisher.signal(Signal::CONT);
+        publisher.finish().expect(130);
     }
 }
 

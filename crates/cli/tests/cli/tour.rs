@@ -1,6 +1,68 @@
 //! The tour: its last line, its fields, its processes, and what it leaves behind.
 
-use crate::harness::{Place, keys, names};
+use std::fs;
+
+use rustix::process::Signal;
+
+use crate::harness::{Place, Running, keys, names};
+
+/// Waits until a process has so many children.
+fn until_children(running: &Running, count: usize) -> Vec<String> {
+    let pid = running.pid();
+    loop {
+        let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).expect("it is there");
+        let children: Vec<String> = children.split_whitespace().map(str::to_string).collect();
+        if children.len() >= count {
+            return children;
+        }
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn an_interrupt_of_the_parent_alone_ends_every_process_at_once() {
+    let place = Place::new();
+    // Were each waited for in turn, for two seconds, they would outlive the patience of this test.
+    let bench = place.start(&[
+        "bench",
+        "fanout",
+        "--subscribers",
+        "32",
+        "--wake",
+        "--rate",
+        "1",
+        "--count",
+        "100000",
+    ]);
+    let children = until_children(&bench, 32);
+    bench.signal(Signal::INT);
+    bench.finish().expect(130);
+    for pid in children {
+        assert!(!std::path::Path::new(&format!("/proc/{pid}")).exists(), "process {pid} is still there");
+    }
+    assert!(names(&place.temporary()).is_empty(), "a bench that is interrupted leaves nothing behind");
+}
+
+#[test]
+fn what_a_killed_bench_left_is_removed_by_the_next_and_what_is_in_use_is_not() {
+    let place = Place::new();
+    let idle = ["bench", "lat", "--wake", "--rate", "1", "--count", "100000"];
+    let killed = place.start(&idle);
+    until_children(&killed, 2);
+    let left = names(&place.temporary());
+    killed.signal(Signal::KILL);
+    drop(killed);
+    assert_eq!((left.len(), names(&place.temporary())), (1, left.clone()), "nobody could remove it");
+    let busy = place.start(&idle);
+    until_children(&busy, 2);
+    let in_use = names(&place.temporary());
+    assert!(in_use.len() == 1 && in_use != left, "{in_use:?} {left:?}");
+    place.run(&["tour", "--seconds", "1", "--subscribers", "1"]).expect(0);
+    assert_eq!(names(&place.temporary()), in_use, "the tour has swept nothing that is in use");
+    busy.signal(Signal::INT);
+    busy.finish().expect(130);
+    assert!(names(&place.temporary()).is_empty());
+}
 
 #[test]
 fn the_tour_ends_with_a_closed_account() {

@@ -5,7 +5,7 @@ use std::os::unix::ffi::OsStringExt;
 
 use serde_json::Value;
 
-use crate::harness::{Place, keys, names};
+use crate::harness::{Place, Running, keys, names};
 
 #[test]
 fn the_command_alone_prints_five_examples_and_ends_with_nought() {
@@ -125,4 +125,14 @@ fn hostile_domains_never_reach_the_file_system() {
         assert!(ended.report().0.starts_with("BUS-01"), "{domain:?}");
     }
     assert!(!place.bus_directory().parent().expect("a parent").join("x.lock").exists());
+}
+
+#[test]
+fn a_realm_needs_a_group_that_there_is_and_a_directory_of_its_own() {
+    let place = Place::new();
+    let ended = place.run(&["ls", "--realm", "no-such-group"]).expect(3);
+    assert_eq!(ended.report().0, "BUS-0210");
+    let mut command = place.command(&["ls", "--realm", "0"]);
+    command.env_remove("BUSWAY_DIR");
+    assert_eq!(Running::start(command).finish().expect(2).report().0, "BUS-0801");
 }

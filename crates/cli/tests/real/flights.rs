@@ -3,14 +3,15 @@
 //! The whole file is not in the repository; the bundled lines, over and over, are as many and as long.
 //! `BUSWAY_FLIGHTS=flights.csv` names the file itself.
 
+use std::collections::BTreeMap;
 use std::io::{BufReader, PipeReader, Read, Write};
+use std::os::unix::fs::MetadataExt;
 use std::process::{ChildStdin, Stdio};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
 use rustix::process::Signal;
-use serde_json::Value;
 
 use crate::harness::{Place, Running, flights};
 
@@ -96,17 +97,24 @@ fn publisher(place: &Place) -> (Running, ChildStdin) {
     (publisher, stdin)
 }
 
-/// Memory of the processes and of the shared segments, in bytes.
-fn memory(place: &Place, pids: &[u32]) -> u64 {
+/// Memory of the processes, and of the memory files that they share, in bytes: both as the kernel counts them.
+fn memory(pids: &[u32]) -> u64 {
     let resident: u64 = pids.iter().map(|pid| resident(*pid)).sum();
-    let list = place.run(&["shm", "ls", "--json"]).expect(0).text();
-    let shared: u64 = list
-        .lines()
-        .filter_map(|line| serde_json::from_str::<Value>(line).ok())
-        .filter(|segment| pids.iter().any(|pid| segment["owner_pid"] == *pid))
-        .filter(|segment| segment["kind"] != "ring")
-        .filter_map(|segment| segment["bytes"].as_u64())
-        .sum();
+    let mut files: BTreeMap<(u64, u64), u64> = BTreeMap::new();
+    for pid in pids {
+        let descriptors = std::fs::read_dir(format!("/proc/{pid}/fd")).expect("the process is there");
+        for descriptor in descriptors.flatten() {
+            let link = std::fs::read_link(descriptor.path()).unwrap_or_default();
+            if !link.to_string_lossy().starts_with("/memfd:") {
+                continue;
+            }
+            // Through the descriptor: a memory file has no path.
+            let Ok(file) = std::fs::metadata(descriptor.path()) else { continue };
+            files.insert((file.dev(), file.ino()), file.blocks() * 512);
+        }
+    }
+    let shared: u64 = files.values().sum();
+    assert!(files.len() >= pids.len() && shared > 0, "each process has a memory file: {files:?}");
     resident + shared
 }
 
@@ -131,7 +139,7 @@ fn records_reach_two_subscribers_unchanged_in_flat_memory() {
         first.wait_for(to);
         second.wait_for(to);
         if to != all {
-            measured.push(memory(&place, &pids));
+            measured.push(memory(&pids));
         }
     }
     drop(input);

@@ -11,6 +11,10 @@ use crate::harness::{Place, Running, names};
 /// `nobody`: a user without any right of its own.
 const NOBODY: u32 = 65_534;
 
+/// Another user of that kind, and a group that no user is in but who is started in it.
+const OTHER: u32 = 65_533;
+const GROUP: u32 = 60_272;
+
 /// A home that a user owns, with a copy of the binary: the place of the build need not be open to everybody.
 struct Home {
     path: PathBuf,
@@ -89,4 +93,72 @@ fn another_user_is_refused_and_the_first_does_not_notice() {
     place.run(&["pub", "x", "y", "--wait"]).expect(0);
     assert_eq!(listener.finish().expect(0).text(), "x\ty\n");
     println!("evidence: uid {NOBODY} refused at the directory of uid 0");
+}
+
+/// A directory that several users can reach, and the realm of a group in it.
+struct Shared {
+    path: PathBuf,
+}
+
+impl Shared {
+    fn new() -> Self {
+        let path = std::env::temp_dir().join(format!("busway-shared-{:016x}", fastrand::u64(..)));
+        fs::create_dir(&path).expect("a directory");
+        // As /tmp: everybody may make something there, and nobody may remove what others made.
+        fs::set_permissions(&path, Permissions::from_mode(0o1777)).expect("a mode");
+        Self { path }
+    }
+
+    /// The command of a user who was started in the group.
+    fn command(&self, home: &Home, arguments: &[&str]) -> Command {
+        let mut command = home.command(arguments);
+        command.env("BUSWAY_DIR", self.path.join("bus")).env("BUSWAY_REALM", GROUP.to_string()).gid(GROUP);
+        command
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.path);
+    }
+}
+
+#[test]
+fn two_users_of_a_group_share_a_realm_and_others_do_not() {
+    if !rustix::process::geteuid().is_root() {
+        return println!("skipped: only root can become another user");
+    }
+    let (shared, one, other) = (Shared::new(), Home::new(NOBODY), Home::new(OTHER));
+    let mut up = shared.command(&one, &["up"]);
+    let (reader, writer) = std::io::pipe().expect("a pipe");
+    up.stdout(writer);
+    let up = Running::start(up);
+    let mut line = String::new();
+    std::io::BufRead::read_line(&mut std::io::BufReader::new(reader), &mut line).expect("a line is read");
+    assert!(line.starts_with("ready "), "{line}");
+    for (subscribing, publishing) in [(&one, &other), (&other, &one)] {
+        let mut subscriber = Running::start(shared.command(subscribing, &SUB));
+        subscriber.stderr_until(|line| line == "ready x");
+        let seen = Running::start(shared.command(publishing, &["ls", "--json"])).finish().expect(0).object();
+        assert_eq!(seen["subscribers"][0]["pid"], subscriber.pid(), "{seen}");
+        Running::start(shared.command(publishing, &PUB)).finish().expect(0);
+        assert_eq!(subscriber.finish().expect(0).text(), "x\ty\n".repeat(100));
+    }
+    let made = fs::metadata(shared.path.join("bus")).expect("it was made");
+    assert_eq!(
+        (made.permissions().mode() & 0o7777, std::os::unix::fs::MetadataExt::gid(&made)),
+        (0o2770, GROUP)
+    );
+    // Who is not in the group, and who does not say that it means the group's.
+    let mut stranger = shared.command(&other, &["pub", "x", "intruder"]);
+    stranger.gid(OTHER);
+    assert_eq!(Running::start(stranger).finish().expect(3).report().0, "BUS-0202");
+    let mut unaware = shared.command(&one, &["pub", "x", "y"]);
+    unaware.env_remove("BUSWAY_REALM");
+    let refused = Running::start(unaware).finish().expect(3).report();
+    assert_eq!(refused.0, "BUS-0202");
+    assert!(refused.3.contains(&format!("--realm {GROUP}")), "the remedy is named: {refused:?}");
+    up.signal(rustix::process::Signal::TERM);
+    up.finish().expect(0);
+    println!("evidence: uids {NOBODY} and {OTHER} in group {GROUP}, 200 messages");
 }

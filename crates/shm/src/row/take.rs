@@ -62,6 +62,8 @@ pub struct RowReader {
     /// What the publisher's `waiting` said when we woke it last.
     woken_for: u32,
     empties: u32,
+    /// Messages taken.
+    delivered: u64,
     over: bool,
 }
 
@@ -86,6 +88,7 @@ impl RowReader {
             fetched: 0,
             woken_for: 0,
             empties: 0,
+            delivered: 0,
             over: false,
         }
     }
@@ -103,7 +106,7 @@ impl RowReader {
         let sequence = self.next;
         match stage.slots[(sequence & stage.mask) as usize].look_small(sequence, place) {
             SmallLook::Copied => {
-                self.passed(sequence);
+                self.took(sequence);
                 self.run += 1;
                 if self.run >= AHEAD {
                     self.fetch_ahead();
@@ -219,7 +222,7 @@ impl RowReader {
             match slot.look(self.next) {
                 Look::Inline(message) => {
                     let sequence = self.next;
-                    self.passed(sequence);
+                    self.took(sequence);
                     return Taken::Message(Message { sequence, body: Body::Inline(message) });
                 }
                 Look::Empty => {
@@ -267,12 +270,21 @@ impl RowReader {
         (self.row.head() + 1).saturating_sub(self.next)
     }
 
+    /// Counts the message of `sequence`, and passes it.
+    #[inline]
+    fn took(&mut self, sequence: u64) {
+        self.delivered += 1;
+        // Before the cursor moves: a ledger that is read meanwhile is one message ahead and never behind.
+        self.row.entry.delivered.store(self.delivered, Ordering::Release); // pairs with Acquire in `ledger::read`
+        self.passed(sequence);
+    }
+
     /// Moves the cursor to `sequence`, and wakes the publisher if it waits for that.
     #[inline]
     fn passed(&mut self, sequence: u64) {
         self.next = sequence.wrapping_add(1);
         self.empties = 0;
-        self.row.entry.cursor.store(sequence, Ordering::Release); // pairs with Acquire in `seat::progress`
+        self.row.entry.cursor.store(sequence, Ordering::Release); // pairs with Acquire in `seat::progress` and `ledger::read`
         let wanted = self.row.ring.waiting.word.load(Ordering::Relaxed);
         if wanted != self.woken_for {
             self.wake_publisher(wanted, sequence);
@@ -299,8 +311,10 @@ impl RowReader {
 
     fn lose(&mut self, count: u64, cause: Cause) -> Taken {
         let from = self.next;
+        self.row.entry.losing.store(u32::try_from(count).unwrap_or(u32::MAX), Ordering::Relaxed);
         self.row.count(cause, count);
         self.passed(from.wrapping_add(count).wrapping_sub(1));
+        self.row.entry.losing.store(0, Ordering::Release); // pairs with Acquire in `ledger::read`
         Taken::Gap(Gap { cause, from, count })
     }
 

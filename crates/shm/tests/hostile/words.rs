@@ -61,9 +61,11 @@ fn array(own: &OwnArena, name: &'static str, at: u64, count: u64) -> Vec<Word> {
 pub(crate) fn of_header(own: &OwnArena) -> Vec<Word> {
     use busway_shm::layout::ArenaHeader;
     let mut words = words!(own, 0, ArenaHeader;
-        long: magic, layout_hash, process, arena_bytes, bulk_bytes, started_ns, beat_ns, committed_bytes, beats_missed;
-        short: version, pid, uid, flags, life, rings_used, rows_used, seats_used, extents_used, held, held_high,
-            name_bytes, spare);
+        long: magic, layout_hash, process, arena_bytes, bulk_bytes, started_ns, beat_ns, committed_bytes;
+        short: version, pid, uid, flags, life, rings_used, rows_used, seats_used, extents_used, name_bytes);
+    words.extend((0..5).map(|index| {
+        Word::short(own, "ArenaHeader.spare", std::mem::offset_of!(ArenaHeader, spare) as u64 + index * 4)
+    }));
     words.extend(array(own, "ArenaHeader.name", std::mem::offset_of!(ArenaHeader, name) as u64, 8));
     words
 }
@@ -71,8 +73,9 @@ pub(crate) fn of_header(own: &OwnArena) -> Vec<Word> {
 pub(crate) fn of_row(own: &OwnArena, index: u32) -> Vec<Word> {
     let at = ROWS_AT + u64::from(index) * size_of::<RowEntry>() as u64;
     let mut words = words!(own, at, RowEntry;
-        long: key, publisher, ring, port, policy, holds_at, holds, first, cursor, looked_ns, lag_high, held, created_ns,
-            history, seat, woken);
+        long: key, publisher, ring, port, policy, holds_at, first, cursor, looked_ns, lag_high, created_ns, history,
+            delivered, woken;
+        short: holds, seat, held, losing);
     words.extend(array(own, "RowEntry.dropped", at + std::mem::offset_of!(RowEntry, dropped) as u64, 16));
     words.extend(array(
         own,

@@ -1,9 +1,10 @@
 //! Stories of a rendezvous: who is told what, by whom, and what is left when somebody leaves.
 
+use super::index::Index;
 use super::{Identity, Input, Leaving, MemberId, Output, Rendezvous, SUBSCRIBERS_MAX};
 use crate::error::Code;
 use busway_wire::{
-    Control, Generation, Pattern, Policy, PortId, ProcessId, RingIndex, RowIndex, SeatIndex, Topic,
+    Control, Generation, Pattern, Policy, PortId, ProcessId, RingIndex, RowIndex, SeatIndex, Topic, TopicId,
 };
 
 /// A rendezvous whose members are numbered; member n is process n, and its descriptors are the number n.
@@ -290,6 +291,34 @@ fn a_member_that_registers_more_than_it_may_is_refused_and_others_are_not() {
     story.subscribe(2, 1, "full");
     story.publish(0, 1, "full");
     assert_eq!(story.heard(0), [published(1, &[2])], "what the refused one had is gone");
+}
+
+#[test]
+fn of_two_names_with_one_id_the_second_is_refused_until_the_first_is_gone() {
+    // Ids of one bit: what begins with a and what does not.
+    let index = Index::with_ids(|topic| TopicId(u64::from(topic.as_str().starts_with('a'))));
+    let mut story = Story { machine: Rendezvous::with_index(index), said: Vec::new() };
+    (0..5).for_each(|n| story.join(n));
+    story.publish(1, 1, "a.one");
+    story.subscribe(2, 1, "a.one");
+    story.subscribe(2, 2, "a.*");
+    story.publish(2, 3, "other");
+    story.said.clear();
+    for message in [publish(9, "a.two", 0), subscribe(9, "a.two", 0)] {
+        story.say(3, message);
+        assert_eq!(story.refusal(), Some((3, Code::TopicClash)));
+        story.leave(3, Leaving::Lost);
+        story.join(3);
+    }
+    story.subscribe(3, 1, "a.one");
+    assert_eq!(story.rings(3), [(1, 1)], "the first name is not disturbed");
+    // With the last port of the first name its id is free.
+    story.leave(1, Leaving::Ended);
+    story.leave(3, Leaving::Ended);
+    story.say(2, Control::Unsubscribe { port: PortId(1) });
+    story.said.clear();
+    story.publish(4, 1, "a.two");
+    assert_eq!((story.refusal(), story.rings(2)), (None, vec![(4, 1)]));
 }
 
 #[test]

@@ -44,7 +44,7 @@ impl RowReader {
         match (copied, still) {
             (Ok((header, payload)), true) => {
                 let sequence = self.next;
-                self.passed(sequence);
+                self.took(sequence);
                 Some(Taken::Message(Message { sequence, body: Body::Copied(header, payload) }))
             }
             (Err(cause), true) => Some(self.lose(1, cause)),
@@ -66,7 +66,7 @@ impl RowReader {
             return self.lose(1, Cause::Corrupt);
         };
         let sequence = self.next;
-        self.passed(sequence);
+        self.took(sequence);
         let held = HeldChunk { row: self.row.clone(), at, bytes: place.bytes, payload, header, skip };
         Taken::Message(Message { sequence, body: Body::Chunk(held) })
     }
