@@ -332,6 +332,12 @@ impl Control {
 
 impl Drop for Control {
     fn drop(&mut self) {
+        if self.check_fork().is_err() {
+            // Dropped, the handle of the parent's thread would detach whatever thread of the child has been given the
+            // same memory: a thread of the child's own bus.
+            std::mem::forget(self.thread.get_mut().unwrap_or_else(PoisonError::into_inner).take());
+            return;
+        }
         self.close();
     }
 }

@@ -387,9 +387,12 @@ impl Publisher {
         &self.topic
     }
 
-    /// Subscribers that are attached now.
+    /// Subscribers that are attached now; 0 in a child made by `fork`, which may not take the parent's locks.
     #[must_use]
     pub fn subscribers(&self) -> usize {
+        if self.core.own.forked() {
+            return 0;
+        }
         self.writer.shared().seated()
     }
 
@@ -430,17 +433,23 @@ impl Publisher {
         self.bytes_sent
     }
 
-    /// The ledger: what became of every message, for every subscriber there ever was.
+    /// The ledger: what became of every message, for every subscriber there ever was. Empty in a child made by `fork`.
     #[must_use]
     pub fn account(&self) -> Account {
+        if self.core.own.forked() {
+            return Account::default();
+        }
         // Rows that closed and processes that died since the control thread looked are settled now.
         self.writer.shared().reap(None);
         crate::inspect::account_of(self.writer.shared())
     }
 
-    /// Where this publisher's chunks are, for those who check that none is lost.
+    /// Where this publisher's chunks are, for those who check that none is lost. Empty in a child made by `fork`.
     #[must_use]
     pub fn census(&self) -> busway_shm::ring::Census {
+        if self.core.own.forked() {
+            return busway_shm::ring::Census::default();
+        }
         self.writer.census()
     }
 }
@@ -502,6 +511,7 @@ impl Loan<'_> {
         let sent = match self.place.take() {
             Some(Place::Inline(small)) => return self.publisher.send_coded(&small.0[..len], codec, patience),
             Some(Place::Chunk(mut chunk)) => {
+                self.publisher.check()?;
                 let header = self.publisher.header(len, codec);
                 chunk.bytes_mut()[..HEADER_SIZE].copy_from_slice(header.bytes());
                 self.publisher.writer.send_loan(chunk, patience).map_err(|(refusal, chunk)| {
@@ -534,7 +544,10 @@ impl Deref for Loan<'_> {
     fn deref(&self) -> &[u8] {
         match &self.place {
             Some(Place::Inline(small)) => &small.0[..self.len],
-            Some(Place::Chunk(chunk)) => &chunk.bytes()[HEADER_SIZE..HEADER_SIZE + self.len],
+            // Nothing in a child made by fork.
+            Some(Place::Chunk(chunk)) => {
+                chunk.bytes().get(HEADER_SIZE..HEADER_SIZE + self.len).unwrap_or_default()
+            }
             None => &[],
         }
     }
@@ -544,7 +557,9 @@ impl DerefMut for Loan<'_> {
     fn deref_mut(&mut self) -> &mut [u8] {
         match &mut self.place {
             Some(Place::Inline(small)) => &mut small.0[..self.len],
-            Some(Place::Chunk(chunk)) => &mut chunk.bytes_mut()[HEADER_SIZE..HEADER_SIZE + self.len],
+            Some(Place::Chunk(chunk)) => {
+                chunk.bytes_mut().get_mut(HEADER_SIZE..HEADER_SIZE + self.len).unwrap_or_default()
+            }
             None => &mut [],
         }
     }

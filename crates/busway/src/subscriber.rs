@@ -349,9 +349,12 @@ impl Subscriber {
         std::mem::take(&mut self.losses)
     }
 
-    /// Publishers that this subscriber reads now.
+    /// Publishers that this subscriber reads now; 0 in a child made by `fork`, which may not take the parent's locks.
     #[must_use]
     pub fn publishers(&self) -> usize {
+        if self.core.own.forked() {
+            return 0;
+        }
         self.subscription.progress().0
     }
 

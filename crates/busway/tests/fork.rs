@@ -66,6 +66,32 @@ fn starts_afresh(scene: &Scene) {
     bus.close();
 }
 
+/// A child that opens its own bus first and drops what it has inherited afterwards, as a garbage collector may: its own
+/// memory lies where its parent's did.
+fn starts_before_it_forgets(scene: &Scene, inherited: (Publisher, Subscriber, Sample, Bus)) {
+    let bus = join(scene.directory(), "child").open().unwrap();
+    let mut own = bus.subscriber("of.child").open().unwrap();
+    let mut publisher = bus.publisher("of.child").open().unwrap();
+    publisher.send(&[8; 5_000]).unwrap();
+    let kept = own.recv_timeout(PATIENCE).unwrap().unwrap();
+    let (mut publisher_of_parent, subscriber_of_parent, sample_of_parent, bus_of_parent) = inherited;
+    // None of these may look at memory that is not here, or is somebody else's by now.
+    assert_eq!(sample_of_parent.payload(), b"", "a held sample is empty here");
+    assert_eq!(subscriber_of_parent.account().expected, 0);
+    assert_eq!((subscriber_of_parent.publishers(), publisher_of_parent.subscribers()), (0, 0));
+    assert_eq!(publisher_of_parent.account(), Default::default());
+    assert_eq!(publisher_of_parent.census(), Default::default());
+    assert_eq!(publisher_of_parent.flush(PATIENCE), Ok(()));
+    bus_of_parent.close();
+    drop((publisher_of_parent, subscriber_of_parent, sample_of_parent, bus_of_parent));
+    assert_eq!(kept[..], [8; 5_000]);
+    publisher.send(&[9; 300]).unwrap();
+    publisher.send(&[9; 3_000_000]).unwrap();
+    assert_eq!(own.recv_timeout(PATIENCE).unwrap().unwrap()[..], [9; 300]);
+    assert_eq!(own.recv_timeout(PATIENCE).unwrap().unwrap()[..], [9; 3_000_000][..]);
+    assert_eq!(kept[..], [8; 5_000]);
+}
+
 /// Reads until it is told to stop; fails on a gap.
 fn read_on(mut subscriber: Subscriber, stop: &AtomicBool) -> u64 {
     let mut next = 1;
@@ -131,4 +157,40 @@ fn a_forked_child_is_told_and_starts_afresh_while_its_parent_goes_on() {
     publisher.send(b"after").unwrap();
     assert_eq!(subscriber.recv_timeout(PATIENCE).unwrap().unwrap()[..], *b"after");
     println!("evidence: forks={FORKS} messages_of_the_parent_meanwhile={read}");
+}
+
+#[test]
+fn a_forked_child_whose_bus_is_open_before_it_drops_what_it_inherited_keeps_its_own_memory() {
+    let scene = Scene::new();
+    let bus = scene.bus("parent");
+    let mut publisher = bus.publisher("idle").open().unwrap();
+    let mut subscriber = bus.subscriber("idle").open().unwrap();
+    publisher.send(&[1; 5_000]).unwrap();
+    let held: Sample = subscriber.recv().unwrap();
+    assert!(held.is_held());
+    // A bus that is closed, and kept: its memory is in nobody's way, and its handles are dropped in the child as well.
+    let closed = scene.bus("closed");
+    let (mut other, mut sink) =
+        (closed.publisher("past").open().unwrap(), closed.subscriber("past").open().unwrap());
+    other.send(&[2; 5_000]).unwrap();
+    let past = sink.recv().unwrap();
+    closed.close();
+    let mut inherited = Some(((publisher, subscriber, held, bus), (other, sink, past, closed)));
+    for _ in 0..4 {
+        let child = fork(|| {
+            let (first, second) = inherited.take().unwrap();
+            starts_before_it_forgets(&scene, first);
+            starts_before_it_forgets(&scene, second);
+        });
+        let (_, status) = waitpid(Some(child), WaitOptions::empty()).unwrap().unwrap();
+        assert_eq!(status.exit_status(), Some(0), "the child has lost memory of its own: {status:?}");
+    }
+    let ((mut publisher, mut subscriber, held, _), (_, _, past, _)) = inherited.unwrap();
+    assert_eq!(
+        (&held[..], &past[..]),
+        (&[1; 5_000][..], &[2; 5_000][..]),
+        "what the parent holds is as it was"
+    );
+    publisher.send(b"after").unwrap();
+    assert_eq!(subscriber.recv_timeout(PATIENCE).unwrap().unwrap()[..], *b"after");
 }

@@ -186,16 +186,22 @@ impl Loaned {
         Ok(Self { start, len: bytes as usize, _keep: region.mapping.clone() })
     }
 
-    /// The bytes.
+    /// The bytes; none in a child made by `fork`, which does not have them.
     #[inline]
     pub fn as_slice(&self) -> &[u8] {
+        if self._keep.forked() {
+            return &[];
+        }
         // SAFETY: exclusively ours, by the contract of `take`; the mapping is alive.
         unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.len) }
     }
 
-    /// The bytes, to be written.
+    /// The bytes, to be written; none in a child made by `fork`.
     #[inline]
     pub fn as_mut_slice(&mut self) -> &mut [u8] {
+        if self._keep.forked() {
+            return &mut [];
+        }
         // SAFETY: exclusively ours, by the contract of `take`; the mapping is alive and writable.
         unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr(), self.len) }
     }

@@ -6,8 +6,9 @@
 //!
 //! Does not know what lies in a segment, and keeps no account of bytes: `domain::Ledger` does.
 //!
-//! Invariant: a [`Mapping`] stays mapped, at one address and length, until it is dropped; references
-//! into it borrow it, lie inside it, are aligned, and refer to atomics only.
+//! Invariant: a [`Mapping`] stays mapped, at one address and length, until it is dropped by the process that
+//! made it; references into it borrow it, lie inside it, are aligned, and refer to atomics only. In a child made
+//! by `fork` it is an address range that may be anybody's: there it is neither looked at nor given back.
 
 use core::ffi::c_void;
 use core::ptr::{self, NonNull};
@@ -19,6 +20,7 @@ use rustix::mm::{Advice, MapFlags, ProtFlags};
 use rustix::process::{Resource, getrlimit};
 
 use crate::error::{SealNames, ShmError};
+use crate::fork;
 use crate::sync::{AtomicU32, AtomicU64};
 
 /// A structure that may lie in memory which other processes write at any time.
@@ -221,6 +223,7 @@ pub fn reopen_read_only(fd: impl AsFd) -> Result<OwnedFd, ShmError> {
 pub struct Mapping {
     start: NonNull<u8>,
     len: usize,
+    forks: u64,
 }
 
 // SAFETY: a `Mapping` is an address range that the process owns until drop; no thread owns it. The
@@ -249,6 +252,7 @@ impl Mapping {
     }
 
     fn map(fd: BorrowedFd<'_>, len: u64, protection: ProtFlags) -> Result<Self, ShmError> {
+        let forks = fork::generation()?;
         let size = size(fd)?;
         if len == 0 || len > size {
             return Err(ShmError::OutOfBounds { offset: 0, len, size });
@@ -264,7 +268,7 @@ impl Mapping {
         let Some(start) = NonNull::new(start.cast::<u8>()) else {
             return Err(ShmError::System { call: "mmap", errno: Errno::FAULT });
         };
-        let mapping = Self { start, len: bytes };
+        let mapping = Self { start, len: bytes, forks };
         // A child of fork that wrote here would be a second writer; a dump of it would be gigabytes.
         mapping.advise(Advice::LinuxDontFork, "madvise(DONTFORK)")?;
         mapping.advise(Advice::LinuxDontDump, "madvise(DONTDUMP)")?;
@@ -275,6 +279,13 @@ impl Mapping {
         // SAFETY: the range is ours, and both kinds of advice leave its contents as they are.
         unsafe { rustix::mm::madvise(self.start.as_ptr().cast::<c_void>(), self.len, advice) }
             .map_err(|errno| ShmError::from_errno(call, errno))
+    }
+
+    /// Whether this process was forked off since: then nothing of the mapping is here.
+    #[inline]
+    #[must_use]
+    pub fn forked(&self) -> bool {
+        fork::forked_since(self.forks)
     }
 
     /// Where the mapping begins. Writing through it needs [`Mapping::map_rw`].
@@ -344,6 +355,10 @@ impl Mapping {
 
 impl Drop for Mapping {
     fn drop(&mut self) {
+        // A child does not have it (`MADV_DONTFORK`), and may have mapped its own memory at this very address.
+        if self.forked() {
+            return;
+        }
         // SAFETY: the range is ours since `map`, and no reference into it outlives `self`.
         let result = unsafe { rustix::mm::munmap(self.start.as_ptr().cast::<c_void>(), self.len) };
         debug_assert!(result.is_ok(), "munmap refused our own mapping: {result:?}");
