@@ -125,7 +125,7 @@ impl Bus {
 
     /// A subscriber of all topics that `pattern` matches: `price.tick`, `price.*`, `price.>`, `^pri`.
     pub fn subscriber(&self, pattern: &str) -> SubscriberBuilder {
-        SubscriberBuilder::new(self, Pattern::parse(pattern).map_err(Error::from))
+        SubscriberBuilder::new(self, Pattern::parse(pattern).map_err(Error::bad_pattern))
     }
 
     /// A subscriber of a pattern that was checked before.
@@ -140,8 +140,8 @@ impl Bus {
     /// [`Code::Forked`].
     pub fn inspect(&self) -> Result<Inspection, Error> {
         self.core.check()?;
-        let members = self.core.control.members(Deadline::after(self.core.timeout))?;
-        Ok(crate::inspect::inspect(&members, self.core.ports.domain().as_deref()))
+        let list = self.core.control.members(Deadline::after(self.core.timeout))?;
+        Ok(crate::inspect::inspect(&list, self.core.ports.domain().as_deref()))
     }
 
     /// The name of this process on the bus.

@@ -8,7 +8,8 @@
 //! Invariants:
 //! - Callbacks of [`Ports`] run on the control thread and under no lock of this module.
 //! - Every wait of a caller ends by its deadline, also while the holder is stopped; the error names the holder.
-//! - `close` leaves nothing behind: no thread, no registration, and after the last member no socket.
+//! - `close` leaves nothing behind: no registration, after the last member no socket, and no thread; but where samples
+//!   are still held, the thread stays as the witness of their end.
 
 use crate::directory::{Directory, DomainName, Realm};
 use crate::error::{Code, Error, memory};
@@ -136,6 +137,22 @@ pub(crate) struct SubscriberRecord {
     pub(crate) created_ns: u64,
 }
 
+/// A subscription for which the holder knew no publisher.
+#[derive(Clone, Debug)]
+pub(crate) struct Unmatched {
+    pub(crate) process: ProcessId,
+    pub(crate) port: PortId,
+    pub(crate) pattern: Pattern,
+    pub(crate) policy: Policy,
+}
+
+/// Every process of the domain, and what waits for publishers.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct MemberList {
+    pub(crate) members: Vec<Arc<PeerArena>>,
+    pub(crate) unmatched: Vec<Unmatched>,
+}
+
 /// The handle that the rest of the crate has on the control thread.
 #[derive(Debug)]
 pub(crate) struct Control {
@@ -239,13 +256,11 @@ impl Control {
     }
 
     /// Every process of the domain, this one included.
-    pub(crate) fn members(&self, deadline: Deadline) -> Result<Vec<Arc<PeerArena>>, Error> {
+    pub(crate) fn members(&self, deadline: Deadline) -> Result<MemberList, Error> {
         self.check_fork()?;
         let ticket = self.shared.ask()?;
         let found = self.shared.wait(deadline, |state| match &state.question {
-            Question::Answered { ticket: answered, members } if *answered >= ticket => {
-                Some(Ok(members.clone()))
-            }
+            Question::Answered { ticket: answered, list } if *answered >= ticket => Some(Ok(list.clone())),
             _ if state.phase.is_over() => Some(Err(closed())),
             _ => None,
         });
@@ -280,8 +295,14 @@ impl Control {
         if let Some(thread) = thread
             && thread.thread().id() != std::thread::current().id()
         {
-            // The thread's own panic would have ended in `Phase::Closed` as well; there is nobody left to tell.
-            let _ = thread.join();
+            let over = |state: &shared::State| match state.phase {
+                Phase::Closed | Phase::Failed(_) => Some(state.lingers),
+                Phase::Joining | Phase::Joined | Phase::Closing => None,
+            };
+            if self.shared.wait(Deadline::never(), over) != Some(true) {
+                // The thread's own panic would have ended in `Phase::Closed` as well; there is nobody left to tell.
+                let _ = thread.join();
+            }
         }
     }
 

@@ -6,7 +6,7 @@
 //!
 //! Invariant: whatever stands in a member's memory, this ends: tables are bounded, numbers saturate.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use busway_shm::arena::PeerArena;
@@ -23,6 +23,7 @@ use busway_shm::sync::{AtomicU64, Ordering};
 use busway_wire::limits::{BEAT_MS, HUNG_AFTER_MS};
 use busway_wire::{Cause, PortId, ProcessId};
 
+use crate::control::MemberList;
 use crate::inspection::{
     Account, BudgetView, Dropped, Inspection, PortState, ProcessView, PublisherView, SegmentView,
     SubscriberView, TopicView,
@@ -108,7 +109,8 @@ struct FoundRing<'a> {
 }
 
 /// What `Bus::inspect` returns.
-pub(crate) fn inspect(members: &[Arc<PeerArena>], domain: Option<&Domain>) -> Inspection {
+pub(crate) fn inspect(list: &MemberList, domain: Option<&Domain>) -> Inspection {
+    let members = &list.members[..];
     let now_ns = clock::monotonic_ns();
     let mut inspection = Inspection::default();
     let rings: Vec<FoundRing<'_>> = members.iter().flat_map(rings_of).collect();
@@ -121,6 +123,7 @@ pub(crate) fn inspect(members: &[Arc<PeerArena>], domain: Option<&Domain>) -> In
         }
         topic.closed &= subscribers_of(ring, members, now_ns, &mut topic.subscribers);
     }
+    add_unmatched(list, now_ns, &mut topics);
     inspection.topics = topics.into_values().collect();
     for (at, peer) in members.iter().enumerate() {
         inspection.processes.push(process_view(peer, at == 0, now_ns));
@@ -132,6 +135,31 @@ pub(crate) fn inspect(members: &[Arc<PeerArena>], domain: Option<&Domain>) -> In
         inspection.budget = BudgetView { limit_bytes: ledger.budget(), reserved_bytes: ledger.reserved() };
     }
     inspection
+}
+
+/// Adds the subscriptions that no publisher has met, under their patterns.
+fn add_unmatched(list: &MemberList, now_ns: u64, topics: &mut BTreeMap<String, TopicView>) {
+    let seated: BTreeSet<String> =
+        topics.values().flat_map(|topic| &topic.subscribers).map(|view| view.port.clone()).collect();
+    let peers: BTreeMap<ProcessId, &Arc<PeerArena>> =
+        list.members.iter().map(|peer| (peer.process(), peer)).collect();
+    for subscription in &list.unmatched {
+        let port = subscription.port.to_string();
+        let Some(peer) = peers.get(&subscription.process) else { continue };
+        if seated.contains(&port) {
+            continue;
+        }
+        let pattern = subscription.pattern.to_string();
+        let topic = topics.entry(pattern.clone()).or_insert_with(|| new_topic(&pattern));
+        topic.subscribers.push(SubscriberView {
+            name: peer.name(),
+            pid: peer.pid(),
+            port,
+            policy: subscription.policy.to_string(),
+            state: process_state(peer, now_ns),
+            ..SubscriberView::default()
+        });
+    }
 }
 
 fn new_topic(topic: &str) -> TopicView {
@@ -162,6 +190,7 @@ fn publisher_view(ring: &FoundRing<'_>, now_ns: u64) -> PublisherView {
         pid: ring.peer.pid(),
         port: PortId(load(&ring.entry.port)).to_string(),
         sent: ring.head,
+        bytes: load(&ring.entry.sent_bytes),
         rate: rate_milli as f64 / 1000.0,
     }
 }

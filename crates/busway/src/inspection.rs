@@ -15,7 +15,7 @@ pub type Dropped = BTreeMap<String, u64>;
 /// Everything that is known of a domain, read at one moment without stopping anybody.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct Inspection {
-    /// Every topic that has a publisher or an exact subscription, ordered by name.
+    /// Every topic that has a publisher, and every pattern of a subscription that no publisher has met, ordered by name.
     pub topics: Vec<TopicView>,
     /// Every member of the domain, and those that died and still hold somebody's memory.
     pub processes: Vec<ProcessView>,
@@ -28,9 +28,9 @@ pub struct Inspection {
 /// One topic with its ports.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct TopicView {
-    /// The topic's name.
+    /// The topic's name; or a subscription's pattern, where no publisher has met it.
     pub topic: String,
-    /// Its publishers, one entry a port. One that has left is not among them, though its messages may still be read.
+    /// Its publishers, one entry a port; none for a pattern. One that has left is not among them, though its messages may still be read.
     pub publishers: Vec<PublisherView>,
     /// Its subscribers, one entry a port: sums over the topic's publishers.
     pub subscribers: Vec<SubscriberView>,
@@ -49,6 +49,8 @@ pub struct PublisherView {
     pub port: String,
     /// Messages sent since it was opened.
     pub sent: u64,
+    /// Bytes of their payloads.
+    pub bytes: u64,
     /// Messages a second over the last second or so.
     pub rate: f64,
 }

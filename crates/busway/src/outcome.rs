@@ -7,7 +7,7 @@ use std::fmt;
 
 use busway_shm::error::ShmError;
 use busway_shm::ring::{Refusal, RowName};
-use busway_wire::{Cause, NameError, PolicyError, Topic};
+use busway_wire::{Cause, NameError, NameFault, PolicyError, Topic};
 
 use crate::error::{Code, Error, memory};
 
@@ -70,7 +70,7 @@ impl std::error::Error for Behind {}
 pub enum SendError {
     /// These subscribers would lose a message, and asked that the publisher waits or fails.
     Full(Behind),
-    /// The caller's time was up while these subscribers were waited for.
+    /// The caller's time was up while these subscribers were waited for; in a flush, the message was sent.
     Timeout(Behind),
     /// The message is larger than the publisher's ring, or than any chunk.
     TooLarge {
@@ -211,9 +211,23 @@ impl From<RecvError> for Error {
 }
 
 impl From<NameError> for Error {
+    /// The error of a topic's name; that of a pattern is [`Error::bad_pattern`].
     fn from(error: NameError) -> Self {
-        Error::new(Code::BadTopic, error.to_string()).at(format!("byte {}", error.at)).remedy(error.remedy())
+        let reserved = matches!(error.fault, NameFault::Reserved | NameFault::NotReserved);
+        named(if reserved { Code::ReservedTopic } else { Code::BadTopic }, &error)
     }
+}
+
+impl Error {
+    /// The error of a text that is no pattern.
+    #[must_use]
+    pub fn bad_pattern(error: NameError) -> Error {
+        named(Code::BadPattern, &error)
+    }
+}
+
+fn named(code: Code, error: &NameError) -> Error {
+    Error::new(code, error.to_string()).at(format!("byte {}", error.at)).remedy(error.remedy())
 }
 
 impl From<PolicyError> for Error {

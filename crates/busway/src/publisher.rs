@@ -118,10 +118,14 @@ impl PublisherBuilder {
     /// Registers the publisher. Returns when the subscribers that are known now can read what it sends.
     ///
     /// # Errors
-    /// A topic that breaks the grammar ([`Code::BadTopic`]) or a setting out of range; the rendezvous does not answer
-    /// ([`Code::HolderSilent`]); memory (03xx); the bus is closed.
+    /// A topic that breaks the grammar ([`Code::BadTopic`]) or is reserved ([`Code::ReservedTopic`]), or a setting out of
+    /// range; the rendezvous does not answer ([`Code::HolderSilent`]); memory (03xx); the bus is closed.
     pub fn open(self) -> Result<Publisher, Error> {
         let topic = self.topic?;
+        if topic.is_reserved() {
+            // Refused with the reason that a user's own name would have.
+            Topic::new(topic.as_str())?;
+        }
         let core = self.bus.core.clone();
         core.check()?;
         if self.slots_max == 0 || self.slots_max > SLOTS_MAX || self.history >= SLOTS_MAX {
@@ -313,6 +317,7 @@ impl Publisher {
             other => self.report(other)?,
         };
         self.bytes_sent += payload_bytes as u64;
+        self.writer.shared().entry().sent_bytes.store(self.bytes_sent, busway_shm::sync::Ordering::Relaxed);
         if self.domain_version != self.core.ports.domain_version() {
             self.renew_domain();
         }
@@ -418,13 +423,15 @@ impl Publisher {
     /// Waits until every subscriber that gates has passed the last message.
     ///
     /// # Errors
-    /// Who has not, when the time is up.
-    pub fn flush(&mut self, timeout: Duration) -> Result<(), Behind> {
-        if self.check().is_err() {
+    /// [`SendError::Timeout`] with those who have not, when the time is up; a closed bus.
+    pub fn flush(&mut self, timeout: Duration) -> Result<(), SendError> {
+        self.check()?;
+        let who = self.writer.flush(Deadline::after(timeout));
+        self.check()?;
+        if who.is_empty() {
             return Ok(());
         }
-        let who = self.writer.flush(Deadline::after(timeout));
-        if who.is_empty() { Ok(()) } else { Err(Behind(who.into_iter().map(Who::from).collect())) }
+        Err(SendError::Timeout(Behind(who.into_iter().map(Who::from).collect())))
     }
 
     /// Payload bytes sent so far.

@@ -33,6 +33,9 @@ const SPINS: u32 = 100;
 const YIELDS: u32 = 4;
 /// Kinds of losses that are kept apart until [`Subscriber::losses`] is asked; more are added to the last.
 const LOSSES_MAX: usize = 1024;
+/// Losses of one publisher in one look. An honest one gives up what it gives up in one go, or nearly; one that is not
+/// could go on for ever, and the others wait.
+const GAPS_MAX: u32 = 64;
 /// Samples that may be held of one publisher unless the builder says otherwise.
 const HOLDS_DEFAULT: u32 = 15;
 
@@ -74,7 +77,7 @@ impl SubscriberBuilder {
     /// Registers the subscriber. Returns when the publishers that are known now are attached.
     ///
     /// # Errors
-    /// A pattern that breaks the grammar ([`Code::BadTopic`]) or a setting out of range; the rendezvous does not
+    /// A pattern that breaks the grammar ([`Code::BadPattern`]) or a setting out of range; the rendezvous does not
     /// answer ([`Code::HolderSilent`]); memory (03xx); the bus is closed.
     pub fn open(self) -> Result<Subscriber, Error> {
         let pattern = self.pattern?;
@@ -108,6 +111,7 @@ impl SubscriberBuilder {
             version: 0,
             losses: Vec::new(),
             past: Account::default(),
+            unfinished: false,
         };
         // From here on the drop of `subscriber` takes everything back.
         let publishers = subscriber.core.control.subscribe(record, deadline)? as usize;
@@ -141,10 +145,12 @@ pub struct Subscriber {
     version: u64,
     losses: Vec<Loss>,
     past: Account,
+    /// The last look ended before everything had been looked at: nobody sleeps on that.
+    unfinished: bool,
 }
 
 impl Subscriber {
-    /// Takes a message if one is there.
+    /// Takes a message if one is there. So much may have been lost that the next call goes on looking: `None` until then.
     ///
     /// # Errors
     /// [`RecvError`].
@@ -227,7 +233,9 @@ impl Subscriber {
             return Ok(Some(sample));
         }
         self.check()?;
-        if self.subscription.version() == self.version {
+        if self.unfinished {
+            std::thread::yield_now();
+        } else if self.subscription.version() == self.version {
             sleeper.wait(deadline.remaining());
         }
         Ok(None)
@@ -246,12 +254,14 @@ impl Subscriber {
         if self.subscription.version() != self.version {
             self.meet();
         }
+        self.unfinished = false;
         let count = self.readers.len();
         let mut at = self.turn;
         for _ in 0..count {
             if at >= count {
                 at = 0;
             }
+            let mut gaps = 0;
             loop {
                 let Some(reader) = self.readers.get_mut(at) else { return Ok(None) };
                 let share = reader.share.take().unwrap_or_else(|| reader.source.clone());
@@ -267,8 +277,16 @@ impl Subscriber {
                         break;
                     }
                     other => {
-                        if self.unusual(at, other)? == Next::Reader {
+                        gaps += 1;
+                        let next = self.unusual(at, other)?;
+                        if next == Next::Reader || gaps >= GAPS_MAX {
+                            self.unfinished = true;
+                        }
+                        if next == Next::Reader {
                             return Ok(None);
+                        }
+                        if gaps >= GAPS_MAX {
+                            break;
                         }
                     }
                 }
@@ -398,7 +416,11 @@ impl Subscriber {
         self.drop_finished();
         self.core.wake.register(&self.core.ports, context.waker());
         // Registered: what comes now will wake. What came before is seen by this look.
-        match self.take() {
+        let taken = self.take();
+        if self.unfinished {
+            context.waker().wake_by_ref();
+        }
+        match taken {
             Ok(Some(sample)) => Poll::Ready(Ok(sample)),
             Err(error) => Poll::Ready(Err(error)),
             Ok(None) => self.check().map_or_else(|error| Poll::Ready(Err(error)), |()| Poll::Pending),
@@ -425,3 +447,6 @@ impl Drop for Subscriber {
         self.core.control.poke();
     }
 }
+
+#[cfg(test)]
+mod tests;

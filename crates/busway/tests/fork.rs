@@ -41,6 +41,7 @@ fn told(bus: &Bus, publisher: &mut Publisher, subscriber: &mut Subscriber) {
     assert_eq!(publisher.send(&[0; 500]).unwrap_err(), SendError::Forked);
     assert_eq!(publisher.send_timeout(b"x", Duration::ZERO).unwrap_err(), SendError::Forked);
     assert_eq!(publisher.loan(500).unwrap_err(), SendError::Forked);
+    assert_eq!(publisher.flush(PATIENCE).unwrap_err(), SendError::Forked);
     forked(publisher.wait_for_subscribers(9, PATIENCE).unwrap_err());
     assert_eq!(subscriber.try_recv().unwrap_err(), RecvError::Forked);
     assert_eq!(subscriber.recv().unwrap_err(), RecvError::Forked);

@@ -14,7 +14,7 @@ use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
 use asleep::until_asleep;
-use busway::{Bus, Code, Policy, PortState, ProcessView, Publisher, RecvError, SendError};
+use busway::{Bus, Code, Policy, PortState, ProcessView, Publisher, RecvError, SendError, Topic};
 use busway_shm::clock::{Deadline, monotonic_ns};
 use part::{Part, hear, say};
 use place::{PATIENCE, Scene};
@@ -40,7 +40,7 @@ enum Told {
     Runs(Pid),
     Received(Result<(), RecvError>),
     Sent(Result<(), SendError>),
-    Flushed,
+    Flushed(Result<(), SendError>),
     Waited(Result<usize, Code>),
 }
 
@@ -131,8 +131,7 @@ fn closing_returns_while_threads_wait_for_subscribers_and_for_a_flush() {
     let second = sender.clone();
     let flush = std::thread::spawn(move || {
         sender.send(Told::Runs(gettid())).unwrap();
-        let _ = flushing.flush(Duration::from_secs(60));
-        sender.send(Told::Flushed).unwrap();
+        sender.send(Told::Flushed(flushing.flush(Duration::from_secs(60)))).unwrap();
     });
     let wait = std::thread::spawn(move || {
         second.send(Told::Runs(gettid())).unwrap();
@@ -143,7 +142,7 @@ fn closing_returns_while_threads_wait_for_subscribers_and_for_a_flush() {
     threads.into_iter().for_each(until_asleep);
     let (closing, returning) = close_ms(&ours, || {
         let ended = [results.recv_timeout(PATIENCE).unwrap(), results.recv_timeout(PATIENCE).unwrap()];
-        assert!(ended.contains(&Told::Flushed), "{ended:?}");
+        assert!(ended.contains(&Told::Flushed(Err(SendError::Closed))), "{ended:?}");
         assert!(ended.contains(&Told::Waited(Err(Code::Closed))), "{ended:?}");
     });
     flush.join().unwrap();
@@ -165,6 +164,7 @@ fn every_call_on_a_closed_bus_says_so_and_closing_twice_is_nothing() {
     assert_eq!(publisher.try_send(b"x").unwrap_err(), SendError::Closed);
     assert_eq!(publisher.send(b"x").unwrap_err(), SendError::Closed);
     assert_eq!(publisher.loan(8).unwrap_err(), SendError::Closed);
+    assert_eq!(publisher.flush(PATIENCE).unwrap_err(), SendError::Closed);
     assert_eq!(subscriber.try_recv().unwrap_err(), RecvError::Closed);
     assert_eq!(subscriber.recv_timeout(Duration::ZERO).unwrap_err(), RecvError::Closed);
     assert_eq!(bus.publisher("b").open().unwrap_err().code(), Code::Closed);
@@ -177,6 +177,22 @@ fn every_call_on_a_closed_bus_says_so_and_closing_twice_is_nothing() {
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())
         .collect();
     assert_eq!(left, ["test.lock"], "only the lock stays");
+}
+
+#[test]
+fn names_that_are_none_have_the_code_of_what_they_should_be() {
+    let scene = Scene::new();
+    let bus = scene.bus("names");
+    for (topic, code) in [("a..b", Code::BadTopic), ("a.*", Code::BadTopic), ("$bus.up", Code::ReservedTopic)]
+    {
+        assert_eq!(bus.publisher(topic).open().unwrap_err().code(), code, "{topic}");
+    }
+    let reserved = Topic::reserved("$bus.up").unwrap();
+    assert_eq!(bus.publisher_of(reserved).open().unwrap_err().code(), Code::ReservedTopic);
+    for pattern in ["", "a..b", "a.>.b", "a b"] {
+        assert_eq!(bus.subscriber(pattern).open().unwrap_err().code(), Code::BadPattern, "{pattern}");
+    }
+    bus.subscriber("$bus.>").open().unwrap();
 }
 
 #[test]

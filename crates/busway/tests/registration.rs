@@ -48,7 +48,7 @@ impl Bare {
             name: "bare".to_owned(),
             monitored: false,
         };
-        bare.say(&hello, &[bare.arena.arena_fd(), bare.arena.bulk_fd(), bare.arena.event_fd()]);
+        bare.say(&hello, &[bare.arena.arena_fd(), bare.arena.bulk_fd()]);
         let (answer, fds) = bare.hear();
         assert!(matches!(answer, Control::Welcome { .. }) && fds.len() == 1, "{answer:?}");
         bare
@@ -116,8 +116,8 @@ fn a_subscription_is_answered_with_the_ring_that_was_really_made() {
     assert_eq!(answer, Control::Subscribed { port, publishers: 1 });
 
     // What the descriptors and numbers of the answer lead to is the publisher's ring and no description of it.
-    let [arena, bulk, event] = <[OwnedFd; 3]>::try_from(fds).unwrap();
-    let peer = PeerArena::map(arena, bulk, event, process).unwrap();
+    let [arena, bulk] = <[OwnedFd; 2]>::try_from(fds).unwrap();
+    let peer = PeerArena::map(arena, bulk, process).unwrap();
     assert_eq!((peer.name().as_str(), peer.pid()), ("publishes", std::process::id()));
     let entry = peer.tables().ring(ring.0).unwrap();
     assert_eq!(unkey(entry.key.load(Ordering::Acquire)), (generation.0, state::ACTIVE));

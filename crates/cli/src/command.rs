@@ -220,7 +220,7 @@ pub(crate) struct LsArgs {
 /// What `info` takes.
 #[derive(Debug, Args)]
 pub(crate) struct InfoArgs {
-    /// The topic
+    /// The topic, or the pattern of a subscription that has no publisher
     #[arg(value_name = "TOPIC")]
     pub(crate) topic: String,
 }

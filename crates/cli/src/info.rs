@@ -20,11 +20,12 @@ struct Info<'a> {
 }
 
 pub(crate) fn run(args: &InfoArgs, context: &mut Context<'_>) -> Result<Exit, Failure> {
-    let topic = session::topic(&args.topic)?;
+    // A pattern that nobody publishes to is listed under its own text.
+    let topic = session::pattern(&args.topic)?.to_string();
     let bus = context.join("busway-info")?;
     let inspection = bus.inspect()?;
     bus.close();
-    let Some(view) = inspection.topics.iter().find(|view| view.topic == topic.as_str()) else {
+    let Some(view) = inspection.topics.iter().find(|view| view.topic == topic) else {
         return Err(Failure::new(
             CommandCode::NothingMatched,
             format!("nobody publishes or subscribes {topic}"),
@@ -38,6 +39,9 @@ pub(crate) fn run(args: &InfoArgs, context: &mut Context<'_>) -> Result<Exit, Fa
         return Ok(Exit::Done);
     }
     context.output.line(format_args!("topic {}", view.topic))?;
+    if view.publishers.is_empty() {
+        context.output.line("publisher   none")?;
+    }
     for publisher in &view.publishers {
         print_publisher(publisher, context)?;
     }
@@ -60,10 +64,11 @@ fn processes<'a>(view: &TopicView, inspection: &'a Inspection) -> Vec<&'a Proces
 }
 
 fn print_publisher(publisher: &PublisherView, context: &mut Context<'_>) -> Result<(), Failure> {
-    let PublisherView { name, pid, port, sent, rate } = publisher;
-    context
-        .output
-        .line(format_args!("publisher   {name} pid {pid} port {port}: sent {sent}, {rate:.0} a second"))
+    let PublisherView { name, pid, port, sent, bytes, rate } = publisher;
+    let bytes = Size(*bytes);
+    context.output.line(format_args!(
+        "publisher   {name} pid {pid} port {port}: sent {sent}, {bytes}, {rate:.0} a second"
+    ))
 }
 
 fn print_subscriber(subscriber: &SubscriberView, context: &mut Context<'_>) -> Result<(), Failure> {

@@ -16,7 +16,8 @@ pub(crate) fn run(args: &LsArgs, context: &mut Context<'_>) -> Result<Exit, Fail
     let matches = |view: &&TopicView| match (&pattern, session::topic(&view.topic)) {
         (None, _) => true,
         (Some(pattern), Ok(topic)) => pattern.matches(&topic),
-        (Some(_), Err(_)) => false,
+        // A pattern that nobody publishes to is found by its own text.
+        (Some(pattern), Err(_)) => pattern.to_string() == view.topic,
     };
     let topics: Vec<&TopicView> = inspection.topics.iter().filter(matches).collect();
     if let (Some(pattern), true) = (&pattern, topics.is_empty()) {
@@ -61,6 +62,9 @@ fn state(view: &TopicView) -> String {
     let lost: u64 = view.subscribers.iter().flat_map(|subscriber| subscriber.dropped.values()).sum();
     let ill = view.subscribers.iter().filter(|subscriber| subscriber.state != PortState::Live).count();
     let behind = view.subscribers.iter().map(|subscriber| subscriber.behind_ms).max().unwrap_or(0);
+    if view.publishers.is_empty() && lost == 0 && ill == 0 {
+        return "no publisher".to_string();
+    }
     match (view.closed, ill, lost, behind) {
         (false, ..) => "account open".to_string(),
         (true, 0, 0, 0) => "ok".to_string(),

@@ -9,7 +9,7 @@ use std::io;
 use std::os::unix::ffi::OsStringExt;
 use std::time::Duration;
 
-use busway::{Account, Code, Publisher};
+use busway::{Account, Code, Publisher, SendError};
 use serde::Serialize;
 
 use crate::clock::{self, Deadline};
@@ -209,7 +209,8 @@ fn flush(publisher: &mut Publisher, args: &PubArgs, signals: &Signals) -> Result
     loop {
         match publisher.flush(deadline.left().min(SLICE)) {
             Ok(()) => return Ok(()),
-            Err(behind) if deadline.over() => {
+            Err(SendError::Timeout(_)) if !deadline.over() => signals.check()?,
+            Err(SendError::Timeout(behind)) => {
                 return Err(Failure::new(
                     CommandCode::Behind,
                     format!("not every reliable subscriber has passed the last message: {behind}"),
@@ -217,7 +218,7 @@ fn flush(publisher: &mut Publisher, args: &PubArgs, signals: &Signals) -> Result
                     format!("busway info {}, or a longer --linger", args.topic),
                 ));
             }
-            Err(_) => signals.check()?,
+            Err(error) => return Err(error.into()),
         }
     }
 }

@@ -52,5 +52,5 @@ pub(crate) fn topic(text: &str) -> Result<Topic, Failure> {
 
 /// A pattern to subscribe to, or the reason why it is none.
 pub(crate) fn pattern(text: &str) -> Result<Pattern, Failure> {
-    Pattern::parse(text).map_err(|error| Failure::from(Error::from(error)))
+    Pattern::parse(text).map_err(|error| Failure::from(Error::bad_pattern(error)))
 }

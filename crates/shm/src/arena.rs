@@ -9,7 +9,7 @@
 //! before it is used as an offset, an index or a length.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Condvar, Mutex, OnceLock};
 
 use busway_wire::ProcessId;
 
@@ -46,6 +46,8 @@ pub const FLAG_MONITORED: u32 = 1;
 pub const FLAG_BARRIER: u32 = 2;
 /// The process has been a member of its domain: under a new holder it is no stranger.
 pub const FLAG_MEMBER: u32 = 4;
+/// The process has left its domain. Its life word stays alive while it still reads what others own.
+pub const FLAG_LEFT: u32 = 8;
 
 /// Tables that can be read in any arena, one's own or a peer's.
 #[derive(Clone, Debug)]
@@ -77,6 +79,14 @@ impl Tables {
     /// The first page.
     pub fn header(&self) -> &ArenaHeader {
         &self.header
+    }
+
+    /// What the owner's life word and flags say: one that has left and holds samples is closed, until it dies.
+    pub fn life(&self) -> Life {
+        let life = life::read(&self.header.life.word);
+        // pairs with Release in `OwnArena::leave`
+        let left = life == Life::Alive && self.header.flags.load(Ordering::Acquire) & FLAG_LEFT != 0;
+        if left { Life::Closed } else { life }
     }
 
     /// Entry `index` of the ring table.
@@ -204,10 +214,12 @@ pub struct OwnArena {
     arena_fd: OwnedFd,
     bulk_fd: OwnedFd,
     bulk_read_only: OwnedFd,
-    event_fd: OwnedFd,
     heap: Mutex<Heap>,
     domain: Mutex<Option<Arc<Domain>>>,
     closing: Mutex<Vec<ClosingRow>>,
+    /// Rows that read or of which samples are held.
+    open_rows: Mutex<u64>,
+    all_rows_closed: Condvar,
     share: OnceLock<u64>,
     process: ProcessId,
     forks: u64,
@@ -245,20 +257,20 @@ impl OwnArena {
         memfd::seal(arena_fd.as_fd(), SealKind::Arena)?;
         memfd::seal(bulk_fd.as_fd(), SealKind::Bulk)?;
         let bulk_read_only = memfd::reopen_read_only(bulk_fd.as_fd())?;
-        let event_fd = sys::event::create()?;
         let tables = Tables::new(Region::new(arena), Region::new(bulk))?;
         let process = ProcessId(sys::identity::random_u64()?.max(1));
         let own = Self {
             heap: Mutex::new(Heap::new(bytes)),
             domain: Mutex::new(None),
             closing: Mutex::new(Vec::new()),
+            open_rows: Mutex::new(0),
+            all_rows_closed: Condvar::new(),
             share: OnceLock::new(),
             forks: fork::generation()?,
             tables,
             arena_fd,
             bulk_fd,
             bulk_read_only,
-            event_fd,
             process,
         };
         own.fill_header(options, bytes, barrier);
@@ -309,11 +321,6 @@ impl OwnArena {
         self.bulk_read_only.as_fd()
     }
 
-    /// The event counter that publishers write while an async task of ours sleeps.
-    pub fn event_fd(&self) -> BorrowedFd<'_> {
-        self.event_fd.as_fd()
-    }
-
     /// The life word, which the control thread locks.
     pub fn life_word(&self) -> &AtomicU32 {
         &self.tables.header().life.word
@@ -326,7 +333,33 @@ impl OwnArena {
 
     /// Whether the control thread has left the bus: nobody is waited for any more.
     pub fn closed(&self) -> bool {
-        life::read(self.life_word()) == Life::Closed
+        self.tables.life() == Life::Closed
+    }
+
+    /// Marks that we have left. The life word stays as it is until the last row is closed, see
+    /// [`OwnArena::wait_for_rows`], so that a death before that is seen.
+    pub fn leave(&self) {
+        // pairs with Acquire in `Tables::life`
+        self.tables.header().flags.fetch_or(FLAG_LEFT, Ordering::Release);
+        sys::futex::wake_all(self.life_word());
+    }
+
+    /// Whether rows of ours read or have samples that are held.
+    pub fn has_open_rows(&self) -> bool {
+        *self.open_rows.lock().unwrap_or_else(std::sync::PoisonError::into_inner) > 0
+    }
+
+    /// Waits until no row is open.
+    pub fn wait_for_rows(&self) {
+        let mut open = self.open_rows.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        while *open > 0 {
+            open = self.all_rows_closed.wait(open).unwrap_or_else(std::sync::PoisonError::into_inner);
+        }
+    }
+
+    /// A row was made: [`OwnArena::row_closed`] follows.
+    pub(crate) fn row_opened(&self) {
+        *self.open_rows.lock().unwrap_or_else(std::sync::PoisonError::into_inner) += 1;
     }
 
     /// Marks that the control thread was here.
@@ -375,6 +408,11 @@ impl OwnArena {
                 closing.push(ClosingRow { row, seat, peer: peer.clone() });
             }
             None => self.give_entry(Table::Row, row.index),
+        }
+        let mut open = self.open_rows.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        *open -= 1;
+        if *open == 0 {
+            self.all_rows_closed.notify_all();
         }
     }
 
@@ -461,7 +499,6 @@ impl Drop for OwnArena {
 #[derive(Debug)]
 pub struct PeerArena {
     tables: Tables,
-    event_fd: OwnedFd,
     process: ProcessId,
     pid: u32,
     uid: u32,
@@ -473,12 +510,7 @@ impl PeerArena {
     /// # Errors
     /// Which of seals, kind of file, size, magic, layout and incarnation was wrong; or what the kernel refused.
     /// Nothing stays mapped then.
-    pub fn map(
-        arena: OwnedFd,
-        bulk: OwnedFd,
-        event: OwnedFd,
-        expected: ProcessId,
-    ) -> Result<Arc<Self>, ShmError> {
+    pub fn map(arena: OwnedFd, bulk: OwnedFd, expected: ProcessId) -> Result<Arc<Self>, ShmError> {
         let arena_file = arena;
         let arena_bytes = memfd::check_seals(arena_file.as_fd(), SealKind::Arena)?;
         let bulk_bytes = memfd::check_seals(bulk.as_fd(), SealKind::Bulk)?;
@@ -487,7 +519,6 @@ impl PeerArena {
                 return Err(ShmError::WrongSize { found, least, most: ARENA_BYTES_MAX });
             }
         }
-        sys::event::check(event.as_fd())?;
         let arena = Region::new(Mapping::map_ro(arena_file.as_fd(), arena_bytes)?);
         let header: Mapped<ArenaHeader> = arena.get(0)?;
         // pairs with Release in `fill_header`
@@ -507,7 +538,7 @@ impl PeerArena {
         let uid = sys::identity::owner(arena_file.as_fd())?;
         let bulk = Region::new(Mapping::map_ro(bulk.as_fd(), bulk_bytes)?);
         let tables = Tables::new(arena, bulk)?;
-        Ok(Arc::new(Self { tables, event_fd: event, process, pid, uid }))
+        Ok(Arc::new(Self { tables, process, pid, uid }))
     }
 
     /// Maps one's own arena as a peer would, so that pairs within a process take the same path.
@@ -516,12 +547,7 @@ impl PeerArena {
     /// As [`PeerArena::map`].
     pub fn of_own(own: &OwnArena) -> Result<Arc<Self>, ShmError> {
         let duplicate = |fd: BorrowedFd<'_>| sys::identity::duplicate(fd);
-        Self::map(
-            duplicate(own.arena_fd())?,
-            duplicate(own.bulk_fd())?,
-            duplicate(own.event_fd())?,
-            own.process(),
-        )
+        Self::map(duplicate(own.arena_fd())?, duplicate(own.bulk_fd())?, own.process())
     }
 
     /// The tables.
@@ -551,7 +577,7 @@ impl PeerArena {
 
     /// What its life word says, by a plain load.
     pub fn life(&self) -> Life {
-        life::read(self.life_word())
+        self.tables.life()
     }
 
     /// The life word, for waiting on.
@@ -591,13 +617,5 @@ impl PeerArena {
             })
             .min(all);
         (all - bulk, bulk)
-    }
-
-    /// Writes its event counter if one of its async tasks sleeps.
-    pub fn wake_async(&self) {
-        if self.tables.header().asleep.load(Ordering::Relaxed) != 0 {
-            // A full counter has its reader awake already.
-            let _ = sys::event::signal(self.event_fd.as_fd());
-        }
     }
 }

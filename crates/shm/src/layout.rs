@@ -14,7 +14,7 @@ use crate::sys::memfd::Shared;
 /// "BUSWAYA1", the first eight bytes of an arena.
 pub const MAGIC: u64 = u64::from_le_bytes(*b"BUSWAYA1");
 /// Raised with every change of a layout.
-pub const LAYOUT_VERSION: u32 = 1;
+pub const LAYOUT_VERSION: u32 = 2;
 
 /// Most extents of a process.
 pub const EXTENTS_MAX: u32 = 4095;
@@ -109,8 +109,8 @@ pub struct ArenaHeader {
     pub held_high: AtomicU32,
     /// Length of `name`.
     pub name_bytes: AtomicU32,
-    /// Non-zero while an async task waits for this process's eventfd.
-    pub asleep: AtomicU32,
+    /// Zero.
+    pub spare: AtomicU32,
     /// Heartbeats that came late by more than one interval.
     pub beats_missed: AtomicU64,
     /// The process's name, UTF-8.
@@ -158,7 +158,9 @@ pub struct RingEntry {
     /// Length of the topic's name.
     pub topic_bytes: AtomicU32,
     /// Messages kept for late joiners.
-    pub history: AtomicU64,
+    pub history: AtomicU32,
+    /// Bit 0, [`RING_GATES`]: rows may gate.
+    pub flags: AtomicU32,
     /// Sequence of the last message, valid once the state is closed.
     pub closed_at: AtomicU64,
     /// Messages in a thousand seconds, as its process measured it over the last second or so.
@@ -270,6 +272,9 @@ pub mod state {
     /// A seat: evicted; holds are respected until the row closes, it never gates again.
     pub const EVICTED: u32 = 5;
 }
+
+/// The flag of a ring that waits for rows which ask for it.
+pub const RING_GATES: u32 = 1;
 
 /// Puts a generation and a state into one word.
 pub fn key(generation: u32, state: u32) -> u64 {

@@ -21,7 +21,7 @@ use crate::arena::{OwnArena, store_text};
 use crate::clock::{self, Deadline};
 use crate::error::ShmError;
 use crate::heap::{CHUNK_BYTES_MAX, Table, class_bytes};
-use crate::layout::{PAGE, RINGS_AT, RingEntry, key, state, unkey};
+use crate::layout::{PAGE, RING_GATES, RINGS_AT, RingEntry, key, state, unkey};
 use crate::recycle::{LookAt, Recycler, Sized};
 use crate::seat::{EntryKey, RingShared, Seat};
 use crate::slot::{ChunkRef, InlineMeta, Slot};
@@ -500,7 +500,8 @@ fn fill_entry(entry: &RingEntry, topic: &Topic, port: PortId, options: &RingOpti
     entry.port.store(port.0, Ordering::Relaxed);
     entry.created_ns.store(clock::monotonic_ns(), Ordering::Relaxed);
     entry.topic_bytes.store(name.len() as u32, Ordering::Relaxed);
-    entry.history.store(u64::from(options.history), Ordering::Relaxed);
+    entry.history.store(options.history, Ordering::Relaxed);
+    entry.flags.store(if options.gating { RING_GATES } else { 0 }, Ordering::Relaxed);
     entry.waiting.word.store(0, Ordering::Relaxed);
     store_text(&entry.name, name);
     // pairs with Acquire in `row` and `inspect`

@@ -66,6 +66,8 @@ pub struct RowShared {
     extra: Option<(u64, u64)>,
     attached: AtomicU64,
     looked_at: AtomicU64,
+    /// The head when the row began to read: what is older it was not there for.
+    joined_at: AtomicU64,
 }
 
 /// The row waits for its seat.
@@ -125,9 +127,11 @@ impl RowShared {
             extra,
             attached: AtomicU64::new(WAITING),
             looked_at: AtomicU64::new(u64::MAX),
+            joined_at: AtomicU64::new(0),
             entry,
         };
         row.fill(options, holds_at, wanted);
+        own.row_opened();
         Ok(Arc::new(row))
     }
 
@@ -210,6 +214,7 @@ impl RowShared {
     }
 
     fn start(&self, from: u64) {
+        self.joined_at.store(self.head(), Ordering::Relaxed);
         self.entry.first.store(from, Ordering::Relaxed);
         self.entry.cursor.store(from, Ordering::Release);
         self.entry.key.store(key(self.key.generation, state::ACTIVE), Ordering::Release);

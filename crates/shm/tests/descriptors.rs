@@ -96,13 +96,12 @@ struct Forged {
     what: &'static str,
     arena: OwnedFd,
     bulk: OwnedFd,
-    event: OwnedFd,
     expected: ProcessId,
 }
 
 impl Forged {
     fn new(what: &'static str) -> Self {
-        Self { what, arena: arena_file(), bulk: bulk_file(), event: event_file(), expected: PROCESS }
+        Self { what, arena: arena_file(), bulk: bulk_file(), expected: PROCESS }
     }
 
     fn arena(what: &'static str, arena: OwnedFd) -> Self {
@@ -113,14 +112,10 @@ impl Forged {
         Self { bulk, ..Self::new(what) }
     }
 
-    fn event(what: &'static str, event: OwnedFd) -> Self {
-        Self { event, ..Self::new(what) }
-    }
-
     /// Fails unless it is refused for `reason`, with nothing left mapped.
     fn check(self, reason: &str) {
         let before = mappings();
-        let error = PeerArena::map(self.arena, self.bulk, self.event, self.expected).expect_err(self.what);
+        let error = PeerArena::map(self.arena, self.bulk, self.expected).expect_err(self.what);
         assert!(error.to_string().contains(reason), "{}: {error}", self.what);
         assert_eq!(mappings(), before, "{}: something stayed mapped", self.what);
     }
@@ -129,8 +124,8 @@ impl Forged {
 #[test]
 fn a_file_made_by_hand_is_an_arena_if_it_is_like_one_in_every_respect() {
     let _alone = alone();
-    let Forged { arena, bulk, event, expected, .. } = Forged::new("all in order");
-    let peer = PeerArena::map(arena, bulk, event, expected).expect("the forger made no mistake");
+    let Forged { arena, bulk, expected, .. } = Forged::new("all in order");
+    let peer = PeerArena::map(arena, bulk, expected).expect("the forger made no mistake");
     assert_eq!((peer.process(), peer.pid(), peer.name()), (PROCESS, 77, String::new()));
 }
 
@@ -203,18 +198,13 @@ fn arenas_of_another_layout_version_magic_or_incarnation_are_refused_with_their_
 }
 
 #[test]
-fn swapped_and_writable_files_and_events_that_would_block_are_refused_with_their_reason() {
+fn swapped_and_writable_files_are_refused_with_their_reason() {
     let _alone = alone();
-    let Forged { arena, bulk, event, expected, .. } = Forged::new("");
-    Forged { what: "swapped", arena: bulk, bulk: arena, event, expected }.check("missing: future-write");
+    let Forged { arena, bulk, expected, .. } = Forged::new("");
+    Forged { what: "swapped", arena: bulk, bulk: arena, expected }.check("missing: future-write");
     Forged::bulk("bulk that can be written", sealed(memory(ARENA_BYTES_MIN), FIXED))
         .check("must be read-only");
     Forged::bulk("the arena as bulk", arena_file()).check("must be read-only");
-    let (_pipe, pipe) = rustix::pipe::pipe().expect("a pipe");
-    Forged::event("a pipe as event", pipe).check("no eventfd");
-    Forged::event("a file as event", disk_file(0)).check("no eventfd");
-    let blocking = rustix::event::eventfd(0, rustix::event::EventfdFlags::CLOEXEC).expect("an eventfd");
-    Forged::event("an event that blocks", blocking).check("wait");
 }
 
 #[test]
@@ -322,7 +312,7 @@ fn a_thousand_refused_peers_leave_no_mapping_and_no_descriptor() {
     for round in 0..1000_u64 {
         let arena = forged(ARENA_BYTES_MIN, |header| header.process.store(round, Ordering::Relaxed));
         let expected = ProcessId(round + 1);
-        PeerArena::map(arena, bulk_file(), event_file(), expected).expect_err("another incarnation");
+        PeerArena::map(arena, bulk_file(), expected).expect_err("another incarnation");
     }
     assert_eq!((mappings(), descriptors()), before);
 }

@@ -68,9 +68,9 @@ fn every_field_of_an_arena_lies_where_the_page_says() {
     let named = [
         check!(ArenaHeader, 256; magic, layout_hash, version, pid, process, arena_bytes, bulk_bytes, started_ns, uid,
             flags, life, beat_ns, committed_bytes, rings_used, rows_used, seats_used, extents_used, held, held_high,
-            name_bytes, asleep, beats_missed, name),
+            name_bytes, spare, beats_missed, name),
         check!(ExtentEntry, 32; offset, chunk_bytes, count, bulk, spare),
-        check!(RingEntry, 832; key, topic, port, created_ns, stages_used, topic_bytes, history, closed_at, rate_milli,
+        check!(RingEntry, 832; key, topic, port, created_ns, stages_used, topic_bytes, history, flags, closed_at, rate_milli,
             waiting, waits, refused, evicted, past_delivered, past_rows, sent_bytes, lag_high, seated, past_dropped, stage_at,
             stage_first, name),
         check!(RowEntry, 384; key, publisher, ring, port, policy, holds_at, holds, first, cursor, looked_ns, lag_high,

@@ -307,7 +307,6 @@ fn inspect(peer: &PeerArena) {
     }
     assert!(!peer.name().chars().any(char::is_control), "{:?}", peer.name());
     let _ = (peer.life(), peer.monitored(), peer.last_beat_ns(), peer.committed_by_file());
-    peer.wake_async();
 }
 
 #[test]

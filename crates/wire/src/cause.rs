@@ -13,15 +13,16 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[repr(u8)]
 pub enum Cause {
-    /// The publisher went once round the ring before the subscriber took the message (drop oldest).
+    /// The publisher went once round the ring before the subscriber took the message, and does not wait for it.
     Lapped = 0,
     /// A newer message of the same source took its place (keep latest).
     Conflated = 1,
     /// The subscriber's queue was full and the message was the newest (drop newest).
     DropNewest = 2,
-    /// The ring's bound in bytes was reached before its bound in slots.
+    /// The ring's bound in bytes was reached before its bound in slots, and its publisher does not wait for the subscriber.
     RingBytes = 3,
-    /// The subscriber was past its deadline, so the publisher no longer waited for it.
+    /// The subscriber may make its publisher wait, and the publisher no longer waited for it: it was past its deadline, or
+    /// had no seat in time.
     Stalled = 4,
     /// The publisher evicted the subscriber.
     Evicted = 5,

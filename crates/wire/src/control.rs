@@ -25,7 +25,7 @@ use crate::topic::Topic;
 /// A message of the control plane. The order of the variants is the format: a new one goes to the end.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Control {
-    /// Member to holder, first of all. Descriptors: its arena, its bulk arena, its eventfd.
+    /// Member to holder, first of all. Descriptors: its arena, its bulk arena.
     Hello {
         /// The hash of the layout of everything in shared memory.
         layout_hash: u64,
@@ -105,8 +105,8 @@ pub enum Control {
         /// How many publishers there are.
         publishers: u32,
     },
-    /// Holder to member: a publisher matches. Descriptors: arena, bulk arena and eventfd of the publisher's
-    /// process, if this member has not had them on this connection.
+    /// Holder to member: a publisher matches. Descriptors: arena and bulk arena of the publisher's process,
+    /// if this member has not had them on this connection.
     RingAdded {
         /// The subscription that it matches.
         subscription: PortId,
@@ -184,9 +184,10 @@ pub enum Control {
         /// The process.
         process: ProcessId,
     },
-    /// Member to holder: name all members. Answered by one `Member` each, then `InspectEnd`.
+    /// Member to holder: name all members. Answered by one `Member` each with its `Unmatched` behind it, then
+    /// `InspectEnd`.
     Inspect {},
-    /// Holder to member: one member. Descriptors: its arena, its bulk arena, its eventfd.
+    /// Holder to member: one member. Descriptors: its arena, its bulk arena.
     Member {
         /// The member.
         process: ProcessId,
@@ -206,6 +207,17 @@ pub enum Control {
     },
     /// Member to holder: it leaves, and all that it registered with it.
     Goodbye {},
+    /// Holder to member: a subscription of the process for which no publisher was found.
+    Unmatched {
+        /// The subscriber's process.
+        process: ProcessId,
+        /// The subscription.
+        port: PortId,
+        /// What it asks for.
+        pattern: Pattern,
+        /// What is to happen when it is slow.
+        policy: Policy,
+    },
 }
 
 macro_rules! control_kinds {
@@ -267,6 +279,7 @@ control_kinds!(
     HandOver,
     Moving,
     Goodbye,
+    Unmatched,
 );
 
 impl ControlKind {
@@ -334,7 +347,10 @@ pub fn encode(control: &Control, out: &mut Vec<u8>) -> Result<(), EncodeError> {
     {
         return Err(EncodeError::Matched { count: matched.len() });
     }
-    if let Control::Subscribe { policy, .. } | Control::Attach { policy, .. } = control {
+    if let Control::Subscribe { policy, .. }
+    | Control::Attach { policy, .. }
+    | Control::Unmatched { policy, .. } = control
+    {
         policy.checked().map_err(|error| EncodeError::Policy { error })?;
     }
     out.resize(HEADER_SIZE, 0);

@@ -28,6 +28,7 @@ fn a_published_message_has_the_bytes_it_always_had() {
 #[test]
 fn every_control_message_has_the_bytes_it_always_had() {
     let mut out = Vec::new();
+    assert_eq!(CONTROL.len(), ControlKind::ALL.len());
     for (kind, (name, golden)) in ControlKind::ALL.into_iter().zip(CONTROL) {
         let control = fixed::control(kind);
         encode(&control, &mut out).unwrap();
@@ -38,7 +39,7 @@ fn every_control_message_has_the_bytes_it_always_had() {
 
 const PUBLISH: &str = "94a35c3b0803b9e05d76b5ba389fae8b4b0000000110090049e06691a52d398218171615141312112a000000000000000040fccf9827d5120700000000000000";
 
-const CONTROL: [(&str, &str); 20] = [
+const CONTROL: [(&str, &str); 21] = [
     (
         "Hello",
         "7bfea35419a5f7dcf2ee837f5473f13e5d000000101000000000000000000000000000000000000000000000000000000000000000000000000000000000000000effdb6f5dd81fcf6fe01888e98a8c0e080810192210570726f626501",
@@ -118,5 +119,9 @@ const CONTROL: [(&str, &str); 20] = [
     (
         "Goodbye",
         "d00f82e02403ceb61486965c66df9add41000000101000000000000000000000000000000000000000000000000000000000000000000000000000000000000013",
+    ),
+    (
+        "Unmatched",
+        "ba3e2248f9f881de82b8a4ee45018a0e5c000000101000000000000000000000000000000000000000000000000000000000000000000000000000000000000014888e98a8c0e080810198aed8a8c1e28489110770726963652e3e03",
     ),
 ];

@@ -91,7 +91,7 @@ pub(super) enum Beside {
 }
 
 impl Beside {
-    /// Arena, bulk and eventfd, if that is what lay there.
+    /// Arena and bulk, if that is what lay there.
     pub(super) fn into_member(self) -> Result<Option<MemberFds>, Errno> {
         match self {
             Beside::Received(fds) => Ok(MemberFds::from_received(fds)),

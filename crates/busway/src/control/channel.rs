@@ -27,8 +27,8 @@ use std::mem::MaybeUninit;
 use std::path::Path;
 use std::sync::Arc;
 
-/// The most descriptors beside one message: arena, bulk and eventfd.
-pub(super) const DESCRIPTORS_MAX: usize = 3;
+/// The most descriptors beside one message: arena and bulk.
+pub(super) const DESCRIPTORS_MAX: usize = 2;
 
 /// Up to here answers to standing queries are queued ahead: enough to fill a socket buffer, not more.
 pub(super) const QUEUE_MESSAGES_AHEAD: usize = 64;
@@ -40,12 +40,11 @@ const _: () = assert!(
     "bounded messages bound the descriptors that wait"
 );
 
-/// The descriptors of one member: arena, bulk and eventfd, as they came with its Hello.
+/// The descriptors of one member: arena and bulk, as they came with its Hello.
 #[derive(Debug)]
 pub(super) struct MemberFds {
     pub(super) arena: OwnedFd,
     pub(super) bulk: OwnedFd,
-    pub(super) event: OwnedFd,
 }
 
 /// What goes beside a message. Cloning costs a count, no descriptor.
@@ -53,7 +52,7 @@ pub(super) struct MemberFds {
 pub(super) enum Enclosed {
     /// No descriptor.
     Nothing,
-    /// Our own arena, bulk and eventfd.
+    /// Our own arena and bulk.
     Own(Arc<OwnArena>),
     /// Those of another process.
     Member(Arc<MemberFds>),
@@ -65,19 +64,18 @@ impl Enclosed {
     fn borrowed(&self) -> Vec<BorrowedFd<'_>> {
         match self {
             Enclosed::Nothing => Vec::new(),
-            Enclosed::Own(own) => vec![own.arena_fd(), own.bulk_fd(), own.event_fd()],
-            Enclosed::Member(fds) => vec![fds.arena.as_fd(), fds.bulk.as_fd(), fds.event.as_fd()],
+            Enclosed::Own(own) => vec![own.arena_fd(), own.bulk_fd()],
+            Enclosed::Member(fds) => vec![fds.arena.as_fd(), fds.bulk.as_fd()],
             Enclosed::Domain(domain) => vec![domain.fd()],
         }
     }
 
-    /// Copies of arena, bulk and eventfd, to be mapped by ourselves.
+    /// Copies of arena and bulk, to be mapped by ourselves.
     pub(super) fn duplicate(&self) -> Result<Option<MemberFds>, Errno> {
         match self.borrowed()[..] {
-            [arena, bulk, event] => Ok(Some(MemberFds {
+            [arena, bulk] => Ok(Some(MemberFds {
                 arena: rustix::io::fcntl_dupfd_cloexec(arena, 0)?,
                 bulk: rustix::io::fcntl_dupfd_cloexec(bulk, 0)?,
-                event: rustix::io::fcntl_dupfd_cloexec(event, 0)?,
             })),
             _ => Ok(None),
         }
@@ -85,10 +83,10 @@ impl Enclosed {
 }
 
 impl MemberFds {
-    /// The three descriptors of a member, if they are three.
+    /// The two descriptors of a member, if they are two.
     pub(super) fn from_received(fds: Vec<OwnedFd>) -> Option<MemberFds> {
-        let [arena, bulk, event] = <[OwnedFd; 3]>::try_from(fds).ok()?;
-        Some(MemberFds { arena, bulk, event })
+        let [arena, bulk] = <[OwnedFd; 2]>::try_from(fds).ok()?;
+        Some(MemberFds { arena, bulk })
     }
 }
 

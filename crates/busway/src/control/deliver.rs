@@ -10,7 +10,7 @@ use super::channel::ChannelError;
 use super::member::Stage;
 use super::shared::{Answer, Phase, Question, Registration};
 use super::thread::{Standing, Worker};
-use super::{Attach, RingAdded, RingKey, RowKey};
+use super::{Attach, RingAdded, RingKey, RowKey, Unmatched};
 use crate::error::{Code, Error, memory};
 use crate::log::Line;
 use busway_shm::arena::PeerArena;
@@ -18,6 +18,9 @@ use busway_shm::domain::Domain;
 use busway_wire::{Control as Message, ProcessId};
 use rustix::fd::AsFd;
 use std::sync::Arc;
+
+/// Subscriptions without a publisher that a list names: as many as one process may have. More are left out.
+const UNMATCHED_MAX: usize = super::rendezvous::SUBSCRIBERS_MAX;
 
 impl Worker {
     /// Acts on one message for this process.
@@ -49,12 +52,19 @@ impl Worker {
             Message::Member { process, .. } => {
                 if let Some(peer) = self.meet(process, beside, now_ns) {
                     self.base.shared.update(|state| {
-                        if let Question::Running { members, .. } = &mut state.question {
-                            members.push(peer);
+                        if let Question::Running { list, .. } = &mut state.question {
+                            list.members.push(peer);
                         }
                     });
                 }
             }
+            Message::Unmatched { process, port, pattern, policy } => self.base.shared.update(|state| {
+                if let Question::Running { list, .. } = &mut state.question
+                    && list.unmatched.len() < UNMATCHED_MAX
+                {
+                    list.unmatched.push(Unmatched { process, port, pattern, policy });
+                }
+            }),
             Message::InspectEnd {} => self.inspected(),
             Message::Moving { to } => self.move_on(to, now_ns),
             Message::Hello { .. }
@@ -204,7 +214,7 @@ impl Worker {
     /// The arena of a process that a message names: mapped now, if its descriptors lie beside, or known.
     fn meet(&mut self, process: ProcessId, beside: Beside, now_ns: u64) -> Option<Arc<PeerArena>> {
         let met = match beside.into_member() {
-            Ok(Some(fds)) => PeerArena::map(fds.arena, fds.bulk, fds.event, process)
+            Ok(Some(fds)) => PeerArena::map(fds.arena, fds.bulk, process)
                 .map(|peer| self.base.peers.meet(peer))
                 .map_err(|error| memory(&error, "a peer")),
             Ok(None) => return self.base.peers.get(process).cloned(),
@@ -224,9 +234,9 @@ impl Worker {
 
     fn inspected(&mut self) {
         self.base.shared.update(|state| {
-            let Question::Running { ticket, members, again } = &mut state.question else { return };
+            let Question::Running { ticket, list, again } = &mut state.question else { return };
             state.question = match again {
-                None => Question::Answered { ticket: *ticket, members: std::mem::take(members) },
+                None => Question::Answered { ticket: *ticket, list: std::mem::take(list) },
                 Some(ticket) => Question::Asked { ticket: *ticket },
             };
         });

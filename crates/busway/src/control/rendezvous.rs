@@ -20,6 +20,7 @@ use busway_wire::limits::{MATCHED_MAX, RINGS_MAX};
 use busway_wire::{Control, Generation, Pattern, Policy, PortId, ProcessId, RingIndex};
 use index::{Index, Publisher, Serial};
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound::{Excluded, Unbounded};
 
 mod index;
 mod relay;
@@ -110,8 +111,15 @@ struct Member<F> {
     told: BTreeSet<ProcessId>,
     /// Subscriptions that have publishers to look at.
     unfinished: BTreeSet<PortId>,
-    /// The list of members that was asked for: the last one said.
-    inspecting: Option<Option<MemberId>>,
+    /// The list of members that was asked for, and how far it was said.
+    inspecting: Option<Listed>,
+}
+
+/// How far a list of members was said: the last member, and the last of its subscriptions that was looked at.
+#[derive(Clone, Copy, Debug, Default)]
+struct Listed {
+    member: Option<MemberId>,
+    subscription: Option<PortId>,
 }
 
 /// The machine; see the head of this file.
@@ -279,7 +287,7 @@ impl<F: Clone> Rendezvous<F> {
             Control::Attach { .. } => self.relay_attach(from, message, out),
             Control::Attached { .. } | Control::AttachRefused { .. } => self.relay_answer(from, message, out),
             Control::Inspect { .. } => {
-                self.member(from).inspecting = Some(None);
+                self.member(from).inspecting = Some(Listed::default());
                 self.pending.insert(from);
             }
             Control::HandOver { .. } => {
@@ -296,7 +304,8 @@ impl<F: Clone> Rendezvous<F> {
             | Control::Gone { .. }
             | Control::Member { .. }
             | Control::InspectEnd { .. }
-            | Control::Moving { .. } => {
+            | Control::Moving { .. }
+            | Control::Unmatched { .. } => {
                 refuse(from, Code::ProtocolBroken, "a member does not say this to the holder", out);
             }
         }
@@ -381,7 +390,7 @@ impl<F: Clone> Rendezvous<F> {
     /// Pushes at most one answer; false if nothing is left to say.
     fn answer_one(&mut self, to: MemberId, visits: &mut usize, out: &mut Vec<Output<F>>) -> bool {
         let Some(member) = self.members.get_mut(&to) else { return false };
-        let Some(port) = member.unfinished.first().copied() else { return self.inspect_one(to, out) };
+        let Some(port) = member.unfinished.first().copied() else { return self.inspect_one(to, visits, out) };
         let subscription =
             member.subscriptions.get_mut(&port).expect("only what is registered is unfinished");
         if let Some((serial, publisher)) =
@@ -415,23 +424,45 @@ impl<F: Clone> Rendezvous<F> {
         true
     }
 
-    fn inspect_one(&mut self, to: MemberId, out: &mut Vec<Output<F>>) -> bool {
-        let Some(after) = self.member(to).inspecting else { return false };
-        let next = match after {
-            None => self.members.first_key_value(),
-            Some(last) => {
-                self.members.range((std::ops::Bound::Excluded(last), std::ops::Bound::Unbounded)).next()
-            }
-        };
+    fn inspect_one(&mut self, to: MemberId, visits: &mut usize, out: &mut Vec<Output<F>>) -> bool {
+        let Some(listed) = self.member(to).inspecting else { return false };
+        if let Some(subscription) = self.say_if_unmatched(to, listed, visits, out) {
+            self.member(to).inspecting = Some(Listed { subscription: Some(subscription), ..listed });
+            return true;
+        }
+        let next = self.members.range((listed.member.map_or(Unbounded, Excluded), Unbounded)).next();
         let Some((about, identity)) = next.map(|(id, member)| (*id, member.identity.clone())) else {
             self.member(to).inspecting = None;
             out.push(Output::Send { to, message: Control::InspectEnd {}, fds: None });
             return true;
         };
-        self.member(to).inspecting = Some(Some(about));
+        self.member(to).inspecting = Some(Listed { member: Some(about), subscription: None });
         let Identity { process, pid, name } = identity;
         self.send_about(to, about, Control::Member { process, pid, name }, out);
         true
+    }
+
+    /// Looks at the next subscription of the last member that was listed; `None` if it has no more. One that has a
+    /// publisher is found in the publisher's memory by whoever asks. A pattern for which none is found in so many visits
+    /// is said as well: who asks knows better.
+    fn say_if_unmatched(
+        &self,
+        to: MemberId,
+        listed: Listed,
+        visits: &mut usize,
+        out: &mut Vec<Output<F>>,
+    ) -> Option<PortId> {
+        let about = self.members.get(&listed.member?)?;
+        let rest = (listed.subscription.map_or(Unbounded, Excluded), Unbounded);
+        let (port, subscription) = about.subscriptions.range(rest).next()?;
+        let (mut seen, mut left) = (Serial::default(), VISITS_MAX);
+        if self.index.next_publisher(&subscription.pattern, &mut seen, &mut left).is_none() {
+            let (process, pattern) = (about.identity.process, subscription.pattern.clone());
+            let message = Control::Unmatched { process, port: *port, pattern, policy: subscription.policy };
+            out.push(Output::Send { to, message, fds: None });
+        }
+        *visits = visits.saturating_sub(VISITS_MAX - left);
+        Some(*port)
     }
 
     fn member(&mut self, id: MemberId) -> &mut Member<F> {

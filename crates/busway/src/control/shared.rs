@@ -7,9 +7,8 @@
 //! Invariant: the mutex is held for a few steps only, never across a system call that can wait nor a callback.
 
 use super::rendezvous::SUBSCRIBERS_MAX;
-use super::{PublisherRecord, SubscriberRecord, closed, too_many};
+use super::{MemberList, PublisherRecord, SubscriberRecord, closed, too_many};
 use crate::error::{Error, memory};
-use busway_shm::arena::PeerArena;
 use busway_shm::clock::Deadline;
 use busway_shm::domain::Domain;
 use busway_shm::fork::PrivateFd;
@@ -86,11 +85,11 @@ pub(super) enum Answer {
 #[derive(Debug)]
 pub(super) enum Question {
     /// Nobody asked, or the answer was given.
-    Answered { ticket: u64, members: Vec<Arc<PeerArena>> },
+    Answered { ticket: u64, list: MemberList },
     /// To be sent to the holder.
     Asked { ticket: u64 },
     /// The holder is answering.
-    Running { ticket: u64, members: Vec<Arc<PeerArena>>, again: Option<u64> },
+    Running { ticket: u64, list: MemberList, again: Option<u64> },
 }
 
 /// Everything under the mutex.
@@ -110,6 +109,8 @@ pub(super) struct State {
     pub(super) poked: bool,
     /// What keeps this process from the holder, if it knows: told to callers whose deadline passes.
     pub(super) trouble: Option<Error>,
+    /// The thread has done everything but to witness the end of samples that are held: nobody waits for it.
+    pub(super) lingers: bool,
     subscribers: usize,
 }
 
@@ -132,9 +133,10 @@ impl Shared {
             unsent: BTreeSet::new(),
             withdrawn: Vec::new(),
             answers: BTreeMap::new(),
-            question: Question::Answered { ticket: 0, members: Vec::new() },
+            question: Question::Answered { ticket: 0, list: MemberList::default() },
             poked: false,
             trouble: None,
+            lingers: false,
             subscribers: 0,
         };
         Ok(Shared { state: Mutex::new(state), changed: Condvar::new(), wake })

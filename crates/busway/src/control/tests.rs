@@ -199,7 +199,7 @@ impl Process {
 
     fn member_names(&self) -> Vec<String> {
         let members = self.control.members(patience()).unwrap();
-        let mut names: Vec<String> = members.iter().map(|member| member.name()).collect();
+        let mut names: Vec<String> = members.members.iter().map(|member| member.name()).collect();
         names.sort();
         names
     }

@@ -13,7 +13,7 @@ use super::lock::LockFile;
 use super::member::{Member, Search, Turn};
 use super::peers::{Peers, Seen};
 use super::shared::{Phase, Question, Shared};
-use super::{ControlSettings, Ports};
+use super::{ControlSettings, MemberList, Ports};
 use crate::directory::{Directory, DomainName};
 use crate::error::{Code, Error, memory, system};
 use crate::log::{Line, Log};
@@ -92,17 +92,22 @@ impl Worker {
 
     /// The body of the thread.
     pub(super) fn run(mut self) {
-        let over = Over(Arc::clone(&self.base.shared));
-        match LifeLock::acquire(Arc::clone(&self.base.arena), OwnArena::life_word) {
-            Ok(life) => {
-                self.turn();
-                // Whoever is told that we leave finds us closed.
-                drop(life);
-                self.leave();
-            }
-            Err(error) => self.fail(memory(&error, "bw-control")),
-        }
+        let mut over = Over { shared: Arc::clone(&self.base.shared), lingers: false };
+        let arena = Arc::clone(&self.base.arena);
+        let life = match LifeLock::acquire(Arc::clone(&arena), OwnArena::life_word) {
+            Ok(life) => life,
+            Err(error) => return self.fail(memory(&error, "bw-control")),
+        };
+        self.turn();
+        // Whoever is told that we leave finds us closed.
+        arena.leave();
+        self.leave();
+        drop(self);
+        over.lingers = arena.has_open_rows();
         drop(over);
+        // Samples are still read in the memory of others, who must see it if we die first: our life word is how.
+        arena.wait_for_rows();
+        drop(life);
     }
 
     /// The loop, until the bus is closed or joining has failed.
@@ -307,7 +312,7 @@ impl Worker {
             }
             more = room > 0 && !state.unsent.is_empty();
             if let Question::Asked { ticket } = state.question {
-                state.question = Question::Running { ticket, members: Vec::new(), again: None };
+                state.question = Question::Running { ticket, list: MemberList::default(), again: None };
                 messages.push(Message::Inspect {});
             }
             poked = std::mem::take(&mut state.poked);
@@ -367,12 +372,17 @@ impl Worker {
 }
 
 /// Tells the callers that the thread has ended, however it ended.
-struct Over(Arc<Shared>);
+struct Over {
+    shared: Arc<Shared>,
+    /// The thread stays, for the sake of samples that are held.
+    lingers: bool,
+}
 
 impl Drop for Over {
     fn drop(&mut self) {
-        self.0.update(|state| {
+        self.shared.update(|state| {
             state.holding = false;
+            state.lingers = self.lingers;
             if !matches!(state.phase, Phase::Failed(_)) {
                 state.phase = Phase::Closed;
             }

@@ -70,7 +70,8 @@ fn a_service_that_dies_is_reclaimed_and_its_successor_is_found() {
         until("it is reclaimed", || {
             assert!(subscriber.try_recv().unwrap().is_none());
             let inspection = bus.inspect().unwrap();
-            inspection.processes.len() == 1 && inspection.topics.is_empty()
+            let waits = |view: &busway::TopicView| view.publishers.is_empty() && view.subscribers.len() == 1;
+            inspection.processes.len() == 1 && inspection.topics.len() == 1 && waits(&inspection.topics[0])
         });
         assert_eq!(bus.subscriber("camera.left.frame").open().unwrap().publishers(), 0, "round {round}");
     }
@@ -108,6 +109,34 @@ fn a_publisher_sees_the_death_of_who_it_waits_for_though_the_holder_dies_with_it
         until("somebody holds the rendezvous again", || publisher.ask("holds") == "true");
     }
     println!("evidence: rounds={rounds} kills={} cap_s=3600 worst_ms={}", 2 * rounds, worst.as_millis());
+}
+
+#[test]
+fn who_has_left_and_still_holds_a_sample_keeps_its_place_until_it_lets_go_or_dies() {
+    let place = Place::new();
+    let bus = place.join("publisher");
+    for (end, cause) in [("dies", "subscriber_died"), ("lets go", "subscriber_left")] {
+        let mut child = place.member("holds on");
+        child.ask("sub topic drop-oldest");
+        let mut publisher = bus.publisher("topic").slots_max(32).open().unwrap();
+        publisher.wait_for_subscribers(1, PATIENCE).unwrap();
+        publisher.send(&[7; 1000]).unwrap();
+        assert_eq!(child.ask("leave-holding"), "1000");
+        until("it has left", || bus.inspect().unwrap().processes.len() == 1);
+        for _ in 0..1000 {
+            publisher.try_send(&[8; 1000]).unwrap();
+        }
+        assert_eq!((publisher.subscribers(), publisher.account().in_flight), (1, 1000), "its place is kept");
+        if end == "dies" {
+            child.kill();
+        } else {
+            assert_eq!(child.ask("let-go"), "let go");
+        }
+        until("its place is free", || publisher.subscribers() == 0);
+        let account = publisher.account();
+        assert!(account.closed() && account.dropped.get(cause) == Some(&1000), "{end}: {account:?}");
+    }
+    println!("evidence: kills=1 left=2 messages_while_held=2000");
 }
 
 #[test]

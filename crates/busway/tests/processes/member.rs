@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
-use busway::{Bus, Clock, Policy, Publisher, SendError, Subscriber};
+use busway::{Bus, Clock, Policy, Publisher, Sample, SendError, Subscriber};
 use busway_shm::clock::{monotonic_ns, realtime_ns};
 
 use crate::child::{DIRECTORY, NAME, PATIENCE};
@@ -39,6 +39,7 @@ fn obeys_if_it_was_started_as_a_part() {
         bus: None,
         publishers: Vec::new(),
         subscribers: Vec::new(),
+        held: Vec::new(),
     };
     while let Ok(line) = part.orders.recv() {
         let words: Vec<&str> = line.split(' ').collect();
@@ -61,6 +62,7 @@ struct Part {
     bus: Option<Bus>,
     publishers: Vec<Publisher>,
     subscribers: Vec<Subscriber>,
+    held: Vec<Sample>,
 }
 
 fn parse<T: std::str::FromStr>(word: &str) -> T {
@@ -84,6 +86,8 @@ impl Part {
             ["spin-take", count] => self.spin_take(parse(count)),
             ["take", count] => self.take(parse(count)),
             ["try-take"] => self.try_take(),
+            ["leave-holding"] => self.leave_holding(),
+            ["let-go"] => self.let_go(),
             ["stamp"] => self.stamp(),
             ["wake", count] => self.wake(parse(count)),
             ["stream", least] => self.stream(parse(least)),
@@ -216,6 +220,20 @@ impl Part {
         }
         let lost: u64 = subscriber.losses().iter().map(|loss| loss.count).sum();
         format!("{taken} {lost}")
+    }
+
+    /// Closes everything but a sample, which is still what it was.
+    fn leave_holding(&mut self) -> String {
+        self.held.extend(self.subscribers[0].recv_timeout(PATIENCE).unwrap());
+        self.subscribers.clear();
+        self.bus().close();
+        self.bus = None;
+        format!("{}", self.held[0].len())
+    }
+
+    fn let_go(&mut self) -> String {
+        self.held.clear();
+        "let go".to_owned()
     }
 
     /// Sends one message; the time when it was sent is in it.

@@ -42,7 +42,7 @@ fn statistics_agree_with_the_callers() {
     publisher.wait_for_subscribers(policies.len(), PATIENCE).unwrap();
     let mut counted = vec![Counted::default(); policies.len()];
     let mut kept = Vec::new();
-    let mut sent = 0_u64;
+    let (mut sent, mut bytes) = (0_u64, 0_u64);
     for round in 0..200 {
         for _ in 0..random.u64(1..100) {
             // A payload that lies in a chunk and is held, and one that is copied.
@@ -53,10 +53,12 @@ fn statistics_agree_with_the_callers() {
             }
             publisher.send(&vec![7; size]).unwrap();
             sent += 1;
+            bytes += size as u64;
         }
         let inspection = bus.inspect().unwrap();
         let view = topic(&inspection, "counted");
-        assert_eq!((view.publishers[0].sent, view.closed), (sent, true), "round {round}");
+        let publisher = &view.publishers[0];
+        assert_eq!((publisher.sent, publisher.bytes, view.closed), (sent, bytes, true), "round {round}");
         for (subscriber, counted) in subscribers.iter().zip(&mut counted) {
             check(view_of(view, subscriber), counted, sent, (monotonic_ns() - began) / 1_000_000);
         }

@@ -43,7 +43,9 @@ impl Ledger {
     fn lose(&mut self, subscriber: &mut Subscriber) {
         for loss in subscriber.losses() {
             let impossible = match loss.cause {
-                Cause::Lapped | Cause::RingBytes | Cause::HoldBudget => false,
+                Cause::HoldBudget => false,
+                // Every publisher here waits for who asks for it, for as long as its cap.
+                Cause::Lapped | Cause::RingBytes => self.policy.gates(),
                 Cause::Stalled => !self.policy.gates(),
                 Cause::Conflated => self.policy != Policy::KeepLatest,
                 Cause::DropNewest => !matches!(self.policy, Policy::DropNewest { .. }),

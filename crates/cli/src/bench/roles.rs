@@ -169,8 +169,8 @@ pub(crate) fn source(bus: &Bus, job: &SourceJob) -> Result<(), Failure> {
         histogram.saturating_record(clock::now_ns() - before);
     }
     let elapsed = clock::now_ns() - started;
-    if let Err(behind) = publisher.flush(PATIENCE) {
-        let cause = format!("not every subscriber has passed the last message: {behind}");
+    if let Err(error) = publisher.flush(PATIENCE) {
+        let cause = format!("not every subscriber has passed the last message: {error}");
         return Err(Failure::new(CommandCode::Behind, cause, "measuring", "busway doctor"));
     }
     let dropped = publisher.account().dropped_total();

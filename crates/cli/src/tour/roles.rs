@@ -111,8 +111,8 @@ pub(crate) fn publish(bus: &Bus, job: &PublisherJob) -> Result<(), Failure> {
         }
         passes += 1;
     }
-    if let Err(behind) = publisher.flush(MAX_WAIT) {
-        let cause = format!("not every subscriber has passed the last message: {behind}");
+    if let Err(error) = publisher.flush(MAX_WAIT) {
+        let cause = format!("not every subscriber has passed the last message: {error}");
         return Err(Failure::new(CommandCode::Behind, cause, "ending the tour", "busway doctor"));
     }
     let seconds = Duration::from_nanos(clock::now_ns() - started).as_secs_f64();

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::harness::{Place, Running, keys};
 
-const PUBLISHER: [&str; 5] = ["name", "pid", "port", "rate", "sent"];
+const PUBLISHER: [&str; 6] = ["bytes", "name", "pid", "port", "rate", "sent"];
 const SUBSCRIBER: [&str; 9] =
     ["behind_ms", "delivered", "dropped", "held", "in_flight", "lag", "name", "pid", "policy"];
 
@@ -43,8 +43,8 @@ fn ls_and_info_have_the_fields_of_the_contract() {
             assert!(other.get(field).is_some(), "{command}: {field} is missing in {other}");
         }
         assert_eq!(
-            (&one["name"], &one["pid"], &one["sent"]),
-            (&"busway-pub".into(), &publisher.pid().into(), &1.into())
+            (&one["name"], &one["pid"], &one["sent"], &one["bytes"]),
+            (&"busway-pub".into(), &publisher.pid().into(), &1.into(), &3.into())
         );
         assert_eq!((&other["name"], &other["pid"]), (&"busway-sub".into(), &subscriber.pid().into()));
         assert_eq!((&other["policy"], &other["state"]), (&"block".into(), &"live".into()));
@@ -71,6 +71,44 @@ fn ls_and_info_are_readable() {
         "account closed".to_string(),
     ] {
         assert!(info.contains(&part), "{part} is missing in {info}");
+    }
+}
+
+#[test]
+fn a_subscription_without_a_publisher_is_shown_under_its_pattern() {
+    let place = Place::new();
+    let exact = place.subscribe(&["flights", "--reliable"]);
+    let pattern = place.subscribe(&["price.*"]);
+    let list = place.run(&["ls"]).expect(0).lines();
+    let line =
+        |name: &str| list.iter().find(|line| line.starts_with(name)).unwrap_or_else(|| panic!("{list:?}"));
+    assert!(
+        line("flights ").ends_with("no publisher") && line("price.* ").ends_with("no publisher"),
+        "{list:?}"
+    );
+    for (name, pid, policy) in [("flights", exact.pid(), "block"), ("price.*", pattern.pid(), "drop-oldest")]
+    {
+        for command in ["ls", "info"] {
+            let view = place.run(&[command, name, "--json"]).expect(0).object();
+            assert_eq!((&view["topic"], &view["publishers"]), (&name.into(), &Value::Array(vec![])));
+            let subscriber = &view["subscribers"][0];
+            assert_eq!((&subscriber["pid"], &subscriber["policy"]), (&pid.into(), &policy.into()));
+        }
+    }
+    assert!(place.run(&["info", "flights"]).expect(0).text().contains("publisher   none"));
+    // With a publisher it is one of its subscribers, and nothing else.
+    place.run(&["pub", "price.tick", "1"]).expect(0);
+    let mut publisher = place.command(&["pub", "price.tick", "--lines"]);
+    publisher.stdin(Stdio::piped());
+    let mut publisher = Running::start(publisher);
+    let _stdin = publisher.stdin();
+    loop {
+        let list = place.run(&["ls", "--json"]).expect(0).lines();
+        let topics: Vec<Value> = list.iter().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+        let names: Vec<&str> = topics.iter().filter_map(|view| view["topic"].as_str()).collect();
+        if names == ["flights", "price.tick"] && topics[1]["subscribers"][0]["pid"] == pattern.pid() {
+            return;
+        }
     }
 }
 

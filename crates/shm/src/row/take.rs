@@ -14,7 +14,7 @@ use zerocopy::FromBytes;
 
 use super::{Body, Gap, HeldChunk, Message, REFUSED, RowShared, SEATED, Taken};
 use crate::arena::ChunkPlace;
-use crate::layout::{STAGES_MAX, state, unkey};
+use crate::layout::{RING_GATES, STAGES_MAX, state, unkey};
 use crate::life::Life;
 use crate::ring::SLOTS_MAX;
 use crate::slot::{ChunkRef, InlineMessage, Look, Slot, SlotWord};
@@ -25,6 +25,8 @@ use crate::view::{Mapped, futex_half};
 /// Looks in one take before it is given up: each look follows a move of the publisher, and an honest one moves at
 /// most a few times while we look.
 const LOOKS_MAX: u32 = 64;
+/// Messages that were given up, counted in one loss: a hostile ring is looked through in pieces.
+const GONE_MAX: u64 = 4096;
 /// How often an empty look also asks whether the publisher is still there.
 const EMPTIES_A_CHECK: u32 = 64;
 /// Small messages copied at once where they have piled up: a transfer between processors takes as long as handling
@@ -277,14 +279,39 @@ impl RowReader {
         Taken::Gap(Gap { cause, from, count })
     }
 
-    /// The message was given up: for its bytes, or because a larger stage has turned once since.
+    /// The message was given up: for its bytes, or because a larger stage has turned once since. Those that follow it
+    /// and were given up too are one loss with it.
     #[cold]
     fn gone(&mut self) -> Option<Taken> {
         if self.waiting() > self.newest_slots() {
-            self.lapped()
-        } else {
-            Some(self.lose(1, Cause::RingBytes))
+            return self.lapped();
         }
+        let count = self.stage.as_ref().map_or(1, |stage| {
+            let end = stage.end.min(self.next.saturating_add(stage.mask.min(GONE_MAX)));
+            let gone = |s: &u64| matches!(stage.slots[(s & stage.mask) as usize].look(*s), Look::Gone);
+            1 + (self.next + 1..end).take_while(gone).count() as u64
+        });
+        self.missed(count, Cause::RingBytes)
+    }
+
+    /// Counts messages that are not there any more. `None`: nothing was lost by that, look again.
+    fn missed(&mut self, count: u64, cause: Cause) -> Option<Taken> {
+        if self.row.seat_state() == state::EVICTED {
+            let left = self.waiting().clamp(count, AHEAD_MAX);
+            let _ = self.lose(left, Cause::Evicted);
+            self.over = true;
+            return Some(Taken::Evicted);
+        }
+        if let Some(first) = self.before_joining(count) {
+            // History is what happens to be there: a late joiner has not lost what it never had.
+            self.row.entry.first.store(first, Ordering::Relaxed);
+            self.passed(first);
+            self.locate();
+            return None;
+        }
+        // A publisher takes nothing from a row that may gate but where it waits for it no longer, or has not met it yet.
+        let gated = self.policy.gates() && self.row.ring.flags.load(Ordering::Relaxed) & RING_GATES != 0;
+        Some(self.lose(count, if gated { Cause::Stalled } else { cause }))
     }
 
     fn newest_slots(&self) -> u64 {
@@ -302,36 +329,24 @@ impl RowReader {
         }
         let slots = self.newest_slots();
         let head = self.row.head();
-        let marked = self.row.seat_state();
         let waiting = (head + 1).saturating_sub(self.next);
         if waiting == 0 || waiting > AHEAD_MAX {
             return Some(self.lose(1, Cause::Corrupt));
         }
-        if marked == state::EVICTED {
-            let _ = self.lose(waiting, Cause::Evicted);
-            self.over = true;
-            return Some(Taken::Evicted);
-        }
         // The oldest that is surely there, and an eighth of the ring more, because the publisher goes on meanwhile.
         let oldest = (head + 1).saturating_sub(slots - slots / 8);
         let count = oldest.saturating_sub(self.next).max(1);
-        if self.is_late_joiner() {
-            // History is what happens to be there: a late joiner has not lost what it never had.
-            let first = self.next + count - 1;
-            self.row.entry.first.store(first, Ordering::Relaxed);
-            self.passed(first);
-            self.locate();
-            return None;
-        }
-        let cause = if marked == state::STALLED { Cause::Stalled } else { Cause::Lapped };
-        Some(self.lose(count, cause))
+        self.missed(count, Cause::Lapped)
     }
 
-    fn is_late_joiner(&self) -> bool {
+    /// The last of the next `count` messages that was there before this row joined late; `None` where the next was not.
+    fn before_joining(&self, count: u64) -> Option<u64> {
         let entry = &self.row.entry;
-        entry.history.load(Ordering::Relaxed) > 0
+        let late = entry.history.load(Ordering::Relaxed) > 0
             && entry.cursor.load(Ordering::Relaxed) == entry.first.load(Ordering::Relaxed)
-            && entry.created_ns.load(Ordering::Relaxed) > self.row.ring.created_ns.load(Ordering::Relaxed)
+            && entry.created_ns.load(Ordering::Relaxed) > self.row.ring.created_ns.load(Ordering::Relaxed);
+        let last = self.row.joined_at.load(Ordering::Relaxed).min(self.next + count - 1);
+        (late && last >= self.next).then_some(last)
     }
 
     fn skip_to(&mut self, depth: u64, cause: Cause) -> Option<Gap> {

@@ -63,7 +63,7 @@ pub(crate) fn of_header(own: &OwnArena) -> Vec<Word> {
     let mut words = words!(own, 0, ArenaHeader;
         long: magic, layout_hash, process, arena_bytes, bulk_bytes, started_ns, beat_ns, committed_bytes, beats_missed;
         short: version, pid, uid, flags, life, rings_used, rows_used, seats_used, extents_used, held, held_high,
-            name_bytes, asleep);
+            name_bytes, spare);
     words.extend(array(own, "ArenaHeader.name", std::mem::offset_of!(ArenaHeader, name) as u64, 8));
     words
 }
@@ -86,9 +86,9 @@ pub(crate) fn of_row(own: &OwnArena, index: u32) -> Vec<Word> {
 pub(crate) fn of_ring(own: &OwnArena, index: u32) -> Vec<Word> {
     let at = RINGS_AT + u64::from(index) * size_of::<RingEntry>() as u64;
     let mut words = words!(own, at, RingEntry;
-        long: key, topic, port, created_ns, history, closed_at, waits, refused, evicted, past_delivered, past_rows,
+        long: key, topic, port, created_ns, closed_at, waits, refused, evicted, past_delivered, past_rows,
             sent_bytes, lag_high, seated, rate_milli;
-        short: stages_used, topic_bytes, waiting);
+        short: stages_used, topic_bytes, history, flags, waiting);
     let part = |name, offset: usize, count| array(own, name, at + offset as u64, count);
     words.extend(part("RingEntry.past_dropped", std::mem::offset_of!(RingEntry, past_dropped), 16));
     words.extend(part("RingEntry.stage_at", std::mem::offset_of!(RingEntry, stage_at), 3));

@@ -69,5 +69,9 @@ pub(crate) fn control(kind: ControlKind) -> Control {
         ControlKind::HandOver => Control::HandOver {},
         ControlKind::Moving => Control::Moving { to: process },
         ControlKind::Goodbye => Control::Goodbye {},
+        ControlKind::Unmatched => {
+            let pattern = Pattern::parse("price.>").unwrap();
+            Control::Unmatched { process, port, pattern, policy: Policy::Block }
+        }
     }
 }

@@ -75,7 +75,12 @@ pub(crate) fn control(kind: ControlKind, rng: &mut fastrand::Rng) -> Control {
         ControlKind::HandOver => Control::HandOver {},
         ControlKind::Moving => Control::Moving { to: process },
         ControlKind::Goodbye => Control::Goodbye {},
+        ControlKind::Unmatched => unmatched(process, port, rng),
     }
+}
+
+fn unmatched(process: ProcessId, port: PortId, rng: &mut fastrand::Rng) -> Control {
+    Control::Unmatched { process, port, pattern: pattern(rng), policy: policy(rng) }
 }
 
 fn number(rng: &mut fastrand::Rng) -> u64 {

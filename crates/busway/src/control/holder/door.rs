@@ -31,9 +31,9 @@ const UNIDENTIFIED_MAX: usize = 64;
 /// How long a connection may wait with its Hello.
 const HANDSHAKE_NS: u64 = 2_000_000_000;
 
-/// Descriptors that one accepted connection needs until it is a member: itself, three that are sent, three copies
-/// of them while they are mapped, and one to spare.
-const DESCRIPTORS_EACH: usize = 8;
+/// Descriptors that one accepted connection needs until it is a member: itself, two that are sent, two copies of
+/// them while they are mapped, and one to spare.
+const DESCRIPTORS_EACH: usize = 6;
 
 impl Holder {
     /// Takes new connections.
@@ -159,13 +159,13 @@ impl Holder {
         }
         let refused = |reason: &str| Error::new(Code::SegmentRefused, reason);
         let Some(fds) = MemberFds::from_received(fds) else {
-            return Err(refused("Hello comes with arena, bulk and eventfd"));
+            return Err(refused("Hello comes with arena and bulk"));
         };
         let enclosed = Enclosed::Member(Arc::new(fds));
         let copies = enclosed.duplicate().map_err(|errno| system(errno, "dup", Code::Descriptors))?;
-        let copies = copies.ok_or_else(|| refused("Hello comes with arena, bulk and eventfd"))?;
+        let copies = copies.ok_or_else(|| refused("Hello comes with arena and bulk"))?;
         // Its memory is checked before anything is done in its name.
-        let peer = PeerArena::map(copies.arena, copies.bulk, copies.event, process).map_err(|error| {
+        let peer = PeerArena::map(copies.arena, copies.bulk, process).map_err(|error| {
             let error = memory(&error, "");
             Error::new(error.code(), format!("your memory is refused: {}", error.cause()))
         })?;

@@ -333,6 +333,28 @@ fn the_members_are_listed_with_everybody_and_an_end() {
 }
 
 #[test]
+fn subscriptions_without_a_publisher_are_listed_behind_their_member() {
+    let mut story = Story::with_members(3);
+    story.publish(0, 10, "a.b");
+    for (port, pattern) in [(20, "a.b"), (21, "c"), (22, "a.*"), (23, "^x")] {
+        story.subscribe(1, port, pattern);
+    }
+    story.subscribe(2, 30, "d.>");
+    story.pull();
+    (0..3).for_each(|n| drop(story.heard(n)));
+    story.say(2, Control::Inspect {});
+    story.pull();
+    let listed = |(message, _): &(Control, Option<u64>)| match message {
+        Control::Member { process, .. } => format!("member {}", process.0),
+        Control::Unmatched { process, port, pattern, .. } => format!("{}: {} {pattern}", process.0, port.0),
+        other => format!("{:?}", other.kind()),
+    };
+    let heard: Vec<String> = story.heard(2).iter().map(listed).collect();
+    let expected = ["member 0", "member 1", "1: 21 c", "1: 23 ^x", "member 2", "2: 30 d.>", "InspectEnd"];
+    assert_eq!(heard, expected);
+}
+
+#[test]
 fn a_hand_over_is_asked_of_the_holder_and_announced_to_everybody_else() {
     let mut story = Story::with_members(3);
     story.say(2, Control::HandOver {});

@@ -1,0 +1,60 @@
+//! A subscriber and a publisher that writes nonsense into its own memory, which only the inside of a bus can reach.
+
+use std::sync::mpsc::channel;
+use std::time::Duration;
+
+use busway_shm::layout::{state, unkey};
+use busway_shm::slot::{ChunkRef, Slot};
+use busway_shm::sync::Ordering;
+use busway_shm::view::Mapped;
+
+use super::GAPS_MAX;
+use crate::bus::Bus;
+use crate::control::scratch::Scratch;
+
+/// Longer than any call here takes on a loaded machine.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Every slot of the only ring of `bus` says that it carries a message far in the future.
+fn break_ring_of(bus: &Bus) {
+    let tables = bus.core.own.tables();
+    let used = tables.header().rings_used.load(Ordering::Acquire);
+    let active = |index: &u32| {
+        tables.ring(*index).is_some_and(|r| unkey(r.key.load(Ordering::Acquire)).1 == state::ACTIVE)
+    };
+    let ring = tables.ring((0..used).find(active).expect("a ring")).expect("it was found");
+    let stage = ring.stage_at[0].load(Ordering::Relaxed);
+    let slots: Mapped<[Slot]> = tables.arena().slice(stage & !63, 1 << (stage & 63)).expect("its slots");
+    for slot in slots.iter() {
+        slot.publish(1 << 38, ChunkRef::INLINE);
+    }
+}
+
+#[test]
+fn a_publisher_of_endless_losses_stops_neither_a_call_nor_the_other_publishers() {
+    let scratch = Scratch::new();
+    let join =
+        |name: &str| Bus::builder().directory(scratch.path().join("run")).name(name).open().expect("a bus");
+    let (hostile, honest, victim) = (join("hostile"), join("honest"), join("victim"));
+    let mut subscriber = victim.subscriber("*").open().expect("a subscriber");
+    let _bad = hostile.publisher("bad").open().expect("a publisher");
+    let mut good = honest.publisher("good").open().expect("a publisher");
+    break_ring_of(&hostile);
+    let (sender, results) = channel();
+    std::thread::spawn(move || {
+        let nothing = subscriber.try_recv().expect("the bus is open").is_none();
+        let lost: u64 = subscriber.losses().iter().map(|loss| loss.count).sum();
+        sender.send((nothing, lost, None)).expect("the test waits");
+        for _ in 0..100 {
+            let sample = subscriber.recv().expect("the bus is open");
+            sender.send((false, 0, Some(sample.sequence()))).expect("the test waits");
+        }
+    });
+    let (nothing, lost, _) = results.recv_timeout(PATIENCE).expect("a call returns");
+    assert!(nothing && lost > 0 && lost <= u64::from(GAPS_MAX), "{lost} are lost in one call");
+    for sequence in 1..=100 {
+        good.send(b"x").expect("nobody gates");
+        let (.., got) = results.recv_timeout(PATIENCE).expect("the honest publisher is heard");
+        assert_eq!(got, Some(sequence));
+    }
+}
