@@ -200,7 +200,9 @@ pub(crate) fn memory(error: &ShmError, at: &str) -> Error {
             "send smaller messages, close publishers, or raise the budget of who makes the domain",
         ),
         ShmError::Descriptors { .. } => (Code::Descriptors, "raise the limit: ulimit -n 4096"),
-        ShmError::AddressSpace { .. } => (Code::AddressSpace, "raise the limit: ulimit -v unlimited"),
+        ShmError::AddressSpace { .. } => {
+            (Code::AddressSpace, "raise the limits: ulimit -v unlimited, sysctl -w vm.max_map_count=262144")
+        }
         ShmError::FileSize { .. } => (Code::FileSize, "raise the limit: ulimit -f unlimited"),
         ShmError::Share { .. } => {
             (Code::MemoryRefused, "raise the limit of the cgroup (memory.max), or send smaller messages")

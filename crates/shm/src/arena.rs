@@ -2,7 +2,7 @@
 //!
 //! [`OwnArena`] is the owner's side: one sparse memory file, mapped writable once and then sealed, and a second
 //! file for bulk. [`PeerArena`] is everybody else's: the same files, mapped read-only after their seals, size and
-//! layout were checked. What the tables mean is in `layout`; who may hold or gate what is decided in `seat`.
+//! layout were checked, and no further than they are used (`window`). What the tables mean is in `layout`; who may hold or gate what is decided in `seat`.
 //!
 //! Invariant: only the owner can write an arena. The kernel holds it: the seals forbid a second writable mapping,
 //! writing through the descriptor, shrinking and growing. Every number read from a [`PeerArena`] is checked
@@ -27,6 +27,7 @@ use crate::slot::ChunkRef;
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
 use crate::sys::memfd::{self, Mapping, SealKind, Shared};
 use crate::view::{Mapped, Payload, Region};
+use crate::window::{Whose, Windows};
 use crate::{clock, fork, sys};
 
 /// How an arena is made.
@@ -50,11 +51,19 @@ pub const FLAG_MEMBER: u32 = 4;
 pub const FLAG_LEFT: u32 = 8;
 
 /// Tables that can be read in any arena, one's own or a peer's.
-#[derive(Clone, Debug)]
+///
+/// Of a peer's only the header is mapped until something else is asked for: what cannot be mapped then is not there.
+#[derive(Debug)]
 pub struct Tables {
-    arena: Region,
-    bulk: Region,
     header: Mapped<ArenaHeader>,
+    parts: OnceLock<Parts>,
+    arena: Windows,
+    bulk: Windows,
+}
+
+/// The tables behind the header, all in the first window of the arena.
+#[derive(Debug)]
+struct Parts {
     extents: Mapped<[ExtentEntry]>,
     heads: Mapped<[AtomicU64]>,
     rings: Mapped<[RingEntry]>,
@@ -62,18 +71,32 @@ pub struct Tables {
     seats: Mapped<[SeatEntry]>,
 }
 
-impl Tables {
-    fn new(arena: Region, bulk: Region) -> Result<Self, ShmError> {
+impl Parts {
+    fn map(arena: &Windows) -> Result<Self, ShmError> {
         Ok(Self {
-            header: arena.get(0)?,
             extents: arena.slice(EXTENTS_AT, u64::from(EXTENTS_MAX))?,
             heads: arena.slice(HEADS_AT, u64::from(RINGS_MAX))?,
             rings: arena.slice(RINGS_AT, u64::from(RINGS_MAX))?,
             rows: arena.slice(ROWS_AT, u64::from(ROWS_MAX))?,
             seats: arena.slice(SEATS_AT, u64::from(SEATS_MAX))?,
-            arena,
-            bulk,
         })
+    }
+}
+
+impl Tables {
+    fn new(arena: Windows, bulk: Windows) -> Result<Self, ShmError> {
+        Ok(Self { header: arena.seed().get(0)?, parts: OnceLock::new(), arena, bulk })
+    }
+
+    #[inline]
+    fn parts(&self) -> Option<&Parts> {
+        self.parts.get().or_else(|| self.map_parts())
+    }
+
+    #[cold]
+    fn map_parts(&self) -> Option<&Parts> {
+        let parts = Parts::map(&self.arena).ok()?;
+        Some(self.parts.get_or_init(|| parts))
     }
 
     /// The first page.
@@ -91,27 +114,32 @@ impl Tables {
 
     /// Entry `index` of the ring table.
     pub fn ring(&self, index: u32) -> Option<&RingEntry> {
-        self.rings.get(index as usize)
+        self.parts()?.rings.get(index as usize)
     }
 
     /// Entry `index` of the row table.
     pub fn row(&self, index: u32) -> Option<&RowEntry> {
-        self.rows.get(index as usize)
+        self.parts()?.rows.get(index as usize)
     }
 
     /// Entry `index` of the seat table.
     pub fn seat(&self, index: u32) -> Option<&SeatEntry> {
-        self.seats.get(index as usize)
+        self.parts()?.seats.get(index as usize)
     }
 
     /// The head of ring `index`: the sequence of the last message published.
     pub fn head(&self, index: u32) -> Option<&AtomicU64> {
-        self.heads.get(index as usize)
+        self.parts()?.heads.get(index as usize)
     }
 
     /// The arena file's memory.
-    pub fn arena(&self) -> &Region {
+    pub fn arena(&self) -> &Windows {
         &self.arena
+    }
+
+    /// Bytes of addresses that are taken for the two files, beyond their first pages.
+    pub fn mapped_bytes(&self) -> u64 {
+        self.arena.mapped_bytes() + self.bulk.mapped_bytes()
     }
 
     /// A checked pointer to a `T` in the arena file.
@@ -124,7 +152,7 @@ impl Tables {
 
     /// Where a chunk lies: bulk or not, offset and size, checked against the file's size.
     pub fn resolve(&self, chunk: ChunkRef) -> Option<ChunkPlace> {
-        let entry = self.extents.get(chunk.extent() as usize)?;
+        let entry = self.parts()?.extents.get(chunk.extent() as usize)?;
         // Relaxed: the entry was written before the slot that names it was stored with release.
         let count = entry.count.load(Ordering::Relaxed);
         let bytes = entry.chunk_bytes.load(Ordering::Relaxed);
@@ -136,8 +164,7 @@ impl Tables {
         }
         let bulk = entry.bulk.load(Ordering::Relaxed) == 1;
         let offset = first.checked_add(bytes.checked_mul(u64::from(chunk.index()))?)?;
-        let region = if bulk { &self.bulk } else { &self.arena };
-        region.contains(offset, bytes).then_some(ChunkPlace { bulk, offset, bytes })
+        self.file(bulk).contains(offset, bytes).then_some(ChunkPlace { bulk, offset, bytes })
     }
 
     /// The first `bytes` bytes of a chunk.
@@ -148,15 +175,20 @@ impl Tables {
         if bytes > place.bytes {
             return Err(ShmError::OutOfBounds { offset: place.offset, len: bytes, size: place.bytes });
         }
-        self.region(place.bulk).bytes(place.offset, bytes)
+        self.file(place.bulk).bytes(place.offset, bytes)
     }
 
-    pub(crate) fn region(&self, bulk: bool) -> &Region {
+    fn file(&self, bulk: bool) -> &Windows {
         if bulk { &self.bulk } else { &self.arena }
     }
 
+    /// All of one of our own files, which are mapped whole; the first pages of a peer's.
+    pub(crate) fn region(&self, bulk: bool) -> &Region {
+        self.file(bulk).seed()
+    }
+
     pub(crate) fn extents(&self) -> &[ExtentEntry] {
-        &self.extents
+        self.parts().map_or(&[], |parts| &parts.extents)
     }
 
     /// The owner's name. What would move a terminal's cursor or colour a log is replaced.
@@ -225,6 +257,9 @@ pub struct OwnArena {
     forks: u64,
 }
 
+/// The first window of a bulk file, made with the first large message.
+const BULK_WINDOW_BYTES: u64 = 256 << 20;
+
 /// A process that has committed no more than this is not asked what its cgroup allows: reading that takes longer than
 /// all else a short-lived publisher does, and every machine has so much.
 const SHARE_ASKED_AFTER: u64 = 4 << 20;
@@ -257,7 +292,7 @@ impl OwnArena {
         memfd::seal(arena_fd.as_fd(), SealKind::Arena)?;
         memfd::seal(bulk_fd.as_fd(), SealKind::Bulk)?;
         let bulk_read_only = memfd::reopen_read_only(bulk_fd.as_fd())?;
-        let tables = Tables::new(Region::new(arena), Region::new(bulk))?;
+        let tables = Tables::new(Windows::whole(arena), Windows::whole(bulk))?;
         let process = ProcessId(sys::identity::random_u64()?.max(1));
         let own = Self {
             heap: Mutex::new(Heap::new(bytes)),
@@ -505,7 +540,8 @@ pub struct PeerArena {
 }
 
 impl PeerArena {
-    /// Maps what a peer handed over, after checking that it is what it should be.
+    /// Maps what a peer handed over, after checking that it is what it should be: the first pages, which say who it is
+    /// and whether it lives. The rest follows as it is named, see [`Windows`].
     ///
     /// # Errors
     /// Which of seals, kind of file, size, magic, layout and incarnation was wrong; or what the kernel refused.
@@ -519,8 +555,12 @@ impl PeerArena {
                 return Err(ShmError::WrongSize { found, least, most: ARENA_BYTES_MAX });
             }
         }
-        let arena = Region::new(Mapping::map_ro(arena_file.as_fd(), arena_bytes)?);
-        let header: Mapped<ArenaHeader> = arena.get(0)?;
+        // The kernel's word, not the header's: the file belongs to the user who made it.
+        let uid = sys::identity::owner(arena_file.as_fd())?;
+        let whose = if uid == sys::identity::uid() { Whose::OurUsers } else { Whose::Foreign };
+        let first_pages = Mapping::map_ro(arena_file.as_fd(), EXTENTS_AT)?;
+        let arena = Windows::new(first_pages, arena_bytes, ARENA_BYTES_MIN, whose);
+        let header: Mapped<ArenaHeader> = arena.seed().get(0)?;
         // pairs with Release in `fill_header`
         if header.magic.load(Ordering::Acquire) != MAGIC {
             return Err(ShmError::Magic { found: header.magic.load(Ordering::Relaxed) });
@@ -534,9 +574,8 @@ impl PeerArena {
             return Err(ShmError::Incarnation { expected: expected.0, found: process.0 });
         }
         let pid = header.pid.load(Ordering::Relaxed);
-        // The kernel's word, not the header's: the file belongs to the user who made it.
-        let uid = sys::identity::owner(arena_file.as_fd())?;
-        let bulk = Region::new(Mapping::map_ro(bulk.as_fd(), bulk_bytes)?);
+        let first_page = Mapping::map_ro(bulk.as_fd(), PAGE)?;
+        let bulk = Windows::new(first_page, bulk_bytes, BULK_WINDOW_BYTES, whose);
         let tables = Tables::new(arena, bulk)?;
         Ok(Arc::new(Self { tables, process, pid, uid }))
     }

@@ -51,8 +51,9 @@ pub const SEATS_AT: u64 = 160 << 20;
 pub const HEAP_AT: u64 = 256 << 20;
 /// Smallest arena that makes sense: the tables and a little heap.
 pub const ARENA_BYTES_MIN: u64 = HEAP_AT + (16 << 20);
-/// Largest file of an arena: every peer maps it, and of its 128 TiB of addresses no peer may take more than this.
-pub const ARENA_BYTES_MAX: u64 = 1 << 40;
+/// Largest file of an arena: four times the default. A peer maps it as far as it is used, and of its 128 TiB of addresses
+/// no peer may take more than this and a third.
+pub const ARENA_BYTES_MAX: u64 = 1 << 38;
 /// No ring gets this far (146 years at a message a nanosecond): sums of sequences below it do not overflow.
 pub const SEQUENCE_MAX: u64 = 1 << 62;
 

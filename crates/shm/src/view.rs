@@ -61,6 +61,10 @@ impl Region {
         Self { mapping: Arc::new(mapping) }
     }
 
+    pub(crate) fn mapping(&self) -> &Mapping {
+        &self.mapping
+    }
+
     /// Bytes of the mapping.
     pub fn len(&self) -> u64 {
         self.mapping.len() as u64

@@ -16,7 +16,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{FallocateFlags, MemfdFlags, Mode, OFlags, SealFlags};
 use rustix::io::Errno;
-use rustix::mm::{Advice, MapFlags, ProtFlags};
+use rustix::mm::{Advice, MapFlags, MremapFlags, ProtFlags};
 use rustix::process::{Resource, getrlimit};
 
 use crate::error::{SealNames, ShmError};
@@ -268,11 +268,36 @@ impl Mapping {
         let Some(start) = NonNull::new(start.cast::<u8>()) else {
             return Err(ShmError::System { call: "mmap", errno: Errno::FAULT });
         };
-        let mapping = Self { start, len: bytes, forks };
-        // A child of fork that wrote here would be a second writer; a dump of it would be gigabytes.
-        mapping.advise(Advice::LinuxDontFork, "madvise(DONTFORK)")?;
-        mapping.advise(Advice::LinuxDontDump, "madvise(DONTDUMP)")?;
-        Ok(mapping)
+        Self { start, len: bytes, forks }.private()
+    }
+
+    /// Maps `len` bytes from the same place of the same file once more, with the same access, elsewhere. This mapping
+    /// stays as it is. The caller knows that the file is that long: past its end a touch raises `SIGBUS`.
+    ///
+    /// # Errors
+    /// [`ShmError::AddressSpace`] where there is no room; [`ShmError::Forked`] in a child.
+    pub fn again(&self, len: u64) -> Result<Self, ShmError> {
+        fork::check(self.forks)?;
+        let no_room = ShmError::AddressSpace { bytes: len };
+        let Some(bytes) = usize::try_from(len).ok().filter(|bytes| *bytes > 0) else { return Err(no_room) };
+        // SAFETY: an old size of 0 leaves the old range, which is ours, as it is: the kernel makes a second mapping of a
+        // shared file (mremap(2)), in a range that nobody uses.
+        let start = unsafe { rustix::mm::mremap(self.start.as_ptr().cast(), 0, bytes, MremapFlags::MAYMOVE) }
+            .map_err(|errno| match errno {
+                Errno::NOMEM => no_room,
+                errno => ShmError::from_errno("mremap", errno),
+            })?;
+        let Some(start) = NonNull::new(start.cast::<u8>()) else {
+            return Err(ShmError::System { call: "mremap", errno: Errno::FAULT });
+        };
+        Self { start, len: bytes, forks: self.forks }.private()
+    }
+
+    /// A child of fork that wrote here would be a second writer; a dump of it would be gigabytes.
+    fn private(self) -> Result<Self, ShmError> {
+        self.advise(Advice::LinuxDontFork, "madvise(DONTFORK)")?;
+        self.advise(Advice::LinuxDontDump, "madvise(DONTDUMP)")?;
+        Ok(self)
     }
 
     fn advise(&self, advice: Advice, call: &'static str) -> Result<(), ShmError> {
