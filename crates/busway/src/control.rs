@@ -63,8 +63,10 @@ pub(crate) trait Ports: Send + Sync {
     fn attach(&self, attach: &Attach<'_>) -> Result<SeatIndex, String>;
     /// The answer of `publisher` for a row of ours.
     fn attached(&self, publisher: ProcessId, ring: RingKey, row: RowKey, seat: Result<SeatIndex, String>);
-    /// `process` has died or left, by its life word or by the holder's word. Called once a process.
+    /// `process` has died or left, by its life word, or nothing of ours refers to it any more. Called once a process.
     fn gone(&self, process: ProcessId);
+    /// The holder says that `process` is gone, its life word does not: it is waited for no more, and keeps what it holds.
+    fn doubted(&self, process: ProcessId);
     /// The domain segment is another one from now on: bells and ledger must be taken from it. It happens only to
     /// members that lost a holder and found the next one started without them; see `thread`.
     fn domain_changed(&self, domain: &Arc<Domain>);

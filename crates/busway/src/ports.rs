@@ -390,7 +390,7 @@ impl Ports for PortTable {
     fn gone(&self, process: ProcessId) {
         let rings: Vec<Arc<RingShared>> = lock(&self.rings).values().cloned().collect();
         for ring in rings {
-            let reaped = ring.reap(Some(process));
+            let reaped = ring.reap();
             if reaped.died > 0 {
                 // Who died is said once, by the control thread.
                 tracing::debug!(target: "busway::ports", process = %process, "a subscriber's process is gone");
@@ -413,6 +413,13 @@ impl Ports for PortTable {
         self.change();
     }
 
+    fn doubted(&self, process: ProcessId) {
+        let rings: Vec<Arc<RingShared>> = lock(&self.rings).values().cloned().collect();
+        for ring in rings {
+            ring.stop_gating(process);
+        }
+    }
+
     fn domain_changed(&self, domain: &Arc<Domain>) {
         if let Err(error) = self.own.join(domain) {
             self.warn(Line::Budget, || format!("the domain's budget cannot back this process: {error}"));
@@ -428,7 +435,7 @@ impl Ports for PortTable {
         }
         let mut rings = lock(&self.rings);
         rings.retain(|_, ring| {
-            ring.reap(None);
+            ring.reap();
             !ring.is_free()
         });
         self.measure(&rings, now_ns);

@@ -447,7 +447,7 @@ impl Publisher {
             return Account::default();
         }
         // Rows that closed and processes that died since the control thread looked are settled now.
-        self.writer.shared().reap(None);
+        self.writer.shared().reap();
         crate::inspect::account_of(self.writer.shared())
     }
 

@@ -212,7 +212,7 @@ impl HostileSubscriber {
         for row in &self.rows {
             row.entry.key.store(key(self.generation, state::CLOSED), Ordering::Release);
         }
-        timed("reap", || ring.reap(None));
+        timed("reap", || ring.reap());
     }
 }
 
@@ -284,7 +284,7 @@ fn a_hostile_subscriber_writes_anything_and_the_publisher_and_its_other_subscrib
             inspect(&hostile.peer);
             timed("behind", || writer.behind());
             timed("ledgers", || shared.ledgers());
-            timed("reap", || shared.reap(None));
+            timed("reap", || shared.reap());
         }
     }
     seen.drain(&mut reader, &mut rng);
@@ -339,7 +339,7 @@ fn words_that_change_while_they_are_looked_at_neither_stop_nor_confuse_a_publish
                 seen.drain(&mut reader, &mut rng);
             }
             if round % 64 == 0 {
-                timed("reap", || shared.reap(None));
+                timed("reap", || shared.reap());
             }
         }
         stop.store(true, Ordering::Relaxed);
@@ -438,7 +438,7 @@ fn a_hostile_publisher_writes_anything_and_its_subscribers_count_what_is_corrupt
         if round % 16 == 0 {
             readers.clear();
             met.held.clear();
-            hostile.shared.reap(None);
+            hostile.shared.reap();
             honest.own.reap_rows();
         }
         let policy = POLICIES[rng.usize(0..POLICIES.len())];
@@ -841,7 +841,7 @@ fn the_domains_budget_refuses_before_the_kernel_is_asked_and_sending_goes_on_whe
     println!("evidence: sent_before={sent} reserved={reserved} budget={budget}");
     drop(writer);
     drop(reader);
-    shared.reap(None);
+    shared.reap();
     assert!(shared.is_free());
     let (all, free) = own.census();
     assert_eq!(all, free, "every chunk is back");
