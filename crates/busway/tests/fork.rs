@@ -6,8 +6,8 @@
 #[path = "scene/place.rs"]
 mod place;
 
-use std::sync::Arc;
 use std::sync::mpsc::channel;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use busway::{Bus, Code, Policy, Publisher, RecvError, Sample, SendError, Subscriber};
@@ -16,6 +16,13 @@ use place::{PATIENCE, Scene, join};
 use rustix::process::{Pid, WaitOptions, waitpid};
 
 const FORKS: usize = 20;
+
+/// A child has whatever another test is just making.
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+
+fn alone() -> MutexGuard<'static, ()> {
+    ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// Runs `child` in a fork of this process, which has threads and locks in every state, and ends it there.
 fn fork(child: impl FnOnce()) -> Pid {
@@ -110,6 +117,7 @@ fn read_on(mut subscriber: Subscriber, stop: &AtomicBool) -> u64 {
 
 #[test]
 fn a_forked_child_is_told_and_starts_afresh_while_its_parent_goes_on() {
+    let _alone = alone();
     let scene = Scene::new();
     let bus = scene.bus("parent");
     let reliable = |pattern: &str| bus.subscriber(pattern).policy(Policy::Block).open().unwrap();
@@ -162,6 +170,7 @@ fn a_forked_child_is_told_and_starts_afresh_while_its_parent_goes_on() {
 
 #[test]
 fn a_forked_child_whose_bus_is_open_before_it_drops_what_it_inherited_keeps_its_own_memory() {
+    let _alone = alone();
     let scene = Scene::new();
     let bus = scene.bus("parent");
     let mut publisher = bus.publisher("idle").open().unwrap();
@@ -194,4 +203,28 @@ fn a_forked_child_whose_bus_is_open_before_it_drops_what_it_inherited_keeps_its_
     );
     publisher.send(b"after").unwrap();
     assert_eq!(subscriber.recv_timeout(PATIENCE).unwrap().unwrap()[..], *b"after");
+}
+
+/// Descriptors of this process that refer to memory of a bus.
+fn segments() -> Vec<String> {
+    let all = std::fs::read_dir("/proc/self/fd").unwrap();
+    let links = all.filter_map(|entry| std::fs::read_link(entry.unwrap().path()).ok());
+    links.map(|link| link.display().to_string()).filter(|link| link.contains("memfd:busway")).collect()
+}
+
+#[test]
+fn a_forked_child_keeps_none_of_its_parents_memory_alive() {
+    let _alone = alone();
+    let scene = Scene::new();
+    // The first holds the rendezvous, and with it what the others have sent it.
+    let busses: Vec<Bus> = ["holder", "one", "two"].map(|name| scene.bus(name)).into();
+    let mut publisher = busses[1].publisher("memory").open().unwrap();
+    let mut subscriber = busses[2].subscriber("memory").open().unwrap();
+    publisher.send(&[1; 2_000_000]).unwrap();
+    let held = subscriber.recv_timeout(PATIENCE).unwrap().unwrap();
+    assert!(segments().len() >= 3 * 4, "{:?}", segments());
+    let child = fork(|| assert_eq!(segments(), Vec::<String>::new()));
+    let (_, status) = waitpid(Some(child), WaitOptions::empty()).unwrap().unwrap();
+    assert_eq!(status.exit_status(), Some(0), "a child that outlives its parent pins its memory");
+    assert_eq!(held[..], [1; 2_000_000][..]);
 }

@@ -8,13 +8,14 @@
 //! writing through the descriptor, shrinking and growing. Every number read from a [`PeerArena`] is checked
 //! before it is used as an offset, an index or a length.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Arc, Condvar, Mutex, OnceLock};
 
 use busway_wire::ProcessId;
 
 use crate::domain::Domain;
 use crate::error::ShmError;
+use crate::fork::PrivateFd;
 use crate::heap::{CHUNK_BYTES_MAX, Heap, Table};
 use crate::layout::{
     ARENA_BYTES_MAX, ARENA_BYTES_MIN, ArenaHeader, EXTENTS_AT, EXTENTS_MAX, ExtentEntry, HEADS_AT,
@@ -243,9 +244,10 @@ pub(crate) fn store_text(words: &[AtomicU64], bytes: &[u8]) {
 #[derive(Debug)]
 pub struct OwnArena {
     tables: Tables,
-    arena_fd: OwnedFd,
-    bulk_fd: OwnedFd,
-    bulk_read_only: OwnedFd,
+    // A child made by fork must not keep our memory alive when we are gone.
+    arena_fd: PrivateFd,
+    bulk_fd: PrivateFd,
+    bulk_read_only: PrivateFd,
     heap: Mutex<Heap>,
     domain: Mutex<Option<Arc<Domain>>>,
     closing: Mutex<Vec<ClosingRow>>,
@@ -284,14 +286,14 @@ impl OwnArena {
     pub fn create(options: &ArenaOptions) -> Result<Arc<Self>, ShmError> {
         let barrier = sys::barrier::register();
         let bytes = sys::identity::clamp_size(options.bytes_max.min(ARENA_BYTES_MAX), ARENA_BYTES_MIN)?;
-        let arena_fd = memfd::create_arena("busway-arena", bytes)?;
-        let bulk_fd = memfd::create_arena("busway-bulk", bytes)?;
+        let arena_fd = PrivateFd::new(memfd::create_arena("busway-arena", bytes)?)?;
+        let bulk_fd = PrivateFd::new(memfd::create_arena("busway-bulk", bytes)?)?;
         let arena = Mapping::map_rw(arena_fd.as_fd(), bytes)?;
         let bulk = Mapping::map_rw(bulk_fd.as_fd(), bytes)?;
         memfd::commit(arena_fd.as_fd(), 0, EXTENTS_AT)?;
         memfd::seal(arena_fd.as_fd(), SealKind::Arena)?;
         memfd::seal(bulk_fd.as_fd(), SealKind::Bulk)?;
-        let bulk_read_only = memfd::reopen_read_only(bulk_fd.as_fd())?;
+        let bulk_read_only = PrivateFd::new(memfd::reopen_read_only(bulk_fd.as_fd())?)?;
         let tables = Tables::new(Windows::whole(arena), Windows::whole(bulk))?;
         let process = ProcessId(sys::identity::random_u64()?.max(1));
         let own = Self {
@@ -546,7 +548,7 @@ impl PeerArena {
     /// # Errors
     /// Which of seals, kind of file, size, magic, layout and incarnation was wrong; or what the kernel refused.
     /// Nothing stays mapped then.
-    pub fn map(arena: OwnedFd, bulk: OwnedFd, expected: ProcessId) -> Result<Arc<Self>, ShmError> {
+    pub fn map(arena: impl AsFd, bulk: impl AsFd, expected: ProcessId) -> Result<Arc<Self>, ShmError> {
         let arena_file = arena;
         let arena_bytes = memfd::check_seals(arena_file.as_fd(), SealKind::Arena)?;
         let bulk_bytes = memfd::check_seals(bulk.as_fd(), SealKind::Bulk)?;
@@ -585,8 +587,7 @@ impl PeerArena {
     /// # Errors
     /// As [`PeerArena::map`].
     pub fn of_own(own: &OwnArena) -> Result<Arc<Self>, ShmError> {
-        let duplicate = |fd: BorrowedFd<'_>| sys::identity::duplicate(fd);
-        Self::map(duplicate(own.arena_fd())?, duplicate(own.bulk_fd())?, own.process())
+        Self::map(own.arena_fd(), own.bulk_fd(), own.process())
     }
 
     /// The tables.

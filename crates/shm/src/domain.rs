@@ -12,6 +12,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use crate::bell::{Bell, Fences, LINES, Line};
 use crate::error::ShmError;
+use crate::fork::PrivateFd;
 use crate::sync::{AtomicU64, Ordering};
 use crate::sys::barrier;
 use crate::sys::memfd::{self, Mapping, SealKind, Shared};
@@ -94,7 +95,7 @@ pub const fn layout_hash() -> u64 {
 #[derive(Debug)]
 pub struct Domain {
     mapping: Mapping,
-    fd: OwnedFd,
+    fd: PrivateFd,
     budget: u64,
     fences: Fences,
 }
@@ -117,7 +118,7 @@ impl Domain {
         header.budget.store(budget.min(BUDGET_MAX), Ordering::Relaxed);
         // Release: pairs with Acquire in `map`.
         header.magic.store(MAGIC, Ordering::Release);
-        Ok(Self::join(mapping, fd, budget.min(BUDGET_MAX)))
+        Self::join(mapping, fd, budget.min(BUDGET_MAX))
     }
 
     /// Checks and maps the segment that a rendezvous has sent.
@@ -145,16 +146,17 @@ impl Domain {
         }
         // Kept in our own memory from here on: no member can change it under us.
         let budget = header.budget.load(Ordering::Relaxed).min(BUDGET_MAX);
-        Ok(Self::join(mapping, fd, budget))
+        Self::join(mapping, fd, budget)
     }
 
-    fn join(mapping: Mapping, fd: OwnedFd, budget: u64) -> Self {
+    fn join(mapping: Mapping, fd: OwnedFd, budget: u64) -> Result<Self, ShmError> {
+        let fd = PrivateFd::new(fd)?;
         let fences = if barrier::register() { Fences::Asymmetric } else { Fences::Full };
         let domain = Self { mapping, fd, budget, fences };
         if fences == Fences::Full {
             domain.bell().demand_full_fences();
         }
-        domain
+        Ok(domain)
     }
 
     /// The segment's descriptor, to hand to a member.

@@ -6,7 +6,7 @@
 //! Invariant: no lock of the control plane is held while ports are called.
 
 use super::base::Beside;
-use super::channel::ChannelError;
+use super::channel::{ChannelError, Enclosed};
 use super::member::Stage;
 use super::shared::{Answer, Phase, Question, Registration};
 use super::thread::{Standing, Worker};
@@ -213,13 +213,13 @@ impl Worker {
 
     /// The arena of a process that a message names: mapped now, if its descriptors lie beside, or known.
     fn meet(&mut self, process: ProcessId, beside: Beside, now_ns: u64) -> Option<Arc<PeerArena>> {
-        let met = match beside.into_member() {
-            Ok(Some(fds)) => PeerArena::map(fds.arena, fds.bulk, process)
-                .map(|peer| self.base.peers.meet(peer))
-                .map_err(|error| memory(&error, "a peer")),
-            Ok(None) => return self.base.peers.get(process).cloned(),
-            Err(errno) => Err(crate::error::system(errno, "dup", Code::Descriptors).at("a peer")),
+        let enclosed = beside.into_member();
+        let Some((arena, bulk)) = enclosed.as_ref().and_then(Enclosed::member) else {
+            return self.base.peers.get(process).cloned();
         };
+        let met = PeerArena::map(arena, bulk, process)
+            .map(|peer| self.base.peers.meet(peer))
+            .map_err(|error| memory(&error, "a peer"));
         match met {
             Ok(peer) => Some(peer),
             Err(error) => {
