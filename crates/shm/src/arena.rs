@@ -60,6 +60,15 @@ pub struct Tables {
     parts: OnceLock<Parts>,
     arena: Windows,
     bulk: Windows,
+    /// The files of a process of another user, whose chunks are copied and never looked at in a mapping: the memory that
+    /// a look takes where there is none yet is charged to who looks.
+    files: Option<Files>,
+}
+
+#[derive(Debug)]
+struct Files {
+    arena: PrivateFd,
+    bulk: PrivateFd,
 }
 
 /// The tables behind the header, all in the first window of the arena.
@@ -85,8 +94,8 @@ impl Parts {
 }
 
 impl Tables {
-    fn new(arena: Windows, bulk: Windows) -> Result<Self, ShmError> {
-        Ok(Self { header: arena.seed().get(0)?, parts: OnceLock::new(), arena, bulk })
+    fn new(arena: Windows, bulk: Windows, files: Option<Files>) -> Result<Self, ShmError> {
+        Ok(Self { header: arena.seed().get(0)?, parts: OnceLock::new(), arena, bulk, files })
     }
 
     #[inline]
@@ -168,13 +177,17 @@ impl Tables {
         self.file(bulk).contains(offset, bytes).then_some(ChunkPlace { bulk, offset, bytes })
     }
 
-    /// The first `bytes` bytes of a chunk.
+    /// The first `bytes` bytes of a chunk: where they are, or a copy where their owner is another user.
     ///
     /// # Errors
-    /// [`ShmError::OutOfBounds`].
+    /// [`ShmError::OutOfBounds`]; [`ShmError::AddressSpace`]; [`ShmError::Memory`] where there is none for a copy.
     pub fn chunk_bytes(&self, place: ChunkPlace, bytes: u64) -> Result<Payload, ShmError> {
         if bytes > place.bytes {
             return Err(ShmError::OutOfBounds { offset: place.offset, len: bytes, size: place.bytes });
+        }
+        if let Some(files) = &self.files {
+            let file = if place.bulk { &files.bulk } else { &files.arena };
+            return memfd::read(file, place.offset, bytes).map(Payload::of_copy);
         }
         self.file(place.bulk).bytes(place.offset, bytes)
     }
@@ -294,7 +307,7 @@ impl OwnArena {
         memfd::seal(arena_fd.as_fd(), SealKind::Arena)?;
         memfd::seal(bulk_fd.as_fd(), SealKind::Bulk)?;
         let bulk_read_only = PrivateFd::new(memfd::reopen_read_only(bulk_fd.as_fd())?)?;
-        let tables = Tables::new(Windows::whole(arena), Windows::whole(bulk))?;
+        let tables = Tables::new(Windows::whole(arena), Windows::whole(bulk), None)?;
         let process = ProcessId(sys::identity::random_u64()?.max(1));
         let own = Self {
             heap: Mutex::new(Heap::new(bytes)),
@@ -577,8 +590,13 @@ impl PeerArena {
         }
         let pid = header.pid.load(Ordering::Relaxed);
         let first_page = Mapping::map_ro(bulk.as_fd(), PAGE)?;
+        let keep = |fd: BorrowedFd<'_>| PrivateFd::new(sys::identity::duplicate(fd)?);
+        let files = match whose {
+            Whose::OurUsers => None,
+            Whose::Foreign => Some(Files { arena: keep(arena_file.as_fd())?, bulk: keep(bulk.as_fd())? }),
+        };
         let bulk = Windows::new(first_page, bulk_bytes, BULK_WINDOW_BYTES, whose);
-        let tables = Tables::new(arena, bulk)?;
+        let tables = Tables::new(arena, bulk, files)?;
         Ok(Arc::new(Self { tables, process, pid, uid }))
     }
 

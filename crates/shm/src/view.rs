@@ -129,7 +129,7 @@ impl Region {
         // SAFETY: `check` found `at` inside the mapping.
         let start = unsafe { self.mapping.as_ptr().add(at) };
         let start = NonNull::new(start).ok_or(self.outside(offset, bytes))?;
-        Ok(Payload { start, len: bytes as usize, _keep: self.mapping.clone() })
+        Ok(Payload { start, len: bytes as usize, _keep: Keep::Mapping { _mapping: self.mapping.clone() } })
     }
 }
 
@@ -140,15 +140,27 @@ impl Region {
 pub struct Payload {
     start: NonNull<u8>,
     len: usize,
-    _keep: Arc<Mapping>,
+    _keep: Keep,
 }
 
-// SAFETY: the bytes are only read, and the mapping lives as long as `_keep`.
+/// What keeps the bytes of a payload where they are.
+enum Keep {
+    Mapping { _mapping: Arc<Mapping> },
+    Copy { _bytes: Box<[u8]> },
+}
+
+// SAFETY: the bytes are only read, and the mapping, or the copy, which never moves its bytes, lives as long as `_keep`.
 unsafe impl Send for Payload {}
 // SAFETY: as above.
 unsafe impl Sync for Payload {}
 
 impl Payload {
+    /// Bytes that were copied.
+    pub fn of_copy(bytes: Box<[u8]>) -> Self {
+        let start = NonNull::from(&*bytes).cast::<u8>();
+        Self { start, len: bytes.len(), _keep: Keep::Copy { _bytes: bytes } }
+    }
+
     /// The bytes.
     #[inline]
     pub fn as_slice(&self) -> &[u8] {

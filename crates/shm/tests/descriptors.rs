@@ -11,7 +11,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use busway_shm::arena::{ArenaOptions, OwnArena, PeerArena};
+use busway_shm::arena::{ArenaOptions, ChunkPlace, OwnArena, PeerArena};
 use busway_shm::domain::{self, Domain};
 use busway_shm::error::ShmError;
 use busway_shm::layout::{
@@ -381,6 +381,44 @@ fn peers_with_the_largest_files_leave_a_process_the_addresses_that_it_needs() {
     drop(honest);
     assert!(addresses() - before < 1 << 30, "what they took is given back");
     println!("evidence: hostile_mapped={mapped} addresses_taken={taken}");
+}
+
+#[test]
+fn chunks_that_another_user_has_not_backed_take_no_memory_of_who_reads_them() {
+    let _alone = alone();
+    const CHUNK: u64 = 8 << 20;
+    let made = || {
+        let arena = forged(ARENA_BYTES_MIN, |_| {});
+        (arena, sealed(memory(ARENA_BYTES_MIN), FIXED))
+    };
+    let (arena, bulk) = made();
+    let user = rustix::process::Uid::from_raw(54_321);
+    if rustix::fs::fchown(&arena, Some(user), None)
+        .and_then(|()| rustix::fs::fchown(&bulk, Some(user), None))
+        .is_err()
+    {
+        println!("skipped: only root can give a file to another user");
+        return;
+    }
+    let read_only = memfd::reopen_read_only(&bulk).expect("read-only");
+    rustix::io::pwrite(&bulk, b"backed", CHUNK).expect("the owner can write");
+    let peer = PeerArena::map(&arena, &read_only, PROCESS).expect("all in order");
+    assert_eq!(peer.uid(), 54_321);
+    let before = (memfd::committed(&arena).expect("a file"), memfd::committed(&bulk).expect("a file"));
+    // What a hostile publisher would have written into its table of extents, and named in a slot.
+    for (bulk, offset) in [(false, HEAP_AT), (true, 0), (true, CHUNK), (true, ARENA_BYTES_MIN - CHUNK)] {
+        let place = ChunkPlace { bulk, offset, bytes: CHUNK };
+        let copy = peer.tables().chunk_bytes(place, CHUNK).expect("inside its file");
+        assert_eq!(copy.as_slice().len() as u64, CHUNK);
+        assert_eq!(copy.as_slice().starts_with(b"backed"), (bulk, offset) == (true, CHUNK));
+        assert!(copy.as_slice()[6..].iter().all(|byte| *byte == 0));
+    }
+    let outside = ChunkPlace { bulk: true, offset: ARENA_BYTES_MIN - 64, bytes: CHUNK };
+    assert!(peer.tables().chunk_bytes(outside, CHUNK).is_err());
+    let after = (memfd::committed(&arena).expect("a file"), memfd::committed(&bulk).expect("a file"));
+    assert_eq!(after, before, "reading took memory");
+    assert_eq!(peer.tables().mapped_bytes(), 0, "and no addresses");
+    println!("evidence: read={} committed={}", 4 * CHUNK, after.0 + after.1 - before.0 - before.1);
 }
 
 #[test]

@@ -14,6 +14,7 @@ use zerocopy::FromBytes;
 
 use super::{Body, Gap, HeldChunk, Message, REFUSED, RowShared, SEATED, Taken};
 use crate::arena::ChunkPlace;
+use crate::error::ShmError;
 use crate::layout::{RING_GATES, STAGES_MAX, state, unkey};
 use crate::life::Life;
 use crate::ring::SLOTS_MAX;
@@ -432,7 +433,10 @@ impl RowReader {
 
     fn copy(&self, place: ChunkPlace) -> Result<(Header, Vec<u8>), Cause> {
         let (header, size, skip) = self.header(place).ok_or(Cause::Corrupt)?;
-        let bytes = self.row.peer.tables().chunk_bytes(place, size).map_err(|_| Cause::Corrupt)?;
+        let bytes = self.row.peer.tables().chunk_bytes(place, size).map_err(|error| match error {
+            ShmError::Memory { .. } => Cause::HoldBudget,
+            _ => Cause::Corrupt,
+        })?;
         let payload = bytes.as_slice().get(skip..).ok_or(Cause::Corrupt)?;
         let mut copy = Vec::new();
         // Refused rather than aborted: a publisher of another user decides how large this is, up to a gigabyte.

@@ -153,6 +153,29 @@ pub fn committed(fd: impl AsFd) -> Result<u64, ShmError> {
     Ok(u64::try_from(stat.st_blocks).unwrap_or(0).saturating_mul(512))
 }
 
+/// Copies `len` bytes at `offset` out of a segment. Unlike a look through a mapping it takes no memory for what the
+/// segment's owner has not backed: a hole reads as zeros.
+///
+/// # Errors
+/// [`ShmError::Memory`] where there is none for the copy; [`ShmError::OutOfBounds`] past the segment's end.
+pub fn read(fd: impl AsFd, offset: u64, len: u64) -> Result<Box<[u8]>, ShmError> {
+    let no_memory = ShmError::Memory { wanted: len };
+    let Ok(bytes) = usize::try_from(len) else { return Err(no_memory) };
+    let mut copy = Vec::new();
+    copy.try_reserve_exact(bytes).map_err(|_| no_memory)?;
+    copy.resize(bytes, 0);
+    let mut done = 0;
+    while done < bytes {
+        match rustix::io::pread(fd.as_fd(), &mut copy[done..], offset.saturating_add(done as u64)) {
+            Ok(0) => return Err(ShmError::OutOfBounds { offset, len, size: size(fd)? }),
+            Ok(more) => done += more,
+            Err(Errno::INTR) => {}
+            Err(errno) => return Err(ShmError::from_errno("pread", errno)),
+        }
+    }
+    Ok(copy.into_boxed_slice())
+}
+
 /// Backs `len` bytes at `offset` with memory, so that touching them cannot fault.
 ///
 /// Works on sealed segments. The bytes must lie inside the segment.

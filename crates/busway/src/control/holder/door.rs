@@ -31,8 +31,9 @@ const UNIDENTIFIED_MAX: usize = 64;
 /// How long a connection may wait with its Hello.
 const HANDSHAKE_NS: u64 = 2_000_000_000;
 
-/// Descriptors that one accepted connection needs until it is a member: itself, two that are sent, and one to spare.
-const DESCRIPTORS_EACH: usize = 4;
+/// Descriptors that one accepted connection needs until it is a member: itself, two that are sent, two copies that are
+/// kept of another user's, and one to spare.
+const DESCRIPTORS_EACH: usize = 6;
 
 impl Holder {
     /// Takes new connections.
