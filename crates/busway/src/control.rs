@@ -72,6 +72,18 @@ pub(crate) trait Ports: Send + Sync {
     fn domain_changed(&self, domain: &Arc<Domain>);
     /// Every 250 ms, and soon after a poke.
     fn tick(&self, now_ns: u64);
+    /// Rows that ask for their seats again, because there was no memory for one or the other before. With each tick.
+    fn retry(&self, now_ns: u64) -> Vec<Wanted>;
+}
+
+/// A row of ours that asks for a seat.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Wanted {
+    pub(crate) publisher: ProcessId,
+    pub(crate) ring: RingKey,
+    pub(crate) subscription: PortId,
+    pub(crate) row: RowKey,
+    pub(crate) policy: Policy,
 }
 
 /// A publisher that a subscription of ours matches.

@@ -67,6 +67,7 @@ codes! {
     HoldBudget = 306, "the process holds as many samples as it may";
     FileSize = 307, "the limit on the size of files refuses shared memory";
     TooManyPorts = 308, "the process has as many publishers and subscribers as it may";
+    SeatRefused = 309, "a publisher has no room for the subscriber";
     Full = 401, "a reliable subscriber has not read what would be overwritten";
     TimedOut = 402, "what was waited for did not happen in time";
     Evicted = 403, "the subscriber was evicted, because it did not keep up";

@@ -55,7 +55,7 @@ pub const MESSAGE_FDS_MAX: usize = 253;
 pub const RINGS_MAX: u32 = 65_536;
 
 /// Rows of one process, one a pair of subscriber and publisher: 16 bits. One more match is refused by the
-/// subscriber, which reports it and stays unattached to that publisher.
+/// subscriber, which reports it and tries again.
 pub const ROWS_MAX: u32 = 65_536;
 
 /// Extents of one arena. 12 bits of a chunk's address, of which one value means "none". When all are taken,

@@ -10,7 +10,7 @@ use super::channel::{ChannelError, Enclosed};
 use super::member::Stage;
 use super::shared::{Answer, Phase, Question, Registration};
 use super::thread::{Standing, Worker};
-use super::{Attach, RingAdded, RingKey, RowKey, Unmatched};
+use super::{Attach, RingAdded, RingKey, RowKey, Unmatched, Wanted};
 use crate::error::{Code, Error, memory};
 use crate::log::Line;
 use busway_shm::arena::PeerArena;
@@ -153,8 +153,13 @@ impl Worker {
         let ring = RingKey { index: ring, generation };
         let added = RingAdded { subscription, peer: &peer, ring, port, topic: &topic, ring_is_older };
         let Some(row) = self.base.ports.ring_added(&added) else { return };
+        self.ask_for_seat(Wanted { publisher: process, ring, subscription, row, policy }, now_ns);
+    }
+
+    pub(super) fn ask_for_seat(&mut self, wanted: Wanted, now_ns: u64) {
+        let Wanted { publisher, ring, subscription, row, policy } = wanted;
         let attach = Message::Attach {
-            publisher: process,
+            publisher,
             ring: ring.index,
             generation: ring.generation,
             subscriber: self.base.process(),

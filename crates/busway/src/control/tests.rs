@@ -7,7 +7,7 @@
 use super::scratch::Scratch;
 use super::{
     Attach, Control, ControlSettings, Ports, PublisherRecord, RingAdded, RingKey, Role, RowKey,
-    SubscriberRecord,
+    SubscriberRecord, Wanted,
 };
 use crate::directory::Realm;
 use crate::error::Error;
@@ -128,6 +128,10 @@ impl Ports for Recorder {
 
     fn tick(&self, _: u64) {
         self.change(|told| told.ticks += 1);
+    }
+
+    fn retry(&self, _: u64) -> Vec<Wanted> {
+        Vec::new()
     }
 }
 

@@ -222,6 +222,9 @@ impl Worker {
             Standing::Searching(_) => {}
         }
         self.base.ports.tick(now_ns);
+        for wanted in self.base.ports.retry(now_ns) {
+            self.ask_for_seat(wanted, now_ns);
+        }
     }
 
     /// A process has ended: by its life word, or by the holder's word. Only the life word frees what a process holds: a
