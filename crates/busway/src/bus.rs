@@ -260,8 +260,8 @@ impl BusBuilder {
         self
     }
 
-    /// The domain's byte budget, if this process is the one that makes the domain. Default: a quarter of the
-    /// machine's memory or of the cgroup's limit.
+    /// The domain's byte budget, at least 1, if this process is the one that makes the domain; a domain that is there keeps
+    /// its own. Default: a quarter of the machine's memory or of the cgroup's limit.
     #[must_use]
     pub fn budget(mut self, bytes: u64) -> Self {
         self.budget_bytes = Some(bytes);
@@ -289,6 +289,11 @@ impl BusBuilder {
     /// A name that breaks its grammar (01xx), a directory, user or holder that refuses or does not answer (02xx),
     /// memory, descriptors or address space that cannot be had (03xx).
     pub fn open(self) -> Result<Bus, Error> {
+        if self.budget_bytes == Some(0) {
+            return Err(Error::new(Code::BadSetting, "a domain with a budget of 0 bytes can hold nothing")
+                .at("the setting `budget`")
+                .remedy("give it some mebibytes at least, or leave it out"));
+        }
         let name = self.name.unwrap_or_else(program_name);
         let options =
             ArenaOptions { name: name.clone(), bytes_max: self.arena_bytes, monitored: self.monitored };

@@ -40,6 +40,9 @@ pub(crate) mod scratch;
 mod shared;
 mod thread;
 
+/// What a process of another version is told of ours.
+const VERSION: &str = concat!("busway ", env!("CARGO_PKG_VERSION"));
+
 /// A ring in its owner's arena.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct RingKey {

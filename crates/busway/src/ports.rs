@@ -129,6 +129,11 @@ impl Subscription {
         self.version.load(Ordering::Acquire) // pairs with Release in `arrive`
     }
 
+    /// Whether a subscriber that looked at `version` may find something now.
+    pub(crate) fn has_news(&self, version: u64) -> bool {
+        self.version() != version || self.rows().iter().any(|row| row.has_news())
+    }
+
     /// Takes what has arrived.
     pub(crate) fn arrived(&self) -> Vec<Arrival> {
         std::mem::take(&mut *lock(&self.arrivals))

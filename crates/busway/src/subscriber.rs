@@ -436,7 +436,7 @@ impl Subscriber {
             Ok(None) => {}
         }
         self.drop_finished();
-        self.core.wake.register(&self.core.ports, context.waker());
+        self.core.wake.register(&self.core.ports, &self.subscription, self.version, context.waker());
         // Registered: what comes now will wake. What came before is seen by this look.
         let taken = self.take();
         if self.unfinished {

@@ -1,18 +1,18 @@
 //! The thread that sleeps on the bell so that async tasks need not.
 //!
 //! It starts with the first task that finds nothing. It announces that it sleeps (which makes publishers ring), wakes the
-//! tasks that registered before that, so that they look again, and then sleeps. A task that registers while it sleeps
-//! looks again itself. It knows no rings and no messages: it wakes too often rather than too seldom.
+//! tasks for which something came before that, and then sleeps. A task that registers while it sleeps looks again itself.
+//! It takes no messages: of each waiting subscription it only asks whether there may be news.
 //!
-//! Invariant: after a task has registered and looked once more in vain, the next ring of any bell line wakes it.
+//! Invariant: after a task has registered and looked once more in vain, the next message for its subscription wakes it.
 
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Weak};
 use std::task::Waker;
 use std::thread::JoinHandle;
 
 use busway_shm::bell::ANY;
 
-use crate::ports::{PortTable, lock};
+use crate::ports::{PortTable, Subscription, lock};
 
 /// The thread, if any task has needed it.
 #[derive(Debug, Default)]
@@ -22,21 +22,53 @@ pub(crate) struct WakeThread {
 
 #[derive(Debug, Default)]
 struct State {
-    wakers: Vec<Waker>,
+    waiting: Vec<Waiting>,
     thread: Option<JoinHandle<()>>,
     stopping: bool,
 }
 
+/// A task that waits. Of one subscription only one can: it is borrowed for that.
+#[derive(Debug)]
+struct Waiting {
+    subscription: Weak<Subscription>,
+    /// The publishers that it knew.
+    version: u64,
+    waker: Waker,
+}
+
+impl Waiting {
+    fn has_news(&self) -> bool {
+        // One that is gone waits for nothing, and its task may as well know.
+        self.subscription.upgrade().is_none_or(|subscription| subscription.has_news(self.version))
+    }
+}
+
+impl State {
+    /// Adds a task, unless a later look of the same subscription is known.
+    fn wait(&mut self, waiting: Waiting) {
+        if !self.waiting.iter().any(|known| known.subscription.ptr_eq(&waiting.subscription)) {
+            self.waiting.push(waiting);
+        }
+    }
+}
+
 impl WakeThread {
-    /// The task of `waker` will be woken by the next ring. The caller looks at its rings once more.
-    pub(crate) fn register(&self, ports: &Arc<PortTable>, waker: &Waker) {
+    /// The task of `waker` will be woken by the next news for `subscription`, of which it knows the publishers of
+    /// `version`. The caller looks at its rings once more.
+    pub(crate) fn register(
+        &self,
+        ports: &Arc<PortTable>,
+        subscription: &Arc<Subscription>,
+        version: u64,
+        waker: &Waker,
+    ) {
         let mut state = lock(&self.state);
         if state.stopping {
             return;
         }
-        if !state.wakers.iter().any(|known| known.will_wake(waker)) {
-            state.wakers.push(waker.clone());
-        }
+        let subscription = Arc::downgrade(subscription);
+        state.waiting.retain(|known| !known.subscription.ptr_eq(&subscription));
+        state.waiting.push(Waiting { subscription, version, waker: waker.clone() });
         if state.thread.is_none() {
             let (shared, ports) = (self.state.clone(), ports.clone());
             let thread =
@@ -64,13 +96,21 @@ impl WakeThread {
     }
 }
 
-fn wake_all(state: &Mutex<State>) -> bool {
-    let (wakers, stopping) = {
+/// Wakes the tasks for which there may be news, and at the end all of them; says whether that is the end.
+fn wake(state: &Mutex<State>) -> bool {
+    let (all, stopping) = {
         let mut state = lock(state);
-        (std::mem::take(&mut state.wakers), state.stopping)
+        (std::mem::take(&mut state.waiting), state.stopping)
     };
-    for waker in wakers {
-        waker.wake();
+    // Without the lock: looking at rows and waking run the code of others.
+    let (woken, waiting): (Vec<_>, Vec<_>) =
+        all.into_iter().partition(|waiting| stopping || waiting.has_news());
+    {
+        let mut state = lock(state);
+        waiting.into_iter().for_each(|waiting| state.wait(waiting));
+    }
+    for task in woken {
+        task.waker.wake();
     }
     stopping
 }
@@ -80,12 +120,12 @@ fn run(state: &Mutex<State>, ports: &PortTable) {
         let Some(domain) = ports.domain() else { return };
         let bell = domain.bell();
         let sleeper = bell.prepare(ANY);
-        // Announced. Those who looked before that must look again; they register anew.
-        if wake_all(state) {
+        // Announced: what comes now rings. What came before is news.
+        if wake(state) {
             return;
         }
         sleeper.wait(None);
-        if wake_all(state) {
+        if wake(state) {
             return;
         }
     }

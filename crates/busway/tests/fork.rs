@@ -82,6 +82,8 @@ fn starts_before_it_forgets(scene: &Scene, inherited: (Publisher, Subscriber, Sa
     let mut publisher = bus.publisher("of.child").open().unwrap();
     publisher.send(&[8; 5_000]).unwrap();
     let kept = own.recv_timeout(PATIENCE).unwrap().unwrap();
+    // Their threads have the stacks that the parent's threads had.
+    let more: Vec<Bus> = (0..6).map(|_| join(scene.directory(), "child").open().unwrap()).collect();
     let (mut publisher_of_parent, subscriber_of_parent, sample_of_parent, bus_of_parent) = inherited;
     // None of these may look at memory that is not here, or is somebody else's by now.
     assert_eq!(sample_of_parent.payload(), b"", "a held sample is empty here");
@@ -92,6 +94,7 @@ fn starts_before_it_forgets(scene: &Scene, inherited: (Publisher, Subscriber, Sa
     publisher_of_parent.flush(PATIENCE).unwrap_err();
     bus_of_parent.close();
     drop((publisher_of_parent, subscriber_of_parent, sample_of_parent, bus_of_parent));
+    more.iter().for_each(Bus::close);
     assert_eq!(kept[..], [8; 5_000]);
     publisher.send(&[9; 300]).unwrap();
     publisher.send(&[9; 3_000_000]).unwrap();

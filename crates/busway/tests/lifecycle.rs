@@ -180,6 +180,30 @@ fn every_call_on_a_closed_bus_says_so_and_closing_twice_is_nothing() {
 }
 
 #[test]
+fn two_members_that_leave_at_once_leave_only_the_lock() {
+    let scene = Scene::new();
+    let rounds = 300;
+    for round in 0..rounds {
+        let buses = [scene.bus("one"), scene.bus("other")];
+        let start = std::sync::Barrier::new(2);
+        std::thread::scope(|scope| {
+            for bus in &buses {
+                scope.spawn(|| {
+                    start.wait();
+                    bus.close();
+                });
+            }
+        });
+        let left: Vec<String> = std::fs::read_dir(scene.directory())
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        assert_eq!(left, ["test.lock"], "round {round}");
+    }
+    println!("evidence: rounds={rounds}");
+}
+
+#[test]
 fn names_that_are_none_have_the_code_of_what_they_should_be() {
     let scene = Scene::new();
     let bus = scene.bus("names");

@@ -12,6 +12,7 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
 
+use busway::Code;
 use busway_shm::arena::{ArenaOptions, OwnArena, PeerArena};
 use busway_shm::clock::monotonic_ns;
 use busway_shm::layout::{layout_hash, state, unkey};
@@ -35,49 +36,59 @@ struct Bare {
 
 impl Bare {
     fn join(path: &Path) -> Bare {
-        let options = ArenaOptions { name: "bare".to_owned(), bytes_max: 8 << 30, monitored: false };
-        let arena = OwnArena::create(&options).unwrap();
-        let life = LifeLock::acquire(arena.clone(), OwnArena::life_word).unwrap();
-        let socket = rustix::net::socket(AddressFamily::UNIX, SocketType::SEQPACKET, None).unwrap();
-        rustix::net::connect(&socket, &SocketAddrUnix::new(path).unwrap()).unwrap();
-        let bare = Bare { socket, arena, _life: life };
-        let hello = Control::Hello {
-            layout_hash: layout_hash(),
-            process: bare.arena.process(),
-            pid: std::process::id(),
-            name: "bare".to_owned(),
-            monitored: false,
-        };
+        let bare = Bare::connect(path);
+        let hello = bare.hello(layout_hash());
         bare.say(&hello, &[bare.arena.arena_fd(), bare.arena.bulk_fd()]);
         let (answer, fds) = bare.hear();
         assert!(matches!(answer, Control::Welcome { .. }) && fds.len() == 1, "{answer:?}");
         bare
     }
 
+    fn connect(path: &Path) -> Bare {
+        let options = ArenaOptions { name: "bare".to_owned(), bytes_max: 8 << 30, monitored: false };
+        let arena = OwnArena::create(&options).unwrap();
+        let life = LifeLock::acquire(arena.clone(), OwnArena::life_word).unwrap();
+        let socket = rustix::net::socket(AddressFamily::UNIX, SocketType::SEQPACKET, None).unwrap();
+        rustix::net::connect(&socket, &SocketAddrUnix::new(path).unwrap()).unwrap();
+        Bare { socket, arena, _life: life }
+    }
+
+    fn hello(&self, layout_hash: u64) -> Control {
+        let (process, name) = (self.arena.process(), "bare".to_owned());
+        Control::Hello { layout_hash, process, pid: std::process::id(), name, monitored: false }
+    }
+
     fn say(&self, message: &Control, fds: &[BorrowedFd<'_>]) {
-        let mut bytes = Vec::new();
-        busway_wire::encode(message, &mut bytes).unwrap();
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(3))];
-        let mut beside = SendAncillaryBuffer::new(&mut space);
-        assert!(fds.is_empty() || beside.push(SendAncillaryMessage::ScmRights(fds)));
-        rustix::net::sendmsg(&self.socket, &[IoSlice::new(&bytes)], &mut beside, SendFlags::empty()).unwrap();
+        say(&self.socket, message, fds);
     }
 
     fn hear(&self) -> (Control, Vec<OwnedFd>) {
-        let mut bytes = vec![0; 64 << 10];
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(3))];
-        let mut beside = RecvAncillaryBuffer::new(&mut space);
-        let into = &mut [IoSliceMut::new(&mut bytes)];
-        let got =
-            rustix::net::recvmsg(&self.socket, into, &mut beside, RecvFlags::CMSG_CLOEXEC).unwrap().bytes;
-        let mut fds = Vec::new();
-        for message in beside.drain() {
-            if let RecvAncillaryMessage::ScmRights(rights) = message {
-                fds.extend(rights);
-            }
-        }
-        (busway_wire::decode(&bytes[..got]).unwrap(), fds)
+        hear(&self.socket)
     }
+}
+
+fn say(socket: &OwnedFd, message: &Control, fds: &[BorrowedFd<'_>]) {
+    let mut bytes = Vec::new();
+    busway_wire::encode(message, &mut bytes).unwrap();
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(3))];
+    let mut beside = SendAncillaryBuffer::new(&mut space);
+    assert!(fds.is_empty() || beside.push(SendAncillaryMessage::ScmRights(fds)));
+    rustix::net::sendmsg(socket, &[IoSlice::new(&bytes)], &mut beside, SendFlags::empty()).unwrap();
+}
+
+fn hear(socket: &OwnedFd) -> (Control, Vec<OwnedFd>) {
+    let mut bytes = vec![0; 64 << 10];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(3))];
+    let mut beside = RecvAncillaryBuffer::new(&mut space);
+    let into = &mut [IoSliceMut::new(&mut bytes)];
+    let got = rustix::net::recvmsg(socket, into, &mut beside, RecvFlags::CMSG_CLOEXEC).unwrap().bytes;
+    let mut fds = Vec::new();
+    for message in beside.drain() {
+        if let RecvAncillaryMessage::ScmRights(rights) = message {
+            fds.extend(rights);
+        }
+    }
+    (busway_wire::decode(&bytes[..got]).unwrap(), fds)
 }
 
 #[test]
@@ -143,4 +154,55 @@ fn a_subscription_is_answered_with_the_ring_that_was_really_made() {
     println!(
         "evidence: ring={ring} generation={generation} slots=128 slot_bytes={SLOT_BYTES} base={base:#x} messages_found=5"
     );
+}
+
+/// What is said to who asks with another version, and by whom: both layouts and the remedy are in it.
+fn names_both(cause: &str, theirs: u64) {
+    for part in [format!("{theirs:016x}"), format!("{:016x}", layout_hash()), "busway 0.".to_owned()] {
+        assert!(cause.contains(&part), "{part} is missing in {cause}");
+    }
+}
+
+#[test]
+fn a_member_of_another_version_is_told_so_whatever_it_sends_beside_and_the_others_go_on() {
+    let scene = Scene::new();
+    let bus = scene.bus("this version");
+    let (mut publisher, mut subscriber) =
+        (bus.publisher("a").open().unwrap(), bus.subscriber("a").open().unwrap());
+    for descriptors in 0..4 {
+        let bare = Bare::connect(bus.socket_path());
+        bare.say(&bare.hello(0x0123), &vec![bare.arena.arena_fd(); descriptors][..descriptors.min(3)]);
+        let (answer, _) = bare.hear();
+        let Control::Refused { code, reason } = answer else { panic!("{answer:?}") };
+        assert_eq!(code, Code::LayoutDiffers.number(), "{reason}");
+        names_both(&reason, 0x0123);
+        assert!(reason.contains("use the same version of Busway"), "{reason}");
+    }
+    publisher.send(b"x").unwrap();
+    assert_eq!(subscriber.recv().unwrap()[..], *b"x");
+}
+
+#[test]
+fn a_program_that_meets_a_holder_of_another_version_ends_with_both_and_the_remedy() {
+    let scene = Scene::new();
+    let path = scene.bus("makes the directory").socket_path().to_owned();
+    let listener = rustix::net::socket(AddressFamily::UNIX, SocketType::SEQPACKET, None).unwrap();
+    rustix::net::bind(&listener, &SocketAddrUnix::new(&path).unwrap()).unwrap();
+    rustix::net::listen(&listener, 8).unwrap();
+    let holder = std::thread::spawn(move || {
+        // As a holder of any version answers: the first field of a Hello is the layout, and it looks at nothing else.
+        let socket = rustix::net::accept(&listener).unwrap();
+        let (hello, _) = hear(&socket);
+        let error = hello.check_layout(0x4567).unwrap_err();
+        let (code, reason) = (Code::LayoutDiffers.number(), format!("{error}; this is busway 0.9.9"));
+        say(&socket, &Control::Refused { code, reason }, &[]);
+    });
+    let error = place::join(scene.directory(), "this version").open().unwrap_err();
+    holder.join().unwrap();
+    assert_eq!(error.code(), Code::LayoutDiffers, "{error}");
+    names_both(error.cause(), 0x4567);
+    let ours = concat!("(busway ", env!("CARGO_PKG_VERSION"), ")");
+    assert!(error.cause().contains("busway 0.9.9") && error.cause().contains(ours), "{error}");
+    assert_eq!(error.try_(), "run the same version of busway everywhere");
+    assert_eq!(error.place(), path.display().to_string());
 }

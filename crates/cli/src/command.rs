@@ -91,14 +91,15 @@ pub(crate) enum Command {
     /// whoever holds the role to hand it over. SIGINT and SIGTERM end it.
     #[command(after_long_help = "Examples:
   busway up
+  busway up --budget 512MiB
   busway up --domain lab --json")]
-    Up,
+    Up(UpArgs),
     /// Send messages
     #[command(after_long_help = "Examples:
   busway pub price.tick 101.5
   tar c . | busway pub backup -              all of stdin is one message
   busway pub flights --lines --wait=2 < flights.csv
-  busway pub load --size 1KiB --count 1000000 --rate 50000
+  busway pub load --size 1KiB --count 1000000 --rate 50000 --budget 256MiB
 
 The last line on stderr is the account: sent 5 subscribers 2 delivered 10 dropped 0 in-flight 0")]
     Pub(PubArgs),
@@ -107,6 +108,7 @@ The last line on stderr is the account: sent 5 subscribers 2 delivered 10 droppe
   busway sub 'price.*' 'news.>'
   busway sub flights --reliable --raw --count 336777 > flights.csv
   busway sub price.tick --json | jq .body
+  busway sub 'camera.>' --budget 2GiB
 
 Patterns: price.tick is itself, * is one token, > the rest, ^pri every name that begins with these bytes. A
 message that several patterns match is printed once for each.")]
@@ -151,9 +153,27 @@ message that several patterns match is printed once for each.")]
     Man(ManArgs),
 }
 
+/// What every command takes that may be the first in its domain.
+#[derive(Debug, Clone, Copy, Args)]
+pub(crate) struct BudgetArgs {
+    /// Memory that all programs of the domain may take together, if this one is the first of them
+    /// [default: a quarter of the machine's or of the cgroup's limit]
+    #[arg(long, env = "BUSWAY_BUDGET", value_name = "SIZE", value_parser = budget, hide_env_values = true)]
+    pub(crate) budget: Option<Size>,
+}
+
+/// What `up` takes.
+#[derive(Debug, Args)]
+pub(crate) struct UpArgs {
+    #[command(flatten)]
+    pub(crate) budget: BudgetArgs,
+}
+
 /// What `pub` takes.
 #[derive(Debug, Args)]
 pub(crate) struct PubArgs {
+    #[command(flatten)]
+    pub(crate) budget: BudgetArgs,
     /// Where to publish, a dotted name
     #[arg(value_name = "TOPIC")]
     pub(crate) topic: String,
@@ -183,6 +203,8 @@ pub(crate) struct PubArgs {
 /// What `sub` takes.
 #[derive(Debug, Args)]
 pub(crate) struct SubArgs {
+    #[command(flatten)]
+    pub(crate) budget: BudgetArgs,
     /// What to subscribe to
     #[arg(value_name = "PATTERN", required = true)]
     pub(crate) patterns: Vec<String>,
@@ -310,6 +332,13 @@ pub(crate) struct ManArgs {
 /// The table itself, for completions and man pages.
 pub(crate) fn table() -> clap::Command {
     Cli::command()
+}
+
+fn budget(text: &str) -> Result<Size, String> {
+    match text.parse()? {
+        Size(0) => Err("a domain with a budget of 0 bytes can hold nothing".to_string()),
+        size => Ok(size),
+    }
 }
 
 fn policy(text: &str) -> Result<Policy, String> {

@@ -84,7 +84,7 @@ fn dispatch(command: Command, global: &Global, output: &mut Output) -> Result<Ex
     })?;
     let mut context = Context { global, output, signals: &signals };
     match command {
-        Command::Up => up::run(&mut context),
+        Command::Up(args) => up::run(&args, &mut context),
         Command::Pub(args) => publish::run(&args, &mut context),
         Command::Sub(args) => subscribe::run(&args, &mut context),
         Command::Ls(args) => ls::run(&args, &mut context),

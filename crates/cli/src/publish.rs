@@ -52,7 +52,7 @@ struct Summary<'a> {
 pub(crate) fn run(args: &PubArgs, context: &mut Context<'_>) -> Result<Exit, Failure> {
     let topic = session::topic(&args.topic)?;
     let source = source(args, context.signals)?;
-    let bus = context.join("busway-pub")?;
+    let bus = context.join_within("busway-pub", args.budget)?;
     let mut publisher = bus.publisher(topic.as_str()).open()?;
     let started = clock::now_ns();
     let result = wait_for_subscribers(&publisher, args, context)

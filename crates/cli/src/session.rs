@@ -5,12 +5,13 @@
 
 use std::time::Duration;
 
-use busway::{Bus, Error, Pattern, Topic};
+use busway::{Bus, BusBuilder, Error, Pattern, Topic};
 
-use crate::command::Global;
+use crate::command::{BudgetArgs, Global};
 use crate::exit::Failure;
 use crate::output::Output;
 use crate::signals::Signals;
+use crate::size::Size;
 
 /// How long joining may take where `--timeout` does not say: a holder that hangs is found out well before.
 const JOIN_TIMEOUT: Duration = Duration::from_secs(5);
@@ -38,11 +39,39 @@ impl Context<'_> {
     pub(crate) fn join(&self, name: &str) -> Result<Bus, Failure> {
         join(&self.global.domain, name, self.join_timeout())
     }
+
+    /// The same for a command that may be the first of its domain, with the budget that was asked for.
+    pub(crate) fn join_within(&self, name: &str, budget: BudgetArgs) -> Result<Bus, Failure> {
+        let builder = builder(&self.global.domain, name, self.join_timeout());
+        let bus = match budget.budget {
+            Some(Size(bytes)) => builder.budget(bytes).open()?,
+            None => builder.open()?,
+        };
+        self.tell_budget(&bus, budget)?;
+        Ok(bus)
+    }
+
+    /// Notes that the domain was there before, with another budget than was asked for.
+    pub(crate) fn tell_budget(&self, bus: &Bus, budget: BudgetArgs) -> Result<(), Failure> {
+        let Some(wanted) = budget.budget else { return Ok(()) };
+        let found = Size(bus.inspect()?.budget.limit_bytes);
+        if found != wanted {
+            self.output.note(format_args!(
+                "domain {} was there before and keeps its budget of {found}",
+                self.global.domain
+            ));
+        }
+        Ok(())
+    }
 }
 
 /// Joins `domain` as `name`.
 pub(crate) fn join(domain: &str, name: &str, timeout: Duration) -> Result<Bus, Failure> {
-    Ok(Bus::builder().domain(domain).name(name).timeout(timeout).open()?)
+    Ok(builder(domain, name, timeout).open()?)
+}
+
+fn builder(domain: &str, name: &str, timeout: Duration) -> BusBuilder {
+    Bus::builder().domain(domain).name(name).timeout(timeout)
 }
 
 /// A topic to publish to, or the reason why it is none.

@@ -60,7 +60,7 @@ pub(crate) fn run(args: &SubArgs, context: &mut Context<'_>) -> Result<Exit, Fai
     let patterns =
         args.patterns.iter().map(|pattern| session::pattern(pattern)).collect::<Result<Vec<_>, _>>()?;
     let form = form(args, context)?;
-    let bus = context.join("busway-sub")?;
+    let bus = context.join_within("busway-sub", args.budget)?;
     let mut subscribers = Vec::new();
     for pattern in &patterns {
         let mut builder = bus.subscriber(&pattern.to_string());

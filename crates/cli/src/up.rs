@@ -4,6 +4,7 @@ use busway_node::{Node, NodeConfig};
 use serde::Serialize;
 
 use crate::clock;
+use crate::command::UpArgs;
 use crate::duration;
 use crate::exit::{Exit, Failure};
 use crate::session::Context;
@@ -16,10 +17,15 @@ struct Ready<'a> {
     socket: String,
 }
 
-pub(crate) fn run(context: &mut Context<'_>) -> Result<Exit, Failure> {
+pub(crate) fn run(args: &UpArgs, context: &mut Context<'_>) -> Result<Exit, Failure> {
     let started = clock::now_ns();
-    let config = NodeConfig { domain: context.global.domain.clone(), timeout: context.join_timeout() };
+    let config = NodeConfig {
+        domain: context.global.domain.clone(),
+        timeout: context.join_timeout(),
+        budget_bytes: args.budget.budget.map(|size| size.0),
+    };
     let node = Node::start(&config)?;
+    context.tell_budget(node.bus(), args.budget)?;
     let socket = node.socket_path().display().to_string();
     let (pid, domain) = (std::process::id(), config.domain.as_str());
     if context.output.json() {

@@ -18,11 +18,13 @@ pub struct NodeConfig {
     pub domain: String,
     /// How long joining, and the hand-over by the present holder, may take. Default: 5 seconds.
     pub timeout: Duration,
+    /// The domain's byte budget, if the node is the one that makes the domain. Default: a part of the machine's memory.
+    pub budget_bytes: Option<u64>,
 }
 
 impl Default for NodeConfig {
     fn default() -> Self {
-        Self { domain: "default".to_string(), timeout: Duration::from_secs(5) }
+        Self { domain: "default".to_string(), timeout: Duration::from_secs(5), budget_bytes: None }
     }
 }
 
@@ -52,12 +54,13 @@ impl Node {
     /// Whatever keeps a bus from being opened (directory, owner, memory, versions), and a holder that does not hand
     /// over within the time-out.
     pub fn start(config: &NodeConfig) -> Result<Self, Error> {
-        let bus = Bus::builder()
-            .domain(&config.domain)
-            .name("busway-up")
-            .timeout(config.timeout)
-            .take_role()
-            .open()?;
+        let builder =
+            Bus::builder().domain(&config.domain).name("busway-up").timeout(config.timeout).take_role();
+        let bus = match config.budget_bytes {
+            Some(bytes) => builder.budget(bytes),
+            None => builder,
+        };
+        let bus = bus.open()?;
         let socket = bus.socket_path().to_path_buf();
         tracing::info!(domain = %config.domain, socket = %socket.display(), "holds the rendezvous");
         Ok(Self { bus, socket })

@@ -2,11 +2,10 @@
 //!
 //! [`OwnArena`] is the owner's side: one sparse memory file, mapped writable once and then sealed, and a second
 //! file for bulk. [`PeerArena`] is everybody else's: the same files, mapped read-only after their seals, size and
-//! layout were checked, and no further than they are used (`window`). What the tables mean is in `layout`; who may hold or gate what is decided in `seat`.
+//! layout were checked. What the tables mean is in `layout`; who may hold or gate what is decided in `seat`.
 //!
 //! Invariant: only the owner can write an arena. The kernel holds it: the seals forbid a second writable mapping,
-//! writing through the descriptor, shrinking and growing. Every number read from a [`PeerArena`] is checked
-//! before it is used as an offset, an index or a length.
+//! writing through the descriptor, shrinking and growing.
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Arc, Condvar, Mutex, OnceLock};
@@ -16,20 +15,24 @@ use busway_wire::ProcessId;
 use crate::domain::Domain;
 use crate::error::ShmError;
 use crate::fork::PrivateFd;
-use crate::heap::{CHUNK_BYTES_MAX, Heap, Table};
+use crate::heap::{Heap, Table};
 use crate::layout::{
-    ARENA_BYTES_MAX, ARENA_BYTES_MIN, ArenaHeader, EXTENTS_AT, EXTENTS_MAX, ExtentEntry, HEADS_AT,
-    LAYOUT_VERSION, MAGIC, NAME_BYTES, PAGE, RINGS_AT, RINGS_MAX, ROWS_AT, ROWS_MAX, RingEntry, RowEntry,
-    SEATS_AT, SEATS_MAX, SeatEntry, layout_hash, state, unkey,
+    ARENA_BYTES_MAX, ARENA_BYTES_MIN, EXTENTS_AT, LAYOUT_VERSION, MAGIC, NAME_BYTES, PAGE, ROWS_MAX,
+    layout_hash, state, unkey,
 };
-use crate::life::{self, Life};
+use crate::life::Life;
 use crate::seat::EntryKey;
-use crate::slot::ChunkRef;
-use crate::sync::{AtomicU32, AtomicU64, Ordering};
-use crate::sys::memfd::{self, Mapping, SealKind, Shared};
-use crate::view::{Mapped, Payload, Region};
-use crate::window::{Whose, Windows};
+use crate::sync::{AtomicU32, Ordering};
+use crate::sys::memfd::{self, Mapping, SealKind};
+use crate::window::Windows;
 use crate::{clock, fork, sys};
+
+mod peer;
+mod tables;
+
+pub use peer::PeerArena;
+pub(crate) use tables::store_text;
+pub use tables::{ChunkPlace, Tables};
 
 /// How an arena is made.
 #[derive(Clone, Debug)]
@@ -51,208 +54,6 @@ pub const FLAG_MEMBER: u32 = 4;
 /// The process has left its domain. Its life word stays alive while it still reads what others own.
 pub const FLAG_LEFT: u32 = 8;
 
-/// Tables that can be read in any arena, one's own or a peer's.
-///
-/// Of a peer's only the header is mapped until something else is asked for: what cannot be mapped then is not there.
-#[derive(Debug)]
-pub struct Tables {
-    header: Mapped<ArenaHeader>,
-    parts: OnceLock<Parts>,
-    arena: Windows,
-    bulk: Windows,
-    /// The files of a process of another user, whose chunks are copied and never looked at in a mapping: the memory that
-    /// a look takes where there is none yet is charged to who looks.
-    files: Option<Files>,
-}
-
-#[derive(Debug)]
-struct Files {
-    arena: PrivateFd,
-    bulk: PrivateFd,
-}
-
-/// The tables behind the header, all in the first window of the arena.
-#[derive(Debug)]
-struct Parts {
-    extents: Mapped<[ExtentEntry]>,
-    heads: Mapped<[AtomicU64]>,
-    rings: Mapped<[RingEntry]>,
-    rows: Mapped<[RowEntry]>,
-    seats: Mapped<[SeatEntry]>,
-}
-
-impl Parts {
-    fn map(arena: &Windows) -> Result<Self, ShmError> {
-        Ok(Self {
-            extents: arena.slice(EXTENTS_AT, u64::from(EXTENTS_MAX))?,
-            heads: arena.slice(HEADS_AT, u64::from(RINGS_MAX))?,
-            rings: arena.slice(RINGS_AT, u64::from(RINGS_MAX))?,
-            rows: arena.slice(ROWS_AT, u64::from(ROWS_MAX))?,
-            seats: arena.slice(SEATS_AT, u64::from(SEATS_MAX))?,
-        })
-    }
-}
-
-impl Tables {
-    fn new(arena: Windows, bulk: Windows, files: Option<Files>) -> Result<Self, ShmError> {
-        Ok(Self { header: arena.seed().get(0)?, parts: OnceLock::new(), arena, bulk, files })
-    }
-
-    #[inline]
-    fn parts(&self) -> Option<&Parts> {
-        self.parts.get().or_else(|| self.map_parts())
-    }
-
-    #[cold]
-    fn map_parts(&self) -> Option<&Parts> {
-        let parts = Parts::map(&self.arena).ok()?;
-        Some(self.parts.get_or_init(|| parts))
-    }
-
-    /// The first page.
-    pub fn header(&self) -> &ArenaHeader {
-        &self.header
-    }
-
-    /// What the owner's life word and flags say: one that has left and holds samples is closed, until it dies.
-    pub fn life(&self) -> Life {
-        let life = life::read(&self.header.life.word);
-        // pairs with Release in `OwnArena::leave`
-        let left = life == Life::Alive && self.header.flags.load(Ordering::Acquire) & FLAG_LEFT != 0;
-        if left { Life::Closed } else { life }
-    }
-
-    /// Entry `index` of the ring table.
-    pub fn ring(&self, index: u32) -> Option<&RingEntry> {
-        self.parts()?.rings.get(index as usize)
-    }
-
-    /// Entry `index` of the row table.
-    pub fn row(&self, index: u32) -> Option<&RowEntry> {
-        self.parts()?.rows.get(index as usize)
-    }
-
-    /// Entry `index` of the seat table.
-    pub fn seat(&self, index: u32) -> Option<&SeatEntry> {
-        self.parts()?.seats.get(index as usize)
-    }
-
-    /// The head of ring `index`: the sequence of the last message published.
-    pub fn head(&self, index: u32) -> Option<&AtomicU64> {
-        self.parts()?.heads.get(index as usize)
-    }
-
-    /// The arena file's memory.
-    pub fn arena(&self) -> &Windows {
-        &self.arena
-    }
-
-    /// Bytes of addresses that are taken for the two files, beyond their first pages.
-    pub fn mapped_bytes(&self) -> u64 {
-        self.arena.mapped_bytes() + self.bulk.mapped_bytes()
-    }
-
-    /// A checked pointer to a `T` in the arena file.
-    ///
-    /// # Errors
-    /// [`ShmError::OutOfBounds`].
-    pub fn at<T: Shared>(&self, offset: u64) -> Result<Mapped<T>, ShmError> {
-        self.arena.get(offset)
-    }
-
-    /// Where a chunk lies: bulk or not, offset and size, checked against the file's size.
-    pub fn resolve(&self, chunk: ChunkRef) -> Option<ChunkPlace> {
-        let entry = self.parts()?.extents.get(chunk.extent() as usize)?;
-        // Relaxed: the entry was written before the slot that names it was stored with release.
-        let count = entry.count.load(Ordering::Relaxed);
-        let bytes = entry.chunk_bytes.load(Ordering::Relaxed);
-        let first = entry.offset.load(Ordering::Relaxed);
-        // Every honest chunk begins and ends on a cache line, and typed samples rely on it.
-        let aligned = bytes.is_multiple_of(64) && first.is_multiple_of(64);
-        if chunk.index() >= count || !aligned || bytes == 0 || bytes > CHUNK_BYTES_MAX {
-            return None;
-        }
-        let bulk = entry.bulk.load(Ordering::Relaxed) == 1;
-        let offset = first.checked_add(bytes.checked_mul(u64::from(chunk.index()))?)?;
-        self.file(bulk).contains(offset, bytes).then_some(ChunkPlace { bulk, offset, bytes })
-    }
-
-    /// The first `bytes` bytes of a chunk: where they are, or a copy where their owner is another user.
-    ///
-    /// # Errors
-    /// [`ShmError::OutOfBounds`]; [`ShmError::AddressSpace`]; [`ShmError::Memory`] where there is none for a copy.
-    pub fn chunk_bytes(&self, place: ChunkPlace, bytes: u64) -> Result<Payload, ShmError> {
-        if bytes > place.bytes {
-            return Err(ShmError::OutOfBounds { offset: place.offset, len: bytes, size: place.bytes });
-        }
-        if let Some(files) = &self.files {
-            let file = if place.bulk { &files.bulk } else { &files.arena };
-            return memfd::read(file, place.offset, bytes).map(Payload::of_copy);
-        }
-        self.file(place.bulk).bytes(place.offset, bytes)
-    }
-
-    fn file(&self, bulk: bool) -> &Windows {
-        if bulk { &self.bulk } else { &self.arena }
-    }
-
-    /// All of one of our own files, which are mapped whole; the first pages of a peer's.
-    pub(crate) fn region(&self, bulk: bool) -> &Region {
-        self.file(bulk).seed()
-    }
-
-    pub(crate) fn extents(&self) -> &[ExtentEntry] {
-        self.parts().map_or(&[], |parts| &parts.extents)
-    }
-
-    /// The owner's name. What would move a terminal's cursor or colour a log is replaced.
-    pub fn name(&self) -> String {
-        let header = self.header();
-        let len = (header.name_bytes.load(Ordering::Relaxed) as usize).min(NAME_BYTES);
-        let shown =
-            |character: char| if character.is_control() { char::REPLACEMENT_CHARACTER } else { character };
-        text(&header.name, len).chars().map(shown).collect()
-    }
-
-    /// The topic's name that ring `index` carries; `None` where what stands there is not a name.
-    pub fn ring_topic(&self, index: u32) -> Option<busway_wire::Topic> {
-        let entry = self.ring(index)?;
-        let len = entry.topic_bytes.load(Ordering::Relaxed) as usize;
-        if len > 255 {
-            return None;
-        }
-        busway_wire::Topic::new(&text(&entry.name, len)).ok()
-    }
-}
-
-/// Where a chunk lies.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct ChunkPlace {
-    /// In the bulk file.
-    pub bulk: bool,
-    /// Byte offset in its file.
-    pub offset: u64,
-    /// Bytes of the chunk, header and payload.
-    pub bytes: u64,
-}
-
-fn text(words: &[AtomicU64], len: usize) -> String {
-    let bytes: Vec<u8> =
-        words.iter().flat_map(|word| word.load(Ordering::Relaxed).to_le_bytes()).take(len).collect();
-    String::from_utf8_lossy(&bytes).into_owned()
-}
-
-pub(crate) fn store_text(words: &[AtomicU64], bytes: &[u8]) {
-    let mut parts = bytes.chunks(8);
-    for word in words {
-        let mut padded = [0; 8];
-        if let Some(part) = parts.next() {
-            padded[..part.len()].copy_from_slice(part);
-        }
-        word.store(u64::from_le_bytes(padded), Ordering::Relaxed);
-    }
-}
-
 /// Our own arena: the only one we can write.
 #[derive(Debug)]
 pub struct OwnArena {
@@ -271,9 +72,6 @@ pub struct OwnArena {
     process: ProcessId,
     forks: u64,
 }
-
-/// The first window of a bulk file, made with the first large message.
-const BULK_WINDOW_BYTES: u64 = 256 << 20;
 
 /// A process that has committed no more than this is not asked what its cgroup allows: reading that takes longer than
 /// all else a short-lived publisher does, and every machine has so much.
@@ -542,138 +340,5 @@ impl Drop for OwnArena {
         if let Some(domain) = self.domain() {
             domain.ledger().release(self.tables.header().committed_bytes.load(Ordering::Relaxed));
         }
-    }
-}
-
-/// Another process's arena, mapped read-only.
-#[derive(Debug)]
-pub struct PeerArena {
-    tables: Tables,
-    process: ProcessId,
-    pid: u32,
-    uid: u32,
-}
-
-impl PeerArena {
-    /// Maps what a peer handed over, after checking that it is what it should be: the first pages, which say who it is
-    /// and whether it lives. The rest follows as it is named, see [`Windows`].
-    ///
-    /// # Errors
-    /// Which of seals, kind of file, size, magic, layout and incarnation was wrong; or what the kernel refused.
-    /// Nothing stays mapped then.
-    pub fn map(arena: impl AsFd, bulk: impl AsFd, expected: ProcessId) -> Result<Arc<Self>, ShmError> {
-        let arena_file = arena;
-        let arena_bytes = memfd::check_seals(arena_file.as_fd(), SealKind::Arena)?;
-        let bulk_bytes = memfd::check_seals(bulk.as_fd(), SealKind::Bulk)?;
-        for (found, least) in [(arena_bytes, ARENA_BYTES_MIN), (bulk_bytes, PAGE)] {
-            if found < least || found > ARENA_BYTES_MAX {
-                return Err(ShmError::WrongSize { found, least, most: ARENA_BYTES_MAX });
-            }
-        }
-        // The kernel's word, not the header's: the file belongs to the user who made it.
-        let uid = sys::identity::owner(arena_file.as_fd())?;
-        let whose = if uid == sys::identity::uid() { Whose::OurUsers } else { Whose::Foreign };
-        let first_pages = Mapping::map_ro(arena_file.as_fd(), EXTENTS_AT)?;
-        let arena = Windows::new(first_pages, arena_bytes, ARENA_BYTES_MIN, whose);
-        let header: Mapped<ArenaHeader> = arena.seed().get(0)?;
-        // pairs with Release in `fill_header`
-        if header.magic.load(Ordering::Acquire) != MAGIC {
-            return Err(ShmError::Magic { found: header.magic.load(Ordering::Relaxed) });
-        }
-        let (theirs, ours) = (header.layout_hash.load(Ordering::Relaxed), layout_hash());
-        if theirs != ours || header.version.load(Ordering::Relaxed) != LAYOUT_VERSION {
-            return Err(ShmError::Layout { theirs, ours });
-        }
-        let process = ProcessId(header.process.load(Ordering::Relaxed));
-        if process != expected {
-            return Err(ShmError::Incarnation { expected: expected.0, found: process.0 });
-        }
-        let pid = header.pid.load(Ordering::Relaxed);
-        let first_page = Mapping::map_ro(bulk.as_fd(), PAGE)?;
-        let keep = |fd: BorrowedFd<'_>| PrivateFd::new(sys::identity::duplicate(fd)?);
-        let files = match whose {
-            Whose::OurUsers => None,
-            Whose::Foreign => Some(Files { arena: keep(arena_file.as_fd())?, bulk: keep(bulk.as_fd())? }),
-        };
-        let bulk = Windows::new(first_page, bulk_bytes, BULK_WINDOW_BYTES, whose);
-        let tables = Tables::new(arena, bulk, files)?;
-        Ok(Arc::new(Self { tables, process, pid, uid }))
-    }
-
-    /// Maps one's own arena as a peer would, so that pairs within a process take the same path.
-    ///
-    /// # Errors
-    /// As [`PeerArena::map`].
-    pub fn of_own(own: &OwnArena) -> Result<Arc<Self>, ShmError> {
-        Self::map(own.arena_fd(), own.bulk_fd(), own.process())
-    }
-
-    /// The tables.
-    pub fn tables(&self) -> &Tables {
-        &self.tables
-    }
-
-    /// The incarnation.
-    pub fn process(&self) -> ProcessId {
-        self.process
-    }
-
-    /// The process id, as its owner sees it.
-    pub fn pid(&self) -> u32 {
-        self.pid
-    }
-
-    /// The user id that the owner says it has.
-    pub fn uid(&self) -> u32 {
-        self.uid
-    }
-
-    /// The process's name.
-    pub fn name(&self) -> String {
-        self.tables.name()
-    }
-
-    /// What its life word says, by a plain load.
-    pub fn life(&self) -> Life {
-        self.tables.life()
-    }
-
-    /// The life word, for waiting on.
-    pub fn life_word(&self) -> &AtomicU32 {
-        &self.tables.header().life.word
-    }
-
-    /// Its last heartbeat, monotonic nanoseconds.
-    pub fn last_beat_ns(&self) -> u64 {
-        self.tables.header().beat_ns.load(Ordering::Relaxed)
-    }
-
-    /// Whether it wants to be watched for hangs.
-    pub fn monitored(&self) -> bool {
-        self.tables.header().flags.load(Ordering::Relaxed) & FLAG_MONITORED != 0
-    }
-
-    /// Whether it has been a member of its domain before; it says so itself.
-    pub fn was_member(&self) -> bool {
-        self.tables.header().flags.load(Ordering::Relaxed) & FLAG_MEMBER != 0
-    }
-
-    /// Bytes it has taken from the kernel.
-    pub fn committed_bytes(&self) -> u64 {
-        self.tables.header().committed_bytes.load(Ordering::Relaxed)
-    }
-
-    /// Bytes that its arena file and its bulk file take now, as the kernel counts them.
-    pub fn committed_by_file(&self) -> (u64, u64) {
-        let all = self.committed_bytes();
-        let bulk = (0..self.tables.header().extents_used.load(Ordering::Acquire).min(EXTENTS_MAX))
-            .filter_map(|extent| self.tables.extents().get(extent as usize))
-            .filter(|entry| entry.bulk.load(Ordering::Relaxed) == 1)
-            .fold(0_u64, |sum, entry| {
-                let bytes = entry.chunk_bytes.load(Ordering::Relaxed);
-                sum.saturating_add(bytes.saturating_mul(u64::from(entry.count.load(Ordering::Relaxed))))
-            })
-            .min(all);
-        (all - bulk, bulk)
     }
 }

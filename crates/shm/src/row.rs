@@ -227,6 +227,12 @@ impl RowShared {
         self.attached.load(Ordering::Acquire) == SEATED
     }
 
+    /// Whether its reader may find something: a message behind the cursor, or that the publisher is gone.
+    pub fn has_news(&self) -> bool {
+        let cursor = self.entry.cursor.load(Ordering::Relaxed);
+        self.is_attached() && self.head() > cursor || self.peer.life().is_gone()
+    }
+
     /// Whether the publisher refused the row.
     pub fn is_refused(&self) -> bool {
         self.attached.load(Ordering::Acquire) == REFUSED

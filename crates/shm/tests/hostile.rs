@@ -8,6 +8,12 @@
 #![cfg(not(loom))]
 #![expect(clippy::print_stdout, reason = "evidence lines are read by the test runner")]
 
+#[path = "hostile/publisher.rs"]
+mod publisher;
+#[path = "hostile/scene.rs"]
+mod scene;
+#[path = "hostile/subscriber.rs"]
+mod subscriber;
 #[path = "hostile/words.rs"]
 mod words;
 
@@ -18,234 +24,23 @@ use busway_shm::arena::{ArenaOptions, OwnArena, PeerArena};
 use busway_shm::clock::{Deadline, monotonic_ns};
 use busway_shm::domain::Domain;
 use busway_shm::error::ShmError;
-use busway_shm::heap::{CHUNK_BYTES_MAX, Table};
+use busway_shm::heap::CHUNK_BYTES_MAX;
 use busway_shm::hold::HoldBudget;
-use busway_shm::layout::{
-    ARENA_BYTES_MIN, EXTENTS_AT, ExtentEntry, ROWS_AT, ROWS_MAX, RowEntry, SEATS_AT, SeatEntry, key, state,
-};
-use busway_shm::ring::{Patience, Refusal, RingOptions, RingWriter, Sent};
-use busway_shm::row::{Body, Message, RowOptions, RowReader, RowShared, Taken};
-use busway_shm::seat::{EntryKey, Progress, RingShared};
-use busway_shm::slot::{ChunkRef, INLINE_BYTES, InlineMeta};
+use busway_shm::layout::{EXTENTS_AT, ExtentEntry, ROWS_AT, ROWS_MAX, SEATS_AT, SeatEntry, key, state};
+use busway_shm::ring::{Patience, Refusal, RingOptions, Sent};
+use busway_shm::row::{Body, RowOptions, RowReader, RowShared, Taken};
+use busway_shm::seat::{EntryKey, Progress};
+use busway_shm::slot::ChunkRef;
 use busway_shm::sync::{AtomicBool, AtomicU64, Ordering, spin_hint};
 use busway_shm::sys::memfd;
 use busway_shm::view::Mapped;
-use busway_wire::limits::{HOLD_BYTES_MAX, HOLDS_MAX};
-use busway_wire::{Cause, Flags, HEADER_SIZE, Header, Kind, Policy, PortId, ProcessId, Topic};
+use busway_wire::{Policy, PortId};
+use publisher::{HostilePublisher, Met};
+use scene::{
+    CALL_NS_MAX, Honest, MIB, POLICIES, arena, bytes, options, patient, payload, ring, rounds, send, timed,
+};
+use subscriber::{HostileSubscriber, Seen};
 use words::{Coverage, Words};
-
-const MIB: u64 = 1 << 20;
-/// Longer than any single call here takes on a loaded machine, and far shorter than for ever.
-const CALL_NS_MAX: u64 = 10_000_000_000;
-const POLICIES: [Policy; 6] = [
-    Policy::DropOldest { depth: Policy::DEPTH_RING },
-    Policy::KeepLatest,
-    Policy::DropNewest { depth: 4 },
-    Policy::Block,
-    Policy::Fail,
-    Policy::Evict,
-];
-
-fn rounds() -> u64 {
-    std::env::var("BUSWAY_HOSTILE_ROUNDS").ok().and_then(|rounds| rounds.parse().ok()).unwrap_or(20_000)
-}
-
-fn arena(name: &str) -> (Arc<OwnArena>, Arc<PeerArena>) {
-    let options = ArenaOptions { name: name.into(), bytes_max: 2 * ARENA_BYTES_MIN, monitored: true };
-    let own = OwnArena::create(&options).expect("an arena can be made");
-    let peer = PeerArena::of_own(&own).expect("a fresh arena can be mapped");
-    (own, peer)
-}
-
-fn options() -> RingOptions {
-    RingOptions { slots_max: 64, bytes_max: MIB, history: 0, max_wait_ns: 50_000, gating: true }
-}
-
-fn ring(own: &Arc<OwnArena>, options: RingOptions) -> (RingWriter, Arc<RingShared>) {
-    let topic = Topic::new("price.tick").expect("a name");
-    RingWriter::create(own, &topic, PortId(7), options).expect("a ring")
-}
-
-fn send(writer: &mut RingWriter, payload: &[u8], patience: Patience) -> Result<Sent, Refusal> {
-    if payload.len() <= INLINE_BYTES {
-        let meta = InlineMeta { kind: Kind::Publish.number(), ..InlineMeta::default() };
-        return writer.send_inline(&meta, payload, patience);
-    }
-    let size = HEADER_SIZE + payload.len();
-    let mut loan = writer.loan(size as u64, Patience::None)?;
-    let mut header = Header::new(Kind::Publish);
-    header.flags = Flags::UNSEALED.bits();
-    header.size.set(size as u32);
-    header.sequence.set(writer.head() + 1);
-    loan.bytes_mut()[..HEADER_SIZE].copy_from_slice(header.bytes());
-    loan.bytes_mut()[HEADER_SIZE..size].copy_from_slice(payload);
-    writer.send_loan(loan, patience).map_err(|(refusal, loan)| {
-        writer.put_back(loan);
-        refusal
-    })
-}
-
-fn patient() -> Patience {
-    Patience::Until(Deadline::after(Duration::from_secs(30)))
-}
-
-/// What message `sequence` carries: small ones, and some that take chunks of three sizes.
-fn payload(sequence: u64) -> Vec<u8> {
-    let mut rng = fastrand::Rng::with_seed(sequence);
-    let size = [8, 96, 97, 1500, 8000][rng.usize(0..5)];
-    let mut bytes = vec![(sequence % 251) as u8; size];
-    bytes[..8].copy_from_slice(&sequence.to_le_bytes());
-    bytes
-}
-
-fn bytes(message: &Message) -> &[u8] {
-    match &message.body {
-        Body::Inline(inline) => inline.payload(),
-        Body::Chunk(chunk) => chunk.payload(),
-        Body::Copied(_, payload) => payload,
-    }
-}
-
-/// A subscriber that keeps to the rules.
-struct Honest {
-    own: Arc<OwnArena>,
-    peer: Arc<PeerArena>,
-    budget: Arc<HoldBudget>,
-}
-
-impl Honest {
-    fn new() -> Self {
-        let (own, peer) = arena("honest");
-        Self { own, peer, budget: Arc::new(HoldBudget::new(u64::from(HOLDS_MAX), HOLD_BYTES_MAX)) }
-    }
-
-    fn row(
-        &self,
-        publisher: &Arc<PeerArena>,
-        ring: EntryKey,
-        policy: Policy,
-        history: u64,
-    ) -> Option<Arc<RowShared>> {
-        let options = RowOptions { port: PortId(9), policy, history, holds: 15, created_ns: monotonic_ns() };
-        RowShared::create(&self.own, publisher, ring, &options, &self.budget).ok()
-    }
-
-    fn subscribe(&self, publisher: &Arc<PeerArena>, ring: &RingShared, policy: Policy) -> RowReader {
-        let row = self.row(publisher, ring.key(), policy, 0).expect("a row");
-        row.attached(Ok(ring.attach(&self.peer, row.key(), policy).expect("a seat")));
-        RowReader::new(row, policy, false)
-    }
-}
-
-/// Runs `call`, and fails if it took so long that it must have hung for a while.
-fn timed<T>(what: &str, call: impl FnOnce() -> T) -> T {
-    let start = monotonic_ns();
-    let result = call();
-    let took = monotonic_ns() - start;
-    assert!(took < CALL_NS_MAX, "{what} took {took} ns");
-    result
-}
-
-/// A row of a hostile process, made by hand.
-struct HostileRow {
-    index: u32,
-    entry: Mapped<RowEntry>,
-    policy: Policy,
-    words: Words,
-}
-
-/// A hostile subscriber with one row of each policy.
-struct HostileSubscriber {
-    own: Arc<OwnArena>,
-    peer: Arc<PeerArena>,
-    rows: Vec<HostileRow>,
-    header: Words,
-    generation: u32,
-}
-
-impl HostileSubscriber {
-    fn new() -> Self {
-        let (own, peer) = arena("hostile");
-        let row = |policy| {
-            let index = own.take_entry(Table::Row).expect("an entry");
-            let at = ROWS_AT + u64::from(index) * size_of::<RowEntry>() as u64;
-            let entry = own.tables().at(at).expect("inside");
-            HostileRow { index, entry, policy, words: Words::new(vec![words::of_row(&own, index)]) }
-        };
-        let rows = POLICIES.into_iter().map(row).collect();
-        let header = Words::new(vec![words::of_header(&own)]);
-        Self { own, peer, rows, header, generation: 0 }
-    }
-
-    /// Asks for seats again, as a row that looks right when it is asked about, or as one that does not.
-    fn attach(
-        &mut self,
-        rng: &mut fastrand::Rng,
-        publisher: ProcessId,
-        ring: &RingShared,
-        seen: &mut Coverage,
-    ) -> u32 {
-        self.generation += 1;
-        self.own.life_word().store(1234, Ordering::Relaxed);
-        let mut seats = 0;
-        for row in &self.rows {
-            let at = ROWS_AT + u64::from(row.index) * size_of::<RowEntry>() as u64;
-            let entry = &row.entry;
-            entry.publisher.store(publisher.0, Ordering::Relaxed);
-            entry.ring.store(ring.key().word(), Ordering::Relaxed);
-            entry.holds_at.store(at + std::mem::offset_of!(RowEntry, hold_words) as u64, Ordering::Relaxed);
-            entry.holds.store(16, Ordering::Relaxed);
-            entry.history.store(rng.u64(..) >> rng.u32(0..64), Ordering::Relaxed);
-            entry.created_ns.store(rng.u64(..) >> rng.u32(0..64), Ordering::Relaxed);
-            entry.cursor.store(0, Ordering::Relaxed);
-            entry.key.store(key(self.generation, state::ACTIVE), Ordering::Release);
-            if rng.bool() {
-                seen.write(rng, &row.words, ring.head());
-            }
-            let row_key = EntryKey { index: row.index, generation: self.generation };
-            seats += u32::from(timed("attach", || ring.attach(&self.peer, row_key, row.policy)).is_ok());
-        }
-        seats
-    }
-
-    fn close(&self, ring: &RingShared) {
-        for row in &self.rows {
-            row.entry.key.store(key(self.generation, state::CLOSED), Ordering::Release);
-        }
-        timed("reap", || ring.reap());
-    }
-}
-
-/// What the honest subscriber has seen.
-#[derive(Default)]
-struct Seen {
-    got: u64,
-    lost: u64,
-    held: Vec<Message>,
-}
-
-impl Seen {
-    fn drain(&mut self, reader: &mut RowReader, rng: &mut fastrand::Rng) {
-        loop {
-            match reader.take() {
-                Taken::Message(message) => {
-                    assert_eq!(bytes(&message), payload(message.sequence), "message {}", message.sequence);
-                    self.got += 1;
-                    if rng.u32(0..8) == 0 {
-                        self.held.push(message);
-                    }
-                }
-                Taken::Gap(gap) => self.lost += gap.count,
-                Taken::Empty => break,
-                other => panic!("the publisher is there: {other:?}"),
-            }
-        }
-        while self.held.len() > 12 {
-            let message = self.held.swap_remove(rng.usize(0..self.held.len()));
-            assert_eq!(bytes(&message), payload(message.sequence), "held message {}", message.sequence);
-        }
-    }
-}
 
 #[test]
 fn a_hostile_subscriber_writes_anything_and_the_publisher_and_its_other_subscribers_do_not_notice() {
@@ -348,78 +143,6 @@ fn words_that_change_while_they_are_looked_at_neither_stop_nor_confuse_a_publish
     seen.drain(&mut reader, &mut rng);
     assert_eq!(seen.got + seen.lost, sent, "the honest row accounts for every message");
     println!("evidence: sent={sent} writes={writes}");
-}
-
-/// A hostile publisher: an honest one's arena, spoiled and put right again.
-struct HostilePublisher {
-    peer: Arc<PeerArena>,
-    writer: RingWriter,
-    shared: Arc<RingShared>,
-    words: Words,
-}
-
-impl HostilePublisher {
-    fn new() -> Self {
-        let (own, peer) = arena("hostile");
-        let (mut writer, shared) = ring(&own, RingOptions { max_wait_ns: 0, ..options() });
-        for sequence in 1..=40 {
-            send(&mut writer, &payload(sequence), Patience::None).expect("nobody gates");
-        }
-        let index = shared.key().index;
-        let stage = shared.entry().stage_at[0].load(Ordering::Relaxed);
-        let mut parts = vec![
-            words::of_header(&own),
-            words::of_ring(&own, index),
-            words::of_slots(&own, stage & !63, 1 << (stage & 63)),
-        ];
-        parts.extend((0..4).map(|seat| words::of_seat(&own, seat)));
-        parts.extend((0..3).map(|extent| words::of_extent(&own, extent)));
-        parts.extend((0..3).map(|extent| words::of_chunks(&own, extent, 16)));
-        Self { peer, writer, shared, words: Words::new(parts) }
-    }
-}
-
-/// What subscribers of a hostile publisher met.
-#[derive(Default)]
-struct Met {
-    messages: u64,
-    corrupt: u64,
-    gaps: u64,
-    ends: u64,
-    checksum: u64,
-    held: Vec<Message>,
-}
-
-impl Met {
-    /// A few takes: none of them may panic or hang, and what comes out can be read to its end.
-    fn take(&mut self, reader: &mut RowReader) {
-        for _ in 0..6 {
-            match timed("take", || reader.take()) {
-                Taken::Message(message) => {
-                    self.messages += 1;
-                    let payload = bytes(&message);
-                    let ends = [payload.first(), payload.last()].into_iter().flatten();
-                    self.checksum = ends.fold(self.checksum, |sum, byte| sum.wrapping_add(u64::from(*byte)));
-                    self.held.push(message);
-                }
-                Taken::Gap(gap) => {
-                    self.gaps += 1;
-                    self.corrupt += u64::from(gap.cause == Cause::Corrupt);
-                }
-                Taken::Empty => break,
-                Taken::End | Taken::Evicted | Taken::HoldsExhausted => {
-                    self.ends += 1;
-                    break;
-                }
-            }
-        }
-        self.held.truncate(8);
-        timed("is_over", || reader.is_over());
-        reader.row().look(monotonic_ns());
-        timed("has_nothing", || reader.has_nothing());
-        let account = reader.row().account();
-        assert!(account.held <= 16, "{account:?}");
-    }
 }
 
 #[test]

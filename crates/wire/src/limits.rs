@@ -135,8 +135,9 @@ pub const BEAT_MS: u64 = 250;
 pub const HUNG_AFTER_MS: u64 = 3_000;
 
 /// Milliseconds that a holder of the rendezvous has for an answer before it is reported by name and pid.
-/// Existing pairs need it for nothing, so nothing else happens.
-pub const HOLDER_ANSWER_MS: u64 = 100;
+/// Existing pairs need it for nothing, so nothing else happens. After a take-over a sound holder answers only when the
+/// others have had 100 ms to come again; a busy machine adds to that.
+pub const HOLDER_ANSWER_MS: u64 = 500;
 
 // The rendezvous.
 

@@ -30,6 +30,10 @@ use std::sync::Arc;
 /// The most descriptors beside one message: arena and bulk.
 pub(super) const DESCRIPTORS_MAX: usize = 2;
 
+/// The most descriptors that are taken beside one message: another version may send more with its Hello, and is to be told
+/// that it is another version.
+const DESCRIPTORS_TAKEN_MAX: usize = 8;
+
 /// Up to here answers to standing queries are queued ahead: enough to fill a socket buffer, not more.
 pub(super) const QUEUE_MESSAGES_AHEAD: usize = 64;
 
@@ -198,7 +202,7 @@ impl Channel {
     pub(super) fn receive(&self, buffer: &mut Vec<u8>) -> Result<Received, ChannelError> {
         // One more than allowed, so that a longer datagram is told from one that just fits.
         buffer.resize(CONTROL_BYTES_MAX + 1, 0);
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_MAX))];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_TAKEN_MAX))];
         let mut ancillary = RecvAncillaryBuffer::new(&mut space);
         let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
         let received = loop {
@@ -217,7 +221,7 @@ impl Channel {
                 fds.extend(rights);
             }
         }
-        if received.flags.contains(ReturnFlags::CTRUNC) || fds.len() > DESCRIPTORS_MAX {
+        if received.flags.contains(ReturnFlags::CTRUNC) || fds.len() > DESCRIPTORS_TAKEN_MAX {
             return Err(ChannelError::DescriptorsLost);
         }
         if received.flags.contains(ReturnFlags::TRUNC) || received.bytes > CONTROL_BYTES_MAX {

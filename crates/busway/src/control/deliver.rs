@@ -10,7 +10,7 @@ use super::channel::{ChannelError, Enclosed};
 use super::member::Stage;
 use super::shared::{Answer, Phase, Question, Registration};
 use super::thread::{Standing, Worker};
-use super::{Attach, RingAdded, RingKey, RowKey, Unmatched, Wanted};
+use super::{Attach, RingAdded, RingKey, RowKey, Unmatched, VERSION, Wanted};
 use crate::error::{Code, Error, memory};
 use crate::log::Line;
 use busway_shm::arena::PeerArena;
@@ -122,11 +122,11 @@ impl Worker {
         let holder = note.map_or_else(|| "the holder".to_owned(), |note| note.shown());
         let remedy = match code {
             Code::Descriptors => "raise the limit of the holder: ulimit -n 4096",
-            Code::LayoutDiffers => "run the same version of busway everywhere",
+            Code::LayoutDiffers | Code::ProtocolBroken => "run the same version of busway everywhere",
             Code::UserRefused => "run as the same user, or open the realm of a group in every process",
             _ => "see the log of the holder",
         };
-        let error = Error::new(code, format!("{holder} refused us: {reason}"))
+        let error = Error::new(code, format!("{holder} refused us ({VERSION}): {reason}"))
             .at(self.base.directory.path_of(&self.base.domain.socket()).display().to_string())
             .remedy(remedy);
         let line = error.cause().to_owned();

@@ -19,6 +19,7 @@ use busway_shm::domain::Domain;
 use busway_shm::fork::PrivateFd;
 use busway_shm::life::Life;
 use busway_shm::sync::Ordering;
+use busway_wire::limits::HOLDER_ANSWER_MS;
 use busway_wire::{Control as Message, ProcessId};
 use rustix::fs::AtFlags;
 use rustix::io::Errno;
@@ -36,6 +37,11 @@ const BATCH: usize = 64;
 
 /// How long answers wait after a take-over: a hundred times what members need to come again.
 const SETTLE_NS: u64 = 100_000_000;
+
+const _: () = assert!(
+    HOLDER_ANSWER_MS * 1_000_000 >= 4 * SETTLE_NS,
+    "a holder that waits for the others must not be called silent"
+);
 
 /// How long registrations may be behind the last Hello of those who were expected.
 const BEHIND_HELLO_NS: u64 = 5_000_000;
@@ -250,11 +256,12 @@ impl Holder {
         self.repair_ledger(base, now_ns);
     }
 
-    /// Lets the role go, to `to` or to whoever is the best heir; with nobody there, cleans up. The caller gives
-    /// the lock back afterwards.
-    pub(super) fn let_go(mut self, base: &mut Base, to: Option<ProcessId>) {
+    /// Lets the role go, to `to` or to whoever is the best heir, and says who that is; with nobody there, cleans up. The
+    /// caller gives the lock back afterwards.
+    pub(super) fn let_go(mut self, base: &mut Base, to: Option<ProcessId>) -> Option<ProcessId> {
         let staying = usize::from(to.is_some());
-        match to.or_else(|| self.heir(base)) {
+        let heir = to.or_else(|| self.heir(base));
+        match heir {
             Some(to) => {
                 if let Some(note) = &self.described {
                     // The next one waits a moment for all of us.
@@ -280,6 +287,7 @@ impl Holder {
             base.unwatch(&connection.channel);
         }
         base.unwatch(&self.listener);
+        heir
     }
 
     fn heir(&self, base: &Base) -> Option<ProcessId> {

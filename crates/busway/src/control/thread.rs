@@ -23,7 +23,7 @@ use busway_shm::domain::Domain;
 use busway_shm::fork::PrivateFd;
 use busway_shm::life::LifeLock;
 use busway_shm::sys::event;
-use busway_wire::limits::BEAT_MS;
+use busway_wire::limits::{BEAT_MS, HOLDER_ANSWER_MS};
 use busway_wire::{Control as Message, ProcessId};
 use rustix::event::epoll;
 use std::collections::VecDeque;
@@ -306,9 +306,14 @@ impl Worker {
     }
 
     fn let_go(&mut self, holder: Box<Holder>, to: Option<ProcessId>) {
-        holder.let_go(&mut self.base, to);
+        let heir = holder.let_go(&mut self.base, to);
         self.base.shared.update(|state| state.holding = false);
         self.base.lock.release();
+        // It may have begun to leave before it heard of us: then it has tried the lock too early, or it does so now.
+        let left = |process: ProcessId| self.base.peers.get(process).is_none_or(|peer| peer.life().is_gone());
+        if heir.is_some_and(left) {
+            self.clean_up();
+        }
     }
 
     /// Hands the callers' registrations and questions on; true if there is more than there was room for.
@@ -372,9 +377,9 @@ impl Worker {
                 if member.misses_answer(now_ns) {
                     let note = self.base.lock.note();
                     let holder = note.map_or_else(|| "the holder".to_owned(), |note| note.shown());
-                    self.base
-                        .log
-                        .warn(Line::Silent, now_ns, || format!("{holder} does not answer within 100 ms"));
+                    self.base.log.warn(Line::Silent, now_ns, || {
+                        format!("{holder} has not answered for {HOLDER_ANSWER_MS} ms")
+                    });
                 }
                 at_ns = member.silent_at_ns().map_or(at_ns, |silent| at_ns.min(silent));
             }

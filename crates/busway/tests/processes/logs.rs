@@ -9,6 +9,7 @@ use busway::ProcessId;
 use busway_shm::clock::{Deadline, monotonic_ns};
 use busway_shm::layout::layout_hash;
 use busway_wire::Control;
+use busway_wire::limits::HOLDER_ANSWER_MS;
 use rustix::fd::OwnedFd;
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketAddrUnix, SocketFlags, SocketType};
 use tracing::field::{Field, Visit};
@@ -190,6 +191,43 @@ fn hangs_are_logged_once_a_second() {
         child.go_on();
     }
     until("none hangs", || states().all(|state| state == busway::PortState::Live));
+}
+
+#[test]
+fn a_holder_that_waits_for_the_members_of_a_dead_one_is_not_called_silent_and_one_that_is_stopped_is() {
+    let rounds = 5;
+    for round in 0..rounds {
+        let place = Place::new();
+        let first = place.holder("first");
+        let mut members = [listening(&place, "one"), listening(&place, "other")];
+        for member in &mut members {
+            member.ask("sub topic block");
+        }
+        // It lives, so whoever takes over waits for it as long as it waits for anybody.
+        let stopped = place.member("stopped");
+        stopped.stop();
+        first.kill();
+        until("one takes over", || members.iter_mut().any(|member| member.ask("holds") == "true"));
+        for member in &mut members {
+            member.ask("sub later block");
+        }
+        for member in &mut members {
+            let logged = member.ask("logged");
+            assert!(!logged.contains("silent"), "round {round}: nothing is wrong with the holder: {logged}");
+        }
+        if members[0].ask("holds") == "true" {
+            members.swap(0, 1);
+        }
+        let [member, holder] = &mut members;
+        holder.stop();
+        let since_ns = monotonic_ns();
+        member.tell("sub last block");
+        until("it has waited in vain", || monotonic_ns() > since_ns + 2 * HOLDER_ANSWER_MS * 1_000_000);
+        holder.go_on();
+        member.answer();
+        assert_eq!(member.ask("logged"), "silent=1", "round {round}: a stopped holder is told of");
+    }
+    println!("evidence: take_overs={rounds} silent_holders_told={rounds}");
 }
 
 /// Says `bytes` to the holder of the domain in `directory` and waits for its answer.

@@ -52,7 +52,7 @@ impl Place {
 
     fn adopt<S: AsRef<std::ffi::OsStr>>(&self, mut command: Command, arguments: &[S]) -> Command {
         command.args(arguments).env("BUSWAY_DIR", self.bus_directory()).env("TMPDIR", self.temporary());
-        for name in ["BUSWAY_DOMAIN", "BUSWAY_LOG", "XDG_RUNTIME_DIR"] {
+        for name in ["BUSWAY_BUDGET", "BUSWAY_DOMAIN", "BUSWAY_LOG", "XDG_RUNTIME_DIR"] {
             command.env_remove(name);
         }
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());

@@ -1,6 +1,8 @@
 //! Few descriptors, few addresses, small files: it works, or ends with 3 and a remedy.
 
-use crate::harness::{Place, Running};
+use std::process::Stdio;
+
+use crate::harness::{Place, Running, names};
 
 #[test]
 fn with_256_descriptors_the_bus_works() {
@@ -25,6 +27,40 @@ fn a_limit_that_is_too_small_is_refused_with_a_remedy() {
         let ended = ended.expect(3);
         let (code, _, _, remedy) = ended.report();
         assert!(code.starts_with("BUS-0") && !remedy.is_empty(), "{limits}: {:?}", ended.stderr);
+    }
+}
+
+#[test]
+fn the_first_program_of_a_domain_sets_its_budget_and_the_next_are_told_of_it() {
+    for first in [&["sub", "x", "--reliable"][..], &["up"], &["pub", "x", "--lines"]] {
+        for by in ["flag", "variable"] {
+            let place = Place::new();
+            let mut arguments = first.to_vec();
+            if by == "flag" {
+                arguments.extend(["--budget", "24MiB"]);
+            }
+            let mut command = place.command(&arguments);
+            command.stdin(Stdio::piped()).stdout(Stdio::null());
+            if by == "variable" {
+                command.env("BUSWAY_BUDGET", "24MiB");
+            }
+            let mut running = Running::start(command);
+            let _stdin = running.stdin();
+            while !names(&place.bus_directory()).contains(&"default.sock".to_string()) {
+                std::thread::yield_now();
+            }
+            let segments = place.run(&["shm", "ls"]).expect(0);
+            assert!(
+                segments.stderr.iter().any(|line| line.ends_with("of 24 MiB reserved")),
+                "{:?}",
+                segments.stderr
+            );
+            let note = "domain default was there before and keeps its budget of 24 MiB";
+            let second = place.run(&["pub", "y", "z", "--budget", "1GiB"]).expect(0);
+            assert!(second.stderr.iter().any(|line| line == note), "{:?}", second.stderr);
+            let refused = place.run(&["pub", "y", "--size", "32MiB"]).expect(3);
+            assert_eq!(refused.report().0, "BUS-0301");
+        }
     }
 }
 

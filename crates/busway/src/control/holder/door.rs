@@ -7,6 +7,7 @@
 //! Invariant: a connection is `Joined` only if its arena was mapped and says that its owner lives.
 
 use super::{BATCH, Connection, Holder, Stage};
+use crate::control::VERSION;
 use crate::control::base::{Base, Interest, Token};
 use crate::control::channel::{Channel, Enclosed, MemberFds, Received};
 use crate::control::rendezvous::{Identity, Input, Leaving, MemberId, Output};
@@ -147,7 +148,7 @@ impl Holder {
     ) -> Result<Vec<Output<Enclosed>>, Error> {
         hello
             .check_layout(layout_hash())
-            .map_err(|error| Error::new(Code::LayoutDiffers, error.to_string()))?;
+            .map_err(|error| Error::new(Code::LayoutDiffers, format!("{error}; this is {VERSION}")))?;
         let Message::Hello { process, pid, name, .. } = hello else {
             return Err(Error::new(Code::ProtocolBroken, "the first message must be Hello"));
         };

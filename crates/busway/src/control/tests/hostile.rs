@@ -239,7 +239,7 @@ fn a_hello_with_wrong_descriptors_is_refused_with_a_reason() {
         OwnArena::create(&ArenaOptions { name: "other".to_owned(), bytes_max: 1 << 30, monitored: false })
             .unwrap();
     let (file, unsealed) = (file.as_fd(), unsealed.as_fd());
-    let cases = 9;
+    let cases = 10;
     for case in 0..cases {
         let stranger = Stranger::connect(&bystanders.directory);
         let own = Arc::clone(&stranger.arena);
@@ -253,12 +253,13 @@ fn a_hello_with_wrong_descriptors_is_refused_with_a_reason() {
             5 => vec![arena, unsealed],
             6 => vec![bulk, arena],
             7 => vec![arena, bulk, bulk],
+            8 => vec![bulk; 9],
             _ => vec![other.arena_fd(), bulk],
         };
         let mut bytes = Vec::new();
         busway_wire::encode(&stranger.hello(layout_hash()), &mut bytes).unwrap();
         assert!(stranger.send_raw(&bytes, &fds));
-        let expected = if case == 7 { Code::Descriptors } else { Code::SegmentRefused };
+        let expected = if case == 8 { Code::Descriptors } else { Code::SegmentRefused };
         assert_eq!(stranger.refused(), Some(expected), "case {case}");
     }
     bystanders.check();

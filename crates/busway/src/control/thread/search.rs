@@ -194,7 +194,9 @@ impl Worker {
         match std::mem::replace(&mut self.standing, Standing::Searching(search)) {
             Standing::Holding(holder) => self.let_go(holder, None),
             Standing::Member { mut member, .. } => {
-                if member.stage == Stage::Joined && farewell(&mut member).is_err() {
+                if member.stage == Stage::Joined {
+                    // Whether it was heard is not known: the holder may be leaving too, and have named us.
+                    let _ = farewell(&mut member);
                     self.clean_up();
                 }
             }
@@ -202,8 +204,8 @@ impl Worker {
         }
     }
 
-    /// Nobody holds: if the lock is free, the socket's name is nobody's.
-    fn clean_up(&mut self) {
+    /// If the lock is free, nobody holds, and the socket's name is nobody's.
+    pub(super) fn clean_up(&mut self) {
         if self.base.shared.lock().domain.is_some() && self.base.lock.try_take().unwrap_or(false) {
             let _ = rustix::fs::unlinkat(&self.base.directory, self.base.domain.socket(), AtFlags::empty());
             self.base.lock.clear();
