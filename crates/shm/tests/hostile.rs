@@ -390,7 +390,8 @@ fn rows_that_take_turns_in_blocking_do_not_make_a_publisher_wait_beyond_twice_it
 
 #[test]
 fn a_row_that_lets_one_message_after_the_other_go_holds_a_large_one_up_no_longer_than_twice_the_cap() {
-    const CAP_NS: u64 = 40_000_000;
+    // Long beside what the scheduler may add to a step, and short beside all steps together.
+    const CAP_NS: u64 = 200_000_000;
     let (own, _peer) = arena("publisher");
     let bounded = RingOptions { bytes_max: 100_000, max_wait_ns: CAP_NS, ..options() };
     let (mut writer, shared) = ring(&own, bounded);
@@ -414,7 +415,7 @@ fn a_row_that_lets_one_message_after_the_other_go_holds_a_large_one_up_no_longer
             while !stop_ref.load(Ordering::Relaxed) {
                 if monotonic_ns() >= next_ns {
                     entry.cursor.fetch_add(1, Ordering::Release);
-                    next_ns = monotonic_ns() + CAP_NS / 2;
+                    next_ns = monotonic_ns() + CAP_NS / 8;
                 }
                 std::thread::yield_now();
             }
@@ -425,7 +426,7 @@ fn a_row_that_lets_one_message_after_the_other_go_holds_a_large_one_up_no_longer
         sent.expect("the cap ends the wait")
     });
     assert_eq!(sent.stalled, 1, "what is late is the message, not any one step: {sent:?}");
-    assert!(sent.waited_ns < 10 * CAP_NS, "{sent:?}");
+    assert!(sent.waited_ns < CALL_NS_MAX, "{sent:?}");
     println!("evidence: waited_ns={} cap_ns={CAP_NS}", sent.waited_ns);
 }
 
