@@ -268,7 +268,8 @@ impl BusBuilder {
         self
     }
 
-    /// Address space of each of this process's two sparse files. Default 64 GiB, less where limits leave less.
+    /// Address space of each of this process's two sparse files. Default 64 GiB, at most 256 GiB, less where limits leave
+    /// less. Other processes map as much of it as is used.
     #[must_use]
     pub fn arena_bytes(mut self, bytes: u64) -> Self {
         self.arena_bytes = bytes;

@@ -66,13 +66,27 @@ pub(crate) trait Ports: Send + Sync {
     fn attach(&self, attach: &Attach<'_>) -> Result<SeatIndex, String>;
     /// The answer of `publisher` for a row of ours.
     fn attached(&self, publisher: ProcessId, ring: RingKey, row: RowKey, seat: Result<SeatIndex, String>);
-    /// `process` has died or left, by its life word or by the holder's word. Called once a process.
+    /// `process` has died or left, by its life word, or nothing of ours refers to it any more. Called once a process.
     fn gone(&self, process: ProcessId);
+    /// The holder says that `process` is gone, its life word does not: it is waited for no more, and keeps what it holds.
+    fn doubted(&self, process: ProcessId);
     /// The domain segment is another one from now on: bells and ledger must be taken from it. It happens only to
     /// members that lost a holder and found the next one started without them; see `thread`.
     fn domain_changed(&self, domain: &Arc<Domain>);
     /// Every 250 ms, and soon after a poke.
     fn tick(&self, now_ns: u64);
+    /// Rows that ask for their seats again, because there was no memory for one or the other before. With each tick.
+    fn retry(&self, now_ns: u64) -> Vec<Wanted>;
+}
+
+/// A row of ours that asks for a seat.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Wanted {
+    pub(crate) publisher: ProcessId,
+    pub(crate) ring: RingKey,
+    pub(crate) subscription: PortId,
+    pub(crate) row: RowKey,
+    pub(crate) policy: Policy,
 }
 
 /// A publisher that a subscription of ours matches.
@@ -356,6 +370,12 @@ impl Control {
 
 impl Drop for Control {
     fn drop(&mut self) {
+        if self.check_fork().is_err() {
+            // Dropped, the handle of the parent's thread would detach whatever thread of the child has been given the
+            // same memory: a thread of the child's own bus.
+            std::mem::forget(self.thread.get_mut().unwrap_or_else(PoisonError::into_inner).take());
+            return;
+        }
         self.close();
     }
 }

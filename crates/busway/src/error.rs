@@ -68,6 +68,7 @@ codes! {
     HoldBudget = 306, "the process holds as many samples as it may";
     FileSize = 307, "the limit on the size of files refuses shared memory";
     TooManyPorts = 308, "the process has as many publishers and subscribers as it may";
+    SeatRefused = 309, "a publisher has no room for the subscriber";
     Full = 401, "a reliable subscriber has not read what would be overwritten";
     TimedOut = 402, "what was waited for did not happen in time";
     Evicted = 403, "the subscriber was evicted, because it did not keep up";
@@ -201,7 +202,9 @@ pub(crate) fn memory(error: &ShmError, at: &str) -> Error {
             "send smaller messages, close publishers, or raise the budget of who makes the domain",
         ),
         ShmError::Descriptors { .. } => (Code::Descriptors, "raise the limit: ulimit -n 4096"),
-        ShmError::AddressSpace { .. } => (Code::AddressSpace, "raise the limit: ulimit -v unlimited"),
+        ShmError::AddressSpace { .. } => {
+            (Code::AddressSpace, "raise the limits: ulimit -v unlimited, sysctl -w vm.max_map_count=262144")
+        }
         ShmError::FileSize { .. } => (Code::FileSize, "raise the limit: ulimit -f unlimited"),
         ShmError::Share { .. } => {
             (Code::MemoryRefused, "raise the limit of the cgroup (memory.max), or send smaller messages")

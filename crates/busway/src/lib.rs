@@ -34,7 +34,7 @@ pub use inspection::{
     Account, BudgetView, Dropped, Inspection, PortState, ProcessView, PublisherView, SegmentView,
     SubscriberView, TopicView,
 };
-pub use outcome::{Behind, Loss, RecvError, SendError, Sent, Who};
+pub use outcome::{Behind, Loss, RecvError, SendError, Sent, Unread, Who};
 pub use publisher::{Clock, Gating, Loan, Publisher, PublisherBuilder};
 pub use sample::{PublisherInfo, Sample};
 pub use stream::SampleStream;

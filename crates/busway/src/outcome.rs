@@ -10,6 +10,7 @@ use busway_shm::ring::{Refusal, RowName};
 use busway_wire::{Cause, NameError, NameFault, PolicyError, Topic};
 
 use crate::error::{Code, Error, memory};
+use crate::sample::PublisherInfo;
 
 /// What happened to a message that was sent.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -234,6 +235,18 @@ impl From<PolicyError> for Error {
     fn from(error: PolicyError) -> Self {
         Error::new(Code::BadPolicy, error.to_string()).at("a policy").remedy("see busway sub --help")
     }
+}
+
+/// A publisher that matches a subscription and cannot be read now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Unread {
+    /// Its topic.
+    pub topic: Topic,
+    /// Who it is.
+    pub publisher: PublisherInfo,
+    /// Why it cannot be read.
+    pub error: Error,
 }
 
 /// Messages that a subscriber missed.

@@ -10,20 +10,28 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
-use busway_shm::arena::OwnArena;
+use busway_shm::arena::{OwnArena, PeerArena};
 use busway_shm::bell::{ANY, Bell};
 use busway_shm::clock::{self, Deadline};
 use busway_shm::domain::Domain;
 use busway_shm::error::ShmError;
 use busway_shm::hold::HoldBudget;
+use busway_shm::layout::{key, state};
 use busway_shm::row::{RowOptions, RowShared};
 use busway_shm::seat::{EntryKey, RingShared};
 use busway_shm::sync::{AtomicU64, Ordering};
 use busway_wire::limits::{HOLD_BYTES_MAX, HOLDS_MAX};
 use busway_wire::{Generation, PortId, ProcessId, RingIndex, RowIndex, SeatIndex, Topic};
 
-use crate::control::{Attach, Ports, RingAdded, RingKey, RowKey};
+use crate::control::{Attach, Ports, RingAdded, RingKey, RowKey, Wanted};
+use crate::error::memory;
 use crate::log::{Line, Log};
+use unmet::{Short, Unmet, UnmetList};
+
+pub(crate) mod unmet;
+
+/// Publishers that could not be read and are tried again in one tick.
+const RETRIES: usize = 64;
 
 /// A rate is measured over at least so long.
 const RATE_NS: u64 = 1_000_000_000;
@@ -53,6 +61,7 @@ pub(crate) struct Subscription {
     arrivals: Mutex<Vec<Arrival>>,
     version: AtomicU64,
     known: Mutex<Known>,
+    unmet: Mutex<UnmetList>,
 }
 
 /// The rows of a subscription, by publisher and ring; some of them are gone.
@@ -110,7 +119,8 @@ impl Known {
 impl Subscription {
     pub(crate) fn new(options: RowOptions, line: usize) -> Self {
         let (arrivals, known) = (Mutex::new(Vec::new()), Mutex::new(Known::default()));
-        Self { options, line, arrivals, version: AtomicU64::new(0), known }
+        let unmet = Mutex::new(UnmetList::default());
+        Self { options, line, arrivals, version: AtomicU64::new(0), known, unmet }
     }
 
     /// Changes whenever a publisher has arrived.
@@ -134,6 +144,11 @@ impl Subscription {
         self.version.fetch_add(1, Ordering::Release); // pairs with Acquire in `version`
     }
 
+    /// Takes back an arrival that the subscriber has not looked at: one that sleeps for long must not find them all.
+    fn withdraw(&self, row: &Arc<RowShared>) {
+        lock(&self.arrivals).retain(|arrival| !Arc::ptr_eq(&arrival.row, row));
+    }
+
     /// Lets a row whose publisher is gone begin without a seat.
     fn start_without_seat(&self, row: &RowShared) {
         if !row.is_attached() && !row.is_refused() && row.peer().life().is_gone() {
@@ -149,6 +164,11 @@ impl Subscription {
 
     fn rows(&self) -> Vec<Arc<RowShared>> {
         lock(&self.known).rows.values().filter_map(Weak::upgrade).collect()
+    }
+
+    /// Publishers that cannot be read yet.
+    pub(crate) fn unmet(&self) -> Vec<Unmet> {
+        lock(&self.unmet).all().cloned().collect()
     }
 
     /// Rows that exist, rows that read, and rows that were refused.
@@ -313,6 +333,71 @@ impl PortTable {
     }
 }
 
+/// A publisher that a subscription has been told of.
+struct Found<'a> {
+    peer: &'a Arc<PeerArena>,
+    ring: EntryKey,
+    topic: &'a Topic,
+    port: PortId,
+}
+
+impl PortTable {
+    /// Makes a row that waits for its seat. `None`: the ring is over, or memory is short and it will be tried again.
+    fn make_row(
+        &self,
+        subscription: &Arc<Subscription>,
+        known: &mut Known,
+        found: &Found<'_>,
+    ) -> Option<Arc<RowShared>> {
+        let (process, topic) = (found.peer.process(), found.topic);
+        let made = RowShared::create(&self.own, found.peer, found.ring, &subscription.options, &self.budget);
+        let row = match made {
+            Ok(row) => row,
+            Err(ShmError::Refused { what }) => {
+                tracing::debug!(target: "busway::ports", %topic, "not subscribed: {what}");
+                lock(&subscription.unmet).forget(process, found.ring);
+                return None;
+            }
+            Err(error) => {
+                self.warn(Line::Budget, || {
+                    format!("cannot subscribe to {topic}: {error}; it is tried again")
+                });
+                let unmet = Unmet {
+                    peer: found.peer.clone(),
+                    ring: found.ring,
+                    topic: topic.clone(),
+                    publisher: found.port,
+                    short: Short::Own,
+                    error: memory(&error, &format!("topic {topic}")),
+                };
+                lock(&subscription.unmet).note(unmet, clock::monotonic_ns());
+                return None;
+            }
+        };
+        known.insert((process, found.ring), &row);
+        lock(&self.waiting).insert(row.key().index, (Arc::downgrade(&row), Arc::downgrade(subscription)));
+        let arrival = Arrival { row: row.clone(), topic: topic.clone(), publisher: found.port };
+        subscription.arrive(arrival);
+        Some(row)
+    }
+}
+
+/// Keeps a publisher in mind that had no room for a seat, if it is still there.
+fn refused_seat(subscription: &Subscription, row: &RowShared, reason: &str) {
+    let (peer, ring) = (row.peer(), row.ring_key());
+    let there = row.ring().key.load(Ordering::Acquire) == key(ring.generation, state::ACTIVE);
+    let Some(topic) = peer.tables().ring_topic(ring.index).filter(|_| there && !peer.life().is_gone()) else {
+        return lock(&subscription.unmet).forget(peer.process(), ring);
+    };
+    let port = PortId(row.ring().port.load(Ordering::Relaxed));
+    let unmet = Unmet::refused(peer.clone(), ring, topic, port, reason);
+    lock(&subscription.unmet).note(unmet, clock::monotonic_ns());
+}
+
+fn row_key(key: EntryKey) -> RowKey {
+    RowKey { index: RowIndex(key.index), generation: Generation(key.generation) }
+}
+
 fn entry_of(key: RingKey) -> EntryKey {
     EntryKey { index: key.index.0, generation: key.generation.0 }
 }
@@ -338,25 +423,18 @@ impl Ports for PortTable {
             Some(row) => row,
             None if known.has_begun(added.peer.process(), ring) => return None,
             None => {
-                let made =
-                    RowShared::create(&self.own, added.peer, ring, &subscription.options, &self.budget);
-                let row = match made {
-                    Ok(row) => row,
-                    Err(error) => {
-                        self.warn(Line::Budget, || format!("cannot subscribe to {}: {error}", added.topic));
-                        return None;
-                    }
+                let publisher = Found { peer: added.peer, ring, topic: added.topic, port: added.port };
+                let made = self.make_row(&subscription, &mut known, &publisher);
+                let Some(row) = made else {
+                    // Who waits for a change looks at what is known.
+                    drop(known);
+                    self.change();
+                    return None;
                 };
-                known.insert(key, &row);
-                lock(&self.waiting)
-                    .insert(row.key().index, (Arc::downgrade(&row), Arc::downgrade(&subscription)));
-                let arrival = Arrival { row: row.clone(), topic: added.topic.clone(), publisher: added.port };
-                subscription.arrive(arrival);
                 row
             }
         };
-        let key = row.key();
-        Some(RowKey { index: RowIndex(key.index), generation: Generation(key.generation) })
+        Some(row_key(row.key()))
     }
 
     fn attach(&self, attach: &Attach<'_>) -> Result<SeatIndex, String> {
@@ -378,12 +456,15 @@ impl Ports for PortTable {
         }
         waiting.remove(&row.index);
         drop(waiting);
-        if let Err(reason) = &seat {
-            tracing::debug!(target: "busway::ports", "a publisher refused a seat: {reason}");
-        }
         let subscription = subscription.upgrade();
+        if let (Err(reason), Some(subscription)) = (&seat, &subscription) {
+            tracing::debug!(target: "busway::ports", "a publisher refused a seat: {reason}");
+            subscription.withdraw(&found);
+            refused_seat(subscription, &found, reason);
+        }
         if let (Some(subscription), Ok(_)) = (&subscription, &seat) {
             subscription.begin(&found);
+            lock(&subscription.unmet).forget(publisher, ring);
         }
         found.attached(seat.map(|seat| seat.0).map_err(|_| ()));
         self.change();
@@ -395,7 +476,7 @@ impl Ports for PortTable {
     fn gone(&self, process: ProcessId) {
         let rings: Vec<Arc<RingShared>> = lock(&self.rings).values().cloned().collect();
         for ring in rings {
-            let reaped = ring.reap(Some(process));
+            let reaped = ring.reap();
             if reaped.died > 0 {
                 // Who died is said once, by the control thread.
                 tracing::debug!(target: "busway::ports", process = %process, "a subscriber's process is gone");
@@ -411,11 +492,19 @@ impl Ports for PortTable {
                 }
             }
             lock(&subscription.known).gone(process, clock::monotonic_ns());
+            lock(&subscription.unmet).gone(process);
             if concerned {
                 self.ring_bell(subscription.line);
             }
         }
         self.change();
+    }
+
+    fn doubted(&self, process: ProcessId) {
+        let rings: Vec<Arc<RingShared>> = lock(&self.rings).values().cloned().collect();
+        for ring in rings {
+            ring.stop_gating(process);
+        }
     }
 
     fn domain_changed(&self, domain: &Arc<Domain>) {
@@ -426,6 +515,27 @@ impl Ports for PortTable {
         self.domain_version.fetch_add(1, Ordering::Release); // pairs with Acquire in `domain_version`
     }
 
+    fn retry(&self, now_ns: u64) -> Vec<Wanted> {
+        let mut wanted = Vec::new();
+        let subscriptions: Vec<Arc<Subscription>> = lock(&self.subscriptions).values().cloned().collect();
+        for subscription in subscriptions {
+            let due = lock(&subscription.unmet).due(now_ns, RETRIES - wanted.len().min(RETRIES));
+            for unmet in due {
+                let publisher =
+                    Found { peer: &unmet.peer, ring: unmet.ring, topic: &unmet.topic, port: unmet.publisher };
+                let made = self.make_row(&subscription, &mut lock(&subscription.known), &publisher);
+                wanted.extend(made.map(|row| Wanted {
+                    publisher: unmet.peer.process(),
+                    ring: ring_key(unmet.ring),
+                    subscription: subscription.options.port,
+                    row: row_key(row.key()),
+                    policy: subscription.options.policy,
+                }));
+            }
+        }
+        wanted
+    }
+
     fn tick(&self, now_ns: u64) {
         let unfinished = std::mem::take(&mut *lock(&self.unfinished));
         for line in unfinished {
@@ -433,7 +543,7 @@ impl Ports for PortTable {
         }
         let mut rings = lock(&self.rings);
         rings.retain(|_, ring| {
-            ring.reap(None);
+            ring.reap();
             !ring.is_free()
         });
         self.measure(&rings, now_ns);

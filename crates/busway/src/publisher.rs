@@ -399,9 +399,12 @@ impl Publisher {
         &self.topic
     }
 
-    /// Subscribers that are attached now.
+    /// Subscribers that are attached now; 0 in a child made by `fork`, which may not take the parent's locks.
     #[must_use]
     pub fn subscribers(&self) -> usize {
+        if self.core.own.forked() {
+            return 0;
+        }
         self.writer.shared().seated()
     }
 
@@ -444,17 +447,23 @@ impl Publisher {
         self.bytes_sent
     }
 
-    /// The ledger: what became of every message, for every subscriber there ever was.
+    /// The ledger: what became of every message, for every subscriber there ever was. Empty in a child made by `fork`.
     #[must_use]
     pub fn account(&self) -> Account {
+        if self.core.own.forked() {
+            return Account::default();
+        }
         // Rows that closed and processes that died since the control thread looked are settled now.
-        self.writer.shared().reap(None);
+        self.writer.shared().reap();
         crate::inspect::account_of(self.writer.shared())
     }
 
-    /// Where this publisher's chunks are, for those who check that none is lost.
+    /// Where this publisher's chunks are, for those who check that none is lost. Empty in a child made by `fork`.
     #[must_use]
     pub fn census(&self) -> busway_shm::ring::Census {
+        if self.core.own.forked() {
+            return busway_shm::ring::Census::default();
+        }
         self.writer.census()
     }
 }

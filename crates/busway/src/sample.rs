@@ -2,7 +2,8 @@
 //!
 //! A sample owns what it shows: a small payload is a copy, a large one lies in the publisher's memory and is held until
 //! the sample is dropped. It can be kept, cloned out of, and moved to other threads; it outlives the subscriber, the bus
-//! and the publisher. It is as small as a pointer: what it shows lies on a tray of its subscriber (`busway_shm::tray`).
+//! and the publisher. It is as small as a pointer: what it shows lies on a tray of its subscriber (`busway_shm::tray`). In a
+//! child made by `fork` a sample that is held there has no payload: the memory did not come along.
 
 use std::fmt;
 use std::ops::Deref;
@@ -105,7 +106,7 @@ impl Blank {
 }
 
 impl Sample {
-    /// The payload.
+    /// The payload. In a child made by `fork` one that [is held](Sample::is_held) is empty.
     #[must_use]
     #[inline]
     pub fn payload(&self) -> &[u8] {

@@ -20,7 +20,8 @@ use crate::bus::{Bus, Core};
 use crate::control::SubscriberRecord;
 use crate::error::{Code, Error};
 use crate::inspection::Account;
-use crate::outcome::{Loss, RecvError};
+use crate::outcome::{Loss, RecvError, Unread};
+use crate::ports::unmet::{Short, Unmet};
 use crate::ports::{Subscription, line_of};
 use crate::sample::{Blank, PublisherInfo, Sample, SampleTray, Source};
 use crate::stream::SampleStream;
@@ -74,7 +75,8 @@ impl SubscriberBuilder {
         self
     }
 
-    /// Registers the subscriber. Returns when the publishers that are known now are attached.
+    /// Registers the subscriber. Returns when the publishers that are known now are attached, or have refused: those are
+    /// tried again, and [`Subscriber::unread`] names them meanwhile.
     ///
     /// # Errors
     /// A pattern that breaks the grammar ([`Code::BadPattern`]) or a setting out of range; the rendezvous does not
@@ -116,7 +118,12 @@ impl SubscriberBuilder {
         // From here on the drop of `subscriber` takes everything back.
         let publishers = subscriber.core.control.subscribe(record, deadline)? as usize;
         let subscription = subscriber.subscription.clone();
-        subscriber.core.ports.wait_for(deadline, QUIET, || subscription.progress().1 >= publishers);
+        let settled = || subscription.progress().1 + subscription.unmet().len() >= publishers;
+        subscriber.core.ports.wait_for(deadline, QUIET, settled);
+        // What this process has no room for is its user's to mend. What a publisher refuses must not keep us from the others.
+        if let Some(unmet) = subscription.unmet().into_iter().find(|unmet| unmet.short == Short::Own) {
+            return Err(unmet.error);
+        }
         subscriber.meet();
         Ok(subscriber)
     }
@@ -397,10 +404,28 @@ impl Subscriber {
         std::mem::take(&mut self.losses)
     }
 
-    /// Publishers that this subscriber reads now.
+    /// Publishers that this subscriber reads now; 0 in a child made by `fork`, which may not take the parent's locks.
     #[must_use]
     pub fn publishers(&self) -> usize {
+        if self.core.own.forked() {
+            return 0;
+        }
         self.subscription.progress().0
+    }
+
+    /// Publishers that match and cannot be read now, because this process or theirs has no memory for it. It is tried
+    /// again, at first four times a second. Messages that they send before it succeeds may be missed without being counted.
+    #[must_use]
+    pub fn unread(&self) -> Vec<Unread> {
+        if self.core.own.forked() {
+            return Vec::new();
+        }
+        let unread = |unmet: Unmet| {
+            let (name, pid) = (unmet.peer.name(), unmet.peer.pid());
+            let publisher = PublisherInfo { name, pid, port: unmet.publisher };
+            Unread { topic: unmet.topic, publisher, error: unmet.error }
+        };
+        self.subscription.unmet().into_iter().map(unread).collect()
     }
 
     /// The pattern.

@@ -6,8 +6,8 @@
 #[path = "scene/place.rs"]
 mod place;
 
-use std::sync::Arc;
 use std::sync::mpsc::channel;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use busway::{Bus, Code, Policy, Publisher, RecvError, Sample, SendError, Subscriber};
@@ -16,6 +16,13 @@ use place::{PATIENCE, Scene, join};
 use rustix::process::{Pid, WaitOptions, waitpid};
 
 const FORKS: usize = 20;
+
+/// A child has whatever another test is just making.
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+
+fn alone() -> MutexGuard<'static, ()> {
+    ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// Runs `child` in a fork of this process, which has threads and locks in every state, and ends it there.
 fn fork(child: impl FnOnce()) -> Pid {
@@ -67,6 +74,35 @@ fn starts_afresh(scene: &Scene) {
     bus.close();
 }
 
+/// A child that opens its own bus first and drops what it has inherited afterwards, as a garbage collector may: its own
+/// memory lies where its parent's did.
+fn starts_before_it_forgets(scene: &Scene, inherited: (Publisher, Subscriber, Sample, Bus)) {
+    let bus = join(scene.directory(), "child").open().unwrap();
+    let mut own = bus.subscriber("of.child").open().unwrap();
+    let mut publisher = bus.publisher("of.child").open().unwrap();
+    publisher.send(&[8; 5_000]).unwrap();
+    let kept = own.recv_timeout(PATIENCE).unwrap().unwrap();
+    // Their threads have the stacks that the parent's threads had.
+    let more: Vec<Bus> = (0..6).map(|_| join(scene.directory(), "child").open().unwrap()).collect();
+    let (mut publisher_of_parent, subscriber_of_parent, sample_of_parent, bus_of_parent) = inherited;
+    // None of these may look at memory that is not here, or is somebody else's by now.
+    assert_eq!(sample_of_parent.payload(), b"", "a held sample is empty here");
+    assert_eq!(subscriber_of_parent.account().expected, 0);
+    assert_eq!((subscriber_of_parent.publishers(), publisher_of_parent.subscribers()), (0, 0));
+    assert_eq!(publisher_of_parent.account(), Default::default());
+    assert_eq!(publisher_of_parent.census(), Default::default());
+    publisher_of_parent.flush(PATIENCE).unwrap_err();
+    bus_of_parent.close();
+    drop((publisher_of_parent, subscriber_of_parent, sample_of_parent, bus_of_parent));
+    more.iter().for_each(Bus::close);
+    assert_eq!(kept[..], [8; 5_000]);
+    publisher.send(&[9; 300]).unwrap();
+    publisher.send(&[9; 3_000_000]).unwrap();
+    assert_eq!(own.recv_timeout(PATIENCE).unwrap().unwrap()[..], [9; 300]);
+    assert_eq!(own.recv_timeout(PATIENCE).unwrap().unwrap()[..], [9; 3_000_000][..]);
+    assert_eq!(kept[..], [8; 5_000]);
+}
+
 /// Reads until it is told to stop; fails on a gap.
 fn read_on(mut subscriber: Subscriber, stop: &AtomicBool) -> u64 {
     let mut next = 1;
@@ -84,6 +120,7 @@ fn read_on(mut subscriber: Subscriber, stop: &AtomicBool) -> u64 {
 
 #[test]
 fn a_forked_child_is_told_and_starts_afresh_while_its_parent_goes_on() {
+    let _alone = alone();
     let scene = Scene::new();
     let bus = scene.bus("parent");
     let reliable = |pattern: &str| bus.subscriber(pattern).policy(Policy::Block).open().unwrap();
@@ -132,4 +169,65 @@ fn a_forked_child_is_told_and_starts_afresh_while_its_parent_goes_on() {
     publisher.send(b"after").unwrap();
     assert_eq!(subscriber.recv_timeout(PATIENCE).unwrap().unwrap()[..], *b"after");
     println!("evidence: forks={FORKS} messages_of_the_parent_meanwhile={read}");
+}
+
+#[test]
+fn a_forked_child_whose_bus_is_open_before_it_drops_what_it_inherited_keeps_its_own_memory() {
+    let _alone = alone();
+    let scene = Scene::new();
+    let bus = scene.bus("parent");
+    let mut publisher = bus.publisher("idle").open().unwrap();
+    let mut subscriber = bus.subscriber("idle").open().unwrap();
+    publisher.send(&[1; 5_000]).unwrap();
+    let held: Sample = subscriber.recv().unwrap();
+    assert!(held.is_held());
+    // A bus that is closed, and kept: its memory is in nobody's way, and its handles are dropped in the child as well.
+    let closed = scene.bus("closed");
+    let (mut other, mut sink) =
+        (closed.publisher("past").open().unwrap(), closed.subscriber("past").open().unwrap());
+    other.send(&[2; 5_000]).unwrap();
+    let past = sink.recv().unwrap();
+    closed.close();
+    let mut inherited = Some(((publisher, subscriber, held, bus), (other, sink, past, closed)));
+    for _ in 0..4 {
+        let child = fork(|| {
+            let (first, second) = inherited.take().unwrap();
+            starts_before_it_forgets(&scene, first);
+            starts_before_it_forgets(&scene, second);
+        });
+        let (_, status) = waitpid(Some(child), WaitOptions::empty()).unwrap().unwrap();
+        assert_eq!(status.exit_status(), Some(0), "the child has lost memory of its own: {status:?}");
+    }
+    let ((mut publisher, mut subscriber, held, _), (_, _, past, _)) = inherited.unwrap();
+    assert_eq!(
+        (&held[..], &past[..]),
+        (&[1; 5_000][..], &[2; 5_000][..]),
+        "what the parent holds is as it was"
+    );
+    publisher.send(b"after").unwrap();
+    assert_eq!(subscriber.recv_timeout(PATIENCE).unwrap().unwrap()[..], *b"after");
+}
+
+/// Descriptors of this process that refer to memory of a bus.
+fn segments() -> Vec<String> {
+    let all = std::fs::read_dir("/proc/self/fd").unwrap();
+    let links = all.filter_map(|entry| std::fs::read_link(entry.unwrap().path()).ok());
+    links.map(|link| link.display().to_string()).filter(|link| link.contains("memfd:busway")).collect()
+}
+
+#[test]
+fn a_forked_child_keeps_none_of_its_parents_memory_alive() {
+    let _alone = alone();
+    let scene = Scene::new();
+    // The first holds the rendezvous, and with it what the others have sent it.
+    let busses: Vec<Bus> = ["holder", "one", "two"].map(|name| scene.bus(name)).into();
+    let mut publisher = busses[1].publisher("memory").open().unwrap();
+    let mut subscriber = busses[2].subscriber("memory").open().unwrap();
+    publisher.send(&[1; 2_000_000]).unwrap();
+    let held = subscriber.recv_timeout(PATIENCE).unwrap().unwrap();
+    assert!(segments().len() >= 3 * 4, "{:?}", segments());
+    let child = fork(|| assert_eq!(segments(), Vec::<String>::new()));
+    let (_, status) = waitpid(Some(child), WaitOptions::empty()).unwrap().unwrap();
+    assert_eq!(status.exit_status(), Some(0), "a child that outlives its parent pins its memory");
+    assert_eq!(held[..], [1; 2_000_000][..]);
 }

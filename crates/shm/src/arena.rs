@@ -7,13 +7,14 @@
 //! Invariant: only the owner can write an arena. The kernel holds it: the seals forbid a second writable mapping,
 //! writing through the descriptor, shrinking and growing.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Arc, Condvar, Mutex, OnceLock};
 
 use busway_wire::ProcessId;
 
 use crate::domain::Domain;
 use crate::error::ShmError;
+use crate::fork::PrivateFd;
 use crate::heap::{Heap, Table};
 use crate::layout::{
     ARENA_BYTES_MAX, ARENA_BYTES_MIN, EXTENTS_AT, LAYOUT_VERSION, MAGIC, NAME_BYTES, PAGE, ROWS_MAX,
@@ -23,7 +24,7 @@ use crate::life::Life;
 use crate::seat::EntryKey;
 use crate::sync::{AtomicU32, Ordering};
 use crate::sys::memfd::{self, Mapping, SealKind};
-use crate::view::Region;
+use crate::window::Windows;
 use crate::{clock, fork, sys};
 
 mod peer;
@@ -57,9 +58,10 @@ pub const FLAG_LEFT: u32 = 8;
 #[derive(Debug)]
 pub struct OwnArena {
     tables: Tables,
-    arena_fd: OwnedFd,
-    bulk_fd: OwnedFd,
-    bulk_read_only: OwnedFd,
+    // A child made by fork must not keep our memory alive when we are gone.
+    arena_fd: PrivateFd,
+    bulk_fd: PrivateFd,
+    bulk_read_only: PrivateFd,
     heap: Mutex<Heap>,
     domain: Mutex<Option<Arc<Domain>>>,
     closing: Mutex<Vec<ClosingRow>>,
@@ -95,15 +97,15 @@ impl OwnArena {
     pub fn create(options: &ArenaOptions) -> Result<Arc<Self>, ShmError> {
         let barrier = sys::barrier::register();
         let bytes = sys::identity::clamp_size(options.bytes_max.min(ARENA_BYTES_MAX), ARENA_BYTES_MIN)?;
-        let arena_fd = memfd::create_arena("busway-arena", bytes)?;
-        let bulk_fd = memfd::create_arena("busway-bulk", bytes)?;
+        let arena_fd = PrivateFd::new(memfd::create_arena("busway-arena", bytes)?)?;
+        let bulk_fd = PrivateFd::new(memfd::create_arena("busway-bulk", bytes)?)?;
         let arena = Mapping::map_rw(arena_fd.as_fd(), bytes)?;
         let bulk = Mapping::map_rw(bulk_fd.as_fd(), bytes)?;
         memfd::commit(arena_fd.as_fd(), 0, EXTENTS_AT)?;
         memfd::seal(arena_fd.as_fd(), SealKind::Arena)?;
         memfd::seal(bulk_fd.as_fd(), SealKind::Bulk)?;
-        let bulk_read_only = memfd::reopen_read_only(bulk_fd.as_fd())?;
-        let tables = Tables::new(Region::new(arena), Region::new(bulk))?;
+        let bulk_read_only = PrivateFd::new(memfd::reopen_read_only(bulk_fd.as_fd())?)?;
+        let tables = Tables::new(Windows::whole(arena), Windows::whole(bulk), None)?;
         let process = ProcessId(sys::identity::random_u64()?.max(1));
         let own = Self {
             heap: Mutex::new(Heap::new(bytes)),

@@ -12,6 +12,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use crate::bell::{Bell, Fences, LINES, Line};
 use crate::error::ShmError;
+use crate::fork::PrivateFd;
+use crate::layout::fields;
 use crate::sync::{AtomicU64, Ordering};
 use crate::sys::barrier;
 use crate::sys::memfd::{self, Mapping, SealKind, Shared};
@@ -64,37 +66,17 @@ pub const BUDGET_MAX: u64 = 1 << 62;
 /// A number that differs between builds whose domain segments differ.
 #[must_use]
 pub const fn layout_hash() -> u64 {
-    // Version 1. Raise it when the meaning of a word changes and its place does not.
-    let numbers = [
-        1,
-        SIZE,
-        LINES_OFFSET,
-        LINES as u64,
-        size_of::<Line>() as u64,
-        core::mem::offset_of!(DomainHeader, layout) as u64,
-        core::mem::offset_of!(DomainHeader, size) as u64,
-        core::mem::offset_of!(DomainHeader, budget) as u64,
-        core::mem::offset_of!(DomainHeader, bytes_reserved) as u64,
-        Line::OFFSETS[0],
-        Line::OFFSETS[1],
-        Line::OFFSETS[2],
-        Line::OFFSETS[3],
-    ];
-    // FNV-1a over the numbers: it must tell layouts apart, not withstand anybody.
-    let mut hash = 0xcbf2_9ce4_8422_2325_u64;
-    let mut index = 0;
-    while index < numbers.len() {
-        hash = (hash ^ numbers[index]).wrapping_mul(0x0000_0100_0000_01b3);
-        index += 1;
-    }
-    hash
+    // The version: raised when the meaning of a word changes and its place does not.
+    const VERSION: u64 = 1;
+    const HASH: u64 = fields::hash(&fields::DOMAIN, &[VERSION, SIZE, LINES_OFFSET, LINES as u64]);
+    HASH
 }
 
 /// The domain segment, mapped.
 #[derive(Debug)]
 pub struct Domain {
     mapping: Mapping,
-    fd: OwnedFd,
+    fd: PrivateFd,
     budget: u64,
     fences: Fences,
 }
@@ -117,7 +99,7 @@ impl Domain {
         header.budget.store(budget.min(BUDGET_MAX), Ordering::Relaxed);
         // Release: pairs with Acquire in `map`.
         header.magic.store(MAGIC, Ordering::Release);
-        Ok(Self::join(mapping, fd, budget.min(BUDGET_MAX)))
+        Self::join(mapping, fd, budget.min(BUDGET_MAX))
     }
 
     /// Checks and maps the segment that a rendezvous has sent.
@@ -145,16 +127,17 @@ impl Domain {
         }
         // Kept in our own memory from here on: no member can change it under us.
         let budget = header.budget.load(Ordering::Relaxed).min(BUDGET_MAX);
-        Ok(Self::join(mapping, fd, budget))
+        Self::join(mapping, fd, budget)
     }
 
-    fn join(mapping: Mapping, fd: OwnedFd, budget: u64) -> Self {
+    fn join(mapping: Mapping, fd: OwnedFd, budget: u64) -> Result<Self, ShmError> {
+        let fd = PrivateFd::new(fd)?;
         let fences = if barrier::register() { Fences::Asymmetric } else { Fences::Full };
         let domain = Self { mapping, fd, budget, fences };
         if fences == Fences::Full {
             domain.bell().demand_full_fences();
         }
-        domain
+        Ok(domain)
     }
 
     /// The segment's descriptor, to hand to a member.

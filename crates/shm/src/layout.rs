@@ -11,6 +11,8 @@ use crate::slot::Slot;
 use crate::sync::{AtomicU32, AtomicU64};
 use crate::sys::memfd::Shared;
 
+pub mod fields;
+
 /// "BUSWAYA1", the first eight bytes of an arena.
 pub const MAGIC: u64 = u64::from_le_bytes(*b"BUSWAYA1");
 /// Raised with every change of a layout.
@@ -51,8 +53,9 @@ pub const SEATS_AT: u64 = 160 << 20;
 pub const HEAP_AT: u64 = 256 << 20;
 /// Smallest arena that makes sense: the tables and a little heap.
 pub const ARENA_BYTES_MIN: u64 = HEAP_AT + (16 << 20);
-/// Largest file of an arena: every peer maps it, and of its 128 TiB of addresses no peer may take more than this.
-pub const ARENA_BYTES_MAX: u64 = 1 << 40;
+/// Largest file of an arena: four times the default. A peer maps it as far as it is used, and of its 128 TiB of addresses
+/// no peer may take more than this and a third.
+pub const ARENA_BYTES_MAX: u64 = 1 << 38;
 /// No ring gets this far (146 years at a message a nanosecond): sums of sequences below it do not overflow.
 pub const SEQUENCE_MAX: u64 = 1 << 62;
 
@@ -284,40 +287,26 @@ pub fn unkey(key: u64) -> (u32, u32) {
     ((key >> 32) as u32, key as u32)
 }
 
-/// A number that differs between any two layouts: sizes, offsets and limits, hashed.
-pub fn layout_hash() -> u64 {
-    let mut hash = 0xcbf2_9ce4_8422_2325_u64; // FNV-1a, 64 bits; its source is RFC 9923, section 5
-    let numbers = [
-        u64::from(LAYOUT_VERSION),
-        EXTENTS_AT,
-        HEADS_AT,
-        RINGS_AT,
-        ROWS_AT,
-        SEATS_AT,
-        HEAP_AT,
-        u64::from(EXTENTS_MAX),
-        u64::from(RINGS_MAX),
-        u64::from(ROWS_MAX),
-        u64::from(SEATS_MAX),
-        size_of::<ArenaHeader>() as u64,
-        size_of::<ExtentEntry>() as u64,
-        size_of::<RingEntry>() as u64,
-        size_of::<RowEntry>() as u64,
-        size_of::<SeatEntry>() as u64,
-        size_of::<Slot>() as u64,
-        std::mem::offset_of!(RowEntry, cursor) as u64,
-        std::mem::offset_of!(RowEntry, hold_words) as u64,
-        std::mem::offset_of!(RingEntry, stage_at) as u64,
-        std::mem::offset_of!(RingEntry, name) as u64,
-        std::mem::offset_of!(ArenaHeader, life) as u64,
-        std::mem::offset_of!(ArenaHeader, name) as u64,
-    ];
-    for number in numbers {
-        for byte in number.to_le_bytes() {
-            hash = (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
-        }
-    }
-    hash
+/// A number that differs between any two layouts: every field of every structure, the regions and the limits.
+#[must_use]
+pub const fn layout_hash() -> u64 {
+    const HASH: u64 = fields::hash(
+        &fields::ARENA,
+        &[
+            LAYOUT_VERSION as u64,
+            EXTENTS_AT,
+            HEADS_AT,
+            RINGS_AT,
+            ROWS_AT,
+            SEATS_AT,
+            HEAP_AT,
+            EXTENTS_MAX as u64,
+            RINGS_MAX as u64,
+            ROWS_MAX as u64,
+            SEATS_MAX as u64,
+        ],
+    );
+    HASH
 }
 
 const _: () = {

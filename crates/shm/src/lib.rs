@@ -4,7 +4,7 @@
 //!
 //! | module | what is unsafe | the reason in one sentence |
 //! | --- | --- | --- |
-//! | `sys::memfd` | `mmap`, `munmap`, references into a mapping | sealed against shrinking, checked for bounds and alignment, only atomics are ever referred to |
+//! | `sys::memfd` | `mmap`, `mremap`, `munmap`, references into a mapping | sealed against shrinking, checked for bounds and alignment, only atomics are ever referred to |
 //! | `view` | references that keep their mapping alive, payload bytes | checked once when made; a mapping is never moved or shortened; payloads are read only while held |
 //! | `layout`, `slot` | the promise that its structures may be shared | they consist of atomics only |
 //! | `ring` | a loaned chunk becomes writable | the pool gives a chunk out once, and takes it back when nobody can read it |
@@ -59,3 +59,5 @@ pub mod tray;
 #[cfg(not(loom))]
 #[expect(unsafe_code, reason = "references into memory that others write or map")]
 pub mod view;
+#[cfg(not(loom))]
+pub mod window;

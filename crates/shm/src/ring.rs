@@ -377,6 +377,7 @@ impl RingWriter {
 
     /// Takes back a loan that was not sent.
     pub fn put_back(&mut self, loan: Loan) {
+        self.sent.waited_ns = 0;
         self.recycler.put_back(loan.sized);
     }
 

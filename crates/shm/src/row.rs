@@ -293,8 +293,11 @@ impl RowShared {
         }
     }
 
-    /// The account of the row so far.
+    /// The account of the row so far; nothing in a child made by `fork`.
     pub fn account(&self) -> RowAccount {
+        if self.own.forked() {
+            return RowAccount::default();
+        }
         let first = self.entry.first.load(Ordering::Relaxed);
         let head = || if self.is_attached() { self.head() } else { first };
         ledger::read(&self.entry, first, head)
@@ -379,8 +382,11 @@ impl HeldChunk {
         &self.header
     }
 
-    /// The payload, in the publisher's memory.
+    /// The payload, in the publisher's memory; nothing in a child made by `fork`, which does not have that memory.
     pub fn payload(&self) -> &[u8] {
+        if self.row.own.forked() {
+            return &[];
+        }
         self.payload.as_slice().get(self.skip..).unwrap_or_default()
     }
 }

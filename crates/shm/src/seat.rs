@@ -9,6 +9,8 @@
 //! subscriber is told; the publisher looks at the version after the fence that precedes each scan (`recycle`).
 //! Where a row says that it is, is clamped to what the ring knows: a lying row hurts itself only. What it says that it has
 //! counted is not, because the account is there to show what does not add up.
+//! Whether a process has died is said by its life word alone, which the kernel marks; nobody else's word frees what it may
+//! be reading.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -336,16 +338,14 @@ impl RingShared {
         self.entry_of(seat).map_or(state::FREE, |entry| unkey(entry.key.load(Ordering::Relaxed)).1)
     }
 
-    /// Frees the seats of rows that closed and of processes that died, and once the publisher is gone and the
-    /// last seat is free, the ring itself. Called by the control thread. `dead` names a process that the caller
-    /// knows to be dead.
-    pub fn reap(&self, dead: Option<ProcessId>) -> Reaped {
+    /// Frees the seats of rows that closed and of processes that died, as their life words say, and once the publisher
+    /// is gone and the last seat is free, the ring itself. Called by the control thread.
+    pub fn reap(&self) -> Reaped {
         let mut reaped = Reaped::default();
         let mut seats = self.lock();
         let before = seats.len();
         seats.retain(|seat| {
-            let left = seat.peer.life() == Life::Closed;
-            let died = seat.dead() || (dead == Some(seat.peer.process()) && !left);
+            let died = seat.dead();
             let closed = seat.progress(u64::MAX) == Progress::Closed;
             if !died && !closed {
                 return true;
@@ -366,6 +366,15 @@ impl RingShared {
             self.free();
         }
         reaped
+    }
+
+    /// Waits no more for the rows of a process of which somebody says that it is gone: they are stalled, and gate again
+    /// when they have caught up. What they hold is theirs.
+    pub fn stop_gating(&self, process: ProcessId) {
+        let gating = self.seats().into_iter().filter(|seat| seat.gates && seat.peer.process() == process);
+        for seat in gating.filter(|seat| self.marked(seat) == state::ACTIVE) {
+            self.mark(&seat, state::STALLED);
+        }
     }
 
     /// Adds a row that is gone to the ring's past, so that the account stays closed.

@@ -61,6 +61,10 @@ impl Region {
         Self { mapping: Arc::new(mapping) }
     }
 
+    pub(crate) fn mapping(&self) -> &Mapping {
+        &self.mapping
+    }
+
     /// Bytes of the mapping.
     pub fn len(&self) -> u64 {
         self.mapping.len() as u64
@@ -125,7 +129,7 @@ impl Region {
         // SAFETY: `check` found `at` inside the mapping.
         let start = unsafe { self.mapping.as_ptr().add(at) };
         let start = NonNull::new(start).ok_or(self.outside(offset, bytes))?;
-        Ok(Payload { start, len: bytes as usize, _keep: self.mapping.clone() })
+        Ok(Payload { start, len: bytes as usize, _keep: Keep::Mapping { _mapping: self.mapping.clone() } })
     }
 }
 
@@ -136,15 +140,27 @@ impl Region {
 pub struct Payload {
     start: NonNull<u8>,
     len: usize,
-    _keep: Arc<Mapping>,
+    _keep: Keep,
 }
 
-// SAFETY: the bytes are only read, and the mapping lives as long as `_keep`.
+/// What keeps the bytes of a payload where they are.
+enum Keep {
+    Mapping { _mapping: Arc<Mapping> },
+    Copy { _bytes: Box<[u8]> },
+}
+
+// SAFETY: the bytes are only read, and the mapping, or the copy, which never moves its bytes, lives as long as `_keep`.
 unsafe impl Send for Payload {}
 // SAFETY: as above.
 unsafe impl Sync for Payload {}
 
 impl Payload {
+    /// Bytes that were copied.
+    pub fn of_copy(bytes: Box<[u8]>) -> Self {
+        let start = NonNull::from(&*bytes).cast::<u8>();
+        Self { start, len: bytes.len(), _keep: Keep::Copy { _bytes: bytes } }
+    }
+
     /// The bytes.
     #[inline]
     pub fn as_slice(&self) -> &[u8] {
@@ -186,16 +202,22 @@ impl Loaned {
         Ok(Self { start, len: bytes as usize, _keep: region.mapping.clone() })
     }
 
-    /// The bytes.
+    /// The bytes; none in a child made by `fork`, which does not have them.
     #[inline]
     pub fn as_slice(&self) -> &[u8] {
+        if self._keep.forked() {
+            return &[];
+        }
         // SAFETY: exclusively ours, by the contract of `take`; the mapping is alive.
         unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.len) }
     }
 
-    /// The bytes, to be written.
+    /// The bytes, to be written; none in a child made by `fork`.
     #[inline]
     pub fn as_mut_slice(&mut self) -> &mut [u8] {
+        if self._keep.forked() {
+            return &mut [];
+        }
         // SAFETY: exclusively ours, by the contract of `take`; the mapping is alive and writable.
         unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr(), self.len) }
     }

@@ -11,14 +11,19 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use busway_shm::arena::{ArenaOptions, OwnArena, PeerArena};
+use busway_shm::arena::{ArenaOptions, ChunkPlace, OwnArena, PeerArena};
 use busway_shm::domain::{self, Domain};
 use busway_shm::error::ShmError;
-use busway_shm::layout::{ARENA_BYTES_MAX, ARENA_BYTES_MIN, ArenaHeader, LAYOUT_VERSION, MAGIC, layout_hash};
+use busway_shm::layout::{
+    ARENA_BYTES_MAX, ARENA_BYTES_MIN, ArenaHeader, EXTENTS_AT, ExtentEntry, HEAP_AT, LAYOUT_VERSION, MAGIC,
+    layout_hash,
+};
+use busway_shm::slot::ChunkRef;
 use busway_shm::sync::Ordering;
 use busway_shm::sys::memfd::{self, Mapping, SealKind};
 use busway_shm::sys::{event, identity};
 use busway_wire::ProcessId;
+use busway_wire::limits::{ARENA_BYTES_DEFAULT, MEMBERS_MAX};
 use rustix::fs::{MemfdFlags, OFlags, SealFlags};
 
 const PROCESS: ProcessId = ProcessId(0x1234);
@@ -302,6 +307,118 @@ fn a_segment_cannot_be_truncated_under_its_readers() {
         peer.tables().arena().slice::<busway_shm::sync::AtomicU64>(ARENA_BYTES_MIN - 8, 1).expect("inside");
     assert_eq!(last[0].load(Ordering::Relaxed), 0);
     assert!(memfd::check_seals(&arena, SealKind::Arena).is_ok());
+}
+
+/// Bytes of addresses that this process takes now.
+fn addresses() -> u64 {
+    let statm = std::fs::read_to_string("/proc/self/statm").expect("/proc is mounted");
+    statm.split(' ').next().and_then(|pages| pages.parse::<u64>().ok()).expect("a number of pages") * 4096
+}
+
+/// A peer with two sparse files of `bytes` bytes, with a chunk of a page each: where the first one lies, or the last.
+fn sparse_peer(bytes: u64, chunks_at: [u64; 2]) -> Arc<PeerArena> {
+    let arena = memory(bytes);
+    let mapping = Mapping::map_rw(&arena, EXTENTS_AT + 4096).expect("the first pages");
+    let header: &ArenaHeader = mapping.get(0).expect("it begins there");
+    let extents: &[ExtentEntry] = mapping.slice(EXTENTS_AT, 2).expect("inside");
+    for ((entry, at), bulk) in extents.iter().zip(chunks_at).zip([0, 1]) {
+        entry.offset.store(at, Ordering::Relaxed);
+        entry.chunk_bytes.store(4096, Ordering::Relaxed);
+        entry.count.store(1, Ordering::Relaxed);
+        entry.bulk.store(bulk, Ordering::Relaxed);
+    }
+    header.layout_hash.store(layout_hash(), Ordering::Relaxed);
+    header.version.store(LAYOUT_VERSION, Ordering::Relaxed);
+    header.process.store(PROCESS.0, Ordering::Relaxed);
+    header.magic.store(MAGIC, Ordering::Release);
+    drop(mapping);
+    let bulk = memfd::reopen_read_only(sealed(memory(bytes), FIXED)).expect("read-only");
+    PeerArena::map(sealed(arena, FIXED | SealFlags::FUTURE_WRITE), bulk, PROCESS).expect("all in order")
+}
+
+/// Looks at a table and at both chunks; false where one of them cannot be mapped.
+fn looked_at(peer: &PeerArena) -> bool {
+    let tables = peer.tables();
+    assert!(tables.ring(0).is_some() && tables.seat(0).is_some(), "the tables are always to be had");
+    [0, 1].into_iter().all(|extent| {
+        let place = tables.resolve(ChunkRef::new(extent, 0).expect("fits")).expect("inside its file");
+        tables.chunk_bytes(place, 64).is_ok_and(|bytes| bytes.as_slice() == [0; 64])
+    })
+}
+
+#[test]
+fn two_thousand_peers_of_the_default_size_fit_into_a_process_and_members_of_a_whole_domain_would() {
+    let _alone = alone();
+    const PEERS: u64 = 2_000;
+    let before = addresses();
+    let peers: Vec<_> = (0..PEERS).map(|_| sparse_peer(ARENA_BYTES_DEFAULT, [HEAP_AT, 0])).collect();
+    let known = (addresses() - before) / PEERS;
+    // A holder knows everybody: the life word, the name and the beats of each.
+    assert!(known <= 64 << 10, "a peer that is only known takes {known} bytes of addresses");
+    assert!(peers.iter().all(|peer| looked_at(peer)));
+    let used = (addresses() - before) / PEERS;
+    assert!(used * MEMBERS_MAX as u64 <= 16 << 40, "a peer takes {used} bytes of addresses");
+    println!("evidence: peers={PEERS} addresses_known={known} addresses_used={used}");
+}
+
+#[test]
+fn peers_with_the_largest_files_leave_a_process_the_addresses_that_it_needs() {
+    let _alone = alone();
+    let before = addresses();
+    // Each names the last bytes of its files, as a hostile publisher would.
+    let hostile: Vec<_> =
+        (0..300).map(|_| sparse_peer(ARENA_BYTES_MAX, [ARENA_BYTES_MAX - 4096; 2])).collect();
+    assert!(addresses() - before <= 300 * (64 << 10), "to know them costs next to nothing");
+    let mapped = hostile.iter().filter(|peer| looked_at(peer)).count();
+    let taken = addresses() - before;
+    assert!(mapped > 64 && mapped < 300 && taken < 80 << 40, "{mapped} were mapped, {taken} bytes");
+    // Everybody else can still be met, and read; so can a new arena be made.
+    let honest: Vec<_> = (0..500).map(|_| sparse_peer(ARENA_BYTES_DEFAULT, [HEAP_AT, 0])).collect();
+    assert!(honest.iter().all(|peer| looked_at(peer)));
+    let options = ArenaOptions { name: "new".into(), bytes_max: ARENA_BYTES_DEFAULT, monitored: true };
+    drop(OwnArena::create(&options).expect("an arena"));
+    drop(hostile);
+    drop(honest);
+    assert!(addresses() - before < 1 << 30, "what they took is given back");
+    println!("evidence: hostile_mapped={mapped} addresses_taken={taken}");
+}
+
+#[test]
+fn chunks_that_another_user_has_not_backed_take_no_memory_of_who_reads_them() {
+    let _alone = alone();
+    const CHUNK: u64 = 8 << 20;
+    let made = || {
+        let arena = forged(ARENA_BYTES_MIN, |_| {});
+        (arena, sealed(memory(ARENA_BYTES_MIN), FIXED))
+    };
+    let (arena, bulk) = made();
+    let user = rustix::process::Uid::from_raw(54_321);
+    if rustix::fs::fchown(&arena, Some(user), None)
+        .and_then(|()| rustix::fs::fchown(&bulk, Some(user), None))
+        .is_err()
+    {
+        println!("skipped: only root can give a file to another user");
+        return;
+    }
+    let read_only = memfd::reopen_read_only(&bulk).expect("read-only");
+    rustix::io::pwrite(&bulk, b"backed", CHUNK).expect("the owner can write");
+    let peer = PeerArena::map(&arena, &read_only, PROCESS).expect("all in order");
+    assert_eq!(peer.uid(), 54_321);
+    let before = (memfd::committed(&arena).expect("a file"), memfd::committed(&bulk).expect("a file"));
+    // What a hostile publisher would have written into its table of extents, and named in a slot.
+    for (bulk, offset) in [(false, HEAP_AT), (true, 0), (true, CHUNK), (true, ARENA_BYTES_MIN - CHUNK)] {
+        let place = ChunkPlace { bulk, offset, bytes: CHUNK };
+        let copy = peer.tables().chunk_bytes(place, CHUNK).expect("inside its file");
+        assert_eq!(copy.as_slice().len() as u64, CHUNK);
+        assert_eq!(copy.as_slice().starts_with(b"backed"), (bulk, offset) == (true, CHUNK));
+        assert!(copy.as_slice()[6..].iter().all(|byte| *byte == 0));
+    }
+    let outside = ChunkPlace { bulk: true, offset: ARENA_BYTES_MIN - 64, bytes: CHUNK };
+    assert!(peer.tables().chunk_bytes(outside, CHUNK).is_err());
+    let after = (memfd::committed(&arena).expect("a file"), memfd::committed(&bulk).expect("a file"));
+    assert_eq!(after, before, "reading took memory");
+    assert_eq!(peer.tables().mapped_bytes(), 0, "and no addresses");
+    println!("evidence: read={} committed={}", 4 * CHUNK, after.0 + after.1 - before.0 - before.1);
 }
 
 #[test]

@@ -79,7 +79,7 @@ fn a_hostile_subscriber_writes_anything_and_the_publisher_and_its_other_subscrib
             inspect(&hostile.peer);
             timed("behind", || writer.behind());
             timed("ledgers", || shared.ledgers());
-            timed("reap", || shared.reap(None));
+            timed("reap", || shared.reap());
         }
     }
     seen.drain(&mut reader, &mut rng);
@@ -134,7 +134,7 @@ fn words_that_change_while_they_are_looked_at_neither_stop_nor_confuse_a_publish
                 seen.drain(&mut reader, &mut rng);
             }
             if round % 64 == 0 {
-                timed("reap", || shared.reap(None));
+                timed("reap", || shared.reap());
             }
         }
         stop.store(true, Ordering::Relaxed);
@@ -161,7 +161,7 @@ fn a_hostile_publisher_writes_anything_and_its_subscribers_count_what_is_corrupt
         if round % 16 == 0 {
             readers.clear();
             met.held.clear();
-            hostile.shared.reap(None);
+            hostile.shared.reap();
             honest.own.reap_rows();
         }
         let policy = POLICIES[rng.usize(0..POLICIES.len())];
@@ -389,6 +389,48 @@ fn rows_that_take_turns_in_blocking_do_not_make_a_publisher_wait_beyond_twice_it
 }
 
 #[test]
+fn a_row_that_lets_one_message_after_the_other_go_holds_a_large_one_up_no_longer_than_twice_the_cap() {
+    // Long beside what the scheduler may add to a step, and short beside all steps together.
+    const CAP_NS: u64 = 200_000_000;
+    let (own, _peer) = arena("publisher");
+    let bounded = RingOptions { bytes_max: 100_000, max_wait_ns: CAP_NS, ..options() };
+    let (mut writer, shared) = ring(&own, bounded);
+    let hostile = HostileSubscriber::new();
+    let row = &hostile.rows[0];
+    row.entry.publisher.store(own.process().0, Ordering::Relaxed);
+    row.entry.ring.store(shared.key().word(), Ordering::Relaxed);
+    row.entry.holds_at.store(ROWS_AT, Ordering::Relaxed);
+    row.entry.key.store(key(1, state::ACTIVE), Ordering::Release);
+    let seat = EntryKey { index: row.index, generation: 1 };
+    shared.attach(&hostile.peer, seat, Policy::Block).expect("a seat");
+    for _ in 0..36 {
+        send(&mut writer, &[7; 2_000], Patience::None).expect("there is room");
+    }
+    let stop = AtomicBool::new(false);
+    let sent = std::thread::scope(|scope| {
+        let (entry, stop_ref) = (&row.entry, &stop);
+        scope.spawn(move || {
+            // It is never late: each wait ends well before its cap.
+            let mut next_ns = monotonic_ns();
+            while !stop_ref.load(Ordering::Relaxed) {
+                if monotonic_ns() >= next_ns {
+                    entry.cursor.fetch_add(1, Ordering::Release);
+                    next_ns = monotonic_ns() + CAP_NS / 8;
+                }
+                std::thread::yield_now();
+            }
+        });
+        // It needs the room of nearly all of them.
+        let sent = send(&mut writer, &[8; 90_000], patient());
+        stop.store(true, Ordering::Relaxed);
+        sent.expect("the cap ends the wait")
+    });
+    assert_eq!(sent.stalled, 1, "what is late is the message, not any one step: {sent:?}");
+    assert!(sent.waited_ns < CALL_NS_MAX, "{sent:?}");
+    println!("evidence: waited_ns={} cap_ns={CAP_NS}", sent.waited_ns);
+}
+
+#[test]
 fn a_cursor_that_goes_back_or_beyond_the_head_is_not_believed() {
     let (own, _peer) = arena("publisher");
     let (mut writer, shared) = ring(&own, options());
@@ -564,7 +606,7 @@ fn the_domains_budget_refuses_before_the_kernel_is_asked_and_sending_goes_on_whe
     println!("evidence: sent_before={sent} reserved={reserved} budget={budget}");
     drop(writer);
     drop(reader);
-    shared.reap(None);
+    shared.reap();
     assert!(shared.is_free());
     let (all, free) = own.census();
     assert_eq!(all, free, "every chunk is back");

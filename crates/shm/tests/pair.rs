@@ -14,7 +14,7 @@ use busway_shm::ring::{Patience, Refusal, RingOptions, RingWriter, Sent};
 use busway_shm::row::{Body, Message, RowOptions, RowReader, RowShared, Taken};
 use busway_shm::seat::RingShared;
 use busway_shm::slot::{INLINE_BYTES, InlineMeta};
-use busway_wire::{Cause, Flags, HEADER_SIZE, Header, Kind, Policy, PortId, Topic};
+use busway_wire::{Cause, Flags, HEADER_SIZE, Header, Kind, Policy, PortId, ProcessId, Topic};
 
 const MIB: u64 = 1 << 20;
 
@@ -378,7 +378,7 @@ fn what_was_published_stays_readable_after_the_publisher_is_gone_and_then_the_ri
     }
     let Pair { own, writer, shared, .. } = pair;
     drop(writer);
-    shared.reap(None);
+    shared.reap();
     assert!(!shared.is_free());
     for sequence in 1..=20 {
         let Taken::Message(message) = reader.take() else { panic!("{sequence} is there") };
@@ -386,7 +386,7 @@ fn what_was_published_stays_readable_after_the_publisher_is_gone_and_then_the_ri
     }
     assert!(reader.is_over());
     drop(reader);
-    assert_eq!(shared.reap(None).left, 1);
+    assert_eq!(shared.reap().left, 1);
     assert!(shared.is_free());
     let (all, free) = own.census();
     assert_eq!(all, free, "every chunk is back");
@@ -404,7 +404,7 @@ fn ten_thousand_publishers_after_each_other_use_the_memory_of_one() {
             RingWriter::create(&pair.own, &topic, PortId(8), options()).expect("a ring");
         send(&mut writer, &[1; 300], Patience::None).expect("nobody gates");
         drop(writer);
-        shared.reap(None);
+        shared.reap();
         assert!(shared.is_free());
         if round == 10 {
             after_ten = pair.peer.committed_bytes();
@@ -412,4 +412,35 @@ fn ten_thousand_publishers_after_each_other_use_the_memory_of_one() {
     }
     assert_eq!(pair.peer.committed_bytes(), after_ten);
     pair.send(b"x", Patience::None).expect("the first ring still works");
+}
+
+#[test]
+fn a_process_that_is_only_said_to_be_gone_keeps_what_it_holds_and_is_waited_for_no_more() {
+    let mut pair = Pair::new(RingOptions { slots_max: 32, ..options() });
+    let mut reader = pair.subscribe(Policy::Block);
+    pair.send(&[7; 300], Patience::None).expect("there is room");
+    let Taken::Message(held) = reader.take() else { panic!("it was sent") };
+    let mut sent = 1;
+    while pair.send(&[8; 300], Patience::None).is_ok() {
+        sent += 1;
+    }
+    assert_eq!(sent, 33, "it gates");
+    // The word of whoever holds the rendezvous. The life word says that the process lives.
+    let process = pair.own.process();
+    pair.shared.stop_gating(ProcessId(process.0 ^ 1));
+    assert!(pair.send(&[8; 300], Patience::None).is_err(), "that was somebody else");
+    pair.shared.stop_gating(process);
+    for _ in 0..2_000 {
+        pair.send(&[9; 300], Patience::None).expect("it gates no more");
+        pair.shared.reap();
+    }
+    assert_eq!(pair.shared.seated(), 1, "nothing of it is freed");
+    assert_eq!(bytes(&held), [7; 300], "what it reads is not written again");
+    let (got, lost) = drain(&mut reader);
+    assert_eq!(got.len() as u64 + lost.iter().map(|(_, count)| count).sum::<u64>(), 2_032);
+    assert!(lost.iter().all(|(cause, _)| *cause == Cause::Stalled), "{lost:?}");
+    // It has caught up: one that lives is waited for again.
+    let sent = (0..100).take_while(|_| pair.send(&[1; 300], Patience::None).is_ok()).count();
+    assert!(sent < 100, "it gates again");
+    drop(held);
 }

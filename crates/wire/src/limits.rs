@@ -55,7 +55,7 @@ pub const MESSAGE_FDS_MAX: usize = 253;
 pub const RINGS_MAX: u32 = 65_536;
 
 /// Rows of one process, one a pair of subscriber and publisher: 16 bits. One more match is refused by the
-/// subscriber, which reports it and stays unattached to that publisher.
+/// subscriber, which reports it and tries again.
 pub const ROWS_MAX: u32 = 65_536;
 
 /// Extents of one arena. 12 bits of a chunk's address, of which one value means "none". When all are taken,
@@ -90,8 +90,8 @@ pub const RING_SLOTS_HARD_MAX: u32 = 1 << 20;
 /// domain with a topic that nobody reads. Past it the oldest slots are given up, counted as `ring_bytes`.
 pub const RING_BYTES_DEFAULT: u64 = 64 * MIB;
 
-/// Bytes of address space of an arena: sparse, so that it costs nothing until it is used, and never has to move.
-/// Clamped to `RLIMIT_FSIZE` and a part of `RLIMIT_AS`; when it is used up, a loan fails with "out of memory".
+/// Bytes of address space of an arena: sparse, so that it costs nothing until it is used, and never has to move. Peers
+/// map as much of it as has been used. Clamped to `RLIMIT_FSIZE` and a part of `RLIMIT_AS`; when it is used up, a loan fails with "out of memory".
 pub const ARENA_BYTES_DEFAULT: u64 = 64 * GIB;
 
 /// A domain's byte budget is the machine's memory, or the cgroup's limit, divided by this: a bus should not be
@@ -141,9 +141,11 @@ pub const HOLDER_ANSWER_MS: u64 = 500;
 
 // The rendezvous.
 
-/// Members of one domain: processes, each with one connection to the holder. The holder refuses the next with a
-/// reason; its limit of descriptors is usually reached before.
-pub const MEMBERS_MAX: usize = 65_536;
+/// Members of one domain: processes, each with one connection to the holder. A member costs the holder three descriptors
+/// and two mappings, one or two more where they talk to each other, and a process has 65 530 mappings (`vm.max_map_count`)
+/// and 128 TiB of addresses, of which a pair takes half a gigabyte. The holder refuses the next with a reason; its limit
+/// of descriptors is usually reached before.
+pub const MEMBERS_MAX: usize = 16_384;
 
 /// Bytes that wait for one member that does not read. Past it the holder disconnects the member with a reason;
 /// it registers again when it wakes.

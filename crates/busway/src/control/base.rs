@@ -86,17 +86,16 @@ impl Interest {
 pub(super) enum Beside {
     /// Descriptors that came through the socket.
     Received(Vec<OwnedFd>),
-    /// From our own rendezvous: somebody's descriptors, not copied yet.
+    /// From our own rendezvous: somebody's descriptors, which it keeps.
     Own(Option<Enclosed>),
 }
 
 impl Beside {
     /// Arena and bulk, if that is what lay there.
-    pub(super) fn into_member(self) -> Result<Option<MemberFds>, Errno> {
+    pub(super) fn into_member(self) -> Option<Enclosed> {
         match self {
-            Beside::Received(fds) => Ok(MemberFds::from_received(fds)),
-            Beside::Own(None) => Ok(None),
-            Beside::Own(Some(enclosed)) => enclosed.duplicate(),
+            Beside::Received(fds) => MemberFds::from_received(fds).map(|fds| Enclosed::Member(Arc::new(fds))),
+            Beside::Own(enclosed) => enclosed,
         }
     }
 }

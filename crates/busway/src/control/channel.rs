@@ -44,11 +44,12 @@ const _: () = assert!(
     "bounded messages bound the descriptors that wait"
 );
 
-/// The descriptors of one member: arena and bulk, as they came with its Hello.
+/// The descriptors of one member: arena and bulk, as they came with its Hello. A child made by fork does not get them:
+/// it would keep the member's memory when the member is gone.
 #[derive(Debug)]
 pub(super) struct MemberFds {
-    pub(super) arena: OwnedFd,
-    pub(super) bulk: OwnedFd,
+    pub(super) arena: PrivateFd,
+    pub(super) bulk: PrivateFd,
 }
 
 /// What goes beside a message. Cloning costs a count, no descriptor.
@@ -74,14 +75,11 @@ impl Enclosed {
         }
     }
 
-    /// Copies of arena and bulk, to be mapped by ourselves.
-    pub(super) fn duplicate(&self) -> Result<Option<MemberFds>, Errno> {
+    /// Arena and bulk, if that is what it is.
+    pub(super) fn member(&self) -> Option<(BorrowedFd<'_>, BorrowedFd<'_>)> {
         match self.borrowed()[..] {
-            [arena, bulk] => Ok(Some(MemberFds {
-                arena: rustix::io::fcntl_dupfd_cloexec(arena, 0)?,
-                bulk: rustix::io::fcntl_dupfd_cloexec(bulk, 0)?,
-            })),
-            _ => Ok(None),
+            [arena, bulk] => Some((arena, bulk)),
+            _ => None,
         }
     }
 }
@@ -90,7 +88,8 @@ impl MemberFds {
     /// The two descriptors of a member, if they are two.
     pub(super) fn from_received(fds: Vec<OwnedFd>) -> Option<MemberFds> {
         let [arena, bulk] = <[OwnedFd; 2]>::try_from(fds).ok()?;
-        Some(MemberFds { arena, bulk })
+        // Refused only in a process that could never keep anything from its children: that one has no bus.
+        Some(MemberFds { arena: PrivateFd::new(arena).ok()?, bulk: PrivateFd::new(bulk).ok()? })
     }
 }
 

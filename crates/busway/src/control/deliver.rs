@@ -6,11 +6,11 @@
 //! Invariant: no lock of the control plane is held while ports are called.
 
 use super::base::Beside;
-use super::channel::ChannelError;
+use super::channel::{ChannelError, Enclosed};
 use super::member::Stage;
 use super::shared::{Answer, Phase, Question, Registration};
 use super::thread::{Standing, Worker};
-use super::{Attach, RingAdded, RingKey, RowKey, Unmatched, VERSION};
+use super::{Attach, RingAdded, RingKey, RowKey, Unmatched, VERSION, Wanted};
 use crate::error::{Code, Error, memory};
 use crate::log::Line;
 use busway_shm::arena::PeerArena;
@@ -154,8 +154,13 @@ impl Worker {
         let ring = RingKey { index: ring, generation };
         let added = RingAdded { subscription, peer: &peer, ring, port, topic: &topic, ring_is_older };
         let Some(row) = self.base.ports.ring_added(&added) else { return };
+        self.ask_for_seat(Wanted { publisher: process, ring, subscription, row, policy }, now_ns);
+    }
+
+    pub(super) fn ask_for_seat(&mut self, wanted: Wanted, now_ns: u64) {
+        let Wanted { publisher, ring, subscription, row, policy } = wanted;
         let attach = Message::Attach {
-            publisher: process,
+            publisher,
             ring: ring.index,
             generation: ring.generation,
             subscriber: self.base.process(),
@@ -214,13 +219,13 @@ impl Worker {
 
     /// The arena of a process that a message names: mapped now, if its descriptors lie beside, or known.
     fn meet(&mut self, process: ProcessId, beside: Beside, now_ns: u64) -> Option<Arc<PeerArena>> {
-        let met = match beside.into_member() {
-            Ok(Some(fds)) => PeerArena::map(fds.arena, fds.bulk, process)
-                .map(|peer| self.base.peers.meet(peer))
-                .map_err(|error| memory(&error, "a peer")),
-            Ok(None) => return self.base.peers.get(process).cloned(),
-            Err(errno) => Err(crate::error::system(errno, "dup", Code::Descriptors).at("a peer")),
+        let enclosed = beside.into_member();
+        let Some((arena, bulk)) = enclosed.as_ref().and_then(Enclosed::member) else {
+            return self.base.peers.get(process).cloned();
         };
+        let met = PeerArena::map(arena, bulk, process)
+            .map(|peer| self.base.peers.meet(peer))
+            .map_err(|error| memory(&error, "a peer"));
         match met {
             Ok(peer) => Some(peer),
             Err(error) => {

@@ -2,7 +2,8 @@
 //!
 //! A peer is mapped once and watched until it has gone. `look` is given the time, so that a hang is judged by the
 //! caller's clock; it decides what to report, and reports nothing itself. A hang is only ever reported: a stopped
-//! process keeps what it holds.
+//! process keeps what it holds. So does one of which only the holder says that it is gone: its life word decides. It is
+//! watched for as long as seats or rows refer to it, and then forgotten, because a bad one writes a word that lives for ever.
 //!
 //! Invariant: a process is reported as gone once, and as hung once for each time it stops beating.
 
@@ -24,6 +25,8 @@ pub(super) enum Seen {
     Hangs,
     /// It beats again.
     Beats,
+    /// The holder has said that it is gone, and nothing here refers to it any more.
+    Unused,
 }
 
 /// Whether a peer beats, as far as we have said so.
@@ -51,6 +54,8 @@ fn judge(pulse: &mut Pulse, now_ns: u64, last_beat_ns: u64) -> Option<Seen> {
 struct Peer {
     arena: Arc<PeerArena>,
     pulse: Pulse,
+    /// The holder says that it is gone, its life word does not.
+    doubted: bool,
 }
 
 /// See the head of this file.
@@ -62,7 +67,10 @@ pub(super) struct Peers {
 impl Peers {
     /// Takes a peer in. One that is known already keeps its mapping, which others may refer to.
     pub(super) fn meet(&mut self, arena: Arc<PeerArena>) -> Arc<PeerArena> {
-        let peer = self.peers.entry(arena.process()).or_insert(Peer { arena, pulse: Pulse::Beating });
+        let new = Peer { arena, pulse: Pulse::Beating, doubted: false };
+        let peer = self.peers.entry(new.arena.process()).or_insert(new);
+        // It has come back.
+        peer.doubted = false;
         Arc::clone(&peer.arena)
     }
 
@@ -73,6 +81,11 @@ impl Peers {
     /// Forgets a process that has gone; false if that had been done.
     pub(super) fn part(&mut self, process: ProcessId) -> bool {
         self.peers.remove(&process).is_some()
+    }
+
+    /// Notes that the holder says a process is gone of which the life word says that it lives; false if that is known.
+    pub(super) fn doubt(&mut self, process: ProcessId) -> bool {
+        self.peers.get_mut(&process).is_some_and(|peer| !std::mem::replace(&mut peer.doubted, true))
     }
 
     pub(super) fn hangs(&self, process: ProcessId) -> bool {
@@ -92,6 +105,10 @@ impl Peers {
             match peer.arena.life() {
                 Life::Dead => seen.push((*process, Seen::Died)),
                 Life::Closed => seen.push((*process, Seen::Left)),
+                // New references come from here only, so that nobody can take one while we look.
+                Life::Starting | Life::Alive if peer.doubted && Arc::strong_count(&peer.arena) == 1 => {
+                    seen.push((*process, Seen::Unused));
+                }
                 Life::Alive if peer.arena.monitored() => {
                     let found = judge(&mut peer.pulse, now_ns, peer.arena.last_beat_ns());
                     seen.extend(found.map(|found| (*process, found)));

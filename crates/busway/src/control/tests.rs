@@ -7,11 +7,11 @@
 use super::scratch::Scratch;
 use super::{
     Attach, Control, ControlSettings, Ports, PublisherRecord, RingAdded, RingKey, Role, RowKey,
-    SubscriberRecord,
+    SubscriberRecord, Wanted,
 };
 use crate::directory::Realm;
 use crate::error::Error;
-use busway_shm::arena::{ArenaOptions, OwnArena};
+use busway_shm::arena::{ArenaOptions, OwnArena, PeerArena};
 use busway_shm::clock::{Deadline, monotonic_ns};
 use busway_shm::domain::Domain;
 use busway_shm::sync::{AtomicU64, Ordering};
@@ -43,8 +43,12 @@ struct Told {
     seats: Vec<(ProcessId, RingIndex)>,
     refused: Vec<String>,
     gone: Vec<ProcessId>,
+    doubted: Vec<ProcessId>,
     ticks: u64,
     domains: u64,
+    /// Who has a row or a seat here refers to its peer; the recorder does so if it is told to.
+    refers: bool,
+    peers: Vec<Arc<PeerArena>>,
 }
 
 /// Ports that record, and give every row a seat.
@@ -91,6 +95,9 @@ impl Ports for Recorder {
 
     fn attach(&self, attach: &Attach<'_>) -> Result<SeatIndex, String> {
         self.change(|told| {
+            if told.refers {
+                told.peers.push(Arc::clone(attach.subscriber));
+            }
             told.seats.push((attach.subscriber.process(), attach.ring.index));
             Ok(SeatIndex(0))
         })
@@ -111,12 +118,20 @@ impl Ports for Recorder {
         self.change(|told| told.gone.push(process));
     }
 
+    fn doubted(&self, process: ProcessId) {
+        self.change(|told| told.doubted.push(process));
+    }
+
     fn domain_changed(&self, _: &Arc<Domain>) {
         self.change(|told| told.domains += 1);
     }
 
     fn tick(&self, _: u64) {
         self.change(|told| told.ticks += 1);
+    }
+
+    fn retry(&self, _: u64) -> Vec<Wanted> {
+        Vec::new()
     }
 }
 

@@ -208,6 +208,7 @@ impl Worker {
         for (process, seen) in self.base.peers.look(now_ns) {
             match seen {
                 Seen::Died | Seen::Left => self.gone(process, now_ns),
+                Seen::Unused => self.forget(process),
                 Seen::Hangs | Seen::Beats => self.report_pulse(process, seen, now_ns),
             }
         }
@@ -221,20 +222,35 @@ impl Worker {
             Standing::Searching(_) => {}
         }
         self.base.ports.tick(now_ns);
+        for wanted in self.base.ports.retry(now_ns) {
+            self.ask_for_seat(wanted, now_ns);
+        }
     }
 
-    /// A process has ended: by its life word, or by the holder's word.
+    /// A process has ended: by its life word, or by the holder's word. Only the life word frees what a process holds: a
+    /// holder may be wrong (about one that was stopped for long) or hostile, and the process may be reading.
     pub(super) fn gone(&mut self, process: ProcessId, now_ns: u64) {
         if let Standing::Holding(holder) = &mut self.standing {
             holder.ended(&mut self.base, process, now_ns);
         }
         let Some(peer) = self.base.peers.get(process) else { return };
-        if peer.life() == busway_shm::life::Life::Dead {
-            let (name, pid) = (peer.name(), peer.pid());
+        let (life, name, pid) = (peer.life(), peer.name(), peer.pid());
+        if !life.is_gone() {
+            if self.base.peers.doubt(process) {
+                self.base.ports.doubted(process);
+            }
+            return;
+        }
+        if life == busway_shm::life::Life::Dead {
             self.base
                 .log
                 .warn(Line::Death, now_ns, || format!("`{}` (pid {pid}) has died", name.escape_debug()));
         }
+        self.forget(process);
+    }
+
+    /// Nothing of a process is needed any more.
+    fn forget(&mut self, process: ProcessId) {
         if self.base.peers.part(process) {
             self.base.ports.gone(process);
         }

@@ -95,7 +95,10 @@ impl Deref for Loan<'_> {
     fn deref(&self) -> &[u8] {
         match &self.place {
             Some(Place::Inline(small)) => &small.0[..self.len],
-            Some(Place::Chunk(chunk)) => &chunk.bytes()[HEADER_SIZE..HEADER_SIZE + self.len],
+            // Nothing in a child made by fork.
+            Some(Place::Chunk(chunk)) => {
+                chunk.bytes().get(HEADER_SIZE..HEADER_SIZE + self.len).unwrap_or_default()
+            }
             None => &[],
         }
     }
@@ -105,7 +108,9 @@ impl DerefMut for Loan<'_> {
     fn deref_mut(&mut self) -> &mut [u8] {
         match &mut self.place {
             Some(Place::Inline(small)) => &mut small.0[..self.len],
-            Some(Place::Chunk(chunk)) => &mut chunk.bytes_mut()[HEADER_SIZE..HEADER_SIZE + self.len],
+            Some(Place::Chunk(chunk)) => {
+                chunk.bytes_mut().get_mut(HEADER_SIZE..HEADER_SIZE + self.len).unwrap_or_default()
+            }
             None => &mut [],
         }
     }

@@ -11,7 +11,7 @@ use crate::size::Size;
 /// A process needs about 40 descriptors, and 3 for each process it has met until their memory is mapped.
 const DESCRIPTORS_FEW: u64 = 1024;
 
-/// An arena is sparse but takes its whole size as addresses, once for each process one talks with.
+/// One's own arena is sparse but takes its whole size as addresses, and each process one talks with half a gigabyte.
 const ADDRESSES_FEW: u64 = 64 << 30;
 
 /// One arena may grow to this as far as the kernel's file size limit is concerned.

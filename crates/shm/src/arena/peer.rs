@@ -1,25 +1,32 @@
 //! A peer's arena: checked, mapped read-only, and read with care.
 //!
-//! It is mapped once and whole. What stands in it may be anything at any time; who reads it checks (`tables`).
+//! It is mapped once, as far as it is used (`window`). What stands in it may be anything at any time; who reads it checks (`tables`).
 //!
 //! Invariant: a [`PeerArena`] exists only for files with all of their seals, of our layout, that say whose they are.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
 use busway_wire::ProcessId;
 
 use crate::error::ShmError;
+use crate::fork::PrivateFd;
 use crate::layout::{
-    ARENA_BYTES_MAX, ARENA_BYTES_MIN, ArenaHeader, EXTENTS_MAX, LAYOUT_VERSION, MAGIC, PAGE, layout_hash,
+    ARENA_BYTES_MAX, ARENA_BYTES_MIN, ArenaHeader, EXTENTS_AT, EXTENTS_MAX, LAYOUT_VERSION, MAGIC, PAGE,
+    layout_hash,
 };
 use crate::life::Life;
 use crate::sync::{AtomicU32, Ordering};
 use crate::sys;
 use crate::sys::memfd::{self, Mapping, SealKind};
-use crate::view::{Mapped, Region};
+use crate::view::Mapped;
+use crate::window::{Whose, Windows};
 
+use super::tables::Files;
 use super::{FLAG_MEMBER, FLAG_MONITORED, OwnArena, Tables};
+
+/// The first window of a bulk file, made with the first large message.
+const BULK_WINDOW_BYTES: u64 = 256 << 20;
 
 /// Another process's arena, mapped read-only.
 #[derive(Debug)]
@@ -31,12 +38,13 @@ pub struct PeerArena {
 }
 
 impl PeerArena {
-    /// Maps what a peer handed over, after checking that it is what it should be.
+    /// Maps what a peer handed over, after checking that it is what it should be: the first pages, which say who it is
+    /// and whether it lives. The rest follows as it is named, see [`Windows`].
     ///
     /// # Errors
     /// Which of seals, kind of file, size, magic, layout and incarnation was wrong; or what the kernel refused.
     /// Nothing stays mapped then.
-    pub fn map(arena: OwnedFd, bulk: OwnedFd, expected: ProcessId) -> Result<Arc<Self>, ShmError> {
+    pub fn map(arena: impl AsFd, bulk: impl AsFd, expected: ProcessId) -> Result<Arc<Self>, ShmError> {
         let arena_file = arena;
         let arena_bytes = memfd::check_seals(arena_file.as_fd(), SealKind::Arena)?;
         let bulk_bytes = memfd::check_seals(bulk.as_fd(), SealKind::Bulk)?;
@@ -45,8 +53,12 @@ impl PeerArena {
                 return Err(ShmError::WrongSize { found, least, most: ARENA_BYTES_MAX });
             }
         }
-        let arena = Region::new(Mapping::map_ro(arena_file.as_fd(), arena_bytes)?);
-        let header: Mapped<ArenaHeader> = arena.get(0)?;
+        // The kernel's word, not the header's: the file belongs to the user who made it.
+        let uid = sys::identity::owner(arena_file.as_fd())?;
+        let whose = if uid == sys::identity::uid() { Whose::OurUsers } else { Whose::Foreign };
+        let first_pages = Mapping::map_ro(arena_file.as_fd(), EXTENTS_AT)?;
+        let arena = Windows::new(first_pages, arena_bytes, ARENA_BYTES_MIN, whose);
+        let header: Mapped<ArenaHeader> = arena.seed().get(0)?;
         // pairs with Release in `fill_header`
         if header.magic.load(Ordering::Acquire) != MAGIC {
             return Err(ShmError::Magic { found: header.magic.load(Ordering::Relaxed) });
@@ -60,10 +72,14 @@ impl PeerArena {
             return Err(ShmError::Incarnation { expected: expected.0, found: process.0 });
         }
         let pid = header.pid.load(Ordering::Relaxed);
-        // The kernel's word, not the header's: the file belongs to the user who made it.
-        let uid = sys::identity::owner(arena_file.as_fd())?;
-        let bulk = Region::new(Mapping::map_ro(bulk.as_fd(), bulk_bytes)?);
-        let tables = Tables::new(arena, bulk)?;
+        let first_page = Mapping::map_ro(bulk.as_fd(), PAGE)?;
+        let keep = |fd: BorrowedFd<'_>| PrivateFd::new(sys::identity::duplicate(fd)?);
+        let files = match whose {
+            Whose::OurUsers => None,
+            Whose::Foreign => Some(Files { arena: keep(arena_file.as_fd())?, bulk: keep(bulk.as_fd())? }),
+        };
+        let bulk = Windows::new(first_page, bulk_bytes, BULK_WINDOW_BYTES, whose);
+        let tables = Tables::new(arena, bulk, files)?;
         Ok(Arc::new(Self { tables, process, pid, uid }))
     }
 
@@ -72,8 +88,7 @@ impl PeerArena {
     /// # Errors
     /// As [`PeerArena::map`].
     pub fn of_own(own: &OwnArena) -> Result<Arc<Self>, ShmError> {
-        let duplicate = |fd: BorrowedFd<'_>| sys::identity::duplicate(fd);
-        Self::map(duplicate(own.arena_fd())?, duplicate(own.bulk_fd())?, own.process())
+        Self::map(own.arena_fd(), own.bulk_fd(), own.process())
     }
 
     /// The tables.

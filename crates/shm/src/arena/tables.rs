@@ -1,10 +1,13 @@
 //! The tables of an arena, one's own or a peer's: where an entry or a chunk lies.
 //!
-//! Reading is all that happens here; what entries mean is in `layout`, who may write them in the head of `arena`.
+//! Of a peer's arena only the header is mapped until something else is asked for (`window`). Reading is all that happens here; what entries mean is in `layout`, who may write them in the head of `arena`.
 //!
 //! Invariant: no number that stands in an arena becomes a reference before it is checked against the file's size.
 
+use std::sync::OnceLock;
+
 use crate::error::ShmError;
+use crate::fork::PrivateFd;
 use crate::heap::CHUNK_BYTES_MAX;
 use crate::layout::{
     ArenaHeader, EXTENTS_AT, EXTENTS_MAX, ExtentEntry, HEADS_AT, NAME_BYTES, RINGS_AT, RINGS_MAX, ROWS_AT,
@@ -13,17 +16,35 @@ use crate::layout::{
 use crate::life::{self, Life};
 use crate::slot::ChunkRef;
 use crate::sync::{AtomicU64, Ordering};
-use crate::sys::memfd::Shared;
+use crate::sys::memfd::{self, Shared};
 use crate::view::{Mapped, Payload, Region};
+use crate::window::Windows;
 
 use super::FLAG_LEFT;
 
 /// Tables that can be read in any arena, one's own or a peer's.
-#[derive(Clone, Debug)]
+///
+/// Of a peer's only the header is mapped until something else is asked for: what cannot be mapped then is not there.
+#[derive(Debug)]
 pub struct Tables {
-    arena: Region,
-    bulk: Region,
     header: Mapped<ArenaHeader>,
+    parts: OnceLock<Parts>,
+    arena: Windows,
+    bulk: Windows,
+    /// The files of a process of another user, whose chunks are copied and never looked at in a mapping: the memory that
+    /// a look takes where there is none yet is charged to who looks.
+    files: Option<Files>,
+}
+
+#[derive(Debug)]
+pub(super) struct Files {
+    pub(super) arena: PrivateFd,
+    pub(super) bulk: PrivateFd,
+}
+
+/// The tables behind the header, all in the first window of the arena.
+#[derive(Debug)]
+struct Parts {
     extents: Mapped<[ExtentEntry]>,
     heads: Mapped<[AtomicU64]>,
     rings: Mapped<[RingEntry]>,
@@ -31,18 +52,32 @@ pub struct Tables {
     seats: Mapped<[SeatEntry]>,
 }
 
-impl Tables {
-    pub(super) fn new(arena: Region, bulk: Region) -> Result<Self, ShmError> {
+impl Parts {
+    fn map(arena: &Windows) -> Result<Self, ShmError> {
         Ok(Self {
-            header: arena.get(0)?,
             extents: arena.slice(EXTENTS_AT, u64::from(EXTENTS_MAX))?,
             heads: arena.slice(HEADS_AT, u64::from(RINGS_MAX))?,
             rings: arena.slice(RINGS_AT, u64::from(RINGS_MAX))?,
             rows: arena.slice(ROWS_AT, u64::from(ROWS_MAX))?,
             seats: arena.slice(SEATS_AT, u64::from(SEATS_MAX))?,
-            arena,
-            bulk,
         })
+    }
+}
+
+impl Tables {
+    pub(super) fn new(arena: Windows, bulk: Windows, files: Option<Files>) -> Result<Self, ShmError> {
+        Ok(Self { header: arena.seed().get(0)?, parts: OnceLock::new(), arena, bulk, files })
+    }
+
+    #[inline]
+    fn parts(&self) -> Option<&Parts> {
+        self.parts.get().or_else(|| self.map_parts())
+    }
+
+    #[cold]
+    fn map_parts(&self) -> Option<&Parts> {
+        let parts = Parts::map(&self.arena).ok()?;
+        Some(self.parts.get_or_init(|| parts))
     }
 
     /// The first page.
@@ -60,27 +95,32 @@ impl Tables {
 
     /// Entry `index` of the ring table.
     pub fn ring(&self, index: u32) -> Option<&RingEntry> {
-        self.rings.get(index as usize)
+        self.parts()?.rings.get(index as usize)
     }
 
     /// Entry `index` of the row table.
     pub fn row(&self, index: u32) -> Option<&RowEntry> {
-        self.rows.get(index as usize)
+        self.parts()?.rows.get(index as usize)
     }
 
     /// Entry `index` of the seat table.
     pub fn seat(&self, index: u32) -> Option<&SeatEntry> {
-        self.seats.get(index as usize)
+        self.parts()?.seats.get(index as usize)
     }
 
     /// The head of ring `index`: the sequence of the last message published.
     pub fn head(&self, index: u32) -> Option<&AtomicU64> {
-        self.heads.get(index as usize)
+        self.parts()?.heads.get(index as usize)
     }
 
     /// The arena file's memory.
-    pub fn arena(&self) -> &Region {
+    pub fn arena(&self) -> &Windows {
         &self.arena
+    }
+
+    /// Bytes of addresses that are taken for the two files, beyond their first pages.
+    pub fn mapped_bytes(&self) -> u64 {
+        self.arena.mapped_bytes() + self.bulk.mapped_bytes()
     }
 
     /// A checked pointer to a `T` in the arena file.
@@ -93,7 +133,7 @@ impl Tables {
 
     /// Where a chunk lies: bulk or not, offset and size, checked against the file's size.
     pub fn resolve(&self, chunk: ChunkRef) -> Option<ChunkPlace> {
-        let entry = self.extents.get(chunk.extent() as usize)?;
+        let entry = self.parts()?.extents.get(chunk.extent() as usize)?;
         // Relaxed: the entry was written before the slot that names it was stored with release.
         let count = entry.count.load(Ordering::Relaxed);
         let bytes = entry.chunk_bytes.load(Ordering::Relaxed);
@@ -105,27 +145,35 @@ impl Tables {
         }
         let bulk = entry.bulk.load(Ordering::Relaxed) == 1;
         let offset = first.checked_add(bytes.checked_mul(u64::from(chunk.index()))?)?;
-        let region = if bulk { &self.bulk } else { &self.arena };
-        region.contains(offset, bytes).then_some(ChunkPlace { bulk, offset, bytes })
+        self.file(bulk).contains(offset, bytes).then_some(ChunkPlace { bulk, offset, bytes })
     }
 
-    /// The first `bytes` bytes of a chunk.
+    /// The first `bytes` bytes of a chunk: where they are, or a copy where their owner is another user.
     ///
     /// # Errors
-    /// [`ShmError::OutOfBounds`].
+    /// [`ShmError::OutOfBounds`]; [`ShmError::AddressSpace`]; [`ShmError::Memory`] where there is none for a copy.
     pub fn chunk_bytes(&self, place: ChunkPlace, bytes: u64) -> Result<Payload, ShmError> {
         if bytes > place.bytes {
             return Err(ShmError::OutOfBounds { offset: place.offset, len: bytes, size: place.bytes });
         }
-        self.region(place.bulk).bytes(place.offset, bytes)
+        if let Some(files) = &self.files {
+            let file = if place.bulk { &files.bulk } else { &files.arena };
+            return memfd::read(file, place.offset, bytes).map(Payload::of_copy);
+        }
+        self.file(place.bulk).bytes(place.offset, bytes)
     }
 
-    pub(crate) fn region(&self, bulk: bool) -> &Region {
+    fn file(&self, bulk: bool) -> &Windows {
         if bulk { &self.bulk } else { &self.arena }
     }
 
+    /// All of one of our own files, which are mapped whole; the first pages of a peer's.
+    pub(crate) fn region(&self, bulk: bool) -> &Region {
+        self.file(bulk).seed()
+    }
+
     pub(crate) fn extents(&self) -> &[ExtentEntry] {
-        &self.extents
+        self.parts().map_or(&[], |parts| &parts.extents)
     }
 
     /// The owner's name. What would move a terminal's cursor or colour a log is replaced.

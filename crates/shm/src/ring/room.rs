@@ -6,7 +6,9 @@
 //! A row whose process has died gates no more from the moment its life word says so.
 //!
 //! Invariant: no row can make a publisher wait longer than `max_wait` in one piece, and all rows together no longer
-//! than twice that, whatever they write or fail to write: the wait is bounded by our own clock.
+//! than twice that for one message, however many older ones must give way for its slot, its bytes and its memory, and
+//! whatever the rows write or fail to write: the wait is bounded by our own clock. What a message has waited so far stands
+//! in `sent.waited_ns`, which begins anew with the next.
 
 use std::time::Duration;
 
@@ -120,7 +122,7 @@ impl RingWriter {
         {
             return Err(Refusal::Memory(refused));
         }
-        let mut waits_since = None;
+        let mut waited_ns = 0;
         loop {
             let gave_up = self.give_up_oldest(patience)?;
             self.recycle_all();
@@ -133,22 +135,25 @@ impl RingWriter {
             if gave_up {
                 continue;
             }
-            let now = clock::monotonic_ns();
-            let since = *waits_since.get_or_insert(now);
             let expired = match patience {
                 Patience::None => true,
                 Patience::Until(deadline) => deadline.expired(),
             };
-            let waited = now.saturating_sub(since) >= self.options.max_wait_ns;
+            let waited = waited_ns >= self.options.max_wait_ns || self.sent.waited_ns >= self.wait_most_ns();
             // Who does not gate is not waited for, whatever it holds.
             let gated = self.places.iter().any(|seat| seat.gates && seat.alive());
             if expired || waited || !gated || !self.recycler.waits() || own.closed() {
+                self.sent.waited_ns = 0;
                 return Err(Refusal::Memory(refused));
             }
+            let before = clock::monotonic_ns();
             // Nobody tells us that a sample was dropped: one look a slice.
             let word = &self.shared.entry().waiting.word;
             let _ =
                 futex::wait(word, word.load(Ordering::Relaxed), Some(Duration::from_nanos(WAIT_SLICE_NS)));
+            let slept_ns = clock::monotonic_ns().saturating_sub(before);
+            waited_ns += slept_ns;
+            self.sent.waited_ns += slept_ns;
         }
     }
 
@@ -194,7 +199,11 @@ impl RingWriter {
                 started = now;
                 self.shared.entry().waits.fetch_add(1, Ordering::Relaxed);
             }
-            self.settle(needed, now, patience, started)?;
+            if let Err(refusal) = self.settle(needed, now, patience, started) {
+                // This message is not sent: the next may wait as long as any.
+                self.sent.waited_ns = 0;
+                return Err(refusal);
+            }
             if spins < SPINS {
                 spins += 1;
                 pause(spins);
@@ -226,6 +235,11 @@ impl RingWriter {
                 self.sleep(needed - 1, clock::monotonic_ns(), Patience::Until(deadline));
             }
         }
+    }
+
+    /// What all rows together may make one message wait.
+    fn wait_most_ns(&self) -> u64 {
+        self.options.max_wait_ns.saturating_mul(2)
     }
 
     fn waited(&mut self, started: u64) {
@@ -321,10 +335,11 @@ impl RingWriter {
                 self.blocked[at] = now;
             }
             let waited = now.saturating_sub(self.blocked[at]);
-            // Twice: rows that are seated while we wait, or take turns in blocking, cannot draw it out for ever. Who is
-            // stalled here gates again only when it has passed `needed`, and a cursor that goes back is not believed.
-            let cap = self.options.max_wait_ns;
-            if (waited >= cap || now.saturating_sub(started) >= cap.saturating_mul(2)) && !failing {
+            // Twice: rows that are seated while we wait, take turns in blocking, or let one message after the other go
+            // where several must give way, cannot draw it out for ever. Who is stalled here gates again only when it
+            // has passed `needed`, and a cursor that goes back is not believed.
+            let all_ns = self.sent.waited_ns.saturating_add(now.saturating_sub(started));
+            if (waited >= self.options.max_wait_ns || all_ns >= self.wait_most_ns()) && !failing {
                 self.stall(at, waited);
                 blocked -= 1;
             }

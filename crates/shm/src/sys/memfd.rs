@@ -6,8 +6,9 @@
 //!
 //! Does not know what lies in a segment, and keeps no account of bytes: `domain::Ledger` does.
 //!
-//! Invariant: a [`Mapping`] stays mapped, at one address and length, until it is dropped; references
-//! into it borrow it, lie inside it, are aligned, and refer to atomics only.
+//! Invariant: a [`Mapping`] stays mapped, at one address and length, until it is dropped by the process that
+//! made it; references into it borrow it, lie inside it, are aligned, and refer to atomics only. In a child made
+//! by `fork` it is an address range that may be anybody's: there it is neither looked at nor given back.
 
 use core::ffi::c_void;
 use core::ptr::{self, NonNull};
@@ -15,10 +16,11 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{FallocateFlags, MemfdFlags, Mode, OFlags, SealFlags};
 use rustix::io::Errno;
-use rustix::mm::{Advice, MapFlags, ProtFlags};
+use rustix::mm::{Advice, MapFlags, MremapFlags, ProtFlags};
 use rustix::process::{Resource, getrlimit};
 
 use crate::error::{SealNames, ShmError};
+use crate::fork;
 use crate::sync::{AtomicU32, AtomicU64};
 
 /// A structure that may lie in memory which other processes write at any time.
@@ -151,6 +153,29 @@ pub fn committed(fd: impl AsFd) -> Result<u64, ShmError> {
     Ok(u64::try_from(stat.st_blocks).unwrap_or(0).saturating_mul(512))
 }
 
+/// Copies `len` bytes at `offset` out of a segment. Unlike a look through a mapping it takes no memory for what the
+/// segment's owner has not backed: a hole reads as zeros.
+///
+/// # Errors
+/// [`ShmError::Memory`] where there is none for the copy; [`ShmError::OutOfBounds`] past the segment's end.
+pub fn read(fd: impl AsFd, offset: u64, len: u64) -> Result<Box<[u8]>, ShmError> {
+    let no_memory = ShmError::Memory { wanted: len };
+    let Ok(bytes) = usize::try_from(len) else { return Err(no_memory) };
+    let mut copy = Vec::new();
+    copy.try_reserve_exact(bytes).map_err(|_| no_memory)?;
+    copy.resize(bytes, 0);
+    let mut done = 0;
+    while done < bytes {
+        match rustix::io::pread(fd.as_fd(), &mut copy[done..], offset.saturating_add(done as u64)) {
+            Ok(0) => return Err(ShmError::OutOfBounds { offset, len, size: size(fd)? }),
+            Ok(more) => done += more,
+            Err(Errno::INTR) => {}
+            Err(errno) => return Err(ShmError::from_errno("pread", errno)),
+        }
+    }
+    Ok(copy.into_boxed_slice())
+}
+
 /// Backs `len` bytes at `offset` with memory, so that touching them cannot fault.
 ///
 /// Works on sealed segments. The bytes must lie inside the segment.
@@ -221,6 +246,7 @@ pub fn reopen_read_only(fd: impl AsFd) -> Result<OwnedFd, ShmError> {
 pub struct Mapping {
     start: NonNull<u8>,
     len: usize,
+    forks: u64,
 }
 
 // SAFETY: a `Mapping` is an address range that the process owns until drop; no thread owns it. The
@@ -249,6 +275,7 @@ impl Mapping {
     }
 
     fn map(fd: BorrowedFd<'_>, len: u64, protection: ProtFlags) -> Result<Self, ShmError> {
+        let forks = fork::generation()?;
         let size = size(fd)?;
         if len == 0 || len > size {
             return Err(ShmError::OutOfBounds { offset: 0, len, size });
@@ -264,17 +291,49 @@ impl Mapping {
         let Some(start) = NonNull::new(start.cast::<u8>()) else {
             return Err(ShmError::System { call: "mmap", errno: Errno::FAULT });
         };
-        let mapping = Self { start, len: bytes };
-        // A child of fork that wrote here would be a second writer; a dump of it would be gigabytes.
-        mapping.advise(Advice::LinuxDontFork, "madvise(DONTFORK)")?;
-        mapping.advise(Advice::LinuxDontDump, "madvise(DONTDUMP)")?;
-        Ok(mapping)
+        Self { start, len: bytes, forks }.private()
+    }
+
+    /// Maps `len` bytes from the same place of the same file once more, with the same access, elsewhere. This mapping
+    /// stays as it is. The caller knows that the file is that long: past its end a touch raises `SIGBUS`.
+    ///
+    /// # Errors
+    /// [`ShmError::AddressSpace`] where there is no room; [`ShmError::Forked`] in a child.
+    pub fn again(&self, len: u64) -> Result<Self, ShmError> {
+        fork::check(self.forks)?;
+        let no_room = ShmError::AddressSpace { bytes: len };
+        let Some(bytes) = usize::try_from(len).ok().filter(|bytes| *bytes > 0) else { return Err(no_room) };
+        // SAFETY: an old size of 0 leaves the old range, which is ours, as it is: the kernel makes a second mapping of a
+        // shared file (mremap(2)), in a range that nobody uses.
+        let start = unsafe { rustix::mm::mremap(self.start.as_ptr().cast(), 0, bytes, MremapFlags::MAYMOVE) }
+            .map_err(|errno| match errno {
+                Errno::NOMEM => no_room,
+                errno => ShmError::from_errno("mremap", errno),
+            })?;
+        let Some(start) = NonNull::new(start.cast::<u8>()) else {
+            return Err(ShmError::System { call: "mremap", errno: Errno::FAULT });
+        };
+        Self { start, len: bytes, forks: self.forks }.private()
+    }
+
+    /// A child of fork that wrote here would be a second writer; a dump of it would be gigabytes.
+    fn private(self) -> Result<Self, ShmError> {
+        self.advise(Advice::LinuxDontFork, "madvise(DONTFORK)")?;
+        self.advise(Advice::LinuxDontDump, "madvise(DONTDUMP)")?;
+        Ok(self)
     }
 
     fn advise(&self, advice: Advice, call: &'static str) -> Result<(), ShmError> {
         // SAFETY: the range is ours, and both kinds of advice leave its contents as they are.
         unsafe { rustix::mm::madvise(self.start.as_ptr().cast::<c_void>(), self.len, advice) }
             .map_err(|errno| ShmError::from_errno(call, errno))
+    }
+
+    /// Whether this process was forked off since: then nothing of the mapping is here.
+    #[inline]
+    #[must_use]
+    pub fn forked(&self) -> bool {
+        fork::forked_since(self.forks)
     }
 
     /// Where the mapping begins. Writing through it needs [`Mapping::map_rw`].
@@ -344,6 +403,10 @@ impl Mapping {
 
 impl Drop for Mapping {
     fn drop(&mut self) {
+        // A child does not have it (`MADV_DONTFORK`), and may have mapped its own memory at this very address.
+        if self.forked() {
+            return;
+        }
         // SAFETY: the range is ours since `map`, and no reference into it outlives `self`.
         let result = unsafe { rustix::mm::munmap(self.start.as_ptr().cast::<c_void>(), self.len) };
         debug_assert!(result.is_ok(), "munmap refused our own mapping: {result:?}");

@@ -80,7 +80,7 @@ impl HostileSubscriber {
         for row in &self.rows {
             row.entry.key.store(key(self.generation, state::CLOSED), Ordering::Release);
         }
-        timed("reap", || ring.reap(None));
+        timed("reap", || ring.reap());
     }
 }
 

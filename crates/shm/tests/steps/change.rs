@@ -297,7 +297,7 @@ fn publisher_part(parent: &UnixStream, subscriber: &OwnArena) {
             return;
         }
         // A row that is new: what it says has not been seen before, and the next message looks at it.
-        shared.reap(None);
+        shared.reap();
         let seat = shared.attach(&peer, EntryKey::from_word(row), Policy::Block).expect("a seat");
         let seat = shared.seats().into_iter().find(|other| other.index == seat).expect("it was given");
         let patience = patient();

@@ -354,7 +354,7 @@ fn kill_reader(own: &Arc<OwnArena>, scene: &Scene, walk: &mut dyn FnMut(&Child))
     for sequence in 1..=4 * RING_SLOTS {
         send(&mut writer, &scene.payload(RING_SLOTS + sequence), Patience::None);
     }
-    assert_eq!(shared.reap(None), Reaped { left: 0, died: 1 });
+    assert_eq!(shared.reap(), Reaped { left: 0, died: 1 });
     let ledgers = shared.ledgers();
     assert_eq!((ledgers.past_rows, ledgers.present.len()), (1, 0));
     let lost: u64 = ledgers.past_dropped.iter().sum();
@@ -364,7 +364,7 @@ fn kill_reader(own: &Arc<OwnArena>, scene: &Scene, walk: &mut dyn FnMut(&Child))
     let everywhere = census.free + census.left + census.in_ring + census.stored + census.retired;
     assert_eq!(census.pool, everywhere, "{census:?}");
     drop(writer);
-    shared.reap(None);
+    shared.reap();
     assert!(shared.is_free());
     let (all, free) = own.census();
     assert_eq!(all, free, "every chunk is back");

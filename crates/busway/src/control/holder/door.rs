@@ -12,7 +12,7 @@ use crate::control::base::{Base, Interest, Token};
 use crate::control::channel::{Channel, Enclosed, MemberFds, Received};
 use crate::control::rendezvous::{Identity, Input, Leaving, MemberId, Output};
 use crate::directory::Realm;
-use crate::error::{Code, Error, memory, system};
+use crate::error::{Code, Error, memory};
 use crate::log::Line;
 use busway_shm::arena::PeerArena;
 use busway_shm::fork::PrivateFd;
@@ -32,8 +32,8 @@ const UNIDENTIFIED_MAX: usize = 64;
 /// How long a connection may wait with its Hello.
 const HANDSHAKE_NS: u64 = 2_000_000_000;
 
-/// Descriptors that one accepted connection needs until it is a member: itself, two that are sent, two copies of
-/// them while they are mapped, and one to spare.
+/// Descriptors that one accepted connection needs until it is a member: itself, two that are sent, two copies that are
+/// kept of another user's, and one to spare.
 const DESCRIPTORS_EACH: usize = 6;
 
 impl Holder {
@@ -162,14 +162,12 @@ impl Holder {
         let Some(fds) = MemberFds::from_received(fds) else {
             return Err(refused("Hello comes with arena and bulk"));
         };
-        let enclosed = Enclosed::Member(Arc::new(fds));
-        let copies = enclosed.duplicate().map_err(|errno| system(errno, "dup", Code::Descriptors))?;
-        let copies = copies.ok_or_else(|| refused("Hello comes with arena and bulk"))?;
         // Its memory is checked before anything is done in its name.
-        let peer = PeerArena::map(copies.arena, copies.bulk, process).map_err(|error| {
+        let peer = PeerArena::map(&fds.arena, &fds.bulk, process).map_err(|error| {
             let error = memory(&error, "");
             Error::new(error.code(), format!("your memory is refused: {}", error.cause()))
         })?;
+        let enclosed = Enclosed::Member(Arc::new(fds));
         if peer.life() != Life::Alive {
             return Err(refused("your life word does not say that you are alive"));
         }

@@ -223,7 +223,7 @@ fn a_holder_without_descriptors_lets_newcomers_wait_and_recovers() {
     let directory = run_directory(&scratch);
     let mut holder = Child::join(&directory, "holder");
     let member = join(&directory, "member");
-    holder.ask("descriptors 2");
+    holder.ask("descriptors 0");
     let error = hasty(&directory, Role::WhereFree, 300).err().expect("there is no descriptor for it");
     assert!(matches!(error.code(), Code::HolderSilent | Code::Descriptors), "{error}");
     member.publish("a");

@@ -300,6 +300,56 @@ fn processes_that_pretend_to_live_do_not_pile_up() {
     bystanders.holder.ports.until("the oldest count as gone", gone);
 }
 
+#[test]
+fn only_its_life_word_says_that_a_process_is_gone() {
+    let bystanders = Bystanders::new();
+    for refers in [&bystanders.holder, &bystanders.member] {
+        refers.ports.change(|told| told.refers = true);
+        refers.publish("doubt");
+    }
+    let mut stranger = Stranger::member(&bystanders.directory);
+    let process = stranger.arena.process();
+    let (port, policy) = (PortId(1), Policy::Block);
+    stranger.say(&Control::Subscribe {
+        port,
+        pattern: Pattern::parse("doubt").unwrap(),
+        policy,
+        created_ns: 1,
+    });
+    let mut met = 0;
+    while met < 2 {
+        let Some(Control::RingAdded { process: publisher, ring, generation, .. }) = stranger.hear() else {
+            continue;
+        };
+        stranger.say(&Control::Attach {
+            publisher,
+            ring,
+            generation,
+            subscriber: process,
+            subscription: port,
+            row: RowIndex(met),
+            row_generation: Generation(1),
+            policy,
+        });
+        met += 1;
+    }
+    for publisher in [&bystanders.holder, &bystanders.member] {
+        publisher.ports.until("it has no seat", |told| told.seats.iter().any(|(of, _)| *of == process));
+    }
+    // It leaves by its word, as a holder that is wrong or hostile would say of it, and lives on.
+    stranger.say(&Control::Goodbye {});
+    for publisher in [&bystanders.holder, &bystanders.member] {
+        publisher.ports.until("the word is not told", |told| told.doubted == [process]);
+        let ticks = publisher.ports.told.lock().unwrap().ticks;
+        publisher.ports.until("no tick comes", |told| told.ticks > ticks + 1);
+        assert_eq!(publisher.ports.told.lock().unwrap().gone, [], "it may read what it holds");
+    }
+    stranger.arena.life_word().store(busway_shm::life::OWNER_DIED, Ordering::Release);
+    for publisher in [&bystanders.holder, &bystanders.member] {
+        publisher.ports.until("its death is not told", |told| told.gone == [process]);
+    }
+}
+
 fn a_publish(n: u64) -> Control {
     let topic = Topic::new("pretend").unwrap();
     let (ring, generation) = (RingIndex(0), Generation(0));

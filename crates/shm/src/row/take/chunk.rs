@@ -12,6 +12,7 @@ use zerocopy::FromBytes;
 
 use super::RowReader;
 use crate::arena::ChunkPlace;
+use crate::error::ShmError;
 use crate::row::{Body, HeldChunk, Message, Taken};
 use crate::slot::{ChunkRef, SlotWord};
 use crate::sync::{Ordering, fence};
@@ -73,7 +74,10 @@ impl RowReader {
 
     fn copy(&self, place: ChunkPlace) -> Result<(Header, Vec<u8>), Cause> {
         let (header, size, skip) = self.header(place).ok_or(Cause::Corrupt)?;
-        let bytes = self.row.peer.tables().chunk_bytes(place, size).map_err(|_| Cause::Corrupt)?;
+        let bytes = self.row.peer.tables().chunk_bytes(place, size).map_err(|error| match error {
+            ShmError::Memory { .. } => Cause::HoldBudget,
+            _ => Cause::Corrupt,
+        })?;
         let payload = bytes.as_slice().get(skip..).ok_or(Cause::Corrupt)?;
         let mut copy = Vec::new();
         // Refused rather than aborted: a publisher of another user decides how large this is, up to a gigabyte.

@@ -241,3 +241,39 @@ fn limits_of_the_user_are_errors_by_name_and_not_signals() {
         assert!(text.contains("1 passed"), "{role} did not run:\n{text}");
     }
 }
+
+#[test]
+fn a_mapping_that_a_child_inherits_is_not_taken_from_what_the_child_has_mapped_since() {
+    let fd = segment(64 * PAGE);
+    let mut inherited: Vec<Option<Mapping>> =
+        (0..8).map(|_| Some(Mapping::map_rw(&fd, 64 * PAGE).unwrap())).collect();
+    // SAFETY: the child maps, drops what it inherited, and loads and stores; it never returns into the harness.
+    let pid = unsafe { libc::fork() };
+    if pid == 0 {
+        // The kernel fills the holes that the parent's mappings have left, with those of other tests' first.
+        let mut own = Vec::with_capacity(4096);
+        let overlaps = |new: &Mapping| inherited.iter().flatten().any(|old| old.as_ptr() == new.as_ptr());
+        while own.len() < 4096 && !own.last().is_some_and(overlaps) {
+            let Ok(new) = Mapping::map_rw(&fd, 64 * PAGE) else { break };
+            own.push(new);
+        }
+        let overlap = own.last().is_some_and(overlaps);
+        let told = inherited.iter().flatten().all(Mapping::forked) && !own.iter().any(Mapping::forked);
+        inherited.iter_mut().for_each(|old| drop(old.take()));
+        // Faults where dropping has unmapped it.
+        let works =
+            own.iter().all(|new| new.word_u64(8).is_ok_and(|word| word.swap(7, Ordering::Relaxed) != 8));
+        // SAFETY: ends the child without running anything of the test harness.
+        unsafe { libc::_exit(if told && works { i32::from(!overlap) } else { 2 }) };
+    }
+    let mut status = 0;
+    // SAFETY: `pid` is ours, and `status` is a place for one int.
+    assert_eq!(unsafe { libc::waitpid(pid, &raw mut status, 0) }, pid);
+    let status = std::process::ExitStatus::from_raw(status);
+    assert!(status.signal().is_none(), "the child lost memory of its own: {status:?}");
+    assert_eq!(
+        status.code(),
+        Some(0),
+        "1: nothing came to lie at the same place, so nothing is shown; 2: refused"
+    );
+}
