@@ -3,6 +3,10 @@
 //! The receiver spins, reads the first and the last byte, and stamps; the sender stamps before `send`.
 //! Sizes alternate message by message. The first messages of each size go unrecorded, filled and read
 //! whole, so that their chunks are mapped and touched on both sides.
+//!
+//! Filling 64 MiB drives everything else out of the sender's caches, and what `send` then touches comes
+//! from afar. To tell that from the message's size, small messages are sent in the same state as well:
+//! their sender has just filled 64 MiB of other memory, an unsent loan.
 
 use crate::Failure;
 use crate::bus::join;
@@ -21,10 +25,18 @@ const LARGE: usize = 64 * 1024 * 1024;
 /// chunks in turn, so that no recorded one touches a new page.
 const WARM: u64 = 8;
 
+/// Runs of 64 MiB of other memory: as many as the large messages lie in by turns, so that neither the one nor the other is
+/// found in a cache when it is filled.
+const OTHERS: usize = 6;
+
 /// How much of a loan is written before the clock starts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Fill {
+    /// All of it.
     Whole,
+    /// All of it, and then 64 MiB of other memory.
+    WholeThenOther,
+    /// The first and the last byte.
     Edges,
 }
 
@@ -40,25 +52,46 @@ pub fn conduct(scene: &Scene<'_>) -> Result<Outcome, Failure> {
     scene.stage.wait_ready(1)?;
     publisher.wait_for_subscribers(1, crate::bus::PATIENCE)?;
     scene.stage.start();
-    let mut sent = 0;
-    let mut own = outcome();
+    // As much memory of the same kind as the large messages have, taken in turns as theirs is: loans that are never sent.
+    let mut owners = Vec::new();
+    for _ in 0..OTHERS {
+        owners.push(bus.publisher("bench.other").open()?);
+    }
+    let mut others = Vec::new();
+    for owner in &mut owners {
+        others.push(owner.loan(LARGE)?);
+    }
+    let (mut sent, mut turn) = (0, 0);
+    let mut once = |size, fill| {
+        sent += 1;
+        turn += usize::from(fill == Fill::WholeThenOther);
+        let other = &mut others[turn % OTHERS];
+        once(&mut publisher, other, scene.stage, size, fill, sent)
+    };
     for _ in 0..WARM {
         for size in [SMALL, LARGE] {
-            sent += 1;
-            once(&mut publisher, scene.stage, size, Fill::Whole, sent)?;
+            once(size, Fill::WholeThenOther)?;
         }
     }
-    for (fill, name) in [(Fill::Whole, "whole"), (Fill::Edges, "edges")] {
-        let (mut small, mut large) = (Vec::new(), Vec::new());
+    let cells = [
+        ("whole_4kib_ns", SMALL, Fill::Whole),
+        ("whole_64mib_ns", LARGE, Fill::Whole),
+        ("whole_4kib_then_other_ns", SMALL, Fill::WholeThenOther),
+        ("edges_4kib_ns", SMALL, Fill::Edges),
+        ("edges_64mib_ns", LARGE, Fill::Edges),
+    ];
+    let (whole, edges) = cells.split_at(3);
+    let mut own = outcome();
+    for cells in [whole, edges] {
+        let mut taken = vec![Vec::new(); cells.len()];
         for _ in 0..scene.plan.messages {
-            sent += 1;
-            small.push(once(&mut publisher, scene.stage, SMALL, fill, sent)?);
-            sent += 1;
-            large.push(once(&mut publisher, scene.stage, LARGE, fill, sent)?);
+            for ((_, size, fill), taken) in cells.iter().zip(&mut taken) {
+                taken.push(once(*size, *fill)?);
+            }
         }
-        own = own
-            .with(&format!("{name}_4kib_ns"), median(&small))
-            .with(&format!("{name}_64mib_ns"), median(&large));
+        for ((name, ..), taken) in cells.iter().zip(&taken) {
+            own = own.with(name, median(taken));
+        }
     }
     scene.stage.stop();
     Ok(merge(own, partners.finish()?))
@@ -66,6 +99,7 @@ pub fn conduct(scene: &Scene<'_>) -> Result<Outcome, Failure> {
 
 fn once(
     publisher: &mut Publisher,
+    other: &mut [u8],
     stage: &Stage,
     size: usize,
     fill: Fill,
@@ -73,8 +107,12 @@ fn once(
 ) -> Result<f64, Failure> {
     let mut loan = publisher.loan(size)?;
     let byte = number.to_le_bytes()[0];
-    if fill == Fill::Whole {
+    if fill != Fill::Edges {
         loan.fill(byte);
+    }
+    if fill == Fill::WholeThenOther {
+        other.fill(byte);
+        core::hint::black_box(other);
     }
     loan[0] = byte;
     loan[size - 1] = byte;

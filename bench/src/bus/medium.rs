@@ -76,6 +76,8 @@ impl Sender for BuswaySender {
 }
 
 impl Receiver for BuswayReceiver {
+    const PAUSES: bool = true;
+
     #[inline]
     fn take(&mut self) -> Result<Option<Letter>, Failure> {
         match self.subscriber.try_recv()? {

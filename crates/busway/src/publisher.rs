@@ -6,7 +6,6 @@
 //! Invariant: every send says what happened to it. A message that was sent has the next sequence; one that was not has
 //! none, and nobody saw it.
 
-use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,6 +25,11 @@ use crate::log::Line;
 use crate::outcome::{Behind, SendError, Sent, Who};
 use crate::ports::{line_of, ring_key};
 use crate::typed::TypedPublisher;
+
+mod loan;
+
+pub use loan::Loan;
+use loan::Place;
 
 /// A publisher's constructor waits this long after the last news for subscribers that are known to come.
 const QUIET: Duration = Duration::from_secs(1);
@@ -275,13 +279,16 @@ impl Publisher {
     fn loan_with(&mut self, len: usize, patience: Patience) -> Result<Loan<'_>, SendError> {
         self.check()?;
         let place = if len <= INLINE_BYTES {
-            Place::Inline(Small([0; INLINE_BYTES]))
+            Place::small()
         } else {
             let bytes = (HEADER_SIZE as u64).saturating_add(len as u64);
             let chunk = self.writer.loan(bytes, patience);
-            Place::Chunk(chunk.map_err(|refusal| SendError::of(refusal, &self.topic))?)
+            let mut chunk = chunk.map_err(|refusal| SendError::of(refusal, &self.topic))?;
+            // Brings the header's line in now: it is written when the message is ready and its readers wait.
+            chunk.bytes_mut()[..HEADER_SIZE].fill(0);
+            Place::Chunk(chunk)
         };
-        Ok(Loan { publisher: self, place: Some(place), len })
+        Ok(Loan::new(self, place, len))
     }
 
     #[inline]
@@ -460,68 +467,6 @@ impl Drop for Publisher {
     }
 }
 
-/// As aligned as the words of a slot are.
-#[derive(Debug)]
-#[repr(align(8))]
-struct Small([u8; INLINE_BYTES]);
-
-#[derive(Debug)]
-enum Place {
-    Inline(Small),
-    Chunk(busway_shm::ring::Loan),
-}
-
-/// Room for one message. Write it, then send it; dropped, it is given back.
-#[derive(Debug)]
-pub struct Loan<'a> {
-    publisher: &'a mut Publisher,
-    place: Option<Place>,
-    len: usize,
-}
-
-impl Loan<'_> {
-    /// As [`Publisher::send`].
-    ///
-    /// # Errors
-    /// As [`Publisher::send`]; what was written is lost then.
-    pub fn send(self) -> Result<Sent, SendError> {
-        self.finish(Codec::Bytes, Patience::Until(Deadline::never()))
-    }
-
-    /// As [`Publisher::try_send`].
-    ///
-    /// # Errors
-    /// As [`Publisher::try_send`].
-    pub fn try_send(self) -> Result<Sent, SendError> {
-        self.finish(Codec::Bytes, Patience::None)
-    }
-
-    /// As [`Publisher::send_timeout`].
-    ///
-    /// # Errors
-    /// As [`Publisher::send_timeout`].
-    pub fn send_timeout(self, timeout: Duration) -> Result<Sent, SendError> {
-        self.finish(Codec::Bytes, Patience::Until(Deadline::after(timeout)))
-    }
-
-    pub(crate) fn finish(mut self, codec: Codec, patience: Patience) -> Result<Sent, SendError> {
-        let len = self.len;
-        let sent = match self.place.take() {
-            Some(Place::Inline(small)) => return self.publisher.send_coded(&small.0[..len], codec, patience),
-            Some(Place::Chunk(mut chunk)) => {
-                let header = self.publisher.header(len, codec);
-                chunk.bytes_mut()[..HEADER_SIZE].copy_from_slice(header.bytes());
-                self.publisher.writer.send_loan(chunk, patience).map_err(|(refusal, chunk)| {
-                    self.publisher.writer.put_back(chunk);
-                    SendError::of(refusal, &self.publisher.topic)
-                })
-            }
-            None => Err(SendError::Closed),
-        };
-        self.publisher.after(sent, len)
-    }
-}
-
 impl Publisher {
     fn header(&self, len: usize, codec: Codec) -> Header {
         let mut header = Header::new(Kind::Publish);
@@ -532,35 +477,5 @@ impl Publisher {
         header.sequence.set(self.writer.head() + 1);
         header.time_ns.set(self.now_ns());
         header
-    }
-}
-
-impl Deref for Loan<'_> {
-    type Target = [u8];
-
-    fn deref(&self) -> &[u8] {
-        match &self.place {
-            Some(Place::Inline(small)) => &small.0[..self.len],
-            Some(Place::Chunk(chunk)) => &chunk.bytes()[HEADER_SIZE..HEADER_SIZE + self.len],
-            None => &[],
-        }
-    }
-}
-
-impl DerefMut for Loan<'_> {
-    fn deref_mut(&mut self) -> &mut [u8] {
-        match &mut self.place {
-            Some(Place::Inline(small)) => &mut small.0[..self.len],
-            Some(Place::Chunk(chunk)) => &mut chunk.bytes_mut()[HEADER_SIZE..HEADER_SIZE + self.len],
-            None => &mut [],
-        }
-    }
-}
-
-impl Drop for Loan<'_> {
-    fn drop(&mut self) {
-        if let Some(Place::Chunk(chunk)) = self.place.take() {
-            self.publisher.writer.put_back(chunk);
-        }
     }
 }

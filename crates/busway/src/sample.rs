@@ -2,13 +2,15 @@
 //!
 //! A sample owns what it shows: a small payload is a copy, a large one lies in the publisher's memory and is held until
 //! the sample is dropped. It can be kept, cloned out of, and moved to other threads; it outlives the subscriber, the bus
-//! and the publisher.
+//! and the publisher. It is as small as a pointer: what it shows lies on a tray of its subscriber (`busway_shm::tray`).
 
 use std::fmt;
 use std::ops::Deref;
 use std::sync::Arc;
 
 use busway_shm::row::{Body, Message};
+use busway_shm::slot::InlineMessage;
+use busway_shm::tray::{Item, Lay, Tray};
 use busway_wire::{Codec, Flags, Kind, PortId, Topic};
 use serde::de::DeserializeOwned;
 use zerocopy::{FromBytes, Immutable, KnownLayout};
@@ -34,21 +36,80 @@ pub(crate) struct Source {
     pub(crate) publisher: PublisherInfo,
 }
 
-/// One message. Derefs to its payload.
-pub struct Sample {
-    message: Message,
+/// What a sample shows. Where it lies is used again when the sample is dropped.
+#[derive(Debug)]
+pub(crate) struct Shown {
+    sequence: u64,
+    body: Body,
     source: Arc<Source>,
 }
 
-impl Sample {
-    pub(crate) fn new(message: Message, source: Arc<Source>) -> Self {
-        Self { message, source }
+/// Where a subscriber lays the samples of one publisher.
+pub(crate) type SampleTray = Tray<Shown>;
+
+impl Shown {
+    pub(crate) fn nothing(source: &Arc<Source>) -> Self {
+        Self { sequence: 0, body: Body::Inline(InlineMessage::EMPTY), source: source.clone() }
+    }
+}
+
+impl Lay for Shown {
+    #[inline]
+    fn clear(&mut self) {
+        // A small message owns nothing, and its place is written over.
+        if !matches!(self.body, Body::Inline(_)) {
+            self.body = Body::Inline(InlineMessage::EMPTY);
+        }
+    }
+}
+
+/// One message. Derefs to its payload.
+pub struct Sample {
+    shown: Item<Shown>,
+}
+
+/// A sample that shows nothing yet.
+#[derive(Debug)]
+pub(crate) struct Blank {
+    shown: Item<Shown>,
+}
+
+impl Blank {
+    #[inline]
+    pub(crate) fn new(tray: &mut SampleTray, source: &Arc<Source>) -> Self {
+        Self { shown: tray.take(|| Shown::nothing(source)) }
     }
 
+    /// Where a small message is to be copied.
+    #[inline]
+    pub(crate) fn place(&mut self) -> Option<&mut InlineMessage> {
+        match &mut self.shown.body {
+            Body::Inline(place) => Some(place),
+            Body::Chunk(_) | Body::Copied(..) => None,
+        }
+    }
+
+    /// The sample of the message that was copied to `place`.
+    #[inline]
+    pub(crate) fn copied(mut self, sequence: u64) -> Sample {
+        self.shown.sequence = sequence;
+        Sample { shown: self.shown }
+    }
+
+    /// The sample of `message`.
+    pub(crate) fn show(mut self, message: Message) -> Sample {
+        self.shown.sequence = message.sequence;
+        self.shown.body = message.body;
+        Sample { shown: self.shown }
+    }
+}
+
+impl Sample {
     /// The payload.
     #[must_use]
+    #[inline]
     pub fn payload(&self) -> &[u8] {
-        match &self.message.body {
+        match &self.shown.body {
             Body::Inline(inline) => inline.payload(),
             Body::Chunk(chunk) => chunk.payload(),
             Body::Copied(_, payload) => payload,
@@ -58,31 +119,31 @@ impl Sample {
     /// The name of its topic.
     #[must_use]
     pub fn topic(&self) -> &str {
-        self.source.topic.as_str()
+        self.shown.source.topic.as_str()
     }
 
     /// Its sequence: from 1, without gaps for each publisher.
     #[must_use]
     pub fn sequence(&self) -> u64 {
-        self.message.sequence
+        self.shown.sequence
     }
 
     /// Who published it.
     #[must_use]
     pub fn publisher(&self) -> &PublisherInfo {
-        &self.source.publisher
+        &self.shown.source.publisher
     }
 
     /// The port that published it.
     #[must_use]
     pub fn source(&self) -> PortId {
-        self.source.publisher.port
+        self.shown.source.publisher.port
     }
 
     /// The publisher's clock, nanoseconds since 1970.
     #[must_use]
     pub fn time_ns(&self) -> u64 {
-        match &self.message.body {
+        match &self.shown.body {
             Body::Inline(inline) => inline.meta.time_ns,
             Body::Chunk(chunk) => chunk.header().time_ns.get(),
             Body::Copied(header, _) => header.time_ns.get(),
@@ -92,7 +153,7 @@ impl Sample {
     /// Which request it belongs to, or 0.
     #[must_use]
     pub fn correlation(&self) -> u64 {
-        match &self.message.body {
+        match &self.shown.body {
             Body::Inline(inline) => inline.meta.correlation,
             Body::Chunk(chunk) => chunk.header().correlation.get(),
             Body::Copied(header, _) => header.correlation.get(),
@@ -102,7 +163,7 @@ impl Sample {
     /// What kind of message it is.
     #[must_use]
     pub fn kind(&self) -> Kind {
-        let number = match &self.message.body {
+        let number = match &self.shown.body {
             Body::Inline(inline) => inline.meta.kind,
             Body::Chunk(chunk) => chunk.header().kind,
             Body::Copied(header, _) => header.kind,
@@ -113,7 +174,7 @@ impl Sample {
     /// How the publisher says that the payload is encoded.
     #[must_use]
     pub fn codec(&self) -> Codec {
-        let bits = match &self.message.body {
+        let bits = match &self.shown.body {
             Body::Inline(inline) => inline.meta.flags,
             Body::Chunk(chunk) => chunk.header().flags,
             Body::Copied(header, _) => header.flags,
@@ -124,7 +185,7 @@ impl Sample {
     /// Whether the payload lies in the publisher's memory and is held there.
     #[must_use]
     pub fn is_held(&self) -> bool {
-        matches!(self.message.body, Body::Chunk(_))
+        matches!(self.shown.body, Body::Chunk(_))
     }
 
     /// The payload as a value of a plain type, without copying it.
@@ -169,6 +230,7 @@ impl Sample {
 impl Deref for Sample {
     type Target = [u8];
 
+    #[inline]
     fn deref(&self) -> &[u8] {
         self.payload()
     }

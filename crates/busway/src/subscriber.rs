@@ -11,7 +11,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use busway_shm::clock::{self, Deadline};
-use busway_shm::row::{RowOptions, RowReader, Taken};
+use busway_shm::row::{RowOptions, RowReader, Taken, TakenSmall};
 use busway_shm::sync::spin_hint;
 use busway_wire::limits::HOLDS_MAX;
 use busway_wire::{Pattern, Policy, PortId};
@@ -22,7 +22,7 @@ use crate::error::{Code, Error};
 use crate::inspection::Account;
 use crate::outcome::{Loss, RecvError};
 use crate::ports::{Subscription, line_of};
-use crate::sample::{PublisherInfo, Sample, Source};
+use crate::sample::{Blank, PublisherInfo, Sample, SampleTray, Source};
 use crate::stream::SampleStream;
 
 /// A subscriber's constructor waits this long after the last news for publishers that are known.
@@ -127,9 +127,16 @@ impl SubscriberBuilder {
 struct Reader {
     reader: RowReader,
     source: Arc<Source>,
-    /// The next sample's share of `source`, taken before the slot is looked at: counting it up is a full barrier, and
-    /// after the look it would wait for the slot to arrive.
-    share: Option<Arc<Source>>,
+    tray: SampleTray,
+    /// The next sample, into which a small message is copied as soon as it is seen.
+    blank: Option<Blank>,
+}
+
+impl Reader {
+    #[inline]
+    fn blank(&mut self) -> Blank {
+        self.blank.take().unwrap_or_else(|| Blank::new(&mut self.tray, &self.source))
+    }
 }
 
 /// A subscriber of one pattern.
@@ -249,12 +256,35 @@ impl Subscriber {
         if self.core.is_closed() { Err(RecvError::Closed) } else { Ok(()) }
     }
 
+    /// The next message, if it is there. What happens most is seen at a glance: the message whose turn it is is small and
+    /// there, or there is but one publisher and nothing of it.
     #[inline]
     fn take(&mut self) -> Result<Option<Sample>, RecvError> {
         if self.subscription.version() != self.version {
             self.meet();
         }
         self.unfinished = false;
+        let count = self.readers.len();
+        let at = self.turn;
+        if let Some(reader) = self.readers.get_mut(at) {
+            let mut blank = reader.blank();
+            let taken = blank.place().map_or(TakenSmall::Other, |place| reader.reader.take_small(place));
+            if let TakenSmall::Message(sequence) = taken {
+                // The next take begins with the next publisher: none of them starves.
+                self.turn = if at + 1 < count { at + 1 } else { 0 };
+                return Ok(Some(blank.copied(sequence)));
+            }
+            reader.blank = Some(blank);
+            if taken == TakenSmall::Empty && count == 1 {
+                return Ok(None);
+            }
+        }
+        self.take_any()
+    }
+
+    /// The next message of any publisher, whatever it is.
+    #[inline(never)]
+    fn take_any(&mut self) -> Result<Option<Sample>, RecvError> {
         let mut left = self.readers.len();
         let mut at = self.turn;
         while left > 0 {
@@ -264,16 +294,14 @@ impl Subscriber {
             let mut gaps = 0;
             loop {
                 let Some(reader) = self.readers.get_mut(at) else { return Ok(None) };
-                let share = reader.share.take().unwrap_or_else(|| reader.source.clone());
                 match reader.reader.take() {
                     Taken::Message(message) => {
-                        let sample = Sample::new(message, share);
+                        let sample = reader.blank().show(message);
                         // The next take begins with the next publisher: none of them starves.
                         self.turn = if self.readers.len() == 1 { 0 } else { at + 1 };
                         return Ok(Some(sample));
                     }
                     Taken::Empty => {
-                        reader.share = Some(share);
                         at += 1;
                         left -= 1;
                         break;
@@ -343,7 +371,7 @@ impl Subscriber {
             let publisher = PublisherInfo { name: peer.name(), pid: peer.pid(), port: arrival.publisher };
             let source = Arc::new(Source { topic: arrival.topic, publisher });
             let reader = RowReader::new(arrival.row, self.policy, peer.uid() != uid);
-            self.readers.push(Reader { reader, source, share: None });
+            self.readers.push(Reader { reader, source, tray: SampleTray::new(), blank: None });
         }
     }
 

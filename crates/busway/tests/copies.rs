@@ -135,3 +135,31 @@ fn subscribers_of_one_process_read_one_copy_in_one_place() {
     drop((one, two));
     assert_eq!(bus.held(), (0, 2), "what is dropped is held no more");
 }
+
+#[test]
+fn a_sample_is_as_small_as_a_pointer_and_keeps_its_bytes_while_others_come_and_go() {
+    const KEPT: u32 = 1_000;
+    assert_eq!(size_of::<Option<busway::Sample>>(), size_of::<usize>());
+    let scene = Scene::new();
+    let bus = scene.bus("keeper");
+    let mut subscriber = bus.subscriber("kept").policy(Policy::Block).open().unwrap();
+    let mut publisher = bus.publisher("kept").open().unwrap();
+    publisher.wait_for_subscribers(1, PATIENCE).unwrap();
+    let mut kept = Vec::new();
+    for number in 0..3 * KEPT {
+        publisher.send(&number.to_le_bytes()).unwrap();
+        let sample = subscriber.recv_timeout(PATIENCE).unwrap().expect("it was sent");
+        // Every third is kept, the others are dropped, here or on another thread.
+        match number % 3 {
+            0 => kept.push((number, sample)),
+            1 => drop(sample),
+            _ => std::thread::scope(|scope| drop(scope.spawn(move || drop(sample)))),
+        }
+    }
+    drop((subscriber, publisher, bus));
+    for (number, sample) in &kept {
+        assert_eq!(sample[..], number.to_le_bytes(), "a kept sample has changed");
+        assert_eq!((sample.topic(), sample.sequence()), ("kept", u64::from(*number) + 1));
+    }
+    println!("evidence: kept={} of={}", kept.len(), 3 * KEPT);
+}

@@ -10,6 +10,7 @@
 //! | `ring` | a loaned chunk becomes writable | the pool gives a chunk out once, and takes it back when nobody can read it |
 //! | `life` | `set_robust_list` | the list lives in memory that is freed only after the kernel has been told to forget it |
 //! | `fork` | `pthread_atfork`, `dup2` in the child | the handler touches atomics and makes async-signal-safe calls only |
+//! | `tray` | references to what a reader handed out | a place has one owner at a time, told by its flag, and is freed when nobody has it |
 //! | `domain` | promises that its structures may be shared | they consist of atomics only |
 
 #[cfg(not(all(
@@ -52,6 +53,9 @@ pub mod seat;
 pub mod slot;
 pub mod sync;
 pub mod sys;
+#[cfg(not(loom))]
+#[expect(unsafe_code, reason = "references into memory that is freed when the last of them is gone")]
+pub mod tray;
 #[cfg(not(loom))]
 #[expect(unsafe_code, reason = "references into memory that others write or map")]
 pub mod view;

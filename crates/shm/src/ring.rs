@@ -21,7 +21,7 @@ use crate::arena::{OwnArena, store_text};
 use crate::clock::{self, Deadline};
 use crate::error::ShmError;
 use crate::heap::{CHUNK_BYTES_MAX, Table, class_bytes};
-use crate::layout::{PAGE, RING_GATES, RINGS_AT, RingEntry, key, state, unkey};
+use crate::layout::{RING_GATES, RINGS_AT, RingEntry, key, state, unkey};
 use crate::recycle::{LookAt, Recycler, Sized};
 use crate::seat::{EntryKey, RingShared, Seat};
 use crate::slot::{ChunkRef, InlineMeta, Slot};
@@ -29,6 +29,9 @@ use crate::sync::Ordering;
 use crate::view::{Loaned, Mapped};
 
 mod room;
+mod stage;
+
+use stage::{Stage, new_stage};
 
 /// What a ring is allowed.
 #[derive(Clone, Debug)]
@@ -96,13 +99,6 @@ pub struct RowName {
     pub behind: u64,
 }
 
-#[derive(Debug)]
-struct Stage {
-    slots: Mapped<[Slot]>,
-    mask: u64,
-    first: u64,
-}
-
 /// A chunk to be filled and then sent. Dropped unsent, it must be handed back with [`RingWriter::put_back`].
 #[derive(Debug)]
 pub struct Loan {
@@ -142,6 +138,8 @@ pub struct RingWriter {
     seen: u64,
     chunks: VecDeque<(u64, Sized)>,
     chunk_bytes: u64,
+    /// Bytes that the ring may take without a look at the rows; the messages that give way for them are passed.
+    spare_bytes: u64,
     recycler: Recycler,
     sent: Sent,
 }
@@ -189,6 +187,7 @@ impl RingWriter {
             seen: 0,
             chunks: VecDeque::new(),
             chunk_bytes: 0,
+            spare_bytes: 0,
             recycler: Recycler::default(),
             sent: Sent::default(),
         };
@@ -241,7 +240,10 @@ impl RingWriter {
         {
             return Err((refusal, loan));
         }
-        if let Err(refusal) = self.make_bytes(loan.sized.class, patience) {
+        // What may surely give way gives way when the message is out: it would wait for slots that others read.
+        if loan.sized.class > self.spare_bytes
+            && let Err(refusal) = self.make_bytes(loan.sized.class, patience)
+        {
             return Err((refusal, loan));
         }
         let Loan { sized, .. } = loan;
@@ -249,13 +251,11 @@ impl RingWriter {
         if sequence < self.first_turn {
             self.overwrite_older(sequence);
         }
+        let sent = self.published(sequence);
         self.retire_up_to(sequence);
+        self.give_up_passed(sized.class);
         self.chunks.push_back((sequence, sized));
         self.chunk_bytes += sized.class;
-        let sent = self.published(sequence);
-        if self.recycler.busy() {
-            self.recycle_step(LookAt::Few);
-        }
         Ok(sent)
     }
 
@@ -321,6 +321,11 @@ impl RingWriter {
             return Err(Refusal::Memory(ShmError::TooLarge { bytes, most: CHUNK_BYTES_MAX }));
         }
         let class = class_bytes(bytes);
+        // Here and not after a send: looking at the rows takes their lines just when they need them to read the message.
+        if self.recycler.busy() {
+            self.recycle_step(LookAt::Few);
+        }
+        self.look_for_bytes(class);
         let chunk = match self.recycler.take(class) {
             Some(chunk) => chunk,
             None => match self.find_chunk(class) {
@@ -463,30 +468,6 @@ impl Drop for RingWriter {
         remains.chunks.extend(self.chunks.drain(..).map(|(_, sized)| sized));
         self.shared.leave(remains);
     }
-}
-
-fn new_stage(
-    own: &OwnArena,
-    entry: &RingEntry,
-    index: usize,
-    slots: u32,
-    first: u64,
-) -> Result<Stage, ShmError> {
-    let bytes = (u64::from(slots) * size_of::<Slot>() as u64).max(PAGE);
-    let offset = own.take_pages(bytes)?;
-    let memory: Mapped<[Slot]> = own.tables().arena().slice(offset, u64::from(slots))?;
-    for sequence in first..first + u64::from(slots) {
-        // Recycled pages hold old words: every slot must look older than what it will carry.
-        let at = (sequence & u64::from(slots - 1)) as usize;
-        memory[at].publish(sequence.wrapping_sub(u64::from(slots)), ChunkRef::BUSY);
-    }
-    if let (Some(at), Some(start)) = (entry.stage_at.get(index), entry.stage_first.get(index)) {
-        at.store(offset | u64::from(slots.trailing_zeros()), Ordering::Relaxed);
-        start.store(first, Ordering::Relaxed);
-    }
-    // pairs with Acquire in `row`
-    entry.stages_used.store(index as u32 + 1, Ordering::Release);
-    Ok(Stage { slots: memory, mask: u64::from(slots - 1), first })
 }
 
 fn fill_entry(entry: &RingEntry, topic: &Topic, port: PortId, options: &RingOptions, ring: EntryKey) {

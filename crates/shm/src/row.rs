@@ -404,6 +404,17 @@ pub struct Gap {
     pub count: u64,
 }
 
+/// What a take of a small message found.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum TakenSmall {
+    /// The message of this sequence; it was copied.
+    Message(u64),
+    /// Nothing yet.
+    Empty,
+    /// Something else, for which [`RowReader::take`] must be asked.
+    Other,
+}
+
 /// What a take found.
 #[derive(Debug)]
 pub enum Taken {

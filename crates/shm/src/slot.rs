@@ -15,6 +15,8 @@ pub const INLINE_BYTES: usize = 96;
 /// Size of a slot: two cache lines, so that the adjacent-line prefetcher brings both.
 pub const SLOT_BYTES: usize = 128;
 const INLINE_WORDS: usize = INLINE_BYTES / 8;
+/// Words of payload that share a cache line with the slot's word.
+const FIRST_LINE_WORDS: usize = SLOT_BYTES / 16 - 4;
 /// Bits of the sequence that a word carries; the reader's own cursor has all 64.
 pub const SEQUENCE_BITS: u32 = 40;
 const SEQUENCE_MASK: u64 = (1 << SEQUENCE_BITS) - 1;
@@ -91,7 +93,14 @@ pub struct InlineMessage {
 }
 
 impl InlineMessage {
+    /// A message without payload, to be written over.
+    pub const EMPTY: Self = Self {
+        meta: InlineMeta { time_ns: 0, correlation: 0, size: 0, kind: 0, flags: 0 },
+        words: [0; INLINE_WORDS],
+    };
+
     /// The payload.
+    #[inline]
     pub fn payload(&self) -> &[u8] {
         let bytes: &[u8] = zerocopy::IntoBytes::as_bytes(&self.words);
         &bytes[..(self.meta.size as usize).min(INLINE_BYTES)]
@@ -115,6 +124,17 @@ pub enum Look {
     Corrupt,
 }
 
+/// What a look for a small message found.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum SmallLook {
+    /// It was there and has been copied.
+    Copied,
+    /// It is not there yet.
+    Empty,
+    /// Something else, for which [`Slot::look`] must be asked.
+    Other,
+}
+
 /// A slot's word as it was seen, to be compared later.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct SlotWord(u64);
@@ -133,8 +153,15 @@ pub struct Slot {
 #[cfg(not(loom))]
 const _: () = assert!(size_of::<Slot>() == SLOT_BYTES);
 
+#[inline]
 fn word(sequence: u64, chunk: ChunkRef) -> u64 {
     ((sequence & SEQUENCE_MASK) << 24) | u64::from(chunk.0)
+}
+
+/// Whether a shape can be that of the small message `sequence`.
+#[inline]
+fn is_true(shape: u64, sequence: u64) -> bool {
+    shape >> 48 == (sequence >> SEQUENCE_BITS) & 0xffff && shape & 0xffff_ffff <= INLINE_BYTES as u64
 }
 
 #[cfg(not(loom))]
@@ -230,7 +257,17 @@ impl Slot {
         }
         let chunk = ChunkRef((seen & 0xff_ffff) as u32);
         match chunk {
-            ChunkRef::INLINE => self.copy_inline(sequence, seen),
+            ChunkRef::INLINE => {
+                let mut message = InlineMessage::EMPTY;
+                let shape = self.copy_inline(&mut message);
+                if self.word.load(Ordering::Relaxed) != seen {
+                    Look::Lapped
+                } else if is_true(shape, sequence) {
+                    Look::Inline(message)
+                } else {
+                    Look::Corrupt
+                }
+            }
             ChunkRef::BUSY => Look::Empty,
             ChunkRef::GONE => Look::Gone,
             _ if chunk.is_special() => Look::Corrupt,
@@ -238,15 +275,38 @@ impl Slot {
         }
     }
 
-    fn copy_inline(&self, sequence: u64, seen: u64) -> Look {
+    /// Looks for the message `sequence` and copies it to `place`, if it is a small one. What is in `place` means nothing
+    /// unless it was copied.
+    #[inline]
+    pub fn look_small(&self, sequence: u64, place: &mut InlineMessage) -> SmallLook {
+        let seen = self.word.load(Ordering::Acquire); // pairs with Release in `publish_inline`
+        if seen == word(sequence, ChunkRef::INLINE) {
+            let shape = self.copy_inline(place);
+            let copied = self.word.load(Ordering::Relaxed) == seen && is_true(shape, sequence);
+            return if copied { SmallLook::Copied } else { SmallLook::Other };
+        }
+        let behind = sequence.wrapping_sub(seen >> 24) & SEQUENCE_MASK;
+        let before = behind != 0 && behind <= 1 << (SEQUENCE_BITS - 1);
+        if before || seen == word(sequence, ChunkRef::BUSY) { SmallLook::Empty } else { SmallLook::Other }
+    }
+
+    /// Copies what lies here, whatever it is, and returns its shape. The caller looks at the word before and after.
+    #[inline]
+    fn copy_inline(&self, place: &mut InlineMessage) -> u64 {
         let shape = self.shape.load(Ordering::Relaxed);
         let size = (shape & 0xffff_ffff) as usize;
-        let mut words = [0; INLINE_WORDS];
-        let used = size.min(INLINE_BYTES).div_ceil(8);
-        for (copy, cell) in words.iter_mut().zip(&self.payload[..used]) {
-            *copy = u64::from_le(cell.load(Ordering::Relaxed).to_le());
+        // Two runs of a known length: what fits into the first line leaves the second one with the writer.
+        let (near, far) = self.payload.split_at(FIRST_LINE_WORDS);
+        let (near_copy, far_copy) = place.words.split_at_mut(FIRST_LINE_WORDS);
+        for (copy, cell) in near_copy.iter_mut().zip(near) {
+            *copy = cell.load(Ordering::Relaxed);
         }
-        let meta = InlineMeta {
+        if size > FIRST_LINE_WORDS * 8 {
+            for (copy, cell) in far_copy.iter_mut().zip(far) {
+                *copy = cell.load(Ordering::Relaxed);
+            }
+        }
+        place.meta = InlineMeta {
             time_ns: self.time.load(Ordering::Relaxed),
             correlation: self.correlation.load(Ordering::Relaxed),
             size: size.min(INLINE_BYTES) as u32,
@@ -254,13 +314,7 @@ impl Slot {
             flags: (shape >> 40) as u8,
         };
         fence(Ordering::Acquire); // pairs with the release fence in `publish_inline`
-        if self.word.load(Ordering::Relaxed) != seen {
-            return Look::Lapped;
-        }
-        if shape >> 48 != (sequence >> SEQUENCE_BITS) & 0xffff || size > INLINE_BYTES {
-            return Look::Corrupt;
-        }
-        Look::Inline(InlineMessage { meta, words })
+        shape
     }
 
     /// Asks the processor to bring the slot in, both of its lines, without waiting for them.

@@ -11,6 +11,7 @@ pub(crate) const UNSAFE: &[(&str, &str)] = &[
     ("crates/shm/src/layout.rs", "says which structures are valid for any bytes"),
     ("crates/shm/src/domain.rs", "says so for the header of the domain segment"),
     ("crates/shm/src/slot.rs", "prefetches the next slot, which no safe function does"),
+    ("crates/shm/src/tray.rs", "hands out places that it uses again when nobody has them"),
     ("crates/shm/src/ring.rs", "writes a payload into a chunk that is ours alone"),
     ("crates/shm/src/life.rs", "the robust list, which only the kernel reads"),
     ("crates/shm/src/fork.rs", "pthread_atfork"),

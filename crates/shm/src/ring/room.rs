@@ -12,7 +12,8 @@ use std::time::Duration;
 
 use busway_wire::Policy;
 
-use super::{Patience, Refusal, RingWriter, RowName, new_stage};
+use super::stage::new_stage;
+use super::{Patience, Refusal, RingWriter, RowName};
 use crate::clock;
 use crate::error::ShmError;
 use crate::layout::state;
@@ -73,6 +74,38 @@ impl RingWriter {
         Ok(())
     }
 
+    /// Notes how many bytes the ring may take if messages that every gating row has passed give way, and looks how far the
+    /// rows are where a chunk of `class` bytes needs to know. Waits for nobody: it is only so that neither lies between a
+    /// message that is ready and its readers.
+    pub(super) fn look_for_bytes(&mut self, class: u64) {
+        self.spare_bytes = self.count_spare(class);
+        if self.spare_bytes < class && self.chunks.front().is_some_and(|(oldest, _)| *oldest >= self.gate) {
+            fence(Ordering::SeqCst); // R2: pairs with the fence in `row::attached`
+            self.refresh();
+            let oldest = self.chunks.front().map_or(0, |(oldest, _)| *oldest);
+            self.gate = self.survey(oldest).gate;
+            self.spare_bytes = self.count_spare(class);
+        }
+    }
+
+    /// Counts until there is enough for `wanted`.
+    fn count_spare(&self, wanted: u64) -> u64 {
+        let mut spare = self.options.bytes_max.saturating_sub(self.chunk_bytes);
+        for (sequence, sized) in &self.chunks {
+            if spare >= wanted || *sequence >= self.gate {
+                break;
+            }
+            spare += sized.class;
+        }
+        spare
+    }
+
+    /// Gives up what `spare_bytes` counted on, when `class` bytes more are in the ring.
+    pub(super) fn give_up_passed(&mut self, class: u64) {
+        self.spare_bytes = self.spare_bytes.saturating_sub(class);
+        while self.chunk_bytes + class > self.options.bytes_max && self.give_up_front() {}
+    }
+
     /// Finds a chunk of `class` bytes though memory was `refused`: gives up the oldest messages, as a full ring does,
     /// and then waits for those who hold what was given up.
     #[cold]
@@ -121,15 +154,19 @@ impl RingWriter {
 
     /// Gives up the oldest message that has a chunk, once every gating row has passed it; false where none has one.
     fn give_up_oldest(&mut self, patience: Patience) -> Result<bool, Refusal> {
-        let Some(&(oldest, sized)) = self.chunks.front() else { return Ok(false) };
+        let Some(&(oldest, _)) = self.chunks.front() else { return Ok(false) };
         if oldest >= self.gate {
             self.pass(Needed::Message(oldest), patience)?;
         }
+        Ok(self.give_up_front())
+    }
+
+    fn give_up_front(&mut self) -> bool {
+        let Some((oldest, sized)) = self.chunks.pop_front() else { return false };
         self.overwrite(oldest);
-        self.chunks.pop_front();
         self.chunk_bytes -= sized.class;
         self.recycler.retire(sized);
-        Ok(true)
+        true
     }
 
     /// Returns when what is needed may be taken from all gating rows.

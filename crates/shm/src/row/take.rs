@@ -8,16 +8,12 @@ use std::sync::Arc;
 
 use busway_wire::Cause;
 use busway_wire::Policy;
-use busway_wire::limits::HOLD_COPY_BYTES_MAX;
-use busway_wire::{HEADER_SIZE, Header};
-use zerocopy::FromBytes;
 
-use super::{Body, Gap, HeldChunk, Message, REFUSED, RowShared, SEATED, Taken};
-use crate::arena::ChunkPlace;
+use super::{Body, Gap, Message, REFUSED, RowShared, SEATED, Taken, TakenSmall};
 use crate::layout::{RING_GATES, STAGES_MAX, state, unkey};
 use crate::life::Life;
 use crate::ring::SLOTS_MAX;
-use crate::slot::{ChunkRef, InlineMessage, Look, Slot, SlotWord};
+use crate::slot::{InlineMessage, Look, Slot, SmallLook};
 use crate::sync::{Ordering, fence};
 use crate::sys::futex;
 use crate::view::{Mapped, futex_half};
@@ -29,11 +25,13 @@ const LOOKS_MAX: u32 = 64;
 const GONE_MAX: u64 = 4096;
 /// How often an empty look also asks whether the publisher is still there.
 const EMPTIES_A_CHECK: u32 = 64;
-/// Small messages copied at once where they have piled up: a transfer between processors takes as long as handling
-/// about eight, and a processor has about that many under way.
-const AHEAD: usize = 16;
+/// Slots that are asked for ahead of the cursor where messages have piled up: a transfer between processors takes as long
+/// as handling a few, and a processor has about that many under way.
+const AHEAD: u64 = 8;
 /// A head further ahead than this was not written by an honest publisher.
 const AHEAD_MAX: u64 = 1 << 39;
+
+mod chunk;
 
 #[derive(Debug)]
 struct ReadStage {
@@ -52,10 +50,15 @@ pub struct RowReader {
     stages_seen: u32,
     next: u64,
     queued: VecDeque<Message>,
-    /// Small messages that follow the cursor, copied ahead of it; from `ahead_at` on they are still to be taken.
-    ahead: Vec<InlineMessage>,
-    ahead_at: usize,
     foreign: bool,
+    /// Whether messages are taken one after the other, whatever waits behind them.
+    follows: bool,
+    /// Small messages taken since a look found nothing, or since the head was read.
+    run: u64,
+    /// The head when it was read last: what lies up to here is there.
+    known: u64,
+    /// Up to here slots have been asked for.
+    fetched: u64,
     /// What the publisher's `waiting` said when we woke it last.
     woken_for: u32,
     empties: u32,
@@ -74,9 +77,15 @@ impl RowReader {
             stages_seen: 0,
             next: 0,
             queued: VecDeque::new(),
-            ahead: Vec::new(),
-            ahead_at: 0,
             foreign,
+            follows: match policy {
+                Policy::DropOldest { depth } => depth == Policy::DEPTH_RING,
+                Policy::Block | Policy::Fail | Policy::Evict => true,
+                Policy::KeepLatest | Policy::DropNewest { .. } => false,
+            },
+            run: 0,
+            known: 0,
+            fetched: 0,
             woken_for: 0,
             empties: 0,
             delivered: 0,
@@ -89,6 +98,59 @@ impl RowReader {
         &self.row
     }
 
+    /// Takes the next message to `place` if it is a small one and nothing but to take it is to be done. What most looks
+    /// find, and all that a look in vain costs.
+    #[inline]
+    pub fn take_small(&mut self, place: &mut InlineMessage) -> TakenSmall {
+        let Some(stage) = self.stage.as_ref().filter(|_| self.follows) else { return TakenSmall::Other };
+        let sequence = self.next;
+        match stage.slots[(sequence & stage.mask) as usize].look_small(sequence, place) {
+            SmallLook::Copied => {
+                self.took(sequence);
+                self.run += 1;
+                if self.run >= AHEAD {
+                    self.fetch_ahead();
+                }
+                TakenSmall::Message(sequence)
+            }
+            SmallLook::Empty => {
+                self.run = 0;
+                let empties = self.empties.wrapping_add(1);
+                if sequence >= stage.end
+                    || self.row.ring.stages_used.load(Ordering::Acquire) != self.stages_seen
+                    || empties.is_multiple_of(EMPTIES_A_CHECK)
+                {
+                    return TakenSmall::Other;
+                }
+                self.empties = empties;
+                TakenSmall::Empty
+            }
+            SmallLook::Other => TakenSmall::Other,
+        }
+    }
+
+    /// Asks for the slots that follow, where messages have piled up: they then come from the publisher's processor side by
+    /// side instead of one after the other. Only for slots that are known to be written, and where we wait for each
+    /// message the head is not read either, so that no line is taken from the publisher before it is written.
+    #[inline]
+    fn fetch_ahead(&mut self) {
+        let wanted = self.next.saturating_add(AHEAD);
+        if wanted > self.known {
+            self.known = self.row.head();
+            self.run = 0;
+        }
+        let Some(stage) = &self.stage else { return };
+        self.fetched = self.fetched.max(self.next);
+        // Two for each message that is taken, until enough are under way.
+        for _ in 0..2 {
+            if self.fetched >= wanted.min(self.known) {
+                return;
+            }
+            self.fetched += 1;
+            stage.slots[(self.fetched & stage.mask) as usize].prefetch();
+        }
+    }
+
     /// Takes the next message, or says what is in its way. Never waits.
     #[inline]
     pub fn take(&mut self) -> Taken {
@@ -96,17 +158,14 @@ impl RowReader {
             return if self.over { Taken::End } else { Taken::Empty };
         }
         match self.policy {
-            Policy::DropOldest { depth: Policy::DEPTH_RING }
-            | Policy::Block
-            | Policy::Fail
-            | Policy::Evict => self.take_ahead(),
             Policy::KeepLatest => {
                 self.skip_to(1, Cause::Conflated).map_or_else(|| self.take_next(), Taken::Gap)
             }
-            Policy::DropOldest { depth } => {
+            Policy::DropOldest { depth } if !self.follows => {
                 self.skip_to(u64::from(depth), Cause::Lapped).map_or_else(|| self.take_next(), Taken::Gap)
             }
             Policy::DropNewest { depth } => self.take_oldest(depth as usize),
+            Policy::DropOldest { .. } | Policy::Block | Policy::Fail | Policy::Evict => self.take_next(),
         }
     }
 
@@ -156,40 +215,6 @@ impl RowReader {
         });
     }
 
-    /// As [`RowReader::take_next`], and where messages have piled up, copies the small ones that follow in one go: their
-    /// slots then come from the publisher's processor side by side instead of one after the other. Where we wait for
-    /// each message nothing is looked at ahead, so that no line is taken from the publisher before it is written.
-    #[inline]
-    fn take_ahead(&mut self) -> Taken {
-        if let Some(message) = self.ahead.get(self.ahead_at) {
-            let body = Body::Inline(*message);
-            self.ahead_at += 1;
-            let sequence = self.next;
-            self.took(sequence);
-            return Taken::Message(Message { sequence, body });
-        }
-        let piled_up = self.empties == 0;
-        let taken = self.take_next();
-        if piled_up && matches!(taken, Taken::Message(Message { body: Body::Inline(_), .. })) {
-            self.look_ahead();
-        }
-        taken
-    }
-
-    fn look_ahead(&mut self) {
-        self.ahead.clear();
-        self.ahead_at = 0;
-        let Some(stage) = &self.stage else { return };
-        for sequence in (self.next..stage.end).take(AHEAD) {
-            let Look::Inline(message) = stage.slots[(sequence & stage.mask) as usize].look(sequence) else {
-                return;
-            };
-            self.ahead.push(message);
-            stage.slots[(sequence.wrapping_add(AHEAD as u64) & stage.mask) as usize].prefetch();
-        }
-    }
-
-    #[inline]
     fn take_next(&mut self) -> Taken {
         for _ in 0..LOOKS_MAX {
             let Some(stage) = &self.stage else { return self.broken() };
@@ -390,83 +415,6 @@ impl RowReader {
         self.queued.pop_front().map_or(Taken::Empty, Taken::Message)
     }
 
-    /// `None`: look again.
-    fn take_chunk(&mut self, chunk: ChunkRef, word: SlotWord) -> Option<Taken> {
-        let Some(place) = self.row.peer.tables().resolve(chunk) else {
-            return Some(self.lose(1, Cause::Corrupt));
-        };
-        let small = place.bytes <= (HOLD_COPY_BYTES_MAX + HEADER_SIZE) as u64;
-        if !self.foreign
-            && let Some(at) = self.row.hold(chunk, place.bytes)
-        {
-            fence(Ordering::SeqCst); // W2: pairs with the fence in `recycle::begin`
-            if !self.still(word) {
-                self.row.release(at, place.bytes);
-                return self.lapped();
-            }
-            return Some(self.take_held(at, place));
-        }
-        if !self.foreign && !small {
-            return Some(Taken::HoldsExhausted);
-        }
-        self.row.holds.borrow(chunk);
-        fence(Ordering::SeqCst); // W2: as above
-        let copied = if self.still(word) { self.copy(place) } else { Err(Cause::Corrupt) };
-        let still = self.still(word);
-        self.row.holds.unborrow();
-        match (copied, still) {
-            (Ok((header, payload)), true) => {
-                let sequence = self.next;
-                self.took(sequence);
-                Some(Taken::Message(Message { sequence, body: Body::Copied(header, payload) }))
-            }
-            (Err(cause), true) => Some(self.lose(1, cause)),
-            (_, false) => self.lapped(),
-        }
-    }
-
-    fn still(&self, word: SlotWord) -> bool {
-        self.stage.as_ref().is_some_and(|stage| stage.slots[(self.next & stage.mask) as usize].still(word))
-    }
-
-    fn take_held(&mut self, at: u32, place: ChunkPlace) -> Taken {
-        let checked = self.header(place);
-        let payload = checked.and_then(|(header, size, _)| {
-            Some((header, self.row.peer.tables().chunk_bytes(place, size).ok()?))
-        });
-        let (Some((header, payload)), Some((_, _, skip))) = (payload, checked) else {
-            self.row.release(at, place.bytes);
-            return self.lose(1, Cause::Corrupt);
-        };
-        let sequence = self.next;
-        self.took(sequence);
-        let held = HeldChunk { row: self.row.clone(), at, bytes: place.bytes, payload, header, skip };
-        Taken::Message(Message { sequence, body: Body::Chunk(held) })
-    }
-
-    fn copy(&self, place: ChunkPlace) -> Result<(Header, Vec<u8>), Cause> {
-        let (header, size, skip) = self.header(place).ok_or(Cause::Corrupt)?;
-        let bytes = self.row.peer.tables().chunk_bytes(place, size).map_err(|_| Cause::Corrupt)?;
-        let payload = bytes.as_slice().get(skip..).ok_or(Cause::Corrupt)?;
-        let mut copy = Vec::new();
-        // Refused rather than aborted: a publisher of another user decides how large this is, up to a gigabyte.
-        copy.try_reserve_exact(payload.len()).map_err(|_| Cause::HoldBudget)?;
-        copy.extend_from_slice(payload);
-        Ok((header, copy))
-    }
-
-    /// The header of the chunk, its message's size and where the payload begins; `None` where they cannot be true.
-    fn header(&self, place: ChunkPlace) -> Option<(Header, u64, usize)> {
-        let start = self.row.peer.tables().chunk_bytes(place, HEADER_SIZE as u64).ok()?;
-        // A copy: what is checked is what is used, whatever the publisher does meanwhile.
-        let header = Header::read_from_bytes(start.as_slice()).ok()?;
-        let size = u64::from(header.size.get());
-        let skip = HEADER_SIZE + header.extension_bytes();
-        let fits = size <= place.bytes && size >= skip as u64;
-        let known = header.kind().is_some() && header.sequence.get() == self.next;
-        (fits && known).then_some((header, size, skip))
-    }
-
     fn nothing(&mut self) -> Taken {
         self.empties = self.empties.wrapping_add(1);
         if self.empties.is_multiple_of(EMPTIES_A_CHECK) && self.is_over() { Taken::End } else { Taken::Empty }
@@ -491,7 +439,7 @@ impl RowReader {
 
     /// Whether messages lie here that have not been returned yet.
     fn has_taken(&self) -> bool {
-        !self.queued.is_empty() || self.ahead_at < self.ahead.len()
+        !self.queued.is_empty()
     }
 
     /// Whether the slot of the next message is empty at this moment.

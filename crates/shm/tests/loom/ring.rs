@@ -4,7 +4,7 @@
 //! `recycle::begin` and `recycle::look` (publisher), `take::take_chunk` (subscriber), `seat::attach` (control thread) and
 //! `room::pass` (publisher): those lie on mapped memory, which loom cannot model.
 
-use busway_shm::slot::{ChunkRef, InlineMeta, Look, Slot};
+use busway_shm::slot::{ChunkRef, InlineMessage, InlineMeta, Look, Slot, SmallLook};
 use busway_shm::sync::{AtomicU64, Ordering, fence};
 use loom::sync::Arc;
 use loom::thread;
@@ -22,21 +22,36 @@ fn meta(number: u64) -> InlineMeta {
     InlineMeta { time_ns: number, kind: 1, ..InlineMeta::default() }
 }
 
-fn read_whole(slot: &Slot, sequence: u64) {
-    if let Look::Inline(message) = slot.look(sequence) {
+/// Looks for a small message.
+type Read = fn(&Slot, u64) -> Option<InlineMessage>;
+
+fn look(slot: &Slot, sequence: u64) -> Option<InlineMessage> {
+    match slot.look(sequence) {
+        Look::Inline(message) => Some(message),
+        _ => None,
+    }
+}
+
+fn look_small(slot: &Slot, sequence: u64) -> Option<InlineMessage> {
+    let mut message = InlineMessage::EMPTY;
+    (slot.look_small(sequence, &mut message) == SmallLook::Copied).then_some(message)
+}
+
+fn read_whole(slot: &Slot, sequence: u64, read: Read) {
+    if let Some(message) = read(slot, sequence) {
         assert_eq!(message.payload(), [sequence as u8; 8], "a torn message");
         assert_eq!(message.meta.time_ns, sequence, "a torn message");
     }
 }
 
-fn small_messages(marked: Step) {
+fn small_messages(marked: Step, read: Read) {
     let slot = Arc::new(Slot::empty());
     slot.publish_inline(1, &meta(1), &[1; 8]);
     let readers: Vec<_> = [1, 2]
         .into_iter()
         .map(|sequence| {
             let slot = Arc::clone(&slot);
-            thread::spawn(move || read_whole(&slot, sequence))
+            thread::spawn(move || read_whole(&slot, sequence, read))
         })
         .collect();
     match marked {
@@ -50,12 +65,17 @@ fn small_messages(marked: Step) {
 
 #[test]
 fn a_small_message_is_read_whole_or_not_at_all() {
-    holds("slot_whole", || small_messages(Step::Done));
+    holds("slot_whole", || small_messages(Step::Done, look));
+}
+
+#[test]
+fn a_small_message_is_copied_to_its_place_whole_or_not_at_all() {
+    holds("slot_copied", || small_messages(Step::Done, look_small));
 }
 
 #[test]
 fn a_slot_that_is_not_marked_busy_is_found() {
-    failure_is_found("slot_unmarked", "a torn message", || small_messages(Step::LeftOut));
+    failure_is_found("slot_unmarked", "a torn message", || small_messages(Step::LeftOut, look));
 }
 
 /// One slot, two chunks, one hold word a subscriber.
