@@ -251,7 +251,7 @@ impl Maker<'_> {
                     "64 MiB / 4 KiB, filled whole, caches as they are",
                     "whole_64mib_ns",
                     "whole_4kib_ns",
-                    Bar::None,
+                    bar,
                 ),
             ],
             ..plain("P6", "`send` to `recv` of 64 MiB against 4 KiB")
