@@ -200,7 +200,7 @@ fn every_message_of_a_long_run_is_read_in_order_and_whole_or_counted() {
                     }
                 }
                 drop(guest);
-                shared.reap(None);
+                shared.reap();
                 sides[2].own.reap_rows();
                 rows += 1;
             }
