@@ -15,7 +15,7 @@ mod child;
 mod kill;
 
 use std::io::{Read, Write};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::Duration;
@@ -80,6 +80,24 @@ fn introduce(to: &UnixStream, own: &OwnArena, entry: EntryKey) {
     let fds = [number(own.arena_fd()), number(own.bulk_fd())];
     tell(to, fds);
     tell(to, [own.process().0, entry.word()]);
+}
+
+/// The files of an arena of ours for a child made by fork, in which the arena's own descriptors are closed.
+struct Files {
+    arena: OwnedFd,
+    bulk: OwnedFd,
+    process: ProcessId,
+}
+
+impl Files {
+    fn of(own: &OwnArena) -> Self {
+        let copy = |fd: BorrowedFd<'_>| fd.try_clone_to_owned().expect("a descriptor");
+        Self { arena: copy(own.arena_fd()), bulk: copy(own.bulk_fd()), process: own.process() }
+    }
+
+    fn map(&self) -> Arc<PeerArena> {
+        PeerArena::map(&self.arena, &self.bulk, self.process).expect("the parent's arena can be mapped")
+    }
 }
 
 fn meet(from: &UnixStream, child: &Child) -> (Arc<PeerArena>, EntryKey) {

@@ -18,7 +18,7 @@ use busway_shm::seat::{EntryKey, Reaped};
 use busway_wire::{Cause, Policy, PortId, Topic};
 
 use crate::child::{Child, Led, Stop, Trail, mark, trace_me};
-use crate::{MIB, RING_SLOTS, arena, hear, introduce, meet, patient, send, tell};
+use crate::{Files, MIB, RING_SLOTS, arena, hear, introduce, meet, patient, send, tell};
 
 /// Takes after which a reader that has not come to the end never will.
 const TAKES_MAX: u32 = 10_000;
@@ -69,13 +69,13 @@ const READERS: [Policy; 3] =
     [Policy::Block, Policy::DropOldest { depth: Policy::DEPTH_RING }, Policy::KeepLatest];
 
 /// The part of the writer that is killed.
-fn writer_part(scene: Scene, parent: &UnixStream, readers: &OwnArena) {
+fn writer_part(scene: Scene, parent: &UnixStream, readers: &Files) {
     let own = arena("killed");
     let _life = LifeLock::acquire(own.clone(), |own| own.life_word()).expect("a fresh word");
     let topic = Topic::new("price.tick").expect("a name");
     let (mut writer, shared) = RingWriter::create(&own, &topic, PortId(7), scene.options()).expect("a ring");
     introduce(parent, &own, shared.key());
-    let peer = PeerArena::of_own(readers).expect("the parent's arena can be mapped");
+    let peer = readers.map();
     for policy in READERS {
         let row = EntryKey::from_word(hear::<1>(parent)[0]);
         tell(parent, [u64::from(shared.attach(&peer, row, policy).expect("a seat"))]);
@@ -179,7 +179,8 @@ impl Stage {
     fn kill_writer(&self, walk: &mut dyn FnMut(&Child)) -> Option<u64> {
         let scene = &self.scene;
         let (ours, theirs) = UnixStream::pair().expect("a pair");
-        let child = Child::fork(|| writer_part(*scene, &theirs, &self.own));
+        let files = Files::of(&self.own);
+        let child = Child::fork(|| writer_part(*scene, &theirs, &files));
         let (peer, ring) = meet(&ours, &child);
         let mut readers: Vec<Survivor> = Vec::new();
         for policy in READERS {
@@ -304,10 +305,10 @@ fn a_writer_killed_while_its_ring_grows_leaves_every_message_readable() {
 const TAKEN: u64 = 20;
 
 /// The part of the reader that is killed. It holds one message all the time.
-fn reader_part(parent: &UnixStream, publisher: &OwnArena, ring: EntryKey) {
+fn reader_part(parent: &UnixStream, publisher: &Files, ring: EntryKey) {
     let own = arena("killed");
     let _life = LifeLock::acquire(own.clone(), |own| own.life_word()).expect("a fresh word");
-    let peer = PeerArena::of_own(publisher).expect("the parent's arena can be mapped");
+    let peer = publisher.map();
     let options = RowOptions {
         port: PortId(9),
         policy: Policy::Block,
@@ -337,7 +338,8 @@ fn kill_reader(own: &Arc<OwnArena>, scene: &Scene, walk: &mut dyn FnMut(&Child))
     let topic = Topic::new("price.tick").expect("a name");
     let (mut writer, shared) = RingWriter::create(own, &topic, PortId(7), scene.options()).expect("a ring");
     let (ours, theirs) = UnixStream::pair().expect("a pair");
-    let child = Child::fork(|| reader_part(&theirs, own, shared.key()));
+    let files = Files::of(own);
+    let child = Child::fork(|| reader_part(&theirs, &files, shared.key()));
     let (peer, row) = meet(&ours, &child);
     tell(&ours, [u64::from(shared.attach(&peer, row, Policy::Block).expect("a seat"))]);
     for sequence in 1..=RING_SLOTS {
