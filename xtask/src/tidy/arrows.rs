@@ -9,7 +9,9 @@ use crate::tree::Tree;
 const ARROWS: &[(&str, &[&str])] = &[
     ("busway-wire", &[]),
     ("busway-shm", &["busway-wire"]),
-    ("busway", &["busway-wire", "busway-shm"]),
+    // Drivers know bytes only: what they mean is decided elsewhere.
+    ("busway-io", &[]),
+    ("busway", &["busway-wire", "busway-shm", "busway-io"]),
     ("busway-node", &["busway"]),
     ("busway-cli", &["busway", "busway-node"]),
     ("busway-examples", &["busway"]),
