@@ -236,6 +236,12 @@ fn the_limits_of_the_format_are_those_of_the_page() {
         EXTENTS_MAX,
         EXTENT_CHUNKS_MAX,
         BELL_LINES,
+        LINK_FRAME_BYTES_MAX,
+        LINK_PIECE_BYTES_MAX,
+        LINK_INTEREST_ENTRIES_MAX,
+        LINK_INTERESTS_MAX,
+        LINK_SOURCES_MAX,
+        LINK_TOKEN_BYTES_MAX,
     ];
     assert_eq!(pairs("## Limits of the format", ["limit", "value"]), expected);
 }
