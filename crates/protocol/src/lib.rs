@@ -20,6 +20,6 @@ mod time;
 pub use batch::Batch;
 pub use error::{Closed, PeerError};
 pub use framing::{Framer, Step, Want};
-pub use link::{Config, Deadline, Event, Link, Side, State, Stats};
+pub use link::{Config, Deadline, Event, Link, State, Stats};
 pub use session::{Account, Delivery, Destination, Input, Outbox, Output, Session};
 pub use time::{ConnectionId, PeerId, Time};

@@ -212,6 +212,14 @@ pub const LINK_ENDED_SOURCES_MAX: usize = 1_024;
 /// become one, with the cause of the later and what lies between them.
 pub const LINK_GAPS_MAX: usize = 64;
 
+/// Messages that may be under way to one peer, of all sources: 2 MiB of notes about them. A peer that grants more
+/// gets no more than this.
+pub const LINK_FLIGHT_MESSAGES_MAX: usize = 65_536;
+
+/// Milliseconds for a peer to announce again, on a new link, the sources that it had announced before. What it has
+/// not, is taken for ended.
+pub const LINK_RESUME_MS: u64 = 10_000;
+
 /// Bytes of the token of a hello: room for any signed one. A longer one is refused.
 pub const LINK_TOKEN_BYTES_MAX: usize = 1_024;
 
@@ -273,5 +281,6 @@ const _: () = {
     assert!(LINK_COPY_BYTES < LINK_DIRECT_BYTES && LINK_DIRECT_BYTES <= LINK_PART_BYTES);
     assert!(LINK_PART_BYTES < LINK_BATCH_BYTES);
     assert!(LINK_IDLE_MS > 3 * LINK_PING_MS, "three pings are on their way before a peer is given up");
+    assert!(LINK_QUEUE_MESSAGES_MAX <= LINK_FLIGHT_MESSAGES_MAX);
     assert!(Control::COUNT < 128, "the number of a control message is one byte of a varint");
 };

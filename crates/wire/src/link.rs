@@ -205,6 +205,9 @@ pub struct Announce {
     pub created_ns: u64,
     /// Whether it waits for the receiver.
     pub reliable: bool,
+    /// Whether the sender has announced it before and still keeps what became of that: then the receiver's
+    /// progress counts. If not, and the receiver has seen its end, it begins anew.
+    pub resumes: bool,
 }
 
 /// The end of a source.

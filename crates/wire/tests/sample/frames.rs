@@ -41,6 +41,7 @@ pub(crate) fn all() -> Vec<Frame> {
             host: String::new(),
             created_ns: 1_000_000_007,
             reliable: true,
+            resumes: false,
         }),
         Frame::Retire(Retire { source, last: 300 }),
         Frame::Accept(Accept { source, passed: Some(299), window_messages: 4_096, window_bytes: 8 << 20 }),
