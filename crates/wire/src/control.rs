@@ -390,17 +390,8 @@ fn check_header(header: &Header) -> Result<(), DecodeError> {
     if header.flags != 0 {
         return Err(DecodeError::Flags { flags: header.flags });
     }
-    let fields = [
-        (core::mem::offset_of!(Header, hops_version), u64::from(header.hops())),
-        (core::mem::offset_of!(Header, extensions), u64::from(header.extensions)),
-        (core::mem::offset_of!(Header, topic), header.topic.get()),
-        (core::mem::offset_of!(Header, source), header.source.get()),
-        (core::mem::offset_of!(Header, sequence), header.sequence.get()),
-        (core::mem::offset_of!(Header, time_ns), header.time_ns.get()),
-        (core::mem::offset_of!(Header, correlation), header.correlation.get()),
-    ];
-    match fields.into_iter().find(|(_, value)| *value != 0) {
-        Some((offset, _)) => Err(DecodeError::Reserved { offset }),
+    match header.first_field_in_use() {
+        Some(offset) => Err(DecodeError::Reserved { offset }),
         None => Ok(()),
     }
 }

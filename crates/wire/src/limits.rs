@@ -161,6 +161,101 @@ pub const ACCEPT_PAUSE_MS: u64 = 100;
 /// Milliseconds that others leave to the process that a holder hands over to, before they try for the lock.
 pub const HAND_OVER_MS: u64 = 50;
 
+// Links between hosts.
+
+/// Bytes of one frame that is no user's message, header included: it is kept whole until it is complete. A larger
+/// one is refused with its header; encoding fails above it.
+pub const LINK_FRAME_BYTES_MAX: usize = 64 << 10;
+
+/// Bytes of one piece of a message that a link carries at once, without header and extensions. A larger piece is
+/// refused with its header, so that a frame's deadline means something; senders cut at [`LINK_PART_BYTES`].
+pub const LINK_PIECE_BYTES_MAX: u64 = MIB;
+
+/// Bytes of payload of one part of a larger message: large enough that header and checksum cost little, small
+/// enough that others wait for 64 KiB at most. A message up to this size goes in one piece.
+pub const LINK_PART_BYTES: usize = 64 << 10;
+
+/// From this size on a payload that has not arrived whole is read straight into the memory where it stays. Below,
+/// a copy costs less than a second system call.
+pub const LINK_DIRECT_BYTES: usize = 16 << 10;
+
+/// Payloads below it are copied into the batch, others go out from where they lie: an entry of a vectored write
+/// costs as much as copying about that much.
+pub const LINK_COPY_BYTES: usize = 1 << 10;
+
+/// Bytes that one call of `transmit` puts into a batch: what a socket takes at once. The rest waits in the queue,
+/// where what is more urgent can still pass it.
+pub const LINK_BATCH_BYTES: usize = 256 << 10;
+
+/// Messages that wait in a link for the batch. When it is full no source is asked for its next message.
+pub const LINK_QUEUE_MESSAGES_MAX: usize = 1_024;
+
+/// Bytes that wait in a link for the batch, as [`LINK_QUEUE_MESSAGES_MAX`]; one message may be larger.
+pub const LINK_QUEUE_BYTES_MAX: u64 = MIB;
+
+/// Entries of one interest: each has 263 bytes at most, so that 128 fit [`LINK_FRAME_BYTES_MAX`]. More go in
+/// further frames; a frame with more is refused.
+pub const LINK_INTEREST_ENTRIES_MAX: usize = 128;
+
+/// Patterns that one peer may ask for at once. One more is a violation, and the link is closed with a reason.
+pub const LINK_INTERESTS_MAX: usize = 4_096;
+
+/// Sources that one peer may have announced at once: as many as publishers of one process. One more gets no
+/// answer, so that its messages stay where they are; it is counted.
+pub const LINK_SOURCES_MAX: usize = 65_536;
+
+/// Ended sources of which a peer's progress is remembered, so that one that comes back is not delivered twice.
+/// Past it the oldest is forgotten.
+pub const LINK_ENDED_SOURCES_MAX: usize = 1_024;
+
+/// Ranges of lost messages that a source remembers until the peer has acknowledged them. Past it two neighbours
+/// become one, with the cause of the later and what lies between them.
+pub const LINK_GAPS_MAX: usize = 64;
+
+/// Messages that may be under way to one peer, of all sources: 2 MiB of notes about them. A peer that grants more
+/// gets no more than this.
+pub const LINK_FLIGHT_MESSAGES_MAX: usize = 65_536;
+
+/// Milliseconds for a peer to announce again, on a new link, the sources that it had announced before. What it has
+/// not, is taken for ended.
+pub const LINK_RESUME_MS: u64 = 10_000;
+
+/// Bytes of the token of a hello: room for any signed one. A longer one is refused.
+pub const LINK_TOKEN_BYTES_MAX: usize = 1_024;
+
+/// Messages that a peer may have under way to us unless the user says otherwise: half a million a second over
+/// 32 ms. Past it the peer waits.
+pub const LINK_CREDIT_MESSAGES_DEFAULT: u64 = 16_384;
+
+/// Bytes that a peer may have under way to us unless the user says otherwise: what 10 Gbit/s carry in 25 ms. Past
+/// it the peer waits; a message that is larger goes alone.
+pub const LINK_CREDIT_BYTES_DEFAULT: u64 = 32 * MIB;
+
+/// As [`LINK_CREDIT_MESSAGES_DEFAULT`], for one source: a quarter, so that one does not stop the others.
+pub const LINK_WINDOW_MESSAGES_DEFAULT: u32 = 4_096;
+
+/// As [`LINK_CREDIT_BYTES_DEFAULT`], for one source.
+pub const LINK_WINDOW_BYTES_DEFAULT: u64 = 8 * MIB;
+
+/// Milliseconds for the handshake of a link, however its bytes come. Then it is closed, with a reason.
+pub const LINK_HANDSHAKE_MS: u64 = 2_000;
+
+/// Milliseconds for the rest of a frame that has begun: one byte a second is no peer. Then the link is closed,
+/// with a reason.
+pub const LINK_PARTIAL_MS: u64 = 10_000;
+
+/// Milliseconds of silence after which a peer is asked whether it is there.
+pub const LINK_PING_MS: u64 = 1_000;
+
+/// Milliseconds of silence after which a link is closed: three questions without an answer.
+pub const LINK_IDLE_MS: u64 = 4_000;
+
+/// Milliseconds for a link that ends in order: what is on its way is acknowledged, or told as lost.
+pub const LINK_DRAIN_MS: u64 = 2_000;
+
+/// Milliseconds that an acknowledgement waits for more to acknowledge. Larger progress is acknowledged at once.
+pub const LINK_ACKNOWLEDGE_MS: u64 = 5;
+
 // Relations between limits: whoever changes one is told what else rests on it.
 const _: () = {
     assert!(NAME_BYTES_MAX <= u8::MAX as usize);
@@ -179,5 +274,13 @@ const _: () = {
     assert!(HEADER_SIZE + 256 + MATCHED_MAX * 10 <= CONTROL_BYTES_MAX);
     assert!(HEADER_SIZE + 256 + NAME_BYTES_MAX + REASON_BYTES_MAX <= CONTROL_BYTES_MAX);
     assert!(CONTROL_BYTES_MAX <= MEMBER_QUEUE_BYTES_MAX);
+    assert!(HEADER_SIZE + 16 + LINK_INTEREST_ENTRIES_MAX * (NAME_BYTES_MAX + 8) <= LINK_FRAME_BYTES_MAX);
+    assert!(HEADER_SIZE + 256 + PROCESS_NAME_BYTES_MAX + LINK_TOKEN_BYTES_MAX <= LINK_FRAME_BYTES_MAX);
+    assert!(HEADER_SIZE + 256 + NAME_BYTES_MAX + 3 * PROCESS_NAME_BYTES_MAX <= LINK_FRAME_BYTES_MAX);
+    assert!(LINK_PART_BYTES as u64 <= LINK_PIECE_BYTES_MAX && LINK_PIECE_BYTES_MAX <= MESSAGE_BYTES_MAX);
+    assert!(LINK_COPY_BYTES < LINK_DIRECT_BYTES && LINK_DIRECT_BYTES <= LINK_PART_BYTES);
+    assert!(LINK_PART_BYTES < LINK_BATCH_BYTES);
+    assert!(LINK_IDLE_MS > 3 * LINK_PING_MS, "three pings are on their way before a peer is given up");
+    assert!(LINK_QUEUE_MESSAGES_MAX <= LINK_FLIGHT_MESSAGES_MAX);
     assert!(Control::COUNT < 128, "the number of a control message is one byte of a varint");
 };

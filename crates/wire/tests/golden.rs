@@ -5,8 +5,10 @@
 
 #[path = "sample/fixed.rs"]
 mod fixed;
+#[path = "sample/frames.rs"]
+mod frames;
 
-use busway_wire::{Codec, ControlKind, Flags, Header, Kind, Seed, Topic, decode, encode};
+use busway_wire::{Codec, ControlKind, Flags, Header, Kind, Part, Seed, Topic, decode, encode, link};
 
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
@@ -35,6 +37,33 @@ fn every_control_message_has_the_bytes_it_always_had() {
         assert_eq!(decode(&out), Ok(control), "{name}");
     }
 }
+
+#[test]
+fn every_link_frame_has_the_bytes_it_always_had() {
+    for (frame, (name, golden)) in frames::all().into_iter().zip(FRAMES) {
+        let mut out = Vec::new();
+        link::encode(&frame, CLUSTER, &mut out).unwrap();
+        assert_eq!((frame.kind().name(), hex(&out).as_str()), (name, golden));
+    }
+}
+
+#[test]
+fn a_part_of_a_message_has_the_bytes_it_always_had() {
+    let mut extensions = Vec::new();
+    Part { message: 42, offset: 65_536, total: 65_541 }.push(&mut extensions).unwrap();
+    let mut header = Header::new(Kind::Publish);
+    header.flags = Flags::from_codec(Codec::Json).bits();
+    header.set_extensions(&extensions).unwrap();
+    header.topic.set(Topic::new("price.tick").unwrap().id().0);
+    header.source.set(0x1112_1314_1516_1718);
+    header.sequence.set(42);
+    header.time_ns.set(1_357_034_400_000_000_000);
+    header.correlation.set(7);
+    header.seal_pieces([&extensions, b"tails"], CLUSTER).unwrap();
+    assert_eq!(hex(&[header.bytes(), &extensions, b"tails"].concat()), PART);
+}
+
+const CLUSTER: Seed = Seed(0xfeed_f00d_dead_beef);
 
 const PUBLISH: &str = "94a35c3b0803b9e05d76b5ba389fae8b4b0000000110090049e06691a52d398218171615141312112a000000000000000040fccf9827d5120700000000000000";
 
@@ -120,3 +149,51 @@ const CONTROL: [(&str, &str); 20] = [
         "d00f82e02403ceb61486965c66df9add41000000101000000000000000000000000000000000000000000000000000000000000000000000000000000000000013",
     ),
 ];
+
+const FRAMES: [(&str, &str); 11] = [
+    (
+        "hello",
+        "6ca4c1a0cf9f7c95d4aa3c41279641f66f0000002010000000000000000000000000000000000000000000000000000000000000000000000000000000000000effdb6f5dd81fcf6fe010003888e98a8c0e08081010465752d31808040808001808080108020808080040300ff0700",
+    ),
+    (
+        "refusal",
+        "0ae5ecff6debfdd448910ca41c2321265e0000002110000000000000000000000000000000000000000000000000000000000000000000000000000000000000041a6e6f20726f6f6d20666f7220616e6f7468657220636c69656e74dc0b",
+    ),
+    (
+        "interest",
+        "f4f73f43473a516ef878b338654c620158000000221000000000000000000000000000000000000000000000000000000000000000000000000000000000000002010770726963652e3e01ac02045e707269000202900301",
+    ),
+    (
+        "announce",
+        "9e6f4017d58efc01bb0dd9468d9ee72067000000231000000000000000000000000000000000000000000000000000000000000000000000000000000000000098aed8a8c1e28489110a70726963652e7469636b04666565640570726f6265008794ebdc030100",
+    ),
+    (
+        "retire",
+        "55b7297fe1bfac2a65e3dde18e6406bb4b000000241000000000000000000000000000000000000000000000000000000000000000000000000000000000000098aed8a8c1e2848911ac02",
+    ),
+    (
+        "accept",
+        "6836a539ec3212ec05ff4de3fef792f152000000251000000000000000000000000000000000000000000000000000000000000000000000000000000000000098aed8a8c1e284891101ab02802080808004",
+    ),
+    (
+        "credit",
+        "da904e13781a4605dae587640ca85327490000002610000000000000000000000000000000000000000000000000000000000000000000000000000000000000a09c0180808014a01c",
+    ),
+    (
+        "gap",
+        "1b389a6c50e89681df3df872327837c654000000271000000000000000000000000000000000000000000000000000000000000000000000000000000000000098aed8a8c1e284891107ac020c066e6f64652033",
+    ),
+    (
+        "ping",
+        "aae6a4edf308e2c3f8ffa442d1f592bf4500000028100000000000000000000000000000000000000000000000000000000000000000000000000000000000008794ebdc03",
+    ),
+    (
+        "pong",
+        "5b73cc2a5dd51eabf8ffa442d1f592bf4500000029100000000000000000000000000000000000000000000000000000000000000000000000000000000000008794ebdc03",
+    ),
+    (
+        "goodbye",
+        "9c40eab096aad5a8ec71718df4a95ec94b0000002a100000000000000000000000000000000000000000000000000000000000000000000000000000000000000a676f696e6720646f776e",
+    ),
+];
+const PART: &str = "ef2e4a4e5069aa5cbf8c617167c23cc6650000000110010449e06691a52d398218171615141312112a000000000000000040fccf9827d5120700000000000000068018002a0000000000000000000100000000000500010000000000000000007461696c73";

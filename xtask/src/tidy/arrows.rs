@@ -8,6 +8,7 @@ use crate::tree::Tree;
 /// (package, the packages of ours that it may use). ARCHITECTURE.md draws it.
 const ARROWS: &[(&str, &[&str])] = &[
     ("busway-wire", &[]),
+    ("busway-protocol", &["busway-wire"]),
     ("busway-shm", &["busway-wire"]),
     // Drivers know bytes only: what they mean is decided elsewhere.
     ("busway-io", &[]),
@@ -19,7 +20,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("busway-bench", &["busway"]),
     ("busway-peers", &["busway-bench"]),
     // Hostile bytes go straight to the decoders.
-    ("busway-fuzz", &["busway-wire", "busway-shm", "busway"]),
+    ("busway-fuzz", &["busway-wire", "busway-protocol", "busway-shm", "busway"]),
     // The tool must build when nothing else does.
     ("xtask", &[]),
 ];
