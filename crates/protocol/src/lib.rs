@@ -12,8 +12,10 @@ extern crate alloc;
 
 mod batch;
 mod error;
+pub mod flow;
 mod framing;
 mod link;
+pub mod membership;
 mod session;
 mod time;
 

@@ -220,6 +220,38 @@ pub const LINK_FLIGHT_MESSAGES_MAX: usize = 65_536;
 /// not, is taken for ended.
 pub const LINK_RESUME_MS: u64 = 10_000;
 
+/// Nodes of one cluster: each has a link to each other, and an index fits 6 bits. More are refused by `config check`.
+pub const LINK_NODES_MAX: u8 = 64;
+
+/// Clients of one node unless the user says otherwise. One more takes the place of the idlest.
+pub const LINK_CLIENTS_DEFAULT: u32 = 1_024;
+
+/// Connections of one node that have not said who they are, unless the user says otherwise: a burst of newcomers
+/// for as long as one handshake takes. One more takes the place of the oldest.
+pub const LINK_UNIDENTIFIED_DEFAULT: u32 = 64;
+
+/// Milliseconds in which a stranger can say who it is, unless it or its network is very slow. While all strangers
+/// are younger, newcomers wait in the kernel; after that the oldest gives way.
+pub const LINK_STRANGER_MS: u64 = 100;
+
+/// Milliseconds for a connect. Within one data centre it takes one; a host that is gone never answers.
+pub const LINK_CONNECT_MS: u64 = 500;
+
+/// Milliseconds before a peer is dialed again, at least. So a peer that refuses at once costs 20 connects a second.
+pub const LINK_BACKOFF_MS: u64 = 50;
+
+/// Milliseconds before a node dials a node again, at most: a node that was restarted is linked within two seconds.
+pub const LINK_BACKOFF_NODE_MS_MAX: u64 = 1_000;
+
+/// Milliseconds before a client dials a node again, at most: of 10 000 clients 700 come back in a second.
+pub const LINK_BACKOFF_CLIENT_MS_MAX: u64 = 30_000;
+
+/// Milliseconds that a refused peer is asked to wait, at least. What it waits is spread over four times that.
+pub const LINK_RETRY_AFTER_MS: u64 = 1_000;
+
+/// Milliseconds that a refusal can make us wait: a peer that says more is believed so much.
+pub const LINK_RETRY_AFTER_MS_MAX: u64 = 300_000;
+
 /// Bytes of the token of a hello: room for any signed one. A longer one is refused.
 pub const LINK_TOKEN_BYTES_MAX: usize = 1_024;
 
@@ -236,6 +268,16 @@ pub const LINK_WINDOW_MESSAGES_DEFAULT: u32 = 4_096;
 
 /// As [`LINK_CREDIT_BYTES_DEFAULT`], for one source.
 pub const LINK_WINDOW_BYTES_DEFAULT: u64 = 8 * MIB;
+
+/// Bytes that all flows of one host may keep for its peers beyond what each peer is guaranteed, unless the user says
+/// otherwise. Past it each flow does what it does when it is full.
+pub const FLOW_BYTES_ALL_DEFAULT: u64 = GIB;
+
+/// Messages of one flow that each peer is guaranteed, whatever the others hold: so nobody is kept out by others.
+pub const FLOW_FLOOR_MESSAGES: u64 = 4;
+
+/// Bytes of one flow that each peer is guaranteed: one piece of a large message.
+pub const FLOW_FLOOR_BYTES: u64 = LINK_PART_BYTES as u64;
 
 /// Milliseconds for the handshake of a link, however its bytes come. Then it is closed, with a reason.
 pub const LINK_HANDSHAKE_MS: u64 = 2_000;
@@ -282,5 +324,14 @@ const _: () = {
     assert!(LINK_PART_BYTES < LINK_BATCH_BYTES);
     assert!(LINK_IDLE_MS > 3 * LINK_PING_MS, "three pings are on their way before a peer is given up");
     assert!(LINK_QUEUE_MESSAGES_MAX <= LINK_FLIGHT_MESSAGES_MAX);
+    assert!(
+        LINK_BACKOFF_MS < LINK_BACKOFF_NODE_MS_MAX && LINK_BACKOFF_NODE_MS_MAX < LINK_BACKOFF_CLIENT_MS_MAX
+    );
+    assert!(
+        LINK_BACKOFF_NODE_MS_MAX + LINK_CONNECT_MS < 2_000,
+        "a node that is back is linked within two seconds"
+    );
+    assert!(LINK_STRANGER_MS < LINK_HANDSHAKE_MS);
+    assert!(5 * LINK_RETRY_AFTER_MS <= LINK_RETRY_AFTER_MS_MAX);
     assert!(Control::COUNT < 128, "the number of a control message is one byte of a varint");
 };
