@@ -67,6 +67,15 @@ pub struct Listen {
     pub refusal: Vec<u8>,
 }
 
+/// Whether newcomers are taken in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Admission {
+    /// As they come.
+    Open,
+    /// They wait in the kernel.
+    Held,
+}
+
 /// A listener that stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Listening {
@@ -245,6 +254,10 @@ pub trait Driver<R: Space, W: Pieces> {
 
     /// Ends listening. Peers that the kernel has taken in and we have not accepted are reset.
     fn unlisten(&self, listener: ListenerId);
+
+    /// Takes in who comes, or leaves newcomers to the kernel, which holds as many as [`Listen::backlog`] says. A
+    /// listener begins open.
+    fn admit(&self, listener: ListenerId, admission: Admission);
 
     /// Begins to connect; [`Event::Dialed`] tells the outcome, whatever it is. Who does not want to wait closes.
     fn dial(&self, address: SocketAddr) -> ConnectionId;

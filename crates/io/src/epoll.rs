@@ -28,8 +28,8 @@ use rustix::net::{Shutdown, connect, getpeername, getsockname, shutdown, sockopt
 use crate::backlog;
 use crate::clock;
 use crate::driver::{
-    ConnectionId, Counters, Driver, Event, Fault, Listen, ListenError, ListenerId, Listening, Pieces, Read,
-    Space, Submitted,
+    Admission, ConnectionId, Counters, Driver, Event, Fault, Listen, ListenError, ListenerId, Listening,
+    Pieces, Read, Space, Submitted,
 };
 use crate::epoll::door::{Doors, Newcomer, stream};
 use crate::epoll::socket::{Socket, Stage, Told};
@@ -271,6 +271,10 @@ impl<R: Space, W: Pieces> Driver<R, W> for Epoll<R, W> {
 
     fn unlisten(&self, listener: ListenerId) {
         self.doors().shut(listener);
+    }
+
+    fn admit(&self, listener: ListenerId, admission: Admission) {
+        self.doors().admit(&self.poller, listener, admission);
     }
 
     fn dial(&self, address: SocketAddr) -> ConnectionId {

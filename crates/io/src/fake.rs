@@ -22,7 +22,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crate::driver::{
-    ConnectionId, Counters, Driver, Event, Fault, Listen, ListenError, ListenerId, Listening,
+    Admission, ConnectionId, Counters, Driver, Event, Fault, Listen, ListenError, ListenerId, Listening,
     PIECES_COUNT_MAX, Pieces, Read, Space, Submitted,
 };
 pub use crate::fake::host::HostId;
@@ -250,7 +250,11 @@ fn accept<R, W>(state: &mut State, id: HostId, events: &mut Vec<Event<R, W>>) {
     for listener in doors {
         for _ in 0..ACCEPTED_COUNT_MAX {
             let host = state.host(id);
-            if host.doors.get(&listener).is_none_or(|door| door.paused || door.waiting.is_empty()) {
+            if host
+                .doors
+                .get(&listener)
+                .is_none_or(|door| door.paused || door.held || door.waiting.is_empty())
+            {
                 break;
             }
             if !host.has_descriptor() {
@@ -290,6 +294,14 @@ impl<R: Space, W: Pieces> Driver<R, W> for FakeDriver<R, W> {
     fn unlisten(&self, listener: ListenerId) {
         if let Some(mut state) = self.alive() {
             state.unlisten(self.host, listener);
+        }
+    }
+
+    fn admit(&self, listener: ListenerId, admission: Admission) {
+        let mut alive = self.alive();
+        let host = alive.as_mut().map(|state| state.host(self.host));
+        if let Some(door) = host.and_then(|host| host.doors.get_mut(&listener)) {
+            door.held = admission == Admission::Held;
         }
     }
 

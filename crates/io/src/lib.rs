@@ -13,7 +13,7 @@ mod epoll;
 mod fake;
 
 pub use driver::{
-    ConnectionId, Counters, Driver, Event, Fault, Listen, ListenError, ListenerId, Listening,
+    Admission, ConnectionId, Counters, Driver, Event, Fault, Listen, ListenError, ListenerId, Listening,
     PIECES_COUNT_MAX, Pieces, Read, Space, Submitted,
 };
 pub use epoll::Epoll;

@@ -37,6 +37,7 @@ macro_rules! conform_all {
                 claims::bytes_cross_both_ways_unchanged_whatever_their_sizes,
                 claims::both_families_connect_and_tell_where_the_peer_comes_from,
                 claims::a_burst_of_newcomers_is_taken_in_whole,
+                claims::who_comes_while_the_listener_is_held_waits_and_is_then_taken_in,
                 claims::a_read_fills_the_first_span_before_the_second,
                 claims::more_pieces_than_one_write_takes_are_sent_by_the_next_ones,
                 claims::a_write_waits_for_room_and_the_backlog_says_how_much_is_under_way,

@@ -10,13 +10,13 @@ mod model;
 fn whatever_strangers_do_slots_are_bounded_and_nodes_keep_their_links() {
     let mut links = 0;
     let mut ends = 0;
-    for seed in 0..3_000 {
+    for seed in 0..600 {
         let mut dice = fastrand::Rng::with_seed(seed);
-        let input: Vec<u8> = std::iter::repeat_with(|| dice.u8(..)).take(1200).collect();
+        let input: Vec<u8> = std::iter::repeat_with(|| dice.u8(..)).take(800).collect();
         let seen = model::run(&input);
         links += seen.links;
         ends += seen.evicted + seen.duplicates + seen.timeouts + seen.refused;
     }
-    assert!(links > 4_000 && ends > 10_000, "{links} links, {ends} ends");
-    println!("evidence: runs=3000 links={links} ended_by_us={ends}");
+    assert!(links > 500 && ends > 5_000, "{links} links, {ends} ends");
+    println!("evidence: runs=600 links={links} ended_by_us={ends}");
 }

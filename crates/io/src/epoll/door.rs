@@ -19,7 +19,7 @@ use rustix::net::{
     send, shutdown, socket_with, sockopt,
 };
 
-use crate::driver::{Counters, Fault, Listen, ListenError, ListenerId, Listening};
+use crate::driver::{Admission, Counters, Fault, Listen, ListenError, ListenerId, Listening};
 use crate::epoll::errno;
 
 /// Peers accepted from one listener before others have their turn.
@@ -52,6 +52,17 @@ struct Door {
     socket: OwnedFd,
     refusal: Vec<u8>,
     paused_until_ns: Option<u64>,
+    admission: Admission,
+}
+
+impl Door {
+    /// Tells the poller whether we want to know who comes. It cannot fail: the listener is on the poller. If it did,
+    /// the listener would only not pause.
+    fn arm(&self, poller: &OwnedFd, listener: ListenerId) {
+        let open = self.admission == Admission::Open && self.paused_until_ns.is_none();
+        let interest = if open { EventFlags::IN } else { EventFlags::empty() };
+        let _ = epoll::modify(poller, &self.socket, EventData::new_u64(listener.0), interest);
+    }
 }
 
 /// All listeners of a driver, and the descriptor that is kept.
@@ -91,13 +102,21 @@ impl Doors {
         epoll::add(poller, &socket, EventData::new_u64(listener.0), EventFlags::IN).map_err(error)?;
         let mut refusal = how.refusal;
         refusal.truncate(REFUSAL_BYTES_MAX);
-        self.doors.insert(listener, Door { socket, refusal, paused_until_ns: None });
+        self.doors
+            .insert(listener, Door { socket, refusal, paused_until_ns: None, admission: Admission::Open });
         Ok(Listening { listener, address })
     }
 
     pub(crate) fn shut(&mut self, listener: ListenerId) {
         // The descriptor has no copy, so closing it takes it off the poller too.
         self.doors.remove(&listener);
+    }
+
+    pub(crate) fn admit(&mut self, poller: &OwnedFd, listener: ListenerId, admission: Admission) {
+        if let Some(door) = self.doors.get_mut(&listener) {
+            door.admission = admission;
+            door.arm(poller, listener);
+        }
     }
 
     pub(crate) fn has(&self, listener: ListenerId) -> bool {
@@ -151,8 +170,7 @@ impl Doors {
         }
         self.counters.pauses += 1;
         door.paused_until_ns = Some(now_ns.saturating_add(PAUSE_NS));
-        // Cannot fail: the listener is on the poller. If it did, the listener would only not pause.
-        let _ = epoll::modify(poller, &door.socket, EventData::new_u64(listener.0), EventFlags::empty());
+        door.arm(poller, listener);
     }
 
     /// Ends the pauses that are over.
@@ -163,7 +181,7 @@ impl Doors {
         for (listener, door) in &mut self.doors {
             if door.paused_until_ns.is_some_and(|until| until <= now_ns) {
                 door.paused_until_ns = None;
-                let _ = epoll::modify(poller, &door.socket, EventData::new_u64(listener.0), EventFlags::IN);
+                door.arm(poller, *listener);
             }
         }
     }

@@ -67,6 +67,7 @@ pub(crate) struct Door {
     pub(crate) refusal: Vec<u8>,
     pub(crate) waiting: VecDeque<(StreamId, SocketAddr)>,
     pub(crate) paused: bool,
+    pub(crate) held: bool,
 }
 
 impl Door {
@@ -147,6 +148,7 @@ impl Host {
             refusal: how.refusal,
             waiting: VecDeque::new(),
             paused: false,
+            held: false,
         };
         self.doors.insert(listener, door);
         Ok(Listening { listener, address })

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use busway_io::{ConnectionId, Driver, Event, Fault, PIECES_COUNT_MAX, Read, Submitted};
+use busway_io::{Admission, ConnectionId, Driver, Event, Fault, PIECES_COUNT_MAX, Read, Submitted};
 
 use crate::place::{Parcel, Place};
 use crate::scene::{Scene, Who, landed, landing};
@@ -132,6 +132,18 @@ pub(crate) fn a_burst_of_newcomers_is_taken_in_whole<P: Place>(mut scene: Scene<
     assert_eq!(accepted.len(), COUNT, "each has a name of its own");
     assert_eq!(scene.place.far().counters().accepted, COUNT as u64);
     println!("evidence: newcomers={COUNT} lost=0");
+}
+
+pub(crate) fn who_comes_while_the_listener_is_held_waits_and_is_then_taken_in<P: Place>(mut scene: Scene<P>) {
+    let listening = scene.listen();
+    scene.place.far().admit(listening.listener, Admission::Held);
+    let near = scene.place.near().dial(listening.address);
+    assert_eq!(scene.dialed(Who::Near, near), Ok(()), "the kernel has it");
+    scene.send(Who::Near, near, b"patience");
+    scene.quiet("nobody is taken in", |said| matches!(said, Event::Accepted { .. }));
+    scene.place.far().admit(listening.listener, Admission::Open);
+    let (far, _) = scene.accepted();
+    assert_eq!(scene.receive(Who::Far, far, 8), b"patience");
 }
 
 pub(crate) fn a_read_fills_the_first_span_before_the_second<P: Place>(mut scene: Scene<P>) {

@@ -19,6 +19,8 @@ struct Model {
     /// Connections that are not closed, and whether we were told to end them.
     open: BTreeMap<ConnectionId, bool>,
     links: BTreeMap<PeerId, ConnectionId>,
+    /// Who was dialed for a connection.
+    dialed: BTreeMap<ConnectionId, PeerId>,
 }
 
 /// Runs the steps, and says what was counted.
@@ -36,8 +38,9 @@ pub(crate) fn run(input: &[u8]) -> Counters {
         seed: u64::from(first),
     };
     let machine = Membership::new(config);
-    let (attempts, open, links) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
-    let mut model = Model { machine, ours, now: Time(0), named: 0, attempts, open, links };
+    let (attempts, open) = (BTreeMap::new(), BTreeMap::new());
+    let (links, dialed) = (BTreeMap::new(), BTreeMap::new());
+    let mut model = Model { machine, ours, now: Time(0), named: 0, attempts, open, links, dialed };
     for step in input.chunks_exact(4) {
         model.step([step[0], step[1], step[2], step[3]]);
     }
@@ -53,6 +56,9 @@ impl Model {
             index @ 0..5 => PeerId::Node { index },
             id => PeerId::Client { id: u64::from(id) },
         };
+        // Half of those who were dialed are who they should be.
+        let expected = connection.and_then(|connection| self.dialed.get(&connection)).filter(|_| who < 128);
+        let identity = expected.copied().unwrap_or(identity);
         let unknown = ConnectionId(u64::MAX - u64::from(whom));
         let connection_or_not = connection.unwrap_or(unknown);
         let reason = String::from("so it is");
@@ -84,7 +90,11 @@ impl Model {
 
     fn feed(&mut self, input: Input) {
         match &input {
-            Input::Connected { attempt, .. } | Input::ConnectFailed { attempt, .. } => {
+            Input::Connected { attempt, connection } => {
+                let peer = self.attempts.remove(attempt);
+                self.dialed.extend(peer.map(|peer| (*connection, peer)));
+            }
+            Input::ConnectFailed { attempt, .. } => {
                 self.attempts.remove(attempt);
             }
             Input::Closed { connection, .. } => {
