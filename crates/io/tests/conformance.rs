@@ -50,7 +50,7 @@ macro_rules! conform_all {
                 endings::a_half_that_is_shut_ends_for_the_peer_who_may_go_on,
                 endings::a_close_sends_what_was_written_and_then_the_end,
                 endings::a_close_over_unread_bytes_is_a_reset_for_the_peer,
-                endings::writing_to_a_peer_that_has_gone_is_a_fault_and_no_signal,
+                endings::writing_to_a_peer_that_has_gone_is_a_fault,
                 endings::a_close_gives_each_buffer_back_once_and_then_nothing_more_is_heard,
                 endings::a_dial_that_is_closed_is_not_answered,
                 endings::without_descriptors_newcomers_are_told_why_and_counted_until_there_are_some,

@@ -75,7 +75,7 @@ pub(crate) fn a_close_over_unread_bytes_is_a_reset_for_the_peer<P: Place>(mut sc
     assert_eq!((came.as_slice(), end), (&[][..], Err(Fault::Reset)));
 }
 
-pub(crate) fn writing_to_a_peer_that_has_gone_is_a_fault_and_no_signal<P: Place>(mut scene: Scene<P>) {
+pub(crate) fn writing_to_a_peer_that_has_gone_is_a_fault<P: Place>(mut scene: Scene<P>) {
     let pair = scene.connect();
     scene.place.far().close(pair.far);
     assert_eq!(scene.drain(Who::Near, pair.near), (Vec::new(), Ok(())));
