@@ -10,9 +10,9 @@ use alloc::collections::VecDeque;
 use alloc::string::String;
 use alloc::vec::Vec;
 
-use busway_wire::Cause;
 use busway_wire::limits::LINK_GAPS_MAX;
 use busway_wire::link::{Accept, Announce, Gap};
+use busway_wire::{Cause, TopicId};
 
 use crate::error::PeerError;
 use crate::link::Amount;
@@ -22,6 +22,8 @@ use crate::session::Account;
 #[derive(Debug)]
 pub(crate) struct Export {
     announce: Announce,
+    /// Of the announced topic: it is a hash, too slow to be made for each message.
+    topic: TopicId,
     phase: Phase,
     /// The sequence before the first that this export accounts for.
     before: u64,
@@ -72,6 +74,7 @@ impl Export {
     pub(crate) fn new(announce: Announce, next: u64) -> Export {
         let before = next.saturating_sub(1);
         Export {
+            topic: announce.topic.id(),
             announce,
             phase: Phase::Unannounced,
             before,
@@ -85,8 +88,8 @@ impl Export {
         }
     }
 
-    pub(crate) fn announce(&self) -> &Announce {
-        &self.announce
+    pub(crate) fn topic(&self) -> TopicId {
+        self.topic
     }
 
     pub(crate) fn phase(&self) -> Phase {
@@ -112,6 +115,11 @@ impl Export {
         self.taken = sequence;
         self.flight.push_back(Flown { to: sequence, bytes, lost: None });
         true
+    }
+
+    /// Whether a reliable row is to be told that this message is not needed.
+    pub(crate) fn has_passed(&self, sequence: u64) -> bool {
+        self.announce.reliable && sequence <= self.acked
     }
 
     /// Takes a loss of the row: what is to be told of it, if anything.

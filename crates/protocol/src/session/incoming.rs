@@ -184,7 +184,7 @@ impl<P: AsRef<[u8]> + Clone> Session<P> {
     fn look(&mut self, now: Time, header: &Header, amount: Amount, out: &mut Outbox) -> Option<&mut Relay> {
         let (source, sequence) = (header.source(), header.sequence.get());
         let known = self.relays.get(&source).filter(|relay| relay.is_here());
-        if known.is_some_and(|relay| relay.announce().topic.id() != header.topic()) {
+        if known.is_some_and(|relay| relay.topic() != header.topic()) {
             self.fail(PeerError::Announcement { source }, out);
             return None;
         }

@@ -7,8 +7,8 @@
 
 use alloc::collections::VecDeque;
 
-use busway_wire::Cause;
 use busway_wire::link::{Accept, Announce};
+use busway_wire::{Cause, TopicId};
 
 use crate::link::Amount;
 
@@ -16,6 +16,8 @@ use crate::link::Amount;
 #[derive(Debug)]
 pub(crate) struct Relay {
     announce: Announce,
+    /// Of the announced topic: it is a hash, too slow to be made for each message.
+    topic: TopicId,
     phase: Phase,
     /// Whether it was announced on this link, and answered.
     here: bool,
@@ -74,6 +76,7 @@ pub(crate) enum Verdict {
 impl Relay {
     pub(crate) fn new(announce: Announce, window: Amount) -> Relay {
         Relay {
+            topic: announce.topic.id(),
             announce,
             phase: Phase::Asked,
             here: true,
@@ -91,6 +94,10 @@ impl Relay {
 
     pub(crate) fn announce(&self) -> &Announce {
         &self.announce
+    }
+
+    pub(crate) fn topic(&self) -> TopicId {
+        self.topic
     }
 
     pub(crate) fn phase(&self) -> Phase {

@@ -8,7 +8,7 @@
 use alloc::string::ToString;
 
 use busway_wire::link::{Accept, Announce, Frame, Retire};
-use busway_wire::{Cause, Extensions, Flags, Header, Kind, Part, PortId, VERSION};
+use busway_wire::{Cause, Extensions, Flags, Header, Kind, Part, PortId, TopicId, VERSION};
 
 use crate::error::PeerError;
 use crate::link::{Amount, Link, State, can_go};
@@ -37,7 +37,7 @@ impl<P: AsRef<[u8]> + Clone> Session<P> {
         }
         let bytes = payload.as_ref().len() as u64;
         let refused = match self.exports.get(&source) {
-            Some(export) => sendable(&header, export.announce(), payload.as_ref()),
+            Some(export) => sendable(&header, source, export.topic(), payload.as_ref()),
             None => return,
         };
         let size_max = self
@@ -54,6 +54,10 @@ impl<P: AsRef<[u8]> + Clone> Session<P> {
         };
         let Some(export) = self.exports.get_mut(&source) else { return };
         if !export.publish(sequence, bytes) {
+            // The peer has had it since before our start: the row, which does not know that, may go on.
+            if export.has_passed(sequence) {
+                out.push(Output::Pass { source, to: sequence });
+            }
             return;
         }
         self.flight += 1;
@@ -131,13 +135,13 @@ impl<P: AsRef<[u8]> + Clone> Session<P> {
 }
 
 /// The header of a message as the peer will take it, or `None` if it would refuse it.
-fn sendable(header: &Header, announce: &Announce, following: &[u8]) -> Option<Header> {
+fn sendable(header: &Header, source: PortId, topic: TopicId, following: &[u8]) -> Option<Header> {
     let mut link = Header::new(Kind::Publish);
     link.hops_version = (VERSION << 4) | header.hops();
     link.flags = Flags::from_bits(header.flags)?.bits();
     link.extensions = header.extensions;
-    link.topic.set(announce.topic.id().0);
-    link.source.set(announce.source.0);
+    link.topic.set(topic.0);
+    link.source.set(source.0);
     link.sequence = header.sequence;
     link.time_ns = header.time_ns;
     link.correlation = header.correlation;
