@@ -220,6 +220,49 @@ fn large_messages_come_in_parts_whole_and_in_order_though_connections_die() {
 }
 
 #[test]
+fn two_messages_larger_than_the_credit_do_not_stop_each_other() {
+    let talk = Talk { messages: 6, size: |sequence| [10, 200_000][sequence as usize % 2], slots: 24 };
+    let mut net = hosts(&talk);
+    for host in [&mut net.dialer, &mut net.listener] {
+        host.config.hello.credit_bytes = 20_000;
+        host.config.hello.window_bytes = 10_000;
+    }
+    net.dialer.restart(1);
+    net.listener.restart(0);
+    net.listener.want(1, "bank.>", true);
+    net.listener.want(2, "price.*", false);
+    net.step = 50_000;
+    run(&mut net, &talk);
+    check(&net, &talk, "each larger than all credit");
+}
+
+#[test]
+fn a_session_that_says_it_has_output_puts_some_out() {
+    let talk = Talk { messages: 12, size: |_| 0, slots: 64 };
+    let mut net = hosts(&talk);
+    net.listener.config.hello.credit_bytes = 20_000;
+    net.listener.restart(0);
+    net.listener.want(1, "bank.>", true);
+    net.listener.want(2, "price.*", false);
+    // Small messages of one source would fit, and large ones of the other wait for all credit.
+    for (source, size) in [(RELIABLE, 10), (LOSSY, 30_000)] {
+        for sequence in 1..=talk.messages {
+            net.dialer.rings.get_mut(&source).unwrap().publish(payload(source, sequence, size));
+        }
+    }
+    for _ in 0..200 {
+        net.step();
+        if net.connected && net.dialer.batch.is_empty() && net.dialer.session.has_output() {
+            net.dialer.session.transmit(net.now, &mut net.dialer.batch);
+            assert!(!net.dialer.batch.is_empty(), "it would be asked for ever");
+        }
+    }
+    for source in [RELIABLE, LOSSY] {
+        assert_eq!(net.dialer.session.account(source).unwrap().acked, talk.messages, "{source}");
+    }
+}
+
+#[test]
 fn a_host_that_is_started_again_loses_nothing_reliable_that_is_still_in_its_ring() {
     for seed in 0..20 {
         // Some rings hold all, others are full of what the peer has already.

@@ -139,17 +139,30 @@ impl<P: AsRef<[u8]> + Clone> Outgoing<P> {
         self.push(retire.source, Item::Retire(retire));
     }
 
-    /// Whether something could go now.
+    /// Whether `transmit` would put anything out.
     pub(crate) fn is_ready(&self, grant: &Grant) -> bool {
-        self.turn
-            .iter()
-            .filter_map(|source| self.queues.get(source))
-            .any(|queue| queue.items.front().is_some_and(|item| may_go(queue, item.cost(), grant)))
+        let mut waiting = false;
+        for queue in self.turn.iter().filter_map(|source| self.queues.get(source)) {
+            let Some(cost) = queue.items.front().map(Item::cost) else { continue };
+            if cost.messages == 0 {
+                return true;
+            }
+            if queue.under_way.has_room(cost, queue.window) {
+                if !waiting && grant.allows(cost) {
+                    return true;
+                }
+                waiting = true;
+            }
+        }
+        false
     }
 
     /// Puts out what may go until the batch has its size, and says how many messages have begun.
     pub(crate) fn transmit(&mut self, batch: &mut Batch<P>, grant: &mut Grant) -> u64 {
         let mut begun = 0;
+        // Sources whose next message waits for credit. None that is not paid for passes them, so that a large one
+        // gets its credit at last; the rest of what is paid for does, or that credit would never come.
+        let mut aside = VecDeque::new();
         while batch.bytes() < LINK_BATCH_BYTES {
             let Some(source) = self.turn.pop_front() else { break };
             let Some(queue) = self.queues.get_mut(&source) else { continue };
@@ -161,10 +174,10 @@ impl<P: AsRef<[u8]> + Clone> Outgoing<P> {
                     // Its turn comes again when the peer accepts more.
                     continue;
                 }
-                if !grant.allows(cost) {
+                if !aside.is_empty() || !grant.allows(cost) {
                     queue.in_turn = true;
-                    self.turn.push_front(source);
-                    break;
+                    aside.push_back(source);
+                    continue;
                 }
                 grant.spend(cost);
                 queue.under_way.add(cost);
@@ -187,6 +200,9 @@ impl<P: AsRef<[u8]> + Clone> Outgoing<P> {
                 self.turn.push_back(source);
             }
         }
+        while let Some(source) = aside.pop_back() {
+            self.turn.push_front(source);
+        }
         begun
     }
 
@@ -206,10 +222,6 @@ impl<P: AsRef<[u8]> + Clone> Outgoing<P> {
             turn.push_back(source);
         }
     }
-}
-
-fn may_go<P>(queue: &Queue<P>, cost: Amount, grant: &Grant) -> bool {
-    cost.messages == 0 || (queue.under_way.has_room(cost, queue.window) && grant.allows(cost))
 }
 
 /// Puts one item, or its next part, into the batch; whether that was the last of it.
