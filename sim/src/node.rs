@@ -326,8 +326,8 @@ impl Node {
                     host: around.memory.host,
                     what: name_of(&output),
                     whom: number_of(id),
-                    much: 0,
-                    note: "",
+                    much: amount_of(&output),
+                    note: &source_of(&output).map(|source| source.to_string()).unwrap_or_default(),
                 },
             );
             match output {
@@ -528,5 +528,34 @@ fn name_of(output: &Output) -> &'static str {
         Output::Rewind { .. } => "rewind",
         Output::RelayGap { .. } => "relay gap",
         Output::Close { .. } => "closing",
+    }
+}
+
+fn source_of(output: &Output) -> Option<PortId> {
+    match output {
+        Output::OpenRelay { announce } => Some(announce.source),
+        Output::CloseRelay { source }
+        | Output::Abort { source }
+        | Output::SourceDone { source, .. }
+        | Output::Pass { source, .. }
+        | Output::Rewind { source, .. }
+        | Output::RelayGap { source, .. } => Some(*source),
+        Output::Established { .. }
+        | Output::PeerWants { .. }
+        | Output::PeerUnwants { .. }
+        | Output::Close { .. } => None,
+    }
+}
+
+fn amount_of(output: &Output) -> u64 {
+    match output {
+        Output::Pass { to, .. } | Output::Rewind { to, .. } | Output::RelayGap { to, .. } => *to,
+        Output::PeerWants { id, .. } | Output::PeerUnwants { id } => u64::from(*id),
+        Output::Established { restarted, .. } => u64::from(*restarted),
+        Output::OpenRelay { .. }
+        | Output::CloseRelay { .. }
+        | Output::Abort { .. }
+        | Output::SourceDone { .. }
+        | Output::Close { .. } => 0,
     }
 }

@@ -10,6 +10,7 @@ use super::{Around, Node};
 use crate::memory::Wish;
 use crate::ring::Taken;
 use crate::seen::Seen;
+use crate::trace::Happening;
 
 impl Node {
     /// Somebody on this host wants something new.
@@ -125,6 +126,16 @@ impl Node {
             reliable,
             resumes: false,
         };
+        around.trace.note(
+            around.world,
+            Happening {
+                host: around.memory.host,
+                what: if new { "new row" } else { "row again" },
+                whom: super::number_of(id),
+                much: row.read,
+                note: &source.to_string(),
+            },
+        );
         let closed = ring.closed.then(|| ring.next() - 1);
         self.tell(id, Input::Source { announce, next: row.read }, around);
         if let Some(last) = closed {
@@ -142,6 +153,11 @@ impl Node {
             let taken = around.memory.rings.get_mut(&source).map_or(Taken::Nothing, |ring| ring.take(id));
             match taken {
                 Taken::Nothing => idle += 1,
+                Taken::Overrun => {
+                    let host = around.memory.host;
+                    around.seen.push(Seen::Broken { host, what: "a reliable row reads what it has passed" });
+                    return;
+                }
                 Taken::Message(message) => {
                     idle = 0;
                     let (header, payload) = (message.header, message.body);
