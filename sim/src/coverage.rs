@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use crate::fault::Fault;
-use crate::node::Phase;
+use crate::phase::Phase;
 
 /// Counts of pairs.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

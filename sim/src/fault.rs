@@ -8,7 +8,7 @@
 use busway_protocol::Time;
 use fastrand::Rng;
 
-use crate::node::Phase;
+use crate::phase::Phase;
 
 /// One thing that goes wrong.
 #[derive(Clone, Debug, PartialEq, Eq)]

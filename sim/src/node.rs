@@ -21,6 +21,7 @@ use crate::dial::{self, Dial};
 use crate::memory::Memory;
 use crate::message::Payload;
 use crate::network::{End, Network, Notice};
+use crate::phase::Phase;
 use crate::seen::Seen;
 use crate::trace::{Happening, Trace};
 use relays::Inbound;
@@ -105,56 +106,6 @@ enum Stage {
     Unidentified(Box<Link<Payload>>),
     Peer(PeerId),
     Closing { peer: Option<PeerId>, until: Time, retry_after_ms: u32 },
-}
-
-/// How far a node is with a peer, for the tables.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Phase {
-    /// No connection.
-    Apart,
-    /// A connection is being made.
-    Dialing,
-    /// The handshake is under way.
-    Greeting,
-    /// Linked, nothing is under way.
-    Idle,
-    /// Linked, messages are under way.
-    Flowing,
-    /// Linked, a large message has begun to come.
-    Partial,
-    /// Messages wait for room here.
-    Suspended,
-    /// The link is being drained or closed.
-    Draining,
-}
-
-impl Phase {
-    /// Each.
-    pub const ALL: [Phase; 8] = [
-        Phase::Apart,
-        Phase::Dialing,
-        Phase::Greeting,
-        Phase::Idle,
-        Phase::Flowing,
-        Phase::Partial,
-        Phase::Suspended,
-        Phase::Draining,
-    ];
-
-    /// For tables.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Phase::Apart => "apart",
-            Phase::Dialing => "dialing",
-            Phase::Greeting => "greeting",
-            Phase::Idle => "idle",
-            Phase::Flowing => "flowing",
-            Phase::Partial => "partial",
-            Phase::Suspended => "suspended",
-            Phase::Draining => "draining",
-        }
-    }
 }
 
 /// One node of the cluster.

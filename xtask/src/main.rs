@@ -18,6 +18,7 @@ mod json;
 mod mutants;
 mod process;
 mod promises;
+mod sim;
 mod soak;
 mod source;
 mod suite;
@@ -40,6 +41,7 @@ usage: cargo xtask COMMAND [ARGUMENT...]
   mutants   break the code on purpose: each breakage must turn its test red
   ci        what continuous integration runs, job by job
   bench     reproduce every figure of bench/RESULTS.md
+  sim       run hosts and links in a simulated network, seed by seed
   soak      kill publishers, subscribers and holders at random, for minutes
 
 `cargo xtask COMMAND --help` says more.
@@ -58,6 +60,7 @@ fn main() -> ExitCode {
         "mutants" => mutants::command(arguments),
         "ci" => ci::command(arguments),
         "bench" => bench::command(arguments),
+        "sim" => sim::command(arguments),
         "soak" => soak::command(arguments),
         _ => Err(Failure::usage(format!("there is no command `{command}`"), "cargo xtask --help")),
     };

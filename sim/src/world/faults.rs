@@ -7,7 +7,8 @@ use busway_protocol::Time;
 use super::{Event, World, peer};
 use crate::fault::{Fault, Pair, Planned};
 use crate::network::{End, Side};
-use crate::node::{Node, Phase};
+use crate::node::Node;
+use crate::phase::Phase;
 use crate::trace::Happening;
 
 /// How a fault ends.
