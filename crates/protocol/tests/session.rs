@@ -357,6 +357,33 @@ fn a_receiving_host_that_is_started_again_gets_all_that_was_not_acknowledged() {
 }
 
 #[test]
+fn what_was_sent_before_a_source_ended_comes_though_the_peer_had_not_answered_yet() {
+    let talk = Talk { messages: 10, size: |_| 20, slots: 64 };
+    let mut net = hosts(&talk);
+    for source in [RELIABLE, LOSSY] {
+        for sequence in 1..=talk.messages {
+            net.dialer.rings.get_mut(&source).unwrap().publish(payload(source, sequence, 20));
+        }
+    }
+    while !net.dialer.rings[&LOSSY].attached {
+        net.step();
+    }
+    assert_eq!(net.dialer.session.account(RELIABLE).unwrap().sent, 0, "it has not been accepted");
+    let now = net.now;
+    for source in [RELIABLE, LOSSY] {
+        net.dialer.end_ring(now, source.0);
+    }
+    for _ in 0..100 {
+        net.step();
+    }
+    for source in [RELIABLE, LOSSY] {
+        let (received, gaps) = net.listener.relays[&source].covered();
+        assert_eq!((received, gaps.len()), ((1..=talk.messages).collect(), 0), "{source}");
+        assert!(net.listener.relays[&source].closed && net.dialer.rings[&source].done.is_some());
+    }
+}
+
+#[test]
 fn a_source_that_ends_is_told_behind_its_last_message_and_then_forgotten() {
     for seed in 0..20 {
         let talk = Talk { messages: 40, size: |_| 20, slots: 64 };

@@ -152,12 +152,13 @@ impl Export {
         last.map(|last| last.max(self.taken))
     }
 
-    /// Whether nothing has to be kept for it any more: it has ended, and the peer has all or was never told.
+    /// Whether nothing has to be kept for it any more: it has ended, and the peer has all, or there is nothing.
     pub(crate) fn is_done(&self) -> bool {
         let settled = self.acked == self.taken;
         self.last.is_some_and(|last| match self.phase {
             Phase::Flowing => self.retired && self.acked >= last && settled,
-            Phase::Unannounced | Phase::Announced => self.taken == self.before,
+            // What was sent before it ended is still to come, however late the peer answers.
+            Phase::Unannounced | Phase::Announced => self.taken == self.before && self.taken >= last,
         })
     }
 
