@@ -31,6 +31,9 @@ const CONNECT_MS: u64 = 500;
 /// A connection that is closed may still write for so long.
 const LINGER_MS: u64 = 300;
 
+/// Who is refused is to come again after this long.
+const RETRY_MS: u32 = 500;
+
 /// How a node is made.
 #[derive(Clone, Debug)]
 pub(crate) struct Setup {
@@ -118,6 +121,8 @@ pub(crate) struct Node {
     dialing: BTreeMap<u64, (PeerId, Time)>,
     /// When it has something left to do without being told.
     again: Option<Time>,
+    /// It is going down: it dials nobody and refuses whoever dials.
+    draining: bool,
 }
 
 impl Node {
@@ -130,6 +135,7 @@ impl Node {
             wires: BTreeMap::new(),
             dialing: BTreeMap::new(),
             again: Some(around.now),
+            draining: false,
             setup,
         };
         let (own, nodes) = (node.setup.index, node.setup.nodes);
@@ -213,6 +219,7 @@ impl Node {
 
     /// Ends every link in order.
     pub(crate) fn drain(&mut self, around: &mut Around<'_>) {
+        self.draining = true;
         for peer in self.peer_ids() {
             self.tell(peer, Input::Drain { reason: "the node is going down".to_owned() }, around);
         }
@@ -339,6 +346,10 @@ impl Node {
         self.dial.handle(around.now, input, &mut out);
         for output in out {
             match output {
+                dial::Output::Dial { .. } if self.draining => {}
+                dial::Output::Use { connection, .. } if self.draining => {
+                    self.refuse(connection.0, RefusalCode::Draining, around);
+                }
                 dial::Output::Dial { peer } => {
                     let PeerId::Node { index } = peer else { continue };
                     let end = around.network.dial(around.world, around.memory.host, usize::from(index));
@@ -370,7 +381,7 @@ impl Node {
     fn refuse(&mut self, connection: u64, code: RefusalCode, around: &mut Around<'_>) {
         let Some(wire) = self.wires.get_mut(&connection) else { return };
         if let Stage::Unidentified(link) = &mut wire.stage {
-            link.refuse(Refusal::new(code, "not a member that dials", 1_000));
+            link.refuse(Refusal::new(code, "not now, or not you", RETRY_MS));
             link.transmit(around.now, &mut wire.batch);
         }
         wire.stage = Stage::Closing { peer: None, until: around.now.after_ms(LINGER_MS), retry_after_ms: 0 };
