@@ -18,7 +18,7 @@ Runs the jobs in order, all of them even when one fails:
   tidy     cargo xtask tidy
   fmt      cargo fmt --check
   clippy   every warning is an error
-  none     busway-wire builds for x86_64-unknown-none, where there is no operating system
+  none     busway-wire and busway-protocol build for x86_64-unknown-none, where there is no operating system
   docs     the documentation builds without a warning
   loom     every interleaving of the memory protocols
   miri     the parts that an interpreter of Rust's memory model can run
@@ -149,7 +149,8 @@ fn none() -> Result<Done, Failure> {
     {
         return Ok(Done::Skipped(format!("rustup cannot add the target {NO_OS}")));
     }
-    cargo(&["build", "-p", "busway-wire", "--target", NO_OS, "--locked"])
+    let packages = ["-p", "busway-wire", "-p", "busway-protocol"];
+    cargo(&["build", packages[0], packages[1], packages[2], packages[3], "--target", NO_OS, "--locked"])
 }
 
 fn docs() -> Result<Done, Failure> {

@@ -19,6 +19,7 @@ mod json;
 mod mutants;
 mod process;
 mod promises;
+mod sim;
 mod soak;
 mod source;
 mod suite;
@@ -41,6 +42,7 @@ usage: cargo xtask COMMAND [ARGUMENT...]
   mutants   break the code on purpose: each breakage must turn its test red
   ci        what continuous integration runs, job by job
   bench     reproduce every figure of bench/RESULTS.md
+  sim       run hosts and links in a simulated network, seed by seed
   soak      the tests that a long run makes stronger: kills, ports, hostile words, all flights
 
 `cargo xtask COMMAND --help` says more.
@@ -59,6 +61,7 @@ fn main() -> ExitCode {
         "mutants" => mutants::command(arguments),
         "ci" => ci::command(arguments),
         "bench" => bench::command(arguments),
+        "sim" => sim::command(arguments),
         "soak" => soak::command(arguments),
         _ => Err(Failure::usage(format!("there is no command `{command}`"), "cargo xtask --help")),
     };

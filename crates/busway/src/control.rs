@@ -21,7 +21,7 @@ use busway_wire::limits::RINGS_MAX;
 use busway_wire::{Control as Message, Generation, Pattern, Policy, PortId, ProcessId, RingIndex, RowIndex};
 use busway_wire::{SeatIndex, Topic};
 use lock::LockFile;
-use shared::{Answer, Phase, Question, Registration, Shared};
+use shared::{Answer, Answers, Phase, Question, Registration, Shared};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -77,6 +77,8 @@ pub(crate) trait Ports: Send + Sync {
     fn tick(&self, now_ns: u64);
     /// Rows that ask for their seats again, because there was no memory for one or the other before. With each tick.
     fn retry(&self, now_ns: u64) -> Vec<Wanted>;
+    /// Something is subscribed to on this host, or no longer; said after [`Control::watch`] only.
+    fn watched(&self, watched: Watched);
 }
 
 /// A row of ours that asks for a seat.
@@ -143,6 +145,8 @@ pub(crate) struct PublisherRecord {
     pub(crate) topic: Topic,
     pub(crate) ring: RingKey,
     pub(crate) created_ns: u64,
+    /// Its messages come from another host.
+    pub(crate) relay: bool,
 }
 
 /// A subscriber as it is registered.
@@ -152,6 +156,21 @@ pub(crate) struct SubscriberRecord {
     pub(crate) pattern: Pattern,
     pub(crate) policy: Policy,
     pub(crate) created_ns: u64,
+    /// It asks on behalf of another host.
+    pub(crate) export: bool,
+}
+
+/// What a watcher hears of the subscriptions of its host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Watched {
+    /// Somebody subscribes. May be said again.
+    Wanted { process: ProcessId, port: PortId, pattern: Pattern, policy: Policy },
+    /// A subscription is gone.
+    Unwanted { process: ProcessId, port: PortId },
+    /// A listing begins: another holder may have been told less than the last.
+    Begin,
+    /// What was not named since `Begin` is gone.
+    End,
 }
 
 /// A subscription for which the holder knew no publisher.
@@ -247,6 +266,27 @@ impl Control {
         }
     }
 
+    /// As [`Control::publish`], without waiting: [`Control::matched`] gives the answer when it has come.
+    pub(crate) fn publish_later(&self, record: PublisherRecord) -> Result<(), Error> {
+        self.check_fork()?;
+        self.shared.register(Registration::Publisher(record), Answers::Wanted)
+    }
+
+    /// How many subscriptions match a publisher that was registered by [`Control::publish_later`]. Given once.
+    pub(crate) fn matched(&self, port: PortId) -> Option<usize> {
+        let mut state = self.shared.lock();
+        let Some(Some(Answer::Published(matched))) = state.answers.get(&port) else { return None };
+        let count = matched.len();
+        state.answers.remove(&port);
+        Some(count)
+    }
+
+    /// Registers a subscriber without waiting for the publishers that are there: they come when they come.
+    pub(crate) fn subscribe_later(&self, record: SubscriberRecord) -> Result<(), Error> {
+        self.check_fork()?;
+        self.shared.register(Registration::Subscriber(record), Answers::Unwanted)
+    }
+
     /// Takes a publisher back; does not wait.
     pub(crate) fn unpublish(&self, port: PortId) {
         if self.check_fork().is_err() {
@@ -270,6 +310,13 @@ impl Control {
             return;
         }
         self.shared.withdraw(port, Message::Unsubscribe { port });
+    }
+
+    /// From now on [`Ports::watched`] is told what is subscribed to on this host.
+    pub(crate) fn watch(&self) -> Result<(), Error> {
+        self.check_fork()?;
+        self.shared.watch();
+        Ok(())
     }
 
     /// Every process of the domain, this one included.
@@ -331,7 +378,7 @@ impl Control {
     fn register(&self, registration: Registration, deadline: Deadline) -> Result<Answer, Error> {
         self.check_fork()?;
         let port = registration.port();
-        self.shared.register(registration)?;
+        self.shared.register(registration, Answers::Wanted)?;
         let answer = self.shared.wait(deadline, |state| match state.answers.get(&port) {
             Some(Some(answer)) => Some(Ok(answer.clone())),
             _ if state.phase.is_over() => Some(Err(closed())),

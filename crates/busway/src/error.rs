@@ -60,6 +60,7 @@ codes! {
     UserRefused = 208, "the peer runs as another user and the realm does not allow it";
     LockUnusable = 209, "the lock of the domain cannot be taken or read";
     RealmUnknown = 210, "the realm names a group that does not exist or that we are not in";
+    AddressUnusable = 211, "an address cannot be listened at";
     DomainBudget = 301, "the byte budget of the domain is spent";
     Descriptors = 302, "the process has no file descriptor left";
     AddressSpace = 303, "the process has no address space left";

@@ -15,9 +15,11 @@ mod error;
 mod inspect;
 mod inspection;
 mod log;
+mod node;
 mod outcome;
 mod ports;
 mod publisher;
+mod runtime;
 mod sample;
 mod stream;
 mod subscriber;
@@ -34,6 +36,7 @@ pub use inspection::{
     Account, BudgetView, Dropped, Inspection, PortState, ProcessView, PublisherView, SegmentView,
     SubscriberView, TopicView,
 };
+pub use node::{LinkState, Node, NodeBuilder, PEERS_TOPIC, PeerStatus, PeerView};
 pub use outcome::{Behind, Loss, RecvError, SendError, Sent, Unread, Who};
 pub use publisher::{Clock, Gating, Loan, Publisher, PublisherBuilder};
 pub use sample::{PublisherInfo, Sample};

@@ -263,4 +263,6 @@ pub struct Loss {
     pub from: u64,
     /// Last sequence of that range.
     pub to: u64,
+    /// The link between two hosts that lost them; empty where they were lost on this host.
+    pub link: String,
 }

@@ -23,7 +23,7 @@ use busway_shm::sync::{AtomicU64, Ordering};
 use busway_wire::limits::{HOLD_BYTES_MAX, HOLDS_MAX};
 use busway_wire::{Generation, PortId, ProcessId, RingIndex, RowIndex, SeatIndex, Topic};
 
-use crate::control::{Attach, Ports, RingAdded, RingKey, RowKey, Wanted};
+use crate::control::{Attach, Ports, RingAdded, RingKey, RowKey, Wanted, Watched};
 use crate::error::memory;
 use crate::log::{Line, Log};
 use unmet::{Short, Unmet, UnmetList};
@@ -129,6 +129,15 @@ impl Subscription {
         self.version.load(Ordering::Acquire) // pairs with Release in `arrive`
     }
 
+    /// Forgets a ring that was left though it was not at its end: it may be read again.
+    pub(crate) fn forget(&self, process: ProcessId, ring: EntryKey) {
+        let mut known = lock(&self.known);
+        known.rows.remove(&(process, ring));
+        if let Some(begun) = known.begun.get_mut(&process) {
+            begun.rings.remove(&ring.index);
+        }
+    }
+
     /// Whether a subscriber that looked at `version` may find something now.
     pub(crate) fn has_news(&self, version: u64) -> bool {
         self.version() != version || self.rows().iter().any(|row| row.has_news())
@@ -182,6 +191,14 @@ impl Subscription {
 /// A row without a seat, and whose it is.
 type Waiting = (Weak<RowShared>, Weak<Subscription>);
 
+/// Who carries messages to other hosts, and has to know what happens here. Called on the control thread.
+pub(crate) trait Watcher: Send + Sync + std::fmt::Debug {
+    /// What this host subscribes to has changed.
+    fn watched(&self, watched: Watched);
+    /// A row has got its seat, or another change of the table was made.
+    fn changed(&self);
+}
+
 /// Everything that this process publishes and subscribes.
 #[derive(Debug)]
 pub(crate) struct PortTable {
@@ -197,6 +214,8 @@ pub(crate) struct PortTable {
     log: Mutex<Log>,
     changes: Mutex<u64>,
     changed: Condvar,
+    /// Who wants to know what this host subscribes to.
+    watcher: Mutex<Option<Arc<dyn Watcher>>>,
     pub(crate) budget: Arc<HoldBudget>,
 }
 
@@ -218,6 +237,7 @@ impl PortTable {
             log: Mutex::new(Log::default()),
             changes: Mutex::new(0),
             changed: Condvar::new(),
+            watcher: Mutex::new(None),
             budget: Arc::new(HoldBudget::new(u64::from(HOLDS_MAX), HOLD_BYTES_MAX)),
         }
     }
@@ -242,6 +262,15 @@ impl PortTable {
 
     pub(crate) fn remove_subscription(&self, port: PortId) {
         lock(&self.subscriptions).remove(&port);
+    }
+
+    /// From now on `watcher` is told, until `None` takes its place.
+    pub(crate) fn set_watcher(&self, watcher: Option<Arc<dyn Watcher>>) {
+        *lock(&self.watcher) = watcher;
+    }
+
+    fn watcher(&self) -> Option<Arc<dyn Watcher>> {
+        lock(&self.watcher).clone()
     }
 
     /// Somebody sleeps whom a publisher had no time to wake: the control thread does it at its next tick.
@@ -277,6 +306,9 @@ impl PortTable {
     fn change(&self) {
         *lock(&self.changes) += 1;
         self.changed.notify_all();
+        if let Some(watcher) = self.watcher() {
+            watcher.changed();
+        }
     }
 
     /// Waits until `done`, or until `deadline`, or until nothing has changed for `quiet`.
@@ -513,6 +545,12 @@ impl Ports for PortTable {
         }
         *lock(&self.domain) = Some(domain.clone());
         self.domain_version.fetch_add(1, Ordering::Release); // pairs with Acquire in `domain_version`
+    }
+
+    fn watched(&self, watched: Watched) {
+        if let Some(watcher) = self.watcher() {
+            watcher.watched(watched);
+        }
     }
 
     fn retry(&self, now_ns: u64) -> Vec<Wanted> {

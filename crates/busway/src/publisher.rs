@@ -27,9 +27,11 @@ use crate::ports::{line_of, ring_key};
 use crate::typed::TypedPublisher;
 
 mod loan;
+mod relay;
 
 pub use loan::Loan;
 use loan::Place;
+pub(crate) use relay::{Missing, ORIGIN_BYTES, Relay, RelayLoan};
 
 /// A publisher's constructor waits this long after the last news for subscribers that are known to come.
 const QUIET: Duration = Duration::from_secs(1);
@@ -125,11 +127,18 @@ impl PublisherBuilder {
     /// A topic that breaks the grammar ([`Code::BadTopic`]) or is reserved ([`Code::ReservedTopic`]), or a setting out of
     /// range; the rendezvous does not answer ([`Code::HolderSilent`]); memory (03xx); the bus is closed.
     pub fn open(self) -> Result<Publisher, Error> {
-        let topic = self.topic?;
-        if topic.is_reserved() {
+        if let Ok(topic) = &self.topic
+            && topic.is_reserved()
+        {
             // Refused with the reason that a user's own name would have.
             Topic::new(topic.as_str())?;
         }
+        self.open_reserved()
+    }
+
+    /// As [`PublisherBuilder::open`], also for what the bus says of itself.
+    pub(crate) fn open_reserved(self) -> Result<Publisher, Error> {
+        let topic = self.topic?;
         let core = self.bus.core.clone();
         core.check()?;
         if self.slots_max == 0 || self.slots_max > SLOTS_MAX || self.history >= SLOTS_MAX {
@@ -147,13 +156,20 @@ impl PublisherBuilder {
             history: self.history,
             max_wait_ns: u64::try_from(self.max_wait.as_nanos()).unwrap_or(u64::MAX),
             gating: self.gating == Gating::Allowed,
+            relay: false,
         };
         let place = format!("publisher of {topic}");
         let (writer, ring) =
             RingWriter::create(&core.own, &topic, port, options).map_err(|error| memory(&error, &place))?;
         core.ports.add_ring(&ring);
         let created_ns = ring.entry().created_ns.load(busway_shm::sync::Ordering::Relaxed);
-        let record = PublisherRecord { port, topic: topic.clone(), ring: ring_key(ring.key()), created_ns };
+        let record = PublisherRecord {
+            port,
+            topic: topic.clone(),
+            ring: ring_key(ring.key()),
+            created_ns,
+            relay: false,
+        };
         let line = line_of(Some(&topic));
         let domain = core.ports.domain().ok_or_else(crate::bus::closed)?;
         let domain_version = core.ports.domain_version();

@@ -17,6 +17,7 @@ use serde::de::DeserializeOwned;
 use zerocopy::{FromBytes, Immutable, KnownLayout};
 
 use crate::error::{Code, Error};
+use crate::publisher::{Missing, ORIGIN_BYTES};
 
 /// Who published a message.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,6 +36,8 @@ pub struct PublisherInfo {
 pub(crate) struct Source {
     pub(crate) topic: Topic,
     pub(crate) publisher: PublisherInfo,
+    /// Bytes before each payload that are not part of it: the sequence at its origin, where that is another host.
+    pub(crate) skip: u8,
 }
 
 /// What a sample shows. Where it lies is used again when the sample is dropped.
@@ -43,6 +46,8 @@ pub(crate) struct Shown {
     sequence: u64,
     body: Body,
     source: Arc<Source>,
+    /// Bytes before the payload that are not part of it.
+    skip: u8,
 }
 
 /// Where a subscriber lays the samples of one publisher.
@@ -50,7 +55,12 @@ pub(crate) type SampleTray = Tray<Shown>;
 
 impl Shown {
     pub(crate) fn nothing(source: &Arc<Source>) -> Self {
-        Self { sequence: 0, body: Body::Inline(InlineMessage::EMPTY), source: source.clone() }
+        Self {
+            sequence: 0,
+            body: Body::Inline(InlineMessage::EMPTY),
+            source: source.clone(),
+            skip: source.skip,
+        }
     }
 }
 
@@ -106,10 +116,27 @@ impl Blank {
 }
 
 impl Sample {
+    /// Of what a relay wrote: a message of another host, whose sequence is the one it has there; or what the relay says
+    /// is missing, if that can be read.
+    pub(crate) fn relayed(mut self) -> Result<Self, Option<Missing>> {
+        if self.kind() == Kind::Gap {
+            return Err(Missing::decode(self.bytes()));
+        }
+        let Some(origin) = self.bytes().first_chunk::<ORIGIN_BYTES>().copied() else { return Err(None) };
+        self.shown.sequence = u64::from_le_bytes(origin);
+        Ok(self)
+    }
+
     /// The payload. In a child made by `fork` one that [is held](Sample::is_held) is empty.
     #[must_use]
     #[inline]
     pub fn payload(&self) -> &[u8] {
+        // The bytes before it, if any, were there when the sample was made.
+        self.bytes().get(usize::from(self.shown.skip)..).unwrap_or_default()
+    }
+
+    #[inline]
+    fn bytes(&self) -> &[u8] {
         match &self.shown.body {
             Body::Inline(inline) => inline.payload(),
             Body::Chunk(chunk) => chunk.payload(),
@@ -123,7 +150,7 @@ impl Sample {
         self.shown.source.topic.as_str()
     }
 
-    /// Its sequence: from 1, without gaps for each publisher.
+    /// Its sequence: from 1, without gaps for each publisher, also where it came from another host.
     #[must_use]
     pub fn sequence(&self) -> u64 {
         self.shown.sequence

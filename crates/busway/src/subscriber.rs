@@ -6,12 +6,14 @@
 //! Invariant: messages of one publisher come in order, each at most once; what was missed is counted before the message
 //! that follows it is returned.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use busway_shm::clock::{self, Deadline};
-use busway_shm::row::{RowOptions, RowReader, Taken, TakenSmall};
+use busway_shm::layout::RING_RELAYS;
+use busway_shm::row::{Message, RowOptions, RowReader, Taken, TakenSmall};
 use busway_shm::sync::spin_hint;
 use busway_wire::limits::HOLDS_MAX;
 use busway_wire::{Pattern, Policy, PortId};
@@ -23,8 +25,13 @@ use crate::inspection::Account;
 use crate::outcome::{Loss, RecvError, Unread};
 use crate::ports::unmet::{Short, Unmet};
 use crate::ports::{Subscription, line_of};
+use crate::publisher::ORIGIN_BYTES;
 use crate::sample::{Blank, PublisherInfo, Sample, SampleTray, Source};
 use crate::stream::SampleStream;
+
+mod origin;
+
+use origin::{Hole, Origin, Verdict};
 
 /// A subscriber's constructor waits this long after the last news for publishers that are known.
 const QUIET: Duration = Duration::from_secs(1);
@@ -37,6 +44,9 @@ const LOSSES_MAX: usize = 1024;
 /// Losses of one publisher in one look. An honest one gives up what it gives up in one go, or nearly; one that is not
 /// could go on for ever, and the others wait.
 const GAPS_MAX: u32 = 64;
+/// Ended publishers on other hosts of which it is remembered how far they were. Past it a relay that comes again may
+/// bring again what was delivered.
+const ORIGINS_MAX: usize = 65_536;
 /// Samples that may be held of one publisher unless the builder says otherwise.
 const HOLDS_DEFAULT: u32 = 15;
 
@@ -100,7 +110,7 @@ impl SubscriberBuilder {
         let options = RowOptions { port, policy, history: self.history, holds, created_ns };
         let subscription = Arc::new(Subscription::new(options, line_of(pattern.exact())));
         core.ports.add_subscription(port, &subscription);
-        let record = SubscriberRecord { port, pattern: pattern.clone(), policy, created_ns };
+        let record = SubscriberRecord { port, pattern: pattern.clone(), policy, created_ns, export: false };
         let deadline = Deadline::after(core.timeout);
         let mut subscriber = Subscriber {
             core,
@@ -114,6 +124,8 @@ impl SubscriberBuilder {
             losses: Vec::new(),
             past: Account::default(),
             unfinished: false,
+            standby: Vec::new(),
+            origins: BTreeMap::new(),
         };
         // From here on the drop of `subscriber` takes everything back.
         let publishers = subscriber.core.control.subscribe(record, deadline)? as usize;
@@ -137,9 +149,15 @@ struct Reader {
     tray: SampleTray,
     /// The next sample, into which a small message is copied as soon as it is seen.
     blank: Option<Blank>,
+    /// How far a publisher on another host is.
+    origin: Option<Origin>,
 }
 
 impl Reader {
+    fn port(&self) -> PortId {
+        self.source.publisher.port
+    }
+
     #[inline]
     fn blank(&mut self) -> Blank {
         self.blank.take().unwrap_or_else(|| Blank::new(&mut self.tray, &self.source))
@@ -161,6 +179,10 @@ pub struct Subscriber {
     past: Account,
     /// The last look ended before everything had been looked at: nobody sleeps on that.
     unfinished: bool,
+    /// Relays of publishers that another relay of ours still brings: read when that one is at its end.
+    standby: Vec<Reader>,
+    /// How far publishers on other hosts were whose relays have ended.
+    origins: BTreeMap<PortId, u64>,
 }
 
 impl Subscriber {
@@ -273,7 +295,7 @@ impl Subscriber {
         self.unfinished = false;
         let count = self.readers.len();
         let at = self.turn;
-        if let Some(reader) = self.readers.get_mut(at) {
+        if let Some(reader) = self.readers.get_mut(at).filter(|reader| reader.origin.is_none()) {
             let mut blank = reader.blank();
             let taken = blank.place().map_or(TakenSmall::Other, |place| reader.reader.take_small(place));
             if let TakenSmall::Message(sequence) = taken {
@@ -303,7 +325,14 @@ impl Subscriber {
                 let Some(reader) = self.readers.get_mut(at) else { return Ok(None) };
                 match reader.reader.take() {
                     Taken::Message(message) => {
-                        let sample = reader.blank().show(message);
+                        let sample = if reader.origin.is_none() {
+                            reader.blank().show(message)
+                        } else {
+                            match self.relayed(at, message) {
+                                Some(sample) => sample,
+                                None => continue,
+                            }
+                        };
                         // The next take begins with the next publisher: none of them starves.
                         self.turn = if self.readers.len() == 1 { 0 } else { at + 1 };
                         return Ok(Some(sample));
@@ -336,10 +365,24 @@ impl Subscriber {
     #[cold]
     fn unusual(&mut self, at: usize, taken: Taken) -> Result<Next, RecvError> {
         match taken {
+            Taken::Gap(gap) if self.readers[at].origin.is_some() => {
+                // Which of the origin's messages they were, the next one says.
+                if let Some(origin) = &mut self.readers[at].origin {
+                    origin.missed(gap.cause);
+                }
+                Ok(Next::SameReader)
+            }
             Taken::Gap(gap) => {
                 let topic = self.readers[at].source.topic.clone();
                 let to = gap.from.saturating_add(gap.count).saturating_sub(1);
-                self.lose(Loss { topic, cause: gap.cause, count: gap.count, from: gap.from, to });
+                self.lose(Loss {
+                    topic,
+                    cause: gap.cause,
+                    count: gap.count,
+                    from: gap.from,
+                    to,
+                    link: String::new(),
+                });
                 Ok(Next::SameReader)
             }
             Taken::End => {
@@ -358,7 +401,9 @@ impl Subscriber {
 
     fn lose(&mut self, loss: Loss) {
         let full = self.losses.len() >= LOSSES_MAX;
-        let same = |old: &&mut Loss| full || (old.topic == loss.topic && old.cause == loss.cause);
+        let same = |old: &&mut Loss| {
+            full || (old.topic == loss.topic && old.cause == loss.cause && old.link == loss.link)
+        };
         match self.losses.last_mut().filter(same) {
             Some(last) => {
                 last.count = last.count.saturating_add(loss.count);
@@ -376,15 +421,67 @@ impl Subscriber {
         for arrival in self.subscription.arrived() {
             let peer = arrival.row.peer().clone();
             let publisher = PublisherInfo { name: peer.name(), pid: peer.pid(), port: arrival.publisher };
-            let source = Arc::new(Source { topic: arrival.topic, publisher });
+            let flags = arrival.row.ring().flags.load(busway_shm::sync::Ordering::Relaxed);
+            let relay = flags & RING_RELAYS != 0;
+            let skip = if relay { ORIGIN_BYTES as u8 } else { 0 };
+            let source = Arc::new(Source { topic: arrival.topic, publisher, skip });
             let reader = RowReader::new(arrival.row, self.policy, peer.uid() != uid);
-            self.readers.push(Reader { reader, source, tray: SampleTray::new(), blank: None });
+            let origin = relay
+                .then(|| self.origins.remove(&arrival.publisher).map_or_else(Origin::default, Origin::after));
+            let reader = Reader { reader, source, tray: SampleTray::new(), blank: None, origin };
+            let same = |known: &Reader| known.origin.is_some() && known.port() == reader.port();
+            if reader.origin.is_some() && self.readers.iter().any(same) {
+                self.standby.push(reader);
+            } else {
+                self.readers.push(reader);
+            }
         }
     }
 
     fn finish(&mut self, at: usize) {
         let reader = self.readers.swap_remove(at);
         crate::inspect::add_row(&mut self.past, &reader.reader.row().account());
+        let Some(origin) = &reader.origin else { return };
+        if origin.last() == 0 {
+            return;
+        }
+        match self.standby.iter().position(|next| next.port() == reader.port()) {
+            Some(next) => {
+                let mut next = self.standby.remove(next);
+                next.origin = Some(Origin::after(origin.last()));
+                self.readers.push(next);
+            }
+            None if self.origins.len() < ORIGINS_MAX => {
+                self.origins.insert(reader.port(), origin.last());
+            }
+            None => {}
+        }
+    }
+
+    /// What a relay brings: a message that is new, or something else that is dealt with here.
+    #[cold]
+    fn relayed(&mut self, at: usize, message: Message) -> Option<Sample> {
+        let reader = &mut self.readers[at];
+        let sample = reader.blank().show(message);
+        let origin = reader.origin.as_mut()?;
+        let mut holes = Vec::new();
+        let delivered = match sample.relayed() {
+            Ok(sample) => match origin.message(sample.sequence(), &mut holes) {
+                Verdict::Deliver => Some(sample),
+                Verdict::Duplicate => None,
+            },
+            Err(missing) => {
+                if let Some(missing) = missing {
+                    origin.missing(&missing, &mut holes);
+                }
+                None
+            }
+        };
+        let topic = reader.source.topic.clone();
+        for Hole { from, to, cause, link } in holes {
+            self.lose(Loss { topic: topic.clone(), cause, count: to - from + 1, from, to, link });
+        }
+        delivered
     }
 
     /// Lets go of publishers that are gone and have been read to their end.
@@ -494,6 +591,7 @@ impl Drop for Subscriber {
         self.core.ports.remove_subscription(self.port);
         self.core.control.unsubscribe(self.port);
         self.readers.clear();
+        self.standby.clear();
         drop(self.subscription.arrived());
         // The control thread frees the rows once their publishers have taken note.
         self.core.control.poke();

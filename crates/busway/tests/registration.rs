@@ -106,7 +106,7 @@ fn a_subscription_is_answered_with_the_ring_that_was_really_made() {
     let bare = Bare::join(bus.socket_path());
     let pattern = Pattern::parse("real.ring").unwrap();
     let (port, policy) = (PortId(7), Policy::DropOldest { depth: 64 });
-    bare.say(&Control::Subscribe { port, pattern, policy, created_ns: monotonic_ns() }, &[]);
+    bare.say(&Control::Subscribe { port, pattern, policy, created_ns: monotonic_ns(), export: false }, &[]);
     let (answer, fds) = bare.hear();
     let Control::RingAdded {
         subscription,

@@ -4,6 +4,7 @@
 //! parsed where their type lives (`size`, `duration`, `rate`), and each command's own file acts on them.
 
 use std::ffi::OsString;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use busway::Policy;
@@ -90,13 +91,21 @@ pub(crate) enum ColorChoice {
 pub(crate) enum Command {
     /// Hold the rendezvous of this host until told to end
     ///
-    /// Programs find each other without it; a host that is to be watched, and later linked to others, runs it. It asks
-    /// whoever holds the role to hand it over. SIGINT and SIGTERM end it.
+    /// Programs of one host find each other without it; a host that is to be watched, or linked to others, runs it. It
+    /// asks whoever holds the role to hand it over. With --listen or --peer it carries messages to and from other
+    /// hosts, of topics that somebody there wants. SIGINT and SIGTERM end it.
     #[command(after_long_help = "Examples:
   busway up
   busway up --budget 512MiB
-  busway up --domain lab --json")]
+  busway up --domain lab --json
+  busway up --index 0 --listen 127.0.0.1:4420
+  busway up --index 1 --peer 0=host-a:4420 --listen 127.0.0.1:4421")]
     Up(UpArgs),
+    /// List the links to other hosts: how they are, since when, and what was wrong last
+    #[command(after_long_help = "Examples:
+  busway peers
+  busway peers --json | jq .state")]
+    Peers,
     /// Send messages
     #[command(after_long_help = "Examples:
   busway pub price.tick 101.5
@@ -170,6 +179,36 @@ pub(crate) struct BudgetArgs {
 pub(crate) struct UpArgs {
     #[command(flatten)]
     pub(crate) budget: BudgetArgs,
+    /// An address where other hosts may connect; may be given again
+    #[arg(
+        long,
+        value_name = "ADDRESS",
+        env = "BUSWAY_LISTEN",
+        value_delimiter = ',',
+        hide_env_values = true
+    )]
+    pub(crate) listen: Vec<SocketAddr>,
+    /// Another node of the cluster: its index and where it listens; may be given again
+    #[arg(long, value_name = "INDEX=HOST:PORT", value_parser = peer, env = "BUSWAY_PEERS", value_delimiter = ',', hide_env_values = true)]
+    pub(crate) peer: Vec<(u8, String)>,
+    /// The index of this node in its cluster, 0 to 63
+    #[arg(long, value_name = "N", default_value_t = 0, env = "BUSWAY_INDEX", hide_env_values = true)]
+    pub(crate) index: u8,
+    /// The name of the cluster, the same at all of its nodes
+    #[arg(
+        long,
+        value_name = "NAME",
+        default_value = "default",
+        env = "BUSWAY_CLUSTER",
+        hide_env_values = true
+    )]
+    pub(crate) cluster: String,
+    /// Be a client of the cluster, by an id of your own choice, not one of its nodes
+    #[arg(long, value_name = "ID", conflicts_with = "index")]
+    pub(crate) client: Option<u64>,
+    /// Links beyond this host are neither encrypted nor authenticated: say that this is wanted
+    #[arg(long)]
+    pub(crate) allow_plain_beyond_loopback: bool,
 }
 
 /// What `pub` takes.
@@ -201,6 +240,9 @@ pub(crate) struct PubArgs {
     /// How long reliable subscribers may take to pass the last message
     #[arg(long, value_name = "D", default_value = "5s", value_parser = str::parse::<Span>)]
     pub(crate) linger: Span,
+    /// How long one reliable subscriber may make it wait in one piece, before it counts what that one loses
+    #[arg(long, value_name = "D", value_parser = str::parse::<Span>)]
+    pub(crate) max_wait: Option<Span>,
 }
 
 /// What `sub` takes.
@@ -335,6 +377,14 @@ pub(crate) struct ManArgs {
 /// The table itself, for completions and man pages.
 pub(crate) fn table() -> clap::Command {
     Cli::command()
+}
+
+fn peer(text: &str) -> Result<(u8, String), String> {
+    let shape = || "a peer is INDEX=HOST:PORT, as in 1=host-b:4420".to_owned();
+    let (index, address) = text.split_once('=').ok_or_else(shape)?;
+    let index = index.parse().map_err(|_| shape())?;
+    let port = address.rsplit_once(':').map(|(_, port)| port.parse::<u16>());
+    if matches!(port, Some(Ok(_))) { Ok((index, address.to_owned())) } else { Err(shape()) }
 }
 
 fn budget(text: &str) -> Result<Size, String> {

@@ -19,6 +19,7 @@ mod ls;
 mod man;
 mod near;
 mod output;
+mod peers;
 mod publish;
 mod rate;
 mod session;
@@ -86,6 +87,7 @@ fn dispatch(command: Command, global: &Global, output: &mut Output) -> Result<Ex
     let mut context = Context { global, output, signals: &signals };
     match command {
         Command::Up(args) => up::run(&args, &mut context),
+        Command::Peers => peers::run(&mut context),
         Command::Pub(args) => publish::run(&args, &mut context),
         Command::Sub(args) => subscribe::run(&args, &mut context),
         Command::Ls(args) => ls::run(&args, &mut context),

@@ -53,7 +53,11 @@ pub(crate) fn run(args: &PubArgs, context: &mut Context<'_>) -> Result<Exit, Fai
     let topic = session::topic(&args.topic)?;
     let source = source(args, context.signals)?;
     let bus = context.join_within("busway-pub", args.budget)?;
-    let mut publisher = bus.publisher(topic.as_str()).open()?;
+    let mut publisher = bus.publisher(topic.as_str());
+    if let Some(wait) = args.max_wait {
+        publisher = publisher.max_wait(wait.0);
+    }
+    let mut publisher = publisher.open()?;
     let started = clock::now_ns();
     let result = wait_for_subscribers(&publisher, args, context)
         .and_then(|()| send_all(&mut publisher, &source, args, context.signals))

@@ -1,11 +1,13 @@
-//! The Busway node: a program whose purpose is to hold the rendezvous of a host.
+//! The Busway node: a program whose purpose is to hold the rendezvous of a host, and its links to other hosts.
 //!
 //! A [`Node`] is a bus that asks for the role instead of taking it only when nobody has it, and stays until it is told
-//! to stop. Local messages never pass through it. It does not link hosts, speak HTTP or record yet; those doors
-//! will be opened here, each by a field of [`NodeConfig`].
+//! to stop. Local messages never pass through it. It does not speak HTTP or record yet; those doors will be opened here,
+//! each by a field of [`NodeConfig`].
 //!
-//! Invariant: stopping a node loses no message; another member takes the role over.
+//! Invariant: stopping a node loses no message of this host; another member takes the role over.
 
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -22,12 +24,51 @@ pub struct NodeConfig {
     pub realm: Realm,
     /// The domain's byte budget, if the node is the one that makes the domain. Default: a part of the machine's memory.
     pub budget_bytes: Option<u64>,
+    /// How it is linked to other hosts; `None`: not at all.
+    pub links: Option<Links>,
 }
 
 impl Default for NodeConfig {
     fn default() -> Self {
         let (domain, timeout) = ("default".to_string(), Duration::from_secs(5));
-        Self { domain, timeout, realm: Realm::User, budget_bytes: None }
+        Self { domain, timeout, realm: Realm::User, budget_bytes: None, links: None }
+    }
+}
+
+/// How a node is linked to other hosts.
+#[derive(Debug, Clone)]
+pub struct Links {
+    /// The name of the cluster.
+    pub cluster: String,
+    /// The index of this node.
+    pub index: u8,
+    /// Or, instead, the id of a client.
+    pub client: Option<u64>,
+    /// Where others may connect.
+    pub listen: Vec<SocketAddr>,
+    /// The other nodes: by index, where they listen.
+    pub peers: BTreeMap<u8, String>,
+    /// Links beyond this host are not encrypted, and that is wanted.
+    pub allow_plain_beyond_loopback: bool,
+}
+
+impl Links {
+    fn open(&self, bus: &Bus) -> Result<busway::Node, Error> {
+        let mut builder = busway::Node::builder().cluster(&self.cluster);
+        builder = match self.client {
+            Some(id) => builder.client(id),
+            None => builder.index(self.index),
+        };
+        for address in &self.listen {
+            builder = builder.listen(*address);
+        }
+        for (index, address) in &self.peers {
+            builder = builder.peer(*index, address);
+        }
+        if self.allow_plain_beyond_loopback {
+            builder = builder.allow_plain_beyond_loopback();
+        }
+        builder.open(bus)
     }
 }
 
@@ -45,8 +86,11 @@ impl Default for NodeConfig {
 /// ```
 #[derive(Debug)]
 pub struct Node {
+    // The links end before the bus.
+    links: Option<busway::Node>,
     bus: Bus,
     socket: PathBuf,
+    listening: Vec<SocketAddr>,
 }
 
 impl Node {
@@ -54,8 +98,8 @@ impl Node {
     ///
     /// # Errors
     ///
-    /// Whatever keeps a bus from being opened (directory, owner, memory, versions), and a holder that does not hand
-    /// over within the time-out.
+    /// Whatever keeps a bus from being opened (directory, owner, memory, versions), a holder that does not hand over
+    /// within the time-out, and an address that cannot be listened at.
     pub fn start(config: &NodeConfig) -> Result<Self, Error> {
         let builder = Bus::builder()
             .domain(&config.domain)
@@ -69,14 +113,22 @@ impl Node {
         };
         let bus = bus.open()?;
         let socket = bus.socket_path().to_path_buf();
+        let links = config.links.as_ref().map(|links| links.open(&bus)).transpose()?;
+        let listening = links.as_ref().map(|links| links.listening().to_vec()).unwrap_or_default();
         tracing::info!(domain = %config.domain, socket = %socket.display(), "holds the rendezvous");
-        Ok(Self { bus, socket })
+        Ok(Self { links, bus, socket, listening })
     }
 
     /// Where members connect.
     #[must_use]
     pub fn socket_path(&self) -> &Path {
         &self.socket
+    }
+
+    /// Where other hosts connect.
+    #[must_use]
+    pub fn listening(&self) -> &[SocketAddr] {
+        &self.listening
     }
 
     /// The bus of this node, for programs that embed one.
@@ -86,7 +138,8 @@ impl Node {
     }
 
     /// Leaves the domain; the role goes to another member first.
-    pub fn stop(self) {
+    pub fn stop(mut self) {
+        drop(self.links.take());
         self.bus.close();
     }
 }

@@ -156,7 +156,7 @@ pub struct RingEntry {
     pub topic_bytes: AtomicU32,
     /// Messages kept for late joiners.
     pub history: AtomicU32,
-    /// Bit 0, [`RING_GATES`]: rows may gate.
+    /// Bit 0, [`RING_GATES`]: rows may gate. Bit 1, [`RING_RELAYS`]: the messages come from another host.
     pub flags: AtomicU32,
     /// Sequence of the last message, valid once the state is closed.
     pub closed_at: AtomicU64,
@@ -276,6 +276,8 @@ pub mod state {
 
 /// The flag of a ring that waits for rows which ask for it.
 pub const RING_GATES: u32 = 1;
+/// The flag of a ring whose messages come from another host: eight bytes before each payload are its sequence there.
+pub const RING_RELAYS: u32 = 2;
 
 /// Puts a generation and a state into one word.
 pub fn key(generation: u32, state: u32) -> u64 {

@@ -21,7 +21,7 @@ use crate::arena::{OwnArena, store_text};
 use crate::clock::{self, Deadline};
 use crate::error::ShmError;
 use crate::heap::{CHUNK_BYTES_MAX, Table, class_bytes};
-use crate::layout::{RING_GATES, RINGS_AT, RingEntry, key, state, unkey};
+use crate::layout::{RING_GATES, RING_RELAYS, RINGS_AT, RingEntry, key, state, unkey};
 use crate::recycle::{LookAt, Recycler, Sized};
 use crate::seat::{EntryKey, RingShared, Seat};
 use crate::slot::{ChunkRef, InlineMeta, Slot};
@@ -46,6 +46,8 @@ pub struct RingOptions {
     pub max_wait_ns: u64,
     /// Whether rows may gate at all.
     pub gating: bool,
+    /// Whether its messages come from another host.
+    pub relay: bool,
 }
 
 /// Slots of the first stage: one page.
@@ -483,7 +485,9 @@ fn fill_entry(entry: &RingEntry, topic: &Topic, port: PortId, options: &RingOpti
     entry.created_ns.store(clock::monotonic_ns(), Ordering::Relaxed);
     entry.topic_bytes.store(name.len() as u32, Ordering::Relaxed);
     entry.history.store(options.history, Ordering::Relaxed);
-    entry.flags.store(if options.gating { RING_GATES } else { 0 }, Ordering::Relaxed);
+    let gates = if options.gating { RING_GATES } else { 0 };
+    let relays = if options.relay { RING_RELAYS } else { 0 };
+    entry.flags.store(gates | relays, Ordering::Relaxed);
     entry.waiting.word.store(0, Ordering::Relaxed);
     store_text(&entry.name, name);
     // pairs with Acquire in `row` and `inspect`

@@ -27,7 +27,14 @@ struct Pair {
 }
 
 fn options() -> RingOptions {
-    RingOptions { slots_max: 64, bytes_max: 64 * MIB, history: 0, max_wait_ns: 50_000_000, gating: true }
+    RingOptions {
+        slots_max: 64,
+        bytes_max: 64 * MIB,
+        history: 0,
+        max_wait_ns: 50_000_000,
+        gating: true,
+        relay: false,
+    }
 }
 
 impl Pair {

@@ -172,7 +172,14 @@ fn every_message_of_a_long_run_is_read_in_order_and_whole_or_counted() {
     let own = arena("publisher");
     let topic = Topic::new("price.tick").expect("a name");
     let max_wait_ns = 20_000_000_000;
-    let options = RingOptions { slots_max: 1024, bytes_max: 16 * MIB, history: 0, max_wait_ns, gating: true };
+    let options = RingOptions {
+        slots_max: 1024,
+        bytes_max: 16 * MIB,
+        history: 0,
+        max_wait_ns,
+        gating: true,
+        relay: false,
+    };
     let (mut writer, shared) = RingWriter::create(&own, &topic, PortId(7), options).expect("a ring");
     let sides: [Side; 3] = std::array::from_fn(|_| Side::new(&own, &shared));
     let mut reliable = sides[0].subscribe(Policy::Block);

@@ -38,6 +38,12 @@ pub enum Cause {
     NoSubscriber = 10,
     /// The publisher died between claiming the slot and filling it.
     PublisherDied = 11,
+    /// It was on its way to another host when the link was lost.
+    LinkLost = 12,
+    /// Its source was not announced by the host that it came from.
+    SpoofedSource = 13,
+    /// The receiving host could not keep it: no place for another source, or no memory.
+    LinkBudget = 14,
 }
 
 impl Cause {
@@ -45,7 +51,7 @@ impl Cause {
     pub const COUNT: usize = 16;
 
     /// Every cause, in order of its index.
-    pub const ALL: [Cause; 12] = [
+    pub const ALL: [Cause; 15] = [
         Cause::Lapped,
         Cause::Conflated,
         Cause::DropNewest,
@@ -58,6 +64,9 @@ impl Cause {
         Cause::Corrupt,
         Cause::NoSubscriber,
         Cause::PublisherDied,
+        Cause::LinkLost,
+        Cause::SpoofedSource,
+        Cause::LinkBudget,
     ];
 
     /// The word of this cause in an account.
@@ -88,6 +97,9 @@ impl Cause {
             Cause::Corrupt => "corrupt",
             Cause::NoSubscriber => "no_subscriber",
             Cause::PublisherDied => "publisher_died",
+            Cause::LinkLost => "link_lost",
+            Cause::SpoofedSource => "spoofed_source",
+            Cause::LinkBudget => "link_budget",
         }
     }
 }

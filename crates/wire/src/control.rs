@@ -68,6 +68,8 @@ pub enum Control {
         generation: Generation,
         /// When it was opened, in nanoseconds of the host's monotonic clock.
         created_ns: u64,
+        /// The messages come from another host: nobody carries them on to a third.
+        relay: bool,
     },
     /// Member to holder: it no longer publishes.
     Unpublish {
@@ -92,6 +94,8 @@ pub enum Control {
         policy: Policy,
         /// When it was opened, in nanoseconds of the host's monotonic clock.
         created_ns: u64,
+        /// It asks on behalf of another host: relays do not match it, and no watcher is told of it.
+        export: bool,
     },
     /// Member to holder: it no longer subscribes.
     Unsubscribe {
@@ -218,6 +222,29 @@ pub enum Control {
         /// What is to happen when it is slow.
         policy: Policy,
     },
+    /// Member to holder: tell me what is subscribed to on this host, now and later. Answered by one `Wanted` each,
+    /// then `WatchEnd`; then by every change.
+    Watch {},
+    /// Holder to member that watches: somebody subscribes.
+    Wanted {
+        /// The subscriber's process.
+        process: ProcessId,
+        /// The subscription.
+        port: PortId,
+        /// What it asks for.
+        pattern: Pattern,
+        /// What is to happen when it is slow.
+        policy: Policy,
+    },
+    /// Holder to member that watches: a subscription of which it was told is gone.
+    Unwanted {
+        /// The subscriber's process.
+        process: ProcessId,
+        /// The subscription.
+        port: PortId,
+    },
+    /// Holder to member that watches: all subscriptions have been named; what was not is gone.
+    WatchEnd {},
 }
 
 macro_rules! control_kinds {
@@ -280,6 +307,10 @@ control_kinds!(
     Moving,
     Goodbye,
     Unmatched,
+    Watch,
+    Wanted,
+    Unwanted,
+    WatchEnd,
 );
 
 impl ControlKind {
@@ -349,6 +380,7 @@ pub fn encode(control: &Control, out: &mut Vec<u8>) -> Result<(), EncodeError> {
     }
     if let Control::Subscribe { policy, .. }
     | Control::Attach { policy, .. }
+    | Control::Wanted { policy, .. }
     | Control::Unmatched { policy, .. } = control
     {
         policy.checked().map_err(|error| EncodeError::Policy { error })?;
@@ -406,17 +438,8 @@ fn check_header(header: &Header) -> Result<(), DecodeError> {
     if header.flags != 0 {
         return Err(DecodeError::Flags { flags: header.flags });
     }
-    let fields = [
-        (core::mem::offset_of!(Header, hops_version), u64::from(header.hops())),
-        (core::mem::offset_of!(Header, extensions), u64::from(header.extensions)),
-        (core::mem::offset_of!(Header, topic), header.topic.get()),
-        (core::mem::offset_of!(Header, source), header.source.get()),
-        (core::mem::offset_of!(Header, sequence), header.sequence.get()),
-        (core::mem::offset_of!(Header, time_ns), header.time_ns.get()),
-        (core::mem::offset_of!(Header, correlation), header.correlation.get()),
-    ];
-    match fields.into_iter().find(|(_, value)| *value != 0) {
-        Some((offset, _)) => Err(DecodeError::Reserved { offset }),
+    match header.first_field_in_use() {
+        Some(offset) => Err(DecodeError::Reserved { offset }),
         None => Ok(()),
     }
 }

@@ -6,7 +6,7 @@
 use core::fmt;
 
 use crate::control::ControlKind;
-use crate::header::{HEADER_SIZE, VERSION};
+use crate::header::{HEADER_SIZE, Kind, VERSION};
 use crate::limits::{EXTENSION_BYTES_MAX, MATCHED_MAX, MESSAGE_BYTES_MAX};
 use crate::name::NameError;
 
@@ -102,6 +102,43 @@ pub enum DecodeError {
         /// What is wrong.
         error: NameError,
     },
+    /// The body of a link's frame is wrong.
+    Frame {
+        /// The frame.
+        kind: Kind,
+        /// What is wrong.
+        fault: FrameFault,
+    },
+}
+
+/// What is wrong with the body of a link's frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FrameFault {
+    /// It is cut short, or a name, a number or a list is out of bounds.
+    Body,
+    /// Bytes follow that do not belong to it.
+    Trailing {
+        /// How many bytes.
+        size: usize,
+    },
+    /// It says in more bytes what can be said in fewer.
+    NotCanonical,
+    /// A text for people is too long or has control characters.
+    Text(NameError),
+    /// A number contradicts another or is not allowed.
+    Field(&'static str),
+}
+
+impl fmt::Display for FrameFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            FrameFault::Body => f.write_str("the body is malformed"),
+            FrameFault::Trailing { size } => write!(f, "{size} bytes too many behind the body"),
+            FrameFault::NotCanonical => f.write_str("the body is not in its shortest form"),
+            FrameFault::Text(error) => write!(f, "text: {error}"),
+            FrameFault::Field(field) => write!(f, "field {field} is out of bounds"),
+        }
+    }
 }
 
 impl fmt::Display for DecodeError {
@@ -141,6 +178,7 @@ impl fmt::Display for DecodeError {
                 write!(f, "control message {kind} is not in its shortest form")
             }
             DecodeError::Text { kind, error } => write!(f, "text in control message {kind}: {error}"),
+            DecodeError::Frame { kind, fault } => write!(f, "frame {kind}: {fault}"),
         }
     }
 }
@@ -177,6 +215,13 @@ pub enum EncodeError {
         /// What is wrong.
         error: crate::policy::PolicyError,
     },
+    /// The body of a link's frame is out of its bounds.
+    Frame {
+        /// The frame.
+        kind: Kind,
+        /// What is wrong.
+        fault: FrameFault,
+    },
 }
 
 impl EncodeError {
@@ -202,6 +247,7 @@ impl fmt::Display for EncodeError {
             }
             EncodeError::Text { error } => write!(f, "text: {error}"),
             EncodeError::Policy { error } => write!(f, "policy: {error}"),
+            EncodeError::Frame { kind, fault } => write!(f, "frame {kind}: {fault}"),
         }
     }
 }

@@ -9,7 +9,7 @@
 use alloc::vec::Vec;
 
 use crate::error::{DecodeError, EncodeError};
-use crate::limits::EXTENSION_BYTES_MAX;
+use crate::limits::{EXTENSION_BYTES_MAX, MESSAGE_BYTES_MAX};
 
 /// The mark of a type that must be understood.
 const MUST_UNDERSTAND: u16 = 1 << 15;
@@ -91,6 +91,67 @@ impl Extension<'_> {
     #[must_use]
     pub fn kind(&self) -> Option<ExtensionKind> {
         ExtensionKind::ALL.into_iter().find(|kind| kind.number() == self.number)
+    }
+}
+
+/// Which part of a larger message a message is: the value of [`ExtensionKind::Part`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Part {
+    /// The sequence of the larger message.
+    pub message: u64,
+    /// Where in its payload this part begins.
+    pub offset: u64,
+    /// Bytes of its payload.
+    pub total: u64,
+}
+
+impl Part {
+    /// Bytes of the extension: prefix, three numbers, padding.
+    pub const SIZE: usize = 32;
+
+    /// Appends the extension.
+    ///
+    /// # Errors
+    /// As [`Extensions::push`].
+    pub fn push(&self, out: &mut Vec<u8>) -> Result<(), EncodeError> {
+        let mut value = [0; 24];
+        for (place, number) in value.chunks_exact_mut(8).zip([self.message, self.offset, self.total]) {
+            place.copy_from_slice(&number.to_le_bytes());
+        }
+        Extensions::push(out, ExtensionKind::Part, &value)
+    }
+
+    /// The part among the extensions of a message; `None` if it is a whole one.
+    ///
+    /// # Errors
+    /// When an extension is malformed, the part has another size, or there are two.
+    pub fn of(extensions: Extensions<'_>) -> Result<Option<Part>, DecodeError> {
+        let mut part = None;
+        for extension in extensions {
+            let extension = extension?;
+            match extension.kind() {
+                Some(ExtensionKind::Part) if part.is_none() => part = Some(Part::read(extension.value)?),
+                Some(ExtensionKind::Part) => return Err(DecodeError::Extension { at: 0 }),
+                Some(_) | None => {}
+            }
+        }
+        Ok(part)
+    }
+
+    fn read(value: &[u8]) -> Result<Part, DecodeError> {
+        let malformed = DecodeError::Extension { at: 0 };
+        let ([message, offset, total], []) = value.as_chunks::<8>() else {
+            return Err(malformed);
+        };
+        let part = Part {
+            message: u64::from_le_bytes(*message),
+            offset: u64::from_le_bytes(*offset),
+            total: u64::from_le_bytes(*total),
+        };
+        if part.offset >= part.total || part.total > MESSAGE_BYTES_MAX {
+            return Err(malformed);
+        }
+        Ok(part)
     }
 }
 

@@ -9,7 +9,7 @@
 
 use core::fmt;
 
-use xxhash_rust::xxh3::xxh3_64_with_seed;
+use xxhash_rust::xxh3::{Xxh3Default, xxh3_64_with_seed};
 use zerocopy::byteorder::little_endian::{U32, U64};
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout, Unaligned};
 
@@ -36,6 +36,52 @@ impl Seed {
     pub const LOCAL: Seed = Seed(0);
 }
 
+/// The checksum of what follows a header, for bytes that come piece by piece.
+///
+/// ```
+/// use busway_wire::{Checksum, Header, Kind};
+/// let mut header = Header::new(Kind::Publish);
+/// header.seal(b"hello")?;
+/// let mut checksum = Checksum::new();
+/// checksum.update(b"he");
+/// checksum.update(b"llo");
+/// assert_eq!(header.checksum_payload.get(), checksum.value());
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone)]
+pub struct Checksum(Xxh3Default);
+
+impl Checksum {
+    /// The checksum of nothing.
+    #[must_use]
+    pub const fn new() -> Checksum {
+        Checksum(Xxh3Default::new())
+    }
+
+    /// Takes the next bytes.
+    pub fn update(&mut self, bytes: &[u8]) {
+        self.0.update(bytes);
+    }
+
+    /// The checksum of all bytes so far.
+    #[must_use]
+    pub fn value(&self) -> u64 {
+        self.0.digest()
+    }
+}
+
+impl Default for Checksum {
+    fn default() -> Checksum {
+        Checksum::new()
+    }
+}
+
+impl fmt::Debug for Checksum {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Checksum({:016x})", self.value())
+    }
+}
+
 /// What a message is for. Everything that follows from it follows from this, never from the sender's word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(u8)]
@@ -44,11 +90,47 @@ pub enum Kind {
     Publish = 1,
     /// A control message between a member of a domain and its rendezvous.
     Control = 16,
+    /// The first frame of each side of a link: who it is and what it takes.
+    Hello = 32,
+    /// The last frame of a link that is refused; the same in every version.
+    Refusal = 33,
+    /// What a side of a link wants of the other's topics.
+    Interest = 34,
+    /// A source that the other side wants, before its first message.
+    Announce = 35,
+    /// The end of a source.
+    Retire = 36,
+    /// How far a source has arrived, and how much more of it may come.
+    Accept = 37,
+    /// How much more of all sources may come.
+    Credit = 38,
+    /// Messages of a source that will never come, and why.
+    Gap = 39,
+    /// A question whether the other side is there.
+    Ping = 40,
+    /// The answer to a ping.
+    Pong = 41,
+    /// The last frame of a link that ends in order.
+    Goodbye = 42,
 }
 
 impl Kind {
     /// Every kind, in order of its number.
-    pub const ALL: [Kind; 2] = [Kind::Publish, Kind::Control];
+    pub const ALL: [Kind; 13] = [
+        Kind::Publish,
+        Kind::Control,
+        Kind::Hello,
+        Kind::Refusal,
+        Kind::Interest,
+        Kind::Announce,
+        Kind::Retire,
+        Kind::Accept,
+        Kind::Credit,
+        Kind::Gap,
+        Kind::Ping,
+        Kind::Pong,
+        Kind::Goodbye,
+    ];
 
     /// The kind with this number.
     #[must_use]
@@ -68,6 +150,17 @@ impl Kind {
         match self {
             Kind::Publish => "publish",
             Kind::Control => "control",
+            Kind::Hello => "hello",
+            Kind::Refusal => "refusal",
+            Kind::Interest => "interest",
+            Kind::Announce => "announce",
+            Kind::Retire => "retire",
+            Kind::Accept => "accept",
+            Kind::Credit => "credit",
+            Kind::Gap => "gap",
+            Kind::Ping => "ping",
+            Kind::Pong => "pong",
+            Kind::Goodbye => "goodbye",
         }
     }
 }
@@ -109,7 +202,7 @@ impl Codec {
     }
 }
 
-/// The header's flags: three bits of codec, three single flags, two reserved bits that are zero.
+/// The header's flags: three bits of codec, four single flags, one reserved bit that is zero.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Flags(u8);
 
@@ -122,13 +215,16 @@ impl Flags {
     pub const AGAIN: Flags = Flags(0b0001_0000);
     /// `checksum_payload` is left out, as zero: the transport has authenticated the bytes.
     pub const UNSEALED: Flags = Flags(0b0010_0000);
+    /// The message came from another host. In an inline slot its first 8 bytes are the sequence at its origin.
+    pub const RELAYED: Flags = Flags(0b0100_0000);
 
     /// The flags with their names in FORMAT.md, the codec first.
-    pub const ALL: [(&'static str, Flags); 4] = [
+    pub const ALL: [(&'static str, Flags); 5] = [
         ("codec", Flags::CODEC),
         ("exact_time", Flags::EXACT_TIME),
         ("again", Flags::AGAIN),
         ("unsealed", Flags::UNSEALED),
+        ("relayed", Flags::RELAYED),
     ];
 
     /// Flags with nothing but a codec.
@@ -238,19 +334,38 @@ impl Header {
     /// # Errors
     /// As [`Header::seal`].
     pub fn seal_seeded(&mut self, following: &[u8], seed: Seed) -> Result<(), EncodeError> {
-        let size = (following.len() as u64).saturating_add(HEADER_SIZE as u64);
+        self.seal_pieces([following, &[]], seed)
+    }
+
+    /// As [`Header::seal_seeded`], for a message whose following bytes lie in two places.
+    ///
+    /// # Errors
+    /// As [`Header::seal`].
+    pub fn seal_pieces(&mut self, following: [&[u8]; 2], seed: Seed) -> Result<(), EncodeError> {
+        let [first, second] = following;
+        let bytes = first.len().saturating_add(second.len());
+        let size = (bytes as u64).saturating_add(HEADER_SIZE as u64);
         let size_field = u32::try_from(size).map_err(|_| EncodeError::message_too_large(size))?;
         if size > MESSAGE_BYTES_MAX {
             return Err(EncodeError::message_too_large(size));
         }
-        if self.extension_bytes() > following.len() {
+        if self.extension_bytes() > bytes {
             return Err(EncodeError::Extensions { size: self.extension_bytes() });
         }
         self.size.set(size_field);
         // The payload's checksum is not seeded, so that a message keeps it from link to link; the header's is,
         // and covers it.
         let unsealed = self.flags & Flags::UNSEALED.bits() != 0;
-        self.checksum_payload.set(if unsealed { 0 } else { xxh3_64_with_seed(following, 0) });
+        self.checksum_payload.set(match (unsealed, second.is_empty()) {
+            (true, _) => 0,
+            (false, true) => xxh3_64_with_seed(first, 0),
+            (false, false) => {
+                let mut checksum = Checksum::new();
+                checksum.update(first);
+                checksum.update(second);
+                checksum.value()
+            }
+        });
         self.checksum.set(self.checksum_of(seed));
         Ok(())
     }
@@ -286,13 +401,37 @@ impl Header {
         if u64::from(header.size.get()) != message.len() as u64 {
             return Err(DecodeError::Size { claimed: header.size.get(), size: message.len() });
         }
+        header.validate_following(following)?;
+        Ok(header)
+    }
+
+    /// Checks what follows a header that [`Header::validate_head`] returned: its size, extensions and checksum.
+    ///
+    /// # Errors
+    /// The first thing that is wrong.
+    pub fn validate_following(&self, following: &[u8]) -> Result<(), DecodeError> {
+        if self.size.get() as usize != HEADER_SIZE.saturating_add(following.len()) {
+            let size = HEADER_SIZE.saturating_add(following.len());
+            return Err(DecodeError::Size { claimed: self.size.get(), size });
+        }
         // `validate_head` has compared the extensions with the size, and that is the number of bytes here.
-        Extensions::check(following.get(..header.extension_bytes()).unwrap_or_default())?;
-        let unsealed = header.flags & Flags::UNSEALED.bits() != 0;
-        if !unsealed && header.checksum_payload.get() != xxh3_64_with_seed(following, 0) {
+        self.validate_extensions(following)?;
+        let unsealed = self.flags & Flags::UNSEALED.bits() != 0;
+        if !unsealed && self.checksum_payload.get() != xxh3_64_with_seed(following, 0) {
             return Err(DecodeError::ChecksumPayload);
         }
-        Ok(header)
+        Ok(())
+    }
+
+    /// Checks the extensions at the beginning of what follows the header, of which the rest may not be there yet.
+    ///
+    /// # Errors
+    /// The first thing that is wrong.
+    pub fn validate_extensions(&self, following: &[u8]) -> Result<(), DecodeError> {
+        let Some(extensions) = following.get(..self.extension_bytes()) else {
+            return Err(DecodeError::Extension { at: following.len() });
+        };
+        Extensions::check(extensions)
     }
 
     /// Checks a header of which the message has not arrived yet: all but what follows it.
@@ -300,6 +439,18 @@ impl Header {
     /// # Errors
     /// The first thing that is wrong.
     pub fn validate_head(bytes: &[u8], seed: Seed) -> Result<Header, DecodeError> {
+        let header = Header::validate_head_of_any_version(bytes, seed)?;
+        if header.version() != VERSION {
+            return Err(DecodeError::Version { version: header.version() });
+        }
+        Ok(header)
+    }
+
+    /// As [`Header::validate_head`], but a refusal may be of any version: it is how versions are told apart.
+    ///
+    /// # Errors
+    /// The first thing that is wrong.
+    pub fn validate_head_of_any_version(bytes: &[u8], seed: Seed) -> Result<Header, DecodeError> {
         let Ok((header, _)) = Header::read_from_prefix(bytes) else {
             return Err(DecodeError::Short { size: bytes.len() });
         };
@@ -307,7 +458,7 @@ impl Header {
         if header.checksum.get() != header.checksum_of(seed) {
             return Err(DecodeError::Checksum);
         }
-        if header.version() != VERSION {
+        if header.version() != VERSION && header.kind != Kind::Refusal.number() {
             return Err(DecodeError::Version { version: header.version() });
         }
         if Kind::from_number(header.kind).is_none() {
@@ -391,6 +542,20 @@ impl Header {
     #[must_use]
     pub const fn extension_bytes(&self) -> usize {
         self.extensions as usize * UNIT
+    }
+
+    /// The offset of the first field that is not zero, of those that only a user's message has.
+    pub(crate) fn first_field_in_use(&self) -> Option<usize> {
+        let fields = [
+            (core::mem::offset_of!(Header, hops_version), u64::from(self.hops())),
+            (core::mem::offset_of!(Header, extensions), u64::from(self.extensions)),
+            (core::mem::offset_of!(Header, topic), self.topic.get()),
+            (core::mem::offset_of!(Header, source), self.source.get()),
+            (core::mem::offset_of!(Header, sequence), self.sequence.get()),
+            (core::mem::offset_of!(Header, time_ns), self.time_ns.get()),
+            (core::mem::offset_of!(Header, correlation), self.correlation.get()),
+        ];
+        fields.into_iter().find(|(_, value)| *value != 0).map(|(offset, _)| offset)
     }
 
     fn checksum_of(&self, seed: Seed) -> u64 {

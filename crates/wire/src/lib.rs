@@ -1,4 +1,4 @@
-//! The bytes of Busway: header, names, ids, control bodies and the limits of the system.
+//! The bytes of Busway: header, names, ids, control bodies, link frames and the limits of the system.
 //!
 //! This crate knows what a thing looks like and whether it is well-formed. It decides nothing, holds no socket,
 //! clock, thread or mapping, and needs no operating system: it is `no_std` with an allocator, without `unsafe`.
@@ -17,6 +17,7 @@ mod extension;
 mod header;
 mod ids;
 pub mod limits;
+pub mod link;
 mod name;
 mod pattern;
 mod policy;
@@ -24,11 +25,11 @@ mod topic;
 
 pub use cause::Cause;
 pub use control::{Control, ControlKind, decode, encode};
-pub use error::{DecodeError, EncodeError};
-pub use extension::{Extension, ExtensionKind, Extensions};
-pub use header::{Codec, Flags, HEADER_SIZE, Header, Kind, Seed, VERSION};
+pub use error::{DecodeError, EncodeError, FrameFault};
+pub use extension::{Extension, ExtensionKind, Extensions, Part};
+pub use header::{Checksum, Codec, Flags, HEADER_SIZE, Header, Kind, Seed, VERSION};
 pub use ids::{Generation, PortId, ProcessId, RingIndex, RowIndex, SeatIndex, TopicId};
 pub use name::{NameError, NameFault, check_domain_name, check_process_name, process_name};
 pub use pattern::{Pattern, Prefix, Tokens};
 pub use policy::{Policy, PolicyError};
-pub use topic::Topic;
+pub use topic::{Topic, cluster_id};

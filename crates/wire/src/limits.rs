@@ -164,6 +164,143 @@ pub const ACCEPT_PAUSE_MS: u64 = 100;
 /// Milliseconds that others leave to the process that a holder hands over to, before they try for the lock.
 pub const HAND_OVER_MS: u64 = 50;
 
+// Links between hosts.
+
+/// Bytes of one frame that is no user's message, header included: it is kept whole until it is complete. A larger
+/// one is refused with its header; encoding fails above it.
+pub const LINK_FRAME_BYTES_MAX: usize = 64 << 10;
+
+/// Bytes of one piece of a message that a link carries at once, without header and extensions. A larger piece is
+/// refused with its header, so that a frame's deadline means something; senders cut at [`LINK_PART_BYTES`].
+pub const LINK_PIECE_BYTES_MAX: u64 = MIB;
+
+/// Bytes of payload of one part of a larger message: large enough that header and checksum cost little, small
+/// enough that others wait for 64 KiB at most. A message up to this size goes in one piece.
+pub const LINK_PART_BYTES: usize = 64 << 10;
+
+/// From this size on a payload that has not arrived whole is read straight into the memory where it stays. Below,
+/// a copy costs less than a second system call.
+pub const LINK_DIRECT_BYTES: usize = 16 << 10;
+
+/// Payloads below it are copied into the batch, others go out from where they lie: an entry of a vectored write
+/// costs as much as copying about that much.
+pub const LINK_COPY_BYTES: usize = 1 << 10;
+
+/// Bytes that one call of `transmit` puts into a batch: what a socket takes at once. The rest waits in the queue,
+/// where what is more urgent can still pass it.
+pub const LINK_BATCH_BYTES: usize = 256 << 10;
+
+/// Messages that wait in a link for the batch. When it is full no source is asked for its next message.
+pub const LINK_QUEUE_MESSAGES_MAX: usize = 1_024;
+
+/// Bytes that wait in a link for the batch, as [`LINK_QUEUE_MESSAGES_MAX`]; one message may be larger.
+pub const LINK_QUEUE_BYTES_MAX: u64 = MIB;
+
+/// Entries of one interest: each has 263 bytes at most, so that 128 fit [`LINK_FRAME_BYTES_MAX`]. More go in
+/// further frames; a frame with more is refused.
+pub const LINK_INTEREST_ENTRIES_MAX: usize = 128;
+
+/// Patterns that one peer may ask for at once. One more is a violation, and the link is closed with a reason.
+pub const LINK_INTERESTS_MAX: usize = 4_096;
+
+/// Sources that one peer may have announced at once: as many as publishers of one process. One more gets no
+/// answer, so that its messages stay where they are; it is counted.
+pub const LINK_SOURCES_MAX: usize = 65_536;
+
+/// Ended sources of which a peer's progress is remembered, so that one that comes back is not delivered twice.
+/// Past it the oldest is forgotten.
+pub const LINK_ENDED_SOURCES_MAX: usize = 1_024;
+
+/// Ranges of lost messages that a source remembers until the peer has acknowledged them. Past it two neighbours
+/// become one, with the cause of the later and what lies between them.
+pub const LINK_GAPS_MAX: usize = 64;
+
+/// Messages that may be under way to one peer, of all sources: 2 MiB of notes about them. A peer that grants more
+/// gets no more than this.
+pub const LINK_FLIGHT_MESSAGES_MAX: usize = 65_536;
+
+/// Milliseconds for a peer to announce again, on a new link, the sources that it had announced before. What it has
+/// not, is taken for ended.
+pub const LINK_RESUME_MS: u64 = 10_000;
+
+/// Nodes of one cluster: each has a link to each other, and an index fits 6 bits. More are refused by `config check`.
+pub const LINK_NODES_MAX: u8 = 64;
+
+/// Clients of one node unless the user says otherwise. One more takes the place of the idlest.
+pub const LINK_CLIENTS_DEFAULT: u32 = 1_024;
+
+/// Connections of one node that have not said who they are, unless the user says otherwise: a burst of newcomers
+/// for as long as one handshake takes. One more takes the place of the oldest.
+pub const LINK_UNIDENTIFIED_DEFAULT: u32 = 64;
+
+/// Milliseconds in which a stranger can say who it is, unless it or its network is very slow. While all strangers
+/// are younger, newcomers wait in the kernel; after that the oldest gives way.
+pub const LINK_STRANGER_MS: u64 = 100;
+
+/// Milliseconds for a connect. Within one data centre it takes one; a host that is gone never answers.
+pub const LINK_CONNECT_MS: u64 = 500;
+
+/// Milliseconds before a peer is dialed again, at least. So a peer that refuses at once costs 20 connects a second.
+pub const LINK_BACKOFF_MS: u64 = 50;
+
+/// Milliseconds before a node dials a node again, at most: a node that was restarted is linked within two seconds.
+pub const LINK_BACKOFF_NODE_MS_MAX: u64 = 1_000;
+
+/// Milliseconds before a client dials a node again, at most: of 10 000 clients 700 come back in a second.
+pub const LINK_BACKOFF_CLIENT_MS_MAX: u64 = 30_000;
+
+/// Milliseconds that a refused peer is asked to wait, at least. What it waits is spread over four times that.
+pub const LINK_RETRY_AFTER_MS: u64 = 1_000;
+
+/// Milliseconds that a refusal can make us wait: a peer that says more is believed so much.
+pub const LINK_RETRY_AFTER_MS_MAX: u64 = 300_000;
+
+/// Bytes of the token of a hello: room for any signed one. A longer one is refused.
+pub const LINK_TOKEN_BYTES_MAX: usize = 1_024;
+
+/// Messages that a peer may have under way to us unless the user says otherwise: half a million a second over
+/// 32 ms. Past it the peer waits.
+pub const LINK_CREDIT_MESSAGES_DEFAULT: u64 = 16_384;
+
+/// Bytes that a peer may have under way to us unless the user says otherwise: what 10 Gbit/s carry in 25 ms. Past
+/// it the peer waits; a message that is larger goes alone.
+pub const LINK_CREDIT_BYTES_DEFAULT: u64 = 32 * MIB;
+
+/// As [`LINK_CREDIT_MESSAGES_DEFAULT`], for one source: a quarter, so that one does not stop the others.
+pub const LINK_WINDOW_MESSAGES_DEFAULT: u32 = 4_096;
+
+/// As [`LINK_CREDIT_BYTES_DEFAULT`], for one source.
+pub const LINK_WINDOW_BYTES_DEFAULT: u64 = 8 * MIB;
+
+/// Bytes that all flows of one host may keep for its peers beyond what each peer is guaranteed, unless the user says
+/// otherwise. Past it each flow does what it does when it is full.
+pub const FLOW_BYTES_ALL_DEFAULT: u64 = GIB;
+
+/// Messages of one flow that each peer is guaranteed, whatever the others hold: so nobody is kept out by others.
+pub const FLOW_FLOOR_MESSAGES: u64 = 4;
+
+/// Bytes of one flow that each peer is guaranteed: one piece of a large message.
+pub const FLOW_FLOOR_BYTES: u64 = LINK_PART_BYTES as u64;
+
+/// Milliseconds for the handshake of a link, however its bytes come. Then it is closed, with a reason.
+pub const LINK_HANDSHAKE_MS: u64 = 2_000;
+
+/// Milliseconds for the rest of a frame that has begun: one byte a second is no peer. Then the link is closed,
+/// with a reason.
+pub const LINK_PARTIAL_MS: u64 = 10_000;
+
+/// Milliseconds of silence after which a peer is asked whether it is there.
+pub const LINK_PING_MS: u64 = 1_000;
+
+/// Milliseconds of silence after which a link is closed: three questions without an answer.
+pub const LINK_IDLE_MS: u64 = 4_000;
+
+/// Milliseconds for a link that ends in order: what is on its way is acknowledged, or told as lost.
+pub const LINK_DRAIN_MS: u64 = 2_000;
+
+/// Milliseconds that an acknowledgement waits for more to acknowledge. Larger progress is acknowledged at once.
+pub const LINK_ACKNOWLEDGE_MS: u64 = 5;
+
 // Relations between limits: whoever changes one is told what else rests on it.
 const _: () = {
     assert!(NAME_BYTES_MAX <= u8::MAX as usize);
@@ -182,5 +319,22 @@ const _: () = {
     assert!(HEADER_SIZE + 256 + MATCHED_MAX * 10 <= CONTROL_BYTES_MAX);
     assert!(HEADER_SIZE + 256 + NAME_BYTES_MAX + REASON_BYTES_MAX <= CONTROL_BYTES_MAX);
     assert!(CONTROL_BYTES_MAX <= MEMBER_QUEUE_BYTES_MAX);
+    assert!(HEADER_SIZE + 16 + LINK_INTEREST_ENTRIES_MAX * (NAME_BYTES_MAX + 8) <= LINK_FRAME_BYTES_MAX);
+    assert!(HEADER_SIZE + 256 + PROCESS_NAME_BYTES_MAX + LINK_TOKEN_BYTES_MAX <= LINK_FRAME_BYTES_MAX);
+    assert!(HEADER_SIZE + 256 + NAME_BYTES_MAX + 3 * PROCESS_NAME_BYTES_MAX <= LINK_FRAME_BYTES_MAX);
+    assert!(LINK_PART_BYTES as u64 <= LINK_PIECE_BYTES_MAX && LINK_PIECE_BYTES_MAX <= MESSAGE_BYTES_MAX);
+    assert!(LINK_COPY_BYTES < LINK_DIRECT_BYTES && LINK_DIRECT_BYTES <= LINK_PART_BYTES);
+    assert!(LINK_PART_BYTES < LINK_BATCH_BYTES);
+    assert!(LINK_IDLE_MS > 3 * LINK_PING_MS, "three pings are on their way before a peer is given up");
+    assert!(LINK_QUEUE_MESSAGES_MAX <= LINK_FLIGHT_MESSAGES_MAX);
+    assert!(
+        LINK_BACKOFF_MS < LINK_BACKOFF_NODE_MS_MAX && LINK_BACKOFF_NODE_MS_MAX < LINK_BACKOFF_CLIENT_MS_MAX
+    );
+    assert!(
+        LINK_BACKOFF_NODE_MS_MAX + LINK_CONNECT_MS < 2_000,
+        "a node that is back is linked within two seconds"
+    );
+    assert!(LINK_STRANGER_MS < LINK_HANDSHAKE_MS);
+    assert!(5 * LINK_RETRY_AFTER_MS <= LINK_RETRY_AFTER_MS_MAX);
     assert!(Control::COUNT < 128, "the number of a control message is one byte of a varint");
 };

@@ -106,9 +106,7 @@ impl Topic {
     /// The id: the first 8 bytes of BLAKE3 of the name. It costs a hash, so keep it.
     #[must_use]
     pub fn id(&self) -> TopicId {
-        let hash = blake3::hash(self.0.as_bytes());
-        let [a, b, c, d, e, f, g, h, ..] = *hash.as_bytes();
-        TopicId(u64::from_le_bytes([a, b, c, d, e, f, g, h]))
+        TopicId(first_of_hash(&[self.0.as_bytes()]))
     }
 
     /// The name.
@@ -274,4 +272,20 @@ where
     }
 
     deserializer.deserialize_str(Text(parse, PhantomData))
+}
+
+/// The id of the cluster of this name: what its links are seeded with. The first 8 bytes of BLAKE3 of
+/// `busway.cluster.` and the name, so that it is no topic's id.
+#[must_use]
+pub fn cluster_id(name: &str) -> u64 {
+    first_of_hash(&[b"busway.cluster.", name.as_bytes()])
+}
+
+fn first_of_hash(parts: &[&[u8]]) -> u64 {
+    let mut hasher = blake3::Hasher::new();
+    for part in parts {
+        hasher.update(part);
+    }
+    let [a, b, c, d, e, f, g, h, ..] = *hasher.finalize().as_bytes();
+    u64::from_le_bytes([a, b, c, d, e, f, g, h])
 }

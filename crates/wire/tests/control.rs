@@ -241,18 +241,19 @@ fn a_policy_out_of_its_bounds_is_refused_on_both_sides() {
         pattern: busway_wire::Pattern::parse("a").unwrap(),
         policy,
         created_ns: 0,
+        export: false,
     };
     let kind = ControlKind::Subscribe;
     for depth in [0, 257, u32::MAX] {
         let result = encode(&subscribe(Policy::DropNewest { depth }), &mut Vec::new());
         assert!(matches!(result, Err(EncodeError::Policy { .. })), "depth {depth}");
     }
-    // port 1, pattern "a", drop-newest with depth 256, 257 and 0, created at 0.
-    let body = |low: u8, high: u8| [kind.number(), 1, 1, b'a', 2, low, high, 0];
+    // port 1, pattern "a", drop-newest with depth 256, 257 and 0, created at 0, no export.
+    let body = |low: u8, high: u8| [kind.number(), 1, 1, b'a', 2, low, high, 0, 0];
     assert_eq!(decode(&control(&body(0x80, 2))), Ok(subscribe(Policy::DropNewest { depth: 256 })));
     assert_eq!(decode(&control(&body(0x81, 2))), Err(DecodeError::Body { kind }));
-    assert_eq!(decode(&control(&[kind.number(), 1, 1, b'a', 2, 0, 0])), Err(DecodeError::Body { kind }));
-    assert_eq!(decode(&control(&[kind.number(), 1, 1, b'a', 6, 0])), Err(DecodeError::Body { kind }));
+    assert_eq!(decode(&control(&[kind.number(), 1, 1, b'a', 2, 0, 0, 0])), Err(DecodeError::Body { kind }));
+    assert_eq!(decode(&control(&[kind.number(), 1, 1, b'a', 6, 0, 0])), Err(DecodeError::Body { kind }));
 }
 
 #[test]
@@ -260,8 +261,8 @@ fn a_name_that_breaks_the_grammar_is_refused_in_a_control_message() {
     let kind = ControlKind::Publish;
     let publish = |topic: &[u8]| {
         let size = u8::try_from(topic.len()).unwrap();
-        // Lengths here are below 128, so one byte; port, ring, generation and time are 1.
-        control(&[&[kind.number(), 1, size], topic, &[1, 1, 1]].concat())
+        // Lengths here are below 128, so one byte; port, ring, generation and time are 1, and it is no relay.
+        control(&[&[kind.number(), 1, size], topic, &[1, 1, 1, 0]].concat())
     };
     assert!(decode(&publish(b"price.tick")).is_ok());
     assert!(decode(&publish(b"$bus.up")).is_ok(), "the bus may tell its members about its own topics");

@@ -5,9 +5,12 @@
 
 #[path = "sample/fixed.rs"]
 mod fixed;
+#[path = "sample/frames.rs"]
+mod frames;
 
 use std::mem::{offset_of, size_of_val};
 
+use busway_wire::link::{Identity, RefusalCode};
 use busway_wire::{
     Cause, Codec, Control, ControlKind, ExtensionKind, Flags, Header, Kind, Pattern, Policy, Topic, VERSION,
     limits,
@@ -122,7 +125,7 @@ fn causes_and_policies_are_those_of_the_page() {
     let page = rows("### Policies", &["number", "policy", "depth", "publisher waits"]);
     assert_eq!(page.len(), policies.len());
     for (row, policy) in page.iter().zip(policies) {
-        // The number is the first byte of the policy's encoding, which ends a `Subscribe` but for its time.
+        // The number is the first byte of the policy's encoding, which ends a `Subscribe` but for its time and a flag.
         let number = usize::from(policy_bytes(policy)[0]);
         assert_eq!((row[0].parse(), row[1].as_str()), (Ok(number), policy.name()));
         assert_eq!(row[3] == "yes", policy.gates(), "{policy}");
@@ -136,11 +139,12 @@ fn causes_and_policies_are_those_of_the_page() {
 
 fn policy_bytes(policy: Policy) -> Vec<u8> {
     let pattern = Pattern::parse("a").unwrap();
-    let subscribe = Control::Subscribe { port: busway_wire::PortId(1), pattern, policy, created_ns: 0 };
+    let subscribe =
+        Control::Subscribe { port: busway_wire::PortId(1), pattern, policy, created_ns: 0, export: false };
     let mut out = Vec::new();
     busway_wire::encode(&subscribe, &mut out).unwrap();
-    // Behind the header: number, port, the pattern's length, the pattern; before the end: the time.
-    out[busway_wire::HEADER_SIZE + 4..out.len() - 1].to_vec()
+    // Behind the header: number, port, the pattern's length, the pattern; before the end: the time and a flag.
+    out[busway_wire::HEADER_SIZE + 4..out.len() - 2].to_vec()
 }
 
 #[test]
@@ -162,6 +166,35 @@ fn every_control_message_has_the_number_and_the_fields_of_the_page() {
             assert!(is_of(value, of), "{kind}.{name} is no {of}: {value}");
         }
     }
+}
+
+#[test]
+fn every_link_frame_has_the_number_and_the_fields_of_the_page() {
+    let page = rows("## Link frames", &["number", "frame", "fields", "who, when"]);
+    let frames = frames::all();
+    assert_eq!(page.len(), frames.len());
+    for (row, frame) in page.iter().zip(frames) {
+        let kind = frame.kind();
+        assert_eq!((row[0].as_str(), row[1].as_str()), (kind.number().to_string().as_str(), kind.name()));
+        let debug = format!("{frame:?}");
+        let fields: Vec<(&str, &str)> =
+            row[2].split(", ").map(|field| field.split_once(": ").unwrap()).collect();
+        let names: Vec<&str> = fields.iter().map(|(name, _)| *name).collect();
+        assert_eq!(names, field_names(&debug), "{kind}");
+        for (name, of) in fields {
+            let value = &debug[debug.find(&format!("{name}: ")).unwrap() + name.len() + 2..];
+            assert!(is_of(value, of), "{kind}.{name} is no {of}: {value}");
+        }
+    }
+    let codes = numbered(RefusalCode::ALL.map(|code| (code.number(), code.name())));
+    assert_eq!(pairs("## Link frames", ["number", "refusal"]), codes);
+    let identities = [Identity::Node { index: 0 }, Identity::Client { id: 0 }];
+    let page = pairs("## Link frames", ["number", "identity"]);
+    for ((number, name), identity) in page.iter().zip(identities) {
+        assert!(identity.to_string().starts_with(name));
+        assert_eq!(*number, if *name == "node" { "0" } else { "1" });
+    }
+    assert_eq!(page.len(), identities.len());
 }
 
 /// The names of the fields of a value, in order, from its debug text: words before a colon, one level deep.
@@ -190,6 +223,13 @@ fn is_of(value: &str, of: &str) -> bool {
             ["\"", "Topic(", "Exact(", "Tokens(", "Prefix("].iter().any(|start| value.starts_with(start))
         }
         "Policy" => ["Block", "DropNewest"].iter().any(|start| value.starts_with(start)),
+        "option of u64" => value.starts_with("Some("),
+        "bytes" => value.starts_with("[0, "),
+        "list of Wanted" => value.starts_with("[Wanted {"),
+        "list of u32" => value.starts_with("[2, "),
+        "Identity" => value.starts_with("Node {"),
+        "RefusalCode" => value.starts_with("Full"),
+        "Cause" => value.starts_with("LinkLost"),
         "list of ProcessId" => value.starts_with("[ProcessId("),
         id => value.starts_with(&format!("{id}(")),
     }
@@ -236,6 +276,12 @@ fn the_limits_of_the_format_are_those_of_the_page() {
         EXTENTS_MAX,
         EXTENT_CHUNKS_MAX,
         BELL_LINES,
+        LINK_FRAME_BYTES_MAX,
+        LINK_PIECE_BYTES_MAX,
+        LINK_INTEREST_ENTRIES_MAX,
+        LINK_INTERESTS_MAX,
+        LINK_SOURCES_MAX,
+        LINK_TOKEN_BYTES_MAX,
     ];
     assert_eq!(pairs("## Limits of the format", ["limit", "value"]), expected);
 }

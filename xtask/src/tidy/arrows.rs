@@ -8,16 +8,21 @@ use crate::tree::Tree;
 /// (package, the packages of ours that it may use). ARCHITECTURE.md draws it.
 const ARROWS: &[(&str, &[&str])] = &[
     ("busway-wire", &[]),
+    ("busway-protocol", &["busway-wire"]),
     ("busway-shm", &["busway-wire"]),
-    ("busway", &["busway-wire", "busway-shm"]),
+    // Drivers know bytes only: what they mean is decided elsewhere.
+    ("busway-io", &[]),
+    ("busway", &["busway-wire", "busway-shm", "busway-protocol", "busway-io"]),
     ("busway-node", &["busway"]),
     ("busway-cli", &["busway", "busway-node"]),
     ("busway-examples", &["busway"]),
+    // It drives the machines of `protocol` over a network of its own.
+    ("busway-sim", &["busway-wire", "busway-protocol"]),
     // The two outer workspaces measure through the public API; the rivals are linked in the second only.
     ("busway-bench", &["busway"]),
     ("busway-peers", &["busway-bench"]),
     // Hostile bytes go straight to the decoders.
-    ("busway-fuzz", &["busway-wire", "busway-shm", "busway"]),
+    ("busway-fuzz", &["busway-wire", "busway-protocol", "busway-shm", "busway"]),
     // The tool must build when nothing else does.
     ("xtask", &[]),
 ];

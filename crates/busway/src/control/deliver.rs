@@ -10,7 +10,7 @@ use super::channel::{ChannelError, Enclosed};
 use super::member::Stage;
 use super::shared::{Answer, Phase, Question, Registration};
 use super::thread::{Standing, Worker};
-use super::{Attach, RingAdded, RingKey, RowKey, Unmatched, VERSION, Wanted};
+use super::{Attach, RingAdded, RingKey, RowKey, Unmatched, VERSION, Wanted, Watched};
 use crate::error::{Code, Error, memory};
 use crate::log::Line;
 use busway_shm::arena::PeerArena;
@@ -67,12 +67,20 @@ impl Worker {
             }),
             Message::InspectEnd {} => self.inspected(),
             Message::Moving { to } => self.move_on(to, now_ns),
+            Message::Wanted { process, port, pattern, policy } => {
+                self.base.ports.watched(Watched::Wanted { process, port, pattern, policy });
+            }
+            Message::Unwanted { process, port } => {
+                self.base.ports.watched(Watched::Unwanted { process, port })
+            }
+            Message::WatchEnd {} => self.base.ports.watched(Watched::End),
             Message::Hello { .. }
             | Message::Publish { .. }
             | Message::Unpublish { .. }
             | Message::Subscribe { .. }
             | Message::Unsubscribe { .. }
             | Message::Inspect {}
+            | Message::Watch {}
             | Message::HandOver {}
             | Message::Goodbye {} => {
                 // A holder does not say this; somebody else sits there.

@@ -17,13 +17,15 @@
 
 use crate::error::Code;
 use busway_wire::limits::{MATCHED_MAX, RINGS_MAX};
-use busway_wire::{Control, Generation, Pattern, Policy, PortId, ProcessId, RingIndex};
-use index::{Index, Publisher, Serial};
+use busway_wire::{Control, Generation, Policy, PortId, ProcessId, RingIndex};
+use index::{Index, Publisher, Query, Serial};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound::{Excluded, Unbounded};
+use watch::Watch;
 
 mod index;
 mod relay;
+mod watch;
 
 /// Subscribers of one process: as many as it may have publishers, since each needs at least one of 65 536 rows.
 pub(super) const SUBSCRIBERS_MAX: usize = 65_536;
@@ -93,7 +95,7 @@ pub(super) enum Pulled {
 
 #[derive(Debug)]
 struct Subscription {
-    pattern: Pattern,
+    query: Query,
     policy: Policy,
     created_ns: u64,
     /// The last publisher that was looked at.
@@ -114,6 +116,8 @@ struct Member<F> {
     told: BTreeSet<ProcessId>,
     /// Subscriptions that have publishers to look at.
     unfinished: BTreeSet<PortId>,
+    /// It wants to know what is subscribed to on this host.
+    watch: Option<Watch>,
     /// The list of members that was asked for, and how far it was said.
     inspecting: Option<Listed>,
 }
@@ -183,7 +187,7 @@ impl<F: Clone> Rendezvous<F> {
         for (id, member) in &mut self.members {
             let waiting = member.subscriptions.iter().filter(|(_, subscription)| !subscription.answered);
             member.unfinished.extend(waiting.map(|(port, _)| *port));
-            if !member.unfinished.is_empty() {
+            if !member.unfinished.is_empty() || member.watch.is_some() {
                 self.pending.insert(*id);
             }
         }
@@ -255,6 +259,7 @@ impl<F: Clone> Rendezvous<F> {
             told: BTreeSet::new(),
             unfinished: BTreeSet::new(),
             inspecting: None,
+            watch: None,
         };
         self.members.insert(id, member);
     }
@@ -268,7 +273,8 @@ impl<F: Clone> Rendezvous<F> {
             self.index.remove_publisher(*serial);
         }
         for (port, subscription) in &member.subscriptions {
-            self.index.remove_subscription(id, *port, &subscription.pattern);
+            self.index.remove_subscription(id, *port, &subscription.query.pattern);
+            self.changed(id, *port, &subscription.query);
         }
         for (other, witness) in &mut self.members {
             // Also after a lost connection: if the process comes back, its descriptors are simply sent again.
@@ -280,14 +286,15 @@ impl<F: Clone> Rendezvous<F> {
 
     fn message(&mut self, from: MemberId, message: Control, out: &mut Vec<Output<F>>) {
         match message {
-            Control::Publish { port, topic, ring, generation, created_ns } => {
-                let publisher = Publisher { member: from, port, topic, ring, generation, created_ns };
+            Control::Publish { port, topic, ring, generation, created_ns, relay } => {
+                let publisher = Publisher { member: from, port, topic, ring, generation, created_ns, relay };
                 self.publish(publisher, out);
             }
             Control::Unpublish { port } => self.unpublish(from, port),
-            Control::Subscribe { port, pattern, policy, created_ns } => {
+            Control::Subscribe { port, pattern, policy, created_ns, export } => {
                 let (seen, found, answered) = (Serial::default(), 0, false);
-                let subscription = Subscription { pattern, policy, created_ns, seen, found, answered };
+                let query = Query { pattern, export };
+                let subscription = Subscription { query, policy, created_ns, seen, found, answered };
                 self.subscribe(from, port, subscription, out);
             }
             Control::Unsubscribe { port } => self.unsubscribe(from, port),
@@ -297,6 +304,7 @@ impl<F: Clone> Rendezvous<F> {
                 self.member(from).inspecting = Some(Listed::default());
                 self.pending.insert(from);
             }
+            Control::Watch { .. } => self.watch(from),
             Control::HandOver { .. } => {
                 let to = self.member(from).identity.process;
                 out.push(Output::HandOver { to });
@@ -311,6 +319,9 @@ impl<F: Clone> Rendezvous<F> {
             | Control::Gone { .. }
             | Control::Member { .. }
             | Control::InspectEnd { .. }
+            | Control::Wanted { .. }
+            | Control::Unwanted { .. }
+            | Control::WatchEnd { .. }
             | Control::Moving { .. }
             | Control::Unmatched { .. } => {
                 refuse(from, Code::ProtocolBroken, "a member does not say this to the holder", out);
@@ -320,6 +331,7 @@ impl<F: Clone> Rendezvous<F> {
 
     fn publish(&mut self, publisher: Publisher, out: &mut Vec<Output<F>>) {
         let (from, port, topic) = (publisher.member, publisher.port, publisher.topic.clone());
+        let relay = publisher.relay;
         let known = self.member(from).publishers.get(&port).copied();
         let repeated = known.and_then(|serial| self.index.publisher(serial)) == Some(&publisher);
         if !repeated {
@@ -340,7 +352,7 @@ impl<F: Clone> Rendezvous<F> {
             let serial = self.index.add_publisher(publisher);
             self.member(from).publishers.insert(port, serial);
         }
-        for (member, subscription) in self.index.subscriptions_of(&topic) {
+        for (member, subscription) in self.index.subscriptions_of(&topic, relay) {
             let found = self.members.get_mut(&member).expect("the index holds what members registered");
             found.unfinished.insert(subscription);
             self.pending.insert(member);
@@ -353,7 +365,8 @@ impl<F: Clone> Rendezvous<F> {
 
     fn answer_publisher(&mut self, serial: Serial, out: &mut Vec<Output<F>>) {
         let publisher = self.index.publisher(serial).expect("what a member registered is in the index");
-        let matched = self.index.subscriptions_of(&publisher.topic).into_iter().take(MATCHED_MAX);
+        let matched =
+            self.index.subscriptions_of(&publisher.topic, publisher.relay).into_iter().take(MATCHED_MAX);
         let matched = matched.map(|(member, _)| self.members[&member].identity.process).collect();
         let message = Control::Published { port: publisher.port, matched };
         out.push(Output::Send { to: publisher.member, message, fds: None });
@@ -373,14 +386,15 @@ impl<F: Clone> Rendezvous<F> {
         if member.subscriptions.len() >= SUBSCRIBERS_MAX {
             return refuse(from, Code::TooManyPorts, "more subscribers than a process may have", out);
         }
-        if new.pattern.exact().is_some_and(|topic| self.index.clashes(topic)) {
+        if new.query.pattern.exact().is_some_and(|topic| self.index.clashes(topic)) {
             return refuse(from, Code::TopicClash, CLASH, out);
         }
         let member = self.member(from);
         member.unfinished.insert(port);
-        let pattern = new.pattern.clone();
+        let query = new.query.clone();
         member.subscriptions.insert(port, new);
-        self.index.add_subscription(from, port, pattern);
+        self.changed(from, port, &query);
+        self.index.add_subscription(from, port, query);
         self.pending.insert(from);
     }
 
@@ -388,7 +402,8 @@ impl<F: Clone> Rendezvous<F> {
         let member = self.member(from);
         member.unfinished.remove(&port);
         if let Some(subscription) = member.subscriptions.remove(&port) {
-            self.index.remove_subscription(from, port, &subscription.pattern);
+            self.index.remove_subscription(from, port, &subscription.query.pattern);
+            self.changed(from, port, &subscription.query);
         }
     }
 
@@ -405,11 +420,13 @@ impl<F: Clone> Rendezvous<F> {
     /// Pushes at most one answer; false if nothing is left to say.
     fn answer_one(&mut self, to: MemberId, visits: &mut usize, out: &mut Vec<Output<F>>) -> bool {
         let Some(member) = self.members.get_mut(&to) else { return false };
-        let Some(port) = member.unfinished.first().copied() else { return self.inspect_one(to, visits, out) };
+        let Some(port) = member.unfinished.first().copied() else {
+            return self.inspect_one(to, visits, out) || self.watch_one(to, out);
+        };
         let subscription =
             member.subscriptions.get_mut(&port).expect("only what is registered is unfinished");
         if let Some((serial, publisher)) =
-            self.index.next_publisher(&subscription.pattern, &mut subscription.seen, visits)
+            self.index.next_publisher(&subscription.query, &mut subscription.seen, visits)
         {
             debug_assert_eq!(serial, subscription.seen, "a query goes on behind what it found");
             if !subscription.answered {
@@ -471,8 +488,10 @@ impl<F: Clone> Rendezvous<F> {
         let rest = (listed.subscription.map_or(Unbounded, Excluded), Unbounded);
         let (port, subscription) = about.subscriptions.range(rest).next()?;
         let (mut seen, mut left) = (Serial::default(), VISITS_MAX);
-        if self.index.next_publisher(&subscription.pattern, &mut seen, &mut left).is_none() {
-            let (process, pattern) = (about.identity.process, subscription.pattern.clone());
+        if !subscription.query.export
+            && self.index.next_publisher(&subscription.query, &mut seen, &mut left).is_none()
+        {
+            let (process, pattern) = (about.identity.process, subscription.query.pattern.clone());
             let message = Control::Unmatched { process, port: *port, pattern, policy: subscription.policy };
             out.push(Output::Send { to, message, fds: None });
         }

@@ -64,14 +64,22 @@ impl Registration {
 
     pub(super) fn message(&self) -> Message {
         match self.clone() {
-            Registration::Publisher(PublisherRecord { port, topic, ring, created_ns }) => {
-                Message::Publish { port, topic, ring: ring.index, generation: ring.generation, created_ns }
+            Registration::Publisher(PublisherRecord { port, topic, ring, created_ns, relay }) => {
+                let (ring, generation) = (ring.index, ring.generation);
+                Message::Publish { port, topic, ring, generation, created_ns, relay }
             }
-            Registration::Subscriber(SubscriberRecord { port, pattern, policy, created_ns }) => {
-                Message::Subscribe { port, pattern, policy, created_ns }
+            Registration::Subscriber(SubscriberRecord { port, pattern, policy, created_ns, export }) => {
+                Message::Subscribe { port, pattern, policy, created_ns, export }
             }
         }
     }
+}
+
+/// Whether somebody waits for the answer to a registration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Answers {
+    Wanted,
+    Unwanted,
 }
 
 /// What a holder answered to a registration.
@@ -92,6 +100,17 @@ pub(super) enum Question {
     Running { ticket: u64, list: MemberList, again: Option<u64> },
 }
 
+/// Whether somebody of this process watches what the host subscribes to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum WatchRequest {
+    /// Nobody does.
+    None,
+    /// The present holder has to be told.
+    Unsent,
+    /// The present holder was told.
+    Sent,
+}
+
 /// Everything under the mutex.
 #[derive(Debug)]
 pub(super) struct State {
@@ -107,6 +126,7 @@ pub(super) struct State {
     pub(super) answers: BTreeMap<PortId, Option<Answer>>,
     pub(super) question: Question,
     pub(super) poked: bool,
+    pub(super) watch: WatchRequest,
     /// What keeps this process from the holder, if it knows: told to callers whose deadline passes.
     pub(super) trouble: Option<Error>,
     /// The thread has done everything but to witness the end of samples that are held: nobody waits for it.
@@ -135,6 +155,7 @@ impl Shared {
             answers: BTreeMap::new(),
             question: Question::Answered { ticket: 0, list: MemberList::default() },
             poked: false,
+            watch: WatchRequest::None,
             trouble: None,
             lingers: false,
             subscribers: 0,
@@ -173,7 +194,7 @@ impl Shared {
         self.wake.as_fd()
     }
 
-    pub(super) fn register(&self, registration: Registration) -> Result<(), Error> {
+    pub(super) fn register(&self, registration: Registration, answers: Answers) -> Result<(), Error> {
         let port = registration.port();
         let mut state = self.lock();
         if state.phase.is_over() {
@@ -190,7 +211,9 @@ impl Shared {
             state.subscribers -= 1;
         }
         state.unsent.insert(port);
-        state.answers.insert(port, None);
+        if answers == Answers::Wanted {
+            state.answers.insert(port, None);
+        }
         drop(state);
         self.ring();
         Ok(())
@@ -239,6 +262,11 @@ impl Shared {
         drop(state);
         self.ring();
         Ok(ticket)
+    }
+
+    pub(super) fn watch(&self) {
+        self.lock().watch = WatchRequest::Unsent;
+        self.ring();
     }
 
     pub(super) fn poke(&self) {

@@ -7,7 +7,7 @@
 use super::scratch::Scratch;
 use super::{
     Attach, Control, ControlSettings, Ports, PublisherRecord, RingAdded, RingKey, Role, RowKey,
-    SubscriberRecord, Wanted,
+    SubscriberRecord, Wanted, Watched,
 };
 use crate::directory::Realm;
 use crate::error::Error;
@@ -45,6 +45,7 @@ struct Told {
     gone: Vec<ProcessId>,
     doubted: Vec<ProcessId>,
     ticks: u64,
+    watched: Vec<Watched>,
     domains: u64,
     /// Who has a row or a seat here refers to its peer; the recorder does so if it is told to.
     refers: bool,
@@ -130,6 +131,10 @@ impl Ports for Recorder {
         self.change(|told| told.ticks += 1);
     }
 
+    fn watched(&self, watched: Watched) {
+        self.change(|told| told.watched.push(watched));
+    }
+
     fn retry(&self, _: u64) -> Vec<Wanted> {
         Vec::new()
     }
@@ -187,14 +192,20 @@ impl Process {
         let index = RingIndex(u32::try_from(port.0 & 0xffff).unwrap());
         let ring = RingKey { index, generation: Generation(1) };
         let topic = Topic::new(topic).unwrap();
-        let record = PublisherRecord { port, topic, ring, created_ns: monotonic_ns() };
+        let record = PublisherRecord { port, topic, ring, created_ns: monotonic_ns(), relay: false };
         self.control.publish(record, deadline).map(|matched| (port, matched))
     }
 
     fn subscribe(&self, pattern: &str) -> (PortId, u32) {
         let port = next_port();
         let pattern = Pattern::parse(pattern).unwrap();
-        let record = SubscriberRecord { port, pattern, policy: Policy::Block, created_ns: monotonic_ns() };
+        let record = SubscriberRecord {
+            port,
+            pattern,
+            policy: Policy::Block,
+            created_ns: monotonic_ns(),
+            export: false,
+        };
         let found = self.control.subscribe(record, patience());
         (port, found.unwrap_or_else(|error| panic!("subscribing: {error}")))
     }

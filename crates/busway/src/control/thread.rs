@@ -12,8 +12,8 @@ use super::holder::{Holder, Next};
 use super::lock::LockFile;
 use super::member::{Member, Search, Turn};
 use super::peers::{Peers, Seen};
-use super::shared::{Phase, Question, Shared};
-use super::{ControlSettings, MemberList, Ports};
+use super::shared::{Phase, Question, Shared, WatchRequest};
+use super::{ControlSettings, MemberList, Ports, Watched};
 use crate::directory::{Directory, DomainName};
 use crate::error::{Code, Error, memory, system};
 use crate::log::{Line, Log};
@@ -186,6 +186,9 @@ impl Worker {
         self.base.shared.update(|state| {
             state.unsent = state.registrations.keys().copied().collect();
             state.withdrawn.clear();
+            if state.watch == WatchRequest::Sent {
+                state.watch = WatchRequest::Unsent;
+            }
             if let Question::Running { ticket, again, .. } = &state.question {
                 state.question = Question::Asked { ticket: again.unwrap_or(*ticket) };
             }
@@ -324,7 +327,7 @@ impl Worker {
             Standing::Searching(_) => return false,
         };
         let mut messages = Vec::new();
-        let (mut poked, mut more) = (false, false);
+        let (mut poked, mut more, mut watch) = (false, false, false);
         self.base.shared.update(|state| {
             messages.append(&mut state.withdrawn);
             for _ in 0..room {
@@ -336,8 +339,16 @@ impl Worker {
                 state.question = Question::Running { ticket, list: MemberList::default(), again: None };
                 messages.push(Message::Inspect {});
             }
+            if state.watch == WatchRequest::Unsent {
+                state.watch = WatchRequest::Sent;
+                watch = true;
+            }
             poked = std::mem::take(&mut state.poked);
         });
+        if watch {
+            self.base.ports.watched(Watched::Begin);
+            messages.push(Message::Watch {});
+        }
         for message in messages {
             self.say(message, now_ns);
         }

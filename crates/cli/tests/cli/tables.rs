@@ -5,9 +5,10 @@ use std::collections::BTreeSet;
 use crate::harness::Place;
 
 /// Every command of the table, as words.
-const COMMANDS: [&[&str]; 15] = [
+const COMMANDS: [&[&str]; 16] = [
     &[],
     &["up"],
+    &["peers"],
     &["pub"],
     &["sub"],
     &["ls"],
@@ -55,7 +56,8 @@ fn help(place: &Place, words: &[&str]) -> String {
 fn help_lists_every_command_and_no_hidden_one() {
     let place = Place::new();
     let top = commands(&help(&place, &[]));
-    let expected = ["bench", "completions", "doctor", "info", "ls", "man", "pub", "shm", "sub", "tour", "up"];
+    let expected =
+        ["bench", "completions", "doctor", "info", "ls", "man", "peers", "pub", "shm", "sub", "tour", "up"];
     assert_eq!(top, expected.iter().map(ToString::to_string).collect());
     assert_eq!(
         commands(&help(&place, &["bench"])),

@@ -9,6 +9,7 @@ mod flights;
 #[expect(dead_code, reason = "the harness serves another target as well, which uses the rest")]
 #[path = "../cli/harness.rs"]
 mod harness;
+mod hosts;
 mod node;
 mod nothing_started;
 mod shortage;

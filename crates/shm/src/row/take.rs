@@ -65,6 +65,8 @@ pub struct RowReader {
     /// Messages taken.
     delivered: u64,
     over: bool,
+    /// The cursor moves by `confirm` only.
+    confirms: bool,
 }
 
 impl RowReader {
@@ -90,7 +92,38 @@ impl RowReader {
             empties: 0,
             delivered: 0,
             over: false,
+            confirms: false,
         }
+    }
+
+    /// From now on messages that were taken stay where they are until [`RowReader::confirm`]: for who carries them on
+    /// and may have to do so again. The row should gate, or they are overwritten meanwhile.
+    pub fn confirm_later(&mut self) {
+        self.confirms = true;
+    }
+
+    /// What was taken up to `sequence` need not be kept. What was not taken is not confirmed.
+    pub fn confirm(&mut self, sequence: u64) {
+        let sequence = sequence.min(self.next.saturating_sub(1));
+        let count = sequence.saturating_sub(self.row.entry.cursor.load(Ordering::Relaxed));
+        if count > 0 {
+            self.row.entry.losing.store(u32::try_from(count).unwrap_or(u32::MAX), Ordering::Relaxed);
+            self.deliver(count);
+            self.store_cursor(sequence);
+            self.row.entry.losing.store(0, Ordering::Release); // pairs with Acquire in `ledger::read`
+        }
+    }
+
+    /// Takes again from `next` on, or from the first that was not confirmed where that is later; returns which.
+    pub fn rewind(&mut self, next: u64) -> u64 {
+        if self.stage.is_none() && !self.begin() {
+            return self.next;
+        }
+        let first = self.row.entry.cursor.load(Ordering::Relaxed).wrapping_add(1);
+        self.next = next.clamp(first.min(self.next), self.next);
+        self.over = false;
+        self.locate();
+        self.next
     }
 
     /// The row.
@@ -273,10 +306,17 @@ impl RowReader {
     /// Counts the message of `sequence`, and passes it.
     #[inline]
     fn took(&mut self, sequence: u64) {
-        self.delivered += 1;
-        // Before the cursor moves: a ledger that is read meanwhile is one message ahead and never behind.
-        self.row.entry.delivered.store(self.delivered, Ordering::Release); // pairs with Acquire in `ledger::read`
+        if !self.confirms {
+            self.deliver(1);
+        }
         self.passed(sequence);
+    }
+
+    /// Counts messages as delivered. Before the cursor moves: a ledger that is read meanwhile is ahead and never behind.
+    #[inline]
+    fn deliver(&mut self, count: u64) {
+        self.delivered = self.delivered.wrapping_add(count);
+        self.row.entry.delivered.store(self.delivered, Ordering::Release); // pairs with Acquire in `ledger::read`
     }
 
     /// Moves the cursor to `sequence`, and wakes the publisher if it waits for that.
@@ -284,6 +324,13 @@ impl RowReader {
     fn passed(&mut self, sequence: u64) {
         self.next = sequence.wrapping_add(1);
         self.empties = 0;
+        if !self.confirms {
+            self.store_cursor(sequence);
+        }
+    }
+
+    #[inline]
+    fn store_cursor(&mut self, sequence: u64) {
         self.row.entry.cursor.store(sequence, Ordering::Release); // pairs with Acquire in `seat::progress` and `ledger::read`
         let wanted = self.row.ring.waiting.word.load(Ordering::Relaxed);
         if wanted != self.woken_for {
@@ -311,9 +358,17 @@ impl RowReader {
 
     fn lose(&mut self, count: u64, cause: Cause) -> Taken {
         let from = self.next;
+        // What is before a loss is overwritten too: it will not be taken again.
+        if self.confirms {
+            self.confirm(from.wrapping_sub(1));
+        }
         self.row.entry.losing.store(u32::try_from(count).unwrap_or(u32::MAX), Ordering::Relaxed);
         self.row.count(cause, count);
-        self.passed(from.wrapping_add(count).wrapping_sub(1));
+        let last = from.wrapping_add(count).wrapping_sub(1);
+        self.passed(last);
+        if self.confirms {
+            self.store_cursor(last);
+        }
         self.row.entry.losing.store(0, Ordering::Release); // pairs with Acquire in `ledger::read`
         Taken::Gap(Gap { cause, from, count })
     }

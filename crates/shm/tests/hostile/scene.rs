@@ -38,7 +38,7 @@ pub(crate) fn arena(name: &str) -> (Arc<OwnArena>, Arc<PeerArena>) {
 }
 
 pub(crate) fn options() -> RingOptions {
-    RingOptions { slots_max: 64, bytes_max: MIB, history: 0, max_wait_ns: 50_000, gating: true }
+    RingOptions { slots_max: 64, bytes_max: MIB, history: 0, max_wait_ns: 50_000, gating: true, relay: false }
 }
 
 pub(crate) fn ring(own: &Arc<OwnArena>, options: RingOptions) -> (RingWriter, Arc<RingShared>) {

@@ -39,6 +39,7 @@ fn options() -> RingOptions {
         history: 0,
         max_wait_ns: 20_000,
         gating: true,
+        relay: false,
     }
 }
 

@@ -60,7 +60,14 @@ impl Scene {
 
     fn options(&self) -> RingOptions {
         let max_wait_ns = 20_000_000_000;
-        RingOptions { slots_max: self.slots_max, bytes_max: MIB, history: 0, max_wait_ns, gating: true }
+        RingOptions {
+            slots_max: self.slots_max,
+            bytes_max: MIB,
+            history: 0,
+            max_wait_ns,
+            gating: true,
+            relay: false,
+        }
     }
 }
 

@@ -20,7 +20,7 @@ pub(crate) fn control(kind: ControlKind) -> Control {
         }
         ControlKind::Welcome => Control::Welcome { process, pid, name, budget_bytes: 4 << 30 },
         ControlKind::Refused => Control::Refused { code: 205, reason: "another uid".to_owned() },
-        ControlKind::Publish => Control::Publish { port, topic, ring, generation, created_ns },
+        ControlKind::Publish => Control::Publish { port, topic, ring, generation, created_ns, relay: true },
         ControlKind::Unpublish => Control::Unpublish { port },
         ControlKind::Published => Control::Published { port, matched: vec![process, subscriber, subscriber] },
         ControlKind::Subscribe => Control::Subscribe {
@@ -28,6 +28,7 @@ pub(crate) fn control(kind: ControlKind) -> Control {
             pattern: Pattern::parse("price.>").unwrap(),
             policy: Policy::DropNewest { depth: 200 },
             created_ns,
+            export: true,
         },
         ControlKind::Unsubscribe => Control::Unsubscribe { port },
         ControlKind::Subscribed => Control::Subscribed { port, publishers: 12 },
@@ -69,9 +70,18 @@ pub(crate) fn control(kind: ControlKind) -> Control {
         ControlKind::HandOver => Control::HandOver {},
         ControlKind::Moving => Control::Moving { to: process },
         ControlKind::Goodbye => Control::Goodbye {},
-        ControlKind::Unmatched => {
-            let pattern = Pattern::parse("price.>").unwrap();
-            Control::Unmatched { process, port, pattern, policy: Policy::Block }
-        }
+        other => of_subscriptions(other, process, port),
+    }
+}
+
+/// What tells of subscriptions.
+fn of_subscriptions(kind: ControlKind, process: ProcessId, port: PortId) -> Control {
+    let (pattern, policy) = (Pattern::parse("price.>").unwrap(), Policy::Block);
+    match kind {
+        ControlKind::Unmatched => Control::Unmatched { process, port, pattern, policy },
+        ControlKind::Watch => Control::Watch {},
+        ControlKind::Wanted => Control::Wanted { process, port, pattern, policy },
+        ControlKind::Unwanted => Control::Unwanted { process, port },
+        _ => Control::WatchEnd {},
     }
 }

@@ -26,14 +26,14 @@ pub(crate) fn control(kind: ControlKind, rng: &mut fastrand::Rng) -> Control {
             Control::Welcome { process, pid, name: text(rng, 64), budget_bytes: number(rng) }
         }
         ControlKind::Refused => Control::Refused { code: rng.u16(..), reason: text(rng, 1_024) },
-        ControlKind::Publish => Control::Publish { port, topic: topic(rng), ring, generation, created_ns },
+        ControlKind::Publish => {
+            let relay = rng.bool();
+            Control::Publish { port, topic: topic(rng), ring, generation, created_ns, relay }
+        }
         ControlKind::Unpublish => Control::Unpublish { port },
         ControlKind::Published => {
             let matched = (0..rng.usize(0..40)).map(|_| ProcessId(number(rng))).collect();
             Control::Published { port, matched }
-        }
-        ControlKind::Subscribe => {
-            Control::Subscribe { port, pattern: pattern(rng), policy: policy(rng), created_ns }
         }
         ControlKind::Unsubscribe => Control::Unsubscribe { port },
         ControlKind::Subscribed => Control::Subscribed { port, publishers: small(rng) },
@@ -75,12 +75,28 @@ pub(crate) fn control(kind: ControlKind, rng: &mut fastrand::Rng) -> Control {
         ControlKind::HandOver => Control::HandOver {},
         ControlKind::Moving => Control::Moving { to: process },
         ControlKind::Goodbye => Control::Goodbye {},
-        ControlKind::Unmatched => unmatched(process, port, rng),
+        other => of_subscriptions(other, process, port, rng),
     }
 }
 
-fn unmatched(process: ProcessId, port: PortId, rng: &mut fastrand::Rng) -> Control {
-    Control::Unmatched { process, port, pattern: pattern(rng), policy: policy(rng) }
+/// What tells of subscriptions.
+fn of_subscriptions(kind: ControlKind, process: ProcessId, port: PortId, rng: &mut fastrand::Rng) -> Control {
+    match kind {
+        ControlKind::Subscribe => Control::Subscribe {
+            port,
+            pattern: pattern(rng),
+            policy: policy(rng),
+            created_ns: number(rng),
+            export: rng.bool(),
+        },
+        ControlKind::Unmatched => {
+            Control::Unmatched { process, port, pattern: pattern(rng), policy: policy(rng) }
+        }
+        ControlKind::Watch => Control::Watch {},
+        ControlKind::Wanted => Control::Wanted { process, port, pattern: pattern(rng), policy: policy(rng) },
+        ControlKind::Unwanted => Control::Unwanted { process, port },
+        _ => Control::WatchEnd {},
+    }
 }
 
 fn number(rng: &mut fastrand::Rng) -> u64 {

@@ -25,6 +25,22 @@ pub(super) struct Publisher {
     pub(super) ring: RingIndex,
     pub(super) generation: Generation,
     pub(super) created_ns: u64,
+    /// What it publishes comes from another host.
+    pub(super) relay: bool,
+}
+
+/// What a subscription asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Query {
+    pub(super) pattern: Pattern,
+    /// On behalf of another host: relays do not match.
+    pub(super) export: bool,
+}
+
+impl Query {
+    pub(super) fn matches(&self, topic: &Topic, relay: bool) -> bool {
+        self.pattern.matches(topic) && !(self.export && relay)
+    }
 }
 
 /// See the head of this file.
@@ -35,8 +51,8 @@ pub(super) struct Index {
     last: Serial,
     publishers: BTreeMap<Serial, Publisher>,
     publishers_of: BTreeSet<(TopicId, Serial)>,
-    exact: BTreeMap<(TopicId, MemberId, PortId), Topic>,
-    patterns: BTreeMap<(MemberId, PortId), Pattern>,
+    exact: BTreeMap<(TopicId, MemberId, PortId), Query>,
+    patterns: BTreeMap<(MemberId, PortId), Query>,
 }
 
 impl Default for Index {
@@ -63,12 +79,12 @@ impl Index {
         let published = self.publishers_of.range((id, Serial(u64::MIN))..=(id, Serial(u64::MAX))).next();
         let published =
             published.and_then(|(_, serial)| self.publishers.get(serial)).map(|known| &known.topic);
-        let subscribed = self.exact_of(id).next().map(|(_, named)| named);
+        let subscribed = self.exact_of(id).next().and_then(|(_, query)| query.pattern.exact());
         // All that are registered under one id have one name: the first tells it.
         published.into_iter().chain(subscribed).any(|known| known != topic)
     }
 
-    fn exact_of(&self, id: TopicId) -> impl Iterator<Item = (&(TopicId, MemberId, PortId), &Topic)> {
+    fn exact_of(&self, id: TopicId) -> impl Iterator<Item = (&(TopicId, MemberId, PortId), &Query)> {
         let first = (id, MemberId(u64::MIN), PortId(u64::MIN));
         let last = (id, MemberId(u64::MAX), PortId(u64::MAX));
         self.exact.range(first..=last)
@@ -92,10 +108,10 @@ impl Index {
         self.publishers.get(&serial)
     }
 
-    pub(super) fn add_subscription(&mut self, member: MemberId, port: PortId, pattern: Pattern) {
-        match pattern {
-            Pattern::Exact(topic) => drop(self.exact.insert(((self.id_of)(&topic), member, port), topic)),
-            other => drop(self.patterns.insert((member, port), other)),
+    pub(super) fn add_subscription(&mut self, member: MemberId, port: PortId, query: Query) {
+        match query.pattern.exact().map(self.id_of) {
+            Some(id) => drop(self.exact.insert((id, member, port), query)),
+            None => drop(self.patterns.insert((member, port), query)),
         }
     }
 
@@ -107,12 +123,14 @@ impl Index {
         assert!(removed, "what a member registered is in the index");
     }
 
-    /// Every subscription that a topic matches.
-    pub(super) fn subscriptions_of(&self, topic: &Topic) -> Vec<(MemberId, PortId)> {
+    /// Every subscription that a topic of a publisher, or of a relay, matches.
+    pub(super) fn subscriptions_of(&self, topic: &Topic, relay: bool) -> Vec<(MemberId, PortId)> {
         let exact = self.exact_of((self.id_of)(topic));
-        let exact = exact.filter(|(_, named)| *named == topic).map(|((_, member, port), _)| (*member, *port));
+        let exact = exact
+            .filter(|(_, query)| query.matches(topic, relay))
+            .map(|((_, member, port), _)| (*member, *port));
         let patterns =
-            self.patterns.iter().filter(|(_, pattern)| pattern.matches(topic)).map(|(key, _)| *key);
+            self.patterns.iter().filter(|(_, query)| query.matches(topic, relay)).map(|(key, _)| *key);
         exact.chain(patterns).collect()
     }
 
@@ -120,7 +138,7 @@ impl Index {
     /// them down and the search stops at 0.
     pub(super) fn next_publisher(
         &self,
-        pattern: &Pattern,
+        query: &Query,
         seen: &mut Serial,
         visits: &mut usize,
     ) -> Option<(Serial, &Publisher)> {
@@ -128,9 +146,9 @@ impl Index {
             *visits = visits.saturating_sub(1);
             *seen = serial;
             let publisher = self.publishers.get(&serial).expect("a publisher is in both lists or in none");
-            pattern.matches(&publisher.topic).then_some((serial, publisher))
+            query.matches(&publisher.topic, publisher.relay).then_some((serial, publisher))
         };
-        if let Some(topic) = pattern.exact() {
+        if let Some(topic) = query.pattern.exact() {
             let id = (self.id_of)(topic);
             let (from, to) = (Excluded((id, *seen)), Included((id, Serial(u64::MAX))));
             for (_, serial) in self.publishers_of.range((from, to)) {
@@ -157,16 +175,20 @@ impl Index {
 
 #[cfg(test)]
 mod tests {
-    use super::{Index, Publisher, Serial};
+    use super::{Index, Publisher, Query, Serial};
     use crate::control::rendezvous::MemberId;
     use busway_wire::{Generation, Pattern, PortId, RingIndex, Topic};
+
+    fn query(pattern: Pattern) -> Query {
+        Query { pattern, export: false }
+    }
 
     fn filled(count: u32) -> Index {
         let mut index = Index::default();
         for n in 0..count {
             let topic = Topic::new(&format!("load.t{n}")).unwrap();
             let port = PortId(u64::from(n));
-            index.add_subscription(MemberId(1), port, Pattern::Exact(topic.clone()));
+            index.add_subscription(MemberId(1), port, query(Pattern::Exact(topic.clone())));
             index.add_publisher(Publisher {
                 member: MemberId(1),
                 port,
@@ -174,6 +196,7 @@ mod tests {
                 ring: RingIndex(n),
                 generation: Generation(0),
                 created_ns: 0,
+                relay: false,
             });
         }
         index
@@ -182,8 +205,8 @@ mod tests {
     /// Entries that a query for the topic visits until it has its whole answer.
     fn visits(index: &Index, topic: &Topic) -> usize {
         let (mut seen, mut visits) = (Serial::default(), usize::MAX);
-        let pattern = Pattern::Exact(topic.clone());
-        while index.next_publisher(&pattern, &mut seen, &mut visits).is_some() {}
+        let asked = query(Pattern::Exact(topic.clone()));
+        while index.next_publisher(&asked, &mut seen, &mut visits).is_some() {}
         usize::MAX - visits
     }
 
@@ -194,24 +217,24 @@ mod tests {
             let index = filled(count);
             assert_eq!(visits(&index, &topic), 1, "among {count} publishers");
             assert_eq!(
-                index.subscriptions_of(&topic),
+                index.subscriptions_of(&topic, false),
                 [(MemberId(1), PortId(7))],
                 "among {count} subscribers"
             );
             let absent = Topic::new("load.absent").unwrap();
             assert_eq!(visits(&index, &absent), 0, "among {count} publishers");
-            assert!(index.subscriptions_of(&absent).is_empty());
+            assert!(index.subscriptions_of(&absent, false).is_empty());
         }
     }
 
     #[test]
     fn a_query_over_everything_stops_at_its_bound_and_goes_on_later() {
         let index = filled(100);
-        let pattern = Pattern::parse("load.*").unwrap();
+        let asked = query(Pattern::parse("load.*").unwrap());
         let (mut seen, mut found, mut rounds) = (Serial::default(), 0, 0);
         loop {
             let mut visits = 8;
-            while visits > 0 && index.next_publisher(&pattern, &mut seen, &mut visits).is_some() {
+            while visits > 0 && index.next_publisher(&asked, &mut seen, &mut visits).is_some() {
                 found += 1;
             }
             rounds += 1;

@@ -93,12 +93,12 @@ impl Story {
 pub(super) fn publish(port: u64, topic: &str, created_ns: u64) -> Control {
     let ring = RingIndex(u32::try_from(port).unwrap());
     let (port, topic) = (PortId(port), Topic::new(topic).unwrap());
-    Control::Publish { port, topic, ring, generation: Generation(1), created_ns }
+    Control::Publish { port, topic, ring, generation: Generation(1), created_ns, relay: false }
 }
 
 pub(super) fn subscribe(port: u64, pattern: &str, created_ns: u64) -> Control {
     let (port, pattern) = (PortId(port), Pattern::parse(pattern).unwrap());
-    Control::Subscribe { port, pattern, policy: Policy::Block, created_ns }
+    Control::Subscribe { port, pattern, policy: Policy::Block, created_ns, export: false }
 }
 
 fn attach(publisher: u64, ring: u32, subscriber: u64, subscription: u64) -> Control {
@@ -326,7 +326,7 @@ fn two_publishers_cannot_share_a_ring() {
     let mut story = Story::with_members(2);
     story.publish(1, 10, "a");
     let Control::Publish { topic, ring, generation, created_ns, .. } = publish(10, "b", 0) else { return };
-    story.say(1, Control::Publish { port: PortId(11), topic, ring, generation, created_ns });
+    story.say(1, Control::Publish { port: PortId(11), topic, ring, generation, created_ns, relay: false });
     assert_eq!(story.refusal(), Some((1, Code::ProtocolBroken)));
 }
 

@@ -143,8 +143,7 @@ fn nonsense(kind: ControlKind, random: &mut fastrand::Rng, process: ProcessId) -
     let who = |random: &mut fastrand::Rng| if random.bool() { process } else { ProcessId(random.u64(..)) };
     let (port, subscription) = (id(random), id(random));
     let (publisher, subscriber) = (who(random), who(random));
-    let (ring, row, seat) =
-        (RingIndex(random.u32(0..3)), RowIndex(random.u32(..)), SeatIndex(random.u32(..)));
+    let (ring, row) = (RingIndex(random.u32(0..3)), RowIndex(random.u32(..)));
     let (generation, row_generation) = (Generation(random.u32(0..3)), Generation(random.u32(..)));
     let topic = Topic::new(["a", "b.c", "unharmed.not"][random.usize(0..3)]).unwrap();
     let (created_ns, policy) = (random.u64(..), Policy::Block);
@@ -157,12 +156,14 @@ fn nonsense(kind: ControlKind, random: &mut fastrand::Rng, process: ProcessId) -
             Control::Welcome { process: publisher, pid: 1, name, budget_bytes: created_ns }
         }
         ControlKind::Refused => Control::Refused { code: 1, reason },
-        ControlKind::Publish => Control::Publish { port, topic, ring, generation, created_ns },
+        ControlKind::Publish => {
+            Control::Publish { port, topic, ring, generation, created_ns, relay: random.bool() }
+        }
         ControlKind::Unpublish => Control::Unpublish { port },
         ControlKind::Published => Control::Published { port, matched: vec![publisher; 9] },
         ControlKind::Subscribe => {
             let pattern = Pattern::parse(["a", "b.>", "^b"][random.usize(0..3)]).unwrap();
-            Control::Subscribe { port, pattern, policy, created_ns }
+            Control::Subscribe { port, pattern, policy, created_ns, export: random.bool() }
         }
         ControlKind::Unsubscribe => Control::Unsubscribe { port },
         ControlKind::Subscribed => Control::Subscribed { port, publishers: 1 },
@@ -186,9 +187,15 @@ fn nonsense(kind: ControlKind, random: &mut fastrand::Rng, process: ProcessId) -
             row_generation,
             policy,
         },
-        ControlKind::Attached => {
-            Control::Attached { publisher, ring, generation, subscriber, row, row_generation, seat }
-        }
+        ControlKind::Attached => Control::Attached {
+            publisher,
+            ring,
+            generation,
+            subscriber,
+            row,
+            row_generation,
+            seat: SeatIndex(7),
+        },
         ControlKind::AttachRefused => {
             Control::AttachRefused { publisher, ring, generation, subscriber, row, row_generation, reason }
         }
@@ -199,10 +206,19 @@ fn nonsense(kind: ControlKind, random: &mut fastrand::Rng, process: ProcessId) -
         // A member may ask for the role; that is no nonsense, and `stories` has it.
         ControlKind::HandOver | ControlKind::Goodbye => Control::Goodbye {},
         ControlKind::Moving => Control::Moving { to: publisher },
-        ControlKind::Unmatched => {
-            let pattern = Pattern::parse("b.>").unwrap();
-            Control::Unmatched { process: publisher, port, pattern, policy }
-        }
+        other => of_subscriptions(other, publisher, port, topic),
+    }
+}
+
+/// What tells of subscriptions.
+fn of_subscriptions(kind: ControlKind, process: ProcessId, port: PortId, topic: Topic) -> Control {
+    let (pattern, policy) = (Pattern::Exact(topic), Policy::Block);
+    match kind {
+        ControlKind::Unmatched => Control::Unmatched { process, port, pattern, policy },
+        ControlKind::Watch => Control::Watch {},
+        ControlKind::Wanted => Control::Wanted { process, port, pattern, policy },
+        ControlKind::Unwanted => Control::Unwanted { process, port },
+        _ => Control::WatchEnd {},
     }
 }
 
@@ -315,6 +331,7 @@ fn only_its_life_word_says_that_a_process_is_gone() {
         pattern: Pattern::parse("doubt").unwrap(),
         policy,
         created_ns: 1,
+        export: false,
     });
     let mut met = 0;
     while met < 2 {
@@ -353,7 +370,7 @@ fn only_its_life_word_says_that_a_process_is_gone() {
 fn a_publish(n: u64) -> Control {
     let topic = Topic::new("pretend").unwrap();
     let (ring, generation) = (RingIndex(0), Generation(0));
-    Control::Publish { port: PortId(n), topic, ring, generation, created_ns: 0 }
+    Control::Publish { port: PortId(n), topic, ring, generation, created_ns: 0, relay: false }
 }
 
 #[test]
@@ -384,6 +401,7 @@ fn a_member_that_reads_nothing_is_disconnected_and_others_go_on() {
         ring: RingIndex(u32::try_from(n % 8).unwrap()),
         generation: Generation(0),
         created_ns: 0,
+        relay: false,
     };
     // Each is answered; the answers are never read.
     for n in 0.. {

@@ -1,0 +1,258 @@
+//! A node: this host's links to other hosts.
+//!
+//! A program that opens a node carries messages between its domain and other hosts; one node a domain is enough for all
+//! of its programs, and `busway up` is such a program. Local messages do not pass it: it subscribes to what others want
+//! and publishes what they send.
+//!
+//! Invariant: closing a node loses nothing that its peers have acknowledged, and ends its threads.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use busway_protocol::PeerId;
+
+use crate::bus::Bus;
+use crate::error::{Code, Error};
+use crate::runtime::{Hub, HubConfig};
+
+mod status;
+
+use status::Reporter;
+pub use status::{PEERS_TOPIC, PeerStatus};
+
+/// Clients that a node takes unless the builder says otherwise.
+const CLIENTS_DEFAULT: usize = 1_000;
+
+/// How a node is made. See [`Node::builder`].
+#[derive(Clone, Debug)]
+#[must_use = "a node is made by `open`"]
+pub struct NodeBuilder {
+    cluster: String,
+    identity: PeerId,
+    listen: Vec<SocketAddr>,
+    nodes: BTreeMap<u8, String>,
+    clients_max: usize,
+    name: Option<String>,
+    plain_beyond_loopback: bool,
+}
+
+impl NodeBuilder {
+    /// The name of the cluster, the same at all of its nodes. Default `default`.
+    pub fn cluster(mut self, name: &str) -> Self {
+        self.cluster = name.to_owned();
+        self
+    }
+
+    /// The index of this node in its cluster, 0 to 63. Default 0.
+    pub fn index(mut self, index: u8) -> Self {
+        self.identity = PeerId::Node { index };
+        self
+    }
+
+    /// This is no node of the cluster but a client of it, by an id of its own choice, the same at each start.
+    pub fn client(mut self, id: u64) -> Self {
+        self.identity = PeerId::Client { id };
+        self
+    }
+
+    /// An address where others may connect; may be called again. Port 0 lets the kernel choose.
+    pub fn listen(mut self, address: SocketAddr) -> Self {
+        self.listen.push(address);
+        self
+    }
+
+    /// Another node of the cluster: its index, and `host:port`. The name is looked up again at each attempt.
+    pub fn peer(mut self, index: u8, address: &str) -> Self {
+        self.nodes.insert(index, address.to_owned());
+        self
+    }
+
+    /// Clients that may be connected at once. Default 1 000.
+    pub fn clients_max(mut self, count: usize) -> Self {
+        self.clients_max = count;
+        self
+    }
+
+    /// The name of this host, for people. Default: that of the kernel.
+    pub fn name(mut self, name: &str) -> Self {
+        self.name = Some(name.to_owned());
+        self
+    }
+
+    /// Links beyond this host are neither encrypted nor authenticated, and that is wanted.
+    pub fn allow_plain_beyond_loopback(mut self) -> Self {
+        self.plain_beyond_loopback = true;
+        self
+    }
+
+    /// Listens, and begins to link.
+    ///
+    /// # Errors
+    /// [`Code::BadSetting`] for an index out of range or a peer that is this node, and where an address beyond this host
+    /// would be used without [`NodeBuilder::allow_plain_beyond_loopback`]; [`Code::AddressUnusable`] where an address
+    /// cannot be listened at; memory (03xx).
+    pub fn open(self, bus: &Bus) -> Result<Node, Error> {
+        self.check()?;
+        let config = HubConfig {
+            cluster: busway_wire::cluster_id(&self.cluster),
+            identity: self.identity,
+            listen: self.listen,
+            nodes: self.nodes,
+            clients_max: self.clients_max,
+            host: self.name.unwrap_or_else(host_name),
+        };
+        let hub = Arc::new(Hub::start(bus.core.clone(), config)?);
+        let reporter = Reporter::start(hub.clone(), bus)?;
+        Ok(Node { reporter: Some(reporter), hub, _bus: bus.clone() })
+    }
+
+    fn check(&self) -> Result<(), Error> {
+        let refuse = |what: String, remedy: &str| {
+            Err(Error::new(Code::BadSetting, what).at("the node").remedy(remedy.to_owned()))
+        };
+        let own = match self.identity {
+            PeerId::Node { index } => Some(index),
+            PeerId::Client { .. } => None,
+        };
+        if let Some(index) =
+            own.into_iter().chain(self.nodes.keys().copied()).find(|index| *index >= NODES_MAX)
+        {
+            return refuse(format!("node {index} is out of range"), "number the nodes 0 to 63");
+        }
+        if let Some(index) = own.filter(|index| self.nodes.contains_key(index)) {
+            return refuse(format!("node {index} is this node"), "name the other nodes only");
+        }
+        if self.nodes.is_empty() && own.is_none() {
+            return refuse("a client without a node".to_owned(), "name a node to connect to");
+        }
+        if let Some(address) = self.listen.iter().find(|address| !address.ip().is_loopback())
+            && !self.plain_beyond_loopback
+        {
+            return refuse(
+                format!("{address} can be reached from other hosts, and links are not encrypted"),
+                "listen at 127.0.0.1, or allow it in words: allow_plain_beyond_loopback",
+            );
+        }
+        Ok(())
+    }
+}
+
+/// Nodes of one cluster.
+const NODES_MAX: u8 = 64;
+
+/// How a link is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum LinkState {
+    /// Not there; the next attempt comes.
+    Waiting,
+    /// The connection is being made.
+    Connecting,
+    /// The connection stands, and says who is there.
+    Handshaking,
+    /// Messages flow.
+    Connected,
+    /// It ends: what is under way is settled.
+    Draining,
+    /// It has ended.
+    Closed,
+}
+
+/// One peer, as [`Node::peers`] shows it.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct PeerView {
+    /// Who it is: `node 1`, `client 00..2a`.
+    pub peer: String,
+    /// Its name, if it has said it.
+    pub name: String,
+    /// The address it is dialed at, or from which it came.
+    pub address: String,
+    /// How the link is.
+    pub state: LinkState,
+    /// For how long it has been so.
+    pub age: Duration,
+    /// Why the last link ended, or the last attempt failed.
+    pub last_error: Option<String>,
+    /// Messages received over this link.
+    pub messages_in: u64,
+    /// Messages sent over this link.
+    pub messages_out: u64,
+    /// Bytes received over this link.
+    pub bytes_in: u64,
+    /// Bytes sent over this link.
+    pub bytes_out: u64,
+    /// The last round trip that was measured.
+    pub round_trip: Option<Duration>,
+}
+
+/// This host's links. Dropping it closes them.
+///
+/// ```
+/// # fn main() -> Result<(), busway::Error> {
+/// let bus = busway::Bus::open("example-of-a-node")?;
+/// let node = busway::Node::builder().index(0).listen("127.0.0.1:0".parse().expect("an address")).open(&bus)?;
+/// println!("others connect to {}", node.listening()[0]);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug)]
+pub struct Node {
+    /// Ends before what it reports.
+    reporter: Option<Reporter>,
+    hub: Arc<Hub>,
+    // The bus outlives the threads that use it.
+    _bus: Bus,
+}
+
+impl Node {
+    /// How to make one, setting by setting.
+    pub fn builder() -> NodeBuilder {
+        NodeBuilder {
+            cluster: "default".to_owned(),
+            identity: PeerId::Node { index: 0 },
+            listen: Vec::new(),
+            nodes: BTreeMap::new(),
+            clients_max: CLIENTS_DEFAULT,
+            name: None,
+            plain_beyond_loopback: false,
+        }
+    }
+
+    /// Where others can connect.
+    #[must_use]
+    pub fn listening(&self) -> &[SocketAddr] {
+        self.hub.listening()
+    }
+
+    /// Every peer that is configured or connected.
+    #[must_use]
+    pub fn peers(&self) -> Vec<PeerView> {
+        self.hub.peers()
+    }
+
+    /// Waits until `count` peers are connected; false if that takes longer than `timeout`.
+    #[must_use]
+    pub fn wait_for_peers(&self, count: usize, timeout: Duration) -> bool {
+        self.hub.wait_for_peers(count, timeout)
+    }
+
+    /// Ends the links in order: what is under way is settled first, for most of a second.
+    pub fn close(self) {
+        drop(self);
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        drop(self.reporter.take());
+    }
+}
+
+fn host_name() -> String {
+    let name = rustix::system::uname();
+    let text = name.nodename().to_string_lossy().into_owned();
+    if text.is_empty() { "unnamed".to_owned() } else { text }
+}

@@ -1,0 +1,129 @@
+//! How the links are, published once a second for whoever asks.
+//!
+//! Any program may subscribe to [`PEERS_TOPIC`]; `busway peers` does. The topic is reserved and stays on its host.
+//!
+//! Invariant: what is published is at most a second old while the node runs.
+
+use std::sync::Arc;
+use std::sync::mpsc::{self, RecvTimeoutError, Sender};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use busway_wire::Topic;
+use serde::{Deserialize, Serialize};
+
+use crate::bus::Bus;
+use crate::error::{Code, Error};
+use crate::node::{LinkState, PeerView};
+use crate::publisher::Publisher;
+use crate::runtime::Hub;
+
+/// Where a node says how its links are: a JSON array of [`PeerStatus`].
+pub const PEERS_TOPIC: &str = "$bus.peers";
+
+const PERIOD: Duration = Duration::from_secs(1);
+
+/// One peer of a node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PeerStatus {
+    /// Who it is: `node 1`, `client 000000000000002a`.
+    pub peer: String,
+    /// Its name, if it has said it.
+    pub name: String,
+    /// Where it is dialed, or from where it came.
+    pub address: String,
+    /// `waiting`, `connecting`, `handshaking`, `connected`, `draining` or `closed`.
+    pub state: String,
+    /// For how long, in milliseconds.
+    pub age_ms: u64,
+    /// Why the last link ended, or the last attempt failed.
+    pub last_error: Option<String>,
+    /// Messages received over this link.
+    pub messages_in: u64,
+    /// Messages sent over this link.
+    pub messages_out: u64,
+    /// Bytes received over this link.
+    pub bytes_in: u64,
+    /// Bytes sent over this link.
+    pub bytes_out: u64,
+    /// The last round trip that was measured, in nanoseconds.
+    pub round_trip_ns: Option<u64>,
+}
+
+impl From<PeerView> for PeerStatus {
+    fn from(view: PeerView) -> Self {
+        let whole = |duration: Duration| u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
+        Self {
+            peer: view.peer,
+            name: view.name,
+            address: view.address,
+            state: state(view.state).to_owned(),
+            age_ms: whole(view.age) / 1_000_000,
+            last_error: view.last_error,
+            messages_in: view.messages_in,
+            messages_out: view.messages_out,
+            bytes_in: view.bytes_in,
+            bytes_out: view.bytes_out,
+            round_trip_ns: view.round_trip.map(whole),
+        }
+    }
+}
+
+fn state(state: LinkState) -> &'static str {
+    match state {
+        LinkState::Waiting => "waiting",
+        LinkState::Connecting => "connecting",
+        LinkState::Handshaking => "handshaking",
+        LinkState::Connected => "connected",
+        LinkState::Draining => "draining",
+        LinkState::Closed => "closed",
+    }
+}
+
+/// Publishes until it is dropped.
+#[derive(Debug)]
+pub(crate) struct Reporter {
+    stop: Option<Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Reporter {
+    pub(crate) fn start(hub: Arc<Hub>, bus: &Bus) -> Result<Self, Error> {
+        let topic = Topic::reserved(PEERS_TOPIC).map_err(Error::from)?;
+        let publisher = bus.publisher_of(topic).slots_max(32).history(1).open_reserved()?;
+        let (stop, stopped) = mpsc::channel();
+        let thread = std::thread::Builder::new().name("bw-status".to_owned()).spawn(move || {
+            let mut publisher = publisher;
+            loop {
+                report(&hub, &mut publisher);
+                match stopped.recv_timeout(PERIOD) {
+                    Err(RecvTimeoutError::Timeout) => {}
+                    Ok(()) | Err(RecvTimeoutError::Disconnected) => return,
+                }
+            }
+        });
+        let thread = thread.map_err(|error| {
+            Error::new(Code::ThreadRefused, format!("a thread cannot be started: {error}"))
+                .at("bw-status")
+                .remedy("raise the limit on processes: ulimit -u")
+        })?;
+        Ok(Self { stop: Some(stop), thread: Some(thread) })
+    }
+}
+
+fn report(hub: &Hub, publisher: &mut Publisher) {
+    let peers: Vec<PeerStatus> = hub.peers().into_iter().map(PeerStatus::from).collect();
+    if let Err(error) = publisher.send_json(&peers) {
+        tracing::debug!(target: "busway::link", "cannot say how the links are: {error}");
+    }
+}
+
+impl Drop for Reporter {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        if let Some(thread) = self.thread.take() {
+            // It has nothing to say; a panic was printed when it happened.
+            let _ = thread.join();
+        }
+    }
+}

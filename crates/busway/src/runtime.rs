@@ -1,0 +1,20 @@
+//! What joins memory, decisions and the kernel: this host's rings with those of other hosts.
+//!
+//! `protocol` decides, `io` moves bytes, the ports of this crate read and write rings; none of them knows another, and
+//! only this module knows all. Two threads come here, and both are mere callers: `bw-link-rx` sleeps in the driver and
+//! takes what comes; `bw-link-tx` sleeps on the bell and sends what was published. Each does what it has found itself,
+//! under the lock of the peer concerned, so that no message waits for another thread.
+//!
+//! Invariant: no step waits: not for a peer, not for a subscriber, not for a publisher. Only the two sleeps do.
+
+mod door;
+mod export;
+mod hub;
+mod import;
+mod interest;
+mod peer;
+mod staging;
+
+pub(crate) use export::Outbound;
+pub(crate) use hub::{Hub, HubConfig};
+pub(crate) use staging::{Pieces, Staging};

@@ -1,0 +1,491 @@
+//! The thread that receives: newcomers, dials, and who is let in.
+//!
+//! It sleeps in the driver, hands what comes to the newcomer or the peer that it belongs to, and does what the
+//! membership machine decides. A newcomer is nobody until its hello has come and the membership has let it in.
+//!
+//! Invariant: every connection that the driver gave us is in `connections` until it is closed.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use busway_io::{ConnectionId, Driver, Event, Fault, Read, Submitted};
+use busway_protocol::membership::{self, Attempt, Membership};
+use busway_protocol::{Batch, Link, PeerId, Session, Time};
+use busway_wire::limits::{LINK_DRAIN_MS, LINK_UNIDENTIFIED_DEFAULT};
+use busway_wire::link::{Frame, Refusal, RefusalCode, encode};
+
+use crate::node::LinkState;
+use crate::ports::lock;
+use crate::runtime::hub::{Known, Shared};
+use crate::runtime::peer::{Happened, Peer};
+use crate::runtime::{Outbound, Pieces, Staging};
+
+/// Reads of one connection before others have their turn.
+const TURNS: usize = 8;
+/// Soon: what waits for a subscriber is looked at again after this.
+const SOON: Duration = Duration::from_millis(1);
+/// So long a node that is told to end lets its links settle: it has a second in all. What is not settled by then is
+/// told again, or told as lost, when it is back.
+const DRAIN_NS: u64 = 800_000_000;
+const _: () = assert!(DRAIN_NS < LINK_DRAIN_MS * 1_000_000);
+/// The thread wakes at least so often.
+const SLEEP_MAX: Duration = Duration::from_secs(1);
+
+/// What those are told for whom there is no descriptor.
+pub(super) fn too_full() -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let refusal = Refusal::new(RefusalCode::Full, "no room for another connection", 1_000);
+    encode(&Frame::Refusal(refusal), busway_wire::Seed::LOCAL, &mut bytes)
+        .expect("a refusal with a short reason can be encoded");
+    bytes
+}
+
+/// Whose a connection is.
+enum Slot {
+    /// We are connecting to this peer.
+    Dialing(PeerId, Attempt),
+    /// Somebody who has not said who it is, or has not been let in.
+    Newcomer(Box<Newcomer>),
+    Linked(PeerId, Arc<Mutex<Peer>>),
+}
+
+struct Newcomer {
+    link: Link<Outbound>,
+    rest: Vec<u8>,
+    from: SocketAddr,
+}
+
+/// See the head of this file.
+pub(super) struct Door {
+    shared: Arc<Shared>,
+    membership: Membership,
+    connections: BTreeMap<ConnectionId, Slot>,
+    staging: Option<Staging>,
+    decisions: Vec<membership::Output>,
+}
+
+impl Door {
+    pub(super) fn new(shared: Arc<Shared>) -> Self {
+        let membership = Membership::new(membership_config(&shared));
+        let (connections, staging, decisions) = (BTreeMap::new(), Some(Staging::new()), Vec::new());
+        Self { shared, membership, connections, staging, decisions }
+    }
+
+    /// The body of the thread.
+    pub(super) fn run(mut self) {
+        self.decide(membership::Input::Start);
+        let mut events = Vec::new();
+        let mut soon = false;
+        let mut end_ns = None;
+        loop {
+            let now_ns = self.shared.driver.now_ns();
+            if self.shared.stopping() {
+                if end_ns.is_none() {
+                    self.decide(membership::Input::Drain);
+                }
+                let end = *end_ns.get_or_insert(now_ns.saturating_add(DRAIN_NS));
+                if now_ns >= end || self.shared.all().iter().all(|peer| lock(peer).connection().is_none()) {
+                    return self.close_all();
+                }
+                soon = true;
+            }
+            let timeout = self.timeout(now_ns, soon);
+            self.shared.driver.poll(Some(timeout), &mut events);
+            for event in events.drain(..) {
+                self.event(event);
+            }
+            self.shared.tell_interests();
+            self.dial_resolved();
+            soon = self.tick();
+        }
+    }
+
+    fn now(&self) -> Time {
+        Time(self.shared.driver.now_ns())
+    }
+
+    fn timeout(&self, now_ns: u64, soon: bool) -> Duration {
+        if soon {
+            return SOON;
+        }
+        let peers = self.shared.all();
+        let deadlines = peers.iter().filter_map(|peer| lock(peer).deadline());
+        let newcomers = self.connections.values().filter_map(|slot| match slot {
+            Slot::Newcomer(newcomer) => newcomer.link.deadline().map(|(at, _)| at),
+            Slot::Dialing(..) | Slot::Linked(..) => None,
+        });
+        let membership = self.membership.deadline().map(|(at, _)| at);
+        let next = deadlines.chain(newcomers).chain(membership).min();
+        next.map_or(SLEEP_MAX, |at| Duration::from_nanos(at.0.saturating_sub(now_ns)).min(SLEEP_MAX))
+    }
+
+    fn event(&mut self, event: Event<Staging, Pieces>) {
+        match event {
+            Event::Accepted { connection, peer: from, .. } => {
+                let link = Link::accept(&self.shared.link, self.now());
+                self.connections
+                    .insert(connection, Slot::Newcomer(Box::new(Newcomer { link, rest: Vec::new(), from })));
+                self.decide(membership::Input::Accepted { connection: id(connection) });
+                self.shared.driver.watch(connection);
+            }
+            Event::Dialed { connection, result } => self.dialed(connection, result),
+            Event::Readable { connection } => self.readable(connection),
+            Event::Read { connection, mut space, result } => {
+                self.read_done(connection, &mut space, result);
+                self.staging = Some(space);
+            }
+            Event::Written { connection, pieces, result } => {
+                if let Some(Slot::Linked(_, peer)) = self.connections.get(&connection) {
+                    let mut peer = lock(peer);
+                    if peer.connection() == Some(connection)
+                        && peer.written(&self.shared.driver, pieces, result)
+                    {
+                        peer.pump(&self.shared.driver);
+                    }
+                }
+            }
+            Event::Closed { connection } => self.closed(connection),
+        }
+    }
+
+    fn dialed(&mut self, connection: ConnectionId, result: Result<(), Fault>) {
+        let Some(Slot::Dialing(peer, attempt)) = self.connections.get(&connection) else { return };
+        let (peer, attempt) = (*peer, *attempt);
+        if let Err(fault) = result {
+            self.connections.remove(&connection);
+            let reason = fault.to_string();
+            self.note(peer, LinkState::Waiting, Some(reason.clone()));
+            return self.decide(membership::Input::ConnectFailed { attempt, reason });
+        }
+        self.decide(membership::Input::Connected { attempt, connection: id(connection) });
+        if !matches!(self.connections.get(&connection), Some(Slot::Dialing(..))) {
+            return;
+        }
+        let link = Link::dial(&self.shared.link, peer, self.now());
+        self.note(peer, LinkState::Handshaking, None);
+        self.join(connection, peer, link, &[]);
+    }
+
+    /// A connection becomes that of a peer; `rest` was read behind its hello.
+    fn join(&mut self, connection: ConnectionId, id: PeerId, link: Link<Outbound>, rest: &[u8]) {
+        let Some(peer) = self.peer(id) else {
+            self.shared.driver.close(connection);
+            return;
+        };
+        {
+            let mut peer = lock(&peer);
+            peer.connected(&self.shared.driver, connection, link);
+            if !rest.is_empty() {
+                peer.arrived(self.now(), rest);
+                peer.write(&self.shared.driver);
+            }
+        }
+        self.connections.insert(connection, Slot::Linked(id, peer.clone()));
+        self.heed(id, &peer);
+        self.shared.driver.watch(connection);
+    }
+
+    /// The peer of this name, made if it is new.
+    fn peer(&self, id: PeerId) -> Option<Arc<Mutex<Peer>>> {
+        // First the interests: what changes meanwhile is told to this peer too.
+        let interests = lock(&self.shared.interests);
+        if let Some(peer) = lock(&self.shared.peers).get(&id) {
+            return Some(peer.clone());
+        }
+        let session = Session::new(self.shared.link.clone(), id);
+        let made = Peer::new(
+            &self.shared.core,
+            session,
+            self.shared.config.host.clone(),
+            self.shared.speakers.clone(),
+        );
+        let mut peer = match made {
+            Ok(peer) => peer,
+            Err(error) => {
+                tracing::warn!(target: "busway::link", peer = %id, "no room for a peer: {error}");
+                return None;
+            }
+        };
+        for want in interests.all() {
+            peer.tell(&self.shared.driver, want);
+        }
+        let peer = Arc::new(Mutex::new(peer));
+        lock(&self.shared.peers).insert(id, peer.clone());
+        Some(peer)
+    }
+
+    fn readable(&mut self, connection: ConnectionId) {
+        let staging = self.staging.take().unwrap_or_else(Staging::new);
+        match self.connections.get_mut(&connection) {
+            Some(Slot::Linked(id, peer)) => {
+                let (id, peer) = (*id, peer.clone());
+                self.staging = {
+                    let mut peer = lock(&peer);
+                    let back = peer.read(&self.shared.driver, connection, staging, TURNS);
+                    peer.pump(&self.shared.driver);
+                    back
+                };
+                self.heed(id, &peer);
+            }
+            Some(Slot::Newcomer(_)) => self.read_newcomer(connection, staging),
+            Some(Slot::Dialing(..)) | None => self.staging = Some(staging),
+        }
+    }
+
+    fn read_newcomer(&mut self, connection: ConnectionId, mut staging: Staging) {
+        let Some(Slot::Newcomer(newcomer)) = self.connections.get_mut(&connection) else { return };
+        staging.begin(&newcomer.rest);
+        match self.shared.driver.read(connection, staging) {
+            Submitted::Done { mut buffer, result } => {
+                self.read_done(connection, &mut buffer, result);
+                self.staging = Some(buffer);
+            }
+            Submitted::Pending => {}
+        }
+    }
+
+    fn read_done(&mut self, connection: ConnectionId, staging: &mut Staging, result: Result<Read, Fault>) {
+        match self.connections.get(&connection) {
+            Some(Slot::Linked(id, peer)) => {
+                let (id, peer) = (*id, peer.clone());
+                lock(&peer).read_done(&self.shared.driver, connection, staging, result);
+                self.heed(id, &peer);
+            }
+            Some(Slot::Newcomer(_)) => match result {
+                Ok(Read::Bytes(count)) => {
+                    staging.filled(staging.len() + count);
+                    self.hear_newcomer(connection, staging.bytes());
+                }
+                Ok(Read::End) | Err(_) => self.shared.driver.close(connection),
+            },
+            Some(Slot::Dialing(..)) | None => {}
+        }
+    }
+
+    /// A newcomer has said something: its hello, or what is none.
+    fn hear_newcomer(&mut self, connection: ConnectionId, bytes: &[u8]) {
+        let now = self.now();
+        let Some(Slot::Newcomer(newcomer)) = self.connections.get_mut(&connection) else { return };
+        let (consumed, hello) = match newcomer.link.receive(now, bytes) {
+            Ok((consumed, event)) => (consumed, event.is_some()),
+            Err(reason) => {
+                tracing::debug!(target: "busway::link", from = %newcomer.from, "not let in: {reason}");
+                return self.dismiss(connection);
+            }
+        };
+        newcomer.rest = bytes.get(consumed..).unwrap_or_default().to_vec();
+        let Some(identity) = newcomer.link.hello().filter(|_| hello).map(|hello| hello.identity) else {
+            return self.shared.driver.watch(connection);
+        };
+        self.decide(membership::Input::Identified { connection: id(connection), identity });
+    }
+
+    /// Says the last frame, if there is one, and hangs up.
+    fn dismiss(&mut self, connection: ConnectionId) {
+        if let Some(Slot::Newcomer(newcomer)) = self.connections.get_mut(&connection) {
+            let mut pieces = Pieces(Batch::new());
+            newcomer.link.transmit(Time(self.shared.driver.now_ns()), &mut pieces.0);
+            if !pieces.0.is_empty() {
+                // It fits a fresh socket's buffer; who does not take it is not waited for.
+                let _ = self.shared.driver.write(connection, pieces);
+            }
+        }
+        self.shared.driver.close(connection);
+    }
+
+    fn closed(&mut self, connection: ConnectionId) {
+        match self.connections.remove(&connection) {
+            Some(Slot::Linked(id, peer)) => {
+                lock(&peer).disconnected(&self.shared.driver, connection);
+                self.heed(id, &peer);
+                self.note(id, LinkState::Waiting, None);
+            }
+            Some(Slot::Dialing(peer, _)) => self.note(peer, LinkState::Waiting, None),
+            Some(Slot::Newcomer(_)) | None => {}
+        }
+        let reason = "the connection has ended".to_owned();
+        self.decide(membership::Input::Closed { connection: id(connection), reason });
+    }
+
+    /// Passes on what a peer's step has brought.
+    fn heed(&mut self, peer_id: PeerId, peer: &Arc<Mutex<Peer>>) {
+        let (happened, connection) = {
+            let mut peer = lock(peer);
+            (std::mem::take(&mut peer.happened), peer.connection())
+        };
+        for happened in happened {
+            match happened {
+                Happened::Established(name) => {
+                    if let Some(known) = lock(&self.shared.known).get_mut(&peer_id) {
+                        known.name = name;
+                    }
+                    self.note(peer_id, LinkState::Connected, None);
+                    if let Some(connection) = connection {
+                        let connection = id(connection);
+                        self.decide(membership::Input::Identified { connection, identity: peer_id });
+                    }
+                }
+                Happened::Message => {
+                    if let Some(connection) = connection {
+                        self.decide(membership::Input::Message { connection: id(connection) });
+                    }
+                }
+                Happened::Closed { connection, reason, retry_after_ms } => {
+                    self.note(peer_id, LinkState::Closed, Some(reason.to_string()));
+                    if retry_after_ms > 0 {
+                        let connection = id(connection);
+                        self.decide(membership::Input::Refused { connection, retry_after_ms });
+                    }
+                }
+            }
+        }
+    }
+
+    /// Deadlines; true if something has to be looked at again soon.
+    fn tick(&mut self) -> bool {
+        let now = self.now();
+        let mut soon = false;
+        let peers: Vec<(PeerId, Arc<Mutex<Peer>>)> =
+            lock(&self.shared.peers).iter().map(|(id, peer)| (*id, peer.clone())).collect();
+        for (id, peer) in peers {
+            soon |= lock(&peer).tick(&self.shared.driver);
+            self.heed(id, &peer);
+        }
+        let late: Vec<ConnectionId> = self
+            .connections
+            .iter_mut()
+            .filter_map(|(connection, slot)| match slot {
+                Slot::Newcomer(newcomer) => newcomer.link.tick(now).is_err().then_some(*connection),
+                Slot::Dialing(..) | Slot::Linked(..) => None,
+            })
+            .collect();
+        for connection in late {
+            self.dismiss(connection);
+        }
+        if self.membership.deadline().is_some_and(|(at, _)| at <= now) {
+            self.decide(membership::Input::Tick);
+        }
+        soon
+    }
+
+    /// Tells the membership what happened and does what it decides.
+    fn decide(&mut self, input: membership::Input) {
+        let now = self.now();
+        let mut decisions = std::mem::take(&mut self.decisions);
+        self.membership.handle(now, input, &mut decisions);
+        for decision in decisions.drain(..) {
+            self.carry_out(decision);
+        }
+        self.decisions = decisions;
+    }
+
+    fn carry_out(&mut self, decision: membership::Output) {
+        match decision {
+            membership::Output::Dial { peer, attempt } => self.dial(peer, attempt),
+            membership::Output::Abandon { attempt } => {
+                let dialing = self
+                    .connections
+                    .iter()
+                    .find(|(_, slot)| matches!(slot, Slot::Dialing(_, of) if *of == attempt));
+                if let Some((connection, _)) = dialing {
+                    self.shared.driver.close(*connection);
+                }
+            }
+            membership::Output::Close { connection, .. } => self.shared.driver.close(io_id(connection)),
+            membership::Output::Refuse { connection, why, retry_after_ms } => {
+                if let Some(Slot::Newcomer(newcomer)) = self.connections.get_mut(&io_id(connection)) {
+                    newcomer.link.refuse(Refusal::new(why.code(), why.text(), retry_after_ms));
+                }
+                self.dismiss(io_id(connection));
+            }
+            membership::Output::Use { connection, identity } => {
+                let connection = io_id(connection);
+                // What we dialed is its peer's already.
+                if !matches!(self.connections.get(&connection), Some(Slot::Newcomer(_))) {
+                    return;
+                }
+                let Some(Slot::Newcomer(newcomer)) = self.connections.remove(&connection) else { return };
+                let from = newcomer.from;
+                lock(&self.shared.known).entry(identity).or_insert_with(|| known(from.to_string()));
+                self.join(connection, identity, newcomer.link, &newcomer.rest);
+            }
+        }
+    }
+
+    fn dial(&mut self, peer: PeerId, attempt: Attempt) {
+        let PeerId::Node { index } = peer else { return };
+        // A node whose address nobody gave us finds us, or is not there.
+        let Some(address) = self.shared.config.nodes.get(&index).cloned() else { return };
+        lock(&self.shared.known).entry(peer).or_insert_with(|| known(address.clone()));
+        self.note(peer, LinkState::Connecting, None);
+        self.shared.resolve(peer, attempt, address);
+    }
+
+    fn dial_resolved(&mut self) {
+        let resolved = std::mem::take(&mut *lock(&self.shared.resolved));
+        for (peer, attempt, found) in resolved {
+            match found {
+                Ok(address) => {
+                    let connection = self.shared.driver.dial(address);
+                    self.connections.insert(connection, Slot::Dialing(peer, attempt));
+                }
+                Err(reason) => {
+                    self.note(peer, LinkState::Waiting, Some(reason.clone()));
+                    self.decide(membership::Input::ConnectFailed { attempt, reason });
+                }
+            }
+        }
+    }
+
+    /// Notes how a link is, for people.
+    fn note(&self, peer: PeerId, state: LinkState, error: Option<String>) {
+        let now_ns = self.shared.driver.now_ns();
+        let mut all = lock(&self.shared.known);
+        let known = all.entry(peer).or_insert_with(|| known(String::new()));
+        if known.state != state {
+            (known.state, known.since_ns) = (state, now_ns);
+        }
+        if state == LinkState::Connected {
+            known.last_error = None;
+        } else if error.is_some() {
+            known.last_error = error;
+        }
+        self.shared.changed.notify_all();
+    }
+
+    fn close_all(&mut self) {
+        for connection in self.connections.keys() {
+            self.shared.driver.close(*connection);
+        }
+    }
+}
+
+fn membership_config(shared: &Shared) -> membership::Config {
+    let own = match shared.config.identity {
+        PeerId::Node { index } => Some(index),
+        PeerId::Client { .. } => None,
+    };
+    let last = shared.config.nodes.keys().copied().chain(own).max().unwrap_or(0);
+    membership::Config {
+        identity: shared.config.identity,
+        nodes: last.saturating_add(1),
+        clients_max: u32::try_from(shared.config.clients_max).unwrap_or(u32::MAX),
+        unidentified_max: LINK_UNIDENTIFIED_DEFAULT,
+        seed: shared.link.hello.instance,
+    }
+}
+
+fn known(address: String) -> Known {
+    Known { name: String::new(), address, state: LinkState::Waiting, since_ns: 0, last_error: None }
+}
+
+/// The names of connections of the driver and of the protocol are one and the same number.
+fn id(connection: ConnectionId) -> busway_protocol::ConnectionId {
+    busway_protocol::ConnectionId(connection.0)
+}
+
+fn io_id(connection: busway_protocol::ConnectionId) -> ConnectionId {
+    ConnectionId(connection.0)
+}

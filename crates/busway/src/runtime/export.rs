@@ -1,0 +1,413 @@
+//! What a peer on another host wants of this one: rows at the rings that match, read on its behalf.
+//!
+//! A peer asks by patterns; a ring that several of them match is read once. Rows of reliable patterns gate their
+//! publishers until the peer has confirmed, so that their cursor is the place from which a new connection goes on; rows
+//! of the others lose the oldest. This file opens and closes rows and turns what lies in slots into headers and
+//! payloads. Which source is read next, and how far, the session decides.
+//!
+//! Invariant: a source has one row here. It is reliable if any pattern that matches its topic is.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use busway_shm::clock;
+use busway_shm::row::{Body, Gap, Message, RowOptions, RowReader, Taken};
+use busway_shm::slot::InlineMessage;
+use busway_wire::limits::HOLDS_MAX;
+use busway_wire::{Cause, Flags, HEADER_SIZE, Header, Kind, Pattern, Policy, PortId, Topic};
+
+use crate::bus::Core;
+use crate::control::SubscriberRecord;
+use crate::error::Error;
+use crate::ports::{Arrival, Subscription, line_of};
+use crate::publisher::ORIGIN_BYTES;
+
+/// Whether a peer may lose what it cannot keep up with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Care {
+    /// The oldest are lost, and told.
+    Lossy,
+    /// The publisher waits.
+    Reliable,
+}
+
+impl Care {
+    fn policy(self) -> Policy {
+        match self {
+            Care::Lossy => Policy::default(),
+            Care::Reliable => Policy::Block,
+        }
+    }
+}
+
+/// The payload of a message on its way out: where it lies, or a copy if it was small. Cloning copies no payload.
+#[derive(Clone, Debug)]
+pub(crate) enum Outbound {
+    /// Copied out of its slot; so many bytes before the payload are not part of it.
+    Small(InlineMessage, usize),
+    /// Where it lies, held until this is dropped.
+    Held(Arc<Message>, usize),
+}
+
+impl AsRef<[u8]> for Outbound {
+    fn as_ref(&self) -> &[u8] {
+        let (bytes, skip) = match self {
+            Outbound::Small(inline, skip) => (inline.payload(), *skip),
+            Outbound::Held(message, skip) => (bytes_of(message), *skip),
+        };
+        bytes.get(skip..).unwrap_or_default()
+    }
+}
+
+fn bytes_of(message: &Message) -> &[u8] {
+    match &message.body {
+        Body::Inline(inline) => inline.payload(),
+        Body::Chunk(chunk) => chunk.payload(),
+        Body::Copied(_, payload) => payload,
+    }
+}
+
+/// What a look at a source found.
+#[derive(Debug)]
+pub(crate) enum Found {
+    /// Nothing yet.
+    Nothing,
+    /// The next message, with the header that it travels with.
+    Message(Header, Outbound),
+    /// These were lost before they were read.
+    Lost(Gap),
+    /// The publisher is gone; this was its last sequence.
+    End {
+        /// The last sequence that it sent, or that was lost.
+        last: u64,
+    },
+}
+
+/// A source that a peer wants, as it is told of it.
+#[derive(Clone, Debug)]
+pub(crate) struct ExportedSource {
+    pub(crate) source: PortId,
+    pub(crate) topic: Topic,
+    pub(crate) process: String,
+    pub(crate) created_ns: u64,
+    pub(crate) care: Care,
+    /// The first sequence that the row will read.
+    pub(crate) first: u64,
+}
+
+/// What `meet` found.
+#[derive(Debug)]
+pub(crate) enum Met {
+    /// A source to be told of.
+    Source(ExportedSource),
+    /// A source that ends after this sequence, because a more careful row takes its place.
+    Gone(PortId, u64),
+}
+
+#[derive(Debug)]
+struct Wanted {
+    port: PortId,
+    pattern: Pattern,
+    care: Care,
+}
+
+#[derive(Debug)]
+struct Exported {
+    reader: RowReader,
+    topic: Topic,
+    care: Care,
+    /// The last sequence that was read.
+    read: u64,
+    /// Messages that a rewind could not bring back: told before the next one.
+    gone: Option<Gap>,
+    /// Nothing after this is read: the publisher is gone, or the peer wants it no more. The row stays until the peer
+    /// has all up to there.
+    until: Option<u64>,
+}
+
+impl Exported {
+    fn shown(&self, source: PortId) -> ExportedSource {
+        let row = self.reader.row();
+        let created_ns = row.ring().created_ns.load(busway_shm::sync::Ordering::Relaxed);
+        let (topic, process) = (self.topic.clone(), row.peer().name());
+        ExportedSource { source, topic, process, created_ns, care: self.care, first: self.read + 1 }
+    }
+}
+
+/// Everything that is read for one peer.
+#[derive(Debug)]
+pub(crate) struct Exports {
+    core: Arc<Core>,
+    lossy: Arc<Subscription>,
+    reliable: Arc<Subscription>,
+    versions: [u64; 2],
+    wanted: BTreeMap<u32, Wanted>,
+    sources: BTreeMap<PortId, Exported>,
+    /// Rows that have no seat yet.
+    coming: Vec<(Arrival, Care)>,
+}
+
+impl Exports {
+    pub(crate) fn new(core: &Arc<Core>) -> Result<Self, Error> {
+        let subscription = |care: Care| -> Result<Arc<Subscription>, Error> {
+            let port = Core::new_port()?;
+            let created_ns = clock::monotonic_ns();
+            let options =
+                RowOptions { port, policy: care.policy(), history: 0, holds: HOLDS_MAX / 4, created_ns };
+            Ok(Arc::new(Subscription::new(options, line_of(None))))
+        };
+        Ok(Self {
+            core: core.clone(),
+            lossy: subscription(Care::Lossy)?,
+            reliable: subscription(Care::Reliable)?,
+            versions: [0; 2],
+            wanted: BTreeMap::new(),
+            sources: BTreeMap::new(),
+            coming: Vec::new(),
+        })
+    }
+
+    /// The peer wants what matches `pattern`, until [`Exports::unwant`] with the same `id`.
+    ///
+    /// # Errors
+    /// Too many ports, or a closed bus.
+    pub(crate) fn want(&mut self, id: u32, pattern: Pattern, care: Care) -> Result<(), Error> {
+        self.unwant(id);
+        let port = Core::new_port()?;
+        self.core.ports.add_subscription(port, self.subscription(care));
+        let created_ns = clock::monotonic_ns();
+        let (policy, named) = (care.policy(), pattern.clone());
+        self.wanted.insert(id, Wanted { port, pattern, care });
+        let record = SubscriberRecord { port, pattern: named, policy, created_ns, export: true };
+        self.core.control.subscribe_later(record)
+    }
+
+    /// The peer no longer wants what it asked for by `id`. Returns the sources that end by that, each with the last
+    /// sequence that was read.
+    pub(crate) fn unwant(&mut self, id: u32) -> Vec<(PortId, u64)> {
+        let Some(gone) = self.wanted.remove(&id) else { return Vec::new() };
+        self.core.ports.remove_subscription(gone.port);
+        self.core.control.unsubscribe(gone.port);
+        let wanted = &self.wanted;
+        let unwanted = self.sources.iter_mut().filter(|(_, exported)| {
+            exported.until.is_none() && !wanted.values().any(|wanted| wanted.pattern.matches(&exported.topic))
+        });
+        let unwanted: Vec<(PortId, u64)> =
+            unwanted.map(|(source, exported)| (*source, *exported.until.insert(exported.read))).collect();
+        let Self { coming, wanted, .. } = self;
+        coming.retain(|(arrival, _)| wanted.values().any(|wanted| wanted.pattern.matches(&arrival.topic)));
+        self.core.control.poke();
+        unwanted
+    }
+
+    /// Whether anything that the peer asked for matches.
+    fn care_for(&self, topic: &Topic) -> Option<Care> {
+        self.wanted.values().filter(|wanted| wanted.pattern.matches(topic)).map(|wanted| wanted.care).max()
+    }
+
+    fn subscription(&self, care: Care) -> &Arc<Subscription> {
+        match care {
+            Care::Lossy => &self.lossy,
+            Care::Reliable => &self.reliable,
+        }
+    }
+
+    fn drop_source(&mut self, source: PortId) {
+        if let Some(exported) = self.sources.remove(&source) {
+            let row = exported.reader.row();
+            // The peer may want it again.
+            self.subscription(exported.care).forget(row.peer().process(), row.ring_key());
+        }
+    }
+
+    /// Takes up the publishers that the control thread has met and whose rows have their seats.
+    pub(crate) fn meet(&mut self, mut met: impl FnMut(Met)) {
+        for (at, care) in [Care::Lossy, Care::Reliable].into_iter().enumerate() {
+            let subscription = self.subscription(care);
+            let version = subscription.version();
+            if version != self.versions[at] {
+                let arrived = subscription.arrived();
+                self.versions[at] = version;
+                self.coming.extend(arrived.into_iter().map(|arrival| (arrival, care)));
+            }
+        }
+        let coming = std::mem::take(&mut self.coming);
+        for (arrival, care) in coming {
+            if arrival.row.is_refused() {
+                continue;
+            }
+            if !arrival.row.is_attached() {
+                self.coming.push((arrival, care));
+                continue;
+            }
+            match self.sources.get_mut(&arrival.publisher) {
+                // The careless row ends first: what it has read must arrive before what this one will.
+                Some(known) if known.care < care => {
+                    if known.until.is_none() {
+                        known.until = Some(known.read);
+                        met(Met::Gone(arrival.publisher, known.read));
+                    }
+                    self.coming.push((arrival, care));
+                }
+                Some(_) => {}
+                None => {
+                    if let Some(source) = self.take_up(arrival, care) {
+                        met(Met::Source(source));
+                    }
+                }
+            }
+        }
+    }
+
+    fn take_up(&mut self, arrival: Arrival, care: Care) -> Option<ExportedSource> {
+        let source = arrival.publisher;
+        if self.care_for(&arrival.topic)? > care {
+            // The reliable row comes, or is there.
+            return None;
+        }
+        if self.sources.contains_key(&source) {
+            return None;
+        }
+        let peer = arrival.row.peer().clone();
+        let foreign = peer.uid() != busway_shm::sys::identity::uid();
+        let read = arrival.row.entry().cursor.load(busway_shm::sync::Ordering::Relaxed);
+        let mut reader = RowReader::new(arrival.row, care.policy(), foreign);
+        if care == Care::Reliable {
+            reader.confirm_later();
+        }
+        let exported = Exported { reader, topic: arrival.topic, care, read, gone: None, until: None };
+        let shown = exported.shown(source);
+        self.sources.insert(source, exported);
+        Some(shown)
+    }
+
+    /// Looks for the next message of a source.
+    pub(crate) fn take(&mut self, source: PortId) -> Found {
+        let Some(exported) = self.sources.get_mut(&source) else { return Found::Nothing };
+        if let Some(gap) = exported.gone.take() {
+            return Found::Lost(gap);
+        }
+        if exported.until.is_some_and(|until| exported.read >= until) {
+            return Found::Nothing;
+        }
+        match exported.reader.take() {
+            Taken::Message(message) => {
+                exported.read = message.sequence;
+                let (header, skip) = header_of(&message, source, &exported.topic);
+                let payload = match message.body {
+                    Body::Inline(inline) => Outbound::Small(inline, skip),
+                    Body::Chunk(_) | Body::Copied(..) => Outbound::Held(Arc::new(message), skip),
+                };
+                Found::Message(header, payload)
+            }
+            Taken::Gap(gap) => {
+                exported.read = gap.from.saturating_add(gap.count).saturating_sub(1);
+                Found::Lost(gap)
+            }
+            Taken::Empty | Taken::HoldsExhausted => {
+                if exported.reader.is_over() {
+                    return self.end(source);
+                }
+                Found::Nothing
+            }
+            Taken::End | Taken::Evicted => self.end(source),
+        }
+    }
+
+    fn end(&mut self, source: PortId) -> Found {
+        let Some(exported) = self.sources.get_mut(&source) else { return Found::Nothing };
+        let last = *exported.until.insert(exported.read);
+        Found::End { last }
+    }
+
+    /// The peer has all of `source` up to `sequence`: its publisher need not keep it any more.
+    pub(crate) fn confirm(&mut self, source: PortId, sequence: u64) {
+        if let Some(exported) = self.sources.get_mut(&source).filter(|found| found.care == Care::Reliable) {
+            exported.reader.confirm(sequence);
+        }
+    }
+
+    /// The next message of `source` is `next` again, because what followed may not have arrived; where its publisher
+    /// no longer has that, it is told as lost.
+    pub(crate) fn rewind(&mut self, source: PortId, next: u64) {
+        let Some(exported) = self.sources.get_mut(&source) else { return };
+        let first = exported.reader.rewind(next);
+        exported.read = first.saturating_sub(1);
+        exported.gone =
+            (first > next).then(|| Gap { cause: Cause::Stalled, from: next, count: first - next });
+    }
+
+    /// The peer has all of a source that has ended: its row is let go. If the peer wants it again meanwhile, and its
+    /// publisher goes on, the row is kept and the source begins anew.
+    pub(crate) fn done(&mut self, source: PortId) -> Option<ExportedSource> {
+        let again = self.sources.get(&source).and_then(|exported| self.care_for(&exported.topic));
+        let exported = self.sources.get_mut(&source)?;
+        if again == Some(exported.care) && !exported.reader.is_over() {
+            exported.until = None;
+            return Some(exported.shown(source));
+        }
+        self.drop_source(source);
+        self.core.control.poke();
+        None
+    }
+
+    /// The sources that are read now.
+    pub(crate) fn sources(&self) -> impl Iterator<Item = PortId> {
+        self.sources.keys().copied()
+    }
+}
+
+impl Drop for Exports {
+    fn drop(&mut self) {
+        if self.core.own.forked() {
+            return;
+        }
+        for wanted in self.wanted.values() {
+            self.core.ports.remove_subscription(wanted.port);
+            self.core.control.unsubscribe(wanted.port);
+        }
+        self.sources.clear();
+        self.coming.clear();
+        drop((self.lossy.arrived(), self.reliable.arrived()));
+        // The control thread frees the rows once their publishers have taken note.
+        self.core.control.poke();
+    }
+}
+
+/// The header that a message travels with, and how many bytes before its payload are not part of it.
+fn header_of(message: &Message, source: PortId, topic: &Topic) -> (Header, usize) {
+    let mut header = Header::new(Kind::Publish);
+    let len = match &message.body {
+        Body::Inline(inline) => {
+            header.time_ns.set(inline.meta.time_ns);
+            header.correlation.set(inline.meta.correlation);
+            header.kind = inline.meta.kind;
+            header.flags = inline.meta.flags;
+            inline.payload().len()
+        }
+        Body::Chunk(chunk) => {
+            header = *chunk.header();
+            chunk.payload().len()
+        }
+        Body::Copied(copied, payload) => {
+            header = *copied;
+            payload.len()
+        }
+    };
+    let flags = Flags::from_bits(header.flags).unwrap_or_default();
+    header.sequence.set(message.sequence);
+    let relayed =
+        flags.has(Flags::RELAYED).then(|| bytes_of(message).first_chunk::<ORIGIN_BYTES>()).flatten();
+    let skip = match relayed {
+        Some(origin) => {
+            header.sequence.set(u64::from_le_bytes(*origin));
+            ORIGIN_BYTES
+        }
+        None => 0,
+    };
+    header.extensions = 0;
+    header.topic.set(topic.id().0);
+    header.source.set(source.0);
+    header.size.set((HEADER_SIZE + len - skip) as u32);
+    (header, skip)
+}

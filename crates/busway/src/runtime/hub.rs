@@ -1,0 +1,305 @@
+//! All links of a host: the two threads, the peers, and the connections that are not yet known to be anybody's.
+//!
+//! `bw-link-rx` owns the membership machine and the newcomers; it sleeps in the driver. `bw-link-tx` sleeps on the bell
+//! of the domain and pumps the peers. What both touch is a peer, under its lock.
+//!
+//! Invariant: a connection is in one place: dialing, a newcomer's, a peer's, or closed.
+
+use std::collections::BTreeMap;
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::sync::{Arc, Condvar, Mutex};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use busway_io::{Driver, Epoll, Listen};
+use busway_protocol::membership::Attempt;
+use busway_protocol::{Config, Input, PeerId, State, Time};
+use busway_shm::bell::ANY;
+use busway_shm::sync::{AtomicBool, Ordering};
+
+use crate::bus::Core;
+use crate::control::Watched;
+use crate::error::{Code, Error};
+use crate::node::{LinkState, PeerView};
+use crate::ports::{Watcher, lock};
+use crate::runtime::door::Door;
+use crate::runtime::interest::Interests;
+use crate::runtime::peer::{Peer, Speakers};
+use crate::runtime::{Outbound, Pieces, Staging};
+
+/// The thread that sends sleeps no longer than this: what a ring of the bell did not tell, it finds then.
+const TX_SLEEP: Duration = Duration::from_millis(250);
+
+/// The driver of production.
+pub(super) type Sockets = Epoll<Staging, Pieces>;
+
+/// What a hub is made of.
+#[derive(Clone, Debug)]
+pub(crate) struct HubConfig {
+    pub(crate) cluster: u64,
+    pub(crate) identity: PeerId,
+    pub(crate) listen: Vec<SocketAddr>,
+    pub(crate) nodes: BTreeMap<u8, String>,
+    pub(crate) clients_max: usize,
+    pub(crate) host: String,
+}
+
+/// What the membership knows of a peer, for people.
+#[derive(Clone, Debug)]
+pub(super) struct Known {
+    pub(super) name: String,
+    pub(super) address: String,
+    pub(super) state: LinkState,
+    pub(super) since_ns: u64,
+    pub(super) last_error: Option<String>,
+}
+
+/// An address that was looked up, for whom and for which try.
+pub(super) type Resolved = (PeerId, Attempt, Result<SocketAddr, String>);
+
+/// What all threads share.
+pub(super) struct Shared {
+    pub(super) core: Arc<Core>,
+    pub(super) driver: Sockets,
+    pub(super) config: HubConfig,
+    pub(super) link: Config,
+    pub(super) peers: Mutex<BTreeMap<PeerId, Arc<Mutex<Peer>>>>,
+    pub(super) interests: Mutex<Interests>,
+    pub(super) known: Mutex<BTreeMap<PeerId, Known>>,
+    pub(super) changed: Condvar,
+    pub(super) speakers: Arc<Speakers>,
+    /// What the control thread has said and the receiving thread has not heard.
+    watched: Mutex<Vec<Watched>>,
+    /// Addresses that were looked up.
+    pub(super) resolved: Mutex<Vec<Resolved>>,
+    stop: AtomicBool,
+}
+
+impl std::fmt::Debug for Shared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Hub").field("config", &self.config).finish_non_exhaustive()
+    }
+}
+
+impl Watcher for Shared {
+    fn watched(&self, watched: Watched) {
+        lock(&self.watched).push(watched);
+        self.driver.wake();
+    }
+
+    fn changed(&self) {
+        self.driver.wake();
+    }
+}
+
+impl Shared {
+    pub(super) fn stopping(&self) -> bool {
+        self.stop.load(Ordering::Acquire) // pairs with Release in `Hub::drop`
+    }
+
+    /// The peers, as they are now.
+    pub(super) fn all(&self) -> Vec<Arc<Mutex<Peer>>> {
+        lock(&self.peers).values().cloned().collect()
+    }
+
+    /// Looks `address` up on a thread of its own: a name server may take seconds.
+    pub(super) fn resolve(self: &Arc<Self>, peer: PeerId, attempt: Attempt, address: String) {
+        if let Ok(address) = address.parse::<SocketAddr>() {
+            lock(&self.resolved).push((peer, attempt, Ok(address)));
+            return self.driver.wake();
+        }
+        let shared = self.clone();
+        let started = std::thread::Builder::new().name("bw-resolve".to_owned()).spawn(move || {
+            let found = address.to_socket_addrs().map(|mut found| found.next());
+            let found = match found {
+                Ok(Some(found)) => Ok(found),
+                Ok(None) => Err(format!("{address} has no address")),
+                Err(error) => Err(format!("{address}: {error}")),
+            };
+            lock(&shared.resolved).push((peer, attempt, found));
+            shared.driver.wake();
+        });
+        if let Err(error) = started {
+            lock(&self.resolved).push((peer, attempt, Err(format!("cannot look a name up: {error}"))));
+        }
+    }
+
+    /// Tells all peers what this host wants, as far as that has changed.
+    pub(super) fn tell_interests(&self) {
+        let watched = std::mem::take(&mut *lock(&self.watched));
+        if watched.is_empty() {
+            return;
+        }
+        let mut tell = Vec::new();
+        let mut interests = lock(&self.interests);
+        for watched in watched {
+            interests.watched(watched, &mut tell);
+        }
+        // Under the lock of the interests, so that a peer that is made meanwhile hears everything once.
+        for input in tell {
+            for peer in self.all() {
+                lock(&peer).tell(&self.driver, input.clone());
+            }
+        }
+    }
+
+    /// The thread that sends.
+    fn send(&self) {
+        while !self.stopping() {
+            let Some(domain) = self.core.ports.domain() else { return };
+            let bell = domain.bell();
+            let sleeper = bell.prepare(ANY);
+            // Announced: what is published now rings. What was published before is found by this look.
+            let mut found = false;
+            for peer in self.all() {
+                found |= lock(&peer).pump(&self.driver);
+            }
+            if !found && !self.stopping() {
+                sleeper.wait(Some(TX_SLEEP));
+            }
+        }
+    }
+}
+
+/// See the head of this file.
+#[derive(Debug)]
+pub(crate) struct Hub {
+    shared: Arc<Shared>,
+    listening: Vec<SocketAddr>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Hub {
+    /// Listens, and starts the threads.
+    pub(crate) fn start(core: Arc<Core>, config: HubConfig) -> Result<Hub, Error> {
+        let driver = Sockets::new().map_err(|fault| {
+            Error::new(Code::Descriptors, format!("cannot make a poller: {fault}"))
+                .at("the links of this host")
+                .remedy("raise the limit: ulimit -n 4096")
+        })?;
+        let mut listening = Vec::new();
+        for address in &config.listen {
+            let how = Listen { address: *address, backlog: 4_096, refusal: crate::runtime::door::too_full() };
+            listening.push(driver.listen(how).map_err(|error| unusable(*address, &error))?.address);
+        }
+        let instance = Core::new_port()?.0;
+        let mut link = Config::new(config.cluster, config.identity, instance);
+        link.hello.name = busway_wire::link::label_of(&config.host);
+        let shared = Arc::new(Shared {
+            core: core.clone(),
+            driver,
+            config,
+            link,
+            peers: Mutex::new(BTreeMap::new()),
+            interests: Mutex::new(Interests::default()),
+            known: Mutex::new(BTreeMap::new()),
+            changed: Condvar::new(),
+            speakers: Arc::new(Speakers::default()),
+            watched: Mutex::new(Vec::new()),
+            resolved: Mutex::new(Vec::new()),
+            stop: AtomicBool::new(false),
+        });
+        core.ports.set_watcher(Some(shared.clone()));
+        let mut hub = Hub { shared: shared.clone(), listening, threads: Vec::new() };
+        hub.run("bw-link-rx", {
+            let shared = shared.clone();
+            move || Door::new(shared).run()
+        })?;
+        hub.run("bw-link-tx", {
+            let shared = shared.clone();
+            move || shared.send()
+        })?;
+        core.control.watch()?;
+        Ok(hub)
+    }
+
+    fn run(&mut self, name: &str, body: impl FnOnce() + Send + 'static) -> Result<(), Error> {
+        let thread = std::thread::Builder::new().name(name.to_owned()).spawn(body);
+        self.threads.push(thread.map_err(|error| {
+            Error::new(Code::ThreadRefused, format!("a thread cannot be started: {error}"))
+                .at(name.to_owned())
+                .remedy("raise the limit on processes: ulimit -u")
+        })?);
+        Ok(())
+    }
+
+    pub(crate) fn listening(&self) -> &[SocketAddr] {
+        &self.listening
+    }
+
+    pub(crate) fn peers(&self) -> Vec<PeerView> {
+        let now_ns = self.shared.driver.now_ns();
+        let known = lock(&self.shared.known).clone();
+        known.into_iter().map(|(id, known)| self.view(id, known, now_ns)).collect()
+    }
+
+    fn view(&self, id: PeerId, known: Known, now_ns: u64) -> PeerView {
+        let peer = lock(&self.shared.peers).get(&id).cloned();
+        let (state, stats) = peer.map_or((None, None), |peer| {
+            let peer = lock(&peer);
+            (peer.state(), peer.stats())
+        });
+        let state = match state {
+            Some(State::Draining) => LinkState::Draining,
+            Some(State::Established) => LinkState::Connected,
+            Some(State::Greeting | State::Greeted) => LinkState::Handshaking,
+            Some(State::Closed(_)) | None => known.state,
+        };
+        let stats = stats.unwrap_or_default();
+        PeerView {
+            peer: id.to_string(),
+            name: known.name,
+            address: known.address,
+            state,
+            age: Duration::from_nanos(now_ns.saturating_sub(known.since_ns)),
+            last_error: known.last_error,
+            messages_in: stats.messages_in,
+            messages_out: stats.messages_out,
+            bytes_in: stats.bytes_in,
+            bytes_out: stats.bytes_out,
+            round_trip: (stats.round_trip_ns > 0).then(|| Duration::from_nanos(stats.round_trip_ns)),
+        }
+    }
+
+    pub(crate) fn wait_for_peers(&self, count: usize, timeout: Duration) -> bool {
+        let deadline = busway_shm::clock::Deadline::after(timeout);
+        let mut known = lock(&self.shared.known);
+        loop {
+            let linked = known.values().filter(|peer| peer.state == LinkState::Connected).count();
+            if linked >= count {
+                return true;
+            }
+            let left = deadline.remaining().unwrap_or(timeout);
+            if left.is_zero() {
+                return false;
+            }
+            let waited = self.shared.changed.wait_timeout(known, left);
+            known = waited.unwrap_or_else(std::sync::PoisonError::into_inner).0;
+        }
+    }
+}
+
+impl Drop for Hub {
+    fn drop(&mut self) {
+        self.shared.core.ports.set_watcher(None);
+        let now = Time(self.shared.driver.now_ns());
+        tracing::debug!(target: "busway::link", at = now.0, "the links are ending");
+        for peer in self.shared.all() {
+            let reason = "the node is going down".to_owned();
+            lock(&peer).tell(&self.shared.driver, Input::<Outbound>::Drain { reason });
+        }
+        self.shared.stop.store(true, Ordering::Release); // pairs with Acquire in `stopping`
+        self.shared.driver.wake();
+        self.shared.core.ports.ring_bell(ANY);
+        for thread in self.threads.drain(..) {
+            // It has nothing to say; a panic was printed when it happened.
+            let _ = thread.join();
+        }
+    }
+}
+
+fn unusable(address: SocketAddr, error: &busway_io::ListenError) -> Error {
+    Error::new(Code::AddressUnusable, error.to_string())
+        .at(address.to_string())
+        .remedy("choose another port, or end who has it: ss -ltnp")
+}

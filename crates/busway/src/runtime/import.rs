@@ -1,0 +1,327 @@
+//! What a peer on another host sends to this one: a relay ring for each source, and what waits for room in it.
+//!
+//! A message goes into its ring as it comes. Where a subscriber has to be waited for, it waits here, in order, as do
+//! those behind it: the session granted the peer no more than a window of each source, so that is all that can wait.
+//! What order messages have, which of them came before, and how much may come, the session knows.
+//!
+//! Invariant: messages and gaps of a source enter its ring in the order in which they came, and each is answered to the
+//! session once: as published, or as dropped with a cause.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use busway_protocol::{Delivery, Input};
+use busway_wire::link::Announce;
+use busway_wire::{Cause, HEADER_SIZE, Header, PortId};
+
+use crate::bus::Core;
+use crate::outcome::SendError;
+use crate::publisher::{Missing, Relay, RelayLoan};
+use crate::runtime::Outbound;
+
+/// A new relay waits so long for the subscribers that were here before it. One that hangs does not stop the source.
+const ATTACH_NS: u64 = 1_000_000_000;
+
+/// What waits for room.
+#[derive(Debug)]
+enum Queued {
+    Copied(Header, Vec<u8>),
+    Loaned(Header, RelayLoan),
+    Missing(Missing),
+}
+
+impl Queued {
+    /// The last sequence that is passed with it.
+    fn sequence(&self) -> u64 {
+        match self {
+            Queued::Copied(header, _) | Queued::Loaned(header, _) => header.sequence.get(),
+            Queued::Missing(missing) => missing.to,
+        }
+    }
+}
+
+/// A large message of which not all has come.
+#[derive(Debug)]
+struct Partial {
+    header: Header,
+    place: Place,
+    /// Bytes of extensions, which stay outside.
+    skip: u64,
+}
+
+#[derive(Debug)]
+enum Place {
+    Loaned(RelayLoan),
+    /// No chunk was to be had at once: a subscriber holds too many.
+    Copied(Vec<u8>),
+    /// No memory at all.
+    Dropped,
+}
+
+impl Place {
+    fn write(&mut self, at: u64, bytes: &[u8]) {
+        let target = match self {
+            Place::Loaned(loan) => loan.bytes_mut(),
+            Place::Copied(copy) => copy.as_mut_slice(),
+            Place::Dropped => return,
+        };
+        let at = usize::try_from(at).unwrap_or(usize::MAX);
+        let room = target.get_mut(at..).unwrap_or_default();
+        let len = bytes.len().min(room.len());
+        room[..len].copy_from_slice(&bytes[..len]);
+    }
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Stage {
+    /// Waits for the subscribers that were here before it.
+    Opening {
+        since_ns: u64,
+    },
+    Open,
+    /// Ends when nothing waits any more.
+    Closing,
+}
+
+/// One source of the peer.
+#[derive(Debug)]
+struct Incoming {
+    relay: Relay,
+    stage: Stage,
+    queue: VecDeque<Queued>,
+    partial: Option<Partial>,
+}
+
+/// Everything that comes from one peer.
+#[derive(Debug)]
+pub(crate) struct Imports {
+    core: Arc<Core>,
+    sources: BTreeMap<PortId, Incoming>,
+    /// Sources that are not simply open: to be looked at again.
+    waiting: Vec<PortId>,
+}
+
+/// What the session is told.
+pub(crate) type Inputs = Vec<Input<Outbound>>;
+
+impl Imports {
+    pub(crate) fn new(core: &Arc<Core>) -> Self {
+        Self { core: core.clone(), sources: BTreeMap::new(), waiting: Vec::new() }
+    }
+
+    /// The peer has announced a source that we want.
+    pub(crate) fn open(&mut self, announce: &Announce, now_ns: u64, inputs: &mut Inputs) {
+        let source = announce.source;
+        if let Some(known) = self.sources.get_mut(&source) {
+            if known.stage == Stage::Closing {
+                known.stage = Stage::Open;
+            }
+            if known.stage == Stage::Open {
+                inputs.push(Input::RelayOpened { source });
+            }
+            return;
+        }
+        match Relay::open(&self.core, &announce.topic, source) {
+            Ok(relay) => {
+                let stage = Stage::Opening { since_ns: now_ns };
+                self.sources.insert(source, Incoming { relay, stage, queue: VecDeque::new(), partial: None });
+                self.waiting.push(source);
+            }
+            Err(error) => {
+                tracing::warn!(target: "busway::link", topic = %announce.topic, "no ring for a source: {error}");
+                inputs.push(Input::RelayRefused { source, cause: Cause::LinkBudget });
+            }
+        }
+    }
+
+    /// No message of this source will come any more.
+    pub(crate) fn close(&mut self, source: PortId) {
+        if let Some(incoming) = self.sources.get_mut(&source) {
+            incoming.stage = Stage::Closing;
+            self.waiting.push(source);
+        }
+    }
+
+    /// What is read of the peer's bytes.
+    pub(crate) fn deliver(&mut self, delivery: Delivery<'_>, inputs: &mut Inputs) {
+        match delivery {
+            Delivery::Message { header, body } => {
+                let payload = body.get(header.extension_bytes()..).unwrap_or_default();
+                self.message(&header, payload, inputs);
+            }
+            Delivery::Begin { header, .. } => self.begin(header, inputs),
+            Delivery::Bytes { source, offset, bytes } => {
+                let Some(partial) = self.partial(source) else { return };
+                // Extensions come first, and may end in the middle of these bytes.
+                let early = usize::try_from(partial.skip.saturating_sub(offset)).unwrap_or(usize::MAX);
+                let rest = bytes.get(early..).unwrap_or_default();
+                partial.place.write(offset.saturating_sub(partial.skip), rest);
+            }
+            Delivery::End { source } => self.end(source, inputs),
+        }
+    }
+
+    /// Messages of the origin that will not come.
+    pub(crate) fn missing(&mut self, source: PortId, missing: Missing, inputs: &mut Inputs) {
+        let Some(incoming) = self.sources.get_mut(&source) else { return };
+        if incoming.queue.is_empty() && incoming.relay.missing(&missing).is_ok() {
+            inputs.push(Input::Published { source, sequence: missing.to });
+            return;
+        }
+        self.wait(source, Queued::Missing(missing), inputs);
+    }
+
+    /// A part of a message is no use without the rest.
+    pub(crate) fn abort(&mut self, source: PortId) {
+        let Some(incoming) = self.sources.get_mut(&source) else { return };
+        if let Some(Partial { place: Place::Loaned(loan), .. }) = incoming.partial.take() {
+            incoming.relay.put_back(loan);
+        }
+    }
+
+    fn partial(&mut self, source: PortId) -> Option<&mut Partial> {
+        self.sources.get_mut(&source)?.partial.as_mut()
+    }
+
+    fn message(&mut self, header: &Header, payload: &[u8], inputs: &mut Inputs) {
+        let (source, sequence) = (header.source(), header.sequence.get());
+        let Some(incoming) = self.sources.get_mut(&source) else {
+            inputs.push(Input::Dropped { source, sequence, cause: Cause::SpoofedSource });
+            return;
+        };
+        if incoming.queue.is_empty() {
+            match incoming.relay.send(header, payload) {
+                Ok(()) => return inputs.push(Input::Published { source, sequence }),
+                Err(error) if waits(&error) => {}
+                Err(_) => {
+                    return inputs.push(Input::Dropped { source, sequence, cause: Cause::LinkBudget });
+                }
+            }
+        }
+        match copy_of(payload) {
+            Some(copy) => self.wait(source, Queued::Copied(*header, copy), inputs),
+            None => inputs.push(Input::Dropped { source, sequence, cause: Cause::LinkBudget }),
+        }
+    }
+
+    fn begin(&mut self, header: Header, inputs: &mut Inputs) {
+        let source = header.source();
+        let Some(incoming) = self.sources.get_mut(&source) else {
+            let sequence = header.sequence.get();
+            return inputs.push(Input::Dropped { source, sequence, cause: Cause::SpoofedSource });
+        };
+        let skip = header.extension_bytes() as u64;
+        let size = u64::from(header.size.get()).saturating_sub(HEADER_SIZE as u64);
+        let len = usize::try_from(size.saturating_sub(skip)).unwrap_or(usize::MAX);
+        let place = match incoming.relay.loan(len) {
+            Ok(loan) => Place::Loaned(loan),
+            Err(_) => {
+                // Refused rather than aborted: the peer says how large it is, within what it was granted.
+                let mut copy = Vec::new();
+                match copy.try_reserve_exact(len) {
+                    Ok(()) => {
+                        copy.extend(std::iter::repeat_n(0, len));
+                        Place::Copied(copy)
+                    }
+                    Err(_) => Place::Dropped,
+                }
+            }
+        };
+        incoming.partial = Some(Partial { header, place, skip });
+    }
+
+    fn end(&mut self, source: PortId, inputs: &mut Inputs) {
+        let Some(incoming) = self.sources.get_mut(&source) else { return };
+        let Some(Partial { header, place, .. }) = incoming.partial.take() else { return };
+        let sequence = header.sequence.get();
+        match place {
+            Place::Dropped => inputs.push(Input::Dropped { source, sequence, cause: Cause::LinkBudget }),
+            Place::Copied(copy) => self.wait(source, Queued::Copied(header, copy), inputs),
+            Place::Loaned(loan) => self.wait(source, Queued::Loaned(header, loan), inputs),
+        }
+        self.drain(source, inputs);
+    }
+
+    fn wait(&mut self, source: PortId, queued: Queued, inputs: &mut Inputs) {
+        let Some(incoming) = self.sources.get_mut(&source) else { return };
+        incoming.queue.push_back(queued);
+        self.waiting.push(source);
+        inputs.push(Input::Suspended { source });
+    }
+
+    /// Puts into the ring what has room now.
+    fn drain(&mut self, source: PortId, inputs: &mut Inputs) {
+        let Some(Incoming { relay, queue, .. }) = self.sources.get_mut(&source) else { return };
+        while let Some(first) = queue.pop_front() {
+            let sequence = first.sequence();
+            let kept = match first {
+                Queued::Copied(header, copy) => {
+                    relay.send(&header, &copy).map_err(|error| (error, Queued::Copied(header, copy)))
+                }
+                Queued::Loaned(header, loan) => relay.finish(&header, loan).map_err(|unsent| {
+                    let (error, loan) = *unsent;
+                    (error, Queued::Loaned(header, loan))
+                }),
+                Queued::Missing(missing) => {
+                    relay.missing(&missing).map_err(|error| (error, Queued::Missing(missing)))
+                }
+            };
+            match kept {
+                Ok(()) => inputs.push(Input::Published { source, sequence }),
+                Err((error, kept)) if waits(&error) => return queue.push_front(kept),
+                Err((_, kept)) => {
+                    if let Queued::Loaned(_, loan) = kept {
+                        relay.put_back(loan);
+                    }
+                    inputs.push(Input::Dropped { source, sequence, cause: Cause::LinkBudget });
+                }
+            }
+        }
+    }
+
+    /// Looks again at what was not simply open; true while anything is not.
+    pub(crate) fn look_again(&mut self, now_ns: u64, inputs: &mut Inputs) -> bool {
+        if self.waiting.is_empty() {
+            return false;
+        }
+        let mut waiting = std::mem::take(&mut self.waiting);
+        waiting.sort_unstable();
+        waiting.dedup();
+        for source in waiting {
+            let Some(incoming) = self.sources.get_mut(&source) else { continue };
+            if let Stage::Opening { since_ns } = incoming.stage {
+                if now_ns.saturating_sub(since_ns) > ATTACH_NS {
+                    incoming.relay.give_up_waiting();
+                }
+                if incoming.relay.is_ready() {
+                    incoming.stage = Stage::Open;
+                    inputs.push(Input::RelayOpened { source });
+                }
+            }
+            self.drain(source, inputs);
+            let Some(incoming) = self.sources.get(&source) else { continue };
+            match (&incoming.stage, incoming.queue.is_empty()) {
+                // Its readers read on to the end of its ring.
+                (Stage::Closing, true) => drop(self.sources.remove(&source)),
+                (Stage::Open, true) => {}
+                (Stage::Opening { .. } | Stage::Open | Stage::Closing, _) => self.waiting.push(source),
+            }
+        }
+        !self.waiting.is_empty()
+    }
+}
+
+/// Whether a send may succeed later.
+fn waits(error: &SendError) -> bool {
+    match error {
+        SendError::Full(_) | SendError::Timeout(_) | SendError::OutOfMemory(_) => true,
+        SendError::TooLarge { .. } | SendError::Encode(_) | SendError::Closed | SendError::Forked => false,
+    }
+}
+
+fn copy_of(payload: &[u8]) -> Option<Vec<u8>> {
+    let mut copy = Vec::new();
+    copy.try_reserve_exact(payload.len()).ok()?;
+    copy.extend_from_slice(payload);
+    Some(copy)
+}

@@ -1,0 +1,504 @@
+//! One peer: its session, what we read for it, what it sends us, and its connection while there is one.
+//!
+//! A `Peer` is a step machine behind one lock: bytes come in by `arrived`, local messages go out by `pump`, and each step
+//! carries out what the session asks for. It waits for nothing. Whoever has the lock writes, so a thread that found
+//! something to send needs no other thread to send it.
+//!
+//! Invariant: a batch is in one place: here, or with the driver until it is written.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+
+use busway_io::{ConnectionId, Driver, Fault, Read, Submitted};
+use busway_protocol::{Batch, Closed, Delivery, Input, Link, Output, PeerId, Session, State, Stats, Time};
+use busway_wire::link::{Announce, label_of};
+use busway_wire::{Cause, PortId};
+
+use crate::bus::Core;
+use crate::error::Error;
+use crate::ports::lock;
+use crate::publisher::Missing;
+use crate::runtime::export::{Care, ExportedSource, Exports, Found, Met};
+use crate::runtime::import::{Imports, Inputs};
+use crate::runtime::{Outbound, Pieces, Staging};
+
+/// What a step did that others have to know.
+#[derive(Debug)]
+pub(crate) enum Happened {
+    /// The link stands; this is what the peer calls itself.
+    Established(String),
+    /// The first message of a link has come: it is of use.
+    Message,
+    /// The session gave the link up; the connection is being closed.
+    Closed { connection: ConnectionId, reason: Closed, retry_after_ms: u32 },
+}
+
+/// Which peer speaks for which source: the first that announced it, until it says that no more will come.
+#[derive(Debug, Default)]
+pub(crate) struct Speakers(Mutex<BTreeMap<PortId, PeerId>>);
+
+impl Speakers {
+    fn speaks(&self, source: PortId, peer: PeerId) -> bool {
+        *lock(&self.0).entry(source).or_insert(peer) == peer
+    }
+
+    fn silent(&self, source: PortId, peer: PeerId) {
+        let mut speakers = lock(&self.0);
+        if speakers.get(&source) == Some(&peer) {
+            speakers.remove(&source);
+        }
+    }
+}
+
+/// The connection of a peer.
+#[derive(Debug)]
+struct Wire {
+    connection: ConnectionId,
+    /// What is to be written; with the driver while a write is under way.
+    batch: Option<Pieces>,
+    /// Bytes of a frame that has not come whole.
+    rest: Vec<u8>,
+    /// The session is done with it: what is in the batch is written, then it is closed.
+    closing: Option<(Closed, u32)>,
+    heard: bool,
+}
+
+/// See the head of this file.
+pub(crate) struct Peer {
+    pub(crate) id: PeerId,
+    session: Session<Outbound>,
+    exports: Exports,
+    pub(crate) imports: Imports,
+    wire: Option<Wire>,
+    host: String,
+    speakers: Arc<Speakers>,
+    outputs: Vec<Output>,
+    inputs: Inputs,
+    pub(crate) happened: Vec<Happened>,
+}
+
+impl Peer {
+    pub(crate) fn new(
+        core: &Arc<Core>,
+        session: Session<Outbound>,
+        host: String,
+        speakers: Arc<Speakers>,
+    ) -> Result<Self, Error> {
+        Ok(Self {
+            id: session.peer(),
+            session,
+            exports: Exports::new(core)?,
+            imports: Imports::new(core),
+            wire: None,
+            host,
+            speakers,
+            outputs: Vec::new(),
+            inputs: Vec::new(),
+            happened: Vec::new(),
+        })
+    }
+
+    /// A connection to this peer is there; `link` is ours or has heard the peer's hello. An older one is closed.
+    pub(crate) fn connected<D: Driver<Staging, Pieces>>(
+        &mut self,
+        driver: &D,
+        connection: ConnectionId,
+        link: Link<Outbound>,
+    ) {
+        let now = Time(driver.now_ns());
+        if let Some(old) = self.wire.take() {
+            driver.close(old.connection);
+            self.lost(now);
+        }
+        let batch = Some(Pieces(Batch::new()));
+        self.wire = Some(Wire { connection, batch, rest: Vec::new(), closing: None, heard: false });
+        self.session.connected(now, link, &mut self.outputs);
+        self.carry_out(now);
+        self.write(driver);
+    }
+
+    /// The connection is gone, whoever closed it.
+    pub(crate) fn disconnected<D: Driver<Staging, Pieces>>(&mut self, driver: &D, connection: ConnectionId) {
+        if self.wire.as_ref().is_none_or(|wire| wire.connection != connection) {
+            return;
+        }
+        self.wire = None;
+        self.lost(Time(driver.now_ns()));
+    }
+
+    fn lost(&mut self, now: Time) {
+        self.session.disconnected(now, &mut self.outputs);
+        self.carry_out(now);
+    }
+
+    /// What we want of the peer has changed.
+    pub(crate) fn tell<D: Driver<Staging, Pieces>>(&mut self, driver: &D, input: Input<Outbound>) {
+        let now = Time(driver.now_ns());
+        self.session.handle(now, input, &mut self.outputs);
+        self.carry_out(now);
+        self.write(driver);
+    }
+
+    /// Reads what has come, until there is nothing more at this moment or others should have their turn.
+    pub(crate) fn read<D: Driver<Staging, Pieces>>(
+        &mut self,
+        driver: &D,
+        connection: ConnectionId,
+        mut staging: Staging,
+        turns: usize,
+    ) -> Option<Staging> {
+        for _ in 0..turns {
+            let Some(wire) = self.wire.as_mut().filter(|wire| wire.connection == connection) else {
+                return Some(staging);
+            };
+            staging.begin(&wire.rest);
+            wire.rest.clear();
+            let (full, space) = (staging.len(), staging.room());
+            match driver.read(connection, staging) {
+                Submitted::Done { buffer, result: Ok(Read::Bytes(count)) } => {
+                    staging = buffer;
+                    staging.filled(full + count);
+                    self.arrived(Time(driver.now_ns()), staging.bytes());
+                    self.write(driver);
+                    if count < space {
+                        driver.watch(connection);
+                        return Some(staging);
+                    }
+                }
+                Submitted::Done { buffer, result } => {
+                    self.ended(driver, connection, result.err());
+                    return Some(buffer);
+                }
+                // The driver has the buffer; `Event::Read` brings it back.
+                Submitted::Pending => return None,
+            }
+        }
+        driver.watch(connection);
+        Some(staging)
+    }
+
+    /// A read that was pending is done.
+    pub(crate) fn read_done<D: Driver<Staging, Pieces>>(
+        &mut self,
+        driver: &D,
+        connection: ConnectionId,
+        staging: &mut Staging,
+        result: Result<Read, Fault>,
+    ) {
+        match result {
+            Ok(Read::Bytes(count)) => {
+                staging.filled(staging.len() + count);
+                if self.wire.as_ref().is_some_and(|wire| wire.connection == connection) {
+                    self.arrived(Time(driver.now_ns()), staging.bytes());
+                    self.write(driver);
+                    driver.watch(connection);
+                }
+            }
+            Ok(Read::End) => self.ended(driver, connection, None),
+            Err(fault) => self.ended(driver, connection, Some(fault)),
+        }
+    }
+
+    fn ended<D: Driver<Staging, Pieces>>(
+        &mut self,
+        driver: &D,
+        connection: ConnectionId,
+        fault: Option<Fault>,
+    ) {
+        tracing::debug!(target: "busway::link", peer = %self.id, ?fault, "the connection has ended");
+        driver.close(connection);
+        self.disconnected(driver, connection);
+    }
+
+    /// Bytes have come, from the first that is not done with.
+    pub(crate) fn arrived(&mut self, now: Time, bytes: &[u8]) {
+        let mut at = 0;
+        loop {
+            let rest = bytes.get(at..).unwrap_or_default();
+            let (consumed, delivery) = self.session.receive(now, rest, &mut self.outputs);
+            if !self.outputs.is_empty() {
+                self.carry_out(now);
+            }
+            let nothing = consumed == 0 && delivery.is_none();
+            if let Some(delivery) = delivery {
+                self.deliver(now, delivery);
+            }
+            at += consumed;
+            if nothing || at > bytes.len() || self.is_closing() {
+                break;
+            }
+        }
+        self.answer(now);
+        if let Some(wire) = &mut self.wire {
+            wire.rest.extend_from_slice(bytes.get(at..).unwrap_or_default());
+        }
+    }
+
+    fn is_closing(&self) -> bool {
+        self.wire.as_ref().is_none_or(|wire| wire.closing.is_some())
+    }
+
+    fn deliver(&mut self, now: Time, delivery: Delivery<'_>) {
+        if let Some(wire) = self.wire.as_mut().filter(|wire| !wire.heard) {
+            wire.heard = true;
+            self.happened.push(Happened::Message);
+        }
+        self.imports.deliver(delivery, &mut self.inputs);
+        // Not after every message: what was published is told once for all of them.
+        if self.inputs.len() >= INPUTS_MAX {
+            self.answer(now);
+        }
+    }
+
+    /// Tells the session what became of what came.
+    fn answer(&mut self, now: Time) {
+        let mut inputs = std::mem::take(&mut self.inputs);
+        for input in inputs.drain(..) {
+            self.session.handle(now, input, &mut self.outputs);
+        }
+        self.inputs = inputs;
+        if !self.outputs.is_empty() {
+            self.carry_out(now);
+        }
+    }
+
+    /// Does what the session asks for.
+    fn carry_out(&mut self, now: Time) {
+        while !self.outputs.is_empty() {
+            let outputs = std::mem::take(&mut self.outputs);
+            for output in outputs {
+                self.carry_out_one(now, output);
+            }
+            let mut inputs = std::mem::take(&mut self.inputs);
+            for input in inputs.drain(..) {
+                self.session.handle(now, input, &mut self.outputs);
+            }
+            self.inputs = inputs;
+        }
+    }
+
+    fn carry_out_one(&mut self, now: Time, output: Output) {
+        match output {
+            Output::Established { hello, restarted } => {
+                tracing::info!(target: "busway::link", peer = %self.id, name = %hello.name.escape_debug(), restarted, "linked");
+                self.happened.push(Happened::Established(hello.name));
+            }
+            Output::PeerWants { id, pattern, reliable } => {
+                let care = if reliable { Care::Reliable } else { Care::Lossy };
+                if let Err(error) = self.exports.want(id, pattern, care) {
+                    tracing::warn!(target: "busway::link", peer = %self.id, "cannot read for a peer: {error}");
+                }
+            }
+            Output::PeerUnwants { id } => {
+                for (source, last) in self.exports.unwant(id) {
+                    self.inputs.push(Input::SourceGone { source, last });
+                }
+            }
+            Output::OpenRelay { announce } => {
+                let source = announce.source;
+                if self.speakers.speaks(source, self.id) {
+                    self.imports.open(&announce, now.0, &mut self.inputs);
+                } else {
+                    tracing::warn!(target: "busway::link", peer = %self.id, source = %source, "speaks for a source of another peer");
+                    self.inputs.push(Input::RelayRefused { source, cause: Cause::SpoofedSource });
+                }
+            }
+            Output::CloseRelay { source } => {
+                self.imports.close(source);
+                self.speakers.silent(source, self.id);
+            }
+            Output::SourceDone { source, .. } => {
+                if let Some(again) = self.exports.done(source) {
+                    self.inputs.push(self.source(again));
+                }
+            }
+            Output::Abort { source } => self.imports.abort(source),
+            Output::Pass { source, to } => self.exports.confirm(source, to),
+            Output::Rewind { source, to } => self.exports.rewind(source, to.saturating_add(1)),
+            Output::RelayGap { source, from, to, cause, link } => {
+                self.imports.missing(source, Missing { from, to, cause, link }, &mut self.inputs);
+            }
+            Output::Close { reason, retry_after_ms } => {
+                if let Some(wire) = &mut self.wire {
+                    wire.closing.get_or_insert((reason, retry_after_ms));
+                }
+            }
+        }
+    }
+
+    /// Reads local messages for the peer and writes what may go out now. Returns whether anything was read.
+    pub(crate) fn pump<D: Driver<Staging, Pieces>>(&mut self, driver: &D) -> bool {
+        let now = Time(driver.now_ns());
+        self.meet(now);
+        let mut read_any = false;
+        loop {
+            let read = self.fill(now);
+            read_any |= read;
+            let wrote = self.write(driver);
+            if !read || !wrote {
+                return read_any;
+            }
+        }
+    }
+
+    /// Tells the session of publishers that have been met.
+    fn meet(&mut self, now: Time) {
+        let mut all = Vec::new();
+        self.exports.meet(|met| all.push(met));
+        for met in all {
+            let input = match met {
+                Met::Source(met) => self.source(met),
+                Met::Gone(source, last) => Input::SourceGone { source, last },
+            };
+            self.inputs.push(input);
+        }
+        if !self.inputs.is_empty() {
+            self.answer(now);
+        }
+    }
+
+    /// What the session, and by it the peer, is told of a source.
+    fn source(&self, met: ExportedSource) -> Input<Outbound> {
+        let announce = Announce {
+            source: met.source,
+            topic: met.topic,
+            publisher: label_of(&met.process),
+            process: label_of(&met.process),
+            host: label_of(&self.host),
+            created_ns: met.created_ns,
+            reliable: met.care == Care::Reliable,
+            resumes: false,
+        };
+        Input::Source { announce, next: met.first }
+    }
+
+    /// Gives the session the next messages of those sources that may send.
+    fn fill(&mut self, now: Time) -> bool {
+        let (mut read, mut empty) = (0, 0);
+        let most = self.exports.sources().count();
+        while read < FILL_MAX && empty <= most {
+            let Some(source) = self.session.next_source() else { break };
+            match self.exports.take(source) {
+                Found::Nothing => {
+                    empty += 1;
+                    continue;
+                }
+                Found::Message(header, payload) => {
+                    self.session.handle(now, Input::Publish { source, header, payload }, &mut self.outputs);
+                }
+                Found::Lost(gap) => {
+                    let to = gap.from.saturating_add(gap.count).saturating_sub(1);
+                    let (from, cause) = (gap.from, gap.cause);
+                    self.session.handle(now, Input::Lost { source, from, to, cause }, &mut self.outputs);
+                }
+                Found::End { last } => {
+                    self.session.handle(now, Input::SourceGone { source, last }, &mut self.outputs);
+                }
+            }
+            (read, empty) = (read + 1, 0);
+        }
+        if !self.outputs.is_empty() {
+            self.carry_out(now);
+        }
+        read > 0
+    }
+
+    /// Writes what may go out, until the socket takes no more. Returns whether the last batch went out whole.
+    pub(crate) fn write<D: Driver<Staging, Pieces>>(&mut self, driver: &D) -> bool {
+        let now = Time(driver.now_ns());
+        loop {
+            let Some(wire) = &mut self.wire else { return false };
+            let Some(mut pieces) = wire.batch.take() else { return false };
+            if pieces.0.is_empty() {
+                self.session.transmit(now, &mut pieces.0);
+            }
+            if pieces.0.is_empty() {
+                let closing = wire.closing.take();
+                wire.batch = Some(pieces);
+                if let Some((reason, retry_after_ms)) = closing {
+                    self.close(driver, reason, retry_after_ms);
+                }
+                return true;
+            }
+            match driver.write(wire.connection, pieces) {
+                Submitted::Done { buffer, result } => {
+                    if !self.written(driver, buffer, result) {
+                        return false;
+                    }
+                }
+                // `Event::Written` brings the batch back.
+                Submitted::Pending => return false,
+            }
+        }
+    }
+
+    /// A write is done; the batch is back. Returns whether the connection is of use.
+    pub(crate) fn written<D: Driver<Staging, Pieces>>(
+        &mut self,
+        driver: &D,
+        mut pieces: Pieces,
+        result: Result<usize, Fault>,
+    ) -> bool {
+        let Some(wire) = &mut self.wire else { return false };
+        match result {
+            Ok(count) => {
+                pieces.0.advance(count);
+                wire.batch = Some(pieces);
+                true
+            }
+            Err(fault) => {
+                let connection = wire.connection;
+                self.ended(driver, connection, Some(fault));
+                false
+            }
+        }
+    }
+
+    fn close<D: Driver<Staging, Pieces>>(&mut self, driver: &D, reason: Closed, retry_after_ms: u32) {
+        let Some(wire) = self.wire.take() else { return };
+        tracing::info!(target: "busway::link", peer = %self.id, "closed: {reason}");
+        driver.close(wire.connection);
+        let connection = wire.connection;
+        self.happened.push(Happened::Closed { connection, reason, retry_after_ms });
+        self.lost(Time(driver.now_ns()));
+    }
+
+    /// Deadlines, relays that open, and messages that waited for room. Returns whether to come again soon.
+    pub(crate) fn tick<D: Driver<Staging, Pieces>>(&mut self, driver: &D) -> bool {
+        let now = Time(driver.now_ns());
+        let waiting = self.imports.look_again(now.0, &mut self.inputs);
+        self.answer(now);
+        if self.session.deadline().is_some_and(|(at, _)| at <= now) {
+            self.session.handle(now, Input::Tick, &mut self.outputs);
+            self.carry_out(now);
+        }
+        self.write(driver);
+        waiting
+    }
+
+    /// When `tick` is wanted.
+    pub(crate) fn deadline(&self) -> Option<Time> {
+        self.session.deadline().map(|(at, _)| at)
+    }
+
+    /// The connection, while there is one.
+    pub(crate) fn connection(&self) -> Option<ConnectionId> {
+        self.wire.as_ref().map(|wire| wire.connection)
+    }
+
+    /// How far the link is.
+    pub(crate) fn state(&self) -> Option<State> {
+        self.session.state().cloned()
+    }
+
+    /// What the link has counted.
+    pub(crate) fn stats(&self) -> Option<Stats> {
+        self.session.stats()
+    }
+}
+
+/// Messages read for a peer before it is written to: about what a batch holds of small ones.
+const FILL_MAX: usize = 1_024;
+
+/// What the session is told at once of messages that came.
+const INPUTS_MAX: usize = 256;

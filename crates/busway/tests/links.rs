@@ -1,0 +1,224 @@
+//! Two hosts on one: two domains that share nothing, each with a node, linked over the loopback.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking, also in what its tests share")]
+
+use std::net::SocketAddr;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use busway::{Bus, Cause, Node, Policy, Subscriber};
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A directory that is removed at the end.
+struct Directory(PathBuf);
+
+impl Directory {
+    fn new() -> Self {
+        let random = fastrand::u64(..);
+        let path = std::env::temp_dir().join(format!("busway-links-{}-{random:x}", std::process::id()));
+        std::fs::DirBuilder::new().mode(0o700).create(&path).unwrap();
+        Self(path)
+    }
+}
+
+impl Drop for Directory {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// A host: a domain of its own, and a node.
+struct Host {
+    node: Option<Node>,
+    bus: Bus,
+    _directory: Directory,
+}
+
+impl Host {
+    fn new(index: u8, peers: &[(u8, SocketAddr)]) -> Self {
+        let directory = Directory::new();
+        let bus = Bus::builder().directory(&directory.0).domain("links").arena_bytes(1 << 30).open().unwrap();
+        let mut host = Host { node: None, bus, _directory: directory };
+        host.start(index, "127.0.0.1:0".parse().unwrap(), peers);
+        host
+    }
+
+    fn start(&mut self, index: u8, listen: SocketAddr, peers: &[(u8, SocketAddr)]) {
+        let mut builder = Node::builder().cluster("test").index(index).listen(listen);
+        for (peer, address) in peers {
+            builder = builder.peer(*peer, &address.to_string());
+        }
+        self.node = Some(builder.open(&self.bus).unwrap());
+    }
+
+    fn address(&self) -> SocketAddr {
+        self.node.as_ref().unwrap().listening()[0]
+    }
+
+    fn wait_for_peers(&self, count: usize) {
+        assert!(
+            self.node.as_ref().unwrap().wait_for_peers(count, PATIENCE),
+            "{:?}",
+            self.node.as_ref().unwrap().peers()
+        );
+    }
+}
+
+/// Two hosts that are linked: the lower index dials.
+fn two_hosts() -> (Host, Host) {
+    let far = Host::new(1, &[]);
+    let near = Host::new(0, &[(1, far.address())]);
+    near.wait_for_peers(1);
+    far.wait_for_peers(1);
+    (near, far)
+}
+
+fn receive(subscriber: &mut Subscriber) -> Vec<u8> {
+    subscriber.recv_timeout(PATIENCE).unwrap().expect("a message").to_vec()
+}
+
+#[test]
+fn a_message_crosses_to_another_host_with_its_source_and_sequence() {
+    let (near, far) = two_hosts();
+    let mut subscriber = far.bus.subscriber("price.>").open().unwrap();
+    let mut publisher = near.bus.publisher("price.tick").open().unwrap();
+    publisher.wait_for_subscribers(1, PATIENCE).unwrap();
+    for n in 1..=100_u64 {
+        publisher.send(format!("message {n}").as_bytes()).unwrap();
+    }
+    for n in 1..=100_u64 {
+        let sample = subscriber.recv_timeout(PATIENCE).unwrap().expect("a message");
+        assert_eq!(&sample[..], format!("message {n}").as_bytes());
+        assert_eq!((sample.topic(), sample.sequence(), sample.source()), ("price.tick", n, publisher.id()));
+    }
+    assert!(subscriber.losses().is_empty());
+}
+
+#[test]
+fn messages_of_every_size_cross_unharmed_both_ways() {
+    let (near, far) = two_hosts();
+    for (from, to, topic) in [(&near, &far, "there"), (&far, &near, "back")] {
+        let mut subscriber = to.bus.subscriber(topic).policy(Policy::Block).open().unwrap();
+        let mut publisher = from.bus.publisher(topic).open().unwrap();
+        publisher.wait_for_subscribers(1, PATIENCE).unwrap();
+        for size in
+            [0, 1, 87, 88, 89, 96, 97, 1_023, 1_024, 16_383, 16_384, 65_536, 65_537, 1 << 20, 5_000_001]
+        {
+            let payload: Vec<u8> = (0..size).map(|at| (at % 251) as u8).collect();
+            publisher.send(&payload).unwrap();
+            assert!(receive(&mut subscriber) == payload, "{size} bytes {topic}");
+        }
+    }
+}
+
+#[test]
+fn a_topic_that_nobody_wants_abroad_does_not_cross_and_one_that_ten_want_crosses_once() {
+    let (near, far) = two_hosts();
+    let mut unwanted = near.bus.publisher("unwanted").open().unwrap();
+    let mut subscribers: Vec<Subscriber> =
+        (0..10).map(|_| far.bus.subscriber("wanted").policy(Policy::Block).open().unwrap()).collect();
+    let mut publisher = near.bus.publisher("wanted").open().unwrap();
+    publisher.wait_for_subscribers(1, PATIENCE).unwrap();
+    for n in 0..50_u8 {
+        unwanted.send(&[n]).unwrap();
+        publisher.send(&[n]).unwrap();
+    }
+    for subscriber in &mut subscribers {
+        for n in 0..50_u8 {
+            assert_eq!(receive(subscriber), [n]);
+        }
+    }
+    let received = far.node.as_ref().unwrap().peers()[0].messages_in;
+    assert_eq!(received, 50, "each message once, however many want it");
+}
+
+#[test]
+fn a_reliable_subscriber_far_away_loses_nothing_while_it_is_slow() {
+    let (near, far) = two_hosts();
+    let mut subscriber = far.bus.subscriber("slow").policy(Policy::Block).open().unwrap();
+    let sent = 100_000_u64;
+    let bus = near.bus.clone();
+    let sender = std::thread::spawn(move || {
+        let mut publisher = bus.publisher("slow").slots_max(64).max_wait(PATIENCE).open().unwrap();
+        publisher.wait_for_subscribers(1, PATIENCE).unwrap();
+        for n in 1..=sent {
+            let outcome = publisher.send(&n.to_le_bytes()).unwrap();
+            assert_eq!(outcome.stalled, 0);
+        }
+        publisher.flush(PATIENCE).unwrap();
+    });
+    for n in 1..=sent {
+        let sample = subscriber.recv_timeout(PATIENCE).unwrap().expect("a message");
+        assert_eq!(sample[..], n.to_le_bytes());
+        if n % 10_000 == 0 {
+            // Slow now and then: everything behind fills up.
+            std::thread::park_timeout(Duration::from_millis(20));
+        }
+    }
+    sender.join().unwrap();
+    assert!(subscriber.losses().is_empty());
+}
+
+#[test]
+fn a_reliable_subscriber_loses_nothing_while_the_node_beside_it_restarts() {
+    let mut far = Host::new(1, &[]);
+    let address = far.address();
+    let near = Host::new(0, &[(1, address)]);
+    near.wait_for_peers(1);
+    let mut subscriber = far.bus.subscriber("kept").policy(Policy::Block).open().unwrap();
+    let mut publisher = near.bus.publisher("kept").max_wait(PATIENCE).open().unwrap();
+    publisher.wait_for_subscribers(1, PATIENCE).unwrap();
+    let mut next = 1_u64;
+    for round in 0..3 {
+        for _ in 0..1_000 {
+            publisher.send(&next.to_le_bytes()).unwrap();
+            next += 1;
+        }
+        if round < 2 {
+            drop(far.node.take());
+            far.start(1, address, &[]);
+        }
+    }
+    for n in 1..next {
+        let sample = subscriber.recv_timeout(PATIENCE).unwrap().expect("a message");
+        assert_eq!((sample.sequence(), &sample[..]), (n, &n.to_le_bytes()[..]));
+    }
+    assert!(subscriber.losses().is_empty(), "{:?}", subscriber.losses());
+}
+
+#[test]
+fn what_a_lossy_subscriber_far_away_does_not_get_is_told_with_its_range() {
+    let (near, far) = two_hosts();
+    let mut subscriber = far.bus.subscriber("lossy").open().unwrap();
+    let mut publisher = near.bus.publisher("lossy").slots_max(64).open().unwrap();
+    publisher.wait_for_subscribers(1, PATIENCE).unwrap();
+    let sent = 200_000_u64;
+    for n in 1..=sent {
+        publisher.send(&n.to_le_bytes()).unwrap();
+    }
+    // The last message is no use as a mark while it may be lost: further ones come until one arrives.
+    let (mut received, mut lost, mut last) = (0, 0, 0);
+    let mut extra = sent;
+    while last <= sent {
+        extra += 1;
+        publisher.send(&extra.to_le_bytes()).unwrap();
+        while let Some(sample) = subscriber.recv_timeout(Duration::from_millis(20)).unwrap() {
+            assert!(sample.sequence() > last, "in order");
+            last = sample.sequence();
+            received += 1;
+            lost += subscriber
+                .losses()
+                .iter()
+                .map(|loss| {
+                    assert!(
+                        matches!(loss.cause, Cause::Lapped | Cause::RingBytes | Cause::Stalled),
+                        "{loss:?}"
+                    );
+                    loss.count
+                })
+                .sum::<u64>();
+        }
+    }
+    assert_eq!(received + lost, last, "received {received} and lost {lost} of {last}");
+}

@@ -1,0 +1,60 @@
+//! `busway peers`: the links of this host, as its node publishes them.
+
+use std::time::Duration;
+
+use busway::{PEERS_TOPIC, Pattern, PeerStatus, Topic};
+
+use crate::duration;
+use crate::exit::{CommandCode, Exit, Failure};
+use crate::session::Context;
+
+/// A node says how its links are every second.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+pub(crate) fn run(context: &mut Context<'_>) -> Result<Exit, Failure> {
+    let bus = context.join("busway-peers")?;
+    let topic = Topic::reserved(PEERS_TOPIC).map_err(busway::Error::from)?;
+    let mut subscriber = bus.subscriber_of(Pattern::Exact(topic)).history(1).open()?;
+    let found = subscriber.recv_timeout(PATIENCE).map_err(busway::Error::from)?;
+    let peers = found.map(|sample| sample.json::<Vec<PeerStatus>>()).transpose()?;
+    drop(subscriber);
+    bus.close();
+    let Some(peers) = peers else {
+        return Err(Failure::new(
+            CommandCode::NothingMatched,
+            "no node runs in this domain".to_owned(),
+            format!("domain {}", context.global.domain),
+            "busway up --listen 127.0.0.1:4420, or another --domain",
+        ));
+    };
+    if context.output.json() {
+        for peer in &peers {
+            context.output.object(peer)?;
+        }
+        return Ok(Exit::Done);
+    }
+    if peers.is_empty() {
+        context.output.note(format_args!("no peers yet"));
+        return Ok(Exit::Done);
+    }
+    let width = |text: fn(&PeerStatus) -> usize| peers.iter().map(text).max().unwrap_or(0).max(7);
+    let (peer_width, address_width) =
+        (width(|peer| peer.peer.chars().count()), width(|peer| peer.address.chars().count()));
+    context.output.line(format_args!(
+        "{:peer_width$}  {:address_width$}  {:<11}  {:>8}  {:>12}  {:>12}  {}",
+        "PEER", "ADDRESS", "STATE", "SINCE", "IN", "OUT", "LAST ERROR"
+    ))?;
+    for peer in &peers {
+        context.output.line(format_args!(
+            "{:peer_width$}  {:address_width$}  {:<11}  {:>8}  {:>12}  {:>12}  {}",
+            peer.peer,
+            peer.address,
+            peer.state,
+            duration::show(Duration::from_secs(peer.age_ms / 1000)),
+            peer.messages_in,
+            peer.messages_out,
+            peer.last_error.as_deref().unwrap_or("-").escape_debug()
+        ))?;
+    }
+    Ok(Exit::Done)
+}

@@ -1,0 +1,199 @@
+//! One connection on readiness: what is in flight on each of its halves.
+//!
+//! The reading half and the writing half have a lock each, so that a thread that writes never waits for one that
+//! reads. A half knows whether the kernel may have something for it (`ready`): events set it, and a call that came
+//! back short clears it, so that most reads cost one system call and not two.
+//!
+//! It does not know the poller, other connections, or when to close.
+//!
+//! Invariant: `ready` is cleared only while the half is locked, after the kernel has said that it has nothing. An
+//! event that comes later waits for the lock and sets it again; so none is lost though events come once (`EPOLLET`).
+
+use std::io::{IoSlice, IoSliceMut};
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use rustix::io::{Errno, readv};
+use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags, recv, sendmsg};
+
+use crate::driver::{Fault, PIECES_COUNT_MAX, Pieces, Read, Space};
+use crate::epoll::errno;
+
+/// How far a half is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stage {
+    Dialing,
+    Open,
+    ShutDown,
+}
+
+/// One direction of a connection, with the buffer of what is in flight.
+#[derive(Debug)]
+pub(crate) struct Half<B> {
+    /// None: closed. Both halves hold the descriptor; it is free when both have let go.
+    pub(crate) descriptor: Option<Arc<OwnedFd>>,
+    pub(crate) stage: Stage,
+    pub(crate) pending: Option<B>,
+    /// Somebody asked for `Readable`. Means nothing to the writing half.
+    pub(crate) watched: bool,
+    ready: bool,
+    /// The peer has ended or failed: the kernel will not tell again, so `ready` stays.
+    over: bool,
+}
+
+/// What a half was told by the poller.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Told {
+    Ready,
+    Over,
+}
+
+/// A connection.
+#[derive(Debug)]
+pub(crate) struct Socket<R, W> {
+    reading: Mutex<Half<R>>,
+    writing: Mutex<Half<W>>,
+}
+
+impl<R: Space, W: Pieces> Socket<R, W> {
+    pub(crate) fn new(descriptor: OwnedFd, stage: Stage) -> Self {
+        let descriptor = Arc::new(descriptor);
+        Self {
+            reading: Mutex::new(Half::new(&descriptor, stage)),
+            writing: Mutex::new(Half::new(&descriptor, stage)),
+        }
+    }
+
+    /// Who needs both halves locks this one first.
+    pub(crate) fn reading(&self) -> MutexGuard<'_, Half<R>> {
+        self.reading.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn writing(&self) -> MutexGuard<'_, Half<W>> {
+        self.writing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<B> Half<B> {
+    fn new(descriptor: &Arc<OwnedFd>, stage: Stage) -> Self {
+        // Ready at first: the first call asks the kernel.
+        let descriptor = Some(Arc::clone(descriptor));
+        Self { descriptor, stage, pending: None, watched: false, ready: true, over: false }
+    }
+
+    pub(crate) fn tell(&mut self, told: Told) {
+        self.ready = true;
+        self.over |= told == Told::Over;
+    }
+
+    fn nothing_left(&mut self) {
+        self.ready = self.over;
+    }
+
+    /// The descriptor, where an operation may begin.
+    fn usable(&self) -> Result<Arc<OwnedFd>, Fault> {
+        let descriptor = self.descriptor.as_ref().ok_or(Fault::Closed)?;
+        match self.stage {
+            Stage::Dialing => Err(Fault::Dialing),
+            Stage::ShutDown => Err(Fault::ShutDown),
+            Stage::Open if self.pending.is_some() => Err(Fault::Busy),
+            Stage::Open => Ok(Arc::clone(descriptor)),
+        }
+    }
+}
+
+impl<R: Space> Half<R> {
+    /// Whether a read would be done at once. It asks the kernel: a guess would make an idle connection take a
+    /// buffer.
+    pub(crate) fn has_bytes(&mut self) -> bool {
+        let Ok(descriptor) = self.usable() else { return false };
+        while self.ready && !self.over {
+            match recv(&*descriptor, &mut [0u8; 1], RecvFlags::PEEK) {
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => self.nothing_left(),
+                Ok(_) | Err(_) => return true,
+            }
+        }
+        self.ready
+    }
+
+    /// Reads once into `space`. None: nothing is there yet.
+    pub(crate) fn try_read(&mut self, space: &mut R) -> Option<Result<Read, Fault>> {
+        let descriptor = match self.usable() {
+            Ok(descriptor) => descriptor,
+            Err(fault) => return Some(Err(fault)),
+        };
+        let [first, second] = space.spans();
+        let room = first.len() + second.len();
+        if room == 0 {
+            return Some(Err(Fault::Empty));
+        }
+        if !self.ready {
+            return None;
+        }
+        let mut spans = [IoSliceMut::new(first), IoSliceMut::new(second)];
+        loop {
+            match readv(&*descriptor, &mut spans) {
+                Ok(0) => return Some(Ok(Read::End)),
+                Ok(count) => {
+                    if count < room {
+                        self.nothing_left();
+                    }
+                    return Some(Ok(Read::Bytes(count)));
+                }
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => {
+                    self.nothing_left();
+                    return None;
+                }
+                Err(number) => return Some(Err(errno::fault(number))),
+            }
+        }
+    }
+}
+
+impl<W: Pieces> Half<W> {
+    /// Writes once from `pieces`. None: there is no room yet.
+    pub(crate) fn try_write(&mut self, pieces: &W) -> Option<Result<usize, Fault>> {
+        let descriptor = match self.usable() {
+            Ok(descriptor) => descriptor,
+            Err(fault) => return Some(Err(fault)),
+        };
+        let mut slices = [IoSlice::new(&[]); PIECES_COUNT_MAX];
+        let mut count = 0;
+        let mut size = 0usize;
+        for piece in pieces.pieces().filter(|piece| !piece.is_empty()).take(PIECES_COUNT_MAX) {
+            slices[count] = IoSlice::new(piece);
+            count += 1;
+            size = size.saturating_add(piece.len());
+        }
+        if size == 0 {
+            return Some(Err(Fault::Empty));
+        }
+        if !self.ready {
+            return None;
+        }
+        loop {
+            // Not `writev`: a peer that has gone must be an error and not a signal that ends the process.
+            match sendmsg(
+                &*descriptor,
+                &slices[..count],
+                &mut SendAncillaryBuffer::default(),
+                SendFlags::NOSIGNAL,
+            ) {
+                Ok(sent) => {
+                    if sent < size {
+                        self.nothing_left();
+                    }
+                    return Some(Ok(sent));
+                }
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => {
+                    self.nothing_left();
+                    return None;
+                }
+                Err(number) => return Some(Err(errno::fault(number))),
+            }
+        }
+    }
+}

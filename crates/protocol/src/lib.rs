@@ -1,0 +1,27 @@
+//! What hosts say to each other, as machines: framing, links, and the sessions that outlive them.
+//!
+//! Bytes and the time go in; bytes, events and requests come out. There is no socket, clock, thread, lock or
+//! random number here, so that the simulator drives the very code that runs. Whoever calls keeps the rings, the
+//! connections and the time.
+//!
+//! Invariant: no bytes of a peer make any of it panic, or keep memory beyond what was granted to that peer.
+#![no_std]
+#![forbid(unsafe_code)]
+
+extern crate alloc;
+
+mod batch;
+mod error;
+pub mod flow;
+mod framing;
+mod link;
+pub mod membership;
+mod session;
+mod time;
+
+pub use batch::Batch;
+pub use error::{Closed, PeerError};
+pub use framing::{Framer, Step, Want};
+pub use link::{Config, Deadline, Event, Link, State, Stats};
+pub use session::{Account, Delivery, Destination, Input, Outbox, Output, Session};
+pub use time::{ConnectionId, PeerId, Time};

@@ -1,0 +1,573 @@
+//! One connection: handshake, refusal, credit, pings, goodbye, and the order in which frames go out.
+//!
+//! A link is made when a connection is and ends with it; what must survive it is in the session. TLS is outside:
+//! a link sees plain bytes. It does not know what is wanted, nor which source is where.
+//!
+//! Invariant: it never sends more than the peer granted, and never holds more than it granted.
+
+mod credit;
+mod incoming;
+mod outgoing;
+mod parts;
+
+use alloc::collections::{BTreeMap, VecDeque};
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+
+use busway_wire::limits::{
+    LINK_BATCH_BYTES, LINK_CREDIT_BYTES_DEFAULT, LINK_CREDIT_MESSAGES_DEFAULT, LINK_DRAIN_MS,
+    LINK_HANDSHAKE_MS, LINK_IDLE_MS, LINK_PARTIAL_MS, LINK_PING_MS, LINK_TOKEN_BYTES_MAX,
+    LINK_WINDOW_BYTES_DEFAULT, LINK_WINDOW_MESSAGES_DEFAULT, MESSAGE_BYTES_MAX,
+};
+use busway_wire::link::{Accept, Frame, Hello, Refusal, RefusalCode, label_of, reason_of};
+use busway_wire::{Header, PortId, Seed};
+
+use crate::batch::Batch;
+use crate::error::{Closed, PeerError};
+use crate::framing::{Framer, Step, Want};
+use crate::time::{PeerId, Time};
+
+pub(crate) use credit::Amount;
+use credit::{Grant, Granted};
+pub(crate) use outgoing::can_go;
+use outgoing::{Outgoing, put_frame};
+use parts::Parts;
+
+/// What we are on every link: our own hello.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// What we say of ourselves. Its credit and windows are what each peer may have under way to us.
+    pub hello: Hello,
+}
+
+impl Config {
+    /// With the default limits, without a name or a token.
+    #[must_use]
+    pub fn new(cluster: u64, identity: PeerId, instance: u64) -> Config {
+        Config {
+            hello: Hello {
+                cluster,
+                identity,
+                instance,
+                name: String::new(),
+                message_bytes_max: MESSAGE_BYTES_MAX as u32,
+                credit_messages: LINK_CREDIT_MESSAGES_DEFAULT,
+                credit_bytes: LINK_CREDIT_BYTES_DEFAULT,
+                window_messages: LINK_WINDOW_MESSAGES_DEFAULT,
+                window_bytes: LINK_WINDOW_BYTES_DEFAULT,
+                token: Vec::new(),
+                features: 0,
+            },
+        }
+    }
+
+    /// The hello as it is sent: what no peer would take is made fit.
+    fn fit_hello(&self) -> Hello {
+        let mut hello = self.hello.clone();
+        hello.name = label_of(&hello.name);
+        hello.token.truncate(LINK_TOKEN_BYTES_MAX);
+        hello.credit_messages = hello.credit_messages.max(1);
+        hello.window_messages = hello.window_messages.max(1);
+        hello
+    }
+}
+
+/// How far a link is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum State {
+    /// Waits for the peer's hello.
+    Greeting,
+    /// The peer's hello has come on an accepted connection; `welcome` or `refuse` answers it.
+    Greeted,
+    /// Both have said hello.
+    Established,
+    /// No new messages; what is under way is settled.
+    Draining,
+    /// At its end. A last frame may still have to be written.
+    Closed(Closed),
+}
+
+/// Which deadline is next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Deadline {
+    /// The handshake must be over.
+    Handshake,
+    /// The frame that has begun must have ended.
+    Partial,
+    /// A ping is due.
+    Ping,
+    /// The peer must have said something.
+    Silent,
+    /// The link must be drained.
+    Drain,
+    /// An acknowledgement is due.
+    Acknowledge,
+    /// The peer must have announced again what it still has.
+    Resume,
+}
+
+/// What the bytes of the peer mean.
+#[derive(Debug)]
+pub enum Event<'a> {
+    /// The handshake's hello. On an accepted connection the link now waits for `welcome` or `refuse`.
+    Hello(Hello),
+    /// A frame for the session: interest, announce, retire, accept, gap.
+    Frame(Frame),
+    /// A message in one piece.
+    Message {
+        /// Its header.
+        header: Header,
+        /// What follows the header.
+        body: &'a [u8],
+    },
+    /// A message that comes in pieces. Those of other sources may come between them, in pieces or whole.
+    Begin {
+        /// Its header, whose size is that of the whole message.
+        header: Header,
+        /// Its extensions; the payload follows.
+        extensions: &'a [u8],
+    },
+    /// More of a message that has begun.
+    Bytes {
+        /// Its source.
+        source: PortId,
+        /// The next bytes of its payload.
+        bytes: &'a [u8],
+    },
+    /// That message is complete, and all its checksums hold.
+    End {
+        /// Its source.
+        source: PortId,
+    },
+}
+
+/// What a link has counted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// Bytes received.
+    pub bytes_in: u64,
+    /// Bytes put into batches.
+    pub bytes_out: u64,
+    /// Messages received, each once however many parts it had.
+    pub messages_in: u64,
+    /// Messages put into batches.
+    pub messages_out: u64,
+    /// Messages of ours that the peer has counted.
+    pub messages_seen: u64,
+    /// The last round trip of a ping in nanoseconds; 0 before the first.
+    pub round_trip_ns: u64,
+}
+
+/// One connection to a peer.
+#[derive(Debug)]
+pub struct Link<P> {
+    ours: Hello,
+    expected: Option<PeerId>,
+    state: State,
+    framer: Framer,
+    theirs: Option<Hello>,
+    parts: Parts,
+    /// The source of the piece that is coming.
+    coming: Option<PortId>,
+    control: Control,
+    ordered: VecDeque<Frame>,
+    outgoing: Outgoing<P>,
+    /// What the peer granted us; nothing before its hello.
+    grant: Option<Grant>,
+    granted: Granted,
+    clock: Clock,
+    stats: Stats,
+}
+
+/// Frames of which one waits at most, outside all credit.
+#[derive(Debug, Default)]
+struct Control {
+    hello: bool,
+    last: Option<Frame>,
+    ping: Option<u64>,
+    pong: Option<u64>,
+    credit: bool,
+    accepts: BTreeMap<PortId, Accept>,
+}
+
+/// When what happened.
+#[derive(Debug)]
+struct Clock {
+    /// When the handshake, or the draining, must be over.
+    limit: Option<Time>,
+    heard: Time,
+    asked: Option<Time>,
+    /// When the frame began that has not ended.
+    partial: Option<Time>,
+}
+
+impl<P: AsRef<[u8]> + Clone> Link<P> {
+    /// The link of a connection that we made to `peer`. Its hello goes out with the first `transmit`.
+    #[must_use]
+    pub fn dial(config: &Config, peer: PeerId, now: Time) -> Link<P> {
+        let mut link = Link::new(config, now);
+        link.expected = Some(peer);
+        link.control.hello = true;
+        link
+    }
+
+    /// The link of a connection that was made to us. It says nothing before the peer has said who it is.
+    #[must_use]
+    pub fn accept(config: &Config, now: Time) -> Link<P> {
+        Link::new(config, now)
+    }
+
+    fn new(config: &Config, now: Time) -> Link<P> {
+        let ours = config.fit_hello();
+        let cluster = Seed(ours.cluster);
+        Link {
+            granted: Granted::new(&ours),
+            ours,
+            expected: None,
+            state: State::Greeting,
+            framer: Framer::new(cluster),
+            theirs: None,
+            parts: Parts::default(),
+            coming: None,
+            control: Control::default(),
+            ordered: VecDeque::new(),
+            outgoing: Outgoing::new(cluster),
+            grant: None,
+            clock: Clock {
+                limit: Some(now.after_ms(LINK_HANDSHAKE_MS)),
+                heard: now,
+                asked: None,
+                partial: None,
+            },
+            stats: Stats::default(),
+        }
+    }
+
+    /// How far it is.
+    #[must_use]
+    pub fn state(&self) -> &State {
+        &self.state
+    }
+
+    /// The peer's hello, once it has come.
+    #[must_use]
+    pub fn hello(&self) -> Option<&Hello> {
+        self.theirs.as_ref()
+    }
+
+    /// Answers the hello of an accepted connection with ours.
+    pub fn welcome(&mut self, now: Time) {
+        if self.state == State::Greeted {
+            self.control.hello = true;
+            self.establish(now);
+        }
+    }
+
+    /// Ends the link with a reason, which the next `transmit` puts out.
+    pub fn refuse(&mut self, refusal: Refusal) {
+        if !matches!(self.state, State::Closed(_)) {
+            let refusal = Refusal::new(refusal.code, &refusal.reason, refusal.retry_after_ms);
+            self.end(Closed::Refusing(refusal.clone()), Some(Frame::Refusal(refusal)));
+        }
+    }
+
+    /// Takes no more messages; what is under way has until a deadline.
+    pub fn drain(&mut self, now: Time) {
+        match self.state {
+            State::Established => {
+                self.state = State::Draining;
+                self.clock.limit = Some(now.after_ms(LINK_DRAIN_MS));
+            }
+            State::Greeting | State::Greeted => {
+                self.refuse(Refusal::new(RefusalCode::Draining, "going down", 0));
+            }
+            State::Draining | State::Closed(_) => {}
+        }
+    }
+
+    /// Ends the link in order: the next `transmit` puts out a last frame.
+    pub fn goodbye(&mut self, reason: &str) {
+        if !matches!(self.state, State::Closed(_)) {
+            self.end(Closed::Drained, Some(Frame::Goodbye { reason: reason_of(reason) }));
+        }
+    }
+
+    /// Takes bytes that have arrived: how many are done with, and at most one event. When it returns no event
+    /// and not all bytes are done with, it needs more of them; never more than [`Framer::NEED_MAX`].
+    ///
+    /// # Errors
+    /// Why the link is at its end. `transmit` may still have a last frame for the peer.
+    pub fn receive<'a>(&mut self, now: Time, bytes: &'a [u8]) -> Result<(usize, Option<Event<'a>>), Closed> {
+        if !bytes.is_empty() {
+            self.clock.heard = now;
+        }
+        let mut at = 0;
+        loop {
+            if self.state == State::Greeted {
+                // What follows a hello is not looked at before it is answered.
+                return Ok((at, None));
+            }
+            if let State::Closed(closed) = &self.state {
+                return Err(closed.clone());
+            }
+            let rest = bytes.get(at..).unwrap_or_default();
+            let step = self.framer.next(rest).map_err(|error| self.fail(error.into()))?;
+            let (consumed, event) = match step {
+                Step::Need(_) => {
+                    self.begin_partial(now, !rest.is_empty());
+                    return Ok((at, None));
+                }
+                Step::Frame { consumed, header, body } => {
+                    self.clock.partial = None;
+                    (consumed, self.frame(now, header, body)?)
+                }
+                Step::Begin { consumed, header, part, extensions } => {
+                    self.begin_partial(now, true);
+                    (consumed, self.begin(header, part, extensions)?)
+                }
+                Step::Body { consumed, bytes } => {
+                    let source = self.coming.unwrap_or_default();
+                    (consumed, Some(Event::Bytes { source, bytes }))
+                }
+                Step::End { header } => {
+                    self.clock.partial = None;
+                    (0, self.finish(&header))
+                }
+            };
+            at += consumed;
+            self.stats.bytes_in = self.stats.bytes_in.saturating_add(consumed as u64);
+            if event.is_some() {
+                return Ok((at, event));
+            }
+        }
+    }
+
+    /// Whether the rest of a payload may be read elsewhere, and how many bytes.
+    #[must_use]
+    pub fn want(&self) -> Want {
+        self.framer.want()
+    }
+
+    /// The source of the payload that `want` speaks of.
+    #[must_use]
+    pub fn coming(&self) -> Option<PortId> {
+        self.coming
+    }
+
+    /// Takes bytes of a payload that were read elsewhere, at most as many as `want` said.
+    ///
+    /// # Errors
+    /// As [`Link::receive`].
+    pub fn receive_direct(&mut self, now: Time, bytes: &[u8]) -> Result<Option<Event<'static>>, Closed> {
+        if let State::Closed(closed) = &self.state {
+            return Err(closed.clone());
+        }
+        if !bytes.is_empty() {
+            self.clock.heard = now;
+        }
+        self.stats.bytes_in = self.stats.bytes_in.saturating_add(bytes.len() as u64);
+        match self.framer.read_direct(bytes) {
+            Ok(Some(header)) => {
+                self.clock.partial = None;
+                Ok(self.finish(&header))
+            }
+            Ok(None) => Ok(None),
+            Err(error) => Err(self.fail(error.into())),
+        }
+    }
+
+    /// Puts out what may go now, until the batch has its size.
+    pub fn transmit(&mut self, now: Time, batch: &mut Batch<P>) {
+        let before = batch.bytes();
+        let cluster = Seed(self.ours.cluster);
+        if core::mem::take(&mut self.control.hello) {
+            put_frame(&Frame::Hello(self.ours.clone()), cluster, batch);
+        }
+        if matches!(self.state, State::Established | State::Draining) {
+            self.transmit_control(now, cluster, batch);
+            while batch.bytes() < LINK_BATCH_BYTES
+                && let Some(frame) = self.ordered.pop_front()
+            {
+                put_frame(&frame, cluster, batch);
+            }
+            if let Some(grant) = &mut self.grant {
+                let begun = self.outgoing.transmit(batch, grant);
+                self.stats.messages_out = self.stats.messages_out.saturating_add(begun);
+            }
+        }
+        if let Some(last) = self.control.last.take() {
+            put_frame(&last, cluster, batch);
+        }
+        let bytes = batch.bytes().saturating_sub(before);
+        self.stats.bytes_out = self.stats.bytes_out.saturating_add(bytes as u64);
+    }
+
+    fn transmit_control(&mut self, now: Time, cluster: Seed, batch: &mut Batch<P>) {
+        if let Some(stamp) = self.control.pong.take() {
+            put_frame(&Frame::Pong { stamp }, cluster, batch);
+        }
+        if self.control.ping.take().is_some() {
+            put_frame(&Frame::Ping { stamp: now.0 }, cluster, batch);
+        }
+        if core::mem::take(&mut self.control.credit) {
+            put_frame(&Frame::Credit(self.granted.tell()), cluster, batch);
+        }
+        while batch.bytes() < LINK_BATCH_BYTES
+            && let Some((_, accept)) = self.control.accepts.pop_first()
+        {
+            put_frame(&Frame::Accept(accept), cluster, batch);
+        }
+    }
+
+    /// Whether `transmit` would put anything out.
+    #[must_use]
+    pub fn has_output(&self) -> bool {
+        let control = &self.control;
+        if control.hello || control.last.is_some() {
+            return true;
+        }
+        matches!(self.state, State::Established | State::Draining)
+            && (control.ping.is_some()
+                || control.pong.is_some()
+                || control.credit
+                || !control.accepts.is_empty()
+                || !self.ordered.is_empty()
+                || self.grant.as_ref().is_some_and(|grant| self.outgoing.is_ready(grant)))
+    }
+
+    /// When `tick` is wanted next, and for what.
+    #[must_use]
+    pub fn deadline(&self) -> Option<(Time, Deadline)> {
+        let partial = self.clock.partial.map(|at| (at.after_ms(LINK_PARTIAL_MS), Deadline::Partial));
+        let limit = |deadline| self.clock.limit.map(|at| (at, deadline));
+        match self.state {
+            State::Greeting | State::Greeted => limit(Deadline::Handshake),
+            State::Established | State::Draining => {
+                let ping = self.clock.asked.unwrap_or(self.clock.heard).max(self.clock.heard);
+                let ping = Some((ping.after_ms(LINK_PING_MS), Deadline::Ping));
+                let silent = Some((self.clock.heard.after_ms(LINK_IDLE_MS), Deadline::Silent));
+                let drain = limit(Deadline::Drain);
+                [partial, ping, silent, drain].into_iter().flatten().min_by_key(|(at, _)| *at)
+            }
+            State::Closed(_) => None,
+        }
+    }
+
+    /// Looks at the time.
+    ///
+    /// # Errors
+    /// Why the link is at its end. `transmit` may still have a last frame for the peer.
+    pub fn tick(&mut self, now: Time) -> Result<(), Closed> {
+        loop {
+            if let State::Closed(closed) = &self.state {
+                return Err(closed.clone());
+            }
+            let Some((at, deadline)) = self.deadline() else { return Ok(()) };
+            if at > now {
+                return Ok(());
+            }
+            match deadline {
+                Deadline::Handshake => self.time_out(Closed::Handshake),
+                Deadline::Partial => self.time_out(Closed::Partial),
+                Deadline::Silent => self.time_out(Closed::Silent),
+                Deadline::Drain => self.goodbye("what is under way has taken too long"),
+                Deadline::Ping => {
+                    self.control.ping = Some(now.0);
+                    self.clock.asked = Some(now);
+                }
+                Deadline::Acknowledge | Deadline::Resume => return Ok(()),
+            }
+        }
+    }
+
+    /// What it has counted.
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        self.stats
+    }
+
+    /// Both have said hello.
+    fn establish(&mut self, now: Time) {
+        self.state = State::Established;
+        self.clock = Clock { limit: None, heard: now, asked: None, partial: None };
+        self.grant = self.theirs.as_ref().map(Grant::new);
+    }
+
+    fn begin_partial(&mut self, now: Time, begun: bool) {
+        if begun || self.framer.want() != Want::Bytes {
+            self.clock.partial.get_or_insert(now);
+        }
+    }
+
+    /// The peer did what no peer may do: it is told, and the link is at its end.
+    pub(crate) fn fail(&mut self, error: PeerError) -> Closed {
+        let refusal = Refusal::new(error.code(), &error.to_string(), 0);
+        let closed = Closed::Peer(error);
+        self.end(closed.clone(), Some(Frame::Refusal(refusal)));
+        closed
+    }
+
+    fn time_out(&mut self, closed: Closed) {
+        let refusal = Refusal::new(RefusalCode::Timeout, &closed.to_string(), 0);
+        self.end(closed, Some(Frame::Refusal(refusal)));
+    }
+
+    /// At the end only the last frame goes out; what waits is the session's to send again or to tell as lost.
+    fn end(&mut self, closed: Closed, last: Option<Frame>) {
+        let cluster = Seed(self.ours.cluster);
+        // Who was dialed and refuses says so without a hello of its own.
+        self.control = Control { last, ..Control::default() };
+        self.ordered = VecDeque::new();
+        self.outgoing = Outgoing::new(cluster);
+        self.state = State::Closed(closed);
+    }
+
+    // What a session does with its link.
+
+    /// Something of what came is in its place, or dropped.
+    pub(crate) fn consume(&mut self, amount: Amount) {
+        self.granted.consume(amount);
+        if self.granted.is_due() {
+            self.control.credit = true;
+        }
+    }
+
+    /// Whether consumed credit waits to be told.
+    pub(crate) fn owes_credit(&self) -> bool {
+        self.granted.is_owed() && !self.control.credit
+    }
+
+    /// Tells the peer all that has been consumed.
+    pub(crate) fn tell_credit(&mut self) {
+        self.control.credit |= self.granted.is_owed();
+    }
+
+    /// Answers or acknowledges a source; a newer answer takes the place of one that has not gone.
+    pub(crate) fn tell_accept(&mut self, accept: Accept) {
+        self.control.accepts.insert(accept.source, accept);
+    }
+
+    /// How many interests and announcements wait.
+    pub(crate) fn ordered_len(&self) -> usize {
+        self.ordered.len()
+    }
+
+    pub(crate) fn push_ordered(&mut self, frame: Frame) {
+        self.ordered.push_back(frame);
+    }
+
+    pub(crate) fn outgoing(&mut self) -> &mut Outgoing<P> {
+        &mut self.outgoing
+    }
+
+    /// Whether one more message of a source may be queued.
+    pub(crate) fn has_room(&self, source: PortId) -> bool {
+        self.state == State::Established
+            && self.grant.as_ref().is_some_and(|grant| self.outgoing.has_room(source, grant))
+    }
+
+    /// The last sequence of a source that went out whole.
+    pub(crate) fn sent(&self, source: PortId) -> u64 {
+        self.outgoing.sent(source)
+    }
+}

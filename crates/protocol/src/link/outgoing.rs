@@ -1,0 +1,322 @@
+//! The messages, gaps and ends of our sources that wait for the connection, a queue a source, taken in turn.
+//!
+//! Of a large message one part goes at a time, so that other sources pass between its parts. What a source may
+//! have under way is looked at here, where it leaves. What was sent on an earlier connection is not known.
+//!
+//! Invariant: a source's queue goes out in order, each message whole or part by part, with nothing of that source
+//! in between.
+
+use alloc::collections::{BTreeMap, VecDeque};
+use alloc::vec::Vec;
+
+use busway_wire::limits::{
+    EXTENSION_BYTES_MAX, LINK_BATCH_BYTES, LINK_COPY_BYTES, LINK_PART_BYTES, LINK_QUEUE_BYTES_MAX,
+    LINK_QUEUE_MESSAGES_MAX,
+};
+use busway_wire::link::{self, Frame, Gap, Retire};
+use busway_wire::{Flags, Header, Part, PortId, Seed};
+
+use crate::batch::Batch;
+use crate::link::credit::{Amount, Grant};
+
+/// What waits, and how far what goes has gone.
+#[derive(Debug)]
+pub(crate) struct Outgoing<P> {
+    cluster: Seed,
+    queues: BTreeMap<PortId, Queue<P>>,
+    turn: VecDeque<PortId>,
+    /// All that lies here.
+    waiting: Amount,
+    /// Of that, what has not begun to go and is not paid for.
+    unpaid: Amount,
+}
+
+#[derive(Debug)]
+struct Queue<P> {
+    items: VecDeque<Item<P>>,
+    unpaid: Amount,
+    in_turn: bool,
+    window: Amount,
+    under_way: Amount,
+    /// The last sequence that went out whole.
+    sent: u64,
+}
+
+#[derive(Debug)]
+enum Item<P> {
+    /// A message; `at` bytes of its payload have gone, and it is paid for if it has begun.
+    Message {
+        header: Header,
+        payload: P,
+        at: usize,
+        begun: bool,
+    },
+    Gap(Gap),
+    Retire(Retire),
+}
+
+impl<P: AsRef<[u8]>> Item<P> {
+    /// What it takes of credit, window and queue. A gap counts as a message, so that nobody is flooded with gaps.
+    fn size(&self) -> Amount {
+        match self {
+            Item::Message { payload, .. } => Amount::message(payload.as_ref().len() as u64),
+            Item::Gap(_) => Amount::message(0),
+            Item::Retire(_) => Amount::default(),
+        }
+    }
+
+    /// What it has still to pay.
+    fn cost(&self) -> Amount {
+        match self {
+            Item::Message { begun: true, .. } => Amount::default(),
+            Item::Message { begun: false, .. } | Item::Gap(_) | Item::Retire(_) => self.size(),
+        }
+    }
+}
+
+impl<P: AsRef<[u8]> + Clone> Outgoing<P> {
+    pub(crate) fn new(cluster: Seed) -> Outgoing<P> {
+        let (waiting, unpaid) = (Amount::default(), Amount::default());
+        Outgoing { cluster, queues: BTreeMap::new(), turn: VecDeque::new(), waiting, unpaid }
+    }
+
+    /// The peer accepts a source, or more of it: `settled` is no longer under way.
+    pub(crate) fn accept(&mut self, source: PortId, window: Amount, settled: Amount) {
+        let queue = self.queues.entry(source).or_insert_with(|| Queue {
+            items: VecDeque::new(),
+            unpaid: Amount::default(),
+            in_turn: false,
+            window,
+            under_way: Amount::default(),
+            sent: 0,
+        });
+        queue.window = window;
+        queue.under_way.take(settled);
+        Outgoing::<P>::take_turn(&mut self.turn, source, queue);
+    }
+
+    /// Forgets a source with all that waits of it: the word of its end, if that has not gone.
+    pub(crate) fn forget(&mut self, source: PortId) -> Option<Retire> {
+        let queue = self.queues.remove(&source)?;
+        self.unpaid.take(queue.unpaid);
+        for item in &queue.items {
+            self.waiting.take(item.size());
+        }
+        self.turn.retain(|other| *other != source);
+        queue.items.iter().find_map(|item| match item {
+            Item::Retire(retire) => Some(*retire),
+            Item::Message { .. } | Item::Gap(_) => None,
+        })
+    }
+
+    /// The last sequence of a source that went out whole on this connection.
+    pub(crate) fn sent(&self, source: PortId) -> u64 {
+        self.queues.get(&source).map_or(0, |queue| queue.sent)
+    }
+
+    /// Whether one more message may be put into the queue of a source that has been accepted.
+    pub(crate) fn has_room(&self, source: PortId, grant: &Grant) -> bool {
+        let Some(queue) = self.queues.get(&source) else { return false };
+        let full = self.waiting.messages >= LINK_QUEUE_MESSAGES_MAX as u64
+            || self.waiting.bytes >= LINK_QUEUE_BYTES_MAX;
+        // The next message's size is not known yet: one byte stands for it.
+        let next = Amount::message(1);
+        let (mut ahead, mut spent) = (queue.under_way, self.unpaid);
+        ahead.add(queue.unpaid);
+        spent.add(next);
+        !full && ahead.has_room(next, queue.window) && grant.allows(spent)
+    }
+
+    pub(crate) fn message(&mut self, source: PortId, header: Header, payload: P) {
+        self.push(source, Item::Message { header, payload, at: 0, begun: false });
+    }
+
+    pub(crate) fn gap(&mut self, gap: Gap) {
+        self.push(gap.source, Item::Gap(gap));
+    }
+
+    pub(crate) fn retire(&mut self, retire: Retire) {
+        self.push(retire.source, Item::Retire(retire));
+    }
+
+    /// Whether `transmit` would put anything out.
+    pub(crate) fn is_ready(&self, grant: &Grant) -> bool {
+        let mut waiting = false;
+        for queue in self.turn.iter().filter_map(|source| self.queues.get(source)) {
+            let Some(cost) = queue.items.front().map(Item::cost) else { continue };
+            if cost.messages == 0 {
+                return true;
+            }
+            if queue.under_way.has_room(cost, queue.window) {
+                if !waiting && grant.allows(cost) {
+                    return true;
+                }
+                waiting = true;
+            }
+        }
+        false
+    }
+
+    /// Puts out what may go until the batch has its size, and says how many messages have begun.
+    pub(crate) fn transmit(&mut self, batch: &mut Batch<P>, grant: &mut Grant) -> u64 {
+        let mut begun = 0;
+        // Sources whose next message waits for credit. None that is not paid for passes them, so that a large one
+        // gets its credit at last; the rest of what is paid for does, or that credit would never come.
+        let mut aside = VecDeque::new();
+        while batch.bytes() < LINK_BATCH_BYTES {
+            let Some(source) = self.turn.pop_front() else { break };
+            let Some(queue) = self.queues.get_mut(&source) else { continue };
+            queue.in_turn = false;
+            let Some(item) = queue.items.front_mut() else { continue };
+            let cost = item.cost();
+            if cost.messages > 0 {
+                if !queue.under_way.has_room(cost, queue.window) {
+                    // Its turn comes again when the peer accepts more.
+                    continue;
+                }
+                if !aside.is_empty() || !grant.allows(cost) {
+                    queue.in_turn = true;
+                    aside.push_back(source);
+                    continue;
+                }
+                grant.spend(cost);
+                queue.under_way.add(cost);
+                queue.unpaid.take(cost);
+                self.unpaid.take(cost);
+                begun += u64::from(matches!(item, Item::Message { .. }));
+            }
+            if put(item, self.cluster, batch)
+                && let Some(item) = queue.items.pop_front()
+            {
+                self.waiting.take(item.size());
+                queue.sent = match &item {
+                    Item::Message { header, .. } => header.sequence.get(),
+                    Item::Gap(gap) => gap.to,
+                    Item::Retire(_) => queue.sent,
+                };
+            }
+            if !queue.items.is_empty() {
+                queue.in_turn = true;
+                self.turn.push_back(source);
+            }
+        }
+        while let Some(source) = aside.pop_back() {
+            self.turn.push_front(source);
+        }
+        begun
+    }
+
+    fn push(&mut self, source: PortId, item: Item<P>) {
+        // Nothing comes of a source that the peer has not accepted on this connection.
+        let Some(queue) = self.queues.get_mut(&source) else { return };
+        self.waiting.add(item.size());
+        self.unpaid.add(item.size());
+        queue.unpaid.add(item.size());
+        queue.items.push_back(item);
+        Outgoing::take_turn(&mut self.turn, source, queue);
+    }
+
+    fn take_turn(turn: &mut VecDeque<PortId>, source: PortId, queue: &mut Queue<P>) {
+        if !queue.in_turn && !queue.items.is_empty() {
+            queue.in_turn = true;
+            turn.push_back(source);
+        }
+    }
+}
+
+/// Puts one item, or its next part, into the batch; whether that was the last of it.
+fn put<P: AsRef<[u8]> + Clone>(item: &mut Item<P>, cluster: Seed, batch: &mut Batch<P>) -> bool {
+    match item {
+        Item::Message { header, payload, at, begun } => {
+            *begun = true;
+            if payload.as_ref().len() <= LINK_PART_BYTES {
+                put_whole(*header, payload, cluster, batch);
+                return true;
+            }
+            put_part(*header, payload, at, cluster, batch);
+            header.extension_bytes() + *at >= payload.as_ref().len()
+        }
+        Item::Gap(gap) => {
+            put_frame(&Frame::Gap(gap.clone()), cluster, batch);
+            true
+        }
+        Item::Retire(retire) => {
+            put_frame(&Frame::Retire(*retire), cluster, batch);
+            true
+        }
+    }
+}
+
+/// Copies a frame into the batch.
+pub(crate) fn put_frame<P: AsRef<[u8]>>(frame: &Frame, cluster: Seed, batch: &mut Batch<P>) {
+    batch.copy(|out| {
+        let encoded = link::encode(frame, cluster, out);
+        // All texts are made fit where they come in, and lists are cut; a frame of ours that nobody accepts must
+        // not go unnoticed in a test.
+        debug_assert!(encoded.is_ok(), "{frame:?}: {encoded:?}");
+    });
+}
+
+/// What the header of a message says on a link: as in the ring, but whole, and sealed with its checksums.
+fn link_header(header: &Header) -> Header {
+    let mut link = *header;
+    link.flags &= !Flags::UNSEALED.with(Flags::RELAYED).bits();
+    link.hops_version = (link.version() << 4) | header.hops().saturating_add(1).min(15);
+    link
+}
+
+fn put_whole<P: AsRef<[u8]> + Clone>(header: Header, payload: &P, cluster: Seed, batch: &mut Batch<P>) {
+    let following = payload.as_ref();
+    let mut header = link_header(&header);
+    let sealed = header.seal_seeded(following, cluster);
+    debug_assert!(sealed.is_ok(), "the extensions were compared with the payload when it came: {sealed:?}");
+    if following.len() < LINK_COPY_BYTES {
+        batch.copy(|out| {
+            out.extend_from_slice(header.bytes());
+            out.extend_from_slice(following);
+        });
+    } else {
+        batch.copy(|out| out.extend_from_slice(header.bytes()));
+        batch.payload(payload.clone(), 0..following.len());
+    }
+}
+
+fn put_part<P: AsRef<[u8]> + Clone>(
+    header: Header,
+    payload: &P,
+    at: &mut usize,
+    cluster: Seed,
+    batch: &mut Batch<P>,
+) {
+    let own = header.extension_bytes();
+    let following = payload.as_ref();
+    let total = following.len().saturating_sub(own);
+    let size = LINK_PART_BYTES.min(total.saturating_sub(*at));
+    let part = Part { message: header.sequence.get(), offset: *at as u64, total: total as u64 };
+    let mut extensions = Vec::with_capacity(Part::SIZE + if *at == 0 { own } else { 0 });
+    let pushed = part.push(&mut extensions);
+    if *at == 0 {
+        extensions.extend_from_slice(following.get(..own).unwrap_or_default());
+    }
+    let range = own + *at..own + *at + size;
+    let bytes = following.get(range.clone()).unwrap_or_default();
+    let mut header = link_header(&header);
+    let sealed =
+        header.set_extensions(&extensions).and_then(|()| header.seal_pieces([&extensions, bytes], cluster));
+    debug_assert!(
+        pushed.is_ok() && sealed.is_ok(),
+        "a message with so many extensions is refused when it comes"
+    );
+    batch.copy(|out| {
+        out.extend_from_slice(header.bytes());
+        out.extend_from_slice(&extensions);
+    });
+    batch.payload(payload.clone(), range);
+    *at += size;
+}
+
+/// Whether a message can go on a link at all: its extensions are there, and leave room for that of a part.
+pub(crate) fn can_go(header: &Header, following: &[u8]) -> bool {
+    let own = header.extension_bytes();
+    own <= following.len() && (following.len() <= LINK_PART_BYTES || own + Part::SIZE <= EXTENSION_BYTES_MAX)
+}

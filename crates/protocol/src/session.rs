@@ -1,0 +1,447 @@
+//! All that we have with one peer: its link while there is one, our sources there, its sources here, what is wanted.
+//!
+//! A session outlives its connections. It remembers how far each source has come, so that after a reconnect a
+//! reliable source loses nothing and delivers nothing twice, and of any other each message is either delivered or
+//! told as lost with its cause. Rings, rows and connections are the caller's; the session says what to do with
+//! them by `Output`s, to be carried out in order and before the `Delivery` of the same call.
+//!
+//! Invariant: for each source, sent = acknowledged + lost by a named cause + in flight.
+
+mod export;
+mod incoming;
+mod interest;
+mod relay;
+mod sources;
+mod words;
+
+use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::ops::Bound;
+
+use busway_wire::limits::{LINK_FLIGHT_MESSAGES_MAX, LINK_RESUME_MS};
+use busway_wire::link::{Frame, Wanted};
+use busway_wire::{Cause, PortId};
+
+use crate::batch::Batch;
+use crate::error::{Closed, PeerError};
+use crate::framing::Want;
+use crate::link::{Config, Deadline, Event, Link, State, Stats};
+use crate::time::{PeerId, Time};
+
+use export::Export;
+use interest::{PeerWants, Wants};
+use relay::Relay;
+pub use words::{Account, Delivery, Destination, Input, Outbox, Output};
+
+/// Interests and announcements that are handed to the link ahead of what it has sent. What is not handed over yet
+/// is a set of numbers, however much it is.
+const ORDERED_MAX: usize = 16;
+
+/// All that we have with one peer.
+#[derive(Debug)]
+pub struct Session<P> {
+    peer: PeerId,
+    config: Config,
+    link: Option<Link<P>>,
+    /// Whether the caller has been asked to close the connection.
+    closing: bool,
+    /// Of the latest hello.
+    instance: Option<u64>,
+    wants: Wants,
+    peer_wants: PeerWants,
+    exports: BTreeMap<PortId, Export>,
+    to_announce: BTreeSet<PortId>,
+    /// The source that `next_source` named last.
+    named: Option<PortId>,
+    /// Notes that all exports together keep.
+    flight: usize,
+    relays: BTreeMap<PortId, Relay>,
+    ended: VecDeque<PortId>,
+    /// Relays that have something to acknowledge, and when that is due.
+    dirty: BTreeSet<PortId>,
+    acknowledge_at: Option<Time>,
+    resume_at: Option<Time>,
+    farewell: String,
+    dropped: [u64; Cause::COUNT],
+    duplicates: u64,
+}
+
+impl<P: AsRef<[u8]> + Clone> Session<P> {
+    /// A session without a link.
+    #[must_use]
+    pub fn new(config: Config, peer: PeerId) -> Session<P> {
+        Session {
+            peer,
+            config,
+            link: None,
+            closing: false,
+            instance: None,
+            wants: Wants::default(),
+            peer_wants: PeerWants::default(),
+            exports: BTreeMap::new(),
+            to_announce: BTreeSet::new(),
+            named: None,
+            flight: 0,
+            relays: BTreeMap::new(),
+            ended: VecDeque::new(),
+            dirty: BTreeSet::new(),
+            acknowledge_at: None,
+            resume_at: None,
+            farewell: String::new(),
+            dropped: [0; Cause::COUNT],
+            duplicates: 0,
+        }
+    }
+
+    /// Who the peer is.
+    #[must_use]
+    pub fn peer(&self) -> PeerId {
+        self.peer
+    }
+
+    /// There is a connection: one that we made, or an accepted one whose hello has come and named this peer. The
+    /// session answers the hello. An older link is given up; the caller closes its connection and clears its batch.
+    pub fn connected(&mut self, now: Time, link: Link<P>, out: &mut Outbox) {
+        if self.link.is_some() {
+            self.disconnected(now, out);
+        }
+        let link = self.link.insert(link);
+        let Some(hello) = link.hello() else { return };
+        let (theirs, expected) = (hello.identity, self.peer);
+        if theirs != expected {
+            let closed = link.fail(PeerError::Identity { theirs, expected });
+            self.close(closed, out);
+            return;
+        }
+        link.welcome(now);
+        self.establish(now, out);
+    }
+
+    /// The connection is gone, whoever closed it. The batch of that connection is to be cleared.
+    pub fn disconnected(&mut self, now: Time, out: &mut Outbox) {
+        let _ = now;
+        self.link = None;
+        self.closing = false;
+        self.to_announce.clear();
+        self.dirty.clear();
+        (self.acknowledge_at, self.resume_at) = (None, None);
+        for (source, relay) in &mut self.relays {
+            if relay.disconnected() {
+                out.push(Output::Abort { source: *source });
+            }
+        }
+        let sources: Vec<PortId> = self.exports.keys().copied().collect();
+        for source in sources {
+            if let Some(export) = self.exports.get_mut(&source) {
+                export.disconnected();
+            }
+            self.settle(source, out);
+        }
+    }
+
+    /// Takes what the caller has to say.
+    pub fn handle(&mut self, now: Time, input: Input<P>, out: &mut Outbox) {
+        match input {
+            Input::Want { id, pattern, reliable } => self.wants.want(id, pattern, reliable),
+            Input::Unwant { id } => self.wants.unwant(id),
+            Input::Source { announce, next } => self.add_source(announce, next),
+            Input::SourceGone { source, last } => {
+                if let Some(export) = self.exports.get_mut(&source) {
+                    export.end(last);
+                    self.settle(source, out);
+                }
+            }
+            Input::Publish { source, header, payload } => self.publish(source, header, payload, out),
+            Input::Lost { source, from: _, to, cause } => self.lose(source, to, cause, out),
+            Input::RelayOpened { source } => {
+                if let Some(relay) = self.relays.get_mut(&source) {
+                    relay.opened();
+                    self.after_relay(now, source, out);
+                }
+            }
+            Input::RelayRefused { source, cause } => self.refuse_relay(now, source, cause),
+            Input::Published { source, sequence } => self.published(now, source, sequence, out),
+            Input::Dropped { source, sequence, cause } => {
+                self.count(cause, 1);
+                self.published(now, source, sequence, out);
+            }
+            // The queue lies with the caller; what has room is told by `Published`.
+            Input::Suspended { source: _ } => {}
+            Input::Drain { reason } => {
+                self.farewell = reason;
+                if let Some(link) = &mut self.link {
+                    link.drain(now);
+                }
+                self.tick(now, out);
+            }
+            Input::Tick => self.tick(now, out),
+        }
+        self.finish_drain(out);
+    }
+
+    /// Takes bytes that have arrived: how many are done with, and at most one delivery. To be called again while
+    /// a delivery comes; when none does, it needs more bytes than there are.
+    pub fn receive<'a>(
+        &mut self,
+        now: Time,
+        bytes: &'a [u8],
+        out: &mut Outbox,
+    ) -> (usize, Option<Delivery<'a>>) {
+        let mut at = 0;
+        loop {
+            let Some(link) = self.link.as_mut().filter(|_| !self.closing) else { return (bytes.len(), None) };
+            let (consumed, event) = match link.receive(now, bytes.get(at..).unwrap_or_default()) {
+                Ok(received) => received,
+                Err(closed) => {
+                    self.close(closed, out);
+                    return (bytes.len(), None);
+                }
+            };
+            at += consumed;
+            let Some(event) = event else {
+                self.owe(now);
+                self.finish_drain(out);
+                return (at, None);
+            };
+            if let Some(delivery) = self.event(now, event, out) {
+                return (at, Some(delivery));
+            }
+        }
+    }
+
+    /// Where the next bytes may be read to.
+    #[must_use]
+    pub fn destination(&self) -> Destination {
+        let Some(link) = self.link.as_ref().filter(|_| !self.closing) else { return Destination::Staging };
+        let (Want::Payload { remaining }, Some(source)) = (link.want(), link.coming()) else {
+            return Destination::Staging;
+        };
+        match self.relays.get(&source).and_then(Relay::open) {
+            Some(open) => Destination::Message { source, offset: open.offset, remaining },
+            // It is dropped: wherever it goes.
+            None => Destination::Staging,
+        }
+    }
+
+    /// Takes bytes that were read to where `destination` said, at most as many as remain.
+    pub fn receive_direct(&mut self, now: Time, bytes: &[u8], out: &mut Outbox) -> Option<Delivery<'static>> {
+        let link = self.link.as_mut().filter(|_| !self.closing)?;
+        if let Some(relay) = link.coming().and_then(|source| self.relays.get_mut(&source)) {
+            relay.advance(bytes.len() as u64);
+        }
+        match link.receive_direct(now, bytes) {
+            Ok(event) => event.and_then(|event| self.event(now, event, out)),
+            Err(closed) => {
+                self.close(closed, out);
+                None
+            }
+        }
+    }
+
+    /// The next source that may send a message now, in turn. It is named again when its turn comes again, also if
+    /// its row had nothing; `None` when no source may send.
+    pub fn next_source(&mut self) -> Option<PortId> {
+        let after = self.named.map_or(Bound::Unbounded, Bound::Excluded);
+        let later = self.exports.range((after, Bound::Unbounded));
+        let earlier =
+            self.exports.iter().take_while(|(source, _)| self.named.is_some_and(|named| **source <= named));
+        let next = later.chain(earlier).map(|(source, _)| *source).find(|source| self.may_send(*source))?;
+        self.named = Some(next);
+        Some(next)
+    }
+
+    /// Whether one more message of a source may be given: it has been accepted, and has window, credit and room.
+    #[must_use]
+    pub fn may_send(&self, source: PortId) -> bool {
+        let Some(link) = self.link.as_ref().filter(|_| !self.closing) else { return false };
+        let flowing =
+            self.exports.get(&source).is_some_and(|export| export.phase() == export::Phase::Flowing);
+        flowing && self.flight < LINK_FLIGHT_MESSAGES_MAX && link.has_room(source)
+    }
+
+    /// Puts out what may go now, until the batch has its size.
+    pub fn transmit(&mut self, now: Time, batch: &mut Batch<P>) {
+        let Some(link) = &mut self.link else { return };
+        if *link.state() == State::Established {
+            while link.ordered_len() < ORDERED_MAX {
+                if let Some(interest) = self.wants.next() {
+                    link.push_ordered(Frame::Interest(interest));
+                    continue;
+                }
+                let Some(source) = self.to_announce.pop_first() else { break };
+                if let Some(export) = self.exports.get_mut(&source) {
+                    link.push_ordered(Frame::Announce(export.announced()));
+                }
+            }
+        }
+        link.transmit(now, batch);
+    }
+
+    /// Whether `transmit` would put anything out.
+    #[must_use]
+    pub fn has_output(&self) -> bool {
+        self.link.as_ref().is_some_and(|link| {
+            let news = self.wants.has_news() || !self.to_announce.is_empty();
+            link.has_output() || (news && *link.state() == State::Established)
+        })
+    }
+
+    /// When `Input::Tick` is wanted next, and for what.
+    #[must_use]
+    pub fn deadline(&self) -> Option<(Time, Deadline)> {
+        let link = self.link.as_ref().filter(|_| !self.closing)?;
+        let acknowledge = self.acknowledge_at.map(|at| (at, Deadline::Acknowledge));
+        let resume = self.resume_at.map(|at| (at, Deadline::Resume));
+        [link.deadline(), acknowledge, resume].into_iter().flatten().min_by_key(|(at, _)| *at)
+    }
+
+    /// How far the link is; `None` without one.
+    #[must_use]
+    pub fn state(&self) -> Option<&State> {
+        self.link.as_ref().map(Link::state)
+    }
+
+    /// What the link has counted; `None` without one.
+    #[must_use]
+    pub fn stats(&self) -> Option<Stats> {
+        self.link.as_ref().map(Link::stats)
+    }
+
+    /// What became of the messages of one of our sources.
+    #[must_use]
+    pub fn account(&self, source: PortId) -> Option<Account> {
+        self.exports.get(&source).map(Export::account)
+    }
+
+    /// Messages of the peer that were dropped here, by cause, and those that came twice.
+    #[must_use]
+    pub fn dropped(&self) -> ([u64; Cause::COUNT], u64) {
+        (self.dropped, self.duplicates)
+    }
+
+    /// Both have said hello.
+    fn establish(&mut self, now: Time, out: &mut Outbox) {
+        let Some(hello) = self.link.as_ref().and_then(Link::hello).cloned() else { return };
+        let restarted = self.instance.is_some_and(|instance| instance != hello.instance);
+        self.instance = Some(hello.instance);
+        self.wants.connected();
+        self.peer_wants.connected();
+        self.to_announce = self.exports.keys().copied().collect();
+        self.resume_at = (!self.relays.is_empty()).then(|| now.after_ms(LINK_RESUME_MS));
+        out.push(Output::Established { hello, restarted });
+    }
+
+    fn tick(&mut self, now: Time, out: &mut Outbox) {
+        let Some(link) = self.link.as_mut().filter(|_| !self.closing) else { return };
+        if let Err(closed) = link.tick(now) {
+            self.close(closed, out);
+            return;
+        }
+        if self.acknowledge_at.is_some_and(|at| at <= now) {
+            self.acknowledge_at = None;
+            link.tell_credit();
+            while let Some(source) = self.dirty.pop_first() {
+                if let Some(accept) = self.relays.get_mut(&source).and_then(Relay::tell) {
+                    link.tell_accept(accept);
+                }
+            }
+        }
+        if self.resume_at.is_some_and(|at| at <= now) {
+            self.resume_at = None;
+            self.end_stale_relays(now, out);
+        }
+    }
+
+    /// Says goodbye once a draining link has nothing under way.
+    fn finish_drain(&mut self, out: &mut Outbox) {
+        let Some(link) = self.link.as_mut().filter(|_| !self.closing) else { return };
+        if *link.state() == State::Draining && self.flight == 0 {
+            link.goodbye(&self.farewell);
+            self.close(Closed::Drained, out);
+        }
+    }
+
+    fn close(&mut self, reason: Closed, out: &mut Outbox) {
+        if !core::mem::replace(&mut self.closing, true) {
+            let retry_after_ms = match &reason {
+                Closed::Refused(refusal) => refusal.retry_after_ms,
+                Closed::Peer(_)
+                | Closed::Refusing(_)
+                | Closed::Goodbye { .. }
+                | Closed::Drained
+                | Closed::Handshake
+                | Closed::Partial
+                | Closed::Silent => 0,
+            };
+            out.push(Output::Close { reason, retry_after_ms });
+        }
+    }
+
+    fn fail(&mut self, error: PeerError, out: &mut Outbox) {
+        if let Some(link) = &mut self.link {
+            let closed = link.fail(error);
+            self.close(closed, out);
+        }
+    }
+
+    fn count(&mut self, cause: Cause, count: u64) {
+        if let Some(word) = self.dropped.get_mut(cause.index()) {
+            *word = word.saturating_add(count);
+        }
+    }
+
+    /// What an event of the link means.
+    fn event<'a>(&mut self, now: Time, event: Event<'a>, out: &mut Outbox) -> Option<Delivery<'a>> {
+        match event {
+            Event::Hello(_) => {
+                self.establish(now, out);
+                None
+            }
+            Event::Frame(frame) => {
+                if let Err(error) = self.frame(now, frame, out) {
+                    self.fail(error, out);
+                }
+                None
+            }
+            Event::Message { header, body } => self.message(now, header, body, out),
+            Event::Begin { header, extensions } => self.begin(now, header, extensions, out),
+            Event::Bytes { source, bytes } => {
+                let offset = self.relays.get_mut(&source)?.advance(bytes.len() as u64)?;
+                Some(Delivery::Bytes { source, offset, bytes })
+            }
+            Event::End { source } => self.relays.get_mut(&source)?.end().then_some(Delivery::End { source }),
+        }
+    }
+
+    fn frame(&mut self, now: Time, frame: Frame, out: &mut Outbox) -> Result<(), PeerError> {
+        match frame {
+            Frame::Interest(interest) => {
+                let changes = self.peer_wants.take(interest)?;
+                out.extend(changes.gone.into_iter().map(|id| Output::PeerUnwants { id }));
+                out.extend(
+                    changes.new.into_iter().map(|Wanted { id, pattern, reliable }| Output::PeerWants {
+                        id,
+                        pattern,
+                        reliable,
+                    }),
+                );
+                Ok(())
+            }
+            Frame::Announce(announce) => self.announced(announce, out),
+            Frame::Retire(retire) => {
+                self.retired(now, retire, out);
+                Ok(())
+            }
+            Frame::Accept(accept) => self.accepted(&accept, out),
+            Frame::Gap(gap) => self.gap(now, gap, out),
+            // The link keeps these to itself.
+            Frame::Hello(_)
+            | Frame::Refusal(_)
+            | Frame::Credit(_)
+            | Frame::Ping { .. }
+            | Frame::Pong { .. }
+            | Frame::Goodbye { .. } => Ok(()),
+        }
+    }
+}

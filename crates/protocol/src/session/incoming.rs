@@ -1,0 +1,229 @@
+//! The receiving half of a session: the peer's sources, and what comes of them.
+//!
+//! Who announces what it was not asked for, or sends what it has not announced, is not believed: it is dropped and
+//! counted, and gives its credit back. The relay rings, and the messages that wait for room in them, are the caller's.
+//!
+//! Invariant: what has been delivered of a source and not been published is at most its window.
+
+use busway_wire::limits::{LINK_ACKNOWLEDGE_MS, LINK_ENDED_SOURCES_MAX, LINK_SOURCES_MAX};
+use busway_wire::link::{Announce, Gap, Retire};
+use busway_wire::{Cause, Header, PortId};
+
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+
+use crate::error::PeerError;
+use crate::link::Amount;
+use crate::session::relay::{Phase, Relay, Verdict};
+use crate::session::{Delivery, Outbox, Output, Session};
+use crate::time::Time;
+
+impl<P: AsRef<[u8]> + Clone> Session<P> {
+    /// The peer has a source for us.
+    pub(super) fn announced(&mut self, announce: Announce, out: &mut Outbox) -> Result<(), PeerError> {
+        let source = announce.source;
+        if let Some(relay) = self.relays.get_mut(&source) {
+            if relay.announce().topic != announce.topic {
+                return Err(PeerError::Announcement { source });
+            }
+            relay.announced(announce.clone());
+        } else {
+            let full = self.relays.len() >= LINK_SOURCES_MAX + LINK_ENDED_SOURCES_MAX;
+            if full || !self.wants.matches(&announce.topic) {
+                // It is not answered, so nothing of it may come. If it is wanted no longer, its end comes next.
+                return Ok(());
+            }
+            let hello = &self.config.hello;
+            let messages = u64::from(hello.window_messages.max(1));
+            let window = Amount { messages, bytes: hello.window_bytes };
+            self.relays.insert(source, Relay::new(announce.clone(), window));
+        }
+        out.push(Output::OpenRelay { announce });
+        Ok(())
+    }
+
+    /// A source has no message behind `last`.
+    pub(super) fn retired(&mut self, now: Time, retire: Retire, out: &mut Outbox) {
+        let source = retire.source;
+        let Some(relay) = self.relays.get_mut(&source).filter(|relay| relay.is_here()) else { return };
+        if let Some(hole) = relay.retire(retire.last) {
+            self.hole(source, hole, out);
+        }
+        self.after_relay(now, source, out);
+    }
+
+    /// A whole message.
+    pub(super) fn message<'a>(
+        &mut self,
+        now: Time,
+        header: Header,
+        body: &'a [u8],
+        out: &mut Outbox,
+    ) -> Option<Delivery<'a>> {
+        let amount = Amount::message(body.len() as u64);
+        let relay = self.look(now, &header, amount, out)?;
+        relay.arrive(header.sequence.get(), amount);
+        Some(Delivery::Message { header, body })
+    }
+
+    /// The beginning of a message that comes in pieces.
+    pub(super) fn begin<'a>(
+        &mut self,
+        now: Time,
+        header: Header,
+        extensions: &'a [u8],
+        out: &mut Outbox,
+    ) -> Option<Delivery<'a>> {
+        let size = u64::from(header.size.get()).saturating_sub(busway_wire::HEADER_SIZE as u64);
+        let amount = Amount::message(size);
+        let relay = self.look(now, &header, amount, out)?;
+        relay.begin(header.sequence.get(), extensions.len() as u64, amount);
+        Some(Delivery::Begin { header, extensions })
+    }
+
+    /// Messages that will never come.
+    pub(super) fn gap(&mut self, now: Time, gap: Gap, out: &mut Outbox) -> Result<(), PeerError> {
+        let (source, amount) = (gap.source, Amount::message(0));
+        let verdict = match self.relays.get(&source).filter(|relay| relay.is_here()) {
+            Some(relay) => relay.look(gap.from, gap.to, amount),
+            None => Verdict::Drop(Cause::SpoofedSource),
+        };
+        match verdict {
+            Verdict::TooMuch => return Err(PeerError::Credit { source }),
+            Verdict::Duplicate | Verdict::Drop(_) => self.give_back(now, amount),
+            Verdict::Take { hole } => {
+                if let Some(hole) = hole {
+                    self.hole(source, hole, out);
+                }
+                let Some(relay) = self.relays.get_mut(&source) else { return Ok(()) };
+                // The beginning of it may have come as messages.
+                let from = relay.next().map_or(gap.from, |next| next.max(gap.from));
+                relay.arrive(gap.to, amount);
+                out.push(Output::RelayGap { source, from, to: gap.to, cause: gap.cause, link: gap.link });
+            }
+        }
+        Ok(())
+    }
+
+    /// All up to `sequence` stands in the relay ring.
+    pub(super) fn published(&mut self, now: Time, source: PortId, sequence: u64, out: &mut Outbox) {
+        let Some(relay) = self.relays.get_mut(&source) else { return };
+        let amount = relay.published(sequence);
+        let (due, accept) = (relay.is_due(), relay.answer());
+        if let Some(link) = &mut self.link {
+            link.consume(amount);
+            let accept = if due { relay.tell() } else { accept };
+            match accept {
+                Some(accept) => link.tell_accept(accept),
+                None if amount != Amount::default() => {
+                    self.dirty.insert(source);
+                    self.acknowledge_at.get_or_insert(now.after_ms(LINK_ACKNOWLEDGE_MS));
+                }
+                None => {}
+            }
+        }
+        self.after_relay(now, source, out);
+    }
+
+    /// There is no relay ring for this source.
+    pub(super) fn refuse_relay(&mut self, now: Time, source: PortId, cause: Cause) {
+        if let Some(relay) = self.relays.get_mut(&source) {
+            let amount = relay.refused(cause);
+            self.give_back(now, amount);
+        }
+    }
+
+    /// Answers a source that waits for it, and lets one go that has ended.
+    pub(super) fn after_relay(&mut self, now: Time, source: PortId, out: &mut Outbox) {
+        let Some(relay) = self.relays.get_mut(&source) else { return };
+        let answer = relay.answer();
+        let refused = matches!(relay.phase(), Phase::Refused(_));
+        let ends = relay.ends();
+        let last = if ends { relay.tell() } else { None };
+        if let Some(link) = &mut self.link
+            && let Some(accept) = last.or(answer)
+        {
+            link.tell_accept(accept);
+        }
+        if ends {
+            if !refused {
+                out.push(Output::CloseRelay { source });
+            }
+            self.ended.push_back(source);
+        }
+        while self.ended.len() > LINK_ENDED_SOURCES_MAX
+            && let Some(oldest) = self.ended.pop_front()
+        {
+            if self.relays.get(&oldest).is_some_and(|relay| relay.phase() == Phase::Closed) {
+                self.relays.remove(&oldest);
+            }
+        }
+        self.owe(now);
+    }
+
+    /// What the peer has not announced again on this link has ended.
+    pub(super) fn end_stale_relays(&mut self, now: Time, out: &mut Outbox) {
+        let stale: Vec<PortId> =
+            self.relays.iter().filter(|(_, relay)| !relay.is_here()).map(|(source, _)| *source).collect();
+        for source in stale {
+            if let Some(relay) = self.relays.get_mut(&source) {
+                relay.retire(0);
+            }
+            self.after_relay(now, source, out);
+        }
+    }
+
+    /// Sees to it that consumed credit is told in time.
+    pub(super) fn owe(&mut self, now: Time) {
+        if self.link.as_ref().is_some_and(crate::link::Link::owes_credit) {
+            self.acknowledge_at.get_or_insert(now.after_ms(LINK_ACKNOWLEDGE_MS));
+        }
+    }
+
+    /// Decides over a message: the relay that takes it, or none.
+    fn look(&mut self, now: Time, header: &Header, amount: Amount, out: &mut Outbox) -> Option<&mut Relay> {
+        let (source, sequence) = (header.source(), header.sequence.get());
+        let known = self.relays.get(&source).filter(|relay| relay.is_here());
+        if known.is_some_and(|relay| relay.topic() != header.topic()) {
+            self.fail(PeerError::Announcement { source }, out);
+            return None;
+        }
+        let spoofed = Verdict::Drop(Cause::SpoofedSource);
+        match known.map_or(spoofed, |relay| relay.look(sequence, sequence, amount)) {
+            Verdict::TooMuch => self.fail(PeerError::Credit { source }, out),
+            Verdict::Duplicate => {
+                self.duplicates = self.duplicates.saturating_add(1);
+                self.give_back(now, amount);
+            }
+            Verdict::Drop(cause) => {
+                self.count(cause, 1);
+                self.give_back(now, amount);
+            }
+            Verdict::Take { hole } => {
+                if let Some(hole) = hole {
+                    self.hole(source, hole, out);
+                }
+                return self.relays.get_mut(&source);
+            }
+        }
+        None
+    }
+
+    /// What is dropped gives its credit back.
+    fn give_back(&mut self, now: Time, amount: Amount) {
+        if let Some(link) = &mut self.link {
+            link.consume(amount);
+        }
+        self.owe(now);
+    }
+
+    /// Messages are missing of which the peer has said nothing.
+    fn hole(&mut self, source: PortId, (from, to): (u64, u64), out: &mut Outbox) {
+        self.count(Cause::LinkLost, (to - from).saturating_add(1));
+        if let Some(relay) = self.relays.get_mut(&source) {
+            relay.arrive(to, Amount::default());
+        }
+        let link: String = self.peer.to_string();
+        out.push(Output::RelayGap { source, from, to, cause: Cause::LinkLost, link });
+    }
+}

@@ -1,0 +1,152 @@
+//! The sending half of a session: our sources, and what the peer says of them.
+//!
+//! What a local publisher wrote is not believed here either: a message that the peer would refuse is lost with a
+//! cause, instead of ending the link for all others. The ring and its row are the caller's.
+//!
+//! Invariant: what is put into the link's queue is in the flight of its export.
+
+use alloc::string::ToString;
+
+use busway_wire::link::{Accept, Announce, Frame, Retire};
+use busway_wire::{Cause, Extensions, Flags, Header, Kind, Part, PortId, TopicId, VERSION};
+
+use crate::error::PeerError;
+use crate::link::{Amount, Link, State, can_go};
+use crate::session::export::{Export, Phase};
+use crate::session::{Outbox, Output, Session};
+
+impl<P: AsRef<[u8]> + Clone> Session<P> {
+    pub(super) fn add_source(&mut self, announce: Announce, next: u64) {
+        let source = announce.source;
+        if self.exports.contains_key(&source) {
+            return;
+        }
+        self.exports.insert(source, Export::new(announce, next));
+        if self.link.as_ref().is_some_and(|link| *link.state() == State::Established) {
+            self.to_announce.insert(source);
+        }
+    }
+
+    /// The row's next message.
+    pub(super) fn publish(&mut self, source: PortId, header: Header, payload: P, out: &mut Outbox) {
+        let sequence = header.sequence.get();
+        let Some(export) = self.exports.get(&source) else { return };
+        if sequence > export.next() {
+            // The row passed over them without a word; nobody else will ever count them.
+            self.lose(source, sequence - 1, Cause::LinkLost, out);
+        }
+        let bytes = payload.as_ref().len() as u64;
+        let refused = match self.exports.get(&source) {
+            Some(export) => sendable(&header, source, export.topic(), payload.as_ref()),
+            None => return,
+        };
+        let size_max = self
+            .link
+            .as_ref()
+            .and_then(Link::hello)
+            .map_or(u64::MAX, |hello| u64::from(hello.message_bytes_max));
+        let header = match refused {
+            None => return self.lose(source, sequence, Cause::Corrupt, out),
+            Some(header) if bytes.saturating_sub(header.extension_bytes() as u64) > size_max => {
+                return self.lose(source, sequence, Cause::LinkBudget, out);
+            }
+            Some(header) => header,
+        };
+        let Some(export) = self.exports.get_mut(&source) else { return };
+        if !export.publish(sequence, bytes) {
+            // The peer has had it since before our start: the row, which does not know that, may go on.
+            if export.has_passed(sequence) {
+                out.push(Output::Pass { source, to: sequence });
+            }
+            return;
+        }
+        self.flight += 1;
+        if export.phase() == Phase::Flowing
+            && let Some(link) = &mut self.link
+        {
+            link.outgoing().message(source, header, payload);
+        }
+        self.settle(source, out);
+    }
+
+    /// The row has lost all up to `to`.
+    pub(super) fn lose(&mut self, source: PortId, to: u64, cause: Cause, out: &mut Outbox) {
+        let Some(export) = self.exports.get_mut(&source) else { return };
+        let Some(gap) = export.lose(to, cause) else { return };
+        self.flight += 1;
+        if export.phase() == Phase::Flowing
+            && let Some(link) = &mut self.link
+        {
+            link.outgoing().gap(gap);
+        }
+        self.settle(source, out);
+    }
+
+    /// The peer accepts a source, or has got further.
+    pub(super) fn accepted(&mut self, accept: &Accept, out: &mut Outbox) -> Result<(), PeerError> {
+        let (source, label) = (accept.source, self.peer.to_string());
+        // The last word about a source may cross with its end.
+        let (Some(export), Some(link)) = (self.exports.get_mut(&source), &mut self.link) else {
+            return Ok(());
+        };
+        let before = export.flight_len();
+        let accepted = export.accepted(accept, link.sent(source), &label)?;
+        self.flight = (self.flight + export.flight_len()).saturating_sub(before);
+        let window = Amount { messages: u64::from(accept.window_messages), bytes: accept.window_bytes };
+        link.outgoing().accept(source, window, accepted.settled);
+        for gap in accepted.gaps {
+            link.outgoing().gap(gap);
+        }
+        out.extend(accepted.pass.map(|to| Output::Pass { source, to }));
+        out.extend(accepted.rewind.map(|to| Output::Rewind { source, to }));
+        self.settle(source, out);
+        Ok(())
+    }
+
+    /// Tells the peer of the end of a source, and forgets the source, as soon as either may be.
+    pub(super) fn settle(&mut self, source: PortId, out: &mut Outbox) {
+        let Some(export) = self.exports.get_mut(&source).filter(|export| export.has_ended()) else { return };
+        if let Some(last) = export.retire_now()
+            && let Some(link) = &mut self.link
+        {
+            link.outgoing().retire(Retire { source, last });
+        }
+        if !export.is_done() {
+            return;
+        }
+        if let Some(link) = &mut self.link {
+            let retire = match export.phase() {
+                Phase::Unannounced => None,
+                // The peer was told of it, and has not answered: nothing of it will come.
+                Phase::Announced => Some(Retire { source, last: export.next().saturating_sub(1) }),
+                // All of it is there, so that nothing is in front of its end.
+                Phase::Flowing => link.outgoing().forget(source),
+            };
+            if let Some(retire) = retire {
+                link.push_ordered(Frame::Retire(retire));
+            }
+        }
+        self.flight = self.flight.saturating_sub(export.flight_len());
+        let account = export.account();
+        self.exports.remove(&source);
+        self.to_announce.remove(&source);
+        out.push(Output::SourceDone { source, account });
+    }
+}
+
+/// The header of a message as the peer will take it, or `None` if it would refuse it.
+fn sendable(header: &Header, source: PortId, topic: TopicId, following: &[u8]) -> Option<Header> {
+    let mut link = Header::new(Kind::Publish);
+    link.hops_version = (VERSION << 4) | header.hops();
+    link.flags = Flags::from_bits(header.flags)?.bits();
+    link.extensions = header.extensions;
+    link.topic.set(topic.0);
+    link.source.set(source.0);
+    link.sequence = header.sequence;
+    link.time_ns = header.time_ns;
+    link.correlation = header.correlation;
+    let extensions = following.get(..link.extension_bytes())?;
+    link.validate_extensions(extensions).ok()?;
+    let whole = Part::of(Extensions::new(extensions)).ok()?.is_none();
+    (whole && header.sequence.get() > 0 && can_go(&link, following)).then_some(link)
+}

@@ -1,0 +1,417 @@
+//! Sessions across connections that die anywhere: nothing lost in silence, nothing twice, all in order.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking, also in what its tests share")]
+
+#[path = "rig/hosts.rs"]
+#[expect(dead_code, reason = "it serves another test as well, which uses the rest")]
+mod hosts;
+
+use std::sync::Arc;
+
+use busway_wire::{Cause, PortId};
+use hosts::{Entry, Host, Net};
+
+const RELIABLE: PortId = PortId(1);
+const LOSSY: PortId = PortId(2);
+
+/// The payload of a message, of which every byte says which it is.
+fn payload(source: PortId, sequence: u64, size: usize) -> Arc<[u8]> {
+    (0..size).map(|at| (source.0 * 101 + sequence * 7 + at as u64) as u8).collect()
+}
+
+/// What a conversation is about.
+struct Talk {
+    messages: u64,
+    size: fn(u64) -> usize,
+    slots: usize,
+}
+
+/// Two hosts of which the first publishes from a reliable and from a lossy source to the second.
+fn hosts(talk: &Talk) -> Net {
+    let small = |config: &mut busway_protocol::Config| {
+        config.hello.window_messages = 16;
+        config.hello.credit_messages = 24;
+    };
+    let mut dialer = Host::new(0, 1, small);
+    let mut listener = Host::new(1, 0, small);
+    dialer.ring(RELIABLE.0, "bank.transfer", true, talk.slots);
+    dialer.ring(LOSSY.0, "price.tick", false, talk.slots);
+    listener.want(1, "bank.>", true);
+    listener.want(2, "price.*", false);
+    Net::new(dialer, listener)
+}
+
+/// Publishes what there is to publish while both go on, until all is settled; how many steps that took.
+fn run(net: &mut Net, talk: &Talk) -> u64 {
+    let (mut reliable, mut lossy) = (0, 0);
+    for steps in 0..20_000 {
+        for _ in 0..3 {
+            let ring = net.dialer.rings.get_mut(&RELIABLE).unwrap();
+            if reliable < talk.messages
+                && ring.publish(payload(RELIABLE, reliable + 1, (talk.size)(reliable)))
+            {
+                reliable += 1;
+            }
+            let ring = net.dialer.rings.get_mut(&LOSSY).unwrap();
+            if lossy < talk.messages && ring.publish(payload(LOSSY, lossy + 1, (talk.size)(lossy))) {
+                lossy += 1;
+            }
+        }
+        net.step();
+        let settled = |source: PortId| {
+            let account = net.dialer.session.account(source);
+            account.is_some_and(|account| account.sent >= talk.messages && account.in_flight == 0)
+        };
+        if reliable == talk.messages && lossy == talk.messages && settled(RELIABLE) && settled(LOSSY) {
+            return steps;
+        }
+    }
+    panic!("stuck: {net:?}", net = net.dialer.session)
+}
+
+/// Compares what was published with what came.
+fn check(net: &Net, talk: &Talk, what: &str) {
+    let all: Vec<u64> = (1..=talk.messages).collect();
+    for (source, relay) in &net.listener.relays {
+        let (received, gaps) = relay.covered();
+        for entry in &relay.entries {
+            if let Entry::Message(sequence, bytes) = entry {
+                let expected = payload(*source, *sequence, (talk.size)(*sequence - 1));
+                assert_eq!(**bytes, *expected, "{what}: {source} {sequence}");
+            }
+        }
+        let account = net.dialer.session.account(*source).unwrap();
+        assert_eq!(account.sent, talk.messages, "{what}: {source}");
+        if *source == RELIABLE {
+            assert_eq!((received, gaps.len()), (all.clone(), 0), "{what}");
+            assert_eq!(account.acked, talk.messages, "{what}");
+            continue;
+        }
+        let lost: u64 = gaps.iter().map(|(from, to, _)| to - from + 1).sum();
+        assert_eq!(received.len() as u64 + lost, talk.messages, "{what}: {received:?} {gaps:?}");
+        assert_eq!(account.acked, received.len() as u64, "{what}: {gaps:?}");
+        let mut by_cause = [0; Cause::COUNT];
+        for (from, to, cause) in &gaps {
+            assert!(matches!(cause, Cause::LinkLost | Cause::Lapped), "{what}: {cause}");
+            by_cause[cause.index()] += to - from + 1;
+        }
+        assert_eq!(account.dropped, by_cause, "{what}");
+    }
+    assert_eq!(net.listener.relays.len(), 2, "{what}");
+    assert_eq!(net.listener.waiting(), 0, "{what}");
+    assert_eq!(
+        net.listener.session.dropped(),
+        ([0; Cause::COUNT], 0),
+        "{what}: nothing was dropped or came twice"
+    );
+}
+
+#[test]
+#[expect(clippy::print_stdout, reason = "the evidence line is read by the test runner")]
+fn a_connection_may_die_at_every_byte_of_a_conversation() {
+    let talk = Talk { messages: 60, size: |_| 9, slots: 24 };
+    let mut net = hosts(&talk);
+    run(&mut net, &talk);
+    check(&net, &talk, "undisturbed");
+    let bytes = net.moved;
+    assert!(bytes > 9_000, "{bytes}");
+    let (mut lost, mut rewinds) = (0, 0);
+    for dies_at in 0..bytes {
+        let mut net = hosts(&talk);
+        net.dies_at = Some(dies_at);
+        run(&mut net, &talk);
+        check(&net, &talk, &format!("dies at {dies_at}"));
+        assert_eq!(net.connects, 2, "dies at {dies_at}: {:?}", net.dialer.closed);
+        lost += net.dialer.session.account(LOSSY).unwrap().dropped[Cause::LinkLost.index()];
+        rewinds += net.dialer.rings[&RELIABLE].rewinds;
+    }
+    assert!(lost > 0 && rewinds > 0, "{lost} lost, {rewinds} rewinds");
+    println!(
+        "evidence: offsets={bytes} messages={} lost_reliable=0 twice=0 told_lost={lost}",
+        2 * talk.messages
+    );
+}
+
+/// Hosts, talk and faults of one seed.
+fn random(seed: u64, talk: &Talk) -> (Net, fastrand::Rng) {
+    let mut rng = fastrand::Rng::with_seed(seed);
+    let mut net = hosts(talk);
+    net.step = [50, 400, 3_000, 200_000][rng.usize(0..4)];
+    net.listener.room = [1, 3, usize::MAX][rng.usize(0..3)];
+    net.listener.direct = rng.bool();
+    net.dies_at = Some(rng.u64(0..20_000));
+    (net, rng)
+}
+
+#[test]
+fn connections_may_die_again_and_again_while_relay_rings_are_full_and_writes_are_cut() {
+    for seed in 0..30 {
+        let talk = Talk { messages: 300, size: |at| (at % 5) as usize * 40, slots: 64 };
+        let (mut net, mut rng) = random(seed, &talk);
+        // A death each few thousand bytes: some in handshakes, some in the middle of a resume.
+        let mut deaths = 0;
+        for _ in 0..400 {
+            for source in [RELIABLE, LOSSY] {
+                let ring = net.dialer.rings.get_mut(&source).unwrap();
+                let next = ring.first + ring.messages.len() as u64;
+                if next <= talk.messages {
+                    ring.publish(payload(source, next, (talk.size)(next - 1)));
+                }
+            }
+            net.step();
+            if net.dies_at.is_none() {
+                let most = [300, 3_000, 9_000][rng.usize(0..3)];
+                net.dies_at = Some(net.moved + rng.u64(0..most));
+                deaths += 1;
+            }
+        }
+        net.dies_at = None;
+        finish(&mut net, &talk, seed);
+        assert!(deaths > 1, "seed {seed}");
+        check(&net, &talk, &format!("seed {seed}"));
+    }
+}
+
+/// Publishes the rest and lets both settle.
+fn finish(net: &mut Net, talk: &Talk, seed: u64) {
+    for _ in 0..60_000 {
+        let mut open = false;
+        for source in [RELIABLE, LOSSY] {
+            let ring = net.dialer.rings.get_mut(&source).unwrap();
+            let next = ring.first + ring.messages.len() as u64;
+            if next <= talk.messages {
+                open = true;
+                ring.publish(payload(source, next, (talk.size)(next - 1)));
+            }
+            let account = net.dialer.session.account(source);
+            open |= account.is_none_or(|account| account.sent < talk.messages || account.in_flight > 0);
+        }
+        if !open && net.listener.waiting() == 0 {
+            return;
+        }
+        net.step();
+    }
+    panic!("seed {seed} is stuck: {:?}\n{:?}", net.dialer.session, net.dialer.closed);
+}
+
+#[test]
+fn large_messages_come_in_parts_whole_and_in_order_though_connections_die() {
+    for seed in 0..8 {
+        let talk =
+            Talk { messages: 20, size: |at| [9, 20_000, 70_000, 150_000][(at % 4) as usize], slots: 8 };
+        let (mut net, mut rng) = random(seed, &talk);
+        net.step = [3_000, 30_000, 200_000][rng.usize(0..3)];
+        for _ in 0..6 {
+            net.dies_at = Some(net.moved + rng.u64(0..400_000));
+            for _ in 0..40 {
+                for source in [RELIABLE, LOSSY] {
+                    let ring = net.dialer.rings.get_mut(&source).unwrap();
+                    let next = ring.first + ring.messages.len() as u64;
+                    if next <= talk.messages {
+                        ring.publish(payload(source, next, (talk.size)(next - 1)));
+                    }
+                }
+                net.step();
+            }
+        }
+        net.dies_at = None;
+        finish(&mut net, &talk, seed);
+        check(&net, &talk, &format!("seed {seed}"));
+    }
+}
+
+#[test]
+fn two_messages_larger_than_the_credit_do_not_stop_each_other() {
+    let talk = Talk { messages: 6, size: |sequence| [10, 200_000][sequence as usize % 2], slots: 24 };
+    let mut net = hosts(&talk);
+    for host in [&mut net.dialer, &mut net.listener] {
+        host.config.hello.credit_bytes = 20_000;
+        host.config.hello.window_bytes = 10_000;
+    }
+    net.dialer.restart(1);
+    net.listener.restart(0);
+    net.listener.want(1, "bank.>", true);
+    net.listener.want(2, "price.*", false);
+    net.step = 50_000;
+    run(&mut net, &talk);
+    check(&net, &talk, "each larger than all credit");
+}
+
+#[test]
+fn a_session_that_says_it_has_output_puts_some_out() {
+    let talk = Talk { messages: 12, size: |_| 0, slots: 64 };
+    let mut net = hosts(&talk);
+    net.listener.config.hello.credit_bytes = 20_000;
+    net.listener.restart(0);
+    net.listener.want(1, "bank.>", true);
+    net.listener.want(2, "price.*", false);
+    // Small messages of one source would fit, and large ones of the other wait for all credit.
+    for (source, size) in [(RELIABLE, 10), (LOSSY, 30_000)] {
+        for sequence in 1..=talk.messages {
+            net.dialer.rings.get_mut(&source).unwrap().publish(payload(source, sequence, size));
+        }
+    }
+    for _ in 0..200 {
+        net.step();
+        if net.connected && net.dialer.batch.is_empty() && net.dialer.session.has_output() {
+            net.dialer.session.transmit(net.now, &mut net.dialer.batch);
+            assert!(!net.dialer.batch.is_empty(), "it would be asked for ever");
+        }
+    }
+    for source in [RELIABLE, LOSSY] {
+        assert_eq!(net.dialer.session.account(source).unwrap().acked, talk.messages, "{source}");
+    }
+}
+
+#[test]
+fn a_host_that_is_started_again_loses_nothing_reliable_that_is_still_in_its_ring() {
+    for seed in 0..20 {
+        // Some rings hold all, others are full of what the peer has already.
+        let talk = Talk { messages: 200, size: |_| 30, slots: if seed % 2 == 0 { 256 } else { 16 } };
+        let (mut net, mut rng) = random(seed, &talk);
+        for _ in 0..6 {
+            for _ in 0..rng.usize(1..60) {
+                for source in [RELIABLE, LOSSY] {
+                    let ring = net.dialer.rings.get_mut(&source).unwrap();
+                    let next = ring.first + ring.messages.len() as u64;
+                    if next <= talk.messages && ring.attached {
+                        ring.publish(payload(source, next, 30));
+                    }
+                }
+                net.step();
+            }
+            net.disconnect();
+            net.dialer.restart(1);
+        }
+        net.dies_at = None;
+        finish_relays(&mut net, &talk, seed);
+        let relay = &net.listener.relays[&RELIABLE];
+        let (received, gaps) = relay.covered();
+        assert_eq!((received, gaps.len()), ((1..=talk.messages).collect(), 0), "seed {seed}");
+        let (received, gaps) = net.listener.relays[&LOSSY].covered();
+        let lost: u64 = gaps.iter().map(|(from, to, _)| to - from + 1).sum();
+        // Before the peer had heard of it at all, what the ring no longer holds is nobody's loss.
+        let all = received.len() as u64 + lost;
+        assert!(all == talk.messages || talk.slots == 16, "seed {seed}: {gaps:?}");
+    }
+}
+
+/// As `finish`, by what stands in the relay rings.
+fn finish_relays(net: &mut Net, talk: &Talk, seed: u64) {
+    for _ in 0..60_000 {
+        let last = |source: &PortId| match net.listener.relays.get(source)?.entries.last()? {
+            Entry::Message(sequence, _) => Some(*sequence),
+            Entry::Gap(_, to, _) => Some(*to),
+        };
+        if last(&RELIABLE) == Some(talk.messages) && last(&LOSSY) == Some(talk.messages) {
+            return;
+        }
+        for source in [RELIABLE, LOSSY] {
+            let ring = net.dialer.rings.get_mut(&source).unwrap();
+            let next = ring.first + ring.messages.len() as u64;
+            if next <= talk.messages && ring.attached {
+                ring.publish(payload(source, next, 30));
+            }
+        }
+        net.step();
+    }
+    panic!("seed {seed} is stuck: {:?}", net.dialer.session);
+}
+
+#[test]
+fn a_receiving_host_that_is_started_again_gets_all_that_was_not_acknowledged() {
+    for seed in 0..20 {
+        let talk = Talk { messages: 200, size: |_| 30, slots: 32 };
+        let (mut net, mut rng) = random(seed, &talk);
+        let mut had: Vec<u64> = Vec::new();
+        for _ in 0..5 {
+            for _ in 0..rng.usize(1..60) {
+                for source in [RELIABLE, LOSSY] {
+                    let ring = net.dialer.rings.get_mut(&source).unwrap();
+                    let next = ring.first + ring.messages.len() as u64;
+                    if next <= talk.messages {
+                        ring.publish(payload(source, next, 30));
+                    }
+                }
+                net.step();
+            }
+            net.disconnect();
+            // What its relay rings held is still read by those who have them mapped.
+            for (source, relay) in std::mem::take(&mut net.listener.relays) {
+                if source == RELIABLE {
+                    had.extend(relay.covered().0);
+                }
+            }
+            net.listener.restart(0);
+            net.listener.want(1, "bank.>", true);
+            net.listener.want(2, "price.*", false);
+        }
+        net.dies_at = None;
+        finish(&mut net, &talk, seed);
+        had.extend(net.listener.relays.get(&RELIABLE).map(|relay| relay.covered().0).unwrap_or_default());
+        had.sort_unstable();
+        had.dedup();
+        assert_eq!(had, (1..=talk.messages).collect::<Vec<u64>>(), "seed {seed}");
+        let account = net.dialer.session.account(LOSSY).unwrap();
+        assert_eq!(account.acked + account.dropped.iter().sum::<u64>(), talk.messages, "seed {seed}");
+    }
+}
+
+#[test]
+fn what_was_sent_before_a_source_ended_comes_though_the_peer_had_not_answered_yet() {
+    let talk = Talk { messages: 10, size: |_| 20, slots: 64 };
+    let mut net = hosts(&talk);
+    for source in [RELIABLE, LOSSY] {
+        for sequence in 1..=talk.messages {
+            net.dialer.rings.get_mut(&source).unwrap().publish(payload(source, sequence, 20));
+        }
+    }
+    while !net.dialer.rings[&LOSSY].attached {
+        net.step();
+    }
+    assert_eq!(net.dialer.session.account(RELIABLE).unwrap().sent, 0, "it has not been accepted");
+    let now = net.now;
+    for source in [RELIABLE, LOSSY] {
+        net.dialer.end_ring(now, source.0);
+    }
+    for _ in 0..100 {
+        net.step();
+    }
+    for source in [RELIABLE, LOSSY] {
+        let (received, gaps) = net.listener.relays[&source].covered();
+        assert_eq!((received, gaps.len()), ((1..=talk.messages).collect(), 0), "{source}");
+        assert!(net.listener.relays[&source].closed && net.dialer.rings[&source].done.is_some());
+    }
+}
+
+#[test]
+fn a_source_that_ends_is_told_behind_its_last_message_and_then_forgotten() {
+    for seed in 0..20 {
+        let talk = Talk { messages: 40, size: |_| 20, slots: 64 };
+        let (mut net, mut rng) = random(seed, &talk);
+        for source in [RELIABLE, LOSSY] {
+            let ring = net.dialer.rings.get_mut(&source).unwrap();
+            for sequence in 1..=talk.messages {
+                ring.publish(payload(source, sequence, 20));
+            }
+        }
+        let end_at = rng.usize(1..40);
+        for step in 0..4_000 {
+            net.step();
+            if step == end_at + 20 {
+                let now = net.now;
+                net.dialer.end_ring(now, RELIABLE.0);
+                net.dialer.end_ring(now, LOSSY.0);
+            }
+        }
+        for source in [RELIABLE, LOSSY] {
+            let account =
+                net.dialer.rings[&source].done.unwrap_or_else(|| panic!("seed {seed}: {source} is not done"));
+            assert_eq!((account.sent, account.in_flight), (talk.messages, 0), "seed {seed}");
+            assert!(net.dialer.session.account(source).is_none());
+            let relay = &net.listener.relays[&source];
+            let (received, gaps) = relay.covered();
+            let lost: u64 = gaps.iter().map(|(from, to, _)| to - from + 1).sum();
+            assert_eq!((received.len() as u64 + lost, relay.closed), (talk.messages, true), "seed {seed}");
+        }
+    }
+}

@@ -1,0 +1,295 @@
+//! What must hold, whatever goes wrong: judged by what was seen, apart from whoever made it happen.
+//!
+//! Order: a user is told of a source one rising line without a hole; of a reliable source no message is lost, ever.
+//! Bounds: nothing is held beyond what was granted. Blame: nobody breaks the protocol while the network does not.
+//! The first violation is kept.
+//!
+//! Invariant: a checker changes nothing in the run.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use busway_protocol::{PeerId, Time};
+use busway_wire::{Cause, PortId};
+
+use crate::message::Which;
+use crate::seen::{Budget, Seen};
+use crate::subscriber::Told;
+
+/// What has been published by one source.
+#[derive(Debug)]
+struct Published {
+    host: usize,
+    reliable: bool,
+    sizes: Vec<u32>,
+}
+
+/// What one user has been told of one source.
+#[derive(Debug, Default)]
+struct Line {
+    first: u64,
+    last: u64,
+    messages: u64,
+    lost: u64,
+}
+
+/// What stood last in any relay ring of a source on a host, and how often the two nodes had died then.
+#[derive(Clone, Copy, Debug)]
+struct Pushed {
+    last: u64,
+    deaths: Deaths,
+}
+
+/// Of the publisher's node, and of the subscriber's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Deaths {
+    near: u64,
+    far: u64,
+}
+
+impl Deaths {
+    /// Whether both nodes have forgotten what they knew since.
+    fn both_since(self, earlier: Deaths) -> bool {
+        self.near > earlier.near && self.far > earlier.far
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Row {
+    first: u64,
+    at: Time,
+    /// It was closed at least once, so that not everything was owed.
+    interrupted: bool,
+}
+
+/// The checkers of one run.
+#[derive(Debug, Default)]
+pub struct Checks {
+    violation: Option<String>,
+    published: BTreeMap<PortId, Published>,
+    rows: BTreeMap<(PortId, PeerId), Row>,
+    relays: BTreeMap<(usize, u64), u64>,
+    lines: BTreeMap<(u64, PortId), Line>,
+    subscribed: BTreeMap<u64, (usize, Time)>,
+    attached: BTreeSet<(u64, PortId)>,
+    deaths: BTreeMap<usize, u64>,
+    pushed: BTreeMap<(usize, PortId), Pushed>,
+    /// Where a hole begins that nobody can know of, because both nodes died.
+    forgotten: BTreeSet<(usize, PortId, u64)>,
+    peaks: BTreeMap<Budget, (u64, u64)>,
+    /// Holes by cause; the last is of those that nobody told of.
+    pub holes: [u64; Cause::COUNT + 1],
+    /// Messages that users were told of.
+    pub delivered: u64,
+}
+
+impl Checks {
+    /// A publisher begins.
+    pub fn source(&mut self, source: PortId, host: usize, reliable: bool) {
+        self.published.insert(source, Published { host, reliable, sizes: Vec::new() });
+    }
+
+    /// A subscriber begins.
+    pub fn subscriber(&mut self, now: Time, subscriber: u64, host: usize) {
+        self.subscribed.insert(subscriber, (host, now));
+    }
+
+    /// A subscriber has left: nothing is owed to it.
+    pub fn unsubscribed(&mut self, subscriber: u64) {
+        self.subscribed.remove(&subscriber);
+    }
+
+    /// The first violation.
+    #[must_use]
+    pub fn violation(&self) -> Option<&str> {
+        self.violation.as_deref()
+    }
+
+    /// Keeps a violation if it is the first.
+    pub fn violate(&mut self, what: impl FnOnce() -> String) {
+        if self.violation.is_none() {
+            self.violation = Some(what());
+        }
+    }
+
+    /// The most that was held of each budget, and its bound then.
+    pub fn peaks(&self) -> impl Iterator<Item = (Budget, u64, u64)> {
+        self.peaks.iter().map(|(&budget, &(held, bound))| (budget, held, bound))
+    }
+
+    /// Messages that were published.
+    #[must_use]
+    pub fn messages(&self) -> u64 {
+        self.published.values().map(|published| published.sizes.len() as u64).sum()
+    }
+
+    /// How many messages a subscriber was told of, and how many that are lost.
+    #[must_use]
+    pub fn told_to(&self, subscriber: u64) -> (u64, u64) {
+        let theirs = self.lines.iter().filter(|((number, _), _)| *number == subscriber);
+        theirs.fold((0, 0), |sum, (_, line)| (sum.0 + line.messages, sum.1 + line.lost))
+    }
+
+    /// Takes one fact; `spoiled` says of which connections the network has changed bytes.
+    pub fn see(&mut self, now: Time, seen: Seen, spoiled: impl Fn(u64) -> bool) {
+        match seen {
+            Seen::Published { source, sequence, size } => self.publish(source, sequence, size),
+            Seen::RowOpened { source, peer, first } => {
+                let interrupted = self.rows.contains_key(&(source, peer));
+                self.rows.insert((source, peer), Row { first, at: now, interrupted });
+            }
+            Seen::RowClosed { source, peer } => {
+                if let Some(row) = self.rows.get_mut(&(source, peer)) {
+                    row.interrupted = true;
+                }
+            }
+            Seen::RelayOpened { host, ring, source, reliable } => {
+                if self.published.get(&source).is_none_or(|published| published.reliable != reliable) {
+                    self.violate(|| format!("host {host} has a relay ring of {source}, announced wrongly"));
+                }
+                self.relays.insert((host, ring), 0);
+            }
+            Seen::RelayPushed { host, ring, source, first, last } => {
+                self.relay_pushed((host, ring), source, (first, last));
+            }
+            Seen::Attached { subscriber, source, .. } => {
+                self.attached.insert((subscriber, source));
+            }
+            Seen::Told { host, subscriber, source, told } => self.told(host, subscriber, source, told),
+            Seen::Held { host, what, held, bound } => {
+                if held > bound {
+                    let name = what.name();
+                    self.violate(|| format!("host {host} holds {held} {name}, and may hold {bound}"));
+                }
+                let peak = self.peaks.entry(what).or_default();
+                *peak = (*peak).max((held, bound));
+            }
+            Seen::Died { host } => *self.deaths.entry(host).or_default() += 1,
+            Seen::Blamed { host, connection, what } => {
+                if !spoiled(connection) {
+                    self.violate(|| format!("host {host} blames its peer on a sound connection: {what}"));
+                }
+            }
+            Seen::Broken { host, what } => self.violate(|| format!("on host {host}: {what}")),
+        }
+    }
+
+    fn publish(&mut self, source: PortId, sequence: u64, size: usize) {
+        let Some(published) = self.published.get_mut(&source) else { return };
+        published.sizes.push(u32::try_from(size).unwrap_or(u32::MAX));
+        assert_eq!(published.sizes.len() as u64, sequence, "a publisher counts its messages");
+    }
+
+    fn relay_pushed(&mut self, ring: (usize, u64), source: PortId, (first, last): (u64, u64)) {
+        let host = ring.0;
+        let before = self.relays.entry(ring).or_default();
+        let previous = std::mem::replace(before, last);
+        let deaths = self.deaths_of(source, host);
+        let older = self.pushed.insert((host, source), Pushed { last, deaths });
+        if let Some(older) = older.filter(|older| first > older.last + 1 && deaths.both_since(older.deaths)) {
+            self.forgotten.insert((host, source, older.last + 1));
+        }
+        if first > last || (previous > 0 && first != previous + 1) {
+            self.violate(|| {
+                format!("in the relay ring of {source} on host {host}, {first} to {last} follows {previous}")
+            });
+        }
+    }
+
+    fn told(&mut self, host: usize, subscriber: u64, source: PortId, told: Told) {
+        let Some(published) = self.published.get(&source) else {
+            return self.violate(|| format!("subscriber {subscriber} has a message of unknown {source}"));
+        };
+        let (reliable, count) = (published.reliable, published.sizes.len() as u64);
+        let (first, last) = match &told {
+            Told::Message { sequence, .. } => (*sequence, *sequence),
+            Told::Hole { from, to, .. } => (*from, *to),
+        };
+        let sound = match &told {
+            Told::Message { sequence, payload } => {
+                let index = usize::try_from(sequence.wrapping_sub(1)).unwrap_or(usize::MAX);
+                published.sizes.get(index).is_some_and(|&size| {
+                    Which { source, sequence: *sequence, size: size as usize }.is(payload)
+                })
+            }
+            Told::Hole { .. } => true,
+        };
+        let line = self.lines.entry((subscriber, source)).or_default();
+        let expected = line.last + 1;
+        let forgotten = self.forgotten.contains(&(host, source, expected));
+        let fresh = line.last == 0;
+        if fresh {
+            line.first = first;
+        }
+        line.last = last;
+        let who = || format!("subscriber {subscriber} on host {host}, source {source}");
+        match &told {
+            Told::Message { sequence, .. } => {
+                line.messages += 1;
+                self.delivered += 1;
+                if !sound {
+                    self.violate(|| format!("{}: message {sequence} is not what was published", who()));
+                }
+            }
+            Told::Hole { cause, .. } => {
+                line.lost += last - first + 1;
+                self.holes[cause.map_or(Cause::COUNT, Cause::index)] += 1;
+                if reliable {
+                    self.violate(|| {
+                        format!("{}: {first} to {last} of a reliable source lost ({cause:?})", who())
+                    });
+                }
+                if cause.is_none() && !forgotten {
+                    self.violate(|| format!("{}: nobody told why {first} to {last} are missing", who()));
+                }
+            }
+        }
+        if !fresh && first != expected {
+            self.violate(|| format!("{}: {first} follows {}", who(), expected - 1));
+        }
+        if last > count {
+            self.violate(|| format!("{}: told of {last}, of {count} that were published", who()));
+        }
+    }
+
+    fn deaths_of(&self, source: PortId, far: usize) -> Deaths {
+        let of = |host: usize| self.deaths.get(&host).copied().unwrap_or(0);
+        let near = self.published.get(&source).map_or(0, |published| of(published.host));
+        Deaths { near, far: of(far) }
+    }
+
+    /// When all is quiet: nothing that was owed is missing.
+    pub fn finish(&mut self) {
+        let mut missing = None;
+        for (&(source, peer), row) in &self.rows {
+            let PeerId::Node { index } = peer else { continue };
+            let Some(published) = self.published.get(&source) else { continue };
+            let count = published.sizes.len() as u64;
+            let deaths = self.deaths_of(source, usize::from(index));
+            let pushed = self.pushed.get(&(usize::from(index), source));
+            let forgotten = pushed.is_none_or(|pushed| deaths.both_since(pushed.deaths));
+            if row.interrupted && published.reliable || row.first > count {
+                continue;
+            }
+            for (&subscriber, &(host, since)) in &self.subscribed {
+                let theirs = self.attached.contains(&(subscriber, source));
+                if host != usize::from(index) || since > row.at || !theirs {
+                    continue;
+                }
+                let line = self.lines.get(&(subscriber, source));
+                let (first, last) = line.map_or((0, 0), |line| (line.first, line.last));
+                let excused = !published.reliable && forgotten;
+                let wrong_start = published.reliable && first != row.first;
+                if (last != count || wrong_start) && !excused {
+                    missing = Some(format!(
+                        "subscriber {subscriber} on host {host} was told {first} to {last} of source {source}, \
+                         and was owed {} to {count}",
+                        row.first
+                    ));
+                }
+            }
+        }
+        if let Some(missing) = missing {
+            self.violate(|| missing);
+        }
+    }
+}

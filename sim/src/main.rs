@@ -1,0 +1,214 @@
+//! `busway-sim`: runs seeds, and says what they found.
+//!
+//! `cargo xtask sim` calls it. A failure prints its seed and the fewest faults that show it; the same seed shows it
+//! again.
+
+#![expect(clippy::print_stdout, reason = "a command line tool answers on stdout")]
+
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use busway_sim::swarm::{Configuration, Outcome};
+use busway_sim::{Budget, Canary, Coverage};
+use busway_wire::Cause;
+
+const HELP: &str = "busway-sim [--seeds A..B | --minutes N] [--seed S] [--canary] [--trace]
+
+  --seeds A..B  these seeds
+  --minutes N   seeds from a random one on, for so long
+  --seed S      the first seed of --minutes; alone: only this one
+  --canary      break the node on purpose: it must be found
+  --trace       print what happened before a failure
+  --twice       run each seed twice: both must be the same
+  --keep-going  do not stop at the first failure
+";
+
+/// Runs that a minimisation may cost.
+const MINIMISE_RUNS_MAX: usize = 60;
+
+/// With fewer runs it says nothing that some pair never met.
+const MISSING_RUNS: u64 = 200;
+
+#[derive(Debug)]
+struct Orders {
+    first: u64,
+    end: u64,
+    until: Option<Duration>,
+    canary: Canary,
+    trace: bool,
+    twice: bool,
+    keep_going: bool,
+}
+
+/// What all runs were together.
+#[derive(Debug, Default)]
+struct Sum {
+    runs: u64,
+    failures: Vec<u64>,
+    virtual_ns: u64,
+    events: u64,
+    messages: u64,
+    delivered: u64,
+    faults: u64,
+    fewest_messages: Option<u64>,
+    holes: Vec<u64>,
+    coverage: Coverage,
+    peaks: Vec<(Budget, u64, u64)>,
+}
+
+#[expect(clippy::disallowed_methods, reason = "how long a run takes is told to people; no run depends on it")]
+fn main() -> ExitCode {
+    let orders = match orders(std::env::args().skip(1).collect()) {
+        Ok(orders) => orders,
+        Err(what) => {
+            print!("{HELP}");
+            eprintln!("{what}");
+            return ExitCode::from(2);
+        }
+    };
+    let start = Instant::now();
+    let mut sum = Sum::default();
+    for seed in orders.first..orders.end {
+        if orders.until.is_some_and(|until| start.elapsed() >= until) {
+            break;
+        }
+        run(seed, &orders, &mut sum);
+        if !sum.failures.is_empty() && !orders.keep_going {
+            break;
+        }
+    }
+    sum.print(start.elapsed());
+    if sum.failures.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn run(seed: u64, orders: &Orders, sum: &mut Sum) {
+    let configuration = Configuration::of(seed);
+    let mut outcome = configuration.run(orders.canary, false);
+    if orders.twice && outcome.violation.is_none() {
+        let again = configuration.run(orders.canary, false);
+        if again.hash != outcome.hash {
+            outcome.violation = Some(format!("two runs differ: {:016x}, {:016x}", outcome.hash, again.hash));
+        }
+    }
+    sum.add(&outcome);
+    let Some(violation) = &outcome.violation else { return };
+    sum.failures.push(seed);
+    println!("seed {seed}: {violation}");
+    if orders.keep_going {
+        return;
+    }
+    let (least, runs) = configuration.minimise(orders.canary, MINIMISE_RUNS_MAX);
+    println!("with {} of {} faults ({runs} runs):", least.faults.len(), configuration.faults.len());
+    println!("  {:?}", least.terms);
+    for planned in &least.faults {
+        println!("  {planned:?}");
+    }
+    let shown = least.run(orders.canary, orders.trace);
+    for line in &shown.lines {
+        println!("{line}");
+    }
+    println!("  {}", shown.violation.as_deref().unwrap_or("which is no failure any more"));
+}
+
+impl Sum {
+    fn add(&mut self, outcome: &Outcome) {
+        self.runs += 1;
+        self.virtual_ns += outcome.virtual_ns;
+        self.events += outcome.events;
+        self.messages += outcome.messages;
+        self.delivered += outcome.delivered;
+        self.faults += outcome.faults as u64;
+        let fewest = self.fewest_messages.unwrap_or(u64::MAX).min(outcome.messages);
+        self.fewest_messages = Some(fewest);
+        self.holes.resize(outcome.holes.len().max(self.holes.len()), 0);
+        for (sum, count) in self.holes.iter_mut().zip(&outcome.holes) {
+            *sum += count;
+        }
+        self.coverage.add(&outcome.coverage);
+        for &(budget, held, bound) in &outcome.peaks {
+            match self.peaks.iter_mut().find(|peak| peak.0 == budget) {
+                Some(peak)
+                    if u128::from(held) * u128::from(peak.2) > u128::from(peak.1) * u128::from(bound) =>
+                {
+                    *peak = (budget, held, bound);
+                }
+                Some(_) => {}
+                None => self.peaks.push((budget, held, bound)),
+            }
+        }
+    }
+
+    fn print(&self, took: Duration) {
+        println!("\n{}\n", self.coverage.table());
+        let missing: Vec<String> =
+            self.coverage.missing().map(|(fault, phase)| format!("{fault} x {}", phase.name())).collect();
+        if !missing.is_empty() && self.runs >= MISSING_RUNS {
+            println!("never met: {}", missing.join(", "));
+        }
+        for (index, count) in self.holes.iter().enumerate().filter(|(_, count)| **count > 0) {
+            let name = Cause::from_index(index).map_or("nobody knows (a node died)", Cause::name);
+            println!("holes told, {name}: {count}");
+        }
+        for (budget, held, bound) in &self.peaks {
+            println!("nearest to its bound, {}: {held} of {bound}", budget.name());
+        }
+        let seconds = self.virtual_ns as f64 / 1e9;
+        println!(
+            "{} seeds, {} failed {:?}: {} messages (at least {} a seed), {} told, {} faults, {} events",
+            self.runs,
+            self.failures.len(),
+            self.failures,
+            self.messages,
+            self.fewest_messages.unwrap_or(0),
+            self.delivered,
+            self.faults,
+            self.events
+        );
+        println!(
+            "{seconds:.0} simulated seconds in {:.1} s: {:.0} a second",
+            took.as_secs_f64(),
+            seconds / took.as_secs_f64()
+        );
+    }
+}
+
+fn orders(arguments: Vec<String>) -> Result<Orders, String> {
+    let mut orders = Orders {
+        first: 0,
+        end: 100,
+        until: None,
+        canary: Canary::Sound,
+        trace: false,
+        twice: false,
+        keep_going: false,
+    };
+    let mut arguments = arguments.into_iter();
+    while let Some(argument) = arguments.next() {
+        let mut value = || arguments.next().ok_or(format!("{argument} needs a value"));
+        let number = |text: &str| text.parse::<u64>().map_err(|_| format!("`{text}` is no whole number"));
+        match argument.as_str() {
+            "--seeds" => {
+                let range = value()?;
+                let (from, to) = range.split_once("..").ok_or(format!("`{range}` is no range A..B"))?;
+                (orders.first, orders.end) = (number(from)?, number(to)?);
+            }
+            "--seed" => {
+                orders.first = number(&value()?)?;
+                orders.end = if orders.until.is_some() { u64::MAX } else { orders.first + 1 };
+            }
+            "--minutes" => {
+                orders.until = Some(Duration::from_secs(60 * number(&value()?)?));
+                if orders.first == 0 {
+                    orders.first = fastrand::u64(..1 << 40);
+                }
+                orders.end = u64::MAX;
+            }
+            "--canary" => orders.canary = Canary::AcknowledgesEarly,
+            "--trace" => orders.trace = true,
+            "--twice" => orders.twice = true,
+            "--keep-going" => orders.keep_going = true,
+            other => return Err(format!("there is no flag `{other}`")),
+        }
+    }
+    Ok(orders)
+}

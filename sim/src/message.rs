@@ -1,0 +1,74 @@
+//! What messages of the simulator hold: every byte follows from source and sequence, so that any can be checked.
+//!
+//! It knows neither rings nor links.
+//!
+//! Invariant: two messages of different source, sequence or size have different bytes.
+
+use std::sync::Arc;
+
+use busway_wire::{ExtensionKind, Extensions, Header, Kind, PortId, Topic};
+
+/// The bytes of a payload in the simulator.
+pub type Payload = Arc<[u8]>;
+
+/// A message as it lies in a ring: the header, and what follows it.
+#[derive(Clone, Debug)]
+pub struct Message {
+    /// Its header.
+    pub header: Header,
+    /// Extensions, then payload.
+    pub body: Payload,
+}
+
+/// Which message: its place and its size.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Which {
+    /// The source.
+    pub source: PortId,
+    /// The place among those of its source.
+    pub sequence: u64,
+    /// Bytes of payload.
+    pub size: usize,
+}
+
+impl Which {
+    /// Makes the message; every fifth has an extension.
+    #[must_use]
+    pub fn message(self, topic: &Topic) -> Message {
+        let mut header = Header::new(Kind::Publish);
+        header.source.set(self.source.0);
+        header.sequence.set(self.sequence);
+        header.topic.set(topic.id().0);
+        header.time_ns.set(self.sequence);
+        let mut body = Vec::with_capacity(self.size + 24);
+        if self.sequence.is_multiple_of(5) {
+            Extensions::push(&mut body, ExtensionKind::ContentType, b"text/plain").expect("10 bytes fit");
+        }
+        header.set_extensions(&body).expect("one small extension fits");
+        self.fill(&mut body);
+        header.seal(&body).expect("the simulator makes no message of a gigabyte");
+        Message { header, body: body.into() }
+    }
+
+    /// Whether this is the payload of the message.
+    #[must_use]
+    pub fn is(self, payload: &[u8]) -> bool {
+        let mut expected = Vec::with_capacity(self.size);
+        self.fill(&mut expected);
+        expected == payload
+    }
+
+    /// Appends the payload.
+    fn fill(self, out: &mut Vec<u8>) {
+        let mut state = self.source.0 ^ self.sequence.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ self.size as u64;
+        let mut left = self.size;
+        while left > 0 {
+            // Weyl steps and one multiplication: enough that a byte out of place is seen.
+            state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+            let word = (state ^ (state >> 31)).wrapping_mul(0xbf58_476d_1ce4_e5b9).to_le_bytes();
+            let take = left.min(word.len());
+            out.extend_from_slice(&word[..take]);
+            left -= take;
+        }
+    }
+}

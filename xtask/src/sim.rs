@@ -1,0 +1,126 @@
+//! `cargo xtask sim`: random worlds for the machines of links, by seed.
+
+use std::path::Path;
+use std::process::{Command, ExitCode, Stdio};
+
+use serde::Deserialize;
+
+use crate::args::Args;
+use crate::failure::Failure;
+use crate::tree;
+use crate::workspace;
+
+const HELP: &str = "cargo xtask sim [--seeds A..B | --minutes N | --seed S] [FLAG...]
+
+Runs hosts, links and a network in virtual time, with random faults, and checks that nothing is lost in silence,
+nothing comes twice, nobody waits for ever. A failure prints its seed and the fewest faults that show it.
+
+  --seeds A..B  these seeds (default 0..100)
+  --minutes N   seeds from a random one on, for so long
+  --seed S      only this one, or the first of --minutes
+  --twice       run each seed twice: both must be the same, event for event
+  --canary      break the node on purpose: it must be found
+  --trace       print what happened before a failure
+  --keep-going  do not stop at the first failure
+  --mutants     instead, break the machines as sim/mutants.toml says: 2 000 seeds must find each
+";
+
+/// Breakages of the machines.
+const MUTANTS: &str = "sim/mutants.toml";
+/// Seeds that each must be found in.
+const MUTANT_SEEDS: &str = "0..2000";
+
+const FLAGS: [&str; 4] = ["--twice", "--canary", "--trace", "--keep-going"];
+
+pub(crate) fn command(arguments: Vec<String>) -> Result<ExitCode, Failure> {
+    let Some(mut args) = Args::new(arguments, HELP) else { return Ok(ExitCode::SUCCESS) };
+    if args.flag("--mutants") {
+        args.rest()?;
+        return mutants();
+    }
+    let mut command = simulator();
+    if let Some(seeds) = args.value("--seeds")? {
+        command.args(["--seeds", &seeds]);
+    }
+    if let Some(minutes) = args.number("--minutes")? {
+        command.args(["--minutes", &minutes.to_string()]);
+    }
+    if let Some(seed) = args.number("--seed")? {
+        command.args(["--seed", &seed.to_string()]);
+    }
+    for flag in FLAGS {
+        if args.flag(flag) {
+            command.arg(flag);
+        }
+    }
+    args.rest()?;
+    println!("commit {}", workspace::answer("git", &["rev-parse", "HEAD"]).unwrap_or_default().trim());
+    let status = command.stdin(Stdio::null()).status();
+    let status = status.map_err(|e| Failure::new(format!("cannot start cargo: {e}"), "install Rust"))?;
+    Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn simulator() -> Command {
+    let mut command = workspace::cargo();
+    command.args(["run", "--quiet", "--release", "-p", "busway-sim", "--"]);
+    command
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct List {
+    mutant: Vec<Mutant>,
+}
+
+/// One breakage.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Mutant {
+    name: String,
+    file: String,
+    before: String,
+    after: String,
+}
+
+/// Breaks the machines in a copy of the tree, one way after the other.
+fn mutants() -> Result<ExitCode, Failure> {
+    let root = workspace::root();
+    let list: List = toml::from_str(&read(&root.join(MUTANTS))?)
+        .map_err(|e| Failure::new(format!("{MUTANTS}: {e}"), "mend the entry"))?;
+    let copy = workspace::target().join("sim-mutants/tree");
+    tree::mirror(&root, &copy)?;
+    let mut lost = 0;
+    for mutant in &list.mutant {
+        let sound = read(&root.join(&mutant.file))?;
+        if sound.matches(&mutant.before).count() != 1 {
+            let cause = format!("{}: `before` does not stand once in {}", mutant.name, mutant.file);
+            return Err(Failure::new(cause, "follow the code"));
+        }
+        write(&copy.join(&mutant.file), &sound.replace(&mutant.before, &mutant.after))?;
+        let mut command = simulator();
+        command.current_dir(&copy).env("CARGO_TARGET_DIR", workspace::target().join("sim-mutants/target"));
+        let output = command.args(["--seeds", MUTANT_SEEDS]).stdin(Stdio::null()).output();
+        let output = output.map_err(|e| Failure::new(format!("cannot start cargo: {e}"), "install Rust"))?;
+        write(&copy.join(&mutant.file), &sound)?;
+        let told = String::from_utf8_lossy(&output.stdout);
+        match told.lines().find(|line| line.starts_with("seed ")) {
+            Some(line) => println!("found   {}: {line}", mutant.name),
+            None => {
+                println!("LOST    {}: {}", mutant.name, String::from_utf8_lossy(&output.stderr));
+                lost += 1;
+            }
+        }
+    }
+    println!("{} breakages, {lost} not found", list.mutant.len());
+    Ok(if lost == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn read(path: &Path) -> Result<String, Failure> {
+    std::fs::read_to_string(path)
+        .map_err(|e| Failure::new(format!("cannot read {}: {e}", path.display()), "check its mode"))
+}
+
+fn write(path: &Path, text: &str) -> Result<(), Failure> {
+    std::fs::write(path, text)
+        .map_err(|e| Failure::new(format!("cannot write {}: {e}", path.display()), "free space, or rights"))
+}
