@@ -1,4 +1,4 @@
-//! How the links are, published once a second for whoever asks.
+//! How the links are, published at each change and once a second for whoever asks.
 //!
 //! Any program may subscribe to [`PEERS_TOPIC`]; `busway peers` does. The topic is reserved and stays on its host.
 //!
@@ -22,6 +22,8 @@ use crate::runtime::Hub;
 pub const PEERS_TOPIC: &str = "$bus.peers";
 
 const PERIOD: Duration = Duration::from_secs(1);
+/// Changes within this time are told together.
+const SETTLE: Duration = Duration::from_millis(10);
 
 /// One peer of a node.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -83,6 +85,7 @@ fn state(state: LinkState) -> &'static str {
 /// Publishes until it is dropped.
 #[derive(Debug)]
 pub(crate) struct Reporter {
+    hub: Arc<Hub>,
     stop: Option<Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
@@ -92,11 +95,15 @@ impl Reporter {
         let topic = Topic::reserved(PEERS_TOPIC).map_err(Error::from)?;
         let publisher = bus.publisher_of(topic).slots_max(32).history(1).open_reserved()?;
         let (stop, stopped) = mpsc::channel();
+        let kept = hub.clone();
         let thread = std::thread::Builder::new().name("bw-status".to_owned()).spawn(move || {
             let mut publisher = publisher;
+            let mut seen = 0;
             loop {
                 report(&hub, &mut publisher);
-                match stopped.recv_timeout(PERIOD) {
+                seen = hub.wait_for_change(seen, PERIOD);
+                // A thousand clients that come at once are told of together.
+                match stopped.recv_timeout(SETTLE) {
                     Err(RecvTimeoutError::Timeout) => {}
                     Ok(()) | Err(RecvTimeoutError::Disconnected) => return,
                 }
@@ -107,7 +114,7 @@ impl Reporter {
                 .at("bw-status")
                 .remedy("raise the limit on processes: ulimit -u")
         })?;
-        Ok(Self { stop: Some(stop), thread: Some(thread) })
+        Ok(Self { hub: kept, stop: Some(stop), thread: Some(thread) })
     }
 }
 
@@ -121,6 +128,7 @@ fn report(hub: &Hub, publisher: &mut Publisher) {
 impl Drop for Reporter {
     fn drop(&mut self) {
         drop(self.stop.take());
+        self.hub.nudge();
         if let Some(thread) = self.thread.take() {
             // It has nothing to say; a panic was printed when it happened.
             let _ = thread.join();

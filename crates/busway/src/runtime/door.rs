@@ -452,7 +452,7 @@ impl Door {
         } else if error.is_some() {
             known.last_error = error;
         }
-        self.shared.changed.notify_all();
+        self.shared.known_changed();
     }
 
     fn close_all(&mut self) {

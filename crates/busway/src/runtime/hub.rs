@@ -15,7 +15,7 @@ use busway_io::{Driver, Epoll, Listen};
 use busway_protocol::membership::Attempt;
 use busway_protocol::{Config, Input, PeerId, State, Time};
 use busway_shm::bell::ANY;
-use busway_shm::sync::{AtomicBool, Ordering};
+use busway_shm::sync::{AtomicBool, AtomicU64, Ordering};
 
 use crate::bus::Core;
 use crate::control::Watched;
@@ -67,6 +67,8 @@ pub(super) struct Shared {
     pub(super) interests: Mutex<Interests>,
     pub(super) known: Mutex<BTreeMap<PeerId, Known>>,
     pub(super) changed: Condvar,
+    /// Raised with each change of `known`, under its lock.
+    pub(super) changes: AtomicU64,
     pub(super) speakers: Arc<Speakers>,
     /// What the control thread has said and the receiving thread has not heard.
     watched: Mutex<Vec<Watched>>,
@@ -95,6 +97,12 @@ impl Watcher for Shared {
 impl Shared {
     pub(super) fn stopping(&self) -> bool {
         self.stop.load(Ordering::Acquire) // pairs with Release in `Hub::drop`
+    }
+
+    /// Wakes who waits for a change of `known`, which the caller has locked.
+    pub(super) fn known_changed(&self) {
+        self.changes.fetch_add(1, Ordering::Relaxed);
+        self.changed.notify_all();
     }
 
     /// The peers, as they are now.
@@ -194,6 +202,7 @@ impl Hub {
             interests: Mutex::new(Interests::default()),
             known: Mutex::new(BTreeMap::new()),
             changed: Condvar::new(),
+            changes: AtomicU64::new(0),
             speakers: Arc::new(Speakers::default()),
             watched: Mutex::new(Vec::new()),
             resolved: Mutex::new(Vec::new()),
@@ -259,6 +268,21 @@ impl Hub {
             bytes_out: stats.bytes_out,
             round_trip: (stats.round_trip_ns > 0).then(|| Duration::from_nanos(stats.round_trip_ns)),
         }
+    }
+
+    /// Waits until the links have changed since `seen`, at most for `timeout`; returns what is seen then.
+    pub(crate) fn wait_for_change(&self, seen: u64, timeout: Duration) -> u64 {
+        let known = lock(&self.shared.known);
+        let unchanged = |_: &mut BTreeMap<PeerId, Known>| self.shared.changes.load(Ordering::Relaxed) == seen;
+        let waited = self.shared.changed.wait_timeout_while(known, timeout, unchanged);
+        drop(waited.unwrap_or_else(std::sync::PoisonError::into_inner));
+        self.shared.changes.load(Ordering::Relaxed)
+    }
+
+    /// Wakes who waits for a change.
+    pub(crate) fn nudge(&self) {
+        let _known = lock(&self.shared.known);
+        self.shared.known_changed();
     }
 
     pub(crate) fn wait_for_peers(&self, count: usize, timeout: Duration) -> bool {
