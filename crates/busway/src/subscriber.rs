@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use busway_shm::clock::{self, Deadline};
 use busway_shm::layout::RING_RELAYS;
-use busway_shm::row::{Message, RowOptions, RowReader, Taken, TakenSmall};
+use busway_shm::row::{Gap, Message, RowOptions, RowReader, Taken, TakenSmall};
 use busway_shm::sync::spin_hint;
 use busway_wire::limits::HOLDS_MAX;
 use busway_wire::{Pattern, Policy, PortId};
@@ -373,23 +373,15 @@ impl Subscriber {
                 Ok(Next::SameReader)
             }
             Taken::Gap(gap) => {
-                let topic = self.readers[at].source.topic.clone();
-                let to = gap.from.saturating_add(gap.count).saturating_sub(1);
-                self.lose(Loss {
-                    topic,
-                    cause: gap.cause,
-                    count: gap.count,
-                    from: gap.from,
-                    to,
-                    link: String::new(),
-                });
+                self.lose_here(at, gap);
                 Ok(Next::SameReader)
             }
             Taken::End => {
                 self.finish(at);
                 Ok(Next::OtherReader)
             }
-            Taken::Evicted => {
+            Taken::Evicted(gap) => {
+                self.lose_here(at, gap);
                 let topic = self.readers[at].source.topic.clone();
                 self.finish(at);
                 Err(RecvError::Evicted(topic))
@@ -397,6 +389,15 @@ impl Subscriber {
             Taken::HoldsExhausted => Err(RecvError::HoldsExhausted),
             Taken::Empty | Taken::Message(_) => Ok(Next::SameReader),
         }
+    }
+
+    /// Notes what was lost on this host. Of a publisher elsewhere the sequences go on from the last that is known.
+    fn lose_here(&mut self, at: usize, gap: Gap) {
+        let reader = &self.readers[at];
+        let topic = reader.source.topic.clone();
+        let from = reader.origin.as_ref().map_or(gap.from, |origin| origin.last().saturating_add(1));
+        let to = from.saturating_add(gap.count).saturating_sub(1);
+        self.lose(Loss { topic, cause: gap.cause, count: gap.count, from, to, link: String::new() });
     }
 
     fn lose(&mut self, loss: Loss) {

@@ -241,7 +241,10 @@ fn evict_goes_on_with_every_way_to_send_and_both_sides_are_told() {
         assert_eq!((topic.as_str(), RecvError::Evicted(topic.clone()).code()), ("topic", Code::Evicted));
         let account = scene.subscriber.account();
         assert!(account.closed(), "{account:?}");
-        assert_eq!(account.dropped.get("evicted"), Some(&(SLOTS + 2 - read.len() as u64)), "{account:?}");
+        let evicted = SLOTS + 2 - read.len() as u64;
+        assert_eq!(account.dropped.get("evicted"), Some(&evicted), "{account:?}");
+        let (cause, count, _, to) = scene.lost();
+        assert_eq!((cause, count, to), (Cause::Evicted, evicted, SLOTS + 2), "what it cost is told as well");
         println!("evidence: policy=evict way={way:?} dropped={:?}", account.dropped);
     }
 }

@@ -432,8 +432,8 @@ pub enum Taken {
     Gap(Gap),
     /// The publisher is gone and everything it published was passed.
     End,
-    /// The publisher has evicted the row.
-    Evicted,
+    /// The publisher has evicted the row; this is what that cost.
+    Evicted(Gap),
     /// So many samples are held that the next, too large to copy, cannot be taken.
     HoldsExhausted,
 }

@@ -121,7 +121,7 @@ fn drain(reader: &mut RowReader) -> (Vec<u64>, Vec<(Cause, u64)>) {
         match reader.take() {
             Taken::Message(message) => got.push(message.sequence),
             Taken::Gap(gap) => lost.push((gap.cause, gap.count)),
-            Taken::Empty | Taken::End | Taken::Evicted => return (got, lost),
+            Taken::Empty | Taken::End | Taken::Evicted(_) => return (got, lost),
             Taken::HoldsExhausted => panic!("nothing is held"),
         }
     }
@@ -297,7 +297,7 @@ fn a_failing_row_makes_send_fail_at_once_and_an_evicting_row_is_evicted() {
     drain(&mut failing);
     pair.send(b"x", patient()).expect("the failing row has caught up");
     assert_eq!(pair.shared.entry().evicted.load(busway_shm::sync::Ordering::Relaxed), 1);
-    assert!(matches!(evicted.take(), Taken::Evicted));
+    assert!(matches!(evicted.take(), Taken::Evicted(gap) if (gap.from, gap.count) == (1, 65)));
     let account = evicted.row().account();
     assert_eq!((account.dropped[Cause::Evicted as usize], account.in_flight), (65, 0));
 }

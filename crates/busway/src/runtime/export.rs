@@ -310,7 +310,7 @@ impl Exports {
                 }
                 Found::Nothing
             }
-            Taken::End | Taken::Evicted => self.end(source),
+            Taken::End | Taken::Evicted(_) => self.end(source),
         }
     }
 

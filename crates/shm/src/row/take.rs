@@ -357,6 +357,11 @@ impl RowReader {
     }
 
     fn lose(&mut self, count: u64, cause: Cause) -> Taken {
+        Taken::Gap(self.lose_all(count, cause))
+    }
+
+    /// Counts the next `count` messages as lost, and passes them.
+    fn lose_all(&mut self, count: u64, cause: Cause) -> Gap {
         let from = self.next;
         // What is before a loss is overwritten too: it will not be taken again.
         if self.confirms {
@@ -370,7 +375,7 @@ impl RowReader {
             self.store_cursor(last);
         }
         self.row.entry.losing.store(0, Ordering::Release); // pairs with Acquire in `ledger::read`
-        Taken::Gap(Gap { cause, from, count })
+        Gap { cause, from, count }
     }
 
     /// The message was given up: for its bytes, or because a larger stage has turned once since. Those that follow it
@@ -392,9 +397,9 @@ impl RowReader {
     fn missed(&mut self, count: u64, cause: Cause) -> Option<Taken> {
         if self.row.seat_state() == state::EVICTED {
             let left = self.waiting().clamp(count, AHEAD_MAX);
-            let _ = self.lose(left, Cause::Evicted);
+            let gap = self.lose_all(left, Cause::Evicted);
             self.over = true;
-            return Some(Taken::Evicted);
+            return Some(Taken::Evicted(gap));
         }
         if let Some(first) = self.before_joining(count) {
             // History is what happens to be there: a late joiner has not lost what it never had.

@@ -70,7 +70,7 @@ impl Met {
                     self.corrupt += u64::from(gap.cause == Cause::Corrupt);
                 }
                 Taken::Empty => break,
-                Taken::End | Taken::Evicted | Taken::HoldsExhausted => {
+                Taken::End | Taken::Evicted(_) | Taken::HoldsExhausted => {
                     self.ends += 1;
                     break;
                 }
