@@ -81,7 +81,8 @@ impl NodeBuilder {
         self
     }
 
-    /// Links beyond this host are neither encrypted nor authenticated, and that is wanted.
+    /// Links beyond this host are neither encrypted nor authenticated, and that is wanted. Without it no address beyond
+    /// this host is listened at or dialed.
     pub fn allow_plain_beyond_loopback(mut self) -> Self {
         self.plain_beyond_loopback = true;
         self
@@ -102,6 +103,7 @@ impl NodeBuilder {
             nodes: self.nodes,
             clients_max: self.clients_max,
             host: self.name.unwrap_or_else(host_name),
+            plain_beyond_loopback: self.plain_beyond_loopback,
         };
         let hub = Arc::new(Hub::start(bus.core.clone(), config)?);
         let reporter = Reporter::start(hub.clone(), bus)?;

@@ -6,6 +6,8 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use busway_shm::clock::Deadline;
+
 use busway::{Bus, Cause, Node, Policy, Subscriber};
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -221,4 +223,24 @@ fn what_a_lossy_subscriber_far_away_does_not_get_is_told_with_its_range() {
         }
     }
     assert_eq!(received + lost, last, "received {received} and lost {lost} of {last}");
+}
+
+#[test]
+fn an_address_beyond_this_host_is_neither_listened_at_nor_dialed_unless_that_is_said_in_words() {
+    let directory = Directory::new();
+    let bus = Bus::builder().directory(&directory.0).domain("links").arena_bytes(1 << 30).open().unwrap();
+    let builder = || Node::builder().cluster("test").index(0);
+    let refused = builder().listen("0.0.0.0:0".parse().unwrap()).open(&bus).unwrap_err();
+    assert_eq!(refused.code(), busway::Code::BadSetting);
+    // An address of the documentation: nobody would answer.
+    let node = builder().peer(1, "192.0.2.1:4420").open(&bus).unwrap();
+    let deadline = Deadline::after(PATIENCE);
+    while !node
+        .peers()
+        .iter()
+        .any(|peer| peer.last_error.as_ref().is_some_and(|error| error.contains("in words")))
+    {
+        assert!(!deadline.expired(), "{:?}", node.peers());
+        std::thread::yield_now();
+    }
 }

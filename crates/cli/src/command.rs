@@ -98,8 +98,8 @@ pub(crate) enum Command {
   busway up
   busway up --budget 512MiB
   busway up --domain lab --json
-  busway up --index 0 --listen 127.0.0.1:4420
-  busway up --index 1 --peer 0=host-a:4420 --listen 127.0.0.1:4421")]
+  busway up --index 1 --listen 127.0.0.1:4420
+  busway up --index 0 --peer 1=host-b:4420 --allow-plain-beyond-loopback")]
     Up(UpArgs),
     /// List the links to other hosts: how they are, since when, and what was wrong last
     #[command(after_long_help = "Examples:

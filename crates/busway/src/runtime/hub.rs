@@ -42,6 +42,8 @@ pub(crate) struct HubConfig {
     pub(crate) nodes: BTreeMap<u8, String>,
     pub(crate) clients_max: usize,
     pub(crate) host: String,
+    /// Links beyond this host are not encrypted, and that is wanted.
+    pub(crate) plain_beyond_loopback: bool,
 }
 
 /// What the membership knows of a peer, for people.
