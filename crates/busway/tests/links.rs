@@ -1,7 +1,8 @@
 //! Two hosts on one: two domains that share nothing, each with a node, linked over the loopback.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking, also in what its tests share")]
 
-use std::net::SocketAddr;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -9,6 +10,8 @@ use std::time::Duration;
 use busway_shm::clock::Deadline;
 
 use busway::{Bus, Cause, Node, Policy, Subscriber};
+use busway_wire::link::{Accept, Frame, Hello, Identity, Interest, Wanted, encode};
+use busway_wire::{Pattern, Seed, cluster_id};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -243,4 +246,80 @@ fn an_address_beyond_this_host_is_neither_listened_at_nor_dialed_unless_that_is_
         assert!(!deadline.expired(), "{:?}", node.peers());
         std::thread::yield_now();
     }
+}
+
+#[test]
+fn clients_that_come_under_ever_new_names_are_forgotten() {
+    let directory = Directory::new();
+    let bus = Bus::builder().directory(&directory.0).domain("links").arena_bytes(1 << 30).open().unwrap();
+    let loopback = "127.0.0.1:0".parse().unwrap();
+    let node = Node::builder().cluster("test").index(0).listen(loopback).clients_max(2).open(&bus).unwrap();
+    let address = node.listening()[0].to_string();
+    for id in 0..12 {
+        let client = Node::builder().cluster("test").client(id).peer(0, &address).open(&bus).unwrap();
+        assert!(client.wait_for_peers(1, PATIENCE), "{:?}", client.peers());
+    }
+    let deadline = Deadline::after(PATIENCE);
+    while node.peers().len() > 2 {
+        assert!(!deadline.expired(), "{:?}", node.peers());
+        std::thread::yield_now();
+    }
+}
+
+/// A peer of our own making, that says what it is told to.
+struct Stranger(TcpStream);
+
+impl Stranger {
+    /// Node 1 of the cluster, on a connection that was dialed to it.
+    fn node_1(listener: &TcpListener) -> Self {
+        let mut stranger = Self(listener.accept().unwrap().0);
+        // Whatever was said to us first: the hello.
+        assert!(stranger.0.read(&mut [0; 4096]).unwrap() > 0);
+        stranger.say(&Frame::Hello(Hello {
+            cluster: cluster_id("test"),
+            identity: Identity::Node { index: 1 },
+            instance: 7,
+            name: "stranger".to_owned(),
+            message_bytes_max: u32::MAX,
+            credit_messages: 1 << 20,
+            credit_bytes: 1 << 40,
+            window_messages: 1 << 20,
+            window_bytes: 1 << 40,
+            token: Vec::new(),
+            features: 0,
+        }));
+        stranger
+    }
+
+    fn say(&mut self, frame: &Frame) {
+        let mut bytes = Vec::new();
+        encode(frame, Seed(cluster_id("test")), &mut bytes).unwrap();
+        self.0.write_all(&bytes).unwrap();
+    }
+}
+
+#[test]
+fn a_peer_that_takes_no_bytes_is_given_up_and_dialed_again() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let near = Host::new(0, &[(1, listener.local_addr().unwrap())]);
+    let mut stranger = Stranger::node_1(&listener);
+    let wanted = Wanted { id: 1, pattern: Pattern::parse("flood").unwrap(), reliable: false };
+    stranger.say(&Frame::Interest(Interest { add: vec![wanted], remove: Vec::new(), complete: true }));
+    let mut publisher = near.bus.publisher("flood").open().unwrap();
+    publisher.wait_for_subscribers(1, PATIENCE).unwrap();
+    let (window_messages, window_bytes) = (1 << 20, 1 << 40);
+    // Once the source was announced: before that there is nothing to accept.
+    assert!(stranger.0.read(&mut [0; 4096]).unwrap() > 0);
+    stranger.say(&Frame::Accept(Accept {
+        source: publisher.id(),
+        passed: None,
+        window_messages,
+        window_bytes,
+    }));
+    for _ in 0..200 {
+        publisher.send(&[7; 64 << 10]).unwrap();
+    }
+    // It reads nothing more, and never says that it is there.
+    let again = Stranger::node_1(&listener);
+    drop((stranger, again));
 }

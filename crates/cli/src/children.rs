@@ -5,7 +5,7 @@
 //! them is killed. They meet in a [`Sandbox`], a directory of their own, so that they disturb no domain of the user.
 //! The directory of a parent that was killed is removed by the next that makes one.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::io::{self, BufRead, Read, Write};
 use std::os::fd::AsFd;
 use std::process::{Child, ChildStdin, ChildStdout, Command, ExitCode, Stdio};
@@ -73,16 +73,24 @@ pub(crate) enum Word {
     Failed(Report),
 }
 
-/// Plays the role of the process's second argument.
-pub(crate) fn run_role(job: Option<&OsString>) -> ExitCode {
-    let result = set_parent_process_death_signal(Some(Signal::KILL)).map_err(|error| {
-        Failure::new(
-            CommandCode::ChildFailed,
-            error.to_string(),
-            "asking to die with the parent",
-            "busway doctor",
-        )
-    });
+/// Asks to die with the parent. One that was gone before we asked is not told of any more, so it is looked at after.
+fn die_with(parent: Option<&OsString>) -> Result<(), Failure> {
+    let failed = |cause: String| {
+        let place = "asking to die with the parent";
+        Failure::new(CommandCode::ChildFailed, cause, place, "busway doctor")
+    };
+    set_parent_process_death_signal(Some(Signal::KILL)).map_err(|error| failed(error.to_string()))?;
+    let parent = parent.and_then(|parent| parent.to_str()).and_then(|parent| parent.parse().ok());
+    let is = rustix::process::getppid().map(|parent| parent.as_raw_nonzero().get());
+    if is != parent {
+        return Err(failed("the process that started this one has gone".to_owned()));
+    }
+    Ok(())
+}
+
+/// Plays the role of the process's second argument, for the parent that its third names.
+pub(crate) fn run_role(job: Option<&OsString>, parent: Option<&OsString>) -> ExitCode {
+    let result = die_with(parent);
     let job = job.and_then(|job| job.to_str()).and_then(|job| serde_json::from_str::<Job>(job).ok());
     let Some(job) = job else { return Exit::Usage.code() };
     let result = result.and_then(|()| {
@@ -169,7 +177,7 @@ impl Worker {
         };
         let job_text = serde_json::to_string(job).map_err(|error| failed(error.into()))?;
         let mut process = Command::new(std::env::current_exe().map_err(failed)?)
-            .args([OsStr::new(ROLE_WORD), OsStr::new(&job_text)])
+            .args([ROLE_WORD, &job_text, &std::process::id().to_string()])
             .env("BUSWAY_DIR", sandbox.path())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())

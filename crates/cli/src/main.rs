@@ -48,7 +48,7 @@ fn main() -> ExitCode {
     let arguments: Vec<OsString> = std::env::args_os().collect();
     // Roles are processes that `bench` and `tour` start; they are no commands and stand in no table.
     if arguments.get(1).is_some_and(|word| word == children::ROLE_WORD) {
-        return children::run_role(arguments.get(2));
+        return children::run_role(arguments.get(2), arguments.get(3));
     }
     match Cli::try_parse_from(&arguments) {
         Ok(cli) => run(cli),

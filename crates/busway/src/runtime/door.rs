@@ -216,6 +216,24 @@ impl Door {
         Some(peer)
     }
 
+    /// Clients that are gone are remembered, so that they can go on where they were; as many as may be connected. Who
+    /// comes under a new name each time costs those that left first their memory, and us nothing.
+    fn forget_clients(&self) {
+        let gone = |(id, peer): (&PeerId, &Arc<Mutex<Peer>>)| {
+            let client = matches!(id, PeerId::Client { .. }) && lock(peer).connection().is_none();
+            client.then(|| (lock(&self.shared.known).get(id).map_or(0, |known| known.since_ns), *id))
+        };
+        let mut gone: Vec<(u64, PeerId)> = lock(&self.shared.peers).iter().filter_map(gone).collect();
+        gone.sort_unstable();
+        let excess = gone.len().saturating_sub(self.shared.config.clients_max);
+        for (_, id) in gone.into_iter().take(excess) {
+            let forgotten = lock(&self.shared.peers).remove(&id);
+            lock(&self.shared.known).remove(&id);
+            self.shared.speakers.forget(id);
+            drop(forgotten);
+        }
+    }
+
     fn readable(&mut self, connection: ConnectionId) {
         let staging = self.staging.take().unwrap_or_else(Staging::new);
         match self.connections.get_mut(&connection) {
@@ -301,6 +319,7 @@ impl Door {
                 lock(&peer).disconnected(&self.shared.driver, connection);
                 self.heed(id, &peer);
                 self.note(id, LinkState::Waiting, None);
+                self.forget_clients();
             }
             Some(Slot::Dialing(peer, _)) => self.note(peer, LinkState::Waiting, None),
             Some(Slot::Newcomer(_)) | None => {}

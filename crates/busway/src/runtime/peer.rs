@@ -42,6 +42,11 @@ impl Speakers {
         *lock(&self.0).entry(source).or_insert(peer) == peer
     }
 
+    /// The peer is forgotten: it speaks for nothing any more.
+    pub(crate) fn forget(&self, peer: PeerId) {
+        lock(&self.0).retain(|_, speaker| *speaker != peer);
+    }
+
     fn silent(&self, source: PortId, peer: PeerId) {
         let mut speakers = lock(&self.0);
         if speakers.get(&source) == Some(&peer) {
@@ -59,8 +64,16 @@ struct Wire {
     /// Bytes of a frame that has not come whole.
     rest: Vec<u8>,
     /// The session is done with it: what is in the batch is written, then it is closed.
-    closing: Option<(Closed, u32)>,
+    closing: Option<Closing>,
     heard: bool,
+}
+
+/// A connection that the session is done with.
+#[derive(Debug)]
+struct Closing {
+    reason: Closed,
+    retry_after_ms: u32,
+    since: Time,
 }
 
 /// See the head of this file.
@@ -320,7 +333,7 @@ impl Peer {
             }
             Output::Close { reason, retry_after_ms } => {
                 if let Some(wire) = &mut self.wire {
-                    wire.closing.get_or_insert((reason, retry_after_ms));
+                    wire.closing.get_or_insert(Closing { reason, retry_after_ms, since: now });
                 }
             }
         }
@@ -415,8 +428,8 @@ impl Peer {
             if pieces.0.is_empty() {
                 let closing = wire.closing.take();
                 wire.batch = Some(pieces);
-                if let Some((reason, retry_after_ms)) = closing {
-                    self.close(driver, reason, retry_after_ms);
+                if let Some(closing) = closing {
+                    self.close(driver, closing);
                 }
                 return true;
             }
@@ -454,8 +467,9 @@ impl Peer {
         }
     }
 
-    fn close<D: Driver<Staging, Pieces>>(&mut self, driver: &D, reason: Closed, retry_after_ms: u32) {
+    fn close<D: Driver<Staging, Pieces>>(&mut self, driver: &D, closing: Closing) {
         let Some(wire) = self.wire.take() else { return };
+        let Closing { reason, retry_after_ms, .. } = closing;
         tracing::info!(target: "busway::link", peer = %self.id, "closed: {reason}");
         driver.close(wire.connection);
         let connection = wire.connection;
@@ -473,6 +487,11 @@ impl Peer {
             self.carry_out(now);
         }
         self.write(driver);
+        // A peer that takes no bytes does not take the last ones either.
+        let stuck = |closing: &mut Closing| now >= closing.since.after_ms(CLOSE_MS);
+        if let Some(closing) = self.wire.as_mut().and_then(|wire| wire.closing.take_if(stuck)) {
+            self.close(driver, closing);
+        }
         waiting
     }
 
@@ -499,6 +518,9 @@ impl Peer {
 
 /// Messages read for a peer before it is written to: about what a batch holds of small ones.
 const FILL_MAX: usize = 1_024;
+
+/// Milliseconds for the last bytes of a connection that is given up.
+const CLOSE_MS: u64 = 500;
 
 /// What the session is told at once of messages that came.
 const INPUTS_MAX: usize = 256;

@@ -19,6 +19,14 @@ fn until_children(running: &Running, count: usize) -> Vec<String> {
     }
 }
 
+/// Waits until these have ended, whether or not whoever inherited them has asked how.
+fn until_ended(pids: &[String]) {
+    let ended = |pid: &String| fs::read(format!("/proc/{pid}/cmdline")).map_or(true, |line| line.is_empty());
+    while !pids.iter().all(ended) {
+        std::thread::yield_now();
+    }
+}
+
 #[test]
 fn an_interrupt_of_the_parent_alone_ends_every_process_at_once() {
     let place = Place::new();
@@ -48,10 +56,12 @@ fn what_a_killed_bench_left_is_removed_by_the_next_and_what_is_in_use_is_not() {
     let place = Place::new();
     let idle = ["bench", "lat", "--wake", "--rate", "1", "--count", "100000"];
     let killed = place.start(&idle);
-    until_children(&killed, 2);
+    let children = until_children(&killed, 2);
     let left = names(&place.temporary());
     killed.signal(Signal::KILL);
     drop(killed);
+    // A child that was only just forked has the lock of its parent until it is another program.
+    until_ended(&children);
     assert_eq!((left.len(), names(&place.temporary())), (1, left.clone()), "nobody could remove it");
     let busy = place.start(&idle);
     until_children(&busy, 2);
@@ -62,6 +72,14 @@ fn what_a_killed_bench_left_is_removed_by_the_next_and_what_is_in_use_is_not() {
     busy.signal(Signal::INT);
     busy.finish().expect(130);
     assert!(names(&place.temporary()).is_empty());
+}
+
+#[test]
+fn a_process_whose_parent_went_before_it_could_ask_ends_at_once() {
+    let job = r#"{"name":"orphan","core":null,"role":{"BenchSource":{"size":64,"count":100000,"rate":1.0,"subscribers":1}}}"#;
+    // No process has this number, so whoever started it is not its parent.
+    let ended = Place::new().run(&["__role", job, "0"]);
+    ended.expect(1);
 }
 
 #[test]
