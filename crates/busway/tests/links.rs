@@ -272,7 +272,18 @@ struct Stranger(TcpStream);
 impl Stranger {
     /// Node 1 of the cluster, on a connection that was dialed to it.
     fn node_1(listener: &TcpListener) -> Self {
-        let mut stranger = Self(listener.accept().unwrap().0);
+        listener.set_nonblocking(true).unwrap();
+        let deadline = Deadline::after(PATIENCE);
+        let dialed = loop {
+            match listener.accept() {
+                Ok((dialed, _)) => break dialed,
+                Err(error) => assert!(!deadline.expired(), "nobody dials: {error}"),
+            }
+            std::thread::yield_now();
+        };
+        dialed.set_nonblocking(false).unwrap();
+        dialed.set_read_timeout(Some(PATIENCE)).unwrap();
+        let mut stranger = Self(dialed);
         // Whatever was said to us first: the hello.
         assert!(stranger.0.read(&mut [0; 4096]).unwrap() > 0);
         stranger.say(&Frame::Hello(Hello {
