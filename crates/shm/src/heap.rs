@@ -17,6 +17,7 @@ use crate::layout::{
 };
 use crate::slot::ChunkRef;
 use crate::sync::Ordering;
+use crate::sys::place::HUGE;
 
 /// Chunks of this size and more lie in the bulk file, whose pages can be given back.
 pub const BULK_BYTES: u64 = 1 << 20;
@@ -236,6 +237,11 @@ impl OwnArena {
         let aim = (EXTENT_BYTES_FIRST << known.extents.min(16)).min(EXTENT_BYTES_MAX);
         let mut count = if bulk { 1 } else { (aim / class).clamp(4, 4096) };
         let next = if bulk { &mut heap.next_bulk } else { &mut heap.next };
+        let huge = bulk && class >= HUGE;
+        if huge {
+            // Holes take no memory, and what begins here can lie in huge pages.
+            *next = next.next_multiple_of(HUGE);
+        }
         let bytes = loop {
             let bytes = (count * class).div_ceil(PAGE) * PAGE;
             let full = Err(ShmError::ArenaFull { bytes: heap.bytes });
@@ -247,6 +253,10 @@ impl OwnArena {
                 Err(error) => return Err(error),
             }
         };
+        if huge {
+            // Who reads one byte in each of its small pages would walk the page tables for each of them.
+            self.tables().region(true).mapping().gather(*next, bytes);
+        }
         let index = heap.extents;
         let entry = self
             .tables()

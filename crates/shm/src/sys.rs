@@ -20,6 +20,10 @@ pub mod identity;
 pub mod memfd;
 
 #[cfg(not(loom))]
+#[expect(unsafe_code, reason = "reserves addresses, and gives back what is left over")]
+pub(crate) mod place;
+
+#[cfg(not(loom))]
 mod fallbacks {
     use crate::sync::{AtomicBool, Ordering};
 

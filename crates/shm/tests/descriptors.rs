@@ -14,6 +14,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use busway_shm::arena::{ArenaOptions, ChunkPlace, OwnArena, PeerArena};
 use busway_shm::domain::{self, Domain};
 use busway_shm::error::ShmError;
+use busway_shm::heap::class_bytes;
 use busway_shm::layout::{
     ARENA_BYTES_MAX, ARENA_BYTES_MIN, ArenaHeader, EXTENTS_AT, ExtentEntry, HEAP_AT, LAYOUT_VERSION, MAGIC,
     layout_hash,
@@ -435,4 +436,67 @@ fn a_thousand_refused_peers_leave_no_mapping_and_no_descriptor() {
     let before = (mappings(), descriptors());
     (0..1000).for_each(refuse);
     assert_eq!((mappings(), descriptors()), before);
+}
+
+/// Kibibytes of the mapping that has `address` which huge pages map.
+fn huge_kib(address: *const u8) -> u64 {
+    let maps = std::fs::read_to_string("/proc/self/smaps").expect("/proc is mounted");
+    let mut inside = false;
+    for line in maps.lines() {
+        let range = line.split_once(' ').and_then(|(range, _)| range.split_once('-'));
+        let range = range.and_then(|(from, to)| {
+            Some(usize::from_str_radix(from, 16).ok()?..usize::from_str_radix(to, 16).ok()?)
+        });
+        if let Some(range) = range {
+            inside = range.contains(&address.addr());
+        } else if let Some(kib) = line.strip_prefix("ShmemPmdMapped:").filter(|_| inside) {
+            return kib.trim().trim_end_matches(" kB").parse().expect("a number");
+        }
+    }
+    0
+}
+
+/// Whether the kernel makes huge pages of memory that is there, when it is asked to.
+fn huge_pages_are_made() -> bool {
+    const HUGE: usize = 2 << 20;
+    let file = memory(HUGE as u64);
+    memfd::commit(&file, 0, HUGE as u64).expect("2 MiB");
+    let null = std::ptr::null_mut();
+    // SAFETY: no address is asked for, so the kernel chooses a range that nobody uses.
+    let reserved = unsafe { libc::mmap(null, 2 * HUGE, 0, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, -1, 0) };
+    let start = reserved.map_addr(|address| address.next_multiple_of(HUGE));
+    let (flags, fd) = (libc::MAP_SHARED | libc::MAP_FIXED, file.as_raw_fd());
+    // SAFETY: the range lies inside what was reserved, which nothing refers into.
+    let mapped = unsafe { libc::mmap(start, HUGE, libc::PROT_READ | libc::PROT_WRITE, flags, fd, 0) };
+    // SAFETY: the range was mapped just now, and the advice leaves its contents as they are.
+    let refused = unsafe { libc::madvise(mapped, HUGE, libc::MADV_COLLAPSE) };
+    // SAFETY: all of it was reserved here, and nothing refers into it.
+    unsafe { libc::munmap(reserved, 2 * HUGE) };
+    refused == 0
+}
+
+#[test]
+fn bulk_lies_in_huge_pages_for_its_owner_and_for_its_readers() {
+    let _alone = alone();
+    if !huge_pages_are_made() {
+        println!("skipped: this kernel makes no huge pages of memory files");
+        return;
+    }
+    let options = ArenaOptions { name: "huge".to_owned(), bytes_max: ARENA_BYTES_MIN, monitored: false };
+    let own = OwnArena::create(&options).expect("an arena");
+    let peer = PeerArena::map(own.arena_fd(), own.bulk_fd(), own.process()).expect("all in order");
+    // The first leaves the next free byte where no huge page begins.
+    for class in [class_bytes(1 << 20), class_bytes(5 << 20)] {
+        let mut chunks = Vec::new();
+        own.take_chunks(class, 1, &mut chunks).expect("there is room");
+        let place = own.tables().resolve(chunks[0]).expect("it is ours");
+        let written = own.tables().chunk_bytes(place, class).expect("it is ours");
+        let read = peer.tables().chunk_bytes(place, class).expect("named by its owner");
+        let sum: u64 = read.as_slice().iter().map(|byte| u64::from(*byte)).sum();
+        assert_eq!(sum, 0, "fresh memory");
+        let huge = [huge_kib(written.as_slice().as_ptr()), huge_kib(read.as_slice().as_ptr())];
+        let wanted = if class < 2 << 20 { 0 } else { 4 << 10 };
+        assert_eq!(huge, [wanted; 2], "kibibytes in huge pages, of the owner and of the reader");
+    }
+    println!("evidence: bytes_in_huge_pages={}", 4 << 20);
 }

@@ -6,6 +6,7 @@ use crate::tree::Tree;
 
 /// The files that may hold `unsafe`, each with what it needs it for. A file without any must leave the list.
 pub(crate) const UNSAFE: &[(&str, &str)] = &[
+    ("crates/shm/src/sys/place.rs", "reserves addresses for a mapping"),
     ("crates/shm/src/sys/memfd.rs", "maps and unmaps files; the promise of `Shared`"),
     ("crates/shm/src/view.rs", "references into a mapping, checked when they are made"),
     ("crates/shm/src/layout.rs", "says which structures are valid for any bytes"),

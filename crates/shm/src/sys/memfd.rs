@@ -11,7 +11,7 @@
 //! by `fork` it is an address range that may be anybody's: there it is neither looked at nor given back.
 
 use core::ffi::c_void;
-use core::ptr::{self, NonNull};
+use core::ptr::NonNull;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{FallocateFlags, MemfdFlags, Mode, OFlags, SealFlags};
@@ -22,6 +22,7 @@ use rustix::process::{Resource, getrlimit};
 use crate::error::{SealNames, ShmError};
 use crate::fork;
 use crate::sync::{AtomicU32, AtomicU64};
+use crate::sys::place::Place;
 
 /// A structure that may lie in memory which other processes write at any time.
 ///
@@ -282,12 +283,17 @@ impl Mapping {
         }
         let no_room = ShmError::AddressSpace { bytes: len };
         let Ok(bytes) = usize::try_from(len) else { return Err(no_room) };
-        // SAFETY: a null hint and no MAP_FIXED: the kernel chooses a range that nobody uses.
-        let start = unsafe { rustix::mm::mmap(ptr::null_mut(), bytes, protection, MapFlags::SHARED, fd, 0) }
-            .map_err(|errno| match errno {
-                Errno::NOMEM => no_room,
-                errno => ShmError::from_errno("mmap", errno),
+        let place = Place::find(bytes);
+        let flags = if place.is_reserved() { MapFlags::SHARED | MapFlags::FIXED } else { MapFlags::SHARED };
+        // SAFETY: a range that `place` has reserved for us, or a null hint and no MAP_FIXED: nobody uses it.
+        let start =
+            unsafe { rustix::mm::mmap(place.start(), bytes, protection, flags, fd, 0) }.map_err(|errno| {
+                match errno {
+                    Errno::NOMEM => no_room,
+                    errno => ShmError::from_errno("mmap", errno),
+                }
             })?;
+        place.taken(bytes);
         let Some(start) = NonNull::new(start.cast::<u8>()) else {
             return Err(ShmError::System { call: "mmap", errno: Errno::FAULT });
         };
@@ -303,13 +309,20 @@ impl Mapping {
         fork::check(self.forks)?;
         let no_room = ShmError::AddressSpace { bytes: len };
         let Some(bytes) = usize::try_from(len).ok().filter(|bytes| *bytes > 0) else { return Err(no_room) };
-        // SAFETY: an old size of 0 leaves the old range, which is ours, as it is: the kernel makes a second mapping of a
-        // shared file (mremap(2)), in a range that nobody uses.
-        let start = unsafe { rustix::mm::mremap(self.start.as_ptr().cast(), 0, bytes, MremapFlags::MAYMOVE) }
-            .map_err(|errno| match errno {
-                Errno::NOMEM => no_room,
-                errno => ShmError::from_errno("mremap", errno),
-            })?;
+        let (old, place) = (self.start.as_ptr().cast::<c_void>(), Place::find(bytes));
+        let start = if place.is_reserved() {
+            // SAFETY: an old size of 0 leaves the old range, which is ours, as it is: the kernel makes a second mapping
+            // of a shared file (mremap(2)), in the range that `place` has reserved for us.
+            unsafe { rustix::mm::mremap_fixed(old, 0, bytes, MremapFlags::MAYMOVE, place.start()) }
+        } else {
+            // SAFETY: as above, in a range that the kernel chooses and nobody uses.
+            unsafe { rustix::mm::mremap(old, 0, bytes, MremapFlags::MAYMOVE) }
+        };
+        let start = start.map_err(|errno| match errno {
+            Errno::NOMEM => no_room,
+            errno => ShmError::from_errno("mremap", errno),
+        })?;
+        place.taken(bytes);
         let Some(start) = NonNull::new(start.cast::<u8>()) else {
             return Err(ShmError::System { call: "mremap", errno: Errno::FAULT });
         };
@@ -327,6 +340,17 @@ impl Mapping {
         // SAFETY: the range is ours, and both kinds of advice leave its contents as they are.
         unsafe { rustix::mm::madvise(self.start.as_ptr().cast::<c_void>(), self.len, advice) }
             .map_err(|errno| ShmError::from_errno(call, errno))
+    }
+
+    /// Asks the kernel for huge pages behind those of `len` bytes at `offset` that are backed. What it has none for, or
+    /// cannot do (Linux before 6.1), stays in small pages: nobody notices but the processor.
+    pub(crate) fn gather(&self, offset: u64, len: u64) {
+        let inside = offset.checked_add(len).is_some_and(|end| end <= self.len as u64);
+        let (Ok(at), Ok(len)) = (usize::try_from(offset), usize::try_from(len)) else { return };
+        if inside && len > 0 && !self.forked() {
+            // SAFETY: the range is ours and mapped, and the advice leaves its contents as they are.
+            unsafe { libc::madvise(self.start.as_ptr().wrapping_add(at).cast(), len, libc::MADV_COLLAPSE) };
+        }
     }
 
     /// Whether this process was forked off since: then nothing of the mapping is here.
