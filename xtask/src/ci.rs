@@ -169,9 +169,33 @@ fn loom() -> Result<Done, Failure> {
     shown(command, "loom")
 }
 
-/// (package, modules whose unit tests need no kernel; none: all of them)
-const UNDER_MIRI: &[(&str, &[&str])] =
-    &[("busway-wire", &[]), ("busway-shm", &["slot::", "heap::", "clock::"])];
+/// Tests that need no kernel.
+struct UnderMiri {
+    package: &'static str,
+    target: &'static str,
+    /// Their names begin so; none: all of them.
+    names: &'static [&'static str],
+    flags: &'static str,
+}
+
+const UNDER_MIRI: &[UnderMiri] = &[
+    UnderMiri { package: "busway-wire", target: "--lib", names: &[], flags: "" },
+    UnderMiri { package: "busway-shm", target: "--lib", names: &["slot::", "heap::", "clock::"], flags: "" },
+    // Rings and rows on the heap (crates/shm/src/sys/heap.rs): races, bounds, bytes that nobody wrote. Who may alias
+    // whom is left out: each look at a table of a million entries would be one at every entry.
+    UnderMiri {
+        package: "busway-shm",
+        target: "--test=pair",
+        names: &[
+            "a_reliable_row",
+            "depth_keep_latest",
+            "late_joiners",
+            "over_the_hold_budget",
+            "what_was_published",
+        ],
+        flags: "-Zmiri-disable-stacked-borrows",
+    },
+];
 
 fn miri() -> Result<Done, Failure> {
     if workspace::answer("rustup", &["run", NIGHTLY, "cargo", "miri", "--version"]).is_none() {
@@ -180,11 +204,11 @@ fn miri() -> Result<Done, Failure> {
             return Ok(Done::Skipped("rustup cannot add miri to a nightly toolchain".to_owned()));
         }
     }
-    for (package, filters) in UNDER_MIRI {
+    for UnderMiri { package, target, names, flags } in UNDER_MIRI {
         let mut command = workspace::cargo_of(NIGHTLY);
-        command.args(["miri", "test", "-p", package, "--lib", "--"]).args(*filters);
+        command.args(["miri", "test", "-p", package, target, "--"]).args(*names);
         // Tests may read the clock of the machine.
-        command.env("MIRIFLAGS", "-Zmiri-disable-isolation");
+        command.env("MIRIFLAGS", format!("-Zmiri-disable-isolation {flags}").trim());
         // Its own folder: another compiler would throw away what ours has built.
         command.env("CARGO_TARGET_DIR", workspace::target().join("miri"));
         let end = process::run(command, &format!("miri-{package}"), JOB_LIMIT, Output::Shown)?;

@@ -135,6 +135,10 @@ fn install() -> Result<(), ShmError> {
 }
 
 fn try_install() -> Result<(), ShmError> {
+    if cfg!(miri) {
+        // It does not fork.
+        return Ok(());
+    }
     let dead = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
         .map_err(|errno| ShmError::from_errno("eventfd", errno))?;
     // SAFETY: the handler is a plain function that lives as long as the program, and keeps to what

@@ -12,12 +12,11 @@ use std::collections::BTreeMap;
 use crate::arena::OwnArena;
 use crate::error::ShmError;
 use crate::layout::{
-    EXTENTS_MAX, HEAP_AT, PAGE, RINGS_AT, RINGS_MAX, ROWS_AT, ROWS_MAX, RingEntry, RowEntry, SEATS_AT,
+    EXTENTS_MAX, HEAP_AT, HUGE, PAGE, RINGS_AT, RINGS_MAX, ROWS_AT, ROWS_MAX, RingEntry, RowEntry, SEATS_AT,
     SEATS_MAX, SeatEntry,
 };
 use crate::slot::ChunkRef;
 use crate::sync::Ordering;
-use crate::sys::place::HUGE;
 
 /// Chunks of this size and more lie in the bulk file, whose pages can be given back.
 pub const BULK_BYTES: u64 = 1 << 20;

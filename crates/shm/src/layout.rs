@@ -36,6 +36,9 @@ pub const CAUSES: usize = 16;
 pub const TOPIC_BYTES: usize = 256;
 /// Longest process name, in bytes.
 pub const NAME_BYTES: usize = 64;
+/// Bytes of a huge page. Where the address of a mapping and the offset in its file agree modulo this, the kernel can
+/// map one.
+pub const HUGE: u64 = 2 << 20;
 /// A page; the unit of commitment.
 pub const PAGE: u64 = 4096;
 

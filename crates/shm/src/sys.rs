@@ -16,10 +16,11 @@ pub mod futex;
 #[cfg(not(loom))]
 pub mod identity;
 #[cfg(not(loom))]
+#[cfg_attr(miri, path = "sys/heap.rs")]
 #[expect(unsafe_code, reason = "mmap, and references into what it returned")]
 pub mod memfd;
 
-#[cfg(not(loom))]
+#[cfg(not(any(loom, miri)))]
 #[expect(unsafe_code, reason = "reserves addresses, and gives back what is left over")]
 pub(crate) mod place;
 

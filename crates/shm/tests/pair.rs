@@ -17,6 +17,8 @@ use busway_shm::slot::{INLINE_BYTES, InlineMeta};
 use busway_wire::{Cause, Flags, HEADER_SIZE, Header, Kind, Policy, PortId, ProcessId, Topic};
 
 const MIB: u64 = 1 << 20;
+/// Miri takes the memory of an arena at once, and looks at each test for a minute.
+const ARENA_BYTES: u64 = if cfg!(miri) { 320 << 20 } else { 4 << 30 };
 
 struct Pair {
     own: Arc<OwnArena>,
@@ -40,7 +42,7 @@ fn options() -> RingOptions {
 impl Pair {
     fn new(options: RingOptions) -> Self {
         let own =
-            OwnArena::create(&ArenaOptions { name: "pair".into(), bytes_max: 4 << 30, monitored: true })
+            OwnArena::create(&ArenaOptions { name: "pair".into(), bytes_max: ARENA_BYTES, monitored: true })
                 .expect("an arena can be made");
         let peer = PeerArena::of_own(&own).expect("our own arena can be mapped");
         let topic = Topic::new("price.tick").expect("a name");
@@ -129,7 +131,7 @@ fn drain(reader: &mut RowReader) -> (Vec<u64>, Vec<(Cause, u64)>) {
 
 #[test]
 fn a_reliable_row_gets_every_message_in_order_and_whole_while_the_ring_grows_under_it() {
-    const COUNT: u64 = 60_000;
+    const COUNT: u64 = if cfg!(miri) { 300 } else { 60_000 };
     let mut pair = Pair::new(RingOptions { slots_max: 1024, max_wait_ns: 20_000_000_000, ..options() });
     let mut readers = [pair.subscribe(Policy::Block), pair.subscribe(Policy::Block)];
     std::thread::scope(|scope| {

@@ -23,8 +23,9 @@ mod registration {
     /// To be called whenever a bell is joined: the kernel forgets a registration at `exec`, a second
     /// one costs a system call, and the first of a process with threads some milliseconds.
     pub fn register() -> bool {
-        let registered =
-            !crate::sys::fallbacks_forced() && membarrier(MembarrierCommand::RegisterGlobalExpedited).is_ok();
+        let registered = !cfg!(miri)
+            && !crate::sys::fallbacks_forced()
+            && membarrier(MembarrierCommand::RegisterGlobalExpedited).is_ok();
         REGISTERED.store(registered, Ordering::Relaxed);
         registered
     }

@@ -10,9 +10,7 @@ use core::ptr;
 
 use rustix::mm::{MapFlags, ProtFlags};
 
-/// Bytes of a huge page. Where the address of a mapping and the offset in its file agree modulo this, the kernel can
-/// map one.
-pub(crate) const HUGE: u64 = 2 << 20;
+use crate::layout::HUGE;
 
 /// See the head of this file.
 #[derive(Debug)]
@@ -78,7 +76,8 @@ const PAGE_BYTES: usize = 4096;
 
 #[cfg(test)]
 mod tests {
-    use super::{HUGE, Place};
+    use super::Place;
+    use crate::layout::HUGE;
 
     #[test]
     fn large_mappings_begin_where_huge_pages_can_and_small_ones_where_the_kernel_likes() {
