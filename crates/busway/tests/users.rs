@@ -65,7 +65,9 @@ fn publishes(bus: &Bus) {
     let mut publisher = bus.publisher("sizes").open().unwrap();
     say("publishes");
     while let Some(line) = hear() {
-        publisher.send(&vec![8; line.parse().unwrap()]).unwrap();
+        let (bytes, subscribers) = line.split_once(" to ").unwrap_or((&line, "1"));
+        publisher.wait_for_subscribers(subscribers.parse().unwrap(), PATIENCE).unwrap();
+        publisher.send(&vec![8; bytes.parse().unwrap()]).unwrap();
         say("sent");
     }
 }
@@ -210,7 +212,7 @@ fn mount_namespaces_that_share_only_the_directory_can_talk() {
     first.close();
     let second = scene.bus("outside again");
     let mut own = second.subscriber("sizes").open().unwrap();
-    assert_eq!(publisher.ask("500"), "sent");
+    assert_eq!(publisher.ask("500 to 2"), "sent");
     assert_eq!(reader.line(), "500 held=true whole=true");
     assert_eq!(own.recv_timeout(PATIENCE).unwrap().unwrap()[..], [8; 500]);
     println!("evidence: mount_namespaces=3 pid_namespaces=2 sizes=3");
