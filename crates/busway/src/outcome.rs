@@ -7,7 +7,7 @@ use std::fmt;
 
 use busway_shm::error::ShmError;
 use busway_shm::ring::{Refusal, RowName};
-use busway_wire::{Cause, NameError, NameFault, PolicyError, Topic};
+use busway_wire::{Cause, NameError, NameFault, PolicyError, PortId, Topic};
 
 use crate::error::{Code, Error, memory};
 use crate::sample::PublisherInfo;
@@ -259,10 +259,13 @@ pub struct Loss {
     pub cause: Cause,
     /// How many.
     pub count: u64,
-    /// First sequence of the (last) range that was missed.
+    /// Their publisher's port.
+    pub source: PortId,
+    /// First sequence of the range that was missed. It has `count` messages, or more where so many losses were not asked
+    /// for that several were put together.
     pub from: u64,
     /// Last sequence of that range.
     pub to: u64,
-    /// The link between two hosts that lost them; empty where they were lost on this host.
+    /// The link between two hosts that lost them, `node 0 > node 2`; empty where they were lost on this host.
     pub link: String,
 }

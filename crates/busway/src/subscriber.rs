@@ -39,7 +39,7 @@ const QUIET: Duration = Duration::from_secs(1);
 const SPINS: u32 = 100;
 /// Yields before sleeping.
 const YIELDS: u32 = 4;
-/// Kinds of losses that are kept apart until [`Subscriber::losses`] is asked; more are added to the last.
+/// Ranges of losses that are kept apart until [`Subscriber::losses`] is asked; further ones are added to the last.
 const LOSSES_MAX: usize = 1024;
 /// Losses of one publisher in one look. An honest one gives up what it gives up in one go, or nearly; one that is not
 /// could go on for ever, and the others wait.
@@ -394,21 +394,22 @@ impl Subscriber {
     /// Notes what was lost on this host. Of a publisher elsewhere the sequences go on from the last that is known.
     fn lose_here(&mut self, at: usize, gap: Gap) {
         let reader = &self.readers[at];
-        let topic = reader.source.topic.clone();
+        let (topic, source) = (reader.source.topic.clone(), reader.port());
         let from = reader.origin.as_ref().map_or(gap.from, |origin| origin.last().saturating_add(1));
         let to = from.saturating_add(gap.count).saturating_sub(1);
-        self.lose(Loss { topic, cause: gap.cause, count: gap.count, from, to, link: String::new() });
+        self.lose(Loss { topic, cause: gap.cause, count: gap.count, source, from, to, link: String::new() });
     }
 
     fn lose(&mut self, loss: Loss) {
         let full = self.losses.len() >= LOSSES_MAX;
-        let same = |old: &&mut Loss| {
-            full || (old.topic == loss.topic && old.cause == loss.cause && old.link == loss.link)
+        let goes_on = |old: &&mut Loss| {
+            let same = old.source == loss.source && old.cause == loss.cause && old.link == loss.link;
+            full || (same && old.to.checked_add(1) == Some(loss.from))
         };
-        match self.losses.last_mut().filter(same) {
+        match self.losses.last_mut().filter(goes_on) {
             Some(last) => {
                 last.count = last.count.saturating_add(loss.count);
-                (last.from, last.to) = (loss.from, loss.to);
+                last.to = loss.to;
             }
             None => self.losses.push(loss),
         }
@@ -478,9 +479,9 @@ impl Subscriber {
                 None
             }
         };
-        let topic = reader.source.topic.clone();
+        let (topic, source) = (reader.source.topic.clone(), reader.port());
         for Hole { from, to, cause, link } in holes {
-            self.lose(Loss { topic: topic.clone(), cause, count: to - from + 1, from, to, link });
+            self.lose(Loss { topic: topic.clone(), cause, count: to - from + 1, source, from, to, link });
         }
         delivered
     }

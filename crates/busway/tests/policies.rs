@@ -305,6 +305,20 @@ fn keep_latest_reads_the_newest_message_only() {
 }
 
 #[test]
+fn losses_with_messages_between_them_are_told_range_by_range() {
+    let mut scene = scene(Policy::KeepLatest, Gating::Allowed);
+    for last in [3, 6] {
+        for _ in 0..3 {
+            scene.send(WAYS[0]).expect("nobody can hold it up");
+        }
+        assert_eq!(scene.drain().0, [last]);
+    }
+    let losses = scene.subscriber.losses();
+    let ranges: Vec<_> = losses.iter().map(|loss| (loss.from, loss.to, loss.count)).collect();
+    assert_eq!(ranges, [(1, 2, 2), (4, 5, 2)]);
+}
+
+#[test]
 fn drop_newest_keeps_the_oldest_of_a_burst_and_loses_the_rest() {
     for way in WAYS {
         let mut scene = scene(Policy::DropNewest { depth: 10 }, Gating::Allowed);

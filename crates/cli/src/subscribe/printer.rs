@@ -16,8 +16,10 @@ use crate::clock::Deadline;
 use crate::exit::{CommandCode, Failure};
 use crate::output::Output;
 
-/// Losses of a flood are summed up for this long, so that telling them does not cause more.
+/// Losses of a flood are told together after this long, so that telling them does not cause more.
 const LOSS_INTERVAL: std::time::Duration = std::time::Duration::from_millis(100);
+/// Ranges that one line names: about what fits 1 KiB. What is lost more is in its count.
+const RANGES_MAX: usize = 64;
 
 /// The form of a message on stdout.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,6 +48,39 @@ struct Message<'a> {
     body_base64: Option<String>,
 }
 
+/// Losses of one topic, one cause and one link.
+#[derive(Debug, Default)]
+struct Untold {
+    count: u64,
+    ranges: Vec<(u64, u64)>,
+    /// Losses beyond [`RANGES_MAX`].
+    more: u64,
+}
+
+impl Untold {
+    fn add(&mut self, loss: &Loss) {
+        self.count = self.count.saturating_add(loss.count);
+        let full = self.ranges.len() >= RANGES_MAX;
+        match self.ranges.last_mut() {
+            Some((_, to)) if to.checked_add(1) == Some(loss.from) => *to = loss.to,
+            Some(_) if full => self.more += 1,
+            Some(_) | None => self.ranges.push((loss.from, loss.to)),
+        }
+    }
+
+    fn shown(&self) -> String {
+        let mut text: String = self
+            .ranges
+            .iter()
+            .map(|(from, to)| if from == to { format!(" {from}") } else { format!(" {from}-{to}") })
+            .collect();
+        if self.more > 0 {
+            text.push_str(&format!(" and {} more", self.more));
+        }
+        text
+    }
+}
+
 /// Prints messages and counts them.
 #[derive(Debug)]
 pub(super) struct Printer<'a> {
@@ -55,8 +90,8 @@ pub(super) struct Printer<'a> {
     fail_on_loss: bool,
     received: u64,
     lost: u64,
-    /// Losses that were counted and not told yet, by topic and cause.
-    untold: BTreeMap<(String, String), u64>,
+    /// Losses that were counted and not told yet, by topic, cause and link.
+    untold: BTreeMap<(String, &'static str, String), Untold>,
     tell_next: Deadline,
     stopped: bool,
 }
@@ -136,8 +171,8 @@ impl<'a> Printer<'a> {
     pub(super) fn count_losses(&mut self, losses: Vec<Loss>, idle: bool) -> Result<(), Failure> {
         for loss in losses {
             self.lost = self.lost.saturating_add(loss.count);
-            *self.untold.entry((loss.topic.to_string(), loss.cause.name().to_string())).or_default() +=
-                loss.count;
+            let key = (loss.topic.to_string(), loss.cause.name(), loss.link.clone());
+            self.untold.entry(key).or_default().add(&loss);
         }
         if !self.untold.is_empty() && (idle || self.tell_next.over()) {
             self.tell_losses();
@@ -155,8 +190,10 @@ impl<'a> Printer<'a> {
     }
 
     fn tell_losses(&mut self) {
-        for ((topic, cause), count) in std::mem::take(&mut self.untold) {
-            self.output.warn(format_args!("lost {count} on {topic} ({cause})"));
+        for ((topic, cause, link), untold) in std::mem::take(&mut self.untold) {
+            let (count, ranges) = (untold.count, untold.shown());
+            let link = if link.is_empty() { String::new() } else { format!(", {link}") };
+            self.output.warn(format_args!("lost {count} on {topic} ({cause}{link}):{ranges}"));
         }
         self.tell_next = Deadline::after(LOSS_INTERVAL);
     }

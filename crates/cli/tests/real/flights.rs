@@ -6,25 +6,25 @@
 use std::collections::BTreeMap;
 use std::io::{BufReader, PipeReader, Read, Write};
 use std::os::unix::fs::MetadataExt;
-use std::process::{ChildStdin, Stdio};
+use std::process::{ChildStdin, Command, Stdio};
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::Duration;
 
 use rustix::process::Signal;
 
 use crate::harness::{Place, Running, flights};
 
-const LINES: usize = 336_777;
+pub(crate) const LINES: usize = 336_777;
 const DEADLINE: Duration = Duration::from_secs(120);
 
 /// The records, and where a share of them ends.
-struct File {
-    bytes: Arc<Vec<u8>>,
+pub(crate) struct File {
+    pub(crate) bytes: Arc<Vec<u8>>,
 }
 
 impl File {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         if let Some(path) = std::env::var_os("BUSWAY_FLIGHTS") {
             let bytes = std::fs::read(path).expect("BUSWAY_FLIGHTS names a file");
             assert_eq!(bytes.iter().filter(|byte| **byte == b'\n').count(), LINES, "the file of 2013, whole");
@@ -38,7 +38,7 @@ impl File {
     }
 
     /// The end of the line in which `part` of `whole` lies.
-    fn end_of(&self, part: usize, whole: usize) -> usize {
+    pub(crate) fn end_of(&self, part: usize, whole: usize) -> usize {
         let near = self.bytes.len() / whole * part;
         near + self.bytes[near..].iter().position(|byte| *byte == b'\n').expect("a line ends") + 1
     }
@@ -51,16 +51,19 @@ impl File {
 }
 
 /// A subscriber whose output is compared while it comes.
-struct Reader {
-    process: Running,
+pub(crate) struct Reader {
+    pub(crate) process: Running,
     reached: Receiver<usize>,
 }
 
 impl Reader {
-    /// Says when each of `marks` bytes have come and were right.
     fn start(place: &Place, file: &File, marks: &[usize]) -> Self {
         let count = LINES.to_string();
-        let mut command = place.command(&["sub", "flights", "--reliable", "--raw", "--count", &count]);
+        Self::of(place.command(&["sub", "flights", "--reliable", "--raw", "--count", &count]), file, marks)
+    }
+
+    /// Says when each of `marks` bytes have come and were right.
+    pub(crate) fn of(mut command: Command, file: &File, marks: &[usize]) -> Self {
         let (reader, writer) = std::io::pipe().expect("a pipe");
         command.stdout(writer);
         let mut process = Running::start(command);
@@ -84,8 +87,13 @@ impl Reader {
         Self { process, reached }
     }
 
-    fn wait_for(&self, mark: usize) {
+    pub(crate) fn wait_for(&self, mark: usize) {
         assert_eq!(self.reached.recv_timeout(DEADLINE).expect("the bytes come, and come right"), mark);
+    }
+
+    /// Passes `time`, in which the next mark is not reached.
+    pub(crate) fn stays_for(&self, time: Duration) {
+        assert_eq!(self.reached.recv_timeout(time), Err(RecvTimeoutError::Timeout));
     }
 }
 

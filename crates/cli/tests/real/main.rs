@@ -10,6 +10,7 @@ mod flights;
 #[path = "../cli/harness.rs"]
 mod harness;
 mod hosts;
+mod networks;
 mod node;
 mod nothing_started;
 mod shortage;

@@ -105,7 +105,9 @@ fn check_lossy(policy: &str, expected: std::ops::Range<usize>, cause: &str) {
     let last = (expected.end - 1).to_string();
     assert_eq!(scene.go_on(&last), numbers(expected.clone()), "{policy}");
     if lost > 0 {
-        let wanted = format!("lost {lost} on x ({cause})");
+        // The first line has sequence 1, so that line `n` has `n + 2`.
+        let range = if expected.start > 0 { 2..expected.start + 2 } else { expected.end + 2..FEW + 2 };
+        let wanted = format!("lost {lost} on x ({cause}): {}-{}", range.start, range.end - 1);
         scene.stopped.stderr_until(|line| line == wanted);
     }
     let (account, words) = scene.end();
@@ -148,7 +150,7 @@ fn a_blocking_subscriber_costs_the_cap_once_and_is_named() {
     let delivered = MANY + 1 + arrived.len() + 1;
     let wanted = format!("sent {} subscribers 2 delivered {delivered} dropped {lost} in-flight 0", MANY + 1);
     assert_eq!(account, wanted);
-    assert!(words.contains(&format!("lost {lost} on x (stalled)")), "{words:?}");
+    assert!(words.contains(&format!("lost {lost} on x (stalled): 2-{}", lost + 1)), "{words:?}");
     println!("evidence: block: {MANY} messages behind, {lost} lost as stalled, others lost 0");
 }
 

@@ -122,15 +122,15 @@ impl Export {
         self.announce.reliable && sequence <= self.acked
     }
 
-    /// Takes a loss of the row: what is to be told of it, if anything.
-    pub(crate) fn lose(&mut self, to: u64, cause: Cause) -> Option<Gap> {
+    /// Takes a loss of the row that reads for `link`: what is to be told of it, if anything.
+    pub(crate) fn lose(&mut self, to: u64, cause: Cause, link: &str) -> Option<Gap> {
         if to <= self.taken {
             return None;
         }
         let from = self.taken + 1;
         self.taken = to;
         self.flight.push_back(Flown { to, bytes: 0, lost: Some(cause) });
-        Some(self.gap(from, to, cause, ""))
+        Some(self.gap(from, to, cause, link))
     }
 
     /// The first sequence that has not been taken.
@@ -174,7 +174,7 @@ impl Export {
     }
 
     /// The peer accepts the source, or has got further. `sent` is the last sequence that went out whole on this
-    /// link; `link` names the one that was lost, for people.
+    /// link; `link` names it, for people.
     pub(crate) fn accepted(&mut self, accept: &Accept, sent: u64, link: &str) -> Result<Accepted, PeerError> {
         let wrong = PeerError::Acknowledgement { source: Some(self.announce.source) };
         match self.phase {
@@ -222,9 +222,7 @@ impl Export {
             if self.announce.reliable {
                 accepted.rewind = Some(passed);
             } else {
-                accepted
-                    .gaps
-                    .extend(self.lose(asked, Cause::LinkLost).map(|gap| Gap { link: link.into(), ..gap }));
+                accepted.gaps.extend(self.lose(asked, Cause::LinkLost, link));
             }
         }
         accepted
@@ -255,7 +253,6 @@ impl Export {
         let mut gaps = Vec::new();
         for flown in &lost {
             let cause = flown.lost.unwrap_or(Cause::LinkLost);
-            let link = if cause == Cause::LinkLost { link } else { "" };
             gaps.push(self.gap(from, flown.to, cause, link));
             from = flown.to.saturating_add(1);
         }

@@ -9,7 +9,7 @@ use busway_wire::limits::{LINK_ACKNOWLEDGE_MS, LINK_ENDED_SOURCES_MAX, LINK_SOUR
 use busway_wire::link::{Announce, Gap, Retire};
 use busway_wire::{Cause, Header, PortId};
 
-use alloc::string::{String, ToString};
+use alloc::format;
 use alloc::vec::Vec;
 
 use crate::error::PeerError;
@@ -223,7 +223,7 @@ impl<P: AsRef<[u8]> + Clone> Session<P> {
         if let Some(relay) = self.relays.get_mut(&source) {
             relay.arrive(to, Amount::default());
         }
-        let link: String = self.peer.to_string();
+        let link = format!("{} > {}", self.peer, self.config.hello.identity);
         out.push(Output::RelayGap { source, from, to, cause: Cause::LinkLost, link });
     }
 }

@@ -5,7 +5,8 @@
 //!
 //! Invariant: what is put into the link's queue is in the flight of its export.
 
-use alloc::string::ToString;
+use alloc::format;
+use alloc::string::String;
 
 use busway_wire::link::{Accept, Announce, Frame, Retire};
 use busway_wire::{Cause, Extensions, Flags, Header, Kind, Part, PortId, TopicId, VERSION};
@@ -16,6 +17,11 @@ use crate::session::export::{Export, Phase};
 use crate::session::{Outbox, Output, Session};
 
 impl<P: AsRef<[u8]> + Clone> Session<P> {
+    /// Our half of the link, as losses name it to people: both ends call it the same.
+    fn outgoing_name(&self) -> String {
+        format!("{} > {}", self.config.hello.identity, self.peer)
+    }
+
     pub(super) fn add_source(&mut self, announce: Announce, next: u64) {
         let source = announce.source;
         if self.exports.contains_key(&source) {
@@ -71,8 +77,9 @@ impl<P: AsRef<[u8]> + Clone> Session<P> {
 
     /// The row has lost all up to `to`.
     pub(super) fn lose(&mut self, source: PortId, to: u64, cause: Cause, out: &mut Outbox) {
+        let label = self.outgoing_name();
         let Some(export) = self.exports.get_mut(&source) else { return };
-        let Some(gap) = export.lose(to, cause) else { return };
+        let Some(gap) = export.lose(to, cause, &label) else { return };
         self.flight += 1;
         if export.phase() == Phase::Flowing
             && let Some(link) = &mut self.link
@@ -84,7 +91,7 @@ impl<P: AsRef<[u8]> + Clone> Session<P> {
 
     /// The peer accepts a source, or has got further.
     pub(super) fn accepted(&mut self, accept: &Accept, out: &mut Outbox) -> Result<(), PeerError> {
-        let (source, label) = (accept.source, self.peer.to_string());
+        let (source, label) = (accept.source, self.outgoing_name());
         // The last word about a source may cross with its end.
         let (Some(export), Some(link)) = (self.exports.get_mut(&source), &mut self.link) else {
             return Ok(());
