@@ -29,6 +29,7 @@ mod wake;
 pub use bus::{Bus, BusBuilder};
 pub use busway_wire::{
     Cause, Codec, Kind, NameError, Pattern, Policy, PolicyError, PortId, ProcessId, Topic, TopicId,
+    check_domain_name,
 };
 pub use directory::Realm;
 pub use error::{Code, Error};

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use busway_protocol::PeerId;
+use busway_wire::limits::{LINK_CREDIT_BYTES_DEFAULT, LINK_CREDIT_MESSAGES_DEFAULT};
 
 use crate::bus::Bus;
 use crate::error::{Code, Error};
@@ -25,6 +26,13 @@ pub use status::{PEERS_TOPIC, PeerStatus};
 /// Clients that a node takes unless the builder says otherwise.
 const CLIENTS_DEFAULT: usize = 1_000;
 
+/// What each peer may have under way to us.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Granted {
+    pub(crate) messages: u64,
+    pub(crate) bytes: u64,
+}
+
 /// How a node is made. See [`Node::builder`].
 #[derive(Clone, Debug)]
 #[must_use = "a node is made by `open`"]
@@ -34,6 +42,7 @@ pub struct NodeBuilder {
     listen: Vec<SocketAddr>,
     nodes: BTreeMap<u8, String>,
     clients_max: usize,
+    data: Granted,
     name: Option<String>,
     plain_beyond_loopback: bool,
 }
@@ -75,6 +84,18 @@ impl NodeBuilder {
         self
     }
 
+    /// Messages that each peer may have under way to this node, at least 1. Past it the peer waits. Default 16 384.
+    pub fn data_in_flight(mut self, count: u64) -> Self {
+        self.data.messages = count;
+        self
+    }
+
+    /// Bytes that each peer may have under way to this node. A message that is larger goes alone. Default 32 MiB.
+    pub fn data_bytes(mut self, bytes: u64) -> Self {
+        self.data.bytes = bytes;
+        self
+    }
+
     /// The name of this host, for people. Default: that of the kernel.
     pub fn name(mut self, name: &str) -> Self {
         self.name = Some(name.to_owned());
@@ -102,6 +123,7 @@ impl NodeBuilder {
             listen: self.listen,
             nodes: self.nodes,
             clients_max: self.clients_max,
+            data: self.data,
             host: self.name.unwrap_or_else(host_name),
             plain_beyond_loopback: self.plain_beyond_loopback,
         };
@@ -125,6 +147,9 @@ impl NodeBuilder {
         }
         if let Some(index) = own.filter(|index| self.nodes.contains_key(index)) {
             return refuse(format!("node {index} is this node"), "name the other nodes only");
+        }
+        if self.data.messages == 0 || self.data.bytes == 0 {
+            return refuse("a limit of 0 would stop all messages".to_owned(), "leave it out for the default");
         }
         if self.nodes.is_empty() && own.is_none() {
             return refuse("a client without a node".to_owned(), "name a node to connect to");
@@ -218,6 +243,7 @@ impl Node {
             listen: Vec::new(),
             nodes: BTreeMap::new(),
             clients_max: CLIENTS_DEFAULT,
+            data: Granted { messages: LINK_CREDIT_MESSAGES_DEFAULT, bytes: LINK_CREDIT_BYTES_DEFAULT },
             name: None,
             plain_beyond_loopback: false,
         }

@@ -9,7 +9,7 @@ use crate::children::{Job, Role, Sandbox, Word, Worker};
 use crate::command::{BenchArgs, BenchCommand};
 use crate::exit::{CommandCode, Exit, Failure};
 use crate::session::Context;
-use crate::size::Size;
+use busway_node::Size;
 
 use roles::{EchoJob, Measured, PingJob, SinkJob, SourceJob};
 

@@ -4,16 +4,19 @@
 //! parsed where their type lives (`size`, `duration`, `rate`), and each command's own file acts on them.
 
 use std::ffi::OsString;
-use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use busway::Policy;
-use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
+use clap::{ArgAction, Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
 use crate::duration::Span;
 use crate::rate::Rate;
-use crate::size::Size;
+use busway_node::Size;
+use busway_node::config::KEYS;
+
+/// Where nobody names one.
+const DOMAIN_DEFAULT: &str = "default";
 
 /// What `busway` alone prints: the first five minutes.
 pub(crate) const FIVE_EXAMPLES: &str = "\
@@ -42,16 +45,9 @@ pub(crate) struct Cli {
 /// Flags that every command takes.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Global {
-    /// The domain: programs in different domains do not see each other
-    #[arg(
-        long,
-        global = true,
-        env = "BUSWAY_DOMAIN",
-        default_value = "default",
-        value_name = "NAME",
-        hide_env_values = true
-    )]
-    pub(crate) domain: String,
+    /// The domain: programs in different domains do not see each other [default: default]
+    #[arg(long, global = true, env = "BUSWAY_DOMAIN", value_name = "NAME", hide_env_values = true)]
+    domain: Option<String>,
     /// The group whose users may join, by name or number; all of them set the same BUSWAY_DIR [default: our user alone]
     #[arg(long, global = true, env = "BUSWAY_REALM", value_name = "GROUP", hide_env_values = true)]
     pub(crate) realm: Option<String>,
@@ -75,6 +71,18 @@ pub(crate) struct Global {
     pub(crate) log: Option<String>,
 }
 
+impl Global {
+    /// The domain that was asked for, else the default one.
+    pub(crate) fn domain(&self) -> &str {
+        self.domain.as_deref().unwrap_or(DOMAIN_DEFAULT)
+    }
+
+    /// What the flag or its variable said; the flag wins.
+    pub(crate) fn domain_given(&self) -> Option<&str> {
+        self.domain.as_deref()
+    }
+}
+
 /// When to colour.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum ColorChoice {
@@ -93,11 +101,13 @@ pub(crate) enum Command {
     ///
     /// Programs of one host find each other without it; a host that is to be watched, or linked to others, runs it. It
     /// asks whoever holds the role to hand it over. With --listen or --peer it carries messages to and from other
-    /// hosts, of topics that somebody there wants. SIGINT and SIGTERM end it.
+    /// hosts, of topics that somebody there wants. What it is told by flags it can be told by variables and by a file,
+    /// busway.toml: busway config explain. SIGINT and SIGTERM end it.
     #[command(after_long_help = "Examples:
   busway up
   busway up --budget 512MiB
   busway up --domain lab --json
+  busway up --config /etc/busway/busway.toml
   busway up --index 1 --listen 127.0.0.1:4420
   busway up --index 0 --peer 1=host-b:4420 --allow-plain-beyond-loopback")]
     Up(UpArgs),
@@ -106,6 +116,9 @@ pub(crate) enum Command {
   busway peers
   busway peers --json | jq .state")]
     Peers,
+    /// Check, show and explain the configuration of `busway up`
+    #[command(subcommand)]
+    Config(ConfigCommand),
     /// Send messages
     #[command(after_long_help = "Examples:
   busway pub price.tick 101.5
@@ -174,41 +187,74 @@ pub(crate) struct BudgetArgs {
     pub(crate) budget: Option<Size>,
 }
 
-/// What `up` takes.
+/// What `up` takes: each flag is a key of the configuration, and is checked as one.
 #[derive(Debug, Args)]
 pub(crate) struct UpArgs {
     #[command(flatten)]
     pub(crate) budget: BudgetArgs,
-    /// An address where other hosts may connect; may be given again
-    #[arg(
-        long,
-        value_name = "ADDRESS",
-        env = "BUSWAY_LISTEN",
-        value_delimiter = ',',
-        hide_env_values = true
-    )]
-    pub(crate) listen: Vec<SocketAddr>,
-    /// Another node of the cluster: its index and where it listens; may be given again
-    #[arg(long, value_name = "INDEX=HOST:PORT", value_parser = peer, env = "BUSWAY_PEERS", value_delimiter = ',', hide_env_values = true)]
-    pub(crate) peer: Vec<(u8, String)>,
-    /// The index of this node in its cluster, 0 to 63
-    #[arg(long, value_name = "N", default_value_t = 0, env = "BUSWAY_INDEX", hide_env_values = true)]
-    pub(crate) index: u8,
-    /// The name of the cluster, the same at all of its nodes
-    #[arg(
-        long,
-        value_name = "NAME",
-        default_value = "default",
-        env = "BUSWAY_CLUSTER",
-        hide_env_values = true
-    )]
-    pub(crate) cluster: String,
-    /// Be a client of the cluster, by an id of your own choice, not one of its nodes
-    #[arg(long, value_name = "ID", conflicts_with = "index")]
-    pub(crate) client: Option<u64>,
-    /// Links beyond this host are neither encrypted nor authenticated: say that this is wanted
-    #[arg(long)]
+    #[command(flatten)]
+    pub(crate) file: FileArgs,
+    #[arg(long, value_name = "ADDRESS", action = ArgAction::Append, help = help("node.listen"))]
+    pub(crate) listen: Vec<String>,
+    #[arg(long, value_name = "INDEX=HOST:PORT", action = ArgAction::Append, help = help("peers.INDEX"))]
+    pub(crate) peer: Vec<String>,
+    #[arg(long, value_name = "N", help = help("node.index"))]
+    pub(crate) index: Option<String>,
+    #[arg(long, value_name = "NAME", help = help("node.cluster"))]
+    pub(crate) cluster: Option<String>,
+    #[arg(long, value_name = "ID", conflicts_with = "index", help = help("node.client"))]
+    pub(crate) client: Option<String>,
+    #[arg(long, value_name = "NAME", help = help("node.name"))]
+    pub(crate) name: Option<String>,
+    #[arg(long, help = help("node.allow_plain_beyond_loopback"))]
     pub(crate) allow_plain_beyond_loopback: bool,
+}
+
+/// Which configuration.
+#[derive(Debug, Args)]
+pub(crate) struct FileArgs {
+    /// The configuration [default: $BUSWAY_CONFIG, else busway.toml of this directory, if there is one and it is ours]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+}
+
+/// The commands below `config`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum ConfigCommand {
+    /// Say everything that is wrong with a configuration, as `up` would find it
+    #[command(after_long_help = "Examples:
+  busway config check
+  busway config check /etc/busway/busway.toml --json")]
+    Check(CheckArgs),
+    /// Print what holds, key by key, and who said so: the file, a variable, or nobody
+    #[command(after_long_help = "Examples:
+  busway config show
+  busway config show busway.toml --json | jq 'select(.from != \"default\")'")]
+    Show(CheckArgs),
+    /// Say what a key does, what it can hold, and what sets it; without a key: all of them
+    #[command(after_long_help = "Examples:
+  busway config explain
+  busway config explain node.listen")]
+    Explain(ExplainArgs),
+}
+
+/// What `config check` and `config show` take.
+#[derive(Debug, Args)]
+pub(crate) struct CheckArgs {
+    /// The configuration [default: $BUSWAY_CONFIG, else busway.toml of this directory, if there is one and it is ours]
+    #[arg(value_name = "FILE")]
+    pub(crate) file: Option<PathBuf>,
+}
+
+/// What `config explain` takes.
+#[derive(Debug, Args)]
+pub(crate) struct ExplainArgs {
+    /// The key, with its section: node.index
+    #[arg(value_name = "KEY")]
+    pub(crate) key: Option<String>,
+    /// Print the page of the documentation
+    #[arg(long, conflicts_with = "key")]
+    pub(crate) page: bool,
 }
 
 /// What `pub` takes.
@@ -379,12 +425,10 @@ pub(crate) fn table() -> clap::Command {
     Cli::command()
 }
 
-fn peer(text: &str) -> Result<(u8, String), String> {
-    let shape = || "a peer is INDEX=HOST:PORT, as in 1=host-b:4420".to_owned();
-    let (index, address) = text.split_once('=').ok_or_else(shape)?;
-    let index = index.parse().map_err(|_| shape())?;
-    let port = address.rsplit_once(':').map(|(_, port)| port.parse::<u16>());
-    if matches!(port, Some(Ok(_))) { Ok((index, address.to_owned())) } else { Err(shape()) }
+/// The sentence of a key, for the flag that sets it.
+fn help(name: &str) -> String {
+    let key = KEYS.iter().find(|key| key.name == name).expect("flags are named after keys of the table");
+    key.help()
 }
 
 fn budget(text: &str) -> Result<Size, String> {

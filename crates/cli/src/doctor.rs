@@ -108,7 +108,7 @@ fn holder(context: &Context<'_>) -> Check {
                 Some(process) if process.pid != std::process::id() => {
                     format!("{} (pid {}) answers in {ms} ms", process.name, process.pid)
                 }
-                _ => format!("nobody holds domain {}; taking the role took {ms} ms", context.global.domain),
+                _ => format!("nobody holds domain {}; taking the role took {ms} ms", context.global.domain()),
             };
             bus.close();
             Check::ok(NAME, detail)

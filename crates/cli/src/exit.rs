@@ -71,11 +71,13 @@ pub(crate) enum CommandCode {
     ChildFailed = 810,
     /// What a subscriber received is not what was sent.
     HashDiffers = 811,
+    /// The configuration is wrong.
+    Configuration = 812,
 }
 
 impl CommandCode {
     /// Every code of the command.
-    const ALL: [Self; 11] = [
+    const ALL: [Self; 12] = [
         Self::Usage,
         Self::Stream,
         Self::NoSubscribers,
@@ -87,12 +89,13 @@ impl CommandCode {
         Self::Findings,
         Self::ChildFailed,
         Self::HashDiffers,
+        Self::Configuration,
     ];
 
     /// How a command ends with it, where nothing else is said.
     fn exit(self) -> Exit {
         match self {
-            Self::Usage => Exit::Usage,
+            Self::Usage | Self::Configuration => Exit::Usage,
             Self::Lost => Exit::Loss,
             Self::Stream
             | Self::NoSubscribers

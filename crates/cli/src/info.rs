@@ -9,7 +9,7 @@ use crate::command::InfoArgs;
 use crate::exit::{CommandCode, Exit, Failure};
 use crate::output::Paint;
 use crate::session::{self, Context};
-use crate::size::Size;
+use busway_node::Size;
 
 /// The fields of `ls`, and the processes of the topic.
 #[derive(Debug, Serialize)]
@@ -29,7 +29,7 @@ pub(crate) fn run(args: &InfoArgs, context: &mut Context<'_>) -> Result<Exit, Fa
         return Err(Failure::new(
             CommandCode::NothingMatched,
             format!("nobody publishes or subscribes {topic}"),
-            format!("domain {}", context.global.domain),
+            format!("domain {}", context.global.domain()),
             "busway ls, or another --domain",
         ));
     };

@@ -24,7 +24,7 @@ pub(crate) fn run(args: &LsArgs, context: &mut Context<'_>) -> Result<Exit, Fail
         return Err(Failure::new(
             CommandCode::NothingMatched,
             format!("no topic matches {pattern}"),
-            format!("domain {}", context.global.domain),
+            format!("domain {}", context.global.domain()),
             "busway ls, or another --domain",
         ));
     }
@@ -35,7 +35,7 @@ pub(crate) fn run(args: &LsArgs, context: &mut Context<'_>) -> Result<Exit, Fail
         return Ok(Exit::Done);
     }
     if topics.is_empty() {
-        context.output.note(format_args!("no topics in domain {}", context.global.domain));
+        context.output.note(format_args!("no topics in domain {}", context.global.domain()));
         return Ok(Exit::Done);
     }
     let width = topics.iter().map(|view| view.topic.chars().count()).max().unwrap_or(0).max("TOPIC".len());

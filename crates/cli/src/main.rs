@@ -10,6 +10,7 @@ mod children;
 mod clock;
 mod command;
 mod completions;
+mod configuration;
 mod doctor;
 mod duration;
 mod exit;
@@ -25,7 +26,6 @@ mod rate;
 mod session;
 mod shm;
 mod signals;
-mod size;
 mod subscribe;
 mod tour;
 mod up;
@@ -88,6 +88,7 @@ fn dispatch(command: Command, global: &Global, output: &mut Output) -> Result<Ex
     match command {
         Command::Up(args) => up::run(&args, &mut context),
         Command::Peers => peers::run(&mut context),
+        Command::Config(which) => configuration::run(&which, &mut context),
         Command::Pub(args) => publish::run(&args, &mut context),
         Command::Sub(args) => subscribe::run(&args, &mut context),
         Command::Ls(args) => ls::run(&args, &mut context),

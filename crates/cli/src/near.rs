@@ -1,10 +1,11 @@
 //! Names that are near a name: for a subscriber that nobody publishes to.
 //!
-//! Distance is the number of characters inserted, removed, replaced or swapped. It only suggests; it never decides.
+//! It only suggests; it never decides.
 
 use std::io::{self, IsTerminal, Write};
 
 use busway::Bus;
+use busway_node::near::distance;
 
 /// At most this many suggestions: more is a list, and `busway ls` is the list.
 const SUGGESTIONS_MAX: usize = 3;
@@ -58,41 +59,9 @@ fn shares_first_token(wanted: &str, name: &str) -> bool {
     wanted.contains('.') && name.contains('.') && wanted.split('.').next() == name.split('.').next()
 }
 
-/// Edits between two words, where swapping two neighbours is one edit.
-fn distance(left: &str, right: &str) -> usize {
-    let right: Vec<char> = right.chars().collect();
-    let mut before: Vec<usize> = vec![0; right.len() + 1];
-    let mut last: Vec<usize> = (0..=right.len()).collect();
-    let mut previous = None;
-    for (row, character) in left.chars().enumerate() {
-        let mut line = vec![row + 1];
-        for (column, other) in right.iter().enumerate() {
-            let replaced = last[column] + usize::from(character != *other);
-            let mut best = replaced.min(last[column + 1] + 1).min(line[column] + 1);
-            if column > 0 && previous == Some(*other) && right[column - 1] == character {
-                best = best.min(before[column - 1] + 1);
-            }
-            line.push(best);
-        }
-        previous = Some(character);
-        before = std::mem::replace(&mut last, line);
-    }
-    last[right.len()]
-}
-
 #[cfg(test)]
 mod tests {
-    use super::{distance, nearest};
-
-    #[test]
-    fn distance_counts_edits_and_a_swap_is_one() {
-        for (left, right, edits) in
-            [("", "", 0), ("a", "", 1), ("flights", "flihgts", 1), ("price", "prices", 1), ("abc", "xyz", 3)]
-        {
-            assert_eq!(distance(left, right), edits, "{left} {right}");
-            assert_eq!(distance(right, left), edits, "{right} {left}");
-        }
-    }
+    use super::nearest;
 
     #[test]
     fn a_typing_error_finds_the_name() {

@@ -23,7 +23,7 @@ pub(crate) fn run(context: &mut Context<'_>) -> Result<Exit, Failure> {
         return Err(Failure::new(
             CommandCode::NothingMatched,
             "no node runs in this domain".to_owned(),
-            format!("domain {}", context.global.domain),
+            format!("domain {}", context.global.domain()),
             "busway up --listen 127.0.0.1:4420, or another --domain",
         ));
     };

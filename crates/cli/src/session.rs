@@ -11,7 +11,7 @@ use crate::command::{BudgetArgs, Global};
 use crate::exit::Failure;
 use crate::output::Output;
 use crate::signals::Signals;
-use crate::size::Size;
+use busway_node::Size;
 
 /// How long joining may take where `--timeout` does not say: a holder that hangs is found out well before.
 const JOIN_TIMEOUT: Duration = Duration::from_secs(5);
@@ -58,7 +58,7 @@ impl Context<'_> {
         if found != wanted {
             self.output.note(format_args!(
                 "domain {} was there before and keeps its budget of {found}",
-                self.global.domain
+                self.global.domain()
             ));
         }
         Ok(())
@@ -71,7 +71,7 @@ pub(crate) fn join(global: &Global, name: &str, timeout: Duration) -> Result<Bus
 }
 
 fn builder(global: &Global, name: &str, timeout: Duration) -> Result<BusBuilder, Failure> {
-    Ok(Bus::builder().domain(&global.domain).name(name).timeout(timeout).realm(realm(global)?))
+    Ok(Bus::builder().domain(global.domain()).name(name).timeout(timeout).realm(realm(global)?))
 }
 
 /// Joins the domain of a sandbox, which is nobody's but ours.

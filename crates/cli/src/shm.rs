@@ -2,7 +2,7 @@
 
 use crate::exit::{Exit, Failure};
 use crate::session::Context;
-use crate::size::Size;
+use busway_node::Size;
 
 pub(crate) fn run(context: &mut Context<'_>) -> Result<Exit, Failure> {
     let bus = context.join("busway-shm")?;

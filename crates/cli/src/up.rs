@@ -2,14 +2,15 @@
 
 use std::net::SocketAddr;
 
-use busway_node::{Links, Node, NodeConfig};
+use busway_node::{Node, Size};
 use serde::Serialize;
 
 use crate::clock;
-use crate::command::UpArgs;
+use crate::command::{BudgetArgs, UpArgs};
+use crate::configuration::{self, FlagValue};
 use crate::duration;
 use crate::exit::{Exit, Failure};
-use crate::session::{self, Context};
+use crate::session::Context;
 
 #[derive(Debug, Serialize)]
 struct Ready<'a> {
@@ -19,35 +20,29 @@ struct Ready<'a> {
     socket: String,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     listen: Vec<SocketAddr>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    config: Option<String>,
 }
 
 pub(crate) fn run(args: &UpArgs, context: &mut Context<'_>) -> Result<Exit, Failure> {
     let started = clock::now_ns();
-    let links = (!args.listen.is_empty() || !args.peer.is_empty()).then(|| Links {
-        cluster: args.cluster.clone(),
-        index: args.index,
-        client: args.client,
-        listen: args.listen.clone(),
-        peers: args.peer.iter().cloned().collect(),
-        allow_plain_beyond_loopback: args.allow_plain_beyond_loopback,
-    });
-    let config = NodeConfig {
-        domain: context.global.domain.clone(),
-        timeout: context.join_timeout(),
-        realm: session::realm(context.global)?,
-        budget_bytes: args.budget.budget.map(|size| size.0),
-        links,
-    };
-    let node = Node::start(&config)?;
-    context.tell_budget(node.bus(), args.budget)?;
+    let flags = flags(args, context);
+    let mut loaded = configuration::load(args.file.config.as_deref(), &flags, context)?;
+    loaded.node.timeout = context.join_timeout();
+    let node = Node::start(&loaded.node)?;
+    context.tell_budget(node.bus(), BudgetArgs { budget: loaded.node.budget_bytes.map(Size) })?;
     let socket = node.socket_path().display().to_string();
     let listen = node.listening().to_vec();
-    let (pid, domain) = (std::process::id(), config.domain.as_str());
+    let (pid, domain) = (std::process::id(), loaded.node.domain.as_str());
+    let config = loaded.file.as_ref().map(|path| path.display().to_string());
     if context.output.json() {
-        context.output.object(&Ready { ready: true, pid, domain, socket, listen })?;
+        context.output.object(&Ready { ready: true, pid, domain, socket, listen, config })?;
     } else {
         let listen: String = listen.iter().map(|address| format!(" listen={address}")).collect();
-        context.output.line(format_args!("ready pid={pid} domain={domain} socket={socket}{listen}"))?;
+        let config = config.map(|path| format!(" config={path}")).unwrap_or_default();
+        context
+            .output
+            .line(format_args!("ready pid={pid} domain={domain} socket={socket}{listen}{config}"))?;
     }
     context.output.flush()?;
     context.signals.wait_for_one();
@@ -56,4 +51,25 @@ pub(crate) fn run(args: &UpArgs, context: &mut Context<'_>) -> Result<Exit, Fail
     let seconds = std::time::Duration::from_nanos(clock::now_ns() - started).as_secs();
     context.output.note(format_args!("served {}", duration::show(std::time::Duration::from_secs(seconds))));
     Ok(Exit::Done)
+}
+
+/// The flags as a layer of the configuration.
+fn flags(args: &UpArgs, context: &Context<'_>) -> Vec<FlagValue> {
+    let mut flags = configuration::globals(context);
+    // What came from the variable is a layer of its own.
+    let of_variable = std::env::var("BUSWAY_BUDGET").ok().and_then(|text| text.parse::<Size>().ok());
+    let budget = args.budget.budget.filter(|size| Some(*size) != of_variable);
+    flags.extend(budget.map(|size| ("budget", size.exact())));
+    let mut add = |name, text: Option<&String>| flags.extend(text.map(|text| (name, text.clone())));
+    add("node.listen", (!args.listen.is_empty()).then(|| args.listen.join(",")).as_ref());
+    add("peers.INDEX", (!args.peer.is_empty()).then(|| args.peer.join(",")).as_ref());
+    add("node.index", args.index.as_ref());
+    add("node.cluster", args.cluster.as_ref());
+    add("node.client", args.client.as_ref());
+    add("node.name", args.name.as_ref());
+    add(
+        "node.allow_plain_beyond_loopback",
+        args.allow_plain_beyond_loopback.then(|| "true".to_owned()).as_ref(),
+    );
+    flags
 }

@@ -6,6 +6,10 @@
 //!
 //! Invariant: stopping a node loses no message of this host; another member takes the role over.
 
+pub mod config;
+pub mod near;
+mod size;
+
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -13,11 +17,15 @@ use std::time::Duration;
 
 use busway::{Bus, Error, Realm};
 
+pub use size::Size;
+
 /// What a node is started with.
 #[derive(Debug, Clone)]
 pub struct NodeConfig {
     /// The domain whose rendezvous it holds. Default: `default`.
     pub domain: String,
+    /// Where its socket and lock lie. Default: `$BUSWAY_DIR`, else `$XDG_RUNTIME_DIR/busway`, else `/tmp/busway-UID`.
+    pub directory: Option<PathBuf>,
     /// How long joining, and the hand-over by the present holder, may take. Default: 5 seconds.
     pub timeout: Duration,
     /// Who may join. Default: our user alone.
@@ -31,7 +39,8 @@ pub struct NodeConfig {
 impl Default for NodeConfig {
     fn default() -> Self {
         let (domain, timeout) = ("default".to_string(), Duration::from_secs(5));
-        Self { domain, timeout, realm: Realm::User, budget_bytes: None, links: None }
+        let realm = Realm::User;
+        Self { domain, directory: None, timeout, realm, budget_bytes: None, links: None }
     }
 }
 
@@ -44,17 +53,32 @@ pub struct Links {
     pub index: u8,
     /// Or, instead, the id of a client.
     pub client: Option<u64>,
+    /// What it is called, for people. Default: the kernel's name of this host.
+    pub name: Option<String>,
     /// Where others may connect.
     pub listen: Vec<SocketAddr>,
     /// The other nodes: by index, where they listen.
     pub peers: BTreeMap<u8, String>,
     /// Links beyond this host are not encrypted, and that is wanted.
     pub allow_plain_beyond_loopback: bool,
+    /// Clients that may be linked at once.
+    pub clients_max: usize,
+    /// Messages that each peer may have under way to this node.
+    pub data_in_flight: u64,
+    /// Bytes of them.
+    pub data_bytes: u64,
 }
 
 impl Links {
     fn open(&self, bus: &Bus) -> Result<busway::Node, Error> {
-        let mut builder = busway::Node::builder().cluster(&self.cluster);
+        let mut builder = busway::Node::builder()
+            .cluster(&self.cluster)
+            .clients_max(self.clients_max)
+            .data_in_flight(self.data_in_flight)
+            .data_bytes(self.data_bytes);
+        if let Some(name) = &self.name {
+            builder = builder.name(name);
+        }
         builder = match self.client {
             Some(id) => builder.client(id),
             None => builder.index(self.index),
@@ -107,6 +131,10 @@ impl Node {
             .timeout(config.timeout)
             .realm(config.realm)
             .take_role();
+        let builder = match &config.directory {
+            Some(directory) => builder.directory(directory),
+            None => builder,
+        };
         let bus = match config.budget_bytes {
             Some(bytes) => builder.budget(bytes),
             None => builder,

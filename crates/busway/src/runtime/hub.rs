@@ -20,7 +20,7 @@ use busway_shm::sync::{AtomicBool, AtomicU64, Ordering};
 use crate::bus::Core;
 use crate::control::Watched;
 use crate::error::{Code, Error};
-use crate::node::{LinkState, PeerView};
+use crate::node::{Granted, LinkState, PeerView};
 use crate::ports::{Watcher, lock};
 use crate::runtime::door::Door;
 use crate::runtime::interest::Interests;
@@ -41,6 +41,7 @@ pub(crate) struct HubConfig {
     pub(crate) listen: Vec<SocketAddr>,
     pub(crate) nodes: BTreeMap<u8, String>,
     pub(crate) clients_max: usize,
+    pub(crate) data: Granted,
     pub(crate) host: String,
     /// Links beyond this host are not encrypted, and that is wanted.
     pub(crate) plain_beyond_loopback: bool,
@@ -194,6 +195,8 @@ impl Hub {
         }
         let instance = Core::new_port()?.0;
         let mut link = Config::new(config.cluster, config.identity, instance);
+        link.hello.credit_messages = config.data.messages;
+        link.hello.credit_bytes = config.data.bytes;
         link.hello.name = busway_wire::link::label_of(&config.host);
         let shared = Arc::new(Shared {
             core: core.clone(),

@@ -6,7 +6,7 @@ use std::path::Path;
 use rustix::process::{Resource, getrlimit};
 
 use super::Check;
-use crate::size::Size;
+use busway_node::Size;
 
 /// A process needs about 40 descriptors, and 3 for each process it has met until their memory is mapped.
 const DESCRIPTORS_FEW: u64 = 1024;

@@ -52,9 +52,12 @@ impl Place {
 
     fn adopt<S: AsRef<std::ffi::OsStr>>(&self, mut command: Command, arguments: &[S]) -> Command {
         command.args(arguments).env("BUSWAY_DIR", self.bus_directory()).env("TMPDIR", self.temporary());
-        for name in ["BUSWAY_BUDGET", "BUSWAY_DOMAIN", "BUSWAY_LOG", "XDG_RUNTIME_DIR"] {
+        let outer = std::env::vars_os().map(|(name, _)| name);
+        for name in outer.filter(|name| name.to_string_lossy().starts_with("BUSWAY_") && name != "BUSWAY_DIR")
+        {
             command.env_remove(name);
         }
+        command.env_remove("XDG_RUNTIME_DIR");
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         command
     }

@@ -5,10 +5,14 @@ use std::collections::BTreeSet;
 use crate::harness::Place;
 
 /// Every command of the table, as words.
-const COMMANDS: [&[&str]; 16] = [
+const COMMANDS: [&[&str]; 20] = [
     &[],
     &["up"],
     &["peers"],
+    &["config"],
+    &["config", "check"],
+    &["config", "show"],
+    &["config", "explain"],
     &["pub"],
     &["sub"],
     &["ls"],
@@ -56,8 +60,21 @@ fn help(place: &Place, words: &[&str]) -> String {
 fn help_lists_every_command_and_no_hidden_one() {
     let place = Place::new();
     let top = commands(&help(&place, &[]));
-    let expected =
-        ["bench", "completions", "doctor", "info", "ls", "man", "peers", "pub", "shm", "sub", "tour", "up"];
+    let expected = [
+        "bench",
+        "completions",
+        "config",
+        "doctor",
+        "info",
+        "ls",
+        "man",
+        "peers",
+        "pub",
+        "shm",
+        "sub",
+        "tour",
+        "up",
+    ];
     assert_eq!(top, expected.iter().map(ToString::to_string).collect());
     assert_eq!(
         commands(&help(&place, &["bench"])),

@@ -6,8 +6,15 @@ use std::fmt;
 use std::str::FromStr;
 
 /// A number of bytes.
+///
+/// ```
+/// use busway_node::Size;
+///
+/// assert_eq!("64KiB".parse(), Ok(Size(65_536)));
+/// assert!("64KB".parse::<Size>().is_err());
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Size(pub(crate) u64);
+pub struct Size(pub u64);
 
 const UNITS: [(&str, u64); 5] = [("", 1), ("B", 1), ("KiB", 1 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30)];
 
@@ -26,6 +33,17 @@ impl FromStr for Size {
         let too_large = || format!("{text} is more than fits in 64 bits");
         let number: u64 = number.parse().map_err(|_| too_large())?;
         number.checked_mul(*factor).map(Size).ok_or_else(too_large)
+    }
+}
+
+impl Size {
+    /// The size as `from_str` reads it, without loss.
+    #[must_use]
+    pub fn exact(self) -> String {
+        let whole = |(_, factor): &&(&str, u64)| self.0 >= *factor && self.0.is_multiple_of(*factor);
+        let (unit, factor) = UNITS.iter().rev().find(whole).filter(|_| self.0 > 0).unwrap_or(&UNITS[0]);
+        let unit = if *unit == "B" { "" } else { unit };
+        format!("{}{unit}", self.0 / factor)
     }
 }
 
@@ -70,6 +88,15 @@ mod tests {
         ] {
             let error = text.parse::<Size>().expect_err(text);
             assert!(error.contains(part), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn an_exact_size_is_read_back_as_it_was() {
+        for (bytes, text) in
+            [(0, "0"), (1, "1"), (1023, "1023"), (1024, "1KiB"), (1536, "1536"), (32 << 20, "32MiB")]
+        {
+            assert_eq!((Size(bytes).exact().as_str(), text.parse()), (text, Ok(Size(bytes))));
         }
     }
 

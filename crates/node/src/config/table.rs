@@ -1,0 +1,290 @@
+//! The one table of keys: the reader, `busway config explain`, the flags of `busway up` and docs/config.md are made of it.
+//!
+//! It holds words and ranges only. What a key does is done where the configuration is used.
+//!
+//! Invariant: a default is a value of its kind; a name stands once.
+
+use crate::config::value::{Kind, Value};
+
+/// One key.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Key {
+    /// Its name with its section: `node.index`. A part in capitals stands for a name that the user chooses.
+    pub name: &'static str,
+    /// What it holds.
+    pub kind: Kind,
+    /// What stands in its place where nobody sets it.
+    pub unset: Unset,
+    /// What its part in capitals is.
+    pub instance: Instance,
+    /// The variable that sets it.
+    pub environment: Option<&'static str>,
+    /// The flag of `busway up` that sets it.
+    pub flag: Option<&'static str>,
+    /// When a change has an effect.
+    pub applies: Applies,
+    /// What it does, for people.
+    pub sentence: &'static str,
+}
+
+/// What holds where nobody has set a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unset {
+    /// A value, as the text of a variable has it.
+    Value(&'static str),
+    /// Nothing; in words, what is done then.
+    Words(&'static str),
+}
+
+/// When a change has an effect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Applies {
+    /// At the next start.
+    Start,
+    /// At SIGHUP too.
+    Reload,
+}
+
+/// What the part in capitals of a name is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Instance {
+    /// There is none.
+    None,
+    /// The index of a node.
+    Node,
+}
+
+impl Instance {
+    pub(super) fn check(self, instance: &str) -> Result<(), String> {
+        let sound = match self {
+            Instance::None => instance.is_empty(),
+            Instance::Node => {
+                instance.parse::<u8>().is_ok_and(|index| index < 64 && index.to_string() == instance)
+            }
+        };
+        let what = match self {
+            Instance::None => "this key has no name below it",
+            Instance::Node => "a node is named by its index, 0 to 63",
+        };
+        if sound { Ok(()) } else { Err(what.to_owned()) }
+    }
+}
+
+const MIB: u64 = 1 << 20;
+
+/// Every key, in the order in which it is shown.
+pub const KEYS: &[Key] = &[
+    Key {
+        name: "domain",
+        kind: Kind::Domain,
+        unset: Unset::Value("default"),
+        instance: Instance::None,
+        environment: Some("BUSWAY_DOMAIN"),
+        flag: Some("--domain"),
+        applies: Applies::Start,
+        sentence: "The domain whose programs the node serves; other commands are told it with --domain or BUSWAY_DOMAIN",
+    },
+    Key {
+        name: "directory",
+        kind: Kind::Path,
+        unset: Unset::Words("$XDG_RUNTIME_DIR/busway, else /tmp/busway-UID"),
+        instance: Instance::None,
+        environment: Some("BUSWAY_DIR"),
+        flag: None,
+        applies: Applies::Start,
+        sentence: "Where the socket and the lock of the domain lie; every program of the domain has the same in BUSWAY_DIR",
+    },
+    Key {
+        name: "realm",
+        kind: Kind::Text { bytes_max: 64 },
+        unset: Unset::Words("our user alone"),
+        instance: Instance::None,
+        environment: Some("BUSWAY_REALM"),
+        flag: Some("--realm"),
+        applies: Applies::Start,
+        sentence: "The group whose users may join, by name or number; it needs a directory that all of them use",
+    },
+    Key {
+        name: "budget",
+        kind: Kind::Size { min: 1, max: u64::MAX },
+        unset: Unset::Words("a quarter of the machine's memory or of the cgroup's limit"),
+        instance: Instance::None,
+        environment: Some("BUSWAY_BUDGET"),
+        flag: Some("--budget"),
+        applies: Applies::Start,
+        sentence: "Memory that all programs of the domain may take together, if the node is the first of them",
+    },
+    Key {
+        name: "node.cluster",
+        kind: Kind::Text { bytes_max: 255 },
+        unset: Unset::Value("default"),
+        instance: Instance::None,
+        environment: Some("BUSWAY_CLUSTER"),
+        flag: Some("--cluster"),
+        applies: Applies::Start,
+        sentence: "The name of the cluster, the same at all of its nodes",
+    },
+    Key {
+        name: "node.index",
+        kind: Kind::Count { min: 0, max: 63 },
+        unset: Unset::Value("0"),
+        instance: Instance::None,
+        environment: Some("BUSWAY_INDEX"),
+        flag: Some("--index"),
+        applies: Applies::Start,
+        sentence: "The index of this node in its cluster; the lower dials the higher",
+    },
+    Key {
+        name: "node.client",
+        kind: Kind::Count { min: 0, max: u64::MAX },
+        unset: Unset::Words("this is a node"),
+        instance: Instance::None,
+        environment: Some("BUSWAY_CLIENT"),
+        flag: Some("--client"),
+        applies: Applies::Start,
+        sentence: "Be a client of the cluster, by an id of your own choice, not one of its nodes",
+    },
+    Key {
+        name: "node.name",
+        kind: Kind::Text { bytes_max: 64 },
+        unset: Unset::Words("the kernel's name of this host"),
+        instance: Instance::None,
+        environment: Some("BUSWAY_NAME"),
+        flag: Some("--name"),
+        applies: Applies::Start,
+        sentence: "What this node is called, for people",
+    },
+    Key {
+        name: "node.listen",
+        kind: Kind::Addresses,
+        unset: Unset::Words("nobody can connect"),
+        instance: Instance::None,
+        environment: Some("BUSWAY_LISTEN"),
+        flag: Some("--listen"),
+        applies: Applies::Start,
+        sentence: "Addresses where other hosts may connect; port 0 lets the kernel choose",
+    },
+    Key {
+        name: "node.allow_plain_beyond_loopback",
+        kind: Kind::Flag,
+        unset: Unset::Value("false"),
+        instance: Instance::None,
+        environment: Some("BUSWAY_ALLOW_PLAIN_BEYOND_LOOPBACK"),
+        flag: Some("--allow-plain-beyond-loopback"),
+        applies: Applies::Start,
+        sentence: "Links beyond this host are neither encrypted nor authenticated: say that this is wanted",
+    },
+    Key {
+        name: "peers.INDEX",
+        kind: Kind::Endpoint,
+        unset: Unset::Words("no other node is dialed"),
+        instance: Instance::Node,
+        environment: Some("BUSWAY_PEERS"),
+        flag: Some("--peer"),
+        applies: Applies::Reload,
+        sentence: "Another node of the cluster, by its index: where it listens; the name is looked up at each attempt",
+    },
+    Key {
+        name: "limits.clients_max",
+        kind: Kind::Count { min: 1, max: 1_000_000 },
+        unset: Unset::Value("1000"),
+        instance: Instance::None,
+        environment: Some("BUSWAY_CLIENTS_MAX"),
+        flag: None,
+        applies: Applies::Reload,
+        sentence: "Clients that may be linked at once; one more takes the place of the idlest",
+    },
+    Key {
+        name: "flows.data.in_flight",
+        kind: Kind::Count { min: 1, max: 65_536 },
+        unset: Unset::Value("16384"),
+        instance: Instance::None,
+        environment: None,
+        flag: None,
+        applies: Applies::Reload,
+        sentence: "Messages that each peer may have under way to this node; past it the peer waits. A change holds for links made after it",
+    },
+    Key {
+        name: "flows.data.bytes",
+        kind: Kind::Size { min: 64 << 10, max: 1_024 * MIB },
+        unset: Unset::Value("32MiB"),
+        instance: Instance::None,
+        environment: None,
+        flag: None,
+        applies: Applies::Reload,
+        sentence: "Bytes of them; a message that is larger goes alone. A change holds for links made after it",
+    },
+];
+
+impl Key {
+    /// The value that it has where nobody sets it.
+    #[must_use]
+    pub fn default_value(&self) -> Option<Value> {
+        match self.unset {
+            Unset::Value(text) => Some(self.kind.read(text).expect("a default is a value of its kind")),
+            Unset::Words(_) => None,
+        }
+    }
+
+    /// The name, with `instance` in the place of its part in capitals.
+    #[must_use]
+    pub fn name_of(&self, instance: &str) -> String {
+        let parts = self.name.split('.').map(|part| if is_variable(part) { instance } else { part });
+        parts.collect::<Vec<&str>>().join(".")
+    }
+
+    /// Its place in the table.
+    pub(super) fn place(&'static self) -> usize {
+        KEYS.iter().position(|key| key.name == self.name).expect("it is of the table")
+    }
+
+    /// Whether `path` names it, and with which instance.
+    pub(super) fn matches(&self, path: &[String]) -> Option<String> {
+        let parts: Vec<&str> = self.name.split('.').collect();
+        let same = |(part, given): (&&str, &String)| is_variable(part) || part == given;
+        if parts.len() != path.len() || !parts.iter().zip(path).all(same) {
+            return None;
+        }
+        let instance = parts.iter().zip(path).find(|(part, _)| is_variable(part));
+        Some(instance.map(|(_, given)| given.clone()).unwrap_or_default())
+    }
+}
+
+fn is_variable(part: &str) -> bool {
+    part.starts_with(|first: char| first.is_ascii_uppercase())
+}
+
+/// The key of this name, as the table has it.
+#[must_use]
+pub(super) fn exact(name: &str) -> Option<&'static Key> {
+    KEYS.iter().find(|key| key.name == name)
+}
+
+/// The key that a user means by `name`: `peers.1` is `peers.INDEX`.
+pub(super) fn meant(name: &str) -> Option<&'static Key> {
+    let path: Vec<String> = name.split('.').map(str::to_owned).collect();
+    KEYS.iter().find(|key| key.name == name || key.matches(&path).is_some())
+}
+
+/// Whether keys stand below this path.
+pub(super) fn is_section(path: &[String]) -> bool {
+    KEYS.iter().any(|key| {
+        let parts: Vec<&str> = key.name.split('.').collect();
+        parts.len() > path.len()
+            && parts.iter().zip(path).all(|(part, given)| is_variable(part) || part == given)
+    })
+}
+
+/// The names that may stand in the section `path`, to suggest one.
+pub(super) fn names_in(path: &[String]) -> Vec<&'static str> {
+    let mut names: Vec<&str> = KEYS
+        .iter()
+        .filter_map(|key| {
+            let mut parts = key.name.split('.');
+            let same = path.iter().all(|given| parts.next() == Some(given.as_str()));
+            if same { parts.next() } else { None }
+        })
+        .collect();
+    names.dedup();
+    names
+}

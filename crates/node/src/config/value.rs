@@ -1,0 +1,267 @@
+//! What a key can hold: how it is read from TOML and from text, how it is shown, and what its range is.
+//!
+//! A cause says what was found and what can stand there; the place and the remedy are added by who knows them.
+//!
+//! Invariant: what `show` writes is read back as the same value.
+
+use std::fmt::Write;
+use std::net::SocketAddr;
+
+use toml::de::{DeInteger, DeValue};
+
+use crate::size::Size;
+
+/// What a key holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// `true` or `false`.
+    Flag,
+    /// A whole number within a range.
+    Count {
+        /// The least.
+        min: u64,
+        /// The most.
+        max: u64,
+    },
+    /// Bytes: `"64KiB"`, or a whole number.
+    Size {
+        /// The least.
+        min: u64,
+        /// The most.
+        max: u64,
+    },
+    /// The name of a domain.
+    Domain,
+    /// Printable text of so many bytes at most.
+    Text {
+        /// The most.
+        bytes_max: usize,
+    },
+    /// A path of the file system.
+    Path,
+    /// A list of `IP:PORT`.
+    Addresses,
+    /// `HOST:PORT`.
+    Endpoint,
+}
+
+/// A value that a key holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Value {
+    /// Of [`Kind::Flag`].
+    Flag(bool),
+    /// Of [`Kind::Count`].
+    Count(u64),
+    /// Of [`Kind::Size`].
+    Size(u64),
+    /// Of every kind that is text.
+    Text(String),
+    /// Of [`Kind::Addresses`].
+    Addresses(Vec<SocketAddr>),
+}
+
+impl Kind {
+    /// In words, with its range.
+    #[must_use]
+    pub fn describe(self) -> String {
+        match self {
+            Kind::Flag => "true or false".to_owned(),
+            Kind::Count { min, max: u64::MAX } => format!("a whole number from {min} on"),
+            Kind::Count { min, max } => format!("a whole number, {min} to {max}"),
+            Kind::Size { min, max } => {
+                format!("a size, {} to {}", Size(min).exact(), Size(max).exact())
+            }
+            Kind::Domain => {
+                "1 to 64 of the characters A-Z a-z 0-9 . _ -, not beginning with . or -".to_owned()
+            }
+            Kind::Text { bytes_max } => format!("text of 1 to {bytes_max} bytes"),
+            Kind::Path => "a path".to_owned(),
+            Kind::Addresses => "a list of addresses, each IP:PORT".to_owned(),
+            Kind::Endpoint => "HOST:PORT".to_owned(),
+        }
+    }
+
+    /// What to write instead of a wrong value.
+    #[must_use]
+    pub fn remedy(self, name: &str) -> String {
+        let example = match self {
+            Kind::Flag => "true",
+            Kind::Count { .. } => "1",
+            Kind::Size { .. } => "\"64MiB\"",
+            Kind::Domain => "\"default\"",
+            Kind::Text { .. } => "\"host-a\"",
+            Kind::Path => "\"/etc/busway/name\"",
+            Kind::Addresses => "[\"127.0.0.1:4420\"]",
+            Kind::Endpoint => "\"host-b:4420\"",
+        };
+        format!("write {}, for example {example}; busway config explain {name}", self.describe())
+    }
+
+    /// Reads what a variable or a flag says. A list is separated by commas.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn read(self, text: &str) -> Result<Value, String> {
+        match self {
+            Kind::Flag => match text {
+                "true" | "1" => Ok(Value::Flag(true)),
+                "false" | "0" => Ok(Value::Flag(false)),
+                other => Err(format!("{} is neither true nor false", shown(other))),
+            },
+            Kind::Count { .. } => {
+                let number =
+                    text.parse().map_err(|_| format!("{} is no whole number of 64 bits", shown(text)))?;
+                self.number(number)
+            }
+            Kind::Size { .. } => self.number(text.parse::<Size>()?.0),
+            Kind::Addresses => text.split(',').map(address).collect::<Result<_, _>>().map(Value::Addresses),
+            Kind::Domain | Kind::Text { .. } | Kind::Path | Kind::Endpoint => {
+                self.text(text).map(Value::Text)
+            }
+        }
+    }
+
+    /// Reads what the file says.
+    pub(super) fn take(self, value: &DeValue<'_>) -> Result<Value, String> {
+        match (self, value) {
+            (Kind::Flag, DeValue::Boolean(flag)) => Ok(Value::Flag(*flag)),
+            (Kind::Count { .. } | Kind::Size { .. }, DeValue::Integer(number)) => {
+                self.number(integer(number)?)
+            }
+            (Kind::Size { .. }, DeValue::String(text)) => self.read(text),
+            (Kind::Addresses, DeValue::Array(items)) => {
+                let addresses = items.iter().map(|item| address(string(item.get_ref(), "an address")?));
+                addresses.collect::<Result<_, _>>().map(Value::Addresses)
+            }
+            (Kind::Domain | Kind::Text { .. } | Kind::Path | Kind::Endpoint, DeValue::String(text)) => {
+                self.text(text).map(Value::Text)
+            }
+            (_, other) => Err(format!("{} stands where {} belongs", article(other), self.describe())),
+        }
+    }
+
+    fn number(self, number: u64) -> Result<Value, String> {
+        match self {
+            Kind::Count { min, max } if (min..=max).contains(&number) => Ok(Value::Count(number)),
+            Kind::Size { min, max } if (min..=max).contains(&number) => Ok(Value::Size(number)),
+            Kind::Size { .. } => {
+                Err(format!("{} is out of range: it is {}", Size(number).exact(), self.describe()))
+            }
+            _ => Err(format!("{number} is out of range: it is {}", self.describe())),
+        }
+    }
+
+    fn text(self, text: &str) -> Result<String, String> {
+        if text.is_empty() {
+            return Err("it is empty".to_owned());
+        }
+        match self {
+            Kind::Domain => busway::check_domain_name(text).map_err(|error| error.to_string())?,
+            Kind::Text { bytes_max } => {
+                if text.len() > bytes_max {
+                    return Err(format!("it has {} bytes of at most {bytes_max}", text.len()));
+                }
+                if text.chars().any(char::is_control) {
+                    return Err("it has a control character".to_owned());
+                }
+            }
+            Kind::Endpoint => endpoint(text)?,
+            Kind::Path if text.contains('\0') => return Err("it has a NUL".to_owned()),
+            Kind::Path | Kind::Flag | Kind::Count { .. } | Kind::Size { .. } | Kind::Addresses => {}
+        }
+        Ok(text.to_owned())
+    }
+}
+
+impl Value {
+    /// As it stands in a file.
+    #[must_use]
+    pub fn show(&self) -> String {
+        match self {
+            Value::Flag(flag) => flag.to_string(),
+            Value::Count(number) => number.to_string(),
+            Value::Size(bytes) => quote(&Size(*bytes).exact()),
+            Value::Text(text) => quote(text),
+            Value::Addresses(addresses) => list(addresses.iter().map(ToString::to_string)),
+        }
+    }
+}
+
+fn list(items: impl Iterator<Item = String>) -> String {
+    let items: Vec<String> = items.map(|item| quote(&item)).collect();
+    format!("[{}]", items.join(", "))
+}
+
+/// A basic string of TOML.
+pub(super) fn quote(text: &str) -> String {
+    let mut quoted = String::from("\"");
+    for character in text.chars() {
+        match character {
+            '"' | '\\' => quoted.extend(['\\', character]),
+            control if control.is_control() => {
+                write!(quoted, "\\u{:04X}", u32::from(control)).expect("a String takes everything");
+            }
+            other => quoted.push(other),
+        }
+    }
+    quoted.push('"');
+    quoted
+}
+
+/// A value that is wrong, cut to what fits a line.
+fn shown(text: &str) -> String {
+    let cut: String = text.chars().take(60).collect();
+    format!("'{}'", cut.escape_debug())
+}
+
+fn integer(number: &DeInteger<'_>) -> Result<u64, String> {
+    let text = number.as_str();
+    u64::from_str_radix(text.trim_start_matches('+'), number.radix())
+        .map_err(|_| format!("{text} is no whole number from 0 on that fits 64 bits"))
+}
+
+fn string<'a>(value: &'a DeValue<'_>, what: &str) -> Result<&'a str, String> {
+    value.as_str().ok_or_else(|| format!("{} stands in a list where {what} belongs", article(value)))
+}
+
+fn article(value: &DeValue<'_>) -> String {
+    let name = value.type_str();
+    let article = if name.starts_with(['a', 'i']) { "an" } else { "a" };
+    format!("{article} {name}")
+}
+
+fn address(text: &str) -> Result<SocketAddr, String> {
+    text.trim().parse().map_err(|_| {
+        format!(
+            "{} is no address to listen at: it is IP:PORT, as in 127.0.0.1:4420 or [::1]:4420",
+            shown(text)
+        )
+    })
+}
+
+/// The longest name of a host, by the rules of the name service.
+const HOST_BYTES_MAX: usize = 253;
+
+fn endpoint(text: &str) -> Result<(), String> {
+    let wrong = |why: &str| Err(format!("{} is no HOST:PORT: {why}", shown(text)));
+    let Some((host, port)) = text.rsplit_once(':') else { return wrong("the port is missing") };
+    if !matches!(port.parse::<u16>(), Ok(1..)) {
+        return wrong("the port is a number from 1 to 65535");
+    }
+    let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+    if let Some(bare) = bare {
+        return if bare.parse::<std::net::Ipv6Addr>().is_ok() {
+            Ok(())
+        } else {
+            wrong("in brackets stands an IPv6 address")
+        };
+    }
+    let portable = |c: char| c.is_alphanumeric() || matches!(c, '-' | '_' | '.');
+    match host {
+        "" => wrong("the host is missing"),
+        host if host.len() > HOST_BYTES_MAX => wrong("the name of a host has at most 253 bytes"),
+        host if host.contains(':') => wrong("an IPv6 address stands in brackets, [::1]:4420"),
+        host if !host.chars().all(portable) => wrong("a host has letters, digits, dots and dashes"),
+        _ => Ok(()),
+    }
+}
