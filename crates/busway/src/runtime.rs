@@ -12,6 +12,7 @@ mod export;
 mod hub;
 mod import;
 mod interest;
+mod occupant;
 mod peer;
 mod staging;
 

@@ -11,7 +11,7 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use busway_io::{Driver, Epoll, Listen};
+use busway_io::{Driver, Epoll, Fault, Listen};
 use busway_protocol::membership::Attempt;
 use busway_protocol::{Config, Input, PeerId, State, Time};
 use busway_shm::bell::ANY;
@@ -24,6 +24,7 @@ use crate::node::{Granted, LinkState, PeerView};
 use crate::ports::{Watcher, lock};
 use crate::runtime::door::Door;
 use crate::runtime::interest::Interests;
+use crate::runtime::occupant::{self, Occupant};
 use crate::runtime::peer::{Peer, Speakers};
 use crate::runtime::{Outbound, Pieces, Staging};
 
@@ -328,7 +329,13 @@ impl Drop for Hub {
 }
 
 fn unusable(address: SocketAddr, error: &busway_io::ListenError) -> Error {
-    Error::new(Code::AddressUnusable, error.to_string())
-        .at(address.to_string())
-        .remedy("choose another port, or end who has it: ss -ltnp")
+    let occupant = (error.fault == Fault::AddressInUse).then(|| occupant::of(address)).flatten();
+    let (cause, remedy) = match occupant {
+        Some(Occupant { pid, name }) => (
+            format!("{error}; pid {pid} ({name}) listens there"),
+            format!("end pid {pid}, or choose another port"),
+        ),
+        None => (error.to_string(), "choose another port, or end who has it: ss -ltnp".to_owned()),
+    };
+    Error::new(Code::AddressUnusable, cause).at(address.to_string()).remedy(remedy)
 }

@@ -162,3 +162,16 @@ fn a_file_that_somebody_else_left_in_the_directory_is_refused_unless_it_is_named
     assert!(report.1.contains("belongs to uid 65534") && report.3.contains("--config"), "{report:?}");
     start(&["config", "check", "busway.toml"]).expect(0);
 }
+
+#[test]
+fn an_address_that_somebody_has_is_named_with_the_process_that_has_it() {
+    let place = Place::new();
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a listener");
+    let address = listener.local_addr().expect("an address").to_string();
+    let (code, cause, at, remedy) = place.run(&["up", "--listen", &address]).expect(3).report();
+    assert_eq!((code.as_str(), at), ("BUS-0211", address));
+    let pid = format!("pid {} ", std::process::id());
+    assert!(cause.contains("address already in use") && cause.contains(&pid), "{cause}");
+    assert!(remedy.contains(pid.trim()), "{remedy}");
+    assert_eq!(names(&place.bus_directory()), ["default.lock"], "it leaves as if it had not been");
+}
