@@ -50,6 +50,7 @@ codes! {
     BadSetting = 106, "a setting is outside its range";
     TooLarge = 107, "a message is larger than its publisher allows";
     TopicClash = 108, "another topic has the same id";
+    BadCredentials = 109, "a certificate, a key or a token cannot be used";
     DirectoryOwner = 201, "the runtime directory belongs to somebody else";
     DirectoryMode = 202, "the runtime directory is open to others, or closed to us";
     DirectoryKind = 203, "the runtime directory is a symbolic link or not a directory";

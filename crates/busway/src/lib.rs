@@ -23,6 +23,7 @@ mod runtime;
 mod sample;
 mod stream;
 mod subscriber;
+mod tls;
 mod typed;
 mod wake;
 
@@ -43,6 +44,7 @@ pub use publisher::{Clock, Gating, Loan, Publisher, PublisherBuilder};
 pub use sample::{PublisherInfo, Sample};
 pub use stream::SampleStream;
 pub use subscriber::{Subscriber, SubscriberBuilder};
+pub use tls::Tls;
 pub use typed::{TypedLoan, TypedPublisher};
 
 /// The code blocks of the documents run as tests.

@@ -17,6 +17,7 @@ use busway_wire::limits::{LINK_CREDIT_BYTES_DEFAULT, LINK_CREDIT_MESSAGES_DEFAUL
 use crate::bus::Bus;
 use crate::error::{Code, Error};
 use crate::runtime::{Hub, HubConfig};
+use crate::tls::Tls;
 
 mod status;
 
@@ -45,6 +46,7 @@ pub struct NodeBuilder {
     data: Granted,
     name: Option<String>,
     plain_beyond_loopback: bool,
+    tls: Option<Tls>,
 }
 
 impl NodeBuilder {
@@ -102,8 +104,15 @@ impl NodeBuilder {
         self
     }
 
-    /// Links beyond this host are neither encrypted nor authenticated, and that is wanted. Without it no address beyond
-    /// this host is listened at or dialed.
+    /// Links are encrypted, with TLS 1.3, and each side shows who it is by a certificate of the cluster's CA. All links:
+    /// who does not speak TLS is refused, on this host too.
+    pub fn tls(mut self, tls: Tls) -> Self {
+        self.tls = Some(tls);
+        self
+    }
+
+    /// Links beyond this host are neither encrypted nor authenticated, and that is wanted. Without it, and without
+    /// [`NodeBuilder::tls`], no address beyond this host is listened at or dialed.
     pub fn allow_plain_beyond_loopback(mut self) -> Self {
         self.plain_beyond_loopback = true;
         self
@@ -113,12 +122,13 @@ impl NodeBuilder {
     ///
     /// # Errors
     /// [`Code::BadSetting`] for an index out of range or a peer that is this node, and where an address beyond this host
-    /// would be used without [`NodeBuilder::allow_plain_beyond_loopback`]; [`Code::AddressUnusable`] where an address
-    /// cannot be listened at; memory (03xx).
+    /// would be used without [`NodeBuilder::tls`] or [`NodeBuilder::allow_plain_beyond_loopback`];
+    /// [`Code::BadCredentials`] for the certificate of somebody else; [`Code::AddressUnusable`] where an address cannot be
+    /// listened at; memory (03xx).
     pub fn open(self, bus: &Bus) -> Result<Node, Error> {
         self.check()?;
         let config = HubConfig {
-            cluster: busway_wire::cluster_id(&self.cluster),
+            cluster: self.cluster,
             identity: self.identity,
             listen: self.listen,
             nodes: self.nodes,
@@ -126,6 +136,7 @@ impl NodeBuilder {
             data: self.data,
             host: self.name.unwrap_or_else(host_name),
             plain_beyond_loopback: self.plain_beyond_loopback,
+            tls: self.tls,
         };
         let hub = Arc::new(Hub::start(bus.core.clone(), config)?);
         let reporter = Reporter::start(hub.clone(), bus)?;
@@ -156,13 +167,31 @@ impl NodeBuilder {
         }
         if let Some(address) = self.listen.iter().find(|address| !address.ip().is_loopback())
             && !self.plain_beyond_loopback
+            && self.tls.is_none()
         {
             return refuse(
                 format!("{address} can be reached from other hosts, and links are not encrypted"),
-                "listen at 127.0.0.1, or allow it in words: allow_plain_beyond_loopback",
+                "listen at 127.0.0.1, give it a certificate, or allow it in words: allow_plain_beyond_loopback",
             );
         }
-        Ok(())
+        self.tls.as_ref().map_or(Ok(()), |tls| check_tls(tls, &self.cluster, self.identity))
+    }
+}
+
+/// Whether a certificate is that of who we are.
+fn check_tls(tls: &Tls, cluster: &str, identity: PeerId) -> Result<(), Error> {
+    let refuse = |cause: String| {
+        let remedy = "use the certificate of this node and cluster: busway cert new";
+        Err(Error::new(Code::BadCredentials, cause).at("the node").remedy(remedy))
+    };
+    match tls.own(cluster) {
+        Ok(Some(own)) if own.may_be(identity) => Ok(()),
+        Ok(Some(own)) => refuse(format!("the certificate is of {own}, and this is {identity}")),
+        Ok(None) if matches!(identity, PeerId::Node { .. }) => {
+            refuse("a node needs a certificate".to_owned())
+        }
+        Ok(None) => Ok(()),
+        Err(reason) => refuse(reason),
     }
 }
 
@@ -246,6 +275,7 @@ impl Node {
             data: Granted { messages: LINK_CREDIT_MESSAGES_DEFAULT, bytes: LINK_CREDIT_BYTES_DEFAULT },
             name: None,
             plain_beyond_loopback: false,
+            tls: None,
         }
     }
 
@@ -265,6 +295,18 @@ impl Node {
     #[must_use]
     pub fn wait_for_peers(&self, count: usize, timeout: Duration) -> bool {
         self.hub.wait_for_peers(count, timeout)
+    }
+
+    /// What new connections use from now on, in place of what they did: certificates are renewed so. Links that stand go
+    /// on.
+    ///
+    /// # Errors
+    /// [`Code::BadCredentials`] for the certificate of somebody else; the old one stays.
+    pub fn set_tls(&self, tls: Tls) -> Result<(), Error> {
+        let (cluster, identity) = self.hub.own();
+        check_tls(&tls, cluster, identity)?;
+        self.hub.set_tls(tls);
+        Ok(())
     }
 
     /// Ends the links in order: what is under way is settled first, for most of a second.

@@ -7,11 +7,13 @@
 //!
 //! Invariant: no step waits: not for a peer, not for a subscriber, not for a publisher. Only the two sleeps do.
 
+mod cipher;
 mod door;
 mod export;
 mod hub;
 mod import;
 mod interest;
+mod newcomer;
 mod occupant;
 mod peer;
 mod staging;

@@ -86,6 +86,17 @@ impl<P: AsRef<[u8]>> Batch<P> {
         self.bytes = 0;
     }
 
+    /// Puts other bytes into the place of all that is here, as when it was encrypted. What the batch had for bytes of
+    /// its own is left in `bytes`, empty, so that two buffers do for any number of batches.
+    pub fn replace(&mut self, bytes: &mut Vec<u8>) {
+        self.clear();
+        core::mem::swap(&mut self.copied, bytes);
+        self.bytes = self.copied.len();
+        if self.bytes > 0 {
+            self.pieces.push_back(Piece::Copied(0..self.bytes as u64));
+        }
+    }
+
     /// Appends a copy of these bytes, whatever `write` puts at the end of the vector that it is given.
     pub(crate) fn copy(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
         let start = self.end();

@@ -145,6 +145,11 @@ pub enum Closed {
     Partial,
     /// The peer was silent too long.
     Silent,
+    /// The bytes below the link could not be secured: TLS, whose machine is the caller's.
+    Insecure {
+        /// Why, for people.
+        reason: String,
+    },
 }
 
 impl fmt::Display for Closed {
@@ -158,6 +163,7 @@ impl fmt::Display for Closed {
             Closed::Handshake => f.write_str("the handshake took too long"),
             Closed::Partial => f.write_str("a frame began and did not end in time"),
             Closed::Silent => f.write_str("the peer was silent too long"),
+            Closed::Insecure { reason } => f.write_str(reason),
         }
     }
 }

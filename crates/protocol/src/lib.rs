@@ -16,6 +16,7 @@ pub mod flow;
 mod framing;
 mod link;
 pub mod membership;
+mod principal;
 mod session;
 mod time;
 
@@ -23,5 +24,6 @@ pub use batch::Batch;
 pub use error::{Closed, PeerError};
 pub use framing::{Framer, Step, Want};
 pub use link::{Config, Deadline, Event, Link, State, Stats};
+pub use principal::{Principal, PrincipalError};
 pub use session::{Account, Delivery, Destination, Input, Outbox, Output, Session};
 pub use time::{ConnectionId, PeerId, Time};

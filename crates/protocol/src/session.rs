@@ -168,6 +168,12 @@ impl<P: AsRef<[u8]> + Clone> Session<P> {
             }
             // The queue lies with the caller; what has room is told by `Published`.
             Input::Suspended { source: _ } => {}
+            Input::Refuse { refusal } => {
+                if let Some(link) = self.link.as_mut().filter(|_| !self.closing) {
+                    link.refuse(refusal.clone());
+                    self.close(Closed::Refusing(refusal), out);
+                }
+            }
             Input::Drain { reason } => {
                 self.farewell = reason;
                 if let Some(link) = &mut self.link {
@@ -372,7 +378,8 @@ impl<P: AsRef<[u8]> + Clone> Session<P> {
                 | Closed::Drained
                 | Closed::Handshake
                 | Closed::Partial
-                | Closed::Silent => 0,
+                | Closed::Silent
+                | Closed::Insecure { .. } => 0,
             };
             out.push(Output::Close { reason, retry_after_ms });
         }

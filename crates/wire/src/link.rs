@@ -88,7 +88,7 @@ pub enum RefusalCode {
     Cluster = 1,
     /// Not who was expected, or not a member.
     Identity = 2,
-    /// The token is missing, wrong or expired.
+    /// The certificate or token is missing, wrong or expired.
     Credentials = 3,
     /// No room for another link.
     Full = 4,

@@ -12,13 +12,15 @@ use std::time::Duration;
 
 use busway_io::{ConnectionId, Driver, Event, Fault, Read, Submitted};
 use busway_protocol::membership::{self, Attempt, Membership};
-use busway_protocol::{Batch, Link, PeerId, Session, Time};
+use busway_protocol::{Closed, Link, PeerId, Principal, Session, State, Time};
 use busway_wire::limits::{LINK_DRAIN_MS, LINK_UNIDENTIFIED_DEFAULT};
 use busway_wire::link::{Frame, Refusal, RefusalCode, encode};
 
 use crate::node::LinkState;
 use crate::ports::lock;
+use crate::runtime::cipher::Cipher;
 use crate::runtime::hub::{Known, Shared};
+use crate::runtime::newcomer::{Heard, Newcomer};
 use crate::runtime::peer::{Happened, Peer};
 use crate::runtime::{Outbound, Pieces, Staging};
 
@@ -51,17 +53,13 @@ enum Slot {
     Linked(PeerId, Arc<Mutex<Peer>>),
 }
 
-struct Newcomer {
-    link: Link<Outbound>,
-    rest: Vec<u8>,
-    from: SocketAddr,
-}
-
 /// See the head of this file.
 pub(super) struct Door {
     shared: Arc<Shared>,
     membership: Membership,
     connections: BTreeMap<ConnectionId, Slot>,
+    /// Who a newcomer has shown to be, while the membership decides whether it is let in.
+    proven: BTreeMap<ConnectionId, Principal>,
     staging: Option<Staging>,
     decisions: Vec<membership::Output>,
 }
@@ -69,8 +67,9 @@ pub(super) struct Door {
 impl Door {
     pub(super) fn new(shared: Arc<Shared>) -> Self {
         let membership = Membership::new(membership_config(&shared));
-        let (connections, staging, decisions) = (BTreeMap::new(), Some(Staging::new()), Vec::new());
-        Self { shared, membership, connections, staging, decisions }
+        let (connections, proven) = (BTreeMap::new(), BTreeMap::new());
+        let (staging, decisions) = (Some(Staging::new()), Vec::new());
+        Self { shared, membership, connections, proven, staging, decisions }
     }
 
     /// The body of the thread.
@@ -125,8 +124,8 @@ impl Door {
         match event {
             Event::Accepted { connection, peer: from, .. } => {
                 let link = Link::accept(&self.shared.link, self.now());
-                self.connections
-                    .insert(connection, Slot::Newcomer(Box::new(Newcomer { link, rest: Vec::new(), from })));
+                let newcomer = Newcomer::new(link, from, self.shared.tls());
+                self.connections.insert(connection, Slot::Newcomer(Box::new(newcomer)));
                 self.decide(membership::Input::Accepted { connection: id(connection) });
                 self.shared.driver.watch(connection);
             }
@@ -136,17 +135,28 @@ impl Door {
                 self.read_done(connection, &mut space, result);
                 self.staging = Some(space);
             }
-            Event::Written { connection, pieces, result } => {
-                if let Some(Slot::Linked(_, peer)) = self.connections.get(&connection) {
-                    let mut peer = lock(peer);
-                    if peer.connection() == Some(connection)
-                        && peer.written(&self.shared.driver, pieces, result)
-                    {
-                        peer.pump(&self.shared.driver);
-                    }
+            Event::Written { connection, pieces, result } => self.written(connection, pieces, result),
+            Event::Closed { connection } => self.closed(connection),
+        }
+    }
+
+    fn written(&mut self, connection: ConnectionId, pieces: Pieces, result: Result<usize, Fault>) {
+        match self.connections.get_mut(&connection) {
+            Some(Slot::Linked(_, peer)) => {
+                let mut peer = lock(peer);
+                if peer.connection() == Some(connection) && peer.written(&self.shared.driver, pieces, result)
+                {
+                    peer.pump(&self.shared.driver);
                 }
             }
-            Event::Closed { connection } => self.closed(connection),
+            Some(Slot::Newcomer(newcomer)) => match result {
+                Ok(count) => {
+                    newcomer.written(pieces, count);
+                    self.answer_newcomer(connection);
+                }
+                Err(_) => self.shared.driver.close(connection),
+            },
+            Some(Slot::Dialing(..)) | None => {}
         }
     }
 
@@ -164,23 +174,37 @@ impl Door {
             return;
         }
         let link = Link::dial(&self.shared.link, peer, self.now());
+        let cluster = &self.shared.config.cluster;
+        let cipher = match self.shared.tls().map(|tls| Cipher::dial(&tls, cluster, peer)).transpose() {
+            Ok(cipher) => cipher.map(Box::new),
+            Err(reason) => {
+                self.note(peer, LinkState::Waiting, Some(reason));
+                return self.shared.driver.close(connection);
+            }
+        };
         self.note(peer, LinkState::Handshaking, None);
-        self.join(connection, peer, link, &[]);
+        self.join(connection, peer, link, cipher, Vec::new());
     }
 
     /// A connection becomes that of a peer; `rest` was read behind its hello.
-    fn join(&mut self, connection: ConnectionId, id: PeerId, link: Link<Outbound>, rest: &[u8]) {
-        let Some(peer) = self.peer(id) else {
+    fn join(
+        &mut self,
+        connection: ConnectionId,
+        id: PeerId,
+        link: Link<Outbound>,
+        cipher: Option<Box<Cipher>>,
+        mut rest: Vec<u8>,
+    ) {
+        let principal = self.proven.remove(&connection).unwrap_or_else(|| Principal::of_identity(id));
+        let Some(peer) = self.peer(id, principal) else {
             self.shared.driver.close(connection);
             return;
         };
         {
             let mut peer = lock(&peer);
-            peer.connected(&self.shared.driver, connection, link);
-            if !rest.is_empty() {
-                peer.arrived(self.now(), rest);
-                peer.write(&self.shared.driver);
-            }
+            peer.connected(&self.shared.driver, connection, link, cipher);
+            peer.come(self.now(), &mut rest);
+            peer.write(&self.shared.driver);
         }
         self.connections.insert(connection, Slot::Linked(id, peer.clone()));
         self.heed(id, &peer);
@@ -188,7 +212,7 @@ impl Door {
     }
 
     /// The peer of this name, made if it is new.
-    fn peer(&self, id: PeerId) -> Option<Arc<Mutex<Peer>>> {
+    fn peer(&self, id: PeerId, principal: Principal) -> Option<Arc<Mutex<Peer>>> {
         // First the interests: what changes meanwhile is told to this peer too.
         let interests = lock(&self.shared.interests);
         if let Some(peer) = lock(&self.shared.peers).get(&id) {
@@ -198,6 +222,7 @@ impl Door {
         let made = Peer::new(
             &self.shared.core,
             session,
+            principal,
             self.shared.config.host.clone(),
             self.shared.speakers.clone(),
         );
@@ -254,7 +279,7 @@ impl Door {
 
     fn read_newcomer(&mut self, connection: ConnectionId, mut staging: Staging) {
         let Some(Slot::Newcomer(newcomer)) = self.connections.get_mut(&connection) else { return };
-        staging.begin(&newcomer.rest);
+        staging.begin(newcomer.begun());
         match self.shared.driver.read(connection, staging) {
             Submitted::Done { mut buffer, result } => {
                 self.read_done(connection, &mut buffer, result);
@@ -283,32 +308,70 @@ impl Door {
     }
 
     /// A newcomer has said something: its hello, or what is none.
-    fn hear_newcomer(&mut self, connection: ConnectionId, bytes: &[u8]) {
+    fn hear_newcomer(&mut self, connection: ConnectionId, bytes: &mut [u8]) {
         let now = self.now();
         let Some(Slot::Newcomer(newcomer)) = self.connections.get_mut(&connection) else { return };
-        let (consumed, hello) = match newcomer.link.receive(now, bytes) {
-            Ok((consumed, event)) => (consumed, event.is_some()),
-            Err(reason) => {
-                tracing::debug!(target: "busway::link", from = %newcomer.from, "not let in: {reason}");
-                return self.dismiss(connection);
+        match newcomer.hear(now, &self.shared.config.cluster, bytes) {
+            Heard::More => {
+                self.answer_newcomer(connection);
+                self.shared.driver.watch(connection);
             }
-        };
-        newcomer.rest = bytes.get(consumed..).unwrap_or_default().to_vec();
-        let Some(identity) = newcomer.link.hello().filter(|_| hello).map(|hello| hello.identity) else {
-            return self.shared.driver.watch(connection);
-        };
-        self.decide(membership::Input::Identified { connection: id(connection), identity });
+            Heard::Hello(identity, principal) => {
+                if let Err(reason) = self.is_the_same(identity, &principal) {
+                    return self.refuse(connection, Refusal::new(RefusalCode::Credentials, &reason, 0));
+                }
+                self.proven.insert(connection, principal);
+                self.decide(membership::Input::Identified { connection: id(connection), identity });
+                self.proven.remove(&connection);
+            }
+            Heard::Refused(reason) => {
+                self.shared.turned_away(newcomer.from, reason);
+                self.dismiss(connection);
+            }
+        }
+    }
+
+    /// An identity belongs to who had it first, for as long as that one is remembered.
+    fn is_the_same(&self, identity: PeerId, principal: &Principal) -> Result<(), String> {
+        let Some(peer) = lock(&self.shared.peers).get(&identity).cloned() else { return Ok(()) };
+        let had = lock(&peer).principal.clone();
+        if had == *principal {
+            return Ok(());
+        }
+        Err(format!("{identity} is another one than {principal}; choose another id"))
+    }
+
+    /// Writes what a handshake has to say.
+    fn answer_newcomer(&mut self, connection: ConnectionId) {
+        while let Some(Slot::Newcomer(newcomer)) = self.connections.get_mut(&connection)
+            && let Some(pieces) = newcomer.outgoing()
+        {
+            match self.shared.driver.write(connection, pieces) {
+                Submitted::Done { buffer, result: Ok(count) } => newcomer.written(buffer, count),
+                Submitted::Done { .. } => return self.shared.driver.close(connection),
+                // `Event::Written` brings it back.
+                Submitted::Pending => return,
+            }
+        }
+    }
+
+    /// Tells a newcomer why it is not let in, and hangs up.
+    fn refuse(&mut self, connection: ConnectionId, refusal: Refusal) {
+        if let Some(Slot::Newcomer(newcomer)) = self.connections.get_mut(&connection) {
+            self.shared.turned_away(newcomer.from, refusal.reason.clone());
+            newcomer.link.refuse(refusal);
+        }
+        self.dismiss(connection);
     }
 
     /// Says the last frame, if there is one, and hangs up.
     fn dismiss(&mut self, connection: ConnectionId) {
-        if let Some(Slot::Newcomer(newcomer)) = self.connections.get_mut(&connection) {
-            let mut pieces = Pieces(Batch::new());
-            newcomer.link.transmit(Time(self.shared.driver.now_ns()), &mut pieces.0);
-            if !pieces.0.is_empty() {
-                // It fits a fresh socket's buffer; who does not take it is not waited for.
-                let _ = self.shared.driver.write(connection, pieces);
-            }
+        let now = self.now();
+        if let Some(Slot::Newcomer(newcomer)) = self.connections.get_mut(&connection)
+            && let Some(pieces) = newcomer.farewell(now)
+        {
+            // It fits a fresh socket's buffer; who does not take it is not waited for.
+            let _ = self.shared.driver.write(connection, pieces);
         }
         self.shared.driver.close(connection);
     }
@@ -381,6 +444,11 @@ impl Door {
             })
             .collect();
         for connection in late {
+            if let Some(Slot::Newcomer(newcomer)) = self.connections.get(&connection)
+                && *newcomer.link.state() == State::Closed(Closed::Handshake)
+            {
+                self.shared.turned_away(newcomer.from, Closed::Handshake.to_string());
+            }
             self.dismiss(connection);
         }
         if self.membership.deadline().is_some_and(|(at, _)| at <= now) {
@@ -414,10 +482,7 @@ impl Door {
             }
             membership::Output::Close { connection, .. } => self.shared.driver.close(io_id(connection)),
             membership::Output::Refuse { connection, why, retry_after_ms } => {
-                if let Some(Slot::Newcomer(newcomer)) = self.connections.get_mut(&io_id(connection)) {
-                    newcomer.link.refuse(Refusal::new(why.code(), why.text(), retry_after_ms));
-                }
-                self.dismiss(io_id(connection));
+                self.refuse(io_id(connection), Refusal::new(why.code(), why.text(), retry_after_ms));
             }
             membership::Output::Use { connection, identity } => {
                 let connection = io_id(connection);
@@ -428,7 +493,8 @@ impl Door {
                 let Some(Slot::Newcomer(newcomer)) = self.connections.remove(&connection) else { return };
                 let from = newcomer.from;
                 lock(&self.shared.known).entry(identity).or_insert_with(|| known(from.to_string()));
-                self.join(connection, identity, newcomer.link, &newcomer.rest);
+                let (link, cipher, rest) = newcomer.into_parts();
+                self.join(connection, identity, link, cipher, rest);
             }
         }
     }
@@ -446,8 +512,8 @@ impl Door {
         let resolved = std::mem::take(&mut *lock(&self.shared.resolved));
         for (peer, attempt, found) in resolved {
             // Only now is it known where a name leads.
-            let allowed =
-                |address: &SocketAddr| self.shared.config.plain_beyond_loopback || address.ip().is_loopback();
+            let safe = self.shared.config.plain_beyond_loopback || self.shared.tls().is_some();
+            let allowed = |address: &SocketAddr| safe || address.ip().is_loopback();
             let found = found.and_then(|address| {
                 let beyond = "is beyond this host, and links are not encrypted; allow it in words";
                 if allowed(&address) { Ok(address) } else { Err(format!("{address} {beyond}")) }

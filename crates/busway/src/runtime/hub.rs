@@ -5,7 +5,7 @@
 //!
 //! Invariant: a connection is in one place: dialing, a newcomer's, a peer's, or closed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread::JoinHandle;
@@ -27,9 +27,13 @@ use crate::runtime::interest::Interests;
 use crate::runtime::occupant::{self, Occupant};
 use crate::runtime::peer::{Peer, Speakers};
 use crate::runtime::{Outbound, Pieces, Staging};
+use crate::tls::Tls;
 
 /// The thread that sends sleeps no longer than this: what a ring of the bell did not tell, it finds then.
 const TX_SLEEP: Duration = Duration::from_millis(250);
+
+/// Of those who were not let in, so many are shown: enough to find a wrong certificate, and no more than a screen.
+const STRANGERS_SHOWN: usize = 8;
 
 /// The driver of production.
 pub(super) type Sockets = Epoll<Staging, Pieces>;
@@ -37,15 +41,18 @@ pub(super) type Sockets = Epoll<Staging, Pieces>;
 /// What a hub is made of.
 #[derive(Clone, Debug)]
 pub(crate) struct HubConfig {
-    pub(crate) cluster: u64,
+    /// The name of the cluster.
+    pub(crate) cluster: String,
     pub(crate) identity: PeerId,
     pub(crate) listen: Vec<SocketAddr>,
     pub(crate) nodes: BTreeMap<u8, String>,
     pub(crate) clients_max: usize,
     pub(crate) data: Granted,
     pub(crate) host: String,
-    /// Links beyond this host are not encrypted, and that is wanted.
+    /// Links beyond this host may be in clear, and that is wanted.
     pub(crate) plain_beyond_loopback: bool,
+    /// Links are encrypted.
+    pub(crate) tls: Option<Tls>,
 }
 
 /// What the membership knows of a peer, for people.
@@ -74,6 +81,10 @@ pub(super) struct Shared {
     /// Raised with each change of `known`, under its lock.
     pub(super) changes: AtomicU64,
     pub(super) speakers: Arc<Speakers>,
+    /// What new connections use.
+    pub(super) tls: Mutex<Option<Tls>>,
+    /// Who was turned away last, and why; for people.
+    pub(super) strangers: Mutex<VecDeque<Known>>,
     /// What the control thread has said and the receiving thread has not heard.
     watched: Mutex<Vec<Watched>>,
     /// Addresses that were looked up.
@@ -101,6 +112,34 @@ impl Watcher for Shared {
 impl Shared {
     pub(super) fn stopping(&self) -> bool {
         self.stop.load(Ordering::Acquire) // pairs with Release in `Hub::drop`
+    }
+
+    /// What a new connection uses.
+    pub(super) fn tls(&self) -> Option<Tls> {
+        lock(&self.tls).clone()
+    }
+
+    /// Notes that somebody was not let in, and why. One from each host is enough.
+    pub(super) fn turned_away(&self, from: SocketAddr, reason: String) {
+        tracing::info!(target: "busway::link", %from, "not let in: {reason}");
+        let (address, since_ns) = (from.to_string(), self.driver.now_ns());
+        let mut strangers = lock(&self.strangers);
+        let host = |known: &Known| known.address.rsplit_once(':').map(|(host, _)| host.to_owned());
+        let stranger = Known {
+            name: String::new(),
+            address,
+            state: LinkState::Closed,
+            since_ns,
+            last_error: Some(reason),
+        };
+        strangers.retain(|known| host(known) != host(&stranger));
+        strangers.push_back(stranger);
+        if strangers.len() > STRANGERS_SHOWN {
+            strangers.pop_front();
+        }
+        drop(strangers);
+        let _known = lock(&self.known);
+        self.known_changed();
     }
 
     /// Wakes who waits for a change of `known`, which the caller has locked.
@@ -195,13 +234,15 @@ impl Hub {
             listening.push(driver.listen(how).map_err(|error| unusable(*address, &error))?.address);
         }
         let instance = Core::new_port()?.0;
-        let mut link = Config::new(config.cluster, config.identity, instance);
+        let mut link = Config::new(busway_wire::cluster_id(&config.cluster), config.identity, instance);
         link.hello.credit_messages = config.data.messages;
         link.hello.credit_bytes = config.data.bytes;
         link.hello.name = busway_wire::link::label_of(&config.host);
         let shared = Arc::new(Shared {
             core: core.clone(),
             driver,
+            tls: Mutex::new(config.tls.clone()),
+            strangers: Mutex::new(VecDeque::new()),
             config,
             link,
             peers: Mutex::new(BTreeMap::new()),
@@ -245,7 +286,19 @@ impl Hub {
     pub(crate) fn peers(&self) -> Vec<PeerView> {
         let now_ns = self.shared.driver.now_ns();
         let known = lock(&self.shared.known).clone();
-        known.into_iter().map(|(id, known)| self.view(id, known, now_ns)).collect()
+        let peers = known.into_iter().map(|(id, known)| self.view(id, known, now_ns));
+        let strangers = lock(&self.shared.strangers).clone();
+        peers.chain(strangers.into_iter().map(|known| view("stranger".to_owned(), known, now_ns))).collect()
+    }
+
+    /// What new connections use from now on.
+    pub(crate) fn set_tls(&self, tls: Tls) {
+        *lock(&self.shared.tls) = Some(tls);
+    }
+
+    /// The cluster and who we are in it.
+    pub(crate) fn own(&self) -> (&str, PeerId) {
+        (&self.shared.config.cluster, self.shared.config.identity)
     }
 
     fn view(&self, id: PeerId, known: Known, now_ns: u64) -> PeerView {
@@ -262,17 +315,12 @@ impl Hub {
         };
         let stats = stats.unwrap_or_default();
         PeerView {
-            peer: id.to_string(),
-            name: known.name,
-            address: known.address,
-            state,
-            age: Duration::from_nanos(now_ns.saturating_sub(known.since_ns)),
-            last_error: known.last_error,
             messages_in: stats.messages_in,
             messages_out: stats.messages_out,
             bytes_in: stats.bytes_in,
             bytes_out: stats.bytes_out,
             round_trip: (stats.round_trip_ns > 0).then(|| Duration::from_nanos(stats.round_trip_ns)),
+            ..view(id.to_string(), Known { state, ..known }, now_ns)
         }
     }
 
@@ -325,6 +373,23 @@ impl Drop for Hub {
             // It has nothing to say; a panic was printed when it happened.
             let _ = thread.join();
         }
+    }
+}
+
+/// What is known of a peer that has no link.
+fn view(peer: String, known: Known, now_ns: u64) -> PeerView {
+    PeerView {
+        peer,
+        name: known.name,
+        address: known.address,
+        state: known.state,
+        age: Duration::from_nanos(now_ns.saturating_sub(known.since_ns)),
+        last_error: known.last_error,
+        messages_in: 0,
+        messages_out: 0,
+        bytes_in: 0,
+        bytes_out: 0,
+        round_trip: None,
     }
 }
 

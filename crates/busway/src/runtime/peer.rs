@@ -10,7 +10,9 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
 use busway_io::{ConnectionId, Driver, Fault, Read, Submitted};
-use busway_protocol::{Batch, Closed, Delivery, Input, Link, Output, PeerId, Session, State, Stats, Time};
+use busway_protocol::{
+    Batch, Closed, Delivery, Input, Link, Output, PeerId, Principal, Session, State, Stats, Time,
+};
 use busway_wire::link::{Announce, label_of};
 use busway_wire::{Cause, PortId};
 
@@ -18,6 +20,7 @@ use crate::bus::Core;
 use crate::error::Error;
 use crate::ports::lock;
 use crate::publisher::Missing;
+use crate::runtime::cipher::{Cipher, Trouble};
 use crate::runtime::export::{Care, ExportedSource, Exports, Found, Met};
 use crate::runtime::import::{Imports, Inputs};
 use crate::runtime::{Outbound, Pieces, Staging};
@@ -61,8 +64,10 @@ struct Wire {
     connection: ConnectionId,
     /// What is to be written; with the driver while a write is under way.
     batch: Option<Pieces>,
-    /// Bytes of a frame that has not come whole.
+    /// Bytes of a frame that has not come whole; with a cipher, it has them.
     rest: Vec<u8>,
+    /// With TLS.
+    cipher: Option<Box<Cipher>>,
     /// The session is done with it: what is in the batch is written, then it is closed.
     closing: Option<Closing>,
     heard: bool,
@@ -80,6 +85,8 @@ struct Closing {
 pub(crate) struct Peer {
     pub(crate) id: PeerId,
     session: Session<Outbound>,
+    /// Who it has shown to be.
+    pub(crate) principal: Principal,
     exports: Exports,
     pub(crate) imports: Imports,
     wire: Option<Wire>,
@@ -94,12 +101,14 @@ impl Peer {
     pub(crate) fn new(
         core: &Arc<Core>,
         session: Session<Outbound>,
+        principal: Principal,
         host: String,
         speakers: Arc<Speakers>,
     ) -> Result<Self, Error> {
         Ok(Self {
             id: session.peer(),
             session,
+            principal,
             exports: Exports::new(core)?,
             imports: Imports::new(core),
             wire: None,
@@ -117,6 +126,7 @@ impl Peer {
         driver: &D,
         connection: ConnectionId,
         link: Link<Outbound>,
+        cipher: Option<Box<Cipher>>,
     ) {
         let now = Time(driver.now_ns());
         if let Some(old) = self.wire.take() {
@@ -124,7 +134,7 @@ impl Peer {
             self.lost(now);
         }
         let batch = Some(Pieces(Batch::new()));
-        self.wire = Some(Wire { connection, batch, rest: Vec::new(), closing: None, heard: false });
+        self.wire = Some(Wire { connection, batch, rest: Vec::new(), cipher, closing: None, heard: false });
         self.session.connected(now, link, &mut self.outputs);
         self.carry_out(now);
         self.write(driver);
@@ -164,14 +174,14 @@ impl Peer {
             let Some(wire) = self.wire.as_mut().filter(|wire| wire.connection == connection) else {
                 return Some(staging);
             };
-            staging.begin(&wire.rest);
+            staging.begin(wire.cipher.as_ref().map_or(&wire.rest, |cipher| cipher.incoming()));
             wire.rest.clear();
             let (full, space) = (staging.len(), staging.room());
             match driver.read(connection, staging) {
                 Submitted::Done { buffer, result: Ok(Read::Bytes(count)) } => {
                     staging = buffer;
                     staging.filled(full + count);
-                    self.arrived(Time(driver.now_ns()), staging.bytes());
+                    self.come(Time(driver.now_ns()), staging.bytes());
                     self.write(driver);
                     if count < space {
                         driver.watch(connection);
@@ -202,7 +212,7 @@ impl Peer {
             Ok(Read::Bytes(count)) => {
                 staging.filled(staging.len() + count);
                 if self.wire.as_ref().is_some_and(|wire| wire.connection == connection) {
-                    self.arrived(Time(driver.now_ns()), staging.bytes());
+                    self.come(Time(driver.now_ns()), staging.bytes());
                     self.write(driver);
                     driver.watch(connection);
                 }
@@ -224,7 +234,55 @@ impl Peer {
     }
 
     /// Bytes have come, from the first that is not done with.
-    pub(crate) fn arrived(&mut self, now: Time, bytes: &[u8]) {
+    pub(crate) fn come(&mut self, now: Time, bytes: &mut [u8]) {
+        match self.wire.as_mut().and_then(|wire| wire.cipher.take()) {
+            Some(cipher) => self.open(now, cipher, bytes),
+            None => {
+                let at = self.arrived(now, bytes);
+                if let Some(wire) = &mut self.wire {
+                    wire.rest.extend_from_slice(bytes.get(at..).unwrap_or_default());
+                }
+            }
+        }
+    }
+
+    /// As `come`, of encrypted bytes.
+    fn open(&mut self, now: Time, mut cipher: Box<Cipher>, bytes: &mut [u8]) {
+        let opened = cipher.open(bytes);
+        if opened.is_ok() {
+            let plain = cipher.take_plain();
+            let done = self.arrived(now, &plain);
+            cipher.keep(plain, done);
+        }
+        if let Some(wire) = &mut self.wire {
+            wire.cipher = Some(cipher);
+        }
+        if let Err(trouble) = opened {
+            self.give_up(now, trouble);
+        }
+    }
+
+    /// The connection cannot be secured, or leads to somebody else.
+    fn give_up(&mut self, now: Time, trouble: Trouble) {
+        let (reason, retry_after_ms) = match trouble {
+            Trouble::Broken(reason) => (Closed::Insecure { reason }, 0),
+            Trouble::Plain => (Closed::Insecure { reason: "the peer does not speak TLS".to_owned() }, 0),
+            Trouble::Refused(refusal) => {
+                let retry_after_ms = refusal.retry_after_ms;
+                (Closed::Refused(refusal), retry_after_ms)
+            }
+            Trouble::Stranger(refusal) => {
+                self.session.handle(now, Input::Refuse { refusal }, &mut self.outputs);
+                return self.carry_out(now);
+            }
+        };
+        if let Some(wire) = &mut self.wire {
+            wire.closing.get_or_insert(Closing { reason, retry_after_ms, since: now });
+        }
+    }
+
+    /// Shows the session what can be read; returns how much of it is done with.
+    fn arrived(&mut self, now: Time, bytes: &[u8]) -> usize {
         let mut at = 0;
         loop {
             let rest = bytes.get(at..).unwrap_or_default();
@@ -242,9 +300,7 @@ impl Peer {
             }
         }
         self.answer(now);
-        if let Some(wire) = &mut self.wire {
-            wire.rest.extend_from_slice(bytes.get(at..).unwrap_or_default());
-        }
+        at
     }
 
     fn is_closing(&self) -> bool {
@@ -422,8 +478,13 @@ impl Peer {
         loop {
             let Some(wire) = &mut self.wire else { return false };
             let Some(mut pieces) = wire.batch.take() else { return false };
-            if pieces.0.is_empty() {
-                self.session.transmit(now, &mut pieces.0);
+            if pieces.0.is_empty()
+                && let Err(trouble) = transmit(&mut self.session, &mut wire.cipher, now, &mut pieces.0)
+            {
+                pieces.0.clear();
+                wire.batch = Some(pieces);
+                self.give_up(now, trouble);
+                continue;
             }
             if pieces.0.is_empty() {
                 let closing = wire.closing.take();
@@ -514,6 +575,24 @@ impl Peer {
     pub(crate) fn stats(&self) -> Option<Stats> {
         self.session.stats()
     }
+}
+
+/// Puts out what may go now, as it is to be written.
+fn transmit(
+    session: &mut Session<Outbound>,
+    cipher: &mut Option<Box<Cipher>>,
+    now: Time,
+    batch: &mut Batch<Outbound>,
+) -> Result<(), Trouble> {
+    let Some(cipher) = cipher else {
+        session.transmit(now, batch);
+        return Ok(());
+    };
+    // Before it is ready there is nobody to say anything to.
+    if cipher.is_ready() {
+        session.transmit(now, batch);
+    }
+    cipher.seal(batch)
 }
 
 /// Messages read for a peer before it is written to: about what a batch holds of small ones.

@@ -48,8 +48,9 @@ impl Staging {
         self.len = len.min(self.bytes.len());
     }
 
-    pub(crate) fn bytes(&self) -> &[u8] {
-        &self.bytes[..self.len]
+    /// What there is. What is encrypted is opened in its place.
+    pub(crate) fn bytes(&mut self) -> &mut [u8] {
+        &mut self.bytes[..self.len]
     }
 }
 

@@ -5,7 +5,7 @@
 use alloc::string::String;
 use alloc::vec::Vec;
 
-use busway_wire::link::{Announce, Hello};
+use busway_wire::link::{Announce, Hello, Refusal};
 use busway_wire::{Cause, Header, Pattern, PortId};
 
 use crate::error::Closed;
@@ -99,6 +99,11 @@ pub enum Input<P> {
     Suspended {
         /// The source.
         source: PortId,
+    },
+    /// End the link now, and tell the peer why: it is not who it should be, or may not be here.
+    Refuse {
+        /// What the peer is told.
+        refusal: Refusal,
     },
     /// Settle what is under way, then close.
     Drain {

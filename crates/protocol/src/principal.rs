@@ -1,0 +1,185 @@
+//! Who somebody is, once that has been shown: a node or a client of this cluster, by the name in its certificate.
+//!
+//! An `Identity` is what a hello says; a principal is what a certificate or a token proves. Permissions are given to
+//! principals. Nothing here knows certificates: their name comes in as text.
+//!
+//! Invariant: two principals are the same if and only if their texts are.
+
+use alloc::borrow::ToOwned;
+use alloc::string::String;
+use core::fmt;
+
+use busway_wire::limits::PROCESS_NAME_BYTES_MAX;
+use busway_wire::link::Identity;
+
+/// Who somebody has shown to be.
+///
+/// ```
+/// use busway_protocol::Principal;
+/// let sensor: Principal = "client/sensor-7".parse().expect("a principal");
+/// assert_eq!(sensor.uri("north"), "busway://north/client/sensor-7");
+/// assert_eq!(Principal::of_uri("north", "busway://north/client/sensor-7"), Some(sensor));
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Principal {
+    /// A node, by its index.
+    Node {
+        /// From 0.
+        index: u8,
+    },
+    /// A client, by a name; one that is a number is the client's id.
+    Client {
+        /// 1 to 64 of `A-Z a-z 0-9 . _ -`.
+        name: String,
+    },
+}
+
+/// A text that names nobody.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PrincipalError;
+
+impl fmt::Display for PrincipalError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(
+            "an identity is node/INDEX or client/NAME, with a name of letters, digits, `.`, `_` and `-`",
+        )
+    }
+}
+
+impl core::error::Error for PrincipalError {}
+
+impl Principal {
+    /// Who a hello says it is, where nothing has to be shown.
+    #[must_use]
+    pub fn of_identity(identity: Identity) -> Principal {
+        match identity {
+            Identity::Node { index } => Principal::Node { index },
+            Identity::Client { id } => Principal::Client { name: alloc::format!("{id}") },
+        }
+    }
+
+    /// A client of this name.
+    ///
+    /// # Errors
+    /// The name is none.
+    pub fn client(name: &str) -> Result<Principal, PrincipalError> {
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
+        if name.is_empty() || name.len() > PROCESS_NAME_BYTES_MAX || !name.bytes().all(plain) {
+            return Err(PrincipalError);
+        }
+        Ok(Principal::Client { name: name.to_owned() })
+    }
+
+    /// Whether it may say this of itself. A client whose name is a number has that id; any other may choose one, which
+    /// then is its own for as long as the node remembers it.
+    #[must_use]
+    pub fn may_be(&self, identity: Identity) -> bool {
+        match (self, identity) {
+            (Principal::Node { index }, Identity::Node { index: said }) => *index == said,
+            (Principal::Client { name }, Identity::Client { id }) => {
+                name.parse::<u64>().map_or(true, |number| number == id)
+            }
+            (Principal::Node { .. }, Identity::Client { .. })
+            | (Principal::Client { .. }, Identity::Node { .. }) => false,
+        }
+    }
+
+    /// The name in a certificate of this cluster.
+    #[must_use]
+    pub fn uri(&self, cluster: &str) -> String {
+        let mut uri = String::from(SCHEME);
+        escape(cluster, &mut uri);
+        uri.push('/');
+        uri.push_str(&alloc::format!("{self}"));
+        uri
+    }
+
+    /// Who the name in a certificate is in this cluster; `None` if it is nobody of it.
+    #[must_use]
+    pub fn of_uri(cluster: &str, uri: &str) -> Option<Principal> {
+        let mut start = String::from(SCHEME);
+        escape(cluster, &mut start);
+        uri.strip_prefix(start.as_str())?.strip_prefix('/')?.parse().ok()
+    }
+}
+
+/// How a name in a certificate begins that is meant for us.
+const SCHEME: &str = "busway://";
+
+/// The name of a cluster is any text; in a URI all but letters, digits and `-._~` is `%` and two hexadecimal digits.
+fn escape(text: &str, out: &mut String) {
+    const DIGITS: &[u8; 16] = b"0123456789ABCDEF";
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~') {
+            out.push(char::from(byte));
+        } else {
+            let digit = |nibble: u8| char::from(DIGITS[usize::from(nibble & 15)]);
+            out.extend(['%', digit(byte >> 4), digit(byte)]);
+        }
+    }
+}
+
+impl fmt::Display for Principal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Principal::Node { index } => write!(f, "node/{index}"),
+            Principal::Client { name } => write!(f, "client/{name}"),
+        }
+    }
+}
+
+impl core::str::FromStr for Principal {
+    type Err = PrincipalError;
+
+    fn from_str(text: &str) -> Result<Principal, PrincipalError> {
+        if let Some(index) = text.strip_prefix("node/") {
+            // One text for each index: neither a sign nor a leading zero.
+            let number: u8 = index.parse().map_err(|_| PrincipalError)?;
+            let same = alloc::format!("{number}") == index;
+            return if same { Ok(Principal::Node { index: number }) } else { Err(PrincipalError) };
+        }
+        Principal::client(text.strip_prefix("client/").ok_or(PrincipalError)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Principal;
+    use busway_wire::link::Identity;
+
+    #[test]
+    fn the_name_in_a_certificate_is_that_of_one_cluster_and_has_one_spelling() {
+        let node = Principal::Node { index: 7 };
+        assert_eq!(node.uri("a b/c"), "busway://a%20b%2Fc/node/7");
+        assert_eq!(Principal::of_uri("a b/c", "busway://a%20b%2Fc/node/7"), Some(node));
+        for (cluster, uri) in [
+            ("north", "busway://south/node/7"),
+            ("north", "busway://north2/node/7"),
+            ("north", "busway://north/node/07"),
+            ("north", "busway://north/node/+7"),
+            ("north", "busway://north/node/256"),
+            ("north", "busway://north/node/7/"),
+            ("north", "busway://north/client/"),
+            ("north", "busway://north/client/a/b"),
+            ("north", "busway://north/client/a b"),
+            ("north", "https://north/node/7"),
+            ("north", "BUSWAY://north/node/7"),
+            ("", "busway://north/node/7"),
+        ] {
+            assert_eq!(Principal::of_uri(cluster, uri), None, "{cluster} {uri}");
+        }
+    }
+
+    #[test]
+    fn a_certificate_allows_its_own_index_or_id_only() {
+        let node = Principal::Node { index: 7 };
+        assert!(node.may_be(Identity::Node { index: 7 }));
+        assert!(!node.may_be(Identity::Node { index: 8 }) && !node.may_be(Identity::Client { id: 7 }));
+        let numbered = Principal::client("42").expect("a name");
+        assert!(numbered.may_be(Identity::Client { id: 42 }));
+        assert!(
+            !numbered.may_be(Identity::Client { id: 43 }) && !numbered.may_be(Identity::Node { index: 42 })
+        );
+        assert!(Principal::client("sensor").expect("a name").may_be(Identity::Client { id: 1 }));
+    }
+}
