@@ -116,6 +116,9 @@ pub(crate) enum Command {
   busway peers
   busway peers --json | jq .state")]
     Peers,
+    /// Ask the node of this domain what it is, or to end
+    #[command(subcommand)]
+    Node(NodeCommand),
     /// Check, show and explain the configuration of `busway up`
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -216,6 +219,21 @@ pub(crate) struct FileArgs {
     /// The configuration [default: $BUSWAY_CONFIG, else busway.toml of this directory, if there is one and it is ours]
     #[arg(long, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
+}
+
+/// The commands below `node`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum NodeCommand {
+    /// Show what the node is: index, cluster, addresses, version, uptime, and what goes over its links
+    #[command(after_long_help = "Examples:
+  busway node info
+  busway node info --json | jq .uptime_ms")]
+    Info,
+    /// End the node in order: what is under way on its links is settled first; returns when it has ended
+    #[command(after_long_help = "Examples:
+  busway node drain
+  busway node drain --timeout 10s")]
+    Drain,
 }
 
 /// The commands below `config`.

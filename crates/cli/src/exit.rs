@@ -73,11 +73,13 @@ pub(crate) enum CommandCode {
     HashDiffers = 811,
     /// The configuration is wrong.
     Configuration = 812,
+    /// The node was asked, and did not do it, or not in time.
+    NodeRefused = 813,
 }
 
 impl CommandCode {
     /// Every code of the command.
-    const ALL: [Self; 12] = [
+    const ALL: [Self; 13] = [
         Self::Usage,
         Self::Stream,
         Self::NoSubscribers,
@@ -90,6 +92,7 @@ impl CommandCode {
         Self::ChildFailed,
         Self::HashDiffers,
         Self::Configuration,
+        Self::NodeRefused,
     ];
 
     /// How a command ends with it, where nothing else is said.
@@ -105,7 +108,8 @@ impl CommandCode {
             | Self::AccountOpen
             | Self::Findings
             | Self::ChildFailed
-            | Self::HashDiffers => Exit::NotDone,
+            | Self::HashDiffers
+            | Self::NodeRefused => Exit::NotDone,
         }
     }
 }

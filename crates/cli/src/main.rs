@@ -19,6 +19,7 @@ mod lines;
 mod ls;
 mod man;
 mod near;
+mod node;
 mod output;
 mod peers;
 mod publish;
@@ -88,6 +89,7 @@ fn dispatch(command: Command, global: &Global, output: &mut Output) -> Result<Ex
     match command {
         Command::Up(args) => up::run(&args, &mut context),
         Command::Peers => peers::run(&mut context),
+        Command::Node(which) => node::run(&which, &mut context),
         Command::Config(which) => configuration::run(&which, &mut context),
         Command::Pub(args) => publish::run(&args, &mut context),
         Command::Sub(args) => subscribe::run(&args, &mut context),

@@ -63,16 +63,6 @@ impl Signals {
         self.wait_with(None, PollFlags::IN, Some(limit));
     }
 
-    /// Waits until a signal comes.
-    pub(crate) fn wait_for_one(&self) -> u8 {
-        loop {
-            if let Some(number) = self.raised() {
-                return number;
-            }
-            self.wait_with(None, PollFlags::IN, None);
-        }
-    }
-
     /// Waits until `other` can be read, a signal comes or `limit` has passed; says whether `other` can be read.
     pub(crate) fn wait_readable(&self, other: BorrowedFd<'_>, limit: Option<Duration>) -> bool {
         self.wait_with(Some(other), PollFlags::IN, limit)

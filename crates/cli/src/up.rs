@@ -11,6 +11,7 @@ use crate::configuration::{self, FlagValue};
 use crate::duration;
 use crate::exit::{Exit, Failure};
 use crate::session::Context;
+use crate::signals::Signals;
 
 #[derive(Debug, Serialize)]
 struct Ready<'a> {
@@ -45,12 +46,22 @@ pub(crate) fn run(args: &UpArgs, context: &mut Context<'_>) -> Result<Exit, Fail
             .line(format_args!("ready pid={pid} domain={domain} socket={socket}{listen}{config}"))?;
     }
     context.output.flush()?;
-    context.signals.wait_for_one();
+    wait(&node, context.signals);
     node.stop();
     // Whole seconds: what a person wants to know, and what a log line is searched for.
     let seconds = std::time::Duration::from_nanos(clock::now_ns() - started).as_secs();
     context.output.note(format_args!("served {}", duration::show(std::time::Duration::from_secs(seconds))));
     Ok(Exit::Done)
+}
+
+/// Waits for a signal, or for `busway node drain`.
+fn wait(node: &Node, signals: &Signals) {
+    while signals.raised().is_none() {
+        let asked = node.asked_to_end().is_some_and(|door| signals.wait_readable(door, None));
+        if asked {
+            return;
+        }
+    }
 }
 
 /// The flags as a layer of the configuration.

@@ -177,7 +177,7 @@ pub fn load(layers: &Layers<'_>) -> Result<Loaded, Vec<Problem>> {
         let origin = Origin::Flag(key.flag.unwrap_or(key.name));
         merged.read(key, text, &origin, &mut problems);
     }
-    let node = build::node(&merged, &mut problems);
+    let node = build::node(&merged, &mut problems).map(|node| NodeConfig { file: path.clone(), ..node });
     problems.truncate(PROBLEMS_MAX);
     match node {
         Some(node) if problems.is_empty() => Ok(Loaded { node, settings: merged.settings(), file: path }),

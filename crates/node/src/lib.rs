@@ -1,23 +1,29 @@
 //! The Busway node: a program whose purpose is to hold the rendezvous of a host, and its links to other hosts.
 //!
 //! A [`Node`] is a bus that asks for the role instead of taking it only when nobody has it, and stays until it is told
-//! to stop. Local messages never pass through it. It does not speak HTTP or record yet; those doors will be opened here,
-//! each by a field of [`NodeConfig`].
+//! to stop. Local messages never pass through it. What it is started with is [`config`]'s; what it is asked while it runs
+//! comes through a door of its own ([`ask`]). It does not speak HTTP or record yet.
 //!
 //! Invariant: stopping a node loses no message of this host; another member takes the role over.
 
 pub mod config;
+mod door;
 pub mod near;
 mod size;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use busway::{Bus, Error, Realm};
+use busway::{Bus, Error, LinkState, PeerView, Realm};
 
+pub use door::{Answer, Ask, Asked, Info, ask};
 pub use size::Size;
+
+use door::{Door, Host};
 
 /// What a node is started with.
 #[derive(Debug, Clone)]
@@ -34,13 +40,15 @@ pub struct NodeConfig {
     pub budget_bytes: Option<u64>,
     /// How it is linked to other hosts; `None`: not at all.
     pub links: Option<Links>,
+    /// The file that said so, for people.
+    pub file: Option<PathBuf>,
 }
 
 impl Default for NodeConfig {
     fn default() -> Self {
         let (domain, timeout) = ("default".to_string(), Duration::from_secs(5));
         let realm = Realm::User;
-        Self { domain, directory: None, timeout, realm, budget_bytes: None, links: None }
+        Self { domain, directory: None, timeout, realm, budget_bytes: None, links: None, file: None }
     }
 }
 
@@ -110,11 +118,56 @@ impl Links {
 /// ```
 #[derive(Debug)]
 pub struct Node {
-    // The links end before the bus.
-    links: Option<busway::Node>,
-    bus: Bus,
+    running: Arc<Running>,
     socket: PathBuf,
     listening: Vec<SocketAddr>,
+    /// Closes last: who waits for the end of the node hears of it by that.
+    door: Option<Door>,
+}
+
+/// What runs, and can be asked about.
+#[derive(Debug)]
+struct Running {
+    /// The links end before the bus.
+    links: Mutex<Option<busway::Node>>,
+    bus: Bus,
+    /// What does not change.
+    about: Info,
+    started_ns: u64,
+}
+
+impl Running {
+    fn links(&self) -> MutexGuard<'_, Option<busway::Node>> {
+        self.links.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn peers(&self) -> Vec<PeerView> {
+        self.links().as_ref().map(busway::Node::peers).unwrap_or_default()
+    }
+
+    fn info(&self) -> Info {
+        let peers = self.peers();
+        let sum = |count: fn(&PeerView) -> u64| peers.iter().map(count).fold(0, u64::saturating_add);
+        Info {
+            uptime_ms: now_ns().saturating_sub(self.started_ns) / 1_000_000,
+            peers: peers.len(),
+            connected: connected(&peers),
+            messages_in: sum(|peer| peer.messages_in),
+            messages_out: sum(|peer| peer.messages_out),
+            bytes_in: sum(|peer| peer.bytes_in),
+            bytes_out: sum(|peer| peer.bytes_out),
+            ..self.about.clone()
+        }
+    }
+}
+
+impl Host for Running {
+    fn answer(&self, ask: &Ask) -> Answer {
+        match ask {
+            Ask::Info => Answer::Info(Box::new(self.info())),
+            Ask::Drain => Answer::Draining { pid: self.about.pid, connected: connected(&self.peers()) },
+        }
+    }
 }
 
 impl Node {
@@ -125,6 +178,7 @@ impl Node {
     /// Whatever keeps a bus from being opened (directory, owner, memory, versions), a holder that does not hand over
     /// within the time-out, and an address that cannot be listened at.
     pub fn start(config: &NodeConfig) -> Result<Self, Error> {
+        let started_ns = now_ns();
         let builder = Bus::builder()
             .domain(&config.domain)
             .name("busway-up")
@@ -143,8 +197,11 @@ impl Node {
         let socket = bus.socket_path().to_path_buf();
         let links = config.links.as_ref().map(|links| links.open(&bus)).transpose()?;
         let listening = links.as_ref().map(|links| links.listening().to_vec()).unwrap_or_default();
+        let about = about(config, &socket, &listening);
+        let running = Arc::new(Running { links: Mutex::new(links), bus, about, started_ns });
+        let door = Some(Door::open(&running.bus, running.clone())?);
         tracing::info!(domain = %config.domain, socket = %socket.display(), "holds the rendezvous");
-        Ok(Self { links, bus, socket, listening })
+        Ok(Self { running, socket, listening, door })
     }
 
     /// Where members connect.
@@ -162,12 +219,62 @@ impl Node {
     /// The bus of this node, for programs that embed one.
     #[must_use]
     pub fn bus(&self) -> &Bus {
-        &self.bus
+        &self.running.bus
     }
 
-    /// Leaves the domain; the role goes to another member first.
-    pub fn stop(mut self) {
-        drop(self.links.take());
-        self.bus.close();
+    /// What it is, and what goes over its links.
+    #[must_use]
+    pub fn info(&self) -> Info {
+        self.running.info()
     }
+
+    /// Can be read once somebody has asked by `busway node drain` that the node end. Whoever runs it calls [`Node::stop`].
+    #[must_use]
+    pub fn asked_to_end(&self) -> Option<BorrowedFd<'_>> {
+        self.door.as_ref().map(Door::asked)
+    }
+
+    /// Ends the links in order, and leaves the domain; the role goes to another member first.
+    pub fn stop(self) {
+        drop(self);
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        let links = self.running.links().take();
+        drop(links);
+        self.running.bus.close();
+        drop(self.door.take());
+    }
+}
+
+fn about(config: &NodeConfig, socket: &Path, listening: &[SocketAddr]) -> Info {
+    let links = config.links.as_ref();
+    Info {
+        pid: std::process::id(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        domain: config.domain.clone(),
+        socket: socket.display().to_string(),
+        identity: links.map(|links| match links.client {
+            Some(id) => format!("client {id:016x}"),
+            None => format!("node {}", links.index),
+        }),
+        cluster: links.map(|links| links.cluster.clone()),
+        name: links.and_then(|links| links.name.clone()),
+        listening: listening.iter().map(ToString::to_string).collect(),
+        config: config.file.as_ref().map(|path| path.display().to_string()),
+        ..Info::default()
+    }
+}
+
+fn connected(peers: &[PeerView]) -> usize {
+    peers.iter().filter(|peer| peer.state == LinkState::Connected).count()
+}
+
+/// Nanoseconds of the monotonic clock.
+fn now_ns() -> u64 {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    let part = |number: i64| u64::try_from(number).unwrap_or_default();
+    part(time.tv_sec).saturating_mul(1_000_000_000).saturating_add(part(time.tv_nsec))
 }

@@ -9,6 +9,7 @@ mod directory;
 mod harness;
 mod inspect;
 mod limits;
+mod node;
 mod pipes;
 mod policies;
 mod pub_sub;

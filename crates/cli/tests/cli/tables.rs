@@ -5,10 +5,13 @@ use std::collections::BTreeSet;
 use crate::harness::Place;
 
 /// Every command of the table, as words.
-const COMMANDS: [&[&str]; 20] = [
+const COMMANDS: [&[&str]; 23] = [
     &[],
     &["up"],
     &["peers"],
+    &["node"],
+    &["node", "info"],
+    &["node", "drain"],
     &["config"],
     &["config", "check"],
     &["config", "show"],
@@ -68,6 +71,7 @@ fn help_lists_every_command_and_no_hidden_one() {
         "info",
         "ls",
         "man",
+        "node",
         "peers",
         "pub",
         "shm",
