@@ -6,11 +6,12 @@
 //!
 //! Invariant: a checker changes nothing in the run.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use busway_protocol::{PeerId, Time};
 use busway_wire::{Cause, PortId};
 
+use crate::crowd::Crowd;
 use crate::message::Which;
 use crate::seen::{Budget, Seen};
 use crate::subscriber::Told;
@@ -20,7 +21,9 @@ use crate::subscriber::Told;
 struct Published {
     host: usize,
     reliable: bool,
-    sizes: Vec<u32>,
+    count: u64,
+    /// Of the last ones.
+    sizes: VecDeque<u32>,
 }
 
 /// What one user has been told of one source.
@@ -65,6 +68,7 @@ struct Row {
 #[derive(Debug, Default)]
 pub struct Checks {
     violation: Option<String>,
+    kept_sizes: usize,
     published: BTreeMap<PortId, Published>,
     rows: BTreeMap<(PortId, PeerId), Row>,
     relays: BTreeMap<(usize, u64), u64>,
@@ -72,9 +76,17 @@ pub struct Checks {
     subscribed: BTreeMap<u64, (usize, Time)>,
     attached: BTreeSet<(u64, PortId)>,
     deaths: BTreeMap<usize, u64>,
+    /// How often a host's node had died when it was started under this name.
+    instances: BTreeMap<u64, u64>,
+    /// Whose messages a host receives: those of that start of the other host's node.
+    linked: BTreeMap<(usize, usize), u64>,
     pushed: BTreeMap<(usize, PortId), Pushed>,
     /// Where a hole begins that nobody can know of, because both nodes died.
     forgotten: BTreeSet<(usize, PortId, u64)>,
+    /// Nodes that have forgotten a client with all they knew of it.
+    estranged: BTreeSet<(usize, usize)>,
+    /// Clients that had to give way to others.
+    pub evicted: u64,
     peaks: BTreeMap<Budget, (u64, u64)>,
     /// Holes by cause; the last is of those that nobody told of.
     pub holes: [u64; Cause::COUNT + 1],
@@ -83,9 +95,21 @@ pub struct Checks {
 }
 
 impl Checks {
+    /// Checkers that have seen nothing, and remember so many sizes of each source.
+    #[must_use]
+    pub fn new(kept_sizes: usize) -> Checks {
+        Checks { kept_sizes, ..Checks::default() }
+    }
+
+    /// A node begins.
+    pub fn started(&mut self, host: usize, instance: u64) {
+        let deaths = self.deaths.get(&host).copied().unwrap_or(0);
+        self.instances.insert(instance, deaths);
+    }
+
     /// A publisher begins.
     pub fn source(&mut self, source: PortId, host: usize, reliable: bool) {
-        self.published.insert(source, Published { host, reliable, sizes: Vec::new() });
+        self.published.insert(source, Published { host, reliable, count: 0, sizes: VecDeque::new() });
     }
 
     /// A subscriber begins.
@@ -119,7 +143,7 @@ impl Checks {
     /// Messages that were published.
     #[must_use]
     pub fn messages(&self) -> u64 {
-        self.published.values().map(|published| published.sizes.len() as u64).sum()
+        self.published.values().map(|published| published.count).sum()
     }
 
     /// How many messages a subscriber was told of, and how many that are lost.
@@ -163,6 +187,17 @@ impl Checks {
                 let peak = self.peaks.entry(what).or_default();
                 *peak = (*peak).max((held, bound));
             }
+            Seen::Linked { host, peer, instance } => {
+                let near = self.instances.get(&instance).copied().unwrap_or(0);
+                self.linked.insert((host, Crowd::host_of(peer)), near);
+            }
+            Seen::Evicted { .. } => self.evicted += 1,
+            Seen::Forgotten { host, peer } => {
+                self.estranged.insert((host, Crowd::host_of(peer)));
+                for (_, row) in self.rows.iter_mut().filter(|((_, of), _)| *of == peer) {
+                    row.interrupted = true;
+                }
+            }
             Seen::Died { host } => *self.deaths.entry(host).or_default() += 1,
             Seen::Blamed { host, connection, what } => {
                 if !spoiled(connection) {
@@ -175,15 +210,22 @@ impl Checks {
 
     fn publish(&mut self, source: PortId, sequence: u64, size: usize) {
         let Some(published) = self.published.get_mut(&source) else { return };
-        published.sizes.push(u32::try_from(size).unwrap_or(u32::MAX));
-        assert_eq!(published.sizes.len() as u64, sequence, "a publisher counts its messages");
+        published.sizes.push_back(u32::try_from(size).unwrap_or(u32::MAX));
+        published.count += 1;
+        if published.sizes.len() > self.kept_sizes {
+            published.sizes.pop_front();
+        }
+        assert_eq!(published.count, sequence, "a publisher counts its messages");
     }
 
     fn relay_pushed(&mut self, ring: (usize, u64), source: PortId, (first, last): (u64, u64)) {
         let host = ring.0;
         let before = self.relays.entry(ring).or_default();
         let previous = std::mem::replace(before, last);
-        let deaths = self.deaths_of(source, host);
+        let mut deaths = self.deaths_of(source, host);
+        // What comes from a host may have been sent by a node that has died since.
+        let near = self.published.get(&source).and_then(|p| self.linked.get(&(host, p.host)));
+        deaths.near = near.copied().unwrap_or(deaths.near);
         let older = self.pushed.insert((host, source), Pushed { last, deaths });
         if let Some(older) = older.filter(|older| first > older.last + 1 && deaths.both_since(older.deaths)) {
             self.forgotten.insert((host, source, older.last + 1));
@@ -199,23 +241,25 @@ impl Checks {
         let Some(published) = self.published.get(&source) else {
             return self.violate(|| format!("subscriber {subscriber} has a message of unknown {source}"));
         };
-        let (reliable, count) = (published.reliable, published.sizes.len() as u64);
+        let (reliable, count) = (published.reliable, published.count);
         let (first, last) = match &told {
             Told::Message { sequence, .. } => (*sequence, *sequence),
             Told::Hole { from, to, .. } => (*from, *to),
         };
         let sound = match &told {
             Told::Message { sequence, payload } => {
-                let index = usize::try_from(sequence.wrapping_sub(1)).unwrap_or(usize::MAX);
+                let gone = count - published.sizes.len() as u64;
+                let index = usize::try_from(sequence.wrapping_sub(1 + gone)).unwrap_or(usize::MAX);
                 published.sizes.get(index).is_some_and(|&size| {
                     Which { source, sequence: *sequence, size: size as usize }.is(payload)
                 })
             }
             Told::Hole { .. } => true,
         };
+        let estranged = self.are_estranged(published.host, host);
         let line = self.lines.entry((subscriber, source)).or_default();
         let expected = line.last + 1;
-        let forgotten = self.forgotten.contains(&(host, source, expected));
+        let forgotten = estranged || self.forgotten.contains(&(host, source, expected));
         let fresh = line.last == 0;
         if fresh {
             line.first = first;
@@ -251,6 +295,12 @@ impl Checks {
         }
     }
 
+    /// Whether one of the two has forgotten the other.
+    #[must_use]
+    pub fn are_estranged(&self, one: usize, other: usize) -> bool {
+        self.estranged.contains(&(one, other)) || self.estranged.contains(&(other, one))
+    }
+
     fn deaths_of(&self, source: PortId, far: usize) -> Deaths {
         let of = |host: usize| self.deaths.get(&host).copied().unwrap_or(0);
         let near = self.published.get(&source).map_or(0, |published| of(published.host));
@@ -261,18 +311,19 @@ impl Checks {
     pub fn finish(&mut self) {
         let mut missing = None;
         for (&(source, peer), row) in &self.rows {
-            let PeerId::Node { index } = peer else { continue };
+            let index = Crowd::host_of(peer);
             let Some(published) = self.published.get(&source) else { continue };
-            let count = published.sizes.len() as u64;
-            let deaths = self.deaths_of(source, usize::from(index));
-            let pushed = self.pushed.get(&(usize::from(index), source));
-            let forgotten = pushed.is_none_or(|pushed| deaths.both_since(pushed.deaths));
+            let count = published.count;
+            let deaths = self.deaths_of(source, index);
+            let pushed = self.pushed.get(&(index, source));
+            let estranged = self.are_estranged(published.host, index);
+            let forgotten = estranged || pushed.is_none_or(|pushed| deaths.both_since(pushed.deaths));
             if row.interrupted && published.reliable || row.first > count {
                 continue;
             }
             for (&subscriber, &(host, since)) in &self.subscribed {
                 let theirs = self.attached.contains(&(subscriber, source));
-                if host != usize::from(index) || since > row.at || !theirs {
+                if host != index || since > row.at || !theirs {
                     continue;
                 }
                 let line = self.lines.get(&(subscriber, source));

@@ -8,6 +8,7 @@
 use busway_protocol::Time;
 use fastrand::Rng;
 
+use crate::crowd::Crowd;
 use crate::phase::Phase;
 
 /// One thing that goes wrong.
@@ -43,6 +44,8 @@ pub enum Fault {
     ClockJump(usize),
     /// Subscribers of the host read nothing.
     Idle(usize),
+    /// Strangers connect to the node, say nothing, or what nobody should, and stay.
+    Strangers(usize),
 }
 
 /// Two hosts; where there is a direction, from the first to the second.
@@ -56,7 +59,7 @@ pub struct Pair {
 
 impl Fault {
     /// Names of all, for tables, in the order of `number`.
-    pub const NAMES: [&'static str; 15] = [
+    pub const NAMES: [&'static str; 16] = [
         "partition",
         "one way",
         "isolate",
@@ -72,6 +75,7 @@ impl Fault {
         "drain",
         "clock jump",
         "idle subscribers",
+        "strangers",
     ];
 
     /// Which it is.
@@ -93,20 +97,17 @@ impl Fault {
             Fault::Drain(_) => 12,
             Fault::ClockJump(_) => 13,
             Fault::Idle(_) => 14,
+            Fault::Strangers(_) => 15,
         }
     }
 
     /// The pairs of hosts that it touches.
     #[must_use]
-    pub fn pairs(&self, hosts: usize) -> Vec<Pair> {
-        let with_all = |host: usize| {
-            let others = (0..hosts).filter(move |&other| other != host);
-            others.map(move |to| Pair { from: host, to }).collect()
-        };
+    pub fn pairs(&self, crowd: Crowd) -> Vec<Pair> {
         match self {
             Fault::Partition(left) => {
-                let right = (0..hosts).filter(|host| !left.contains(host));
-                right.flat_map(|to| left.iter().map(move |&from| Pair { from, to })).collect()
+                let apart = |pair: &Pair| left.contains(&pair.from) != left.contains(&pair.to);
+                crowd.pairs().filter(apart).collect()
             }
             Fault::OneWay(pair)
             | Fault::Reset(pair)
@@ -121,15 +122,17 @@ impl Fault {
             | Fault::Crash(host)
             | Fault::Drain(host)
             | Fault::ClockJump(host)
-            | Fault::Idle(host) => with_all(*host),
+            | Fault::Idle(host)
+            | Fault::Strangers(host) => crowd.others(*host).map(|to| Pair { from: *host, to }).collect(),
         }
     }
 
-    /// Any, among so many hosts.
-    pub fn any(hosts: usize, rng: &mut Rng) -> Fault {
+    /// Any, among so many.
+    pub fn any(crowd: Crowd, rng: &mut Rng) -> Fault {
+        let hosts = crowd.hosts();
         let host = rng.usize(0..hosts);
-        let to = (host + rng.usize(1..hosts)) % hosts;
-        let pair = Pair { from: host, to };
+        let others: Vec<usize> = crowd.others(host).collect();
+        let pair = Pair { from: host, to: others[rng.usize(0..others.len())] };
         match rng.usize(0..Fault::NAMES.len()) {
             0 => {
                 let size = rng.usize(1..hosts);
@@ -152,7 +155,8 @@ impl Fault {
             11 => Fault::Crash(host),
             12 => Fault::Drain(host),
             13 => Fault::ClockJump(host),
-            _ => Fault::Idle(host),
+            14 => Fault::Idle(host),
+            _ => Fault::Strangers(host % crowd.nodes),
         }
     }
 }
@@ -177,8 +181,8 @@ impl Planned {
     pub const PATIENCE_MS: u64 = 4_000;
 
     /// Any, between two times.
-    pub fn any(hosts: usize, (from, to): (Time, Time), rng: &mut Rng) -> Planned {
-        let fault = Fault::any(hosts, rng);
+    pub fn any(crowd: Crowd, (from, to): (Time, Time), rng: &mut Rng) -> Planned {
+        let fault = Fault::any(crowd, rng);
         let at = Time(rng.u64(from.0..to.0));
         let phase = (rng.u32(0..3) > 0).then(|| Phase::ALL[rng.usize(0..Phase::ALL.len())]);
         let duration_ms = [rng.u64(1..50), rng.u64(50..1_000), rng.u64(1_000..7_000)][rng.usize(0..3)];
@@ -187,8 +191,8 @@ impl Planned {
     }
 
     /// What brings a pair that it touches into its phase, where that is rare by itself.
-    pub fn occasion(&self, hosts: usize, rng: &mut Rng) -> Option<Planned> {
-        let pair = *self.fault.pairs(hosts).first()?;
+    pub fn occasion(&self, crowd: Crowd, rng: &mut Rng) -> Option<Planned> {
+        let pair = *self.fault.pairs(crowd).first()?;
         let (fault, duration_ms) = match self.phase? {
             Phase::Apart => (Fault::Crash(pair.to), rng.u64(100..900)),
             Phase::Dialing | Phase::Greeting => (Fault::Reset(pair), 0),

@@ -123,8 +123,8 @@ impl Memory {
         let Some(relay) = self.relays.get_mut(&ring) else { return Ok(()) };
         let (first, last) = (entry.first(), entry.last());
         relay.push(entry)?;
-        self.rung.extend(relay.subscribers());
         let (host, source) = (self.host, relay.source());
+        self.ring_subscribers(ring);
         seen.push(Seen::RelayPushed { host, ring, source, first, last });
         Ok(())
     }
@@ -133,9 +133,19 @@ impl Memory {
     pub(crate) fn close_relay(&mut self, ring: u64) {
         if let Some(relay) = self.relays.get_mut(&ring) {
             relay.closed = true;
-            self.rung.extend(relay.subscribers());
+            self.ring_subscribers(ring);
         }
         self.forget_read_relays();
+    }
+
+    fn ring_subscribers(&mut self, ring: u64) {
+        let Some(relay) = self.relays.get(&ring) else { return };
+        for number in relay.subscribers() {
+            self.rung.insert(number);
+            if let Some(subscriber) = self.subscribers.get_mut(&number) {
+                subscriber.rung(relay.source());
+            }
+        }
     }
 
     /// The node is dead.
@@ -151,8 +161,7 @@ impl Memory {
     /// A subscriber takes one entry, if there is one.
     pub(crate) fn consume(&mut self, number: u64, seen: &mut Vec<Seen>) -> bool {
         let Some(subscriber) = self.subscribers.get_mut(&number) else { return false };
-        let places: Vec<(PortId, u64)> = subscriber.rings().collect();
-        for (source, ring) in places {
+        while let Some((source, ring)) = subscriber.next() {
             let next = self.relays.get_mut(&ring).map_or(Next::End, |relay| relay.take(number));
             match next {
                 Next::Entry(entry) => {
@@ -175,7 +184,7 @@ impl Memory {
                     self.forget_read_relays();
                     return true;
                 }
-                Next::Nothing => {}
+                Next::Nothing => subscriber.emptied(source),
             }
         }
         false

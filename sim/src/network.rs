@@ -109,10 +109,24 @@ impl Default for Shape {
 #[derive(Clone, Copy, Debug)]
 enum Item {
     Syn(u64),
-    Answer { connection: u64, accepted: bool },
-    Arrive { connection: u64, from: Side },
-    Room { connection: u64, to: Side },
-    Reset { connection: u64, to: Side },
+    /// Who waited in the kernel is taken in.
+    Accept(u64),
+    Answer {
+        connection: u64,
+        accepted: bool,
+    },
+    Arrive {
+        connection: u64,
+        from: Side,
+    },
+    Room {
+        connection: u64,
+        to: Side,
+    },
+    Reset {
+        connection: u64,
+        to: Side,
+    },
 }
 
 #[derive(Debug)]
@@ -133,6 +147,8 @@ pub struct Network {
     shape: Shape,
     connections: BTreeMap<u64, Connection>,
     listening: BTreeSet<usize>,
+    /// Hosts that take nobody in at the moment, and who waits in their kernels.
+    holding: BTreeMap<usize, Vec<u64>>,
     /// From whom to whom nothing passes, and how many faults say so.
     blocked: BTreeMap<(usize, usize), u32>,
     /// Between whom no connection is made, though those that stand go on.
@@ -152,6 +168,7 @@ impl Network {
             shape,
             connections: BTreeMap::new(),
             listening: BTreeSet::new(),
+            holding: BTreeMap::new(),
             blocked: BTreeMap::new(),
             deaf: BTreeMap::new(),
             spoiled: BTreeSet::new(),
@@ -165,9 +182,21 @@ impl Network {
         self.listening.insert(host);
     }
 
+    /// The host takes newcomers in, or leaves them in its kernel until it does.
+    pub fn hold(&mut self, now: Time, host: usize, held: bool) {
+        if held {
+            self.holding.entry(host).or_default();
+            return;
+        }
+        for connection in self.holding.remove(&host).unwrap_or_default() {
+            self.agenda.enter(now, Item::Accept(connection));
+        }
+    }
+
     /// The process of the host is gone: its kernel resets all that it held.
     pub fn vanish(&mut self, now: Time, host: usize) {
         self.listening.remove(&host);
+        self.holding.remove(&host);
         let ends: Vec<End> = self.ends_of(host).collect();
         for end in ends {
             self.abort(now, end);
@@ -292,6 +321,11 @@ impl Network {
     fn happen(&mut self, now: Time, item: Item) -> Option<(usize, End, Notice)> {
         match item {
             Item::Syn(connection) => self.syn(now, connection),
+            Item::Accept(connection) => {
+                let c = self.connections.get(&connection)?;
+                let end = End { connection, side: Side::Acceptor };
+                c.held[1].then_some((c.hosts[1], end, Notice::Accepted))
+            }
             Item::Answer { connection, accepted } => {
                 let c = self.connections.get_mut(&connection)?;
                 if self.blocked.contains_key(&(c.hosts[1], c.hosts[0])) {
@@ -366,6 +400,10 @@ impl Network {
             return None;
         }
         c.held[1] = true;
+        if let Some(waiting) = self.holding.get_mut(&to) {
+            waiting.push(connection);
+            return None;
+        }
         Some((to, End { connection, side: Side::Acceptor }, Notice::Accepted))
     }
 

@@ -1,50 +1,44 @@
-//! One node: sessions, connections and the host's memory, joined as the runtime joins them.
+//! One node or client: sessions, connections, the membership and the host's memory, joined as the runtime joins them.
 //!
 //! Every step is called with the time: a notice of the network, a deadline, a message in a local ring. It decides
-//! nothing about the protocol; it carries out what the machines say.
+//! nothing about the protocol; it carries out what the machines say. Only what something has happened to is looked at,
+//! so that a step costs the same with a thousand clients as with one.
 //!
 //! Invariant: a session has at most one connection, and no bytes of an older one reach it.
 
+mod door;
 mod exports;
+mod names;
 mod relays;
 mod wires;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use busway_protocol::{
-    Account, Batch, Closed, Config, ConnectionId, Input, Link, Output, PeerId, Session, State, Time,
-};
-use busway_wire::link::{Refusal, RefusalCode};
+use busway_protocol::membership::{self, Attempt, Membership};
+use busway_protocol::{Account, Batch, Config, Input, Link, Output, PeerId, Session, State, Time};
+use busway_wire::link::RefusalCode;
 use busway_wire::{Pattern, PortId};
 
-use crate::dial::{self, Dial};
 use crate::memory::Memory;
 use crate::message::Payload;
 use crate::network::{End, Network, Notice};
 use crate::phase::Phase;
 use crate::seen::Seen;
 use crate::trace::{Happening, Trace};
+pub(crate) use names::number_of;
+use names::{amount_of, name_of, source_of};
 use relays::Inbound;
 
-/// An attempt to connect is given up after this long.
-const CONNECT_MS: u64 = 500;
 /// A connection that is closed may still write for so long.
 const LINGER_MS: u64 = 300;
-
-/// Who is refused is to come again after this long.
-const RETRY_MS: u32 = 500;
 
 /// How a node is made.
 #[derive(Clone, Debug)]
 pub(crate) struct Setup {
-    /// The host's index, which is the node's.
-    pub index: u8,
-    /// Nodes of the cluster.
-    pub nodes: u8,
     /// What it says of itself.
     pub config: Config,
-    /// For its policy of dialing.
-    pub seed: u64,
+    /// Who it is in the cluster, and what it has room for.
+    pub membership: membership::Config,
     /// Bytes that it reads at once.
     pub read_max: usize,
     /// Whether large payloads are read straight to where they stay.
@@ -87,6 +81,8 @@ pub(crate) struct Around<'a> {
 struct Peer {
     session: Session<Payload>,
     connection: Option<u64>,
+    /// What the membership was told of that connection.
+    told: Told,
     wants: BTreeMap<u32, (Pattern, bool)>,
     /// The rings that it has a row at, each with the first sequence that the session was given.
     exports: BTreeMap<PortId, u64>,
@@ -95,92 +91,104 @@ struct Peer {
     linked: bool,
 }
 
+/// How much of a connection's life the membership knows of.
+#[derive(Debug, Default)]
+struct Told {
+    messages: u64,
+    answered: bool,
+}
+
 #[derive(Debug)]
 struct Wire {
     end: End,
     stage: Stage,
     staging: Vec<u8>,
     batch: Batch<Payload>,
-    readable: bool,
 }
 
 #[derive(Debug)]
 enum Stage {
     Unidentified(Box<Link<Payload>>),
     Peer(PeerId),
-    Closing { peer: Option<PeerId>, until: Time, retry_after_ms: u32 },
+    Closing { peer: Option<PeerId>, until: Time },
 }
 
-/// One node of the cluster.
+/// What has a deadline of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Alarm {
+    Peer(PeerId),
+    Wire(u64),
+}
+
+/// One node of the cluster, or one client.
 #[derive(Debug)]
 pub(crate) struct Node {
     setup: Setup,
-    dial: Dial,
+    membership: Membership,
     peers: BTreeMap<PeerId, Peer>,
     wires: BTreeMap<u64, Wire>,
-    dialing: BTreeMap<u64, (PeerId, Time)>,
+    dialing: BTreeMap<u64, (PeerId, Attempt)>,
+    /// Connections on which there is something to read.
+    readable: BTreeSet<u64>,
+    /// Connections on which something may be written.
+    busy: BTreeSet<u64>,
+    /// Peers that something has happened to in this step.
+    touched: BTreeSet<PeerId>,
+    /// Sources of peers of which messages wait for room.
+    suspended: BTreeSet<(PeerId, PortId)>,
+    /// Clients that are gone, by when.
+    gone: BTreeSet<(Time, PeerId)>,
+    alarms: BTreeSet<(Time, Alarm)>,
+    set: BTreeMap<Alarm, Time>,
+    /// Whether newcomers wait in the kernel.
+    holds: bool,
     /// When it has something left to do without being told.
     again: Option<Time>,
-    /// It is going down: it dials nobody and refuses whoever dials.
-    draining: bool,
 }
 
 impl Node {
     /// A node that has just started.
     pub(crate) fn start(setup: Setup, around: &mut Around<'_>) -> Node {
-        let dial = Dial::new(setup.index, setup.nodes, setup.seed);
         let mut node = Node {
-            dial,
+            membership: Membership::new(setup.membership),
             peers: BTreeMap::new(),
             wires: BTreeMap::new(),
             dialing: BTreeMap::new(),
+            readable: BTreeSet::new(),
+            busy: BTreeSet::new(),
+            touched: BTreeSet::new(),
+            suspended: BTreeSet::new(),
+            gone: BTreeSet::new(),
+            alarms: BTreeSet::new(),
+            set: BTreeMap::new(),
+            holds: false,
             again: Some(around.now),
-            draining: false,
             setup,
         };
-        let (own, nodes) = (node.setup.index, node.setup.nodes);
-        for index in (0..nodes).filter(|&index| index != own) {
-            let id = PeerId::Node { index };
-            let session = Session::new(node.setup.config.clone(), id);
-            node.peers.insert(id, Peer::new(session));
-            for wish in around.memory.wishes.clone() {
-                node.want(id, &wish, around);
-            }
+        if let PeerId::Node { .. } = node.setup.membership.identity {
+            around.network.listen(around.memory.host);
         }
-        around.network.listen(around.memory.host);
+        node.decide(membership::Input::Start, around);
         node.pump(around);
         node
     }
 
     /// The network says something of one of our ends.
     pub(crate) fn notice(&mut self, end: End, notice: Notice, around: &mut Around<'_>) {
-        let connection = end.connection;
         match notice {
-            Notice::Accepted => {
-                let link = Link::accept(&self.setup.config, around.now);
-                self.wires.insert(connection, Wire::new(end, Stage::Unidentified(Box::new(link))));
-            }
-            Notice::Connected => {
-                let Some((peer, _)) = self.dialing.remove(&connection) else { return };
-                let dialed = dial::Input::Connected { connection: ConnectionId(connection), peer };
-                self.tell_dial(dialed, around);
-                let link = Link::dial(&self.setup.config, peer, around.now);
-                self.wires.insert(connection, Wire::new(end, Stage::Peer(peer)));
-                self.adopt(connection, peer, link, around);
-            }
+            Notice::Accepted => self.accept(end, around),
+            Notice::Connected => self.connected(end, around),
             Notice::Refused => {
                 around.network.close(around.world, end);
-                if let Some((peer, _)) = self.dialing.remove(&connection) {
-                    self.tell_dial(dial::Input::ConnectFailed { peer }, around);
-                }
+                self.dial_failed(end.connection, around);
             }
             Notice::Readable => {
-                if let Some(wire) = self.wires.get_mut(&connection) {
-                    wire.readable = true;
-                }
+                self.readable.insert(end.connection);
             }
-            Notice::Writable => {}
-            Notice::Reset => self.lose(connection, around),
+            Notice::Writable => {
+                self.busy.insert(end.connection);
+            }
+            Notice::Reset => self.lose(end.connection, around),
         }
         self.pump(around);
     }
@@ -188,41 +196,50 @@ impl Node {
     /// Does all that can be done now.
     pub(crate) fn pump(&mut self, around: &mut Around<'_>) {
         self.again = None;
-        let readable: Vec<u64> =
-            self.wires.iter().filter(|(_, wire)| wire.readable).map(|(&connection, _)| connection).collect();
-        for connection in readable {
+        for connection in std::mem::take(&mut self.readable) {
             self.read(connection, around);
         }
         self.tick(around);
         if std::mem::take(&mut around.memory.room_made) || self.setup.canary != Canary::Sound {
             self.resume_all(around);
         }
-        let connections: Vec<u64> = self.wires.keys().copied().collect();
-        for connection in connections {
+        while let Some(connection) = self.busy.pop_first() {
             self.write(connection, around);
+            // What it has written has touched it.
+            self.busy.remove(&connection);
+            self.arm_wire(connection);
         }
-        self.report(around);
+        self.admit(around);
+        for id in std::mem::take(&mut self.touched) {
+            self.report(id, around);
+            self.arm_peer(id);
+        }
+    }
+
+    /// A publisher of this host has sent.
+    pub(crate) fn published(&mut self, source: PortId, around: &mut Around<'_>) {
+        if let Some(ring) = around.memory.rings.get(&source) {
+            for (id, _) in ring.rows() {
+                self.busy.extend(self.peers.get(id).and_then(|peer| peer.connection));
+            }
+        }
+        self.pump(around);
     }
 
     /// When it must be pumped again, by the host's clock.
     #[must_use]
     pub(crate) fn deadline(&self) -> Option<Time> {
-        let sessions = self.peers.values().filter_map(|peer| peer.session.deadline().map(|(at, _)| at));
-        let wires = self.wires.values().filter_map(|wire| match &wire.stage {
-            Stage::Unidentified(link) => link.deadline().map(|(at, _)| at),
-            Stage::Closing { until, .. } => Some(*until),
-            Stage::Peer(_) => None,
-        });
-        let dialing = self.dialing.values().map(|(_, until)| *until);
-        sessions.chain(wires).chain(dialing).chain(self.dial.deadline()).chain(self.again).min()
+        let alarm = self.alarms.first().map(|(at, _)| *at);
+        let membership = self.membership.deadline().map(|(at, _)| at);
+        [alarm, membership, self.again].into_iter().flatten().min()
     }
 
     /// Ends every link in order.
     pub(crate) fn drain(&mut self, around: &mut Around<'_>) {
-        self.draining = true;
         for peer in self.peer_ids() {
             self.tell(peer, Input::Drain { reason: "the node is going down".to_owned() }, around);
         }
+        self.decide(membership::Input::Drain, around);
         self.pump(around);
     }
 
@@ -254,6 +271,18 @@ impl Node {
         })
     }
 
+    /// Whether messages wait for room in a relay ring.
+    #[must_use]
+    pub(crate) fn waits_for_room(&self) -> bool {
+        !self.suspended.is_empty()
+    }
+
+    /// What the membership has counted.
+    #[must_use]
+    pub(crate) fn counters(&self) -> membership::Counters {
+        self.membership.counters()
+    }
+
     /// Whether nothing waits for room in a relay ring, and no message has begun to come.
     #[must_use]
     pub(crate) fn is_settled(&self) -> bool {
@@ -273,10 +302,12 @@ impl Node {
         let Some(peer) = self.peers.get_mut(&id) else { return };
         let mut out = Vec::new();
         peer.session.handle(around.now, input, &mut out);
+        self.busy.extend(peer.connection);
         self.carry_out(id, out, around);
     }
 
     fn carry_out(&mut self, id: PeerId, outputs: Vec<Output>, around: &mut Around<'_>) {
+        self.touched.insert(id);
         for output in outputs {
             around.trace.note(
                 around.world,
@@ -285,11 +316,12 @@ impl Node {
                     what: name_of(&output),
                     whom: number_of(id),
                     much: amount_of(&output),
-                    note: &source_of(&output).map(|source| source.to_string()).unwrap_or_default(),
+                    source: source_of(&output),
+                    note: "",
                 },
             );
             match output {
-                Output::Established { .. } => {}
+                Output::Established { hello, .. } => self.established(id, hello.instance, around),
                 Output::PeerWants { id: number, pattern, reliable } => {
                     self.peer_wants(id, number, (pattern, reliable), around);
                 }
@@ -318,124 +350,74 @@ impl Node {
         }
     }
 
-    /// Looks at every deadline.
+    /// Looks at every deadline that has come.
     fn tick(&mut self, around: &mut Around<'_>) {
-        let now = around.now;
-        for id in self.peer_ids() {
-            let due = |peer: &Peer| peer.session.deadline().is_some_and(|(at, _)| at <= now);
-            if self.peers.get(&id).is_some_and(due) {
-                self.tell(id, Input::Tick, around);
+        while let Some((_, alarm)) = self.alarms.first().copied().filter(|(at, _)| *at <= around.now) {
+            self.arm(alarm, None);
+            match alarm {
+                Alarm::Peer(id) => {
+                    self.touched.insert(id);
+                    self.tell(id, Input::Tick, around);
+                }
+                Alarm::Wire(connection) => self.tick_wire(connection, around),
             }
         }
-        let late: Vec<u64> =
-            self.dialing.iter().filter(|(_, (_, until))| *until <= now).map(|(&c, _)| c).collect();
-        for connection in late {
-            let Some((peer, _)) = self.dialing.remove(&connection) else { continue };
-            let side = crate::network::Side::Dialer;
-            around.network.close(around.world, End { connection, side });
-            self.tell_dial(dial::Input::ConnectFailed { peer }, around);
-        }
-        for connection in self.wires.keys().copied().collect::<Vec<_>>() {
-            self.tick_wire(connection, around);
-        }
-        self.tell_dial(dial::Input::Tick, around);
-    }
-
-    fn tell_dial(&mut self, input: dial::Input, around: &mut Around<'_>) {
-        let mut out = Vec::new();
-        self.dial.handle(around.now, input, &mut out);
-        for output in out {
-            match output {
-                dial::Output::Dial { .. } if self.draining => {}
-                dial::Output::Use { connection, .. } if self.draining => {
-                    self.refuse(connection.0, RefusalCode::Draining, around);
-                }
-                dial::Output::Dial { peer } => {
-                    let PeerId::Node { index } = peer else { continue };
-                    let end = around.network.dial(around.world, around.memory.host, usize::from(index));
-                    self.dialing.insert(end.connection, (peer, around.now.after_ms(CONNECT_MS)));
-                }
-                dial::Output::Refuse { connection, code } => self.refuse(connection.0, code, around),
-                dial::Output::Use { connection, identity } => {
-                    let Some(wire) = self.wires.get_mut(&connection.0) else { continue };
-                    let stage = std::mem::replace(&mut wire.stage, Stage::Peer(identity));
-                    let Stage::Unidentified(link) = stage else { continue };
-                    self.adopt(connection.0, identity, *link, around);
-                }
-            }
+        if self.membership.deadline().is_some_and(|(at, _)| at <= around.now) {
+            self.decide(membership::Input::Tick, around);
         }
     }
 
-    /// The connection is the peer's from now on; an older one is closed.
-    fn adopt(&mut self, connection: u64, id: PeerId, link: Link<Payload>, around: &mut Around<'_>) {
-        let Some(peer) = self.peers.get_mut(&id) else { return };
-        let older = peer.connection.replace(connection);
-        let mut out = Vec::new();
-        peer.session.connected(around.now, link, &mut out);
-        if let Some(older) = older.and_then(|older| self.wires.remove(&older)) {
-            around.network.close(around.world, older.end);
-        }
-        self.carry_out(id, out, around);
+    fn arm_peer(&mut self, id: PeerId) {
+        let deadline = self.peers.get(&id).and_then(|peer| peer.session.deadline());
+        self.arm(Alarm::Peer(id), deadline.map(|(at, _)| at));
     }
 
-    fn refuse(&mut self, connection: u64, code: RefusalCode, around: &mut Around<'_>) {
-        let Some(wire) = self.wires.get_mut(&connection) else { return };
-        if let Stage::Unidentified(link) = &mut wire.stage {
-            link.refuse(Refusal::new(code, "not now, or not you", RETRY_MS));
-            link.transmit(around.now, &mut wire.batch);
-        }
-        wire.stage = Stage::Closing { peer: None, until: around.now.after_ms(LINGER_MS), retry_after_ms: 0 };
+    fn arm_wire(&mut self, connection: u64) {
+        let at = self.wires.get(&connection).and_then(|wire| match &wire.stage {
+            Stage::Unidentified(link) => link.deadline().map(|(at, _)| at),
+            Stage::Closing { until, .. } => Some(*until),
+            Stage::Peer(_) => None,
+        });
+        self.arm(Alarm::Wire(connection), at);
     }
 
-    fn begin_close(&mut self, id: PeerId, reason: &Closed, retry_after_ms: u32, around: &mut Around<'_>) {
-        let Some(peer) = self.peers.get_mut(&id) else { return };
-        let Some(connection) = peer.connection else { return };
-        let Some(wire) = self.wires.get_mut(&connection) else { return };
-        if !matches!(wire.stage, Stage::Peer(_)) {
+    fn arm(&mut self, alarm: Alarm, at: Option<Time>) {
+        let before = match at {
+            Some(at) => self.set.insert(alarm, at),
+            None => self.set.remove(&alarm),
+        };
+        if before == at {
             return;
         }
-        around.trace.note(
-            around.world,
-            Happening {
-                host: around.memory.host,
-                what: "close",
-                whom: connection,
-                much: number_of(id),
-                note: &reason.to_string(),
-            },
-        );
-        if let Closed::Peer(error) = reason {
-            let (host, what) = (around.memory.host, error.to_string());
-            around.seen.push(Seen::Blamed { host, connection, what });
+        if let Some(before) = before {
+            self.alarms.remove(&(before, alarm));
         }
-        peer.session.transmit(around.now, &mut wire.batch);
-        let until = around.now.after_ms(LINGER_MS);
-        wire.stage = Stage::Closing { peer: Some(id), until, retry_after_ms };
+        self.alarms.extend(at.map(|at| (at, alarm)));
     }
 
     fn peer_ids(&self) -> Vec<PeerId> {
         self.peers.keys().copied().collect()
     }
 
-    /// Notes which links have come and gone.
-    fn report(&mut self, around: &mut Around<'_>) {
-        for (&id, peer) in &mut self.peers {
-            let linked = matches!(peer.session.state(), Some(State::Established));
-            if linked == peer.linked {
-                continue;
-            }
-            peer.linked = linked;
-            around.trace.note(
-                around.world,
-                Happening {
-                    host: around.memory.host,
-                    what: if linked { "linked" } else { "parted" },
-                    whom: number_of(id),
-                    much: peer.connection.unwrap_or(0),
-                    note: "",
-                },
-            );
+    /// Notes whether the link has come or gone.
+    fn report(&mut self, id: PeerId, around: &mut Around<'_>) {
+        let Some(peer) = self.peers.get_mut(&id) else { return };
+        let linked = matches!(peer.session.state(), Some(State::Established));
+        if linked == peer.linked {
+            return;
         }
+        peer.linked = linked;
+        around.trace.note(
+            around.world,
+            Happening {
+                host: around.memory.host,
+                what: if linked { "linked" } else { "parted" },
+                whom: number_of(id),
+                much: peer.connection.unwrap_or(0),
+                source: 0,
+                note: "",
+            },
+        );
     }
 }
 
@@ -444,6 +426,7 @@ impl Peer {
         Peer {
             session,
             connection: None,
+            told: Told::default(),
             wants: BTreeMap::new(),
             exports: BTreeMap::new(),
             relays: BTreeMap::new(),
@@ -465,59 +448,6 @@ impl Peer {
 
 impl Wire {
     fn new(end: End, stage: Stage) -> Wire {
-        Wire { end, stage, staging: Vec::new(), batch: Batch::new(), readable: true }
-    }
-}
-
-/// A peer as a number, for the trace.
-pub(crate) fn number_of(id: PeerId) -> u64 {
-    match id {
-        PeerId::Node { index } => u64::from(index),
-        PeerId::Client { id } => id,
-    }
-}
-
-fn name_of(output: &Output) -> &'static str {
-    match output {
-        Output::Established { .. } => "established",
-        Output::PeerWants { .. } => "peer wants",
-        Output::PeerUnwants { .. } => "peer unwants",
-        Output::OpenRelay { .. } => "open relay",
-        Output::CloseRelay { .. } => "close relay",
-        Output::Abort { .. } => "abort",
-        Output::SourceDone { .. } => "source done",
-        Output::Pass { .. } => "pass",
-        Output::Rewind { .. } => "rewind",
-        Output::RelayGap { .. } => "relay gap",
-        Output::Close { .. } => "closing",
-    }
-}
-
-fn source_of(output: &Output) -> Option<PortId> {
-    match output {
-        Output::OpenRelay { announce } => Some(announce.source),
-        Output::CloseRelay { source }
-        | Output::Abort { source }
-        | Output::SourceDone { source, .. }
-        | Output::Pass { source, .. }
-        | Output::Rewind { source, .. }
-        | Output::RelayGap { source, .. } => Some(*source),
-        Output::Established { .. }
-        | Output::PeerWants { .. }
-        | Output::PeerUnwants { .. }
-        | Output::Close { .. } => None,
-    }
-}
-
-fn amount_of(output: &Output) -> u64 {
-    match output {
-        Output::Pass { to, .. } | Output::Rewind { to, .. } | Output::RelayGap { to, .. } => *to,
-        Output::PeerWants { id, .. } | Output::PeerUnwants { id } => u64::from(*id),
-        Output::Established { restarted, .. } => u64::from(*restarted),
-        Output::OpenRelay { .. }
-        | Output::CloseRelay { .. }
-        | Output::Abort { .. }
-        | Output::SourceDone { .. }
-        | Output::Close { .. } => 0,
+        Wire { end, stage, staging: Vec::new(), batch: Batch::new() }
     }
 }

@@ -92,6 +92,29 @@ pub enum Seen {
         /// How much it may be.
         bound: u64,
     },
+    /// A node has heard the hello of a peer.
+    Linked {
+        /// The host.
+        host: usize,
+        /// The peer.
+        peer: PeerId,
+        /// Which start of the peer it is.
+        instance: u64,
+    },
+    /// A node has ended the link of a client because another one needs its slot.
+    Evicted {
+        /// The host.
+        host: usize,
+        /// The client.
+        peer: PeerId,
+    },
+    /// A node has forgotten a client that is gone, with all it knew of it.
+    Forgotten {
+        /// The host.
+        host: usize,
+        /// The client.
+        peer: PeerId,
+    },
     /// A node has died, with all it knew.
     Died {
         /// The host.

@@ -5,7 +5,7 @@
 //!
 //! Invariant: what it is told of a source is one rising line of sequences without a hole.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use busway_wire::{Cause, Pattern, PortId};
 
@@ -52,6 +52,8 @@ pub(crate) struct Subscriber {
     /// How long it takes over a message.
     pub work_ns: u64,
     places: BTreeMap<PortId, Place>,
+    /// Sources of which there may be something to read.
+    news: BTreeSet<PortId>,
     /// How many messages came that it had.
     pub duplicates: u64,
 }
@@ -60,17 +62,41 @@ impl Subscriber {
     /// A subscriber that has read nothing.
     #[must_use]
     pub(crate) fn new(pattern: Pattern, reliable: bool, work_ns: u64) -> Subscriber {
-        Subscriber { pattern, reliable, work_ns, places: BTreeMap::new(), duplicates: 0 }
+        Subscriber {
+            pattern,
+            reliable,
+            work_ns,
+            places: BTreeMap::new(),
+            news: BTreeSet::new(),
+            duplicates: 0,
+        }
     }
 
     /// A relay ring of the source has been opened.
     pub(crate) fn opened(&mut self, source: PortId, ring: u64) {
         self.places.entry(source).or_default().rings.push_back(ring);
+        self.news.insert(source);
     }
 
-    /// The sources that it has rings of, each with the one to read now.
-    pub(crate) fn rings(&self) -> impl Iterator<Item = (PortId, u64)> {
-        self.places.iter().filter_map(|(&source, place)| Some((source, *place.rings.front()?)))
+    /// There may be something to read of the source.
+    pub(crate) fn rung(&mut self, source: PortId) {
+        self.news.insert(source);
+    }
+
+    /// There is nothing more to read of the source.
+    pub(crate) fn emptied(&mut self, source: PortId) {
+        self.news.remove(&source);
+    }
+
+    /// The next source of which there may be something to read, and the ring of it to read now.
+    pub(crate) fn next(&mut self) -> Option<(PortId, u64)> {
+        while let Some(&source) = self.news.first() {
+            if let Some(&ring) = self.places.get(&source).and_then(|place| place.rings.front()) {
+                return Some((source, ring));
+            }
+            self.news.remove(&source);
+        }
+        None
     }
 
     /// The ring of the source is read to its end.

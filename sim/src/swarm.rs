@@ -12,7 +12,7 @@ use crate::fault::Planned;
 use crate::network::Shape;
 use crate::node::Canary;
 use crate::seen::Budget;
-use crate::world::{Terms, Work, World};
+use crate::world::{Terms, Work, World, is_reliable};
 
 /// Every run lasts at least so long.
 const SECONDS_MIN: u64 = 60;
@@ -66,6 +66,8 @@ pub struct Outcome {
     pub messages: u64,
     /// Messages that users were told of.
     pub delivered: u64,
+    /// Clients that had to give way to others.
+    pub evicted: u64,
     /// Holes that users were told of, by cause; the last is of those that nobody could explain.
     pub holes: Vec<u64>,
     /// Virtual nanoseconds.
@@ -93,8 +95,14 @@ impl Configuration {
             room: [2_000, 20_000, 200_000][rng.usize(0..3)],
             segment_max: [40, 1_400, 16_384][rng.usize(0..3)],
         };
+        let clients = [0, 0, 1, 2, 4][rng.usize(0..5)];
+        // Sometimes there is not room for all of them.
+        let crowded = clients > 1 && rng.u32(0..3) == 0;
         let terms = Terms {
             shape,
+            clients,
+            clients_max: if crowded { clients as u32 - 1 } else { [clients as u32, 1_024][rng.usize(0..2)] },
+            unidentified_max: [1, 4, 64][rng.usize(0..3)],
             credit_messages: [4, 40, 16_384][rng.usize(0..3)],
             credit_bytes: [20_000, 300_000, 32 << 20][rng.usize(0..3)],
             window_messages: [2, 16, 4_096][rng.usize(0..3)],
@@ -108,12 +116,13 @@ impl Configuration {
             .iter()
             .map(|name| Topic::new(name).expect("it is a topic"))
             .collect();
-        let sources = sources(hosts, shape, &topics, rng);
-        let readers = readers(hosts, rng);
+        let crowd = terms.crowd();
+        let sources = sources(&terms, &topics, rng);
+        let readers = readers(&terms, rng);
         let mut faults = Vec::new();
         for _ in 0..rng.usize(8..20) {
-            let fault = Planned::any(hosts, (Time(0), Time(FAULTS_UNTIL_S * 1_000_000_000)), rng);
-            faults.extend(fault.occasion(hosts, rng));
+            let fault = Planned::any(crowd, (Time(0), Time(FAULTS_UNTIL_S * 1_000_000_000)), rng);
+            faults.extend(fault.occasion(crowd, rng));
             faults.push(fault);
         }
         Configuration { terms, sources, readers, faults }
@@ -148,6 +157,7 @@ impl Configuration {
             events: world.trace.events(),
             messages: world.checks.messages(),
             delivered: world.checks.delivered,
+            evicted: world.checks.evicted,
             holes: world.checks.holes.to_vec(),
             virtual_ns: world.now().0,
             faults: self.faults.len(),
@@ -177,11 +187,19 @@ impl Configuration {
     }
 }
 
-fn sources(hosts: usize, shape: Shape, topics: &[Topic], rng: &mut Rng) -> Vec<Source> {
+/// A host for somebody, and whether what it says and hears is reliable there: where clients must give way to each
+/// other, nobody waits for them.
+fn place(terms: &Terms, reliable: bool, rng: &mut Rng) -> usize {
+    let crowd = terms.crowd();
+    let crowded = crowd.clients > terms.clients_max as usize;
+    rng.usize(0..if crowded && reliable { crowd.nodes } else { crowd.hosts() })
+}
+
+fn sources(terms: &Terms, topics: &[Topic], rng: &mut Rng) -> Vec<Source> {
     let count = rng.usize(2..=5);
     let each = 2_000_u64.div_ceil(count as u64) + rng.u64(0..200);
     let one = |_| {
-        let slow = shape.bytes_per_second < 1_000_000;
+        let slow = terms.shape.bytes_per_second < 1_000_000;
         let size_max = match (rng.u32(0..4), slow) {
             (0, false) => 300_000,
             (1, false) => 40_000,
@@ -190,18 +208,19 @@ fn sources(hosts: usize, shape: Shape, topics: &[Topic], rng: &mut Rng) -> Vec<S
         };
         let work = Work { messages: each, gap_ns: 45_000_000_000 / each, size_max };
         let topic = topics[rng.usize(0..topics.len())].clone();
-        Source { host: rng.usize(0..hosts), topic, slots: [4, 32, 1_024][rng.usize(0..3)], work }
+        let host = place(terms, is_reliable(&topic), rng);
+        Source { host, topic, slots: [4, 32, 1_024][rng.usize(0..3)], work }
     };
     (0..count).map(one).collect()
 }
 
-fn readers(hosts: usize, rng: &mut Rng) -> Vec<Reader> {
+fn readers(terms: &Terms, rng: &mut Rng) -> Vec<Reader> {
     let count = rng.usize(2..=6);
     let one = |_| {
         let name = ["a.x", "a.>", "a.y", "lossy.x", "lossy.*", "lossy.y"][rng.usize(0..6)];
         let since = if rng.u32(0..3) == 0 { Time(rng.u64(0..40_000_000_000)) } else { Time(0) };
         Reader {
-            host: rng.usize(0..hosts),
+            host: place(terms, !name.starts_with("lossy."), rng),
             pattern: Pattern::parse(name).expect("it is a pattern"),
             reliable: !name.starts_with("lossy."),
             work_ns: [1_000, 500_000, 8_000_000][rng.usize(0..3)],

@@ -32,6 +32,8 @@ pub struct Happening<'a> {
     pub whom: u64,
     /// How much, mostly bytes or a sequence.
     pub much: u64,
+    /// The source that it is about, or 0.
+    pub source: u64,
     /// What is told to people beyond it.
     pub note: &'a str,
 }
@@ -45,13 +47,15 @@ impl Trace {
 
     /// Notes a happening.
     pub fn note(&mut self, now: Time, happening: Happening<'_>) {
-        let Happening { host, what, whom, much, note } = happening;
+        let Happening { host, what, whom, much, source, note } = happening;
         self.events += 1;
-        self.sum.update(&now.0.to_le_bytes());
-        self.sum.update(&(host as u64).to_le_bytes());
+        let mut words = [0; 40];
+        for (word, at) in [now.0, host as u64, whom, much, source].into_iter().zip(words.chunks_exact_mut(8))
+        {
+            at.copy_from_slice(&word.to_le_bytes());
+        }
+        self.sum.update(&words);
         self.sum.update(what.as_bytes());
-        self.sum.update(&whom.to_le_bytes());
-        self.sum.update(&much.to_le_bytes());
         self.sum.update(note.as_bytes());
         if let Some(lines) = &mut self.lines {
             if lines.len() == LINES_MAX {
@@ -62,6 +66,9 @@ impl Trace {
             let micros = now.0 / 1_000 % 1_000_000;
             // Writing to a string cannot fail.
             let _ = write!(line, "{seconds:>4}.{micros:06} host {host} {what} {whom:x} {much} {note}");
+            if source != 0 {
+                let _ = write!(line, " {source:x}");
+            }
             lines.push_back(line);
         }
     }

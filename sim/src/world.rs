@@ -7,17 +7,19 @@
 
 mod faults;
 mod quiet;
+mod strangers;
 mod terms;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use busway_protocol::{Config, PeerId, Time};
+use busway_protocol::{Config, PeerId, Time, membership};
 use busway_wire::{Pattern, PortId, Topic};
 use fastrand::Rng;
 
 use crate::agenda::Agenda;
 use crate::check::Checks;
 use crate::coverage::Coverage;
+use crate::crowd::Crowd;
 use crate::fault::{Pair, Planned};
 use crate::memory::{Memory, Wish};
 use crate::message::Which;
@@ -80,6 +82,8 @@ pub struct World {
     agenda: Agenda<Event>,
     /// Faults that wait for their phase, by a number.
     armed: BTreeMap<u64, Planned>,
+    /// Ends of strangers, and what each says.
+    strangers: BTreeMap<u64, Vec<u8>>,
     numbered: u64,
     /// When each pair was last touched by a fault, and how many touch it now.
     touched: BTreeMap<(usize, usize), (Time, u32)>,
@@ -92,8 +96,6 @@ pub struct World {
     seen: Vec<Seen>,
 }
 
-/// How often accounts and links are looked at.
-const CHECK_MS: u64 = 100;
 /// A publisher that found its ring full tries again after this long.
 const FULL_MS: u64 = 5;
 /// A slow node reads this much in one step.
@@ -118,37 +120,46 @@ impl World {
             publishers: BTreeMap::new(),
             agenda: Agenda::default(),
             armed: BTreeMap::new(),
+            strangers: BTreeMap::new(),
             numbered: 0,
             touched: BTreeMap::new(),
-            checks: Checks::default(),
+            checks: Checks::new(terms.kept_sizes),
             coverage: Coverage::default(),
             trace,
             seen: Vec::new(),
             terms,
         };
-        for index in 0..world.terms.hosts {
+        for index in 0..world.crowd().hosts() {
             let host = world.make_host(index);
             world.hosts.push(host);
             world.start(index);
         }
-        world.agenda.enter(Time(0).after_ms(CHECK_MS), Event::Check);
+        world.agenda.enter(Time(0).after_ms(world.terms.check_ms), Event::Check);
         world
     }
 
     fn make_host(&mut self, index: usize) -> Host {
-        let number = |index: usize| u8::try_from(index).expect("a cluster has at most 64 nodes");
-        let identity = PeerId::Node { index: number(index) };
+        let crowd = self.crowd();
+        let identity = crowd.identity(index);
         let mut config = Config::new(CLUSTER, identity, 0);
-        config.hello.name = format!("node {index}");
+        config.keep_alive_ms = self.terms.keep_alive_ms;
+        config.hello.name = format!("{identity}");
         config.hello.credit_messages = self.terms.credit_messages;
         config.hello.credit_bytes = self.terms.credit_bytes;
         config.hello.window_messages = self.terms.window_messages;
         config.hello.window_bytes = self.terms.window_bytes;
-        let setup = Setup {
-            index: number(index),
-            nodes: number(self.terms.hosts),
-            config,
+        let home = self.terms.homes && crowd.is_client(index);
+        let membership = membership::Config {
+            identity,
+            nodes: u8::try_from(crowd.nodes).expect("a cluster has at most 64 nodes"),
+            given: if home { 1 << (index % crowd.nodes) } else { u64::MAX },
+            clients_max: self.terms.clients_max,
+            unidentified_max: self.terms.unidentified_max,
             seed: 0,
+        };
+        let setup = Setup {
+            config,
+            membership,
             read_max: self.terms.read_max,
             direct: self.terms.direct,
             canary: self.terms.canary,
@@ -176,10 +187,22 @@ impl World {
         self.now
     }
 
-    /// How many hosts there are.
+    /// How many nodes there are.
     #[must_use]
     pub fn hosts(&self) -> usize {
-        self.hosts.len()
+        self.terms.hosts
+    }
+
+    /// Who there is.
+    #[must_use]
+    pub fn crowd(&self) -> Crowd {
+        self.terms.crowd()
+    }
+
+    /// What the membership of a node has counted.
+    #[must_use]
+    pub fn counters(&self, host: usize) -> membership::Counters {
+        self.hosts[host].node.as_ref().map(Node::counters).unwrap_or_default()
     }
 
     /// Lets a subscriber begin.
@@ -246,7 +269,7 @@ impl World {
             return false;
         }
         self.seen.push(Seen::Published { source, sequence, size });
-        self.with_node(host, Node::pump);
+        self.with_node(host, |node, around| node.published(source, around));
         true
     }
 
@@ -285,9 +308,10 @@ impl World {
             return;
         }
         h.starts += 1;
+        self.checks.started(host, instance);
         h.pending.clear();
         h.setup.config.hello.instance = instance;
-        h.setup.seed = seed;
+        h.setup.membership.seed = seed;
         let setup = h.setup.clone();
         self.around(host, |around, slot| *slot = Some(Node::start(setup, around)));
     }
@@ -314,18 +338,21 @@ impl World {
     /// Whether the hosts' nodes have a link.
     #[must_use]
     pub fn is_linked(&self, a: usize, b: usize) -> bool {
-        let one = |a: usize, b: usize| self.hosts[a].node.as_ref().is_some_and(|n| n.is_linked(peer(b)));
+        let one = |a: usize, b: usize| self.hosts[a].node.as_ref().is_some_and(|n| n.is_linked(self.peer(b)));
         one(a, b) && one(b, a)
     }
 
     /// Whether the node of a host knows that another wants the pattern.
     #[must_use]
     pub fn knows_wish(&self, host: usize, of: usize, pattern: &Pattern) -> bool {
-        self.hosts[host].node.as_ref().is_some_and(|node| node.is_wanted_by(peer(of), pattern))
+        self.hosts[host].node.as_ref().is_some_and(|node| node.is_wanted_by(self.peer(of), pattern))
     }
 
     fn notice(&mut self, host: usize, end: End, notice: Notice) {
         self.note(host, "notice", end.connection, notice_number(notice));
+        if host == self.crowd().outside() {
+            return self.stranger_hears(end, notice);
+        }
         if self.hosts[host].stopped > 0 {
             self.hosts[host].pending.push_back((end, notice));
             return;
@@ -352,7 +379,7 @@ impl World {
             Event::Undo(undo) => self.undo(undo),
             Event::Check => {
                 self.check();
-                self.agenda.enter(self.now.after_ms(CHECK_MS), Event::Check);
+                self.agenda.enter(self.now.after_ms(self.terms.check_ms), Event::Check);
             }
         }
     }
@@ -395,7 +422,7 @@ impl World {
         self.seen = seen;
         if more {
             h.memory.rung.insert(subscriber);
-            if h.memory.room_made && h.node.as_ref().is_some_and(|node| !node.is_settled()) {
+            if h.memory.room_made && h.node.as_ref().is_some_and(Node::waits_for_room) {
                 self.with_node(host, Node::pump);
             }
         }
@@ -465,8 +492,12 @@ impl World {
         }
     }
 
+    fn peer(&self, host: usize) -> PeerId {
+        self.crowd().identity(host)
+    }
+
     fn note(&mut self, host: usize, what: &'static str, whom: u64, much: u64) {
-        self.trace.note(self.now, Happening { host, what, whom, much, note: "" });
+        self.trace.note(self.now, Happening { host, what, whom, much, source: 0, note: "" });
     }
 
     fn pair_key(pair: Pair) -> (usize, usize) {
@@ -478,10 +509,6 @@ impl World {
 #[must_use]
 pub fn is_reliable(topic: &Topic) -> bool {
     !topic.as_str().starts_with("lossy.")
-}
-
-fn peer(host: usize) -> PeerId {
-    PeerId::Node { index: u8::try_from(host).expect("a cluster has at most 64 nodes") }
 }
 
 fn notice_number(notice: Notice) -> u64 {

@@ -4,7 +4,7 @@ use busway_sim::Canary;
 use busway_sim::swarm::Configuration;
 
 /// Enough that each fault strikes, few enough for every push; `cargo xtask sim` runs thousands.
-const SEEDS: u64 = 16;
+const SEEDS: u64 = 8;
 
 #[test]
 #[expect(clippy::print_stdout, reason = "the evidence line is read by the test runner")]
@@ -48,7 +48,7 @@ fn a_failure_is_shown_with_few_of_its_faults() {
         outcome.violation.is_some()
     });
     let configuration = Configuration::of(seed.expect("a broken node is found"));
-    let (least, runs) = configuration.minimise(Canary::AcknowledgesEarly, 60);
+    let (least, runs) = configuration.minimise(Canary::AcknowledgesEarly, 20);
     assert!(least.run(Canary::AcknowledgesEarly, false).violation.is_some());
     assert!(least.faults.len() < configuration.faults.len(), "{runs} runs left all of them");
 }

@@ -23,6 +23,7 @@ Runs the jobs in order, all of them even when one fails:
   loom     every interleaving of the memory protocols
   miri     the parts that an interpreter of Rust's memory model can run
   mutants  breakages of what changed since BASE are noticed
+  sim      random worlds for the machines of links, each twice
   fuzz     ten million control messages, seeded, then ten seconds for each decoder with an engine that seeks
 
   --after-test  leave out test and loom, which `cargo xtask test` has just run, and add its counts to ours
@@ -36,6 +37,8 @@ const JOB_LIMIT: Duration = Duration::from_secs(1800);
 const FUZZ_SECONDS: u64 = 10;
 // As row A3 of PROMISES.md says; the test alone, without the variable, makes 200 000.
 const FUZZ_INPUTS: &str = "10000000";
+// Half a minute on one core; each push tries the same ones, `cargo xtask sim --minutes` others.
+const SIM_SEEDS: &str = "0..400";
 const NIGHTLY: &str = "nightly";
 const NO_OS: &str = "x86_64-unknown-none";
 
@@ -60,6 +63,7 @@ const JOBS: &[Job] = &[
     ("loom", |_| loom()),
     ("miri", |_| miri()),
     ("mutants", mutants),
+    ("sim", |_| own(&["sim", "--seeds", SIM_SEEDS, "--twice"])),
     ("fuzz", |_| fuzzed()),
 ];
 

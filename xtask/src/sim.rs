@@ -10,12 +10,13 @@ use crate::failure::Failure;
 use crate::tree;
 use crate::workspace;
 
-const HELP: &str = "cargo xtask sim [--seeds A..B | --minutes N | --seed S] [FLAG...]
+const HELP: &str = "cargo xtask sim [--seeds N | --seeds A..B | --minutes N | --seed S] [FLAG...]
 
 Runs hosts, links and a network in virtual time, with random faults, and checks that nothing is lost in silence,
 nothing comes twice, nobody waits for ever. A failure prints its seed and the fewest faults that show it.
 
-  --seeds A..B  these seeds (default 0..100)
+  --seeds N     the first so many seeds (default 100)
+  --seeds A..B  these seeds
   --minutes N   seeds from a random one on, for so long
   --seed S      only this one, or the first of --minutes
   --twice       run each seed twice: both must be the same, event for event

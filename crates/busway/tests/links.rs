@@ -266,6 +266,47 @@ fn clients_that_come_under_ever_new_names_are_forgotten() {
     }
 }
 
+#[test]
+fn the_idlest_client_gives_way_and_is_told_why() {
+    let directory = Directory::new();
+    let bus = Bus::builder().directory(&directory.0).domain("links").arena_bytes(1 << 30).open().unwrap();
+    let loopback = "127.0.0.1:0".parse().unwrap();
+    let node = Node::builder().cluster("test").index(0).listen(loopback).clients_max(2).open(&bus).unwrap();
+    let address = node.listening()[0].to_string();
+    let client = |id| Node::builder().cluster("test").client(id).peer(0, &address).open(&bus).unwrap();
+    let mut first = Stranger(TcpStream::connect(node.listening()[0]).unwrap());
+    first.say(&hello(Identity::Client { id: 1 }));
+    let mut seen = vec![0; 4096];
+    assert!(first.0.read(&mut seen).unwrap() > 0, "it is let in");
+    let second = client(2);
+    assert!(second.wait_for_peers(1, PATIENCE), "{:?}", second.peers());
+    let third = client(3);
+    assert!(third.wait_for_peers(1, PATIENCE), "{:?}", third.peers());
+    // Whoever has said nothing for the longest time: the first.
+    first.0.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut said = Vec::new();
+    first.0.read_to_end(&mut said).unwrap();
+    let text = String::from_utf8_lossy(&said);
+    assert!(text.contains("the client was the idlest one"), "{text}");
+}
+
+/// What somebody says first.
+fn hello(identity: Identity) -> Frame {
+    Frame::Hello(Hello {
+        cluster: cluster_id("test"),
+        identity,
+        instance: 7,
+        name: "stranger".to_owned(),
+        message_bytes_max: u32::MAX,
+        credit_messages: 1 << 20,
+        credit_bytes: 1 << 40,
+        window_messages: 1 << 20,
+        window_bytes: 1 << 40,
+        token: Vec::new(),
+        features: 0,
+    })
+}
+
 /// A peer of our own making, that says what it is told to.
 struct Stranger(TcpStream);
 
@@ -286,19 +327,7 @@ impl Stranger {
         let mut stranger = Self(dialed);
         // Whatever was said to us first: the hello.
         assert!(stranger.0.read(&mut [0; 4096]).unwrap() > 0);
-        stranger.say(&Frame::Hello(Hello {
-            cluster: cluster_id("test"),
-            identity: Identity::Node { index: 1 },
-            instance: 7,
-            name: "stranger".to_owned(),
-            message_bytes_max: u32::MAX,
-            credit_messages: 1 << 20,
-            credit_bytes: 1 << 40,
-            window_messages: 1 << 20,
-            window_bytes: 1 << 40,
-            token: Vec::new(),
-            features: 0,
-        }));
+        stranger.say(&hello(Identity::Node { index: 1 }));
         stranger
     }
 

@@ -38,6 +38,9 @@ use parts::Parts;
 pub struct Config {
     /// What we say of ourselves. Its credit and windows are what each peer may have under way to us.
     pub hello: Hello,
+    /// Milliseconds of silence after which the peer is asked whether it is there: `LINK_PING_MS`, or more where links
+    /// are many and mostly silent. Four times that without an answer, and the link is given up.
+    pub keep_alive_ms: u64,
 }
 
 impl Config {
@@ -58,6 +61,7 @@ impl Config {
                 token: Vec::new(),
                 features: 0,
             },
+            keep_alive_ms: LINK_PING_MS,
         }
     }
 
@@ -162,6 +166,7 @@ pub struct Stats {
 #[derive(Debug)]
 pub struct Link<P> {
     ours: Hello,
+    keep_alive_ms: u64,
     expected: Option<PeerId>,
     state: State,
     framer: Framer,
@@ -189,6 +194,9 @@ struct Control {
     credit: bool,
     accepts: BTreeMap<PortId, Accept>,
 }
+
+/// A link is given up after so many times its keep-alive.
+const IDLE_PINGS: u64 = LINK_IDLE_MS / LINK_PING_MS;
 
 /// When what happened.
 #[derive(Debug)]
@@ -223,6 +231,7 @@ impl<P: AsRef<[u8]> + Clone> Link<P> {
         Link {
             granted: Granted::new(&ours),
             ours,
+            keep_alive_ms: config.keep_alive_ms.max(LINK_PING_MS),
             expected: None,
             state: State::Greeting,
             framer: Framer::new(cluster),
@@ -444,8 +453,9 @@ impl<P: AsRef<[u8]> + Clone> Link<P> {
             State::Greeting | State::Greeted => limit(Deadline::Handshake),
             State::Established | State::Draining => {
                 let ping = self.clock.asked.unwrap_or(self.clock.heard).max(self.clock.heard);
-                let ping = Some((ping.after_ms(LINK_PING_MS), Deadline::Ping));
-                let silent = Some((self.clock.heard.after_ms(LINK_IDLE_MS), Deadline::Silent));
+                let ping = Some((ping.after_ms(self.keep_alive_ms), Deadline::Ping));
+                let idle_ms = self.keep_alive_ms.saturating_mul(IDLE_PINGS);
+                let silent = Some((self.clock.heard.after_ms(idle_ms), Deadline::Silent));
                 let drain = limit(Deadline::Drain);
                 [partial, ping, silent, drain].into_iter().flatten().min_by_key(|(at, _)| *at)
             }

@@ -19,7 +19,7 @@ use alloc::vec::Vec;
 
 use busway_wire::limits::{
     LINK_BACKOFF_CLIENT_MS_MAX, LINK_BACKOFF_NODE_MS_MAX, LINK_CONNECT_MS, LINK_HANDSHAKE_MS, LINK_NODES_MAX,
-    LINK_RETRY_AFTER_MS, LINK_STRANGER_MS, REASON_BYTES_MAX,
+    LINK_RETRY_AFTER_MS, LINK_RETRY_AFTER_MS_MAX, LINK_STRANGER_MS, REASON_BYTES_MAX,
 };
 
 use crate::membership::backoff::{Backoff, Dice};
@@ -33,6 +33,8 @@ pub struct Config {
     pub identity: PeerId,
     /// How many nodes the cluster has: their indices are below it. At most `LINK_NODES_MAX`.
     pub nodes: u8,
+    /// The nodes whose address we have, a bit for each index. Others are not dialed: they find us, or are not there.
+    pub given: u64,
     /// How many clients may be linked at once.
     pub clients_max: u32,
     /// How many connections may be strangers at once.
@@ -124,14 +126,16 @@ impl Membership {
     #[must_use]
     pub fn new(config: Config) -> Membership {
         let ours = config.identity;
-        let cap_ms = match ours {
-            PeerId::Node { .. } => LINK_BACKOFF_NODE_MS_MAX,
-            PeerId::Client { .. } => LINK_BACKOFF_CLIENT_MS_MAX,
+        // A node that was refused while its peer went down must be back soon after the peer is, and there are never
+        // so many of them that they could be a storm.
+        let (cap_ms, asked_ms_max) = match ours {
+            PeerId::Node { .. } => (LINK_BACKOFF_NODE_MS_MAX, LINK_BACKOFF_NODE_MS_MAX / 2),
+            PeerId::Client { .. } => (LINK_BACKOFF_CLIENT_MS_MAX, LINK_RETRY_AFTER_MS_MAX),
         };
         let others =
             (0..config.nodes.min(LINK_NODES_MAX)).filter(|index| ours != PeerId::Node { index: *index });
         let node = |index| {
-            let backoff = Backoff::new(cap_ms);
+            let backoff = Backoff::new(cap_ms, asked_ms_max);
             (
                 index,
                 Node {
@@ -176,6 +180,7 @@ impl Membership {
             }
             Input::Identified { connection, identity } => self.identified(now, connection, identity, out),
             Input::Message { connection } => self.message(now, connection),
+            Input::Answered { connection } => self.answered(connection),
             Input::Refused { connection, retry_after_ms } => {
                 if let Some(node) = self.dialed_node(connection).and_then(|index| self.nodes.get_mut(&index))
                 {
@@ -303,9 +308,10 @@ impl Membership {
     }
 
     fn we_dial(&self, index: u8) -> bool {
+        let given = self.config.given.checked_shr(u32::from(index)).is_some_and(|bits| bits & 1 == 1);
         match self.config.identity {
-            PeerId::Node { index: ours } => ours < index,
-            PeerId::Client { .. } => true,
+            PeerId::Node { index: ours } => given && ours < index,
+            PeerId::Client { .. } => given,
         }
     }
 
@@ -517,10 +523,18 @@ impl Membership {
     }
 
     fn message(&mut self, now: Time, connection: ConnectionId) {
-        let dialed = self.dialed_node(connection);
         let Some(entry) = self.connections.get_mut(&connection) else { return };
         let Stage::Linked { heard, .. } = &mut entry.stage else { return };
         *heard = now;
+        self.answered(connection);
+    }
+
+    fn answered(&mut self, connection: ConnectionId) {
+        let linked = |entry: &Connection| matches!(entry.stage, Stage::Linked { .. });
+        if !self.connections.get(&connection).is_some_and(linked) {
+            return;
+        }
+        let dialed = self.dialed_node(connection);
         if let Some(node) = dialed.and_then(|index| self.nodes.get_mut(&index)) {
             node.backoff.reset();
         }

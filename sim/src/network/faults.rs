@@ -6,6 +6,7 @@ use busway_protocol::Time;
 
 use super::stream::Stream;
 use super::{End, Item, Network, Side};
+use crate::fault::Pair;
 
 /// After a partition the first segment comes again when the sender's timer fires, at the latest after this.
 const RETRANSMIT_NS_MAX: u64 = 400_000_000;
@@ -107,6 +108,13 @@ impl Network {
                 stream.black = true;
             }
         }
+    }
+
+    /// The pairs of hosts that have a broken connection, the lower number first.
+    #[must_use]
+    pub fn broken(&self) -> Vec<Pair> {
+        let broken = self.connections.values().filter(|c| c.streams.iter().any(Stream::is_broken));
+        broken.map(|c| Pair { from: c.hosts[0].min(c.hosts[1]), to: c.hosts[0].max(c.hosts[1]) }).collect()
     }
 
     /// Whether the connection is one that `swallow` has hit, or that was cut or ended on one side.

@@ -126,7 +126,12 @@ impl Stream {
     pub(super) fn read(&mut self, bytes_max: usize) -> Vec<u8> {
         let size = bytes_max.min(self.arrived.len());
         self.queued -= size;
-        self.arrived.drain(..size).collect()
+        let (first, second) = self.arrived.as_slices();
+        let mut bytes = Vec::with_capacity(size);
+        bytes.extend_from_slice(&first[..size.min(first.len())]);
+        bytes.extend_from_slice(&second[..size - bytes.len()]);
+        self.arrived.drain(..size);
+        bytes
     }
 
     pub(super) fn at_end(&self) -> bool {

@@ -133,7 +133,8 @@ impl Node {
                 what: if new { "new row" } else { "row again" },
                 whom: super::number_of(id),
                 much: row.read,
-                note: &source.to_string(),
+                source: source.0,
+                note: "",
             },
         );
         let closed = ring.closed.then(|| ring.next() - 1);

@@ -9,7 +9,6 @@ use busway_wire::link::Announce;
 use busway_wire::{Cause, HEADER_SIZE, Header, PortId};
 
 use super::{Around, Canary, Node};
-use crate::dial;
 use crate::relay::Entry;
 use crate::seen::{Budget, Seen};
 use crate::trace::Happening;
@@ -162,13 +161,19 @@ impl Node {
         let (source, sequence) = (header.source(), header.sequence.get());
         around.trace.note(
             around.world,
-            Happening { host: around.memory.host, what: "message", whom: source.0, much: sequence, note: "" },
+            Happening {
+                host: around.memory.host,
+                what: "message",
+                whom: source.0,
+                much: sequence,
+                source: 0,
+                note: "",
+            },
         );
         let Some(payload) = body.get(header.extension_bytes()..) else {
             return broken(around, "a message is shorter than its extensions");
         };
         let payload = payload.into();
-        self.tell_dial(dial::Input::Message { peer: id }, around);
         self.enter(id, source, Entry::Message { sequence, payload }, around);
     }
 
@@ -180,6 +185,7 @@ impl Node {
             inbound.suspended.push_back(entry);
             inbound.kept_until = around.now.after_ms(KEPT_MS);
             self.again = Some(inbound.kept_until);
+            self.suspended.insert((id, source));
             return self.tell(id, Input::Published { source, sequence }, around);
         }
         if inbound.suspended.is_empty()
@@ -190,6 +196,8 @@ impl Node {
         let message = matches!(entry, Entry::Message { .. });
         inbound.suspended_bytes += entry.size() as u64;
         inbound.suspended.push_back(entry);
+        self.suspended.insert((id, source));
+        let Some(inbound) = self.inbound(id, source) else { return };
         let (messages, bytes) = (inbound.suspended.len() as u64, inbound.suspended_bytes);
         let largest = inbound.suspended.iter().map(Entry::size).max().unwrap_or(0) as u64;
         let hello = &self.setup.config.hello;
@@ -206,13 +214,11 @@ impl Node {
 
     /// Puts into the relay rings what has waited for room.
     pub(super) fn resume_all(&mut self, around: &mut Around<'_>) {
-        for id in self.peer_ids() {
-            let Some(peer) = self.peers.get(&id) else { continue };
-            let waiting = peer.relays.iter().filter(|(_, inbound)| !inbound.suspended.is_empty());
-            let sources: Vec<PortId> = waiting.map(|(&source, _)| source).collect();
-            for source in sources {
-                self.resume(id, source, around);
-                self.close_if_done(id, source, around);
+        for (id, source) in self.suspended.clone() {
+            self.resume(id, source, around);
+            self.close_if_done(id, source, around);
+            if self.inbound(id, source).is_none_or(|inbound| inbound.suspended.is_empty()) {
+                self.suspended.remove(&(id, source));
             }
         }
     }
@@ -252,6 +258,11 @@ impl Node {
 }
 
 impl Inbound {
+    /// The relay ring.
+    pub(super) fn ring(&self) -> u64 {
+        self.ring
+    }
+
     fn open_bytes(&self) -> u64 {
         self.open.as_ref().map_or(0, |open| open.size)
     }

@@ -2,14 +2,13 @@
 //!
 //! Invariant: bytes that a machine has not taken stay in front of those that come after them.
 
-use busway_protocol::{ConnectionId, Destination, Event, Time};
+use busway_protocol::{ConnectionId, Destination, Event, Time, membership};
 use busway_wire::HEADER_SIZE;
 use busway_wire::limits::{
     EXTENSION_BYTES_MAX, LINK_BATCH_BYTES, LINK_FRAME_BYTES_MAX, LINK_PIECE_BYTES_MAX,
 };
 
 use super::{Around, Node, Stage};
-use crate::dial;
 use crate::network::Read;
 use crate::seen::{Budget, Seen};
 
@@ -25,6 +24,7 @@ impl Node {
         loop {
             let Some(wire) = self.wires.get_mut(&connection) else { return };
             if around.reads_left == 0 {
+                self.readable.insert(connection);
                 self.again = Some(Time(around.now.0 + AGAIN_MS * 1_000_000));
                 return;
             }
@@ -47,10 +47,7 @@ impl Node {
                     wire.staging.extend(bytes);
                     self.take_staging(connection, around);
                 }
-                Read::Nothing => {
-                    wire.readable = false;
-                    return;
-                }
+                Read::Nothing => return,
                 Read::End => return self.lose(connection, around),
             }
         }
@@ -68,10 +65,7 @@ impl Node {
         let read_max = read_max.min(around.reads_left).min(self.setup.read_max.saturating_mul(4));
         let bytes = match around.network.read(around.world, wire.end, read_max) {
             Read::Bytes(bytes) => bytes,
-            Read::Nothing => {
-                wire.readable = false;
-                return false;
-            }
+            Read::Nothing => return false,
             Read::End => {
                 self.lose(connection, around);
                 return false;
@@ -82,10 +76,12 @@ impl Node {
         let Some(peer) = self.peers.get_mut(&id) else { return false };
         let mut out = Vec::new();
         let delivery = peer.session.receive_direct(around.now, &bytes, &mut out);
+        self.busy.insert(connection);
         self.carry_out(id, out, around);
         if let Some(delivery) = delivery {
             self.deliver(id, delivery, around);
         }
+        self.heed(id, around);
         true
     }
 
@@ -93,6 +89,7 @@ impl Node {
     fn take_staging(&mut self, connection: u64, around: &mut Around<'_>) {
         let Some(wire) = self.wires.get_mut(&connection) else { return };
         let staging = std::mem::take(&mut wire.staging);
+        self.busy.insert(connection);
         let mut at = 0;
         loop {
             let Some(wire) = self.wires.get_mut(&connection) else { return };
@@ -116,6 +113,10 @@ impl Node {
             if !going_on && at == before {
                 break;
             }
+        }
+        if let Some(Stage::Peer(id)) = self.wires.get(&connection).map(|wire| &wire.stage) {
+            let id = *id;
+            self.heed(id, around);
         }
         if let Some(wire) = self.wires.get_mut(&connection) {
             wire.staging = staging;
@@ -155,15 +156,15 @@ impl Node {
                 *at += taken;
                 if let Some(Event::Hello(hello)) = event {
                     let connection = ConnectionId(connection);
-                    let identified = dial::Input::Identified { connection, identity: hello.identity };
-                    self.tell_dial(identified, around);
+                    let identity = hello.identity;
+                    self.decide(membership::Input::Identified { connection, identity }, around);
                 }
                 taken > 0
             }
             Err(_) => {
                 link.transmit(around.now, &mut wire.batch);
                 let until = around.now.after_ms(super::LINGER_MS);
-                wire.stage = Stage::Closing { peer: None, until, retry_after_ms: 0 };
+                wire.stage = Stage::Closing { peer: None, until };
                 *at = staging.len();
                 false
             }
@@ -188,7 +189,7 @@ impl Node {
                         let bound = LINK_BATCH_BYTES as u64 + LINK_PIECE_BYTES_MAX + STAGING_BYTES_MAX as u64;
                         around.seen.push(Seen::Held { host, what: Budget::Batch, held, bound });
                     }
-                    Stage::Closing { .. } => return self.finish_close(connection, around),
+                    Stage::Closing { .. } => return self.hang_up(connection, around),
                 }
             }
             let Some(wire) = self.wires.get_mut(&connection) else { return };
@@ -229,31 +230,31 @@ impl Node {
                 if due && link.tick(around.now).is_err() {
                     link.transmit(around.now, &mut wire.batch);
                     let until = around.now.after_ms(super::LINGER_MS);
-                    wire.stage = Stage::Closing { peer: None, until, retry_after_ms: 0 };
+                    wire.stage = Stage::Closing { peer: None, until };
                 }
+                self.busy.insert(connection);
             }
             Stage::Peer(_) => {}
-            Stage::Closing { until, .. } if *until <= around.now => self.finish_close(connection, around),
+            Stage::Closing { until, .. } if *until <= around.now => self.hang_up(connection, around),
             Stage::Closing { .. } => {}
         }
     }
 
     /// The connection is gone by itself.
     pub(super) fn lose(&mut self, connection: u64, around: &mut Around<'_>) {
-        if let Some((peer, _)) = self.dialing.remove(&connection) {
-            self.tell_dial(dial::Input::ConnectFailed { peer }, around);
-        }
-        self.finish_close(connection, around);
+        self.dial_failed(connection, around);
+        self.hang_up(connection, around);
     }
 
     /// Closes the connection and tells whom it was with.
-    pub(super) fn finish_close(&mut self, connection: u64, around: &mut Around<'_>) {
+    pub(super) fn hang_up(&mut self, connection: u64, around: &mut Around<'_>) {
         let Some(wire) = self.wires.remove(&connection) else { return };
+        self.arm_wire(connection);
         around.network.close(around.world, wire.end);
-        let (id, retry_after_ms) = match wire.stage {
-            Stage::Unidentified(_) => (None, 0),
-            Stage::Peer(id) => (Some(id), 0),
-            Stage::Closing { peer, retry_after_ms, .. } => (peer, retry_after_ms),
+        let id = match wire.stage {
+            Stage::Unidentified(_) => None,
+            Stage::Peer(id) => Some(id),
+            Stage::Closing { peer, .. } => peer,
         };
         let of_peer = id.and_then(|id| Some((id, self.peers.get_mut(&id)?)));
         if let Some((id, peer)) = of_peer.filter(|(_, peer)| peer.connection == Some(connection)) {
@@ -262,8 +263,9 @@ impl Node {
             peer.session.disconnected(around.now, &mut out);
             self.carry_out(id, out, around);
             self.expect_nothing_open(id, around);
+            self.forget_clients(id, around);
         }
-        let connection = ConnectionId(connection);
-        self.tell_dial(dial::Input::Closed { connection, retry_after_ms }, around);
+        let (connection, reason) = (ConnectionId(connection), String::from("the connection has ended"));
+        self.decide(membership::Input::Closed { connection, reason }, around);
     }
 }

@@ -4,7 +4,7 @@
 
 use busway_protocol::Time;
 
-use super::{Event, World, peer};
+use super::{Event, World};
 use crate::fault::{Fault, Pair, Planned};
 use crate::network::{End, Side};
 use crate::node::Node;
@@ -21,6 +21,7 @@ pub(super) enum Undo {
     Start { host: usize },
     Drained { host: usize, duration_ms: u64 },
     Wanted { host: usize },
+    Leave { host: usize, connections: Vec<u64> },
 }
 
 /// A node that was told to end its links in order is killed after this long.
@@ -53,7 +54,7 @@ impl World {
     /// Lets happen what has waited for what this host has just come to.
     pub(super) fn spring(&mut self, host: usize) {
         let touches = |planned: &Planned| {
-            planned.fault.pairs(self.hosts.len()).iter().any(|pair| pair.from == host || pair.to == host)
+            planned.fault.pairs(self.crowd()).iter().any(|pair| pair.from == host || pair.to == host)
         };
         let met = |(_, planned): &(&u64, &Planned)| touches(planned) && self.is_met(planned);
         let Some(number) = self.armed.iter().find(met).map(|(&number, _)| number) else { return };
@@ -64,35 +65,30 @@ impl World {
     }
 
     fn is_met(&self, planned: &Planned) -> bool {
-        let pairs = planned.fault.pairs(self.hosts.len());
+        let pairs = planned.fault.pairs(self.crowd());
         pairs.iter().any(|pair| Some(self.phase_of(*pair)) == planned.phase)
     }
 
     /// How far the two are with each other: the further of both.
     fn phase_of(&self, pair: Pair) -> Phase {
-        let one =
-            |a: usize, b: usize| self.hosts[a].node.as_ref().map_or(Phase::Apart, |node| node.phase(peer(b)));
+        let one = |a: usize, b: usize| {
+            self.hosts[a].node.as_ref().map_or(Phase::Apart, |node| node.phase(self.peer(b)))
+        };
         one(pair.from, pair.to).max(one(pair.to, pair.from))
     }
 
     /// Lets a fault happen.
     pub(super) fn strike(&mut self, planned: &Planned) {
-        let pairs = planned.fault.pairs(self.hosts.len());
+        let pairs = planned.fault.pairs(self.crowd());
         for &pair in &pairs {
             let phase = self.phase_of(pair);
             self.coverage.met(&planned.fault, phase);
             self.touch(pair);
         }
-        self.trace.note(
-            self.now,
-            Happening {
-                host: pairs.first().map_or(0, |pair| pair.from),
-                what: "fault",
-                whom: planned.fault.number() as u64,
-                much: planned.duration_ms,
-                note: &format!("{:?}", planned.fault),
-            },
-        );
+        let note = &format!("{:?}", planned.fault);
+        let host = pairs.first().map_or(0, |pair| pair.from);
+        let (whom, much) = (planned.fault.number() as u64, planned.duration_ms);
+        self.trace.note(self.now, Happening { host, what: "fault", whom, much, source: 0, note });
         let both = |pair: Pair| [pair, Pair { from: pair.to, to: pair.from }];
         match planned.fault.clone() {
             Fault::Partition(_) | Fault::Isolate(_) => {
@@ -133,6 +129,11 @@ impl World {
             }
             Fault::Slow(host) | Fault::Stop(host) | Fault::Crash(host) | Fault::Drain(host) => {
                 self.strike_host(planned, host, &pairs);
+            }
+            Fault::Strangers(host) => {
+                self.hold(&pairs);
+                let connections = self.strangers_come(host, planned.amount);
+                self.end(planned.duration_ms, Undo::Leave { host, connections });
             }
             Fault::ClockJump(host) => {
                 self.hosts[host].skew_ns += planned.duration_ms * 1_000_000;
@@ -203,6 +204,10 @@ impl World {
                 self.start(host);
                 self.release_host(host);
             }
+            Undo::Leave { host, connections } => {
+                self.strangers_leave(&connections);
+                self.release_host(host);
+            }
             Undo::Wanted { host } => {
                 self.hosts[host].idle -= 1;
                 self.settle(host);
@@ -270,7 +275,7 @@ impl World {
     }
 
     fn release_host(&mut self, host: usize) {
-        let pairs = Fault::Stop(host).pairs(self.hosts.len());
+        let pairs = Fault::Stop(host).pairs(self.crowd());
         self.release(&pairs);
     }
 }

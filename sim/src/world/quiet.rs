@@ -4,13 +4,17 @@
 
 use busway_protocol::{PeerId, Time};
 use busway_wire::PortId;
+use busway_wire::limits::LINK_BACKOFF_CLIENT_MS_MAX;
 
-use super::{World, peer};
+use super::World;
+use crate::crowd::Crowd;
 use crate::fault::Pair;
 
 /// A pair that can reach each other is linked within this long: the 2 s that are promised, and what a kernel waits
 /// before it sends again.
 const LINKED_MS: u64 = 2_000 + 500;
+/// A client dials again after half a minute at most, and what a refusal asks for is no longer.
+const LINKED_CLIENT_MS: u64 = LINK_BACKOFF_CLIENT_MS_MAX + LINKED_MS;
 
 impl World {
     /// What is looked at every now and then.
@@ -74,28 +78,41 @@ impl World {
                 }
             }
         }
-        None
+        self.apart().map(|pair| format!("client {} has no link to node {}", pair.to, pair.from))
     }
 
     /// Whoever can reach each other has a link.
     fn check_links(&mut self) {
-        for a in 0..self.hosts.len() {
-            for b in a + 1..self.hosts.len() {
-                if self.network.between(a, b).any(|connection| self.network.is_broken(connection)) {
-                    self.touch(Pair { from: a, to: b });
-                }
-                let (touched, held) = self.touched.get(&(a, b)).copied().unwrap_or((Time(0), 0));
-                let up = self.hosts[a].node.is_some() && self.hosts[b].node.is_some();
-                let late = self.now > touched.after_ms(LINKED_MS);
-                if held == 0 && up && late && !self.is_linked(a, b) {
-                    self.checks.violate(|| {
-                        format!(
-                            "hosts {a} and {b} can reach each other since {LINKED_MS} ms and have no link"
-                        )
-                    });
-                }
+        for pair in self.network.broken() {
+            self.touch(pair);
+        }
+        let crowd = self.crowd();
+        for Pair { from: a, to: b } in crowd.pairs() {
+            let Some(patience_ms) = self.patience_ms(b) else { continue };
+            let (touched, held) = self.touched.get(&(a, b)).copied().unwrap_or((Time(0), 0));
+            let up = self.hosts[a].node.is_some() && self.hosts[b].node.is_some();
+            let late = self.now > touched.after_ms(patience_ms);
+            if held == 0 && up && late && !self.is_linked(a, b) {
+                self.checks.violate(|| {
+                    format!("hosts {a} and {b} can reach each other since {patience_ms} ms and have no link")
+                });
             }
         }
+    }
+
+    /// How long the link of a host may take; `None` where there is not room for all who want one.
+    fn patience_ms(&self, host: usize) -> Option<u64> {
+        if !self.crowd().is_client(host) {
+            return Some(LINKED_MS);
+        }
+        let room = self.crowd().clients <= self.terms.clients_max as usize && !self.terms.homes;
+        room.then_some(LINKED_CLIENT_MS)
+    }
+
+    /// A client that has not found back to a node that has room for it.
+    fn apart(&self) -> Option<Pair> {
+        let clients = |pair: &Pair| self.crowd().is_client(pair.to) && self.patience_ms(pair.to).is_some();
+        self.crowd().pairs().filter(clients).find(|pair| !self.is_linked(pair.from, pair.to))
     }
 
     /// sent = acknowledged + lost by cause + in flight.
@@ -130,6 +147,10 @@ impl World {
             for (peer, source, first, account) in node.accounts() {
                 let Some(ring) = host.memory.rings.get(&source) else { continue };
                 let Some(account) = account else { continue };
+                if self.checks.are_estranged(index, Crowd::host_of(peer)) {
+                    // What it had sent before it forgot the client is known to that one.
+                    continue;
+                }
                 let sent = ring.next() - first;
                 let reliable = ring.row(peer).is_some_and(|row| row.reliable);
                 let dropped: u64 = account.dropped.iter().sum();
@@ -147,7 +168,7 @@ impl World {
     /// How much of a source is under way to a host.
     #[must_use]
     pub fn in_flight(&self, source: PortId, to: usize) -> u64 {
-        let to: PeerId = peer(to);
+        let to: PeerId = self.peer(to);
         let nodes = self.hosts.iter().filter_map(|host| host.node.as_ref());
         let theirs = nodes.flat_map(|node| node.accounts()).filter(|(id, s, ..)| *id == to && *s == source);
         theirs.filter_map(|(.., account)| account).map(|account| account.in_flight).sum()

@@ -3,7 +3,9 @@
 //! Invariant: two worlds on the same terms are the same.
 
 use busway_protocol::{Config, PeerId};
+use busway_wire::limits::{LINK_CLIENTS_DEFAULT, LINK_PING_MS, LINK_UNIDENTIFIED_DEFAULT};
 
+use crate::crowd::Crowd;
 use crate::network::Shape;
 use crate::node::Canary;
 
@@ -12,8 +14,22 @@ use crate::node::Canary;
 pub struct Terms {
     /// Everything random follows from it.
     pub seed: u64,
-    /// Hosts, each with a node.
+    /// Nodes, each on a host of its own.
     pub hosts: usize,
+    /// Clients, each on a host of its own.
+    pub clients: usize,
+    /// How many clients a node takes.
+    pub clients_max: u32,
+    /// How many strangers a node takes.
+    pub unidentified_max: u32,
+    /// Whether a client is given the address of one node only.
+    pub homes: bool,
+    /// Milliseconds of silence after which a peer is asked whether it is there.
+    pub keep_alive_ms: u64,
+    /// Milliseconds between two looks at all accounts and links.
+    pub check_ms: u64,
+    /// Sizes of messages that the checkers remember of each source.
+    pub kept_sizes: usize,
     /// How the lines are.
     pub shape: Shape,
     /// Messages that a peer may have under way to a node.
@@ -37,6 +53,12 @@ pub struct Terms {
 }
 
 impl Terms {
+    /// Who there is.
+    #[must_use]
+    pub fn crowd(&self) -> Crowd {
+        Crowd { nodes: self.hosts, clients: self.clients }
+    }
+
     /// So many hosts in a local network, with the default limits.
     #[must_use]
     pub fn new(seed: u64, hosts: usize) -> Terms {
@@ -44,6 +66,13 @@ impl Terms {
         Terms {
             seed,
             hosts,
+            clients: 0,
+            clients_max: LINK_CLIENTS_DEFAULT,
+            unidentified_max: LINK_UNIDENTIFIED_DEFAULT,
+            homes: false,
+            keep_alive_ms: LINK_PING_MS,
+            check_ms: 100,
+            kept_sizes: usize::MAX,
             shape: Shape::default(),
             credit_messages: hello.credit_messages,
             credit_bytes: hello.credit_bytes,

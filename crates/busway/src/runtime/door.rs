@@ -10,9 +10,9 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use busway_io::{ConnectionId, Driver, Event, Fault, Read, Submitted};
+use busway_io::{Admission, ConnectionId, Driver, Event, Fault, Read, Submitted};
 use busway_protocol::membership::{self, Attempt, Membership};
-use busway_protocol::{Closed, Link, PeerId, Principal, Session, State, Time};
+use busway_protocol::{Closed, Input, Link, PeerId, Principal, Session, State, Time};
 use busway_wire::limits::{LINK_DRAIN_MS, LINK_UNIDENTIFIED_DEFAULT};
 use busway_wire::link::{Frame, Refusal, RefusalCode, encode};
 
@@ -61,6 +61,8 @@ pub(super) struct Door {
     /// Who a newcomer has shown to be, while the membership decides whether it is let in.
     proven: BTreeMap<ConnectionId, Principal>,
     staging: Option<Staging>,
+    /// Whether newcomers wait in the kernel.
+    holds: bool,
     decisions: Vec<membership::Output>,
 }
 
@@ -69,7 +71,7 @@ impl Door {
         let membership = Membership::new(membership_config(&shared));
         let (connections, proven) = (BTreeMap::new(), BTreeMap::new());
         let (staging, decisions) = (Some(Staging::new()), Vec::new());
-        Self { shared, membership, connections, proven, staging, decisions }
+        Self { shared, membership, connections, proven, staging, holds: false, decisions }
     }
 
     /// The body of the thread.
@@ -98,11 +100,26 @@ impl Door {
             self.shared.tell_interests();
             self.dial_resolved();
             soon = self.tick();
+            self.admit();
         }
     }
 
     fn now(&self) -> Time {
         Time(self.shared.driver.now_ns())
+    }
+
+    /// Takes newcomers in, or leaves them to the kernel: while every stranger has only just come, each newcomer would
+    /// cost another one its handshake.
+    fn admit(&mut self) {
+        let holds = self.membership.admits(self.now()).is_err();
+        if holds == self.holds {
+            return;
+        }
+        self.holds = holds;
+        let admission = if holds { Admission::Held } else { Admission::Open };
+        for listener in &self.shared.listeners {
+            self.shared.driver.admit(*listener, admission);
+        }
     }
 
     fn timeout(&self, now_ns: u64, soon: bool) -> Duration {
@@ -116,7 +133,8 @@ impl Door {
             Slot::Dialing(..) | Slot::Linked(..) => None,
         });
         let membership = self.membership.deadline().map(|(at, _)| at);
-        let next = deadlines.chain(newcomers).chain(membership).min();
+        let admits = self.membership.admits(Time(now_ns)).err();
+        let next = deadlines.chain(newcomers).chain(membership).chain(admits).min();
         next.map_or(SLEEP_MAX, |at| Duration::from_nanos(at.0.saturating_sub(now_ns)).min(SLEEP_MAX))
     }
 
@@ -355,13 +373,33 @@ impl Door {
         }
     }
 
-    /// Tells a newcomer why it is not let in, and hangs up.
+    /// Tells whoever is there why it cannot stay, and hangs up.
     fn refuse(&mut self, connection: ConnectionId, refusal: Refusal) {
-        if let Some(Slot::Newcomer(newcomer)) = self.connections.get_mut(&connection) {
-            self.shared.turned_away(newcomer.from, refusal.reason.clone());
-            newcomer.link.refuse(refusal);
+        match self.connections.get_mut(&connection) {
+            Some(Slot::Newcomer(newcomer)) => {
+                self.shared.turned_away(newcomer.from, refusal.reason.clone());
+                newcomer.link.refuse(refusal);
+                self.dismiss(connection);
+            }
+            // The session has the last word, and closes behind it.
+            Some(Slot::Linked(peer_id, peer)) => {
+                let (peer_id, peer) = (*peer_id, peer.clone());
+                let current = {
+                    let mut peer = lock(&peer);
+                    let current = peer.connection() == Some(connection);
+                    if current {
+                        peer.tell(&self.shared.driver, Input::Refuse { refusal });
+                    }
+                    current
+                };
+                if current {
+                    self.heed(peer_id, &peer);
+                } else {
+                    self.shared.driver.close(connection);
+                }
+            }
+            Some(Slot::Dialing(..)) | None => self.shared.driver.close(connection),
         }
-        self.dismiss(connection);
     }
 
     /// Says the last frame, if there is one, and hangs up.
@@ -409,10 +447,11 @@ impl Door {
                         self.decide(membership::Input::Identified { connection, identity: peer_id });
                     }
                 }
-                Happened::Message => {
-                    if let Some(connection) = connection {
-                        self.decide(membership::Input::Message { connection: id(connection) });
-                    }
+                Happened::Message(connection) => {
+                    self.decide(membership::Input::Message { connection: id(connection) });
+                }
+                Happened::Answered(connection) => {
+                    self.decide(membership::Input::Answered { connection: id(connection) });
                 }
                 Happened::Closed { connection, reason, retry_after_ms } => {
                     self.note(peer_id, LinkState::Closed, Some(reason.to_string()));
@@ -563,6 +602,7 @@ fn membership_config(shared: &Shared) -> membership::Config {
     membership::Config {
         identity: shared.config.identity,
         nodes: last.saturating_add(1),
+        given: shared.config.nodes.keys().filter(|index| **index < 64).fold(0, |all, index| all | 1 << index),
         clients_max: u32::try_from(shared.config.clients_max).unwrap_or(u32::MAX),
         unidentified_max: LINK_UNIDENTIFIED_DEFAULT,
         seed: shared.link.hello.instance,

@@ -11,7 +11,7 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use busway_io::{Driver, Epoll, Fault, Listen};
+use busway_io::{Driver, Epoll, Fault, Listen, ListenerId};
 use busway_protocol::membership::Attempt;
 use busway_protocol::{Config, Input, PeerId, State, Time};
 use busway_shm::bell::ANY;
@@ -72,6 +72,7 @@ pub(super) type Resolved = (PeerId, Attempt, Result<SocketAddr, String>);
 pub(super) struct Shared {
     pub(super) core: Arc<Core>,
     pub(super) driver: Sockets,
+    pub(super) listeners: Vec<ListenerId>,
     pub(super) config: HubConfig,
     pub(super) link: Config,
     pub(super) peers: Mutex<BTreeMap<PeerId, Arc<Mutex<Peer>>>>,
@@ -228,10 +229,12 @@ impl Hub {
                 .at("the links of this host")
                 .remedy("raise the limit: ulimit -n 4096")
         })?;
-        let mut listening = Vec::new();
+        let (mut listening, mut listeners) = (Vec::new(), Vec::new());
         for address in &config.listen {
             let how = Listen { address: *address, backlog: 4_096, refusal: crate::runtime::door::too_full() };
-            listening.push(driver.listen(how).map_err(|error| unusable(*address, &error))?.address);
+            let stands = driver.listen(how).map_err(|error| unusable(*address, &error))?;
+            listening.push(stands.address);
+            listeners.push(stands.listener);
         }
         let instance = Core::new_port()?.0;
         let mut link = Config::new(busway_wire::cluster_id(&config.cluster), config.identity, instance);
@@ -243,6 +246,7 @@ impl Hub {
             driver,
             tls: Mutex::new(config.tls.clone()),
             strangers: Mutex::new(VecDeque::new()),
+            listeners,
             config,
             link,
             peers: Mutex::new(BTreeMap::new()),

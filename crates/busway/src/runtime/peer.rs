@@ -30,8 +30,10 @@ use crate::runtime::{Outbound, Pieces, Staging};
 pub(crate) enum Happened {
     /// The link stands; this is what the peer calls itself.
     Established(String),
-    /// The first message of a link has come: it is of use.
-    Message,
+    /// Messages have come, or the peer has counted ours.
+    Message(ConnectionId),
+    /// The peer has answered a ping, and nobody has had anything else to say yet.
+    Answered(ConnectionId),
     /// The session gave the link up; the connection is being closed.
     Closed { connection: ConnectionId, reason: Closed, retry_after_ms: u32 },
 }
@@ -70,7 +72,16 @@ struct Wire {
     cipher: Option<Box<Cipher>>,
     /// The session is done with it: what is in the batch is written, then it is closed.
     closing: Option<Closing>,
-    heard: bool,
+    told: Told,
+}
+
+/// How much of a connection's life the membership was told of.
+#[derive(Debug, Default)]
+struct Told {
+    /// Messages, theirs and those of ours that they have counted.
+    messages: u64,
+    at: Time,
+    answered: bool,
 }
 
 /// A connection that the session is done with.
@@ -134,7 +145,8 @@ impl Peer {
             self.lost(now);
         }
         let batch = Some(Pieces(Batch::new()));
-        self.wire = Some(Wire { connection, batch, rest: Vec::new(), cipher, closing: None, heard: false });
+        self.wire =
+            Some(Wire { connection, batch, rest: Vec::new(), cipher, closing: None, told: Told::default() });
         self.session.connected(now, link, &mut self.outputs);
         self.carry_out(now);
         self.write(driver);
@@ -300,6 +312,7 @@ impl Peer {
             }
         }
         self.answer(now);
+        self.hear(now);
         at
     }
 
@@ -307,11 +320,21 @@ impl Peer {
         self.wire.as_ref().is_none_or(|wire| wire.closing.is_some())
     }
 
-    fn deliver(&mut self, now: Time, delivery: Delivery<'_>) {
-        if let Some(wire) = self.wire.as_mut().filter(|wire| !wire.heard) {
-            wire.heard = true;
-            self.happened.push(Happened::Message);
+    /// Notes, every now and then, that the connection is of use: who is idle longest gives way first.
+    fn hear(&mut self, now: Time) {
+        let (Some(wire), Some(stats)) = (&mut self.wire, self.session.stats()) else { return };
+        let messages = stats.messages_in.saturating_add(stats.messages_seen);
+        let told = &mut wire.told;
+        if messages != told.messages && (told.messages == 0 || now >= told.at.after_ms(HEARD_MS)) {
+            *told = Told { messages, at: now, answered: true };
+            self.happened.push(Happened::Message(wire.connection));
+        } else if stats.round_trip_ns > 0 && !told.answered {
+            told.answered = true;
+            self.happened.push(Happened::Answered(wire.connection));
         }
+    }
+
+    fn deliver(&mut self, now: Time, delivery: Delivery<'_>) {
         self.imports.deliver(delivery, &mut self.inputs);
         // Not after every message: what was published is told once for all of them.
         if self.inputs.len() >= INPUTS_MAX {
@@ -600,6 +623,9 @@ const FILL_MAX: usize = 1_024;
 
 /// Milliseconds for the last bytes of a connection that is given up.
 const CLOSE_MS: u64 = 500;
+
+/// Milliseconds between two words to the membership that a peer says something: idleness is told in seconds.
+const HEARD_MS: u64 = 100;
 
 /// What the session is told at once of messages that came.
 const INPUTS_MAX: usize = 256;

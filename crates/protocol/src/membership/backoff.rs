@@ -1,15 +1,17 @@
 //! When to dial again.
 //!
 //! The wait is 50 ms and a random part that doubles with each failure, up to a cap. A connect that succeeds proves
-//! nothing: a full node accepts and refuses, over and over. So only a message that came from the peer resets it. A
-//! refusal says how long to stay away; the random part is added to that, or all who were refused in one moment
-//! would come back in one moment.
+//! nothing: a full node accepts and refuses, over and over. Nor does a hello, behind which a node that dies as soon as
+//! it has begun may die. So what resets it is a message, of theirs or of ours that they have counted, or where nobody
+//! says anything the answer to a ping, which comes a second after the hello. A refusal says how long to stay away; the
+//! random part is added to that, or all who were refused in one moment would come back in one moment.
 //!
 //! It does not know peers or connections.
 //!
-//! Invariant: a wait is never shorter than `LINK_BACKOFF_MS`, nor than what the last refusal asked for.
+//! Invariant: a wait is never shorter than `LINK_BACKOFF_MS`, nor than what the last refusal asked for, as far as it is
+//! believed.
 
-use busway_wire::limits::{LINK_BACKOFF_MS, LINK_RETRY_AFTER_MS_MAX};
+use busway_wire::limits::LINK_BACKOFF_MS;
 
 const MS: u64 = 1_000_000;
 
@@ -39,14 +41,15 @@ impl Dice {
 #[derive(Clone, Debug)]
 pub(crate) struct Backoff {
     cap_ms: u64,
+    asked_ms_max: u64,
     failures: u32,
     retry_after_ms: u64,
 }
 
 impl Backoff {
-    /// No wait is longer than `cap_ms`, but for a refusal that asks for it.
-    pub(crate) fn new(cap_ms: u64) -> Backoff {
-        Backoff { cap_ms: cap_ms.max(LINK_BACKOFF_MS), failures: 0, retry_after_ms: 0 }
+    /// No wait is longer than `cap_ms`, but for a refusal that asks for it, which is believed so much.
+    pub(crate) fn new(cap_ms: u64, asked_ms_max: u64) -> Backoff {
+        Backoff { cap_ms: cap_ms.max(LINK_BACKOFF_MS), asked_ms_max, failures: 0, retry_after_ms: 0 }
     }
 
     pub(crate) fn failures(&self) -> u32 {
@@ -61,7 +64,7 @@ impl Backoff {
 
     /// The peer has asked us to stay away.
     pub(crate) fn asked(&mut self, retry_after_ms: u32) {
-        self.retry_after_ms = u64::from(retry_after_ms).min(LINK_RETRY_AFTER_MS_MAX);
+        self.retry_after_ms = u64::from(retry_after_ms).min(self.asked_ms_max);
     }
 
     /// It has failed: nanoseconds until the next try.
@@ -71,7 +74,7 @@ impl Backoff {
         self.failures = self.failures.saturating_add(1);
         let asked_ms = core::mem::take(&mut self.retry_after_ms);
         let least_ms = asked_ms.max(LINK_BACKOFF_MS);
-        let spread_ms = spread_ms.max(asked_ms.min(LINK_RETRY_AFTER_MS_MAX));
+        let spread_ms = spread_ms.min(self.cap_ms.saturating_sub(least_ms)).max(asked_ms);
         least_ms * MS + dice.up_to(spread_ms * MS)
     }
 }

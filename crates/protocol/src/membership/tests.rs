@@ -25,7 +25,7 @@ fn client(id: u64) -> PeerId {
 }
 
 fn config(identity: PeerId, nodes: u8) -> Config {
-    Config { identity, nodes, clients_max: 3, unidentified_max: 2, seed: 7 }
+    Config { identity, nodes, given: u64::MAX, clients_max: 3, unidentified_max: 2, seed: 7 }
 }
 
 /// A machine and its outputs: the words in which the claims are written.
@@ -146,7 +146,7 @@ fn waits_lie_between_their_bounds_spread_evenly_and_differ_between_seeds() {
         for failures in [0, 1, 2, 3, 5, 9, 31, 33, 64, 70] {
             let spread_ms = (50 << failures.min(20)).min(cap_ms - 50);
             let mut sum_ms = 0;
-            let mut failed = Backoff::new(cap_ms);
+            let mut failed = Backoff::new(cap_ms, cap_ms);
             for _ in 0..failures {
                 failed.next_ns(&mut dice);
             }
@@ -161,7 +161,7 @@ fn waits_lie_between_their_bounds_spread_evenly_and_differ_between_seeds() {
         }
     }
     let waits = |seed| {
-        let (mut dice, mut backoff) = (Dice::new(seed), Backoff::new(30_000));
+        let (mut dice, mut backoff) = (Dice::new(seed), Backoff::new(30_000, 30_000));
         (0..10).map(|_| backoff.next_ns(&mut dice)).collect::<Vec<u64>>()
     };
     assert_eq!(waits(1), waits(1));
@@ -187,6 +187,46 @@ fn a_connect_does_not_end_the_backoff_but_the_first_message_does() {
     member.close(connection);
     let (wait_ns, _) = member.pass_to_deadline();
     assert!(wait_ns <= 100 * MS, "{wait_ns} ns are the first wait again");
+}
+
+#[test]
+fn a_link_on_which_nobody_says_anything_ends_the_backoff_when_a_ping_was_answered() {
+    let (mut member, mut out) = Member::started(node(0), 2);
+    for _ in 0..6 {
+        let connection = member.connect(&out);
+        member.close(connection);
+        (_, out) = member.pass_to_deadline();
+    }
+    let connection = member.connect(&out);
+    member.tell(Input::Answered { connection });
+    assert_eq!(member.view(node(1)).failures, 6, "who it is was not shown yet");
+    member.tell(Input::Identified { connection, identity: node(1) });
+    member.tell(Input::Answered { connection });
+    assert_eq!(member.view(node(1)).failures, 0);
+}
+
+#[test]
+fn a_node_that_was_refused_is_back_within_a_second_however_long_it_was_asked_to_wait() {
+    for seed in 0..200 {
+        let mut member = Member::new(Config { seed, ..config(node(0), 2) });
+        let mut out = member.tell(Input::Start);
+        for _ in 0..8 {
+            let connection = member.connect(&out);
+            member.tell(Input::Refused { connection, retry_after_ms: 300_000 });
+            member.close(connection);
+            let wait_ns;
+            (wait_ns, out) = member.pass_to_deadline();
+            assert!((500 * MS..=1_000 * MS).contains(&wait_ns), "{wait_ns} ns");
+        }
+    }
+}
+
+#[test]
+fn a_node_whose_address_nobody_gave_us_is_not_dialed_and_may_dial_us() {
+    let mut member = Member::new(Config { given: 0b100, ..config(node(0), 3) });
+    assert_eq!(dialed(&member.tell(Input::Start)), [node(2)]);
+    let (connection, out) = member.link(node(1));
+    assert_eq!(out, vec![Output::Use { connection, identity: node(1) }]);
 }
 
 #[test]

@@ -48,8 +48,14 @@ pub enum Input {
         /// Who.
         identity: PeerId,
     },
-    /// A message has come, beyond the handshake. A call for one of many is enough.
+    /// Messages have come, or the peer has counted ours. A call for those of a while is enough: who has had none for
+    /// the longest time gives way first.
     Message {
+        /// On which connection.
+        connection: ConnectionId,
+    },
+    /// The peer has answered a ping: it serves the link, though nobody has had anything to say on it.
+    Answered {
         /// On which connection.
         connection: ConnectionId,
     },

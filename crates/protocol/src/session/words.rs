@@ -100,7 +100,7 @@ pub enum Input<P> {
         /// The source.
         source: PortId,
     },
-    /// End the link now, and tell the peer why: it is not who it should be, or may not be here.
+    /// End the link now, and tell the peer why: it is not who it should be, may not be here, or gives way to another.
     Refuse {
         /// What the peer is told.
         refusal: Refusal,

@@ -33,6 +33,7 @@ pub(crate) fn run(input: &[u8]) -> Counters {
     let config = Config {
         identity: ours,
         nodes: NODES,
+        given: if first < 192 { u64::MAX } else { 0b0110 },
         clients_max: u32::from(first / 4 % 4),
         unidentified_max: u32::from(first / 16 % 4),
         seed: u64::from(first),
@@ -72,7 +73,8 @@ impl Model {
             },
             8 => Input::ConnectFailed { attempt: attempt.unwrap_or(Attempt(u64::from(whom))), reason },
             9..=11 => Input::Identified { connection: connection_or_not, identity },
-            12 => Input::Message { connection: connection_or_not },
+            12 if who < 128 => Input::Message { connection: connection_or_not },
+            12 => Input::Answered { connection: connection_or_not },
             13 => Input::Refused { connection: connection_or_not, retry_after_ms: u32::from(who) << 24 },
             14 => Input::Closed { connection: connection_or_not, reason },
             _ if who == 0 && whom == 0 => Input::Drain,
@@ -106,6 +108,7 @@ impl Model {
             | Input::Accepted { .. }
             | Input::Identified { .. }
             | Input::Message { .. }
+            | Input::Answered { .. }
             | Input::Refused { .. }
             | Input::Drain => {}
         }
