@@ -28,6 +28,7 @@ mod typed;
 mod wake;
 
 pub use bus::{Bus, BusBuilder};
+pub use busway_protocol::{Principal, PrincipalError};
 pub use busway_wire::{
     Cause, Codec, Kind, NameError, Pattern, Policy, PolicyError, PortId, ProcessId, Topic, TopicId,
     check_domain_name,

@@ -122,6 +122,9 @@ pub(crate) enum Command {
     /// Check, show and explain the configuration of `busway up`
     #[command(subcommand)]
     Config(ConfigCommand),
+    /// Make certificates for encrypted links
+    #[command(subcommand)]
+    Cert(CertCommand),
     /// Send messages
     #[command(after_long_help = "Examples:
   busway pub price.tick 101.5
@@ -354,6 +357,40 @@ pub(crate) struct InfoArgs {
     /// The topic, or the pattern of a subscription that has no publisher
     #[arg(value_name = "TOPIC")]
     pub(crate) topic: String,
+}
+
+/// The commands below `cert`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum CertCommand {
+    /// Make a CA for a cluster, once, and certificates of its nodes and clients
+    ///
+    /// The directory gets ca.pem and ca.key, and for each member its certificate and its key; keys can be read by their
+    /// owner only. A CA that is there is used again, and nothing is written over. Whoever has ca.key can make members:
+    /// it stays where it was made, while ca.pem goes to every host.
+    #[command(after_long_help = "Examples:
+  busway cert new --dir pki --cluster prices --node 0 --node 1 --node 2
+  busway cert new --dir pki --cluster prices --client 7 --client dashboard --days 30")]
+    New(CertNewArgs),
+}
+
+/// What `cert new` takes.
+#[derive(Debug, Args)]
+pub(crate) struct CertNewArgs {
+    /// Where the files go; it is made where it does not exist
+    #[arg(long, value_name = "DIR")]
+    pub(crate) dir: PathBuf,
+    /// The name of the cluster, as its nodes are started with
+    #[arg(long, value_name = "NAME", default_value = "default")]
+    pub(crate) cluster: String,
+    /// A node, by its index; may be given again
+    #[arg(long, value_name = "INDEX", action = ArgAction::Append, value_parser = clap::value_parser!(u8).range(0..64))]
+    pub(crate) node: Vec<u8>,
+    /// A client, by its id or a name; may be given again
+    #[arg(long, value_name = "ID", action = ArgAction::Append)]
+    pub(crate) client: Vec<String>,
+    /// For how many days they are valid
+    #[arg(long, value_name = "N", default_value_t = 365, value_parser = clap::value_parser!(u32).range(1..=3650))]
+    pub(crate) days: u32,
 }
 
 /// The commands below `shm`.

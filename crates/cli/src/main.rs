@@ -6,6 +6,7 @@
 //! Invariant: every way out goes through [`finish`], so codes and reports are the same everywhere.
 
 mod bench;
+mod cert;
 mod children;
 mod clock;
 mod command;
@@ -39,7 +40,7 @@ use clap::Parser;
 use clap::error::ErrorKind;
 use tracing_subscriber::EnvFilter;
 
-use crate::command::{Cli, ColorChoice, Command, Global};
+use crate::command::{CertCommand, Cli, ColorChoice, Command, Global};
 use crate::exit::{CommandCode, Exit, Failure};
 use crate::output::Output;
 use crate::session::Context;
@@ -77,6 +78,7 @@ fn dispatch(command: Command, global: &Global, output: &mut Output) -> Result<Ex
     match &command {
         Command::Completions(args) => return completions::run(args, output),
         Command::Man(args) => return man::run(args, output),
+        Command::Cert(CertCommand::New(args)) => return cert::new(args, output),
         _ => {}
     }
     let signals = Signals::install().map_err(|error| {
@@ -99,7 +101,7 @@ fn dispatch(command: Command, global: &Global, output: &mut Output) -> Result<Ex
         Command::Bench(which) => bench::run(&which, &mut context),
         Command::Doctor => doctor::run(&mut context),
         Command::Tour(args) => tour::run(&args, &mut context),
-        Command::Completions(_) | Command::Man(_) => Ok(Exit::Done),
+        Command::Completions(_) | Command::Man(_) | Command::Cert(_) => Ok(Exit::Done),
     }
 }
 

@@ -4,6 +4,7 @@
 //! that says what it waits for, with a deadline that only a defect reaches.
 
 mod bench;
+mod cert;
 mod config;
 mod directory;
 mod harness;
