@@ -10,7 +10,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use busway_io::{Admission, ConnectionId, Driver, Event, Fault, Read, Submitted};
+use busway_io::{Admission, ConnectionId, Event, Fault, Read, Submitted};
 use busway_protocol::membership::{self, Attempt, Membership};
 use busway_protocol::{Closed, Input, Link, PeerId, Principal, Session, State, Time};
 use busway_wire::limits::{LINK_DRAIN_MS, LINK_UNIDENTIFIED_DEFAULT};
@@ -19,7 +19,7 @@ use busway_wire::link::{Frame, Refusal, RefusalCode, encode};
 use crate::node::LinkState;
 use crate::ports::lock;
 use crate::runtime::cipher::Cipher;
-use crate::runtime::hub::{Known, Shared};
+use crate::runtime::hub::{Known, Shared, Wires};
 use crate::runtime::newcomer::{Heard, Newcomer};
 use crate::runtime::peer::{Happened, Peer};
 use crate::runtime::{Outbound, Pieces, Staging};
@@ -54,8 +54,8 @@ enum Slot {
 }
 
 /// See the head of this file.
-pub(super) struct Door {
-    shared: Arc<Shared>,
+pub(super) struct Door<D> {
+    shared: Arc<Shared<D>>,
     membership: Membership,
     connections: BTreeMap<ConnectionId, Slot>,
     /// Who a newcomer has shown to be, while the membership decides whether it is let in.
@@ -66,8 +66,8 @@ pub(super) struct Door {
     decisions: Vec<membership::Output>,
 }
 
-impl Door {
-    pub(super) fn new(shared: Arc<Shared>) -> Self {
+impl<D: Wires> Door<D> {
+    pub(super) fn new(shared: Arc<Shared<D>>) -> Self {
         let membership = Membership::new(membership_config(&shared));
         let (connections, proven) = (BTreeMap::new(), BTreeMap::new());
         let (staging, decisions) = (Some(Staging::new()), Vec::new());
@@ -76,7 +76,7 @@ impl Door {
 
     /// The body of the thread.
     pub(super) fn run(mut self) {
-        self.decide(membership::Input::Start);
+        self.start();
         let mut events = Vec::new();
         let mut soon = false;
         let mut end_ns = None;
@@ -93,15 +93,26 @@ impl Door {
                 soon = true;
             }
             let timeout = self.timeout(now_ns, soon);
-            self.shared.driver.poll(Some(timeout), &mut events);
-            for event in events.drain(..) {
-                self.event(event);
-            }
-            self.shared.tell_interests();
-            self.dial_resolved();
-            soon = self.tick();
-            self.admit();
+            soon = self.step(timeout, &mut events);
         }
+    }
+
+    /// Begins to dial.
+    pub(super) fn start(&mut self) {
+        self.decide(membership::Input::Start);
+    }
+
+    /// Sleeps for so long at most, and takes what has come; true if something has to be looked at again soon.
+    pub(super) fn step(&mut self, timeout: Duration, events: &mut Vec<Event<Staging, Pieces>>) -> bool {
+        self.shared.driver.poll(Some(timeout), events);
+        for event in events.drain(..) {
+            self.event(event);
+        }
+        self.shared.tell_interests();
+        self.dial_resolved();
+        let soon = self.tick();
+        self.admit();
+        soon
     }
 
     fn now(&self) -> Time {
@@ -122,7 +133,8 @@ impl Door {
         }
     }
 
-    fn timeout(&self, now_ns: u64, soon: bool) -> Duration {
+    /// How long it may sleep.
+    pub(super) fn timeout(&self, now_ns: u64, soon: bool) -> Duration {
         if soon {
             return SOON;
         }
@@ -593,7 +605,7 @@ impl Door {
     }
 }
 
-fn membership_config(shared: &Shared) -> membership::Config {
+fn membership_config<D>(shared: &Shared<D>) -> membership::Config {
     let own = match shared.config.identity {
         PeerId::Node { index } => Some(index),
         PeerId::Client { .. } => None,

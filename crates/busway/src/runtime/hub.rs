@@ -38,6 +38,11 @@ const STRANGERS_SHOWN: usize = 8;
 /// The driver of production.
 pub(super) type Sockets = Epoll<Staging, Pieces>;
 
+/// What moves the bytes of a hub: sockets, or a network in memory that the simulator has.
+pub(crate) trait Wires: Driver<Staging, Pieces> + Send + Sync + 'static {}
+
+impl<D: Driver<Staging, Pieces> + Send + Sync + 'static> Wires for D {}
+
 /// What a hub is made of.
 #[derive(Clone, Debug)]
 pub(crate) struct HubConfig {
@@ -69,9 +74,9 @@ pub(super) struct Known {
 pub(super) type Resolved = (PeerId, Attempt, Result<SocketAddr, String>);
 
 /// What all threads share.
-pub(super) struct Shared {
+pub(super) struct Shared<D> {
     pub(super) core: Arc<Core>,
-    pub(super) driver: Sockets,
+    pub(super) driver: D,
     pub(super) listeners: Vec<ListenerId>,
     pub(super) config: HubConfig,
     pub(super) link: Config,
@@ -93,13 +98,13 @@ pub(super) struct Shared {
     stop: AtomicBool,
 }
 
-impl std::fmt::Debug for Shared {
+impl<D> std::fmt::Debug for Shared<D> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Hub").field("config", &self.config).finish_non_exhaustive()
     }
 }
 
-impl Watcher for Shared {
+impl<D: Wires> Watcher for Shared<D> {
     fn watched(&self, watched: Watched) {
         lock(&self.watched).push(watched);
         self.driver.wake();
@@ -110,7 +115,46 @@ impl Watcher for Shared {
     }
 }
 
-impl Shared {
+impl<D: Wires> Shared<D> {
+    /// Listens where the configuration says; nobody is let in before a door is there.
+    pub(super) fn listen(
+        core: Arc<Core>,
+        driver: D,
+        config: HubConfig,
+    ) -> Result<(Arc<Self>, Vec<SocketAddr>), Error> {
+        let (mut listening, mut listeners) = (Vec::new(), Vec::new());
+        for address in &config.listen {
+            let how = Listen { address: *address, backlog: 4_096, refusal: crate::runtime::door::too_full() };
+            let stands = driver.listen(how).map_err(|error| unusable(*address, &error))?;
+            listening.push(stands.address);
+            listeners.push(stands.listener);
+        }
+        let instance = Core::new_port()?.0;
+        let mut link = Config::new(busway_wire::cluster_id(&config.cluster), config.identity, instance);
+        link.hello.credit_messages = config.data.messages;
+        link.hello.credit_bytes = config.data.bytes;
+        link.hello.name = busway_wire::link::label_of(&config.host);
+        let shared = Arc::new(Self {
+            core,
+            driver,
+            tls: Mutex::new(config.tls.clone()),
+            strangers: Mutex::new(VecDeque::new()),
+            listeners,
+            config,
+            link,
+            peers: Mutex::new(BTreeMap::new()),
+            interests: Mutex::new(Interests::default()),
+            known: Mutex::new(BTreeMap::new()),
+            changed: Condvar::new(),
+            changes: AtomicU64::new(0),
+            speakers: Arc::new(Speakers::default()),
+            watched: Mutex::new(Vec::new()),
+            resolved: Mutex::new(Vec::new()),
+            stop: AtomicBool::new(false),
+        });
+        Ok((shared, listening))
+    }
+
     pub(super) fn stopping(&self) -> bool {
         self.stop.load(Ordering::Acquire) // pairs with Release in `Hub::drop`
     }
@@ -195,6 +239,15 @@ impl Shared {
         }
     }
 
+    /// Sends what is there to be sent now; whether there was anything.
+    pub(super) fn pump(&self) -> bool {
+        let mut found = false;
+        for peer in self.all() {
+            found |= lock(&peer).pump(&self.driver);
+        }
+        found
+    }
+
     /// The thread that sends.
     fn send(&self) {
         while !self.stopping() {
@@ -202,11 +255,7 @@ impl Shared {
             let bell = domain.bell();
             let sleeper = bell.prepare(ANY);
             // Announced: what is published now rings. What was published before is found by this look.
-            let mut found = false;
-            for peer in self.all() {
-                found |= lock(&peer).pump(&self.driver);
-            }
-            if !found && !self.stopping() {
+            if !self.pump() && !self.stopping() {
                 sleeper.wait(Some(TX_SLEEP));
             }
         }
@@ -216,7 +265,7 @@ impl Shared {
 /// See the head of this file.
 #[derive(Debug)]
 pub(crate) struct Hub {
-    shared: Arc<Shared>,
+    shared: Arc<Shared<Sockets>>,
     listening: Vec<SocketAddr>,
     threads: Vec<JoinHandle<()>>,
 }
@@ -229,36 +278,7 @@ impl Hub {
                 .at("the links of this host")
                 .remedy("raise the limit: ulimit -n 4096")
         })?;
-        let (mut listening, mut listeners) = (Vec::new(), Vec::new());
-        for address in &config.listen {
-            let how = Listen { address: *address, backlog: 4_096, refusal: crate::runtime::door::too_full() };
-            let stands = driver.listen(how).map_err(|error| unusable(*address, &error))?;
-            listening.push(stands.address);
-            listeners.push(stands.listener);
-        }
-        let instance = Core::new_port()?.0;
-        let mut link = Config::new(busway_wire::cluster_id(&config.cluster), config.identity, instance);
-        link.hello.credit_messages = config.data.messages;
-        link.hello.credit_bytes = config.data.bytes;
-        link.hello.name = busway_wire::link::label_of(&config.host);
-        let shared = Arc::new(Shared {
-            core: core.clone(),
-            driver,
-            tls: Mutex::new(config.tls.clone()),
-            strangers: Mutex::new(VecDeque::new()),
-            listeners,
-            config,
-            link,
-            peers: Mutex::new(BTreeMap::new()),
-            interests: Mutex::new(Interests::default()),
-            known: Mutex::new(BTreeMap::new()),
-            changed: Condvar::new(),
-            changes: AtomicU64::new(0),
-            speakers: Arc::new(Speakers::default()),
-            watched: Mutex::new(Vec::new()),
-            resolved: Mutex::new(Vec::new()),
-            stop: AtomicBool::new(false),
-        });
+        let (shared, listening) = Shared::listen(core.clone(), driver, config)?;
         core.ports.set_watcher(Some(shared.clone()));
         let mut hub = Hub { shared: shared.clone(), listening, threads: Vec::new() };
         hub.run("bw-link-rx", {
