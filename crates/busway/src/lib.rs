@@ -24,6 +24,7 @@ mod sample;
 mod stream;
 mod subscriber;
 mod tls;
+mod tokens;
 mod typed;
 mod wake;
 

@@ -18,6 +18,7 @@ use crate::bus::Bus;
 use crate::error::{Code, Error};
 use crate::runtime::{Hub, HubConfig};
 use crate::tls::Tls;
+use crate::tokens::{Secret, Tokens};
 
 mod status;
 
@@ -47,6 +48,8 @@ pub struct NodeBuilder {
     name: Option<String>,
     plain_beyond_loopback: bool,
     tls: Option<Tls>,
+    token: Option<Secret>,
+    accepted: Vec<(String, Secret)>,
 }
 
 impl NodeBuilder {
@@ -111,6 +114,20 @@ impl NodeBuilder {
         self
     }
 
+    /// What a client shows that has no certificate: 1 to 1 024 visible ASCII characters. It is said to nodes only, over
+    /// TLS or on this host; an address beyond it is not dialed in clear by who has a token.
+    pub fn token(mut self, token: &str) -> Self {
+        self.token = Some(Secret::new(token));
+        self
+    }
+
+    /// Who shows this token is the client `name`; may be called again, up to 1 024 times. From then on a peer that shows
+    /// neither a certificate nor a token is refused. On links in clear nodes need one too, with the name `node/INDEX`.
+    pub fn accept_token(mut self, name: &str, token: &str) -> Self {
+        self.accepted.push((name.to_owned(), Secret::new(token)));
+        self
+    }
+
     /// Links beyond this host are neither encrypted nor authenticated, and that is wanted. Without it, and without
     /// [`NodeBuilder::tls`], no address beyond this host is listened at or dialed.
     pub fn allow_plain_beyond_loopback(mut self) -> Self {
@@ -123,10 +140,11 @@ impl NodeBuilder {
     /// # Errors
     /// [`Code::BadSetting`] for an index out of range or a peer that is this node, and where an address beyond this host
     /// would be used without [`NodeBuilder::tls`] or [`NodeBuilder::allow_plain_beyond_loopback`];
-    /// [`Code::BadCredentials`] for the certificate of somebody else; [`Code::AddressUnusable`] where an address cannot be
+    /// [`Code::BadCredentials`] for the certificate of somebody else, and what is no token; [`Code::AddressUnusable`] where an address cannot be
     /// listened at; memory (03xx).
     pub fn open(self, bus: &Bus) -> Result<Node, Error> {
         self.check()?;
+        let tokens = self.tokens()?;
         let config = HubConfig {
             cluster: self.cluster,
             identity: self.identity,
@@ -137,10 +155,26 @@ impl NodeBuilder {
             host: self.name.unwrap_or_else(host_name),
             plain_beyond_loopback: self.plain_beyond_loopback,
             tls: self.tls,
+            token: self.token,
+            tokens,
         };
         let hub = Arc::new(Hub::start(bus.core.clone(), config)?);
         let reporter = Reporter::start(hub.clone(), bus)?;
         Ok(Node { reporter: Some(reporter), hub, _bus: bus.clone() })
+    }
+
+    fn tokens(&self) -> Result<Tokens, Error> {
+        let refuse = |cause: String| {
+            Error::new(Code::BadCredentials, cause)
+                .at("the node")
+                .remedy("make another: openssl rand -hex 32")
+        };
+        self.token.as_ref().map_or(Ok(()), Secret::check).map_err(refuse)?;
+        let mut tokens = Tokens::default();
+        for (name, token) in &self.accepted {
+            tokens.accept(name, token).map_err(refuse)?;
+        }
+        Ok(tokens)
     }
 
     fn check(&self) -> Result<(), Error> {
@@ -276,6 +310,8 @@ impl Node {
             name: None,
             plain_beyond_loopback: false,
             tls: None,
+            token: None,
+            accepted: Vec::new(),
         }
     }
 

@@ -258,6 +258,10 @@ pub const LINK_RETRY_AFTER_MS_MAX: u64 = 300_000;
 /// Bytes of the token of a hello: room for any signed one. A longer one is refused.
 pub const LINK_TOKEN_BYTES_MAX: usize = 1_024;
 
+/// Tokens that one node accepts: as many as clients unless the user says otherwise, and each is compared at each
+/// handshake. More are refused when the node is made.
+pub const LINK_TOKENS_MAX: usize = LINK_CLIENTS_DEFAULT as usize;
+
 /// Messages that a peer may have under way to us unless the user says otherwise: half a million a second over
 /// 32 ms. Past it the peer waits.
 pub const LINK_CREDIT_MESSAGES_DEFAULT: u64 = 16_384;

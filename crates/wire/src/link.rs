@@ -51,7 +51,7 @@ impl fmt::Display for Identity {
 }
 
 /// The first frame of each side: who it is and what it takes.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hello {
     /// The cluster that the sender belongs to.
     pub cluster: u64,
@@ -76,6 +76,20 @@ pub struct Hello {
     pub token: Vec<u8>,
     /// What the sender can do beyond this page: bits, all zero in this version; unknown ones are ignored.
     pub features: u64,
+}
+
+/// Without the token, which belongs into no log.
+impl fmt::Debug for Hello {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Hello")
+            .field("cluster", &self.cluster)
+            .field("identity", &self.identity)
+            .field("instance", &self.instance)
+            .field("name", &self.name)
+            .field("token_bytes", &self.token.len())
+            .field("features", &self.features)
+            .finish_non_exhaustive()
+    }
 }
 
 /// Why a link is refused or ended.

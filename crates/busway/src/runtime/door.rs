@@ -203,7 +203,12 @@ impl<D: Wires> Door<D> {
         if !matches!(self.connections.get(&connection), Some(Slot::Dialing(..))) {
             return;
         }
-        let link = Link::dial(&self.shared.link, peer, self.now());
+        let mut config = self.shared.link.clone();
+        if let Some(token) = &self.shared.config.token {
+            // To who was dialed, never to who comes.
+            config.hello.token = token.bytes().to_vec();
+        }
+        let link = Link::dial(&config, peer, self.now());
         let cluster = &self.shared.config.cluster;
         let cipher = match self.shared.tls().map(|tls| Cipher::dial(&tls, cluster, peer)).transpose() {
             Ok(cipher) => cipher.map(Box::new),
@@ -341,7 +346,7 @@ impl<D: Wires> Door<D> {
     fn hear_newcomer(&mut self, connection: ConnectionId, bytes: &mut [u8]) {
         let now = self.now();
         let Some(Slot::Newcomer(newcomer)) = self.connections.get_mut(&connection) else { return };
-        match newcomer.hear(now, &self.shared.config.cluster, bytes) {
+        match newcomer.hear(now, &self.shared.config, bytes) {
             Heard::More => {
                 self.answer_newcomer(connection);
                 self.shared.driver.watch(connection);
@@ -563,10 +568,17 @@ impl<D: Wires> Door<D> {
         let resolved = std::mem::take(&mut *lock(&self.shared.resolved));
         for (peer, attempt, found) in resolved {
             // Only now is it known where a name leads.
-            let safe = self.shared.config.plain_beyond_loopback || self.shared.tls().is_some();
+            let encrypted = self.shared.tls().is_some();
+            let safe = self.shared.config.plain_beyond_loopback || encrypted;
             let allowed = |address: &SocketAddr| safe || address.ip().is_loopback();
+            let secret = self.shared.config.token.is_some() && !encrypted;
             let found = found.and_then(|address| {
                 let beyond = "is beyond this host, and links are not encrypted; allow it in words";
+                if secret && !address.ip().is_loopback() {
+                    return Err(format!(
+                        "{address} is beyond this host, and a token is not sent in clear; use TLS"
+                    ));
+                }
                 if allowed(&address) { Ok(address) } else { Err(format!("{address} {beyond}")) }
             });
             match found {

@@ -28,6 +28,7 @@ use crate::runtime::occupant::{self, Occupant};
 use crate::runtime::peer::{Peer, Speakers};
 use crate::runtime::{Outbound, Pieces, Staging};
 use crate::tls::Tls;
+use crate::tokens::{Secret, Tokens};
 
 /// The thread that sends sleeps no longer than this: what a ring of the bell did not tell, it finds then.
 const TX_SLEEP: Duration = Duration::from_millis(250);
@@ -58,6 +59,10 @@ pub(crate) struct HubConfig {
     pub(crate) plain_beyond_loopback: bool,
     /// Links are encrypted.
     pub(crate) tls: Option<Tls>,
+    /// What we show to those that we dial.
+    pub(crate) token: Option<Secret>,
+    /// What others may show.
+    pub(crate) tokens: Tokens,
 }
 
 /// What the membership knows of a peer, for people.

@@ -11,9 +11,11 @@ use std::net::SocketAddr;
 use busway_protocol::{Batch, Link, PeerId, Principal, Time};
 use busway_wire::link::{Refusal, RefusalCode};
 
+use crate::runtime::HubConfig;
 use crate::runtime::cipher::{Cipher, Trouble, looks_like_tls};
 use crate::runtime::{Outbound, Pieces};
 use crate::tls::Tls;
+use crate::tokens::Tokens;
 
 /// See the head of this file.
 pub(super) struct Newcomer {
@@ -50,11 +52,11 @@ impl Newcomer {
     }
 
     /// It has said something.
-    pub(super) fn hear(&mut self, now: Time, cluster: &str, bytes: &mut [u8]) -> Heard {
+    pub(super) fn hear(&mut self, now: Time, config: &HubConfig, bytes: &mut [u8]) -> Heard {
         if self.cipher.is_none()
             && let Some(tls) = &self.tls
         {
-            match Cipher::accept(tls, cluster) {
+            match Cipher::accept(tls, &config.cluster) {
                 Ok(cipher) => self.cipher = Some(Box::new(cipher)),
                 Err(reason) => return self.refuse(RefusalCode::Credentials, reason),
             }
@@ -64,13 +66,13 @@ impl Newcomer {
                 let reason = "this node does not speak TLS; give it a certificate, or none to the other";
                 return self.refuse(RefusalCode::Credentials, reason.to_owned());
             }
-            return self.listen(now, bytes);
+            return self.listen(now, config, bytes);
         };
         let opened = cipher.open(bytes);
         let plain = cipher.take_plain();
         self.cipher = Some(cipher);
         match opened {
-            Ok(()) => self.listen(now, &plain),
+            Ok(()) => self.listen(now, config, &plain),
             Err(Trouble::Plain) => {
                 self.cipher = None;
                 let reason = "this node speaks TLS only; busway cert new makes the certificates";
@@ -83,7 +85,7 @@ impl Newcomer {
     }
 
     /// Plain bytes, from the first that is not done with.
-    fn listen(&mut self, now: Time, bytes: &[u8]) -> Heard {
+    fn listen(&mut self, now: Time, config: &HubConfig, bytes: &[u8]) -> Heard {
         let (consumed, greeted) = match self.link.receive(now, bytes) {
             Ok((consumed, event)) => (consumed, event.is_some()),
             Err(reason) => return Heard::Refused(reason.to_string()),
@@ -92,24 +94,41 @@ impl Newcomer {
             Some(cipher) => cipher.keep(bytes.to_vec(), consumed),
             None => self.rest = bytes.get(consumed..).unwrap_or_default().to_vec(),
         }
-        let Some(identity) = self.link.hello().filter(|_| greeted).map(|hello| hello.identity) else {
-            return Heard::More;
-        };
-        match self.principal(identity) {
+        let Some(hello) = self.link.hello().filter(|_| greeted) else { return Heard::More };
+        let identity = hello.identity;
+        match self.principal(identity, &hello.token, &config.tokens) {
             Ok(principal) => Heard::Hello(identity, principal),
             Err(reason) => self.refuse(RefusalCode::Credentials, reason),
         }
     }
 
-    /// Who it has shown to be.
-    fn principal(&self, identity: PeerId) -> Result<Principal, String> {
-        let Some(cipher) = &self.cipher else { return Ok(Principal::of_identity(identity)) };
-        match cipher.principal()? {
-            Some(principal) if principal.may_be(identity) => Ok(principal),
-            Some(principal) => {
-                Err(format!("the certificate is of {principal}, and it says that it is {identity}"))
+    /// Who it has shown to be: by its certificate, else by its token, else, where nobody has to show anything, who it
+    /// says it is.
+    fn principal(&self, identity: PeerId, token: &[u8], tokens: &Tokens) -> Result<Principal, String> {
+        let encrypted = self.cipher.is_some();
+        let certified = self.cipher.as_ref().map_or(Ok(None), |cipher| cipher.principal())?;
+        if let Some(principal) = certified {
+            if principal.may_be(identity) {
+                return Ok(principal);
             }
-            None => Err(format!("{identity} shows no certificate; give it one of the cluster's CA")),
+            return Err(format!("the certificate is of {principal}, and it says that it is {identity}"));
+        }
+        let is_node = matches!(identity, PeerId::Node { .. });
+        if encrypted && (is_node || tokens.is_empty()) {
+            return Err(format!("{identity} shows no certificate; give it one of the cluster's CA"));
+        }
+        if !encrypted && tokens.is_empty() {
+            return Ok(Principal::of_identity(identity));
+        }
+        if token.is_empty() {
+            return Err(format!(
+                "{identity} shows neither a certificate nor a token; give it one that is accepted"
+            ));
+        }
+        match tokens.who(token) {
+            Some(principal) if principal.may_be(identity) => Ok(principal.clone()),
+            Some(principal) => Err(format!("the token is of {principal}, and it says that it is {identity}")),
+            None => Err(format!("the token of {identity} is not one that is accepted")),
         }
     }
 

@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking, also in what its tests share")]
 
 mod pki;
+mod tokens;
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -268,8 +269,17 @@ fn an_id_belongs_to_the_client_that_had_it_first() {
     assert!(lamp.node.wait_for_peers(1, Duration::ZERO), "{:?}", lamp.node.peers());
 }
 
-/// Says hello over TLS, and reads the refusal.
+/// Says hello, and reads the refusal.
 fn say_hello(stream: &mut (impl Read + Write), identity: Identity) -> Refusal {
+    say_hello_with(stream, identity, b"")
+}
+
+fn say_hello_with(stream: &mut (impl Read + Write), identity: Identity, token: &[u8]) -> Refusal {
+    stream.write_all(&hello_of(identity, token)).unwrap();
+    read_refusal(stream)
+}
+
+fn hello_of(identity: Identity, token: &[u8]) -> Vec<u8> {
     let hello = Hello {
         cluster: cluster_id("test"),
         identity,
@@ -280,13 +290,12 @@ fn say_hello(stream: &mut (impl Read + Write), identity: Identity) -> Refusal {
         credit_bytes: 1,
         window_messages: 1,
         window_bytes: 1,
-        token: Vec::new(),
+        token: token.to_vec(),
         features: 0,
     };
     let mut bytes = Vec::new();
     encode(&Frame::Hello(hello), Seed(cluster_id("test")), &mut bytes).unwrap();
-    stream.write_all(&bytes).unwrap();
-    read_refusal(stream)
+    bytes
 }
 
 fn read_refusal(stream: &mut impl Read) -> Refusal {
