@@ -555,8 +555,12 @@ impl Ports for PortTable {
 
     fn retry(&self, now_ns: u64) -> Vec<Wanted> {
         let mut wanted = Vec::new();
-        let subscriptions: Vec<Arc<Subscription>> = lock(&self.subscriptions).values().cloned().collect();
-        for subscription in subscriptions {
+        let subscriptions: Vec<(PortId, Arc<Subscription>)> = lock(&self.subscriptions)
+            .iter()
+            .map(|(port, subscription)| (*port, subscription.clone()))
+            .collect();
+        // Under the port by which it is registered: what is read for a peer has one for each of the peer's wishes.
+        for (port, subscription) in subscriptions {
             let due = lock(&subscription.unmet).due(now_ns, RETRIES - wanted.len().min(RETRIES));
             for unmet in due {
                 let publisher =
@@ -565,7 +569,7 @@ impl Ports for PortTable {
                 wanted.extend(made.map(|row| Wanted {
                     publisher: unmet.peer.process(),
                     ring: ring_key(unmet.ring),
-                    subscription: subscription.options.port,
+                    subscription: port,
                     row: row_key(row.key()),
                     policy: subscription.options.policy,
                 }));

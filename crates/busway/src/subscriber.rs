@@ -107,7 +107,7 @@ impl SubscriberBuilder {
         };
         let port = Core::new_port()?;
         let created_ns = clock::monotonic_ns();
-        let options = RowOptions { port, policy, history: self.history, holds, created_ns };
+        let options = RowOptions { port, policy, history: self.history, holds, created_ns, place: 0 };
         let subscription = Arc::new(Subscription::new(options, line_of(pattern.exact())));
         core.ports.add_subscription(port, &subscription);
         let record = SubscriberRecord { port, pattern: pattern.clone(), policy, created_ns, export: false };

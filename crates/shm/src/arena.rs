@@ -69,6 +69,8 @@ pub struct OwnArena {
     open_rows: Mutex<u64>,
     all_rows_closed: Condvar,
     share: OnceLock<u64>,
+    /// This arena as a peer sees it, once somebody of ours stands for a peer.
+    mirror: OnceLock<Arc<PeerArena>>,
     process: ProcessId,
     forks: u64,
 }
@@ -114,6 +116,7 @@ impl OwnArena {
             open_rows: Mutex::new(0),
             all_rows_closed: Condvar::new(),
             share: OnceLock::new(),
+            mirror: OnceLock::new(),
             forks: fork::generation()?,
             tables,
             arena_fd,
@@ -242,6 +245,15 @@ impl OwnArena {
     #[inline]
     pub fn forked(&self) -> bool {
         fork::forked_since(self.forks)
+    }
+
+    /// This arena as a peer sees it; mapped once.
+    pub(crate) fn mirror(&self) -> Result<Arc<PeerArena>, ShmError> {
+        if let Some(mirror) = self.mirror.get() {
+            return Ok(mirror.clone());
+        }
+        let made = PeerArena::of_own(self)?;
+        Ok(self.mirror.get_or_init(|| made).clone())
     }
 
     pub(crate) fn heap(&self) -> std::sync::MutexGuard<'_, Heap> {

@@ -16,7 +16,7 @@ pub mod fields;
 /// "BUSWAYA1", the first eight bytes of an arena.
 pub const MAGIC: u64 = u64::from_le_bytes(*b"BUSWAYA1");
 /// Raised with every change of a layout.
-pub const LAYOUT_VERSION: u32 = 3;
+pub const LAYOUT_VERSION: u32 = 4;
 
 /// Most extents of a process.
 pub const EXTENTS_MAX: u32 = 4095;
@@ -237,6 +237,10 @@ pub struct RowEntry {
     pub dropped: [AtomicU64; CAUSES],
     /// Hold words, where 16 are enough.
     pub hold_words: [AtomicU64; ROW_HOLDS],
+    /// For whom the publisher keeps this row's place when its process dies; 0: for nobody.
+    pub place: AtomicU64,
+    /// Zero.
+    pub spare: [AtomicU64; 7],
 }
 
 /// What a publisher knows of one row.
@@ -316,7 +320,7 @@ pub const fn layout_hash() -> u64 {
 
 const _: () = {
     assert!(size_of::<ArenaHeader>() <= EXTENTS_AT as usize);
-    assert!(size_of::<RingEntry>() == 832 && size_of::<RowEntry>() == 384 && size_of::<SeatEntry>() == 64);
+    assert!(size_of::<RingEntry>() == 832 && size_of::<RowEntry>() == 448 && size_of::<SeatEntry>() == 64);
     assert!(EXTENTS_AT + (EXTENTS_MAX as u64) * (size_of::<ExtentEntry>() as u64) <= HEADS_AT);
     assert!(HEADS_AT + (RINGS_MAX as u64) * 8 <= RINGS_AT);
     assert!(RINGS_AT + (RINGS_MAX as u64) * (size_of::<RingEntry>() as u64) <= ROWS_AT);

@@ -432,7 +432,7 @@ impl RingWriter {
         self.refresh();
         self.places
             .iter()
-            .filter(|seat| seat.alive())
+            .filter(|seat| seat.counts())
             .filter_map(|seat| self.name_if_behind(seat, self.head))
             .collect()
     }

@@ -50,6 +50,9 @@ pub struct RowOptions {
     pub holds: u32,
     /// When the subscription was made, monotonic nanoseconds.
     pub created_ns: u64,
+    /// For whom a publisher that waits for it keeps its place when this process dies, until a row comes that says the
+    /// same; 0: for nobody.
+    pub place: u64,
 }
 
 /// A row, as long as its reader or one of its samples lives.
@@ -155,6 +158,7 @@ impl RowShared {
         entry.holds.store(holds as u32, Ordering::Relaxed); // at most `HOLDS_MAX` and one
         entry.created_ns.store(options.created_ns, Ordering::Relaxed);
         entry.history.store(options.history, Ordering::Relaxed);
+        entry.place.store(options.place, Ordering::Relaxed);
         // pairs with Acquire in `seat`
         entry.key.store(key(self.key.generation, state::STARTING), Ordering::Release);
     }

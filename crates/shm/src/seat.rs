@@ -10,8 +10,9 @@
 //! Where a row says that it is, is clamped to what the ring knows: a lying row hurts itself only. What it says that it has
 //! counted is not, because the account is there to show what does not add up.
 //! Whether a process has died is said by its life word alone, which the kernel marks; nobody else's word frees what it may
-//! be reading.
+//! be reading. A row that reads for somebody elsewhere keeps its place when its process dies, see `place`.
 
+use std::num::NonZeroU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use busway_wire::Cause;
@@ -28,6 +29,8 @@ use crate::row::{RowAccount, ledger};
 use crate::slot::Slot;
 use crate::sync::{AtomicU64, Ordering};
 use crate::view::Mapped;
+
+mod place;
 
 /// Most hold words of a row that a publisher looks at; more are refused at the seat.
 pub const HOLDS_MAX: u64 = 4096;
@@ -77,6 +80,11 @@ pub struct Seat {
     pub from: u64,
     /// The furthest that the row has said to be: a cursor that goes back is not believed.
     passed: Arc<AtomicU64>,
+    /// For whom its place is kept when its process dies, and the user who asked for that.
+    place: Option<NonZeroU64>,
+    uid: u32,
+    /// A row of our own that stands for one whose process died.
+    stands_in: bool,
 }
 
 /// How far a row is.
@@ -126,6 +134,16 @@ impl Seat {
         !matches!(self.peer.life(), Life::Dead | Life::Closed)
     }
 
+    /// Whether the row counts where room is made: its process takes part, or its place is kept.
+    pub fn counts(&self) -> bool {
+        self.keeps() || self.alive()
+    }
+
+    /// Whether its place is kept when its process dies.
+    pub(crate) fn keeps(&self) -> bool {
+        self.place.is_some()
+    }
+
     /// Whether the row's process is dead, so that nobody reads what the row holds. A process that has only closed
     /// its bus may still hold samples.
     pub fn dead(&self) -> bool {
@@ -148,6 +166,17 @@ pub struct RingShared {
     remains: Mutex<Option<Remains>>,
 }
 
+/// What becomes of what a row that goes had not passed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Rest {
+    /// It is lost with its process.
+    Died,
+    /// It is lost because the row was closed.
+    Left,
+    /// Another row has it.
+    Kept,
+}
+
 /// What became of the rows of a ring when the control thread looked.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Reaped {
@@ -155,6 +184,8 @@ pub struct Reaped {
     pub left: u32,
     /// Rows whose process died.
     pub died: u32,
+    /// Of those, rows whose place is kept.
+    pub kept: u32,
 }
 
 /// What became of a ring's messages, row by row.
@@ -261,12 +292,19 @@ impl RingShared {
             });
         }
         let holds = peer.tables().arena().slice(row.holds_at.load(Ordering::Relaxed), holds)?;
-        let from = self.start_of(&row);
-        let index = self.own.take_entry(Table::Seat)?;
         let gates = self.gating && policy.gates();
+        let place = NonZeroU64::new(row.place.load(Ordering::Relaxed)).filter(|_| gates);
+        let kept = place::kept(&seats, place, peer.uid(), self.head());
+        let from = kept.unwrap_or_else(|| self.start_of(&row));
+        let index = self.own.take_entry(Table::Seat)?;
         let passed = Arc::new(AtomicU64::new(from));
-        let seat = Seat { peer: peer.clone(), row_key, row, holds, index, policy, gates, from, passed };
+        let (peer, uid, stands_in) = (peer.clone(), peer.uid(), false);
+        let seat =
+            Seat { peer, row_key, row, holds, index, policy, gates, from, passed, place, uid, stands_in };
         self.fill_entry(&seat);
+        if kept.is_some() {
+            self.take_over(&mut seats, &seat);
+        }
         seats.push(seat);
         self.entry.seated.store(seats.len() as u64, Ordering::Relaxed);
         self.raise();
@@ -343,11 +381,13 @@ impl RingShared {
     pub fn reap(&self) -> Reaped {
         let mut reaped = Reaped::default();
         let mut seats = self.lock();
-        let before = seats.len();
+        let over = unkey(self.entry.key.load(Ordering::Relaxed)).1 == state::CLOSED;
+        let mut stand_ins = place::StandIns::new(&seats, over);
         seats.retain(|seat| {
             let died = seat.dead();
             let closed = seat.progress(u64::MAX) == Progress::Closed;
-            if !died && !closed {
+            let given_up = seat.stands_in && over;
+            if !died && !closed && !given_up {
                 return true;
             }
             if died {
@@ -355,10 +395,17 @@ impl RingShared {
             } else {
                 reaped.left += 1
             }
-            self.fold(seat, died);
+            if died && !closed && stand_ins.take(self, seat) {
+                reaped.kept += 1;
+                self.fold(seat, Rest::Kept);
+            } else {
+                self.fold(seat, if died || given_up { Rest::Died } else { Rest::Left });
+            }
             false
         });
-        if seats.len() != before {
+        let stand_ins = stand_ins.all();
+        seats.extend(stand_ins);
+        if reaped != Reaped::default() {
             self.entry.seated.store(seats.len() as u64, Ordering::Relaxed);
             self.raise();
         }
@@ -371,16 +418,21 @@ impl RingShared {
     /// Waits no more for the rows of a process of which somebody says that it is gone: they are stalled, and gate again
     /// when they have caught up. What they hold is theirs.
     pub fn stop_gating(&self, process: ProcessId) {
-        let gating = self.seats().into_iter().filter(|seat| seat.gates && seat.peer.process() == process);
+        let of_it = |seat: &Seat| seat.gates && seat.place.is_none() && seat.peer.process() == process;
+        let gating = self.seats().into_iter().filter(of_it);
         for seat in gating.filter(|seat| self.marked(seat) == state::ACTIVE) {
             self.mark(&seat, state::STALLED);
         }
     }
 
     /// Adds a row that is gone to the ring's past, so that the account stays closed.
-    fn fold(&self, seat: &Seat, died: bool) {
+    fn fold(&self, seat: &Seat, rest: Rest) {
         let mut ledger = seat.ledger(|| self.head());
-        ledger.lose_the_rest(if died { Cause::SubscriberDied } else { Cause::SubscriberLeft });
+        match rest {
+            Rest::Died => ledger.lose_the_rest(Cause::SubscriberDied),
+            Rest::Left => ledger.lose_the_rest(Cause::SubscriberLeft),
+            Rest::Kept => ledger.expected = ledger.expected.saturating_sub(ledger.in_flight),
+        }
         self.past_expected.fetch_add(ledger.expected, Ordering::Relaxed);
         // Only this thread adds: a row that lies about its numbers does not turn them round.
         let add = |sum: &AtomicU64, count: u64| {
@@ -390,7 +442,13 @@ impl RingShared {
         for (sum, lost) in self.entry.past_dropped.iter().zip(ledger.dropped) {
             add(sum, lost);
         }
-        self.entry.past_rows.fetch_add(1, Ordering::Relaxed);
+        // Whose place is kept is counted with the row that has it.
+        if rest != Rest::Kept {
+            self.entry.past_rows.fetch_add(1, Ordering::Relaxed);
+        }
+        if seat.stands_in {
+            self.free_stand_in(seat);
+        }
         if let Some(entry) = self.entry_of(seat) {
             let (generation, _) = unkey(entry.key.load(Ordering::Relaxed));
             entry.key.store(key(generation, state::FREE), Ordering::Release);

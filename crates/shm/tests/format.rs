@@ -73,8 +73,8 @@ fn every_field_of_an_arena_lies_where_the_page_says() {
         check!(RingEntry, 832; key, topic, port, created_ns, stages_used, topic_bytes, history, flags, closed_at, rate_milli,
             waiting, waits, refused, evicted, past_delivered, past_rows, sent_bytes, lag_high, seated, past_dropped, stage_at,
             stage_first, name),
-        check!(RowEntry, 384; key, publisher, ring, port, policy, holds_at, holds, seat, first, cursor, looked_ns,
-            lag_high, held, losing, created_ns, history, delivered, woken, dropped, hold_words),
+        check!(RowEntry, 448; key, publisher, ring, port, policy, holds_at, holds, seat, first, cursor, looked_ns,
+            lag_high, held, losing, created_ns, history, delivered, woken, dropped, hold_words, place, spare),
         check!(SeatEntry, 64; key, subscriber, row, ring, from, waits, waited_ns, stalls),
         check!(DomainHeader, 128; magic, layout, size, budget, reserved, bytes_reserved, ledger_reserved),
     ];

@@ -572,7 +572,7 @@ fn the_domains_budget_refuses_before_the_kernel_is_asked_and_sending_goes_on_whe
     let honest = Honest::new();
     let policy = Policy::DropNewest { depth: 200 };
     let row_options =
-        RowOptions { port: PortId(9), policy, history: 0, holds: 200, created_ns: monotonic_ns() };
+        RowOptions { port: PortId(9), policy, history: 0, holds: 200, created_ns: monotonic_ns(), place: 0 };
     let row =
         RowShared::create(&honest.own, &peer, shared.key(), &row_options, &honest.budget).expect("a row");
     row.attached(Ok(shared.attach(&honest.peer, row.key(), policy).expect("a seat")));

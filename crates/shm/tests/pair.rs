@@ -59,7 +59,7 @@ impl Pair {
     }
 
     fn subscribe_at(&self, policy: Policy, history: u64, holds: u32, created_ns: u64) -> RowReader {
-        let row_options = RowOptions { port: PortId(9), policy, history, holds, created_ns };
+        let row_options = RowOptions { port: PortId(9), policy, history, holds, created_ns, place: 0 };
         let row = RowShared::create(&self.own, &self.peer, self.shared.key(), &row_options, &self.budget)
             .expect("a row");
         let seat = self.shared.attach(&self.peer, row.key(), policy).expect("a seat");

@@ -110,8 +110,14 @@ impl Side {
     }
 
     fn subscribe(&self, policy: Policy) -> RowReader {
-        let options =
-            RowOptions { port: PortId(9), policy, history: 0, holds: 15, created_ns: monotonic_ns() };
+        let options = RowOptions {
+            port: PortId(9),
+            policy,
+            history: 0,
+            holds: 15,
+            created_ns: monotonic_ns(),
+            place: 0,
+        };
         let ring = self.shared.key();
         let row = RowShared::create(&self.own, &self.publisher, ring, &options, &self.budget).expect("a row");
         row.attached(Ok(self.shared.attach(&self.peer, row.key(), policy).expect("a seat")));

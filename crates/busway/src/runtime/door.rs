@@ -19,6 +19,7 @@ use busway_wire::link::{Frame, Refusal, RefusalCode, encode};
 use crate::node::LinkState;
 use crate::ports::lock;
 use crate::runtime::cipher::Cipher;
+use crate::runtime::export::place_of;
 use crate::runtime::hub::{Known, Shared, Wires};
 use crate::runtime::newcomer::{Heard, Newcomer};
 use crate::runtime::peer::{Happened, Peer};
@@ -254,13 +255,10 @@ impl<D: Wires> Door<D> {
             return Some(peer.clone());
         }
         let session = Session::new(self.shared.link.clone(), id);
-        let made = Peer::new(
-            &self.shared.core,
-            session,
-            principal,
-            self.shared.config.host.clone(),
-            self.shared.speakers.clone(),
-        );
+        let config = &self.shared.config;
+        let place = place_of(&config.cluster, config.identity, id);
+        let (host, speakers) = (config.host.clone(), self.shared.speakers.clone());
+        let made = Peer::new(&self.shared.core, session, principal, host, place, speakers);
         let mut peer = match made {
             Ok(peer) => peer,
             Err(error) => {

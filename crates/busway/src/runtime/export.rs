@@ -10,6 +10,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use busway_protocol::PeerId;
 use busway_shm::clock;
 use busway_shm::row::{Body, Gap, Message, RowOptions, RowReader, Taken};
 use busway_shm::slot::InlineMessage;
@@ -47,6 +48,11 @@ pub(crate) enum Outbound {
     Small(InlineMessage, usize),
     /// Where it lies, held until this is dropped.
     Held(Arc<Message>, usize),
+}
+
+/// The number under which publishers keep the place of what a node reads for a peer; never 0.
+pub(crate) fn place_of(cluster: &str, node: PeerId, peer: PeerId) -> u64 {
+    busway_wire::cluster_id(&format!("{cluster}: {node} for {peer}")).max(1)
 }
 
 impl AsRef<[u8]> for Outbound {
@@ -148,12 +154,15 @@ pub(crate) struct Exports {
 }
 
 impl Exports {
-    pub(crate) fn new(core: &Arc<Core>) -> Result<Self, Error> {
+    /// `place` says for which peer of which node this is read, the same after each start of the node: publishers keep
+    /// the place of a reliable row by it while the node is dead.
+    pub(crate) fn new(core: &Arc<Core>, place: u64) -> Result<Self, Error> {
         let subscription = |care: Care| -> Result<Arc<Subscription>, Error> {
             let port = Core::new_port()?;
             let created_ns = clock::monotonic_ns();
-            let options =
-                RowOptions { port, policy: care.policy(), history: 0, holds: HOLDS_MAX / 4, created_ns };
+            let place = if care == Care::Reliable { place } else { 0 };
+            let (policy, holds) = (care.policy(), HOLDS_MAX / 4);
+            let options = RowOptions { port, policy, history: 0, holds, created_ns, place };
             Ok(Arc::new(Subscription::new(options, line_of(None))))
         };
         Ok(Self {

@@ -114,13 +114,14 @@ impl Peer {
         session: Session<Outbound>,
         principal: Principal,
         host: String,
+        place: u64,
         speakers: Arc<Speakers>,
     ) -> Result<Self, Error> {
         Ok(Self {
             id: session.peer(),
             session,
             principal,
-            exports: Exports::new(core)?,
+            exports: Exports::new(core, place)?,
             imports: Imports::new(core),
             wire: None,
             host,

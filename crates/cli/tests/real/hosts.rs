@@ -11,6 +11,8 @@ use serde_json::Value;
 use crate::harness::{Place, Running, flights, names};
 
 const DEADLINE: Duration = Duration::from_secs(60);
+/// Of the node beside the publisher.
+const KILLS: usize = 3;
 
 /// A node that listens where the kernel chooses, or at a port that was its own before.
 fn listen(place: &Place, index: &str, address: &str) -> (Running, BufReader<PipeReader>, String) {
@@ -110,4 +112,45 @@ fn a_reliable_subscriber_far_away_loses_nothing_while_the_node_beside_it_is_kill
         node.finish().expect(0);
     }
     println!("evidence: {count} records whole, the far node killed twice");
+}
+
+#[test]
+fn the_node_beside_the_publisher_is_killed() {
+    let (near, far) = (Place::new(), Place::new());
+    let records = flights();
+    let count = lines(&records).to_string();
+    let (far_node, _far_stream, address) = listen(&far, "1", "127.0.0.1:0");
+    let peer = format!("1={address}");
+    let (mut near_node, mut _near_stream) = dial(&near, "0", &peer);
+    let mut command = far.command(&["sub", "flights", "--reliable", "--raw", "--count", &count]);
+    let (reader, writer) = std::io::pipe().expect("a pipe");
+    command.stdout(writer);
+    let mut subscriber = Running::start(command);
+    subscriber.stderr_until(|line| line == "ready flights");
+    let mut command =
+        near.command(&["pub", "flights", "--lines", "--wait", "--max-wait", "60s", "--linger", "60s"]);
+    command.stdin(Stdio::piped());
+    let mut publisher = Running::start(command);
+    let mut input = publisher.stdin().expect("stdin is a pipe");
+    let (progress, arrived) = channel();
+    let output = std::thread::spawn(move || read_all(reader, &progress));
+    let all = records.clone();
+    let writer = std::thread::spawn(move || input.write_all(&all));
+    for part in 1..=KILLS {
+        while arrived.recv_timeout(DEADLINE).expect("messages arrive") < records.len() / (KILLS + 1) * part {}
+        near_node.signal(Signal::KILL);
+        near_node.finish();
+        (near_node, _near_stream) = dial(&near, "0", &peer);
+    }
+    writer.join().expect("it does not panic").expect("all lines were taken");
+    assert!(output.join().expect("the reader does not panic") == records, "what arrived differs");
+    subscriber.finish().expect(0);
+    let ended = publisher.finish().expect(0);
+    let account = format!("sent {count} subscribers 1 delivered {count} dropped 0 in-flight 0");
+    assert_eq!(ended.last_error_line(), account);
+    for node in [near_node, far_node] {
+        node.signal(Signal::TERM);
+        node.finish().expect(0);
+    }
+    println!("evidence: {count} records whole, the near node killed {KILLS} times");
 }

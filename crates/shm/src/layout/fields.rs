@@ -55,7 +55,7 @@ pub const ARENA: [Structure; 6] = [
         waiting, waits, refused, evicted, past_delivered, past_rows, sent_bytes, lag_high, seated, past_dropped,
         stage_at, stage_first, name),
     structure!(RowEntry: key, publisher, ring, port, policy, holds_at, holds, seat, first, cursor, looked_ns, lag_high, held,
-        losing, created_ns, history, delivered, woken, dropped, hold_words),
+        losing, created_ns, history, delivered, woken, dropped, hold_words, place, spare),
     structure!(SeatEntry: key, subscriber, row, ring, from, waits, waited_ns, stalls),
     Structure { name: "Slot", bytes: size_of::<Slot>(), fields: &SLOT },
 ];

@@ -3,9 +3,10 @@
 //! A message may take its slot when every gating row has passed what lies there. If one has not: the ring grows if
 //! it may; rows that ask for it are evicted; a row that asks for it makes the send fail; the others are waited for,
 //! each no longer than the ring's `max_wait`, after which it is stalled and gates no more until it has caught up.
-//! A row whose process has died gates no more from the moment its life word says so.
+//! A row whose process has died gates no more from the moment its life word says so, but where its place is kept
+//! (`seat::place`).
 //!
-//! Invariant: no row can make a publisher wait longer than `max_wait` in one piece, and all rows together no longer
+//! Invariant: but for kept places of a ring that waits for hosts without end, no row can make a publisher wait longer than `max_wait` in one piece, and all rows together no longer
 //! than twice that for one message, however many older ones must give way for its slot, its bytes and its memory, and
 //! whatever the rows write or fail to write: the wait is bounded by our own clock. What a message has waited so far stands
 //! in `sent.waited_ns`, which begins anew with the next.
@@ -141,7 +142,7 @@ impl RingWriter {
             };
             let waited = waited_ns >= self.options.max_wait_ns || self.sent.waited_ns >= self.wait_most_ns();
             // Who does not gate is not waited for, whatever it holds.
-            let gated = self.places.iter().any(|seat| seat.gates && seat.alive());
+            let gated = self.places.iter().any(|seat| seat.gates && seat.counts());
             if expired || waited || !gated || !self.recycler.waits() || own.closed() {
                 self.sent.waited_ns = 0;
                 return Err(Refusal::Memory(refused));
@@ -268,7 +269,7 @@ impl RingWriter {
         let growing = slots < u64::from(self.options.slots_max);
         for seat in self.places.iter().filter(|seat| seat.gates || growing) {
             let Progress::Passed(cursor) = seat.progress(head) else { continue };
-            if !seat.alive() {
+            if !seat.counts() {
                 continue;
             }
             survey.slowest = survey.slowest.min(cursor + 1);
@@ -379,7 +380,7 @@ impl RingWriter {
         seat.gates
             && self.shared.marked(seat) == state::ACTIVE
             && matches!(seat.progress(self.head), Progress::Passed(cursor) if cursor < needed)
-            && seat.alive()
+            && seat.counts()
     }
 
     fn name_if_blocking(&self, seat: &Seat, needed: u64) -> Option<RowName> {
@@ -405,8 +406,9 @@ impl RingWriter {
         fence(Ordering::SeqCst); // pairs with the fence in `take::wake_publisher`
         let life = seat.peer.life_word();
         let life_seen = life.load(Ordering::Relaxed);
-        let still =
-            self.blocks(seat, needed) && matches!(life::read(life), life::Life::Alive | life::Life::Starting);
+        // Of a kept place nobody dies: it is looked at again after the slice.
+        let lives = seat.keeps() || matches!(life::read(life), life::Life::Alive | life::Life::Starting);
+        let still = self.blocks(seat, needed) && lives;
         if still {
             let since = if self.blocked[at] == 0 { now } else { self.blocked[at] };
             let own = self.options.max_wait_ns.saturating_sub(now.saturating_sub(since)).max(1);

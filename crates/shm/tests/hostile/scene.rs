@@ -106,7 +106,8 @@ impl Honest {
         policy: Policy,
         history: u64,
     ) -> Option<Arc<RowShared>> {
-        let options = RowOptions { port: PortId(9), policy, history, holds: 15, created_ns: monotonic_ns() };
+        let options =
+            RowOptions { port: PortId(9), policy, history, holds: 15, created_ns: monotonic_ns(), place: 0 };
         RowShared::create(&self.own, publisher, ring, &options, &self.budget).ok()
     }
 

@@ -85,8 +85,14 @@ fn subscriber_part(parent: &UnixStream, publisher: &Files, ring: EntryKey, forei
     let policy = Policy::DropOldest { depth: Policy::DEPTH_RING };
     tell(parent, [u64::from(trace_me())]);
     while hear(parent) == [1] {
-        let options =
-            RowOptions { port: PortId(9), policy, history: 0, holds: 15, created_ns: monotonic_ns() };
+        let options = RowOptions {
+            port: PortId(9),
+            policy,
+            history: 0,
+            holds: 15,
+            created_ns: monotonic_ns(),
+            place: 0,
+        };
         let row = RowShared::create(&own, &peer, ring, &options, &budget).expect("a row");
         row.attached(Ok(0));
         let mut reader = RowReader::new(row, policy, foreign);

@@ -178,7 +178,8 @@ impl Stage {
     }
 
     fn row(&self, peer: &Arc<PeerArena>, ring: EntryKey, policy: Policy, history: u64) -> Arc<RowShared> {
-        let options = RowOptions { port: PortId(9), policy, history, holds: 15, created_ns: monotonic_ns() };
+        let options =
+            RowOptions { port: PortId(9), policy, history, holds: 15, created_ns: monotonic_ns(), place: 0 };
         RowShared::create(&self.own, peer, ring, &options, &self.budget).expect("a row")
     }
 
@@ -322,6 +323,7 @@ fn reader_part(parent: &UnixStream, publisher: &Files, ring: EntryKey) {
         history: 0,
         holds: 15,
         created_ns: monotonic_ns(),
+        place: 0,
     };
     let budget = Arc::new(HoldBudget::new(256, 64 * MIB));
     let row = RowShared::create(&own, &peer, ring, &options, &budget).expect("a row");
@@ -363,7 +365,7 @@ fn kill_reader(own: &Arc<OwnArena>, scene: &Scene, walk: &mut dyn FnMut(&Child))
     for sequence in 1..=4 * RING_SLOTS {
         send(&mut writer, &scene.payload(RING_SLOTS + sequence), Patience::None);
     }
-    assert_eq!(shared.reap(), Reaped { left: 0, died: 1 });
+    assert_eq!(shared.reap(), Reaped { left: 0, died: 1, kept: 0 });
     let ledgers = shared.ledgers();
     assert_eq!((ledgers.past_rows, ledgers.present.len()), (1, 0));
     let lost: u64 = ledgers.past_dropped.iter().sum();
