@@ -86,9 +86,14 @@ impl fmt::Debug for Hello {
             .field("identity", &self.identity)
             .field("instance", &self.instance)
             .field("name", &self.name)
-            .field("token_bytes", &self.token.len())
+            .field("message_bytes_max", &self.message_bytes_max)
+            .field("credit_messages", &self.credit_messages)
+            .field("credit_bytes", &self.credit_bytes)
+            .field("window_messages", &self.window_messages)
+            .field("window_bytes", &self.window_bytes)
+            .field("token", &format_args!("{} bytes", self.token.len()))
             .field("features", &self.features)
-            .finish_non_exhaustive()
+            .finish()
     }
 }
 
