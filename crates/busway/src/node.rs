@@ -16,7 +16,7 @@ use busway_wire::limits::{LINK_CREDIT_BYTES_DEFAULT, LINK_CREDIT_MESSAGES_DEFAUL
 
 use crate::bus::Bus;
 use crate::error::{Code, Error};
-use crate::runtime::{Hub, HubConfig};
+use crate::runtime::{Change, Hub, HubConfig};
 use crate::tls::Tls;
 use crate::tokens::{Secret, Tokens};
 
@@ -181,23 +181,9 @@ impl NodeBuilder {
         let refuse = |what: String, remedy: &str| {
             Err(Error::new(Code::BadSetting, what).at("the node").remedy(remedy.to_owned()))
         };
-        let own = match self.identity {
-            PeerId::Node { index } => Some(index),
-            PeerId::Client { .. } => None,
-        };
-        if let Some(index) =
-            own.into_iter().chain(self.nodes.keys().copied()).find(|index| *index >= NODES_MAX)
-        {
-            return refuse(format!("node {index} is out of range"), "number the nodes 0 to 63");
-        }
-        if let Some(index) = own.filter(|index| self.nodes.contains_key(index)) {
-            return refuse(format!("node {index} is this node"), "name the other nodes only");
-        }
+        check_peers(self.identity, &self.nodes)?;
         if self.data.messages == 0 || self.data.bytes == 0 {
             return refuse("a limit of 0 would stop all messages".to_owned(), "leave it out for the default");
-        }
-        if self.nodes.is_empty() && own.is_none() {
-            return refuse("a client without a node".to_owned(), "name a node to connect to");
         }
         if let Some(address) = self.listen.iter().find(|address| !address.ip().is_loopback())
             && !self.plain_beyond_loopback
@@ -210,6 +196,28 @@ impl NodeBuilder {
         }
         self.tls.as_ref().map_or(Ok(()), |tls| check_tls(tls, &self.cluster, self.identity))
     }
+}
+
+/// Whether these can be the other nodes.
+fn check_peers(identity: PeerId, nodes: &BTreeMap<u8, String>) -> Result<(), Error> {
+    let refuse = |what: String, remedy: &str| {
+        Err(Error::new(Code::BadSetting, what).at("the node").remedy(remedy.to_owned()))
+    };
+    let own = match identity {
+        PeerId::Node { index } => Some(index),
+        PeerId::Client { .. } => None,
+    };
+    let mut indices = own.into_iter().chain(nodes.keys().copied());
+    if let Some(index) = indices.find(|index| *index >= NODES_MAX) {
+        return refuse(format!("node {index} is out of range"), "number the nodes 0 to 63");
+    }
+    if let Some(index) = own.filter(|index| nodes.contains_key(index)) {
+        return refuse(format!("node {index} is this node"), "name the other nodes only");
+    }
+    if nodes.is_empty() && own.is_none() {
+        return refuse("a client without a node".to_owned(), "name a node to connect to");
+    }
+    Ok(())
 }
 
 /// Whether a certificate is that of who we are.
@@ -343,6 +351,46 @@ impl Node {
         check_tls(&tls, cluster, identity)?;
         self.hub.set_tls(tls);
         Ok(())
+    }
+
+    /// The other nodes are these from now on: each index with its `host:port`. One that is new is dialed, one that has
+    /// another address is dialed there, and the link that was made to one that is not among them ends. The others are not
+    /// disturbed.
+    ///
+    /// # Errors
+    /// [`Code::BadSetting`] for an index out of range, a peer that is this node, and a client without a node; then
+    /// nothing has changed.
+    pub fn set_peers(&self, peers: BTreeMap<u8, String>) -> Result<(), Error> {
+        let (_, identity) = self.hub.own();
+        check_peers(identity, &peers)?;
+        self.hub.change(Change::Peers(peers));
+        Ok(())
+    }
+
+    /// So many clients may be linked from now on. Where more are, the idlest go.
+    pub fn set_clients_max(&self, count: usize) {
+        self.hub.change(Change::ClientsMax(count));
+    }
+
+    /// Messages that each peer may have under way to this node, at least 1, on links that are made from now on.
+    pub fn set_data_in_flight(&self, count: u64) {
+        self.hub.change(Change::DataInFlight(count.max(1)));
+    }
+
+    /// Bytes of them, at least 1.
+    pub fn set_data_bytes(&self, bytes: u64) {
+        self.hub.change(Change::DataBytes(bytes.max(1)));
+    }
+
+    /// Ends the link to a peer, by the name that [`Node::peers`] shows, `node 1`; false where there is none. The peer is
+    /// told, and may come back.
+    #[must_use]
+    pub fn kick(&self, peer: &str) -> bool {
+        let found = self.hub.linked(peer);
+        if let Some(peer) = found {
+            self.hub.change(Change::Kick(peer));
+        }
+        found.is_some()
     }
 
     /// Ends the links in order: what is under way is settled first, for most of a second.

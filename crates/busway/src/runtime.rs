@@ -18,6 +18,7 @@ mod occupant;
 mod peer;
 mod staging;
 
+pub(crate) use door::Change;
 pub(crate) use export::Outbound;
 pub(crate) use hub::{Hub, HubConfig};
 pub(crate) use staging::{Pieces, Staging};

@@ -11,6 +11,7 @@
 //! slots, whatever strangers do.
 
 mod backoff;
+mod change;
 mod view;
 
 use alloc::collections::{BTreeMap, BTreeSet};
@@ -118,7 +119,15 @@ pub struct Membership {
     /// By age.
     strangers: BTreeSet<(Time, ConnectionId)>,
     attempted: u64,
+    /// Connections beyond all slots, since there were more of them.
+    surplus: usize,
     counters: Counters,
+}
+
+impl Node {
+    fn new(backoff: Backoff) -> Node {
+        Node { dial: Dial::Idle, backoff, link: None, ending: None, since: Time(0), last_error: None }
+    }
 }
 
 impl Membership {
@@ -126,38 +135,21 @@ impl Membership {
     #[must_use]
     pub fn new(config: Config) -> Membership {
         let ours = config.identity;
-        // A node that was refused while its peer went down must be back soon after the peer is, and there are never
-        // so many of them that they could be a storm.
-        let (cap_ms, asked_ms_max) = match ours {
-            PeerId::Node { .. } => (LINK_BACKOFF_NODE_MS_MAX, LINK_BACKOFF_NODE_MS_MAX / 2),
-            PeerId::Client { .. } => (LINK_BACKOFF_CLIENT_MS_MAX, LINK_RETRY_AFTER_MS_MAX),
-        };
         let others =
             (0..config.nodes.min(LINK_NODES_MAX)).filter(|index| ours != PeerId::Node { index: *index });
-        let node = |index| {
-            let backoff = Backoff::new(cap_ms, asked_ms_max);
-            (
-                index,
-                Node {
-                    dial: Dial::Idle,
-                    backoff,
-                    link: None,
-                    ending: None,
-                    since: Time(0),
-                    last_error: None,
-                },
-            )
-        };
+        let backoff = backoff_of(ours);
+        let nodes = others.map(|index| (index, Node::new(backoff.clone()))).collect();
         Membership {
             config,
             dice: Dice::new(config.seed),
             started: false,
             draining: false,
-            nodes: others.map(node).collect(),
+            nodes,
             clients: BTreeMap::new(),
             connections: BTreeMap::new(),
             strangers: BTreeSet::new(),
             attempted: 0,
+            surplus: 0,
             counters: Counters::default(),
         }
     }
@@ -189,6 +181,9 @@ impl Membership {
             }
             Input::Closed { connection, reason } => self.closed(now, connection, reason),
             Input::Drain => self.drain(now, out),
+            Input::Configured { given, clients_max } => self.configured(now, given, clients_max, out),
+            Input::Moved { index } => self.moved(now, index, out),
+            Input::Kick { peer } => self.kick(now, peer, out),
         }
     }
 
@@ -251,7 +246,7 @@ impl Membership {
     /// Connections that hold a slot now, and the most that ever can.
     #[must_use]
     pub fn slots(&self) -> (usize, usize) {
-        (self.connections.len(), self.nodes.len() + self.guests_usual() + 1)
+        (self.connections.len(), self.nodes.len() + self.guests_usual() + 1 + self.surplus)
     }
 
     /// `busway peers`: every other node, then clients, then strangers.
@@ -336,8 +331,13 @@ impl Membership {
         for index in indices {
             let idle =
                 self.nodes.get(&index).is_some_and(|node| node.dial == Dial::Idle && node.link.is_none());
-            if idle && self.we_dial(index) && !self.draining {
-                self.dial(now, index, out);
+            if !idle || !self.we_dial(index) || self.draining {
+                continue;
+            }
+            match self.nodes.get_mut(&index).filter(|node| node.ending.is_some()) {
+                // Its slot is taken by a connection that has not ended yet.
+                Some(node) => node.dial = Dial::Waiting { at: now },
+                None => self.dial(now, index, out),
             }
         }
     }
@@ -587,6 +587,7 @@ impl Membership {
         for node in self.nodes.values_mut().filter(|node| node.ending == Some(connection)) {
             node.ending = None;
         }
+        self.surplus = self.surplus.min(self.guests().saturating_sub(self.guests_usual() + 1));
     }
 
     fn drain(&mut self, now: Time, out: &mut Vec<Output>) {
@@ -610,6 +611,15 @@ impl Membership {
         for connection in unsettled {
             self.end(now, connection, Why::Draining, out);
         }
+    }
+}
+
+/// How long who we are waits before it dials again. A node that was refused while its peer went down must be back soon
+/// after the peer is, and there are never so many of them that they could be a storm.
+fn backoff_of(ours: PeerId) -> Backoff {
+    match ours {
+        PeerId::Node { .. } => Backoff::new(LINK_BACKOFF_NODE_MS_MAX, LINK_BACKOFF_NODE_MS_MAX / 2),
+        PeerId::Client { .. } => Backoff::new(LINK_BACKOFF_CLIENT_MS_MAX, LINK_RETRY_AFTER_MS_MAX),
     }
 }
 

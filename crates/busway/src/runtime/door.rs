@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use busway_io::{Admission, ConnectionId, Event, Fault, Read, Submitted};
 use busway_protocol::membership::{self, Attempt, Membership};
-use busway_protocol::{Closed, Input, Link, PeerId, Principal, Session, State, Time};
+use busway_protocol::{Closed, Config, Input, Link, PeerId, Principal, Session, State, Time};
 use busway_wire::limits::{LINK_DRAIN_MS, LINK_UNIDENTIFIED_DEFAULT};
 use busway_wire::link::{Frame, Refusal, RefusalCode, encode};
 
@@ -24,6 +24,10 @@ use crate::runtime::hub::{Known, Shared, Wires};
 use crate::runtime::newcomer::{Heard, Newcomer};
 use crate::runtime::peer::{Happened, Peer};
 use crate::runtime::{Outbound, Pieces, Staging};
+
+mod change;
+
+pub(crate) use change::Change;
 
 /// Reads of one connection before others have their turn.
 const TURNS: usize = 8;
@@ -64,6 +68,11 @@ pub(super) struct Door<D> {
     staging: Option<Staging>,
     /// Whether newcomers wait in the kernel.
     holds: bool,
+    /// Whom we dial, and where.
+    nodes: BTreeMap<u8, String>,
+    clients_max: usize,
+    /// What new links say of us.
+    link: Config,
     decisions: Vec<membership::Output>,
 }
 
@@ -72,7 +81,20 @@ impl<D: Wires> Door<D> {
         let membership = Membership::new(membership_config(&shared));
         let (connections, proven) = (BTreeMap::new(), BTreeMap::new());
         let (staging, decisions) = (Some(Staging::new()), Vec::new());
-        Self { shared, membership, connections, proven, staging, holds: false, decisions }
+        let (nodes, clients_max) = (shared.config.nodes.clone(), shared.config.clients_max);
+        let link = shared.link.clone();
+        Self {
+            shared,
+            membership,
+            connections,
+            proven,
+            staging,
+            holds: false,
+            nodes,
+            clients_max,
+            link,
+            decisions,
+        }
     }
 
     /// The body of the thread.
@@ -110,6 +132,7 @@ impl<D: Wires> Door<D> {
             self.event(event);
         }
         self.shared.tell_interests();
+        self.change();
         self.dial_resolved();
         let soon = self.tick();
         self.admit();
@@ -154,7 +177,7 @@ impl<D: Wires> Door<D> {
     fn event(&mut self, event: Event<Staging, Pieces>) {
         match event {
             Event::Accepted { connection, peer: from, .. } => {
-                let link = Link::accept(&self.shared.link, self.now());
+                let link = Link::accept(&self.link, self.now());
                 let newcomer = Newcomer::new(link, from, self.shared.tls());
                 self.connections.insert(connection, Slot::Newcomer(Box::new(newcomer)));
                 self.decide(membership::Input::Accepted { connection: id(connection) });
@@ -204,7 +227,7 @@ impl<D: Wires> Door<D> {
         if !matches!(self.connections.get(&connection), Some(Slot::Dialing(..))) {
             return;
         }
-        let mut config = self.shared.link.clone();
+        let mut config = self.link.clone();
         if let Some(token) = &self.shared.config.token {
             // To who was dialed, never to who comes.
             config.hello.token = token.bytes().to_vec();
@@ -254,7 +277,7 @@ impl<D: Wires> Door<D> {
         if let Some(peer) = lock(&self.shared.peers).get(&id) {
             return Some(peer.clone());
         }
-        let session = Session::new(self.shared.link.clone(), id);
+        let session = Session::new(self.link.clone(), id);
         let config = &self.shared.config;
         let place = place_of(&config.cluster, config.identity, id);
         let (host, speakers) = (config.host.clone(), self.shared.speakers.clone());
@@ -283,7 +306,7 @@ impl<D: Wires> Door<D> {
         };
         let mut gone: Vec<(u64, PeerId)> = lock(&self.shared.peers).iter().filter_map(gone).collect();
         gone.sort_unstable();
-        let excess = gone.len().saturating_sub(self.shared.config.clients_max);
+        let excess = gone.len().saturating_sub(self.clients_max);
         for (_, id) in gone.into_iter().take(excess) {
             let forgotten = lock(&self.shared.peers).remove(&id);
             lock(&self.shared.known).remove(&id);
@@ -436,6 +459,7 @@ impl<D: Wires> Door<D> {
                 self.heed(id, &peer);
                 self.note(id, LinkState::Waiting, None);
                 self.forget_clients();
+                self.forget_node(id);
             }
             Some(Slot::Dialing(peer, _)) => self.note(peer, LinkState::Waiting, None),
             Some(Slot::Newcomer(_)) | None => {}
@@ -556,7 +580,7 @@ impl<D: Wires> Door<D> {
     fn dial(&mut self, peer: PeerId, attempt: Attempt) {
         let PeerId::Node { index } = peer else { return };
         // A node whose address nobody gave us finds us, or is not there.
-        let Some(address) = self.shared.config.nodes.get(&index).cloned() else { return };
+        let Some(address) = self.nodes.get(&index).cloned() else { return };
         lock(&self.shared.known).entry(peer).or_insert_with(|| known(address.clone()));
         self.note(peer, LinkState::Connecting, None);
         self.shared.resolve(peer, attempt, address);
@@ -596,6 +620,9 @@ impl<D: Wires> Door<D> {
     fn note(&self, peer: PeerId, state: LinkState, error: Option<String>) {
         let now_ns = self.shared.driver.now_ns();
         let mut all = lock(&self.shared.known);
+        if !all.contains_key(&peer) && self.is_struck(peer) {
+            return;
+        }
         let known = all.entry(peer).or_insert_with(|| known(String::new()));
         if known.state != state {
             (known.state, known.since_ns) = (state, now_ns);
@@ -624,8 +651,8 @@ fn membership_config<D>(shared: &Shared<D>) -> membership::Config {
     membership::Config {
         identity: shared.config.identity,
         nodes: last.saturating_add(1),
-        given: shared.config.nodes.keys().filter(|index| **index < 64).fold(0, |all, index| all | 1 << index),
-        clients_max: u32::try_from(shared.config.clients_max).unwrap_or(u32::MAX),
+        given: change::given(&shared.config.nodes),
+        clients_max: change::clients(shared.config.clients_max),
         unidentified_max: LINK_UNIDENTIFIED_DEFAULT,
         seed: shared.link.hello.instance,
     }

@@ -22,7 +22,7 @@ use crate::control::Watched;
 use crate::error::{Code, Error};
 use crate::node::{Granted, LinkState, PeerView};
 use crate::ports::{Watcher, lock};
-use crate::runtime::door::Door;
+use crate::runtime::door::{Change, Door};
 use crate::runtime::interest::Interests;
 use crate::runtime::occupant::{self, Occupant};
 use crate::runtime::peer::{Peer, Speakers};
@@ -98,6 +98,8 @@ pub(super) struct Shared<D> {
     pub(super) strangers: Mutex<VecDeque<Known>>,
     /// What the control thread has said and the receiving thread has not heard.
     watched: Mutex<Vec<Watched>>,
+    /// What a person has changed and the receiving thread has not.
+    pub(super) changes_wanted: Mutex<Vec<Change>>,
     /// Addresses that were looked up.
     pub(super) resolved: Mutex<Vec<Resolved>>,
     stop: AtomicBool,
@@ -154,6 +156,7 @@ impl<D: Wires> Shared<D> {
             changes: AtomicU64::new(0),
             speakers: Arc::new(Speakers::default()),
             watched: Mutex::new(Vec::new()),
+            changes_wanted: Mutex::new(Vec::new()),
             resolved: Mutex::new(Vec::new()),
             stop: AtomicBool::new(false),
         });
@@ -323,6 +326,19 @@ impl Hub {
     /// What new connections use from now on.
     pub(crate) fn set_tls(&self, tls: Tls) {
         *lock(&self.shared.tls) = Some(tls);
+    }
+
+    /// The receiving thread makes this change soon.
+    pub(crate) fn change(&self, change: Change) {
+        lock(&self.shared.changes_wanted).push(change);
+        self.shared.driver.wake();
+    }
+
+    /// The linked peer that is shown under this name.
+    pub(crate) fn linked(&self, name: &str) -> Option<PeerId> {
+        let known = lock(&self.shared.known);
+        let linked = |state| matches!(state, LinkState::Connected | LinkState::Draining);
+        known.iter().find(|(id, known)| id.to_string() == name && linked(known.state)).map(|(id, _)| *id)
     }
 
     /// The cluster and who we are in it.

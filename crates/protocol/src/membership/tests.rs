@@ -462,3 +462,92 @@ fn peers_are_shown_with_state_age_and_last_error() {
     assert_eq!(refused(&out), [(late, Why::Draining)]);
     assert_eq!(member.pass_ms(60_000), vec![], "nobody is dialed any more");
 }
+
+fn configured(given: &[u8], clients_max: u32) -> Input {
+    Input::Configured { given: given.iter().fold(0, |all, index| all | 1 << index), clients_max }
+}
+
+#[test]
+fn a_node_that_is_added_is_dialed_and_one_that_is_taken_away_is_told_so_and_dialed_no_more() {
+    let mut member = Member::new(Config { given: 0b10, ..config(node(0), 2) });
+    let out = member.tell(Input::Start);
+    let first = member.connect(&out);
+    member.tell(Input::Identified { connection: first, identity: node(1) });
+    let out = member.tell(configured(&[1, 3], 3));
+    assert_eq!(dialed(&out), [node(3)], "the link that stands is not disturbed");
+    let third = member.connect(&out);
+    member.tell(Input::Identified { connection: third, identity: node(3) });
+    let out = member.tell(configured(&[3], 3));
+    assert_eq!(refused(&out), [(first, Why::NotGiven)]);
+    assert_eq!(member.view(node(1)).last_error.as_deref(), Some(Why::NotGiven.text()));
+    member.close(first);
+    assert_eq!(member.pass_ms(60_000), vec![], "it is dialed no more");
+    assert_eq!(member.machine.link(node(3)), Some(third));
+    // Back again, before anything has failed: at once.
+    let out = member.tell(configured(&[1, 3], 3));
+    assert_eq!(dialed(&out), [node(1)]);
+    let [Output::Dial { attempt, .. }] = out.as_slice() else { panic!("{out:?}") };
+    assert_eq!(member.tell(configured(&[3], 3)), vec![Output::Abandon { attempt: *attempt }]);
+    assert_eq!(member.pass_ms(60_000), vec![]);
+    // Nothing of it before the start, nor after the end.
+    let mut early = Member::new(Config { given: 0, ..config(node(0), 2) });
+    assert_eq!(early.tell(configured(&[1], 3)), vec![]);
+    assert_eq!(dialed(&early.tell(Input::Start)), [node(1)]);
+    early.tell(Input::Drain);
+    assert_eq!(early.tell(configured(&[1, 2], 3)), vec![]);
+}
+
+#[test]
+fn a_node_with_another_address_is_dialed_there_without_a_wait() {
+    let (mut member, out) = Member::started(node(0), 2);
+    let connection = member.connect(&out);
+    member.tell(Input::Identified { connection, identity: node(1) });
+    let out = member.tell(Input::Moved { index: 1 });
+    assert_eq!(refused(&out), [(connection, Why::Moved)]);
+    assert_eq!(member.pass_ms(0), vec![], "not before the old connection is closed");
+    member.close(connection);
+    let out = member.pass_ms(0);
+    assert_eq!(dialed(&out), [node(1)]);
+    // A dial that leads to the old address is given up.
+    let [Output::Dial { attempt, .. }] = out.as_slice() else { panic!("{out:?}") };
+    assert_eq!(member.tell(Input::Moved { index: 1 }), vec![Output::Abandon { attempt: *attempt }]);
+    assert_eq!(dialed(&member.pass_ms(0)), [node(1)]);
+    let (mut higher, _) = Member::started(node(1), 2);
+    let (link, _) = higher.link(node(0));
+    assert_eq!(higher.tell(Input::Moved { index: 0 }), vec![], "who dials us is where it is");
+    assert_eq!(higher.machine.link(node(0)), Some(link));
+}
+
+#[test]
+fn who_is_kicked_is_told_so_and_may_come_back() {
+    let (mut member, out) = Member::started(node(1), 3);
+    let second = member.connect(&out);
+    member.tell(Input::Identified { connection: second, identity: node(2) });
+    for identity in [node(0), client(5), node(2)] {
+        let link = member.machine.link(identity).unwrap_or_else(|| member.link(identity).0);
+        assert_eq!(refused(&member.tell(Input::Kick { peer: identity })), [(link, Why::Kicked)]);
+        assert_eq!(member.tell(Input::Kick { peer: identity }), vec![], "there is no link to end");
+        member.close(link);
+    }
+    assert_eq!(member.view(node(2)).last_error.as_deref(), Some(Why::Kicked.text()));
+    let (wait_ns, out) = member.pass_to_deadline();
+    assert!(wait_ns >= LINK_BACKOFF_MS * MS, "after its back-off");
+    assert_eq!(dialed(&out), [node(2)]);
+    assert_eq!(member.link(client(5)).1.len(), 1, "who was kicked is let in again");
+}
+
+#[test]
+fn with_room_for_fewer_clients_the_idlest_go() {
+    let (mut member, _) = Member::started(node(0), 1);
+    let clients: Vec<ConnectionId> = (0..3).map(|id| member.link(client(id)).0).collect();
+    member.now = at_ms(10);
+    member.tell(Input::Message { connection: clients[1] });
+    let out = member.tell(configured(&[], 1));
+    assert_eq!(refused(&out), [(clients[0], Why::Idlest), (clients[2], Why::Idlest)]);
+    for connection in [clients[0], clients[2]] {
+        member.close(connection);
+    }
+    let out = member.tell(configured(&[], 3));
+    assert_eq!(out, vec![], "room for more costs nobody anything");
+    assert_eq!(member.link(client(7)).1.len(), 1);
+}

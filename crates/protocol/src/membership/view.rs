@@ -75,6 +75,23 @@ pub enum Input {
     },
     /// We are going down: nobody is dialed or let in any more.
     Drain,
+    /// Somebody has changed whom we dial, or how many clients there may be.
+    Configured {
+        /// As in the machine's `Config`.
+        given: u64,
+        /// As there.
+        clients_max: u32,
+    },
+    /// Somebody has given us another address of this node.
+    Moved {
+        /// Which.
+        index: u8,
+    },
+    /// Somebody wants the link to this peer to end; it may come back.
+    Kick {
+        /// Whose.
+        peer: PeerId,
+    },
 }
 
 /// What is to be done.
@@ -144,6 +161,12 @@ pub enum Why {
     Draining,
     /// The dial had been given up.
     TooLate,
+    /// It was taken from the list of nodes.
+    NotGiven,
+    /// It was given another address.
+    Moved,
+    /// Somebody wanted it to end.
+    Kicked,
 }
 
 impl Why {
@@ -157,7 +180,7 @@ impl Why {
             Why::NoSuchNode | Why::Ourselves | Why::NotWhoWasDialed | Why::WrongWay | Why::NotANode => {
                 RefusalCode::Identity
             }
-            Why::Draining => RefusalCode::Draining,
+            Why::Draining | Why::NotGiven | Why::Moved | Why::Kicked => RefusalCode::Draining,
         }
     }
 
@@ -181,6 +204,9 @@ impl Why {
             Why::NotANode => "this is a client, which nobody dials",
             Why::Draining => "the node is going down",
             Why::TooLate => "the connect took too long",
+            Why::NotGiven => "the node was taken from the list of nodes of its peer",
+            Why::Moved => "the node was given another address by its peer",
+            Why::Kicked => "a person has ended the link; it may be made again",
         }
     }
 }

@@ -78,6 +78,9 @@ impl Model {
             13 => Input::Refused { connection: connection_or_not, retry_after_ms: u32::from(who) << 24 },
             14 => Input::Closed { connection: connection_or_not, reason },
             _ if who == 0 && whom == 0 => Input::Drain,
+            15 if who < 64 => Input::Kick { peer: identity },
+            15 if who < 96 => Input::Moved { index: whom % 8 },
+            15 if who < 160 => Input::Configured { given: u64::from(whom), clients_max: u32::from(who % 4) },
             _ => Input::Connected { attempt: Attempt(u64::from(whom)), connection: self.new_connection() },
         };
         self.feed(input);
@@ -110,7 +113,10 @@ impl Model {
             | Input::Message { .. }
             | Input::Answered { .. }
             | Input::Refused { .. }
-            | Input::Drain => {}
+            | Input::Drain
+            | Input::Configured { .. }
+            | Input::Moved { .. }
+            | Input::Kick { .. } => {}
         }
         let ticked = input == Input::Tick;
         let mut out = Vec::new();
@@ -144,7 +150,8 @@ impl Model {
                 );
                 let peer = self.links.iter().find(|(_, link)| **link == connection).map(|(peer, _)| *peer);
                 if let Some(PeerId::Node { .. }) = peer {
-                    assert_eq!(why, Why::Duplicate, "a node gave way");
+                    let wanted = [Why::Duplicate, Why::NotGiven, Why::Moved, Why::Kicked];
+                    assert!(wanted.contains(&why), "a node gave way");
                 }
                 self.links.retain(|_, link| *link != connection);
             }
