@@ -102,7 +102,7 @@ pub(crate) enum Command {
     /// Programs of one host find each other without it; a host that is to be watched, or linked to others, runs it. It
     /// asks whoever holds the role to hand it over. With --listen or --peer it carries messages to and from other
     /// hosts, of topics that somebody there wants. What it is told by flags it can be told by variables and by a file,
-    /// busway.toml: busway config explain. SIGINT and SIGTERM end it.
+    /// busway.toml: busway config explain. SIGHUP makes it read that again; SIGINT and SIGTERM end it.
     #[command(after_long_help = "Examples:
   busway up
   busway up --budget 512MiB
@@ -237,6 +237,19 @@ pub(crate) enum NodeCommand {
   busway node drain
   busway node drain --timeout 10s")]
     Drain,
+    /// End the link to a peer, who reads why; it may come back
+    #[command(after_long_help = "Examples:
+  busway node kick 1
+  busway node kick 'client 000000000000002a'")]
+    Kick(KickArgs),
+}
+
+/// What `node kick` takes.
+#[derive(Debug, Args)]
+pub(crate) struct KickArgs {
+    /// The peer, as `busway peers` shows it; a number is the index of a node
+    #[arg(value_name = "PEER")]
+    pub(crate) peer: String,
 }
 
 /// The commands below `config`.

@@ -14,6 +14,13 @@ use crate::duration;
 use crate::exit::{CommandCode, Exit, Failure};
 use crate::session::Context;
 
+/// What `--json` says of a link that was ended.
+#[derive(Debug, Serialize)]
+struct Kicked {
+    peer: String,
+    kicked: bool,
+}
+
 /// What `--json` says of a node that was told to end.
 #[derive(Debug, Serialize)]
 struct Drained {
@@ -26,6 +33,7 @@ pub(crate) fn run(which: &NodeCommand, context: &mut Context<'_>) -> Result<Exit
     match which {
         NodeCommand::Info => info(context),
         NodeCommand::Drain => drain(context),
+        NodeCommand::Kick(args) => kick(&args.peer, context),
     }
 }
 
@@ -47,7 +55,7 @@ fn asked(ask: &Ask, context: &Context<'_>) -> Result<Asked, Failure> {
 fn refused(answer: Answer, what: &str) -> Failure {
     match answer {
         Answer::Refused { cause, remedy } => Failure::new(CommandCode::NodeRefused, cause, what, remedy),
-        Answer::Info(_) | Answer::Draining { .. } => Failure::new(
+        Answer::Info(_) | Answer::Draining { .. } | Answer::Kicked { .. } => Failure::new(
             CommandCode::NodeRefused,
             "the node has answered another question",
             what,
@@ -105,6 +113,20 @@ fn drain(context: &mut Context<'_>) -> Result<Exit, Failure> {
         context.output.object(&Drained { pid, links, drained: true })?;
     } else {
         context.output.line(format_args!("drained pid={pid} links={links}"))?;
+    }
+    Ok(Exit::Done)
+}
+
+fn kick(peer: &str, context: &mut Context<'_>) -> Result<Exit, Failure> {
+    let peer = if peer.parse::<u8>().is_ok() { format!("node {peer}") } else { peer.to_owned() };
+    // A longer name is nobody's, and does not fit a question.
+    let peer: String = peer.chars().take(80).collect();
+    match asked(&Ask::Kick { peer }, context)?.answer {
+        Answer::Kicked { peer } if context.output.json() => {
+            context.output.object(&Kicked { peer, kicked: true })?;
+        }
+        Answer::Kicked { peer } => context.output.line(format_args!("kicked {peer}"))?,
+        other => return Err(refused(other, "busway node kick")),
     }
     Ok(Exit::Done)
 }

@@ -1,4 +1,4 @@
-//! SIGINT and SIGTERM as something to ask for and to wait for.
+//! SIGINT and SIGTERM as something to ask for and to wait for; SIGHUP for who reads its configuration anew.
 //!
 //! The handler sets a number and wakes a pipe; commands look between messages and wait with [`Signals::wait`], so a
 //! command ends with its summary and leaves the bus cleanly. It does not end anything itself, with one exception: a
@@ -6,7 +6,7 @@
 
 #![expect(clippy::disallowed_types, reason = "signal-hook's interface takes the standard atomics")]
 
-use std::io;
+use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use signal_hook::consts::{SIGINT, SIGTERM, SIGXFSZ};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
 use signal_hook::{flag, low_level};
 
 use crate::exit::Failure;
@@ -24,6 +24,33 @@ use crate::exit::Failure;
 pub(crate) struct Signals {
     last: Arc<AtomicUsize>,
     wake: Arc<UnixStream>,
+}
+
+/// SIGHUP as something to ask for: whoever takes it over reads its configuration anew.
+#[derive(Debug)]
+pub(crate) struct Hangup {
+    wake: UnixStream,
+}
+
+impl Hangup {
+    /// Takes over SIGHUP, which would end the process.
+    pub(crate) fn install() -> io::Result<Self> {
+        let (wake, ring) = UnixStream::pair()?;
+        wake.set_nonblocking(true)?;
+        low_level::pipe::register(SIGHUP, ring)?;
+        Ok(Self { wake })
+    }
+
+    /// Can be read once one has come.
+    pub(crate) fn fd(&self) -> BorrowedFd<'_> {
+        self.wake.as_fd()
+    }
+
+    /// Forgets those that have come: one answer is enough for all.
+    pub(crate) fn heard(&self) {
+        let mut bytes = [0; 64];
+        while matches!((&self.wake).read(&mut bytes), Ok(1..)) {}
+    }
 }
 
 impl Signals {
@@ -72,6 +99,15 @@ impl Signals {
     /// does not wait.
     pub(crate) fn wait_writable(&self, other: BorrowedFd<'_>) -> bool {
         self.wait_with(Some(other), PollFlags::OUT, None)
+    }
+
+    /// Waits until one of `others` can be read, and says which; `None` once a signal has come, or for no reason.
+    pub(crate) fn wait_any(&self, others: &[BorrowedFd<'_>]) -> Option<usize> {
+        let mut fds: Vec<PollFd<'_>> =
+            others.iter().map(|other| PollFd::from_borrowed_fd(*other, PollFlags::IN)).collect();
+        fds.push(PollFd::from_borrowed_fd(self.wake.as_fd(), PollFlags::IN));
+        poll(&mut fds, None).ok()?;
+        fds[..others.len()].iter().position(|fd| !fd.revents().is_empty())
     }
 
     fn wait_with(&self, other: Option<BorrowedFd<'_>>, what: PollFlags, limit: Option<Duration>) -> bool {

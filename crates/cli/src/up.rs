@@ -1,17 +1,19 @@
 //! `busway up`: holds the rendezvous, and the links to other hosts, until a signal comes.
 
 use std::net::SocketAddr;
+use std::os::fd::BorrowedFd;
 
-use busway_node::{Node, Size};
+use busway_node::config::{Loaded, start_only};
+use busway_node::{Moment, Node, Size, notify};
 use serde::Serialize;
 
 use crate::clock;
 use crate::command::{BudgetArgs, UpArgs};
 use crate::configuration::{self, FlagValue};
 use crate::duration;
-use crate::exit::{Exit, Failure};
+use crate::exit::{CommandCode, Exit, Failure};
 use crate::session::Context;
-use crate::signals::Signals;
+use crate::signals::{Hangup, Signals};
 
 #[derive(Debug, Serialize)]
 struct Ready<'a> {
@@ -27,6 +29,12 @@ struct Ready<'a> {
 
 pub(crate) fn run(args: &UpArgs, context: &mut Context<'_>) -> Result<Exit, Failure> {
     let started = clock::now_ns();
+    // Before anything is started: it would end the process.
+    let hangup = Hangup::install().map_err(|error| {
+        let remedy = "ulimit -n 1024 or more; busway doctor";
+        Failure::new(CommandCode::Stream, error.to_string(), "installing signal handlers", remedy)
+            .ending(Exit::Unreachable)
+    })?;
     let flags = flags(args, context);
     let mut loaded = configuration::load(args.file.config.as_deref(), &flags, context)?;
     loaded.node.timeout = context.join_timeout();
@@ -34,7 +42,8 @@ pub(crate) fn run(args: &UpArgs, context: &mut Context<'_>) -> Result<Exit, Fail
     context.tell_budget(node.bus(), BudgetArgs { budget: loaded.node.budget_bytes.map(Size) })?;
     let socket = node.socket_path().display().to_string();
     let listen = node.listening().to_vec();
-    let (pid, domain) = (std::process::id(), loaded.node.domain.as_str());
+    let (pid, domain) = (std::process::id(), loaded.node.domain.clone());
+    let domain = domain.as_str();
     let config = loaded.file.as_ref().map(|path| path.display().to_string());
     if context.output.json() {
         context.output.object(&Ready { ready: true, pid, domain, socket, listen, config })?;
@@ -46,7 +55,14 @@ pub(crate) fn run(args: &UpArgs, context: &mut Context<'_>) -> Result<Exit, Fail
             .line(format_args!("ready pid={pid} domain={domain} socket={socket}{listen}{config}"))?;
     }
     context.output.flush()?;
-    wait(&node, context.signals);
+    notify(Moment::Ready);
+    while let Some(event) = next(&node, context.signals, &hangup) {
+        match event {
+            Event::Drain => break,
+            Event::Reload => reload(args, &mut loaded, &node, context),
+        }
+    }
+    notify(Moment::Stopping);
     node.stop();
     // Whole seconds: what a person wants to know, and what a log line is searched for.
     let seconds = std::time::Duration::from_nanos(clock::now_ns() - started).as_secs();
@@ -54,14 +70,57 @@ pub(crate) fn run(args: &UpArgs, context: &mut Context<'_>) -> Result<Exit, Fail
     Ok(Exit::Done)
 }
 
-/// Waits for a signal, or for `busway node drain`.
-fn wait(node: &Node, signals: &Signals) {
+/// What a node that runs is waited for.
+enum Event {
+    /// `busway node drain`.
+    Drain,
+    /// SIGHUP.
+    Reload,
+}
+
+/// Waits for something to do; `None` once a signal ends it.
+fn next(node: &Node, signals: &Signals, hangup: &Hangup) -> Option<Event> {
     while signals.raised().is_none() {
-        let asked = node.asked_to_end().is_some_and(|door| signals.wait_readable(door, None));
-        if asked {
-            return;
+        let fds: Vec<BorrowedFd<'_>> = std::iter::once(hangup.fd()).chain(node.asked_to_end()).collect();
+        match signals.wait_any(&fds) {
+            Some(0) => {
+                hangup.heard();
+                return Some(Event::Reload);
+            }
+            Some(_) => return Some(Event::Drain),
+            None => {}
         }
     }
+    None
+}
+
+/// Reads the configuration anew. One that is wrong changes nothing, and is told as at the start.
+fn reload(args: &UpArgs, loaded: &mut Loaded, node: &Node, context: &Context<'_>) {
+    notify(Moment::Reloading);
+    let read = configuration::load(args.file.config.as_deref(), &flags(args, context), context);
+    let changed = read.and_then(|read| {
+        node.reload(&read.node)?;
+        Ok(read)
+    });
+    match changed {
+        Ok(read) => {
+            for key in start_only(loaded, &read) {
+                context
+                    .output
+                    .note(format_args!("{} has changed, and takes hold at the next start", key.name));
+            }
+            context.output.note("reloaded");
+            tracing::info!("reloaded");
+            *loaded = read;
+        }
+        Err(failure) => {
+            if let Failure::Told(report) = &failure {
+                context.output.report(report);
+            }
+            context.output.warn("not reloaded: everything is as it was");
+        }
+    }
+    notify(Moment::Ready);
 }
 
 /// The flags as a layer of the configuration.

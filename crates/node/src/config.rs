@@ -185,6 +185,17 @@ pub fn load(layers: &Layers<'_>) -> Result<Loaded, Vec<Problem>> {
     }
 }
 
+/// What differs between two configurations and takes hold at the next start only.
+#[must_use]
+pub fn start_only<'a>(old: &Loaded, new: &'a Loaded) -> Vec<&'a Key> {
+    let of = |loaded: &Loaded, key: &Key| -> Vec<(String, Option<Value>)> {
+        let settings = loaded.settings.iter().filter(|setting| setting.key.name == key.name);
+        settings.map(|setting| (setting.instance.clone(), setting.value.clone())).collect()
+    };
+    let changed = |key: &&'static Key| key.applies == Applies::Start && of(old, key) != of(new, key);
+    KEYS.iter().filter(changed).collect()
+}
+
 /// All layers, the later above the earlier.
 #[derive(Debug, Default)]
 pub(crate) struct Merged {

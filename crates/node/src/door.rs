@@ -43,6 +43,11 @@ pub enum Ask {
     Info,
     /// To end: its links in order, then itself. The connection ends with it.
     Drain,
+    /// To end the link to a peer, by the name that `busway peers` shows.
+    Kick {
+        /// Whose.
+        peer: String,
+    },
 }
 
 /// What it says.
@@ -57,6 +62,11 @@ pub enum Answer {
         pid: u32,
         /// Links that it ends.
         connected: usize,
+    },
+    /// To [`Ask::Kick`]: the link ends now.
+    Kicked {
+        /// Whose.
+        peer: String,
     },
     /// It does not.
     Refused {

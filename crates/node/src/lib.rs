@@ -9,6 +9,7 @@
 pub mod config;
 mod door;
 pub mod near;
+mod notify;
 mod size;
 
 use std::collections::BTreeMap;
@@ -18,9 +19,10 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use busway::{Bus, Error, LinkState, PeerView, Realm};
+use busway::{Bus, Error, LinkState, PeerView, Realm, Tls};
 
 pub use door::{Answer, Ask, Asked, Info, ask};
+pub use notify::{Moment, notify};
 pub use size::Size;
 
 use door::{Door, Host};
@@ -67,6 +69,8 @@ pub struct Links {
     pub listen: Vec<SocketAddr>,
     /// The other nodes: by index, where they listen.
     pub peers: BTreeMap<u8, String>,
+    /// Links are encrypted, with these certificates.
+    pub tls: Option<Tls>,
     /// Links beyond this host are not encrypted, and that is wanted.
     pub allow_plain_beyond_loopback: bool,
     /// Clients that may be linked at once.
@@ -96,6 +100,9 @@ impl Links {
         }
         for (index, address) in &self.peers {
             builder = builder.peer(*index, address);
+        }
+        if let Some(tls) = &self.tls {
+            builder = builder.tls(tls.clone());
         }
         if self.allow_plain_beyond_loopback {
             builder = builder.allow_plain_beyond_loopback();
@@ -131,6 +138,8 @@ struct Running {
     /// The links end before the bus.
     links: Mutex<Option<busway::Node>>,
     bus: Bus,
+    /// What it was started with, or changed to since.
+    config: Mutex<NodeConfig>,
     /// What does not change.
     about: Info,
     started_ns: u64,
@@ -143,6 +152,36 @@ impl Running {
 
     fn peers(&self) -> Vec<PeerView> {
         self.links().as_ref().map(busway::Node::peers).unwrap_or_default()
+    }
+
+    fn reload(&self, wanted: &NodeConfig) -> Result<(), Error> {
+        let mut config = self.config.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut guard = self.links();
+        let Some(links) = guard.as_ref() else {
+            // Nothing is listened at or dialed yet, so all of it is new.
+            *guard = wanted.links.as_ref().map(|links| links.open(&self.bus)).transpose()?;
+            config.links.clone_from(&wanted.links);
+            return Ok(());
+        };
+        let Some(old) = config.links.as_mut() else { return Ok(()) };
+        let new = wanted.links.clone().unwrap_or_else(|| Links { peers: BTreeMap::new(), ..old.clone() });
+        if new.peers != old.peers {
+            links.set_peers(new.peers.clone())?;
+        }
+        if let Some(tls) = &new.tls
+            && let Err(error) = links.set_tls(tls.clone())
+        {
+            // Those of before are good: they were in force.
+            links.set_peers(old.peers.clone())?;
+            return Err(error);
+        }
+        links.set_clients_max(new.clients_max);
+        links.set_data_in_flight(new.data_in_flight);
+        links.set_data_bytes(new.data_bytes);
+        let (peers, tls) = (new.peers, new.tls.or_else(|| old.tls.clone()));
+        let (clients_max, data_in_flight, data_bytes) = (new.clients_max, new.data_in_flight, new.data_bytes);
+        *old = Links { peers, tls, clients_max, data_in_flight, data_bytes, ..old.clone() };
+        Ok(())
     }
 
     fn info(&self) -> Info {
@@ -165,6 +204,16 @@ impl Host for Running {
     fn answer(&self, ask: &Ask) -> Answer {
         match ask {
             Ask::Info => Answer::Info(Box::new(self.info())),
+            Ask::Kick { peer } => {
+                let kicked = self.links().as_ref().is_some_and(|links| links.kick(peer));
+                if kicked {
+                    Answer::Kicked { peer: peer.clone() }
+                } else {
+                    let peer: String = peer.chars().take(80).collect();
+                    let cause = format!("no peer that is linked is called {}", peer.escape_debug());
+                    Answer::Refused { cause, remedy: "busway peers".to_owned() }
+                }
+            }
             Ask::Drain => Answer::Draining { pid: self.about.pid, connected: connected(&self.peers()) },
         }
     }
@@ -198,7 +247,13 @@ impl Node {
         let links = config.links.as_ref().map(|links| links.open(&bus)).transpose()?;
         let listening = links.as_ref().map(|links| links.listening().to_vec()).unwrap_or_default();
         let about = about(config, &socket, &listening);
-        let running = Arc::new(Running { links: Mutex::new(links), bus, about, started_ns });
+        let running = Arc::new(Running {
+            links: Mutex::new(links),
+            bus,
+            config: Mutex::new(config.clone()),
+            about,
+            started_ns,
+        });
         let door = Some(Door::open(&running.bus, running.clone())?);
         tracing::info!(domain = %config.domain, socket = %socket.display(), "holds the rendezvous");
         Ok(Self { running, socket, listening, door })
@@ -226,6 +281,14 @@ impl Node {
     #[must_use]
     pub fn info(&self) -> Info {
         self.running.info()
+    }
+
+    /// Changes what can be changed while it runs: peers, limits, certificates. What else differs is left as it is.
+    ///
+    /// # Errors
+    /// A list of peers or a certificate that is not for who this node is; then nothing has changed.
+    pub fn reload(&self, config: &NodeConfig) -> Result<(), Error> {
+        self.running.reload(config)
     }
 
     /// Can be read once somebody has asked by `busway node drain` that the node end. Whoever runs it calls [`Node::stop`].

@@ -1,8 +1,12 @@
-//! `busway node`: what a running node says of itself, and how it is ended.
+//! `busway node`, SIGHUP and the service: what a running node says of itself, how it is changed and how it is ended.
+#![expect(clippy::print_stdout, reason = "the test runner collects lines of evidence")]
 
 use std::io::{BufRead, BufReader};
+use std::os::unix::net::UnixDatagram;
+use std::time::Duration;
 
 use rustix::process::Signal;
+use serde_json::Value;
 
 use crate::harness::{Place, Running, keys, names};
 
@@ -84,4 +88,159 @@ fn a_node_that_is_stopped_is_told_apart_from_one_that_is_not_there() {
     place.run(&["node", "info"]).expect(1);
     subscriber.signal(Signal::INT);
     subscriber.finish().expect(0);
+}
+
+/// Asks until it is so; only a defect takes as long as the deadline.
+fn until(what: &str, mut so: impl FnMut() -> bool) {
+    let (done, late) = std::sync::mpsc::channel::<()>();
+    let timer = std::thread::spawn(move || late.recv_timeout(Duration::from_secs(60)).is_err());
+    while !so() {
+        assert!(!timer.is_finished(), "{what} did not come");
+        std::thread::yield_now();
+    }
+    drop(done);
+    let _ = timer.join();
+}
+
+/// The peers that a node is linked to.
+fn linked(place: &Place) -> Vec<String> {
+    let ended = place.run(&["peers", "--json"]);
+    let peers = ended.lines().into_iter().filter_map(|line| serde_json::from_str::<Value>(&line).ok());
+    let connected = peers.filter(|peer| peer["state"] == "connected");
+    connected.filter_map(|peer| peer["peer"].as_str().map(str::to_owned)).collect()
+}
+
+fn address(line: &str) -> String {
+    line.split_whitespace().find_map(|word| word.strip_prefix("listen=")).expect("it listens").to_owned()
+}
+
+#[test]
+fn a_hangup_changes_the_peers_and_a_wrong_file_changes_nothing() {
+    let (first, second, near) = (Place::new(), Place::new(), Place::new());
+    let (_first_node, first_line) = up(&first, &["--index", "1", "--listen", "127.0.0.1:0"]);
+    let (_second_node, second_line) = up(&second, &["--index", "2", "--listen", "127.0.0.1:0"]);
+    let file = near.temporary().join("busway.toml");
+    let path = file.to_str().expect("a path of text");
+    let write = |text: String| std::fs::write(&file, text).expect("a file");
+    let (one, two) = (address(&first_line), address(&second_line));
+    write(format!("[peers]\n1 = \"{one}\"\n"));
+    let (mut node, _) = up(&near, &["--config", path]);
+    until("the first", || linked(&near) == ["node 1"]);
+    write(format!("[node]\ncluster = \"other\"\n[peers]\n1 = \"{one}\"\n2 = \"{two}\"\n"));
+    node.signal(Signal::HUP);
+    node.stderr_until(|line| line.starts_with("node.cluster has changed, and takes hold at the next start"));
+    node.stderr_until(|line| line == "reloaded");
+    until("both", || linked(&near) == ["node 1", "node 2"]);
+    for wrong in
+        ["[peers]\n1 = \"no port\"\n".to_owned(), "[peers]\n0 = \"us:1\"\n".to_owned(), "[".to_owned()]
+    {
+        write(wrong);
+        node.signal(Signal::HUP);
+        node.stderr_until(|line| line.starts_with("error[BUS-0812]"));
+        node.stderr_until(|line| line == "not reloaded: everything is as it was");
+        assert_eq!(linked(&near), ["node 1", "node 2"]);
+    }
+    write(format!("[peers]\n2 = \"{two}\"\n"));
+    node.signal(Signal::HUP);
+    node.stderr_until(|line| line == "reloaded");
+    until("the second alone", || linked(&near) == ["node 2"]);
+    near.run(&["node", "kick", "2"]).expect(0);
+    let report = near.run(&["node", "kick", "node 9"]).expect(1).report();
+    assert_eq!((report.0.as_str(), report.3.as_str()), ("BUS-0813", "busway peers"));
+    until("back", || linked(&near) == ["node 2"]);
+    near.run(&["node", "drain"]).expect(0);
+    node.finish().expect(0);
+}
+
+#[test]
+fn a_file_with_certificates_encrypts_links_and_a_wrong_one_is_told_with_its_place() {
+    let (near, far) = (Place::new(), Place::new());
+    let pki = far.temporary().join("pki");
+    let pki = pki.to_str().expect("a path of text");
+    far.run(&["cert", "new", "--dir", pki, "--node", "0", "--node", "1"]).expect(0);
+    let certificates = |of: u8| {
+        // The names that `cert new` gives are its own affair.
+        let found = |suffix: &str| {
+            let all = names(std::path::Path::new(pki));
+            let wanted =
+                all.into_iter().find(|name| name.contains(&of.to_string()) && name.ends_with(suffix));
+            format!("{pki}/{}", wanted.expect("a file of the member"))
+        };
+        let (cert, key) = (found(".pem"), found(".key"));
+        format!("[tls]\nca = \"{pki}/ca.pem\"\ncert = \"{cert}\"\nkey = \"{key}\"\n")
+    };
+    let started = |place: &Place, text: String| {
+        let file = place.temporary().join("busway.toml");
+        std::fs::write(&file, text).expect("a file");
+        up(place, &["--config", file.to_str().expect("a path of text")])
+    };
+    // Any address of this host, which in clear would be refused.
+    let (far_node, line) =
+        started(&far, format!("[node]\nindex = 1\nlisten = [\"0.0.0.0:0\"]\n{}", certificates(1)));
+    let port = address(&line).rsplit_once(':').expect("a port").1.to_owned();
+    let (near_node, _) = started(&near, format!("[peers]\n1 = \"127.0.0.1:{port}\"\n{}", certificates(0)));
+    until("linked", || linked(&near) == ["node 1"]);
+    for node in [near_node, far_node] {
+        node.signal(Signal::TERM);
+        node.finish().expect(0);
+    }
+    for (text, part) in [
+        (format!("[peers]\n1 = \"a:1\"\n[tls]\nca = \"{pki}/ca.key\"\n"), ":4:1"),
+        (format!("[peers]\n1 = \"a:1\"\n[tls]\nca = \"{pki}/ca.pem\"\ncert = \"x.pem\"\n"), "tls.key"),
+        (format!("[tls]\nca = \"{pki}/ca.pem\"\n"), "no links"),
+    ] {
+        let file = near.temporary().join("busway.toml");
+        std::fs::write(&file, text).expect("a file");
+        let ended = near.run(&["config", "check", file.to_str().expect("a path of text")]).expect(2);
+        assert!(ended.stderr.join("\n").contains(part), "{part}: {:?}", ended.stderr);
+    }
+}
+
+#[test]
+fn the_service_manager_is_told_when_the_node_is_ready_reads_anew_and_ends() {
+    let place = Place::new();
+    let path = place.temporary().join("notify");
+    let manager = UnixDatagram::bind(&path).expect("a socket");
+    manager.set_read_timeout(Some(Duration::from_secs(60))).expect("a limit");
+    let said = || {
+        let mut bytes = [0; 256];
+        let count = manager.recv(&mut bytes).expect("it is told");
+        String::from_utf8_lossy(&bytes[..count]).into_owned()
+    };
+    let mut command = place.command(&["up"]);
+    command.env("NOTIFY_SOCKET", &path);
+    let node = Running::start(command);
+    assert_eq!(said(), "READY=1");
+    node.signal(Signal::HUP);
+    let reloading = said();
+    assert!(reloading.starts_with("RELOADING=1\nMONOTONIC_USEC="), "{reloading}");
+    assert_eq!(said(), "READY=1");
+    node.signal(Signal::TERM);
+    assert_eq!(said(), "STOPPING=1");
+    node.finish().expect(0);
+}
+
+#[test]
+fn the_service_is_one_that_the_service_manager_takes() {
+    let unit = include_str!("../../../../dist/busway.service");
+    let place = Place::new();
+    // It looks at the programs too, which are not installed here.
+    let binary = env!("CARGO_BIN_EXE_busway");
+    let text = unit.replace("/usr/local/bin/busway", binary);
+    assert_eq!(text.matches(binary).count(), 2, "both programs are ours");
+    let file = place.temporary().join("busway.service");
+    std::fs::write(&file, &text).expect("a file");
+    let Ok(ended) = std::process::Command::new("systemd-analyze").arg("verify").arg(&file).output() else {
+        return println!("skipped: systemd-analyze is not installed");
+    };
+    let said = String::from_utf8_lossy(&ended.stderr);
+    assert!(ended.status.success() && !said.contains("busway.service"), "{said}");
+    // What it runs is what the command takes.
+    let words = |of: &str| {
+        let line = unit.lines().find_map(|line| line.strip_prefix(of)).expect("it stands there");
+        line.split_whitespace().skip(1).map(str::to_owned).collect::<Vec<String>>()
+    };
+    assert_eq!(words("ExecStart="), ["up", "--config", "/etc/busway/busway.toml"]);
+    assert_eq!(words("ExecStartPre="), ["config", "check", "/etc/busway/busway.toml"]);
+    assert!(unit.contains("Type=notify\n") && unit.contains("ExecReload=/bin/kill -HUP $MAINPID\n"));
 }

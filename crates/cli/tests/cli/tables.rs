@@ -5,13 +5,16 @@ use std::collections::BTreeSet;
 use crate::harness::Place;
 
 /// Every command of the table, as words.
-const COMMANDS: [&[&str]; 23] = [
+const COMMANDS: [&[&str]; 26] = [
     &[],
     &["up"],
     &["peers"],
     &["node"],
     &["node", "info"],
     &["node", "drain"],
+    &["node", "kick"],
+    &["cert"],
+    &["cert", "new"],
     &["config"],
     &["config", "check"],
     &["config", "show"],
@@ -65,6 +68,7 @@ fn help_lists_every_command_and_no_hidden_one() {
     let top = commands(&help(&place, &[]));
     let expected = [
         "bench",
+        "cert",
         "completions",
         "config",
         "doctor",

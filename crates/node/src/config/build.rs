@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use busway::Realm;
+use busway::{Realm, Tls};
 
 use crate::config::{Merged, Origin, Problem, Value};
 use crate::{Links, NodeConfig};
@@ -58,11 +58,13 @@ fn links(merged: &Merged, problems: &mut Vec<Problem>) -> Option<Links> {
         peers.insert(index, address.clone());
     }
     if listen.is_empty() && peers.is_empty() {
+        alone(merged, problems);
         return None;
     }
     let index = merged.number("node.index").and_then(|index| u8::try_from(index).ok()).unwrap_or_default();
     let client = client(merged, problems);
     let beyond = merged.is_set("node.allow_plain_beyond_loopback");
+    let tls = tls(merged, problems);
     check(merged, client.is_some(), index, problems);
     let number = |name| merged.number(name).unwrap_or_default();
     Some(Links {
@@ -73,10 +75,64 @@ fn links(merged: &Merged, problems: &mut Vec<Problem>) -> Option<Links> {
         listen,
         peers,
         allow_plain_beyond_loopback: beyond,
+        tls,
         clients_max: usize::try_from(number("limits.clients_max")).unwrap_or(usize::MAX),
         data_in_flight: number("flows.data.in_flight"),
         data_bytes: number("flows.data.bytes"),
     })
+}
+
+/// What would be without effect where there are no links.
+fn alone(merged: &Merged, problems: &mut Vec<Problem>) {
+    if merged.get("node.client").is_some() {
+        let origin = merged.origin("node.client");
+        problems.push(Problem::new("a client without a node", origin, "name the nodes in [peers]"));
+    }
+    if let Some(setting) = ["tls.ca", "tls.cert", "tls.key"].iter().find_map(|name| merged.get(name)) {
+        let remedy = "listen somewhere, or name a peer";
+        problems.push(Problem::new("there are no links that could be encrypted", &setting.origin, remedy));
+    }
+}
+
+/// Certificates and key, read: what is wrong with them is found before anything is started.
+fn tls(merged: &Merged, problems: &mut Vec<Problem>) -> Option<Tls> {
+    let path = |name: &str| {
+        let setting = merged.get(name)?;
+        let path = merged.path(name)?;
+        // What a file names lies beside it, wherever the node is started.
+        match &setting.origin {
+            Origin::File { path: file, .. } => {
+                Some(file.parent().map_or(path.clone(), |beside| beside.join(&path)))
+            }
+            Origin::Default | Origin::Environment(_) | Origin::Flag(_) => Some(path),
+        }
+    };
+    let read = match (path("tls.ca"), path("tls.cert"), path("tls.key")) {
+        (None, None, None) => return None,
+        (Some(ca), None, None) => Tls::from_ca_file(ca).map_err(|error| ("tls.ca", error)),
+        (Some(ca), Some(cert), Some(key)) => {
+            Tls::from_files(ca, cert, key).map_err(|error| ("tls.cert", error))
+        }
+        (_, cert, key) => {
+            let given = ["tls.cert", "tls.key"].into_iter().find_map(|name| merged.get(name));
+            let missing = [("tls.ca", path("tls.ca")), ("tls.cert", cert), ("tls.key", key)];
+            let missing =
+                missing.into_iter().find(|(_, path)| path.is_none()).map_or("tls.ca", |(name, _)| name);
+            if let Some(setting) = given {
+                let cause = format!("{} is of no use without {missing}", setting.name());
+                problems.push(Problem::new(cause, &setting.origin, format!("set {missing} too")));
+            }
+            return None;
+        }
+    };
+    match read {
+        Ok(tls) => Some(tls),
+        Err((name, error)) => {
+            let cause = format!("{}: {}", error.place(), error.cause());
+            problems.push(Problem::new(cause, merged.origin(name), error.try_()));
+            None
+        }
+    }
 }
 
 /// A client has no index: of the two, who is set in the later layer holds.
@@ -119,14 +175,13 @@ fn check(merged: &Merged, is_client: bool, index: u8, problems: &mut Vec<Problem
     if is_client && !listen.is_empty() {
         problems.push(Problem::new("a client is dialed by nobody", at(), "leave out node.listen"));
     }
-    if is_client && merged.all("peers.INDEX").next().is_none() {
-        let origin = merged.origin("node.client");
-        problems.push(Problem::new("a client without a node", origin, "name the nodes in [peers]"));
-    }
+    let encrypted = merged.get("tls.ca").is_some();
     let beyond = listen.iter().find(|address| !address.ip().is_loopback());
-    if let Some(address) = beyond.filter(|_| !merged.is_set("node.allow_plain_beyond_loopback")) {
+    if let Some(address) = beyond.filter(|_| !encrypted && !merged.is_set("node.allow_plain_beyond_loopback"))
+    {
         let cause = format!("{address} can be reached from other hosts, and links are not encrypted");
-        let remedy = "listen at 127.0.0.1, or allow it in words: node.allow_plain_beyond_loopback = true";
+        let remedy = "listen at 127.0.0.1, give it a certificate in [tls], or allow it in words: \
+                      node.allow_plain_beyond_loopback = true";
         problems.push(Problem::new(cause, at(), remedy));
     }
 }

@@ -90,6 +90,11 @@ listen = [\"127.0.0.1:4420\"]
 [peers]
 1 = \"host-b:4420\"
 2 = \"host-c:4420\"
+
+[tls]
+ca = \"pki/ca.pem\"
+cert = \"pki/node-0.pem\"
+key = \"pki/node-0.key\"
 ```
 
 `busway config check [FILE]` says what is wrong, each with line and column, `busway config show [FILE]` what holds and who said

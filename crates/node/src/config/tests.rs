@@ -119,7 +119,6 @@ fn an_unknown_key_or_section_is_named_with_its_place_and_what_was_meant() {
         ("[flows.dota]\nbytes = 1\n", "1:8", "flows.dota", "did you mean data?"),
         ("[flows]\nquite_else = 1\n", "2:1", "flows.quite_else", "what there is: data"),
         ("  \"a\\u001bb\" = 1\n", "1:3", "\\u{1b}", "what there is: domain"),
-        ("[tls]\nca = \"x\"\n", "1:2", "tls", "what there is"),
     ] {
         let (cause, at, remedy) = problem(text);
         assert!(cause.contains(name), "{text:?}: {cause}");
