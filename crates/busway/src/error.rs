@@ -62,6 +62,7 @@ codes! {
     LockUnusable = 209, "the lock of the domain cannot be taken or read";
     RealmUnknown = 210, "the realm names a group that does not exist or that we are not in";
     AddressUnusable = 211, "an address cannot be listened at";
+    EndpointTaken = 212, "another process is this endpoint of its cluster already";
     DomainBudget = 301, "the byte budget of the domain is spent";
     Descriptors = 302, "the process has no file descriptor left";
     AddressSpace = 303, "the process has no address space left";

@@ -9,6 +9,7 @@
 #![forbid(unsafe_code)]
 
 mod bus;
+pub mod cluster;
 mod control;
 mod directory;
 mod error;
@@ -56,4 +57,6 @@ mod documents {
     struct Readme;
     #[doc = include_str!("../../../docs/guide.md")]
     struct Guide;
+    #[doc = include_str!("../../../docs/cluster.md")]
+    struct Cluster;
 }

@@ -329,6 +329,10 @@ impl Node {
         self.hub.listening()
     }
 
+    pub(crate) fn hub(&self) -> &Arc<Hub> {
+        &self.hub
+    }
+
     /// Every peer that is configured or connected.
     #[must_use]
     pub fn peers(&self) -> Vec<PeerView> {

@@ -20,5 +20,5 @@ mod staging;
 
 pub(crate) use door::Change;
 pub(crate) use export::Outbound;
-pub(crate) use hub::{Hub, HubConfig};
+pub(crate) use hub::{Hub, HubConfig, LinkView};
 pub(crate) use staging::{Pieces, Staging};

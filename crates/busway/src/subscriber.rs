@@ -6,7 +6,7 @@
 //! Invariant: messages of one publisher come in order, each at most once; what was missed is counted before the message
 //! that follows it is returned.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -126,6 +126,7 @@ impl SubscriberBuilder {
             unfinished: false,
             standby: Vec::new(),
             origins: BTreeMap::new(),
+            held: BTreeSet::new(),
         };
         // From here on the drop of `subscriber` takes everything back.
         let publishers = subscriber.core.control.subscribe(record, deadline)? as usize;
@@ -151,6 +152,8 @@ struct Reader {
     blank: Option<Blank>,
     /// How far a publisher on another host is.
     origin: Option<Origin>,
+    /// Its messages stay where they are.
+    held: bool,
 }
 
 impl Reader {
@@ -183,6 +186,8 @@ pub struct Subscriber {
     standby: Vec<Reader>,
     /// How far publishers on other hosts were whose relays have ended.
     origins: BTreeMap<PortId, u64>,
+    /// Publishers whose messages stay where they are: back pressure on them alone.
+    held: BTreeSet<PortId>,
 }
 
 impl Subscriber {
@@ -202,7 +207,7 @@ impl Subscriber {
     /// [`RecvError`].
     pub fn recv(&mut self) -> Result<Sample, RecvError> {
         loop {
-            if let Some(sample) = self.wait(Deadline::never())? {
+            if let Some(sample) = self.wait(Deadline::never(), || false)? {
                 return Ok(sample);
             }
         }
@@ -213,7 +218,7 @@ impl Subscriber {
     /// # Errors
     /// [`RecvError`].
     pub fn recv_timeout(&mut self, timeout: Duration) -> Result<Option<Sample>, RecvError> {
-        self.wait(Deadline::after(timeout))
+        self.wait(Deadline::after(timeout), || false)
     }
 
     /// Handles what is there, in place and in order, and returns how many messages that were: no more than were ready
@@ -239,7 +244,16 @@ impl Subscriber {
         SampleStream::new(self)
     }
 
-    fn wait(&mut self, deadline: Deadline) -> Result<Option<Sample>, RecvError> {
+    /// As [`Subscriber::recv_timeout`], but returns also once `stop` says so; who makes it say so rings the bell.
+    pub(crate) fn recv_unless(
+        &mut self,
+        deadline: Deadline,
+        stop: impl Fn() -> bool,
+    ) -> Result<Option<Sample>, RecvError> {
+        self.wait(deadline, stop)
+    }
+
+    fn wait(&mut self, deadline: Deadline, stop: impl Fn() -> bool) -> Result<Option<Sample>, RecvError> {
         let mut looks = 0;
         loop {
             self.check()?;
@@ -251,15 +265,15 @@ impl Subscriber {
                 spin_hint();
             } else if looks <= SPINS + YIELDS {
                 std::thread::yield_now();
-            } else if deadline.expired() {
+            } else if deadline.expired() || stop() {
                 return Ok(None);
-            } else if let Some(sample) = self.sleep(deadline)? {
+            } else if let Some(sample) = self.sleep(deadline, &stop)? {
                 return Ok(Some(sample));
             }
         }
     }
 
-    fn sleep(&mut self, deadline: Deadline) -> Result<Option<Sample>, RecvError> {
+    fn sleep(&mut self, deadline: Deadline, stop: impl Fn() -> bool) -> Result<Option<Sample>, RecvError> {
         self.drop_finished();
         let Some(domain) = self.core.ports.domain() else { return Err(RecvError::Closed) };
         let bell = domain.bell();
@@ -271,7 +285,7 @@ impl Subscriber {
         self.check()?;
         if self.unfinished {
             std::thread::yield_now();
-        } else if self.subscription.version() == self.version {
+        } else if self.subscription.version() == self.version && !stop() {
             sleeper.wait(deadline.remaining());
         }
         Ok(None)
@@ -295,7 +309,9 @@ impl Subscriber {
         self.unfinished = false;
         let count = self.readers.len();
         let at = self.turn;
-        if let Some(reader) = self.readers.get_mut(at).filter(|reader| reader.origin.is_none()) {
+        if let Some(reader) =
+            self.readers.get_mut(at).filter(|reader| reader.origin.is_none() && !reader.held)
+        {
             let mut blank = reader.blank();
             let taken = blank.place().map_or(TakenSmall::Other, |place| reader.reader.take_small(place));
             if let TakenSmall::Message(sequence) = taken {
@@ -323,6 +339,11 @@ impl Subscriber {
             let mut gaps = 0;
             loop {
                 let Some(reader) = self.readers.get_mut(at) else { return Ok(None) };
+                if reader.held {
+                    at += 1;
+                    left -= 1;
+                    break;
+                }
                 match reader.reader.take() {
                     Taken::Message(message) => {
                         let sample = if reader.origin.is_none() {
@@ -417,7 +438,7 @@ impl Subscriber {
 
     /// Takes up the publishers that the control thread has met.
     #[cold]
-    fn meet(&mut self) {
+    pub(crate) fn meet(&mut self) {
         self.version = self.subscription.version();
         let uid = busway_shm::sys::identity::uid();
         for arrival in self.subscription.arrived() {
@@ -430,7 +451,8 @@ impl Subscriber {
             let reader = RowReader::new(arrival.row, self.policy, peer.uid() != uid);
             let origin = relay
                 .then(|| self.origins.remove(&arrival.publisher).map_or_else(Origin::default, Origin::after));
-            let reader = Reader { reader, source, tray: SampleTray::new(), blank: None, origin };
+            let held = self.held.contains(&arrival.publisher);
+            let reader = Reader { reader, source, tray: SampleTray::new(), blank: None, origin, held };
             let same = |known: &Reader| known.origin.is_some() && known.port() == reader.port();
             if reader.origin.is_some() && self.readers.iter().any(same) {
                 self.standby.push(reader);
@@ -501,6 +523,30 @@ impl Subscriber {
     /// What was missed since this was asked last, oldest first.
     pub fn losses(&mut self) -> Vec<Loss> {
         std::mem::take(&mut self.losses)
+    }
+
+    /// Messages of `source` stay where they are from now on, so that its publisher waits for us and no other does.
+    pub(crate) fn hold(&mut self, source: PortId) {
+        self.held.insert(source);
+        self.mark_held(source, true);
+    }
+
+    /// Messages of `source` are taken again.
+    pub(crate) fn let_go(&mut self, source: PortId) {
+        self.held.remove(&source);
+        self.mark_held(source, false);
+    }
+
+    fn mark_held(&mut self, source: PortId, held: bool) {
+        for reader in self.readers.iter_mut().chain(&mut self.standby).filter(|known| known.port() == source)
+        {
+            reader.held = held;
+        }
+    }
+
+    /// Whether something of `source` is there, or its end.
+    pub(crate) fn has_of(&self, source: PortId) -> bool {
+        self.readers.iter().any(|known| known.port() == source && known.reader.row().has_news())
     }
 
     /// Publishers that this subscriber reads now; 0 in a child made by `fork`, which may not take the parent's locks.

@@ -305,6 +305,31 @@ pub const LINK_DRAIN_MS: u64 = 2_000;
 /// Milliseconds that an acknowledgement waits for more to acknowledge. Larger progress is acknowledged at once.
 pub const LINK_ACKNOWLEDGE_MS: u64 = 5;
 
+// Endpoints of a cluster.
+
+/// Messages that wait between two replicas in one direction, at each of them: a pipeline of requests as deep as any
+/// consensus keeps. Past it `send` says `Full`.
+pub const CLUSTER_REPLICA_QUEUE_MESSAGES_MAX: u32 = 1_024;
+
+/// Bytes, as [`CLUSTER_REPLICA_QUEUE_MESSAGES_MAX`]: a few of the largest messages.
+pub const CLUSTER_REPLICA_QUEUE_BYTES_MAX: u64 = 16 * MIB;
+
+/// Messages that wait between a replica and a client in one direction, at each of them. A client has few requests open,
+/// and there are many clients. Past it `send` says `Full`.
+pub const CLUSTER_CLIENT_QUEUE_MESSAGES_MAX: u32 = 256;
+
+/// Bytes, as [`CLUSTER_CLIENT_QUEUE_MESSAGES_MAX`]. A single larger message goes alone.
+pub const CLUSTER_CLIENT_QUEUE_BYTES_MAX: u64 = 4 * MIB;
+
+/// Bytes of one message between endpoints: the batch of a consensus, not a snapshot. `send` says `TooLarge`.
+pub const CLUSTER_MESSAGE_BYTES_MAX: usize = 4 << 20;
+
+/// Events that an endpoint keeps for who asks late. Past it the oldest is forgotten, and how many is told.
+pub const CLUSTER_EVENTS_MAX: usize = 1_024;
+
+/// Milliseconds in which an endpoint that closes waits for acknowledgements. What has none is counted.
+pub const CLUSTER_DRAIN_MS: u64 = 1_000;
+
 // Relations between limits: whoever changes one is told what else rests on it.
 const _: () = {
     assert!(NAME_BYTES_MAX <= u8::MAX as usize);
@@ -339,6 +364,9 @@ const _: () = {
         "a node that is back is linked within two seconds"
     );
     assert!(LINK_STRANGER_MS < LINK_HANDSHAKE_MS);
+    assert!(CLUSTER_REPLICA_QUEUE_MESSAGES_MAX.is_power_of_two());
+    assert!(CLUSTER_CLIENT_QUEUE_MESSAGES_MAX.is_power_of_two());
+    assert!(CLUSTER_MESSAGE_BYTES_MAX as u64 <= CLUSTER_CLIENT_QUEUE_BYTES_MAX);
     assert!(5 * LINK_RETRY_AFTER_MS <= LINK_RETRY_AFTER_MS_MAX);
     assert!(Control::COUNT < 128, "the number of a control message is one byte of a varint");
 };

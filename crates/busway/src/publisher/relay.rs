@@ -94,9 +94,11 @@ pub(crate) struct Relay {
 impl Relay {
     /// Registers a relay of `source`; returns at once.
     pub(crate) fn open(core: &Arc<Core>, topic: &Topic, source: PortId) -> Result<Self, Error> {
+        let (slots_max, bytes_max) =
+            crate::cluster::queue_of(topic).unwrap_or((RING_SLOTS_MAX_DEFAULT, RING_BYTES_DEFAULT));
         let options = RingOptions {
-            slots_max: RING_SLOTS_MAX_DEFAULT,
-            bytes_max: RING_BYTES_DEFAULT,
+            slots_max,
+            bytes_max,
             history: 0,
             max_wait_ns: u64::MAX,
             gating: true,

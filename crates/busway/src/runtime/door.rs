@@ -476,9 +476,9 @@ impl<D: Wires> Door<D> {
         };
         for happened in happened {
             match happened {
-                Happened::Established(name) => {
+                Happened::Established { name, instance } => {
                     if let Some(known) = lock(&self.shared.known).get_mut(&peer_id) {
-                        known.name = name;
+                        (known.name, known.instance) = (name, instance);
                     }
                     self.note(peer_id, LinkState::Connected, None);
                     if let Some(connection) = connection {
@@ -659,7 +659,14 @@ fn membership_config<D>(shared: &Shared<D>) -> membership::Config {
 }
 
 fn known(address: String) -> Known {
-    Known { name: String::new(), address, state: LinkState::Waiting, since_ns: 0, last_error: None }
+    Known {
+        name: String::new(),
+        address,
+        state: LinkState::Waiting,
+        since_ns: 0,
+        last_error: None,
+        instance: 0,
+    }
 }
 
 /// The names of connections of the driver and of the protocol are one and the same number.

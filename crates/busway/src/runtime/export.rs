@@ -18,6 +18,7 @@ use busway_wire::limits::HOLDS_MAX;
 use busway_wire::{Cause, Flags, HEADER_SIZE, Header, Kind, Pattern, Policy, PortId, Topic};
 
 use crate::bus::Core;
+use crate::cluster::may_hear;
 use crate::control::SubscriberRecord;
 use crate::error::Error;
 use crate::ports::{Arrival, Subscription, line_of};
@@ -144,6 +145,7 @@ impl Exported {
 #[derive(Debug)]
 pub(crate) struct Exports {
     core: Arc<Core>,
+    peer: PeerId,
     lossy: Arc<Subscription>,
     reliable: Arc<Subscription>,
     versions: [u64; 2],
@@ -156,7 +158,7 @@ pub(crate) struct Exports {
 impl Exports {
     /// `place` says for which peer of which node this is read, the same after each start of the node: publishers keep
     /// the place of a reliable row by it while the node is dead.
-    pub(crate) fn new(core: &Arc<Core>, place: u64) -> Result<Self, Error> {
+    pub(crate) fn new(core: &Arc<Core>, peer: PeerId, place: u64) -> Result<Self, Error> {
         let subscription = |care: Care| -> Result<Arc<Subscription>, Error> {
             let port = Core::new_port()?;
             let created_ns = clock::monotonic_ns();
@@ -167,6 +169,7 @@ impl Exports {
         };
         Ok(Self {
             core: core.clone(),
+            peer,
             lossy: subscription(Care::Lossy)?,
             reliable: subscription(Care::Reliable)?,
             versions: [0; 2],
@@ -209,8 +212,11 @@ impl Exports {
         unwanted
     }
 
-    /// Whether anything that the peer asked for matches.
+    /// Whether anything that the peer asked for matches, and may go to it.
     fn care_for(&self, topic: &Topic) -> Option<Care> {
+        if !may_hear(topic, self.peer) {
+            return None;
+        }
         self.wanted.values().filter(|wanted| wanted.pattern.matches(topic)).map(|wanted| wanted.care).max()
     }
 

@@ -73,6 +73,18 @@ pub(super) struct Known {
     pub(super) state: LinkState,
     pub(super) since_ns: u64,
     pub(super) last_error: Option<String>,
+    /// The number of its latest start; 0 before its first hello.
+    pub(super) instance: u64,
+}
+
+/// One peer, for those who send to it.
+#[derive(Clone, Debug)]
+pub(crate) struct LinkView {
+    pub(crate) peer: PeerId,
+    /// The number of its latest start.
+    pub(crate) instance: u64,
+    pub(crate) connected: bool,
+    pub(crate) last_error: Option<String>,
 }
 
 /// An address that was looked up, for whom and for which try.
@@ -184,6 +196,7 @@ impl<D: Wires> Shared<D> {
             state: LinkState::Closed,
             since_ns,
             last_error: Some(reason),
+            instance: 0,
         };
         strangers.retain(|known| host(known) != host(&stranger));
         strangers.push_back(stranger);
@@ -313,6 +326,28 @@ impl Hub {
 
     pub(crate) fn listening(&self) -> &[SocketAddr] {
         &self.listening
+    }
+
+    /// The number of this start of the node.
+    pub(crate) fn instance(&self) -> u64 {
+        self.shared.link.hello.instance
+    }
+
+    /// Whether there is a link to this peer.
+    pub(crate) fn is_connected(&self, peer: PeerId) -> bool {
+        lock(&self.shared.known).get(&peer).is_some_and(|known| known.state == LinkState::Connected)
+    }
+
+    /// Every peer, for those who send to one of them.
+    pub(crate) fn links(&self) -> Vec<LinkView> {
+        let known = lock(&self.shared.known);
+        let view = |(id, known): (&PeerId, &Known)| LinkView {
+            peer: *id,
+            instance: known.instance,
+            connected: known.state == LinkState::Connected,
+            last_error: known.last_error.clone(),
+        };
+        known.iter().map(view).collect()
     }
 
     pub(crate) fn peers(&self) -> Vec<PeerView> {

@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use busway_protocol::Input;
 use busway_wire::{Pattern, Policy, PortId, ProcessId};
 
+use crate::cluster::CLUSTER_PREFIX;
 use crate::control::Watched;
 use crate::runtime::Outbound;
 
@@ -72,8 +73,9 @@ impl Interests {
         tell: &mut Vec<Input<Outbound>>,
     ) {
         let text = pattern.to_string();
-        // What the bus says about itself stays on its host.
-        if text.starts_with('$') || text.starts_with("^$") {
+        // What the bus says about itself stays on its host; what endpoints of a cluster say to each other is for others.
+        let own = text.starts_with('$') || text.starts_with("^$");
+        if own && !text.starts_with(CLUSTER_PREFIX) {
             return;
         }
         let reliable = policy == Policy::Block;

@@ -17,6 +17,7 @@ use busway_wire::link::{Announce, label_of};
 use busway_wire::{Cause, PortId};
 
 use crate::bus::Core;
+use crate::cluster::may_speak;
 use crate::error::Error;
 use crate::ports::lock;
 use crate::publisher::Missing;
@@ -28,8 +29,8 @@ use crate::runtime::{Outbound, Pieces, Staging};
 /// What a step did that others have to know.
 #[derive(Debug)]
 pub(crate) enum Happened {
-    /// The link stands; this is what the peer calls itself.
-    Established(String),
+    /// The link stands; this is what the peer calls itself, and the number of its start.
+    Established { name: String, instance: u64 },
     /// Messages have come, or the peer has counted ours.
     Message(ConnectionId),
     /// The peer has answered a ping, and nobody has had anything else to say yet.
@@ -117,11 +118,12 @@ impl Peer {
         place: u64,
         speakers: Arc<Speakers>,
     ) -> Result<Self, Error> {
+        let id = session.peer();
         Ok(Self {
-            id: session.peer(),
+            id,
             session,
             principal,
-            exports: Exports::new(core, place)?,
+            exports: Exports::new(core, id, place)?,
             imports: Imports::new(core),
             wire: None,
             host,
@@ -374,7 +376,7 @@ impl Peer {
         match output {
             Output::Established { hello, restarted } => {
                 tracing::info!(target: "busway::link", peer = %self.id, name = %hello.name.escape_debug(), restarted, "linked");
-                self.happened.push(Happened::Established(hello.name));
+                self.happened.push(Happened::Established { name: hello.name, instance: hello.instance });
             }
             Output::PeerWants { id, pattern, reliable } => {
                 let care = if reliable { Care::Reliable } else { Care::Lossy };
@@ -389,7 +391,7 @@ impl Peer {
             }
             Output::OpenRelay { announce } => {
                 let source = announce.source;
-                if self.speakers.speaks(source, self.id) {
+                if may_speak(&announce.topic, self.id) && self.speakers.speaks(source, self.id) {
                     self.imports.open(&announce, now.0, &mut self.inputs);
                 } else {
                     tracing::warn!(target: "busway::link", peer = %self.id, source = %source, "speaks for a source of another peer");
