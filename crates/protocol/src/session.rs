@@ -20,7 +20,7 @@ use alloc::vec::Vec;
 use core::ops::Bound;
 
 use busway_wire::limits::{LINK_FLIGHT_MESSAGES_MAX, LINK_RESUME_MS};
-use busway_wire::link::{Frame, Wanted};
+use busway_wire::link::{Frame, Interest, Wanted};
 use busway_wire::{Cause, PortId};
 
 use crate::batch::Batch;
@@ -48,6 +48,8 @@ pub struct Session<P> {
     closing: bool,
     /// Of the latest hello.
     instance: Option<u64>,
+    /// Whether the peer has ever been started again.
+    restarted: bool,
     wants: Wants,
     peer_wants: PeerWants,
     exports: BTreeMap<PortId, Export>,
@@ -77,6 +79,7 @@ impl<P: AsRef<[u8]> + Clone> Session<P> {
             link: None,
             closing: false,
             instance: None,
+            restarted: false,
             wants: Wants::default(),
             peer_wants: PeerWants::default(),
             exports: BTreeMap::new(),
@@ -276,7 +279,9 @@ impl<P: AsRef<[u8]> + Clone> Session<P> {
                     continue;
                 }
                 let Some(source) = self.to_announce.pop_first() else { break };
-                if let Some(export) = self.exports.get_mut(&source) {
+                // It may have been answered meanwhile.
+                let unanswered = |export: &&mut Export| export.phase() != export::Phase::Flowing;
+                if let Some(export) = self.exports.get_mut(&source).filter(unanswered) {
                     link.push_ordered(Frame::Announce(export.announced()));
                 }
             }
@@ -331,6 +336,7 @@ impl<P: AsRef<[u8]> + Clone> Session<P> {
         let Some(hello) = self.link.as_ref().and_then(Link::hello).cloned() else { return };
         let restarted = self.instance.is_some_and(|instance| instance != hello.instance);
         self.instance = Some(hello.instance);
+        self.restarted |= restarted;
         self.wants.connected();
         self.peer_wants.connected();
         self.to_announce = self.exports.keys().copied().collect();
@@ -385,6 +391,19 @@ impl<P: AsRef<[u8]> + Clone> Session<P> {
         }
     }
 
+    /// A peer that has started again may hear of a source before it wants it, and does not answer then. Once it says that
+    /// it does, it is told again.
+    fn announce_again(&mut self, interest: &Interest) {
+        if !self.restarted {
+            return;
+        }
+        let unanswered = self.exports.iter().filter(|(_, export)| export.phase() == export::Phase::Announced);
+        let wanted = unanswered.filter(|(_, export)| {
+            interest.add.iter().any(|wanted| wanted.pattern.matches(export.topic_name()))
+        });
+        self.to_announce.extend(wanted.map(|(source, _)| *source));
+    }
+
     fn fail(&mut self, error: PeerError, out: &mut Outbox) {
         if let Some(link) = &mut self.link {
             let closed = link.fail(error);
@@ -424,6 +443,7 @@ impl<P: AsRef<[u8]> + Clone> Session<P> {
     fn frame(&mut self, now: Time, frame: Frame, out: &mut Outbox) -> Result<(), PeerError> {
         match frame {
             Frame::Interest(interest) => {
+                self.announce_again(&interest);
                 let changes = self.peer_wants.take(interest)?;
                 out.extend(changes.gone.into_iter().map(|id| Output::PeerUnwants { id }));
                 out.extend(

@@ -415,3 +415,52 @@ fn a_source_that_ends_is_told_behind_its_last_message_and_then_forgotten() {
         }
     }
 }
+
+#[test]
+fn who_has_started_again_and_wants_a_source_only_later_gets_all_that_was_kept() {
+    let talk = Talk { messages: 30, size: |_| 9, slots: 64 };
+    let mut net = hosts(&talk);
+    run(&mut net, &talk);
+    net.disconnect();
+    net.listener.restart(0);
+    let ring = net.dialer.rings.get_mut(&RELIABLE).unwrap();
+    for sequence in 31..=40 {
+        assert!(ring.publish(payload(RELIABLE, sequence, 9)));
+    }
+    // The link stands, and its node does not know yet what is wanted beside it.
+    for _ in 0..20 {
+        net.step();
+    }
+    assert_eq!(net.dialer.session.account(RELIABLE).unwrap().acked, 30);
+    net.listener.want(1, "bank.>", true);
+    for _ in 0..100 {
+        net.step();
+    }
+    let account = net.dialer.session.account(RELIABLE).unwrap();
+    assert_eq!((account.acked, account.in_flight), (40, 0), "{account:?}");
+    let (received, gaps) = net.listener.relays[&RELIABLE].covered();
+    assert_eq!((received.last(), gaps.len()), (Some(&40), 0), "{received:?}");
+}
+
+#[test]
+fn who_has_started_again_and_wants_a_source_while_it_is_announced_may_answer_twice() {
+    for step in [50, 100, 200, 400, 3_000] {
+        let talk = Talk { messages: 30, size: |_| 9, slots: 64 };
+        let mut net = hosts(&talk);
+        run(&mut net, &talk);
+        net.disconnect();
+        net.listener.restart(0);
+        net.listener.want(1, "bank.>", true);
+        net.step = step;
+        let connects = net.connects;
+        let ring = net.dialer.rings.get_mut(&RELIABLE).unwrap();
+        for sequence in 31..=40 {
+            assert!(ring.publish(payload(RELIABLE, sequence, 9)));
+        }
+        for _ in 0..300 {
+            net.step();
+        }
+        assert_eq!(net.dialer.session.account(RELIABLE).unwrap().acked, 40, "{step}");
+        assert_eq!(net.connects, connects + 1, "{step}: {:?}", net.dialer.closed);
+    }
+}

@@ -206,8 +206,14 @@ impl Exports {
         });
         let unwanted: Vec<(PortId, u64)> =
             unwanted.map(|(source, exported)| (*source, *exported.until.insert(exported.read))).collect();
-        let Self { coming, wanted, .. } = self;
-        coming.retain(|(arrival, _)| wanted.values().any(|wanted| wanted.pattern.matches(&arrival.topic)));
+        let coming = std::mem::take(&mut self.coming);
+        for (arrival, care) in coming {
+            if self.care_for(&arrival.topic).is_some() {
+                self.coming.push((arrival, care))
+            } else {
+                self.forget(&arrival, care)
+            }
+        }
         self.core.control.poke();
         unwanted
     }
@@ -274,11 +280,22 @@ impl Exports {
         }
     }
 
+    /// A row that is not wanted any more before it was read: if its topic is wanted again, so is its ring.
+    fn forget(&self, arrival: &Arrival, care: Care) {
+        let row = &arrival.row;
+        self.subscription(care).forget(row.peer().process(), row.ring_key());
+    }
+
     fn take_up(&mut self, arrival: Arrival, care: Care) -> Option<ExportedSource> {
         let source = arrival.publisher;
-        if self.care_for(&arrival.topic)? > care {
+        match self.care_for(&arrival.topic) {
+            None => {
+                self.forget(&arrival, care);
+                return None;
+            }
             // The reliable row comes, or is there.
-            return None;
+            Some(wanted) if wanted > care => return None,
+            Some(_) => {}
         }
         if self.sources.contains_key(&source) {
             return None;

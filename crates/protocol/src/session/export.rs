@@ -12,7 +12,7 @@ use alloc::vec::Vec;
 
 use busway_wire::limits::LINK_GAPS_MAX;
 use busway_wire::link::{Accept, Announce, Gap};
-use busway_wire::{Cause, TopicId};
+use busway_wire::{Cause, Topic, TopicId};
 
 use crate::error::PeerError;
 use crate::link::Amount;
@@ -27,6 +27,8 @@ pub(crate) struct Export {
     phase: Phase,
     /// The sequence before the first that this export accounts for.
     before: u64,
+    /// How far the peer was when it answered first on this link.
+    answered: u64,
     acked: u64,
     taken: u64,
     flight: VecDeque<Flown>,
@@ -78,6 +80,7 @@ impl Export {
             announce,
             phase: Phase::Unannounced,
             before,
+            answered: before,
             acked: before,
             taken: before,
             flight: VecDeque::new(),
@@ -90,6 +93,10 @@ impl Export {
 
     pub(crate) fn topic(&self) -> TopicId {
         self.topic
+    }
+
+    pub(crate) fn topic_name(&self) -> &Topic {
+        &self.announce.topic
     }
 
     pub(crate) fn phase(&self) -> Phase {
@@ -186,7 +193,9 @@ impl Export {
                     return Err(wrong);
                 }
                 self.phase = Phase::Flowing;
-                Ok(if fresh { self.begin(passed, link) } else { self.resume(passed, link) })
+                let accepted = if fresh { self.begin(passed, link) } else { self.resume(passed, link) };
+                self.answered = self.acked;
+                Ok(accepted)
             }
             Phase::Flowing => match accept.passed {
                 Some(passed) if passed >= self.acked && passed <= sent.max(self.acked) => {
@@ -195,7 +204,7 @@ impl Export {
                     Ok(accepted)
                 }
                 // Nothing had come when it first answered, and nothing has.
-                None if self.acked == self.before => Ok(Accepted::default()),
+                None if self.acked == self.answered => Ok(Accepted::default()),
                 Some(_) | None => Err(wrong),
             },
         }
