@@ -152,11 +152,12 @@ fn who_does_not_read_fills_its_own_queue_loses_nothing_and_costs_nobody_else_any
             Outcome::Full => full += 1,
             outcome => panic!("{outcome:?}"),
         }
+        // Its queue, what may be on its way, and what may wait with it.
+        assert!(queued < 10_000, "there is an end to what waits for who does not read");
         send(&replica, Peer::Client(2), queued);
         assert_eq!(number(&receive(&other)), queued, "the other has its messages at once");
     }
-    // Its queue, what may be on its way, and what may wait with it.
-    assert!((256..10_000).contains(&queued), "{queued} messages wait for who does not read");
+    assert!(queued >= 256, "{queued} messages wait for who does not read");
     for n in 1..=queued {
         assert_eq!(number(&receive(&slow)), n);
     }
@@ -289,17 +290,10 @@ fn what_was_for_an_earlier_start_of_a_peer_is_told_as_lost_and_never_comes() {
     let replica = stage.replicas(1).pop().unwrap();
     let client = stage.client(1, std::slice::from_ref(&replica));
     assert_eq!(replica.event(PATIENCE), Some(Event::Up { peer: Peer::Client(1) }));
-    let mut queued = 0_u64;
-    let mut full = 0;
-    while full < 50 {
-        match replica.send_to_client(1, &[9; 20_000]) {
-            Outcome::Queued => queued += 1,
-            outcome => {
-                assert_eq!(outcome, Outcome::Full);
-                full += 1;
-                std::thread::yield_now();
-            }
-        }
+    // More than the client has room for, and less than both have.
+    let queued = 300_u64;
+    for _ in 0..queued {
+        until("there is room for it", || replica.send_to_client(1, &[9; 20_000]) == Outcome::Queued);
     }
     let ending = client.close();
     assert!(matches!(replica.event(PATIENCE), Some(Event::Down { peer: Peer::Client(1), .. })));
@@ -313,7 +307,12 @@ fn what_was_for_an_earlier_start_of_a_peer_is_told_as_lost_and_never_comes() {
     send(&replica, Peer::Client(1), 77);
     assert_eq!(number(&receive(&again)), 77);
     assert!(replica.counters().lost == count && count > 0);
-    println!("evidence: queued={queued} unread={} told_as_lost={count}", ending.unread);
+    // They may cross all the same, and end here.
+    for _ in 0..200 {
+        assert!(again.recv(Duration::from_millis(1)).unwrap().is_none(), "none is handed out");
+    }
+    let stale = again.counters().stale;
+    println!("evidence: queued={queued} unread={} told_as_lost={count} stale={stale}", ending.unread);
 }
 
 #[test]

@@ -19,7 +19,7 @@ use super::tidings::{Order, Tidings};
 use super::{Counters, Ending, Event, Message, Next, Outcome, Peer, address};
 use crate::bus::Bus;
 use crate::error::{Code, Error};
-use crate::node::{Node, PeerView};
+use crate::node::{Node, NodeBuilder, PeerView};
 use crate::outcome::RecvError;
 use crate::ports::lock;
 use crate::runtime::Hub;
@@ -47,11 +47,13 @@ pub struct Endpoint {
 }
 
 impl Endpoint {
-    pub(super) fn start(own: PeerId, bus: Bus, node: Node) -> Result<Self, Error> {
-        let tidings = Arc::new(Tidings::new(bus.core.clone()));
-        let outgoing = Arc::new(Outgoing::new(&bus, own, &tidings));
+    pub(super) fn start(own: PeerId, bus: Bus, node: NodeBuilder) -> Result<Self, Error> {
+        // First who reads: peers hear what is wanted here with the first words of a link.
         let pattern = address::inbox(own).map_err(Error::from)?;
         let subscriber = bus.subscriber_of(pattern).policy(Policy::Block).open()?;
+        let node = node.open(&bus)?;
+        let tidings = Arc::new(Tidings::new(bus.core.clone()));
+        let outgoing = Arc::new(Outgoing::new(&bus, own, &tidings));
         let inbox = Inbox::new(subscriber, &tidings, &outgoing, node.hub());
         let mut endpoint = Self {
             own: own.into(),

@@ -30,16 +30,23 @@ struct Pair {
     /// The start of the peer that it is for.
     instance: u64,
     up: bool,
+    /// The last message that was queued.
+    queued: u64,
+    /// What was not acknowledged when it went down last: what another start of it acknowledges is lost all the same.
+    left: Option<u64>,
 }
 
 impl Pair {
     /// Messages that the peer has not acknowledged.
-    fn behind(&mut self, timeout: Duration) -> u64 {
-        match self.publisher.flush(timeout) {
-            Ok(()) => 0,
-            Err(SendError::Timeout(who) | SendError::Full(who)) => who.0.iter().map(|who| who.behind).sum(),
-            Err(_) => 0,
-        }
+    fn behind(&self) -> u64 {
+        self.queued.saturating_sub(self.publisher.account().delivered)
+    }
+
+    /// As [`Pair::behind`], once all is acknowledged or the time is up.
+    fn settle(&mut self, timeout: Duration) -> u64 {
+        // Who is behind is counted next.
+        let _ = self.publisher.flush(timeout);
+        self.behind()
     }
 }
 
@@ -101,7 +108,10 @@ impl Outgoing {
             return Outcome::NotConnected;
         }
         match pair.publisher.try_send(payload) {
-            Ok(_) => Outcome::Queued,
+            Ok(sent) => {
+                pair.queued = sent.sequence;
+                Outcome::Queued
+            }
             Err(SendError::Full(_) | SendError::Timeout(_) | SendError::OutOfMemory(_)) => Outcome::Full,
             Err(SendError::TooLarge { .. } | SendError::Encode(_)) => Outcome::TooLarge,
             Err(SendError::Closed | SendError::Forked) => Outcome::Closing,
@@ -150,6 +160,7 @@ impl Outgoing {
         let up = link.connected && (held.up || held.publisher.subscribers() > 0);
         if up != held.up {
             held.up = up;
+            held.left = if up { None } else { Some(held.behind()) };
             drop(held);
             let peer = link.peer.into();
             self.tidings.tell(if up {
@@ -168,7 +179,7 @@ impl Outgoing {
         if std::mem::take(&mut pair.up) {
             self.tidings.tell(Event::Down { peer, reason: reason.to_owned() });
         }
-        let count = pair.behind(Duration::ZERO);
+        let count = pair.left.unwrap_or_else(|| pair.behind());
         if count > 0 {
             self.tidings.tell(Event::Lost { peer, count });
         }
@@ -177,7 +188,7 @@ impl Outgoing {
     /// Opens the way to a peer that is linked; true if it does not read yet.
     fn open(&self, link: &LinkView) -> bool {
         let made = match self.publisher(link) {
-            Ok(publisher) => Pair { publisher, instance: link.instance, up: false },
+            Ok(publisher) => Pair { publisher, instance: link.instance, up: false, queued: 0, left: None },
             Err(error) => {
                 tracing::warn!(target: "busway::cluster", peer = %Peer::from(link.peer), "cannot send to a peer: {error}");
                 return true;
@@ -206,7 +217,7 @@ impl Outgoing {
         for pair in pairs {
             let mut pair = lock(&pair);
             let patience = if pair.up { deadline.remaining().unwrap_or(timeout) } else { Duration::ZERO };
-            left += pair.behind(patience);
+            left += pair.settle(patience);
         }
         left
     }

@@ -49,8 +49,7 @@ impl Setup {
         }
         let bus = bus.open()?;
         alone(&bus, &self.cluster)?;
-        let node = self.node.open(&bus)?;
-        Endpoint::start(self.own, bus, node)
+        Endpoint::start(self.own, bus, self.node)
     }
 }
 
