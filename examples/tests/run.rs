@@ -1,26 +1,18 @@
-//! Every example runs to its end, in a directory of its own and within a second or so.
+//! Every example runs to its end, in a directory of its own and within seconds.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking, also in what its tests share")]
 #![expect(clippy::print_stdout, reason = "the test runner collects lines of evidence")]
 
+#[path = "built/program.rs"]
+mod built;
+
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
-use std::sync::OnceLock;
+
+use built::program;
 
 /// The examples that this file runs; a new one is added here.
-const EXAMPLES: [&str; 4] = ["async", "hello", "policies", "typed"];
-
-/// The built example. `cargo test --all-targets` builds examples as tests, so that they are built here as programs.
-fn program(name: &str) -> PathBuf {
-    static BUILT: OnceLock<()> = OnceLock::new();
-    BUILT.get_or_init(|| {
-        let mut cargo = Command::new(env!("CARGO"));
-        cargo.current_dir(env!("CARGO_MANIFEST_DIR")).args(["build", "--quiet", "--examples", "--locked"]);
-        assert!(cargo.status().unwrap().success(), "the examples are built");
-    });
-    let own = std::env::current_exe().unwrap();
-    own.parent().and_then(Path::parent).unwrap().join("examples").join(name)
-}
+const EXAMPLES: [&str; 5] = ["async", "consensus", "hello", "policies", "typed"];
 
 fn run(name: &str) {
     let directory = std::env::temp_dir().join(format!("busway-example-{name}-{}", std::process::id()));
@@ -59,4 +51,9 @@ fn async_runs() {
 #[test]
 fn policies_runs() {
     run("policies");
+}
+
+#[test]
+fn consensus_runs() {
+    run("consensus");
 }
