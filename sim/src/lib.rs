@@ -3,7 +3,8 @@
 //! A [`World`] holds hosts. Each host has a node, which drives sessions and links as the runtime does, and a memory
 //! that outlives the node: publishers' rings, relay rings, subscribers. Between the hosts is a [`Network`] of byte
 //! streams on which everything goes wrong that can. [`Checks`] judge what was seen. Stories tell one scenario each
-//! through [`Cluster`]; [`swarm`] makes random ones.
+//! through [`Cluster`]; [`swarm`] makes random ones. [`real`] is the second floor: the runtime that ships, with real
+//! rings in memory, over the network in memory of `busway-io`.
 //!
 //! Invariant: the same seed gives the same run, event for event.
 
@@ -18,6 +19,7 @@ mod message;
 mod network;
 mod node;
 mod phase;
+pub mod real;
 mod relay;
 mod ring;
 mod seen;

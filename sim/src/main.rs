@@ -8,6 +8,7 @@
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
+use busway_sim::real::{self, Plan};
 use busway_sim::swarm::{Configuration, Outcome};
 use busway_sim::{Budget, Canary, Coverage};
 use busway_wire::Cause;
@@ -21,6 +22,7 @@ const HELP: &str = "busway-sim [--seeds N | --seeds A..B | --minutes N] [--seed 
   --canary      break the node on purpose: it must be found
   --trace       print what happened before a failure
   --twice       run each seed twice: both must be the same
+  --floor 2     the runtime that ships, over a network in memory, in place of the machines
   --keep-going  do not stop at the first failure
 ";
 
@@ -42,6 +44,8 @@ struct Orders {
     trace: bool,
     twice: bool,
     keep_going: bool,
+    /// The runtime in place of the machines.
+    real: bool,
 }
 
 /// What all runs were together.
@@ -56,7 +60,7 @@ struct Sum {
     evicted: u64,
     faults: u64,
     fewest_messages: Option<u64>,
-    fewest_faults: Option<usize>,
+    fewest_faults: Option<u64>,
     fewest_ns: Option<u64>,
     holes: Vec<u64>,
     coverage: Coverage,
@@ -79,14 +83,18 @@ fn main() -> ExitCode {
         if orders.until.is_some_and(|until| start.elapsed() >= until) {
             break;
         }
-        run(seed, &orders, &mut sum);
+        if orders.real {
+            run_real(seed, &orders, &mut sum);
+        } else {
+            run(seed, &orders, &mut sum);
+        }
         if !sum.failures.is_empty() && !orders.keep_going {
             break;
         }
     }
-    sum.print(start.elapsed());
+    sum.print(start.elapsed(), orders.real);
     // What thousands of worlds never came to is not shown by them.
-    let blind = sum.runs >= BLIND_RUNS && sum.coverage.missing().next().is_some();
+    let blind = sum.runs >= BLIND_RUNS && sum.coverage.missing(orders.real).next().is_some();
     if sum.failures.is_empty() && !blind { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
@@ -119,7 +127,39 @@ fn run(seed: u64, orders: &Orders, sum: &mut Sum) {
     println!("  {}", shown.violation.as_deref().unwrap_or("which is no failure any more"));
 }
 
+/// One seed of the second floor.
+fn run_real(seed: u64, orders: &Orders, sum: &mut Sum) {
+    let plan = Plan::of(seed);
+    let mut outcome = real::run(&plan, orders.trace);
+    if orders.twice && outcome.violation.is_none() {
+        let again = real::run(&plan, false);
+        if again.hash != outcome.hash {
+            outcome.violation = Some(format!("two runs differ: {:016x}, {:016x}", outcome.hash, again.hash));
+        }
+    }
+    sum.runs += 1;
+    sum.virtual_ns += outcome.virtual_ns;
+    sum.messages += outcome.messages;
+    sum.delivered += outcome.delivered;
+    sum.faults += outcome.faults;
+    sum.coverage.add(&outcome.coverage);
+    sum.least(outcome.messages, outcome.faults, outcome.virtual_ns);
+    if let Some(violation) = &outcome.violation {
+        sum.failures.push(seed);
+        println!("seed {seed}: {violation}");
+        for line in &outcome.lines {
+            println!("{line}");
+        }
+    }
+}
+
 impl Sum {
+    fn least(&mut self, messages: u64, faults: u64, virtual_ns: u64) {
+        self.fewest_messages = Some(self.fewest_messages.unwrap_or(u64::MAX).min(messages));
+        self.fewest_faults = Some(self.fewest_faults.unwrap_or(u64::MAX).min(faults));
+        self.fewest_ns = Some(self.fewest_ns.unwrap_or(u64::MAX).min(virtual_ns));
+    }
+
     fn add(&mut self, outcome: &Outcome) {
         self.runs += 1;
         self.virtual_ns += outcome.virtual_ns;
@@ -128,10 +168,7 @@ impl Sum {
         self.delivered += outcome.delivered;
         self.evicted += outcome.evicted;
         self.faults += outcome.faults as u64;
-        let fewest = self.fewest_messages.unwrap_or(u64::MAX).min(outcome.messages);
-        self.fewest_messages = Some(fewest);
-        self.fewest_faults = Some(self.fewest_faults.unwrap_or(usize::MAX).min(outcome.faults));
-        self.fewest_ns = Some(self.fewest_ns.unwrap_or(u64::MAX).min(outcome.virtual_ns));
+        self.least(outcome.messages, outcome.faults as u64, outcome.virtual_ns);
         self.holes.resize(outcome.holes.len().max(self.holes.len()), 0);
         for (sum, count) in self.holes.iter_mut().zip(&outcome.holes) {
             *sum += count;
@@ -150,10 +187,10 @@ impl Sum {
         }
     }
 
-    fn print(&self, took: Duration) {
+    fn print(&self, took: Duration, real: bool) {
         println!("\n{}\n", self.coverage.table());
         let missing: Vec<String> =
-            self.coverage.missing().map(|(fault, phase)| format!("{fault} x {}", phase.name())).collect();
+            self.coverage.missing(real).map(|(fault, phase)| format!("{fault} x {}", phase.name())).collect();
         if !missing.is_empty() && self.runs >= MISSING_RUNS {
             println!("never met: {}", missing.join(", "));
         }
@@ -197,6 +234,7 @@ fn orders(arguments: Vec<String>) -> Result<Orders, String> {
         trace: false,
         twice: false,
         keep_going: false,
+        real: false,
     };
     let mut arguments = arguments.into_iter();
     while let Some(argument) = arguments.next() {
@@ -222,6 +260,11 @@ fn orders(arguments: Vec<String>) -> Result<Orders, String> {
             "--canary" => orders.canary = Canary::AcknowledgesEarly,
             "--trace" => orders.trace = true,
             "--twice" => orders.twice = true,
+            "--floor" => match value()?.as_str() {
+                "1" => orders.real = false,
+                "2" => orders.real = true,
+                other => return Err(format!("there is no floor `{other}`")),
+            },
             "--keep-going" => orders.keep_going = true,
             other => return Err(format!("there is no flag `{other}`")),
         }

@@ -50,6 +50,14 @@ impl Which {
         Message { header, body: body.into() }
     }
 
+    /// The payload alone.
+    #[must_use]
+    pub fn payload(self) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(self.size);
+        self.fill(&mut bytes);
+        bytes
+    }
+
     /// Whether this is the payload of the message.
     #[must_use]
     pub fn is(self, payload: &[u8]) -> bool {

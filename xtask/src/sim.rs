@@ -23,6 +23,7 @@ nothing comes twice, nobody waits for ever. A failure prints its seed and the fe
   --canary      break the node on purpose: it must be found
   --trace       print what happened before a failure
   --keep-going  do not stop at the first failure
+  --floor 2     the runtime that ships, with real rings, over a network in memory, in place of the machines
   --mutants     instead, break the machines as sim/mutants.toml says: 2 000 seeds must find each
 ";
 
@@ -48,6 +49,9 @@ pub(crate) fn command(arguments: Vec<String>) -> Result<ExitCode, Failure> {
     }
     if let Some(seed) = args.number("--seed")? {
         command.args(["--seed", &seed.to_string()]);
+    }
+    if let Some(floor) = args.number("--floor")? {
+        command.args(["--floor", &floor.to_string()]);
     }
     for flag in FLAGS {
         if args.flag(flag) {

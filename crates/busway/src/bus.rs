@@ -56,6 +56,9 @@ impl Core {
     }
 
     pub(crate) fn new_port() -> Result<PortId, Error> {
+        if let Some(drawn) = crate::runtime::drawn() {
+            return Ok(PortId(drawn));
+        }
         let random =
             busway_shm::sys::identity::random_u64().map_err(|error| memory(&error, "drawing a port's id"))?;
         Ok(PortId(random.max(1)))

@@ -44,6 +44,8 @@ pub use inspection::{
 pub use node::{LinkState, Node, NodeBuilder, PEERS_TOPIC, PeerStatus, PeerView};
 pub use outcome::{Behind, Loss, RecvError, SendError, Sent, Unread, Who};
 pub use publisher::{Clock, Gating, Loan, Publisher, PublisherBuilder};
+#[doc(hidden)]
+pub use runtime::{Stepped, seed_ports, settle_bus};
 pub use sample::{PublisherInfo, Sample};
 pub use stream::SampleStream;
 pub use subscriber::{Subscriber, SubscriberBuilder};

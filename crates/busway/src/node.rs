@@ -16,7 +16,7 @@ use busway_wire::limits::{LINK_CREDIT_BYTES_DEFAULT, LINK_CREDIT_MESSAGES_DEFAUL
 
 use crate::bus::Bus;
 use crate::error::{Code, Error};
-use crate::runtime::{Change, Hub, HubConfig};
+use crate::runtime::{Change, Hub, HubConfig, Stepped};
 use crate::tls::Tls;
 use crate::tokens::{Secret, Tokens};
 
@@ -143,9 +143,30 @@ impl NodeBuilder {
     /// [`Code::BadCredentials`] for the certificate of somebody else, and what is no token; [`Code::AddressUnusable`] where an address cannot be
     /// listened at; memory (03xx).
     pub fn open(self, bus: &Bus) -> Result<Node, Error> {
+        let config = self.config()?;
+        let hub = Arc::new(Hub::start(bus.core.clone(), config)?);
+        let reporter = Reporter::start(hub.clone(), bus)?;
+        Ok(Node { reporter: Some(reporter), hub, _bus: bus.clone() })
+    }
+
+    /// As [`NodeBuilder::open`], over a network in memory, without threads: for the simulator.
+    ///
+    /// # Errors
+    /// As [`NodeBuilder::open`].
+    #[doc(hidden)]
+    pub fn open_stepped(
+        self,
+        bus: &Bus,
+        network: &busway_io::Network,
+        host: busway_io::HostId,
+    ) -> Result<Stepped, Error> {
+        Stepped::open(bus, self.config()?, network, host)
+    }
+
+    fn config(self) -> Result<HubConfig, Error> {
         self.check()?;
         let tokens = self.tokens()?;
-        let config = HubConfig {
+        Ok(HubConfig {
             cluster: self.cluster,
             identity: self.identity,
             listen: self.listen,
@@ -157,10 +178,7 @@ impl NodeBuilder {
             tls: self.tls,
             token: self.token,
             tokens,
-        };
-        let hub = Arc::new(Hub::start(bus.core.clone(), config)?);
-        let reporter = Reporter::start(hub.clone(), bus)?;
-        Ok(Node { reporter: Some(reporter), hub, _bus: bus.clone() })
+        })
     }
 
     fn tokens(&self) -> Result<Tokens, Error> {

@@ -17,8 +17,11 @@ mod newcomer;
 mod occupant;
 mod peer;
 mod staging;
+mod stepped;
 
 pub(crate) use door::Change;
 pub(crate) use export::Outbound;
 pub(crate) use hub::{Hub, HubConfig, LinkView};
 pub(crate) use staging::{Pieces, Staging};
+pub(crate) use stepped::drawn;
+pub use stepped::{Stepped, seed_ports, settle_bus};

@@ -76,6 +76,12 @@ pub(super) struct Door<D> {
     decisions: Vec<membership::Output>,
 }
 
+impl<D> std::fmt::Debug for Door<D> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Door").field("shared", &self.shared).finish_non_exhaustive()
+    }
+}
+
 impl<D: Wires> Door<D> {
     pub(super) fn new(shared: Arc<Shared<D>>) -> Self {
         let membership = Membership::new(membership_config(&shared));
@@ -107,7 +113,7 @@ impl<D: Wires> Door<D> {
             let now_ns = self.shared.driver.now_ns();
             if self.shared.stopping() {
                 if end_ns.is_none() {
-                    self.decide(membership::Input::Drain);
+                    self.drain();
                 }
                 let end = *end_ns.get_or_insert(now_ns.saturating_add(DRAIN_NS));
                 if now_ns >= end || self.shared.all().iter().all(|peer| lock(peer).connection().is_none()) {
@@ -120,6 +126,16 @@ impl<D: Wires> Door<D> {
         }
     }
 
+    /// Nobody is dialed or let in any more.
+    pub(super) fn drain(&mut self) {
+        self.decide(membership::Input::Drain);
+    }
+
+    /// How long it may sleep from now on.
+    pub(super) fn wait(&self, soon: bool) -> Duration {
+        self.timeout(self.shared.driver.now_ns(), soon)
+    }
+
     /// Begins to dial.
     pub(super) fn start(&mut self) {
         self.decide(membership::Input::Start);
@@ -128,6 +144,11 @@ impl<D: Wires> Door<D> {
     /// Sleeps for so long at most, and takes what has come; true if something has to be looked at again soon.
     pub(super) fn step(&mut self, timeout: Duration, events: &mut Vec<Event<Staging, Pieces>>) -> bool {
         self.shared.driver.poll(Some(timeout), events);
+        self.take(events)
+    }
+
+    /// Takes what has come; true if something has to be looked at again soon.
+    pub(super) fn take(&mut self, events: &mut Vec<Event<Staging, Pieces>>) -> bool {
         for event in events.drain(..) {
             self.event(event);
         }
@@ -157,8 +178,7 @@ impl<D: Wires> Door<D> {
         }
     }
 
-    /// How long it may sleep.
-    pub(super) fn timeout(&self, now_ns: u64, soon: bool) -> Duration {
+    fn timeout(&self, now_ns: u64, soon: bool) -> Duration {
         if soon {
             return SOON;
         }

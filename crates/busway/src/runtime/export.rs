@@ -383,6 +383,11 @@ impl Exports {
         None
     }
 
+    /// Whether rows have no seat yet.
+    pub(crate) fn is_coming(&self) -> bool {
+        !self.coming.is_empty()
+    }
+
     /// The sources that are read now.
     pub(crate) fn sources(&self) -> impl Iterator<Item = PortId> {
         self.sources.keys().copied()

@@ -11,7 +11,7 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use busway_io::{Driver, Epoll, Fault, Listen, ListenerId};
+use busway_io::{Driver, Epoll, Event, Fault, Listen, ListenerId};
 use busway_protocol::membership::Attempt;
 use busway_protocol::{Config, Input, PeerId, State, Time};
 use busway_shm::bell::ANY;
@@ -260,6 +260,29 @@ impl<D: Wires> Shared<D> {
         }
     }
 
+    /// Tells the driver to say what has happened, without waiting.
+    pub(super) fn poll_now(&self, events: &mut Vec<Event<Staging, Pieces>>) {
+        self.driver.poll(Some(Duration::ZERO), events);
+    }
+
+    /// The time of the driver.
+    pub(super) fn now_ns(&self) -> u64 {
+        self.driver.now_ns()
+    }
+
+    /// Whether the door has not taken what others have left for it.
+    pub(super) fn has_news(&self) -> bool {
+        !lock(&self.watched).is_empty() || !lock(&self.resolved).is_empty()
+    }
+
+    /// Begins to end all links in order.
+    pub(super) fn drain(&self) {
+        for peer in self.all() {
+            let reason = "the node is going down".to_owned();
+            lock(&peer).tell(&self.driver, Input::<Outbound>::Drain { reason });
+        }
+    }
+
     /// Sends what is there to be sent now; whether there was anything.
     pub(super) fn pump(&self) -> bool {
         let mut found = false;
@@ -442,10 +465,7 @@ impl Drop for Hub {
         self.shared.core.ports.set_watcher(None);
         let now = Time(self.shared.driver.now_ns());
         tracing::debug!(target: "busway::link", at = now.0, "the links are ending");
-        for peer in self.shared.all() {
-            let reason = "the node is going down".to_owned();
-            lock(&peer).tell(&self.shared.driver, Input::<Outbound>::Drain { reason });
-        }
+        self.shared.drain();
         self.shared.stop.store(true, Ordering::Release); // pairs with Acquire in `stopping`
         self.shared.driver.wake();
         self.shared.core.ports.ring_bell(ANY);

@@ -279,6 +279,11 @@ impl Imports {
         }
     }
 
+    /// Whether relay rings wait for their subscribers.
+    pub(crate) fn is_opening(&self) -> bool {
+        self.sources.values().any(|incoming| matches!(incoming.stage, Stage::Opening { .. }))
+    }
+
     /// Looks again at what was not simply open; true while anything is not.
     pub(crate) fn look_again(&mut self, now_ns: u64, inputs: &mut Inputs) -> bool {
         if self.waiting.is_empty() {

@@ -107,6 +107,8 @@ pub(crate) struct Peer {
     outputs: Vec<Output>,
     inputs: Inputs,
     pub(crate) happened: Vec<Happened>,
+    /// What was asked of the control thread.
+    asked: u64,
 }
 
 impl Peer {
@@ -131,6 +133,7 @@ impl Peer {
             outputs: Vec::new(),
             inputs: Vec::new(),
             happened: Vec::new(),
+            asked: 0,
         })
     }
 
@@ -373,6 +376,7 @@ impl Peer {
     }
 
     fn carry_out_one(&mut self, now: Time, output: Output) {
+        self.asked += u64::from(asks(&output));
         match output {
             Output::Established { hello, restarted } => {
                 tracing::info!(target: "busway::link", peer = %self.id, name = %hello.name.escape_debug(), restarted, "linked");
@@ -440,6 +444,7 @@ impl Peer {
     fn meet(&mut self, now: Time) {
         let mut all = Vec::new();
         self.exports.meet(|met| all.push(met));
+        self.asked += all.len() as u64;
         for met in all {
             let input = match met {
                 Met::Source(met) => self.source(met),
@@ -592,6 +597,16 @@ impl Peer {
         self.wire.as_ref().map(|wire| wire.connection)
     }
 
+    /// How often rows or relay rings were asked for, or given back.
+    pub(crate) fn asked(&self) -> u64 {
+        self.asked
+    }
+
+    /// Whether rows or relay rings were asked for that are not there yet.
+    pub(crate) fn is_coming(&self) -> bool {
+        self.exports.is_coming() || self.imports.is_opening()
+    }
+
     /// How far the link is.
     pub(crate) fn state(&self) -> Option<State> {
         self.session.state().cloned()
@@ -619,6 +634,23 @@ fn transmit(
         session.transmit(now, batch);
     }
     cipher.seal(batch)
+}
+
+/// Whether an output leads to a request of the control thread.
+fn asks(output: &Output) -> bool {
+    match output {
+        Output::PeerWants { .. }
+        | Output::PeerUnwants { .. }
+        | Output::OpenRelay { .. }
+        | Output::CloseRelay { .. }
+        | Output::SourceDone { .. } => true,
+        Output::Established { .. }
+        | Output::Abort { .. }
+        | Output::Pass { .. }
+        | Output::Rewind { .. }
+        | Output::RelayGap { .. }
+        | Output::Close { .. } => false,
+    }
 }
 
 /// Messages read for a peer before it is written to: about what a batch holds of small ones.

@@ -1,0 +1,152 @@
+//! A random world of the second floor, from one number.
+//!
+//! Invariant: a plan says everything.
+
+use std::time::Duration;
+
+use busway_io::{Manners, Path};
+use busway_protocol::Time;
+use busway_wire::Topic;
+use fastrand::Rng;
+
+use crate::crowd::Crowd;
+use crate::fault::{Fault, Planned};
+use crate::phase::Phase;
+
+/// A publisher.
+#[derive(Clone, Debug)]
+pub struct Source {
+    /// Its host.
+    pub host: usize,
+    /// Its topic.
+    pub topic: Topic,
+    /// Slots of its ring.
+    pub slots: u32,
+    /// How many messages it sends.
+    pub messages: u64,
+    /// Time between two, on average.
+    pub gap_ns: u64,
+    /// The largest payload.
+    pub size_max: usize,
+    /// Decides sizes and gaps.
+    pub seed: u64,
+}
+
+/// A subscriber.
+#[derive(Clone, Debug)]
+pub struct Reader {
+    /// Its host.
+    pub host: usize,
+    /// What it wants.
+    pub pattern: String,
+    /// Whether publishers wait for it.
+    pub reliable: bool,
+    /// When it begins.
+    pub since_ns: u64,
+}
+
+/// A random world.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// All of it follows from this.
+    pub seed: u64,
+    /// Hosts.
+    pub hosts: usize,
+    /// How kernels behave.
+    pub manners: Manners,
+    /// How lines are.
+    pub path: Path,
+    /// Messages that a peer may have under way to a node.
+    pub credit_messages: u64,
+    /// Their bytes.
+    pub credit_bytes: u64,
+    /// Who publishes.
+    pub sources: Vec<Source>,
+    /// Who subscribes.
+    pub readers: Vec<Reader>,
+    /// What goes wrong.
+    pub faults: Vec<Planned>,
+}
+
+/// Faults begin before this.
+const FAULTS_UNTIL_NS: u64 = 42_000_000_000;
+
+impl Plan {
+    /// The one of this seed.
+    #[must_use]
+    pub fn of(seed: u64) -> Plan {
+        let rng = &mut Rng::with_seed(seed);
+        let hosts = rng.usize(3..=7);
+        let buffer = [2_000, 20_000, 64 << 10][rng.usize(0..3)];
+        let manners = if rng.bool() { Manners::rough() } else { Manners::smooth() };
+        let manners = Manners { send_bytes_max: buffer, receive_bytes_max: buffer, ..manners };
+        let least_us = rng.u64(20..5_000);
+        let path = Path {
+            latency_least: Duration::from_micros(least_us),
+            latency_most: Duration::from_micros(least_us + rng.u64(1..2_000)),
+            bytes_per_second: [None, Some(300_000), Some(5_000_000)][rng.usize(0..3)],
+            ..Path::default()
+        };
+        let sources = (0..rng.usize(2..=5)).map(|_| source(hosts, path, rng)).collect();
+        let readers = (0..rng.usize(2..=6)).map(|_| reader(hosts, rng)).collect();
+        let crowd = Crowd { nodes: hosts, clients: 0 };
+        let mut faults = Vec::new();
+        for _ in 0..rng.usize(9..20) {
+            faults.push(fault(crowd, rng));
+        }
+        let credit_messages = [4, 40, 16_384][rng.usize(0..3)];
+        let credit_bytes = [20_000, 300_000, 32 << 20][rng.usize(0..3)];
+        Plan { seed, hosts, manners, path, credit_messages, credit_bytes, sources, readers, faults }
+    }
+}
+
+fn source(hosts: usize, path: Path, rng: &mut Rng) -> Source {
+    let messages = 1_000 + rng.u64(0..200);
+    let slow = path.bytes_per_second.is_some_and(|bytes| bytes < 1_000_000);
+    let size_max = match (rng.u32(0..4), slow) {
+        (0, false) => 200_000,
+        (1, false) => 40_000,
+        (0 | 1, true) => 10_000,
+        _ => 1_000,
+    };
+    Source {
+        host: rng.usize(0..hosts),
+        topic: Topic::new(["a.x", "a.y", "lossy.x", "lossy.y"][rng.usize(0..4)]).expect("it is a topic"),
+        slots: [4, 32, 1_024][rng.usize(0..3)],
+        messages,
+        gap_ns: 45_000_000_000 / messages,
+        size_max,
+        seed: rng.u64(..),
+    }
+}
+
+fn reader(hosts: usize, rng: &mut Rng) -> Reader {
+    let pattern = ["a.x", "a.>", "a.y", "lossy.x", "lossy.*", "lossy.y"][rng.usize(0..6)];
+    let since_ns = if rng.u32(0..3) == 0 { rng.u64(0..40_000_000_000) } else { 0 };
+    let reliable = !pattern.starts_with("lossy.");
+    Reader { host: rng.usize(0..hosts), pattern: pattern.to_owned(), reliable, since_ns }
+}
+
+/// One of those that the network in memory knows.
+fn fault(crowd: Crowd, rng: &mut Rng) -> Planned {
+    loop {
+        let mut planned = Planned::any(crowd, (Time(0), Time(FAULTS_UNTIL_NS)), rng);
+        planned.phase =
+            [None, Some(Phase::Apart), Some(Phase::Greeting), Some(Phase::Draining)][rng.usize(0..4)];
+        match planned.fault {
+            Fault::Swallow(_) | Fault::HalfClose(_) | Fault::ClockJump(_) | Fault::Strangers(_) => {}
+            Fault::Partition(_)
+            | Fault::OneWay(_)
+            | Fault::Isolate(_)
+            | Fault::Reset(_)
+            | Fault::Truncate(_)
+            | Fault::Corrupt(_)
+            | Fault::Ignore(_)
+            | Fault::Slow(_)
+            | Fault::Stop(_)
+            | Fault::Crash(_)
+            | Fault::Drain(_)
+            | Fault::Idle(_) => return planned,
+        }
+    }
+}

@@ -1,0 +1,49 @@
+//! The runtime that ships in random worlds: it loses nothing in silence, and each world is the same twice.
+
+use busway_io::{Manners, Path};
+use busway_protocol::Time;
+use busway_sim::real::{self, Plan, Reader, Source};
+use busway_sim::{Fault, Pair, Planned};
+use busway_wire::Topic;
+
+/// Few enough for every push; `cargo xtask sim --floor 2` runs thousands.
+const SEEDS: std::ops::Range<u64> = 2..3;
+
+#[test]
+#[expect(clippy::print_stdout, reason = "the evidence line is read by the test runner")]
+fn the_runtime_loses_nothing_in_silence_whatever_goes_wrong_and_runs_the_same_twice() {
+    let (mut messages, mut faults, mut seconds) = (0, 0, 0);
+    for seed in SEEDS {
+        let outcome = real::run(&Plan::of(seed), false);
+        assert_eq!(outcome.violation, None, "cargo xtask sim --floor 2 --seed {seed}");
+        assert!(outcome.messages >= 2_000 && outcome.faults >= 8, "seed {seed} is too quiet");
+        assert!(outcome.virtual_ns >= 60_000_000_000, "seed {seed} is too short");
+        let again = real::run(&Plan::of(seed), false);
+        assert_eq!(outcome.hash, again.hash, "seed {seed} runs differently");
+        messages += outcome.messages;
+        faults += outcome.faults;
+        seconds += outcome.virtual_ns / 1_000_000_000;
+    }
+    println!("evidence: worlds=1 virtual_seconds={seconds} messages={messages} faults={faults}");
+}
+
+#[test]
+fn large_messages_cross_links_that_are_reset_again_and_again() {
+    let base = Plan::of(2);
+    let topic = Topic::new("a.x").expect("it is a topic");
+    let source =
+        Source { host: 0, topic, slots: 32, messages: 300, gap_ns: 40_000_000, size_max: 100_000, seed: 1 };
+    let reader = Reader { host: 2, pattern: "a.x".to_owned(), reliable: true, since_ns: 0 };
+    let reset = |second: u64| Planned {
+        fault: Fault::Reset(Pair { from: 0, to: 2 }),
+        at: Time(second * 1_000_000_000),
+        phase: None,
+        duration_ms: 0,
+        amount: 0,
+    };
+    let path = Path { bytes_per_second: Some(300_000), ..Path::default() };
+    let (sources, readers, faults) = (vec![source], vec![reader], (1..12).map(reset).collect());
+    let plan = Plan { hosts: 3, path, manners: Manners::smooth(), sources, readers, faults, ..base };
+    let outcome = real::run(&plan, false);
+    assert_eq!((outcome.violation, outcome.delivered, outcome.lost), (None, 300, 0));
+}
