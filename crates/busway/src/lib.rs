@@ -41,7 +41,7 @@ pub use inspection::{
     Account, BudgetView, Dropped, Inspection, PortState, ProcessView, PublisherView, SegmentView,
     SubscriberView, TopicView,
 };
-pub use node::{LinkState, Node, NodeBuilder, PEERS_TOPIC, PeerStatus, PeerView};
+pub use node::{FLOWS_TOPIC, FlowStatus, LinkState, Node, NodeBuilder, PEERS_TOPIC, PeerStatus, PeerView};
 pub use outcome::{Behind, Loss, RecvError, SendError, Sent, Unread, Who};
 pub use publisher::{Clock, Gating, Loan, Publisher, PublisherBuilder};
 #[doc(hidden)]

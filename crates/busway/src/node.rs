@@ -23,7 +23,7 @@ use crate::tokens::{Secret, Tokens};
 mod status;
 
 use status::Reporter;
-pub use status::{PEERS_TOPIC, PeerStatus};
+pub use status::{FLOWS_TOPIC, FlowStatus, PEERS_TOPIC, PeerStatus};
 
 /// Clients that a node takes unless the builder says otherwise.
 const CLIENTS_DEFAULT: usize = 1_000;

@@ -116,6 +116,11 @@ pub(crate) enum Command {
   busway peers
   busway peers --json | jq .state")]
     Peers,
+    /// List what is under way on the links to other hosts: limits, what is in use, what waited and what was dropped
+    #[command(after_long_help = "Examples:
+  busway flows
+  busway flows --json | jq 'select(.waited > 0)'")]
+    Flows,
     /// Ask the node of this domain what it is, or to end
     #[command(subcommand)]
     Node(NodeCommand),

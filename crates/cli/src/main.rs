@@ -15,6 +15,7 @@ mod configuration;
 mod doctor;
 mod duration;
 mod exit;
+mod flows;
 mod info;
 mod lines;
 mod ls;
@@ -91,6 +92,7 @@ fn dispatch(command: Command, global: &Global, output: &mut Output) -> Result<Ex
     match command {
         Command::Up(args) => up::run(&args, &mut context),
         Command::Peers => peers::run(&mut context),
+        Command::Flows => flows::run(&mut context),
         Command::Node(which) => node::run(&which, &mut context),
         Command::Config(which) => configuration::run(&which, &mut context),
         Command::Pub(args) => publish::run(&args, &mut context),

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use busway::{PEERS_TOPIC, Pattern, PeerStatus, Topic};
+use serde::de::DeserializeOwned;
 
 use crate::duration;
 use crate::exit::{CommandCode, Exit, Failure};
@@ -11,22 +12,31 @@ use crate::session::Context;
 /// A node says how its links are every second.
 const PATIENCE: Duration = Duration::from_secs(3);
 
-pub(crate) fn run(context: &mut Context<'_>) -> Result<Exit, Failure> {
-    let bus = context.join("busway-peers")?;
-    let topic = Topic::reserved(PEERS_TOPIC).map_err(busway::Error::from)?;
+/// What the node of this domain has said last on one of its topics.
+pub(crate) fn said<T: DeserializeOwned>(
+    topic: &str,
+    name: &str,
+    context: &Context<'_>,
+) -> Result<Vec<T>, Failure> {
+    let bus = context.join(name)?;
+    let topic = Topic::reserved(topic).map_err(busway::Error::from)?;
     let mut subscriber = bus.subscriber_of(Pattern::Exact(topic)).history(1).open()?;
     let found = subscriber.recv_timeout(PATIENCE).map_err(busway::Error::from)?;
-    let peers = found.map(|sample| sample.json::<Vec<PeerStatus>>()).transpose()?;
+    let said = found.map(|sample| sample.json::<Vec<T>>()).transpose()?;
     drop(subscriber);
     bus.close();
-    let Some(peers) = peers else {
-        return Err(Failure::new(
+    said.ok_or_else(|| {
+        Failure::new(
             CommandCode::NothingMatched,
             "no node runs in this domain".to_owned(),
             format!("domain {}", context.global.domain()),
             "busway up --listen 127.0.0.1:4420, or another --domain",
-        ));
-    };
+        )
+    })
+}
+
+pub(crate) fn run(context: &mut Context<'_>) -> Result<Exit, Failure> {
+    let peers: Vec<PeerStatus> = said(PEERS_TOPIC, "busway-peers", context)?;
     if context.output.json() {
         for peer in &peers {
             context.output.object(peer)?;

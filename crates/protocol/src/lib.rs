@@ -25,5 +25,5 @@ pub use error::{Closed, PeerError};
 pub use framing::{Framer, Step, Want};
 pub use link::{Config, Deadline, Event, Link, State, Stats};
 pub use principal::{Principal, PrincipalError};
-pub use session::{Account, Delivery, Destination, Input, Outbox, Output, Session};
+pub use session::{Account, Delivery, Destination, Input, Outbox, Output, Session, Traffic};
 pub use time::{ConnectionId, PeerId, Time};

@@ -534,6 +534,16 @@ impl<P: AsRef<[u8]> + Clone> Link<P> {
 
     // What a session does with its link.
 
+    /// What we granted, what of it is in use, and how many messages have come.
+    pub(crate) fn granted_use(&self) -> (Amount, Amount, u64) {
+        self.granted.usage()
+    }
+
+    /// The same of what the peer granted us; nothing before its hello.
+    pub(crate) fn grant_use(&self) -> Option<(Amount, Amount, u64)> {
+        self.grant.as_ref().map(Grant::usage)
+    }
+
     /// Something of what came is in its place, or dropped.
     pub(crate) fn consume(&mut self, amount: Amount) {
         self.granted.consume(amount);

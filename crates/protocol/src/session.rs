@@ -12,6 +12,7 @@ mod incoming;
 mod interest;
 mod relay;
 mod sources;
+mod traffic;
 mod words;
 
 use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -32,6 +33,7 @@ use crate::time::{PeerId, Time};
 use export::Export;
 use interest::{PeerWants, Wants};
 use relay::Relay;
+pub use traffic::Traffic;
 pub use words::{Account, Delivery, Destination, Input, Outbox, Output};
 
 /// Interests and announcements that are handed to the link ahead of what it has sent. What is not handed over yet
@@ -67,6 +69,7 @@ pub struct Session<P> {
     farewell: String,
     dropped: [u64; Cause::COUNT],
     duplicates: u64,
+    tally: traffic::Tally,
 }
 
 impl<P: AsRef<[u8]> + Clone> Session<P> {
@@ -94,6 +97,7 @@ impl<P: AsRef<[u8]> + Clone> Session<P> {
             farewell: String::new(),
             dropped: [0; Cause::COUNT],
             duplicates: 0,
+            tally: traffic::Tally::default(),
         }
     }
 
@@ -170,7 +174,7 @@ impl<P: AsRef<[u8]> + Clone> Session<P> {
                 self.published(now, source, sequence, out);
             }
             // The queue lies with the caller; what has room is told by `Published`.
-            Input::Suspended { source: _ } => {}
+            Input::Suspended { source: _ } => self.tally.suspended(),
             Input::Refuse { refusal } => {
                 if let Some(link) = self.link.as_mut().filter(|_| !self.closing) {
                     link.refuse(refusal.clone());
@@ -255,9 +259,14 @@ impl<P: AsRef<[u8]> + Clone> Session<P> {
         let later = self.exports.range((after, Bound::Unbounded));
         let earlier =
             self.exports.iter().take_while(|(source, _)| self.named.is_some_and(|named| **source <= named));
-        let next = later.chain(earlier).map(|(source, _)| *source).find(|source| self.may_send(*source))?;
-        self.named = Some(next);
-        Some(next)
+        let next = later.chain(earlier).map(|(source, _)| *source).find(|source| self.may_send(*source));
+        match next {
+            Some(_) => self.tally.has_room(),
+            None if self.is_flowing() => self.tally.starves(),
+            None => {}
+        }
+        self.named = next.or(self.named);
+        next
     }
 
     /// Whether one more message of a source may be given: it has been accepted, and has window, credit and room.

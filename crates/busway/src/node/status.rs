@@ -4,12 +4,16 @@
 //!
 //! Invariant: what is published is at most a second old while the node runs.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use busway_wire::Topic;
+use busway_protocol::flow::Flow;
+use busway_protocol::{PeerId, Traffic};
+use busway_shm::clock::Deadline;
+use busway_wire::{Cause, Topic};
 use serde::{Deserialize, Serialize};
 
 use crate::bus::Bus;
@@ -20,6 +24,9 @@ use crate::runtime::Hub;
 
 /// Where a node says how its links are: a JSON array of [`PeerStatus`].
 pub const PEERS_TOPIC: &str = "$bus.peers";
+
+/// Where a node says what is under way on its links: a JSON array of [`FlowStatus`], once a second.
+pub const FLOWS_TOPIC: &str = "$bus.flows";
 
 const PERIOD: Duration = Duration::from_secs(1);
 /// Changes within this time are told together.
@@ -82,6 +89,52 @@ fn state(state: LinkState) -> &'static str {
     }
 }
 
+/// One flow of one peer in one direction.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FlowStatus {
+    /// Who it is, as [`PeerStatus`] has it.
+    pub peer: String,
+    /// The class of traffic: `data` is what is published.
+    pub flow: String,
+    /// `in`: from the peer to us; `out`: from us to the peer.
+    pub direction: String,
+    /// Messages that may be under way.
+    pub limit_messages: u64,
+    /// Bytes that may be.
+    pub limit_bytes: u64,
+    /// Messages that are.
+    pub in_use_messages: u64,
+    /// Bytes that are.
+    pub in_use_bytes: u64,
+    /// Messages that came or went over the present link.
+    pub handled: u64,
+    /// `in`: messages that waited for a subscriber; `out`: times that the peer or the connection made all sources wait.
+    pub waited: u64,
+    /// Messages that were dropped, or lost and told so, by cause; those of which there are none are left out.
+    pub dropped: BTreeMap<String, u64>,
+}
+
+impl FlowStatus {
+    fn new(peer: PeerId, direction: &str, traffic: &Traffic) -> Self {
+        let dropped = Cause::ALL.iter().filter_map(|cause| {
+            let count = traffic.dropped.get(cause.index()).copied().filter(|count| *count > 0)?;
+            Some((cause.name().to_owned(), count))
+        });
+        Self {
+            peer: peer.to_string(),
+            flow: Flow::Data.name().to_owned(),
+            direction: direction.to_owned(),
+            limit_messages: traffic.limit.messages,
+            limit_bytes: traffic.limit.bytes,
+            in_use_messages: traffic.in_use.messages,
+            in_use_bytes: traffic.in_use.bytes,
+            handled: traffic.handled,
+            waited: traffic.waited,
+            dropped: dropped.collect(),
+        }
+    }
+}
+
 /// Publishes until it is dropped.
 #[derive(Debug)]
 pub(crate) struct Reporter {
@@ -94,13 +147,21 @@ impl Reporter {
     pub(crate) fn start(hub: Arc<Hub>, bus: &Bus) -> Result<Self, Error> {
         let topic = Topic::reserved(PEERS_TOPIC).map_err(Error::from)?;
         let publisher = bus.publisher_of(topic).slots_max(32).history(1).open_reserved()?;
+        let flows = Topic::reserved(FLOWS_TOPIC).map_err(Error::from)?;
+        let flows = bus.publisher_of(flows).slots_max(32).history(1).open_reserved()?;
         let (stop, stopped) = mpsc::channel();
         let kept = hub.clone();
         let thread = std::thread::Builder::new().name("bw-status".to_owned()).spawn(move || {
-            let mut publisher = publisher;
+            let (mut publisher, mut flows) = (publisher, flows);
             let mut seen = 0;
+            let mut told = None::<Deadline>;
             loop {
                 report(&hub, &mut publisher);
+                // They change with every message, so that only the clock says when.
+                if told.is_none_or(|told| told.remaining().is_some_and(|left| left.is_zero())) {
+                    report_flows(&hub, &mut flows);
+                    told = Some(Deadline::after(PERIOD));
+                }
                 seen = hub.wait_for_change(seen, PERIOD);
                 // A thousand clients that come at once are told of together.
                 match stopped.recv_timeout(SETTLE) {
@@ -122,6 +183,16 @@ fn report(hub: &Hub, publisher: &mut Publisher) {
     let peers: Vec<PeerStatus> = hub.peers().into_iter().map(PeerStatus::from).collect();
     if let Err(error) = publisher.send_json(&peers) {
         tracing::debug!(target: "busway::link", "cannot say how the links are: {error}");
+    }
+}
+
+fn report_flows(hub: &Hub, publisher: &mut Publisher) {
+    let of = |(peer, from, to): (PeerId, Traffic, Traffic)| {
+        [FlowStatus::new(peer, "in", &from), FlowStatus::new(peer, "out", &to)]
+    };
+    let flows: Vec<FlowStatus> = hub.traffic().into_iter().flat_map(of).collect();
+    if let Err(error) = publisher.send_json(&flows) {
+        tracing::debug!(target: "busway::link", "cannot say what is under way: {error}");
     }
 }
 

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use busway_io::{Driver, Epoll, Event, Fault, Listen, ListenerId};
 use busway_protocol::membership::Attempt;
-use busway_protocol::{Config, Input, PeerId, State, Time};
+use busway_protocol::{Config, Input, PeerId, State, Time, Traffic};
 use busway_shm::bell::ANY;
 use busway_shm::sync::{AtomicBool, AtomicU64, Ordering};
 
@@ -425,6 +425,18 @@ impl Hub {
             round_trip: (stats.round_trip_ns > 0).then(|| Duration::from_nanos(stats.round_trip_ns)),
             ..view(id.to_string(), Known { state, ..known }, now_ns)
         }
+    }
+
+    /// What is under way with each peer that is linked, from it and to it.
+    pub(crate) fn traffic(&self) -> Vec<(PeerId, Traffic, Traffic)> {
+        let peers = lock(&self.shared.peers).clone();
+        let linked = peers.into_iter().filter_map(|(id, peer)| {
+            let peer = lock(&peer);
+            peer.state()?;
+            let (from, to) = peer.traffic();
+            Some((id, from, to))
+        });
+        linked.collect()
     }
 
     /// Waits until the links have changed since `seen`, at most for `timeout`; returns what is seen then.

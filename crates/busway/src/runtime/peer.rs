@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex};
 
 use busway_io::{ConnectionId, Driver, Fault, Read, Submitted};
 use busway_protocol::{
-    Batch, Closed, Delivery, Input, Link, Output, PeerId, Principal, Session, State, Stats, Time,
+    Batch, Closed, Delivery, Input, Link, Output, PeerId, Principal, Session, State, Stats, Time, Traffic,
 };
 use busway_wire::link::{Announce, label_of};
 use busway_wire::{Cause, PortId};
@@ -610,6 +610,11 @@ impl Peer {
     /// How far the link is.
     pub(crate) fn state(&self) -> Option<State> {
         self.session.state().cloned()
+    }
+
+    /// What is under way, from the peer and to it.
+    pub(crate) fn traffic(&self) -> (Traffic, Traffic) {
+        self.session.traffic()
     }
 
     /// What the link has counted.

@@ -244,3 +244,56 @@ fn the_service_is_one_that_the_service_manager_takes() {
     assert_eq!(words("ExecStartPre="), ["config", "check", "/etc/busway/busway.toml"]);
     assert!(unit.contains("Type=notify\n") && unit.contains("ExecReload=/bin/kill -HUP $MAINPID\n"));
 }
+
+/// A flow of `busway flows --json`.
+fn flow(place: &Place, direction: &str) -> Option<Value> {
+    let ended = place.run(&["flows", "--json"]);
+    let flows = ended.lines().into_iter().filter_map(|line| serde_json::from_str::<Value>(&line).ok());
+    flows.into_iter().find(|flow| flow["direction"] == direction && flow["flow"] == "data")
+}
+
+#[test]
+fn flows_show_the_limit_what_is_in_use_and_what_waited_for_each_peer() {
+    let (near, far) = (Place::new(), Place::new());
+    let file = far.temporary().join("busway.toml");
+    let text =
+        "[node]\nindex = 1\nlisten = [\"127.0.0.1:0\"]\n[flows.data]\nin_flight = 1\nbytes = \"64KiB\"\n";
+    std::fs::write(&file, text).expect("a file");
+    let (far_node, line) = up(&far, &["--config", file.to_str().expect("a path of text")]);
+    let (near_node, _) = up(&near, &["--peer", &format!("1={}", address(&line))]);
+    until("linked", || linked(&near) == ["node 1"]);
+    let mut subscriber = far.start(&["sub", "x", "--reliable", "--count", "201"]);
+    subscriber.stderr_until(|line| line.starts_with("ready"));
+    let sent = near.run(&["pub", "x", "--size", "100", "--count", "200", "--wait", "--max-wait", "60s"]);
+    sent.expect(0);
+    until("what has gone", || flow(&near, "out").is_some_and(|flow| flow["handled"] == 200));
+    let out = flow(&near, "out").expect("a flow");
+    assert_eq!((out["limit_messages"].as_u64(), out["limit_bytes"].as_u64()), (Some(1), Some(64 << 10)));
+    assert_eq!((out["peer"].as_str(), out["in_use_messages"].as_u64()), (Some("node 1"), Some(0)));
+    assert!(out["waited"].as_u64().is_some_and(|waited| waited > 0), "one at a time: {out}");
+    assert_eq!(
+        keys(&out),
+        [
+            "direction",
+            "dropped",
+            "flow",
+            "handled",
+            "in_use_bytes",
+            "in_use_messages",
+            "limit_bytes",
+            "limit_messages",
+            "peer",
+            "waited"
+        ]
+    );
+    until("what has come", || flow(&far, "in").is_some_and(|flow| flow["handled"] == 200));
+    let text = near.run(&["flows"]).expect(0).text();
+    assert!(text.starts_with("PEER") && text.contains("node 1"), "{text}");
+    subscriber.signal(Signal::INT);
+    subscriber.finish().expect(0);
+    for node in [near_node, far_node] {
+        node.signal(Signal::TERM);
+        node.finish().expect(0);
+    }
+    near.run(&["flows"]).expect(1);
+}

@@ -5,10 +5,11 @@ use std::collections::BTreeSet;
 use crate::harness::Place;
 
 /// Every command of the table, as words.
-const COMMANDS: [&[&str]; 26] = [
+const COMMANDS: [&[&str]; 27] = [
     &[],
     &["up"],
     &["peers"],
+    &["flows"],
     &["node"],
     &["node", "info"],
     &["node", "drain"],
@@ -72,6 +73,7 @@ fn help_lists_every_command_and_no_hidden_one() {
         "completions",
         "config",
         "doctor",
+        "flows",
         "info",
         "ls",
         "man",

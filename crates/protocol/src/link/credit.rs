@@ -72,6 +72,15 @@ impl Grant {
         self.sent.messages.saturating_add(cost.messages) <= self.granted.messages && (fits || idle)
     }
 
+    /// The limit, what is in use as far as the receiver has told, and how many have gone.
+    pub(crate) const fn usage(&self) -> (Amount, Amount, u64) {
+        let mut consumed = self.granted;
+        consumed.take(self.first);
+        let mut used = self.sent;
+        used.take(consumed);
+        (self.first, used, self.sent.messages)
+    }
+
     /// One of this cost goes.
     pub(crate) const fn spend(&mut self, cost: Amount) {
         self.sent.add(cost);
@@ -105,6 +114,13 @@ impl Granted {
     pub(crate) const fn new(hello: &Hello) -> Granted {
         let none = Amount { messages: 0, bytes: 0 };
         Granted { grant: Grant::new(hello), consumed: none, told: none }
+    }
+
+    /// The limit, what is in use, and how many have come.
+    pub(crate) const fn usage(&self) -> (Amount, Amount, u64) {
+        let mut used = self.grant.sent;
+        used.take(self.consumed);
+        (self.grant.first, used, self.grant.sent.messages)
     }
 
     /// A message of this cost has begun to come.

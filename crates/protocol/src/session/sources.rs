@@ -136,6 +136,7 @@ impl<P: AsRef<[u8]> + Clone> Session<P> {
         self.flight = self.flight.saturating_sub(export.flight_len());
         let account = export.account();
         self.exports.remove(&source);
+        self.tally.done(&account.dropped);
         self.to_announce.remove(&source);
         out.push(Output::SourceDone { source, account });
     }

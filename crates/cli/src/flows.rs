@@ -1,0 +1,46 @@
+//! `busway flows`: what is under way on the links of this host, as its node publishes it.
+
+use busway::{FLOWS_TOPIC, FlowStatus};
+use busway_node::Size;
+
+use crate::exit::{Exit, Failure};
+use crate::peers;
+use crate::session::Context;
+
+pub(crate) fn run(context: &mut Context<'_>) -> Result<Exit, Failure> {
+    let flows: Vec<FlowStatus> = peers::said(FLOWS_TOPIC, "busway-flows", context)?;
+    if context.output.json() {
+        for flow in &flows {
+            context.output.object(flow)?;
+        }
+        return Ok(Exit::Done);
+    }
+    if flows.is_empty() {
+        context.output.note("no peer is linked");
+        return Ok(Exit::Done);
+    }
+    let width = flows.iter().map(|flow| flow.peer.chars().count()).max().unwrap_or(0).max(4);
+    context.output.line(format_args!(
+        "{:width$}  {:<5} {:<3}  {:>10} {:>10}  {:>10} {:>10}  {:>12} {:>9}  {}",
+        "PEER", "FLOW", "WAY", "IN USE", "OF", "BYTES", "OF", "HANDLED", "WAITED", "DROPPED"
+    ))?;
+    for flow in &flows {
+        let dropped: Vec<String> =
+            flow.dropped.iter().map(|(cause, count)| format!("{cause} {count}")).collect();
+        let dropped =
+            if dropped.is_empty() { "-".to_owned() } else { dropped.join(", ").escape_debug().to_string() };
+        context.output.line(format_args!(
+            "{:width$}  {:<5} {:<3}  {:>10} {:>10}  {:>10} {:>10}  {:>12} {:>9}  {dropped}",
+            flow.peer,
+            flow.flow,
+            flow.direction,
+            flow.in_use_messages,
+            flow.limit_messages,
+            Size(flow.in_use_bytes).to_string(),
+            Size(flow.limit_bytes).to_string(),
+            flow.handled,
+            flow.waited,
+        ))?;
+    }
+    Ok(Exit::Done)
+}
