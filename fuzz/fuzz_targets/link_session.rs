@@ -137,7 +137,8 @@ impl Host {
                     | Output::PeerUnwants { .. }
                     | Output::Pass { .. }
                     | Output::Rewind { .. }
-                    | Output::SourceDone { .. } => {}
+                    | Output::SourceDone { .. }
+                    | Output::SourceDenied { .. } => {}
                 }
             }
         }

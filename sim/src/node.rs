@@ -329,7 +329,10 @@ impl Node {
                 Output::OpenRelay { announce } => self.open_relay(id, &announce, around),
                 Output::CloseRelay { source } => self.close_relay(id, source, around),
                 Output::Abort { source } => self.abort(id, source, around),
-                Output::SourceDone { source, .. } => self.source_done(id, source, around),
+                // Nobody denies anything here; it would end the same way.
+                Output::SourceDone { source, .. } | Output::SourceDenied { source, .. } => {
+                    self.source_done(id, source, around);
+                }
                 Output::Pass { source, to } => {
                     if let Some(ring) = around.memory.rings.get_mut(&source) {
                         ring.pass(id, to);

@@ -8,6 +8,7 @@
 
 #![forbid(unsafe_code)]
 
+mod acl;
 mod bus;
 pub mod cluster;
 mod control;
@@ -29,6 +30,7 @@ mod tokens;
 mod typed;
 mod wake;
 
+pub use acl::{Acl, AclRule};
 pub use bus::{Bus, BusBuilder};
 pub use busway_protocol::{Principal, PrincipalError};
 pub use busway_wire::{

@@ -14,6 +14,7 @@ use std::time::Duration;
 use busway_protocol::PeerId;
 use busway_wire::limits::{LINK_CREDIT_BYTES_DEFAULT, LINK_CREDIT_MESSAGES_DEFAULT};
 
+use crate::acl::Acl;
 use crate::bus::Bus;
 use crate::error::{Code, Error};
 use crate::runtime::{Change, Hub, HubConfig, Stepped};
@@ -50,6 +51,7 @@ pub struct NodeBuilder {
     tls: Option<Tls>,
     token: Option<Secret>,
     accepted: Vec<(String, Secret)>,
+    acl: Option<Acl>,
 }
 
 impl NodeBuilder {
@@ -128,6 +130,12 @@ impl NodeBuilder {
         self
     }
 
+    /// Who may publish and subscribe what through this node. Without it everybody who is let in may do everything.
+    pub fn acl(mut self, acl: Acl) -> Self {
+        self.acl = Some(acl);
+        self
+    }
+
     /// Links beyond this host are neither encrypted nor authenticated, and that is wanted. Without it, and without
     /// [`NodeBuilder::tls`], no address beyond this host is listened at or dialed.
     pub fn allow_plain_beyond_loopback(mut self) -> Self {
@@ -178,6 +186,7 @@ impl NodeBuilder {
             tls: self.tls,
             token: self.token,
             tokens,
+            acl: self.acl,
         })
     }
 
@@ -338,6 +347,7 @@ impl Node {
             tls: None,
             token: None,
             accepted: Vec::new(),
+            acl: None,
         }
     }
 
@@ -413,6 +423,13 @@ impl Node {
             self.hub.change(Change::Kick(peer));
         }
         found.is_some()
+    }
+
+    /// Who may publish and subscribe what from now on. What is no longer allowed stops before this returns, but for bytes
+    /// that are with the kernel. Links to those whom the change concerns are made anew; reliable subscribers lose nothing
+    /// that they still may have.
+    pub fn set_acl(&self, acl: Acl) {
+        self.hub.set_acl(Some(acl));
     }
 
     /// Ends the links in order: what is under way is settled first, for most of a second.

@@ -52,12 +52,23 @@ pub(crate) struct Arrival {
     pub(crate) publisher: PortId,
 }
 
+/// Of which topics a subscription gets rows.
+pub(crate) struct Filter(pub(crate) Box<dyn Fn(&Topic) -> bool + Send + Sync>);
+
+impl std::fmt::Debug for Filter {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Filter")
+    }
+}
+
 /// A subscription, as the subscriber and the control thread share it.
 #[derive(Debug)]
 pub(crate) struct Subscription {
     pub(crate) options: RowOptions,
     /// The bell line on which the subscriber sleeps.
     pub(crate) line: usize,
+    /// Who reads on behalf of others gets no row at the rings of topics that they may not read.
+    filter: Mutex<Option<Filter>>,
     arrivals: Mutex<Vec<Arrival>>,
     version: AtomicU64,
     known: Mutex<Known>,
@@ -120,7 +131,16 @@ impl Subscription {
     pub(crate) fn new(options: RowOptions, line: usize) -> Self {
         let (arrivals, known) = (Mutex::new(Vec::new()), Mutex::new(Known::default()));
         let unmet = Mutex::new(UnmetList::default());
-        Self { options, line, arrivals, version: AtomicU64::new(0), known, unmet }
+        Self { options, line, filter: Mutex::new(None), arrivals, version: AtomicU64::new(0), known, unmet }
+    }
+
+    /// Rings that are met from now on get a row only if the filter says so.
+    pub(crate) fn set_filter(&self, filter: Filter) {
+        *lock(&self.filter) = Some(filter);
+    }
+
+    fn takes(&self, topic: &Topic) -> bool {
+        lock(&self.filter).as_ref().is_none_or(|filter| (filter.0)(topic))
     }
 
     /// Changes whenever a publisher has arrived.
@@ -446,6 +466,9 @@ pub(crate) fn line_of(exact: Option<&Topic>) -> usize {
 impl Ports for PortTable {
     fn ring_added(&self, added: &RingAdded<'_>) -> Option<RowKey> {
         let subscription = lock(&self.subscriptions).get(&added.subscription).cloned()?;
+        if !subscription.takes(added.topic) {
+            return None;
+        }
         tracing::debug!(target: "busway::ports", topic = %added.topic, older = added.ring_is_older, "met a publisher");
         let ring = entry_of(added.ring);
         let key = (added.peer.process(), ring);

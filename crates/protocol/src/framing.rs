@@ -169,7 +169,8 @@ impl Framer {
                 | Kind::Gap
                 | Kind::Ping
                 | Kind::Pong
-                | Kind::Goodbye,
+                | Kind::Goodbye
+                | Kind::Deny,
             ) => LINK_FRAME_BYTES_MAX as u64,
         };
         if size > size_max {

@@ -10,6 +10,7 @@
 
 extern crate alloc;
 
+mod acl;
 mod batch;
 mod error;
 pub mod flow;
@@ -20,6 +21,7 @@ mod principal;
 mod session;
 mod time;
 
+pub use acl::{Acl, Deed, Permits, Rule, Whom};
 pub use batch::Batch;
 pub use error::{Closed, PeerError};
 pub use framing::{Framer, Step, Want};

@@ -19,7 +19,7 @@ use busway_wire::limits::{
     LINK_HANDSHAKE_MS, LINK_IDLE_MS, LINK_PARTIAL_MS, LINK_PING_MS, LINK_TOKEN_BYTES_MAX,
     LINK_WINDOW_BYTES_DEFAULT, LINK_WINDOW_MESSAGES_DEFAULT, MESSAGE_BYTES_MAX,
 };
-use busway_wire::link::{Accept, Frame, Hello, Refusal, RefusalCode, label_of, reason_of};
+use busway_wire::link::{Accept, Deny, Frame, Hello, Refusal, RefusalCode, label_of, reason_of};
 use busway_wire::{Header, PortId, Seed};
 
 use crate::batch::Batch;
@@ -193,6 +193,7 @@ struct Control {
     pong: Option<u64>,
     credit: bool,
     accepts: BTreeMap<PortId, Accept>,
+    denies: BTreeMap<PortId, Deny>,
 }
 
 /// A link is given up after so many times its keep-alive.
@@ -426,6 +427,11 @@ impl<P: AsRef<[u8]> + Clone> Link<P> {
         {
             put_frame(&Frame::Accept(accept), cluster, batch);
         }
+        while batch.bytes() < LINK_BATCH_BYTES
+            && let Some((_, deny)) = self.control.denies.pop_first()
+        {
+            put_frame(&Frame::Deny(deny), cluster, batch);
+        }
     }
 
     /// Whether `transmit` would put anything out.
@@ -440,6 +446,7 @@ impl<P: AsRef<[u8]> + Clone> Link<P> {
                 || control.pong.is_some()
                 || control.credit
                 || !control.accepts.is_empty()
+                || !control.denies.is_empty()
                 || !self.ordered.is_empty()
                 || self.grant.as_ref().is_some_and(|grant| self.outgoing.is_ready(grant)))
     }
@@ -565,6 +572,12 @@ impl<P: AsRef<[u8]> + Clone> Link<P> {
     /// Answers or acknowledges a source; a newer answer takes the place of one that has not gone.
     pub(crate) fn tell_accept(&mut self, accept: Accept) {
         self.control.accepts.insert(accept.source, accept);
+    }
+
+    /// Answers a source that is not taken. One answer a source waits, however often it is announced.
+    pub(crate) fn tell_deny(&mut self, deny: Deny) {
+        self.control.accepts.remove(&deny.source);
+        self.control.denies.insert(deny.source, deny);
     }
 
     /// How many interests and announcements wait.

@@ -168,6 +168,9 @@ impl<P: AsRef<[u8]> + Clone> Session<P> {
                 }
             }
             Input::RelayRefused { source, cause } => self.refuse_relay(now, source, cause),
+            Input::Revoked { source } => {
+                self.take_out(source, Cause::Denied);
+            }
             Input::Published { source, sequence } => self.published(now, source, sequence, out),
             Input::Dropped { source, sequence, cause } => {
                 self.count(cause, 1);
@@ -471,6 +474,10 @@ impl<P: AsRef<[u8]> + Clone> Session<P> {
             }
             Frame::Accept(accept) => self.accepted(&accept, out),
             Frame::Gap(gap) => self.gap(now, gap, out),
+            Frame::Deny(deny) => {
+                self.denied(deny, out);
+                Ok(())
+            }
             // The link keeps these to itself.
             Frame::Hello(_)
             | Frame::Refusal(_)

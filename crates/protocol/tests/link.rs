@@ -219,7 +219,7 @@ fn every_kind_in_every_state_is_taken_or_refused_with_a_reason() {
             tried += 1;
         }
     }
-    assert_eq!(tried, 4 * 12);
+    assert_eq!(tried, 4 * 13);
 }
 
 #[test]

@@ -44,6 +44,8 @@ pub enum Cause {
     SpoofedSource = 13,
     /// The receiving host could not keep it: no place for another source, or no memory.
     LinkBudget = 14,
+    /// Whoever sent it may not publish its topic, or whoever wanted it may not read it.
+    Denied = 15,
 }
 
 impl Cause {
@@ -51,7 +53,7 @@ impl Cause {
     pub const COUNT: usize = 16;
 
     /// Every cause, in order of its index.
-    pub const ALL: [Cause; 15] = [
+    pub const ALL: [Cause; 16] = [
         Cause::Lapped,
         Cause::Conflated,
         Cause::DropNewest,
@@ -67,6 +69,7 @@ impl Cause {
         Cause::LinkLost,
         Cause::SpoofedSource,
         Cause::LinkBudget,
+        Cause::Denied,
     ];
 
     /// The word of this cause in an account.
@@ -100,6 +103,7 @@ impl Cause {
             Cause::LinkLost => "link_lost",
             Cause::SpoofedSource => "spoofed_source",
             Cause::LinkBudget => "link_budget",
+            Cause::Denied => "denied",
         }
     }
 }

@@ -112,11 +112,13 @@ pub enum Kind {
     Pong = 41,
     /// The last frame of a link that ends in order.
     Goodbye = 42,
+    /// A source that is not taken, and why.
+    Deny = 43,
 }
 
 impl Kind {
     /// Every kind, in order of its number.
-    pub const ALL: [Kind; 13] = [
+    pub const ALL: [Kind; 14] = [
         Kind::Publish,
         Kind::Control,
         Kind::Hello,
@@ -130,6 +132,7 @@ impl Kind {
         Kind::Ping,
         Kind::Pong,
         Kind::Goodbye,
+        Kind::Deny,
     ];
 
     /// The kind with this number.
@@ -161,6 +164,7 @@ impl Kind {
             Kind::Ping => "ping",
             Kind::Pong => "pong",
             Kind::Goodbye => "goodbye",
+            Kind::Deny => "deny",
         }
     }
 }

@@ -262,6 +262,10 @@ pub const LINK_TOKEN_BYTES_MAX: usize = 1_024;
 /// handshake. More are refused when the node is made.
 pub const LINK_TOKENS_MAX: usize = LINK_CLIENTS_DEFAULT as usize;
 
+/// Rules and patterns of the permissions of one node: each is compared once for each topic that a peer meets. More are
+/// refused when they are read.
+pub const ACL_PATTERNS_MAX: usize = 4_096;
+
 /// Messages that a peer may have under way to us unless the user says otherwise: half a million a second over
 /// 32 ms. Past it the peer waits.
 pub const LINK_CREDIT_MESSAGES_DEFAULT: u64 = 16_384;

@@ -91,7 +91,7 @@ impl fmt::Debug for Hello {
             .field("credit_bytes", &self.credit_bytes)
             .field("window_messages", &self.window_messages)
             .field("window_bytes", &self.window_bytes)
-            .field("token", &format_args!("{} bytes", self.token.len()))
+            .field("token", &format_args!("({} bytes)", self.token.len()))
             .field("features", &self.features)
             .finish()
     }
@@ -277,6 +277,15 @@ pub struct Gap {
     pub link: String,
 }
 
+/// A source that was announced and is not taken: nothing of it is wanted on this link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Deny {
+    /// The source.
+    pub source: PortId,
+    /// Why.
+    pub cause: Cause,
+}
+
 /// A frame of a link that is no user's message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Frame {
@@ -311,6 +320,8 @@ pub enum Frame {
         /// Why, for people; at most 1 024 bytes.
         reason: String,
     },
+    /// A source that is not taken.
+    Deny(Deny),
 }
 
 impl Frame {
@@ -329,6 +340,7 @@ impl Frame {
             Frame::Ping { .. } => Kind::Ping,
             Frame::Pong { .. } => Kind::Pong,
             Frame::Goodbye { .. } => Kind::Goodbye,
+            Frame::Deny(_) => Kind::Deny,
         }
     }
 
@@ -368,7 +380,11 @@ impl Frame {
                 check_text(&gap.link, PROCESS_NAME_BYTES_MAX)
             }
             Frame::Goodbye { reason } => check_text(reason, REASON_BYTES_MAX),
-            Frame::Retire(_) | Frame::Credit(_) | Frame::Ping { .. } | Frame::Pong { .. } => Ok(()),
+            Frame::Retire(_)
+            | Frame::Credit(_)
+            | Frame::Ping { .. }
+            | Frame::Pong { .. }
+            | Frame::Deny(_) => Ok(()),
         }
     }
 }
@@ -388,7 +404,8 @@ pub const fn seed_of(kind: Kind, cluster: Seed) -> Seed {
         | Kind::Gap
         | Kind::Ping
         | Kind::Pong
-        | Kind::Goodbye => cluster,
+        | Kind::Goodbye
+        | Kind::Deny => cluster,
     }
 }
 
@@ -445,6 +462,7 @@ pub fn decode(header: &Header, body: &[u8]) -> Result<Frame, DecodeError> {
         Kind::Ping => Frame::Ping { stamp: read_body(kind, body)? },
         Kind::Pong => Frame::Pong { stamp: read_body(kind, body)? },
         Kind::Goodbye => Frame::Goodbye { reason: read_body(kind, body)? },
+        Kind::Deny => Frame::Deny(read_body(kind, body)?),
         Kind::Publish | Kind::Control => return Err(DecodeError::Kind { kind: header.kind }),
     };
     frame.check().map_err(|fault| DecodeError::Frame { kind, fault })?;
@@ -482,6 +500,7 @@ fn write_body(frame: &Frame, out: Vec<u8>) -> Vec<u8> {
         Frame::Gap(body) => postcard::to_extend(body, out),
         Frame::Ping { stamp } | Frame::Pong { stamp } => postcard::to_extend(stamp, out),
         Frame::Goodbye { reason } => postcard::to_extend(reason, out),
+        Frame::Deny(body) => postcard::to_extend(body, out),
     }
     .expect("a vector takes any number of bytes, and no field has an unknown length")
 }

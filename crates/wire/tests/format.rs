@@ -224,12 +224,13 @@ fn is_of(value: &str, of: &str) -> bool {
         }
         "Policy" => ["Block", "DropNewest"].iter().any(|start| value.starts_with(start)),
         "option of u64" => value.starts_with("Some("),
-        "bytes" => value.starts_with("[0, "),
+        // A secret: only its length is shown.
+        "bytes" => value.starts_with("(3 bytes)"),
         "list of Wanted" => value.starts_with("[Wanted {"),
         "list of u32" => value.starts_with("[2, "),
         "Identity" => value.starts_with("Node {"),
         "RefusalCode" => value.starts_with("Full"),
-        "Cause" => value.starts_with("LinkLost"),
+        "Cause" => value.starts_with("LinkLost") || value.starts_with("Denied"),
         "list of ProcessId" => value.starts_with("[ProcessId("),
         id => value.starts_with(&format!("{id}(")),
     }

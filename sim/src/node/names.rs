@@ -22,6 +22,7 @@ pub(super) fn name_of(output: &Output) -> &'static str {
         Output::CloseRelay { .. } => "close relay",
         Output::Abort { .. } => "abort",
         Output::SourceDone { .. } => "source done",
+        Output::SourceDenied { .. } => "source denied",
         Output::Pass { .. } => "pass",
         Output::Rewind { .. } => "rewind",
         Output::RelayGap { .. } => "relay gap",
@@ -36,6 +37,7 @@ pub(super) fn source_of(output: &Output) -> u64 {
         Output::CloseRelay { source }
         | Output::Abort { source }
         | Output::SourceDone { source, .. }
+        | Output::SourceDenied { source, .. }
         | Output::Pass { source, .. }
         | Output::Rewind { source, .. }
         | Output::RelayGap { source, .. } => source.0,
@@ -56,6 +58,7 @@ pub(super) fn amount_of(output: &Output) -> u64 {
         | Output::CloseRelay { .. }
         | Output::Abort { .. }
         | Output::SourceDone { .. }
+        | Output::SourceDenied { .. }
         | Output::Close { .. } => 0,
     }
 }

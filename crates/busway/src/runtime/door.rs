@@ -12,10 +12,11 @@ use std::time::Duration;
 
 use busway_io::{Admission, ConnectionId, Event, Fault, Read, Submitted};
 use busway_protocol::membership::{self, Attempt, Membership};
-use busway_protocol::{Closed, Config, Input, Link, PeerId, Principal, Session, State, Time};
+use busway_protocol::{Closed, Config, Input, Link, PeerId, Permits, Principal, Session, State, Time};
 use busway_wire::limits::{LINK_DRAIN_MS, LINK_UNIDENTIFIED_DEFAULT};
 use busway_wire::link::{Frame, Refusal, RefusalCode, encode};
 
+use crate::acl::Acl;
 use crate::node::LinkState;
 use crate::ports::lock;
 use crate::runtime::cipher::Cipher;
@@ -301,7 +302,8 @@ impl<D: Wires> Door<D> {
         let config = &self.shared.config;
         let place = place_of(&config.cluster, config.identity, id);
         let (host, speakers) = (config.host.clone(), self.shared.speakers.clone());
-        let made = Peer::new(&self.shared.core, session, principal, host, place, speakers);
+        let permits = Permits::new(principal, self.shared.acl().as_ref().map(Acl::rules));
+        let made = Peer::new(&self.shared.core, session, permits, host, place, speakers);
         let mut peer = match made {
             Ok(peer) => peer,
             Err(error) => {
@@ -314,6 +316,8 @@ impl<D: Wires> Door<D> {
         }
         let peer = Arc::new(Mutex::new(peer));
         lock(&self.shared.peers).insert(id, peer.clone());
+        // They may have changed while it was made.
+        lock(&peer).permit(&self.shared.driver, self.shared.acl().as_ref().map(Acl::rules));
         Some(peer)
     }
 
@@ -511,6 +515,13 @@ impl<D: Wires> Door<D> {
                 }
                 Happened::Answered(connection) => {
                     self.decide(membership::Input::Answered { connection: id(connection) });
+                }
+                Happened::Denied(reason) => {
+                    tracing::warn!(target: "busway::link", peer = %peer_id, "{reason}");
+                    if let Some(known) = lock(&self.shared.known).get_mut(&peer_id) {
+                        known.last_error = Some(reason);
+                        self.shared.known_changed();
+                    }
                 }
                 Happened::Closed { connection, reason, retry_after_ms } => {
                     self.note(peer_id, LinkState::Closed, Some(reason.to_string()));

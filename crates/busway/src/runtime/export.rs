@@ -7,10 +7,10 @@
 //!
 //! Invariant: a source has one row here. It is reliable if any pattern that matches its topic is.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use busway_protocol::PeerId;
+use busway_protocol::{Deed, PeerId, Permits};
 use busway_shm::clock;
 use busway_shm::row::{Body, Gap, Message, RowOptions, RowReader, Taken};
 use busway_shm::slot::InlineMessage;
@@ -21,7 +21,7 @@ use crate::bus::Core;
 use crate::cluster::may_hear;
 use crate::control::SubscriberRecord;
 use crate::error::Error;
-use crate::ports::{Arrival, Subscription, line_of};
+use crate::ports::{Arrival, Filter, Subscription, line_of};
 use crate::publisher::ORIGIN_BYTES;
 
 /// Whether a peer may lose what it cannot keep up with.
@@ -113,7 +113,8 @@ pub(crate) enum Met {
 
 #[derive(Debug)]
 struct Wanted {
-    port: PortId,
+    /// `None` where the peer may not have what it asks for.
+    port: Option<PortId>,
     pattern: Pattern,
     care: Care,
 }
@@ -153,12 +154,16 @@ pub(crate) struct Exports {
     sources: BTreeMap<PortId, Exported>,
     /// Rows that have no seat yet.
     coming: Vec<(Arrival, Care)>,
+    /// What the peer may read.
+    permits: Arc<Permits>,
+    /// Sources that the peer does not take on this link.
+    denied: BTreeSet<PortId>,
 }
 
 impl Exports {
     /// `place` says for which peer of which node this is read, the same after each start of the node: publishers keep
     /// the place of a reliable row by it while the node is dead.
-    pub(crate) fn new(core: &Arc<Core>, peer: PeerId, place: u64) -> Result<Self, Error> {
+    pub(crate) fn new(core: &Arc<Core>, peer: PeerId, permits: Permits, place: u64) -> Result<Self, Error> {
         let subscription = |care: Care| -> Result<Arc<Subscription>, Error> {
             let port = Core::new_port()?;
             let created_ns = clock::monotonic_ns();
@@ -167,16 +172,94 @@ impl Exports {
             let options = RowOptions { port, policy, history: 0, holds, created_ns, place };
             Ok(Arc::new(Subscription::new(options, line_of(None))))
         };
-        Ok(Self {
+        let mut exports = Self {
             core: core.clone(),
             peer,
+            permits: Arc::new(permits.clone()),
+            denied: BTreeSet::new(),
             lossy: subscription(Care::Lossy)?,
             reliable: subscription(Care::Reliable)?,
             versions: [0; 2],
             wanted: BTreeMap::new(),
             sources: BTreeMap::new(),
             coming: Vec::new(),
-        })
+        };
+        exports.filter(permits);
+        Ok(exports)
+    }
+
+    /// From now on these are the rows that the peer may have.
+    fn filter(&mut self, permits: Permits) {
+        self.permits = Arc::new(permits);
+        for subscription in [&self.lossy, &self.reliable] {
+            let (permits, peer) = (self.permits.clone(), self.peer);
+            let may = move |topic: &Topic| hears(&permits, peer, topic);
+            subscription.set_filter(Filter(Box::new(may)));
+        }
+    }
+
+    /// The peer may read something else than before. Returns what it may read no more: those rows are gone.
+    pub(crate) fn permit(&mut self, permits: Permits) -> Vec<PortId> {
+        self.filter(permits);
+        let Self { coming, permits, peer, .. } = self;
+        coming.retain(|(arrival, _)| hears(permits, *peer, &arrival.topic));
+        let revoked =
+            self.sources.iter().filter(|(_, exported)| !hears(&self.permits, self.peer, &exported.topic));
+        let revoked: Vec<PortId> = revoked.map(|(source, _)| *source).collect();
+        for source in &revoked {
+            self.drop_source(*source);
+        }
+        self.ask_again();
+        revoked
+    }
+
+    /// The peer does not take a source on this link. Returns its topic.
+    pub(crate) fn deny(&mut self, source: PortId) -> Option<Topic> {
+        let topic = self.sources.get(&source).map(|exported| exported.topic.clone());
+        self.denied.insert(source);
+        self.drop_source(source);
+        self.core.control.poke();
+        topic
+    }
+
+    /// On a new link the peer may take what it did not on the last.
+    pub(crate) fn connected(&mut self) {
+        if !std::mem::take(&mut self.denied).is_empty() {
+            self.ask_again();
+        }
+    }
+
+    /// Meets every ring again that the peer asked for: those that have a row stay as they are.
+    fn ask_again(&mut self) {
+        let wanted: Vec<(u32, Pattern, Care)> =
+            self.wanted.iter().map(|(id, wanted)| (*id, wanted.pattern.clone(), wanted.care)).collect();
+        for (id, pattern, care) in wanted {
+            let former = self.wanted.get(&id).and_then(|wanted| wanted.port);
+            if let Err(error) = self.subscribe(id, pattern, care) {
+                tracing::warn!(target: "busway::link", "cannot read for a peer: {error}");
+            }
+            if let Some(port) = former {
+                self.core.ports.remove_subscription(port);
+                self.core.control.unsubscribe(port);
+            }
+        }
+        self.core.control.poke();
+    }
+
+    /// Asks for the rings that match. Those of a single topic that the peer may not read are not asked for.
+    fn subscribe(&mut self, id: u32, pattern: Pattern, care: Care) -> Result<(), Error> {
+        let never = pattern.exact().is_some_and(|topic| !hears(&self.permits, self.peer, topic));
+        if never {
+            self.wanted.insert(id, Wanted { port: None, pattern, care });
+            return Ok(());
+        }
+        let port = Core::new_port()?;
+        self.core.ports.add_subscription(port, self.subscription(care));
+        let created_ns = clock::monotonic_ns();
+        let (policy, named) = (care.policy(), pattern.clone());
+        self.wanted.insert(id, Wanted { port: Some(port), pattern, care });
+        let record = SubscriberRecord { port, pattern: named, policy, created_ns, export: true };
+        self.core.control.subscribe_later(record)
     }
 
     /// The peer wants what matches `pattern`, until [`Exports::unwant`] with the same `id`.
@@ -185,21 +268,17 @@ impl Exports {
     /// Too many ports, or a closed bus.
     pub(crate) fn want(&mut self, id: u32, pattern: Pattern, care: Care) -> Result<(), Error> {
         self.unwant(id);
-        let port = Core::new_port()?;
-        self.core.ports.add_subscription(port, self.subscription(care));
-        let created_ns = clock::monotonic_ns();
-        let (policy, named) = (care.policy(), pattern.clone());
-        self.wanted.insert(id, Wanted { port, pattern, care });
-        let record = SubscriberRecord { port, pattern: named, policy, created_ns, export: true };
-        self.core.control.subscribe_later(record)
+        self.subscribe(id, pattern, care)
     }
 
     /// The peer no longer wants what it asked for by `id`. Returns the sources that end by that, each with the last
     /// sequence that was read.
     pub(crate) fn unwant(&mut self, id: u32) -> Vec<(PortId, u64)> {
         let Some(gone) = self.wanted.remove(&id) else { return Vec::new() };
-        self.core.ports.remove_subscription(gone.port);
-        self.core.control.unsubscribe(gone.port);
+        if let Some(port) = gone.port {
+            self.core.ports.remove_subscription(port);
+            self.core.control.unsubscribe(port);
+        }
         let wanted = &self.wanted;
         let unwanted = self.sources.iter_mut().filter(|(_, exported)| {
             exported.until.is_none() && !wanted.values().any(|wanted| wanted.pattern.matches(&exported.topic))
@@ -218,9 +297,9 @@ impl Exports {
         unwanted
     }
 
-    /// Whether anything that the peer asked for matches, and may go to it.
+    /// Whether anything that the peer asked for matches, and it may have it.
     fn care_for(&self, topic: &Topic) -> Option<Care> {
-        if !may_hear(topic, self.peer) {
+        if !hears(&self.permits, self.peer, topic) {
             return None;
         }
         self.wanted.values().filter(|wanted| wanted.pattern.matches(topic)).map(|wanted| wanted.care).max()
@@ -297,7 +376,7 @@ impl Exports {
             Some(wanted) if wanted > care => return None,
             Some(_) => {}
         }
-        if self.sources.contains_key(&source) {
+        if self.sources.contains_key(&source) || self.denied.contains(&source) {
             return None;
         }
         let peer = arrival.row.peer().clone();
@@ -394,14 +473,20 @@ impl Exports {
     }
 }
 
+/// Whether a peer may have messages of this topic. What endpoints of a cluster say to each other is for whom it names; all
+/// other reserved topics are for nobody.
+fn hears(permits: &Permits, peer: PeerId, topic: &Topic) -> bool {
+    if topic.is_reserved() { may_hear(topic, peer) } else { permits.allow(Deed::Subscribe, topic) }
+}
+
 impl Drop for Exports {
     fn drop(&mut self) {
         if self.core.own.forked() {
             return;
         }
-        for wanted in self.wanted.values() {
-            self.core.ports.remove_subscription(wanted.port);
-            self.core.control.unsubscribe(wanted.port);
+        for port in self.wanted.values().filter_map(|wanted| wanted.port) {
+            self.core.ports.remove_subscription(port);
+            self.core.control.unsubscribe(port);
         }
         self.sources.clear();
         self.coming.clear();

@@ -17,6 +17,7 @@ use busway_protocol::{Config, Input, PeerId, State, Time, Traffic};
 use busway_shm::bell::ANY;
 use busway_shm::sync::{AtomicBool, AtomicU64, Ordering};
 
+use crate::acl::Acl;
 use crate::bus::Core;
 use crate::control::Watched;
 use crate::error::{Code, Error};
@@ -63,6 +64,8 @@ pub(crate) struct HubConfig {
     pub(crate) token: Option<Secret>,
     /// What others may show.
     pub(crate) tokens: Tokens,
+    /// What others may do; everything without it.
+    pub(crate) acl: Option<Acl>,
 }
 
 /// What the membership knows of a peer, for people.
@@ -106,6 +109,8 @@ pub(super) struct Shared<D> {
     pub(super) speakers: Arc<Speakers>,
     /// What new connections use.
     pub(super) tls: Mutex<Option<Tls>>,
+    /// What others may do now.
+    acl: Mutex<Option<Acl>>,
     /// Who was turned away last, and why; for people.
     pub(super) strangers: Mutex<VecDeque<Known>>,
     /// What the control thread has said and the receiving thread has not heard.
@@ -157,6 +162,7 @@ impl<D: Wires> Shared<D> {
             core,
             driver,
             tls: Mutex::new(config.tls.clone()),
+            acl: Mutex::new(config.acl.clone()),
             strangers: Mutex::new(VecDeque::new()),
             listeners,
             config,
@@ -182,6 +188,11 @@ impl<D: Wires> Shared<D> {
     /// What a new connection uses.
     pub(super) fn tls(&self) -> Option<Tls> {
         lock(&self.tls).clone()
+    }
+
+    /// What others may do now.
+    pub(super) fn acl(&self) -> Option<Acl> {
+        lock(&self.acl).clone()
     }
 
     /// Notes that somebody was not let in, and why. One from each host is enough.
@@ -397,6 +408,15 @@ impl Hub {
         let known = lock(&self.shared.known);
         let linked = |state| matches!(state, LinkState::Connected | LinkState::Draining);
         known.iter().find(|(id, known)| id.to_string() == name && linked(known.state)).map(|(id, _)| *id)
+    }
+
+    /// What others may do from now on. When it returns, nothing more is read for who may not read it.
+    pub(crate) fn set_acl(&self, acl: Option<Acl>) {
+        *lock(&self.shared.acl) = acl.clone();
+        for peer in self.shared.all() {
+            lock(&peer).permit(&self.shared.driver, acl.as_ref().map(Acl::rules));
+        }
+        self.shared.driver.wake();
     }
 
     /// The cluster and who we are in it.

@@ -11,7 +11,8 @@ use std::sync::{Arc, Mutex};
 
 use busway_io::{ConnectionId, Driver, Fault, Read, Submitted};
 use busway_protocol::{
-    Batch, Closed, Delivery, Input, Link, Output, PeerId, Principal, Session, State, Stats, Time, Traffic,
+    Acl, Batch, Closed, Deed, Delivery, Input, Link, Output, PeerId, Permits, Principal, Session, State,
+    Stats, Time, Traffic,
 };
 use busway_wire::link::{Announce, label_of};
 use busway_wire::{Cause, PortId};
@@ -35,6 +36,8 @@ pub(crate) enum Happened {
     Message(ConnectionId),
     /// The peer has answered a ping, and nobody has had anything else to say yet.
     Answered(ConnectionId),
+    /// Something is not allowed, here or there; in words.
+    Denied(String),
     /// The session gave the link up; the connection is being closed.
     Closed { connection: ConnectionId, reason: Closed, retry_after_ms: u32 },
 }
@@ -99,6 +102,8 @@ pub(crate) struct Peer {
     session: Session<Outbound>,
     /// Who it has shown to be.
     pub(crate) principal: Principal,
+    /// What it may do.
+    permits: Permits,
     exports: Exports,
     pub(crate) imports: Imports,
     wire: Option<Wire>,
@@ -115,7 +120,7 @@ impl Peer {
     pub(crate) fn new(
         core: &Arc<Core>,
         session: Session<Outbound>,
-        principal: Principal,
+        permits: Permits,
         host: String,
         place: u64,
         speakers: Arc<Speakers>,
@@ -124,8 +129,9 @@ impl Peer {
         Ok(Self {
             id,
             session,
-            principal,
-            exports: Exports::new(core, id, place)?,
+            principal: permits.who().clone(),
+            permits: permits.clone(),
+            exports: Exports::new(core, id, permits, place)?,
             imports: Imports::new(core),
             wire: None,
             host,
@@ -156,6 +162,28 @@ impl Peer {
         self.session.connected(now, link, &mut self.outputs);
         self.carry_out(now);
         self.write(driver);
+    }
+
+    /// It may do something else than before. What it may no more stops at once: nothing that waits goes out, and what it
+    /// announces on the next link is looked at anew.
+    pub(crate) fn permit<D: Driver<Staging, Pieces>>(&mut self, driver: &D, acl: Option<&Acl>) {
+        let permits = Permits::new(self.principal.clone(), acl);
+        if permits == self.permits {
+            return;
+        }
+        self.permits = permits.clone();
+        let now = Time(driver.now_ns());
+        if let Some(wire) = self.wire.take() {
+            driver.close(wire.connection);
+            let (connection, retry_after_ms) = (wire.connection, 0);
+            let reason = Closed::Insecure { reason: "what the peer may do has changed".to_owned() };
+            self.happened.push(Happened::Closed { connection, reason, retry_after_ms });
+            self.lost(now);
+        }
+        for source in self.exports.permit(permits) {
+            self.session.handle(now, Input::Revoked { source }, &mut self.outputs);
+        }
+        self.carry_out(now);
     }
 
     /// The connection is gone, whoever closed it.
@@ -381,6 +409,7 @@ impl Peer {
             Output::Established { hello, restarted } => {
                 tracing::info!(target: "busway::link", peer = %self.id, name = %hello.name.escape_debug(), restarted, "linked");
                 self.happened.push(Happened::Established { name: hello.name, instance: hello.instance });
+                self.exports.connected();
             }
             Output::PeerWants { id, pattern, reliable } => {
                 let care = if reliable { Care::Reliable } else { Care::Lossy };
@@ -395,7 +424,13 @@ impl Peer {
             }
             Output::OpenRelay { announce } => {
                 let source = announce.source;
-                if may_speak(&announce.topic, self.id) && self.speakers.speaks(source, self.id) {
+                // What endpoints of a cluster say to each other is bound to who they are.
+                if !announce.topic.is_reserved() && !self.permits.allow(Deed::Publish, &announce.topic) {
+                    self.happened
+                        .push(Happened::Denied(self.permits.refusal(Deed::Publish, &announce.topic)));
+                    self.imports.close(source);
+                    self.inputs.push(Input::RelayRefused { source, cause: Cause::Denied });
+                } else if may_speak(&announce.topic, self.id) && self.speakers.speaks(source, self.id) {
                     self.imports.open(&announce, now.0, &mut self.inputs);
                 } else {
                     tracing::warn!(target: "busway::link", peer = %self.id, source = %source, "speaks for a source of another peer");
@@ -409,6 +444,12 @@ impl Peer {
             Output::SourceDone { source, .. } => {
                 if let Some(again) = self.exports.done(source) {
                     self.inputs.push(self.source(again));
+                }
+            }
+            Output::SourceDenied { source, cause, .. } => {
+                if let Some(topic) = self.exports.deny(source) {
+                    self.happened
+                        .push(Happened::Denied(format!("{} does not take {topic}: {cause}", self.id)));
                 }
             }
             Output::Abort { source } => self.imports.abort(source),
@@ -648,9 +689,11 @@ fn asks(output: &Output) -> bool {
         | Output::PeerUnwants { .. }
         | Output::OpenRelay { .. }
         | Output::CloseRelay { .. }
-        | Output::SourceDone { .. } => true,
-        Output::Established { .. }
-        | Output::Abort { .. }
+        | Output::SourceDone { .. }
+        | Output::SourceDenied { .. }
+        // What the peer did not take on the last link is asked for again.
+        | Output::Established { .. } => true,
+        Output::Abort { .. }
         | Output::Pass { .. }
         | Output::Rewind { .. }
         | Output::RelayGap { .. }

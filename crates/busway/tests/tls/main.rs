@@ -1,6 +1,7 @@
 //! Links that are encrypted, over the loopback: who is let in, who is not, and that both ends are told why.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking, also in what its tests share")]
 
+mod permissions;
 mod pki;
 mod tokens;
 

@@ -43,7 +43,12 @@ impl<P: AsRef<[u8]> + Clone> Link<P> {
                 self.own(now, frame)?;
                 Ok(None)
             }
-            Frame::Interest(_) | Frame::Announce(_) | Frame::Retire(_) | Frame::Accept(_) | Frame::Gap(_) => {
+            Frame::Interest(_)
+            | Frame::Announce(_)
+            | Frame::Retire(_)
+            | Frame::Accept(_)
+            | Frame::Deny(_)
+            | Frame::Gap(_) => {
                 self.expect_established(frame.kind())?;
                 if let Frame::Gap(gap) = &frame {
                     let source = gap.source;
@@ -80,6 +85,7 @@ impl<P: AsRef<[u8]> + Clone> Link<P> {
             | Frame::Announce(_)
             | Frame::Retire(_)
             | Frame::Accept(_)
+            | Frame::Deny(_)
             | Frame::Gap(_) => {}
         }
         Ok(())

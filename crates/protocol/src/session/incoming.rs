@@ -6,7 +6,7 @@
 //! Invariant: what has been delivered of a source and not been published is at most its window.
 
 use busway_wire::limits::{LINK_ACKNOWLEDGE_MS, LINK_ENDED_SOURCES_MAX, LINK_SOURCES_MAX};
-use busway_wire::link::{Announce, Gap, Retire};
+use busway_wire::link::{Announce, Deny, Gap, Retire};
 use busway_wire::{Cause, Header, PortId};
 
 use alloc::format;
@@ -130,6 +130,13 @@ impl<P: AsRef<[u8]> + Clone> Session<P> {
         if let Some(relay) = self.relays.get_mut(&source) {
             let amount = relay.refused(cause);
             self.give_back(now, amount);
+            self.count(cause, u64::from(cause == Cause::Denied));
+            if cause == Cause::Denied
+                && let Some(link) = &mut self.link
+            {
+                // Its publishers must not wait for an answer that never comes.
+                link.tell_deny(Deny { source, cause });
+            }
         }
     }
 

@@ -8,13 +8,13 @@
 use alloc::format;
 use alloc::string::String;
 
-use busway_wire::link::{Accept, Announce, Frame, Retire};
+use busway_wire::link::{Accept, Announce, Deny, Frame, Retire};
 use busway_wire::{Cause, Extensions, Flags, Header, Kind, Part, PortId, TopicId, VERSION};
 
 use crate::error::PeerError;
 use crate::link::{Amount, Link, State, can_go};
 use crate::session::export::{Export, Phase};
-use crate::session::{Outbox, Output, Session};
+use crate::session::{Account, Outbox, Output, Session};
 
 impl<P: AsRef<[u8]> + Clone> Session<P> {
     /// Our half of the link, as losses name it to people: both ends call it the same.
@@ -108,6 +108,33 @@ impl<P: AsRef<[u8]> + Clone> Session<P> {
         out.extend(accepted.rewind.map(|to| Output::Rewind { source, to }));
         self.settle(source, out);
         Ok(())
+    }
+
+    /// The peer does not take a source.
+    pub(super) fn denied(&mut self, deny: Deny, out: &mut Outbox) {
+        let Deny { source, cause } = deny;
+        if let Some(account) = self.take_out(source, cause) {
+            if let Some(link) = &mut self.link {
+                // The peer need not remember it.
+                link.push_ordered(Frame::Retire(Retire { source, last: 0 }));
+            }
+            out.push(Output::SourceDenied { source, cause, account });
+        }
+    }
+
+    /// Forgets a source at once, with all that waits of it: what is not acknowledged is lost for this cause.
+    pub(super) fn take_out(&mut self, source: PortId, cause: Cause) -> Option<Account> {
+        let export = self.exports.remove(&source)?;
+        self.flight = self.flight.saturating_sub(export.flight_len());
+        self.to_announce.remove(&source);
+        if let Some(link) = &mut self.link {
+            link.outgoing().forget(source);
+        }
+        let mut account = export.account();
+        if let Some(word) = account.dropped.get_mut(cause.index()) {
+            *word = word.saturating_add(core::mem::take(&mut account.in_flight));
+        }
+        Some(account)
     }
 
     /// Tells the peer of the end of a source, and forgets the source, as soon as either may be.

@@ -71,13 +71,19 @@ pub enum Input<P> {
         /// The source.
         source: PortId,
     },
-    /// It is not: another peer's live session has that source (`SpoofedSource`), or there is no room
-    /// (`LinkBudget`). What comes of it is dropped and counted.
+    /// It is not: another peer's live session has that source (`SpoofedSource`), there is no room (`LinkBudget`), or
+    /// the peer may not publish it (`Denied`); this one the peer is told. What comes of it is dropped and counted.
     RelayRefused {
         /// The source.
         source: PortId,
         /// Why.
         cause: Cause,
+    },
+    /// The peer may not have this source of ours any more: the caller has dropped its row, and nothing more of it goes
+    /// out.
+    Revoked {
+        /// The source.
+        source: PortId,
     },
     /// All up to this sequence stands in the relay ring: messages, and the gaps of `Output::RelayGap`.
     Published {
@@ -167,6 +173,16 @@ pub enum Output {
     SourceDone {
         /// The source.
         source: PortId,
+        /// What became of its messages.
+        account: Account,
+    },
+    /// The peer does not take a source of ours: its row is not needed, and the source is not to be given again on this
+    /// link.
+    SourceDenied {
+        /// The source.
+        source: PortId,
+        /// Why.
+        cause: Cause,
         /// What became of its messages.
         account: Account,
     },

@@ -1,8 +1,8 @@
 //! Frames that a test says by hand.
 
 use busway_wire::link::{
-    Accept, Announce, Credit, Frame, Gap, Hello, Identity, Interest, Refusal, RefusalCode, Retire, Wanted,
-    encode,
+    Accept, Announce, Credit, Deny, Frame, Gap, Hello, Identity, Interest, Refusal, RefusalCode, Retire,
+    Wanted, encode,
 };
 use busway_wire::{Cause, Header, Kind, Part, Pattern, PortId, Seed, Topic};
 
@@ -74,6 +74,7 @@ pub(crate) fn every_frame() -> Vec<(Kind, Vec<u8>)> {
         Frame::Ping { stamp: 1 },
         Frame::Pong { stamp: 0 },
         Frame::Goodbye { reason: "bye".to_owned() },
+        Frame::Deny(Deny { source, cause: Cause::Denied }),
     ];
     let mut header = Header::new(Kind::Publish);
     header.source.set(9);

@@ -234,7 +234,7 @@ impl Host {
                 ring.next = to + 1;
                 ring.rewinds += 1;
             }
-            Output::SourceDone { source, account } => {
+            Output::SourceDone { source, account } | Output::SourceDenied { source, account, .. } => {
                 let ring = self.rings.get_mut(&source).unwrap();
                 (ring.attached, ring.done) = (false, Some(account));
             }

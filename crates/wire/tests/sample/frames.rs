@@ -1,7 +1,8 @@
 //! One fixed frame of each kind, for golden bytes and for the names of the fields.
 
 use busway_wire::link::{
-    Accept, Announce, Credit, Frame, Gap, Hello, Identity, Interest, Refusal, RefusalCode, Retire, Wanted,
+    Accept, Announce, Credit, Deny, Frame, Gap, Hello, Identity, Interest, Refusal, RefusalCode, Retire,
+    Wanted,
 };
 use busway_wire::{Cause, Pattern, PortId, Topic};
 
@@ -50,5 +51,6 @@ pub(crate) fn all() -> Vec<Frame> {
         Frame::Ping { stamp: 1_000_000_007 },
         Frame::Pong { stamp: 1_000_000_007 },
         Frame::Goodbye { reason: "going down".to_owned() },
+        Frame::Deny(Deny { source, cause: Cause::Denied }),
     ]
 }
