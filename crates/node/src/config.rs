@@ -21,7 +21,7 @@ mod value;
 pub use file::Choice;
 pub use page::{explain, page};
 pub use table::{Applies, Instance, KEYS, Key, Unset};
-pub use value::{Kind, Value};
+pub use value::{Kind, Secret, Value};
 
 use crate::NodeConfig;
 
@@ -215,7 +215,7 @@ impl Merged {
     fn read(&mut self, key: &'static Key, text: &str, origin: &Origin, problems: &mut Vec<Problem>) {
         let parts: Vec<(String, &str)> = match key.instance {
             Instance::None => vec![(String::new(), text)],
-            Instance::Node => {
+            Instance::Node | Instance::Member => {
                 let shape =
                     || Problem::new("a part is no NAME=VALUE", origin, "write 1=host-b:4420,2=host-c:4420");
                 let part = |part: &'_ str| part.find('=');
@@ -276,14 +276,16 @@ impl Merged {
     pub(crate) fn text(&self, name: &str) -> Option<String> {
         match self.value(name)? {
             Value::Text(text) => Some(text),
-            Value::Flag(_) | Value::Count(_) | Value::Size(_) | Value::Addresses(_) => None,
+            Value::Flag(_) | Value::Count(_) | Value::Size(_) | Value::Addresses(_) | Value::Secret(_) => {
+                None
+            }
         }
     }
 
     pub(crate) fn number(&self, name: &str) -> Option<u64> {
         match self.value(name)? {
             Value::Count(number) | Value::Size(number) => Some(number),
-            Value::Flag(_) | Value::Text(_) | Value::Addresses(_) => None,
+            Value::Flag(_) | Value::Text(_) | Value::Addresses(_) | Value::Secret(_) => None,
         }
     }
 

@@ -71,6 +71,10 @@ pub struct Links {
     pub peers: BTreeMap<u8, String>,
     /// Links are encrypted, with these certificates.
     pub tls: Option<Tls>,
+    /// The token that it shows to whom it dials.
+    pub token: Option<config::Secret>,
+    /// The tokens that it takes, each with the name of its member.
+    pub tokens: BTreeMap<String, config::Secret>,
     /// Links beyond this host are not encrypted, and that is wanted.
     pub allow_plain_beyond_loopback: bool,
     /// Clients that may be linked at once.
@@ -100,6 +104,12 @@ impl Links {
         }
         for (index, address) in &self.peers {
             builder = builder.peer(*index, address);
+        }
+        if let Some(token) = &self.token {
+            builder = builder.token(token.expose());
+        }
+        for (name, token) in &self.tokens {
+            builder = builder.accept_token(name, token.expose());
         }
         if let Some(tls) = &self.tls {
             builder = builder.tls(tls.clone());

@@ -5,10 +5,11 @@
 //! Invariant: what is built would be taken by `busway::NodeBuilder`; what it would refuse is a problem here, with its place.
 
 use std::collections::BTreeMap;
+use std::os::unix::fs::PermissionsExt;
 
 use busway::{Realm, Tls};
 
-use crate::config::{Merged, Origin, Problem, Value};
+use crate::config::{Merged, Origin, Problem, Secret, Value};
 use crate::{Links, NodeConfig};
 
 /// What the node is started with; `None` where values do not fit together.
@@ -65,6 +66,7 @@ fn links(merged: &Merged, problems: &mut Vec<Problem>) -> Option<Links> {
     let client = client(merged, problems);
     let beyond = merged.is_set("node.allow_plain_beyond_loopback");
     let tls = tls(merged, problems);
+    let (token, tokens) = tokens(merged, problems);
     check(merged, client.is_some(), index, problems);
     let number = |name| merged.number(name).unwrap_or_default();
     Some(Links {
@@ -76,6 +78,8 @@ fn links(merged: &Merged, problems: &mut Vec<Problem>) -> Option<Links> {
         peers,
         allow_plain_beyond_loopback: beyond,
         tls,
+        token,
+        tokens,
         clients_max: usize::try_from(number("limits.clients_max")).unwrap_or(usize::MAX),
         data_in_flight: number("flows.data.in_flight"),
         data_bytes: number("flows.data.bytes"),
@@ -88,10 +92,41 @@ fn alone(merged: &Merged, problems: &mut Vec<Problem>) {
         let origin = merged.origin("node.client");
         problems.push(Problem::new("a client without a node", origin, "name the nodes in [peers]"));
     }
-    if let Some(setting) = ["tls.ca", "tls.cert", "tls.key"].iter().find_map(|name| merged.get(name)) {
+    if let Some(setting) = ["tls.ca", "tls.cert", "tls.key", "node.token"]
+        .iter()
+        .find_map(|name| merged.get(name))
+        .or(merged.all("tokens.MEMBER").next())
+    {
         let remedy = "listen somewhere, or name a peer";
-        problems.push(Problem::new("there are no links that could be encrypted", &setting.origin, remedy));
+        problems.push(Problem::new("there are no links that it could be for", &setting.origin, remedy));
     }
+}
+
+/// The token that we show, and those that we take. A file that holds some is read by its owner and group alone.
+fn tokens(merged: &Merged, problems: &mut Vec<Problem>) -> (Option<Secret>, BTreeMap<String, Secret>) {
+    let mut tokens = BTreeMap::new();
+    let mut token = None;
+    for setting in merged.get("node.token").into_iter().chain(merged.all("tokens.MEMBER")) {
+        let Some(Value::Secret(secret)) = &setting.value else { continue };
+        if let Origin::File { path, .. } = &setting.origin
+            && path.metadata().is_ok_and(|found| found.permissions().mode() & 0o007 != 0)
+        {
+            let remedy = format!("chmod o= {}", path.display());
+            let cause = format!("{} is a secret, and everybody can read the file", setting.name());
+            problems.push(Problem::new(cause, &setting.origin, remedy));
+        }
+        let same = |(_, other): (&String, &Secret)| other == secret;
+        if setting.instance.is_empty() {
+            token = Some(secret.clone());
+        } else if tokens.iter().any(same) {
+            let cause =
+                format!("the token of {} is that of somebody else too", setting.instance.escape_debug());
+            problems.push(Problem::new(cause, &setting.origin, "give each member a token of its own"));
+        } else {
+            tokens.insert(setting.instance.clone(), secret.clone());
+        }
+    }
+    (token, tokens)
 }
 
 /// Certificates and key, read: what is wrong with them is found before anything is started.

@@ -52,17 +52,26 @@ pub enum Instance {
     None,
     /// The index of a node.
     Node,
+    /// The name of a client, or `node/INDEX`.
+    Member,
 }
 
 impl Instance {
     pub(super) fn check(self, instance: &str) -> Result<(), String> {
         let sound = match self {
+            Instance::Member => {
+                let plain = |c: char| !c.is_control() && !c.is_whitespace() && c != '.';
+                (1..=64).contains(&instance.len()) && instance.chars().all(plain)
+            }
             Instance::None => instance.is_empty(),
             Instance::Node => {
                 instance.parse::<u8>().is_ok_and(|index| index < 64 && index.to_string() == instance)
             }
         };
         let what = match self {
+            Instance::Member => {
+                "a member is named by 1 to 64 bytes without a space: a client's name, or node/INDEX"
+            }
             Instance::None => "this key has no name below it",
             Instance::Node => "a node is named by its index, 0 to 63",
         };
@@ -175,6 +184,16 @@ pub const KEYS: &[Key] = &[
         sentence: "Links beyond this host may be neither encrypted nor authenticated: say that this is wanted",
     },
     Key {
+        name: "node.token",
+        kind: Kind::Secret { bytes_max: 1_024 },
+        unset: Unset::Words("none is shown"),
+        instance: Instance::None,
+        environment: Some("BUSWAY_TOKEN"),
+        flag: None,
+        applies: Applies::Start,
+        sentence: "The token that this member shows to whom it dials, in place of a certificate. Others must not be able to read the file",
+    },
+    Key {
         name: "peers.INDEX",
         kind: Kind::Endpoint,
         unset: Unset::Words("no other node is dialed"),
@@ -213,6 +232,16 @@ pub const KEYS: &[Key] = &[
         flag: None,
         applies: Applies::Reload,
         sentence: "The key of that certificate; only its owner may read the file",
+    },
+    Key {
+        name: "tokens.MEMBER",
+        kind: Kind::Secret { bytes_max: 1_024 },
+        unset: Unset::Words("members show certificates, or nothing"),
+        instance: Instance::Member,
+        environment: None,
+        flag: None,
+        applies: Applies::Start,
+        sentence: "Who shows this token is the client of this name, or node/INDEX; then nobody is let in who shows neither a certificate nor a token. Others must not be able to read the file",
     },
     Key {
         name: "limits.clients_max",

@@ -290,6 +290,33 @@ fn any_bytes_are_a_configuration_or_refused_with_reasons() {
 }
 
 #[test]
+fn tokens_are_taken_and_shown_to_nobody() {
+    use std::os::unix::fs::PermissionsExt;
+    let text = "[node]\nlisten = [\"127.0.0.1:1\"]\ntoken = \"our-secret\"\n[tokens]\nlamp = \"lamp-secret\"\n\"node/3\" = \"c\"\n";
+    let file = File::new(text.as_bytes());
+    let read = || load(&Layers { file: Choice::Named(file.0.clone()), environment: &|_| None, flags: &[] });
+    fs::set_permissions(&file.0, fs::Permissions::from_mode(0o644)).expect("a mode");
+    let problems = read().expect_err("everybody can read it");
+    assert_eq!(problems.len(), 3, "{problems:?}");
+    assert!(problems[0].remedy.starts_with("chmod o= ") && !format!("{problems:?}").contains("-secret"));
+    fs::set_permissions(&file.0, fs::Permissions::from_mode(0o640)).expect("a mode");
+    let loaded = read().expect("sound");
+    let shown: String =
+        loaded.settings.iter().filter_map(|setting| Some(setting.value.as_ref()?.show())).collect();
+    assert!(shown.contains("(hidden)") && !shown.contains("-secret"), "{shown}");
+    assert!(!format!("{loaded:?}").contains("-secret"));
+    let links = loaded.node.links.expect("it listens");
+    assert_eq!(links.token.as_ref().map(super::Secret::expose), Some("our-secret"));
+    let tokens: Vec<(&str, &str)> =
+        links.tokens.iter().map(|(name, token)| (name.as_str(), token.expose())).collect();
+    assert_eq!(tokens, [("lamp", "lamp-secret"), ("node/3", "c")]);
+    let twice = "[node]\nlisten = [\"127.0.0.1:1\"]\n[tokens]\na = \"x\"\nb = \"x\"\n";
+    fs::write(&file.0, twice).expect("a file");
+    let problems = read().expect_err("two of one token");
+    assert!(problems[0].cause.contains("somebody else"), "{problems:?}");
+}
+
+#[test]
 fn the_page_of_the_documentation_is_the_table() {
     let written = include_str!("../../../../docs/config.md");
     assert!(written == page(), "busway config explain --page > docs/config.md");

@@ -4,7 +4,7 @@
 //!
 //! Invariant: what `show` writes is read back as the same value.
 
-use std::fmt::Write;
+use std::fmt::{self, Write};
 use std::net::SocketAddr;
 
 use toml::de::{DeInteger, DeValue};
@@ -43,6 +43,28 @@ pub enum Kind {
     Addresses,
     /// `HOST:PORT`.
     Endpoint,
+    /// Text that nobody is shown.
+    Secret {
+        /// The most.
+        bytes_max: usize,
+    },
+}
+
+/// Text that nobody is shown, in whatever way.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(String);
+
+impl Secret {
+    /// For who uses it.
+    pub(crate) fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("(hidden)")
+    }
 }
 
 /// A value that a key holds.
@@ -58,6 +80,8 @@ pub enum Value {
     Text(String),
     /// Of [`Kind::Addresses`].
     Addresses(Vec<SocketAddr>),
+    /// Of [`Kind::Secret`].
+    Secret(Secret),
 }
 
 impl Kind {
@@ -74,7 +98,9 @@ impl Kind {
             Kind::Domain => {
                 "1 to 64 of the characters A-Z a-z 0-9 . _ -, not beginning with . or -".to_owned()
             }
-            Kind::Text { bytes_max } => format!("text of 1 to {bytes_max} bytes"),
+            Kind::Text { bytes_max } | Kind::Secret { bytes_max } => {
+                format!("text of 1 to {bytes_max} bytes")
+            }
             Kind::Path => "a path".to_owned(),
             Kind::Addresses => "a list of addresses, each IP:PORT".to_owned(),
             Kind::Endpoint => "HOST:PORT".to_owned(),
@@ -93,6 +119,7 @@ impl Kind {
             Kind::Path => "\"/etc/busway/name\"",
             Kind::Addresses => "[\"127.0.0.1:4420\"]",
             Kind::Endpoint => "\"host-b:4420\"",
+            Kind::Secret { .. } => "a long random text between quotes",
         };
         format!("write {}, for example {example}; busway config explain {name}", self.describe())
     }
@@ -115,6 +142,7 @@ impl Kind {
             }
             Kind::Size { .. } => self.number(text.parse::<Size>()?.0),
             Kind::Addresses => text.split(',').map(address).collect::<Result<_, _>>().map(Value::Addresses),
+            Kind::Secret { .. } => self.text(text).map(Secret).map(Value::Secret),
             Kind::Domain | Kind::Text { .. } | Kind::Path | Kind::Endpoint => {
                 self.text(text).map(Value::Text)
             }
@@ -133,6 +161,7 @@ impl Kind {
                 let addresses = items.iter().map(|item| address(string(item.get_ref(), "an address")?));
                 addresses.collect::<Result<_, _>>().map(Value::Addresses)
             }
+            (Kind::Secret { .. }, DeValue::String(text)) => self.text(text).map(Secret).map(Value::Secret),
             (Kind::Domain | Kind::Text { .. } | Kind::Path | Kind::Endpoint, DeValue::String(text)) => {
                 self.text(text).map(Value::Text)
             }
@@ -157,7 +186,7 @@ impl Kind {
         }
         match self {
             Kind::Domain => busway::check_domain_name(text).map_err(|error| error.to_string())?,
-            Kind::Text { bytes_max } => {
+            Kind::Text { bytes_max } | Kind::Secret { bytes_max } => {
                 if text.len() > bytes_max {
                     return Err(format!("it has {} bytes of at most {bytes_max}", text.len()));
                 }
@@ -182,6 +211,7 @@ impl Value {
             Value::Count(number) => number.to_string(),
             Value::Size(bytes) => quote(&Size(*bytes).exact()),
             Value::Text(text) => quote(text),
+            Value::Secret(_) => "\"(hidden)\"".to_owned(),
             Value::Addresses(addresses) => list(addresses.iter().map(ToString::to_string)),
         }
     }
