@@ -297,8 +297,9 @@ fn what_was_for_an_earlier_start_of_a_peer_is_told_as_lost_and_never_comes() {
         until("there is room for it", || replica.send_to_client(1, &[9; 20_000]) == Outcome::Queued);
     }
     let ending = client.close();
-    assert!(matches!(replica.event(PATIENCE), Some(Event::Down { peer: Peer::Client(1), .. })));
+    // At once: whether anybody has noticed that it was gone or not.
     let again = stage.client(1, std::slice::from_ref(&replica));
+    assert!(matches!(replica.event(PATIENCE), Some(Event::Down { peer: Peer::Client(1), .. })));
     let Some(Event::Lost { peer: Peer::Client(1), count }) = replica.event(PATIENCE) else {
         panic!("what was queued is told as lost")
     };

@@ -32,8 +32,6 @@ struct Pair {
     up: bool,
     /// The last message that was queued.
     queued: u64,
-    /// What was not acknowledged when it went down last: what another start of it acknowledges is lost all the same.
-    left: Option<u64>,
 }
 
 impl Pair {
@@ -143,7 +141,7 @@ impl Outgoing {
         let gone: Vec<PeerId> = lock(&self.pairs).keys().copied().filter(gone).collect();
         for peer in gone {
             let Some(pair) = lock(&self.pairs).remove(&peer) else { continue };
-            self.given_up(peer, &mut lock(&pair), "it is forgotten");
+            self.given_up(peer, &mut lock(&pair), None, "it is forgotten");
             self.tidings.order(Order::Forget(peer.into()));
         }
         to_come
@@ -152,7 +150,9 @@ impl Outgoing {
     fn follow_one(&self, pair: &Mutex<Pair>, link: &LinkView) -> bool {
         let mut held = lock(pair);
         if link.connected && held.instance != link.instance {
-            self.given_up(link.peer, &mut held, "it has started again");
+            // What another start of it acknowledges is lost all the same.
+            let confirmed = link.left.get(&held.publisher.id()).copied();
+            self.given_up(link.peer, &mut held, confirmed, "it has started again");
             drop(held);
             lock(&self.pairs).remove(&link.peer);
             return self.open(link);
@@ -160,7 +160,6 @@ impl Outgoing {
         let up = link.connected && (held.up || held.publisher.subscribers() > 0);
         if up != held.up {
             held.up = up;
-            held.left = if up { None } else { Some(held.behind()) };
             drop(held);
             let peer = link.peer.into();
             self.tidings.tell(if up {
@@ -174,12 +173,13 @@ impl Outgoing {
     }
 
     /// Nothing more goes to this start of a peer.
-    fn given_up(&self, peer: PeerId, pair: &mut Pair, reason: &str) {
+    fn given_up(&self, peer: PeerId, pair: &mut Pair, confirmed: Option<u64>, reason: &str) {
         let peer = peer.into();
         if std::mem::take(&mut pair.up) {
             self.tidings.tell(Event::Down { peer, reason: reason.to_owned() });
         }
-        let count = pair.left.unwrap_or_else(|| pair.behind());
+        let count =
+            confirmed.map_or_else(|| pair.behind(), |confirmed| pair.queued.saturating_sub(confirmed));
         if count > 0 {
             self.tidings.tell(Event::Lost { peer, count });
         }
@@ -188,7 +188,7 @@ impl Outgoing {
     /// Opens the way to a peer that is linked; true if it does not read yet.
     fn open(&self, link: &LinkView) -> bool {
         let made = match self.publisher(link) {
-            Ok(publisher) => Pair { publisher, instance: link.instance, up: false, queued: 0, left: None },
+            Ok(publisher) => Pair { publisher, instance: link.instance, up: false, queued: 0 },
             Err(error) => {
                 tracing::warn!(target: "busway::cluster", peer = %Peer::from(link.peer), "cannot send to a peer: {error}");
                 return true;

@@ -500,9 +500,10 @@ impl<D: Wires> Door<D> {
         };
         for happened in happened {
             match happened {
-                Happened::Established { name, instance } => {
+                Happened::Established { name, instance, left } => {
                     if let Some(known) = lock(&self.shared.known).get_mut(&peer_id) {
                         (known.name, known.instance) = (name, instance);
+                        known.leave(left);
                     }
                     self.note(peer_id, LinkState::Connected, None);
                     if let Some(connection) = connection {
@@ -697,6 +698,7 @@ fn known(address: String) -> Known {
         since_ns: 0,
         last_error: None,
         instance: 0,
+        left: BTreeMap::new(),
     }
 }
 

@@ -467,6 +467,16 @@ impl Exports {
         !self.coming.is_empty()
     }
 
+    /// How far the peer has confirmed each source that is for one start of it only.
+    pub(crate) fn confirmed(&self) -> Vec<(PortId, u64)> {
+        let own = self.sources.iter().filter(|(_, exported)| exported.topic.is_reserved());
+        own.map(|(source, exported)| {
+            let cursor = &exported.reader.row().entry().cursor;
+            (*source, cursor.load(busway_shm::sync::Ordering::Relaxed))
+        })
+        .collect()
+    }
+
     /// The sources that are read now.
     pub(crate) fn sources(&self) -> impl Iterator<Item = PortId> {
         self.sources.keys().copied()

@@ -17,6 +17,8 @@ use busway_protocol::{Config, Input, PeerId, State, Time, Traffic};
 use busway_shm::bell::ANY;
 use busway_shm::sync::{AtomicBool, AtomicU64, Ordering};
 
+use busway_wire::PortId;
+
 use crate::acl::Acl;
 use crate::bus::Core;
 use crate::control::Watched;
@@ -78,6 +80,20 @@ pub(super) struct Known {
     pub(super) last_error: Option<String>,
     /// The number of its latest start; 0 before its first hello.
     pub(super) instance: u64,
+    /// How far earlier starts of it had confirmed the sources that were for them.
+    pub(super) left: BTreeMap<PortId, u64>,
+}
+
+impl Known {
+    /// It has started again, and had confirmed so much before. What a later start confirms counts for nothing.
+    pub(super) fn leave(&mut self, left: Vec<(PortId, u64)>) {
+        if left.is_empty() {
+            return;
+        }
+        let earlier = std::mem::take(&mut self.left);
+        let first = |(source, confirmed)| (source, earlier.get(&source).copied().unwrap_or(confirmed));
+        self.left = left.into_iter().map(first).collect();
+    }
 }
 
 /// One peer, for those who send to it.
@@ -88,6 +104,8 @@ pub(crate) struct LinkView {
     pub(crate) instance: u64,
     pub(crate) connected: bool,
     pub(crate) last_error: Option<String>,
+    /// How far earlier starts of it had confirmed the sources that were for them.
+    pub(crate) left: BTreeMap<PortId, u64>,
 }
 
 /// An address that was looked up, for whom and for which try.
@@ -208,6 +226,7 @@ impl<D: Wires> Shared<D> {
             since_ns,
             last_error: Some(reason),
             instance: 0,
+            left: BTreeMap::new(),
         };
         strangers.retain(|known| host(known) != host(&stranger));
         strangers.push_back(stranger);
@@ -380,6 +399,7 @@ impl Hub {
             instance: known.instance,
             connected: known.state == LinkState::Connected,
             last_error: known.last_error.clone(),
+            left: known.left.clone(),
         };
         known.iter().map(view).collect()
     }

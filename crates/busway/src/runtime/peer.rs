@@ -31,7 +31,12 @@ use crate::runtime::{Outbound, Pieces, Staging};
 #[derive(Debug)]
 pub(crate) enum Happened {
     /// The link stands; this is what the peer calls itself, and the number of its start.
-    Established { name: String, instance: u64 },
+    Established {
+        name: String,
+        instance: u64,
+        /// How far an earlier start of it had confirmed what was for that one.
+        left: Vec<(PortId, u64)>,
+    },
     /// Messages have come, or the peer has counted ours.
     Message(ConnectionId),
     /// The peer has answered a ping, and nobody has had anything else to say yet.
@@ -408,7 +413,10 @@ impl Peer {
         match output {
             Output::Established { hello, restarted } => {
                 tracing::info!(target: "busway::link", peer = %self.id, name = %hello.name.escape_debug(), restarted, "linked");
-                self.happened.push(Happened::Established { name: hello.name, instance: hello.instance });
+                // Before anything of the new link is heard.
+                let left = if restarted { self.exports.confirmed() } else { Vec::new() };
+                let (name, instance) = (hello.name, hello.instance);
+                self.happened.push(Happened::Established { name, instance, left });
                 self.exports.connected();
             }
             Output::PeerWants { id, pattern, reliable } => {
