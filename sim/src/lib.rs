@@ -13,6 +13,7 @@ mod check;
 mod cluster;
 mod coverage;
 mod crowd;
+pub mod day;
 mod fault;
 mod memory;
 mod message;

@@ -8,6 +8,7 @@
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
+use busway_sim::day::Day;
 use busway_sim::real::{self, Plan};
 use busway_sim::swarm::{Configuration, Outcome};
 use busway_sim::{Budget, Canary, Coverage};
@@ -23,6 +24,8 @@ const HELP: &str = "busway-sim [--seeds N | --seeds A..B | --minutes N] [--seed 
   --trace       print what happened before a failure
   --twice       run each seed twice: both must be the same
   --floor 2     the runtime that ships, over a network in memory, in place of the machines
+  --hours H     instead, so many quiet hours of five nodes and their clients
+  --clients N   with --hours: how many clients (default 1000)
   --keep-going  do not stop at the first failure
 ";
 
@@ -46,6 +49,9 @@ struct Orders {
     keep_going: bool,
     /// The runtime in place of the machines.
     real: bool,
+    /// Quiet hours in place of seeds.
+    hours: Option<u64>,
+    clients: u64,
 }
 
 /// What all runs were together.
@@ -78,6 +84,9 @@ fn main() -> ExitCode {
         }
     };
     let start = Instant::now();
+    if let Some(hours) = orders.hours {
+        return pass(hours, &orders, start);
+    }
     let mut sum = Sum::default();
     for seed in orders.first..orders.end {
         if orders.until.is_some_and(|until| start.elapsed() >= until) {
@@ -96,6 +105,29 @@ fn main() -> ExitCode {
     // What thousands of worlds never came to is not shown by them.
     let blind = sum.runs >= BLIND_RUNS && sum.coverage.missing(orders.real).next().is_some();
     if sum.failures.is_empty() && !blind { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Lets quiet hours pass.
+fn pass(hours: u64, orders: &Orders, start: Instant) -> ExitCode {
+    let clients = usize::try_from(orders.clients).unwrap_or(usize::MAX);
+    let day = Day { seed: orders.first, hours, clients };
+    let outcome = day.pass(|hour| println!("{hour} hours after {:.0} s", start.elapsed().as_secs_f64()));
+    for (budget, held, bound) in &outcome.peaks {
+        println!("peak of {}: {held} of {bound}", budget.name());
+    }
+    let (seconds, took) = (outcome.virtual_ns as f64 / 1e9, start.elapsed().as_secs_f64());
+    println!(
+        "{hours} hours, {clients} clients: {} messages, {} told, hash {:016x}",
+        outcome.messages, outcome.delivered, outcome.hash
+    );
+    println!("{seconds:.0} simulated seconds in {took:.1} s: {:.0} a second", seconds / took);
+    match outcome.violation {
+        Some(violation) => {
+            println!("seed {}: {violation}", orders.first);
+            ExitCode::FAILURE
+        }
+        None => ExitCode::SUCCESS,
+    }
 }
 
 fn run(seed: u64, orders: &Orders, sum: &mut Sum) {
@@ -235,6 +267,8 @@ fn orders(arguments: Vec<String>) -> Result<Orders, String> {
         twice: false,
         keep_going: false,
         real: false,
+        hours: None,
+        clients: 1_000,
     };
     let mut arguments = arguments.into_iter();
     while let Some(argument) = arguments.next() {
@@ -260,6 +294,8 @@ fn orders(arguments: Vec<String>) -> Result<Orders, String> {
             "--canary" => orders.canary = Canary::AcknowledgesEarly,
             "--trace" => orders.trace = true,
             "--twice" => orders.twice = true,
+            "--hours" => orders.hours = Some(number(&value()?)?),
+            "--clients" => orders.clients = number(&value()?)?,
             "--floor" => match value()?.as_str() {
                 "1" => orders.real = false,
                 "2" => orders.real = true,

@@ -151,16 +151,19 @@ pub enum Budget {
     SuspendedBytes,
     /// Bytes of messages that have begun to come.
     OpenBytes,
+    /// Slots for connections.
+    Slots,
 }
 
 impl Budget {
     /// Each.
-    pub const ALL: [Budget; 5] = [
+    pub const ALL: [Budget; 6] = [
         Budget::Staging,
         Budget::Batch,
         Budget::SuspendedMessages,
         Budget::SuspendedBytes,
         Budget::OpenBytes,
+        Budget::Slots,
     ];
 
     /// For tables.
@@ -172,6 +175,7 @@ impl Budget {
             Budget::SuspendedMessages => "suspended messages",
             Budget::SuspendedBytes => "suspended bytes",
             Budget::OpenBytes => "open bytes",
+            Budget::Slots => "slots",
         }
     }
 }

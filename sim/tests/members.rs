@@ -1,5 +1,6 @@
 //! Stories of those who come: clients by id, strangers, who is refused, who gives way, who comes back.
 
+use busway_sim::day::Day;
 use busway_sim::{Cluster, Fault, Pair, Planned, Terms};
 
 #[test]
@@ -91,4 +92,14 @@ fn a_node_that_goes_down_and_comes_back_at_once_is_linked_within_two_seconds() {
         c.run_for_ms(3_010 + 2_000);
         assert!(c.world.is_linked(0, 2) && c.world.is_linked(1, 2), "seed {seed}");
     }
+}
+
+#[test]
+#[expect(clippy::print_stdout, reason = "the evidence line is read by the test runner")]
+fn in_quiet_hours_with_clients_everything_arrives_and_each_budget_holds() {
+    let outcome = Day { seed: 1, hours: 1, clients: 10 }.pass(|_| {});
+    assert_eq!(outcome.violation, None);
+    assert!(outcome.messages >= 36_000 && outcome.delivered == outcome.messages, "{outcome:?}");
+    assert!(outcome.peaks.iter().all(|(_, held, bound)| held <= bound), "{:?}", outcome.peaks);
+    println!("evidence: hours=1 clients=10 messages={}", outcome.messages);
 }

@@ -24,6 +24,8 @@ nothing comes twice, nobody waits for ever. A failure prints its seed and the fe
   --trace       print what happened before a failure
   --keep-going  do not stop at the first failure
   --floor 2     the runtime that ships, with real rings, over a network in memory, in place of the machines
+  --hours H     instead, so many quiet hours of five nodes and their clients
+  --clients N   with --hours: how many clients (default 1000)
   --mutants     instead, break the machines as sim/mutants.toml says: 2 000 seeds must find each
 ";
 
@@ -50,8 +52,10 @@ pub(crate) fn command(arguments: Vec<String>) -> Result<ExitCode, Failure> {
     if let Some(seed) = args.number("--seed")? {
         command.args(["--seed", &seed.to_string()]);
     }
-    if let Some(floor) = args.number("--floor")? {
-        command.args(["--floor", &floor.to_string()]);
+    for name in ["--floor", "--hours", "--clients"] {
+        if let Some(number) = args.number(name)? {
+            command.args([name, &number.to_string()]);
+        }
     }
     for flag in FLAGS {
         if args.flag(flag) {

@@ -8,7 +8,7 @@ use busway_wire::link::Refusal;
 use super::{Around, LINGER_MS, Node, Peer, RefusalCode, Stage, Told, Wire, number_of};
 use crate::message::Payload;
 use crate::network::{End, Side};
-use crate::seen::Seen;
+use crate::seen::{Budget, Seen};
 use crate::trace::Happening;
 
 impl Node {
@@ -20,6 +20,9 @@ impl Node {
         self.readable.insert(connection);
         self.busy.insert(connection);
         self.decide(membership::Input::Accepted { connection: ConnectionId(connection) }, around);
+        let ((held, bound), what) = (self.membership.slots(), Budget::Slots);
+        let (host, held, bound) = (around.memory.host, held as u64, bound as u64);
+        around.seen.push(Seen::Held { host, what, held, bound });
     }
 
     /// Whom we dialed has answered.
