@@ -8,6 +8,7 @@ pub mod count;
 pub mod death;
 pub mod first;
 pub mod footprint;
+pub mod link;
 pub mod loan;
 pub mod lookup;
 pub mod medium;
@@ -33,6 +34,9 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// The cell is unknown, or the measurement fails.
 pub fn conduct(plan: &Plan) -> Result<Outcome, Failure> {
     let _directory = Directory::create(std::process::id())?;
+    if plan.side.starts_with("link") {
+        return cell::conduct::<link::Link>(plan);
+    }
     let conduct: fn(&Scene<'_>) -> Result<Outcome, Failure> = match plan.cell.as_str() {
         "loan" => loan::conduct,
         "allocations" => allocations::conduct,
@@ -53,6 +57,9 @@ pub fn conduct(plan: &Plan) -> Result<Outcome, Failure> {
 /// # Errors
 /// The cell is unknown, or the measurement fails.
 pub fn partner(scene: &Scene<'_>, index: usize) -> Result<Outcome, Failure> {
+    if scene.plan.side.starts_with("link") {
+        return cell::partner::<link::Link>(scene, index);
+    }
     let partner: fn(&Scene<'_>, usize) -> Result<Outcome, Failure> = match scene.plan.cell.as_str() {
         "loan" => |scene, _| loan::partner(scene),
         "allocations" => |scene, _| allocations::partner(scene),

@@ -4,6 +4,7 @@
 //! `partner` runs in each process that it starts. What only the bus can do is in `bus`.
 
 pub mod fanout;
+pub mod flood;
 pub mod oneway;
 pub mod rate;
 pub mod throughput;
@@ -25,7 +26,8 @@ pub fn conduct<M: Medium>(plan: &Plan) -> Result<Outcome, Failure> {
     let scene = Scene { plan, stage: &stage, owner: std::process::id() };
     place::pin(plan.cpus[0])?;
     match plan.cell.as_str() {
-        "oneway" => oneway::conduct::<M>(&scene),
+        "oneway" | "oneway-asleep" => oneway::conduct::<M>(&scene),
+        "flood" => flood::conduct::<M>(&scene),
         "rate" => rate::conduct::<M>(&scene),
         "throughput" => throughput::conduct::<M>(&scene),
         "fanout" => fanout::conduct::<M>(&scene),
@@ -42,7 +44,8 @@ pub fn conduct<M: Medium>(plan: &Plan) -> Result<Outcome, Failure> {
 pub fn partner<M: Medium>(scene: &Scene<'_>, index: usize) -> Result<Outcome, Failure> {
     place::pin(scene.plan.cpus[1])?;
     match scene.plan.cell.as_str() {
-        "oneway" => oneway::partner::<M>(scene),
+        "oneway" | "oneway-asleep" => oneway::partner::<M>(scene),
+        "flood" => flood::partner::<M>(scene),
         "rate" => rate::partner::<M>(scene),
         "throughput" => throughput::partner::<M>(scene),
         "fanout" => fanout::partner::<M>(scene, index),

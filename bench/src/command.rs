@@ -5,6 +5,7 @@
 use crate::floor::futex::BareFutex;
 use crate::floor::line::BareLine;
 use crate::floor::ring::BareRing;
+use crate::floor::tcp::BareTcp;
 use crate::medium::Scene;
 use crate::outcome::Outcome;
 use crate::partners::die_with_parent;
@@ -38,8 +39,9 @@ impl Sides for Ours {
             "line" => cell::conduct::<BareLine>(plan),
             "ring" => cell::conduct::<BareRing>(plan),
             "futex" => cell::conduct::<BareFutex>(plan),
+            "tcp" => cell::conduct::<BareTcp>(plan),
             #[cfg(feature = "bus")]
-            "busway" => crate::bus::conduct(plan),
+            "busway" | "link" | "link-tls" => crate::bus::conduct(plan),
             other => Err(format!("this program cannot measure {other}").into()),
         }
     }
@@ -49,8 +51,9 @@ impl Sides for Ours {
             "line" => cell::partner::<BareLine>(scene, index),
             "ring" => cell::partner::<BareRing>(scene, index),
             "futex" => cell::partner::<BareFutex>(scene, index),
+            "tcp" => cell::partner::<BareTcp>(scene, index),
             #[cfg(feature = "bus")]
-            "busway" => crate::bus::partner(scene, index),
+            "busway" | "link" | "link-tls" => crate::bus::partner(scene, index),
             other => Err(format!("this program cannot measure {other}").into()),
         }
     }

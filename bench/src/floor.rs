@@ -6,3 +6,4 @@
 pub mod futex;
 pub mod line;
 pub mod ring;
+pub mod tcp;

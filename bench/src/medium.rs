@@ -88,6 +88,23 @@ pub trait Sender {
     /// # Errors
     /// The medium fails.
     fn send(&mut self, letter: &Letter) -> Result<(), Failure>;
+
+    /// Sends one payload of the plan's size, which `fill` writes where this medium keeps it until it is sent.
+    ///
+    /// # Errors
+    /// The medium fails, or knows only letters.
+    fn send_filled(&mut self, fill: impl FnOnce(&mut [u8])) -> Result<(), Failure> {
+        let _ = fill;
+        Err("this medium knows only letters".into())
+    }
+
+    /// Sees that what was sent goes out, where a medium holds it back.
+    ///
+    /// # Errors
+    /// The medium fails.
+    fn flush(&mut self) -> Result<(), Failure> {
+        Ok(())
+    }
 }
 
 /// A receiving end.
@@ -109,7 +126,59 @@ pub trait Receiver {
     fn sleep(&mut self, timeout: Duration) -> Result<Option<Letter>, Failure> {
         Err(format!("this medium cannot sleep {timeout:?}").into())
     }
+
+    /// Shows the next payload of the plan's size to `look`, sleeping until there is one; false when the time is up.
+    ///
+    /// # Errors
+    /// The medium fails, or knows only letters.
+    fn read_sized(&mut self, timeout: Duration, look: impl FnOnce(&[u8])) -> Result<bool, Failure> {
+        let _ = (timeout, look);
+        Err("this medium knows only letters".into())
+    }
 }
+
+/// The bytes of a letter; the compiler makes one copy of it.
+#[inline]
+pub fn to_bytes(letter: &Letter) -> [u8; 64] {
+    let mut bytes = [0; 64];
+    for (chunk, word) in bytes.chunks_exact_mut(8).zip(letter) {
+        chunk.copy_from_slice(&word.to_le_bytes());
+    }
+    bytes
+}
+
+/// The letter of some bytes.
+///
+/// # Errors
+/// They are not 64.
+#[inline]
+pub fn from_bytes(payload: &[u8]) -> Result<Letter, Failure> {
+    let bytes: &[u8; 64] = payload.try_into().map_err(|_| "a letter is not 64 bytes long")?;
+    let mut letter = Letter::default();
+    for (word, chunk) in letter.iter_mut().zip(bytes.as_chunks::<8>().0) {
+        *word = u64::from_le_bytes(*chunk);
+    }
+    Ok(letter)
+}
+
+/// Takes the next letter, sleeping.
+///
+/// # Errors
+/// Nothing comes for 20 s, or the medium fails.
+pub fn await_asleep<R: Receiver>(receiver: &mut R) -> Result<Letter, Failure> {
+    let deadline_ns = crate::clock::now_ns() + ASLEEP_NS_MAX;
+    loop {
+        if let Some(letter) = receiver.sleep(Duration::from_secs(1))? {
+            return Ok(letter);
+        }
+        if crate::clock::now_ns() > deadline_ns {
+            return Err("nothing came for 20 s".into());
+        }
+    }
+}
+
+/// A measured side that hears nothing for so long has lost its partner.
+const ASLEEP_NS_MAX: u64 = 20_000_000_000;
 
 /// Takes the next letter, spinning.
 ///

@@ -20,6 +20,17 @@ pub fn pin(cpu: usize) -> Result<(), Failure> {
     Ok(())
 }
 
+/// Lets this process, and what it starts, run on all of `cpus`.
+///
+/// # Errors
+/// The kernel does not allow one of them.
+pub fn unpin(cpus: &[usize]) -> Result<(), Failure> {
+    let mut set = CpuSet::new();
+    cpus.iter().for_each(|cpu| set.set(*cpu));
+    sched_setaffinity(None, &set).map_err(|cause| format!("cannot unpin: {cause}"))?;
+    Ok(())
+}
+
 /// The first two processors this process may use.
 ///
 /// # Errors

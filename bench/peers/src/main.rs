@@ -4,6 +4,7 @@
 //! part of the bus but the harness.
 
 mod iceoryx2_side;
+mod zmq_side;
 
 use busway_bench::command::{Sides, complain, run_cell, run_partner};
 use busway_bench::medium::Scene;
@@ -12,6 +13,7 @@ use busway_bench::plan::Plan;
 use busway_bench::{Failure, cell};
 use iceoryx2_side::Iceoryx2;
 use std::process::ExitCode;
+use zmq_side::Libzmq;
 
 /// The rivals of this program.
 struct Rivals;
@@ -20,6 +22,7 @@ impl Sides for Rivals {
     fn conduct(&self, plan: &Plan) -> Result<Outcome, Failure> {
         match plan.side.as_str() {
             "iceoryx2" => cell::conduct::<Iceoryx2>(plan),
+            "libzmq" => cell::conduct::<Libzmq>(plan),
             other => Err(format!("this program cannot measure {other}").into()),
         }
     }
@@ -27,6 +30,7 @@ impl Sides for Rivals {
     fn partner(&self, scene: &Scene<'_>, index: usize) -> Result<Outcome, Failure> {
         match scene.plan.side.as_str() {
             "iceoryx2" => cell::partner::<Iceoryx2>(scene, index),
+            "libzmq" => cell::partner::<Libzmq>(scene, index),
             other => Err(format!("this program cannot measure {other}").into()),
         }
     }

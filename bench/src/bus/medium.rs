@@ -5,8 +5,9 @@
 
 use crate::Failure;
 use crate::bus::{PATIENCE, join};
-use crate::medium::{Channel, Letter, Medium, Quality, Receiver, Scene, Sender};
-use busway::{Bus, Policy, Publisher, Subscriber};
+use crate::medium::{Channel, Letter, Medium, Quality, Receiver, Scene, Sender, from_bytes, to_bytes};
+use busway::{Bus, Node, Policy, Publisher, Subscriber};
+use std::rc::Rc;
 use std::time::Duration;
 
 /// One process on the bus.
@@ -20,7 +21,14 @@ pub struct Busway {
 pub struct BuswaySender {
     publisher: Publisher,
     quality: Quality,
+    /// Of payloads that are not letters: one that fits a slot is sent from here, another is loaned.
+    buffer: Vec<u8>,
+    // Where the messages leave the host, if they do; it ends after the publisher.
+    _node: Option<Rc<Node>>,
 }
+
+/// Payloads up to this lie in the slot: a loan would only be copied.
+const INLINE_BYTES: usize = 96;
 
 /// A subscriber.
 #[derive(Debug)]
@@ -44,17 +52,37 @@ impl Medium for Busway {
     }
 
     fn sender(&self, channel: Channel, quality: Quality) -> Result<BuswaySender, Failure> {
-        let publisher = self.bus.publisher(topic(channel)).max_wait(PATIENCE).open()?;
-        Ok(BuswaySender { publisher, quality })
+        BuswaySender::open(&self.bus, channel, quality, 0, None)
     }
 
     fn receiver(&self, channel: Channel, quality: Quality) -> Result<BuswayReceiver, Failure> {
-        let builder = self.bus.subscriber(topic(channel));
+        BuswayReceiver::open(&self.bus, channel, quality)
+    }
+}
+
+impl BuswaySender {
+    /// A publisher of payloads of `size` bytes.
+    pub(super) fn open(
+        bus: &Bus,
+        channel: Channel,
+        quality: Quality,
+        size: usize,
+        node: Option<Rc<Node>>,
+    ) -> Result<Self, Failure> {
+        let publisher = bus.publisher(topic(channel)).max_wait(PATIENCE).open()?;
+        Ok(Self { publisher, quality, buffer: vec![0; size], _node: node })
+    }
+}
+
+impl BuswayReceiver {
+    /// A subscriber.
+    pub(super) fn open(bus: &Bus, channel: Channel, quality: Quality) -> Result<Self, Failure> {
+        let builder = bus.subscriber(topic(channel));
         let builder = match quality {
             Quality::Lossy => builder,
             Quality::Reliable => builder.policy(Policy::Block),
         };
-        Ok(BuswayReceiver { subscriber: builder.open()? })
+        Ok(Self { subscriber: builder.open()? })
     }
 }
 
@@ -66,11 +94,24 @@ impl Sender for BuswaySender {
 
     #[inline]
     fn send(&mut self, letter: &Letter) -> Result<(), Failure> {
-        let bytes = bytes(letter);
+        let bytes = to_bytes(letter);
         match self.quality {
             Quality::Lossy => self.publisher.try_send(&bytes)?,
             Quality::Reliable => self.publisher.send(&bytes)?,
         };
+        Ok(())
+    }
+
+    #[inline]
+    fn send_filled(&mut self, fill: impl FnOnce(&mut [u8])) -> Result<(), Failure> {
+        if self.buffer.len() <= INLINE_BYTES {
+            fill(&mut self.buffer);
+            self.publisher.send(&self.buffer)?;
+        } else {
+            let mut loan = self.publisher.loan(self.buffer.len())?;
+            fill(&mut loan);
+            loan.send()?;
+        }
         Ok(())
     }
 }
@@ -81,36 +122,20 @@ impl Receiver for BuswayReceiver {
     #[inline]
     fn take(&mut self) -> Result<Option<Letter>, Failure> {
         match self.subscriber.try_recv()? {
-            Some(sample) => letter(&sample).map(Some),
+            Some(sample) => from_bytes(&sample).map(Some),
             None => Ok(None),
         }
     }
 
     fn sleep(&mut self, timeout: Duration) -> Result<Option<Letter>, Failure> {
         match self.subscriber.recv_timeout(timeout)? {
-            Some(sample) => letter(&sample).map(Some),
+            Some(sample) => from_bytes(&sample).map(Some),
             None => Ok(None),
         }
     }
-}
 
-/// The bytes of a letter; the compiler makes one copy of it.
-#[inline]
-fn bytes(letter: &Letter) -> [u8; 64] {
-    let mut bytes = [0; 64];
-    for (chunk, word) in bytes.chunks_exact_mut(8).zip(letter) {
-        chunk.copy_from_slice(&word.to_le_bytes());
+    #[inline]
+    fn read_sized(&mut self, timeout: Duration, look: impl FnOnce(&[u8])) -> Result<bool, Failure> {
+        Ok(self.subscriber.recv_timeout(timeout)?.map(|sample| look(&sample)).is_some())
     }
-    bytes
-}
-
-/// The letter of some bytes.
-#[inline]
-fn letter(payload: &[u8]) -> Result<Letter, Failure> {
-    let bytes: &[u8; 64] = payload.try_into().map_err(|_| "a letter is not 64 bytes long")?;
-    let mut letter = Letter::default();
-    for (word, chunk) in letter.iter_mut().zip(bytes.as_chunks::<8>().0) {
-        *word = u64::from_le_bytes(*chunk);
-    }
-    Ok(letter)
 }

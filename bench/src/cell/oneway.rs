@@ -1,4 +1,4 @@
-//! 64 bytes one way, both sides spinning: ping-pong, halved.
+//! 64 bytes one way, both sides spinning, or both asleep until a letter comes: ping-pong, halved.
 //!
 //! Two phases. In the first the clock is read once a block of round trips, so that reading it costs
 //! nothing; the figure is the middle block. In the second every round trip is timed, for the distribution.
@@ -6,11 +6,18 @@
 use crate::Failure;
 use crate::cell::{join, outcome, partners};
 use crate::clock::now_ns;
-use crate::medium::{Channel, END, Medium, Quality, Scene, Sender, await_letter, letter};
+use crate::medium::{
+    Channel, END, Letter, Medium, Quality, Receiver, Scene, Sender, await_asleep, await_letter, letter,
+};
 use crate::outcome::{Outcome, Recorder, median};
 
 /// Round trips between two looks at the clock: some hundred microseconds, so that a preemption spoils few blocks.
 const BLOCK: u64 = 500;
+
+/// How a side waits in a cell.
+fn wait<R: Receiver>(scene: &Scene<'_>) -> fn(&mut R) -> Result<Letter, Failure> {
+    if scene.plan.cell == "oneway-asleep" { await_asleep } else { await_letter }
+}
 
 /// The first side: sends, waits for the answer, keeps time.
 ///
@@ -25,10 +32,11 @@ pub fn conduct<M: Medium>(scene: &Scene<'_>) -> Result<Outcome, Failure> {
     scene.stage.start();
 
     let mut number = 0;
+    let wait = wait(scene);
     let mut trip = || -> Result<(), Failure> {
         number += 10;
         there.send(&letter(number))?;
-        let answer = await_letter(&mut back)?;
+        let answer = wait(&mut back)?;
         if answer[0] != number + 1 {
             return Err(format!("sent {number}, answered {}", answer[0]).into());
         }
@@ -70,8 +78,9 @@ pub fn partner<M: Medium>(scene: &Scene<'_>) -> Result<Outcome, Failure> {
     let mut back = medium.sender(Channel::Back, Quality::Lossy)?;
     back.settle(1)?;
     scene.stage.ready_and_wait()?;
+    let wait = wait(scene);
     loop {
-        let letter = await_letter(&mut there)?;
+        let letter = wait(&mut there)?;
         if letter[0] == END {
             return Ok(outcome());
         }

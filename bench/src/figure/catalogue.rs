@@ -19,6 +19,12 @@ pub fn figures(settings: &Settings) -> Vec<Figure> {
         maker.p5(),
         maker.p6(),
         maker.p7(),
+        maker.p8(),
+        maker.p9(),
+        maker.p10(),
+        maker.p11(),
+        maker.p12(),
+        maker.p13(),
         maker.p18(),
         maker.p19(),
         maker.p20(),
@@ -34,6 +40,23 @@ pub const FANOUT: [usize; 4] = [1, 8, 64, 256];
 
 /// Fixed rates, in messages a second: one at which both sides idle, one near what a slow side can do.
 const RATES: [u64; 2] = [10_000, 500_000];
+
+/// Who sends over TCP: ours and the rivals.
+const RIVALS: [&str; 2] = ["link", "libzmq"];
+
+const FLOOD: &str = "One process sends as fast as it may, another receives and sleeps when there is nothing; the clock stops when the last payload was read. Nothing may be lost. \
+                     libzmq and ours are two processes";
+
+/// Our messages a second over those of each rival: the best of them is the one that counts.
+fn rates(size: u64, least: f64) -> Vec<Claim> {
+    let rate = |side: &str| read(&format!("{side} flood of {size}"), "messages_per_s");
+    let over = |rival: &&str| {
+        claim(&format!("busway / {rival}"), rate("link"), Against::Over(rate(rival)), Bar::AtLeast(least))
+    };
+    let lost = read(&format!("link flood of {size}"), "lost");
+    let lost = claim("busway, lost", lost, Against::Nothing, Bar::AtMost(0.0));
+    RIVALS[1..].iter().map(over).chain([lost]).collect()
+}
 
 struct Maker<'run> {
     settings: &'run Settings,
@@ -280,6 +303,99 @@ impl Maker<'_> {
             ],
             ..plain("P7", "Wake from sleep, one way, against a bare futex")
         }
+    }
+
+    fn p8(&self) -> Figure {
+        let p50 = |side: &str| read(&format!("{side} oneway-asleep"), "p50");
+        Figure {
+            method: "Ping-pong of two processes over TCP of loopback, halved, each side asleep until something comes: the socket in a blocking read, ours in `recv`. Each of our processes embeds its node. \
+                     The median round trip is judged, as a mean would be that of the few trips during which somebody else had the processor",
+            cells: ["tcp", "link"].map(|side| self.cell(side, "oneway-asleep", 20_000)).to_vec(),
+            claims: vec![claim(
+                "busway / bare socket, p50",
+                p50("link"),
+                Against::Over(p50("tcp")),
+                Bar::AtMost(1.6),
+            )],
+            ..plain("P8", "64 B one way over TCP, blocking, against a bare socket")
+        }
+    }
+
+    fn p9(&self) -> Figure {
+        let p50 = |side: &str| read(&format!("{side} oneway"), "p50");
+        Figure {
+            method: "As P8, with sides that spin: the socket in reads that do not block, ours in `try_recv`",
+            cells: ["tcp", "link"].map(|side| self.cell(side, "oneway", 20_000)).to_vec(),
+            claims: vec![claim(
+                "busway / bare socket, p50",
+                p50("link"),
+                Against::Over(p50("tcp")),
+                Bar::AtMost(1.5),
+            )],
+            ..plain("P9", "64 B one way over TCP, spinning, against a bare socket")
+        }
+    }
+
+    fn p10(&self) -> Figure {
+        Figure {
+            claims: rates(64, 2.0),
+            cells: self.sized(&RIVALS, 64, 3_000_000),
+            method: FLOOD,
+            ..plain("P10", "64 B messages a second over TCP, against libzmq")
+        }
+    }
+
+    fn p11(&self) -> Figure {
+        Figure {
+            claims: rates(1024, 1.5),
+            cells: self.sized(&RIVALS, 1024, 1_500_000),
+            method: FLOOD,
+            ..plain("P11", "1 KiB messages a second over TCP, against libzmq")
+        }
+    }
+
+    fn p12(&self) -> Figure {
+        let sizes = [(65_536, 20_000), (1_048_576, 1_500)];
+        let cells = sizes.map(|(size, messages)| self.sized(&["tcp", "link"], size, messages)).concat();
+        let claims = sizes.iter().flat_map(|(size, _)| {
+            let rate = |side: &str| read(&format!("{side} flood of {size}"), "bytes_per_s");
+            let lost = read(&format!("link flood of {size}"), "lost");
+            [
+                claim(
+                    &format!("busway / bare socket at {size} B"),
+                    rate("link"),
+                    Against::Over(rate("tcp")),
+                    Bar::AtLeast(0.7),
+                ),
+                claim(&format!("busway, lost at {size} B"), lost, Against::Nothing, Bar::AtMost(0.0)),
+            ]
+        });
+        Figure {
+            method: "As P10. The bare socket writes and reads each payload with one call or more, without frames and without checksums. It stands still whenever one of its two processes does; ours has a ring on each side between, \
+                     so that a machine that others use as well favours ours: a ratio above 1 says that it was such a machine",
+            cells,
+            claims: claims.collect(),
+            ..plain("P12", "Bytes a second over TCP at 64 KiB and 1 MiB, against a bare socket")
+        }
+    }
+
+    fn p13(&self) -> Figure {
+        let rate = |side: &str| read(&format!("{side} flood of 65536"), "bytes_per_s");
+        let lost = read("link-tls flood of 65536", "lost");
+        Figure {
+            method: "As P12, between our own nodes: with certificates and TLS 1.3, and without",
+            cells: self.sized(&["link", "link-tls"], 65_536, 20_000),
+            claims: vec![
+                claim("with TLS / without", rate("link-tls"), Against::Over(rate("link")), Bar::AtLeast(0.4)),
+                claim("with TLS, lost", lost, Against::Nothing, Bar::AtMost(0.0)),
+            ],
+            ..plain("P13", "Bytes a second over TCP at 64 KiB with TLS 1.3, against the same without")
+        }
+    }
+
+    /// One cell a side, with payloads of one size.
+    fn sized(&self, sides: &[&str], size: u64, messages: u64) -> Vec<Plan> {
+        sides.iter().map(|side| Plan { size, ..self.cell(side, "flood", messages) }).collect()
     }
 
     fn p18(&self) -> Figure {

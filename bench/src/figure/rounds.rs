@@ -67,7 +67,7 @@ pub fn run(figure: &Figure, settings: &Settings) -> Vec<Record> {
             records.push(Record {
                 figure: figure.id.to_owned(),
                 round,
-                plan: plan.clone(),
+                plan: recorded(plan),
                 result,
                 machine: settings.machine.clone(),
                 commit: settings.commit.clone(),
@@ -77,10 +77,19 @@ pub fn run(figure: &Figure, settings: &Settings) -> Vec<Record> {
     records
 }
 
+/// Sides that the rivals' program measures.
+const RIVALS: [&str; 2] = ["iceoryx2", "libzmq"];
+
+/// A plan as it is kept: of a command its name, as where it lay on this machine is nobody's business.
+fn recorded(plan: &Plan) -> Plan {
+    let name = Path::new(&plan.command).file_name().unwrap_or_default();
+    Plan { command: name.to_string_lossy().into_owned(), ..plan.clone() }
+}
+
 fn run_cell(plan: &Plan, settings: &Settings) -> Result<Outcome, Failure> {
     let program = match (plan.side.as_str(), &settings.peers) {
-        ("iceoryx2", Some(peers)) => peers.clone(),
-        ("iceoryx2", None) => {
+        (side, Some(peers)) if RIVALS.contains(&side) => peers.clone(),
+        (side, None) if RIVALS.contains(&side) => {
             return Err("the rivals' program is not built (cargo build --release in bench/peers)".into());
         }
         _ => std::env::current_exe()?,
@@ -177,6 +186,14 @@ pub fn pairs(first: &[(u64, f64)], second: &[(u64, f64)]) -> Vec<(f64, f64)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_kept_names_a_command_and_not_its_place() {
+        let text = r#"{"side":"busway","cell":"footprint","cpus":[0,1],"messages":1,"command":"/some/where/busway"}"#;
+        let plan = Plan::parse(text).expect("a plan");
+        assert_eq!(recorded(&plan).command, "busway");
+        assert_eq!(recorded(&Plan { command: String::new(), ..plan }).command, "");
+    }
 
     #[test]
     fn a_ratio_never_mixes_rounds() {

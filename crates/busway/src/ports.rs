@@ -211,12 +211,35 @@ impl Subscription {
 /// A row without a seat, and whose it is.
 type Waiting = (Weak<RowShared>, Weak<Subscription>);
 
-/// Who carries messages to other hosts, and has to know what happens here. Called on the control thread.
-pub(crate) trait Watcher: Send + Sync + std::fmt::Debug {
-    /// What this host subscribes to has changed.
+/// What a look for a message came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Looked {
+    /// There is one, or something else that ends the wait.
+    Done,
+    /// Nothing yet.
+    Nothing,
+}
+
+/// Who carries messages to other hosts and from them, and has to know what happens here.
+pub(crate) trait Carrier: Send + Sync + std::fmt::Debug {
+    /// What this host subscribes to has changed. Called on the control thread.
     fn watched(&self, watched: Watched);
     /// A row has got its seat, or another change of the table was made.
     fn changed(&self);
+    /// This publisher of this process has put a message into its ring.
+    fn published(&self, publisher: PortId, bell: &Bell<'_>) {
+        let _ = (publisher, bell);
+    }
+    /// The caller waits for a message that only a link can bring: it carries meanwhile, and looks by `found` after all
+    /// that has come. Returns what the last look came to; after `Nothing` the caller sleeps where others ring.
+    fn lead(&self, deadline: Deadline, found: &mut dyn FnMut() -> Looked) -> Looked {
+        let _ = (deadline, found);
+        Looked::Nothing
+    }
+    /// The caller has found nothing and does not wait: what has come is carried. False if others do that.
+    fn glance(&self) -> bool {
+        false
+    }
 }
 
 /// Everything that this process publishes and subscribes.
@@ -234,8 +257,8 @@ pub(crate) struct PortTable {
     log: Mutex<Log>,
     changes: Mutex<u64>,
     changed: Condvar,
-    /// Who wants to know what this host subscribes to.
-    watcher: Mutex<Option<Arc<dyn Watcher>>>,
+    /// The node of this process, if it has one.
+    carrier: Mutex<Option<Arc<dyn Carrier>>>,
     pub(crate) budget: Arc<HoldBudget>,
 }
 
@@ -257,12 +280,12 @@ impl PortTable {
             log: Mutex::new(Log::default()),
             changes: Mutex::new(0),
             changed: Condvar::new(),
-            watcher: Mutex::new(None),
+            carrier: Mutex::new(None),
             budget: Arc::new(HoldBudget::new(u64::from(HOLDS_MAX), HOLD_BYTES_MAX)),
         }
     }
 
-    /// Changes with the domain segment.
+    /// Changes with the domain segment, and with the carrier.
     #[inline]
     pub(crate) fn domain_version(&self) -> u64 {
         self.domain_version.load(Ordering::Acquire) // pairs with Release in `domain_changed`
@@ -284,13 +307,15 @@ impl PortTable {
         lock(&self.subscriptions).remove(&port);
     }
 
-    /// From now on `watcher` is told, until `None` takes its place.
-    pub(crate) fn set_watcher(&self, watcher: Option<Arc<dyn Watcher>>) {
-        *lock(&self.watcher) = watcher;
+    /// From now on `carrier` is told, until `None` takes its place.
+    pub(crate) fn set_carrier(&self, carrier: Option<Arc<dyn Carrier>>) {
+        *lock(&self.carrier) = carrier;
+        // Publishers look anew.
+        self.domain_version.fetch_add(1, Ordering::Release); // pairs with Acquire in `domain_version`
     }
 
-    fn watcher(&self) -> Option<Arc<dyn Watcher>> {
-        lock(&self.watcher).clone()
+    pub(crate) fn carrier(&self) -> Option<Arc<dyn Carrier>> {
+        lock(&self.carrier).clone()
     }
 
     /// Somebody sleeps whom a publisher had no time to wake: the control thread does it at its next tick.
@@ -326,8 +351,8 @@ impl PortTable {
     fn change(&self) {
         *lock(&self.changes) += 1;
         self.changed.notify_all();
-        if let Some(watcher) = self.watcher() {
-            watcher.changed();
+        if let Some(carrier) = self.carrier() {
+            carrier.changed();
         }
     }
 
@@ -571,8 +596,8 @@ impl Ports for PortTable {
     }
 
     fn watched(&self, watched: Watched) {
-        if let Some(watcher) = self.watcher() {
-            watcher.watched(watched);
+        if let Some(carrier) = self.carrier() {
+            carrier.watched(watched);
         }
     }
 

@@ -6,7 +6,7 @@
 //! Invariant: every send says what happened to it. A message that was sent has the next sequence; one that was not has
 //! none, and nobody saw it.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use busway_shm::clock::{self, Deadline};
@@ -14,7 +14,7 @@ use busway_shm::domain::Domain;
 use busway_shm::ring::{Patience, RingOptions, RingWriter, SLOTS_MAX};
 use busway_shm::slot::{INLINE_BYTES, InlineMeta};
 use busway_wire::limits::{MAX_WAIT_MS_DEFAULT, RING_BYTES_DEFAULT, RING_SLOTS_MAX_DEFAULT};
-use busway_wire::{Codec, Flags, HEADER_SIZE, Header, Kind, PortId, Topic};
+use busway_wire::{Codec, Flags, HEADER_SIZE, Header, Kind, PortId, Topic, TopicId};
 use serde::Serialize;
 
 use crate::bus::{Bus, Core};
@@ -23,7 +23,7 @@ use crate::error::{Code, Error, memory};
 use crate::inspection::Account;
 use crate::log::Line;
 use crate::outcome::{Behind, SendError, Sent, Who};
-use crate::ports::{line_of, ring_key};
+use crate::ports::{Carrier, line_of, ring_key};
 use crate::typed::TypedPublisher;
 
 mod loan;
@@ -173,10 +173,12 @@ impl PublisherBuilder {
         let line = line_of(Some(&topic));
         let domain = core.ports.domain().ok_or_else(crate::bus::closed)?;
         let domain_version = core.ports.domain_version();
+        let carrier = core.ports.carrier().map(|carrier| Arc::downgrade(&carrier));
         let deadline = Deadline::after(core.timeout);
         let publisher = Publisher {
             core,
             writer,
+            topic_id: topic.id(),
             topic,
             port,
             line,
@@ -184,6 +186,8 @@ impl PublisherBuilder {
             domain_version,
             clock: self.clock,
             bytes_sent: 0,
+            carrier,
+            relays: false,
         };
         // From here on the drop of `publisher` takes everything back.
         let matched = publisher.core.control.publish(record, deadline)?;
@@ -202,12 +206,18 @@ fn past(ring: &busway_shm::seat::RingShared) -> usize {
 pub struct Publisher {
     writer: RingWriter,
     topic: Topic,
+    /// Of the topic: it costs a hash.
+    topic_id: TopicId,
     port: PortId,
     line: usize,
     domain: Arc<Domain>,
     domain_version: u64,
     clock: Clock,
     bytes_sent: u64,
+    /// The node of this process: it carries at once what is sent here.
+    carrier: Option<Weak<dyn Carrier>>,
+    /// Stands for a publisher elsewhere: the node that writes here knows of each message.
+    relays: bool,
     // Last: the ring is closed before the bus may be.
     core: Arc<Core>,
 }
@@ -344,10 +354,19 @@ impl Publisher {
         if self.domain_version != self.core.ports.domain_version() {
             self.renew_domain();
         }
-        let rang = self.domain.bell().ring(self.line);
+        let bell = self.domain.bell();
+        let carrier = self.carrier.as_ref().and_then(Weak::upgrade);
+        let rang = if self.relays || carrier.is_some() {
+            bell.ring_but_nodes(self.line)
+        } else {
+            bell.ring(self.line)
+        };
         if rang.more {
             self.core.ports.finish_later(self.line);
             self.core.control.poke();
+        }
+        if let Some(carrier) = carrier {
+            carrier.published(self.port, &bell);
         }
         Ok(Sent {
             sequence: sent.sequence,
@@ -394,6 +413,9 @@ impl Publisher {
         self.domain_version = self.core.ports.domain_version();
         if let Some(domain) = self.core.ports.domain() {
             self.domain = domain;
+        }
+        if !self.relays {
+            self.carrier = self.core.ports.carrier().map(|carrier| Arc::downgrade(&carrier));
         }
     }
 
@@ -497,7 +519,7 @@ impl Publisher {
         let mut header = Header::new(Kind::Publish);
         header.size.set((HEADER_SIZE + len) as u32);
         header.flags = self.flags(codec).bits();
-        header.topic.set(self.topic.id().0);
+        header.topic.set(self.topic_id.0);
         header.source.set(self.port.0);
         header.sequence.set(self.writer.head() + 1);
         header.time_ns.set(self.now_ns());

@@ -2,12 +2,14 @@
 //!
 //! `protocol` decides, `io` moves bytes, the ports of this crate read and write rings; none of them knows another, and
 //! only this module knows all. Two threads come here, and both are mere callers: `bw-link-rx` sleeps in the driver and
-//! takes what comes; `bw-link-tx` sleeps on the bell and sends what was published. Each does what it has found itself,
-//! under the lock of the peer concerned, so that no message waits for another thread.
+//! takes what comes; `bw-link-tx` sleeps on the bell and sends what was published. A subscriber of the node's process that
+//! waits takes the place of the first, a publisher of it does the work of the second (`crew`). Each does what it has
+//! found itself, under the lock of the peer concerned, so that no message waits for another thread.
 //!
 //! Invariant: no step waits: not for a peer, not for a subscriber, not for a publisher. Only the two sleeps do.
 
 mod cipher;
+mod crew;
 mod door;
 mod export;
 mod hub;

@@ -7,7 +7,7 @@
 //! that follows it is returned.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -24,7 +24,7 @@ use crate::error::{Code, Error};
 use crate::inspection::Account;
 use crate::outcome::{Loss, RecvError, Unread};
 use crate::ports::unmet::{Short, Unmet};
-use crate::ports::{Subscription, line_of};
+use crate::ports::{Carrier, Looked, Subscription, line_of};
 use crate::publisher::ORIGIN_BYTES;
 use crate::sample::{Blank, PublisherInfo, Sample, SampleTray, Source};
 use crate::stream::SampleStream;
@@ -127,6 +127,7 @@ impl SubscriberBuilder {
             standby: Vec::new(),
             origins: BTreeMap::new(),
             held: BTreeSet::new(),
+            carrier: None,
         };
         // From here on the drop of `subscriber` takes everything back.
         let publishers = subscriber.core.control.subscribe(record, deadline)? as usize;
@@ -188,6 +189,8 @@ pub struct Subscriber {
     origins: BTreeMap<PortId, u64>,
     /// Publishers whose messages stay where they are: back pressure on them alone.
     held: BTreeSet<PortId>,
+    /// The node of this process, while it is all that brings us something.
+    carrier: Option<Weak<dyn Carrier>>,
 }
 
 impl Subscriber {
@@ -198,7 +201,14 @@ impl Subscriber {
     #[inline]
     pub fn try_recv(&mut self) -> Result<Option<Sample>, RecvError> {
         self.check()?;
-        self.take()
+        let taken = self.take()?;
+        if taken.is_some() || self.carrier.is_none() {
+            return Ok(taken);
+        }
+        match self.fed() {
+            Some(carrier) if carrier.glance() => self.take(),
+            _ => Ok(None),
+        }
     }
 
     /// Waits for a message.
@@ -260,7 +270,8 @@ impl Subscriber {
             if let Some(sample) = self.take()? {
                 return Ok(Some(sample));
             }
-            looks += 1;
+            // Looking at memory does not bring what only a link can.
+            looks = if self.carrier.is_some() { u32::MAX } else { looks.saturating_add(1) };
             if looks <= SPINS {
                 spin_hint();
             } else if looks <= SPINS + YIELDS {
@@ -273,8 +284,36 @@ impl Subscriber {
         }
     }
 
+    /// The node of this process, if nobody else brings anything to this subscriber.
+    fn fed(&self) -> Option<Arc<dyn Carrier>> {
+        self.carrier.as_ref().and_then(Weak::upgrade)
+    }
+
+    /// Looks again who brings something. Called when publishers have come or gone.
+    fn look_who_feeds(&mut self) {
+        let own = self.core.own.process();
+        let relay = |reader: &Reader| reader.origin.is_some() && reader.reader.row().peer().process() == own;
+        let fed = !self.readers.is_empty() && self.readers.iter().all(relay);
+        let carrier = if fed { self.core.ports.carrier() } else { None };
+        self.carrier = carrier.map(|carrier| Arc::downgrade(&carrier));
+    }
+
     fn sleep(&mut self, deadline: Deadline, stop: impl Fn() -> bool) -> Result<Option<Sample>, RecvError> {
         self.drop_finished();
+        if let Some(carrier) = self.fed() {
+            let mut taken = Ok(None);
+            let mut look = || {
+                taken = self.check().and_then(|()| self.take());
+                if matches!(taken, Ok(None)) && self.carrier.is_some() && !self.unfinished && !stop() {
+                    Looked::Nothing
+                } else {
+                    Looked::Done
+                }
+            };
+            if carrier.lead(deadline, &mut look) == Looked::Done {
+                return taken;
+            }
+        }
         let Some(domain) = self.core.ports.domain() else { return Err(RecvError::Closed) };
         let bell = domain.bell();
         let sleeper = bell.prepare(self.subscription.line);
@@ -460,11 +499,18 @@ impl Subscriber {
                 self.readers.push(reader);
             }
         }
+        self.look_who_feeds();
     }
 
     fn finish(&mut self, at: usize) {
         let reader = self.readers.swap_remove(at);
         crate::inspect::add_row(&mut self.past, &reader.reader.row().account());
+        self.replace(&reader);
+        self.look_who_feeds();
+    }
+
+    /// What follows a reader that is at its end: the next relay of the same publisher, or the memory of where it was.
+    fn replace(&mut self, reader: &Reader) {
         let Some(origin) = &reader.origin else { return };
         if origin.last() == 0 {
             return;
@@ -483,7 +529,6 @@ impl Subscriber {
     }
 
     /// What a relay brings: a message that is new, or something else that is dealt with here.
-    #[cold]
     fn relayed(&mut self, at: usize, message: Message) -> Option<Sample> {
         let reader = &mut self.readers[at];
         let sample = reader.blank().show(message);
@@ -501,6 +546,9 @@ impl Subscriber {
                 None
             }
         };
+        if holes.is_empty() {
+            return delivered;
+        }
         let (topic, source) = (reader.source.topic.clone(), reader.port());
         for Hole { from, to, cause, link } in holes {
             self.lose(Loss { topic: topic.clone(), cause, count: to - from + 1, source, from, to, link });

@@ -165,6 +165,91 @@ fn a_reliable_subscriber_far_away_loses_nothing_while_it_is_slow() {
     assert!(subscriber.losses().is_empty());
 }
 
+/// Takes `count` messages in order: by waiting, or by looking again and again.
+fn take_in_order(subscriber: &mut Subscriber, count: u64, spinning: bool) {
+    let deadline = Deadline::after(PATIENCE);
+    for expected in 0..count {
+        let sample = loop {
+            let found = if spinning {
+                subscriber.try_recv().unwrap()
+            } else {
+                subscriber.recv_timeout(PATIENCE).unwrap()
+            };
+            if let Some(sample) = found {
+                break sample;
+            }
+            assert!(!deadline.expired(), "message {expected} of {count} did not come");
+            std::thread::yield_now();
+        };
+        assert_eq!(sample[..8], expected.to_le_bytes(), "in order, each once");
+    }
+}
+
+#[test]
+fn whichever_thread_of_the_node_s_process_carries_each_message_comes_once_and_in_order() {
+    const COUNT: u64 = 3_000;
+    let (near, far) = two_hosts();
+    let topics = ["one", "two", "three", "four"];
+    let publish = |topic: &'static str| {
+        let mut publisher = near.bus.publisher(topic).max_wait(PATIENCE).open().unwrap();
+        move || {
+            publisher.wait_for_subscribers(1, PATIENCE).unwrap();
+            for number in 0..COUNT {
+                // Sizes on both sides of a slot.
+                let mut payload = vec![0; 8 + 64 * usize::try_from(number % 4).unwrap()];
+                payload[..8].copy_from_slice(&number.to_le_bytes());
+                publisher.send(&payload).unwrap();
+                if number % 7 == 0 {
+                    std::thread::yield_now();
+                }
+            }
+            publisher
+        }
+    };
+    let subscribe = |topic: &str| far.bus.subscriber(topic).policy(Policy::Block).open().unwrap();
+    let mut subscribers: Vec<Subscriber> = topics.iter().map(|topic| subscribe(topic)).collect();
+    let publishers = topics.map(publish);
+    std::thread::scope(|scope| {
+        let publishing = publishers.map(|publish| scope.spawn(publish));
+        for (at, subscriber) in subscribers.iter_mut().enumerate() {
+            // One looks all the time; the others wait, and one of them at a time holds the door.
+            scope.spawn(move || take_in_order(subscriber, COUNT, at == 0));
+        }
+        // Publishers stay until all has come.
+        let _published = publishing.map(|publisher| publisher.join().unwrap());
+    });
+    assert!(subscribers.iter_mut().all(|subscriber| subscriber.losses().is_empty()));
+}
+
+#[test]
+fn a_message_for_who_does_not_wait_any_more_is_taken_by_the_node_s_own_thread() {
+    let (near, far) = two_hosts();
+    let mut leader = far.bus.subscriber("lead").policy(Policy::Block).open().unwrap();
+    let mut other = far.bus.subscriber("other").policy(Policy::Block).open().unwrap();
+    let mut to_leader = near.bus.publisher("lead").open().unwrap();
+    let mut to_other = near.bus.publisher("other").open().unwrap();
+    to_leader.wait_for_subscribers(1, PATIENCE).unwrap();
+    to_other.wait_for_subscribers(1, PATIENCE).unwrap();
+    for number in 0..50_u64 {
+        // Who waits has the door, and leaves it: first with nothing, then with a message.
+        assert!(leader.recv_timeout(Duration::from_millis(1)).unwrap().is_none());
+        to_leader.send(&number.to_le_bytes()).unwrap();
+        take_in_order_from(&mut leader, number);
+        // Nobody waits for this where it could be carried; it is there all the same.
+        to_other.send(&number.to_le_bytes()).unwrap();
+        let deadline = Deadline::after(PATIENCE);
+        while far.node.as_ref().unwrap().peers()[0].messages_in < 2 * (number + 1) {
+            assert!(!deadline.expired(), "message {number} lies in the socket");
+            std::thread::yield_now();
+        }
+        take_in_order_from(&mut other, number);
+    }
+}
+
+fn take_in_order_from(subscriber: &mut Subscriber, expected: u64) {
+    assert_eq!(receive(subscriber), expected.to_le_bytes());
+}
+
 #[test]
 fn a_reliable_subscriber_loses_nothing_while_the_node_beside_it_restarts() {
     let mut far = Host::new(1, &[]);

@@ -265,6 +265,10 @@ pub trait Driver<R: Space, W: Pieces> {
     /// Reads once, as soon as there is something. One read at a time.
     fn read(&self, connection: ConnectionId, space: R) -> Submitted<R, Read>;
 
+    /// Reads once, if that is possible now; the space comes back in any case, with `None` where nothing is there. It
+    /// asks the kernel whatever the driver has heard, so it also sees what nobody has polled for.
+    fn read_now(&self, connection: ConnectionId, space: R) -> (R, Option<Result<Read, Fault>>);
+
     /// Asks for one [`Event::Readable`] as soon as a read would be done at once. So a connection that is idle
     /// needs no buffer. A second call before the event changes nothing; one for a connection that is gone neither.
     fn watch(&self, connection: ConnectionId);

@@ -299,6 +299,14 @@ impl<R: Space, W: Pieces> Driver<R, W> for Epoll<R, W> {
         }
     }
 
+    fn read_now(&self, connection: ConnectionId, mut space: R) -> (R, Option<Result<Read, Fault>>) {
+        let Some(socket) = self.socket(connection) else { return (space, Some(Err(Fault::Closed))) };
+        let mut half = socket.reading();
+        half.doubt();
+        let result = half.try_read(&mut space);
+        (space, result)
+    }
+
     fn watch(&self, connection: ConnectionId) {
         let Some(socket) = self.socket(connection) else { return };
         let mut half = socket.reading();
@@ -383,8 +391,12 @@ impl<R: Space, W: Pieces> Driver<R, W> for Epoll<R, W> {
                 self.go_on(ConnectionId(name), report.flags, events);
             }
         }
-        let now_ns = clock::monotonic_ns();
-        self.doors().resume(&self.poller, now_ns);
+        // Mostly there is nothing to resume, and the clock costs more than the question.
+        let mut doors = self.doors();
+        if !doors.is_calm() {
+            doors.resume(&self.poller, clock::monotonic_ns());
+        }
+        drop(doors);
         events.extend(self.results().events.drain(..));
     }
 

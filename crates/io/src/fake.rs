@@ -339,6 +339,21 @@ impl<R: Space, W: Pieces> Driver<R, W> for FakeDriver<R, W> {
         }
     }
 
+    fn read_now(&self, connection: ConnectionId, mut space: R) -> (R, Option<Result<Read, Fault>>) {
+        if self.own().reads.contains_key(&connection) {
+            return (space, Some(Err(Fault::Busy)));
+        }
+        let Some(mut state) = self.alive() else { return (space, Some(Err(Fault::Closed))) };
+        let possible =
+            state.has_bytes(self.host, connection) && space.spans().iter().any(|span| !span.is_empty());
+        // What comes late is not here yet.
+        if possible && self.is_late(&mut state, connection) {
+            return (space, None);
+        }
+        let result = state.read(self.host, connection, &mut space);
+        (space, result)
+    }
+
     fn watch(&self, connection: ConnectionId) {
         let mut own = self.own();
         let Some(mut state) = self.alive() else { return };

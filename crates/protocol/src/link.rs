@@ -180,6 +180,8 @@ pub struct Link<P> {
     /// What the peer granted us; nothing before its hello.
     grant: Option<Grant>,
     granted: Granted,
+    /// The peer has granted more since that was asked last.
+    raised: bool,
     clock: Clock,
     stats: Stats,
 }
@@ -243,6 +245,7 @@ impl<P: AsRef<[u8]> + Clone> Link<P> {
             ordered: VecDeque::new(),
             outgoing: Outgoing::new(cluster),
             grant: None,
+            raised: false,
             clock: Clock {
                 limit: Some(now.after_ms(LINK_HANDSHAKE_MS)),
                 heard: now,
@@ -350,6 +353,11 @@ impl<P: AsRef<[u8]> + Clone> Link<P> {
                 return Ok((at, event));
             }
         }
+    }
+
+    /// Whether the peer has granted more since this was asked last.
+    pub(crate) fn take_raised(&mut self) -> bool {
+        core::mem::take(&mut self.raised)
     }
 
     /// Whether the rest of a payload may be read elsewhere, and how many bytes.

@@ -60,6 +60,8 @@ pub struct Session<P> {
     named: Option<PortId>,
     /// Notes that all exports together keep.
     flight: usize,
+    /// The peer has accepted more since that was asked last.
+    freed: bool,
     relays: BTreeMap<PortId, Relay>,
     ended: VecDeque<PortId>,
     /// Relays that have something to acknowledge, and when that is due.
@@ -89,6 +91,7 @@ impl<P: AsRef<[u8]> + Clone> Session<P> {
             to_announce: BTreeSet::new(),
             named: None,
             flight: 0,
+            freed: false,
             relays: BTreeMap::new(),
             ended: VecDeque::new(),
             dirty: BTreeSet::new(),
@@ -279,6 +282,12 @@ impl<P: AsRef<[u8]> + Clone> Session<P> {
         let flowing =
             self.exports.get(&source).is_some_and(|export| export.phase() == export::Phase::Flowing);
         flowing && self.flight < LINK_FLIGHT_MESSAGES_MAX && link.has_room(source)
+    }
+
+    /// Whether sources that could not send may be able to now, by what the peer has said since this was asked last.
+    pub fn take_freed(&mut self) -> bool {
+        let raised = self.link.as_mut().is_some_and(Link::take_raised);
+        core::mem::take(&mut self.freed) || raised
     }
 
     /// Puts out what may go now, until the batch has its size.

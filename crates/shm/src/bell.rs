@@ -1,7 +1,9 @@
 //! The bell: where sleepers wait, and how publishers find out that somebody sleeps.
 //!
 //! A realm has one bell of 65 536 lines in memory that all members write. A topic has the line
-//! 1 + id mod 65 535; line 0 is for who waits for several topics. Each line has three counters that
+//! 1 + id mod 65 534; line 0 is for who waits for several topics, and the last for nodes, which carry
+//! messages to other hosts: a publisher in the process of the only node carries its messages itself and
+//! does not ring that. Each line has three counters that
 //! are only ever raised: `armed` by who goes to sleep, `rung` by who rings before it wakes, `done` by
 //! who rang after the last wake. While `armed` is not ahead of `done`, publishing costs plain loads.
 //!
@@ -40,6 +42,9 @@ pub const LINES: usize = 65_536;
 /// The line for who waits for several topics.
 pub const ANY: usize = 0;
 
+/// The line for nodes, on which no topic falls.
+pub const NODES: usize = LINES - 1;
+
 /// A sleeper looks again after this long, whatever happens: the worst that a corrupted line, a killed
 /// ringer or a lost fence can cost.
 pub const WAIT_MAX: Duration = Duration::from_secs(1);
@@ -68,7 +73,8 @@ pub struct Line {
     rung: AtomicU32,
     /// Rings whose sleepers have all been woken.
     done: AtomicU32,
-    /// Line 0 only: not zero if some member cannot make `membarrier` calls.
+    /// Line 0: not zero if some member cannot make `membarrier` calls. The nodes' line: how many nodes there are; one
+    /// that was killed leaves it too high, which costs rings and no message.
     full_fences: AtomicU32,
     #[cfg(not(loom))]
     reserved: [AtomicU32; 12],
@@ -131,8 +137,8 @@ impl<'a> Bell<'a> {
     #[inline]
     #[must_use]
     pub const fn line_of(topic: u64) -> usize {
-        // The remainder is below 65 535, so the line is at most 65 535.
-        1 + (topic % (LINES as u64 - 1)) as usize
+        // The remainder is below 65 534, so the line is below that of the nodes.
+        1 + (topic % (LINES as u64 - 2)) as usize
     }
 
     /// Says, for all members, that this process cannot make others' light fences full.
@@ -147,7 +153,50 @@ impl<'a> Bell<'a> {
     #[must_use]
     pub fn needs_ring(&self, line: usize) -> bool {
         self.fence_after_store();
-        self.lines[line].has_sleeper() || self.lines[ANY].has_sleeper()
+        self.lines[line].has_sleeper() || self.lines[ANY].has_sleeper() || self.nodes().has_sleeper()
+    }
+
+    /// The nodes' line; of a bell in a model, which is shorter, the last.
+    #[inline]
+    fn nodes(&self) -> &'a Line {
+        &self.lines[self.lines.len() - 1]
+    }
+
+    /// A node carries messages from now on.
+    pub fn node_begins(&self) {
+        self.nodes().full_fences.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// A node is gone that had begun.
+    pub fn node_ends(&self) {
+        self.nodes().full_fences.fetch_sub(1, Ordering::SeqCst);
+    }
+
+    /// Whether there is no other node than the one that asks.
+    #[inline]
+    #[must_use]
+    pub fn is_only_node(&self) -> bool {
+        self.nodes().full_fences.load(Ordering::Relaxed) == 1
+    }
+
+    /// As [`Bell::ring`], without the nodes: who rings is one, and the only one.
+    #[inline]
+    pub fn ring_but_nodes(&self, line: usize) -> Rang {
+        self.fence_after_store();
+        if self.lines[line].has_sleeper() || self.lines[ANY].has_sleeper() {
+            self.ring_two(line, WAKES_MAX)
+        } else {
+            Rang::default()
+        }
+    }
+
+    /// Wakes nodes that sleep.
+    #[inline]
+    pub fn ring_nodes(&self) {
+        self.fence_after_store();
+        if self.nodes().has_sleeper() {
+            self.nodes().ring(WAKES_MAX);
+        }
     }
 
     #[inline]
@@ -177,6 +226,13 @@ impl<'a> Bell<'a> {
 
     #[cold]
     fn ring_now(&self, line: usize, wakes_max: u32) -> Rang {
+        let rang = self.ring_two(line, wakes_max);
+        let nodes = if line + 1 == self.lines.len() { Rang::default() } else { self.nodes().ring(wakes_max) };
+        Rang { woken: rang.woken + nodes.woken, more: rang.more || nodes.more }
+    }
+
+    #[cold]
+    fn ring_two(&self, line: usize, wakes_max: u32) -> Rang {
         let topic = self.lines[line].ring(wakes_max);
         if line == ANY {
             return topic;

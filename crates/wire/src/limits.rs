@@ -182,9 +182,9 @@ pub const LINK_PART_BYTES: usize = 64 << 10;
 /// a copy costs less than a second system call.
 pub const LINK_DIRECT_BYTES: usize = 16 << 10;
 
-/// Payloads below it are copied into the batch, others go out from where they lie: an entry of a vectored write
-/// costs as much as copying about that much.
-pub const LINK_COPY_BYTES: usize = 1 << 10;
+/// Payloads below it are copied into the batch, others go out from where they lie: an entry of a vectored write, and
+/// a chunk that is held until it was written, cost as much as copying about that much.
+pub const LINK_COPY_BYTES: usize = 4 << 10;
 
 /// Bytes that one call of `transmit` puts into a batch: what a socket takes at once. The rest waits in the queue,
 /// where what is more urgent can still pass it.

@@ -116,12 +116,15 @@ impl Relay {
             core: core.clone(),
             writer,
             topic: topic.clone(),
+            topic_id: topic.id(),
             port: source,
             line: line_of(Some(topic)),
             domain_version: core.ports.domain_version(),
             domain,
             clock: Clock::Coarse,
             bytes_sent: 0,
+            carrier: None,
+            relays: true,
         };
         // From here on the drop of `publisher` takes everything back.
         core.control.publish_later(record)?;

@@ -1,4 +1,4 @@
-//! The thread that receives: newcomers, dials, and who is let in.
+//! What comes: newcomers, dials, and who is let in.
 //!
 //! It sleeps in the driver, hands what comes to the newcomer or the peer that it belongs to, and does what the
 //! membership machine decides. A newcomer is nobody until its hello has come and the membership has let it in.
@@ -23,21 +23,21 @@ use crate::runtime::cipher::Cipher;
 use crate::runtime::export::place_of;
 use crate::runtime::hub::{Known, Shared, Wires};
 use crate::runtime::newcomer::{Heard, Newcomer};
-use crate::runtime::peer::{Happened, Peer};
+use crate::runtime::peer::{Happened, Peer, Reason};
 use crate::runtime::{Outbound, Pieces, Staging};
 
 mod change;
 
 pub(crate) use change::Change;
 
-/// Reads of one connection before others have their turn.
-const TURNS: usize = 8;
 /// Soon: what waits for a subscriber is looked at again after this.
 const SOON: Duration = Duration::from_millis(1);
 /// So long a node that is told to end lets its links settle: it has a second in all. What is not settled by then is
 /// told again, or told as lost, when it is back.
 const DRAIN_NS: u64 = 800_000_000;
 const _: () = assert!(DRAIN_NS < LINK_DRAIN_MS * 1_000_000);
+/// A thread that leads looks at deadlines so often.
+const TICK_NS: u64 = 500_000;
 /// The thread wakes at least so often.
 const SLEEP_MAX: Duration = Duration::from_secs(1);
 
@@ -75,6 +75,24 @@ pub(super) struct Door<D> {
     /// What new links say of us.
     link: Config,
     decisions: Vec<membership::Output>,
+    events: Vec<Event<Staging, Pieces>>,
+    /// The connection that was read last.
+    heard: Option<ConnectionId>,
+    begun: bool,
+    /// Something has to be looked at again soon.
+    soon: bool,
+    ticked_ns: u64,
+    /// When a node that is told to end does.
+    end_ns: Option<u64>,
+}
+
+/// What a turn has come to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Turned {
+    /// There will be more.
+    On,
+    /// All links are closed.
+    Ended,
 }
 
 impl<D> std::fmt::Debug for Door<D> {
@@ -86,44 +104,81 @@ impl<D> std::fmt::Debug for Door<D> {
 impl<D: Wires> Door<D> {
     pub(super) fn new(shared: Arc<Shared<D>>) -> Self {
         let membership = Membership::new(membership_config(&shared));
-        let (connections, proven) = (BTreeMap::new(), BTreeMap::new());
-        let (staging, decisions) = (Some(Staging::new()), Vec::new());
         let (nodes, clients_max) = (shared.config.nodes.clone(), shared.config.clients_max);
         let link = shared.link.clone();
         Self {
             shared,
             membership,
-            connections,
-            proven,
-            staging,
+            connections: BTreeMap::new(),
+            proven: BTreeMap::new(),
+            staging: Some(Staging::new()),
             holds: false,
             nodes,
             clients_max,
             link,
-            decisions,
+            decisions: Vec::new(),
+            events: Vec::new(),
+            heard: None,
+            begun: false,
+            soon: false,
+            ticked_ns: 0,
+            end_ns: None,
         }
     }
 
-    /// The body of the thread.
-    pub(super) fn run(mut self) {
-        self.start();
-        let mut events = Vec::new();
-        let mut soon = false;
-        let mut end_ns = None;
-        loop {
-            let now_ns = self.shared.driver.now_ns();
-            if self.shared.stopping() {
-                if end_ns.is_none() {
-                    self.drain();
-                }
-                let end = *end_ns.get_or_insert(now_ns.saturating_add(DRAIN_NS));
-                if now_ns >= end || self.shared.all().iter().all(|peer| lock(peer).connection().is_none()) {
-                    return self.close_all();
-                }
-                soon = true;
+    /// Sleeps in the driver until something comes, at most `most`, and does what has come. The thread of the links
+    /// gives no limit, and ends them when that is wanted; another thread gives one.
+    pub(super) fn turn(&mut self, most: Option<Duration>) -> Turned {
+        if !std::mem::replace(&mut self.begun, true) {
+            self.start();
+        }
+        if self.shared.stopping() {
+            if most.is_some() {
+                return Turned::On;
             }
-            let timeout = self.timeout(now_ns, soon);
-            soon = self.step(timeout, &mut events);
+            if self.end_ns.is_none() {
+                self.drain();
+            }
+            let now_ns = self.shared.driver.now_ns();
+            let end = *self.end_ns.get_or_insert(now_ns.saturating_add(DRAIN_NS));
+            if now_ns >= end || self.shared.all().iter().all(|peer| lock(peer).connection().is_none()) {
+                self.close_all();
+                return Turned::Ended;
+            }
+            self.soon = true;
+        }
+        let timeout = match most {
+            None => self.timeout(self.shared.driver.now_ns(), self.soon),
+            Some(most) if self.soon => most.min(SOON),
+            Some(most) => most,
+        };
+        let mut events = std::mem::take(&mut self.events);
+        match most {
+            None => self.soon = self.step(timeout, &mut events),
+            Some(_) => self.step_lightly(timeout, &mut events),
+        }
+        self.events = events;
+        Turned::On
+    }
+
+    /// As `step`, for who has a message to wait for: what has its time is looked at now and then, and what is told
+    /// seldom when it was told.
+    fn step_lightly(&mut self, timeout: Duration, events: &mut Vec<Event<Staging, Pieces>>) {
+        self.shared.driver.poll(Some(timeout), events);
+        let unusual = events.iter().any(|event| !matches!(event, Event::Readable { .. }));
+        for event in events.drain(..) {
+            self.event(event);
+        }
+        if self.shared.take_news() {
+            self.shared.tell_interests();
+            self.change();
+            self.dial_resolved();
+        }
+        let now_ns = self.shared.driver.now_ns();
+        if unusual || now_ns >= self.ticked_ns.saturating_add(TICK_NS) {
+            self.ticked_ns = now_ns;
+            self.soon = self.tick();
+            self.admit();
         }
     }
 
@@ -205,7 +260,9 @@ impl<D: Wires> Door<D> {
                 self.shared.driver.watch(connection);
             }
             Event::Dialed { connection, result } => self.dialed(connection, result),
-            Event::Readable { connection } => self.readable(connection),
+            Event::Readable { connection } => {
+                self.readable(connection, Reason::Told);
+            }
             Event::Read { connection, mut space, result } => {
                 self.read_done(connection, &mut space, result);
                 self.staging = Some(space);
@@ -315,7 +372,7 @@ impl<D: Wires> Door<D> {
             peer.tell(&self.shared.driver, want);
         }
         let peer = Arc::new(Mutex::new(peer));
-        lock(&self.shared.peers).insert(id, peer.clone());
+        self.shared.insert(id, peer.clone());
         // They may have changed while it was made.
         lock(&peer).permit(&self.shared.driver, self.shared.acl().as_ref().map(Acl::rules));
         Some(peer)
@@ -332,29 +389,48 @@ impl<D: Wires> Door<D> {
         gone.sort_unstable();
         let excess = gone.len().saturating_sub(self.clients_max);
         for (_, id) in gone.into_iter().take(excess) {
-            let forgotten = lock(&self.shared.peers).remove(&id);
+            let forgotten = self.shared.remove(id);
             lock(&self.shared.known).remove(&id);
             self.shared.speakers.forget(id);
             drop(forgotten);
         }
     }
 
-    fn readable(&mut self, connection: ConnectionId) {
-        let staging = self.staging.take().unwrap_or_else(Staging::new);
-        match self.connections.get_mut(&connection) {
+    fn readable(&mut self, connection: ConnectionId, reason: Reason) -> bool {
+        match self.connections.get(&connection) {
             Some(Slot::Linked(id, peer)) => {
                 let (id, peer) = (*id, peer.clone());
-                self.staging = {
+                let (read, happened) = {
                     let mut peer = lock(&peer);
-                    let back = peer.read(&self.shared.driver, connection, staging, TURNS);
-                    peer.pump(&self.shared.driver);
-                    back
+                    let read = peer.read(&self.shared.driver, connection, &mut self.staging, reason);
+                    if read {
+                        peer.pump_freed(&self.shared.driver);
+                    }
+                    (read, !peer.happened.is_empty())
                 };
-                self.heed(id, &peer);
+                self.heard = Some(connection);
+                if happened {
+                    self.heed(id, &peer);
+                }
+                return read;
             }
-            Some(Slot::Newcomer(_)) => self.read_newcomer(connection, staging),
-            Some(Slot::Dialing(..)) | None => self.staging = Some(staging),
+            Some(Slot::Newcomer(_)) => {
+                let staging = self.staging.take().unwrap_or_else(Staging::new);
+                self.read_newcomer(connection, staging);
+            }
+            Some(Slot::Dialing(..)) | None => {}
         }
+        false
+    }
+
+    /// Whether there is a connection for `glance`.
+    pub(super) fn is_hearing(&self) -> bool {
+        self.heard.is_some()
+    }
+
+    /// Takes what has come on the connection that was heard last, without asking which has; true if that was something.
+    pub(super) fn glance(&mut self) -> bool {
+        self.heard.is_some_and(|connection| self.readable(connection, Reason::Guess))
     }
 
     fn read_newcomer(&mut self, connection: ConnectionId, mut staging: Staging) {
@@ -477,6 +553,7 @@ impl<D: Wires> Door<D> {
     }
 
     fn closed(&mut self, connection: ConnectionId) {
+        self.heard.take_if(|heard| *heard == connection);
         match self.connections.remove(&connection) {
             Some(Slot::Linked(id, peer)) => {
                 lock(&peer).disconnected(&self.shared.driver, connection);

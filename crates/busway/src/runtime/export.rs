@@ -15,7 +15,7 @@ use busway_shm::clock;
 use busway_shm::row::{Body, Gap, Message, RowOptions, RowReader, Taken};
 use busway_shm::slot::InlineMessage;
 use busway_wire::limits::HOLDS_MAX;
-use busway_wire::{Cause, Flags, HEADER_SIZE, Header, Kind, Pattern, Policy, PortId, Topic};
+use busway_wire::{Cause, Flags, HEADER_SIZE, Header, Kind, Pattern, Policy, PortId, Topic, TopicId};
 
 use crate::bus::Core;
 use crate::cluster::may_hear;
@@ -123,6 +123,8 @@ struct Wanted {
 struct Exported {
     reader: RowReader,
     topic: Topic,
+    /// Of the topic: it costs a hash.
+    id: TopicId,
     care: Care,
     /// The last sequence that was read.
     read: u64,
@@ -320,6 +322,13 @@ impl Exports {
         }
     }
 
+    /// Whether there are publishers for `meet`.
+    pub(crate) fn has_arrivals(&self) -> bool {
+        !self.coming.is_empty()
+            || self.lossy.version() != self.versions[0]
+            || self.reliable.version() != self.versions[1]
+    }
+
     /// Takes up the publishers that the control thread has met and whose rows have their seats.
     pub(crate) fn meet(&mut self, mut met: impl FnMut(Met)) {
         for (at, care) in [Care::Lossy, Care::Reliable].into_iter().enumerate() {
@@ -386,7 +395,8 @@ impl Exports {
         if care == Care::Reliable {
             reader.confirm_later();
         }
-        let exported = Exported { reader, topic: arrival.topic, care, read, gone: None, until: None };
+        let id = arrival.topic.id();
+        let exported = Exported { reader, topic: arrival.topic, id, care, read, gone: None, until: None };
         let shown = exported.shown(source);
         self.sources.insert(source, exported);
         Some(shown)
@@ -404,7 +414,7 @@ impl Exports {
         match exported.reader.take() {
             Taken::Message(message) => {
                 exported.read = message.sequence;
-                let (header, skip) = header_of(&message, source, &exported.topic);
+                let (header, skip) = header_of(&message, source, exported.id);
                 let payload = match message.body {
                     Body::Inline(inline) => Outbound::Small(inline, skip),
                     Body::Chunk(_) | Body::Copied(..) => Outbound::Held(Arc::new(message), skip),
@@ -477,9 +487,14 @@ impl Exports {
         .collect()
     }
 
-    /// The sources that are read now.
-    pub(crate) fn sources(&self) -> impl Iterator<Item = PortId> {
-        self.sources.keys().copied()
+    /// How many sources are read now.
+    pub(crate) fn count(&self) -> usize {
+        self.sources.len()
+    }
+
+    /// Whether this source is read.
+    pub(crate) fn has(&self, source: PortId) -> bool {
+        self.sources.contains_key(&source)
     }
 }
 
@@ -507,7 +522,7 @@ impl Drop for Exports {
 }
 
 /// The header that a message travels with, and how many bytes before its payload are not part of it.
-fn header_of(message: &Message, source: PortId, topic: &Topic) -> (Header, usize) {
+fn header_of(message: &Message, source: PortId, topic: TopicId) -> (Header, usize) {
     let mut header = Header::new(Kind::Publish);
     let len = match &message.body {
         Body::Inline(inline) => {
@@ -538,7 +553,7 @@ fn header_of(message: &Message, source: PortId, topic: &Topic) -> (Header, usize
         None => 0,
     };
     header.extensions = 0;
-    header.topic.set(topic.id().0);
+    header.topic.set(topic.0);
     header.source.set(source.0);
     header.size.set((HEADER_SIZE + len - skip) as u32);
     (header, skip)

@@ -1,7 +1,7 @@
 //! All links of a host: the two threads, the peers, and the connections that are not yet known to be anybody's.
 //!
-//! `bw-link-rx` owns the membership machine and the newcomers; it sleeps in the driver. `bw-link-tx` sleeps on the bell
-//! of the domain and pumps the peers. What both touch is a peer, under its lock.
+//! Who has the door has the membership machine and the newcomers; that is `bw-link-rx`, or who takes its place. `bw-link-tx`
+//! sleeps on the bell of the domain and pumps the peers (`crew`). What both touch is a peer, under its lock.
 //!
 //! Invariant: a connection is in one place: dialing, a newcomer's, a peer's, or closed.
 
@@ -24,17 +24,15 @@ use crate::bus::Core;
 use crate::control::Watched;
 use crate::error::{Code, Error};
 use crate::node::{Granted, LinkState, PeerView};
-use crate::ports::{Watcher, lock};
-use crate::runtime::door::{Change, Door};
+use crate::ports::{Carrier, lock};
+use crate::runtime::crew::Crew;
+use crate::runtime::door::Change;
 use crate::runtime::interest::Interests;
 use crate::runtime::occupant::{self, Occupant};
 use crate::runtime::peer::{Peer, Speakers};
 use crate::runtime::{Outbound, Pieces, Staging};
 use crate::tls::Tls;
 use crate::tokens::{Secret, Tokens};
-
-/// The thread that sends sleeps no longer than this: what a ring of the bell did not tell, it finds then.
-const TX_SLEEP: Duration = Duration::from_millis(250);
 
 /// Of those who were not let in, so many are shown: enough to find a wrong certificate, and no more than a screen.
 const STRANGERS_SHOWN: usize = 8;
@@ -119,6 +117,8 @@ pub(super) struct Shared<D> {
     pub(super) config: HubConfig,
     pub(super) link: Config,
     pub(super) peers: Mutex<BTreeMap<PeerId, Arc<Mutex<Peer>>>>,
+    /// The same, to be looked at without copying them.
+    listed: Mutex<Arc<[Arc<Mutex<Peer>>]>>,
     pub(super) interests: Mutex<Interests>,
     pub(super) known: Mutex<BTreeMap<PeerId, Known>>,
     pub(super) changed: Condvar,
@@ -137,6 +137,11 @@ pub(super) struct Shared<D> {
     pub(super) changes_wanted: Mutex<Vec<Change>>,
     /// Addresses that were looked up.
     pub(super) resolved: Mutex<Vec<Resolved>>,
+    /// There is something in `watched` or in `resolved`.
+    news: AtomicBool,
+    /// Where the thread that sends lingers.
+    pub(super) linger: Mutex<()>,
+    pub(super) lingered: Condvar,
     stop: AtomicBool,
 }
 
@@ -146,10 +151,11 @@ impl<D> std::fmt::Debug for Shared<D> {
     }
 }
 
-impl<D: Wires> Watcher for Shared<D> {
+/// Without threads of its own: what is published is found by `pump`, and nobody leads.
+impl<D: Wires> Carrier for Shared<D> {
     fn watched(&self, watched: Watched) {
         lock(&self.watched).push(watched);
-        self.driver.wake();
+        self.tell_news();
     }
 
     fn changed(&self) {
@@ -186,6 +192,7 @@ impl<D: Wires> Shared<D> {
             config,
             link,
             peers: Mutex::new(BTreeMap::new()),
+            listed: Mutex::new(Arc::new([])),
             interests: Mutex::new(Interests::default()),
             known: Mutex::new(BTreeMap::new()),
             changed: Condvar::new(),
@@ -194,9 +201,35 @@ impl<D: Wires> Shared<D> {
             watched: Mutex::new(Vec::new()),
             changes_wanted: Mutex::new(Vec::new()),
             resolved: Mutex::new(Vec::new()),
+            news: AtomicBool::new(false),
+            linger: Mutex::new(()),
+            lingered: Condvar::new(),
             stop: AtomicBool::new(false),
         });
         Ok((shared, listening))
+    }
+
+    fn tell_news(&self) {
+        self.news.store(true, Ordering::Release); // pairs with AcqRel in `take_news`
+        self.driver.wake();
+    }
+
+    /// Whether there are addresses or subscriptions that the door has not heard of.
+    pub(super) fn take_news(&self) -> bool {
+        self.news.load(Ordering::Relaxed) && self.news.swap(false, Ordering::AcqRel) // pairs with Release in `tell_news`
+    }
+
+    pub(super) fn insert(&self, id: PeerId, peer: Arc<Mutex<Peer>>) {
+        let mut peers = lock(&self.peers);
+        peers.insert(id, peer);
+        *lock(&self.listed) = peers.values().cloned().collect();
+    }
+
+    pub(super) fn remove(&self, id: PeerId) -> Option<Arc<Mutex<Peer>>> {
+        let mut peers = lock(&self.peers);
+        let removed = peers.remove(&id);
+        *lock(&self.listed) = peers.values().cloned().collect();
+        removed
     }
 
     pub(super) fn stopping(&self) -> bool {
@@ -245,15 +278,15 @@ impl<D: Wires> Shared<D> {
     }
 
     /// The peers, as they are now.
-    pub(super) fn all(&self) -> Vec<Arc<Mutex<Peer>>> {
-        lock(&self.peers).values().cloned().collect()
+    pub(super) fn all(&self) -> Arc<[Arc<Mutex<Peer>>]> {
+        lock(&self.listed).clone()
     }
 
     /// Looks `address` up on a thread of its own: a name server may take seconds.
     pub(super) fn resolve(self: &Arc<Self>, peer: PeerId, attempt: Attempt, address: String) {
         if let Ok(address) = address.parse::<SocketAddr>() {
             lock(&self.resolved).push((peer, attempt, Ok(address)));
-            return self.driver.wake();
+            return self.tell_news();
         }
         let shared = self.clone();
         let started = std::thread::Builder::new().name("bw-resolve".to_owned()).spawn(move || {
@@ -264,10 +297,11 @@ impl<D: Wires> Shared<D> {
                 Err(error) => Err(format!("{address}: {error}")),
             };
             lock(&shared.resolved).push((peer, attempt, found));
-            shared.driver.wake();
+            shared.tell_news();
         });
         if let Err(error) = started {
             lock(&self.resolved).push((peer, attempt, Err(format!("cannot look a name up: {error}"))));
+            self.tell_news();
         }
     }
 
@@ -284,8 +318,8 @@ impl<D: Wires> Shared<D> {
         }
         // Under the lock of the interests, so that a peer that is made meanwhile hears everything once.
         for input in tell {
-            for peer in self.all() {
-                lock(&peer).tell(&self.driver, input.clone());
+            for peer in self.all().iter() {
+                lock(peer).tell(&self.driver, input.clone());
             }
         }
     }
@@ -307,32 +341,19 @@ impl<D: Wires> Shared<D> {
 
     /// Begins to end all links in order.
     pub(super) fn drain(&self) {
-        for peer in self.all() {
+        for peer in self.all().iter() {
             let reason = "the node is going down".to_owned();
-            lock(&peer).tell(&self.driver, Input::<Outbound>::Drain { reason });
+            lock(peer).tell(&self.driver, Input::<Outbound>::Drain { reason });
         }
     }
 
     /// Sends what is there to be sent now; whether there was anything.
     pub(super) fn pump(&self) -> bool {
         let mut found = false;
-        for peer in self.all() {
-            found |= lock(&peer).pump(&self.driver);
+        for peer in self.all().iter() {
+            found |= lock(peer).pump(&self.driver) > 0;
         }
         found
-    }
-
-    /// The thread that sends.
-    fn send(&self) {
-        while !self.stopping() {
-            let Some(domain) = self.core.ports.domain() else { return };
-            let bell = domain.bell();
-            let sleeper = bell.prepare(ANY);
-            // Announced: what is published now rings. What was published before is found by this look.
-            if !self.pump() && !self.stopping() {
-                sleeper.wait(Some(TX_SLEEP));
-            }
-        }
     }
 }
 
@@ -340,6 +361,7 @@ impl<D: Wires> Shared<D> {
 #[derive(Debug)]
 pub(crate) struct Hub {
     shared: Arc<Shared<Sockets>>,
+    crew: Arc<Crew<Sockets>>,
     listening: Vec<SocketAddr>,
     threads: Vec<JoinHandle<()>>,
 }
@@ -353,16 +375,14 @@ impl Hub {
                 .remedy("raise the limit: ulimit -n 4096")
         })?;
         let (shared, listening) = Shared::listen(core.clone(), driver, config)?;
-        core.ports.set_watcher(Some(shared.clone()));
-        let mut hub = Hub { shared: shared.clone(), listening, threads: Vec::new() };
+        let crew = Arc::new(Crew::new(shared.clone()));
+        core.ports.set_carrier(Some(crew.clone()));
+        let mut hub = Hub { shared, crew: crew.clone(), listening, threads: Vec::new() };
         hub.run("bw-link-rx", {
-            let shared = shared.clone();
-            move || Door::new(shared).run()
+            let crew = crew.clone();
+            move || crew.receive()
         })?;
-        hub.run("bw-link-tx", {
-            let shared = shared.clone();
-            move || shared.send()
-        })?;
+        hub.run("bw-link-tx", move || crew.send())?;
         core.control.watch()?;
         Ok(hub)
     }
@@ -420,7 +440,7 @@ impl Hub {
     /// The receiving thread makes this change soon.
     pub(crate) fn change(&self, change: Change) {
         lock(&self.shared.changes_wanted).push(change);
-        self.shared.driver.wake();
+        self.shared.tell_news();
     }
 
     /// The linked peer that is shown under this name.
@@ -433,8 +453,8 @@ impl Hub {
     /// What others may do from now on. When it returns, nothing more is read for who may not read it.
     pub(crate) fn set_acl(&self, acl: Option<Acl>) {
         *lock(&self.shared.acl) = acl.clone();
-        for peer in self.shared.all() {
-            lock(&peer).permit(&self.shared.driver, acl.as_ref().map(Acl::rules));
+        for peer in self.shared.all().iter() {
+            lock(peer).permit(&self.shared.driver, acl.as_ref().map(Acl::rules));
         }
         self.shared.driver.wake();
     }
@@ -514,13 +534,14 @@ impl Hub {
 
 impl Drop for Hub {
     fn drop(&mut self) {
-        self.shared.core.ports.set_watcher(None);
+        self.shared.core.ports.set_carrier(None);
         let now = Time(self.shared.driver.now_ns());
         tracing::debug!(target: "busway::link", at = now.0, "the links are ending");
         self.shared.drain();
         self.shared.stop.store(true, Ordering::Release); // pairs with Acquire in `stopping`
         self.shared.driver.wake();
         self.shared.core.ports.ring_bell(ANY);
+        self.crew.leave();
         for thread in self.threads.drain(..) {
             // It has nothing to say; a panic was printed when it happened.
             let _ = thread.join();

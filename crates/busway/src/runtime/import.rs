@@ -191,7 +191,7 @@ impl Imports {
         };
         if incoming.queue.is_empty() {
             match incoming.relay.send(header, payload) {
-                Ok(()) => return inputs.push(Input::Published { source, sequence }),
+                Ok(()) => return published(source, sequence, inputs),
                 Err(error) if waits(&error) => {}
                 Err(_) => {
                     return inputs.push(Input::Dropped { source, sequence, cause: Cause::LinkBudget });
@@ -267,7 +267,7 @@ impl Imports {
                 }
             };
             match kept {
-                Ok(()) => inputs.push(Input::Published { source, sequence }),
+                Ok(()) => published(source, sequence, inputs),
                 Err((error, kept)) if waits(&error) => return queue.push_front(kept),
                 Err((_, kept)) => {
                     if let Queued::Loaned(_, loan) = kept {
@@ -314,6 +314,17 @@ impl Imports {
         }
         !self.waiting.is_empty()
     }
+}
+
+/// All up to `sequence` stands in the ring: one word for as many messages as followed each other.
+fn published(source: PortId, sequence: u64, inputs: &mut Inputs) {
+    if let Some(Input::Published { source: same, sequence: last }) = inputs.last_mut()
+        && *same == source
+    {
+        *last = sequence;
+        return;
+    }
+    inputs.push(Input::Published { source, sequence });
 }
 
 /// Whether a send may succeed later.

@@ -101,6 +101,18 @@ struct Closing {
     since: Time,
 }
 
+/// Why a connection is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Reason {
+    /// The driver has told that it can be.
+    Told,
+    /// Something may have come; it is watched as well.
+    Guess,
+}
+
+/// Reads of one connection before others have their turn.
+const TURNS: usize = 8;
+
 /// See the head of this file.
 pub(crate) struct Peer {
     pub(crate) id: PeerId,
@@ -115,7 +127,11 @@ pub(crate) struct Peer {
     host: String,
     speakers: Arc<Speakers>,
     outputs: Vec<Output>,
+    /// Takes the outputs of what is done for the former: its memory is used again.
+    spare: Vec<Output>,
     inputs: Inputs,
+    /// Since the session was told last.
+    delivered: usize,
     pub(crate) happened: Vec<Happened>,
     /// What was asked of the control thread.
     asked: u64,
@@ -142,7 +158,9 @@ impl Peer {
             host,
             speakers,
             outputs: Vec::new(),
+            spare: Vec::new(),
             inputs: Vec::new(),
+            delivered: 0,
             happened: Vec::new(),
             asked: 0,
         })
@@ -213,42 +231,52 @@ impl Peer {
         self.write(driver);
     }
 
-    /// Reads what has come, until there is nothing more at this moment or others should have their turn.
+    /// Reads what has come, until there is nothing more at this moment or others should have their turn. Who was told
+    /// that something has come watches for the next. Returns whether anything was read.
     pub(crate) fn read<D: Driver<Staging, Pieces>>(
         &mut self,
         driver: &D,
         connection: ConnectionId,
-        mut staging: Staging,
-        turns: usize,
-    ) -> Option<Staging> {
-        for _ in 0..turns {
+        staging: &mut Option<Staging>,
+        reason: Reason,
+    ) -> bool {
+        for turn in 0..TURNS {
             let Some(wire) = self.wire.as_mut().filter(|wire| wire.connection == connection) else {
-                return Some(staging);
+                return turn > 0;
             };
-            staging.begin(wire.cipher.as_ref().map_or(&wire.rest, |cipher| cipher.incoming()));
-            wire.rest.clear();
-            let (full, space) = (staging.len(), staging.room());
-            match driver.read(connection, staging) {
-                Submitted::Done { buffer, result: Ok(Read::Bytes(count)) } => {
-                    staging = buffer;
-                    staging.filled(full + count);
-                    self.come(Time(driver.now_ns()), staging.bytes());
-                    self.write(driver);
-                    if count < space {
+            let mut space = staging.take().unwrap_or_else(Staging::new);
+            space.begin(wire.cipher.as_ref().map_or(&wire.rest, |cipher| cipher.incoming()));
+            let (full, room) = (space.len(), space.room());
+            let (mut space, result) = driver.read_now(connection, space);
+            match result {
+                Some(Ok(Read::Bytes(count))) => {
+                    wire.rest.clear();
+                    space.filled(full + count);
+                    let now = Time(driver.now_ns());
+                    self.come(now, space.bytes());
+                    *staging = Some(space);
+                    self.write_at(driver, now);
+                    if count < room {
                         driver.watch(connection);
-                        return Some(staging);
+                        return true;
                     }
                 }
-                Submitted::Done { buffer, result } => {
+                Some(result) => {
+                    *staging = Some(space);
                     self.ended(driver, connection, result.err());
-                    return Some(buffer);
+                    return true;
                 }
-                // The driver has the buffer; `Event::Read` brings it back.
-                Submitted::Pending => return None,
+                None => {
+                    *staging = Some(space);
+                    if turn > 0 || reason == Reason::Told {
+                        driver.watch(connection);
+                    }
+                    return turn > 0;
+                }
             }
         }
         driver.watch(connection);
-        Some(staging)
+        true
     }
 
     /// A read that was pending is done.
@@ -375,14 +403,16 @@ impl Peer {
 
     fn deliver(&mut self, now: Time, delivery: Delivery<'_>) {
         self.imports.deliver(delivery, &mut self.inputs);
+        self.delivered += 1;
         // Not after every message: what was published is told once for all of them.
-        if self.inputs.len() >= INPUTS_MAX {
+        if self.delivered >= DELIVERED_MAX {
             self.answer(now);
         }
     }
 
     /// Tells the session what became of what came.
     fn answer(&mut self, now: Time) {
+        self.delivered = 0;
         let mut inputs = std::mem::take(&mut self.inputs);
         for input in inputs.drain(..) {
             self.session.handle(now, input, &mut self.outputs);
@@ -396,10 +426,11 @@ impl Peer {
     /// Does what the session asks for.
     fn carry_out(&mut self, now: Time) {
         while !self.outputs.is_empty() {
-            let outputs = std::mem::take(&mut self.outputs);
-            for output in outputs {
+            let mut outputs = std::mem::replace(&mut self.outputs, std::mem::take(&mut self.spare));
+            for output in outputs.drain(..) {
                 self.carry_out_one(now, output);
             }
+            self.spare = outputs;
             let mut inputs = std::mem::take(&mut self.inputs);
             for input in inputs.drain(..) {
                 self.session.handle(now, input, &mut self.outputs);
@@ -474,18 +505,25 @@ impl Peer {
         }
     }
 
-    /// Reads local messages for the peer and writes what may go out now. Returns whether anything was read.
-    pub(crate) fn pump<D: Driver<Staging, Pieces>>(&mut self, driver: &D) -> bool {
+    /// Reads local messages for the peer and writes what may go out now. Returns how many were read.
+    pub(crate) fn pump<D: Driver<Staging, Pieces>>(&mut self, driver: &D) -> usize {
         let now = Time(driver.now_ns());
         self.meet(now);
-        let mut read_any = false;
+        let mut all = 0;
         loop {
             let read = self.fill(now);
-            read_any |= read;
-            let wrote = self.write(driver);
-            if !read || !wrote {
-                return read_any;
+            all += read;
+            let wrote = self.write_at(driver, now);
+            if read == 0 || !wrote {
+                return all;
             }
+        }
+    }
+
+    /// As [`Peer::pump`], if what the peer has said since the last time may let more go.
+    pub(crate) fn pump_freed<D: Driver<Staging, Pieces>>(&mut self, driver: &D) {
+        if self.session.take_freed() {
+            self.pump(driver);
         }
     }
 
@@ -521,40 +559,78 @@ impl Peer {
         Input::Source { announce, next: met.first }
     }
 
-    /// Gives the session the next messages of those sources that may send.
-    fn fill(&mut self, now: Time) -> bool {
-        let (mut read, mut empty) = (0, 0);
-        let most = self.exports.sources().count();
-        while read < FILL_MAX && empty <= most {
-            let Some(source) = self.session.next_source() else { break };
-            match self.exports.take(source) {
-                Found::Nothing => {
-                    empty += 1;
-                    continue;
-                }
-                Found::Message(header, payload) => {
-                    self.session.handle(now, Input::Publish { source, header, payload }, &mut self.outputs);
-                }
-                Found::Lost(gap) => {
-                    let to = gap.from.saturating_add(gap.count).saturating_sub(1);
-                    let (from, cause) = (gap.from, gap.cause);
-                    self.session.handle(now, Input::Lost { source, from, to, cause }, &mut self.outputs);
-                }
-                Found::End { last } => {
-                    self.session.handle(now, Input::SourceGone { source, last }, &mut self.outputs);
-                }
+    /// As [`Peer::pump`], for one source only: its publisher has just sent something and calls this itself. What it costs
+    /// does not depend on how many other sources there are. Returns how many messages were read, or `None` where the
+    /// peer does not read that source.
+    pub(crate) fn pump_source<D: Driver<Staging, Pieces>>(
+        &mut self,
+        driver: &D,
+        now: Time,
+        source: PortId,
+    ) -> Option<usize> {
+        if self.exports.has_arrivals() {
+            self.meet(now);
+            self.write_at(driver, now);
+        }
+        if !self.exports.has(source) {
+            return None;
+        }
+        let mut all = 0;
+        while self.session.may_send(source) {
+            let read = self.fill_from(now, source, FILL_MAX);
+            all += read;
+            if !self.outputs.is_empty() {
+                self.carry_out(now);
             }
-            (read, empty) = (read + 1, 0);
+            if !self.write_at(driver, now) || read == 0 {
+                break;
+            }
+        }
+        Some(all)
+    }
+
+    /// Gives the session the next messages of those sources that may send.
+    fn fill(&mut self, now: Time) -> usize {
+        let (mut all, mut empty) = (0, 0);
+        let most = self.exports.count();
+        while all < FILL_MAX && empty <= most {
+            let Some(source) = self.session.next_source() else { break };
+            let read = self.fill_from(now, source, TURN_MAX);
+            all += read;
+            empty = if read == 0 { empty + 1 } else { 0 };
         }
         if !self.outputs.is_empty() {
             self.carry_out(now);
         }
-        read > 0
+        all
+    }
+
+    /// Gives the session the next messages of a source that may send, at most `most`.
+    fn fill_from(&mut self, now: Time, source: PortId, most: usize) -> usize {
+        let mut read = 0;
+        while read < most && (read == 0 || self.session.may_send(source)) {
+            let input = match self.exports.take(source) {
+                Found::Nothing => break,
+                Found::Message(header, payload) => Input::Publish { source, header, payload },
+                Found::Lost(gap) => {
+                    let to = gap.from.saturating_add(gap.count).saturating_sub(1);
+                    Input::Lost { source, from: gap.from, to, cause: gap.cause }
+                }
+                Found::End { last } => Input::SourceGone { source, last },
+            };
+            self.session.handle(now, input, &mut self.outputs);
+            read += 1;
+        }
+        read
     }
 
     /// Writes what may go out, until the socket takes no more. Returns whether the last batch went out whole.
     pub(crate) fn write<D: Driver<Staging, Pieces>>(&mut self, driver: &D) -> bool {
-        let now = Time(driver.now_ns());
+        self.write_at(driver, Time(driver.now_ns()))
+    }
+
+    /// As [`Peer::write`], by who has just looked at the clock.
+    fn write_at<D: Driver<Staging, Pieces>>(&mut self, driver: &D, now: Time) -> bool {
         loop {
             let Some(wire) = &mut self.wire else { return false };
             let Some(mut pieces) = wire.batch.take() else { return false };
@@ -712,11 +788,14 @@ fn asks(output: &Output) -> bool {
 /// Messages read for a peer before it is written to: about what a batch holds of small ones.
 const FILL_MAX: usize = 1_024;
 
+/// Of these, messages of one source before the next has its turn.
+const TURN_MAX: usize = 64;
+
 /// Milliseconds for the last bytes of a connection that is given up.
 const CLOSE_MS: u64 = 500;
 
 /// Milliseconds between two words to the membership that a peer says something: idleness is told in seconds.
 const HEARD_MS: u64 = 100;
 
-/// What the session is told at once of messages that came.
-const INPUTS_MAX: usize = 256;
+/// Messages that came before the session is told what became of them.
+const DELIVERED_MAX: usize = 256;

@@ -51,7 +51,7 @@ impl Stepped {
     ) -> Result<Stepped, Error> {
         let core = bus.core.clone();
         let (shared, _) = Shared::listen(core.clone(), network.start(host), config)?;
-        core.ports.set_watcher(Some(shared.clone()));
+        core.ports.set_carrier(Some(shared.clone()));
         let mut door = Door::new(shared.clone());
         door.start();
         core.control.watch()?;
@@ -158,6 +158,6 @@ fn settle(core: &Core) -> Result<(), Error> {
 
 impl Drop for Stepped {
     fn drop(&mut self) {
-        self.core.ports.set_watcher(None);
+        self.core.ports.set_carrier(None);
     }
 }

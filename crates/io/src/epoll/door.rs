@@ -186,6 +186,11 @@ impl Doors {
         }
     }
 
+    /// Whether `resume` has nothing to do, whatever the time.
+    pub(crate) fn is_calm(&self) -> bool {
+        self.spare.is_some() && self.doors.values().all(|door| door.paused_until_ns.is_none())
+    }
+
     /// When the next pause ends.
     pub(crate) fn deadline_ns(&self) -> Option<u64> {
         self.doors.values().filter_map(|door| door.paused_until_ns).min()

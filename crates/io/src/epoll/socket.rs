@@ -86,6 +86,11 @@ impl<B> Half<B> {
         self.over |= told == Told::Over;
     }
 
+    /// The kernel is asked anew: it may have something that the poller has not told.
+    pub(crate) fn doubt(&mut self) {
+        self.ready = true;
+    }
+
     fn nothing_left(&mut self) {
         self.ready = self.over;
     }

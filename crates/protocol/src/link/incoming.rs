@@ -73,6 +73,7 @@ impl<P: AsRef<[u8]> + Clone> Link<P> {
                 let raised = self.grant.as_mut().map_or(Ok(()), |grant| grant.raise(&credit));
                 raised.map_err(|_| self.fail(PeerError::Acknowledgement { source: None }))?;
                 self.stats.messages_seen = credit.received;
+                self.raised = true;
             }
             Frame::Goodbye { reason } => {
                 let closed = Closed::Goodbye { reason };

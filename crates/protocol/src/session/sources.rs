@@ -96,6 +96,7 @@ impl<P: AsRef<[u8]> + Clone> Session<P> {
         let (Some(export), Some(link)) = (self.exports.get_mut(&source), &mut self.link) else {
             return Ok(());
         };
+        self.freed = true;
         let before = export.flight_len();
         let accepted = export.accepted(accept, link.sent(source), &label)?;
         self.flight = (self.flight + export.flight_len()).saturating_sub(before);

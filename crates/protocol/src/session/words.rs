@@ -45,7 +45,7 @@ pub enum Input<P> {
         /// The last sequence that was, or will still be, told by `Publish` or `Lost`.
         last: u64,
     },
-    /// The row's next message. Only after `next_source` named the source, and at most one each time.
+    /// The row's next message. Only while `may_send` says so of the source, as it does when `next_source` names it.
     Publish {
         /// The source.
         source: PortId,
@@ -55,7 +55,7 @@ pub enum Input<P> {
         /// What follows the header: extensions, then payload.
         payload: P,
     },
-    /// Messages that the row has lost, before its next. Only after `next_source` named the source.
+    /// Messages that the row has lost, before its next. Only while `may_send` says so of the source.
     Lost {
         /// The source.
         source: PortId,

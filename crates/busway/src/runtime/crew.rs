@@ -1,0 +1,275 @@
+//! Who runs the links: the two threads of the hub, or whoever of this process is at hand.
+//!
+//! **Receiving** has a leader and followers. One thread at a time holds the door: it sleeps in the driver and does all
+//! that comes. That is `bw-link-rx` as long as nobody else is there. A subscriber of this process that is fed by our
+//! relays only, and that would otherwise sleep on the bell, takes its place: then a message needs no second thread to be
+//! in its hands. `bw-link-rx` stands aside meanwhile and looks a few thousand times a second whether the door was left.
+//!
+//! **Sending** has a publisher of this process carry its message itself while the link is idle. Under load it leaves
+//! its messages for a while, so that many go with one write; `bw-link-tx` finds what is left over.
+//!
+//! Invariant: when a thread that led leaves the door, `bw-link-rx` is there within [`ASIDE`]; what was left to
+//! `bw-link-tx` is looked at within [`LINGER`]; and no thread waits for a lock that somebody holds asleep.
+
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, TryLockError};
+use std::time::Duration;
+
+use busway_protocol::Time;
+use busway_shm::bell::{Bell, NODES};
+use busway_shm::clock::Deadline;
+use busway_shm::domain::Domain;
+use busway_shm::sync::{AtomicBool, AtomicU64, Ordering};
+
+use busway_wire::PortId;
+
+use crate::control::Watched;
+use crate::ports::{Carrier, Looked, lock};
+use crate::runtime::door::{Door, Turned};
+use crate::runtime::hub::{Shared, Wires};
+
+/// While somebody else leads, `bw-link-rx` looks so often whether that is still so. It is the longest time for which
+/// nobody receives.
+const ASIDE: Duration = Duration::from_micros(200);
+/// Who leads and hears nothing for so long gives the door back, so that an idle link wakes nobody.
+const LEAD: Duration = Duration::from_millis(4);
+/// Tries for the door after its holder was asked to leave it.
+const ASKS: usize = 16;
+/// Who spins looks at the connection that was heard last so many times for one look at all.
+const GLANCES: u64 = 32;
+/// `bw-link-tx` looks so often while there is something to send: what is published meanwhile goes together.
+const LINGER: Duration = Duration::from_micros(50);
+/// After so many looks that found nothing it sleeps until it is rung for.
+const LINGERS: usize = 20;
+/// It sleeps no longer than this: what a ring of the bell did not tell, it finds then.
+const TX_SLEEP: Duration = Duration::from_millis(250);
+/// A publisher carries its message itself if the last time was at least so long ago.
+const GAP_NS_MIN: u64 = 2_000;
+/// And at least so often, however much it publishes.
+const GAP_NS_MAX: u64 = 64_000;
+/// So many messages of one time are a load: the next time is later.
+const LOAD: usize = 8;
+
+/// See the head of this file.
+pub(crate) struct Crew<D> {
+    shared: Arc<Shared<D>>,
+    door: Mutex<Door<D>>,
+    /// Raised with each turn of a leader that is not `bw-link-rx`.
+    turns: AtomicU64,
+    /// Somebody asks `bw-link-rx` for the door.
+    asked: AtomicBool,
+    /// Somebody else than `bw-link-rx` has the door.
+    led: AtomicBool,
+    aside: Mutex<()>,
+    left: Condvar,
+    /// When a publisher carried last, and how long it is to wait.
+    carried_ns: AtomicU64,
+    gap_ns: AtomicU64,
+}
+
+impl<D> std::fmt::Debug for Crew<D> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Crew").field("shared", &self.shared).finish_non_exhaustive()
+    }
+}
+
+impl<D: Wires> Crew<D> {
+    pub(super) fn new(shared: Arc<Shared<D>>) -> Self {
+        let door = Mutex::new(Door::new(shared.clone()));
+        Self {
+            shared,
+            door,
+            turns: AtomicU64::new(0),
+            asked: AtomicBool::new(false),
+            led: AtomicBool::new(false),
+            aside: Mutex::new(()),
+            left: Condvar::new(),
+            carried_ns: AtomicU64::new(0),
+            gap_ns: AtomicU64::new(GAP_NS_MIN),
+        }
+    }
+
+    fn try_door(&self) -> Option<MutexGuard<'_, Door<D>>> {
+        match self.door.try_lock() {
+            Ok(door) => Some(door),
+            Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
+            Err(TryLockError::WouldBlock) => None,
+        }
+    }
+
+    /// The body of `bw-link-rx`.
+    pub(super) fn receive(&self) {
+        let mut seen = 0;
+        loop {
+            if let Some(mut door) = self.try_door() {
+                let turns = self.turns.load(Ordering::Acquire); // pairs with AcqRel in `led`
+                let asked = self.asked.swap(false, Ordering::AcqRel); // pairs with AcqRel in `ask`
+                if self.shared.stopping() || (turns == seen && !asked) {
+                    if door.turn(None) == Turned::Ended {
+                        return;
+                    }
+                    continue;
+                }
+                seen = turns;
+            }
+            let aside = lock(&self.aside);
+            drop(self.left.wait_timeout(aside, ASIDE).unwrap_or_else(PoisonError::into_inner));
+        }
+    }
+
+    /// Wakes `bw-link-rx` where it stands aside.
+    pub(super) fn leave(&self) {
+        let _aside = lock(&self.aside);
+        self.left.notify_all();
+    }
+
+    /// Asks `bw-link-rx` for the door, once until it has heard it.
+    fn ask(&self) {
+        if !self.asked.swap(true, Ordering::AcqRel) {
+            // pairs with AcqRel in `receive`
+            self.shared.driver.wake();
+        }
+    }
+
+    /// One turn of a thread that is not `bw-link-rx`.
+    fn lead_once(&self, door: &mut Door<D>, most: Duration) {
+        self.led.store(true, Ordering::Relaxed);
+        self.turns.fetch_add(1, Ordering::AcqRel); // pairs with Acquire in `receive`
+        door.turn(Some(most));
+        self.led.store(false, Ordering::Relaxed);
+    }
+
+    /// The body of `bw-link-tx`.
+    pub(super) fn send(&self) {
+        let shared = &self.shared;
+        let mut idle = 0;
+        let mut counted: Option<Counted> = None;
+        while !shared.stopping() {
+            let Some(domain) = shared.core.ports.domain() else { return };
+            if counted.as_ref().is_none_or(|counted| !Arc::ptr_eq(&counted.0, &domain)) {
+                counted = Some(Counted::new(domain.clone()));
+            }
+            if idle < LINGERS {
+                let begun_ns = shared.driver.now_ns();
+                let found = shared.pump();
+                idle = if found { 0 } else { idle + 1 };
+                // Where there are so many sources that a look takes long, it is not the looks that take the processor.
+                let looked = Duration::from_nanos(shared.driver.now_ns().saturating_sub(begun_ns));
+                let linger = LINGER.max(4 * looked);
+                let aside = lock(&shared.linger);
+                drop(shared.lingered.wait_timeout(aside, linger).unwrap_or_else(PoisonError::into_inner));
+                continue;
+            }
+            let sleeper = domain.bell().prepare(NODES);
+            // Announced: what is published now rings. What was published before is found by this look.
+            if shared.pump() {
+                idle = 0;
+            } else if !shared.stopping() {
+                sleeper.wait(Some(TX_SLEEP));
+                // One look more before it lingers: who rang may have come alone.
+                idle = if shared.pump() { 0 } else { LINGERS };
+            }
+        }
+    }
+}
+
+/// A node, counted in the bell of its domain.
+struct Counted(Arc<Domain>);
+
+impl Counted {
+    fn new(domain: Arc<Domain>) -> Self {
+        domain.bell().node_begins();
+        Self(domain)
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.bell().node_ends();
+    }
+}
+
+impl<D: Wires> Carrier for Crew<D> {
+    fn watched(&self, watched: Watched) {
+        self.shared.watched(watched);
+    }
+
+    fn changed(&self) {
+        self.shared.driver.wake();
+    }
+
+    fn lead(&self, deadline: Deadline, found: &mut dyn FnMut() -> Looked) -> Looked {
+        for attempt in 0..ASKS {
+            if let Some(mut door) = self.try_door() {
+                let end = Deadline::after(LEAD);
+                loop {
+                    let looked = found();
+                    if looked == Looked::Done || self.shared.stopping() || deadline.expired() || end.expired()
+                    {
+                        drop(door);
+                        if looked == Looked::Nothing {
+                            self.leave();
+                        }
+                        return looked;
+                    }
+                    let left = |deadline: Deadline| deadline.remaining().unwrap_or(LEAD);
+                    self.lead_once(&mut door, left(deadline).min(left(end)));
+                }
+            }
+            if self.led.load(Ordering::Relaxed) {
+                break;
+            }
+            if attempt == 0 {
+                self.ask();
+            }
+            std::thread::yield_now();
+        }
+        Looked::Nothing
+    }
+
+    fn glance(&self) -> bool {
+        match self.try_door() {
+            Some(mut door) => {
+                let turns = self.turns.fetch_add(1, Ordering::AcqRel); // pairs with Acquire in `receive`
+                // Now and then the other connections are looked at, and what has its time.
+                if turns.is_multiple_of(GLANCES) || !door.is_hearing() {
+                    self.lead_once(&mut door, Duration::ZERO);
+                    return true;
+                }
+                door.glance()
+            }
+            None => {
+                if !self.led.load(Ordering::Relaxed) {
+                    self.ask();
+                }
+                false
+            }
+        }
+    }
+
+    fn published(&self, publisher: PortId, bell: &Bell<'_>) {
+        let driver = &self.shared.driver;
+        let now_ns = driver.now_ns();
+        let gap_ns = self.gap_ns.load(Ordering::Relaxed);
+        if bell.is_only_node() && now_ns.saturating_sub(self.carried_ns.load(Ordering::Relaxed)) >= gap_ns {
+            let mut most = 0;
+            let mut busy = false;
+            for peer in self.shared.all().iter() {
+                match peer.try_lock() {
+                    Ok(mut peer) => {
+                        most = most.max(peer.pump_source(driver, Time(now_ns), publisher).unwrap_or(0))
+                    }
+                    // Who has it may have looked before our message was there.
+                    Err(_) => busy = true,
+                }
+            }
+            let next_ns = if most >= LOAD { (2 * gap_ns).min(GAP_NS_MAX) } else { GAP_NS_MIN };
+            self.gap_ns.store(next_ns, Ordering::Relaxed);
+            // From here on, and not from before: what is published while we write is not yet late.
+            self.carried_ns.store(driver.now_ns(), Ordering::Relaxed);
+            if !busy {
+                return;
+            }
+        }
+        bell.ring_nodes();
+    }
+}
