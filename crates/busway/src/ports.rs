@@ -75,6 +75,13 @@ pub(crate) struct Subscription {
     unmet: Mutex<UnmetList>,
 }
 
+/// A subscription that was registered, under one of its ports.
+#[derive(Clone, Debug)]
+struct Asked {
+    subscription: Arc<Subscription>,
+    since_ns: u64,
+}
+
 /// The rows of a subscription, by publisher and ring; some of them are gone.
 #[derive(Debug, Default)]
 struct Known {
@@ -247,7 +254,7 @@ pub(crate) trait Carrier: Send + Sync + std::fmt::Debug {
 pub(crate) struct PortTable {
     own: Arc<OwnArena>,
     rings: Mutex<BTreeMap<u32, Arc<RingShared>>>,
-    subscriptions: Mutex<BTreeMap<PortId, Arc<Subscription>>>,
+    subscriptions: Mutex<BTreeMap<PortId, Asked>>,
     /// Rows that wait for the answer of their publisher, by their index, with their subscription.
     waiting: Mutex<BTreeMap<u32, Waiting>>,
     domain: Mutex<Option<Arc<Domain>>>,
@@ -299,8 +306,10 @@ impl PortTable {
         lock(&self.rings).insert(ring.key().index, ring.clone());
     }
 
-    pub(crate) fn add_subscription(&self, port: PortId, subscription: &Arc<Subscription>) {
-        lock(&self.subscriptions).insert(port, subscription.clone());
+    /// `since_ns` says since when: of rings that are younger nothing is missed. What is read for a peer grows with each
+    /// of its wishes, so that is not when the subscription was made.
+    pub(crate) fn add_subscription(&self, port: PortId, subscription: &Arc<Subscription>, since_ns: u64) {
+        lock(&self.subscriptions).insert(port, Asked { subscription: subscription.clone(), since_ns });
     }
 
     pub(crate) fn remove_subscription(&self, port: PortId) {
@@ -397,7 +406,7 @@ impl PortTable {
     pub(crate) fn wake_all(&self) {
         self.change();
         let lines: Vec<usize> =
-            lock(&self.subscriptions).values().map(|subscription| subscription.line).collect();
+            lock(&self.subscriptions).values().map(|asked| asked.subscription.line).collect();
         for line in lines {
             self.ring_bell(line);
         }
@@ -416,6 +425,8 @@ struct Found<'a> {
     ring: EntryKey,
     topic: &'a Topic,
     port: PortId,
+    /// Since when it is asked for.
+    since_ns: u64,
 }
 
 impl PortTable {
@@ -427,7 +438,8 @@ impl PortTable {
         found: &Found<'_>,
     ) -> Option<Arc<RowShared>> {
         let (process, topic) = (found.peer.process(), found.topic);
-        let made = RowShared::create(&self.own, found.peer, found.ring, &subscription.options, &self.budget);
+        let options = RowOptions { created_ns: found.since_ns, ..subscription.options };
+        let made = RowShared::create(&self.own, found.peer, found.ring, &options, &self.budget);
         let row = match made {
             Ok(row) => row,
             Err(ShmError::Refused { what }) => {
@@ -490,7 +502,7 @@ pub(crate) fn line_of(exact: Option<&Topic>) -> usize {
 
 impl Ports for PortTable {
     fn ring_added(&self, added: &RingAdded<'_>) -> Option<RowKey> {
-        let subscription = lock(&self.subscriptions).get(&added.subscription).cloned()?;
+        let Asked { subscription, since_ns } = lock(&self.subscriptions).get(&added.subscription).cloned()?;
         if !subscription.takes(added.topic) {
             return None;
         }
@@ -503,7 +515,8 @@ impl Ports for PortTable {
             Some(row) => row,
             None if known.has_begun(added.peer.process(), ring) => return None,
             None => {
-                let publisher = Found { peer: added.peer, ring, topic: added.topic, port: added.port };
+                let (topic, port) = (added.topic, added.port);
+                let publisher = Found { peer: added.peer, ring, topic, port, since_ns };
                 let made = self.make_row(&subscription, &mut known, &publisher);
                 let Some(row) = made else {
                     // Who waits for a change looks at what is known.
@@ -562,8 +575,8 @@ impl Ports for PortTable {
                 tracing::debug!(target: "busway::ports", process = %process, "a subscriber's process is gone");
             }
         }
-        let subscriptions: Vec<Arc<Subscription>> = lock(&self.subscriptions).values().cloned().collect();
-        for subscription in subscriptions {
+        let subscriptions: Vec<Asked> = lock(&self.subscriptions).values().cloned().collect();
+        for Asked { subscription, .. } in subscriptions {
             let mut concerned = false;
             for row in subscription.rows() {
                 if row.peer().process() == process {
@@ -603,16 +616,14 @@ impl Ports for PortTable {
 
     fn retry(&self, now_ns: u64) -> Vec<Wanted> {
         let mut wanted = Vec::new();
-        let subscriptions: Vec<(PortId, Arc<Subscription>)> = lock(&self.subscriptions)
-            .iter()
-            .map(|(port, subscription)| (*port, subscription.clone()))
-            .collect();
+        let subscriptions: Vec<(PortId, Asked)> =
+            lock(&self.subscriptions).iter().map(|(port, asked)| (*port, asked.clone())).collect();
         // Under the port by which it is registered: what is read for a peer has one for each of the peer's wishes.
-        for (port, subscription) in subscriptions {
+        for (port, Asked { subscription, since_ns }) in subscriptions {
             let due = lock(&subscription.unmet).due(now_ns, RETRIES - wanted.len().min(RETRIES));
             for unmet in due {
-                let publisher =
-                    Found { peer: &unmet.peer, ring: unmet.ring, topic: &unmet.topic, port: unmet.publisher };
+                let Unmet { peer, ring, topic, publisher, .. } = &unmet;
+                let publisher = Found { peer, ring: *ring, topic, port: *publisher, since_ns };
                 let made = self.make_row(&subscription, &mut lock(&subscription.known), &publisher);
                 wanted.extend(made.map(|row| Wanted {
                     publisher: unmet.peer.process(),
@@ -639,8 +650,8 @@ impl Ports for PortTable {
         self.measure(&rings, now_ns);
         drop(rings);
         self.own.reap_rows();
-        let subscriptions: Vec<Arc<Subscription>> = lock(&self.subscriptions).values().cloned().collect();
-        for subscription in subscriptions {
+        let subscriptions: Vec<Asked> = lock(&self.subscriptions).values().cloned().collect();
+        for Asked { subscription, .. } in subscriptions {
             for row in subscription.rows() {
                 row.look(now_ns);
                 subscription.start_without_seat(&row);

@@ -109,7 +109,7 @@ impl SubscriberBuilder {
         let created_ns = clock::monotonic_ns();
         let options = RowOptions { port, policy, history: self.history, holds, created_ns, place: 0 };
         let subscription = Arc::new(Subscription::new(options, line_of(pattern.exact())));
-        core.ports.add_subscription(port, &subscription);
+        core.ports.add_subscription(port, &subscription, created_ns);
         let record = SubscriberRecord { port, pattern: pattern.clone(), policy, created_ns, export: false };
         let deadline = Deadline::after(core.timeout);
         let mut subscriber = Subscriber {

@@ -118,6 +118,19 @@ fn messages_of_every_size_cross_unharmed_both_ways() {
 }
 
 #[test]
+fn who_subscribes_late_on_another_host_gets_nothing_that_was_sent_before() {
+    let (near, far) = two_hosts();
+    let mut publisher = near.bus.publisher("late").open().unwrap();
+    for _ in 0..10 {
+        publisher.send(b"before").unwrap();
+    }
+    let mut subscriber = far.bus.subscriber("late").policy(Policy::Block).open().unwrap();
+    publisher.wait_for_subscribers(1, PATIENCE).unwrap();
+    publisher.send(b"after").unwrap();
+    assert_eq!(subscriber.recv_timeout(PATIENCE).unwrap().unwrap()[..], *b"after");
+}
+
+#[test]
 fn a_topic_that_nobody_wants_abroad_does_not_cross_and_one_that_ten_want_crosses_once() {
     let (near, far) = two_hosts();
     let mut unwanted = near.bus.publisher("unwanted").open().unwrap();

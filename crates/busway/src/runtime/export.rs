@@ -256,8 +256,8 @@ impl Exports {
             return Ok(());
         }
         let port = Core::new_port()?;
-        self.core.ports.add_subscription(port, self.subscription(care));
         let created_ns = clock::monotonic_ns();
+        self.core.ports.add_subscription(port, self.subscription(care), created_ns);
         let (policy, named) = (care.policy(), pattern.clone());
         self.wanted.insert(id, Wanted { port: Some(port), pattern, care });
         let record = SubscriberRecord { port, pattern: named, policy, created_ns, export: true };
