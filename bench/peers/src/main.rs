@@ -4,6 +4,8 @@
 //! part of the bus but the harness.
 
 mod iceoryx2_side;
+mod nats_side;
+mod zenoh_side;
 mod zmq_side;
 
 use busway_bench::command::{Sides, complain, run_cell, run_partner};
@@ -12,7 +14,9 @@ use busway_bench::outcome::Outcome;
 use busway_bench::plan::Plan;
 use busway_bench::{Failure, cell};
 use iceoryx2_side::Iceoryx2;
+use nats_side::Nats;
 use std::process::ExitCode;
+use zenoh_side::Zenoh;
 use zmq_side::Libzmq;
 
 /// The rivals of this program.
@@ -23,6 +27,8 @@ impl Sides for Rivals {
         match plan.side.as_str() {
             "iceoryx2" => cell::conduct::<Iceoryx2>(plan),
             "libzmq" => cell::conduct::<Libzmq>(plan),
+            "zenoh" => cell::conduct::<Zenoh>(plan),
+            "nats" => cell::conduct::<Nats>(plan),
             other => Err(format!("this program cannot measure {other}").into()),
         }
     }
@@ -31,6 +37,8 @@ impl Sides for Rivals {
         match scene.plan.side.as_str() {
             "iceoryx2" => cell::partner::<Iceoryx2>(scene, index),
             "libzmq" => cell::partner::<Libzmq>(scene, index),
+            "zenoh" => cell::partner::<Zenoh>(scene, index),
+            "nats" => cell::partner::<Nats>(scene, index),
             other => Err(format!("this program cannot measure {other}").into()),
         }
     }

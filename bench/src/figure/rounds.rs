@@ -78,7 +78,7 @@ pub fn run(figure: &Figure, settings: &Settings) -> Vec<Record> {
 }
 
 /// Sides that the rivals' program measures.
-const RIVALS: [&str; 2] = ["iceoryx2", "libzmq"];
+const RIVALS: [&str; 4] = ["iceoryx2", "libzmq", "zenoh", "nats"];
 
 /// A plan as it is kept: of a command its name, as where it lay on this machine is nobody's business.
 fn recorded(plan: &Plan) -> Plan {

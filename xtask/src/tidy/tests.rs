@@ -179,6 +179,25 @@ fn a_foreign_source_and_a_refused_licence_are_found() {
 }
 
 #[test]
+fn what_rivals_bring_is_allowed_where_they_are_measured_and_nowhere_else() {
+    let refused = |manifest: &str, licence: &str| {
+        let metadata =
+            serde_json::json!({ "packages": [{ "name": "a", "source": "s", "license": licence }] });
+        let mut findings = Vec::new();
+        licences::packages(manifest, &metadata, &mut findings);
+        !findings.is_empty()
+    };
+    for licence in ["MPL-2.0", "CDLA-Permissive-2.0"] {
+        assert!(!refused("bench/peers/Cargo.toml", licence), "{licence}");
+        for manifest in ["Cargo.toml", "bench/Cargo.toml", "fuzz/Cargo.toml"] {
+            assert!(refused(manifest, licence), "{manifest}, {licence}");
+        }
+    }
+    assert!(refused("bench/peers/Cargo.toml", "GPL-3.0"));
+    assert!(!refused("fuzz/Cargo.toml", "NCSA") && refused("bench/peers/Cargo.toml", "NCSA"));
+}
+
+#[test]
 fn a_promise_without_its_test_or_its_mutant_is_found() {
     const MUTANT: &str = "[[mutant]]\nrow = \"A1\"\nname = \"m\"\nfile = \"w/src/lib.rs\"\nbefore = \"x + 1\"\n\
         after = \"x\"\ntest = { package = \"w\", target = \"lib\", name = \"tests::one\" }\nwhy = \"w\"\n";
