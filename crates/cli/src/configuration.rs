@@ -7,7 +7,7 @@
 
 use std::path::Path;
 
-use busway_node::config::{self, Choice, Layers, Loaded, Problem, Setting, Unset};
+use busway_node::config::{self, Choice, Instance, Layers, Loaded, Problem, Setting, Unset};
 use serde::Serialize;
 
 use crate::command::{CheckArgs, ConfigCommand, ExplainArgs};
@@ -85,14 +85,19 @@ fn show(args: &CheckArgs, context: &mut Context<'_>) -> Result<Exit, Failure> {
         }
         return Ok(Exit::Done);
     }
-    let mut section = "";
+    let mut section = ("", "");
     for setting in &loaded.settings {
         let (of, name) = setting.key.name.rsplit_once('.').unwrap_or(("", setting.key.name));
+        let is_rule = setting.key.instance == Instance::Rule;
+        let of = if is_rule { (of, setting.instance.as_str()) } else { (of, "") };
         if of != section {
             section = of;
-            context.output.line(format_args!("\n[{section}]"))?;
+            match of.0.strip_suffix(".RULE") {
+                Some(list) => context.output.line(format_args!("\n[[{list}]]"))?,
+                None => context.output.line(format_args!("\n[{}]", of.0))?,
+            }
         }
-        let name = if setting.instance.is_empty() { name } else { &setting.instance };
+        let name = if setting.instance.is_empty() || is_rule { name } else { &setting.instance };
         context.output.line(shown(name, setting))?;
     }
     Ok(Exit::Done)

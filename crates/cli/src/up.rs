@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::os::fd::BorrowedFd;
 
-use busway_node::config::{Loaded, start_only};
+use busway_node::config::{Applies, Loaded, start_only};
 use busway_node::{Moment, Node, Size, notify};
 use serde::Serialize;
 
@@ -105,9 +105,11 @@ fn reload(args: &UpArgs, loaded: &mut Loaded, node: &Node, context: &Context<'_>
     match changed {
         Ok(read) => {
             for key in start_only(loaded, &read) {
-                context
-                    .output
-                    .note(format_args!("{} has changed, and takes hold at the next start", key.name));
+                let note = match key.applies {
+                    Applies::Start => "has changed, and takes hold at the next start",
+                    Applies::Reload => "is gone, and holds as it was until the next start",
+                };
+                context.output.note(format_args!("{} {note}", key.name));
             }
             context.output.note("reloaded");
             tracing::info!("reloaded");

@@ -185,14 +185,20 @@ pub fn load(layers: &Layers<'_>) -> Result<Loaded, Vec<Problem>> {
     }
 }
 
-/// What differs between two configurations and takes hold at the next start only.
+/// What differs between two configurations and takes hold at the next start only. Certificates and permissions are
+/// exchanged while a node runs, but never taken away: without them it would open itself to everybody.
 #[must_use]
-pub fn start_only<'a>(old: &Loaded, new: &'a Loaded) -> Vec<&'a Key> {
+pub fn start_only(old: &Loaded, new: &Loaded) -> Vec<&'static Key> {
     let of = |loaded: &Loaded, key: &Key| -> Vec<(String, Option<Value>)> {
         let settings = loaded.settings.iter().filter(|setting| setting.key.name == key.name);
         settings.map(|setting| (setting.instance.clone(), setting.value.clone())).collect()
     };
-    let changed = |key: &&'static Key| key.applies == Applies::Start && of(old, key) != of(new, key);
+    let is_set = |loaded, key: &Key| of(loaded, key).iter().any(|(_, value)| value.is_some());
+    let stays = |key: &Key| matches!(key.name, "tls.ca" | "acl.RULE.identity");
+    let changed = |key: &&Key| match key.applies {
+        Applies::Start => of(old, key) != of(new, key),
+        Applies::Reload => stays(key) && is_set(old, key) && !is_set(new, key),
+    };
     KEYS.iter().filter(changed).collect()
 }
 
@@ -215,7 +221,7 @@ impl Merged {
     fn read(&mut self, key: &'static Key, text: &str, origin: &Origin, problems: &mut Vec<Problem>) {
         let parts: Vec<(String, &str)> = match key.instance {
             Instance::None => vec![(String::new(), text)],
-            Instance::Node | Instance::Member => {
+            Instance::Node | Instance::Member | Instance::Rule => {
                 let shape =
                     || Problem::new("a part is no NAME=VALUE", origin, "write 1=host-b:4420,2=host-c:4420");
                 let part = |part: &'_ str| part.find('=');
@@ -265,6 +271,10 @@ impl Merged {
                 all.push(Setting { key, instance, value: key.default_value(), origin });
             }
         }
+        // Rules stand at the end of the table, and each is shown whole.
+        let rules =
+            all.iter().position(|setting| setting.key.instance == Instance::Rule).unwrap_or(all.len());
+        all[rules..].sort_by_cached_key(|setting| setting.instance.parse().unwrap_or(0_u64));
         all
     }
 
@@ -276,16 +286,21 @@ impl Merged {
     pub(crate) fn text(&self, name: &str) -> Option<String> {
         match self.value(name)? {
             Value::Text(text) => Some(text),
-            Value::Flag(_) | Value::Count(_) | Value::Size(_) | Value::Addresses(_) | Value::Secret(_) => {
-                None
-            }
+            Value::Flag(_)
+            | Value::Count(_)
+            | Value::Size(_)
+            | Value::Addresses(_)
+            | Value::Secret(_)
+            | Value::Patterns(_) => None,
         }
     }
 
     pub(crate) fn number(&self, name: &str) -> Option<u64> {
         match self.value(name)? {
             Value::Count(number) | Value::Size(number) => Some(number),
-            Value::Flag(_) | Value::Text(_) | Value::Addresses(_) | Value::Secret(_) => None,
+            Value::Flag(_) | Value::Text(_) | Value::Addresses(_) | Value::Secret(_) | Value::Patterns(_) => {
+                None
+            }
         }
     }
 

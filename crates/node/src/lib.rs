@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use busway::{Bus, Error, LinkState, PeerView, Realm, Tls};
+use busway::{Acl, Bus, Error, LinkState, PeerView, Realm, Tls};
 
 pub use door::{Answer, Ask, Asked, Info, ask};
 pub use notify::{Moment, notify};
@@ -75,6 +75,8 @@ pub struct Links {
     pub token: Option<config::Secret>,
     /// The tokens that it takes, each with the name of its member.
     pub tokens: BTreeMap<String, config::Secret>,
+    /// Who may publish and subscribe what across links; `None`: everybody everything.
+    pub acl: Option<Acl>,
     /// Links beyond this host are not encrypted, and that is wanted.
     pub allow_plain_beyond_loopback: bool,
     /// Clients that may be linked at once.
@@ -110,6 +112,9 @@ impl Links {
         }
         for (name, token) in &self.tokens {
             builder = builder.accept_token(name, token.expose());
+        }
+        if let Some(acl) = &self.acl {
+            builder = builder.acl(acl.clone());
         }
         if let Some(tls) = &self.tls {
             builder = builder.tls(tls.clone());
@@ -185,12 +190,17 @@ impl Running {
             links.set_peers(old.peers.clone())?;
             return Err(error);
         }
+        // Those of before hold on where there are none any more: an omission must not open what was closed.
+        if let Some(acl) = new.acl.as_ref().filter(|acl| old.acl.as_ref() != Some(*acl)) {
+            links.set_acl(acl.clone());
+        }
         links.set_clients_max(new.clients_max);
         links.set_data_in_flight(new.data_in_flight);
         links.set_data_bytes(new.data_bytes);
         let (peers, tls) = (new.peers, new.tls.or_else(|| old.tls.clone()));
+        let acl = new.acl.or_else(|| old.acl.clone());
         let (clients_max, data_in_flight, data_bytes) = (new.clients_max, new.data_in_flight, new.data_bytes);
-        *old = Links { peers, tls, clients_max, data_in_flight, data_bytes, ..old.clone() };
+        *old = Links { peers, tls, acl, clients_max, data_in_flight, data_bytes, ..old.clone() };
         Ok(())
     }
 
@@ -293,7 +303,7 @@ impl Node {
         self.running.info()
     }
 
-    /// Changes what can be changed while it runs: peers, limits, certificates. What else differs is left as it is.
+    /// Changes what can be changed while it runs: peers, limits, certificates, permissions. What else differs is left as it is.
     ///
     /// # Errors
     /// A list of peers or a certificate that is not for who this node is; then nothing has changed.

@@ -57,13 +57,16 @@ fn check_tells_everything_that_is_wrong_and_ends_with_two() {
 #[test]
 fn show_prints_a_configuration_that_says_the_same_and_who_said_so() {
     let place = Place::new();
-    let mut command = beside(&place, SOUND, &["config", "show"]);
+    let rules = "[[acl]]\nidentity = \"*\"\npublish = [\"a\", \"b.>\"]\n[[acl]]\nidentity = \"client/x\"\n";
+    let sound = format!("{SOUND}{rules}");
+    let mut command = beside(&place, &sound, &["config", "show"]);
     command.env("BUSWAY_CLUSTER", "a \"quoted\" one").env("BUSWAY_PEERS", "5=host-b:4420");
     let shown = Running::start(command).finish().expect(0).text();
     for part in [
         "domain = \"lab\"",
         "# busway.toml:1:1",
         "\n[node]\n",
+        "\n[[acl]]\nidentity = \"client/x\"",
         "# BUSWAY_CLUSTER",
         "5 = \"host-b:4420\"",
         "# default",
@@ -83,7 +86,7 @@ fn show_prints_a_configuration_that_says_the_same_and_who_said_so() {
         // Where the directory is, the environment of the first command has said.
         pairs.filter(|(key, _)| key != "directory").collect::<Vec<_>>()
     };
-    assert_eq!(values(&shown, None), values(SOUND, Some("a \"quoted\" one")), "read back it says the same");
+    assert_eq!(values(&shown, None), values(&sound, Some("a \"quoted\" one")), "read back it says the same");
     let by_flag = run(&place, SOUND, &["config", "show", "--domain", "other", "--json"]).expect(0).lines();
     let domain: Value = serde_json::from_str(&by_flag[0]).expect("an object");
     assert_eq!((domain["value"].as_str(), domain["from"].as_str()), (Some("\"other\""), Some("--domain")));

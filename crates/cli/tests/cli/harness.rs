@@ -50,7 +50,8 @@ impl Place {
         self.adopt(shell, arguments)
     }
 
-    fn adopt<S: AsRef<std::ffi::OsStr>>(&self, mut command: Command, arguments: &[S]) -> Command {
+    /// Another command, in the same environment.
+    pub(crate) fn adopt<S: AsRef<std::ffi::OsStr>>(&self, mut command: Command, arguments: &[S]) -> Command {
         command.args(arguments).env("BUSWAY_DIR", self.bus_directory()).env("TMPDIR", self.temporary());
         let outer = std::env::vars_os().map(|(name, _)| name);
         for name in outer.filter(|name| name.to_string_lossy().starts_with("BUSWAY_") && name != "BUSWAY_DIR")

@@ -11,7 +11,7 @@ use serde_json::Value;
 use crate::harness::{Place, Running, keys, names};
 
 /// Starts a node; returns when it is ready, with its line.
-fn up(place: &Place, arguments: &[&str]) -> (Running, String) {
+pub(crate) fn up(place: &Place, arguments: &[&str]) -> (Running, String) {
     let mut command = place.command(&[&["up"], arguments].concat());
     let (reader, writer) = std::io::pipe().expect("a pipe");
     command.stdout(writer);
@@ -91,7 +91,7 @@ fn a_node_that_is_stopped_is_told_apart_from_one_that_is_not_there() {
 }
 
 /// Asks until it is so; only a defect takes as long as the deadline.
-fn until(what: &str, mut so: impl FnMut() -> bool) {
+pub(crate) fn until(what: &str, mut so: impl FnMut() -> bool) {
     let (done, late) = std::sync::mpsc::channel::<()>();
     let timer = std::thread::spawn(move || late.recv_timeout(Duration::from_secs(60)).is_err());
     while !so() {
@@ -103,14 +103,14 @@ fn until(what: &str, mut so: impl FnMut() -> bool) {
 }
 
 /// The peers that a node is linked to.
-fn linked(place: &Place) -> Vec<String> {
+pub(crate) fn linked(place: &Place) -> Vec<String> {
     let ended = place.run(&["peers", "--json"]);
     let peers = ended.lines().into_iter().filter_map(|line| serde_json::from_str::<Value>(&line).ok());
     let connected = peers.filter(|peer| peer["state"] == "connected");
     connected.filter_map(|peer| peer["peer"].as_str().map(str::to_owned)).collect()
 }
 
-fn address(line: &str) -> String {
+pub(crate) fn address(line: &str) -> String {
     line.split_whitespace().find_map(|word| word.strip_prefix("listen=")).expect("it listens").to_owned()
 }
 
@@ -246,7 +246,7 @@ fn the_service_is_one_that_the_service_manager_takes() {
 }
 
 /// A flow of `busway flows --json`.
-fn flow(place: &Place, direction: &str) -> Option<Value> {
+pub(crate) fn flow(place: &Place, direction: &str) -> Option<Value> {
     let ended = place.run(&["flows", "--json"]);
     let flows = ended.lines().into_iter().filter_map(|line| serde_json::from_str::<Value>(&line).ok());
     flows.into_iter().find(|flow| flow["direction"] == direction && flow["flow"] == "data")

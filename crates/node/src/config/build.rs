@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt;
 
-use busway::{Realm, Tls};
+use busway::{Acl, AclRule, Realm, Tls};
 
 use crate::config::{Merged, Origin, Problem, Secret, Value};
 use crate::{Links, NodeConfig};
@@ -67,6 +67,7 @@ fn links(merged: &Merged, problems: &mut Vec<Problem>) -> Option<Links> {
     let beyond = merged.is_set("node.allow_plain_beyond_loopback");
     let tls = tls(merged, problems);
     let (token, tokens) = tokens(merged, problems);
+    let acl = acl(merged, problems);
     check(merged, client.is_some(), index, problems);
     let number = |name| merged.number(name).unwrap_or_default();
     Some(Links {
@@ -80,6 +81,7 @@ fn links(merged: &Merged, problems: &mut Vec<Problem>) -> Option<Links> {
         tls,
         token,
         tokens,
+        acl,
         clients_max: usize::try_from(number("limits.clients_max")).unwrap_or(usize::MAX),
         data_in_flight: number("flows.data.in_flight"),
         data_bytes: number("flows.data.bytes"),
@@ -96,6 +98,7 @@ fn alone(merged: &Merged, problems: &mut Vec<Problem>) {
         .iter()
         .find_map(|name| merged.get(name))
         .or(merged.all("tokens.MEMBER").next())
+        .or(merged.all("acl.RULE.identity").next())
     {
         let remedy = "listen somewhere, or name a peer";
         problems.push(Problem::new("there are no links that it could be for", &setting.origin, remedy));
@@ -127,6 +130,40 @@ fn tokens(merged: &Merged, problems: &mut Vec<Problem>) -> (Option<Secret>, BTre
         }
     }
     (token, tokens)
+}
+
+/// The rules; `None` where there are none, and everything is allowed.
+fn acl(merged: &Merged, problems: &mut Vec<Problem>) -> Option<Acl> {
+    let first = merged.all("acl.RULE.identity").next()?;
+    let mut rules: BTreeMap<u64, AclRule> = BTreeMap::new();
+    let of = |instance: &str| instance.parse::<u64>().unwrap_or_default();
+    for setting in merged.all("acl.RULE.identity") {
+        if let Some(Value::Text(identity)) = &setting.value {
+            rules.entry(of(&setting.instance)).or_default().identity.clone_from(identity);
+        }
+    }
+    for name in ["acl.RULE.publish", "acl.RULE.subscribe", "acl.RULE.deny_publish", "acl.RULE.deny_subscribe"]
+    {
+        for setting in merged.all(name) {
+            // A rule without an identity has been told already.
+            let Some(rule) = rules.get_mut(&of(&setting.instance)) else { continue };
+            let Some(Value::Patterns(patterns)) = &setting.value else { continue };
+            let list = match name {
+                "acl.RULE.publish" => &mut rule.publish,
+                "acl.RULE.subscribe" => &mut rule.subscribe,
+                "acl.RULE.deny_publish" => &mut rule.deny_publish,
+                _ => &mut rule.deny_subscribe,
+            };
+            list.clone_from(patterns);
+        }
+    }
+    match Acl::new(rules.into_values()) {
+        Ok(acl) => Some(acl),
+        Err(error) => {
+            problems.push(Problem::new(error.cause(), &first.origin, error.try_()));
+            None
+        }
+    }
 }
 
 /// Certificates and key, read: what is wrong with them is found before anything is started.

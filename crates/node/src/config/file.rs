@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use crate::config::table::{KEYS, is_section, names_in};
+use crate::config::table::{KEYS, is_list, is_section, names_in};
 use crate::config::{Origin, Problem, Setting};
 use crate::near::nearest;
 
@@ -139,8 +139,7 @@ impl Reader<'_> {
         let found = KEYS.iter().find_map(|key| key.matches(path).map(|instance| (key, instance)));
         if let Some((key, instance)) = found {
             let read = key.instance.check(&instance).map_err(|cause| (at, cause));
-            let read = read
-                .and_then(|()| key.kind.take(value.get_ref()).map_err(|cause| (value.span().start, cause)));
+            let read = read.and_then(|()| key.kind.take(value));
             match read {
                 Ok(value) => {
                     let origin = self.origin(at);
@@ -154,6 +153,7 @@ impl Reader<'_> {
             return;
         }
         match value.get_ref() {
+            list if is_list(path) => self.list(path, at, list),
             DeValue::Table(table) if is_section(path) => self.table(path, table),
             _ if is_section(path) => {
                 let name = path.join(".");
@@ -161,6 +161,33 @@ impl Reader<'_> {
                 self.wrong(at, cause, &format!("write [{name}] on a line of its own; busway config explain"));
             }
             _ => self.unknown(path, at),
+        }
+    }
+
+    /// The rules of a list. Whom each is about it has to say: one that is about nobody would be ignored.
+    fn list(&mut self, path: &mut Vec<String>, at: usize, list: &DeValue<'_>) {
+        let name = path.join(".");
+        let remedy = format!("write [[{name}]], and below it identity = \"client/*\"; busway config explain");
+        let DeValue::Array(rules) = list else {
+            return self.wrong(at, format!("{name} is a list of rules"), &remedy);
+        };
+        if rules.is_empty() {
+            self.wrong(at, format!("{name} has no rules: it would allow nothing to nobody"), &remedy);
+        }
+        for (index, rule) in rules.iter().enumerate() {
+            let at = rule.span().start;
+            match rule.get_ref() {
+                DeValue::Table(table) => {
+                    if !table.iter().any(|(name, _)| name.get_ref() == "identity") {
+                        let cause = format!("rule {} of {name} does not say to whom it applies", index + 1);
+                        self.wrong(at, cause, &remedy);
+                    }
+                    path.push((index + 1).to_string());
+                    self.table(path, table);
+                    path.pop();
+                }
+                _ => self.wrong(at, format!("rule {} of {name} is no table", index + 1), &remedy),
+            }
         }
     }
 

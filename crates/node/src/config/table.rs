@@ -54,6 +54,8 @@ pub enum Instance {
     Node,
     /// The name of a client, or `node/INDEX`.
     Member,
+    /// The place of a rule in a list of `[[...]]`, from 1.
+    Rule,
 }
 
 impl Instance {
@@ -64,6 +66,7 @@ impl Instance {
                 (1..=64).contains(&instance.len()) && instance.chars().all(plain)
             }
             Instance::None => instance.is_empty(),
+            Instance::Rule => instance.parse::<u64>().is_ok_and(|place| place > 0),
             Instance::Node => {
                 instance.parse::<u8>().is_ok_and(|index| index < 64 && index.to_string() == instance)
             }
@@ -73,6 +76,7 @@ impl Instance {
                 "a member is named by 1 to 64 bytes without a space: a client's name, or node/INDEX"
             }
             Instance::None => "this key has no name below it",
+            Instance::Rule => "a rule has no name",
             Instance::Node => "a node is named by its index, 0 to 63",
         };
         if sound { Ok(()) } else { Err(what.to_owned()) }
@@ -273,7 +277,36 @@ pub const KEYS: &[Key] = &[
         applies: Applies::Reload,
         sentence: "Bytes of them; a message that is larger goes alone. A change holds for links made after it",
     },
+    Key {
+        kind: Kind::Identity,
+        sentence: "To whom this rule of [[acl]] applies: who a certificate or a token names, or, without them, a client by its id. Where there is any rule, what none allows is denied",
+        ..rule("acl.RULE.identity", "each rule names somebody")
+    },
+    Key { sentence: "What they may publish to this host", ..rule("acl.RULE.publish", "nothing") },
+    Key { sentence: "What they may get from this host", ..rule("acl.RULE.subscribe", "nothing") },
+    Key {
+        sentence: "What they may not publish, whatever else allows it",
+        ..rule("acl.RULE.deny_publish", "nothing more")
+    },
+    Key {
+        sentence: "What they may not get, whatever else allows it",
+        ..rule("acl.RULE.deny_subscribe", "nothing more")
+    },
 ];
+
+/// A key of one rule of a list.
+const fn rule(name: &'static str, unset: &'static str) -> Key {
+    Key {
+        name,
+        kind: Kind::Patterns,
+        unset: Unset::Words(unset),
+        instance: Instance::Rule,
+        environment: None,
+        flag: None,
+        applies: Applies::Reload,
+        sentence: "",
+    }
+}
 
 impl Key {
     /// The value that it has where nobody sets it.
@@ -319,10 +352,17 @@ pub(super) fn exact(name: &str) -> Option<&'static Key> {
     KEYS.iter().find(|key| key.name == name)
 }
 
-/// The key that a user means by `name`: `peers.1` is `peers.INDEX`.
+/// The key that a user means by `name`: `peers.1` is `peers.INDEX`, `acl.publish` is `acl.RULE.publish`.
 pub(super) fn meant(name: &str) -> Option<&'static Key> {
     let path: Vec<String> = name.split('.').map(str::to_owned).collect();
-    KEYS.iter().find(|key| key.name == name || key.matches(&path).is_some())
+    let plain = |key: &Key| key.instance == Instance::Rule && key.name.replace("RULE.", "") == name;
+    KEYS.iter().find(|key| key.name == name || key.matches(&path).is_some() || plain(key))
+}
+
+/// Whether this path is a list of rules.
+pub(super) fn is_list(path: &[String]) -> bool {
+    let below = |key: &&Key| key.instance == Instance::Rule && key.name.split('.').next() == Some(&path[0]);
+    path.len() == 1 && KEYS.iter().any(|key| below(&key))
 }
 
 /// Whether keys stand below this path.
@@ -340,7 +380,8 @@ pub(super) fn names_in(path: &[String]) -> Vec<&'static str> {
         .iter()
         .filter_map(|key| {
             let mut parts = key.name.split('.');
-            let same = path.iter().all(|given| parts.next() == Some(given.as_str()));
+            let same =
+                path.iter().all(|given| parts.next().is_some_and(|part| is_variable(part) || part == given));
             if same { parts.next() } else { None }
         })
         .collect();

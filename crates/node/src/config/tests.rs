@@ -6,6 +6,8 @@ use std::fs;
 use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 
+use busway::{Acl, AclRule};
+
 use super::{Applies, Choice, Instance, KEYS, Layers, Loaded, Origin, Problem, load, page};
 
 /// A file of its own, removed at the end.
@@ -90,7 +92,7 @@ fn every_key_reaches_what_the_node_is_started_with() {
     let loaded = read(
         "domain = \"lab\"\ndirectory = \"/run/x\"\nbudget = \"64MiB\"\n[node]\ncluster = \"prices\"\nindex = 7\nname = \"host-a\"\n\
          listen = [\"127.0.0.1:1\", \"[::1]:2\"]\n[peers]\n1 = \"[::1]:4420\"\n[limits]\nclients_max = 9\n[flows.data]\n\
-         in_flight = 10\nbytes = \"1MiB\"\n",
+         in_flight = 10\nbytes = \"1MiB\"\n[[acl]]\nidentity = \"*\"\nsubscribe = [\"a\"]\n",
     )
     .expect("sound");
     let node = loaded.node;
@@ -101,6 +103,8 @@ fn every_key_reaches_what_the_node_is_started_with() {
     assert_eq!((links.name.as_deref(), links.listen.len()), (Some("host-a"), 2));
     assert_eq!(links.peers.get(&1).map(String::as_str), Some("[::1]:4420"));
     assert_eq!((links.clients_max, links.data_in_flight, links.data_bytes), (9, 10, 1 << 20));
+    let rule = AclRule { identity: "*".into(), subscribe: vec!["a".into()], ..AclRule::default() };
+    assert_eq!(links.acl, Some(Acl::new([rule]).expect("a rule")));
     let client = read("[node]\nclient = 18446744073709551615\n[peers]\n0 = \"a:1\"\n").expect("sound");
     assert_eq!(client.node.links.expect("it dials").client, Some(u64::MAX));
     let plain =
@@ -118,7 +122,7 @@ fn an_unknown_key_or_section_is_named_with_its_place_and_what_was_meant() {
         ("[node]\nindex.x = 1\n", "2:1", "node.index", "busway config explain node.index"),
         ("[flows.dota]\nbytes = 1\n", "1:8", "flows.dota", "did you mean data?"),
         ("[flows]\nquite_else = 1\n", "2:1", "flows.quite_else", "what there is: data"),
-        ("  \"a\\u001bb\" = 1\n", "1:3", "\\u{1b}", "what there is: domain"),
+        ("  \"q\\u001bzzzzzz\" = 1\n", "1:3", "\\u{1b}", "what there is: domain"),
     ] {
         let (cause, at, remedy) = problem(text);
         assert!(cause.contains(name), "{text:?}: {cause}");
@@ -151,8 +155,8 @@ fn a_wrong_type_or_range_is_told_with_line_column_cause_and_remedy() {
             "a string stands where a list",
             "[\"127.0.0.1:4420\"]",
         ),
-        ("[node]\nlisten = [\"host:1\"]\n", "2:10", "'host:1' is no address", "127.0.0.1:4420"),
-        ("[node]\nlisten = [1]\n", "2:10", "an integer stands in a list", "127.0.0.1:4420"),
+        ("[node]\nlisten = [\"host:1\"]\n", "2:11", "'host:1' is no address", "127.0.0.1:4420"),
+        ("[node]\nlisten = [1]\n", "2:11", "an integer stands in a list", "127.0.0.1:4420"),
         ("[node]\nlisten = [\"0.0.0.0:1\"]\n", "2:1", "can be reached from other hosts", "allow it in words"),
         (
             "[node]\nlisten = [\"127.0.0.1:1\"]\nclient = 1\n[peers]\n0 = \"a:1\"\n",
@@ -314,6 +318,89 @@ fn tokens_are_taken_and_shown_to_nobody() {
     fs::write(&file.0, twice).expect("a file");
     let problems = read().expect_err("two of one token");
     assert!(problems[0].cause.contains("somebody else"), "{problems:?}");
+}
+
+#[test]
+fn each_rule_reaches_the_node_whole_and_a_wrong_one_is_told_with_its_place() {
+    let head = "[node]\nlisten = [\"127.0.0.1:1\"]\n";
+    let texts = |list: &[&str]| list.iter().map(|text| (*text).to_owned()).collect::<Vec<String>>();
+    let rules = "[[acl]]\nidentity = \"client/*\"\nsubscribe = [\"price.>\"]\ndeny_subscribe = [\"price.x\", \"price.y\"]\n\
+                 [[acl]]\nidentity = \"node/3\"\npublish = [\">\"]\ndeny_publish = [\"a.*\"]\n";
+    let loaded = read(&format!("{head}{rules}")).expect("sound");
+    let screens = AclRule {
+        identity: "client/*".into(),
+        subscribe: texts(&["price.>"]),
+        deny_subscribe: texts(&["price.x", "price.y"]),
+        ..AclRule::default()
+    };
+    let node = AclRule {
+        identity: "node/3".into(),
+        publish: texts(&[">"]),
+        deny_publish: texts(&["a.*"]),
+        ..AclRule::default()
+    };
+    assert_eq!(
+        loaded.node.links.expect("it listens").acl,
+        Some(Acl::new([screens, node]).expect("two rules"))
+    );
+    let names: Vec<String> = loaded.settings.iter().map(super::Setting::name).collect();
+    let first = names.iter().position(|name| name.starts_with("acl.")).expect("rules are shown");
+    assert_eq!(
+        names[first..],
+        [
+            "acl.1.identity",
+            "acl.1.subscribe",
+            "acl.1.deny_subscribe",
+            "acl.2.identity",
+            "acl.2.publish",
+            "acl.2.deny_publish"
+        ]
+    );
+    for (text, place, part, meant) in [
+        ("[[acl]]\nidentity = \"lamp\"\n", "4:12", "'lamp' is no identity", "client/*"),
+        ("[[acl]]\nidentity = \"\"\n", "4:12", "empty", "client/*"),
+        ("[[acl]]\nidentity = \"*\"\n[[acl]]\n", "5:1", "rule 2 of acl does not say", "identity = "),
+        ("[[acl]]\npublish = [\">\"]\n", "3:1", "rule 1 of acl does not say", "identity = "),
+        ("[acl]\nidentity = \"*\"\n", "3:2", "acl is a list", "[[acl]]"),
+        (
+            "[[acl]]\nidentity = \"*\"\npublish = \">\"\n",
+            "5:11",
+            "a string stands where a list",
+            "[\"price.>\"]",
+        ),
+        (
+            "[[acl]]\nidentity = \"*\"\npublish = [\"a\",\n  \"b.>.c\"]\n",
+            "6:3",
+            "'b.>.c' is no pattern",
+            "[\"price.>\"]",
+        ),
+        ("[[acl]]\nidentity = \"*\"\nsubscribe = [1]\n", "5:14", "an integer stands", "[\"price.>\"]"),
+        ("[[acl]]\nidentity = \"*\"\nsubscripe = [\"a\"]\n", "5:1", "acl.1.subscripe", "mean subscribe?"),
+    ] {
+        let (cause, at, remedy) = problem(&format!("{head}{text}"));
+        assert!(cause.contains(part), "{text:?}: {cause}");
+        assert_eq!(at, place, "{text:?}: {cause}");
+        assert!(remedy.contains(meant), "{text:?}: {remedy}");
+    }
+    assert!(problem(&format!("acl = []\n{head}")).0.contains("has no rules"));
+    assert!(problem(&format!("acl = [1]\n{head}")).0.contains("rule 1 of acl is no table"));
+    assert!(problem("[[acl]]\nidentity = \"*\"\n").0.contains("no links"));
+    let many = format!("{head}[[acl]]\nidentity = \"*\"\npublish = [{}]\n", "\"a\",".repeat(5_000));
+    assert!(problem(&many).0.contains("more than 4096"));
+    assert!(super::explain("acl.publish").expect("a key").starts_with("acl.RULE.publish\n"));
+}
+
+#[test]
+fn certificates_and_rules_that_are_gone_are_named_as_what_holds_on() {
+    let head = "[node]\nlisten = [\"127.0.0.1:1\"]\n";
+    let with = read(&format!("{head}[[acl]]\nidentity = \"*\"\npublish = [\"a\"]\n")).expect("sound");
+    let narrower = read(&format!("{head}[[acl]]\nidentity = \"*\"\n")).expect("sound");
+    let without = read(head).expect("sound");
+    let named = |old, new| super::start_only(old, new).iter().map(|key| key.name).collect::<Vec<&str>>();
+    assert_eq!(named(&with, &without), ["acl.RULE.identity"]);
+    for (old, new) in [(&with, &narrower), (&narrower, &with), (&without, &with), (&without, &without)] {
+        assert_eq!(named(old, new), Vec::<&str>::new());
+    }
 }
 
 #[test]

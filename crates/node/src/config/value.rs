@@ -7,6 +7,8 @@
 use std::fmt::{self, Write};
 use std::net::SocketAddr;
 
+use busway::{Acl, AclRule, Pattern};
+use toml::Spanned;
 use toml::de::{DeInteger, DeValue};
 
 use crate::size::Size;
@@ -48,6 +50,10 @@ pub enum Kind {
         /// The most.
         bytes_max: usize,
     },
+    /// Whom a rule is about.
+    Identity,
+    /// A list of patterns of topics.
+    Patterns,
 }
 
 /// Text that nobody is shown, in whatever way.
@@ -82,6 +88,8 @@ pub enum Value {
     Addresses(Vec<SocketAddr>),
     /// Of [`Kind::Secret`].
     Secret(Secret),
+    /// Of [`Kind::Patterns`].
+    Patterns(Vec<String>),
 }
 
 impl Kind {
@@ -104,6 +112,8 @@ impl Kind {
             Kind::Path => "a path".to_owned(),
             Kind::Addresses => "a list of addresses, each IP:PORT".to_owned(),
             Kind::Endpoint => "HOST:PORT".to_owned(),
+            Kind::Identity => "*, node/*, client/*, node/INDEX or client/NAME".to_owned(),
+            Kind::Patterns => "a list of patterns of topics".to_owned(),
         }
     }
 
@@ -120,6 +130,8 @@ impl Kind {
             Kind::Addresses => "[\"127.0.0.1:4420\"]",
             Kind::Endpoint => "\"host-b:4420\"",
             Kind::Secret { .. } => "a long random text between quotes",
+            Kind::Identity => "\"client/*\"",
+            Kind::Patterns => "[\"price.>\"]",
         };
         format!("write {}, for example {example}; busway config explain {name}", self.describe())
     }
@@ -143,28 +155,38 @@ impl Kind {
             Kind::Size { .. } => self.number(text.parse::<Size>()?.0),
             Kind::Addresses => text.split(',').map(address).collect::<Result<_, _>>().map(Value::Addresses),
             Kind::Secret { .. } => self.text(text).map(Secret).map(Value::Secret),
-            Kind::Domain | Kind::Text { .. } | Kind::Path | Kind::Endpoint => {
+            Kind::Patterns => text.split(',').map(pattern).collect::<Result<_, _>>().map(Value::Patterns),
+            Kind::Domain | Kind::Text { .. } | Kind::Path | Kind::Endpoint | Kind::Identity => {
                 self.text(text).map(Value::Text)
             }
         }
     }
 
-    /// Reads what the file says.
-    pub(super) fn take(self, value: &DeValue<'_>) -> Result<Value, String> {
+    /// Reads what the file says; what is wrong is told with the byte where it begins, in a list that of the item.
+    pub(super) fn take(self, value: &Spanned<DeValue<'_>>) -> Result<Value, (usize, String)> {
+        match (self, value.get_ref()) {
+            (Kind::Addresses, DeValue::Array(items)) => {
+                each(items, |item| address(string(item, "an address")?)).map(Value::Addresses)
+            }
+            (Kind::Patterns, DeValue::Array(items)) => {
+                each(items, |item| pattern(string(item, "a pattern")?)).map(Value::Patterns)
+            }
+            (_, one) => self.take_one(one).map_err(|cause| (value.span().start, cause)),
+        }
+    }
+
+    fn take_one(self, value: &DeValue<'_>) -> Result<Value, String> {
         match (self, value) {
             (Kind::Flag, DeValue::Boolean(flag)) => Ok(Value::Flag(*flag)),
             (Kind::Count { .. } | Kind::Size { .. }, DeValue::Integer(number)) => {
                 self.number(integer(number)?)
             }
             (Kind::Size { .. }, DeValue::String(text)) => self.read(text),
-            (Kind::Addresses, DeValue::Array(items)) => {
-                let addresses = items.iter().map(|item| address(string(item.get_ref(), "an address")?));
-                addresses.collect::<Result<_, _>>().map(Value::Addresses)
-            }
             (Kind::Secret { .. }, DeValue::String(text)) => self.text(text).map(Secret).map(Value::Secret),
-            (Kind::Domain | Kind::Text { .. } | Kind::Path | Kind::Endpoint, DeValue::String(text)) => {
-                self.text(text).map(Value::Text)
-            }
+            (
+                Kind::Domain | Kind::Text { .. } | Kind::Path | Kind::Endpoint | Kind::Identity,
+                DeValue::String(text),
+            ) => self.text(text).map(Value::Text),
             (_, other) => Err(format!("{} stands where {} belongs", article(other), self.describe())),
         }
     }
@@ -195,8 +217,14 @@ impl Kind {
                 }
             }
             Kind::Endpoint => endpoint(text)?,
+            Kind::Identity => identity(text)?,
             Kind::Path if text.contains('\0') => return Err("it has a NUL".to_owned()),
-            Kind::Path | Kind::Flag | Kind::Count { .. } | Kind::Size { .. } | Kind::Addresses => {}
+            Kind::Path
+            | Kind::Flag
+            | Kind::Count { .. }
+            | Kind::Size { .. }
+            | Kind::Addresses
+            | Kind::Patterns => {}
         }
         Ok(text.to_owned())
     }
@@ -213,6 +241,7 @@ impl Value {
             Value::Text(text) => quote(text),
             Value::Secret(_) => "\"(hidden)\"".to_owned(),
             Value::Addresses(addresses) => list(addresses.iter().map(ToString::to_string)),
+            Value::Patterns(patterns) => list(patterns.iter().cloned()),
         }
     }
 }
@@ -258,6 +287,24 @@ fn article(value: &DeValue<'_>) -> String {
     let name = value.type_str();
     let article = if name.starts_with(['a', 'i']) { "an" } else { "a" };
     format!("{article} {name}")
+}
+
+/// Every item of a list, or the first that is wrong with the byte where it begins.
+fn each<T>(
+    items: &[Spanned<DeValue<'_>>],
+    read: impl Fn(&DeValue<'_>) -> Result<T, String>,
+) -> Result<Vec<T>, (usize, String)> {
+    items.iter().map(|item| read(item.get_ref()).map_err(|cause| (item.span().start, cause))).collect()
+}
+
+fn pattern(text: &str) -> Result<String, String> {
+    let wrong = |error| format!("{} is no pattern: {error}", shown(text));
+    Pattern::parse(text).map(|_| text.to_owned()).map_err(wrong)
+}
+
+fn identity(text: &str) -> Result<(), String> {
+    let rule = AclRule { identity: text.to_owned(), ..AclRule::default() };
+    Acl::new([rule]).map(|_| ()).map_err(|_| format!("{} is no identity", shown(text)))
 }
 
 fn address(text: &str) -> Result<SocketAddr, String> {
