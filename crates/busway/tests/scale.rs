@@ -93,6 +93,12 @@ fn a_thousand_subscribers_on_one_topic_all_read_everything() {
     println!("evidence: subscribers={all} processes={CHILDREN} messages={MESSAGES} joined_ms={joined_ms}");
 }
 
+/// Nanoseconds that processors have worked for this process, in which the holder of the rendezvous lives as well.
+fn cpu_ns() -> u64 {
+    let worked = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+    u64::try_from(worked.tv_sec).unwrap() * 1_000_000_000 + u64::try_from(worked.tv_nsec).unwrap()
+}
+
 #[test]
 fn ten_thousand_topics_in_one_process_are_published_and_read() {
     let scene = Scene::new();
@@ -103,15 +109,20 @@ fn ten_thousand_topics_in_one_process_are_published_and_read() {
     let mut thousands = Vec::new();
     for topic in 0..TOPICS {
         if topic % 1_000 == 0 {
-            thousands.push(monotonic_ns());
+            thousands.push(cpu_ns());
         }
         let publisher = bus.publisher(&format!("load.t{topic}")).open().unwrap();
         let subscriber = bus.subscriber(&format!("load.t{topic}")).open().unwrap();
         ports.push((publisher, subscriber));
     }
     let opened = monotonic_ns();
-    let (first, last) = (thousands[1] - thousands[0], opened - thousands[TOPICS / 1_000 - 1]);
-    // A second is nothing to speak of; a look at everybody for each would cost the last ones twenty times the first.
+    thousands.push(cpu_ns());
+    let costs: Vec<u64> = thousands.windows(2).map(|pair| pair[1] - pair[0]).collect();
+    let least = |costs: &[u64]| costs.iter().copied().min().expect("there are some");
+    let (first, last) = (least(&costs[..3]), least(&costs[costs.len() - 3..]));
+    // Of processor time, which other programs do not take; what the control thread does once a second falls into some
+    // thousands and not into others. A second is nothing to speak of; a look at everybody for each would cost the last
+    // ones twenty times the first.
     assert!(last < 1_000_000_000 || last < 8 * first, "the last thousand took {last} ns, the first {first}");
     for (topic, (publisher, _)) in ports.iter_mut().enumerate() {
         assert_eq!(publisher.subscribers(), 2, "the topic {topic} has both of its subscribers at once");
