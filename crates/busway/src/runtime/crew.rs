@@ -8,8 +8,10 @@
 //! **Sending** has a publisher of this process carry its message itself while the link is idle. Under load it leaves
 //! its messages for a while, so that many go with one write; `bw-link-tx` finds what is left over.
 //!
-//! Invariant: when a thread that led leaves the door, `bw-link-rx` is there within [`ASIDE`]; what was left to
-//! `bw-link-tx` is looked at within [`LINGER`]; and no thread waits for a lock that somebody holds asleep.
+//! Invariant: when a thread that led leaves the door, `bw-link-rx` is there within three times [`ASIDE`]: it may have
+//! looked just before, and it goes in only when two looks in a row found that nobody led, and nobody asked for the door.
+//! What was left to `bw-link-tx` is looked at within [`LINGER_MAX`] of its last look; and no thread waits for a lock that
+//! somebody holds asleep.
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::Duration;
@@ -36,8 +38,12 @@ const LEAD: Duration = Duration::from_millis(4);
 const ASKS: usize = 16;
 /// Who spins looks at the connection that was heard last so many times for one look at all.
 const GLANCES: u64 = 32;
+/// And at all at least so often: who looks now and then keeps nobody else waiting.
+const GLANCE_NS: u64 = 200_000;
 /// `bw-link-tx` looks so often while there is something to send: what is published meanwhile goes together.
 const LINGER: Duration = Duration::from_micros(50);
+/// However long a look has taken: who looked may have been stopped, and what others publish waits for the next.
+const LINGER_MAX: Duration = Duration::from_millis(1);
 /// After so many looks that found nothing it sleeps until it is rung for.
 const LINGERS: usize = 20;
 /// It sleeps no longer than this: what a ring of the bell did not tell, it finds then.
@@ -61,6 +67,8 @@ pub(crate) struct Crew<D> {
     led: AtomicBool,
     aside: Mutex<()>,
     left: Condvar,
+    /// When somebody else than `bw-link-rx` has looked at all connections.
+    looked_ns: AtomicU64,
     /// When a publisher carried last, and how long it is to wait.
     carried_ns: AtomicU64,
     gap_ns: AtomicU64,
@@ -83,6 +91,7 @@ impl<D: Wires> Crew<D> {
             led: AtomicBool::new(false),
             aside: Mutex::new(()),
             left: Condvar::new(),
+            looked_ns: AtomicU64::new(0),
             carried_ns: AtomicU64::new(0),
             gap_ns: AtomicU64::new(GAP_NS_MIN),
         }
@@ -122,6 +131,12 @@ impl<D: Wires> Crew<D> {
         self.left.notify_all();
     }
 
+    /// Wakes `bw-link-tx` where it lingers, after it was told to end.
+    pub(super) fn stop_lingering(&self) {
+        let _linger = lock(&self.shared.linger);
+        self.shared.lingered.notify_all();
+    }
+
     /// Asks `bw-link-rx` for the door, once until it has heard it.
     fn ask(&self) {
         if !self.asked.swap(true, Ordering::AcqRel) {
@@ -132,10 +147,13 @@ impl<D: Wires> Crew<D> {
 
     /// One turn of a thread that is not `bw-link-rx`.
     fn lead_once(&self, door: &mut Door<D>, most: Duration) {
-        self.led.store(true, Ordering::Relaxed);
+        // Also where a turn panics: who believed that somebody leads would not ask for the door.
+        let led = Led::new(&self.led);
         self.turns.fetch_add(1, Ordering::AcqRel); // pairs with Acquire in `receive`
         door.turn(Some(most));
-        self.led.store(false, Ordering::Relaxed);
+        // Relaxed: it orders nothing.
+        self.looked_ns.store(self.shared.driver.now_ns(), Ordering::Relaxed);
+        drop(led);
     }
 
     /// The body of `bw-link-tx`.
@@ -154,8 +172,11 @@ impl<D: Wires> Crew<D> {
                 idle = if found { 0 } else { idle + 1 };
                 // Where there are so many sources that a look takes long, it is not the looks that take the processor.
                 let looked = Duration::from_nanos(shared.driver.now_ns().saturating_sub(begun_ns));
-                let linger = LINGER.max(4 * looked);
+                let linger = if found { LINGER } else { LINGER.max(4 * looked).min(LINGER_MAX) };
                 let aside = lock(&shared.linger);
+                if shared.stopping() {
+                    return;
+                }
                 drop(shared.lingered.wait_timeout(aside, linger).unwrap_or_else(PoisonError::into_inner));
                 continue;
             }
@@ -169,6 +190,22 @@ impl<D: Wires> Crew<D> {
                 idle = if shared.pump() { 0 } else { LINGERS };
             }
         }
+    }
+}
+
+/// That somebody else than `bw-link-rx` leads, for as long as it is there.
+struct Led<'a>(&'a AtomicBool);
+
+impl<'a> Led<'a> {
+    fn new(led: &'a AtomicBool) -> Self {
+        led.store(true, Ordering::Relaxed);
+        Self(led)
+    }
+}
+
+impl Drop for Led<'_> {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Relaxed);
     }
 }
 
@@ -230,8 +267,10 @@ impl<D: Wires> Carrier for Crew<D> {
         match self.try_door() {
             Some(mut door) => {
                 let turns = self.turns.fetch_add(1, Ordering::AcqRel); // pairs with Acquire in `receive`
+                let looked_ns = self.looked_ns.load(Ordering::Relaxed);
+                let late = self.shared.driver.now_ns().saturating_sub(looked_ns) >= GLANCE_NS;
                 // Now and then the other connections are looked at, and what has its time.
-                if turns.is_multiple_of(GLANCES) || !door.is_hearing() {
+                if late || turns.is_multiple_of(GLANCES) || !door.is_hearing() {
                     self.lead_once(&mut door, Duration::ZERO);
                     return true;
                 }

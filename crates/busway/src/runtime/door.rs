@@ -179,6 +179,9 @@ impl<D: Wires> Door<D> {
             self.ticked_ns = now_ns;
             self.soon = self.tick();
             self.admit();
+        } else {
+            // Whoever is here next looks.
+            self.soon = true;
         }
     }
 

@@ -537,11 +537,14 @@ impl Drop for Hub {
         self.shared.core.ports.set_carrier(None);
         let now = Time(self.shared.driver.now_ns());
         tracing::debug!(target: "busway::link", at = now.0, "the links are ending");
+        // What was published before we are dropped is on its way, also what was left to `bw-link-tx`.
+        self.shared.pump();
         self.shared.drain();
         self.shared.stop.store(true, Ordering::Release); // pairs with Acquire in `stopping`
         self.shared.driver.wake();
         self.shared.core.ports.ring_bell(ANY);
         self.crew.leave();
+        self.crew.stop_lingering();
         for thread in self.threads.drain(..) {
             // It has nothing to say; a panic was printed when it happened.
             let _ = thread.join();

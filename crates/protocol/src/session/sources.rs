@@ -127,6 +127,8 @@ impl<P: AsRef<[u8]> + Clone> Session<P> {
     pub(super) fn take_out(&mut self, source: PortId, cause: Cause) -> Option<Account> {
         let export = self.exports.remove(&source)?;
         self.flight = self.flight.saturating_sub(export.flight_len());
+        // What it held up may go on.
+        self.freed = true;
         self.to_announce.remove(&source);
         if let Some(link) = &mut self.link {
             link.outgoing().forget(source);
