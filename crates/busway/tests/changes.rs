@@ -7,7 +7,9 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use busway::{Bus, Code, LinkState, Node, NodeBuilder, PEERS_TOPIC, Pattern, PeerStatus, PeerView, Topic};
+use busway::{
+    Bus, Code, LinkState, Node, NodeBuilder, PEERS_TOPIC, Pattern, PeerStatus, PeerView, Policy, Topic,
+};
 use busway_shm::clock::Deadline;
 
 /// Only a defect takes so long.
@@ -94,6 +96,24 @@ fn peers_come_and_go_while_the_others_stay_linked() {
     // And back.
     near.node.set_peers(list(&[(1, first.address()), (2, second.address())])).unwrap();
     near.until("the first again", |peers| connected(peers) == ["node 1", "node 2"]);
+}
+
+#[test]
+fn what_a_peer_wanted_is_forgotten_with_it() {
+    let (first, second) = (Host::listening(1), Host::listening(2));
+    let addresses = [&first, &second].map(|host| host.address().to_string());
+    let near = Host::new(|builder| builder.index(0).peer(1, &addresses[0]).peer(2, &addresses[1]));
+    near.until("both", |peers| connected(peers) == ["node 1", "node 2"]);
+    let _wants = first.bus.subscriber("gated").policy(Policy::Block).open().unwrap();
+    let publisher = near.bus.publisher("gated").open().unwrap();
+    assert_eq!(publisher.wait_for_subscribers(1, PATIENCE).unwrap(), 1);
+    near.node.set_peers(list(&[(2, second.address())])).unwrap();
+    near.until("without the first", |peers| peers.len() == 1 && connected(peers) == ["node 2"]);
+    let deadline = Deadline::after(PATIENCE);
+    while publisher.subscribers() > 0 {
+        assert!(!deadline.expired(), "who was taken from the list still holds the publisher up");
+        std::thread::yield_now();
+    }
 }
 
 #[test]

@@ -91,7 +91,7 @@ impl<D: Wires> Door<D> {
         if linked || !self.is_struck(id) {
             return;
         }
-        let forgotten = lock(&self.shared.peers).remove(&id);
+        let forgotten = self.shared.remove(id);
         {
             let mut known = lock(&self.shared.known);
             known.remove(&id);
