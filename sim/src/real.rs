@@ -2,7 +2,8 @@
 //!
 //! Each host is a domain of its own with a node, publishers and subscribers; between the nodes is the network in memory
 //! of `busway-io`. Time moves only when no host has anything left to do, and when each control thread, which is a real
-//! one, has done what it was asked. Of the machine's own time nothing is decided.
+//! one, has done what it was asked. Of the machine's own time nothing is decided, but that a world which does not end
+//! in minutes of it has failed.
 //!
 //! Invariant: the same plan gives the same run, as far as it is seen by users and by the network.
 
@@ -12,7 +13,7 @@ mod plan;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use busway_io::{Crash, HostId, Network, Path};
 use busway_protocol::{State, Time};
@@ -39,8 +40,10 @@ const CHECK_MS: u64 = 100;
 const FULL_MS: u64 = 5;
 /// A node that was told to end its links in order is gone after this long.
 const DRAIN_MS: u64 = 1_000;
-/// More rounds at one moment are a loop.
-const ROUNDS_MAX: u32 = 100_000;
+/// More rounds at one moment are a loop: each waits for the control thread where something is asked of it.
+const ROUNDS_MAX: u32 = 10_000;
+/// A world that takes longer than this of the machine's time is one that does not end. It decides nothing else.
+const SEED_MOST: Duration = Duration::from_secs(120);
 
 /// What became of one run.
 #[derive(Debug)]
@@ -124,10 +127,15 @@ struct World<'a> {
     trace: Trace,
     faults: u64,
     rounds: (u64, u32),
+    began: Instant,
 }
 
 /// Lets a plan happen.
 #[must_use]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a world that does not end is a failure, in the machine's time"
+)]
 pub fn run(plan: &Plan, lines: bool) -> Outcome {
     busway::seed_ports(plan.seed);
     let network = Network::new(plan.seed, plan.manners);
@@ -153,6 +161,7 @@ pub fn run(plan: &Plan, lines: bool) -> Outcome {
         trace,
         faults: 0,
         rounds: (0, 0),
+        began: Instant::now(),
     };
     if let Err(what) = world.live() {
         world.violate(|| what);
@@ -288,9 +297,28 @@ impl World<'_> {
             }
             self.rounds = if self.rounds.0 == now_ns { (now_ns, self.rounds.1 + 1) } else { (now_ns, 0) };
             if self.rounds.1 > ROUNDS_MAX {
-                return Err("the hosts do not come to rest".to_owned());
+                return Err(self.stuck("the hosts do not come to rest"));
             }
+            self.watch()?;
         }
+    }
+
+    /// Ends a world that does not come to its end, with what its hosts wait for.
+    fn watch(&mut self) -> Result<(), String> {
+        let took = self.began.elapsed();
+        if took < SEED_MOST {
+            return Ok(());
+        }
+        Err(self.stuck(&format!("not at its end after {} s of the machine's time", took.as_secs())))
+    }
+
+    fn stuck(&self, what: &str) -> String {
+        let mut text =
+            format!("{what}; {} ns, the network next at {:?}", self.network.now_ns(), self.network.next_ns());
+        for (index, host) in self.hosts.iter().enumerate() {
+            text.push_str(&format!("\n  host {index}: {}", host.describe()));
+        }
+        text
     }
 
     fn happen(&mut self, event: Event) -> Result<(), String> {

@@ -241,6 +241,36 @@ fn a_killed_process_is_an_end_or_a_reset_and_one_without_power_is_silence() {
 }
 
 /// A conversation with faults: everything that was seen, as text.
+#[test]
+fn many_bytes_through_small_buffers_are_not_cut_ever_smaller() {
+    let manners = Manners { send_bytes_max: 2_000, receive_bytes_max: 2_000, ..Manners::rough() };
+    let p = pair(7, manners);
+    let (mut rest, mut arrived, mut moments) = (Some(vec![1; 100_000]), 0, 0);
+    let left = |pieces: Parcel, result: Result<usize, Fault>| {
+        let left = pieces.0[0][result.unwrap()..].to_vec();
+        (!left.is_empty()).then_some(left)
+    };
+    while arrived < 100_000 {
+        moments += 1;
+        assert!(moments < 5_000, "{arrived} bytes in {moments} moments");
+        for event in events(&p.near) {
+            match event {
+                Event::Written { pieces, result, .. } => rest = left(pieces, result),
+                other => panic!("{other:?}"),
+            }
+        }
+        while let Some(bytes) = rest.take() {
+            if let Submitted::Done { buffer, result } = p.near.write(p.ends.0, Parcel(vec![bytes])) {
+                rest = left(buffer, result);
+            }
+        }
+        arrived += pending_read(&p.far).len() + read(&p.far, p.ends.1).0.len();
+        let wait_ns = p.network.next_ns().map_or(1, |next_ns| next_ns - p.network.now_ns());
+        p.network.advance(Duration::from_nanos(wait_ns.max(1)));
+    }
+    println!("evidence: moments={moments}");
+}
+
 fn run(seed: u64) -> String {
     let p = pair(seed, Manners::rough());
     let path = p.network.path(NEAR, FAR);

@@ -209,6 +209,12 @@ impl Host {
         Ok(true)
     }
 
+    /// What the node waits for, in words.
+    pub(super) fn describe(&self) -> String {
+        let node = self.node.as_ref().map_or_else(|| "down".to_owned(), Stepped::describe);
+        format!("stopped {}, idle {}, dirty: {}; {node}", self.stopped, self.idle, self.dirty)
+    }
+
     /// The next message of any subscriber.
     pub(super) fn receive(&mut self, index: usize, known: &Known<'_>) -> Result<Option<Told>, String> {
         if self.idle > 0 {

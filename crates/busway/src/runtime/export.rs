@@ -156,6 +156,8 @@ pub(crate) struct Exports {
     sources: BTreeMap<PortId, Exported>,
     /// Rows that have no seat yet.
     coming: Vec<(Arrival, Care)>,
+    /// Whether some of them had no seat when they were looked at last.
+    unseated: bool,
     /// What the peer may read.
     permits: Arc<Permits>,
     /// Sources that the peer does not take on this link.
@@ -185,6 +187,7 @@ impl Exports {
             wanted: BTreeMap::new(),
             sources: BTreeMap::new(),
             coming: Vec::new(),
+            unseated: false,
         };
         exports.filter(permits);
         Ok(exports)
@@ -341,11 +344,13 @@ impl Exports {
             }
         }
         let coming = std::mem::take(&mut self.coming);
+        self.unseated = false;
         for (arrival, care) in coming {
             if arrival.row.is_refused() {
                 continue;
             }
             if !arrival.row.is_attached() {
+                self.unseated = true;
                 self.coming.push((arrival, care));
                 continue;
             }
@@ -472,9 +477,10 @@ impl Exports {
         None
     }
 
-    /// Whether rows have no seat yet.
+    /// Whether rows had no seat when they were looked at last. One that has it and waits until a careless row has ended
+    /// waits for the peer.
     pub(crate) fn is_coming(&self) -> bool {
-        !self.coming.is_empty()
+        self.unseated && !self.coming.is_empty()
     }
 
     /// How far the peer has confirmed each source that is for one start of it only.

@@ -732,6 +732,20 @@ impl Peer {
         self.exports.is_coming() || self.imports.is_opening()
     }
 
+    /// What it waits for, in words.
+    pub(crate) fn describe(&self) -> String {
+        let wire = self.wire.as_ref().map(|wire| (wire.batch.is_none(), wire.closing.is_some()));
+        let (coming, relays) = (self.exports.is_coming(), self.imports.is_opening());
+        format!(
+            "{}: {:?}, deadline {:?}, (writing, closing) {wire:?}, rows coming: {coming}, relays opening: {relays}, \
+             asked {}",
+            self.id,
+            self.session.state(),
+            self.session.deadline(),
+            self.asked
+        )
+    }
+
     /// How far the link is.
     pub(crate) fn state(&self) -> Option<State> {
         self.session.state().cloned()

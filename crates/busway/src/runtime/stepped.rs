@@ -113,6 +113,15 @@ impl Stepped {
         lock(&peer).state()
     }
 
+    /// What it waits for, in words: for whoever finds that it does not come to rest.
+    #[must_use]
+    pub fn describe(&self) -> String {
+        let now_ns = self.shared.now_ns();
+        let peers: Vec<String> = self.shared.all().iter().map(|peer| lock(peer).describe()).collect();
+        let (wake_ns, news) = (self.wake_ns, self.shared.has_news());
+        format!("at {now_ns} ns, wakes at {wake_ns} ns, news: {news}; {}", peers.join("; "))
+    }
+
     /// Begins to end its links in order.
     pub fn drain(&mut self) {
         self.shared.drain();

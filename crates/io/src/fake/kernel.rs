@@ -30,10 +30,16 @@ impl State {
         let Ok((id, side)) = self.standing(host, connection) else { return false };
         self.streams.get(&id).is_some_and(|stream| {
             let end = stream.end(side);
-            !end.shut
-                && end.failed.is_none()
-                && stream.pipe(side).unacknowledged < self.manners.send_bytes_max
+            !end.shut && end.failed.is_none() && self.room(stream.pipe(side).unacknowledged) > 0
         })
+    }
+
+    /// How much a writer may add. As with the kernel, a buffer with less than a third free has no room: if each segment
+    /// that lands let one of its size follow, and some are cut, segments would shrink to single bytes and stay so.
+    fn room(&self, unacknowledged: usize) -> usize {
+        let most = self.manners.send_bytes_max;
+        let room = most.saturating_sub(unacknowledged);
+        if room < most.div_ceil(3) { 0 } else { room }
     }
 
     /// What has landed and was not read is thrown away.
@@ -100,7 +106,7 @@ impl State {
         if let Some(fault) = end.failed {
             return Some(Err(fault));
         }
-        let room = self.manners.send_bytes_max.saturating_sub(stream.pipe(side).unacknowledged);
+        let room = self.room(stream.pipe(side).unacknowledged);
         if room == 0 {
             return None;
         }
