@@ -10,8 +10,8 @@ use std::time::Duration;
 use busway_shm::clock::Deadline;
 
 use busway::{Bus, Cause, Node, Policy, Subscriber};
-use busway_wire::link::{Accept, Frame, Hello, Identity, Interest, Wanted, encode};
-use busway_wire::{Pattern, Seed, cluster_id};
+use busway_wire::link::{Accept, Announce, Frame, Hello, Identity, Interest, Wanted, encode};
+use busway_wire::{Pattern, Seed, Topic, cluster_id};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -429,11 +429,58 @@ impl Stranger {
         stranger
     }
 
+    /// A client that is let in by the node at `address`.
+    fn client(id: u64, address: SocketAddr) -> Self {
+        let stream = TcpStream::connect(address).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        let mut stranger = Self(stream);
+        stranger.say(&hello(Identity::Client { id }));
+        stranger
+    }
+
     fn say(&mut self, frame: &Frame) {
         let mut bytes = Vec::new();
         encode(frame, Seed(cluster_id("test")), &mut bytes).unwrap();
         self.0.write_all(&bytes).unwrap();
     }
+}
+
+#[test]
+fn a_node_gets_its_source_back_from_a_client_that_announced_it_first() {
+    let home = Host::new(1, &[]);
+    let mut far = Host::new(0, &[]);
+    far.node = None;
+    let mut publisher = far.bus.publisher("true").open().unwrap();
+    let mut subscriber = home.bus.subscriber("true").policy(Policy::Block).open().unwrap();
+    let mut misled = home.bus.subscriber("forged").open().unwrap();
+    let mut has = |count: usize| {
+        let deadline = Deadline::after(PATIENCE);
+        while misled.publishers() != count {
+            assert!(!deadline.expired(), "{} publishers", misled.publishers());
+            assert!(misled.try_recv().unwrap().is_none());
+            std::thread::yield_now();
+        }
+    };
+    let mut thief = Stranger::client(9, home.address());
+    thief.say(&Frame::Announce(Announce {
+        source: publisher.id(),
+        topic: Topic::new("forged").unwrap(),
+        publisher: String::new(),
+        process: String::new(),
+        host: String::new(),
+        created_ns: 0,
+        reliable: true,
+        resumes: false,
+    }));
+    has(1);
+    far.start(0, "127.0.0.1:0".parse().unwrap(), &[(1, home.address())]);
+    publisher.wait_for_subscribers(1, PATIENCE).unwrap();
+    publisher.send(b"true").unwrap();
+    assert_eq!(receive(&mut subscriber), b"true");
+    has(0);
+    let said = home.node.as_ref().unwrap().peers().into_iter().find_map(|peer| peer.last_error);
+    assert!(said.as_deref().is_some_and(|said| said.contains("which is of node 0")), "{said:?}");
+    drop(thief);
 }
 
 #[test]

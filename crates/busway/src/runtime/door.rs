@@ -14,7 +14,7 @@ use busway_io::{Admission, ConnectionId, Event, Fault, Read, Submitted};
 use busway_protocol::membership::{self, Attempt, Membership};
 use busway_protocol::{Closed, Config, Input, Link, PeerId, Permits, Principal, Session, State, Time};
 use busway_wire::limits::{LINK_DRAIN_MS, LINK_UNIDENTIFIED_DEFAULT};
-use busway_wire::link::{Frame, Refusal, RefusalCode, encode};
+use busway_wire::link::{Announce, Frame, Refusal, RefusalCode, encode};
 
 use crate::acl::Acl;
 use crate::node::LinkState;
@@ -604,6 +604,7 @@ impl<D: Wires> Door<D> {
                         self.shared.known_changed();
                     }
                 }
+                Happened::Displaced { client, announce } => self.displace(client, peer_id, peer, &announce),
                 Happened::Closed { connection, reason, retry_after_ms } => {
                     self.note(peer_id, LinkState::Closed, Some(reason.to_string()));
                     if retry_after_ms > 0 {
@@ -613,6 +614,16 @@ impl<D: Wires> Door<D> {
                 }
             }
         }
+    }
+
+    /// A node has announced a source that a client spoke for. One after the other: on this host a source has one ring.
+    fn displace(&mut self, client: PeerId, id: PeerId, peer: &Arc<Mutex<Peer>>, announce: &Announce) {
+        let displaced = lock(&self.shared.peers).get(&client).cloned();
+        if let Some(displaced) = displaced {
+            lock(&displaced).cut(&self.shared.driver, announce.source, id);
+            self.heed(client, &displaced);
+        }
+        lock(peer).open_relay(&self.shared.driver, announce);
     }
 
     /// Deadlines; true if something has to be looked at again soon.

@@ -142,6 +142,18 @@ impl Imports {
         }
     }
 
+    /// As [`Imports::close`], at once: the source is another peer's, and what waits of it is dropped.
+    pub(crate) fn cut(&mut self, source: PortId, inputs: &mut Inputs) {
+        self.abort(source);
+        let Some(Incoming { mut relay, queue, .. }) = self.sources.remove(&source) else { return };
+        for queued in queue {
+            inputs.push(Input::Dropped { source, sequence: queued.sequence(), cause: Cause::SpoofedSource });
+            if let Queued::Loaned(_, loan) = queued {
+                relay.put_back(loan);
+            }
+        }
+    }
+
     /// What is read of the peer's bytes.
     pub(crate) fn deliver(&mut self, delivery: Delivery<'_>, inputs: &mut Inputs) {
         match delivery {

@@ -43,17 +43,41 @@ pub(crate) enum Happened {
     Answered(ConnectionId),
     /// Something is not allowed, here or there; in words.
     Denied(String),
+    /// The peer is a node and has announced a source that this client spoke for. It is opened for the peer by
+    /// [`Peer::open_relay`] when it was closed for the client by [`Peer::cut`].
+    Displaced { client: PeerId, announce: Announce },
     /// The session gave the link up; the connection is being closed.
     Closed { connection: ConnectionId, reason: Closed, retry_after_ms: u32 },
 }
 
-/// Which peer speaks for which source: the first that announced it, until it says that no more will come.
+/// Which peer speaks for which source: the first that announced it, until it says that no more will come. A node that
+/// announces what a client has taken gets it: a client may have heard of that source and been faster.
 #[derive(Debug, Default)]
 pub(crate) struct Speakers(Mutex<BTreeMap<PortId, PeerId>>);
 
+/// What became of a peer's word that it speaks for a source.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Claim {
+    /// It does.
+    Granted,
+    /// It does from now on, in place of this client.
+    InPlaceOf(PeerId),
+    /// Another peer does.
+    Refused,
+}
+
 impl Speakers {
-    fn speaks(&self, source: PortId, peer: PeerId) -> bool {
-        *lock(&self.0).entry(source).or_insert(peer) == peer
+    fn claim(&self, source: PortId, peer: PeerId) -> Claim {
+        let mut speakers = lock(&self.0);
+        let holder = speakers.entry(source).or_insert(peer);
+        match (*holder, peer) {
+            (held, peer) if held == peer => Claim::Granted,
+            (held @ PeerId::Client { .. }, PeerId::Node { .. }) => {
+                *holder = peer;
+                Claim::InPlaceOf(held)
+            }
+            _ => Claim::Refused,
+        }
     }
 
     /// The peer is forgotten: it speaks for nothing any more.
@@ -469,11 +493,8 @@ impl Peer {
                         .push(Happened::Denied(self.permits.refusal(Deed::Publish, &announce.topic)));
                     self.imports.close(source);
                     self.inputs.push(Input::RelayRefused { source, cause: Cause::Denied });
-                } else if may_speak(&announce.topic, self.id) && self.speakers.speaks(source, self.id) {
-                    self.imports.open(&announce, now.0, &mut self.inputs);
                 } else {
-                    tracing::warn!(target: "busway::link", peer = %self.id, source = %source, "speaks for a source of another peer");
-                    self.inputs.push(Input::RelayRefused { source, cause: Cause::SpoofedSource });
+                    self.claim(announce, now);
                 }
             }
             Output::CloseRelay { source } => {
@@ -503,6 +524,43 @@ impl Peer {
                 }
             }
         }
+    }
+
+    /// It says that it speaks for a source.
+    fn claim(&mut self, announce: Announce, now: Time) {
+        let source = announce.source;
+        let claim = if may_speak(&announce.topic, self.id) {
+            self.speakers.claim(source, self.id)
+        } else {
+            Claim::Refused
+        };
+        match claim {
+            Claim::Granted => self.imports.open(&announce, now.0, &mut self.inputs),
+            Claim::InPlaceOf(client) => self.happened.push(Happened::Displaced { client, announce }),
+            Claim::Refused => {
+                tracing::warn!(target: "busway::link", peer = %self.id, source = %source, "speaks for a source of another peer");
+                self.inputs.push(Input::RelayRefused { source, cause: Cause::SpoofedSource });
+            }
+        }
+    }
+
+    /// Another peer, a node, speaks for this source: nothing more of it is taken from this one, and what waits is dropped.
+    pub(crate) fn cut<D: Driver<Staging, Pieces>>(&mut self, driver: &D, source: PortId, node: PeerId) {
+        let reason = format!("{} announced source {source}, which is of {node}", self.id);
+        self.happened.push(Happened::Denied(reason));
+        self.imports.cut(source, &mut self.inputs);
+        self.inputs.push(Input::RelayRefused { source, cause: Cause::SpoofedSource });
+        self.answer(Time(driver.now_ns()));
+        self.write(driver);
+    }
+
+    /// What this peer has announced is nobody else's any more.
+    pub(crate) fn open_relay<D: Driver<Staging, Pieces>>(&mut self, driver: &D, announce: &Announce) {
+        let now = Time(driver.now_ns());
+        self.asked += 1;
+        self.imports.open(announce, now.0, &mut self.inputs);
+        self.answer(now);
+        self.write(driver);
     }
 
     /// Reads local messages for the peer and writes what may go out now. Returns how many were read.
