@@ -46,7 +46,7 @@ pub struct RingOptions {
     pub max_wait_ns: u64,
     /// Whether rows may gate at all.
     pub gating: bool,
-    /// Whether its messages come from another host.
+    /// Whether its messages come from another host. No place is kept then for a row whose process dies.
     pub relay: bool,
 }
 
@@ -90,7 +90,7 @@ pub enum Refusal {
     Closed,
 }
 
-/// Whom a publisher waits for.
+/// Whom a publisher waits for; where a place is kept, who had it before it died.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RowName {
     /// The subscriber's process id.
@@ -172,7 +172,8 @@ impl RingWriter {
         };
         let head = own.tables().at(crate::layout::HEADS_AT + u64::from(index) * 8)?;
         fill_entry(&entry, topic, port, &options, ring);
-        let shared = Arc::new(RingShared::new(own.clone(), ring, entry, head, options.gating));
+        let places = options.gating && !options.relay;
+        let shared = Arc::new(RingShared::new(own.clone(), ring, entry, head, options.gating, places));
         shared.head_word().store(0, Ordering::Release);
         let limit = u64::from(slots) / 2;
         let writer = Self {
@@ -401,14 +402,18 @@ impl RingWriter {
 
     /// Copies the list of seats if it has changed.
     fn refresh(&mut self) {
-        let version = self.shared.version();
-        if version == self.seen {
-            return;
+        if self.shared.version() != self.seen {
+            let shared = self.shared.clone();
+            self.copy_list(&shared.lock());
         }
+    }
+
+    /// Copies the list, of which the lock is held: its version does not change meanwhile.
+    fn copy_list(&mut self, seats: &[Seat]) {
         let old: Vec<(EntryKey, u32, u64)> = (self.places.iter().zip(&self.blocked))
             .map(|(seat, since)| (seat.row_key, seat.index, *since))
             .collect();
-        self.places = self.shared.seats();
+        self.places = seats.to_vec();
         // Seats leave the list and join it at its end: one walk over both, however many a process has asked for.
         let mut old = old.into_iter();
         let since = |seat: &Seat| {
@@ -416,7 +421,7 @@ impl RingWriter {
             known.map_or(0, |(_, _, since)| since)
         };
         self.blocked = self.places.iter().map(since).collect();
-        self.seen = version;
+        self.seen = self.shared.version();
     }
 
     /// Chunks in the ring, free in our stores, and retired (held ones are among these), and those of the process. Over

@@ -30,7 +30,10 @@ use crate::slot::Slot;
 use crate::sync::{AtomicU64, Ordering};
 use crate::view::Mapped;
 
+pub(crate) mod between;
 mod place;
+#[cfg(test)]
+mod tests;
 
 /// Most hold words of a row that a publisher looks at; more are refused at the seat.
 pub const HOLDS_MAX: u64 = 4096;
@@ -83,8 +86,8 @@ pub struct Seat {
     /// For whom its place is kept when its process dies, and the user who asked for that.
     place: Option<NonZeroU64>,
     uid: u32,
-    /// A row of our own that stands for one whose process died.
-    stands_in: bool,
+    /// Of a row of our own that stands for one whose process died: who that was.
+    stands_for: Option<Arc<place::Gone>>,
 }
 
 /// How far a row is.
@@ -134,9 +137,26 @@ impl Seat {
         !matches!(self.peer.life(), Life::Dead | Life::Closed)
     }
 
-    /// Whether the row counts where room is made: its process takes part, or its place is kept.
+    /// Whether the row counts where room is made: its process takes part, or its place is kept. Who has left the bus
+    /// cleanly comes back for nothing.
     pub fn counts(&self) -> bool {
-        self.keeps() || self.alive()
+        match self.peer.life() {
+            Life::Closed => false,
+            Life::Dead => self.keeps(),
+            Life::Starting | Life::Alive => true,
+        }
+    }
+
+    /// The process id and the name of who reads, or of who read before it died.
+    pub(crate) fn reader(&self) -> (u32, String) {
+        match &self.stands_for {
+            Some(gone) => (gone.pid, gone.name.clone()),
+            None => (self.peer.pid(), self.peer.name()),
+        }
+    }
+
+    pub(crate) fn stands_in(&self) -> bool {
+        self.stands_for.is_some()
     }
 
     /// Whether its place is kept when its process dies.
@@ -159,6 +179,8 @@ pub struct RingShared {
     entry: Mapped<RingEntry>,
     head: Mapped<AtomicU64>,
     gating: bool,
+    /// Whether places are kept: what comes from another host is not held up for a host that may never come back.
+    places: bool,
     seats: Mutex<Vec<Seat>>,
     version: AtomicU64,
     /// What was due to rows that are gone, noted when each went: only we ask, so it lies in no arena.
@@ -212,10 +234,11 @@ impl RingShared {
         entry: Mapped<RingEntry>,
         head: Mapped<AtomicU64>,
         gating: bool,
+        places: bool,
     ) -> Self {
         let (seats, remains) = (Mutex::new(Vec::new()), Mutex::new(None));
         let (version, past_expected) = (AtomicU64::new(1), AtomicU64::new(0));
-        Self { own, key, entry, head, gating, seats, version, past_expected, remains }
+        Self { own, key, entry, head, gating, places, seats, version, past_expected, remains }
     }
 
     /// Which ring this is.
@@ -261,7 +284,7 @@ impl RingShared {
         self.lock().len()
     }
 
-    fn lock(&self) -> MutexGuard<'_, Vec<Seat>> {
+    pub(crate) fn lock(&self) -> MutexGuard<'_, Vec<Seat>> {
         self.seats.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -283,7 +306,7 @@ impl RingShared {
         if holds > HOLDS_MAX {
             return Err(ShmError::Refused { what: "more hold words than a row may have" });
         }
-        let known = seats.iter().filter(|seat| seat.peer.process() == peer.process());
+        let known = seats.iter().filter(|seat| seat.peer.process() == peer.process() && !seat.stands_in());
         // A row without hold words costs a look as well: it counts as the sixteen that fit into its entry.
         let words = known.fold(holds, |sum, seat| sum + (seat.holds.len() as u64).max(ROW_HOLDS as u64));
         if words > PROCESS_HOLDS_MAX {
@@ -293,21 +316,21 @@ impl RingShared {
         }
         let holds = peer.tables().arena().slice(row.holds_at.load(Ordering::Relaxed), holds)?;
         let gates = self.gating && policy.gates();
-        let place = NonZeroU64::new(row.place.load(Ordering::Relaxed)).filter(|_| gates);
+        let place = NonZeroU64::new(row.place.load(Ordering::Relaxed))
+            .filter(|_| gates && self.places && policy == Policy::Block);
         let kept = place::kept(&seats, place, peer.uid(), self.head());
-        let from = kept.unwrap_or_else(|| self.start_of(&row));
+        let from = kept.from().unwrap_or_else(|| self.start_of(&row));
         let index = self.own.take_entry(Table::Seat)?;
         let passed = Arc::new(AtomicU64::new(from));
-        let (peer, uid, stands_in) = (peer.clone(), peer.uid(), false);
+        let (peer, uid, stands_for) = (peer.clone(), peer.uid(), None);
         let seat =
-            Seat { peer, row_key, row, holds, index, policy, gates, from, passed, place, uid, stands_in };
+            Seat { peer, row_key, row, holds, index, policy, gates, from, passed, place, uid, stands_for };
         self.fill_entry(&seat);
-        if kept.is_some() {
-            self.take_over(&mut seats, &seat);
-        }
+        let taken = kept.take_from(&mut seats);
         seats.push(seat);
         self.entry.seated.store(seats.len() as u64, Ordering::Relaxed);
         self.raise();
+        taken.iter().for_each(|old| self.fold(old, Rest::Kept)); // K5
         Ok(index)
     }
 
@@ -373,7 +396,8 @@ impl RingShared {
 
     /// How the seat is marked now.
     pub(crate) fn marked(&self, seat: &Seat) -> u32 {
-        self.entry_of(seat).map_or(state::FREE, |entry| unkey(entry.key.load(Ordering::Relaxed)).1)
+        // Acquire: pairs with Release in `fold`: who sees a seat free sees the version that was raised before.
+        self.entry_of(seat).map_or(state::FREE, |entry| unkey(entry.key.load(Ordering::Acquire)).1)
     }
 
     /// Frees the seats of rows that closed and of processes that died, as their life words say, and once the publisher
@@ -382,11 +406,15 @@ impl RingShared {
         let mut reaped = Reaped::default();
         let mut seats = self.lock();
         let over = unkey(self.entry.key.load(Ordering::Relaxed)).1 == state::CLOSED;
-        let mut stand_ins = place::StandIns::new(&seats, over);
+        // One look at each process: who dies meanwhile is dead at the next.
+        let deaths = place::Deaths::of(&seats);
+        between::now(between::Step::DeathsSeen, self);
+        let mut stand_ins = place::StandIns::new(&seats, &deaths, over);
+        let mut gone = Vec::new();
         seats.retain(|seat| {
-            let died = seat.dead();
+            let died = deaths.of_seat(seat);
             let closed = seat.progress(u64::MAX) == Progress::Closed;
-            let given_up = seat.stands_in && over;
+            let given_up = seat.stands_in() && over;
             if !died && !closed && !given_up {
                 return true;
             }
@@ -397,9 +425,9 @@ impl RingShared {
             }
             if died && !closed && stand_ins.take(self, seat) {
                 reaped.kept += 1;
-                self.fold(seat, Rest::Kept);
+                gone.push((seat.clone(), Rest::Kept));
             } else {
-                self.fold(seat, if died || given_up { Rest::Died } else { Rest::Left });
+                gone.push((seat.clone(), if died || given_up { Rest::Died } else { Rest::Left }));
             }
             false
         });
@@ -409,6 +437,7 @@ impl RingShared {
             self.entry.seated.store(seats.len() as u64, Ordering::Relaxed);
             self.raise();
         }
+        gone.iter().for_each(|(seat, rest)| self.fold(seat, *rest)); // K5
         if seats.is_empty() {
             self.free();
         }
@@ -425,7 +454,7 @@ impl RingShared {
         }
     }
 
-    /// Adds a row that is gone to the ring's past, so that the account stays closed.
+    /// Adds a row that is gone to the ring's past, so that the account stays closed. The version was raised before (K5).
     fn fold(&self, seat: &Seat, rest: Rest) {
         let mut ledger = seat.ledger(|| self.head());
         match rest {
@@ -446,7 +475,7 @@ impl RingShared {
         if rest != Rest::Kept {
             self.entry.past_rows.fetch_add(1, Ordering::Relaxed);
         }
-        if seat.stands_in {
+        if seat.stands_in() {
             self.free_stand_in(seat);
         }
         if let Some(entry) = self.entry_of(seat) {
@@ -454,6 +483,7 @@ impl RingShared {
             entry.key.store(key(generation, state::FREE), Ordering::Release);
             self.own.give_entry(Table::Seat, seat.index);
         }
+        between::now(between::Step::Folded, self);
     }
 
     /// The ledgers of all rows that there ever were: those that are there, and the sums of those that are gone.

@@ -10,10 +10,10 @@ use std::time::Duration;
 use busway_shm::arena::{ArenaOptions, OwnArena, PeerArena};
 use busway_shm::clock::{Deadline, monotonic_ns};
 use busway_shm::hold::HoldBudget;
-use busway_shm::life::OWNER_DIED;
+use busway_shm::life::{CLOSED, OWNER_DIED};
 use busway_shm::ring::{Patience, Refusal, RingOptions, RingWriter};
 use busway_shm::row::{RowOptions, RowReader, RowShared, Taken};
-use busway_shm::seat::RingShared;
+use busway_shm::seat::{PROCESS_HOLDS_MAX, RingShared};
 use busway_shm::slot::InlineMeta;
 use busway_shm::sync::Ordering;
 use busway_wire::{Cause, Kind, Policy, PortId, Topic};
@@ -29,6 +29,7 @@ fn arena(name: &str) -> Arc<OwnArena> {
 }
 
 struct Ring {
+    own: Arc<OwnArena>,
     writer: RingWriter,
     shared: Arc<RingShared>,
     peer: Arc<PeerArena>,
@@ -36,6 +37,10 @@ struct Ring {
 
 impl Ring {
     fn new(max_wait: Duration) -> Self {
+        Self::made(max_wait, false)
+    }
+
+    fn made(max_wait: Duration, relay: bool) -> Self {
         let own = arena("publisher");
         let options = RingOptions {
             slots_max: SLOTS as u32,
@@ -43,11 +48,12 @@ impl Ring {
             history: 0,
             max_wait_ns: max_wait.as_nanos() as u64,
             gating: true,
-            relay: false,
+            relay,
         };
         let topic = Topic::new("kept").expect("a name");
         let (writer, shared) = RingWriter::create(&own, &topic, PortId(7), options).expect("a ring");
-        Self { writer, shared, peer: PeerArena::of_own(&own).expect("our own arena can be mapped") }
+        let peer = PeerArena::of_own(&own).expect("our own arena can be mapped");
+        Self { own, writer, shared, peer }
     }
 
     fn send(&mut self, patience: Patience) -> Result<u64, Refusal> {
@@ -89,20 +95,18 @@ struct Node {
 
 impl Node {
     fn new(ring: &Ring, place: u64) -> Self {
+        Self::with(ring, place, Policy::Block)
+    }
+
+    fn with(ring: &Ring, place: u64, policy: Policy) -> Self {
         let own = arena("node");
         let us = PeerArena::of_own(&own).expect("our own arena can be mapped");
         let budget = Arc::new(HoldBudget::new(256, 64 * MIB));
-        let options = RowOptions {
-            port: PortId(9),
-            policy: Policy::Block,
-            history: 0,
-            holds: 15,
-            created_ns: monotonic_ns(),
-            place,
-        };
+        let options =
+            RowOptions { port: PortId(9), policy, history: 0, holds: 15, created_ns: monotonic_ns(), place };
         let row = RowShared::create(&own, &ring.peer, ring.shared.key(), &options, &budget).expect("a row");
-        row.attached(Ok(ring.shared.attach(&us, row.key(), Policy::Block).expect("a seat")));
-        let mut reader = RowReader::new(row, Policy::Block, false);
+        row.attached(Ok(ring.shared.attach(&us, row.key(), policy).expect("a seat")));
+        let mut reader = RowReader::new(row, policy, false);
         reader.confirm_later();
         Self { own, reader }
     }
@@ -225,4 +229,69 @@ fn a_place_that_nobody_took_goes_with_its_publisher_and_is_counted() {
     shared.reap();
     assert!(shared.is_free());
     assert_eq!(shared.entry().past_dropped[Cause::SubscriberDied as usize].load(Ordering::Relaxed), 6);
+}
+
+#[test]
+fn a_place_is_kept_for_who_asks_to_be_waited_for_only_and_never_in_a_ring_of_another_host() {
+    for (policy, relay) in [(Policy::Fail, false), (Policy::Evict, false), (Policy::Block, true)] {
+        let mut ring = Ring::made(Duration::MAX, relay);
+        let node = Node::with(&ring, 5, policy);
+        ring.send_all(SLOTS);
+        node.die();
+        ring.send_all(SLOTS);
+        let reaped = ring.shared.reap();
+        assert_eq!((reaped.died, reaped.kept), (1, 0), "{policy:?}, relay: {relay}");
+        ring.send_all(SLOTS);
+        assert_eq!(ring.shared.seated(), 0);
+    }
+}
+
+#[test]
+fn who_has_left_the_bus_cleanly_has_no_place() {
+    let mut ring = Ring::new(Duration::MAX);
+    let node = Node::new(&ring, 5);
+    ring.send_until_full();
+    node.own.life_word().store(CLOSED, Ordering::Release);
+    ring.send_all(SLOTS);
+    std::mem::forget(node);
+}
+
+#[test]
+fn a_publisher_is_told_who_had_the_place_that_it_waits_for() {
+    let mut ring = Ring::new(Duration::MAX);
+    let node = Node::new(&ring, 5);
+    ring.send_until_full();
+    node.die();
+    for _ in 0..2 {
+        let Err(Refusal::Full(who)) = ring.send(Patience::None) else { panic!("there was room") };
+        assert_eq!(who.iter().map(|who| who.name.as_str()).collect::<Vec<_>>(), ["node"]);
+        ring.shared.reap();
+    }
+}
+
+#[cfg(not(miri))] // thousands of rows
+#[test]
+fn kept_places_take_none_of_the_publishers_own_share_of_hold_words() {
+    let ring = Ring::new(Duration::MAX);
+    // Each costs sixteen words.
+    let places = PROCESS_HOLDS_MAX / 16;
+    let us = ring.writer.shared();
+    let node = arena("node");
+    let peer = PeerArena::of_own(&node).expect("our own arena can be mapped");
+    let budget = Arc::new(HoldBudget::new(256, 64 * MIB));
+    let attach = |own: &Arc<OwnArena>, peer: &Arc<PeerArena>, place: u64| {
+        let (policy, holds, created_ns) = (Policy::Block, 0, monotonic_ns());
+        let options = RowOptions { port: PortId(9), policy, history: 0, holds, created_ns, place };
+        let row = RowShared::create(own, &ring.peer, ring.shared.key(), &options, &budget).expect("a row");
+        let seat = us.attach(peer, row.key(), policy);
+        std::mem::forget(row);
+        seat.map(drop)
+    };
+    for place in 1..=places {
+        attach(&node, &peer, place).expect("a seat");
+    }
+    node.life_word().fetch_or(OWNER_DIED, Ordering::Relaxed);
+    assert_eq!(u64::from(us.reap().kept), places);
+    attach(&ring.own, &ring.peer, 0).expect("the publisher's process reads nothing yet");
+    std::mem::forget(node);
 }

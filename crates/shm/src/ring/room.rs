@@ -6,7 +6,7 @@
 //! A row whose process has died gates no more from the moment its life word says so, but where its place is kept
 //! (`seat::place`).
 //!
-//! Invariant: but for kept places of a ring that waits for hosts without end, no row can make a publisher wait longer than `max_wait` in one piece, and all rows together no longer
+//! Invariant: no row can make a publisher wait longer than `max_wait` in one piece, and all rows together no longer
 //! than twice that for one message, however many older ones must give way for its slot, its bytes and its memory, and
 //! whatever the rows write or fail to write: the wait is bounded by our own clock. What a message has waited so far stands
 //! in `sent.waited_ns`, which begins anew with the next.
@@ -21,7 +21,7 @@ use crate::clock;
 use crate::error::ShmError;
 use crate::layout::state;
 use crate::life;
-use crate::seat::{Progress, Seat};
+use crate::seat::{Progress, Seat, between};
 use crate::slot::ChunkRef;
 use crate::sync::{Ordering, fence};
 use crate::sys::futex;
@@ -58,6 +58,8 @@ struct Survey {
     gate: u64,
     /// Everything below was passed by every row.
     slowest: u64,
+    /// Rows that were stalled and gate again.
+    back: Vec<usize>,
 }
 
 impl RingWriter {
@@ -83,10 +85,8 @@ impl RingWriter {
     pub(super) fn look_for_bytes(&mut self, class: u64) {
         self.spare_bytes = self.count_spare(class);
         if self.spare_bytes < class && self.chunks.front().is_some_and(|(oldest, _)| *oldest >= self.gate) {
-            fence(Ordering::SeqCst); // R2: pairs with the fence in `row::attached`
-            self.refresh();
             let oldest = self.chunks.front().map_or(0, |(oldest, _)| *oldest);
-            self.gate = self.survey(oldest).gate;
+            self.gate = self.look(Needed::Message(oldest)).gate;
             self.spare_bytes = self.count_spare(class);
         }
     }
@@ -180,9 +180,7 @@ impl RingWriter {
         let mut started = 0;
         let mut spins = 0;
         loop {
-            fence(Ordering::SeqCst); // R2: pairs with the fence in `row::attached`
-            self.refresh();
-            let survey = self.survey(what.sequence(self.stage.mask + 1));
+            let survey = self.look(what);
             self.gate = survey.gate;
             let lag = (self.head + 1).saturating_sub(survey.slowest);
             let slots = self.stage.mask + 1;
@@ -226,7 +224,9 @@ impl RingWriter {
                 .iter()
                 .filter_map(|seat| self.name_if_blocking(seat, needed.saturating_sub(1)))
                 .collect();
-            if who.is_empty() || deadline.expired() || self.shared.own().closed() {
+            // A seat of a list that has changed meanwhile may be free because another row has its place.
+            let all = who.is_empty() && self.shared.version() == self.seen;
+            if all || deadline.expired() || self.shared.own().closed() {
                 return who;
             }
             if spins < SPINS {
@@ -260,14 +260,35 @@ impl RingWriter {
             && middle.is_none_or(|(middle, _)| cursor >= *middle)
     }
 
-    fn survey(&mut self, needed: u64) -> Survey {
+    /// Looks how far the rows are. A row that is free on our list may have given its place to one that is not there yet
+    /// (`seat::place`, K5): if the list has changed meanwhile, once more while nobody can change it.
+    fn look(&mut self, what: Needed) -> Survey {
+        let needed = what.sequence(self.stage.mask + 1);
+        fence(Ordering::SeqCst); // R2: pairs with the fence in `row::attached`
+        self.refresh();
+        between::now(between::Step::Listed, &self.shared);
+        let mut survey = self.survey(needed);
+        if self.shared.version() != self.seen {
+            let shared = self.shared.clone();
+            let seats = shared.lock();
+            fence(Ordering::SeqCst); // R2
+            self.copy_list(&seats);
+            survey = self.survey(needed);
+        }
+        for at in std::mem::take(&mut survey.back) {
+            self.shared.mark(&self.places[at], state::ACTIVE);
+        }
+        survey
+    }
+
+    fn survey(&self, needed: u64) -> Survey {
         let head = self.head;
-        let mut survey = Survey { gate: u64::MAX, slowest: u64::MAX };
+        let mut survey = Survey { gate: u64::MAX, slowest: u64::MAX, back: Vec::new() };
         let slots = self.stage.mask + 1;
         // A row that cannot make us wait matters only while the ring may still grow for it: its cursor lies in a line
         // that its process writes, and costs a transfer between processors.
         let growing = slots < u64::from(self.options.slots_max);
-        for seat in self.places.iter().filter(|seat| seat.gates || growing) {
+        for (at, seat) in self.places.iter().enumerate().filter(|(_, seat)| seat.gates || growing) {
             let Progress::Passed(cursor) = seat.progress(head) else { continue };
             if !seat.counts() {
                 continue;
@@ -280,7 +301,7 @@ impl RingWriter {
                 state::EVICTED | state::FREE => continue,
                 // What is needed now decides as well, or the row would be stalled and waited for in turns.
                 state::STALLED if cursor < needed || !self.caught_up(cursor) => continue,
-                state::STALLED => self.shared.mark(seat, state::ACTIVE),
+                state::STALLED => survey.back.push(at),
                 _ => {}
             }
             survey.gate = survey.gate.min(cursor + 1);
@@ -390,7 +411,10 @@ impl RingWriter {
     pub(super) fn name_if_behind(&self, seat: &Seat, head: u64) -> Option<RowName> {
         let Progress::Passed(cursor) = seat.progress(head) else { return None };
         let behind = head.saturating_sub(cursor);
-        (behind > 0).then(|| RowName { pid: seat.peer.pid(), name: seat.peer.name(), behind })
+        (behind > 0).then(|| {
+            let (pid, name) = seat.reader();
+            RowName { pid, name, behind }
+        })
     }
 
     /// Sleeps until the first blocking row moves or dies, the slice ends or somebody's deadline comes.

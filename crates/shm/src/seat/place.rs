@@ -6,17 +6,21 @@
 //! user takes the place over and reads on from there. A place pins no memory but the ring's: the dead process's arena is
 //! let go.
 //!
-//! It does not know hosts or nodes, and keeps nothing for a ring whose publisher is gone.
+//! It does not know hosts or nodes, and keeps nothing for a ring whose publisher is gone, nor for a row that would rather
+//! fail or evict than wait, nor in a ring that itself comes from another host: there somebody would wait for ever.
 //!
 //! Invariants: (K1) the words of a stand-in are written before its seat can be seen, and not again before its seat is
 //! gone. (K2) a place is kept, taken over or given up in one hold of the lock of the seats, and who takes it over begins at
 //! or before it: no message lies between. (K3) while a row of a number lives, no place of that number is kept: of two
-//! nodes that say they are the same, one is enough. (K4) at most [`PLACES_MAX`] a ring.
+//! nodes that say they are the same, one is enough. (K4) at most [`PLACES_MAX`] a ring. (K5) what a place was kept by is
+//! freed after the version that shows who has it now: a publisher that finds a seat of its list free looks again.
 
+use std::collections::BTreeMap;
 use std::num::NonZeroU64;
 use std::sync::Arc;
 
-use super::{Progress, Rest, RingShared, Seat};
+use super::{Progress, RingShared, Seat};
+use crate::arena::PeerArena;
 use crate::clock;
 use crate::error::ShmError;
 use crate::heap::Table;
@@ -30,20 +34,58 @@ use crate::view::Mapped;
 /// die under ever new numbers gets no more: a place beyond is given up, as that of any other dead row is.
 const PLACES_MAX: usize = 4_096;
 
-/// How far the dead and the kept rows of `place` are: the least of them. `None` where there is none.
-pub(super) fn kept(seats: &[Seat], place: Option<NonZeroU64>, uid: u32, head: u64) -> Option<u64> {
-    let place = place?;
-    let of_it = seats.iter().filter(|seat| is_kept_for(seat, place, uid));
-    let cursors = of_it.filter_map(|seat| match seat.progress(head) {
-        Progress::Passed(cursor) => Some(cursor),
-        Progress::Closed => None,
-    });
-    cursors.min()
+/// Whom a row stands for.
+#[derive(Debug)]
+pub(super) struct Gone {
+    pub(super) pid: u32,
+    pub(super) name: String,
 }
 
-/// Only the user who asked for a place may take it.
-fn is_kept_for(seat: &Seat, place: NonZeroU64, uid: u32) -> bool {
-    seat.place == Some(place) && seat.uid == uid && (seat.stands_in || seat.dead())
+/// Who is dead, by one look at each process.
+pub(super) struct Deaths(BTreeMap<*const PeerArena, bool>);
+
+impl Deaths {
+    pub(super) fn of(seats: &[Seat]) -> Self {
+        let mut deaths = BTreeMap::new();
+        for seat in seats {
+            deaths.entry(Arc::as_ptr(&seat.peer)).or_insert_with(|| seat.dead());
+        }
+        Self(deaths)
+    }
+
+    pub(super) fn of_seat(&self, seat: &Seat) -> bool {
+        self.0.get(&Arc::as_ptr(&seat.peer)).copied().unwrap_or(false)
+    }
+}
+
+/// The dead and the kept rows of a place, found by one look: entries of our table, and how far each is.
+pub(super) struct Kept(Vec<(u32, u64)>);
+
+impl Kept {
+    /// The least of them. `None` where there is none.
+    pub(super) fn from(&self) -> Option<u64> {
+        self.0.iter().map(|(_, cursor)| *cursor).min()
+    }
+
+    /// Takes them off the list.
+    pub(super) fn take_from(&self, seats: &mut Vec<Seat>) -> Vec<Seat> {
+        if self.0.is_empty() {
+            return Vec::new();
+        }
+        seats.extract_if(.., |seat| self.0.iter().any(|(index, _)| *index == seat.index)).collect()
+    }
+}
+
+/// What is kept for `place`. Only the user who asked for a place may take it.
+pub(super) fn kept(seats: &[Seat], place: Option<NonZeroU64>, uid: u32, head: u64) -> Kept {
+    let Some(place) = place else { return Kept(Vec::new()) };
+    let is_kept =
+        |seat: &&Seat| seat.place == Some(place) && seat.uid == uid && (seat.stands_in() || seat.dead());
+    let cursors = seats.iter().filter(is_kept).filter_map(|seat| match seat.progress(head) {
+        Progress::Passed(cursor) => Some((seat.index, cursor)),
+        Progress::Closed => None,
+    });
+    Kept(cursors.collect())
 }
 
 /// The rows that will stand for those that died.
@@ -56,9 +98,9 @@ pub(super) struct StandIns {
 
 impl StandIns {
     /// `over` says that the publisher is gone.
-    pub(super) fn new(seats: &[Seat], over: bool) -> Self {
-        let kept = seats.iter().filter(|seat| seat.stands_in).count();
-        let lives = seats.iter().filter(|seat| !seat.dead() && !seat.stands_in);
+    pub(super) fn new(seats: &[Seat], deaths: &Deaths, over: bool) -> Self {
+        let kept = seats.iter().filter(|seat| seat.stands_in()).count();
+        let lives = seats.iter().filter(|seat| !deaths.of_seat(seat) && !seat.stands_in());
         let present = lives.filter_map(|seat| Some((seat.place?, seat.uid))).collect();
         Self { made: Vec::new(), present, room: if over { 0 } else { PLACES_MAX.saturating_sub(kept) } }
     }
@@ -97,7 +139,9 @@ impl RingShared {
         fill_row(&row, self, dead, from, holds_at);
         row.key.store(key(row_key.generation, state::ACTIVE), Ordering::Release); // pairs with Acquire in `progress`
         let passed = Arc::new(AtomicU64::new(from));
-        let seat = Seat { peer, row_key, row, holds, index, from, passed, stands_in: true, ..dead.clone() };
+        let (pid, name) = dead.reader();
+        let stands_for = Some(Arc::new(Gone { pid, name }));
+        let seat = Seat { peer, row_key, row, holds, index, from, passed, stands_for, ..dead.clone() };
         self.fill_entry(&seat);
         if self.marked(dead) == state::STALLED
             && let Some(entry) = self.entry_of(&seat)
@@ -106,18 +150,6 @@ impl RingShared {
             entry.key.store(key(generation, state::STALLED), Ordering::Release); // pairs with Acquire in `row`
         }
         Ok(seat)
-    }
-
-    /// Gives the places that `seat` takes over up to it.
-    pub(super) fn take_over(&self, seats: &mut Vec<Seat>, seat: &Seat) {
-        let Some(place) = seat.place else { return };
-        seats.retain(|old| {
-            let taken = is_kept_for(old, place, seat.uid);
-            if taken {
-                self.fold(old, Rest::Kept);
-            }
-            !taken
-        });
     }
 
     /// The seat of a stand-in is gone: its row is used again.
