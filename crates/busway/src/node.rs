@@ -67,7 +67,9 @@ impl NodeBuilder {
         self
     }
 
-    /// This is no node of the cluster but a client of it, by an id of its own choice, the same at each start.
+    /// This is no node of the cluster but a client of it, by an id of its own choice, the same at each start. With a certificate or a token of
+    /// a client whose name is a number, the id is that number; whose name is none chooses one of
+    /// [`Principal::NAMED_ID_MIN`](crate::Principal::NAMED_ID_MIN), 2^63, or more.
     pub fn client(mut self, id: u64) -> Self {
         self.identity = PeerId::Client { id };
         self

@@ -27,9 +27,10 @@ pub enum Principal {
         /// From 0.
         index: u8,
     },
-    /// A client, by a name; one that is a number is the client's id.
+    /// A client, by a name; one that is a number is the client's id. All others have ids from
+    /// [`Principal::NAMED_ID_MIN`] on, so that none of them is taken for one that is a number.
     Client {
-        /// 1 to 64 of `A-Z a-z 0-9 . _ -`.
+        /// 1 to 64 of `A-Z a-z 0-9 . _ -`; digits alone are a number below [`Principal::NAMED_ID_MIN`], in one spelling.
         name: String,
     },
 }
@@ -41,7 +42,8 @@ pub struct PrincipalError;
 impl fmt::Display for PrincipalError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(
-            "an identity is node/INDEX or client/NAME, with a name of letters, digits, `.`, `_` and `-`",
+            "an identity is node/INDEX or client/NAME, with a name of letters, digits, `.`, `_` and `-`; \
+             one of digits alone is a number below 9223372036854775808 without a leading zero",
         )
     }
 }
@@ -49,6 +51,9 @@ impl fmt::Display for PrincipalError {
 impl core::error::Error for PrincipalError {}
 
 impl Principal {
+    /// The smallest id of a client whose name is no number: the upper half of all ids is theirs.
+    pub const NAMED_ID_MIN: u64 = 1 << 63;
+
     /// Who a hello says it is, where nothing has to be shown.
     #[must_use]
     pub fn of_identity(identity: Identity) -> Principal {
@@ -67,17 +72,26 @@ impl Principal {
         if name.is_empty() || name.len() > PROCESS_NAME_BYTES_MAX || !name.bytes().all(plain) {
             return Err(PrincipalError);
         }
+        // One text for each id.
+        let same = |number: u64| number < Self::NAMED_ID_MIN && alloc::format!("{number}") == name;
+        if is_number(name) && !name.parse().is_ok_and(same) {
+            return Err(PrincipalError);
+        }
         Ok(Principal::Client { name: name.to_owned() })
     }
 
-    /// Whether it may say this of itself. A client whose name is a number has that id; any other may choose one, which
-    /// then is its own for as long as the node remembers it.
+    /// Whether it may say this of itself. A client whose name is a number has that id; any other may choose one of
+    /// [`Principal::NAMED_ID_MIN`] or more, which then is its own for as long as the node remembers it.
     #[must_use]
     pub fn may_be(&self, identity: Identity) -> bool {
         match (self, identity) {
             (Principal::Node { index }, Identity::Node { index: said }) => *index == said,
             (Principal::Client { name }, Identity::Client { id }) => {
-                name.parse::<u64>().map_or(true, |number| number == id)
+                if is_number(name) {
+                    alloc::format!("{id}") == *name
+                } else {
+                    id >= Self::NAMED_ID_MIN
+                }
             }
             (Principal::Node { .. }, Identity::Client { .. })
             | (Principal::Client { .. }, Identity::Node { .. }) => false,
@@ -101,6 +115,10 @@ impl Principal {
         escape(cluster, &mut start);
         uri.strip_prefix(start.as_str())?.strip_prefix('/')?.parse().ok()
     }
+}
+
+fn is_number(name: &str) -> bool {
+    name.bytes().all(|byte| byte.is_ascii_digit())
 }
 
 /// How a name in a certificate begins that is meant for us.
@@ -160,6 +178,9 @@ mod tests {
             ("north", "busway://north/node/256"),
             ("north", "busway://north/node/7/"),
             ("north", "busway://north/client/"),
+            ("north", "busway://north/client/042"),
+            ("north", "busway://north/client/9223372036854775808"),
+            ("north", "busway://north/client/99999999999999999999"),
             ("north", "busway://north/client/a/b"),
             ("north", "busway://north/client/a b"),
             ("north", "https://north/node/7"),
@@ -180,6 +201,16 @@ mod tests {
         assert!(
             !numbered.may_be(Identity::Client { id: 43 }) && !numbered.may_be(Identity::Node { index: 42 })
         );
-        assert!(Principal::client("sensor").expect("a name").may_be(Identity::Client { id: 1 }));
+        let named = Principal::client("sensor").expect("a name");
+        for id in [0, 1, 42, Principal::NAMED_ID_MIN - 1] {
+            assert!(
+                !named.may_be(Identity::Client { id }),
+                "{id} is that of a client whose name is a number"
+            );
+        }
+        assert!(named.may_be(Identity::Client { id: Principal::NAMED_ID_MIN }));
+        assert!(named.may_be(Identity::Client { id: u64::MAX }));
+        let misspelt = Principal::Client { name: "042".into() };
+        assert!(!misspelt.may_be(Identity::Client { id: 42 }));
     }
 }

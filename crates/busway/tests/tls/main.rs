@@ -12,7 +12,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use busway::{Bus, Code, Node, NodeBuilder, Policy, Subscriber, Tls};
+use busway::{Bus, Code, Node, NodeBuilder, Policy, Principal, Subscriber, Tls};
 use busway_shm::clock::Deadline;
 use busway_wire::link::{Frame, Hello, Identity, Refusal, RefusalCode, decode, encode};
 use busway_wire::{HEADER_SIZE, Header, Seed, cluster_id};
@@ -221,10 +221,12 @@ fn a_certificate_of_somebody_else_is_refused_before_a_link_is_tried() {
         (builder().index(0), pki.tls(&["busway://test/node/0", "busway://test/node/1"], 30)),
         (builder().index(0), pki.without_certificate()),
         (builder().client(8).peer(0, "127.0.0.1:1"), pki.tls(&["busway://test/client/7"], 30)),
+        (builder().client(8).peer(0, "127.0.0.1:1"), pki.tls(&["busway://test/client/lamp"], 30)),
     ] {
         assert_eq!(builder.tls(tls).open(&bus).unwrap_err().code(), Code::BadCredentials);
     }
-    let client = builder().client(8).peer(0, "127.0.0.1:1").tls(pki.tls(&["busway://test/client/lamp"], 30));
+    let client =
+        builder().client(LAMP).peer(0, "127.0.0.1:1").tls(pki.tls(&["busway://test/client/lamp"], 30));
     drop(client.open(&bus).unwrap());
 }
 
@@ -243,6 +245,8 @@ fn a_hello_that_says_more_than_the_certificate_is_refused_with_a_reason() {
     for (uri, identity, reason) in [
         ("busway://test/client/7", Identity::Client { id: 8 }, "the certificate is of client/7"),
         ("busway://test/client/7", Identity::Node { index: 0 }, "the certificate is of client/7"),
+        ("busway://test/client/lamp", Identity::Client { id: 7 }, "the certificate is of client/lamp"),
+        ("busway://test/client/007", Identity::Client { id: 7 }, "not of a member of cluster test"),
         ("busway://test/node/2", Identity::Node { index: 0 }, "the certificate is of node/2"),
         ("busway://other/node/0", Identity::Node { index: 0 }, "not of a member of cluster test"),
         ("https://test/node/0", Identity::Node { index: 0 }, "not of a member of cluster test"),
@@ -261,14 +265,17 @@ fn an_id_belongs_to_the_client_that_had_it_first() {
     let far = Host::node(1, pki.node(1), &[]);
     let address = far.address().to_string();
     let lamp = Host::new(|builder| {
-        builder.client(9).peer(1, &address).tls(pki.tls(&["busway://test/client/lamp"], 30))
+        builder.client(LAMP).peer(1, &address).tls(pki.tls(&["busway://test/client/lamp"], 30))
     });
     lamp.wait_for_peers(1);
     let mut thief = pki.connect(far.address(), Some("busway://test/client/thief"));
-    let refusal = say_hello(&mut thief, Identity::Client { id: 9 });
+    let refusal = say_hello(&mut thief, Identity::Client { id: LAMP });
     assert_eq!(refusal.code, RefusalCode::Credentials);
     assert!(lamp.node.wait_for_peers(1, Duration::ZERO), "{:?}", lamp.node.peers());
 }
+
+/// An id that the client `lamp` may have, as its name is no number.
+const LAMP: u64 = Principal::NAMED_ID_MIN + 9;
 
 /// Says hello, and reads the refusal.
 fn say_hello(stream: &mut (impl Read + Write), identity: Identity) -> Refusal {

@@ -9,7 +9,7 @@ use busway_wire::link::{Frame, Identity, RefusalCode, decode};
 use busway_wire::{HEADER_SIZE, Header, Seed};
 
 use crate::pki::Pki;
-use crate::{Host, PATIENCE, receive, say_hello_with};
+use crate::{Host, LAMP, PATIENCE, receive, say_hello_with};
 
 const LOOPBACK: &str = "127.0.0.1:0";
 
@@ -31,7 +31,7 @@ fn client(address: SocketAddr, tls: Option<Tls>, token: Option<&str>) -> Host {
         if let Some(token) = token {
             builder = builder.token(token);
         }
-        builder.client(7).peer(1, &address.to_string())
+        builder.client(LAMP).peer(1, &address.to_string())
     })
 }
 
@@ -86,6 +86,7 @@ fn in_clear_a_node_is_one_by_its_token_and_nobody_by_that_of_another() {
         (Identity::Node { index: 0 }, &b""[..], "neither a certificate nor a token"),
         (Identity::Node { index: 0 }, b"shines-by-night", "the token is of client/lamp"),
         (Identity::Node { index: 2 }, b"of-the-first-node", "the token is of node/0"),
+        (Identity::Client { id: 1 }, b"shines-by-night", "the token is of client/lamp"),
         (Identity::Client { id: 1 }, b"of-the-first-node", "the token is of node/0"),
     ] {
         let mut stranger = TcpStream::connect(far.address()).unwrap();
@@ -115,7 +116,7 @@ fn a_token_is_said_to_who_was_dialed_only_and_never_in_clear_beyond_this_host() 
     });
     let mut stranger = TcpStream::connect(far.address()).unwrap();
     stranger.set_read_timeout(Some(PATIENCE)).unwrap();
-    stranger.write_all(&crate::hello_of(Identity::Client { id: 1 }, b"of-x")).unwrap();
+    stranger.write_all(&crate::hello_of(Identity::Client { id: LAMP }, b"of-x")).unwrap();
     let mut head = [0; HEADER_SIZE];
     stranger.read_exact(&mut head).unwrap();
     let header = Header::validate_head(&head, Seed::LOCAL).unwrap();
