@@ -12,6 +12,7 @@
 use alloc::collections::BTreeMap;
 use core::fmt;
 
+use busway_wire::Kind;
 use busway_wire::limits::{FLOW_BYTES_ALL_DEFAULT, FLOW_FLOOR_BYTES, FLOW_FLOOR_MESSAGES};
 
 use crate::time::PeerId;
@@ -70,7 +71,29 @@ impl WhenFull {
     }
 }
 
+/// How many ranks there are; see [`Flow::rank`].
+pub const RANKS: u8 = 4;
+
 impl Flow {
+    /// What a message is, by its kind and nothing that its sender says elsewhere.
+    #[must_use]
+    pub const fn of(kind: Kind) -> Flow {
+        match kind {
+            Kind::Publish => Flow::Data,
+            Kind::Hello | Kind::Refusal | Kind::Goodbye => Flow::Transport,
+            Kind::Control
+            | Kind::Interest
+            | Kind::Announce
+            | Kind::Retire
+            | Kind::Accept
+            | Kind::Credit
+            | Kind::Gap
+            | Kind::Ping
+            | Kind::Pong
+            | Kind::Deny => Flow::Control,
+        }
+    }
+
     /// Every flow, in the order in which it is listed.
     pub const ALL: [Flow; 9] = [
         Flow::Control,
@@ -100,7 +123,7 @@ impl Flow {
         }
     }
 
-    /// Who goes first on a link: 0 before 1.
+    /// Who goes first on a link: 0 before 1. What is larger than a fragment has the last rank, whatever its flow.
     #[must_use]
     pub const fn rank(self) -> u8 {
         match self {

@@ -7,6 +7,7 @@
 
 mod credit;
 mod incoming;
+mod lanes;
 mod outgoing;
 mod parts;
 
@@ -409,7 +410,7 @@ impl<P: AsRef<[u8]> + Clone> Link<P> {
                 put_frame(&frame, cluster, batch);
             }
             if let Some(grant) = &mut self.grant {
-                let begun = self.outgoing.transmit(batch, grant);
+                let begun = self.outgoing.transmit(now, batch, grant);
                 self.stats.messages_out = self.stats.messages_out.saturating_add(begun);
             }
         }
@@ -595,6 +596,17 @@ impl<P: AsRef<[u8]> + Clone> Link<P> {
 
     pub(crate) fn push_ordered(&mut self, frame: Frame) {
         self.ordered.push_back(frame);
+    }
+
+    /// Of bulk so many bytes may begin to go until this is said again; without a number, any.
+    pub fn set_bulk_room(&mut self, room: Option<u64>) {
+        self.outgoing.set_room(room);
+    }
+
+    /// Whether bulk is there to go, as far as credit allows.
+    #[must_use]
+    pub fn has_bulk(&self) -> bool {
+        self.outgoing.has_bulk()
     }
 
     pub(crate) fn outgoing(&mut self) -> &mut Outgoing<P> {

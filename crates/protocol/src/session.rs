@@ -310,6 +310,19 @@ impl<P: AsRef<[u8]> + Clone> Session<P> {
         link.transmit(now, batch);
     }
 
+    /// Of bulk so many bytes may begin to go until this is said again; without a number, any. A new link has none.
+    pub fn set_bulk_room(&mut self, room: Option<u64>) {
+        if let Some(link) = &mut self.link {
+            link.set_bulk_room(room);
+        }
+    }
+
+    /// Whether bulk is there, so that `transmit` should be told how much room there is.
+    #[must_use]
+    pub fn has_bulk(&self) -> bool {
+        self.link.as_ref().is_some_and(Link::has_bulk)
+    }
+
     /// Whether `transmit` would put anything out.
     #[must_use]
     pub fn has_output(&self) -> bool {

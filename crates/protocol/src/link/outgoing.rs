@@ -1,7 +1,9 @@
-//! The messages, gaps and ends of our sources that wait for the connection, a queue a source, taken in turn.
+//! The messages, gaps and ends of our sources that wait for the connection, a queue a source, taken in turn by rank.
 //!
-//! Of a large message one part goes at a time, so that other sources pass between its parts. What a source may
-//! have under way is looked at here, where it leaves. What was sent on an earlier connection is not known.
+//! A message that is larger than a fragment is bulk, the lowest rank: one fragment of it goes at a time, so that whatever is
+//! more urgent, and other bulk, passes between two. Fragments are small while others share the link, else as large as there
+//! is room for; and they begin only while there is room at all, which is told from outside. What a source may have under
+//! way is looked at here, where it leaves. What was sent on an earlier connection is not known.
 //!
 //! Invariant: a source's queue goes out in order, each message whole or part by part, with nothing of that source
 //! in between.
@@ -10,21 +12,28 @@ use alloc::collections::{BTreeMap, VecDeque};
 use alloc::vec::Vec;
 
 use busway_wire::limits::{
-    EXTENSION_BYTES_MAX, LINK_BATCH_BYTES, LINK_COPY_BYTES, LINK_PART_BYTES, LINK_QUEUE_BYTES_MAX,
-    LINK_QUEUE_MESSAGES_MAX,
+    EXTENSION_BYTES_MAX, LINK_BATCH_BYTES, LINK_COPY_BYTES, LINK_FRAGMENT_BYTES, LINK_PART_BYTES,
+    LINK_QUEUE_BYTES_MAX, LINK_QUEUE_MESSAGES_MAX, LINK_SHARED_MS,
 };
 use busway_wire::link::{self, Frame, Gap, Retire};
 use busway_wire::{Flags, Header, Part, PortId, Seed};
 
 use crate::batch::Batch;
+use crate::flow::Flow;
 use crate::link::credit::{Amount, Grant};
+use crate::link::lanes::{Held, Lanes, Rank, Turn};
+use crate::time::Time;
 
 /// What waits, and how far what goes has gone.
 #[derive(Debug)]
 pub(crate) struct Outgoing<P> {
     cluster: Seed,
     queues: BTreeMap<PortId, Queue<P>>,
-    turn: VecDeque<PortId>,
+    lanes: Lanes,
+    /// Bytes of bulk that may begin to go; any number where nobody has said.
+    room: Option<u64>,
+    /// Until then others than bulk are taken to share the link.
+    shared_until: Time,
     /// All that lies here.
     waiting: Amount,
     /// Of that, what has not begun to go and is not paid for.
@@ -65,6 +74,15 @@ impl<P: AsRef<[u8]>> Item<P> {
         }
     }
 
+    /// Who goes before it, and before whom it goes.
+    fn rank(&self) -> Rank {
+        match self {
+            Item::Message { payload, .. } if payload.as_ref().len() > LINK_FRAGMENT_BYTES => Rank::BULK,
+            Item::Message { header, .. } => Rank::of(header.kind().map_or(Flow::Data, Flow::of).rank()),
+            Item::Gap(_) | Item::Retire(_) => Rank::of(Flow::Data.rank()),
+        }
+    }
+
     /// What it has still to pay.
     fn cost(&self) -> Amount {
         match self {
@@ -77,7 +95,15 @@ impl<P: AsRef<[u8]>> Item<P> {
 impl<P: AsRef<[u8]> + Clone> Outgoing<P> {
     pub(crate) fn new(cluster: Seed) -> Outgoing<P> {
         let (waiting, unpaid) = (Amount::default(), Amount::default());
-        Outgoing { cluster, queues: BTreeMap::new(), turn: VecDeque::new(), waiting, unpaid }
+        Outgoing {
+            cluster,
+            queues: BTreeMap::new(),
+            lanes: Lanes::default(),
+            room: None,
+            shared_until: Time::default(),
+            waiting,
+            unpaid,
+        }
     }
 
     /// The peer accepts a source, or more of it: `settled` is no longer under way.
@@ -92,7 +118,17 @@ impl<P: AsRef<[u8]> + Clone> Outgoing<P> {
         });
         queue.window = window;
         queue.under_way.take(settled);
-        Outgoing::<P>::take_turn(&mut self.turn, source, queue);
+        Outgoing::<P>::take_turn(&mut self.lanes, source, queue);
+    }
+
+    /// So many bytes of bulk may begin to go from now on.
+    pub(crate) const fn set_room(&mut self, room: Option<u64>) {
+        self.room = room;
+    }
+
+    /// Whether bulk waits for room, whatever else it waits for.
+    pub(crate) fn has_bulk(&self) -> bool {
+        self.lanes.has_any(Rank::BULK)
     }
 
     /// Forgets a source with all that waits of it: the word of its end, if that has not gone.
@@ -102,7 +138,7 @@ impl<P: AsRef<[u8]> + Clone> Outgoing<P> {
         for item in &queue.items {
             self.waiting.take(item.size());
         }
-        self.turn.retain(|other| *other != source);
+        self.lanes.remove(source);
         queue.items.iter().find_map(|item| match item {
             Item::Retire(retire) => Some(*retire),
             Item::Message { .. } | Item::Gap(_) => None,
@@ -141,30 +177,67 @@ impl<P: AsRef<[u8]> + Clone> Outgoing<P> {
 
     /// Whether `transmit` would put anything out.
     pub(crate) fn is_ready(&self, grant: &Grant) -> bool {
-        let mut waiting = false;
-        for queue in self.turn.iter().filter_map(|source| self.queues.get(source)) {
-            let Some(cost) = queue.items.front().map(Item::cost) else { continue };
-            if cost.messages == 0 {
-                return true;
-            }
-            if queue.under_way.has_room(cost, queue.window) {
-                if !waiting && grant.allows(cost) {
+        let open = |rank: &Rank| *rank != Rank::BULK || self.room != Some(0);
+        Lanes::ranks().filter(open).any(|rank| {
+            let mut waiting = false;
+            for queue in self.lanes.sources(rank).filter_map(|source| self.queues.get(&source)) {
+                let Some(cost) = queue.items.front().map(Item::cost) else { continue };
+                if cost.messages == 0 {
                     return true;
                 }
-                waiting = true;
+                if queue.under_way.has_room(cost, queue.window) {
+                    if !waiting && grant.allows(cost) {
+                        return true;
+                    }
+                    waiting = true;
+                }
             }
-        }
-        false
+            false
+        })
     }
 
     /// Puts out what may go until the batch has its size, and says how many messages have begun.
-    pub(crate) fn transmit(&mut self, batch: &mut Batch<P>, grant: &mut Grant) -> u64 {
+    pub(crate) fn transmit(&mut self, now: Time, batch: &mut Batch<P>, grant: &mut Grant) -> u64 {
         let mut begun = 0;
-        // Sources whose next message waits for credit. None that is not paid for passes them, so that a large one
-        // gets its credit at last; the rest of what is paid for does, or that credit would never come.
-        let mut aside = VecDeque::new();
+        let mut held = Held::default();
         while batch.bytes() < LINK_BATCH_BYTES {
-            let Some(source) = self.turn.pop_front() else { break };
+            let Some(turn) = self.lanes.next(&held) else { break };
+            let before = batch.bytes();
+            begun += self.run(now, turn, batch, grant, &mut held);
+            let went = batch.bytes().saturating_sub(before);
+            self.lanes.went(turn.rank, went);
+            if turn.rank < Rank::BULK && went > 0 {
+                self.shared_until = now.after_ms(LINK_SHARED_MS);
+            }
+        }
+        begun
+    }
+
+    /// One turn of a rank, and how many messages have begun in it. It ends early where a source has come to another rank.
+    fn run(
+        &mut self,
+        now: Time,
+        turn: Turn,
+        batch: &mut Batch<P>,
+        grant: &mut Grant,
+        held: &mut Held,
+    ) -> u64 {
+        let Turn { rank, bytes } = turn;
+        let until = LINK_BATCH_BYTES.min(batch.bytes().saturating_add(bytes));
+        let most = if rank == Rank::BULK { self.fragment(now) } else { LINK_FRAGMENT_BYTES };
+        let mut begun = 0;
+        // Sources whose next message waits for credit. None of this rank that is not paid for passes them, so that a
+        // large one gets its credit at last; the rest of what is paid for does, or that credit would never come.
+        let mut aside = VecDeque::new();
+        while batch.bytes() < until {
+            if rank == Rank::BULK && self.room == Some(0) {
+                held.hold(rank);
+                break;
+            }
+            let Some(source) = self.lanes.pop_front(rank) else {
+                held.hold(rank);
+                break;
+            };
             let Some(queue) = self.queues.get_mut(&source) else { continue };
             queue.in_turn = false;
             let Some(item) = queue.items.front_mut() else { continue };
@@ -185,7 +258,8 @@ impl<P: AsRef<[u8]> + Clone> Outgoing<P> {
                 self.unpaid.take(cost);
                 begun += u64::from(matches!(item, Item::Message { .. }));
             }
-            if put(item, self.cluster, batch)
+            let before = batch.bytes();
+            if put(item, most, self.cluster, batch)
                 && let Some(item) = queue.items.pop_front()
             {
                 self.waiting.take(item.size());
@@ -195,15 +269,28 @@ impl<P: AsRef<[u8]> + Clone> Outgoing<P> {
                     Item::Retire(_) => queue.sent,
                 };
             }
-            if !queue.items.is_empty() {
+            if rank == Rank::BULK {
+                let went = batch.bytes().saturating_sub(before) as u64;
+                self.room = self.room.map(|room| room.saturating_sub(went));
+            }
+            if let Some(next) = queue.items.front().map(Item::rank) {
                 queue.in_turn = true;
-                self.turn.push_back(source);
+                self.lanes.push_back(next, source);
+                if next != rank {
+                    break;
+                }
             }
         }
-        while let Some(source) = aside.pop_back() {
-            self.turn.push_front(source);
-        }
+        self.lanes.put_back(rank, aside);
         begun
+    }
+
+    /// The most bytes of a message that go at once.
+    fn fragment(&self, now: Time) -> usize {
+        let shared = now < self.shared_until
+            || Lanes::ranks().any(|rank| rank < Rank::BULK && self.lanes.has_any(rank));
+        let room = self.room.map_or(LINK_PART_BYTES, |room| usize::try_from(room).unwrap_or(usize::MAX));
+        if shared { LINK_FRAGMENT_BYTES } else { room.clamp(LINK_FRAGMENT_BYTES, LINK_PART_BYTES) }
     }
 
     fn push(&mut self, source: PortId, item: Item<P>) {
@@ -213,28 +300,32 @@ impl<P: AsRef<[u8]> + Clone> Outgoing<P> {
         self.unpaid.add(item.size());
         queue.unpaid.add(item.size());
         queue.items.push_back(item);
-        Outgoing::take_turn(&mut self.turn, source, queue);
+        Outgoing::take_turn(&mut self.lanes, source, queue);
     }
 
-    fn take_turn(turn: &mut VecDeque<PortId>, source: PortId, queue: &mut Queue<P>) {
-        if !queue.in_turn && !queue.items.is_empty() {
+    fn take_turn(lanes: &mut Lanes, source: PortId, queue: &mut Queue<P>) {
+        if queue.in_turn {
+            return;
+        }
+        if let Some(rank) = queue.items.front().map(Item::rank) {
             queue.in_turn = true;
-            turn.push_back(source);
+            lanes.push_back(rank, source);
         }
     }
 }
 
-/// Puts one item, or its next part, into the batch; whether that was the last of it.
-fn put<P: AsRef<[u8]> + Clone>(item: &mut Item<P>, cluster: Seed, batch: &mut Batch<P>) -> bool {
+/// Puts one item, or the next part of at most `most` bytes, into the batch; whether that was the last of it.
+fn put<P: AsRef<[u8]> + Clone>(item: &mut Item<P>, most: usize, cluster: Seed, batch: &mut Batch<P>) -> bool {
     match item {
         Item::Message { header, payload, at, begun } => {
             *begun = true;
-            if payload.as_ref().len() <= LINK_PART_BYTES {
+            let len = payload.as_ref().len();
+            if *at == 0 && (len <= most || !can_be_cut(header)) {
                 put_whole(*header, payload, cluster, batch);
                 return true;
             }
-            put_part(*header, payload, at, cluster, batch);
-            header.extension_bytes() + *at >= payload.as_ref().len()
+            put_part(*header, payload, at, most, cluster, batch);
+            header.extension_bytes() + *at >= len
         }
         Item::Gap(gap) => {
             put_frame(&Frame::Gap(gap.clone()), cluster, batch);
@@ -285,13 +376,14 @@ fn put_part<P: AsRef<[u8]> + Clone>(
     header: Header,
     payload: &P,
     at: &mut usize,
+    most: usize,
     cluster: Seed,
     batch: &mut Batch<P>,
 ) {
     let own = header.extension_bytes();
     let following = payload.as_ref();
     let total = following.len().saturating_sub(own);
-    let size = LINK_PART_BYTES.min(total.saturating_sub(*at));
+    let size = most.min(total.saturating_sub(*at));
     let part = Part { message: header.sequence.get(), offset: *at as u64, total: total as u64 };
     let mut extensions = Vec::with_capacity(Part::SIZE + if *at == 0 { own } else { 0 });
     let pushed = part.push(&mut extensions);
@@ -318,5 +410,10 @@ fn put_part<P: AsRef<[u8]> + Clone>(
 /// Whether a message can go on a link at all: its extensions are there, and leave room for that of a part.
 pub(crate) fn can_go(header: &Header, following: &[u8]) -> bool {
     let own = header.extension_bytes();
-    own <= following.len() && (following.len() <= LINK_PART_BYTES || own + Part::SIZE <= EXTENSION_BYTES_MAX)
+    own <= following.len() && (following.len() <= LINK_PART_BYTES || can_be_cut(header))
+}
+
+/// Whether its extensions leave room for that of a part.
+fn can_be_cut(header: &Header) -> bool {
+    header.extension_bytes() + Part::SIZE <= EXTENSION_BYTES_MAX
 }
