@@ -2,6 +2,9 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking, also in what its tests share")]
 #![expect(clippy::print_stdout, reason = "the test runner collects lines of evidence")]
 
+#[path = "scene/stranger.rs"]
+#[expect(dead_code, reason = "it serves other tests as well, which use the rest")]
+mod peer;
 #[path = "cluster/proxy.rs"]
 mod proxy;
 #[path = "cluster/stage.rs"]

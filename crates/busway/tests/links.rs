@@ -1,8 +1,10 @@
 //! Two hosts on one: two domains that share nothing, each with a node, linked over the loopback.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking, also in what its tests share")]
 
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+#[path = "scene/stranger.rs"]
+mod stranger;
+
+use std::net::{SocketAddr, TcpListener};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -10,8 +12,9 @@ use std::time::Duration;
 use busway_shm::clock::Deadline;
 
 use busway::{Bus, Cause, Node, Policy, Subscriber};
-use busway_wire::link::{Accept, Announce, Frame, Hello, Identity, Interest, Wanted, encode};
-use busway_wire::{Pattern, Seed, Topic, cluster_id};
+use busway_wire::link::{Accept, Frame, Identity, Interest, Wanted};
+use busway_wire::{Pattern, Topic};
+use stranger::{Stranger, announce, hello};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -372,77 +375,32 @@ fn the_idlest_client_gives_way_and_is_told_why() {
     let node = Node::builder().cluster("test").index(0).listen(loopback).clients_max(2).open(&bus).unwrap();
     let address = node.listening()[0].to_string();
     let client = |id| Node::builder().cluster("test").client(id).peer(0, &address).open(&bus).unwrap();
-    let mut first = Stranger(TcpStream::connect(node.listening()[0]).unwrap());
-    first.say(&hello(Identity::Client { id: 1 }));
-    let mut seen = vec![0; 4096];
-    assert!(first.0.read(&mut seen).unwrap() > 0, "it is let in");
+    let (mut first, _) = Stranger::client("test", 1, node.listening()[0]);
     let second = client(2);
     assert!(second.wait_for_peers(1, PATIENCE), "{:?}", second.peers());
     let third = client(3);
     assert!(third.wait_for_peers(1, PATIENCE), "{:?}", third.peers());
     // Whoever has said nothing for the longest time: the first.
-    first.0.set_read_timeout(Some(PATIENCE)).unwrap();
-    let mut said = Vec::new();
-    first.0.read_to_end(&mut said).unwrap();
-    let text = String::from_utf8_lossy(&said);
+    let text = first.told();
     assert!(text.contains("the client was the idlest one"), "{text}");
 }
 
-/// What somebody says first.
-fn hello(identity: Identity) -> Frame {
-    Frame::Hello(Hello {
-        cluster: cluster_id("test"),
-        identity,
-        instance: 7,
-        name: "stranger".to_owned(),
-        message_bytes_max: u32::MAX,
-        credit_messages: 1 << 20,
-        credit_bytes: 1 << 40,
-        window_messages: 1 << 20,
-        window_bytes: 1 << 40,
-        token: Vec::new(),
-        features: 0,
-    })
-}
-
-/// A peer of our own making, that says what it is told to.
-struct Stranger(TcpStream);
-
-impl Stranger {
-    /// Node 1 of the cluster, on a connection that was dialed to it.
-    fn node_1(listener: &TcpListener) -> Self {
-        listener.set_nonblocking(true).unwrap();
-        let deadline = Deadline::after(PATIENCE);
-        let dialed = loop {
-            match listener.accept() {
-                Ok((dialed, _)) => break dialed,
-                Err(error) => assert!(!deadline.expired(), "nobody dials: {error}"),
-            }
-            std::thread::yield_now();
-        };
-        dialed.set_nonblocking(false).unwrap();
-        dialed.set_read_timeout(Some(PATIENCE)).unwrap();
-        let mut stranger = Self(dialed);
-        // Whatever was said to us first: the hello.
-        assert!(stranger.0.read(&mut [0; 4096]).unwrap() > 0);
-        stranger.say(&hello(Identity::Node { index: 1 }));
-        stranger
-    }
-
-    /// A client that is let in by the node at `address`.
-    fn client(id: u64, address: SocketAddr) -> Self {
-        let stream = TcpStream::connect(address).unwrap();
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        let mut stranger = Self(stream);
-        stranger.say(&hello(Identity::Client { id }));
-        stranger
-    }
-
-    fn say(&mut self, frame: &Frame) {
-        let mut bytes = Vec::new();
-        encode(frame, Seed(cluster_id("test")), &mut bytes).unwrap();
-        self.0.write_all(&bytes).unwrap();
-    }
+/// Node 1 of the cluster, on a connection that was dialed to it.
+fn node_1(listener: &TcpListener) -> Stranger {
+    listener.set_nonblocking(true).unwrap();
+    let deadline = Deadline::after(PATIENCE);
+    let dialed = loop {
+        match listener.accept() {
+            Ok((dialed, _)) => break dialed,
+            Err(error) => assert!(!deadline.expired(), "nobody dials: {error}"),
+        }
+        std::thread::yield_now();
+    };
+    dialed.set_nonblocking(false).unwrap();
+    let mut stranger = Stranger::on(dialed, "test");
+    assert!(matches!(stranger.hear(), Frame::Hello(_)));
+    stranger.say(&Frame::Hello(hello("test", Identity::Node { index: 1 })));
+    stranger
 }
 
 #[test]
@@ -461,17 +419,8 @@ fn a_node_gets_its_source_back_from_a_client_that_announced_it_first() {
             std::thread::yield_now();
         }
     };
-    let mut thief = Stranger::client(9, home.address());
-    thief.say(&Frame::Announce(Announce {
-        source: publisher.id(),
-        topic: Topic::new("forged").unwrap(),
-        publisher: String::new(),
-        process: String::new(),
-        host: String::new(),
-        created_ns: 0,
-        reliable: true,
-        resumes: false,
-    }));
+    let (mut thief, _) = Stranger::client("test", 9, home.address());
+    thief.say(&announce(publisher.id(), Topic::new("forged").unwrap(), true));
     has(1);
     far.start(0, "127.0.0.1:0".parse().unwrap(), &[(1, home.address())]);
     publisher.wait_for_subscribers(1, PATIENCE).unwrap();
@@ -487,14 +436,14 @@ fn a_node_gets_its_source_back_from_a_client_that_announced_it_first() {
 fn a_peer_that_takes_no_bytes_is_given_up_and_dialed_again() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let near = Host::new(0, &[(1, listener.local_addr().unwrap())]);
-    let mut stranger = Stranger::node_1(&listener);
+    let mut stranger = node_1(&listener);
     let wanted = Wanted { id: 1, pattern: Pattern::parse("flood").unwrap(), reliable: false };
     stranger.say(&Frame::Interest(Interest { add: vec![wanted], remove: Vec::new(), complete: true }));
     let mut publisher = near.bus.publisher("flood").open().unwrap();
     publisher.wait_for_subscribers(1, PATIENCE).unwrap();
     let (window_messages, window_bytes) = (1 << 20, 1 << 40);
     // Once the source was announced: before that there is nothing to accept.
-    assert!(stranger.0.read(&mut [0; 4096]).unwrap() > 0);
+    stranger.hear_until(|frame| matches!(frame, Frame::Announce(_)));
     stranger.say(&Frame::Accept(Accept {
         source: publisher.id(),
         passed: None,
@@ -505,6 +454,6 @@ fn a_peer_that_takes_no_bytes_is_given_up_and_dialed_again() {
         publisher.send(&[7; 64 << 10]).unwrap();
     }
     // It reads nothing more, and never says that it is there.
-    let again = Stranger::node_1(&listener);
+    let again = node_1(&listener);
     drop((stranger, again));
 }

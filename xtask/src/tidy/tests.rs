@@ -28,6 +28,11 @@ fn an_arrow_that_is_not_in_the_table_is_found() {
     assert_eq!(findings, ["crates/wire/Cargo.toml:5: busway-wire uses busway-shm"]);
     let renamed = manifest("xtask", "[target.'cfg(unix)'.dev-dependencies]\nb = { package = \"busway\" }\n");
     assert_eq!(found(arrows::between_crates, &[("xtask/Cargo.toml", &renamed)]).len(), 1);
+    // What tests may use the package itself may not.
+    let tested = manifest("busway-cli", "\n[dev-dependencies]\nbusway-wire.workspace = true\n");
+    assert!(found(arrows::between_crates, &[("crates/cli/Cargo.toml", &tested)]).is_empty());
+    let shipped = manifest("busway-cli", "busway-wire.workspace = true\n");
+    assert_eq!(found(arrows::between_crates, &[("crates/cli/Cargo.toml", &shipped)]).len(), 1);
     let unknown = manifest("busway-misc", "");
     assert_eq!(found(arrows::between_crates, &[("crates/misc/Cargo.toml", &unknown)]).len(), 1);
 }

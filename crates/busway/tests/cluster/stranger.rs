@@ -1,17 +1,15 @@
-//! A client of our own making, that says what it is told to.
+//! A client of a replica that is of our own making, and says for whom it likes to speak.
 
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::io::Write;
+use std::net::SocketAddr;
 
-use busway_wire::link::{Announce, Frame, Hello, Identity, decode, encode};
+use busway_wire::link::Frame;
 use busway_wire::{HEADER_SIZE, Header, Kind, PortId, Seed, Topic, cluster_id};
 
-use zerocopy::FromBytes;
-
-use crate::stage::PATIENCE;
+use crate::peer::{Stranger as Peer, announce};
 
 pub(crate) struct Stranger {
-    stream: TcpStream,
+    peer: Peer,
     cluster: u64,
     /// The start of the replica that it talks to.
     instance: u64,
@@ -20,27 +18,8 @@ pub(crate) struct Stranger {
 impl Stranger {
     /// A client of this id that is let in.
     pub(crate) fn client(id: u64, cluster: &str, replica: SocketAddr) -> Self {
-        let stream = TcpStream::connect(replica).unwrap();
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        let mut stranger = Self { stream, cluster: cluster_id(cluster), instance: 0 };
-        stranger.say(&Frame::Hello(Hello {
-            cluster: stranger.cluster,
-            identity: Identity::Client { id },
-            instance: 7,
-            name: "stranger".to_owned(),
-            message_bytes_max: u32::MAX,
-            credit_messages: 1 << 20,
-            credit_bytes: 1 << 40,
-            window_messages: 1 << 20,
-            window_bytes: 1 << 40,
-            token: Vec::new(),
-            features: 0,
-        }));
-        match stranger.hear() {
-            Frame::Hello(hello) => stranger.instance = hello.instance,
-            other => panic!("{other:?}"),
-        }
-        stranger
+        let (peer, said) = Peer::client(cluster, id, replica);
+        Self { peer, cluster: cluster_id(cluster), instance: said.instance }
     }
 
     fn topic(&self, client: u64) -> Topic {
@@ -51,26 +30,15 @@ impl Stranger {
     /// Announces a source as that of `client`.
     pub(crate) fn announce(&mut self, source: u64, client: u64) -> PortId {
         let source = PortId(source);
-        self.say(&Frame::Announce(Announce {
-            source,
-            topic: self.topic(client),
-            publisher: String::new(),
-            process: String::new(),
-            host: String::new(),
-            created_ns: 0,
-            reliable: true,
-            resumes: false,
-        }));
+        let topic = self.topic(client);
+        self.peer.say(&announce(source, topic, true));
         source
     }
 
     pub(crate) fn wait_for_accept(&mut self, source: PortId) {
-        loop {
-            if let Frame::Accept(accept) = self.hear() {
-                assert_eq!(accept.source, source, "only this one is accepted");
-                return;
-            }
-        }
+        let accepted = self.peer.hear_until(|frame| matches!(frame, Frame::Accept(_)));
+        let Frame::Accept(accept) = accepted else { panic!("it is one") };
+        assert_eq!(accept.source, source, "only this one is accepted");
     }
 
     pub(crate) fn publish(&mut self, source: PortId, sequence: u64, client: u64, payload: &[u8]) {
@@ -80,21 +48,6 @@ impl Stranger {
         header.source.set(source.0);
         header.sequence.set(sequence);
         header.seal_seeded(payload, Seed(self.cluster)).unwrap();
-        self.stream.write_all(&[header.bytes(), payload].concat()).unwrap();
-    }
-
-    fn say(&mut self, frame: &Frame) {
-        let mut bytes = Vec::new();
-        encode(frame, Seed(self.cluster), &mut bytes).unwrap();
-        self.stream.write_all(&bytes).unwrap();
-    }
-
-    fn hear(&mut self) -> Frame {
-        let mut head = [0; HEADER_SIZE];
-        self.stream.read_exact(&mut head).unwrap();
-        let header = Header::read_from_bytes(&head[..]).unwrap();
-        let mut body = vec![0; usize::try_from(header.size.get()).unwrap() - HEADER_SIZE];
-        self.stream.read_exact(&mut body).unwrap();
-        decode(&header, &body).unwrap()
+        self.peer.stream.write_all(&[header.bytes(), payload].concat()).unwrap();
     }
 }

@@ -3,6 +3,9 @@
 
 mod permissions;
 mod pki;
+#[path = "../scene/stranger.rs"]
+#[expect(dead_code, reason = "it serves other tests as well, which use the rest")]
+mod stranger;
 mod tokens;
 
 use std::io::{Read, Write};
@@ -288,19 +291,7 @@ fn say_hello_with(stream: &mut (impl Read + Write), identity: Identity, token: &
 }
 
 fn hello_of(identity: Identity, token: &[u8]) -> Vec<u8> {
-    let hello = Hello {
-        cluster: cluster_id("test"),
-        identity,
-        instance: 7,
-        name: "stranger".to_owned(),
-        message_bytes_max: u32::MAX,
-        credit_messages: 1,
-        credit_bytes: 1,
-        window_messages: 1,
-        window_bytes: 1,
-        token: token.to_vec(),
-        features: 0,
-    };
+    let hello = Hello { token: token.to_vec(), ..stranger::hello("test", identity) };
     let mut bytes = Vec::new();
     encode(&Frame::Hello(hello), Seed(cluster_id("test")), &mut bytes).unwrap();
     bytes
