@@ -4,20 +4,55 @@
 //!
 //! Invariant: two runs that enter the same events take them out in the same order.
 
-use std::collections::BTreeMap;
+use std::cmp::{Ordering, Reverse};
+use std::collections::BinaryHeap;
 
 use busway_protocol::Time;
 
-/// Events that are still to come.
+/// Events that are still to come: the next one on top.
 #[derive(Debug)]
 pub(crate) struct Agenda<E> {
-    events: BTreeMap<(Time, u64), E>,
+    events: BinaryHeap<Reverse<Entry<E>>>,
     entered: u64,
+}
+
+/// An event in its place. No two have the same number, so that their order is one.
+#[derive(Debug)]
+struct Entry<E> {
+    at: Time,
+    number: u64,
+    event: E,
+}
+
+impl<E> Entry<E> {
+    fn key(&self) -> (Time, u64) {
+        (self.at, self.number)
+    }
+}
+
+impl<E> PartialEq for Entry<E> {
+    fn eq(&self, other: &Entry<E>) -> bool {
+        self.key() == other.key()
+    }
+}
+
+impl<E> Eq for Entry<E> {}
+
+impl<E> PartialOrd for Entry<E> {
+    fn partial_cmp(&self, other: &Entry<E>) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl<E> Ord for Entry<E> {
+    fn cmp(&self, other: &Entry<E>) -> Ordering {
+        self.key().cmp(&other.key())
+    }
 }
 
 impl<E> Default for Agenda<E> {
     fn default() -> Agenda<E> {
-        Agenda { events: BTreeMap::new(), entered: 0 }
+        Agenda { events: BinaryHeap::new(), entered: 0 }
     }
 }
 
@@ -25,13 +60,13 @@ impl<E> Agenda<E> {
     /// Enters an event.
     pub(crate) fn enter(&mut self, at: Time, event: E) {
         self.entered += 1;
-        self.events.insert((at, self.entered), event);
+        self.events.push(Reverse(Entry { at, number: self.entered, event }));
     }
 
     /// When the next one is.
     #[must_use]
     pub(crate) fn next(&self) -> Option<Time> {
-        self.events.first_key_value().map(|((at, _), _)| *at)
+        self.events.peek().map(|Reverse(entry)| entry.at)
     }
 
     /// Takes out the next one if its time has come.
@@ -39,6 +74,6 @@ impl<E> Agenda<E> {
         if self.next()? > now {
             return None;
         }
-        self.events.pop_first().map(|(_, event)| event)
+        self.events.pop().map(|Reverse(entry)| entry.event)
     }
 }

@@ -12,18 +12,40 @@ use busway_protocol::{PeerId, Time};
 use busway_wire::{Cause, PortId};
 
 use crate::crowd::Crowd;
-use crate::message::Which;
+use crate::message::{Which, place_of};
 use crate::seen::{Budget, Seen};
 use crate::subscriber::Told;
 
-/// What has been published by one source.
+/// What has been published by one source, and what was seen of it since: at each message one place of memory is looked
+/// at, and the lists are as short as there are hosts and subscribers that have to do with it.
 #[derive(Debug)]
 struct Published {
+    source: PortId,
     host: usize,
     reliable: bool,
     count: u64,
     /// Of the last ones.
     sizes: VecDeque<u32>,
+    /// Its relay rings, by host and number, and what stood last in each.
+    relays: Vec<((usize, u64), u64)>,
+    /// By host.
+    pushed: Vec<(usize, Pushed)>,
+    /// By subscriber.
+    lines: Vec<(u64, Line)>,
+}
+
+/// The entry of this key, made if it is new.
+fn entry<K: Copy + PartialEq, V: Default>(list: &mut Vec<(K, V)>, key: K) -> &mut V {
+    let at = list.iter().position(|(other, _)| *other == key).unwrap_or_else(|| {
+        list.push((key, V::default()));
+        list.len() - 1
+    });
+    &mut list[at].1
+}
+
+/// The entry of this key.
+fn find<K: PartialEq, V>(list: &[(K, V)], key: K) -> Option<&V> {
+    list.iter().find(|(other, _)| *other == key).map(|(_, value)| value)
 }
 
 /// What one user has been told of one source.
@@ -36,14 +58,14 @@ struct Line {
 }
 
 /// What stood last in any relay ring of a source on a host, and how often the two nodes had died then.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 struct Pushed {
     last: u64,
     deaths: Deaths,
 }
 
 /// Of the publisher's node, and of the subscriber's.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Deaths {
     near: u64,
     far: u64,
@@ -69,10 +91,9 @@ struct Row {
 pub struct Checks {
     violation: Option<String>,
     kept_sizes: usize,
-    published: BTreeMap<PortId, Published>,
+    /// By the place in their ids.
+    published: Vec<Published>,
     rows: BTreeMap<(PortId, PeerId), Row>,
-    relays: BTreeMap<(usize, u64), u64>,
-    lines: BTreeMap<(u64, PortId), Line>,
     subscribed: BTreeMap<u64, (usize, Time)>,
     attached: BTreeSet<(u64, PortId)>,
     deaths: BTreeMap<usize, u64>,
@@ -80,7 +101,6 @@ pub struct Checks {
     instances: BTreeMap<u64, u64>,
     /// Whose messages a host receives: those of that start of the other host's node.
     linked: BTreeMap<(usize, usize), u64>,
-    pushed: BTreeMap<(usize, PortId), Pushed>,
     /// Where a hole begins that nobody can know of, because both nodes died.
     forgotten: BTreeSet<(usize, PortId, u64)>,
     /// Nodes that have forgotten a client with all they knew of it.
@@ -109,7 +129,10 @@ impl Checks {
 
     /// A publisher begins.
     pub fn source(&mut self, source: PortId, host: usize, reliable: bool) {
-        self.published.insert(source, Published { host, reliable, count: 0, sizes: VecDeque::new() });
+        assert_eq!(place_of(source), self.published.len(), "sources are told of in their order");
+        let (sizes, relays) = (VecDeque::new(), Vec::new());
+        let (pushed, lines) = (Vec::new(), Vec::new());
+        self.published.push(Published { source, host, reliable, count: 0, sizes, relays, pushed, lines });
     }
 
     /// A subscriber begins.
@@ -143,13 +166,16 @@ impl Checks {
     /// Messages that were published.
     #[must_use]
     pub fn messages(&self) -> u64 {
-        self.published.values().map(|published| published.count).sum()
+        self.published.iter().map(|published| published.count).sum()
     }
 
     /// How many messages a subscriber was told of, and how many that are lost.
     #[must_use]
     pub fn told_to(&self, subscriber: u64) -> (u64, u64) {
-        let theirs = self.lines.iter().filter(|((number, _), _)| *number == subscriber);
+        let theirs = self
+            .published
+            .iter()
+            .filter_map(|published| published.lines.iter().find(|(number, _)| *number == subscriber));
         theirs.fold((0, 0), |sum, (_, line)| (sum.0 + line.messages, sum.1 + line.lost))
     }
 
@@ -167,10 +193,12 @@ impl Checks {
                 }
             }
             Seen::RelayOpened { host, ring, source, reliable } => {
-                if self.published.get(&source).is_none_or(|published| published.reliable != reliable) {
+                if self.of(source).is_none_or(|published| published.reliable != reliable) {
                     self.violate(|| format!("host {host} has a relay ring of {source}, announced wrongly"));
                 }
-                self.relays.insert((host, ring), 0);
+                if let Some(published) = self.of_mut(source) {
+                    *entry(&mut published.relays, (host, ring)) = 0;
+                }
             }
             Seen::RelayPushed { host, ring, source, first, last } => {
                 self.relay_pushed((host, ring), source, (first, last));
@@ -209,10 +237,11 @@ impl Checks {
     }
 
     fn publish(&mut self, source: PortId, sequence: u64, size: usize) {
-        let Some(published) = self.published.get_mut(&source) else { return };
+        let kept = self.kept_sizes;
+        let Some(published) = self.of_mut(source) else { return };
         published.sizes.push_back(u32::try_from(size).unwrap_or(u32::MAX));
         published.count += 1;
-        if published.sizes.len() > self.kept_sizes {
+        if published.sizes.len() > kept {
             published.sizes.pop_front();
         }
         assert_eq!(published.count, sequence, "a publisher counts its messages");
@@ -220,14 +249,15 @@ impl Checks {
 
     fn relay_pushed(&mut self, ring: (usize, u64), source: PortId, (first, last): (u64, u64)) {
         let host = ring.0;
-        let before = self.relays.entry(ring).or_default();
-        let previous = std::mem::replace(before, last);
         let mut deaths = self.deaths_of(source, host);
+        let near = self.of(source).and_then(|published| self.linked.get(&(host, published.host)));
         // What comes from a host may have been sent by a node that has died since.
-        let near = self.published.get(&source).and_then(|p| self.linked.get(&(host, p.host)));
         deaths.near = near.copied().unwrap_or(deaths.near);
-        let older = self.pushed.insert((host, source), Pushed { last, deaths });
-        if let Some(older) = older.filter(|older| first > older.last + 1 && deaths.both_since(older.deaths)) {
+        let Some(published) = self.of_mut(source) else { return };
+        let previous = std::mem::replace(entry(&mut published.relays, ring), last);
+        let pushed = entry(&mut published.pushed, host);
+        let older = std::mem::replace(pushed, Pushed { last, deaths });
+        if older.last > 0 && first > older.last + 1 && deaths.both_since(older.deaths) {
             self.forgotten.insert((host, source, older.last + 1));
         }
         if first > last || (previous > 0 && first != previous + 1) {
@@ -238,7 +268,7 @@ impl Checks {
     }
 
     fn told(&mut self, host: usize, subscriber: u64, source: PortId, told: Told) {
-        let Some(published) = self.published.get(&source) else {
+        let Some(published) = self.of(source) else {
             return self.violate(|| format!("subscriber {subscriber} has a message of unknown {source}"));
         };
         let (reliable, count) = (published.reliable, published.count);
@@ -257,9 +287,9 @@ impl Checks {
             Told::Hole { .. } => true,
         };
         let estranged = self.are_estranged(published.host, host);
-        let line = self.lines.entry((subscriber, source)).or_default();
+        let Some(published) = self.of_mut(source) else { return };
+        let line = entry(&mut published.lines, subscriber);
         let expected = line.last + 1;
-        let forgotten = estranged || self.forgotten.contains(&(host, source, expected));
         let fresh = line.last == 0;
         if fresh {
             line.first = first;
@@ -267,21 +297,24 @@ impl Checks {
         line.last = last;
         let who = || format!("subscriber {subscriber} on host {host}, source {source}");
         match &told {
+            Told::Message { .. } => line.messages += 1,
+            Told::Hole { .. } => line.lost += last - first + 1,
+        }
+        match &told {
             Told::Message { sequence, .. } => {
-                line.messages += 1;
                 self.delivered += 1;
                 if !sound {
                     self.violate(|| format!("{}: message {sequence} is not what was published", who()));
                 }
             }
             Told::Hole { cause, .. } => {
-                line.lost += last - first + 1;
                 self.holes[cause.map_or(Cause::COUNT, Cause::index)] += 1;
                 if reliable {
                     self.violate(|| {
                         format!("{}: {first} to {last} of a reliable source lost ({cause:?})", who())
                     });
                 }
+                let forgotten = estranged || self.forgotten.contains(&(host, source, expected));
                 if cause.is_none() && !forgotten {
                     self.violate(|| format!("{}: nobody told why {first} to {last} are missing", who()));
                 }
@@ -301,9 +334,17 @@ impl Checks {
         self.estranged.contains(&(one, other)) || self.estranged.contains(&(other, one))
     }
 
+    fn of(&self, source: PortId) -> Option<&Published> {
+        self.published.get(place_of(source)).filter(|published| published.source == source)
+    }
+
+    fn of_mut(&mut self, source: PortId) -> Option<&mut Published> {
+        self.published.get_mut(place_of(source)).filter(|published| published.source == source)
+    }
+
     fn deaths_of(&self, source: PortId, far: usize) -> Deaths {
         let of = |host: usize| self.deaths.get(&host).copied().unwrap_or(0);
-        let near = self.published.get(&source).map_or(0, |published| of(published.host));
+        let near = self.of(source).map_or(0, |published| of(published.host));
         Deaths { near, far: of(far) }
     }
 
@@ -312,10 +353,10 @@ impl Checks {
         let mut missing = None;
         for (&(source, peer), row) in &self.rows {
             let index = Crowd::host_of(peer);
-            let Some(published) = self.published.get(&source) else { continue };
+            let Some(published) = self.of(source) else { continue };
             let count = published.count;
             let deaths = self.deaths_of(source, index);
-            let pushed = self.pushed.get(&(index, source));
+            let pushed = find(&published.pushed, index);
             let estranged = self.are_estranged(published.host, index);
             let forgotten = estranged || pushed.is_none_or(|pushed| deaths.both_since(pushed.deaths));
             if row.interrupted && published.reliable || row.first > count {
@@ -326,7 +367,7 @@ impl Checks {
                 if host != index || since > row.at || !theirs {
                     continue;
                 }
-                let line = self.lines.get(&(subscriber, source));
+                let line = find(&published.lines, subscriber);
                 let (first, last) = line.map_or((0, 0), |line| (line.first, line.last));
                 let excused = !published.reliable && forgotten;
                 let wrong_start = published.reliable && first != row.first;

@@ -15,11 +15,13 @@ mod coverage;
 mod crowd;
 pub mod day;
 mod fault;
+mod few;
 mod memory;
 mod message;
 mod network;
 mod node;
 mod phase;
+#[cfg(feature = "runtime")]
 pub mod real;
 mod relay;
 mod ring;

@@ -4,11 +4,12 @@
 //!
 //! Invariant: an entry of a relay ring reaches each subscriber that was attached before it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use busway_wire::link::Announce;
 use busway_wire::{Pattern, PortId};
 
+use crate::few::Few;
 use crate::relay::{Entry, Next, Relay};
 use crate::ring::{Full, Ring};
 use crate::seen::Seen;
@@ -39,7 +40,7 @@ pub(crate) struct Memory {
     /// What the host wants of others.
     pub wishes: Vec<Wish>,
     /// Subscribers that have something to read.
-    pub rung: BTreeSet<u64>,
+    pub rung: Few<u64>,
     /// Whether a subscriber has made room since the node last looked.
     pub room_made: bool,
     opened: u64,

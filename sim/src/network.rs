@@ -6,6 +6,7 @@
 //!
 //! Invariant: without a fault, what is read from one end is what was written to the other, in order, each byte once.
 
+mod connections;
 mod faults;
 mod stream;
 #[cfg(test)]
@@ -17,6 +18,7 @@ use busway_protocol::Time;
 use fastrand::Rng;
 
 use crate::agenda::Agenda;
+use connections::Connections;
 use stream::Stream;
 
 /// Which end of a connection.
@@ -145,7 +147,7 @@ struct Connection {
 pub struct Network {
     rng: Rng,
     shape: Shape,
-    connections: BTreeMap<u64, Connection>,
+    connections: Connections,
     listening: BTreeSet<usize>,
     /// Hosts that take nobody in at the moment, and who waits in their kernels.
     holding: BTreeMap<usize, Vec<u64>>,
@@ -156,7 +158,6 @@ pub struct Network {
     /// Connections whose bytes are not what was written.
     spoiled: BTreeSet<u64>,
     agenda: Agenda<Item>,
-    dialed: u64,
 }
 
 impl Network {
@@ -166,14 +167,13 @@ impl Network {
         Network {
             rng: Rng::with_seed(seed),
             shape,
-            connections: BTreeMap::new(),
+            connections: Connections::default(),
             listening: BTreeSet::new(),
             holding: BTreeMap::new(),
             blocked: BTreeMap::new(),
             deaf: BTreeMap::new(),
             spoiled: BTreeSet::new(),
             agenda: Agenda::default(),
-            dialed: 0,
         }
     }
 
@@ -205,7 +205,7 @@ impl Network {
 
     /// The ends that a host holds.
     pub fn ends_of(&self, host: usize) -> impl Iterator<Item = End> {
-        self.connections.iter().flat_map(move |(&connection, c)| {
+        self.connections.iter().flat_map(move |(connection, c)| {
             [Side::Dialer, Side::Acceptor]
                 .into_iter()
                 .filter(move |side| c.hosts[side.index()] == host && c.held[side.index()])
@@ -218,22 +218,20 @@ impl Network {
         self.connections
             .iter()
             .filter(move |(_, c)| c.hosts == [a, b] || c.hosts == [b, a])
-            .map(|(&connection, _)| connection)
+            .map(|(connection, _)| connection)
     }
 
     /// The host at the other end.
     #[must_use]
     pub fn peer_of(&self, end: End) -> Option<usize> {
-        Some(self.connections.get(&end.connection)?.hosts[end.side.other().index()])
+        Some(self.connections.get(end.connection)?.hosts[end.side.other().index()])
     }
 
     /// Starts a connection. `Connected` or `Refused` follows, or nothing at all.
     pub fn dial(&mut self, now: Time, from: usize, to: usize) -> End {
-        self.dialed += 1;
-        let connection = self.dialed;
         let streams = [Stream::new(self.shape.room), Stream::new(self.shape.room)];
         let fresh = Connection { hosts: [from, to], streams, held: [true, false], waiting: Vec::new() };
-        self.connections.insert(connection, fresh);
+        let connection = self.connections.add(fresh);
         let at = Time(now.0 + self.delay());
         self.agenda.enter(at, Item::Syn(connection));
         End { connection, side: Side::Dialer }
@@ -242,7 +240,7 @@ impl Network {
     /// Writes as much as there is room for.
     pub fn write(&mut self, now: Time, end: End, bytes: &[u8]) -> usize {
         let arrivals = {
-            let Some(connection) = self.connections.get_mut(&end.connection) else { return 0 };
+            let Some(connection) = self.connections.get_mut(end.connection) else { return 0 };
             let stream = &mut connection.streams[end.side.index()];
             let taken = stream.room().min(bytes.len());
             if taken < bytes.len() {
@@ -263,7 +261,7 @@ impl Network {
 
     /// Reads at most so many bytes.
     pub fn read(&mut self, now: Time, end: End, bytes_max: usize) -> Read {
-        let Some(connection) = self.connections.get_mut(&end.connection) else { return Read::End };
+        let Some(connection) = self.connections.get_mut(end.connection) else { return Read::End };
         let stream = &mut connection.streams[end.side.other().index()];
         let bytes = stream.read(bytes_max);
         if bytes.is_empty() {
@@ -280,7 +278,7 @@ impl Network {
 
     /// Ends this side's direction; the other stays.
     pub fn shutdown(&mut self, now: Time, end: End) {
-        let Some(connection) = self.connections.get_mut(&end.connection) else { return };
+        let Some(connection) = self.connections.get_mut(end.connection) else { return };
         let stream = &mut connection.streams[end.side.index()];
         if stream.finish() {
             self.send_segment(now, end, 0);
@@ -295,7 +293,7 @@ impl Network {
 
     /// Lets go of the end at once; the peer is told by a reset.
     pub fn abort(&mut self, now: Time, end: End) {
-        if let Some(connection) = self.connections.get_mut(&end.connection) {
+        if let Some(connection) = self.connections.get_mut(end.connection) {
             connection.streams[end.side.index()].drop_all();
             self.enter_reset(now, end.connection, end.side.other());
         }
@@ -322,12 +320,12 @@ impl Network {
         match item {
             Item::Syn(connection) => self.syn(now, connection),
             Item::Accept(connection) => {
-                let c = self.connections.get(&connection)?;
+                let c = self.connections.get(connection)?;
                 let end = End { connection, side: Side::Acceptor };
                 c.held[1].then_some((c.hosts[1], end, Notice::Accepted))
             }
             Item::Answer { connection, accepted } => {
-                let c = self.connections.get_mut(&connection)?;
+                let c = self.connections.get_mut(connection)?;
                 if self.blocked.contains_key(&(c.hosts[1], c.hosts[0])) {
                     return None;
                 }
@@ -336,7 +334,7 @@ impl Network {
                 c.held[0].then_some((c.hosts[0], end, notice))
             }
             Item::Arrive { connection, from } => {
-                let c = self.connections.get_mut(&connection)?;
+                let c = self.connections.get_mut(connection)?;
                 let to = from.other();
                 let stream = &mut c.streams[from.index()];
                 stream.scheduled = stream.scheduled.saturating_sub(1);
@@ -356,7 +354,7 @@ impl Network {
                 ))
             }
             Item::Room { connection, to } => {
-                let c = self.connections.get_mut(&connection)?;
+                let c = self.connections.get_mut(connection)?;
                 if c.streams[to.index()].black {
                     return None;
                 }
@@ -368,7 +366,7 @@ impl Network {
                 c.held[to.index()].then_some((c.hosts[to.index()], end, Notice::Writable))
             }
             Item::Reset { connection, to } => {
-                let c = self.connections.get_mut(&connection)?;
+                let c = self.connections.get_mut(connection)?;
                 if c.streams[to.other().index()].black {
                     return None;
                 }
@@ -389,7 +387,7 @@ impl Network {
 
     fn syn(&mut self, now: Time, connection: u64) -> Option<(usize, End, Notice)> {
         let delay = self.delay();
-        let c = self.connections.get_mut(&connection)?;
+        let c = self.connections.get_mut(connection)?;
         let [from, to] = c.hosts;
         if self.blocked.contains_key(&(from, to)) || self.deaf.contains_key(&(from, to)) {
             return None;
@@ -411,7 +409,7 @@ impl Network {
     fn send_segment(&mut self, now: Time, end: End, size: usize) {
         let delay = self.delay();
         let bytes_per_second = self.shape.bytes_per_second.max(1);
-        let Some(c) = self.connections.get_mut(&end.connection) else { return };
+        let Some(c) = self.connections.get_mut(end.connection) else { return };
         let stream = &mut c.streams[end.side.index()];
         if stream.black {
             return;
@@ -430,12 +428,12 @@ impl Network {
     }
 
     fn let_go(&mut self, end: End) {
-        let Some(c) = self.connections.get_mut(&end.connection) else { return };
+        let Some(c) = self.connections.get_mut(end.connection) else { return };
         c.held[end.side.index()] = false;
         c.streams[end.side.other().index()].drop_arrived();
         // What a side has written before it let go still goes out, as far as the other is there to take it.
         if !c.held[0] && !c.held[1] {
-            self.connections.remove(&end.connection);
+            self.connections.remove(end.connection);
         }
     }
 

@@ -19,6 +19,7 @@ use busway_protocol::{Account, Batch, Config, Input, Link, Output, PeerId, Sessi
 use busway_wire::link::RefusalCode;
 use busway_wire::{Pattern, PortId};
 
+use crate::few::Few;
 use crate::memory::Memory;
 use crate::message::Payload;
 use crate::network::{End, Network, Notice};
@@ -89,6 +90,8 @@ struct Peer {
     relays: BTreeMap<PortId, Inbound>,
     /// Where it stood when it was looked at last.
     linked: bool,
+    /// Its alarm that is set.
+    alarm: Option<Time>,
 }
 
 /// How much of a connection's life the membership knows of.
@@ -104,6 +107,8 @@ struct Wire {
     stage: Stage,
     staging: Vec<u8>,
     batch: Batch<Payload>,
+    /// Its alarm that is set.
+    alarm: Option<Time>,
 }
 
 #[derive(Debug)]
@@ -129,17 +134,22 @@ pub(crate) struct Node {
     wires: BTreeMap<u64, Wire>,
     dialing: BTreeMap<u64, (PeerId, Attempt)>,
     /// Connections on which there is something to read.
-    readable: BTreeSet<u64>,
+    readable: Few<u64>,
     /// Connections on which something may be written.
-    busy: BTreeSet<u64>,
+    busy: Few<u64>,
     /// Peers that something has happened to in this step.
-    touched: BTreeSet<PeerId>,
+    touched: Few<PeerId>,
     /// Sources of peers of which messages wait for room.
     suspended: BTreeSet<(PeerId, PortId)>,
     /// Clients that are gone, by when.
     gone: BTreeSet<(Time, PeerId)>,
+    /// Never later than what they are for, and mostly earlier: what rings too early is set again. A deadline that moves
+    /// with every message would else be moved here as often.
     alarms: BTreeSet<(Time, Alarm)>,
-    set: BTreeMap<Alarm, Time>,
+    /// The next deadline of the membership, which moves when it is told something.
+    membership_at: Option<Time>,
+    /// Memory for what a session asks for.
+    spare: Vec<Output>,
     /// Whether newcomers wait in the kernel.
     holds: bool,
     /// When it has something left to do without being told.
@@ -154,13 +164,14 @@ impl Node {
             peers: BTreeMap::new(),
             wires: BTreeMap::new(),
             dialing: BTreeMap::new(),
-            readable: BTreeSet::new(),
-            busy: BTreeSet::new(),
-            touched: BTreeSet::new(),
+            readable: Few::default(),
+            busy: Few::default(),
+            touched: Few::default(),
             suspended: BTreeSet::new(),
             gone: BTreeSet::new(),
             alarms: BTreeSet::new(),
-            set: BTreeMap::new(),
+            membership_at: None,
+            spare: Vec::new(),
             holds: false,
             again: Some(around.now),
             setup,
@@ -196,9 +207,11 @@ impl Node {
     /// Does all that can be done now.
     pub(crate) fn pump(&mut self, around: &mut Around<'_>) {
         self.again = None;
-        for connection in std::mem::take(&mut self.readable) {
+        let readable = self.readable.take();
+        for connection in readable.iter() {
             self.read(connection, around);
         }
+        self.readable.give_back(readable);
         self.tick(around);
         if std::mem::take(&mut around.memory.room_made) || self.setup.canary != Canary::Sound {
             self.resume_all(around);
@@ -206,21 +219,25 @@ impl Node {
         while let Some(connection) = self.busy.pop_first() {
             self.write(connection, around);
             // What it has written has touched it.
-            self.busy.remove(&connection);
+            self.busy.remove(connection);
             self.arm_wire(connection);
         }
         self.admit(around);
-        for id in std::mem::take(&mut self.touched) {
+        let touched = self.touched.take();
+        for id in touched.iter() {
             self.report(id, around);
             self.arm_peer(id);
         }
+        self.touched.give_back(touched);
     }
 
     /// A publisher of this host has sent.
     pub(crate) fn published(&mut self, source: PortId, around: &mut Around<'_>) {
         if let Some(ring) = around.memory.rings.get(&source) {
             for (id, _) in ring.rows() {
-                self.busy.extend(self.peers.get(id).and_then(|peer| peer.connection));
+                if let Some(connection) = self.peers.get(id).and_then(|peer| peer.connection) {
+                    self.busy.insert(connection);
+                }
             }
         }
         self.pump(around);
@@ -230,8 +247,7 @@ impl Node {
     #[must_use]
     pub(crate) fn deadline(&self) -> Option<Time> {
         let alarm = self.alarms.first().map(|(at, _)| *at);
-        let membership = self.membership.deadline().map(|(at, _)| at);
-        [alarm, membership, self.again].into_iter().flatten().min()
+        [alarm, self.membership_at, self.again].into_iter().flatten().min()
     }
 
     /// Ends every link in order.
@@ -300,15 +316,17 @@ impl Node {
     /// What is told to a peer's session, and what follows from it.
     fn tell(&mut self, id: PeerId, input: Input<Payload>, around: &mut Around<'_>) {
         let Some(peer) = self.peers.get_mut(&id) else { return };
-        let mut out = Vec::new();
+        let mut out = std::mem::take(&mut self.spare);
         peer.session.handle(around.now, input, &mut out);
-        self.busy.extend(peer.connection);
+        if let Some(connection) = peer.connection {
+            self.busy.insert(connection);
+        }
         self.carry_out(id, out, around);
     }
 
-    fn carry_out(&mut self, id: PeerId, outputs: Vec<Output>, around: &mut Around<'_>) {
+    fn carry_out(&mut self, id: PeerId, mut outputs: Vec<Output>, around: &mut Around<'_>) {
         self.touched.insert(id);
-        for output in outputs {
+        for output in outputs.drain(..) {
             around.trace.note(
                 around.world,
                 Happening {
@@ -351,51 +369,50 @@ impl Node {
                 }
             }
         }
+        self.spare = outputs;
     }
 
     /// Looks at every deadline that has come.
     fn tick(&mut self, around: &mut Around<'_>) {
         while let Some((_, alarm)) = self.alarms.first().copied().filter(|(at, _)| *at <= around.now) {
-            self.arm(alarm, None);
+            self.alarms.pop_first();
             match alarm {
                 Alarm::Peer(id) => {
-                    self.touched.insert(id);
-                    self.tell(id, Input::Tick, around);
+                    let Some(peer) = self.peers.get_mut(&id) else { continue };
+                    peer.alarm = None;
+                    if peer.session.deadline().is_some_and(|(at, _)| at <= around.now) {
+                        self.touched.insert(id);
+                        self.tell(id, Input::Tick, around);
+                    } else {
+                        self.arm_peer(id);
+                    }
                 }
-                Alarm::Wire(connection) => self.tick_wire(connection, around),
+                Alarm::Wire(connection) => {
+                    let Some(wire) = self.wires.get_mut(&connection) else { continue };
+                    wire.alarm = None;
+                    self.tick_wire(connection, around);
+                }
             }
         }
-        if self.membership.deadline().is_some_and(|(at, _)| at <= around.now) {
+        if self.membership_at.is_some_and(|at| at <= around.now) {
             self.decide(membership::Input::Tick, around);
         }
     }
 
     fn arm_peer(&mut self, id: PeerId) {
-        let deadline = self.peers.get(&id).and_then(|peer| peer.session.deadline());
-        self.arm(Alarm::Peer(id), deadline.map(|(at, _)| at));
+        let Some(peer) = self.peers.get_mut(&id) else { return };
+        let at = peer.session.deadline().map(|(at, _)| at);
+        arm(&mut self.alarms, Alarm::Peer(id), &mut peer.alarm, at);
     }
 
     fn arm_wire(&mut self, connection: u64) {
-        let at = self.wires.get(&connection).and_then(|wire| match &wire.stage {
+        let Some(wire) = self.wires.get_mut(&connection) else { return };
+        let at = match &wire.stage {
             Stage::Unidentified(link) => link.deadline().map(|(at, _)| at),
             Stage::Closing { until, .. } => Some(*until),
             Stage::Peer(_) => None,
-        });
-        self.arm(Alarm::Wire(connection), at);
-    }
-
-    fn arm(&mut self, alarm: Alarm, at: Option<Time>) {
-        let before = match at {
-            Some(at) => self.set.insert(alarm, at),
-            None => self.set.remove(&alarm),
         };
-        if before == at {
-            return;
-        }
-        if let Some(before) = before {
-            self.alarms.remove(&(before, alarm));
-        }
-        self.alarms.extend(at.map(|at| (at, alarm)));
+        arm(&mut self.alarms, Alarm::Wire(connection), &mut wire.alarm, at);
     }
 
     fn peer_ids(&self) -> Vec<PeerId> {
@@ -424,6 +441,15 @@ impl Node {
     }
 }
 
+/// Sees to it that an alarm rings at `at` or before.
+fn arm(alarms: &mut BTreeSet<(Time, Alarm)>, alarm: Alarm, set: &mut Option<Time>, at: Option<Time>) {
+    let Some(at) = at.filter(|at| set.is_none_or(|set| *at < set)) else { return };
+    if let Some(before) = set.replace(at) {
+        alarms.remove(&(before, alarm));
+    }
+    alarms.insert((at, alarm));
+}
+
 impl Peer {
     fn new(session: Session<Payload>) -> Peer {
         Peer {
@@ -434,6 +460,7 @@ impl Peer {
             exports: BTreeMap::new(),
             relays: BTreeMap::new(),
             linked: false,
+            alarm: None,
         }
     }
 
@@ -451,6 +478,6 @@ impl Peer {
 
 impl Wire {
     fn new(end: End, stage: Stage) -> Wire {
-        Wire { end, stage, staging: Vec::new(), batch: Batch::new() }
+        Wire { end, stage, staging: Vec::new(), batch: Batch::new(), alarm: None }
     }
 }

@@ -9,7 +9,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use busway_protocol::PeerId;
-use busway_wire::{Cause, Topic};
+use busway_wire::{Cause, Topic, TopicId};
 
 use crate::message::Message;
 
@@ -57,6 +57,8 @@ pub(crate) struct Full;
 pub(crate) struct Ring {
     /// Its topic.
     pub topic: Topic,
+    /// Of the topic: it costs a hash.
+    pub id: TopicId,
     slots: usize,
     messages: VecDeque<Message>,
     next: u64,
@@ -70,6 +72,7 @@ impl Ring {
     #[must_use]
     pub(crate) fn new(topic: Topic, slots: usize) -> Ring {
         Ring {
+            id: topic.id(),
             topic,
             slots: slots.max(1),
             messages: VecDeque::new(),

@@ -5,10 +5,11 @@
 //!
 //! Invariant: what it is told of a source is one rising line of sequences without a hole.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 
 use busway_wire::{Cause, Pattern, PortId};
 
+use crate::few::Few;
 use crate::message::Payload;
 use crate::relay::Entry;
 
@@ -53,7 +54,7 @@ pub(crate) struct Subscriber {
     pub work_ns: u64,
     places: BTreeMap<PortId, Place>,
     /// Sources of which there may be something to read.
-    news: BTreeSet<PortId>,
+    news: Few<PortId>,
     /// How many messages came that it had.
     pub duplicates: u64,
 }
@@ -67,7 +68,7 @@ impl Subscriber {
             reliable,
             work_ns,
             places: BTreeMap::new(),
-            news: BTreeSet::new(),
+            news: Few::default(),
             duplicates: 0,
         }
     }
@@ -85,16 +86,16 @@ impl Subscriber {
 
     /// There is nothing more to read of the source.
     pub(crate) fn emptied(&mut self, source: PortId) {
-        self.news.remove(&source);
+        self.news.remove(source);
     }
 
     /// The next source of which there may be something to read, and the ring of it to read now.
     pub(crate) fn next(&mut self) -> Option<(PortId, u64)> {
-        while let Some(&source) = self.news.first() {
+        while let Some(source) = self.news.first() {
             if let Some(&ring) = self.places.get(&source).and_then(|place| place.rings.front()) {
                 return Some((source, ring));
             }
-            self.news.remove(&source);
+            self.news.remove(source);
         }
         None
     }

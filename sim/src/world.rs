@@ -10,7 +10,7 @@ mod quiet;
 mod strangers;
 mod terms;
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 
 use busway_protocol::{Config, PeerId, Time, membership};
 use busway_wire::{Pattern, PortId, Topic};
@@ -21,8 +21,9 @@ use crate::check::Checks;
 use crate::coverage::Coverage;
 use crate::crowd::Crowd;
 use crate::fault::{Pair, Planned};
+use crate::few::Few;
 use crate::memory::{Memory, Wish};
-use crate::message::Which;
+use crate::message::{Which, place_of, port};
 use crate::network::{End, Network, Notice};
 use crate::node::{Around, Node, Setup};
 use crate::ring::Ring;
@@ -44,13 +45,14 @@ struct Host {
     idle: u32,
     pending: VecDeque<(End, Notice)>,
     wake: Option<Time>,
-    consuming: BTreeSet<u64>,
+    consuming: Few<u64>,
     /// Steps at the same moment, against a machine that asks for ever.
     steps: (Time, u32),
 }
 
 #[derive(Debug)]
 struct Publisher {
+    source: PortId,
     host: usize,
     work: Work,
     rng: Rng,
@@ -60,12 +62,22 @@ struct Publisher {
 
 #[derive(Debug)]
 enum Event {
-    Wake { host: usize },
-    Consume { host: usize, subscriber: u64 },
-    Publish { source: PortId },
-    Plan(Planned),
-    Expire { number: u64 },
-    Undo(Undo),
+    Wake {
+        host: usize,
+    },
+    Consume {
+        host: usize,
+        subscriber: u64,
+    },
+    Publish {
+        source: PortId,
+    },
+    /// Large and rare: what moves with the events is a word of it.
+    Plan(Box<Planned>),
+    Expire {
+        number: u64,
+    },
+    Undo(Box<Undo>),
     Check,
 }
 
@@ -78,7 +90,8 @@ pub struct World {
     /// The lines.
     pub network: Network,
     hosts: Vec<Host>,
-    publishers: BTreeMap<PortId, Publisher>,
+    /// By the place in their ids.
+    publishers: Vec<Publisher>,
     agenda: Agenda<Event>,
     /// Faults that wait for their phase, by a number.
     armed: BTreeMap<u64, Planned>,
@@ -117,7 +130,7 @@ impl World {
             rng,
             network,
             hosts: Vec::new(),
-            publishers: BTreeMap::new(),
+            publishers: Vec::new(),
             agenda: Agenda::default(),
             armed: BTreeMap::new(),
             strangers: BTreeMap::new(),
@@ -176,7 +189,7 @@ impl World {
             idle: 0,
             pending: VecDeque::new(),
             wake: None,
-            consuming: BTreeSet::new(),
+            consuming: Few::default(),
             steps: (Time(0), 0),
         }
     }
@@ -231,12 +244,12 @@ impl World {
 
     /// Opens a publisher, which sends by itself what `work` says.
     pub fn publisher(&mut self, host: usize, topic: &Topic, slots: usize, work: Work) -> PortId {
-        let source = PortId(self.rng.u64(1..));
+        let source = port(self.rng.u64(..), self.publishers.len());
         let reliable = is_reliable(topic);
         self.checks.source(source, host, reliable);
         self.hosts[host].memory.rings.insert(source, Ring::new(topic.clone(), slots));
         let rng = Rng::with_seed(self.rng.u64(..));
-        self.publishers.insert(source, Publisher { host, work, rng, waiting: None });
+        self.publishers.push(Publisher { source, host, work, rng, waiting: None });
         self.with_node(host, |node, around| node.ring_opened(source, around));
         if work.messages > 0 {
             self.agenda.enter(Time(self.now.0 + self.rng.u64(0..=work.gap_ns)), Event::Publish { source });
@@ -246,7 +259,7 @@ impl World {
 
     /// Lets a publisher leave; what it has sent is still read.
     pub fn leave(&mut self, source: PortId) {
-        let Some(publisher) = self.publishers.get_mut(&source) else { return };
+        let Some(publisher) = self.publishers.get_mut(place_of(source)) else { return };
         publisher.work.messages = 0;
         let host = publisher.host;
         if let Some(ring) = self.hosts[host].memory.rings.get_mut(&source) {
@@ -257,14 +270,14 @@ impl World {
 
     /// Publishes one message of this size now; false if the ring is full of what somebody needs.
     pub fn publish(&mut self, source: PortId, size: usize) -> bool {
-        let Some(publisher) = self.publishers.get(&source) else { return false };
+        let Some(publisher) = self.publishers.get(place_of(source)) else { return false };
         let host = publisher.host;
         let Some(ring) = self.hosts[host].memory.rings.get_mut(&source) else { return false };
         let sequence = ring.next();
         if !ring.has_room() {
             return false;
         }
-        let message = Which { source, sequence, size }.message(&ring.topic);
+        let message = Which { source, sequence, size }.message(ring.id);
         if ring.push(message).is_err() {
             return false;
         }
@@ -370,13 +383,13 @@ impl World {
             }
             Event::Consume { host, subscriber } => self.consume(host, subscriber),
             Event::Publish { source } => self.publish_next(source),
-            Event::Plan(planned) => self.arm(planned),
+            Event::Plan(planned) => self.arm(*planned),
             Event::Expire { number } => {
                 if let Some(planned) = self.armed.remove(&number) {
                     self.strike(&planned);
                 }
             }
-            Event::Undo(undo) => self.undo(undo),
+            Event::Undo(undo) => self.undo(*undo),
             Event::Check => {
                 self.check();
                 self.agenda.enter(self.now.after_ms(self.terms.check_ms), Event::Check);
@@ -385,7 +398,7 @@ impl World {
     }
 
     fn publish_next(&mut self, source: PortId) {
-        let Some(publisher) = self.publishers.get_mut(&source) else { return };
+        let Some(publisher) = self.publishers.get_mut(place_of(source)) else { return };
         let Work { messages, gap_ns, size_max } = publisher.work;
         if messages == 0 {
             return;
@@ -399,11 +412,11 @@ impl World {
         // In bursts, so that something waits somewhere: seven of eight follow at once.
         let gap = if rng.u8(0..8) > 0 { rng.u64(0..=gap_ns / 16) } else { rng.u64(0..=gap_ns * 15) };
         if self.publish(source, size) {
-            let Some(publisher) = self.publishers.get_mut(&source) else { return };
+            let Some(publisher) = self.publishers.get_mut(place_of(source)) else { return };
             publisher.work.messages -= 1;
             self.agenda.enter(Time(self.now.0 + gap), Event::Publish { source });
         } else {
-            let Some(publisher) = self.publishers.get_mut(&source) else { return };
+            let Some(publisher) = self.publishers.get_mut(place_of(source)) else { return };
             publisher.waiting = Some(size);
             self.agenda.enter(self.now.after_ms(FULL_MS), Event::Publish { source });
         }
@@ -411,7 +424,7 @@ impl World {
 
     fn consume(&mut self, host: usize, subscriber: u64) {
         let h = &mut self.hosts[host];
-        h.consuming.remove(&subscriber);
+        h.consuming.remove(subscriber);
         if h.idle > 0 {
             // It stays rung, and is looked at when it is idle no more.
             h.memory.rung.insert(subscriber);
@@ -467,17 +480,19 @@ impl World {
     /// Does what follows from a step: judges, wakes subscribers, sets the alarm, springs what is armed.
     fn settle(&mut self, host: usize) {
         let network = &self.network;
-        for seen in std::mem::take(&mut self.seen) {
+        for seen in self.seen.drain(..) {
             self.checks.see(self.now, seen, |connection| network.is_spoiled(connection));
         }
         let h = &mut self.hosts[host];
         if h.idle == 0 {
-            for subscriber in std::mem::take(&mut h.memory.rung) {
+            let rung = h.memory.rung.take();
+            for subscriber in rung.iter() {
                 if h.consuming.insert(subscriber) {
                     let work_ns = h.memory.subscriber_mut(subscriber).map_or(0, |s| s.work_ns);
                     self.agenda.enter(Time(self.now.0 + work_ns), Event::Consume { host, subscriber });
                 }
             }
+            h.memory.rung.give_back(rung);
         }
         let node = h.node.as_ref().filter(|_| h.stopped == 0);
         if let Some(deadline) = node.and_then(Node::deadline) {

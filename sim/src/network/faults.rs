@@ -26,7 +26,7 @@ impl Network {
         }
         self.blocked.remove(&(from, to));
         let again = Time(now.0 + self.rng.u64(0..=RETRANSMIT_NS_MAX));
-        for (&connection, c) in &mut self.connections {
+        for (connection, c) in self.connections.iter_mut() {
             for item in std::mem::take(&mut c.waiting) {
                 self.agenda.enter(again, item);
             }
@@ -54,7 +54,7 @@ impl Network {
 
     /// Both ends are told that the connection is gone.
     pub fn reset(&mut self, now: Time, connection: u64) {
-        let Some(c) = self.connections.get_mut(&connection) else { return };
+        let Some(c) = self.connections.get_mut(connection) else { return };
         for stream in &mut c.streams {
             stream.die();
         }
@@ -65,7 +65,7 @@ impl Network {
     /// Of what this end writes, only so many bytes come; then its direction ends.
     pub fn truncate(&mut self, end: End, after: usize) {
         self.spoiled.insert(end.connection);
-        if let Some(c) = self.connections.get_mut(&end.connection) {
+        if let Some(c) = self.connections.get_mut(end.connection) {
             c.streams[end.side.index()].cut_after = Some(after);
         }
     }
@@ -75,7 +75,7 @@ impl Network {
         self.spoiled.insert(end.connection);
         let at = self.rng.usize(..);
         let bit = self.rng.u8(0..8);
-        if let Some(c) = self.connections.get_mut(&end.connection) {
+        if let Some(c) = self.connections.get_mut(end.connection) {
             c.streams[end.side.index()].corrupt(at, bit);
         }
     }
@@ -103,7 +103,7 @@ impl Network {
 
     /// Nothing that is written to the connection comes any more, and nobody is told.
     pub fn swallow(&mut self, connection: u64) {
-        if let Some(c) = self.connections.get_mut(&connection) {
+        if let Some(c) = self.connections.get_mut(connection) {
             for stream in &mut c.streams {
                 stream.black = true;
             }
@@ -113,13 +113,14 @@ impl Network {
     /// The pairs of hosts that have a broken connection, the lower number first.
     #[must_use]
     pub fn broken(&self) -> Vec<Pair> {
-        let broken = self.connections.values().filter(|c| c.streams.iter().any(Stream::is_broken));
+        let broken =
+            self.connections.iter().map(|(_, c)| c).filter(|c| c.streams.iter().any(Stream::is_broken));
         broken.map(|c| Pair { from: c.hosts[0].min(c.hosts[1]), to: c.hosts[0].max(c.hosts[1]) }).collect()
     }
 
     /// Whether the connection is one that `swallow` has hit, or that was cut or ended on one side.
     #[must_use]
     pub fn is_broken(&self, connection: u64) -> bool {
-        self.connections.get(&connection).is_some_and(|c| c.streams.iter().any(Stream::is_broken))
+        self.connections.get(connection).is_some_and(|c| c.streams.iter().any(Stream::is_broken))
     }
 }

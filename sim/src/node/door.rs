@@ -86,6 +86,7 @@ impl Node {
     pub(super) fn decide(&mut self, input: membership::Input, around: &mut Around<'_>) {
         let mut out = Vec::new();
         self.membership.handle(around.now, input, &mut out);
+        self.membership_at = self.membership.deadline().map(|(at, _)| at);
         for output in out {
             match output {
                 membership::Output::Dial { peer: PeerId::Node { index }, attempt } => {
@@ -234,7 +235,9 @@ impl Node {
                 around.memory.close_relay(inbound.ring());
             }
             self.suspended.retain(|(peer, _)| *peer != id);
-            self.arm_peer(id);
+            if let Some(at) = peer.alarm {
+                self.alarms.remove(&(at, super::Alarm::Peer(id)));
+            }
             around.seen.push(Seen::Forgotten { host: around.memory.host, peer: id });
         }
     }

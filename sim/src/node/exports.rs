@@ -144,20 +144,20 @@ impl Node {
         }
     }
 
-    /// Gives the session what it may send now.
-    pub(super) fn fill(&mut self, id: PeerId, around: &mut Around<'_>) {
-        let Some(exports) = self.peers.get(&id).map(|peer| peer.exports.len()) else { return };
+    /// Gives the session what it may send now. Whether there may be more when this is written.
+    pub(super) fn fill(&mut self, id: PeerId, around: &mut Around<'_>) -> bool {
+        let Some(exports) = self.peers.get(&id).map(|peer| peer.exports.len()) else { return false };
         let mut idle = 0;
         while idle <= exports {
-            let Some(peer) = self.peers.get_mut(&id) else { return };
-            let Some(source) = peer.session.next_source() else { return };
+            let Some(peer) = self.peers.get_mut(&id) else { return false };
+            let Some(source) = peer.session.next_source() else { return exports > 0 };
             let taken = around.memory.rings.get_mut(&source).map_or(Taken::Nothing, |ring| ring.take(id));
             match taken {
                 Taken::Nothing => idle += 1,
                 Taken::Overrun => {
                     let host = around.memory.host;
                     around.seen.push(Seen::Broken { host, what: "a reliable row reads what it has passed" });
-                    return;
+                    return false;
                 }
                 Taken::Message(message) => {
                     idle = 0;
@@ -170,5 +170,6 @@ impl Node {
                 }
             }
         }
+        false
     }
 }

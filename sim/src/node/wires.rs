@@ -136,7 +136,7 @@ impl Node {
         around: &mut Around<'_>,
     ) -> bool {
         let Some(peer) = self.peers.get_mut(&id) else { return false };
-        let mut out = Vec::new();
+        let mut out = std::mem::take(&mut self.spare);
         let (taken, delivery) = peer.session.receive(around.now, &staging[*at..], &mut out);
         *at += taken;
         let going_on = taken > 0 || delivery.is_some();
@@ -173,6 +173,7 @@ impl Node {
 
     /// Writes what may go, as far as there is room.
     pub(super) fn write(&mut self, connection: u64, around: &mut Around<'_>) {
+        let mut held_up = false;
         loop {
             let Some(wire) = self.wires.get_mut(&connection) else { return };
             if wire.batch.is_empty() {
@@ -180,7 +181,7 @@ impl Node {
                     Stage::Unidentified(link) => link.transmit(around.now, &mut wire.batch),
                     Stage::Peer(id) => {
                         let id = *id;
-                        self.fill(id, around);
+                        held_up = self.fill(id, around);
                         let Some(wire) = self.wires.get_mut(&connection) else { return };
                         let Some(peer) = self.peers.get_mut(&id) else { return };
                         peer.session.transmit(around.now, &mut wire.batch);
@@ -206,7 +207,13 @@ impl Node {
             }
             let all = written == wire.batch.bytes();
             wire.batch.advance(written);
-            if !all {
+            let more = match &wire.stage {
+                Stage::Peer(id) => {
+                    held_up || self.peers.get(id).is_some_and(|peer| peer.session.has_output())
+                }
+                Stage::Unidentified(_) | Stage::Closing { .. } => true,
+            };
+            if !all || !more {
                 return;
             }
         }
@@ -236,7 +243,7 @@ impl Node {
             }
             Stage::Peer(_) => {}
             Stage::Closing { until, .. } if *until <= around.now => self.hang_up(connection, around),
-            Stage::Closing { .. } => {}
+            Stage::Closing { .. } => self.arm_wire(connection),
         }
     }
 
@@ -249,7 +256,9 @@ impl Node {
     /// Closes the connection and tells whom it was with.
     pub(super) fn hang_up(&mut self, connection: u64, around: &mut Around<'_>) {
         let Some(wire) = self.wires.remove(&connection) else { return };
-        self.arm_wire(connection);
+        if let Some(at) = wire.alarm {
+            self.alarms.remove(&(at, super::Alarm::Wire(connection)));
+        }
         around.network.close(around.world, wire.end);
         let id = match wire.stage {
             Stage::Unidentified(_) => None,

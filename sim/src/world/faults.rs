@@ -30,7 +30,7 @@ const DRAIN_MS: u64 = 3_000;
 impl World {
     /// Enters a fault.
     pub fn plan(&mut self, planned: Planned) {
-        self.agenda.enter(planned.at, Event::Plan(planned));
+        self.agenda.enter(planned.at, Event::Plan(Box::new(planned)));
     }
 
     /// Lets it happen now.
@@ -60,7 +60,7 @@ impl World {
         let Some(number) = self.armed.iter().find(met).map(|(&number, _)| number) else { return };
         if let Some(planned) = self.armed.remove(&number) {
             // Not inside the step that has led to it.
-            self.agenda.enter(self.now, Event::Plan(Planned { phase: None, ..planned }));
+            self.agenda.enter(self.now, Event::Plan(Box::new(Planned { phase: None, ..planned })));
         }
     }
 
@@ -225,7 +225,7 @@ impl World {
     }
 
     fn end(&mut self, duration_ms: u64, undo: Undo) {
-        self.agenda.enter(self.now.after_ms(duration_ms), Event::Undo(undo));
+        self.agenda.enter(self.now.after_ms(duration_ms), Event::Undo(Box::new(undo)));
     }
 
     fn connections(&self, pair: Pair) -> Vec<u64> {

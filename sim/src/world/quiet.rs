@@ -52,7 +52,8 @@ impl World {
     /// What is under way, if anything.
     #[must_use]
     pub fn unfinished(&self) -> Option<String> {
-        if let Some((source, publisher)) = self.publishers.iter().find(|(_, p)| p.work.messages > 0) {
+        if let Some(publisher) = self.publishers.iter().find(|p| p.work.messages > 0) {
+            let source = publisher.source;
             return Some(format!("{source} has {} messages to send", publisher.work.messages));
         }
         for (index, host) in self.hosts.iter().enumerate() {

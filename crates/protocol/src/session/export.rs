@@ -130,7 +130,7 @@ impl Export {
     }
 
     /// Takes a loss of the row that reads for `link`: what is to be told of it, if anything.
-    pub(crate) fn lose(&mut self, to: u64, cause: Cause, link: &str) -> Option<Gap> {
+    pub(crate) fn lose(&mut self, to: u64, cause: Cause, link: &dyn Fn() -> String) -> Option<Gap> {
         if to <= self.taken {
             return None;
         }
@@ -182,7 +182,12 @@ impl Export {
 
     /// The peer accepts the source, or has got further. `sent` is the last sequence that went out whole on this
     /// link; `link` names it, for people.
-    pub(crate) fn accepted(&mut self, accept: &Accept, sent: u64, link: &str) -> Result<Accepted, PeerError> {
+    pub(crate) fn accepted(
+        &mut self,
+        accept: &Accept,
+        sent: u64,
+        link: &dyn Fn() -> String,
+    ) -> Result<Accepted, PeerError> {
         let wrong = PeerError::Acknowledgement { source: Some(self.announce.source) };
         match self.phase {
             Phase::Unannounced => Err(wrong),
@@ -223,7 +228,7 @@ impl Export {
     }
 
     /// The first answer to a source of which nothing was taken yet: the peer may know it from before our start.
-    fn begin(&mut self, passed: u64, link: &str) -> Accepted {
+    fn begin(&mut self, passed: u64, link: &dyn Fn() -> String) -> Accepted {
         let mut accepted = Accepted::default();
         let asked = self.before;
         (self.before, self.acked, self.taken) = (passed, passed, passed);
@@ -238,7 +243,7 @@ impl Export {
     }
 
     /// The first answer after a reconnect.
-    fn resume(&mut self, passed: u64, link: &str) -> Accepted {
+    fn resume(&mut self, passed: u64, link: &dyn Fn() -> String) -> Accepted {
         let moved = self.settle(passed);
         let pass = self.pass(moved.messages > 0);
         if self.announce.reliable {
@@ -291,7 +296,7 @@ impl Export {
         (moved && self.announce.reliable).then_some(self.acked)
     }
 
-    fn gap(&self, from: u64, to: u64, cause: Cause, link: &str) -> Gap {
-        Gap { source: self.announce.source, from, to, cause, link: String::from(link) }
+    fn gap(&self, from: u64, to: u64, cause: Cause, link: &dyn Fn() -> String) -> Gap {
+        Gap { source: self.announce.source, from, to, cause, link: link() }
     }
 }

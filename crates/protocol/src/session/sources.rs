@@ -15,13 +15,9 @@ use crate::error::PeerError;
 use crate::link::{Amount, Link, State, can_go};
 use crate::session::export::{Export, Phase};
 use crate::session::{Account, Outbox, Output, Session};
+use crate::time::PeerId;
 
 impl<P: AsRef<[u8]> + Clone> Session<P> {
-    /// Our half of the link, as losses name it to people: both ends call it the same.
-    fn outgoing_name(&self) -> String {
-        format!("{} > {}", self.config.hello.identity, self.peer)
-    }
-
     pub(super) fn add_source(&mut self, announce: Announce, next: u64) {
         let source = announce.source;
         if self.exports.contains_key(&source) {
@@ -77,7 +73,7 @@ impl<P: AsRef<[u8]> + Clone> Session<P> {
 
     /// The row has lost all up to `to`.
     pub(super) fn lose(&mut self, source: PortId, to: u64, cause: Cause, out: &mut Outbox) {
-        let label = self.outgoing_name();
+        let label = || outgoing_name(self.config.hello.identity, self.peer);
         let Some(export) = self.exports.get_mut(&source) else { return };
         let Some(gap) = export.lose(to, cause, &label) else { return };
         self.flight += 1;
@@ -91,7 +87,8 @@ impl<P: AsRef<[u8]> + Clone> Session<P> {
 
     /// The peer accepts a source, or has got further.
     pub(super) fn accepted(&mut self, accept: &Accept, out: &mut Outbox) -> Result<(), PeerError> {
-        let (source, label) = (accept.source, self.outgoing_name());
+        let source = accept.source;
+        let label = || outgoing_name(self.config.hello.identity, self.peer);
         // The last word about a source may cross with its end.
         let (Some(export), Some(link)) = (self.exports.get_mut(&source), &mut self.link) else {
             return Ok(());
@@ -170,6 +167,12 @@ impl<P: AsRef<[u8]> + Clone> Session<P> {
         self.to_announce.remove(&source);
         out.push(Output::SourceDone { source, account });
     }
+}
+
+/// Our half of the link, as losses name it to people: both ends call it the same. It is made for a loss only: most
+/// acknowledgements tell of none.
+fn outgoing_name(ours: PeerId, theirs: PeerId) -> String {
+    format!("{ours} > {theirs}")
 }
 
 /// The header of a message as the peer will take it, or `None` if it would refuse it.
