@@ -1,7 +1,8 @@
 //! `busway cert new`: what it makes, what it leaves alone, and that a node takes it.
+#![expect(clippy::print_stdout, reason = "the test runner collects lines of evidence")]
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{PermissionsExt, chown};
 
 use busway::Tls;
 
@@ -72,4 +73,72 @@ fn cert_new_writes_nothing_over_and_no_member_of_another_cluster() {
     fs::remove_file(pki.join("ca.key")).expect("it goes");
     let report = place.run(&["cert", "new", "--dir", dir, "--node", "1"]).expect(2).report();
     assert!(report.1.contains("one is missing"), "{report:?}");
+}
+
+#[test]
+fn a_directory_or_a_ca_that_others_can_change_or_read_is_refused() {
+    let place = Place::new();
+    let pki = place.temporary().join("pki");
+    let dir = pki.to_str().expect("a path");
+    let mode = |path: &std::path::Path, mode| {
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("a mode");
+    };
+    let refused = || place.run(&["cert", "new", "--dir", dir, "--node", "1"]).expect(2).report();
+    fs::create_dir(&pki).expect("a directory");
+    for others in [0o777, 0o1777, 0o730, 0o702] {
+        mode(&pki, others);
+        let (_, cause, at, remedy) = refused();
+        assert!(cause.contains("others may write") && at == dir, "{others:o}: {cause}");
+        assert!(remedy.contains("chmod go-w"), "{remedy}");
+        assert_eq!(names(&pki), [""; 0], "{others:o}");
+    }
+    mode(&pki, 0o755);
+    place.run(&["cert", "new", "--dir", dir, "--node", "0"]).expect(0);
+    for (file, wrong, right) in [("ca.key", 0o640, 0o600), ("ca.key", 0o602, 0o600), ("ca.pem", 0o664, 0o644)]
+    {
+        mode(&pki.join(file), wrong);
+        let (_, cause, at, _) = refused();
+        assert!(cause.contains("others may") && at.ends_with(file), "{file} {wrong:o}: {cause}");
+        mode(&pki.join(file), right);
+    }
+    // A link leads to what the directory does not hold.
+    fs::rename(pki.join("ca.key"), place.temporary().join("ca.key")).expect("it moves");
+    std::os::unix::fs::symlink(place.temporary().join("ca.key"), pki.join("ca.key")).expect("a link");
+    place.run(&["cert", "new", "--dir", dir, "--node", "1"]).expect(1);
+    fs::rename(place.temporary().join("ca.key"), pki.join("ca.key")).expect("it is back");
+    if chown(pki.join("ca.key"), Some(65_534), None).is_err() {
+        println!("skipped: only root can give a file to somebody else");
+    } else {
+        let (_, cause, at, _) = refused();
+        assert!(cause.contains("belongs to uid 65534") && at.ends_with("ca.key"), "{cause}");
+        chown(pki.join("ca.key"), Some(rustix::process::geteuid().as_raw()), None).expect("an owner");
+        chown(&pki, Some(65_534), None).expect("an owner");
+        let (_, cause, at, _) = refused();
+        assert!(cause.contains("belongs to uid 65534") && at == dir, "{cause}");
+        chown(&pki, Some(rustix::process::geteuid().as_raw()), None).expect("an owner");
+    }
+    assert_eq!(names(&pki), ["ca.key", "ca.pem", "node-0.key", "node-0.pem"]);
+    place.run(&["cert", "new", "--dir", dir, "--node", "1"]).expect(0);
+}
+
+#[test]
+fn what_is_told_next_is_a_configuration_that_a_node_takes() {
+    for member in [["--node", "3"], ["--client", "7"], ["--client", "dash.board"]] {
+        let place = Place::new();
+        let run = |words: &[&str]| {
+            let mut command = place.command(words);
+            command.current_dir(place.temporary());
+            Running::start(command).finish().expect(0)
+        };
+        let told = run(
+            &[&["cert", "new", "--dir", "p k\u{ef}", "--cluster", "north \"sea\""], &member[..]].concat()
+        );
+        let lines = told.stderr.iter().filter_map(|line| line.strip_prefix("  "));
+        let text: String = lines.map(|line| format!("{line}\n")).collect();
+        assert!(text.contains("[tls]\n"), "{:?}", told.stderr);
+        fs::write(place.temporary().join("busway.toml"), &text).expect("a file");
+        run(&["config", "check"]);
+        let shown = run(&["config", "show"]).text();
+        assert!(shown.contains(member[1]) || shown.contains("9223372036854775808"), "{shown}");
+    }
 }
