@@ -152,15 +152,12 @@ pub struct Loaded {
 pub fn load(layers: &Layers<'_>) -> Result<Loaded, Vec<Problem>> {
     let mut problems = Vec::new();
     let mut merged = Merged::default();
-    let path = match file::choose(&layers.file, layers.environment) {
-        Ok(path) => path,
-        Err(problem) => return Err(vec![problem]),
-    };
-    if let Some(path) = &path {
-        match file::read(path, &layers.file) {
-            Ok(text) => file::parse(path, &text, &mut |found| merged.take(found), &mut problems),
-            Err(problem) => return Err(vec![problem]),
-        }
+    let mut path = None;
+    if let Some((chosen, whose)) = file::choose(&layers.file, layers.environment) {
+        let read = file::read(&chosen, whose).map_err(|problem| vec![problem])?;
+        merged.is_public = read.is_public;
+        file::parse(&chosen, &read.text, &mut |found| merged.take(found), &mut problems);
+        path = Some(chosen);
     }
     for key in KEYS {
         let Some(name) = key.environment else { continue };
@@ -206,6 +203,8 @@ pub fn start_only(old: &Loaded, new: &Loaded) -> Vec<&'static Key> {
 #[derive(Debug, Default)]
 pub(crate) struct Merged {
     values: BTreeMap<(usize, Order, String), Setting>,
+    /// Whether everybody may read the file.
+    is_public: bool,
 }
 
 /// Instances that are numbers stand in the order of numbers.
@@ -242,6 +241,11 @@ impl Merged {
                 Err(cause) => problems.push(Problem::new(cause, origin, key.kind.remedy(key.name))),
             }
         }
+    }
+
+    /// Whether everybody may read what was said at `origin`.
+    pub(crate) fn can_be_read_by_all(&self, origin: &Origin) -> bool {
+        self.is_public && matches!(origin, Origin::File { .. })
     }
 
     pub(crate) fn get(&self, name: &str) -> Option<&Setting> {

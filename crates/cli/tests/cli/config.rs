@@ -164,6 +164,17 @@ fn a_file_that_somebody_else_left_in_the_directory_is_refused_unless_it_is_named
     let report = start(&["config", "check"]).expect(2).report();
     assert!(report.1.contains("belongs to uid 65534") && report.3.contains("--config"), "{report:?}");
     start(&["config", "check", "busway.toml"]).expect(0);
+    // A link counts as both: itself, and where it leads.
+    let elsewhere = place.temporary().join("elsewhere.toml");
+    fs::rename(&file, &elsewhere).expect("it moves");
+    std::os::unix::fs::symlink("elsewhere.toml", &file).expect("a link");
+    let report = start(&["config", "check"]).expect(2).report();
+    assert!(report.1.contains("belongs to uid 65534"), "our link to the file of somebody else: {report:?}");
+    std::os::unix::fs::chown(&elsewhere, Some(0), None).expect("it is ours");
+    start(&["config", "check"]).expect(0);
+    std::os::unix::fs::lchown(&file, Some(65_534), None).expect("the link is not");
+    let report = start(&["config", "check"]).expect(2).report();
+    assert!(report.1.contains("belongs to uid 65534"), "the link of somebody else to our file: {report:?}");
 }
 
 #[test]

@@ -5,7 +5,6 @@
 //! Invariant: what is built would be taken by `busway::NodeBuilder`; what it would refuse is a problem here, with its place.
 
 use std::collections::BTreeMap;
-use std::os::unix::fs::PermissionsExt;
 
 use busway::{Acl, AclRule, Realm, Tls};
 
@@ -112,7 +111,7 @@ fn tokens(merged: &Merged, problems: &mut Vec<Problem>) -> (Option<Secret>, BTre
     for setting in merged.get("node.token").into_iter().chain(merged.all("tokens.MEMBER")) {
         let Some(Value::Secret(secret)) = &setting.value else { continue };
         if let Origin::File { path, .. } = &setting.origin
-            && path.metadata().is_ok_and(|found| found.permissions().mode() & 0o007 != 0)
+            && merged.can_be_read_by_all(&setting.origin)
         {
             let remedy = format!("chmod o= {}", path.display());
             let cause = format!("{} is a secret, and everybody can read the file", setting.name());

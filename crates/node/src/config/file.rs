@@ -6,11 +6,15 @@
 //! Invariant: everything in the file is taken as a value of a key, or told as a problem.
 
 use std::ffi::OsString;
-use std::fs::OpenOptions;
+use std::fs::File;
 use std::io::Read;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStringExt;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
@@ -39,46 +43,60 @@ pub enum Choice {
     None,
 }
 
-/// The path that `choice` leads to.
+/// Whether somebody has said that this file is meant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Whose {
+    /// Yes, whoever it belongs to.
+    Named,
+    /// It was found, and is to be ours or root's.
+    Found,
+}
+
+/// The path that `choice` leads to, and whether somebody has named it.
 pub(super) fn choose(
     choice: &Choice,
     environment: &dyn Fn(&str) -> Option<OsString>,
-) -> Result<Option<PathBuf>, Problem> {
+) -> Option<(PathBuf, Whose)> {
     match choice {
-        Choice::None => Ok(None),
-        Choice::Named(path) => Ok(Some(path.clone())),
+        Choice::None => None,
+        Choice::Named(path) => Some((path.clone(), Whose::Named)),
         Choice::Found => {
             if let Some(named) = environment(VARIABLE).filter(|named| !named.is_empty()) {
-                return Ok(Some(PathBuf::from(named)));
+                return Some((PathBuf::from(named), Whose::Named));
             }
             let path = PathBuf::from(FILE_NAME);
-            let Ok(found) = path.symlink_metadata() else { return Ok(None) };
-            let ours = rustix::process::geteuid().as_raw();
-            if found.uid() != ours && found.uid() != 0 {
-                return Err(Problem::new(
-                    format!("it belongs to uid {}, neither to us ({ours}) nor to root", found.uid()),
-                    path.display(),
-                    "name it if it is meant: --config ./busway.toml",
-                ));
-            }
-            Ok(Some(path))
+            path.symlink_metadata().is_ok().then_some((path, Whose::Found))
         }
     }
 }
 
-/// The text of the file.
-pub(super) fn read(path: &Path, choice: &Choice) -> Result<String, Problem> {
-    let remedy = match choice {
-        Choice::Named(_) => "name a file that can be read",
-        Choice::Found | Choice::None => "make it readable, or name another with --config",
+/// A file that was read.
+#[derive(Debug)]
+pub(super) struct Text {
+    pub(super) text: String,
+    /// Whether everybody may read it.
+    pub(super) is_public: bool,
+}
+
+/// Reads the file. Whose it is and who may read it is asked of what was opened: the path may lead elsewhere by then.
+pub(super) fn read(path: &Path, whose: Whose) -> Result<Text, Problem> {
+    let remedy = match whose {
+        Whose::Named => "name a file that can be read",
+        Whose::Found => "make it readable, or name another with --config",
     };
     let wrong = |error: std::io::Error| {
         Problem::new(format!("the file cannot be read: {error}"), path.display(), remedy)
     };
-    // Without waiting: a pipe that nobody writes to would be waited for.
-    let flags = i32::try_from(rustix::fs::OFlags::NONBLOCK.bits()).expect("a flag of open");
-    let file = OpenOptions::new().read(true).custom_flags(flags).open(path).map_err(wrong)?;
-    if !file.metadata().map_err(wrong)?.is_file() {
+    let opened = match whose {
+        Whose::Named => open(path, OFlags::empty()).map_err(|errno| wrong(errno.into()))?,
+        Whose::Found => open_found(path, &wrong)?,
+    };
+    let file = File::from(opened);
+    let about = file.metadata().map_err(wrong)?;
+    if whose == Whose::Found {
+        is_ours(about.uid(), path)?;
+    }
+    if !about.is_file() {
         return Err(Problem::new("it is not a regular file", path.display(), remedy));
     }
     let mut bytes = Vec::new();
@@ -90,7 +108,7 @@ pub(super) fn read(path: &Path, choice: &Choice) -> Result<String, Problem> {
             "a configuration is smaller; name the right file",
         ));
     }
-    String::from_utf8(bytes).map_err(|error| {
+    let text = String::from_utf8(bytes).map_err(|error| {
         let at = error.utf8_error().valid_up_to();
         let (line, column) = position(&error.as_bytes()[..at], at);
         Problem::new(
@@ -98,7 +116,39 @@ pub(super) fn read(path: &Path, choice: &Choice) -> Result<String, Problem> {
             format_args!("{}:{line}:{column}", path.display()),
             "save it as UTF-8 text",
         )
-    })
+    })?;
+    Ok(Text { text, is_public: about.mode() & 0o007 != 0 })
+}
+
+/// Without waiting: a pipe that nobody writes to would be waited for.
+fn open(path: &Path, how: OFlags) -> Result<OwnedFd, Errno> {
+    rustix::fs::open(path, OFlags::NONBLOCK | OFlags::CLOEXEC | how, Mode::empty())
+}
+
+/// A file that nobody has named. A link to it is ours too, or who left it there would choose among our files.
+fn open_found(path: &Path, wrong: &dyn Fn(std::io::Error) -> Problem) -> Result<OwnedFd, Problem> {
+    let unreadable = |errno: Errno| wrong(errno.into());
+    match open(path, OFlags::NOFOLLOW) {
+        Err(Errno::LOOP) => {}
+        opened => return opened.map_err(unreadable),
+    }
+    let link = open(path, OFlags::PATH | OFlags::NOFOLLOW).map_err(unreadable)?;
+    is_ours(rustix::fs::fstat(&link).map_err(unreadable)?.st_uid, path)?;
+    let target = rustix::fs::readlinkat(&link, "", Vec::new()).map_err(unreadable)?;
+    let target = OsString::from_vec(target.into_bytes());
+    open(&path.with_file_name(target), OFlags::empty()).map_err(unreadable)
+}
+
+fn is_ours(uid: u32, path: &Path) -> Result<(), Problem> {
+    let ours = rustix::process::geteuid().as_raw();
+    if uid == ours || uid == 0 {
+        return Ok(());
+    }
+    Err(Problem::new(
+        format!("it belongs to uid {uid}, neither to us ({ours}) nor to root"),
+        path.display(),
+        "name it if it is meant: --config ./busway.toml",
+    ))
 }
 
 /// What stands in it.

@@ -303,7 +303,13 @@ fn tokens_are_taken_and_shown_to_nobody() {
     let problems = read().expect_err("everybody can read it");
     assert_eq!(problems.len(), 3, "{problems:?}");
     assert!(problems[0].remedy.starts_with("chmod o= ") && !format!("{problems:?}").contains("-secret"));
-    fs::set_permissions(&file.0, fs::Permissions::from_mode(0o640)).expect("a mode");
+    // What was read is judged by what it was then: a file that is exchanged meanwhile hides nothing.
+    let exchange = |_: &str| {
+        fs::set_permissions(&file.0, fs::Permissions::from_mode(0o640)).expect("a mode");
+        None
+    };
+    let exchanged = load(&Layers { file: Choice::Named(file.0.clone()), environment: &exchange, flags: &[] });
+    assert_eq!(exchanged.expect_err("everybody could read it").len(), 3);
     let loaded = read().expect("sound");
     let shown: String =
         loaded.settings.iter().filter_map(|setting| Some(setting.value.as_ref()?.show())).collect();
