@@ -13,11 +13,14 @@ mod stage;
 #[path = "cluster/stranger.rs"]
 mod stranger;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use busway::cluster::{Client, Endpoint, Event, Message, Next, Outcome, Peer};
+
+use busway_wire::PortId;
+use busway_wire::limits::LINK_RESERVED_SOURCES_MAX;
 
 use busway_shm::sync::{AtomicBool, AtomicU64, Ordering};
 
@@ -349,12 +352,35 @@ fn who_speaks_for_somebody_else_is_not_heard() {
     let forged = stranger.announce(1, 7);
     let honest = stranger.announce(2, 9);
     // Announced behind the forged one, and accepted: so that one was looked at, too.
-    stranger.wait_for_accept(honest);
+    assert_eq!(stranger.accepted(), honest, "only this one is accepted");
     stranger.publish(forged, 1, 7, b"forged");
     stranger.publish(honest, 1, 9, b"honest");
     let message = receive(&replica);
     assert_eq!((message.from(), &message[..]), (Peer::Client(9), &b"honest"[..]));
     assert!(replica.recv(Duration::from_millis(100)).unwrap().is_none());
+}
+
+#[test]
+fn who_opens_many_sources_for_one_way_is_heard_on_a_few() {
+    let stage = Stage::new();
+    let replica = stage.replicas(1).pop().unwrap();
+    let mut stranger = Stranger::client(9, stage.cluster(), replica.listening()[0]);
+    let sources: Vec<PortId> = (1..=40).map(|source| stranger.announce(source, 9)).collect();
+    let accepted: BTreeSet<PortId> = (0..LINK_RESERVED_SOURCES_MAX).map(|_| stranger.accepted()).collect();
+    assert!(sources[..LINK_RESERVED_SOURCES_MAX].iter().all(|source| accepted.contains(source)));
+    // One behind the other on one connection: were it heard, it would come first.
+    for source in [sources[LINK_RESERVED_SOURCES_MAX], sources[39], sources[0]] {
+        stranger.publish(source, 1, 9, &source.0.to_le_bytes());
+    }
+    assert_eq!(receive(&replica)[..], sources[0].0.to_le_bytes());
+    assert!(replica.recv(Duration::from_millis(100)).unwrap().is_none());
+    // One that ends makes room, a moment later.
+    stranger.retire(sources[1]);
+    let late = (41..10_000).find_map(|late| {
+        stranger.announce(late, 9);
+        stranger.accepted_meanwhile().filter(|source| source.0 > 40)
+    });
+    assert!(late.is_some());
 }
 
 #[test]

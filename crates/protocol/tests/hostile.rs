@@ -12,6 +12,7 @@ mod hosts;
 use std::sync::Arc;
 
 use busway_protocol::{Closed, Input, Link, PeerError, Time};
+use busway_wire::limits::{LINK_ENDED_SOURCES_MAX, LINK_SOURCES_MAX};
 use busway_wire::link::{Accept, Announce, Credit, Frame, Gap, Interest, Retire, Wanted};
 use busway_wire::{Cause, Header, Kind, Pattern, PortId, Topic};
 use frames::{frame, message, part};
@@ -98,6 +99,23 @@ fn a_source_that_another_session_has_is_dropped_and_counted() {
         matches!(host.closed.as_slice(), [Closed::Peer(PeerError::Announcement { .. })]),
         "a part without the topic"
     );
+}
+
+#[test]
+fn sources_for_which_there_is_no_room_are_counted_and_the_others_are_served() {
+    let mut host = victim();
+    say(&mut host, &frame(&announce(9, "a.b")));
+    host.handle(Time(0), Input::RelayRefused { source: PortId(9), cause: Cause::LinkBudget });
+    assert_eq!(dropped(&host, Cause::LinkBudget), 1, "one that the caller has no room for");
+    let most = (LINK_SOURCES_MAX + LINK_ENDED_SOURCES_MAX) as u64;
+    for source in 0..most {
+        say(&mut host, &frame(&announce(100 + source, "a.b")));
+    }
+    assert_eq!(dropped(&host, Cause::LinkBudget), 2, "one beyond all that are kept");
+    say(&mut host, &publish(100 + most - 1, 1, 10));
+    say(&mut host, &publish(100, 1, 10));
+    assert_eq!((dropped(&host, Cause::SpoofedSource), host.waiting()), (1, 1));
+    assert!(host.closed.is_empty());
 }
 
 #[test]

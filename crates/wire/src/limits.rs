@@ -219,6 +219,10 @@ pub const LINK_INTERESTS_MAX: usize = 4_096;
 /// answer, so that its messages stay where they are; it is counted.
 pub const LINK_SOURCES_MAX: usize = 65_536;
 
+/// Sources that one peer may have at once on reserved topics: an endpoint of a cluster has one, and for a moment one of
+/// each earlier start. As [`LINK_SOURCES_MAX`], so that who opens many fills no more than the queues of so many.
+pub const LINK_RESERVED_SOURCES_MAX: usize = 8;
+
 /// Ended sources of which a peer's progress is remembered, so that one that comes back is not delivered twice.
 /// Past it the oldest is forgotten.
 pub const LINK_ENDED_SOURCES_MAX: usize = 1_024;

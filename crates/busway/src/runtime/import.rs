@@ -11,6 +11,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use busway_protocol::{Delivery, Input};
+use busway_wire::limits::LINK_RESERVED_SOURCES_MAX;
 use busway_wire::link::Announce;
 use busway_wire::{Cause, HEADER_SIZE, Header, PortId};
 
@@ -87,6 +88,7 @@ enum Stage {
 #[derive(Debug)]
 struct Incoming {
     relay: Relay,
+    reserved: bool,
     stage: Stage,
     queue: VecDeque<Queued>,
     partial: Option<Partial>,
@@ -99,6 +101,8 @@ pub(crate) struct Imports {
     sources: BTreeMap<PortId, Incoming>,
     /// Sources that are not simply open: to be looked at again.
     waiting: Vec<PortId>,
+    /// How many of them have a reserved topic.
+    reserved: usize,
 }
 
 /// What the session is told.
@@ -106,7 +110,7 @@ pub(crate) type Inputs = Vec<Input<Outbound>>;
 
 impl Imports {
     pub(crate) fn new(core: &Arc<Core>) -> Self {
-        Self { core: core.clone(), sources: BTreeMap::new(), waiting: Vec::new() }
+        Self { core: core.clone(), sources: BTreeMap::new(), waiting: Vec::new(), reserved: 0 }
     }
 
     /// The peer has announced a source that we want.
@@ -121,10 +125,20 @@ impl Imports {
             }
             return;
         }
+        let reserved = announce.topic.is_reserved();
+        if reserved && self.reserved >= LINK_RESERVED_SOURCES_MAX {
+            tracing::warn!(target: "busway::link", topic = %announce.topic, "too many sources on reserved topics");
+            inputs.push(Input::RelayRefused { source, cause: Cause::LinkBudget });
+            return;
+        }
         match Relay::open(&self.core, &announce.topic, source) {
             Ok(relay) => {
+                self.reserved += usize::from(reserved);
                 let stage = Stage::Opening { since_ns: now_ns };
-                self.sources.insert(source, Incoming { relay, stage, queue: VecDeque::new(), partial: None });
+                self.sources.insert(
+                    source,
+                    Incoming { relay, reserved, stage, queue: VecDeque::new(), partial: None },
+                );
                 self.waiting.push(source);
             }
             Err(error) => {
@@ -145,7 +159,8 @@ impl Imports {
     /// As [`Imports::close`], at once: the source is another peer's, and what waits of it is dropped.
     pub(crate) fn cut(&mut self, source: PortId, inputs: &mut Inputs) {
         self.abort(source);
-        let Some(Incoming { mut relay, queue, .. }) = self.sources.remove(&source) else { return };
+        let Some(Incoming { mut relay, queue, reserved, .. }) = self.sources.remove(&source) else { return };
+        self.reserved -= usize::from(reserved);
         for queued in queue {
             inputs.push(Input::Dropped { source, sequence: queued.sequence(), cause: Cause::SpoofedSource });
             if let Queued::Loaned(_, loan) = queued {
@@ -319,7 +334,10 @@ impl Imports {
             let Some(incoming) = self.sources.get(&source) else { continue };
             match (&incoming.stage, incoming.queue.is_empty()) {
                 // Its readers read on to the end of its ring.
-                (Stage::Closing, true) => drop(self.sources.remove(&source)),
+                (Stage::Closing, true) => {
+                    self.reserved -= usize::from(incoming.reserved);
+                    self.sources.remove(&source);
+                }
                 (Stage::Open, true) => {}
                 (Stage::Opening { .. } | Stage::Open | Stage::Closing, _) => self.waiting.push(source),
             }

@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::net::SocketAddr;
 
-use busway_wire::link::Frame;
+use busway_wire::link::{Frame, Retire};
 use busway_wire::{HEADER_SIZE, Header, Kind, PortId, Seed, Topic, cluster_id};
 
 use crate::peer::{Stranger as Peer, announce};
@@ -35,10 +35,26 @@ impl Stranger {
         source
     }
 
-    pub(crate) fn wait_for_accept(&mut self, source: PortId) {
-        let accepted = self.peer.hear_until(|frame| matches!(frame, Frame::Accept(_)));
-        let Frame::Accept(accept) = accepted else { panic!("it is one") };
-        assert_eq!(accept.source, source, "only this one is accepted");
+    /// Ends a source that has sent nothing.
+    pub(crate) fn retire(&mut self, source: PortId) {
+        self.peer.say(&Frame::Retire(Retire { source, last: 0 }));
+    }
+
+    /// The next source that is accepted.
+    pub(crate) fn accepted(&mut self) -> PortId {
+        match self.peer.hear_until(|frame| matches!(frame, Frame::Accept(_))) {
+            Frame::Accept(accept) => accept.source,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// The source that is accepted before the next answer to a ping, if there is one.
+    pub(crate) fn accepted_meanwhile(&mut self) -> Option<PortId> {
+        self.peer.say(&Frame::Ping { stamp: 1 });
+        match self.peer.hear_until(|frame| matches!(frame, Frame::Accept(_) | Frame::Pong { .. })) {
+            Frame::Accept(accept) => Some(accept.source),
+            _ => None,
+        }
     }
 
     pub(crate) fn publish(&mut self, source: PortId, sequence: u64, client: u64, payload: &[u8]) {

@@ -31,6 +31,7 @@ impl<P: AsRef<[u8]> + Clone> Session<P> {
             let full = self.relays.len() >= LINK_SOURCES_MAX + LINK_ENDED_SOURCES_MAX;
             if full || !self.wants.matches(&announce.topic) {
                 // It is not answered, so nothing of it may come. If it is wanted no longer, its end comes next.
+                self.count(Cause::LinkBudget, u64::from(full));
                 return Ok(());
             }
             let hello = &self.config.hello;
@@ -130,7 +131,8 @@ impl<P: AsRef<[u8]> + Clone> Session<P> {
         if let Some(relay) = self.relays.get_mut(&source) {
             let amount = relay.refused(cause);
             self.give_back(now, amount);
-            self.count(cause, u64::from(cause == Cause::Denied));
+            // What comes of it is counted as it comes, but an honest peer sends nothing.
+            self.count(cause, u64::from(cause != Cause::SpoofedSource));
             if cause == Cause::Denied
                 && let Some(link) = &mut self.link
             {
