@@ -1,9 +1,9 @@
 //! The second floor: the runtime that ships, stepped in one thread and virtual time, with real rings in real memory.
 //!
 //! Each host is a domain of its own with a node, publishers and subscribers; between the nodes is the network in memory
-//! of `busway-io`. Time moves only when no host has anything left to do, and when each control thread, which is a real
-//! one, has done what it was asked. Of the machine's own time nothing is decided, but that a world which does not end
-//! in minutes of it has failed.
+//! of `busway-io`. There is one thread: control planes are stepped as nodes are, clocks and random numbers are those of
+//! the simulation, and time moves only when no host has anything left to do. Of the machine's own time nothing is decided,
+//! but that a world which does not end in minutes of it has failed.
 //!
 //! Invariant: the same plan gives the same run, as far as it is seen by users and by the network.
 
@@ -15,6 +15,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use busway::Simulated;
 use busway_io::{Crash, HostId, Network, Path};
 use busway_protocol::{State, Time};
 use busway_wire::PortId;
@@ -24,7 +25,7 @@ use crate::crowd::Crowd;
 use crate::fault::{Fault, Pair, Planned};
 use crate::phase::Phase;
 use crate::trace::{Happening, Trace};
-use host::{Host, Sent};
+use host::{Host, Sent, Told};
 pub use line::{Forgotten, Line};
 pub use plan::{Plan, Reader, Source};
 
@@ -40,10 +41,10 @@ const CHECK_MS: u64 = 100;
 const FULL_MS: u64 = 5;
 /// A node that was told to end its links in order is gone after this long.
 const DRAIN_MS: u64 = 1_000;
-/// More rounds at one moment are a loop: each waits for the control thread where something is asked of it.
-const ROUNDS_MAX: u32 = 10_000;
 /// A world that takes longer than this of the machine's time is one that does not end. It decides nothing else.
 const SEED_MOST: Duration = Duration::from_secs(120);
+/// How often the machine's time is looked at: a thousand moments take some ten milliseconds.
+const WATCH_EVERY: u64 = 1_000;
 
 /// What became of one run.
 #[derive(Debug)]
@@ -126,7 +127,8 @@ struct World<'a> {
     coverage: Coverage,
     trace: Trace,
     faults: u64,
-    rounds: (u64, u32),
+    clocks: Simulated,
+    rests: u64,
     began: Instant,
 }
 
@@ -137,7 +139,7 @@ struct World<'a> {
     reason = "a world that does not end is a failure, in the machine's time"
 )]
 pub fn run(plan: &Plan, lines: bool) -> Outcome {
-    busway::seed_ports(plan.seed);
+    let clocks = Simulated::begin(plan.seed);
     let network = Network::new(plan.seed, plan.manners);
     network.set_usual_path(plan.path);
     let trace = if lines { Trace::with_lines() } else { Trace::default() };
@@ -160,7 +162,8 @@ pub fn run(plan: &Plan, lines: bool) -> Outcome {
         coverage: Coverage::default(),
         trace,
         faults: 0,
-        rounds: (0, 0),
+        clocks,
+        rests: 0,
         began: Instant::now(),
     };
     if let Err(what) = world.live() {
@@ -260,47 +263,42 @@ impl World<'_> {
             if now_ns >= until_ns {
                 return Ok(());
             }
-            let wakes = self.hosts.iter().filter_map(|host| Some(now_ns + host.wait()?));
             let event = self.agenda.first_key_value().map(|(&(at_ns, _), _)| at_ns);
-            let next_ns = wakes.chain(event).chain(self.network.next_ns()).chain([until_ns]).min();
+            let hosts = self.hosts.iter().map(Host::due_ns);
+            let next_ns = hosts.chain(event).chain(self.network.next_ns()).chain([until_ns]).min();
             let by_ns = next_ns.unwrap_or(until_ns).saturating_sub(now_ns).max(1);
             self.network.advance(Duration::from_nanos(by_ns));
+            self.clocks.pass(now_ns + by_ns);
         }
     }
 
-    /// Steps all until nobody has anything left to do at this moment.
+    /// Lets all hosts do what they can at this moment. What one does reaches no other before time has passed.
     fn rest(&mut self) -> Result<(), String> {
         let now_ns = self.network.now_ns();
-        loop {
-            let mut any = false;
-            for (index, host) in self.hosts.iter_mut().enumerate() {
-                any |= host.step();
-                while let Some(told) = host.receive(index, &self.known)? {
-                    any = true;
-                    let happening = Happening {
-                        host: index,
-                        what: "told",
-                        whom: told.reader as u64,
-                        much: told.sequence,
-                        source: told.source as u64 + 1,
-                        note: "",
-                    };
-                    self.trace.note(Time(now_ns), happening);
-                }
+        self.network.stirred(|id| {
+            if let Some(host) = self.hosts.get_mut(usize::from(id.0)) {
+                host.stir();
             }
-            for host in &mut self.hosts {
-                any |= host.settle()?;
-            }
-            self.spring();
-            if !any {
-                return Ok(());
-            }
-            self.rounds = if self.rounds.0 == now_ns { (now_ns, self.rounds.1 + 1) } else { (now_ns, 0) };
-            if self.rounds.1 > ROUNDS_MAX {
-                return Err(self.stuck("the hosts do not come to rest"));
-            }
-            self.watch()?;
+        });
+        let mut any = false;
+        for (index, host) in self.hosts.iter_mut().enumerate().filter(|(_, host)| host.due_ns() <= now_ns) {
+            any = true;
+            let trace = &mut self.trace;
+            let mut told = |told: Told| {
+                let (what, whom, much) = ("told", told.reader as u64, told.sequence);
+                let source = told.source as u64 + 1;
+                trace.note(Time(now_ns), Happening { host: index, what, whom, much, source, note: "" });
+            };
+            host.run(index, now_ns, &self.known, &mut told)?;
         }
+        if any {
+            self.spring();
+            self.rests += 1;
+            if self.rests.is_multiple_of(WATCH_EVERY) {
+                self.watch()?;
+            }
+        }
+        Ok(())
     }
 
     /// Ends a world that does not come to its end, with what its hosts wait for.
@@ -515,6 +513,7 @@ impl World<'_> {
                 self.hosts[host].stopped -= 1;
                 if self.hosts[host].stopped == 0 {
                     self.network.stop(id(host), false);
+                    self.hosts[host].go_on();
                 }
                 self.release_host(host);
             }
@@ -530,6 +529,7 @@ impl World<'_> {
             }
             Undo::Read { host } => {
                 self.hosts[host].idle -= 1;
+                self.hosts[host].go_on();
                 self.release_host(host);
             }
         }

@@ -23,7 +23,7 @@ Runs the jobs in order, all of them even when one fails:
   loom     every interleaving of the memory protocols
   miri     the parts that an interpreter of Rust's memory model can run
   mutants  breakages of what changed since BASE are noticed
-  sim      random worlds for the machines of links, each twice
+  sim      random worlds for the machines of links, and for the runtime, each twice
   fuzz     ten million control messages, seeded, then ten seconds for each decoder with an engine that seeks
 
   --after-test  leave out test and loom, which `cargo xtask test` has just run, and add its counts to ours
@@ -39,6 +39,8 @@ const FUZZ_SECONDS: u64 = 10;
 const FUZZ_INPUTS: &str = "10000000";
 // Half a minute on one core; each push tries the same ones, `cargo xtask sim --minutes` others.
 const SIM_SEEDS: &str = "0..400";
+// Half a minute too: a world of the runtime takes about a tenth of a second.
+const SIM_SEEDS_REAL: &str = "0..120";
 const NIGHTLY: &str = "nightly";
 const NO_OS: &str = "x86_64-unknown-none";
 
@@ -63,12 +65,20 @@ const JOBS: &[Job] = &[
     ("loom", |_| loom()),
     ("miri", |_| miri()),
     ("mutants", mutants),
-    ("sim", |_| own(&["sim", "--seeds", SIM_SEEDS, "--twice"])),
+    ("sim", |_| simulated()),
     ("fuzz", |_| fuzzed()),
 ];
 
 // What `cargo xtask test` runs as well.
 const IN_TEST: &[&str] = &["test", "loom"];
+
+/// Both floors of the simulator.
+fn simulated() -> Result<Done, Failure> {
+    match own(&["sim", "--seeds", SIM_SEEDS, "--twice"])? {
+        Done::Passed(_) => own(&["sim", "--floor", "2", "--seeds", SIM_SEEDS_REAL, "--twice"]),
+        failed => Ok(failed),
+    }
+}
 
 pub(crate) fn command(arguments: Vec<String>) -> Result<ExitCode, Failure> {
     let Some(mut args) = Args::new(arguments, HELP) else { return Ok(ExitCode::SUCCESS) };

@@ -15,7 +15,7 @@ use busway_shm::sync::{AtomicBool, Ordering};
 use busway_wire::limits::ARENA_BYTES_DEFAULT;
 use busway_wire::{Pattern, PortId, Topic};
 
-use crate::control::{Control, ControlSettings, Role};
+use crate::control::{Control, ControlSettings, Role, Runs};
 use crate::directory::{Directory, Realm};
 use crate::error::{Code, Error, memory};
 use crate::inspection::Inspection;
@@ -55,10 +55,21 @@ impl Core {
         self.closed.load(Ordering::Relaxed)
     }
 
-    pub(crate) fn new_port() -> Result<PortId, Error> {
-        if let Some(drawn) = crate::runtime::drawn() {
-            return Ok(PortId(drawn));
+    /// As [`PortTable::wait_for`]; without a thread for the control plane by stepping it, until there is nothing left to do.
+    pub(crate) fn wait_for(
+        &self,
+        deadline: Deadline,
+        quiet: Duration,
+        mut done: impl FnMut() -> bool,
+    ) -> bool {
+        if self.control.due_ns().is_none() {
+            return self.ports.wait_for(deadline, quiet, done);
         }
+        self.control.step();
+        done()
+    }
+
+    pub(crate) fn new_port() -> Result<PortId, Error> {
         let random =
             busway_shm::sys::identity::random_u64().map_err(|error| memory(&error, "drawing a port's id"))?;
         Ok(PortId(random.max(1)))
@@ -202,6 +213,7 @@ pub struct BusBuilder {
     budget_bytes: Option<u64>,
     arena_bytes: u64,
     role: Role,
+    runs: Runs,
 }
 
 impl Default for BusBuilder {
@@ -216,6 +228,7 @@ impl Default for BusBuilder {
             budget_bytes: None,
             arena_bytes: ARENA_BYTES_DEFAULT,
             role: Role::WhereFree,
+            runs: Runs::OnThread,
         }
     }
 }
@@ -286,6 +299,15 @@ impl BusBuilder {
         self
     }
 
+    /// The bus has no thread: it goes on when it is stepped, and its calls wait for nothing. It is for the simulator, in a
+    /// domain where nobody else is.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn in_steps(mut self) -> Self {
+        self.runs = Runs::InSteps;
+        self
+    }
+
     /// Joins. Where nobody is, this process holds the rendezvous until it leaves.
     ///
     /// # Errors
@@ -311,6 +333,7 @@ impl BusBuilder {
             budget_bytes: self.budget_bytes,
             role: self.role,
             monitored: self.monitored,
+            runs: self.runs,
         };
         let control = Control::start(settings, own.clone(), ports.clone())?;
         ports.adopt(&control.domain()).map_err(|error| memory(&error, "the domain's budget"))?;

@@ -21,10 +21,11 @@ use busway_wire::limits::RINGS_MAX;
 use busway_wire::{Control as Message, Generation, Pattern, Policy, PortId, ProcessId, RingIndex, RowIndex};
 use busway_wire::{SeatIndex, Topic};
 use lock::LockFile;
+use runner::Runner;
+pub(crate) use runner::Runs;
 use shared::{Answer, Answers, Phase, Question, Registration, Shared};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::JoinHandle;
+use std::sync::Arc;
 use std::time::Duration;
 
 mod base;
@@ -35,6 +36,7 @@ mod lock;
 mod member;
 mod peers;
 mod rendezvous;
+mod runner;
 #[cfg(test)]
 pub(crate) mod scratch;
 mod shared;
@@ -136,6 +138,7 @@ pub(crate) struct ControlSettings {
     pub(crate) budget_bytes: Option<u64>,
     pub(crate) role: Role,
     pub(crate) monitored: bool,
+    pub(crate) runs: Runs,
 }
 
 /// A publisher as it is registered.
@@ -195,7 +198,7 @@ pub(crate) struct Control {
     shared: Arc<Shared>,
     lock: LockFile,
     socket_path: PathBuf,
-    thread: Mutex<Option<JoinHandle<()>>>,
+    runner: Runner,
     /// Of the process that has the thread; a child made by fork has not.
     generation: u64,
 }
@@ -219,6 +222,7 @@ impl Control {
         let socket_path = directory.path_of(&domain.socket());
         let shared = Arc::new(Shared::new()?);
         let generation = fork::generation().map_err(|error| memory(&error, "fork"))?;
+        let runs = settings.runs;
         let worker = thread::Worker::new(thread::Parts {
             settings,
             directory,
@@ -227,14 +231,9 @@ impl Control {
             ports,
             shared: Arc::clone(&shared),
         })?;
-        let thread = std::thread::Builder::new().name("bw-control".to_owned()).spawn(move || worker.run());
-        let thread = thread.map_err(|error| {
-            Error::new(Code::ThreadRefused, format!("the control thread cannot be started: {error}"))
-                .at("bw-control")
-                .remedy("raise the limit on processes: ulimit -u")
-        })?;
-        let control = Control { shared, lock, socket_path, thread: Mutex::new(Some(thread)), generation };
-        match control.shared.wait(deadline, |state| match &state.phase {
+        let runner = Runner::start(runs, worker)?;
+        let control = Control { shared, lock, socket_path, runner, generation };
+        match control.wait(deadline, |state| match &state.phase {
             Phase::Joining => None,
             Phase::Joined => Some(Ok(())),
             Phase::Failed(error) => Some(Err(error.clone())),
@@ -323,7 +322,7 @@ impl Control {
     pub(crate) fn members(&self, deadline: Deadline) -> Result<MemberList, Error> {
         self.check_fork()?;
         let ticket = self.shared.ask()?;
-        let found = self.shared.wait(deadline, |state| match &state.question {
+        let found = self.wait(deadline, |state| match &state.question {
             Question::Answered { ticket: answered, list } if *answered >= ticket => Some(Ok(list.clone())),
             _ if state.phase.is_over() => Some(Err(closed())),
             _ => None,
@@ -355,19 +354,21 @@ impl Control {
             return;
         }
         self.shared.close();
-        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(thread) = thread
-            && thread.thread().id() != std::thread::current().id()
-        {
-            let over = |state: &shared::State| match state.phase {
-                Phase::Closed | Phase::Failed(_) => Some(state.lingers),
-                Phase::Joining | Phase::Joined | Phase::Closing => None,
-            };
-            if self.shared.wait(Deadline::never(), over) != Some(true) {
-                // The thread's own panic would have ended in `Phase::Closed` as well; there is nobody left to tell.
-                let _ = thread.join();
-            }
-        }
+        self.runner.end(&self.shared);
+    }
+
+    /// Lets the loop do what there is to do, if there is no thread that does.
+    pub(crate) fn step(&self) {
+        self.runner.step(&self.shared);
+    }
+
+    /// When the loop wants to be stepped; `None` where a thread runs it.
+    pub(crate) fn due_ns(&self) -> Option<u64> {
+        self.runner.due_ns(&self.shared)
+    }
+
+    fn wait<T>(&self, deadline: Deadline, look: impl Fn(&shared::State) -> Option<T>) -> Option<T> {
+        self.runner.wait(&self.shared, deadline, look)
     }
 
     /// `BUS-0601` in a child made by fork.
@@ -379,7 +380,7 @@ impl Control {
         self.check_fork()?;
         let port = registration.port();
         self.shared.register(registration, Answers::Wanted)?;
-        let answer = self.shared.wait(deadline, |state| match state.answers.get(&port) {
+        let answer = self.wait(deadline, |state| match state.answers.get(&port) {
             Some(Some(answer)) => Some(Ok(answer.clone())),
             _ if state.phase.is_over() => Some(Err(closed())),
             _ => None,
@@ -418,9 +419,7 @@ impl Control {
 impl Drop for Control {
     fn drop(&mut self) {
         if self.check_fork().is_err() {
-            // Dropped, the handle of the parent's thread would detach whatever thread of the child has been given the
-            // same memory: a thread of the child's own bus.
-            std::mem::forget(self.thread.get_mut().unwrap_or_else(PoisonError::into_inner).take());
+            self.runner.forget();
             return;
         }
         self.close();

@@ -192,7 +192,7 @@ impl PublisherBuilder {
         // From here on the drop of `publisher` takes everything back.
         let matched = publisher.core.control.publish(record, deadline)?;
         let wanted = matched.len();
-        publisher.core.ports.wait_for(deadline, QUIET, || ring.seated() + past(&ring) >= wanted);
+        publisher.core.wait_for(deadline, QUIET, || ring.seated() + past(&ring) >= wanted);
         Ok(publisher)
     }
 }
@@ -454,7 +454,7 @@ impl Publisher {
         self.core.check()?;
         let deadline = Deadline::after(timeout);
         let enough = || self.subscribers() >= count || self.core.is_closed();
-        self.core.ports.wait_for(deadline, timeout, enough);
+        self.core.wait_for(deadline, timeout, enough);
         self.core.check()?;
         let attached = self.subscribers();
         if attached >= count {

@@ -25,5 +25,4 @@ pub(crate) use door::Change;
 pub(crate) use export::Outbound;
 pub(crate) use hub::{Hub, HubConfig, LinkView};
 pub(crate) use staging::{Pieces, Staging};
-pub(crate) use stepped::drawn;
-pub use stepped::{Stepped, seed_ports, settle_bus};
+pub use stepped::{Simulated, Stepped, control_due_ns, step_control};

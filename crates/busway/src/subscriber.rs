@@ -133,7 +133,7 @@ impl SubscriberBuilder {
         let publishers = subscriber.core.control.subscribe(record, deadline)? as usize;
         let subscription = subscriber.subscription.clone();
         let settled = || subscription.progress().1 + subscription.unmet().len() >= publishers;
-        subscriber.core.ports.wait_for(deadline, QUIET, settled);
+        subscriber.core.wait_for(deadline, QUIET, settled);
         // What this process has no room for is its user's to mend. What a publisher refuses must not keep us from the others.
         if let Some(unmet) = subscription.unmet().into_iter().find(|unmet| unmet.short == Short::Own) {
             return Err(unmet.error);

@@ -69,6 +69,13 @@ impl Network {
         self.state().next_ns()
     }
 
+    /// Names the hosts whose process would be told something now if it polled. What its own calls have left for it is not
+    /// known here.
+    pub fn stirred(&self, mut name: impl FnMut(HostId)) {
+        let state = self.state();
+        state.hosts.iter().filter(|(_, host)| host.is_stirred()).for_each(|(id, _)| name(*id));
+    }
+
     /// Lets time pass.
     pub fn advance(&self, by: Duration) {
         let mut state = self.state();

@@ -29,14 +29,19 @@ fn victim() -> Host {
     });
     host.want(1, "a.>", false);
     host.ring(77, "b.c", true, 8);
-    let link = Link::dial(&host.config, node(1), Time(0));
     host.handle(Time(0), Input::Tick);
+    connect(&mut host, 5);
+    host
+}
+
+/// The peer's start of this number says hello.
+fn connect(host: &mut Host, instance: u64) {
+    let link = Link::dial(&host.config, node(1), Time(0));
     let mut out = Vec::new();
     host.session.connected(Time(0), link, &mut out);
-    let hello = busway_protocol::Config::new(hosts::CLUSTER, node(1), 5).hello;
-    say(&mut host, &frame(&Frame::Hello(hello)));
+    let hello = busway_protocol::Config::new(hosts::CLUSTER, node(1), instance).hello;
+    say(host, &frame(&Frame::Hello(hello)));
     assert!(host.closed.is_empty());
-    host
 }
 
 /// The peer says these bytes.
@@ -150,6 +155,15 @@ fn a_source_beyond_its_window_ends_the_link_and_another_within_its_own_does_not(
 }
 
 #[test]
+fn a_source_that_is_announced_twice_loses_nothing_of_what_follows_the_second_word() {
+    let mut host = victim();
+    say(&mut host, &frame(&announce(9, "a.b")));
+    // It crossed with our answer, and what that allowed is right behind it, in one read.
+    say(&mut host, &[frame(&announce(9, "a.b")), publish(9, 1, 10), publish(9, 2, 10)].concat());
+    assert_eq!((host.waiting(), dropped(&host, Cause::SpoofedSource)), (2, 0));
+}
+
+#[test]
 fn what_comes_twice_is_dropped_and_a_hole_without_a_word_becomes_a_gap() {
     let mut host = victim();
     say(&mut host, &frame(&announce(9, "a.b")));
@@ -164,28 +178,43 @@ fn what_comes_twice_is_dropped_and_a_hole_without_a_word_becomes_a_gap() {
     assert_eq!((host.session.dropped().1, dropped(&host, Cause::LinkLost)), (2, 2));
 }
 
+fn accept(passed: Option<u64>) -> Vec<u8> {
+    let (window_messages, window_bytes) = (8, 1_000);
+    frame(&Frame::Accept(Accept { source: PortId(77), passed, window_messages, window_bytes }))
+}
+
+/// A host that has sent three messages of its source to a peer that wants them.
+fn flowing() -> Host {
+    let mut host = victim();
+    let interest = Interest {
+        add: vec![Wanted { id: 1, pattern: Pattern::parse("b.*").unwrap(), reliable: true }],
+        remove: Vec::new(),
+        complete: true,
+    };
+    say(&mut host, &frame(&Frame::Interest(interest)));
+    for _ in 0..3 {
+        assert!(host.rings.get_mut(&PortId(77)).unwrap().publish(Arc::from([1_u8; 9])));
+    }
+    say(&mut host, &accept(None));
+    host.read_rows(Time(0));
+    say(&mut host, &[]);
+    host
+}
+
+#[test]
+fn a_peer_that_has_started_again_may_say_twice_that_nothing_has_come() {
+    let mut host = flowing();
+    say(&mut host, &accept(Some(2)));
+    host.disconnected(Time(2_000_000));
+    connect(&mut host, 6);
+    for _ in 0..2 {
+        say(&mut host, &accept(None));
+    }
+    assert!(host.closed.is_empty(), "{:?}", host.closed);
+}
+
 #[test]
 fn an_acknowledgement_of_what_was_never_sent_or_that_goes_back_ends_the_link() {
-    let accept = |passed| {
-        let (window_messages, window_bytes) = (8, 1_000);
-        frame(&Frame::Accept(Accept { source: PortId(77), passed, window_messages, window_bytes }))
-    };
-    let flowing = || {
-        let mut host = victim();
-        let interest = Interest {
-            add: vec![Wanted { id: 1, pattern: Pattern::parse("b.*").unwrap(), reliable: true }],
-            remove: Vec::new(),
-            complete: true,
-        };
-        say(&mut host, &frame(&Frame::Interest(interest)));
-        for _ in 0..3 {
-            assert!(host.rings.get_mut(&PortId(77)).unwrap().publish(Arc::from([1_u8; 9])));
-        }
-        say(&mut host, &accept(None));
-        host.read_rows(Time(0));
-        say(&mut host, &[]);
-        host
-    };
     for (first, second, fine) in [(Some(2), Some(3), true), (Some(3), Some(2), false), (Some(4), None, false)]
     {
         let mut host = flowing();

@@ -5,28 +5,54 @@
 //!
 //! Does not wait: that is [`sys::futex`](crate::sys::futex).
 //!
+//! A simulator sets the clocks of its thread: then they stand still but for a nanosecond a look, so that what came
+//! later is later, and two runs see the same.
+//!
 //! Invariant: a `Deadline` is a point on the monotonic clock, so setting the wall clock moves none.
 
+use core::cell::Cell;
 use core::time::Duration;
 
 use rustix::time::{ClockId, Timespec, clock_gettime};
 
+std::thread_local! {
+    /// What the clocks of this thread say; 0 is what the machine's say.
+    static SIMULATED_NS: Cell<u64> = const { Cell::new(0) };
+}
+
+/// From now on the clocks of the calling thread say this and go by a nanosecond a look; never back. `None`: the machine's
+/// again. A thread that waits by them waits for ever: it is for a simulator that waits for nothing.
+pub fn simulate(now_ns: Option<u64>) {
+    SIMULATED_NS.set(now_ns.map_or(0, |now_ns| now_ns.max(SIMULATED_NS.get()).max(1)));
+}
+
+#[inline]
+fn read(clock: ClockId) -> u64 {
+    match SIMULATED_NS.get() {
+        0 => nanoseconds(clock_gettime(clock)),
+        now_ns => {
+            SIMULATED_NS.set(now_ns.saturating_add(1));
+            now_ns
+        }
+    }
+}
+
 /// Nanoseconds on the monotonic clock. Comparable between the processes of one host, not across a reboot.
 #[inline]
 pub fn monotonic_ns() -> u64 {
-    nanoseconds(clock_gettime(ClockId::Monotonic))
+    read(ClockId::Monotonic)
 }
 
 /// Nanoseconds since 1970 on the wall clock. It costs a read of the time-stamp counter.
 #[inline]
 pub fn realtime_ns() -> u64 {
-    nanoseconds(clock_gettime(ClockId::Realtime))
+    read(ClockId::Realtime)
 }
 
 /// Nanoseconds since 1970 as of the last timer tick: 1-4 ms coarse, and almost free.
 #[inline]
 pub fn realtime_coarse_ns() -> u64 {
-    nanoseconds(clock_gettime(ClockId::RealtimeCoarse))
+    read(ClockId::RealtimeCoarse)
 }
 
 /// A clock before 1970 reads as 0 and one after 2554 as the last nanosecond: neither is worth a panic.
@@ -138,6 +164,20 @@ mod tests {
         let soon = Deadline::after(Duration::from_secs(1));
         assert_eq!(Deadline::never().earlier(soon), soon);
         assert_eq!(soon.earlier(Deadline::never()), soon);
+    }
+
+    #[test]
+    fn clocks_of_a_simulated_thread_go_by_a_nanosecond_a_look_and_never_back() {
+        simulate(Some(1_000));
+        assert_eq!((monotonic_ns(), realtime_ns(), realtime_coarse_ns()), (1_000, 1_001, 1_002));
+        simulate(Some(500));
+        assert_eq!(monotonic_ns(), 1_003, "it does not go back");
+        simulate(Some(9_000));
+        assert!(Deadline::after_from(Duration::from_nanos(100), 8_900).expired());
+        let other = std::thread::spawn(monotonic_ns).join().unwrap();
+        assert!(other > 1_000_000, "{other}: other threads have the machine's time");
+        simulate(None);
+        assert!(monotonic_ns() > 1_000_000, "and so has this one again");
     }
 
     #[test]

@@ -67,12 +67,21 @@ pub(super) struct Host {
     senders: BTreeMap<usize, Sender>,
     takers: BTreeMap<usize, Taker>,
     bus: Bus,
+    /// Something was done here: all of it is looked at, whatever its time.
     dirty: bool,
+    /// Something has come for the node.
+    stirred: bool,
+    /// When the control plane has something to do though nothing comes.
+    control_ns: u64,
     _directory: Directory,
 }
 
 /// Address space of a host; what is used of it is little.
 const ARENA_BYTES: u64 = 1 << 30;
+/// The same on each machine, so that a world is.
+const BUDGET_BYTES: u64 = 4 << 30;
+/// More turns at one moment are a loop.
+const TURNS_MAX: u32 = 10_000;
 /// Nobody is waited for, and nobody is given up, in the machine's own time.
 const FOR_EVER: Duration = Duration::from_secs(86_400);
 
@@ -85,7 +94,7 @@ impl Host {
         std::fs::set_permissions(&path, private).map_err(|error| format!("{}: {error}", path.display()))?;
         let directory = Directory(path);
         let builder = Bus::builder().directory(&directory.0).domain("sim").arena_bytes(ARENA_BYTES);
-        let bus = builder.timeout(Duration::from_secs(30)).unmonitored().open().map_err(|e| e.to_string())?;
+        let bus = builder.budget(BUDGET_BYTES).unmonitored().in_steps().open().map_err(|e| e.to_string())?;
         Ok(Host {
             stopped: 0,
             idle: 0,
@@ -94,6 +103,8 @@ impl Host {
             takers: BTreeMap::new(),
             bus,
             dirty: true,
+            stirred: false,
+            control_ns: 0,
             _directory: directory,
         })
     }
@@ -120,6 +131,7 @@ impl Host {
     }
 
     pub(super) fn drain(&mut self) {
+        self.dirty = true;
         if let Some(node) = &mut self.node {
             node.drain();
         }
@@ -163,9 +175,7 @@ impl Host {
         let which = Which { source: PortId(number as u64), sequence: sender.sent + 1, size };
         match sender.publisher.try_send(&which.payload()) {
             Ok(_) => {
-                if let Some(node) = &mut self.node {
-                    node.nudge();
-                }
+                self.dirty = true;
                 sender.sent += 1;
                 sender.left -= 1;
                 let rng = &mut sender.rng;
@@ -182,31 +192,59 @@ impl Host {
         }
     }
 
-    /// Lets the node do what it can now; whether there was anything.
-    pub(super) fn step(&mut self) -> bool {
-        self.stopped == 0 && self.node.as_mut().is_some_and(Stepped::step)
+    /// Something has come for the node.
+    pub(super) fn stir(&mut self) {
+        self.stirred = true;
     }
 
-    /// After how many nanoseconds the node wants to be stepped.
-    pub(super) fn wait(&self) -> Option<u64> {
-        let node = self.node.as_ref().filter(|_| self.stopped == 0)?;
-        Some(node.wait_ns())
+    /// It goes on, or reads again.
+    pub(super) fn go_on(&mut self) {
+        self.dirty = true;
     }
 
-    /// Lets the control thread do what it was asked; whether it was.
-    pub(super) fn settle(&mut self) -> Result<bool, String> {
-        let node = self.node.as_mut().filter(|node| node.is_unsettled());
-        if !std::mem::take(&mut self.dirty) && node.is_none() {
-            return Ok(false);
+    /// When it has something to do though nothing comes.
+    pub(super) fn due_ns(&self) -> u64 {
+        if self.dirty || self.stirred {
+            return 0;
         }
-        match node {
-            Some(node) => {
-                node.settle().map_err(|e| e.to_string())?;
-                node.nudge();
+        let node = self.node.as_ref().filter(|_| self.stopped == 0);
+        node.map_or(u64::MAX, Stepped::wake_ns).min(self.control_ns)
+    }
+
+    /// Lets it do all that it can at this moment. Whoever reads is told of by `told`.
+    pub(super) fn run(
+        &mut self,
+        index: usize,
+        now_ns: u64,
+        known: &Known<'_>,
+        told: &mut dyn FnMut(Told),
+    ) -> Result<(), String> {
+        for _ in 0..TURNS_MAX {
+            let dirty = std::mem::take(&mut self.dirty);
+            self.stirred = false;
+            if dirty {
+                self.control_ns = busway::control_due_ns(&self.bus);
             }
-            None => busway::settle_bus(&self.bus).map_err(|e| e.to_string())?,
+            let asked = now_ns >= self.control_ns;
+            if asked {
+                busway::step_control(&self.bus);
+            }
+            let mut any = dirty || asked;
+            if let Some(node) = self.node.as_mut().filter(|_| self.stopped == 0) {
+                if any {
+                    node.nudge();
+                }
+                any |= node.step();
+            }
+            if !any {
+                return Ok(());
+            }
+            while let Some(received) = self.receive(index, known)? {
+                told(received);
+            }
+            self.control_ns = busway::control_due_ns(&self.bus);
         }
-        Ok(true)
+        Err(format!("host {index} does not come to rest"))
     }
 
     /// What the node waits for, in words.

@@ -68,6 +68,10 @@ pub struct Plan {
     pub faults: Vec<Planned>,
 }
 
+/// Messages of a world.
+const MESSAGES_LEAST: u64 = 2_020;
+/// Messages of a source.
+const SOURCE_LEAST: u64 = 500;
 /// Faults begin before this.
 const FAULTS_UNTIL_NS: u64 = 42_000_000_000;
 
@@ -87,7 +91,10 @@ impl Plan {
             bytes_per_second: [None, Some(300_000), Some(5_000_000)][rng.usize(0..3)],
             ..Path::default()
         };
-        let sources = (0..rng.usize(2..=5)).map(|_| source(hosts, path, rng)).collect();
+        let count = rng.usize(2..=5);
+        // All together send at least what a world needs; each at least so many that it lives through some faults.
+        let least = (MESSAGES_LEAST / count as u64).max(SOURCE_LEAST);
+        let sources = (0..count).map(|_| source(hosts, least, &manners, path, rng)).collect();
         let readers = (0..rng.usize(2..=6)).map(|_| reader(hosts, rng)).collect();
         let crowd = Crowd { nodes: hosts, clients: 0 };
         let mut faults = Vec::new();
@@ -100,8 +107,8 @@ impl Plan {
     }
 }
 
-fn source(hosts: usize, path: Path, rng: &mut Rng) -> Source {
-    let messages = 1_000 + rng.u64(0..200);
+fn source(hosts: usize, least: u64, manners: &Manners, path: Path, rng: &mut Rng) -> Source {
+    let messages = least + rng.u64(0..200);
     let slow = path.bytes_per_second.is_some_and(|bytes| bytes < 1_000_000);
     let size_max = match (rng.u32(0..4), slow) {
         (0, false) => 200_000,
@@ -109,6 +116,8 @@ fn source(hosts: usize, path: Path, rng: &mut Rng) -> Source {
         (0 | 1, true) => 10_000,
         _ => 1_000,
     };
+    // A large message goes through small buffers in a hundred pieces; more cost time and show nothing.
+    let size_max = size_max.min(20 * manners.send_bytes_max);
     Source {
         host: rng.usize(0..hosts),
         topic: Topic::new(["a.x", "a.y", "lossy.x", "lossy.y"][rng.usize(0..4)]).expect("it is a topic"),

@@ -12,6 +12,7 @@ use crate::error::{Error, memory};
 use busway_shm::clock::Deadline;
 use busway_shm::domain::Domain;
 use busway_shm::fork::PrivateFd;
+use busway_shm::sync::{AtomicBool, Ordering};
 use busway_shm::sys::event;
 use busway_wire::limits::RINGS_MAX;
 use busway_wire::{Control as Message, PortId, ProcessId};
@@ -140,6 +141,8 @@ pub(super) struct Shared {
     state: Mutex<State>,
     changed: Condvar,
     wake: PrivateFd,
+    /// The loop was woken since it was last stepped: what a thread sees by `wake`.
+    rung: AtomicBool,
 }
 
 impl Shared {
@@ -160,7 +163,7 @@ impl Shared {
             lingers: false,
             subscribers: 0,
         };
-        Ok(Shared { state: Mutex::new(state), changed: Condvar::new(), wake })
+        Ok(Shared { state: Mutex::new(state), changed: Condvar::new(), wake, rung: AtomicBool::new(false) })
     }
 
     pub(super) fn lock(&self) -> MutexGuard<'_, State> {
@@ -283,7 +286,18 @@ impl Shared {
         self.ring();
     }
 
+    /// Whether the loop was woken since [`Shared::heard`].
+    pub(super) fn is_rung(&self) -> bool {
+        self.rung.load(Ordering::Acquire) // pairs with Release in `ring`
+    }
+
+    /// The loop is about to look at everything.
+    pub(super) fn heard(&self) {
+        self.rung.store(false, Ordering::Relaxed);
+    }
+
     fn ring(&self) {
+        self.rung.store(true, Ordering::Release); // pairs with Acquire in `is_rung`
         // It can only fail for something that is no eventfd, and this one we made.
         let _ = event::signal(&self.wake);
     }

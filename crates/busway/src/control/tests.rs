@@ -6,7 +6,7 @@
 
 use super::scratch::Scratch;
 use super::{
-    Attach, Control, ControlSettings, Ports, PublisherRecord, RingAdded, RingKey, Role, RowKey,
+    Attach, Control, ControlSettings, Ports, PublisherRecord, RingAdded, RingKey, Role, RowKey, Runs,
     SubscriberRecord, Wanted, Watched,
 };
 use crate::directory::Realm;
@@ -165,6 +165,7 @@ fn settings(directory: &Path, name: &str) -> ControlSettings {
         budget_bytes: Some(1 << 30),
         role: Role::WhereFree,
         monitored: true,
+        runs: Runs::OnThread,
     }
 }
 

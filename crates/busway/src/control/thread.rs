@@ -113,22 +113,60 @@ impl Worker {
     /// The loop, until the bus is closed or joining has failed.
     fn turn(&mut self) {
         let mut events = Vec::with_capacity(BATCH);
-        loop {
-            let now_ns = monotonic_ns();
-            if self.base.shared.lock().phase.is_over() {
-                return;
-            }
-            if now_ns >= self.next_tick_ns {
-                self.tick(now_ns);
-            }
-            self.search(now_ns);
-            let mut busy = self.take_requests(now_ns);
-            busy |= self.settle(now_ns);
+        while !self.is_over() {
+            let busy = self.work(monotonic_ns());
             let timeout_ns = if busy { 0 } else { self.timeout_ns(monotonic_ns()) };
-            for token in self.base.sleep(timeout_ns, &mut events) {
-                self.event(token, monotonic_ns());
+            self.hear(timeout_ns, &mut events);
+        }
+    }
+
+    /// As the loop, for a caller that has no thread for it: until there is nothing left to do at this moment. Returns when
+    /// there will be, though nothing comes.
+    pub(super) fn step(&mut self) -> u64 {
+        let mut events = Vec::with_capacity(BATCH);
+        loop {
+            if self.is_over() {
+                return u64::MAX;
+            }
+            let busy = self.work(monotonic_ns());
+            if !self.hear(0, &mut events) && !busy {
+                let now_ns = monotonic_ns();
+                return now_ns.saturating_add(self.timeout_ns(now_ns));
             }
         }
+    }
+
+    /// As the end of the thread, for a caller that has none. Nobody watches our life word but ourselves.
+    pub(super) fn end(mut self) {
+        let over = Over { shared: Arc::clone(&self.base.shared), lingers: false };
+        self.base.arena.leave();
+        self.leave();
+        drop(self);
+        drop(over);
+    }
+
+    fn is_over(&self) -> bool {
+        self.base.shared.lock().phase.is_over()
+    }
+
+    /// What the loop does between two sleeps; true if there is more to do at once.
+    fn work(&mut self, now_ns: u64) -> bool {
+        if now_ns >= self.next_tick_ns {
+            self.tick(now_ns);
+        }
+        self.search(now_ns);
+        let busy = self.take_requests(now_ns);
+        self.settle(now_ns) || busy
+    }
+
+    /// Sleeps at most so long, and acts on what has come; whether anything has.
+    fn hear(&mut self, timeout_ns: u64, events: &mut Vec<epoll::Event>) -> bool {
+        let tokens = self.base.sleep(timeout_ns, events);
+        let any = !tokens.is_empty();
+        for token in tokens {
+            self.event(token, monotonic_ns());
+        }
+        any
     }
 
     /// Says a message to whoever holds. Without a holder it is dropped: what is still valid is said again later.

@@ -157,8 +157,6 @@ pub(crate) struct Peer {
     /// Since the session was told last.
     delivered: usize,
     pub(crate) happened: Vec<Happened>,
-    /// What was asked of the control thread.
-    asked: u64,
 }
 
 impl Peer {
@@ -186,7 +184,6 @@ impl Peer {
             inputs: Vec::new(),
             delivered: 0,
             happened: Vec::new(),
-            asked: 0,
         })
     }
 
@@ -464,7 +461,6 @@ impl Peer {
     }
 
     fn carry_out_one(&mut self, now: Time, output: Output) {
-        self.asked += u64::from(asks(&output));
         match output {
             Output::Established { hello, restarted } => {
                 tracing::info!(target: "busway::link", peer = %self.id, name = %hello.name.escape_debug(), restarted, "linked");
@@ -557,7 +553,6 @@ impl Peer {
     /// What this peer has announced is nobody else's any more.
     pub(crate) fn open_relay<D: Driver<Staging, Pieces>>(&mut self, driver: &D, announce: &Announce) {
         let now = Time(driver.now_ns());
-        self.asked += 1;
         self.imports.open(announce, now.0, &mut self.inputs);
         self.answer(now);
         self.write(driver);
@@ -589,7 +584,6 @@ impl Peer {
     fn meet(&mut self, now: Time) {
         let mut all = Vec::new();
         self.exports.meet(|met| all.push(met));
-        self.asked += all.len() as u64;
         for met in all {
             let input = match met {
                 Met::Source(met) => self.source(met),
@@ -780,27 +774,15 @@ impl Peer {
         self.wire.as_ref().map(|wire| wire.connection)
     }
 
-    /// How often rows or relay rings were asked for, or given back.
-    pub(crate) fn asked(&self) -> u64 {
-        self.asked
-    }
-
-    /// Whether rows or relay rings were asked for that are not there yet.
-    pub(crate) fn is_coming(&self) -> bool {
-        self.exports.is_coming() || self.imports.is_opening()
-    }
-
     /// What it waits for, in words.
     pub(crate) fn describe(&self) -> String {
         let wire = self.wire.as_ref().map(|wire| (wire.batch.is_none(), wire.closing.is_some()));
         let (coming, relays) = (self.exports.is_coming(), self.imports.is_opening());
         format!(
-            "{}: {:?}, deadline {:?}, (writing, closing) {wire:?}, rows coming: {coming}, relays opening: {relays}, \
-             asked {}",
+            "{}: {:?}, deadline {:?}, (writing, closing) {wire:?}, rows coming: {coming}, relays opening: {relays}",
             self.id,
             self.session.state(),
             self.session.deadline(),
-            self.asked
         )
     }
 
@@ -836,25 +818,6 @@ fn transmit(
         session.transmit(now, batch);
     }
     cipher.seal(batch)
-}
-
-/// Whether an output leads to a request of the control thread.
-fn asks(output: &Output) -> bool {
-    match output {
-        Output::PeerWants { .. }
-        | Output::PeerUnwants { .. }
-        | Output::OpenRelay { .. }
-        | Output::CloseRelay { .. }
-        | Output::SourceDone { .. }
-        | Output::SourceDenied { .. }
-        // What the peer did not take on the last link is asked for again.
-        | Output::Established { .. } => true,
-        Output::Abort { .. }
-        | Output::Pass { .. }
-        | Output::Rewind { .. }
-        | Output::RelayGap { .. }
-        | Output::Close { .. } => false,
-    }
 }
 
 /// Messages read for a peer before it is written to: about what a batch holds of small ones.

@@ -1,19 +1,19 @@
 //! A node without threads: the same door and peers as a [`crate::Node`], moved by whoever calls, over a network in memory.
 //!
 //! It is for the simulator, which steps several of them in one thread and in virtual time, so that what joins memory,
-//! decisions and the kernel is tried with every fault. The control thread of the bus is real; `settle` waits until it
-//! has done what it was asked.
+//! decisions and the kernel is tried with every fault. The control plane of their buses is stepped as well; clocks and
+//! random numbers of the thread are those of the simulation.
 //!
-//! Invariant: nothing is done but in `step`, and no step waits.
+//! Invariant: nothing is done but in `step` and in `step_control`, and no step waits.
 
-use std::cell::Cell;
+use std::marker::PhantomData;
 use std::sync::Arc;
-use std::time::Duration;
 
 use busway_io::Event;
 use busway_io::FakeDriver;
 use busway_protocol::{PeerId, State};
-use busway_shm::clock::Deadline;
+use busway_shm::clock;
+use busway_shm::sys::identity;
 
 use crate::bus::{Bus, Core};
 use crate::error::Error;
@@ -21,13 +21,6 @@ use crate::ports::lock;
 use crate::runtime::door::Door;
 use crate::runtime::hub::{HubConfig, Shared};
 use crate::runtime::{Pieces, Staging};
-
-/// The control thread answers within this, or the machine is at its end.
-const PATIENCE: Duration = Duration::from_secs(30);
-
-/// What was asked of the control thread has been done after so many of its answers: a question is answered behind what
-/// came before it, and what follows from that behind the next.
-const ANSWERS: usize = 3;
 
 /// See the head of this file.
 #[derive(Debug)]
@@ -38,8 +31,6 @@ pub struct Stepped {
     /// When it wants to be stepped though nothing comes, in nanoseconds of the network.
     wake_ns: u64,
     core: Arc<Core>,
-    /// Rows and relays that were asked for when it was settled last.
-    asked: u64,
 }
 
 impl Stepped {
@@ -55,7 +46,7 @@ impl Stepped {
         let mut door = Door::new(shared.clone());
         door.start();
         core.control.watch()?;
-        Ok(Stepped { shared, door, events: Vec::new(), wake_ns: 0, core, asked: u64::MAX })
+        Ok(Stepped { shared, door, events: Vec::new(), wake_ns: 0, core })
     }
 
     /// Takes what has come and sends what is there; whether there was anything.
@@ -79,31 +70,10 @@ impl Stepped {
         self.wake_ns = 0;
     }
 
-    /// After how many nanoseconds it wants to be stepped again, though nothing comes.
+    /// When it wants to be stepped again though nothing comes, in nanoseconds of the network.
     #[must_use]
-    pub fn wait_ns(&self) -> u64 {
-        self.wake_ns.saturating_sub(self.shared.now_ns())
-    }
-
-    /// Whether the control thread was asked for something since `settle`.
-    #[must_use]
-    pub fn is_unsettled(&self) -> bool {
-        let mut coming = false;
-        let asked = self.shared.all().iter().fold(0, |sum, peer| {
-            let peer = lock(peer);
-            coming |= peer.is_coming();
-            sum + 1 + peer.asked()
-        });
-        coming || asked != self.asked
-    }
-
-    /// Waits until the control thread has done what it was asked. Its time is not that of the network.
-    ///
-    /// # Errors
-    /// It does not answer.
-    pub fn settle(&mut self) -> Result<(), Error> {
-        self.asked = self.shared.all().iter().fold(0, |sum, peer| sum + 1 + lock(peer).asked());
-        settle(&self.core)
+    pub fn wake_ns(&self) -> u64 {
+        self.wake_ns
     }
 
     /// How far it is with another node.
@@ -130,39 +100,47 @@ impl Stepped {
     }
 }
 
-thread_local! {
-    static SEED: Cell<Option<u64>> = const { Cell::new(None) };
+/// What the clocks of a simulation say when its network begins.
+const BEGIN_NS: u64 = 1_000_000_000_000;
+
+/// The clocks and the random numbers of the calling thread are those of a simulation while this exists.
+#[derive(Debug)]
+pub struct Simulated {
+    /// It is of its thread.
+    thread: PhantomData<*const ()>,
 }
 
-/// Ports that this thread opens have names that follow from a number, so that two runs can be the same.
-pub fn seed_ports(seed: u64) {
-    SEED.set(Some(seed));
-}
-
-/// The next name, where they follow from a number.
-pub(crate) fn drawn() -> Option<u64> {
-    let seed = SEED.get()?.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    SEED.set(Some(seed));
-    // SplitMix64: a name is no secret.
-    let word = (seed ^ (seed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    let word = (word ^ (word >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    Some((word ^ (word >> 31)).max(1))
-}
-
-/// Waits until the control thread of a bus has done what it was asked.
-///
-/// # Errors
-/// It does not answer.
-pub fn settle_bus(bus: &Bus) -> Result<(), Error> {
-    settle(&bus.core)
-}
-
-fn settle(core: &Core) -> Result<(), Error> {
-    for _ in 0..ANSWERS {
-        core.control.poke();
-        core.control.members(Deadline::after(PATIENCE))?;
+impl Simulated {
+    /// What is drawn follows from `seed`.
+    #[must_use]
+    pub fn begin(seed: u64) -> Self {
+        clock::simulate(Some(BEGIN_NS));
+        identity::seed_random(Some(seed));
+        Self { thread: PhantomData }
     }
-    Ok(())
+
+    /// It is so late in the network.
+    pub fn pass(&self, now_ns: u64) {
+        clock::simulate(Some(BEGIN_NS.saturating_add(now_ns)));
+    }
+}
+
+impl Drop for Simulated {
+    fn drop(&mut self) {
+        clock::simulate(None);
+        identity::seed_random(None);
+    }
+}
+
+/// Lets the control plane of a bus that was opened by `in_steps` do what there is to do.
+pub fn step_control(bus: &Bus) {
+    bus.core.control.step();
+}
+
+/// When the control plane of a bus has something to do, in nanoseconds of the network.
+#[must_use]
+pub fn control_due_ns(bus: &Bus) -> u64 {
+    bus.core.control.due_ns().map_or(u64::MAX, |due_ns| due_ns.saturating_sub(BEGIN_NS))
 }
 
 impl Drop for Stepped {

@@ -119,6 +119,13 @@ impl Host {
         self.named
     }
 
+    /// Whether the process would be told something now.
+    pub(crate) fn is_stirred(&self) -> bool {
+        let knocked = |door: &Door| !door.paused && !door.held && !door.waiting.is_empty();
+        let any = !self.touched.is_empty() || !self.answers.is_empty() || self.doors.values().any(knocked);
+        any && !self.stopped
+    }
+
     /// A port that the kernel chooses. Distinct as long as fewer than 16 384 are in use.
     pub(crate) fn port(&mut self) -> u16 {
         self.ports = (self.ports + 1) % 16_384;

@@ -26,6 +26,10 @@ impl<P: AsRef<[u8]> + Clone> Session<P> {
             if relay.announce().topic != announce.topic {
                 return Err(PeerError::Announcement { source });
             }
+            if relay.stands() {
+                // Told twice, because the peer had not heard our answer. Messages may be right behind it: they follow that.
+                return Ok(());
+            }
             relay.announced(announce.clone());
         } else {
             let full = self.relays.len() >= LINK_SOURCES_MAX + LINK_ENDED_SOURCES_MAX;

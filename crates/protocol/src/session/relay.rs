@@ -108,6 +108,11 @@ impl Relay {
         self.here
     }
 
+    /// Whether it was announced on this link and has not ended: it was answered, or will be.
+    pub(crate) fn stands(&self) -> bool {
+        self.here && self.last.is_none() && matches!(self.phase, Phase::Asked | Phase::Open)
+    }
+
     pub(crate) fn open(&self) -> Option<Open> {
         self.open
     }

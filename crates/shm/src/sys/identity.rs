@@ -1,5 +1,6 @@
 //! Who we are and whose a descriptor is: random numbers, user ids, copies of descriptors, size limits.
 
+use std::cell::Cell;
 use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::process::Resource;
@@ -7,11 +8,33 @@ use rustix::rand::GetRandomFlags;
 
 use crate::error::ShmError;
 
-/// 64 random bits from the kernel.
+std::thread_local! {
+    static SEED: Cell<Option<u64>> = const { Cell::new(None) };
+}
+
+/// From now on what the calling thread draws follows from `seed`, so that two runs of a simulator are the same. `None`:
+/// the kernel's numbers again.
+pub fn seed_random(seed: Option<u64>) {
+    SEED.set(seed);
+}
+
+/// SplitMix64: what is drawn is a name, no secret.
+fn drawn() -> Option<u64> {
+    let seed = SEED.get()?.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    SEED.set(Some(seed));
+    let word = (seed ^ (seed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let word = (word ^ (word >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    Some(word ^ (word >> 31))
+}
+
+/// 64 random bits from the kernel, unless the thread was given a seed.
 ///
 /// # Errors
 /// [`ShmError::System`] where the kernel has no random numbers.
 pub fn random_u64() -> Result<u64, ShmError> {
+    if let Some(drawn) = drawn() {
+        return Ok(drawn);
+    }
     let mut bytes = [0; 8];
     let filled = rustix::rand::getrandom(&mut bytes, GetRandomFlags::empty())
         .map_err(|errno| ShmError::from_errno("getrandom", errno))?;
