@@ -68,8 +68,7 @@ impl NodeBuilder {
     }
 
     /// This is no node of the cluster but a client of it, by an id of its own choice, the same at each start. With a certificate or a token of
-    /// a client whose name is a number, the id is that number; whose name is none chooses one of
-    /// [`Principal::NAMED_ID_MIN`](crate::Principal::NAMED_ID_MIN), 2^63, or more.
+    /// a client it is the id of that name, [`Principal::id`](crate::Principal::id): the number that it is, else one from 2^63 on.
     pub fn client(mut self, id: u64) -> Self {
         self.identity = PeerId::Client { id };
         self
@@ -257,7 +256,10 @@ fn check_tls(tls: &Tls, cluster: &str, identity: PeerId) -> Result<(), Error> {
     };
     match tls.own(cluster) {
         Ok(Some(own)) if own.may_be(identity) => Ok(()),
-        Ok(Some(own)) => refuse(format!("the certificate is of {own}, and this is {identity}")),
+        Ok(Some(own)) => {
+            let id = own.id().map(|id| format!(", whose id is {id}")).unwrap_or_default();
+            refuse(format!("the certificate is of {own}{id}, and this is {identity}"))
+        }
         Ok(None) if matches!(identity, PeerId::Node { .. }) => {
             refuse("a node needs a certificate".to_owned())
         }

@@ -97,10 +97,9 @@ fn tell_next(args: &CertNewArgs, principal: &Principal, made: &Made, output: &Ou
         Principal::Node { index } => {
             output.note(format_args!("  index = {index}\n  listen = [\"0.0.0.0:4420\"]"))
         }
-        Principal::Client { name } => {
-            let id = name.parse().unwrap_or(Principal::NAMED_ID_MIN);
-            let own = if id < Principal::NAMED_ID_MIN { "" } else { "  # or any above it that is its own" };
-            output.note(format_args!("  client = {id}{own}\n  [peers]\n  0 = \"host-a:4420\""));
+        Principal::Client { .. } => {
+            let id = principal.id().expect("a client has an id");
+            output.note(format_args!("  client = {id}\n  [peers]\n  0 = \"host-a:4420\""));
         }
     }
     let [ca, cert, key] = [&args.dir.join("ca.pem"), &made.cert, &made.key].map(|path| text(&shown(path)));

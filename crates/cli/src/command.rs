@@ -403,7 +403,7 @@ pub(crate) struct CertNewArgs {
     /// A node, by its index; may be given again
     #[arg(long, value_name = "INDEX", action = ArgAction::Append, value_parser = clap::value_parser!(u8).range(0..64))]
     pub(crate) node: Vec<u8>,
-    /// A client, by its id or a name, with which it has an id from 9223372036854775808 on; may be given again
+    /// A client, by its id or a name, from which its id is made and told; may be given again
     #[arg(long, value_name = "ID", action = ArgAction::Append)]
     pub(crate) client: Vec<String>,
     /// For how many days they are valid

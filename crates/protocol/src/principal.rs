@@ -11,6 +11,7 @@ use core::fmt;
 
 use busway_wire::limits::PROCESS_NAME_BYTES_MAX;
 use busway_wire::link::Identity;
+use busway_wire::named_client_id;
 
 /// Who somebody has shown to be.
 ///
@@ -28,7 +29,7 @@ pub enum Principal {
         index: u8,
     },
     /// A client, by a name; one that is a number is the client's id. All others have ids from
-    /// [`Principal::NAMED_ID_MIN`] on, so that none of them is taken for one that is a number.
+    /// [`Principal::NAMED_ID_MIN`] on that their names decide, so that no two are taken for each other.
     Client {
         /// 1 to 64 of `A-Z a-z 0-9 . _ -`; digits alone are a number below [`Principal::NAMED_ID_MIN`], in one spelling.
         name: String,
@@ -80,18 +81,32 @@ impl Principal {
         Ok(Principal::Client { name: name.to_owned() })
     }
 
-    /// Whether it may say this of itself. A client whose name is a number has that id; any other may choose one of
-    /// [`Principal::NAMED_ID_MIN`] or more, which then is its own for as long as the node remembers it.
+    /// The id of a client: the number that its name is, else one of [`Principal::NAMED_ID_MIN`] or more that its name alone
+    /// decides, on every node alike. A node has none.
+    ///
+    /// ```
+    /// use busway_protocol::Principal;
+    /// let id = |name| Principal::client(name).expect("a name").id();
+    /// assert_eq!(id("42"), Some(42));
+    /// assert!(id("lamp") >= Some(Principal::NAMED_ID_MIN) && id("lamp") != id("door"));
+    /// ```
+    #[must_use]
+    pub fn id(&self) -> Option<u64> {
+        match self {
+            Principal::Node { .. } => None,
+            Principal::Client { name } if is_number(name) => name.parse().ok(),
+            Principal::Client { name } => Some(named_client_id(name)),
+        }
+    }
+
+    /// Whether it may say this of itself: its own index, or its own id.
     #[must_use]
     pub fn may_be(&self, identity: Identity) -> bool {
         match (self, identity) {
             (Principal::Node { index }, Identity::Node { index: said }) => *index == said,
+            // A number that is misspelt is nobody's name.
             (Principal::Client { name }, Identity::Client { id }) => {
-                if is_number(name) {
-                    alloc::format!("{id}") == *name
-                } else {
-                    id >= Self::NAMED_ID_MIN
-                }
+                self.id() == Some(id) && (!is_number(name) || alloc::format!("{id}") == *name)
             }
             (Principal::Node { .. }, Identity::Client { .. })
             | (Principal::Client { .. }, Identity::Node { .. }) => false,
@@ -208,8 +223,12 @@ mod tests {
                 "{id} is that of a client whose name is a number"
             );
         }
-        assert!(named.may_be(Identity::Client { id: Principal::NAMED_ID_MIN }));
-        assert!(named.may_be(Identity::Client { id: u64::MAX }));
+        let own = named.id().expect("a client has one");
+        assert_eq!(own, 18_292_605_600_254_587_077, "on every node and in every version the same");
+        assert!(own >= Principal::NAMED_ID_MIN && named.may_be(Identity::Client { id: own }));
+        for id in [Principal::NAMED_ID_MIN, own ^ 1, u64::MAX] {
+            assert!(!named.may_be(Identity::Client { id }), "{id} is that of another name, if of any");
+        }
         let misspelt = Principal::Client { name: "042".into() };
         assert!(!misspelt.may_be(Identity::Client { id: 42 }));
     }

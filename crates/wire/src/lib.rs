@@ -32,4 +32,4 @@ pub use ids::{Generation, PortId, ProcessId, RingIndex, RowIndex, SeatIndex, Top
 pub use name::{NameError, NameFault, check_domain_name, check_process_name, process_name};
 pub use pattern::{Pattern, Prefix, Tokens};
 pub use policy::{Policy, PolicyError};
-pub use topic::{Topic, cluster_id};
+pub use topic::{Topic, cluster_id, named_client_id};

@@ -281,6 +281,13 @@ pub fn cluster_id(name: &str) -> u64 {
     first_of_hash(&[b"busway.cluster.", name.as_bytes()])
 }
 
+/// The id of the client of this name where the name is no number: the first 8 bytes of BLAKE3 of `busway.client.` and
+/// the name, with the highest bit set, so that no number below 2^63 is one.
+#[must_use]
+pub fn named_client_id(name: &str) -> u64 {
+    first_of_hash(&[b"busway.client.", name.as_bytes()]) | 1 << 63
+}
+
 fn first_of_hash(parts: &[&[u8]]) -> u64 {
     let mut hasher = blake3::Hasher::new();
     for part in parts {

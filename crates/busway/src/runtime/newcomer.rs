@@ -40,6 +40,12 @@ pub(super) enum Heard {
     Refused(String),
 }
 
+/// Why who shows `what` of somebody else is not let in.
+fn another(what: &str, principal: &Principal, identity: PeerId) -> String {
+    let id = principal.id().map(|id| format!(", whose id is {id}")).unwrap_or_default();
+    format!("the {what} is of {principal}{id}, and it says that it is {identity}")
+}
+
 impl Newcomer {
     pub(super) fn new(link: Link<Outbound>, from: SocketAddr, tls: Option<Tls>) -> Self {
         let batch = Some(Pieces(Batch::new()));
@@ -111,7 +117,7 @@ impl Newcomer {
             if principal.may_be(identity) {
                 return Ok(principal);
             }
-            return Err(format!("the certificate is of {principal}, and it says that it is {identity}"));
+            return Err(another("certificate", &principal, identity));
         }
         let is_node = matches!(identity, PeerId::Node { .. });
         if encrypted && (is_node || tokens.is_empty()) {
@@ -127,7 +133,7 @@ impl Newcomer {
         }
         match tokens.who(token) {
             Some(principal) if principal.may_be(identity) => Ok(principal.clone()),
-            Some(principal) => Err(format!("the token is of {principal}, and it says that it is {identity}")),
+            Some(principal) => Err(another("token", principal, identity)),
             None => Err(format!("the token of {identity} is not one that is accepted")),
         }
     }

@@ -229,7 +229,7 @@ fn a_certificate_of_somebody_else_is_refused_before_a_link_is_tried() {
         assert_eq!(builder.tls(tls).open(&bus).unwrap_err().code(), Code::BadCredentials);
     }
     let client =
-        builder().client(LAMP).peer(0, "127.0.0.1:1").tls(pki.tls(&["busway://test/client/lamp"], 30));
+        builder().client(lamp_id()).peer(0, "127.0.0.1:1").tls(pki.tls(&["busway://test/client/lamp"], 30));
     drop(client.open(&bus).unwrap());
 }
 
@@ -263,22 +263,25 @@ fn a_hello_that_says_more_than_the_certificate_is_refused_with_a_reason() {
 }
 
 #[test]
-fn an_id_belongs_to_the_client_that_had_it_first() {
+fn an_id_belongs_to_the_client_of_whose_name_it_is_made_whoever_comes_first() {
     let pki = Pki::new();
     let far = Host::node(1, pki.node(1), &[]);
     let address = far.address().to_string();
+    let mut thief = pki.connect(far.address(), Some("busway://test/client/thief"));
+    let refusal = say_hello(&mut thief, Identity::Client { id: lamp_id() });
+    assert_eq!(refusal.code, RefusalCode::Credentials);
+    let own = Principal::client("thief").unwrap().id().unwrap();
+    assert!(refusal.reason.contains(&format!("client/thief, whose id is {own}")), "{refusal:?}");
     let lamp = Host::new(|builder| {
-        builder.client(LAMP).peer(1, &address).tls(pki.tls(&["busway://test/client/lamp"], 30))
+        builder.client(lamp_id()).peer(1, &address).tls(pki.tls(&["busway://test/client/lamp"], 30))
     });
     lamp.wait_for_peers(1);
-    let mut thief = pki.connect(far.address(), Some("busway://test/client/thief"));
-    let refusal = say_hello(&mut thief, Identity::Client { id: LAMP });
-    assert_eq!(refusal.code, RefusalCode::Credentials);
-    assert!(lamp.node.wait_for_peers(1, Duration::ZERO), "{:?}", lamp.node.peers());
 }
 
-/// An id that the client `lamp` may have, as its name is no number.
-const LAMP: u64 = Principal::NAMED_ID_MIN + 9;
+/// The id of the client `lamp`.
+fn lamp_id() -> u64 {
+    Principal::client("lamp").unwrap().id().unwrap()
+}
 
 /// Says hello, and reads the refusal.
 fn say_hello(stream: &mut (impl Read + Write), identity: Identity) -> Refusal {

@@ -6,7 +6,7 @@ use busway::{Acl, AclRule, Policy, Subscriber};
 use busway_shm::clock::Deadline;
 
 use crate::pki::Pki;
-use crate::{Host, LAMP, PATIENCE, receive};
+use crate::{Host, PATIENCE, lamp_id, receive};
 
 fn list(texts: &[&str]) -> Vec<String> {
     texts.iter().map(|text| (*text).to_owned()).collect()
@@ -38,7 +38,7 @@ fn node_and_lamp(acl: Acl) -> (Host, Host) {
     });
     let lamp = Host::new(|builder| {
         let tls = pki.tls(&["busway://test/client/lamp"], 30);
-        builder.client(LAMP).peer(1, &far.address().to_string()).tls(tls)
+        builder.client(lamp_id()).peer(1, &far.address().to_string()).tls(tls)
     });
     lamp.wait_for_peers(1);
     (far, lamp)

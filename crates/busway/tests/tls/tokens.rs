@@ -9,7 +9,7 @@ use busway_wire::link::{Frame, Identity, RefusalCode, decode};
 use busway_wire::{HEADER_SIZE, Header, Seed};
 
 use crate::pki::Pki;
-use crate::{Host, LAMP, PATIENCE, receive, say_hello_with};
+use crate::{Host, PATIENCE, lamp_id, receive, say_hello_with};
 
 const LOOPBACK: &str = "127.0.0.1:0";
 
@@ -31,7 +31,7 @@ fn client(address: SocketAddr, tls: Option<Tls>, token: Option<&str>) -> Host {
         if let Some(token) = token {
             builder = builder.token(token);
         }
-        builder.client(LAMP).peer(1, &address.to_string())
+        builder.client(lamp_id()).peer(1, &address.to_string())
     })
 }
 
@@ -112,11 +112,15 @@ fn a_token_is_said_to_who_was_dialed_only_and_never_in_clear_beyond_this_host() 
     drop((near, stream));
     // Accepted: ours has none, whatever the peer has shown.
     let far = Host::new(|builder| {
-        builder.index(1).listen(LOOPBACK.parse().unwrap()).token("the-nodes-own").accept_token("x", "of-x")
+        builder
+            .index(1)
+            .listen(LOOPBACK.parse().unwrap())
+            .token("the-nodes-own")
+            .accept_token("lamp", "of-lamp")
     });
     let mut stranger = TcpStream::connect(far.address()).unwrap();
     stranger.set_read_timeout(Some(PATIENCE)).unwrap();
-    stranger.write_all(&crate::hello_of(Identity::Client { id: LAMP }, b"of-x")).unwrap();
+    stranger.write_all(&crate::hello_of(Identity::Client { id: lamp_id() }, b"of-lamp")).unwrap();
     let mut head = [0; HEADER_SIZE];
     stranger.read_exact(&mut head).unwrap();
     let header = Header::validate_head(&head, Seed::LOCAL).unwrap();

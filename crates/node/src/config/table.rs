@@ -155,7 +155,7 @@ pub const KEYS: &[Key] = &[
         environment: Some("BUSWAY_CLIENT"),
         flag: Some("--client"),
         applies: Applies::Start,
-        sentence: "Be a client of the cluster, by an id of your own choice, not one of its nodes",
+        sentence: "Be a client of the cluster, not one of its nodes: by an id of your own choice below 2^63, or, with a certificate or a token, by that of its name, which busway cert new tells",
     },
     Key {
         name: "node.name",
