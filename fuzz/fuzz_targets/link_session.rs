@@ -9,7 +9,7 @@ use busway_protocol::{Batch, Config, Delivery, Input, Link, Outbox, Output, Peer
 use busway_wire::link::{
     Accept, Announce, Credit, Frame, Gap, Hello, Interest, Retire, Wanted, encode, seed_of,
 };
-use busway_wire::{Cause, Header, Kind, Part, Pattern, PortId, Seed, Topic};
+use busway_wire::{Cause, Header, Kind, Part, Pattern, PortId, Run, Seed, Topic};
 use libfuzzer_sys::fuzz_target;
 
 const CLUSTER: Seed = Seed(7);
@@ -77,6 +77,12 @@ impl Host {
             bytes = &bytes[consumed..];
             let delivered = match delivery {
                 Some(Delivery::Message { header, .. }) => Some((header.source(), header.sequence.get())),
+                Some(Delivery::Run { header, records }) => {
+                    for message in records {
+                        self.keep(header.source(), message.sequence, message.sequence, true);
+                    }
+                    None
+                }
                 Some(Delivery::Begin { header, .. }) => {
                     assert!(self.open.insert(header.source(), header.sequence.get()).is_none());
                     None
@@ -158,11 +164,31 @@ impl Host {
         self.say(&[]);
     }
 
+    /// A few messages of a source that may send, put together.
+    fn publish_run(&mut self, size: u8, correlation: u8) {
+        if let Some(source) = self.session.next_source() {
+            let (room, mut run) = (self.session.room(source), self.session.spare_run());
+            run.begin(Topic::new("a.b").expect("a topic").id(), source, self.published + 1, 0);
+            let payload = vec![0; usize::from(size)];
+            while room.has(&run, payload.len())
+                && run.count() < 5
+                && run.push(0, 0, u64::from(correlation), &payload)
+            {
+                self.published += 1;
+            }
+            self.session.handle(self.now, Input::Run(run), &mut self.out);
+            self.carry_out();
+        }
+        self.say(&[]);
+    }
+
     fn step(&mut self, [what, a, b, c]: [u8; 4]) {
         let number =
             |byte: u8| if byte > 250 { u64::MAX - u64::from(255 - byte) } else { u64::from(byte % 9) };
         let source = PortId([9, 8, 100, 101][usize::from(a % 4)]);
-        match what % 16 {
+        match what % 18 {
+            16 => self.say(&run(source, number(b).clamp(1, u64::MAX - 300), usize::from(c % 6) + 2, usize::from(a))),
+            17 => self.publish_run(a, b),
             0 | 1 => self.say(&message(source, number(b), None, usize::from(c) * 5)),
             2 => {
                 let part = Part { message: number(b), offset: u64::from(c % 4) * 50, total: 150 };
@@ -171,7 +197,8 @@ impl Host {
             3 => self.say(&sealed(&Frame::Announce(announce(source.0, b > 9, c > 9)))),
             4 => self.say(&sealed(&Frame::Retire(Retire { source, last: number(b) }))),
             5 => {
-                let (passed, window_bytes) = ((c & 1 == 0).then(|| number(b)), number(c));
+                // A window that gets smaller ends the link.
+                let (passed, window_bytes) = ((c & 1 == 0).then(|| number(b)), 100);
                 self.say(&sealed(&Frame::Accept(Accept {
                     source,
                     passed,
@@ -233,6 +260,17 @@ fn balanced(account: busway_protocol::Account) -> bool {
 fn sealed(frame: &Frame) -> Vec<u8> {
     let mut out = Vec::new();
     encode(frame, CLUSTER, &mut out).expect("within its bounds");
+    out
+}
+
+fn run(source: PortId, first: u64, count: usize, size: usize) -> Vec<u8> {
+    let mut run = Run::default();
+    run.begin(Topic::new("a.b").expect("a topic").id(), source, first, 0);
+    for _ in 0..count {
+        assert!(run.push(0, 0, 0, &vec![1; size]));
+    }
+    let mut out = Vec::new();
+    run.seal(1, CLUSTER, &mut out).expect("it has messages");
     out
 }
 

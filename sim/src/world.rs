@@ -157,6 +157,10 @@ impl World {
         let mut config = Config::new(CLUSTER, identity, 0);
         config.keep_alive_ms = self.terms.keep_alive_ms;
         config.hello.name = format!("{identity}");
+        if self.terms.seed.wrapping_add(index as u64).is_multiple_of(5) {
+            // One that was built before there were runs.
+            config.hello.features = 0;
+        }
         config.hello.credit_messages = self.terms.credit_messages;
         config.hello.credit_bytes = self.terms.credit_bytes;
         config.hello.window_messages = self.terms.window_messages;

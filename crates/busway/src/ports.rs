@@ -233,9 +233,11 @@ pub(crate) trait Carrier: Send + Sync + std::fmt::Debug {
     fn watched(&self, watched: Watched);
     /// A row has got its seat, or another change of the table was made.
     fn changed(&self);
-    /// This publisher of this process has put a message into its ring.
-    fn published(&self, publisher: PortId, bell: &Bell<'_>) {
+    /// This publisher of this process has put a message into its ring. Returns of how many that follow it need not be
+    /// told: of those the nodes' line is rung, and nothing else is to be done.
+    fn published(&self, publisher: PortId, bell: &Bell<'_>) -> u32 {
         let _ = (publisher, bell);
+        0
     }
     /// The caller waits for a message that only a link can bring: it carries meanwhile, and looks by `found` after all
     /// that has come. Returns what the last look came to; after `Nothing` the caller sleeps where others ring.

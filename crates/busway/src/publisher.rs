@@ -187,6 +187,7 @@ impl PublisherBuilder {
             clock: self.clock,
             bytes_sent: 0,
             carrier,
+            untold: 0,
             relays: false,
         };
         // From here on the drop of `publisher` takes everything back.
@@ -216,6 +217,8 @@ pub struct Publisher {
     bytes_sent: u64,
     /// The node of this process: it carries at once what is sent here.
     carrier: Option<Weak<dyn Carrier>>,
+    /// Messages of which it need not be told: it has so much to carry that it is asked for nothing.
+    untold: u32,
     /// Stands for a publisher elsewhere: the node that writes here knows of each message.
     relays: bool,
     // Last: the ring is closed before the bus may be.
@@ -355,7 +358,12 @@ impl Publisher {
             self.renew_domain();
         }
         let bell = self.domain.bell();
-        let carrier = self.carrier.as_ref().and_then(Weak::upgrade);
+        let mut carrier = None;
+        if self.untold > 0 {
+            self.untold -= 1;
+        } else {
+            carrier = self.carrier.as_ref().and_then(Weak::upgrade);
+        }
         let rang = if self.relays || carrier.is_some() {
             bell.ring_but_nodes(self.line)
         } else {
@@ -366,7 +374,7 @@ impl Publisher {
             self.core.control.poke();
         }
         if let Some(carrier) = carrier {
-            carrier.published(self.port, &bell);
+            self.untold = carrier.published(self.port, &bell);
         }
         Ok(Sent {
             sequence: sent.sequence,
@@ -411,6 +419,7 @@ impl Publisher {
     #[cold]
     fn renew_domain(&mut self) {
         self.domain_version = self.core.ports.domain_version();
+        self.untold = 0;
         if let Some(domain) = self.core.ports.domain() {
             self.domain = domain;
         }

@@ -116,6 +116,18 @@ impl Blank {
 }
 
 impl Sample {
+    /// Of a small message that a relay wrote: it, if its sequence at its origin is `next`, which is not 0.
+    #[inline]
+    pub(crate) fn relayed_as(mut self, next: u64) -> Result<Self, Self> {
+        let Body::Inline(inline) = &self.shown.body else { return Err(self) };
+        let origin = inline.payload().first_chunk::<ORIGIN_BYTES>().map(|origin| u64::from_le_bytes(*origin));
+        if inline.meta.kind != Kind::Publish.number() || origin != Some(next) || next == 0 {
+            return Err(self);
+        }
+        self.shown.sequence = next;
+        Ok(self)
+    }
+
     /// Of what a relay wrote: a message of another host, whose sequence is the one it has there; or what the relay says
     /// is missing, if that can be read.
     pub(crate) fn relayed(mut self) -> Result<Self, Option<Missing>> {

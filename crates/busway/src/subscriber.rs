@@ -228,7 +228,12 @@ impl Subscriber {
     /// # Errors
     /// [`RecvError`].
     pub fn recv_timeout(&mut self, timeout: Duration) -> Result<Option<Sample>, RecvError> {
-        self.wait(Deadline::after(timeout), || false)
+        // Most often something is there, and the clock need not be asked.
+        self.check()?;
+        match self.take()? {
+            Some(sample) => Ok(Some(sample)),
+            None => self.wait(Deadline::after(timeout), || false),
+        }
     }
 
     /// Handles what is there, in place and in order, and returns how many messages that were: no more than were ready
@@ -348,15 +353,26 @@ impl Subscriber {
         self.unfinished = false;
         let count = self.readers.len();
         let at = self.turn;
-        if let Some(reader) =
-            self.readers.get_mut(at).filter(|reader| reader.origin.is_none() && !reader.held)
-        {
+        if let Some(reader) = self.readers.get_mut(at).filter(|reader| !reader.held) {
             let mut blank = reader.blank();
             let taken = blank.place().map_or(TakenSmall::Other, |place| reader.reader.take_small(place));
             if let TakenSmall::Message(sequence) = taken {
                 // The next take begins with the next publisher: none of them starves.
                 self.turn = if at + 1 < count { at + 1 } else { 0 };
-                return Ok(Some(blank.copied(sequence)));
+                let sample = blank.copied(sequence);
+                let Some(origin) = &mut reader.origin else { return Ok(Some(sample)) };
+                let next = origin.next();
+                let sample = match sample.relayed_as(next) {
+                    Ok(sample) => {
+                        origin.follow(next);
+                        return Ok(Some(sample));
+                    }
+                    Err(sample) => sample,
+                };
+                if let Some(sample) = self.judge(at, sample) {
+                    return Ok(Some(sample));
+                }
+                return self.take_any();
             }
             reader.blank = Some(blank);
             if taken == TakenSmall::Empty && count == 1 {
@@ -530,8 +546,12 @@ impl Subscriber {
 
     /// What a relay brings: a message that is new, or something else that is dealt with here.
     fn relayed(&mut self, at: usize, message: Message) -> Option<Sample> {
+        let sample = self.readers[at].blank().show(message);
+        self.judge(at, sample)
+    }
+
+    fn judge(&mut self, at: usize, sample: Sample) -> Option<Sample> {
         let reader = &mut self.readers[at];
-        let sample = reader.blank().show(message);
         let origin = reader.origin.as_mut()?;
         let mut holes = Vec::new();
         let delivered = match sample.relayed() {

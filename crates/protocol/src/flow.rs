@@ -79,7 +79,7 @@ impl Flow {
     #[must_use]
     pub const fn of(kind: Kind) -> Flow {
         match kind {
-            Kind::Publish => Flow::Data,
+            Kind::Publish | Kind::Run => Flow::Data,
             Kind::Hello | Kind::Refusal | Kind::Goodbye => Flow::Transport,
             Kind::Control
             | Kind::Interest

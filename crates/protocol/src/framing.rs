@@ -170,7 +170,8 @@ impl Framer {
                 | Kind::Ping
                 | Kind::Pong
                 | Kind::Goodbye
-                | Kind::Deny,
+                | Kind::Deny
+                | Kind::Run,
             ) => LINK_FRAME_BYTES_MAX as u64,
         };
         if size > size_max {

@@ -25,7 +25,7 @@ pub use acl::{Acl, Deed, Permits, Rule, Whom};
 pub use batch::Batch;
 pub use error::{Closed, PeerError};
 pub use framing::{Framer, Step, Want};
-pub use link::{Config, Deadline, Event, Link, State, Stats};
+pub use link::{Config, Deadline, Event, Link, Room, State, Stats};
 pub use principal::{Principal, PrincipalError};
 pub use session::{Account, Delivery, Destination, Input, Outbox, Output, Session, Traffic};
 pub use time::{ConnectionId, PeerId, Time};

@@ -20,8 +20,8 @@ use busway_wire::limits::{
     LINK_HANDSHAKE_MS, LINK_IDLE_MS, LINK_PARTIAL_MS, LINK_PING_MS, LINK_TOKEN_BYTES_MAX,
     LINK_WINDOW_BYTES_DEFAULT, LINK_WINDOW_MESSAGES_DEFAULT, MESSAGE_BYTES_MAX,
 };
-use busway_wire::link::{Accept, Deny, Frame, Hello, Refusal, RefusalCode, label_of, reason_of};
-use busway_wire::{Header, PortId, Seed};
+use busway_wire::link::{Accept, Deny, Features, Frame, Hello, Refusal, RefusalCode, label_of, reason_of};
+use busway_wire::{Header, PortId, Records, Run, Seed};
 
 use crate::batch::Batch;
 use crate::error::{Closed, PeerError};
@@ -60,7 +60,7 @@ impl Config {
                 window_messages: LINK_WINDOW_MESSAGES_DEFAULT,
                 window_bytes: LINK_WINDOW_BYTES_DEFAULT,
                 token: Vec::new(),
-                features: 0,
+                features: Features::OURS,
             },
             keep_alive_ms: LINK_PING_MS,
         }
@@ -125,6 +125,13 @@ pub enum Event<'a> {
         /// What follows the header.
         body: &'a [u8],
     },
+    /// Messages of one source that follow each other and share a header.
+    Run {
+        /// The header of the run.
+        header: Header,
+        /// The messages.
+        records: Records<'a>,
+    },
     /// A message that comes in pieces. Those of other sources may come between them, in pieces or whole.
     Begin {
         /// Its header, whose size is that of the whole message.
@@ -144,6 +151,27 @@ pub enum Event<'a> {
         /// Its source.
         source: PortId,
     },
+}
+
+/// How large a run may be that a link takes now.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Room {
+    /// Messages.
+    pub messages: u64,
+    /// Bytes of payload.
+    pub bytes: u64,
+    /// Bytes of the largest payload.
+    pub largest: usize,
+}
+
+impl Room {
+    /// Whether a message of `size` bytes may be the next of `run`.
+    #[must_use]
+    pub const fn has(&self, run: &Run, size: usize) -> bool {
+        run.count() < self.messages
+            && run.payload_bytes().saturating_add(size as u64) <= self.bytes
+            && size <= self.largest
+    }
 }
 
 /// What a link has counted.
@@ -617,6 +645,19 @@ impl<P: AsRef<[u8]> + Clone> Link<P> {
     pub(crate) fn has_room(&self, source: PortId) -> bool {
         self.state == State::Established
             && self.grant.as_ref().is_some_and(|grant| self.outgoing.has_room(source, grant))
+    }
+
+    /// What may be queued of a source and goes out when it is its turn; at most so many messages in one run.
+    pub(crate) fn room(&self, source: PortId) -> Room {
+        let (Some(grant), Some(theirs)) = (&self.grant, &self.theirs) else { return Room::default() };
+        let Amount { messages, bytes } = self.outgoing.room(source, grant);
+        let most = if theirs.features & Features::RUNS == 0 { 1 } else { u64::MAX };
+        Room { messages: messages.min(most), bytes, largest: theirs.message_bytes_max as usize }
+    }
+
+    /// A run to be filled.
+    pub(crate) fn spare_run(&mut self) -> Run {
+        self.outgoing.spare()
     }
 
     /// The last sequence of a source that went out whole.

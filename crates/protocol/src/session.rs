@@ -22,12 +22,12 @@ use core::ops::Bound;
 
 use busway_wire::limits::{LINK_FLIGHT_MESSAGES_MAX, LINK_RESUME_MS};
 use busway_wire::link::{Frame, Interest, Wanted};
-use busway_wire::{Cause, PortId};
+use busway_wire::{Cause, PortId, Run};
 
 use crate::batch::Batch;
 use crate::error::{Closed, PeerError};
 use crate::framing::Want;
-use crate::link::{Config, Deadline, Event, Link, State, Stats};
+use crate::link::{Config, Deadline, Event, Link, Room, State, Stats};
 use crate::time::{PeerId, Time};
 
 use export::Export;
@@ -163,6 +163,7 @@ impl<P: AsRef<[u8]> + Clone> Session<P> {
                 }
             }
             Input::Publish { source, header, payload } => self.publish(source, header, payload, out),
+            Input::Run(run) => self.publish_run(run, out),
             Input::Lost { source, from: _, to, cause } => self.lose(source, to, cause, out),
             Input::RelayOpened { source } => {
                 if let Some(relay) = self.relays.get_mut(&source) {
@@ -282,6 +283,25 @@ impl<P: AsRef<[u8]> + Clone> Session<P> {
         let flowing =
             self.exports.get(&source).is_some_and(|export| export.phase() == export::Phase::Flowing);
         flowing && self.flight < LINK_FLIGHT_MESSAGES_MAX && link.has_room(source)
+    }
+
+    /// How large a run of a source may be that `may_send` speaks of: so much finds window and credit. One message more,
+    /// of any size, may follow it; it waits for them.
+    #[must_use]
+    pub fn room(&self, source: PortId) -> Room {
+        self.link.as_ref().filter(|_| !self.closing).map_or_else(Room::default, |link| link.room(source))
+    }
+
+    /// A run to be filled for [`Input::Run`]: its memory is used again when it has gone.
+    pub fn spare_run(&mut self) -> Run {
+        self.link.as_mut().map_or_else(Run::default, Link::spare_run)
+    }
+
+    /// A run of `spare_run` in which there is nothing.
+    pub fn put_back(&mut self, run: Run) {
+        if let Some(link) = &mut self.link {
+            link.outgoing().put_back(run);
+        }
     }
 
     /// Whether sources that could not send may be able to now, by what the peer has said since this was asked last.
@@ -465,6 +485,7 @@ impl<P: AsRef<[u8]> + Clone> Session<P> {
                 None
             }
             Event::Message { header, body } => self.message(now, header, body, out),
+            Event::Run { header, records } => self.run(now, header, records, out),
             Event::Begin { header, extensions } => self.begin(now, header, extensions, out),
             Event::Bytes { source, bytes } => {
                 let offset = self.relays.get_mut(&source)?.advance(bytes.len() as u64)?;

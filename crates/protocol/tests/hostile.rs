@@ -14,7 +14,7 @@ use std::sync::Arc;
 use busway_protocol::{Closed, Input, Link, PeerError, Time};
 use busway_wire::limits::{LINK_ENDED_SOURCES_MAX, LINK_SOURCES_MAX};
 use busway_wire::link::{Accept, Announce, Credit, Frame, Gap, Interest, Retire, Wanted};
-use busway_wire::{Cause, Header, Kind, Pattern, PortId, Topic};
+use busway_wire::{Cause, HEADER_SIZE, Header, Kind, Pattern, PortId, Run, Seed, Topic};
 use frames::{frame, message, part};
 use hosts::{Entry, Host, Net, flat, node};
 
@@ -72,6 +72,18 @@ fn publish(source: u64, sequence: u64, size: usize) -> Vec<u8> {
     header.source.set(source);
     header.sequence.set(sequence);
     message(&header, &vec![3; size])
+}
+
+/// A run of messages of these sizes, the first with this sequence.
+fn run(source: u64, first: u64, sizes: &[usize]) -> Vec<u8> {
+    let mut run = Run::default();
+    run.begin(Topic::new("a.b").unwrap().id(), PortId(source), first, 0);
+    for size in sizes {
+        assert!(run.push(0, 0, 0, &vec![3; *size]));
+    }
+    let mut out = Vec::new();
+    run.seal(1, Seed(hosts::CLUSTER), &mut out).unwrap();
+    out
 }
 
 fn dropped(host: &Host, cause: Cause) -> u64 {
@@ -161,6 +173,136 @@ fn a_source_that_is_announced_twice_loses_nothing_of_what_follows_the_second_wor
     // It crossed with our answer, and what that allowed is right behind it, in one read.
     say(&mut host, &[frame(&announce(9, "a.b")), publish(9, 1, 10), publish(9, 2, 10)].concat());
     assert_eq!((host.waiting(), dropped(&host, Cause::SpoofedSource)), (2, 0));
+}
+
+#[test]
+fn a_run_is_taken_whole_or_ends_the_link_as_its_messages_would() {
+    let after = |bytes: &[u8]| {
+        let mut host = victim();
+        say(&mut host, &frame(&announce(9, "a.b")));
+        say(&mut host, bytes);
+        let mut closed = host.closed.clone();
+        assert!(closed.is_empty() || host.waiting() == 0, "nothing of it is taken: {closed:?}");
+        (closed.pop(), host.waiting())
+    };
+    let source = PortId(9);
+    let credit = Some(Closed::Peer(PeerError::Credit { source }));
+    assert_eq!(after(&run(9, 1, &[10; 4])), (None, 4));
+    assert_eq!(after(&run(9, 1, &[1_000; 2])), (None, 2), "the window to its last byte");
+    assert_eq!(after(&run(9, 1, &[10; 5])).0, credit, "more messages than the window has");
+    assert_eq!(
+        after(&run(9, 1, &[1_001, 1_000])).0,
+        credit,
+        "more bytes than the window has, though nothing is there"
+    );
+    assert_eq!(after(&publish(9, 1, 2_100)), (None, 1), "as one message may");
+    assert_eq!(after(&run(9, 1, &[2_600, 2_600])).0, credit, "more bytes than the credit has");
+    assert!(after(&run(9, 1, &[3_001, 1])).0.is_some(), "a message larger than we take");
+    assert_eq!(after(&run(6, 1, &[10; 4])), (None, 0), "of nobody");
+    let mut other = run(9, 1, &[1, 1]);
+    let mut header = Header::validate_seeded(&other, Seed(hosts::CLUSTER)).unwrap();
+    header.topic.set(5);
+    header.seal_seeded(&other.split_off(HEADER_SIZE), Seed(hosts::CLUSTER)).unwrap();
+    let following = &run(9, 1, &[1, 1])[HEADER_SIZE..];
+    let error = after(&[header.bytes(), following].concat()).0;
+    assert_eq!(error, Some(Closed::Peer(PeerError::Announcement { source })));
+    header.correlation.set(3);
+    header.seal_seeded(following, Seed(hosts::CLUSTER)).unwrap();
+    let error = after(&[header.bytes(), following].concat()).0;
+    assert!(matches!(error, Some(Closed::Peer(PeerError::Decode(_)))), "{error:?}");
+}
+
+#[test]
+fn runs_that_overlap_what_has_come_are_cut_to_what_is_new_and_their_credit_comes_back() {
+    let mut host = victim();
+    say(&mut host, &frame(&announce(9, "a.b")));
+    // Far more than the credit in all, and each beyond a window if what came before counted.
+    for (first, sizes) in
+        [(5, [10; 2]), (5, [10; 2]), (4, [10; 2]), (6, [10; 2]), (2, [10; 2]), (10, [10; 2])]
+    {
+        say(&mut host, &run(9, first, &sizes));
+        host.publish_relays(Time(0));
+    }
+    say(&mut host, &publish(9, 12, 10));
+    host.publish_relays(Time(0));
+    let (received, gaps) = host.relays[&PortId(9)].covered();
+    assert_eq!((received, gaps), (vec![5, 6, 7, 10, 11, 12], vec![(8, 9, Cause::LinkLost)]));
+    assert_eq!(host.session.dropped().1, 2 + 2 + 1 + 2);
+    assert!(host.closed.is_empty());
+    // Of nobody: all of it is given back, far beyond the credit.
+    for first in 1..30 {
+        say(&mut host, &run(6, first, &[10; 3]));
+    }
+    assert_eq!((dropped(&host, Cause::SpoofedSource), host.closed.len()), (87, 0));
+}
+
+#[test]
+fn who_has_not_said_that_it_takes_runs_is_sent_none_and_refuses_one() {
+    let old = |config: &mut busway_protocol::Config| config.hello.features = 0;
+    for (mut net, packed) in [
+        (Net::new(Host::new(0, 1, |_| {}), Host::new(1, 0, old)), 1),
+        (Net::new(Host::new(0, 1, |_| {}), Host::new(1, 0, |_| {})), 20),
+    ] {
+        net.dialer.ring(1, "a.b", true, 64);
+        net.listener.want(1, ">", true);
+        for _ in 0..6 {
+            net.step();
+        }
+        for _ in 0..20 {
+            assert!(net.dialer.rings.get_mut(&PortId(1)).unwrap().publish(Arc::from([1_u8; 50])));
+        }
+        for _ in 0..6 {
+            net.step();
+        }
+        assert_eq!(net.listener.relays[&PortId(1)].covered().0.len(), 20);
+        assert_eq!(net.dialer.packed, packed);
+    }
+    let mut host = Host::new(0, 1, old);
+    host.want(1, "a.>", false);
+    let link = Link::dial(&host.config, node(1), Time(0));
+    host.session.connected(Time(0), link, &mut Vec::new());
+    say(&mut host, &frame(&Frame::Hello(busway_protocol::Config::new(hosts::CLUSTER, node(1), 5).hello)));
+    say(&mut host, &frame(&announce(9, "a.b")));
+    say(&mut host, &run(9, 1, &[10; 2]));
+    assert_eq!(host.closed, [Closed::Peer(PeerError::Unexpected { kind: Kind::Run })]);
+}
+
+#[test]
+fn a_window_that_gets_smaller_ends_the_link_and_an_acknowledgement_may_name_any_message_of_a_run() {
+    let flowing = || {
+        let mut host = victim();
+        let add = vec![Wanted { id: 1, pattern: Pattern::parse("b.*").unwrap(), reliable: true }];
+        say(&mut host, &frame(&Frame::Interest(Interest { add, remove: Vec::new(), complete: true })));
+        for _ in 0..6 {
+            assert!(host.rings.get_mut(&PortId(77)).unwrap().publish(Arc::from([1_u8; 9])));
+        }
+        host
+    };
+    let accept = |passed, window_messages, window_bytes| {
+        frame(&Frame::Accept(Accept { source: PortId(77), passed, window_messages, window_bytes }))
+    };
+    let mut host = flowing();
+    say(&mut host, &accept(None, 4, 1_000));
+    host.read_rows(Time(0));
+    say(&mut host, &[]);
+    assert_eq!(host.packed, 4, "what the window has room for goes together");
+    for (passed, in_flight) in [(1, 4), (3, 3), (4, 2), (6, 0)] {
+        say(&mut host, &accept(Some(passed), 4, 1_000));
+        host.read_rows(Time(0));
+        say(&mut host, &[]);
+        let account = host.session.account(PortId(77)).unwrap();
+        assert_eq!((account.acked, account.in_flight), (passed, in_flight), "after {passed}");
+    }
+    assert!(host.closed.is_empty());
+    for (window_messages, window_bytes) in [(3, 1_000), (4, 999)] {
+        let mut host = flowing();
+        say(&mut host, &accept(None, 4, 1_000));
+        say(&mut host, &accept(None, 4, 1_000));
+        assert!(host.closed.is_empty());
+        say(&mut host, &accept(None, window_messages, window_bytes));
+        let source = Some(PortId(77));
+        assert_eq!(host.closed, [Closed::Peer(PeerError::Acknowledgement { source })]);
+    }
 }
 
 #[test]
@@ -273,7 +415,17 @@ fn anything(rng: &mut fastrand::Rng, next: &mut u64) -> Vec<u8> {
     };
     let source = [9, 9, 9, 8, 77][rng.usize(0..5)];
     let port = PortId(source);
-    match rng.u8(0..16) {
+    match rng.u8(0..18) {
+        16 => run(
+            source,
+            number(rng).clamp(1, u64::MAX - 9),
+            &vec![[0, 10, 900][rng.usize(0..3)]; rng.usize(2..7)],
+        ),
+        17 => {
+            let first = *next + 1;
+            *next += 2;
+            run(9, first, &[10, 20])
+        }
         0..2 => publish(source, number(rng), [0, 10, 900, 4_000][rng.usize(0..4)]),
         2..4 => {
             *next += 1;

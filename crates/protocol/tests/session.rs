@@ -109,26 +109,38 @@ fn check(net: &Net, talk: &Talk, what: &str) {
 #[expect(clippy::print_stdout, reason = "the evidence line is read by the test runner")]
 fn a_connection_may_die_at_every_byte_of_a_conversation() {
     let talk = Talk { messages: 60, size: |_| 9, slots: 24 };
-    let mut net = hosts(&talk);
-    run(&mut net, &talk);
-    check(&net, &talk, "undisturbed");
-    let bytes = net.moved;
-    assert!(bytes > 9_000, "{bytes}");
-    let (mut lost, mut rewinds) = (0, 0);
-    for dies_at in 0..bytes {
-        let mut net = hosts(&talk);
-        net.dies_at = Some(dies_at);
+    let mut whole = Vec::new();
+    for packs in [false, true] {
+        let begin = || {
+            let mut net = hosts(&talk);
+            net.dialer.packs = packs;
+            net
+        };
+        let mut net = begin();
         run(&mut net, &talk);
-        check(&net, &talk, &format!("dies at {dies_at}"));
-        assert_eq!(net.connects, 2, "dies at {dies_at}: {:?}", net.dialer.closed);
-        lost += net.dialer.session.account(LOSSY).unwrap().dropped[Cause::LinkLost.index()];
-        rewinds += net.dialer.rings[&RELIABLE].rewinds;
+        check(&net, &talk, "undisturbed");
+        let bytes = net.moved;
+        whole.push(bytes);
+        let (mut lost, mut rewinds, mut packed) = (0, 0, 0);
+        // At every byte where messages go together and alone, as they do; where none does, at every fourth.
+        for dies_at in (0..bytes).step_by(if packs { 1 } else { 4 }) {
+            let mut net = begin();
+            net.dies_at = Some(dies_at);
+            run(&mut net, &talk);
+            check(&net, &talk, &format!("packs {packs} dies at {dies_at}"));
+            assert_eq!(net.connects, 2, "dies at {dies_at}: {:?}", net.dialer.closed);
+            lost += net.dialer.session.account(LOSSY).unwrap().dropped[Cause::LinkLost.index()];
+            rewinds += net.dialer.rings[&RELIABLE].rewinds;
+            packed = packed.max(net.dialer.packed);
+        }
+        assert!(lost > 0 && rewinds > 0, "{lost} lost, {rewinds} rewinds");
+        assert_eq!(packed > 1, packs, "{packed}");
+        println!(
+            "evidence: packs={packs} offsets={bytes} messages={} lost_reliable=0 twice=0 told_lost={lost}",
+            2 * talk.messages
+        );
     }
-    assert!(lost > 0 && rewinds > 0, "{lost} lost, {rewinds} rewinds");
-    println!(
-        "evidence: offsets={bytes} messages={} lost_reliable=0 twice=0 told_lost={lost}",
-        2 * talk.messages
-    );
+    assert!(whole[0] > 9_000 && whole[1] < whole[0], "{whole:?}");
 }
 
 /// Hosts, talk and faults of one seed.
@@ -138,6 +150,7 @@ fn random(seed: u64, talk: &Talk) -> (Net, fastrand::Rng) {
     net.step = [50, 400, 3_000, 200_000][rng.usize(0..4)];
     net.listener.room = [1, 3, usize::MAX][rng.usize(0..3)];
     net.listener.direct = rng.bool();
+    net.dialer.packs = !seed.is_multiple_of(3);
     net.dies_at = Some(rng.u64(0..20_000));
     (net, rng)
 }

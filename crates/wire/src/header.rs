@@ -114,11 +114,13 @@ pub enum Kind {
     Goodbye = 42,
     /// A source that is not taken, and why.
     Deny = 43,
+    /// Small messages of one source that follow each other.
+    Run = 44,
 }
 
 impl Kind {
     /// Every kind, in order of its number.
-    pub const ALL: [Kind; 14] = [
+    pub const ALL: [Kind; 15] = [
         Kind::Publish,
         Kind::Control,
         Kind::Hello,
@@ -133,6 +135,7 @@ impl Kind {
         Kind::Pong,
         Kind::Goodbye,
         Kind::Deny,
+        Kind::Run,
     ];
 
     /// The kind with this number.
@@ -165,6 +168,7 @@ impl Kind {
             Kind::Pong => "pong",
             Kind::Goodbye => "goodbye",
             Kind::Deny => "deny",
+            Kind::Run => "run",
         }
     }
 }
@@ -231,6 +235,13 @@ impl Flags {
         ("relayed", Flags::RELAYED),
     ];
 
+    /// Those that mean something only inside of a host: no message of a run has them.
+    pub const OF_A_HOST: Flags = Flags(Flags::UNSEALED.0 | Flags::RELAYED.0);
+
+    /// All bits that are defined.
+    const DEFINED: u8 =
+        Flags::CODEC.0 | Flags::EXACT_TIME.0 | Flags::AGAIN.0 | Flags::UNSEALED.0 | Flags::RELAYED.0;
+
     /// Flags with nothing but a codec.
     #[must_use]
     pub const fn from_codec(codec: Codec) -> Flags {
@@ -238,11 +249,11 @@ impl Flags {
     }
 
     /// Reads the header's byte; `None` when a reserved bit is set or the codec is not defined.
+    #[inline]
     #[must_use]
     pub fn from_bits(bits: u8) -> Option<Flags> {
-        let defined = Flags::ALL.iter().fold(0, |bits, (_, flag)| bits | flag.0);
         let codec = usize::from(bits & Flags::CODEC.0);
-        (bits & !defined == 0 && codec < Codec::ALL.len()).then_some(Flags(bits))
+        (bits & !Flags::DEFINED == 0 && codec < Codec::ALL.len()).then_some(Flags(bits))
     }
 
     /// The header's byte.
@@ -255,6 +266,18 @@ impl Flags {
     #[must_use]
     pub const fn with(self, other: Flags) -> Flags {
         Flags(self.0 | other.0)
+    }
+
+    /// Whether any of these flags is set.
+    #[must_use]
+    pub const fn has_any(self, other: Flags) -> bool {
+        self.0 & other.0 != 0
+    }
+
+    /// These flags but for those.
+    #[must_use]
+    pub const fn without(self, other: Flags) -> Flags {
+        Flags(self.0 & !other.0)
     }
 
     /// Whether all of these flags are set.

@@ -198,6 +198,14 @@ pub const LINK_DIRECT_BYTES: usize = 16 << 10;
 /// a chunk that is held until it was written, cost as much as copying about that much.
 pub const LINK_COPY_BYTES: usize = 4 << 10;
 
+/// Payloads up to this go in runs, with others of their source: about as much as is copied into the batch anyway, so
+/// that nothing goes by a run that would not be copied without one. A run with a larger one is refused.
+pub const LINK_RUN_PAYLOAD_BYTES_MAX: usize = LINK_COPY_BYTES;
+
+/// Messages of one run: a window's quarter, after which the peer has something to acknowledge. A run with more is
+/// refused; the next message begins another one. In bytes it has [`LINK_FRAME_BYTES_MAX`].
+pub const LINK_RUN_MESSAGES_MAX: u64 = 1_024;
+
 /// Bytes that one call of `transmit` puts into a batch: what a socket takes at once. The rest waits in the queue,
 /// where what is more urgent can still pass it.
 pub const LINK_BATCH_BYTES: usize = 256 << 10;
@@ -375,6 +383,12 @@ const _: () = {
     assert!(LINK_COPY_BYTES < LINK_DIRECT_BYTES && LINK_DIRECT_BYTES <= LINK_PART_BYTES);
     assert!(LINK_PART_BYTES < LINK_BATCH_BYTES);
     assert!(LINK_COPY_BYTES < LINK_FRAGMENT_BYTES && LINK_FRAGMENT_BYTES <= LINK_PART_BYTES);
+    assert!(
+        HEADER_SIZE + 16 + LINK_RUN_PAYLOAD_BYTES_MAX <= LINK_FRAME_BYTES_MAX,
+        "a run has room for any of them"
+    );
+    assert!(LINK_RUN_MESSAGES_MAX <= LINK_QUEUE_MESSAGES_MAX as u64);
+    assert!(LINK_RUN_MESSAGES_MAX <= LINK_WINDOW_MESSAGES_DEFAULT as u64 / 4);
     assert!(LINK_IDLE_MS > 3 * LINK_PING_MS, "three pings are on their way before a peer is given up");
     assert!(LINK_QUEUE_MESSAGES_MAX <= LINK_FLIGHT_MESSAGES_MAX);
     assert!(

@@ -74,8 +74,19 @@ pub struct Hello {
     /// What shows that it is who it says; empty without. At most 1 024 bytes.
     #[serde(deserialize_with = "deserialize_token")]
     pub token: Vec<u8>,
-    /// What the sender can do beyond this page: bits, all zero in this version; unknown ones are ignored.
+    /// What the sender can do that not everybody can, see [`Features`]; unknown bits are ignored.
     pub features: u64,
+}
+
+/// What a side of a link can do that not everybody can: the bits of [`Hello::features`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Features;
+
+impl Features {
+    /// It takes runs. Who does not say so gets each message by itself.
+    pub const RUNS: u64 = 1;
+    /// All that this version can.
+    pub const OURS: u64 = Features::RUNS;
 }
 
 /// Without the token, which belongs into no log.
@@ -405,7 +416,8 @@ pub const fn seed_of(kind: Kind, cluster: Seed) -> Seed {
         | Kind::Ping
         | Kind::Pong
         | Kind::Goodbye
-        | Kind::Deny => cluster,
+        | Kind::Deny
+        | Kind::Run => cluster,
     }
 }
 
@@ -463,7 +475,10 @@ pub fn decode(header: &Header, body: &[u8]) -> Result<Frame, DecodeError> {
         Kind::Pong => Frame::Pong { stamp: read_body(kind, body)? },
         Kind::Goodbye => Frame::Goodbye { reason: read_body(kind, body)? },
         Kind::Deny => Frame::Deny(read_body(kind, body)?),
-        Kind::Publish | Kind::Control => return Err(DecodeError::Kind { kind: header.kind }),
+        // Messages are no frames of this sort: a run is read by `Records`.
+        Kind::Publish | Kind::Run | Kind::Control => {
+            return Err(DecodeError::Kind { kind: header.kind });
+        }
     };
     frame.check().map_err(|fault| DecodeError::Frame { kind, fault })?;
     // Two encodings of one frame would make a recording or a comparison lie.

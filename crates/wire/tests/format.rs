@@ -12,8 +12,8 @@ use std::mem::{offset_of, size_of_val};
 
 use busway_wire::link::{Identity, RefusalCode};
 use busway_wire::{
-    Cause, Codec, Control, ControlKind, ExtensionKind, Flags, Header, Kind, Pattern, Policy, Topic, VERSION,
-    limits,
+    Cause, Codec, Control, ControlKind, ExtensionKind, Flags, Header, Kind, Pattern, Policy, Record, Topic,
+    VERSION, limits,
 };
 
 const PAGE: &str = include_str!("../../../FORMAT.md");
@@ -80,7 +80,16 @@ fn every_field_of_the_header_lies_where_the_page_says() {
     let header = Header::new(Kind::Publish);
     let structure = fields!(Header, header; checksum, checksum_payload, size, kind, hops_version, flags,
         extensions, topic, source, sequence, time_ns, correlation);
-    let page: Vec<(usize, usize, String)> = rows("### struct Header", &["offset", "size", "field"])
+    let fields = compare("### struct Header", &structure, size_of::<Header>());
+    println!("evidence: struct=Header fields={fields} bytes={}", size_of::<Header>());
+    let record = Record { size: 0.into(), flags: 0, parts: 0, time: 0.into() };
+    let structure = fields!(Record, record; size, flags, parts, time);
+    compare("#### struct Record", &structure, size_of::<Record>());
+}
+
+/// Compares a structure with its table; how many fields both have.
+fn compare(heading: &str, structure: &[(usize, usize, &str)], size: usize) -> usize {
+    let page: Vec<(usize, usize, String)> = rows(heading, &["offset", "size", "field"])
         .into_iter()
         .map(|row| (row[0].parse().unwrap(), row[1].parse().unwrap(), row[2].clone()))
         .collect();
@@ -91,8 +100,8 @@ fn every_field_of_the_header_lies_where_the_page_says() {
         assert_eq!(*offset, end, "a gap before {name}");
         end = offset + size;
     }
-    assert_eq!(end, size_of::<Header>(), "the page ends where the structure ends");
-    println!("evidence: struct=Header fields={} bytes={end}", page.len());
+    assert_eq!(end, size, "the page ends where the structure ends");
+    page.len()
 }
 
 #[test]
@@ -278,6 +287,8 @@ fn the_limits_of_the_format_are_those_of_the_page() {
         EXTENT_CHUNKS_MAX,
         BELL_LINES,
         LINK_FRAME_BYTES_MAX,
+        LINK_RUN_MESSAGES_MAX,
+        LINK_RUN_PAYLOAD_BYTES_MAX,
         LINK_PIECE_BYTES_MAX,
         LINK_INTEREST_ENTRIES_MAX,
         LINK_INTERESTS_MAX,

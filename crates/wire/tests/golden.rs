@@ -8,7 +8,9 @@ mod fixed;
 #[path = "sample/frames.rs"]
 mod frames;
 
-use busway_wire::{Codec, ControlKind, Flags, Header, Kind, Part, Seed, Topic, decode, encode, link};
+use busway_wire::{
+    Codec, ControlKind, Flags, Header, Kind, Part, PortId, Run, Seed, Topic, decode, encode, link,
+};
 
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
@@ -47,6 +49,20 @@ fn every_link_frame_has_the_bytes_it_always_had() {
         link::encode(&frame, CLUSTER, &mut out).unwrap();
         assert_eq!((frame.kind().name(), hex(&out).as_str()), (name, golden));
     }
+}
+
+#[test]
+fn a_run_of_messages_has_the_bytes_it_always_had() {
+    let mut run = Run::default();
+    let time_ns = 1_357_034_400_000_000_000;
+    run.begin(Topic::new("price.tick").unwrap().id(), PortId(0x1112_1314_1516_1718), 42, time_ns);
+    let exact = Flags::from_codec(Codec::Json).with(Flags::EXACT_TIME).bits();
+    assert!(run.push(exact, time_ns, 0, b"{\"price\":1}"));
+    assert!(run.push(0, time_ns - 5, 7, b""));
+    assert!(run.push(Flags::from_codec(Codec::Typed).bits(), time_ns + 2_000_000_000, 0, &[0, 1]));
+    let mut out = Vec::new();
+    run.seal(1, CLUSTER, &mut out).unwrap();
+    assert_eq!(hex(&out), RUN);
 }
 
 #[test]
@@ -222,4 +238,5 @@ const FRAMES: [(&str, &str); 12] = [
         "694e8104eed6e2d5497b8565cf8680c64a0000002b1000000000000000000000000000000000000000000000000000000000000000000000000000000000000098aed8a8c1e28489110f",
     ),
 ];
+const RUN: &str = "36030e28d10fc7e0ca85648cbde4ac9a6d0000002c11000049e06691a52d398218171615141312112a000000000000000040fccf9827d51203000000000000000b000900000000007b227072696365223a317d00000001fbffffff070000000000000002000300009435770001";
 const PART: &str = "ef2e4a4e5069aa5cbf8c617167c23cc6650000000110010449e06691a52d398218171615141312112a000000000000000040fccf9827d5120700000000000000068018002a0000000000000000000100000000000500010000000000000000007461696c73";

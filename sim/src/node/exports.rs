@@ -2,12 +2,13 @@
 //!
 //! Invariant: a peer has one row at each ring that it wants, and none at others.
 
-use busway_protocol::{Input, PeerId};
+use busway_protocol::{Input, PeerId, Room};
 use busway_wire::link::Announce;
-use busway_wire::{Pattern, PortId};
+use busway_wire::{Flags, Pattern, PortId, Run, TopicId};
 
 use super::{Around, Node};
 use crate::memory::Wish;
+use crate::message::Message;
 use crate::ring::Taken;
 use crate::seen::Seen;
 use crate::trace::Happening;
@@ -151,9 +152,28 @@ impl Node {
         while idle <= exports {
             let Some(peer) = self.peers.get_mut(&id) else { return false };
             let Some(source) = peer.session.next_source() else { return exports > 0 };
-            let taken = around.memory.rings.get_mut(&source).map_or(Taken::Nothing, |ring| ring.take(id));
+            let (room, mut run) = (peer.session.room(source), peer.session.spare_run());
+            run.begin(TopicId(0), source, 0, 0);
+            // Small messages that follow each other go together, as they do from a real ring.
+            let taken = loop {
+                if !room.has(&run, 0) && run.count() > 0 {
+                    break Taken::Nothing;
+                }
+                let taken = around.memory.rings.get_mut(&source).map_or(Taken::Nothing, |ring| ring.take(id));
+                match taken {
+                    Taken::Message(message) if pack(&mut run, &room, source, &message) => {}
+                    other => break other,
+                }
+            };
+            if run.count() > 0 {
+                idle = 0;
+                self.tell(id, Input::Run(run), around);
+            } else if matches!(taken, Taken::Nothing) {
+                peer.session.put_back(run);
+                idle += 1;
+            }
             match taken {
-                Taken::Nothing => idle += 1,
+                Taken::Nothing => {}
                 Taken::Overrun => {
                     let host = around.memory.host;
                     around.seen.push(Seen::Broken { host, what: "a reliable row reads what it has passed" });
@@ -172,4 +192,18 @@ impl Node {
         }
         false
     }
+}
+
+/// Puts a message into a run that it follows, if it is one for runs and has room there.
+fn pack(run: &mut Run, room: &Room, source: PortId, message: &Message) -> bool {
+    let (header, body) = (&message.header, message.body.as_ref());
+    let Some(flags) = Flags::from_bits(header.flags) else { return false };
+    let (sequence, time_ns) = (header.sequence.get(), header.time_ns.get());
+    if run.count() == 0 {
+        run.begin(TopicId(header.topic.get()), source, sequence, time_ns);
+    }
+    header.extensions == 0
+        && sequence == run.last() + 1
+        && room.has(run, body.len())
+        && run.push(flags.without(Flags::OF_A_HOST).bits(), time_ns, header.correlation.get(), body)
 }

@@ -90,6 +90,11 @@ impl Node {
     pub(super) fn deliver(&mut self, id: PeerId, delivery: Delivery<'_>, around: &mut Around<'_>) {
         match delivery {
             Delivery::Message { header, body } => self.arrived(id, header, body, around),
+            Delivery::Run { header, records } => {
+                for message in records {
+                    self.arrived(id, message.header(&header), message.payload, around);
+                }
+            }
             Delivery::Begin { header, extensions } => {
                 let source = header.source();
                 let size = u64::from(header.size.get()).saturating_sub(HEADER_SIZE as u64);

@@ -9,11 +9,11 @@
 
 use std::sync::Arc;
 
-use busway_shm::ring::{Patience, RingOptions, RingWriter};
+use busway_shm::ring::{Patience, RingOptions, RingWriter, Sent};
 use busway_shm::slot::{INLINE_BYTES, InlineMeta};
 use busway_shm::sync::Ordering;
 use busway_wire::limits::{RING_BYTES_DEFAULT, RING_SLOTS_MAX_DEFAULT};
-use busway_wire::{Cause, Flags, HEADER_SIZE, Header, Kind, PortId, Topic};
+use busway_wire::{Cause, Flags, HEADER_SIZE, Header, Kind, PortId, Records, Topic};
 
 use super::{Publisher, past};
 use crate::bus::Core;
@@ -124,6 +124,7 @@ impl Relay {
             clock: Clock::Coarse,
             bytes_sent: 0,
             carrier: None,
+            untold: 0,
             relays: true,
         };
         // From here on the drop of `publisher` takes everything back.
@@ -155,13 +156,8 @@ impl Relay {
     /// [`SendError::Full`] where a subscriber would have to be waited for: try again when it has moved.
     pub(crate) fn send(&mut self, header: &Header, payload: &[u8]) -> Result<(), SendError> {
         if ORIGIN_BYTES + payload.len() > INLINE_BYTES {
-            let mut loan = self.loan(payload.len())?;
-            loan.bytes_mut().copy_from_slice(payload);
-            return self.finish(header, loan).map_err(|unsent| {
-                let (error, loan) = *unsent;
-                self.put_back(loan);
-                error
-            });
+            let sent = self.send_large(header, payload)?;
+            return self.publisher.after(Ok(sent), payload.len()).map(drop);
         }
         let mut bytes = [0; INLINE_BYTES];
         bytes[..ORIGIN_BYTES].copy_from_slice(&header.sequence.get().to_le_bytes());
@@ -174,6 +170,58 @@ impl Relay {
             flags: relayed(header.flags),
         };
         self.send_inline(&meta, &bytes[..ORIGIN_BYTES + payload.len()])
+    }
+
+    /// Publishes the messages of a run one after the other until one is not sent, and rings once for all of them. What was
+    /// not sent is left in `records`. Returns the sequence of the last that was, at its origin.
+    pub(crate) fn send_run(&mut self, run: &Header, records: &mut Records<'_>) -> Option<u64> {
+        let mut last = None;
+        let (mut all, mut all_bytes) = (Sent::default(), 0);
+        let mut bytes = [0; INLINE_BYTES];
+        loop {
+            let rest = records.clone();
+            let Some(message) = records.next() else { break };
+            let end = ORIGIN_BYTES + message.payload.len();
+            let sent = match bytes.get_mut(ORIGIN_BYTES..end) {
+                Some(place) => {
+                    place.copy_from_slice(message.payload);
+                    bytes[..ORIGIN_BYTES].copy_from_slice(&message.sequence.to_le_bytes());
+                    let meta = InlineMeta {
+                        time_ns: message.time_ns,
+                        correlation: message.correlation,
+                        size: 0,
+                        kind: Kind::Publish.number(),
+                        flags: relayed(message.flags),
+                    };
+                    self.publisher.writer.send_inline(&meta, &bytes[..end], Patience::None).ok()
+                }
+                None => self.send_large(&message.header(run), message.payload).ok(),
+            };
+            let Some(sent) = sent else {
+                *records = rest;
+                break;
+            };
+            last = Some(message.sequence);
+            all_bytes += message.payload.len();
+            all.sequence = sent.sequence;
+            (all.stalled, all.evicted) = (all.stalled + sent.stalled, all.evicted + sent.evicted);
+        }
+        if last.is_some() {
+            // They are sent; nothing but the bell follows.
+            let _ = self.publisher.after(Ok(all), all_bytes);
+        }
+        last
+    }
+
+    /// Publishes a message that does not lie in its slot, and leaves the bell to the caller.
+    fn send_large(&mut self, header: &Header, payload: &[u8]) -> Result<Sent, SendError> {
+        let mut loan = self.loan(payload.len())?;
+        loan.bytes_mut().copy_from_slice(payload);
+        self.put_in(header, loan).map_err(|unsent| {
+            let (error, loan) = *unsent;
+            self.put_back(loan);
+            error
+        })
     }
 
     /// Tells subscribers of messages that will not come.
@@ -207,7 +255,15 @@ impl Relay {
     ///
     /// # Errors
     /// As [`Relay::send`], with the loan.
-    pub(crate) fn finish(&mut self, header: &Header, mut loan: RelayLoan) -> Result<(), Unsent> {
+    pub(crate) fn finish(&mut self, header: &Header, loan: RelayLoan) -> Result<(), Unsent> {
+        let len = loan.len;
+        let sent = self.put_in(header, loan)?;
+        // The message is sent; nothing but the bell follows.
+        let _ = self.publisher.after(Ok(sent), len);
+        Ok(())
+    }
+
+    fn put_in(&mut self, header: &Header, mut loan: RelayLoan) -> Result<Sent, Unsent> {
         let (len, sequence) = (loan.len, header.sequence.get());
         let mut local = *header;
         local.checksum.set(0);
@@ -220,11 +276,7 @@ impl Relay {
         bytes[..HEADER_SIZE].copy_from_slice(local.bytes());
         bytes[HEADER_SIZE..HEADER_SIZE + ORIGIN_BYTES].copy_from_slice(&sequence.to_le_bytes());
         match self.publisher.writer.send_loan(loan.chunk, Patience::None) {
-            Ok(sent) => {
-                // The message is sent; nothing but the bell follows.
-                let _ = self.publisher.after(Ok(sent), len);
-                Ok(())
-            }
+            Ok(sent) => Ok(sent),
             Err((refusal, chunk)) => {
                 let error = SendError::of(refusal, &self.publisher.topic);
                 Err(Box::new((error, RelayLoan { chunk, len })))

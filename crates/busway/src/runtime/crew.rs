@@ -20,7 +20,7 @@ use busway_protocol::Time;
 use busway_shm::bell::{Bell, NODES};
 use busway_shm::clock::Deadline;
 use busway_shm::domain::Domain;
-use busway_shm::sync::{AtomicBool, AtomicU64, Ordering};
+use busway_shm::sync::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use busway_wire::PortId;
 
@@ -54,6 +54,9 @@ const GAP_NS_MIN: u64 = 2_000;
 const GAP_NS_MAX: u64 = 64_000;
 /// So many messages of one time are a load: the next time is later.
 const LOAD: usize = 8;
+/// Under load a publisher looks at the clock once in so many messages at most, an eighth of what it carried last: when
+/// the load ends, as many at most wait for `bw-link-tx`.
+const UNTOLD_MAX: u32 = 32;
 
 /// See the head of this file.
 pub(crate) struct Crew<D> {
@@ -72,6 +75,8 @@ pub(crate) struct Crew<D> {
     /// When a publisher carried last, and how long it is to wait.
     carried_ns: AtomicU64,
     gap_ns: AtomicU64,
+    /// Messages of which a publisher need not tell until then.
+    untold: AtomicU32,
 }
 
 impl<D> std::fmt::Debug for Crew<D> {
@@ -94,6 +99,7 @@ impl<D: Wires> Crew<D> {
             looked_ns: AtomicU64::new(0),
             carried_ns: AtomicU64::new(0),
             gap_ns: AtomicU64::new(GAP_NS_MIN),
+            untold: AtomicU32::new(0),
         }
     }
 
@@ -285,7 +291,7 @@ impl<D: Wires> Carrier for Crew<D> {
         }
     }
 
-    fn published(&self, publisher: PortId, bell: &Bell<'_>) {
+    fn published(&self, publisher: PortId, bell: &Bell<'_>) -> u32 {
         let driver = &self.shared.driver;
         let now_ns = driver.now_ns();
         let gap_ns = self.gap_ns.load(Ordering::Relaxed);
@@ -305,10 +311,13 @@ impl<D: Wires> Carrier for Crew<D> {
             self.gap_ns.store(next_ns, Ordering::Relaxed);
             // From here on, and not from before: what is published while we write is not yet late.
             self.carried_ns.store(driver.now_ns(), Ordering::Relaxed);
+            let untold = u32::try_from(most / LOAD).unwrap_or(UNTOLD_MAX).min(UNTOLD_MAX);
+            self.untold.store(untold, Ordering::Relaxed);
             if !busy {
-                return;
+                return untold;
             }
         }
         bell.ring_nodes();
+        self.untold.load(Ordering::Relaxed)
     }
 }

@@ -10,12 +10,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use busway_protocol::{Deed, PeerId, Permits};
+use busway_protocol::{Deed, PeerId, Permits, Room};
 use busway_shm::clock;
-use busway_shm::row::{Body, Gap, Message, RowOptions, RowReader, Taken};
+use busway_shm::row::{Body, Gap, Message, RowOptions, RowReader, Taken, TakenSmall};
 use busway_shm::slot::InlineMessage;
 use busway_wire::limits::HOLDS_MAX;
-use busway_wire::{Cause, Flags, HEADER_SIZE, Header, Kind, Pattern, Policy, PortId, Topic, TopicId};
+use busway_wire::{Cause, Flags, HEADER_SIZE, Header, Kind, Pattern, Policy, PortId, Run, Topic, TopicId};
 
 use crate::bus::Core;
 use crate::cluster::may_hear;
@@ -162,6 +162,8 @@ pub(crate) struct Exports {
     permits: Arc<Permits>,
     /// Sources that the peer does not take on this link.
     denied: BTreeSet<PortId>,
+    /// Where a small message is copied to when it is seen.
+    place: InlineMessage,
 }
 
 impl Exports {
@@ -188,6 +190,7 @@ impl Exports {
             sources: BTreeMap::new(),
             coming: Vec::new(),
             unseated: false,
+            place: InlineMessage::EMPTY,
         };
         exports.filter(permits);
         Ok(exports)
@@ -407,6 +410,66 @@ impl Exports {
         Some(shown)
     }
 
+    /// Puts the next messages of a source into `run`, which is empty, as long as they are small, follow each other and have
+    /// room. What comes next and is none of those is returned.
+    pub(crate) fn take_run(&mut self, source: PortId, room: &Room, run: &mut Run) -> Found {
+        loop {
+            if let Some(found) = self.take_small(source, room, run) {
+                return found;
+            }
+            // Not a small message that is there: a large one, a loss, an end.
+            match self.take(source) {
+                Found::Message(header, payload) => {
+                    if !pack(run, room, &header, payload.as_ref()) {
+                        return Found::Message(header, payload);
+                    }
+                    if !room.has(run, 0) {
+                        return Found::Nothing;
+                    }
+                }
+                other => return other,
+            }
+        }
+    }
+
+    /// As [`Exports::take_run`], while nothing else is to be done than to copy; `None` where something is.
+    fn take_small(&mut self, source: PortId, room: &Room, run: &mut Run) -> Option<Found> {
+        let Self { sources, place, .. } = self;
+        let Some(exported) = sources.get_mut(&source) else { return Some(Found::Nothing) };
+        if exported.gone.is_some() {
+            return None;
+        }
+        let most = exported.until.unwrap_or(u64::MAX);
+        while exported.read < most {
+            if !room.has(run, 0) {
+                return Some(Found::Nothing);
+            }
+            let sequence = match exported.reader.take_small(place) {
+                TakenSmall::Message(sequence) => sequence,
+                // Behind what was taken a look in vain is enough; else it is asked whether the publisher is gone.
+                TakenSmall::Empty if run.count() > 0 => return Some(Found::Nothing),
+                TakenSmall::Empty => return None,
+                TakenSmall::Other => return None,
+            };
+            exported.read = sequence;
+            let (meta, payload) = (&place.meta, place.payload());
+            if run.count() == 0 {
+                run.begin(exported.id, source, sequence, meta.time_ns);
+            }
+            let of_here = Flags::from_bits(meta.flags).filter(|flags| !flags.has(Flags::RELAYED));
+            let packed = of_here.is_some_and(|flags| {
+                let flags = flags.without(Flags::OF_A_HOST).bits();
+                room.has(run, payload.len()) && run.push(flags, meta.time_ns, meta.correlation, payload)
+            });
+            if !packed {
+                let message = Message { sequence, body: Body::Inline(*place) };
+                let (header, skip) = header_of(&message, source, exported.id);
+                return Some(Found::Message(header, Outbound::Small(*place, skip)));
+            }
+        }
+        Some(Found::Nothing)
+    }
+
     /// Looks for the next message of a source.
     pub(crate) fn take(&mut self, source: PortId) -> Found {
         let Some(exported) = self.sources.get_mut(&source) else { return Found::Nothing };
@@ -525,6 +588,18 @@ impl Drop for Exports {
         // The control thread frees the rows once their publishers have taken note.
         self.core.control.poke();
     }
+}
+
+/// Puts a message into a run that it follows, if it is one for runs and has room there.
+fn pack(run: &mut Run, room: &Room, header: &Header, payload: &[u8]) -> bool {
+    let Some(flags) = Flags::from_bits(header.flags) else { return false };
+    let (sequence, time_ns) = (header.sequence.get(), header.time_ns.get());
+    if run.count() == 0 {
+        run.begin(TopicId(header.topic.get()), header.source(), sequence, time_ns);
+    }
+    sequence == run.last() + 1
+        && room.has(run, payload.len())
+        && run.push(flags.without(Flags::OF_A_HOST).bits(), time_ns, header.correlation.get(), payload)
 }
 
 /// The header that a message travels with, and how many bytes before its payload are not part of it.

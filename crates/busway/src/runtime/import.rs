@@ -13,7 +13,7 @@ use std::sync::Arc;
 use busway_protocol::{Delivery, Input};
 use busway_wire::limits::LINK_RESERVED_SOURCES_MAX;
 use busway_wire::link::Announce;
-use busway_wire::{Cause, HEADER_SIZE, Header, PortId};
+use busway_wire::{Cause, HEADER_SIZE, Header, PortId, Records};
 
 use crate::bus::Core;
 use crate::outcome::SendError;
@@ -176,6 +176,7 @@ impl Imports {
                 let payload = body.get(header.extension_bytes()..).unwrap_or_default();
                 self.message(&header, payload, inputs);
             }
+            Delivery::Run { header, records } => self.run(&header, records, inputs),
             Delivery::Begin { header, .. } => self.begin(header, inputs),
             Delivery::Bytes { source, offset, bytes } => {
                 let Some(partial) = self.partial(source) else { return };
@@ -228,6 +229,21 @@ impl Imports {
         match copy_of(payload) {
             Some(copy) => self.wait(source, Queued::Copied(*header, copy), inputs),
             None => inputs.push(Input::Dropped { source, sequence, cause: Cause::LinkBudget }),
+        }
+    }
+
+    /// Messages of one source: what is the same for all of them is found once.
+    fn run(&mut self, header: &Header, mut records: Records<'_>, inputs: &mut Inputs) {
+        let source = header.source();
+        if let Some(incoming) = self.sources.get_mut(&source).filter(|incoming| incoming.queue.is_empty()) {
+            let sent = incoming.relay.send_run(header, &mut records);
+            if let Some(last) = sent {
+                published(source, last, inputs);
+            }
+        }
+        // What has no room waits, and what cannot be had is dropped, each for itself.
+        for message in records {
+            self.message(&message.header(header), message.payload, inputs);
         }
     }
 

@@ -15,7 +15,7 @@ use busway_protocol::{
     Stats, Time, Traffic,
 };
 use busway_wire::link::{Announce, label_of};
-use busway_wire::{Cause, PortId};
+use busway_wire::{Cause, PortId, TopicId};
 
 use crate::bus::Core;
 use crate::cluster::may_speak;
@@ -661,7 +661,21 @@ impl Peer {
     fn fill_from(&mut self, now: Time, source: PortId, most: usize) -> usize {
         let mut read = 0;
         while read < most && (read == 0 || self.session.may_send(source)) {
-            let input = match self.exports.take(source) {
+            let mut room = self.session.room(source);
+            room.messages = room.messages.min((most - read) as u64);
+            let mut run = self.session.spare_run();
+            // Not asked for: a run begins with its first message.
+            run.begin(TopicId(0), source, 0, 0);
+            let found = self.exports.take_run(source, &room, &mut run);
+            let packed = usize::try_from(run.count()).unwrap_or(usize::MAX);
+            read = read.saturating_add(packed);
+            if packed > 0 {
+                self.session.handle(now, Input::Run(run), &mut self.outputs);
+            } else {
+                self.session.put_back(run);
+            }
+            let input = match found {
+                Found::Nothing if packed > 0 => continue,
                 Found::Nothing => break,
                 Found::Message(header, payload) => Input::Publish { source, header, payload },
                 Found::Lost(gap) => {

@@ -48,6 +48,19 @@ impl Origin {
         self.last
     }
 
+    /// The sequence of which nothing else is to be said than that it has come; 0 where there is none, as nobody knows what
+    /// the first one is.
+    #[inline]
+    pub(super) fn next(&self) -> u64 {
+        if self.last == 0 || self.missed.is_some() { 0 } else { self.last.saturating_add(1) }
+    }
+
+    /// The message that `next` named is delivered.
+    #[inline]
+    pub(super) fn follow(&mut self, next: u64) {
+        self.last = next;
+    }
+
     /// Messages of the relay's ring were missed here; which of the origin's they were, the next one says.
     pub(super) fn missed(&mut self, cause: Cause) {
         self.missed = Some(cause);

@@ -30,13 +30,24 @@ impl Amount {
         self.bytes = self.bytes.saturating_sub(other.bytes);
     }
 
-    /// Whether one more of this cost fits into `bound`; if nothing is under way, one of any size does.
+    /// Whether this cost fits into `bound` beside what there is; if nothing is under way, one message of any size does.
     pub(crate) const fn has_room(&self, cost: Amount, bound: Amount) -> bool {
-        if self.messages == 0 && bound.messages > 0 {
+        if self.messages == 0 && bound.messages > 0 && cost.messages <= 1 {
             return true;
         }
         self.messages.saturating_add(cost.messages) <= bound.messages
             && self.bytes.saturating_add(cost.bytes) <= bound.bytes
+    }
+
+    /// What of this is left when `used` is taken off.
+    pub(crate) const fn less(mut self, used: Amount) -> Amount {
+        self.take(used);
+        self
+    }
+
+    /// The smaller of each.
+    pub(crate) fn least(self, other: Amount) -> Amount {
+        Amount { messages: self.messages.min(other.messages), bytes: self.bytes.min(other.bytes) }
     }
 
     /// Whether it is a quarter of `bound` or more: then the other side should hear of it at once. With less, at
@@ -65,11 +76,12 @@ impl Grant {
         Grant { first, granted: first, sent: Amount { messages: 0, bytes: 0 } }
     }
 
-    /// Whether a message of this cost may go.
+    /// Whether this may go: one message of any size if nothing is under way, never more than was granted of a run.
     pub(crate) fn allows(&self, cost: Amount) -> bool {
         let idle = self.granted.bytes.checked_sub(self.sent.bytes) == Some(self.first.bytes);
         let fits = self.sent.bytes.saturating_add(cost.bytes) <= self.granted.bytes;
-        self.sent.messages.saturating_add(cost.messages) <= self.granted.messages && (fits || idle)
+        self.sent.messages.saturating_add(cost.messages) <= self.granted.messages
+            && (fits || (idle && cost.messages <= 1))
     }
 
     /// The limit, what is in use as far as the receiver has told, and how many have gone.
@@ -79,6 +91,11 @@ impl Grant {
         let mut used = self.sent;
         used.take(consumed);
         (self.first, used, self.sent.messages)
+    }
+
+    /// What may go now, one message that is larger aside.
+    pub(crate) const fn left(&self) -> Amount {
+        self.granted.less(self.sent)
     }
 
     /// One of this cost goes.

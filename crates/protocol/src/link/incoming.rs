@@ -4,8 +4,8 @@
 //!
 //! Invariant: nothing but a hello or a refusal is taken before both have said hello.
 
-use busway_wire::link::{self, Frame, Hello};
-use busway_wire::{DecodeError, HEADER_SIZE, Header, Kind, Part};
+use busway_wire::link::{self, Features, Frame, Hello};
+use busway_wire::{DecodeError, HEADER_SIZE, Header, Kind, Part, Records};
 
 use crate::error::{Closed, PeerError};
 use crate::link::credit::Amount;
@@ -29,6 +29,9 @@ impl<P: AsRef<[u8]> + Clone> Link<P> {
             }
             self.stats.messages_in = self.stats.messages_in.saturating_add(1);
             return Ok(Some(Event::Message { header, body }));
+        }
+        if header.kind() == Some(Kind::Run) {
+            return self.run(header, body).map(Some);
         }
         let frame = link::decode(&header, body).map_err(|error| self.fail(error.into()))?;
         match frame {
@@ -62,6 +65,22 @@ impl<P: AsRef<[u8]> + Clone> Link<P> {
                 Ok(Some(Event::Frame(frame)))
             }
         }
+    }
+
+    /// Messages that share a header: what is true of one that comes by itself is true of each of them, or none is taken.
+    fn run<'a>(&mut self, header: Header, body: &'a [u8]) -> Result<Event<'a>, Closed> {
+        self.expect_established(Kind::Run)?;
+        if self.ours.features & Features::RUNS == 0 {
+            return Err(self.fail(PeerError::Unexpected { kind: Kind::Run }));
+        }
+        let records = Records::check(&header, body).map_err(|error| self.fail(error.into()))?;
+        let cost = Amount { messages: records.count_left(), bytes: records.payload_bytes() };
+        self.arrive(&header, records.largest() as u64, cost)?;
+        if self.parts.is_open(header.source()) {
+            return Err(self.fail(PeerError::Part { source: header.source() }));
+        }
+        self.stats.messages_in = self.stats.messages_in.saturating_add(records.count_left());
+        Ok(Event::Run { header, records })
     }
 
     /// A frame that is for the link itself.
@@ -152,7 +171,7 @@ impl<P: AsRef<[u8]> + Clone> Link<P> {
         self.parts.finish().then_some(Event::End { source: header.source() })
     }
 
-    /// A message has begun to come: is it one that may, and was it granted?
+    /// A message has begun to come, or a run of which the largest has this size: may they, and were they granted?
     fn arrive(&mut self, header: &Header, size: u64, cost: Amount) -> Result<(), Closed> {
         let source = header.source();
         let size_max = u64::from(self.ours.message_bytes_max);

@@ -16,7 +16,7 @@ use busway_wire::limits::{
     LINK_QUEUE_BYTES_MAX, LINK_QUEUE_MESSAGES_MAX, LINK_SHARED_MS,
 };
 use busway_wire::link::{self, Frame, Gap, Retire};
-use busway_wire::{Flags, Header, Part, PortId, Seed};
+use busway_wire::{Flags, Header, Part, PortId, Run, Seed};
 
 use crate::batch::Batch;
 use crate::flow::Flow;
@@ -38,7 +38,12 @@ pub(crate) struct Outgoing<P> {
     waiting: Amount,
     /// Of that, what has not begun to go and is not paid for.
     unpaid: Amount,
+    /// Runs that have gone, to be filled again.
+    spare: Vec<Run>,
 }
+
+/// Runs that are kept to be filled again: two hold what a link takes at once, one is filled, and one is found empty.
+const SPARE_MAX: usize = 4;
 
 #[derive(Debug)]
 struct Queue<P> {
@@ -60,6 +65,8 @@ enum Item<P> {
         at: usize,
         begun: bool,
     },
+    /// Small messages, which go with one header. They were put together so that window and credit have room for all.
+    Run(Run),
     Gap(Gap),
     Retire(Retire),
 }
@@ -69,6 +76,7 @@ impl<P: AsRef<[u8]>> Item<P> {
     fn size(&self) -> Amount {
         match self {
             Item::Message { payload, .. } => Amount::message(payload.as_ref().len() as u64),
+            Item::Run(run) => Amount { messages: run.count(), bytes: run.payload_bytes() },
             Item::Gap(_) => Amount::message(0),
             Item::Retire(_) => Amount::default(),
         }
@@ -79,7 +87,26 @@ impl<P: AsRef<[u8]>> Item<P> {
         match self {
             Item::Message { payload, .. } if payload.as_ref().len() > LINK_FRAGMENT_BYTES => Rank::BULK,
             Item::Message { header, .. } => Rank::of(header.kind().map_or(Flow::Data, Flow::of).rank()),
-            Item::Gap(_) | Item::Retire(_) => Rank::of(Flow::Data.rank()),
+            Item::Run(_) | Item::Gap(_) | Item::Retire(_) => Rank::of(Flow::Data.rank()),
+        }
+    }
+
+    /// How many messages it is.
+    fn messages(&self) -> u64 {
+        match self {
+            Item::Message { .. } => 1,
+            Item::Run(run) => run.count(),
+            Item::Gap(_) | Item::Retire(_) => 0,
+        }
+    }
+
+    /// The last sequence that it tells of.
+    fn last(&self) -> Option<u64> {
+        match self {
+            Item::Message { header, .. } => Some(header.sequence.get()),
+            Item::Run(run) => Some(run.last()),
+            Item::Gap(gap) => Some(gap.to),
+            Item::Retire(_) => None,
         }
     }
 
@@ -87,7 +114,7 @@ impl<P: AsRef<[u8]>> Item<P> {
     fn cost(&self) -> Amount {
         match self {
             Item::Message { begun: true, .. } => Amount::default(),
-            Item::Message { begun: false, .. } | Item::Gap(_) | Item::Retire(_) => self.size(),
+            Item::Message { begun: false, .. } | Item::Run(_) | Item::Gap(_) | Item::Retire(_) => self.size(),
         }
     }
 }
@@ -103,6 +130,7 @@ impl<P: AsRef<[u8]> + Clone> Outgoing<P> {
             shared_until: Time::default(),
             waiting,
             unpaid,
+            spare: Vec::new(),
         }
     }
 
@@ -141,7 +169,7 @@ impl<P: AsRef<[u8]> + Clone> Outgoing<P> {
         self.lanes.remove(source);
         queue.items.iter().find_map(|item| match item {
             Item::Retire(retire) => Some(*retire),
-            Item::Message { .. } | Item::Gap(_) => None,
+            Item::Message { .. } | Item::Run(_) | Item::Gap(_) => None,
         })
     }
 
@@ -161,6 +189,35 @@ impl<P: AsRef<[u8]> + Clone> Outgoing<P> {
         ahead.add(queue.unpaid);
         spent.add(next);
         !full && ahead.has_room(next, queue.window) && grant.allows(spent)
+    }
+
+    /// What of a source that has been accepted may be put into its queue and will find window and credit there.
+    pub(crate) fn room(&self, source: PortId, grant: &Grant) -> Amount {
+        let Some(queue) = self.queues.get(&source) else { return Amount::default() };
+        let most = Amount { messages: LINK_QUEUE_MESSAGES_MAX as u64, bytes: LINK_QUEUE_BYTES_MAX };
+        let window = queue.window.less(queue.under_way).less(queue.unpaid);
+        most.less(self.waiting).least(window).least(grant.left().less(self.unpaid))
+    }
+
+    /// What the peer lets be under way of a source, if it has accepted it.
+    pub(crate) fn window(&self, source: PortId) -> Option<Amount> {
+        self.queues.get(&source).map(|queue| queue.window)
+    }
+
+    /// A run to be filled.
+    pub(crate) fn spare(&mut self) -> Run {
+        self.spare.pop().unwrap_or_default()
+    }
+
+    /// A run that need not go.
+    pub(crate) fn put_back(&mut self, run: Run) {
+        if self.spare.len() < SPARE_MAX {
+            self.spare.push(run);
+        }
+    }
+
+    pub(crate) fn together(&mut self, run: Run) {
+        self.push(run.source(), Item::Run(run));
     }
 
     pub(crate) fn message(&mut self, source: PortId, header: Header, payload: P) {
@@ -256,18 +313,19 @@ impl<P: AsRef<[u8]> + Clone> Outgoing<P> {
                 queue.under_way.add(cost);
                 queue.unpaid.take(cost);
                 self.unpaid.take(cost);
-                begun += u64::from(matches!(item, Item::Message { .. }));
+                begun += item.messages();
             }
             let before = batch.bytes();
             if put(item, most, self.cluster, batch)
                 && let Some(item) = queue.items.pop_front()
             {
                 self.waiting.take(item.size());
-                queue.sent = match &item {
-                    Item::Message { header, .. } => header.sequence.get(),
-                    Item::Gap(gap) => gap.to,
-                    Item::Retire(_) => queue.sent,
-                };
+                queue.sent = item.last().unwrap_or(queue.sent);
+                if let Item::Run(run) = item
+                    && self.spare.len() < SPARE_MAX
+                {
+                    self.spare.push(run);
+                }
             }
             if rank == Rank::BULK {
                 let went = batch.bytes().saturating_sub(before) as u64;
@@ -326,6 +384,13 @@ fn put<P: AsRef<[u8]> + Clone>(item: &mut Item<P>, most: usize, cluster: Seed, b
             }
             put_part(*header, payload, at, most, cluster, batch);
             header.extension_bytes() + *at >= len
+        }
+        Item::Run(run) => {
+            batch.copy(|out| {
+                let sealed = run.seal(1, cluster, out);
+                debug_assert!(sealed.is_ok(), "an empty run is not queued: {sealed:?}");
+            });
+            true
         }
         Item::Gap(gap) => {
             put_frame(&Frame::Gap(gap.clone()), cluster, batch);

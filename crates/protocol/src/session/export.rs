@@ -50,11 +50,12 @@ pub(crate) enum Phase {
     Flowing,
 }
 
-/// A message or a range of lost ones that the peer has not acknowledged.
+/// Messages that were sent together, or a range of lost ones, that the peer has not acknowledged.
 #[derive(Clone, Copy, Debug)]
 struct Flown {
     to: u64,
-    bytes: u64,
+    /// What of it is under way: of messages that were sent together, those that are not acknowledged and all bytes.
+    amount: Amount,
     lost: Option<Cause>,
 }
 
@@ -114,13 +115,13 @@ impl Export {
         self.flight.len()
     }
 
-    /// Takes the row's next message. Whether it is to be sent: not if the peer has it already.
-    pub(crate) fn publish(&mut self, sequence: u64, bytes: u64) -> bool {
-        if sequence <= self.taken {
+    /// Takes the row's next messages, of which `to` is the last. Whether they are to be sent: not if the peer has them.
+    pub(crate) fn publish(&mut self, to: u64, amount: Amount) -> bool {
+        if to <= self.taken {
             return false;
         }
-        self.taken = sequence;
-        self.flight.push_back(Flown { to: sequence, bytes, lost: None });
+        self.taken = to;
+        self.flight.push_back(Flown { to, amount, lost: None });
         true
     }
 
@@ -136,7 +137,7 @@ impl Export {
         }
         let from = self.taken + 1;
         self.taken = to;
-        self.flight.push_back(Flown { to, bytes: 0, lost: Some(cause) });
+        self.flight.push_back(Flown { to, amount: Amount::message(0), lost: Some(cause) });
         Some(self.gap(from, to, cause, link))
     }
 
@@ -260,7 +261,10 @@ impl Export {
                 Some(last) if last.lost == Some(cause) || full => {
                     (last.to, last.lost) = (flown.to, Some(cause));
                 }
-                Some(_) | None => lost.push_back(Flown { to: flown.to, bytes: 0, lost: Some(cause) }),
+                Some(_) | None => {
+                    let amount = Amount::message(0);
+                    lost.push_back(Flown { to: flown.to, amount, lost: Some(cause) });
+                }
             }
         }
         let mut from = self.acked + 1;
@@ -274,11 +278,12 @@ impl Export {
         Accepted { pass, gaps, ..Accepted::default() }
     }
 
-    /// Moves `acked` as far as whole notes of the flight allow.
+    /// Moves `acked` as far as the notes of the flight allow: into one of messages that were sent together, but not into
+    /// one of a loss, which is told and heard as one.
     fn settle(&mut self, passed: u64) -> Amount {
         let mut settled = Amount::default();
         while let Some(flown) = self.flight.front().filter(|flown| flown.to <= passed) {
-            settled.add(Amount::message(flown.bytes));
+            settled.add(flown.amount);
             if let Some(cause) = flown.lost {
                 let count = flown.to.saturating_sub(self.acked);
                 self.lost_all = self.lost_all.saturating_add(count);
@@ -288,6 +293,15 @@ impl Export {
             }
             self.acked = flown.to;
             self.flight.pop_front();
+        }
+        if passed > self.acked
+            && let Some(flown) = self.flight.front_mut().filter(|flown| flown.lost.is_none())
+        {
+            // How many bytes that is, is known when all of it has passed.
+            let part = Amount { messages: passed - self.acked, bytes: 0 };
+            flown.amount.take(part);
+            settled.add(part);
+            self.acked = passed;
         }
         settled
     }

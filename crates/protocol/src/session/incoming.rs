@@ -7,7 +7,7 @@
 
 use busway_wire::limits::{LINK_ACKNOWLEDGE_MS, LINK_ENDED_SOURCES_MAX, LINK_SOURCES_MAX};
 use busway_wire::link::{Announce, Deny, Gap, Retire};
-use busway_wire::{Cause, Header, PortId};
+use busway_wire::{Cause, Header, PortId, Records};
 
 use alloc::format;
 use alloc::vec::Vec;
@@ -66,9 +66,37 @@ impl<P: AsRef<[u8]> + Clone> Session<P> {
         out: &mut Outbox,
     ) -> Option<Delivery<'a>> {
         let amount = Amount::message(body.len() as u64);
-        let relay = self.look(now, &header, amount, out)?;
-        relay.arrive(header.sequence.get(), amount);
+        let sequence = header.sequence.get();
+        let relay = self.look(now, &header, sequence, amount, out)?;
+        relay.arrive(sequence, amount);
         Some(Delivery::Message { header, body })
+    }
+
+    /// Messages that share a header. What of them has come before is dropped, as it is of those that come alone.
+    pub(super) fn run<'a>(
+        &mut self,
+        now: Time,
+        header: Header,
+        mut records: Records<'a>,
+        out: &mut Outbox,
+    ) -> Option<Delivery<'a>> {
+        let mut amount = Amount { messages: records.count_left(), bytes: records.payload_bytes() };
+        let (first, last) = (records.next_sequence(), records.last_sequence());
+        let relay = self.look(now, &header, last, amount, out)?;
+        let early = relay.next().unwrap_or(first).saturating_sub(first);
+        let twice = records.by_ref().take(usize::try_from(early).unwrap_or(usize::MAX));
+        let twice = twice.map(|message| message.payload.len() as u64);
+        let again = twice.fold(Amount::default(), |mut sum, size| {
+            sum.add(Amount::message(size));
+            sum
+        });
+        amount.take(again);
+        relay.arrive(last, amount);
+        if again.messages > 0 {
+            self.duplicates = self.duplicates.saturating_add(again.messages);
+            self.give_back(now, again);
+        }
+        Some(Delivery::Run { header, records })
     }
 
     /// The beginning of a message that comes in pieces.
@@ -81,7 +109,7 @@ impl<P: AsRef<[u8]> + Clone> Session<P> {
     ) -> Option<Delivery<'a>> {
         let size = u64::from(header.size.get()).saturating_sub(busway_wire::HEADER_SIZE as u64);
         let amount = Amount::message(size);
-        let relay = self.look(now, &header, amount, out)?;
+        let relay = self.look(now, &header, header.sequence.get(), amount, out)?;
         relay.begin(header.sequence.get(), extensions.len() as u64, amount);
         Some(Delivery::Begin { header, extensions })
     }
@@ -193,8 +221,15 @@ impl<P: AsRef<[u8]> + Clone> Session<P> {
         }
     }
 
-    /// Decides over a message: the relay that takes it, or none.
-    fn look(&mut self, now: Time, header: &Header, amount: Amount, out: &mut Outbox) -> Option<&mut Relay> {
+    /// Decides over a message, or a run to the sequence `to`: the relay that takes it, or none.
+    fn look(
+        &mut self,
+        now: Time,
+        header: &Header,
+        to: u64,
+        amount: Amount,
+        out: &mut Outbox,
+    ) -> Option<&mut Relay> {
         let (source, sequence) = (header.source(), header.sequence.get());
         let known = self.relays.get(&source).filter(|relay| relay.is_here());
         if known.is_some_and(|relay| relay.topic() != header.topic()) {
@@ -202,14 +237,14 @@ impl<P: AsRef<[u8]> + Clone> Session<P> {
             return None;
         }
         let spoofed = Verdict::Drop(Cause::SpoofedSource);
-        match known.map_or(spoofed, |relay| relay.look(sequence, sequence, amount)) {
+        match known.map_or(spoofed, |relay| relay.look(sequence, to, amount)) {
             Verdict::TooMuch => self.fail(PeerError::Credit { source }, out),
             Verdict::Duplicate => {
-                self.duplicates = self.duplicates.saturating_add(1);
+                self.duplicates = self.duplicates.saturating_add(amount.messages);
                 self.give_back(now, amount);
             }
             Verdict::Drop(cause) => {
-                self.count(cause, 1);
+                self.count(cause, amount.messages);
                 self.give_back(now, amount);
             }
             Verdict::Take { hole } => {

@@ -179,7 +179,8 @@ impl Relay {
         self.answered && self.untold.is_large(self.window)
     }
 
-    /// Looks at a message, or at a gap from `sequence` to `to`, that has come.
+    /// Looks at a message, or at a run or a gap from `sequence` to `to`, that has come. Of the latter the beginning may
+    /// have come before.
     pub(crate) fn look(&self, sequence: u64, to: u64, amount: Amount) -> Verdict {
         match self.phase {
             Phase::Refused(cause) => return Verdict::Drop(cause),

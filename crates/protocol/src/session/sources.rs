@@ -9,7 +9,7 @@ use alloc::format;
 use alloc::string::String;
 
 use busway_wire::link::{Accept, Announce, Deny, Frame, Retire};
-use busway_wire::{Cause, Extensions, Flags, Header, Kind, Part, PortId, TopicId, VERSION};
+use busway_wire::{Cause, Extensions, Flags, Header, Kind, Part, PortId, Run, TopicId, VERSION};
 
 use crate::error::PeerError;
 use crate::link::{Amount, Link, State, can_go};
@@ -42,11 +42,7 @@ impl<P: AsRef<[u8]> + Clone> Session<P> {
             Some(export) => sendable(&header, source, export.topic(), payload.as_ref()),
             None => return,
         };
-        let size_max = self
-            .link
-            .as_ref()
-            .and_then(Link::hello)
-            .map_or(u64::MAX, |hello| u64::from(hello.message_bytes_max));
+        let size_max = self.largest();
         let header = match refused {
             None => return self.lose(source, sequence, Cause::Corrupt, out),
             Some(header) if bytes.saturating_sub(header.extension_bytes() as u64) > size_max => {
@@ -55,7 +51,7 @@ impl<P: AsRef<[u8]> + Clone> Session<P> {
             Some(header) => header,
         };
         let Some(export) = self.exports.get_mut(&source) else { return };
-        if !export.publish(sequence, bytes) {
+        if !export.publish(sequence, Amount::message(bytes)) {
             // The peer has had it since before our start: the row, which does not know that, may go on.
             if export.has_passed(sequence) {
                 out.push(Output::Pass { source, to: sequence });
@@ -67,6 +63,53 @@ impl<P: AsRef<[u8]> + Clone> Session<P> {
             && let Some(link) = &mut self.link
         {
             link.outgoing().message(source, header, payload);
+        }
+        self.settle(source, out);
+    }
+
+    /// The largest message that the peer takes.
+    fn largest(&self) -> u64 {
+        let hello = self.link.as_ref().and_then(Link::hello);
+        hello.map_or(u64::MAX, |hello| u64::from(hello.message_bytes_max))
+    }
+
+    /// The row's next messages, put together: what is decided over them is decided once.
+    pub(super) fn publish_run(&mut self, mut run: Run, out: &mut Outbox) {
+        let (source, first, last) = (run.source(), run.first(), run.last());
+        let Some(next) = self.exports.get(&source).map(Export::next) else { return };
+        if run.count() == 0 || first == 0 {
+            return;
+        }
+        if first > next {
+            // The row passed over them without a word; nobody else will ever count them.
+            self.lose(source, first - 1, Cause::LinkLost, out);
+        }
+        let largest = self.largest();
+        let Some(export) = self.exports.get_mut(&source) else { return };
+        if run.topic() != export.topic() {
+            return self.lose(source, last, Cause::Corrupt, out);
+        }
+        if run.largest() as u64 > largest {
+            // Whoever fills it asks `room`, which says so.
+            return self.lose(source, last, Cause::LinkBudget, out);
+        }
+        if first < next {
+            // The peer has had it since before our start: the row, which does not know that, may go on.
+            let known = last.min(next - 1);
+            if export.has_passed(known) {
+                out.push(Output::Pass { source, to: known });
+            }
+            run.skip(next - first);
+        }
+        let amount = Amount { messages: run.count(), bytes: run.payload_bytes() };
+        let goes = export.publish(last, amount) && export.phase() == Phase::Flowing;
+        self.flight += usize::from(last >= next);
+        if let Some(link) = &mut self.link {
+            if goes {
+                link.outgoing().together(run);
+            } else {
+                link.outgoing().put_back(run);
+            }
         }
         self.settle(source, out);
     }
@@ -95,9 +138,13 @@ impl<P: AsRef<[u8]> + Clone> Session<P> {
         };
         self.freed = true;
         let before = export.flight_len();
+        let window = Amount { messages: u64::from(accept.window_messages), bytes: accept.window_bytes };
+        if link.outgoing().window(source).is_some_and(|former| former.least(window) != former) {
+            // What was put together for the former one would never find room.
+            return Err(PeerError::Acknowledgement { source: Some(source) });
+        }
         let accepted = export.accepted(accept, link.sent(source), &label)?;
         self.flight = (self.flight + export.flight_len()).saturating_sub(before);
-        let window = Amount { messages: u64::from(accept.window_messages), bytes: accept.window_bytes };
         link.outgoing().accept(source, window, accepted.settled);
         for gap in accepted.gaps {
             link.outgoing().gap(gap);

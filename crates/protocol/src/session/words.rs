@@ -6,7 +6,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use busway_wire::link::{Announce, Hello, Refusal};
-use busway_wire::{Cause, Header, Pattern, PortId};
+use busway_wire::{Cause, Header, Pattern, PortId, Records, Run};
 
 use crate::error::Closed;
 
@@ -42,7 +42,7 @@ pub enum Input<P> {
     SourceGone {
         /// The source.
         source: PortId,
-        /// The last sequence that was, or will still be, told by `Publish` or `Lost`.
+        /// The last sequence that was, or will still be, told by `Publish`, `Run` or `Lost`.
         last: u64,
     },
     /// The row's next message. Only while `may_send` says so of the source, as it does when `next_source` names it.
@@ -55,6 +55,9 @@ pub enum Input<P> {
         /// What follows the header: extensions, then payload.
         payload: P,
     },
+    /// The row's next messages, put together in what `spare_run` gave and within what `room` said: small ones that follow
+    /// each other. One alone is one too. It goes out as a message of [`Input::Publish`] does, at once and in its order.
+    Run(Run),
     /// Messages that the row has lost, before its next. Only while `may_send` says so of the source.
     Lost {
         /// The source.
@@ -224,6 +227,14 @@ pub enum Delivery<'a> {
         header: Header,
         /// Extensions, then payload.
         body: &'a [u8],
+    },
+    /// Messages of one source that follow each other: to be taken one after the other, and told by `Input::Published`
+    /// of the last.
+    Run {
+        /// The header of the run, with the origin's source and topic.
+        header: Header,
+        /// The messages.
+        records: Records<'a>,
     },
     /// A message that comes in pieces. One of a source is open at a time, but of several sources at once.
     Begin {

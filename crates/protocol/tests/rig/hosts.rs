@@ -33,6 +33,11 @@ pub(crate) struct Ring {
 }
 
 impl Ring {
+    fn message(&self, sequence: u64) -> Option<&Arc<[u8]>> {
+        let at = sequence.checked_sub(self.first)?;
+        self.messages.get(usize::try_from(at).unwrap())
+    }
+
     fn head(&self) -> u64 {
         self.first + self.messages.len() as u64 - 1
     }
@@ -103,6 +108,10 @@ pub(crate) struct Host {
     pub(crate) room: usize,
     /// Whether payloads are read straight to their places.
     pub(crate) direct: bool,
+    /// Whether what lies in a ring is put together, as far as the session has room for it.
+    pub(crate) packs: bool,
+    /// The most messages of a run so far.
+    pub(crate) packed: u64,
 }
 
 pub(crate) fn node(index: u8) -> PeerId {
@@ -125,6 +134,8 @@ impl Host {
             closed: Vec::new(),
             room: usize::MAX,
             direct: false,
+            packs: true,
+            packed: 0,
         }
     }
 
@@ -264,11 +275,26 @@ impl Host {
                 self.session.handle(now, input, &mut self.out);
                 idle = 0;
             } else if ring.next <= ring.head() {
-                let payload = ring.messages[usize::try_from(ring.next - ring.first).unwrap()].clone();
-                let mut header = Header::new(Kind::Publish);
-                header.sequence.set(ring.next);
-                ring.next += 1;
-                self.session.handle(now, Input::Publish { source, header, payload }, &mut self.out);
+                let room = self.session.room(source);
+                let mut run = self.session.spare_run();
+                run.begin(ring.topic.id(), source, ring.next, 0);
+                while self.packs
+                    && let Some(payload) = ring.message(ring.next)
+                    && room.has(&run, payload.len())
+                    && run.push(0, ring.next, ring.next % 3, payload)
+                {
+                    ring.next += 1;
+                }
+                self.packed = self.packed.max(run.count());
+                if run.count() > 0 {
+                    self.session.handle(now, Input::Run(run), &mut self.out);
+                } else if let Some(payload) = ring.message(ring.next).cloned() {
+                    self.session.put_back(run);
+                    let mut header = Header::new(Kind::Publish);
+                    header.sequence.set(ring.next);
+                    ring.next += 1;
+                    self.session.handle(now, Input::Publish { source, header, payload }, &mut self.out);
+                }
                 idle = 0;
             } else {
                 idle += 1;
@@ -363,6 +389,13 @@ fn deliver(relays: &mut BTreeMap<PortId, RelayRing>, delivery: Delivery<'_>) {
         Delivery::Message { header, body } => {
             let relay = relays.get_mut(&header.source()).unwrap();
             relay.queue.push_back(Entry::Message(header.sequence.get(), body.to_vec()));
+        }
+        Delivery::Run { header, records } => {
+            let relay = relays.get_mut(&header.source()).unwrap();
+            assert!(records.count_left() > 0);
+            for message in records {
+                relay.queue.push_back(Entry::Message(message.sequence, message.payload.to_vec()));
+            }
         }
         Delivery::Begin { header, extensions } => {
             let relay = relays.get_mut(&header.source()).unwrap();
