@@ -12,6 +12,7 @@ pub mod link;
 pub mod loan;
 pub mod lookup;
 pub mod medium;
+pub mod topics;
 
 use crate::medium::Scene;
 use crate::outcome::Outcome;
@@ -34,7 +35,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// The cell is unknown, or the measurement fails.
 pub fn conduct(plan: &Plan) -> Result<Outcome, Failure> {
     let _directory = Directory::create(std::process::id())?;
-    if plan.side.starts_with("link") {
+    if plan.side.starts_with("link") && plan.cell != "topics" {
         return cell::conduct::<link::Link>(plan);
     }
     let conduct: fn(&Scene<'_>) -> Result<Outcome, Failure> = match plan.cell.as_str() {
@@ -42,6 +43,7 @@ pub fn conduct(plan: &Plan) -> Result<Outcome, Failure> {
         "allocations" => allocations::conduct,
         "first" => first::conduct,
         "lookup" => lookup::conduct,
+        "topics" => topics::conduct,
         "death" => death::conduct,
         "footprint" => return footprint::footprint(plan),
         "cold-tour" => return footprint::cold_tour(),
@@ -57,7 +59,7 @@ pub fn conduct(plan: &Plan) -> Result<Outcome, Failure> {
 /// # Errors
 /// The cell is unknown, or the measurement fails.
 pub fn partner(scene: &Scene<'_>, index: usize) -> Result<Outcome, Failure> {
-    if scene.plan.side.starts_with("link") {
+    if scene.plan.side.starts_with("link") && scene.plan.cell != "topics" {
         return cell::partner::<link::Link>(scene, index);
     }
     let partner: fn(&Scene<'_>, usize) -> Result<Outcome, Failure> = match scene.plan.cell.as_str() {
@@ -65,6 +67,7 @@ pub fn partner(scene: &Scene<'_>, index: usize) -> Result<Outcome, Failure> {
         "allocations" => |scene, _| allocations::partner(scene),
         "first" => |scene, _| first::partner(scene),
         "lookup" => lookup::partner,
+        "topics" => topics::partner,
         "death" => |scene, _| death::partner(scene),
         _ => return cell::partner::<Busway>(scene, index),
     };

@@ -22,6 +22,13 @@ pub struct Link {
     node: Rc<Node>,
 }
 
+impl Link {
+    /// The bus of this process.
+    pub(super) fn bus(&self) -> &Bus {
+        &self.bus
+    }
+}
+
 impl Medium for Link {
     type Sender = BuswaySender;
     type Receiver = BuswayReceiver;

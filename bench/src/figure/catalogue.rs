@@ -28,6 +28,7 @@ pub fn figures(settings: &Settings) -> Vec<Figure> {
         maker.p18(),
         maker.p19(),
         maker.p20(),
+        maker.p21(),
         maker.p22(),
         maker.a6(),
         maker.a10(),
@@ -458,6 +459,46 @@ impl Maker<'_> {
         }
     }
 
+    fn p21(&self) -> Figure {
+        let quick = self.settings.quick;
+        let (sizes, receivers) = if quick { ([10, 20, 50, 100], 4) } else { ([10, 100, 1_000, 10_000], 100) };
+        let cells = ["busway", "link"]
+            .iter()
+            .flat_map(|side| sizes.map(|size| Plan { size, receivers, ..self.cell(side, "topics", 40_000) }));
+        let [_, few, _, many] = sizes;
+        let claims = ["busway", "link"].iter().flat_map(|side| {
+            let at = |size: u64, name| read(&format!("{side} topics to {receivers} of {size}"), name);
+            let medium = if *side == "link" { "over a link" } else { "in memory" };
+            let ratio = |name, title: &str, bar| {
+                claim(
+                    &format!("{medium}, {title}: {many} over {few}"),
+                    at(many, name),
+                    Against::Over(at(few, name)),
+                    bar,
+                )
+            };
+            let plain = |name, title: &str| {
+                claim(&format!("{medium}, {title}"), at(many, name), Against::Nothing, Bar::None)
+            };
+            [
+                ratio("message_cpu_ns", "a message that is taken", Bar::AtMost(1.5)),
+                ratio("publish_cpu_ns", "a message that is published", Bar::None),
+                ratio("subscribe_ns", "a subscription", Bar::None),
+                plain("subscribe_ns", "a subscription"),
+                plain("empty_look_ns", "a look that finds nothing"),
+                plain("topic_bytes", "resident for a topic"),
+                plain("subscription_bytes", "resident for a subscription"),
+            ]
+        });
+        Figure {
+            method: "One process publishes 64 B on each topic in turn; 100 subscribers, each with one pattern for all of them, take every message. Processor time: of the publishing thread, and of all threads of the subscribers' processes,                      their looks for messages with them. A subscription is one subscriber at one topic, until its publisher knows of it",
+            cells: cells.collect(),
+            claims: claims.collect(),
+            rounds_max: 3,
+            ..plain("P21", "10 000 topics with 100 subscribers each")
+        }
+    }
+
     fn p22(&self) -> Figure {
         Figure {
             method: "`cargo run --release -- tour` with an empty target directory, packages already fetched, until the first line of its output that holds a number",
@@ -579,9 +620,10 @@ mod tests {
     #[test]
     fn every_target_of_the_first_build_has_a_figure() {
         let ids: BTreeSet<&str> = figures(&settings()).iter().map(|figure| figure.id).collect();
-        for id in
-            ["P1", "P2", "P3", "P3b", "P4", "P5", "P6", "P7", "P18", "P19", "P20", "P22", "A6", "A10", "A22"]
-        {
+        for id in [
+            "P1", "P2", "P3", "P3b", "P4", "P5", "P6", "P7", "P18", "P19", "P20", "P21", "P22", "A6", "A10",
+            "A22",
+        ] {
             assert!(ids.contains(id), "{id} is missing");
         }
     }
