@@ -16,6 +16,7 @@ mod hub;
 mod import;
 mod interest;
 mod newcomer;
+mod news;
 mod occupant;
 mod peer;
 mod staging;

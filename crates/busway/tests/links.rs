@@ -4,6 +4,7 @@
 #[path = "scene/stranger.rs"]
 mod stranger;
 
+use std::collections::BTreeMap;
 use std::net::{SocketAddr, TcpListener};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::PathBuf;
@@ -178,6 +179,44 @@ fn a_reliable_subscriber_far_away_loses_nothing_while_it_is_slow() {
         }
     }
     sender.join().unwrap();
+    assert!(subscriber.losses().is_empty());
+}
+
+#[test]
+fn of_more_sources_than_are_looked_at_each_time_each_message_crosses_and_each_end_is_told() {
+    let (near, far) = two_hosts();
+    let mut subscriber = far.bus.subscriber("many.*").policy(Policy::Block).open().unwrap();
+    // Another process for the node: its publishers ring, and do not carry themselves.
+    let beside = Bus::builder().directory(&near._directory.0).domain("links").open().unwrap();
+    let open = |n: usize| beside.publisher(&format!("many.{n}")).slots_max(64).open().unwrap();
+    let mut publishers: Vec<_> = (0..100).map(open).collect();
+    for publisher in &publishers {
+        publisher.wait_for_subscribers(1, PATIENCE).unwrap();
+    }
+    let mut seen = BTreeMap::new();
+    let mut take = |subscriber: &mut Subscriber, count: usize| {
+        for _ in 0..count {
+            let sample = subscriber.recv_timeout(PATIENCE).unwrap().expect("a message");
+            let sequence = seen.entry(sample.source()).or_insert(0);
+            assert_eq!(sample.sequence(), *sequence + 1, "of {}", sample.topic());
+            *sequence += 1;
+        }
+    };
+    for round in 0..5 {
+        for publisher in &mut publishers {
+            publisher.send(b"of all").unwrap();
+        }
+        take(&mut subscriber, 100);
+        // One alone, at another place each time.
+        publishers[round * 21].send(b"of one").unwrap();
+        take(&mut subscriber, 1);
+    }
+    drop(publishers);
+    let deadline = Deadline::after(PATIENCE);
+    while subscriber.publishers() > 0 {
+        assert!(!deadline.expired(), "{} ends were not told", subscriber.publishers());
+        assert!(subscriber.recv_timeout(Duration::from_millis(10)).unwrap().is_none());
+    }
     assert!(subscriber.losses().is_empty());
 }
 

@@ -55,6 +55,19 @@ pub struct RowOptions {
     pub place: u64,
 }
 
+/// The head of one ring. Those of a process lie side by side, so that who reads thousands of rings can see at once which
+/// of them have something. It is a hint: what it says is looked for in the ring.
+#[derive(Clone, Debug)]
+pub struct Head(Mapped<AtomicU64>);
+
+impl Head {
+    /// The sequence of the last message, as its publisher says.
+    #[inline]
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Acquire) // pairs with Release in `ring::published`
+    }
+}
+
 /// A row, as long as its reader or one of its samples lives.
 #[derive(Debug)]
 pub struct RowShared {
@@ -186,6 +199,11 @@ impl RowShared {
     /// The ring's entry, in the publisher's arena.
     pub fn ring(&self) -> &RingEntry {
         &self.ring
+    }
+
+    /// The publisher's head, to be looked at without the row.
+    pub fn head_word(&self) -> Head {
+        Head(self.head.clone())
     }
 
     /// The publisher's head; at most [`SEQUENCE_MAX`], whatever it wrote there.

@@ -8,6 +8,7 @@
 //! Invariant: a source has one row here. It is reliable if any pattern that matches its topic is.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 use std::sync::Arc;
 
 use busway_protocol::{Deed, PeerId, Permits, Room};
@@ -23,6 +24,7 @@ use crate::control::SubscriberRecord;
 use crate::error::Error;
 use crate::ports::{Arrival, Filter, Subscription, line_of};
 use crate::publisher::ORIGIN_BYTES;
+use crate::runtime::news::News;
 
 /// Whether a peer may lose what it cannot keep up with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -133,9 +135,55 @@ struct Exported {
     /// Nothing after this is read: the publisher is gone, or the peer wants it no more. The row stays until the peer
     /// has all up to there.
     until: Option<u64>,
+    /// Where it stands in the news.
+    place: usize,
 }
 
 impl Exported {
+    /// A head behind this says that there is something to be taken.
+    fn passed(&self) -> u64 {
+        match self.until {
+            Some(until) if self.read >= until => u64::MAX,
+            Some(_) | None if self.gone.is_some() => 0,
+            Some(_) | None => self.read,
+        }
+    }
+
+    fn take(&mut self, source: PortId) -> Found {
+        if let Some(gap) = self.gone.take() {
+            return Found::Lost(gap);
+        }
+        if self.until.is_some_and(|until| self.read >= until) {
+            return Found::Nothing;
+        }
+        match self.reader.take() {
+            Taken::Message(message) => {
+                self.read = message.sequence;
+                let (header, skip) = header_of(&message, source, self.id);
+                let payload = match message.body {
+                    Body::Inline(inline) => Outbound::Small(inline, skip),
+                    Body::Chunk(_) | Body::Copied(..) => Outbound::Held(Arc::new(message), skip),
+                };
+                Found::Message(header, payload)
+            }
+            Taken::Gap(gap) => {
+                self.read = gap.from.saturating_add(gap.count).saturating_sub(1);
+                Found::Lost(gap)
+            }
+            Taken::Empty | Taken::HoldsExhausted => {
+                if self.reader.is_over() {
+                    return self.end();
+                }
+                Found::Nothing
+            }
+            Taken::End | Taken::Evicted(_) => self.end(),
+        }
+    }
+
+    fn end(&mut self) -> Found {
+        Found::End { last: *self.until.insert(self.read) }
+    }
+
     fn shown(&self, source: PortId) -> ExportedSource {
         let row = self.reader.row();
         let created_ns = row.ring().created_ns.load(busway_shm::sync::Ordering::Relaxed);
@@ -154,6 +202,7 @@ pub(crate) struct Exports {
     versions: [u64; 2],
     wanted: BTreeMap<u32, Wanted>,
     sources: BTreeMap<PortId, Exported>,
+    news: News,
     /// Rows that have no seat yet.
     coming: Vec<(Arrival, Care)>,
     /// Whether some of them had no seat when they were looked at last.
@@ -188,6 +237,7 @@ impl Exports {
             versions: [0; 2],
             wanted: BTreeMap::new(),
             sources: BTreeMap::new(),
+            news: News::default(),
             coming: Vec::new(),
             unseated: false,
             place: InlineMessage::EMPTY,
@@ -322,6 +372,10 @@ impl Exports {
 
     fn drop_source(&mut self, source: PortId) {
         if let Some(exported) = self.sources.remove(&source) {
+            let moved = self.news.remove(exported.place).and_then(|moved| self.sources.get_mut(&moved));
+            if let Some(moved) = moved {
+                moved.place = exported.place;
+            }
             let row = exported.reader.row();
             // The peer may want it again.
             self.subscription(exported.care).forget(row.peer().process(), row.ring_key());
@@ -404,7 +458,9 @@ impl Exports {
             reader.confirm_later();
         }
         let id = arrival.topic.id();
-        let exported = Exported { reader, topic: arrival.topic, id, care, read, gone: None, until: None };
+        let place = self.news.add(source, reader.row().head_word(), read);
+        let exported =
+            Exported { reader, topic: arrival.topic, id, care, read, gone: None, until: None, place };
         let shown = exported.shown(source);
         self.sources.insert(source, exported);
         Some(shown)
@@ -473,40 +529,14 @@ impl Exports {
     /// Looks for the next message of a source.
     pub(crate) fn take(&mut self, source: PortId) -> Found {
         let Some(exported) = self.sources.get_mut(&source) else { return Found::Nothing };
-        if let Some(gap) = exported.gone.take() {
-            return Found::Lost(gap);
-        }
-        if exported.until.is_some_and(|until| exported.read >= until) {
-            return Found::Nothing;
-        }
-        match exported.reader.take() {
-            Taken::Message(message) => {
-                exported.read = message.sequence;
-                let (header, skip) = header_of(&message, source, exported.id);
-                let payload = match message.body {
-                    Body::Inline(inline) => Outbound::Small(inline, skip),
-                    Body::Chunk(_) | Body::Copied(..) => Outbound::Held(Arc::new(message), skip),
-                };
-                Found::Message(header, payload)
-            }
-            Taken::Gap(gap) => {
-                exported.read = gap.from.saturating_add(gap.count).saturating_sub(1);
-                Found::Lost(gap)
-            }
-            Taken::Empty | Taken::HoldsExhausted => {
-                if exported.reader.is_over() {
-                    return self.end(source);
-                }
-                Found::Nothing
-            }
-            Taken::End | Taken::Evicted(_) => self.end(source),
-        }
+        let found = exported.take(source);
+        self.news.read(exported.place, exported.passed());
+        found
     }
 
-    fn end(&mut self, source: PortId) -> Found {
-        let Some(exported) = self.sources.get_mut(&source) else { return Found::Nothing };
-        let last = *exported.until.insert(exported.read);
-        Found::End { last }
+    /// The first of these places in the list of sources at which something is to be taken, and its source.
+    pub(crate) fn news(&self, places: Range<usize>) -> Option<(usize, PortId)> {
+        self.news.next(places)
     }
 
     /// The peer has all of `source` up to `sequence`: its publisher need not keep it any more.
@@ -524,6 +554,7 @@ impl Exports {
         exported.read = first.saturating_sub(1);
         exported.gone =
             (first > next).then(|| Gap { cause: Cause::Stalled, from: next, count: first - next });
+        self.news.read(exported.place, exported.passed());
     }
 
     /// The peer has all of a source that has ended: its row is let go. If the peer wants it again meanwhile, and its
@@ -533,6 +564,7 @@ impl Exports {
         let exported = self.sources.get_mut(&source)?;
         if again == Some(exported.care) && !exported.reader.is_over() {
             exported.until = None;
+            self.news.read(exported.place, exported.passed());
             return Some(exported.shown(source));
         }
         self.drop_source(source);
@@ -583,6 +615,7 @@ impl Drop for Exports {
             self.core.control.unsubscribe(port);
         }
         self.sources.clear();
+        self.news.clear();
         self.coming.clear();
         drop((self.lossy.arrived(), self.reliable.arrived()));
         // The control thread frees the rows once their publishers have taken note.

@@ -157,6 +157,10 @@ pub(crate) struct Peer {
     /// Since the session was told last.
     delivered: usize,
     pub(crate) happened: Vec<Happened>,
+    /// When all sources are looked at in turn again.
+    full_at: Time,
+    /// Behind the place in the list of sources that was read last.
+    turn: usize,
 }
 
 impl Peer {
@@ -184,6 +188,8 @@ impl Peer {
             inputs: Vec::new(),
             delivered: 0,
             happened: Vec::new(),
+            full_at: Time(0),
+            turn: 0,
         })
     }
 
@@ -643,6 +649,43 @@ impl Peer {
 
     /// Gives the session the next messages of those sources that may send.
     fn fill(&mut self, now: Time) -> usize {
+        let full = self.exports.count() <= FULL_MAX || now >= self.full_at;
+        let all = if full { self.fill_in_turn(now) } else { self.fill_from_news(now) };
+        if !self.outputs.is_empty() {
+            self.carry_out(now);
+        }
+        all
+    }
+
+    /// As `fill`, of sources whose head says that there is something, each once. Ends are not found by that.
+    fn fill_from_news(&mut self, now: Time) -> usize {
+        let (mut all, mut held_up) = (0, false);
+        let count = self.exports.count();
+        let start = self.turn.min(count);
+        for places in [start..count, 0..start] {
+            let mut at = places.start;
+            while all < FILL_MAX
+                && let Some((place, source)) = self.exports.news(at..places.end)
+            {
+                at = place + 1;
+                self.turn = at;
+                if self.session.may_send(source) {
+                    all += self.fill_from(now, source, TURN_MAX);
+                } else {
+                    held_up = true;
+                }
+            }
+        }
+        if all > 0 || held_up {
+            // It notes whether there is room for any, which its figures are made of.
+            let _ = self.session.next_source();
+        }
+        all
+    }
+
+    /// As `fill`, of all sources in turn, those that have ended with them.
+    fn fill_in_turn(&mut self, now: Time) -> usize {
+        self.full_at = now.after_ms(FULL_MS);
         let (mut all, mut empty) = (0, 0);
         let most = self.exports.count();
         while all < FILL_MAX && empty <= most {
@@ -650,9 +693,6 @@ impl Peer {
             let read = self.fill_from(now, source, TURN_MAX);
             all += read;
             empty = if read == 0 { empty + 1 } else { 0 };
-        }
-        if !self.outputs.is_empty() {
-            self.carry_out(now);
         }
         all
     }
@@ -836,6 +876,12 @@ fn transmit(
 
 /// Messages read for a peer before it is written to: about what a batch holds of small ones.
 const FILL_MAX: usize = 1_024;
+
+/// Of so many sources each look is a full one: it costs little.
+const FULL_MAX: usize = 64;
+/// Of more there is a full look at least so long after the last, by which ends are found. It is about as often as the
+/// thread that looks is awake without being rung for.
+const FULL_MS: u64 = 250;
 
 /// Of these, messages of one source before the next has its turn.
 const TURN_MAX: usize = 64;
