@@ -239,6 +239,10 @@ pub(crate) trait Carrier: Send + Sync + std::fmt::Debug {
         let _ = (publisher, bell);
         0
     }
+    /// This publisher of this process has published many bytes and may wait a little for what carries them.
+    fn pace(&self, publisher: PortId, ahead: Ahead) {
+        let _ = (publisher, ahead);
+    }
     /// The caller waits for a message that only a link can bring: it carries meanwhile, and looks by `found` after all
     /// that has come. Returns what the last look came to; after `Nothing` the caller sleeps where others ring.
     fn lead(&self, deadline: Deadline, found: &mut dyn FnMut() -> Looked) -> Looked {
@@ -249,6 +253,17 @@ pub(crate) trait Carrier: Send + Sync + std::fmt::Debug {
     fn glance(&self) -> bool {
         false
     }
+}
+
+/// How far a publisher of large messages is ahead of who carries them.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Ahead {
+    /// The last that it published.
+    pub(crate) sequence: u64,
+    /// So many messages a link may be behind.
+    pub(crate) messages: u64,
+    /// No wait is longer than this.
+    pub(crate) most: Duration,
 }
 
 /// Everything that this process publishes and subscribes.

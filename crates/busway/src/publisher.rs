@@ -23,7 +23,7 @@ use crate::error::{Code, Error, memory};
 use crate::inspection::Account;
 use crate::log::Line;
 use crate::outcome::{Behind, SendError, Sent, Who};
-use crate::ports::{Carrier, line_of, ring_key};
+use crate::ports::{Ahead, Carrier, line_of, ring_key};
 use crate::typed::TypedPublisher;
 
 mod loan;
@@ -97,7 +97,8 @@ impl PublisherBuilder {
         self
     }
 
-    /// Messages that are kept for subscribers who come later and ask for history. Default 0: what happens to be there.
+    /// Messages that are kept for subscribers who come later and ask for history. Default 0: what happens to be there,
+    /// which of messages of 64 KiB and more is the last, once all present subscribers have read them.
     pub fn history(mut self, messages: u32) -> Self {
         self.history = messages;
         self
@@ -186,6 +187,7 @@ impl PublisherBuilder {
             domain_version,
             clock: self.clock,
             bytes_sent: 0,
+            unpaced: 0,
             carrier,
             untold: 0,
             relays: false,
@@ -202,6 +204,12 @@ fn past(ring: &busway_shm::seat::RingShared) -> usize {
     ring.entry().past_rows.load(busway_shm::sync::Ordering::Relaxed) as usize
 }
 
+/// Bytes of chunks that a publisher may be ahead of the links of its own process, and between two looks at them: half of
+/// what the cache of one processor has.
+const PACE_BYTES: u64 = 1 << 20;
+/// Nanoseconds that a byte is worth then: a link that is slower than 1 GB/s is not waited for until the ring is full.
+const PACE_NS_A_BYTE: u64 = 1;
+
 /// A publisher of one topic.
 #[derive(Debug)]
 pub struct Publisher {
@@ -215,6 +223,8 @@ pub struct Publisher {
     domain_version: u64,
     clock: Clock,
     bytes_sent: u64,
+    /// Bytes of chunks since this publisher looked last how far it is ahead of the links.
+    unpaced: u64,
     /// The node of this process: it carries at once what is sent here.
     carrier: Option<Weak<dyn Carrier>>,
     /// Messages of which it need not be told: it has so much to carry that it is asked for nothing.
@@ -339,6 +349,23 @@ impl Publisher {
     fn flags(&self, codec: Codec) -> Flags {
         let flags = Flags::UNSEALED.with(Flags::from_codec(codec));
         if self.clock == Clock::Exact { flags.with(Flags::EXACT_TIME) } else { flags }
+    }
+
+    /// Gives the node of this process time where a link that loses nothing is far behind, at most as long as a slow link
+    /// takes for what was published: who runs a whole ring ahead fills, and has sent, memory that no cache has any more.
+    fn pace(&mut self, sequence: u64, len: usize, patience: Patience) {
+        self.unpaced += len as u64;
+        let Patience::Until(deadline) = patience else { return };
+        if self.unpaced < PACE_BYTES {
+            return;
+        }
+        let bytes = std::mem::take(&mut self.unpaced);
+        if let Some(carrier) = self.carrier.as_ref().and_then(Weak::upgrade) {
+            let most = Duration::from_nanos(bytes.saturating_mul(PACE_NS_A_BYTE));
+            let most = deadline.remaining().map_or(most, |left| left.min(most));
+            let messages = (PACE_BYTES / len.max(1) as u64).max(1);
+            carrier.pace(self.port, Ahead { sequence, messages, most });
+        }
     }
 
     /// Rings for sleepers, after the slot was stored.

@@ -25,5 +25,5 @@ mod stepped;
 pub(crate) use door::Change;
 pub(crate) use export::Outbound;
 pub(crate) use hub::{Hub, HubConfig, LinkView};
-pub(crate) use staging::{Pieces, Staging};
+pub(crate) use staging::{Goal, Pieces, Staging};
 pub use stepped::{Simulated, Stepped, control_due_ns, step_control};

@@ -477,3 +477,20 @@ fn who_has_started_again_and_wants_a_source_while_it_is_announced_may_answer_twi
         assert_eq!(net.connects, connects + 1, "{step}: {:?}", net.dialer.closed);
     }
 }
+
+#[test]
+fn a_large_message_is_acknowledged_at_once_and_a_small_one_soon() {
+    for (size, most_ms) in [(64, 20), (1 << 20, 3)] {
+        let talk = Talk { messages: 3, size: |_| 9, slots: 64 };
+        let mut net = hosts(&talk);
+        run(&mut net, &talk);
+        let begun = net.now;
+        assert!(net.dialer.rings.get_mut(&RELIABLE).unwrap().publish(payload(RELIABLE, 4, size)));
+        while net.dialer.session.account(RELIABLE).unwrap().acked < 4 {
+            net.step();
+            // The batch of a link takes a step for each quarter of a mebibyte, and one is for the relay ring.
+            let most_ms = most_ms + (size as u64 >> 18);
+            assert!(net.now <= begun.after_ms(most_ms), "{size} bytes: nothing for {most_ms} ms");
+        }
+    }
+}

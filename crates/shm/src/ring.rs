@@ -52,6 +52,13 @@ pub struct RingOptions {
 
 /// Slots of the first stage: one page.
 pub const SLOTS_FIRST: u32 = 32;
+
+/// Chunks from this size on are used again as soon as all rows have read their messages, and not when the ring is full: a
+/// ring of them is larger than any cache, so each would be filled, and read, out of slow memory.
+const REUSE_CLASS: u64 = 64 << 10;
+
+/// Bytes of chunks between two looks for that: what a look at all rows costs, filling them costs many times.
+const REUSE_BYTES: u64 = 1 << 20;
 /// Most slots of a ring.
 pub const SLOTS_MAX: u32 = 1 << 20;
 
@@ -142,6 +149,8 @@ pub struct RingWriter {
     chunk_bytes: u64,
     /// Bytes that the ring may take without a look at the rows; the messages that give way for them are passed.
     spare_bytes: u64,
+    /// Bytes of chunks published since messages that all had read were given up for their memory.
+    unread_bytes: u64,
     recycler: Recycler,
     sent: Sent,
 }
@@ -191,6 +200,7 @@ impl RingWriter {
             chunks: VecDeque::new(),
             chunk_bytes: 0,
             spare_bytes: 0,
+            unread_bytes: 0,
             recycler: Recycler::default(),
             sent: Sent::default(),
         };
@@ -259,6 +269,7 @@ impl RingWriter {
         self.give_up_passed(sized.class);
         self.chunks.push_back((sequence, sized));
         self.chunk_bytes += sized.class;
+        self.unread_bytes += sized.class;
         Ok(sent)
     }
 
@@ -327,6 +338,9 @@ impl RingWriter {
         // Here and not after a send: looking at the rows takes their lines just when they need them to read the message.
         if self.recycler.busy() {
             self.recycle_step(LookAt::Few);
+        }
+        if class >= REUSE_CLASS && self.unread_bytes >= REUSE_BYTES {
+            self.reuse_read();
         }
         self.look_for_bytes(class);
         let chunk = match self.recycler.take(class) {

@@ -424,6 +424,33 @@ fn ten_thousand_publishers_after_each_other_use_the_memory_of_one() {
 }
 
 #[test]
+fn large_chunks_that_all_rows_have_read_are_used_again_and_the_history_stays() {
+    const COUNT: u64 = if cfg!(miri) { 12 } else { 48 };
+    let mut pair = Pair::new(RingOptions { history: 4, ..options() });
+    let mut reader = pair.subscribe(Policy::Block);
+    let mut slow = pair.subscribe(Policy::DropOldest { depth: Policy::DEPTH_RING });
+    let large = |number: u64| vec![number as u8; MIB as usize / 2];
+    let mut send_and_read = |pair: &mut Pair, numbers: std::ops::RangeInclusive<u64>| {
+        for number in numbers {
+            pair.send(&large(number), Patience::None).expect("there is room");
+            let Taken::Message(message) = reader.take() else { panic!("message {number}") };
+            assert_eq!(bytes(&message), large(number));
+        }
+    };
+    send_and_read(&mut pair, 1..=COUNT / 2);
+    assert_eq!(pair.writer.census().in_ring, COUNT / 2, "one row has read nothing");
+    assert_eq!(drain(&mut slow), ((1..=COUNT / 2).collect(), Vec::new()));
+    drop(slow);
+    let before = pair.own.census().0;
+    send_and_read(&mut pair, COUNT / 2 + 1..=COUNT);
+    let in_ring = pair.writer.census().in_ring;
+    assert!((4..=8).contains(&in_ring), "what is promised, and little more: {in_ring}");
+    assert_eq!(pair.own.census().0, before, "no other memory was needed");
+    let mut late = pair.subscribe_with(Policy::Block, 4, 15);
+    assert_eq!(drain(&mut late).0, (COUNT - 3..=COUNT).collect::<Vec<_>>(), "the history");
+}
+
+#[test]
 fn a_process_that_is_only_said_to_be_gone_keeps_what_it_holds_and_is_waited_for_no_more() {
     let mut pair = Pair::new(RingOptions { slots_max: 32, ..options() });
     let mut reader = pair.subscribe(Policy::Block);

@@ -333,6 +333,10 @@ pub const LINK_DRAIN_MS: u64 = 2_000;
 /// Milliseconds that an acknowledgement waits for more to acknowledge. Larger progress is acknowledged at once.
 pub const LINK_ACKNOWLEDGE_MS: u64 = 5;
 
+/// Bytes of one source after which an acknowledgement waits for no more: until it comes the origin keeps their memory, and
+/// fills other memory meanwhile, which no cache has.
+pub const LINK_ACKNOWLEDGE_BYTES: u64 = MIB;
+
 // Endpoints of a cluster.
 
 /// Messages that wait between two replicas in one direction, at each of them: a pipeline of requests as deep as any

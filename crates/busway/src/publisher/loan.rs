@@ -85,7 +85,9 @@ impl Loan<'_> {
             }
             None => Err(SendError::Closed),
         };
-        self.publisher.after(sent, len)
+        let sent = self.publisher.after(sent, len)?;
+        self.publisher.pace(sent.sequence, len, patience);
+        Ok(sent)
     }
 }
 

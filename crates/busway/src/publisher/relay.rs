@@ -123,6 +123,7 @@ impl Relay {
             domain,
             clock: Clock::Coarse,
             bytes_sent: 0,
+            unpaced: 0,
             carrier: None,
             untold: 0,
             relays: true,

@@ -25,7 +25,7 @@ use busway_shm::sync::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use busway_wire::PortId;
 
 use crate::control::Watched;
-use crate::ports::{Carrier, Looked, lock};
+use crate::ports::{Ahead, Carrier, Looked, lock};
 use crate::runtime::door::{Door, Turned};
 use crate::runtime::hub::{Shared, Wires};
 
@@ -52,6 +52,8 @@ const TX_SLEEP: Duration = Duration::from_millis(250);
 const GAP_NS_MIN: u64 = 2_000;
 /// And at least so often, however much it publishes.
 const GAP_NS_MAX: u64 = 64_000;
+/// A publisher that is ahead of a link looks so often how far.
+const AHEAD: Duration = Duration::from_micros(50);
 /// So many messages of one time are a load: the next time is later.
 const LOAD: usize = 8;
 /// Under load a publisher looks at the clock once in so many messages at most, an eighth of what it carried last: when
@@ -77,6 +79,9 @@ pub(crate) struct Crew<D> {
     gap_ns: AtomicU64,
     /// Messages of which a publisher need not tell until then.
     untold: AtomicU32,
+    /// Where publishers wait that are ahead of a link.
+    ahead: Mutex<()>,
+    nearer: Condvar,
 }
 
 impl<D> std::fmt::Debug for Crew<D> {
@@ -100,6 +105,8 @@ impl<D: Wires> Crew<D> {
             carried_ns: AtomicU64::new(0),
             gap_ns: AtomicU64::new(GAP_NS_MIN),
             untold: AtomicU32::new(0),
+            ahead: Mutex::new(()),
+            nearer: Condvar::new(),
         }
     }
 
@@ -319,5 +326,24 @@ impl<D: Wires> Carrier for Crew<D> {
         }
         bell.ring_nodes();
         self.untold.load(Ordering::Relaxed)
+    }
+
+    fn pace(&self, publisher: PortId, ahead: Ahead) {
+        let driver = &self.shared.driver;
+        let deadline = Deadline::after(ahead.most);
+        loop {
+            let mut behind = 0;
+            for peer in self.shared.all().iter() {
+                // Waits for who writes: it is what there is to wait for.
+                let mut peer = lock(peer);
+                peer.pump_source(driver, Time(driver.now_ns()), publisher);
+                behind = behind.max(peer.behind(publisher, ahead.sequence));
+            }
+            if behind <= ahead.messages || deadline.expired() || self.shared.stopping() {
+                return;
+            }
+            let wait = lock(&self.ahead);
+            drop(self.nearer.wait_timeout(wait, AHEAD).unwrap_or_else(PoisonError::into_inner));
+        }
     }
 }

@@ -588,6 +588,13 @@ impl Exports {
         .collect()
     }
 
+    /// How many messages up to `sequence` of a source that loses nothing have not been read.
+    pub(crate) fn behind(&self, source: PortId, sequence: u64) -> u64 {
+        let exported = self.sources.get(&source);
+        let read = exported.filter(|known| known.care == Care::Reliable && known.until.is_none());
+        read.map_or(0, |known| sequence.saturating_sub(known.read))
+    }
+
     /// How many sources are read now.
     pub(crate) fn count(&self) -> usize {
         self.sources.len()

@@ -43,7 +43,7 @@ impl Queued {
 
 /// A large message of which not all has come.
 #[derive(Debug)]
-struct Partial {
+pub(crate) struct Partial {
     header: Header,
     place: Place,
     /// Bytes of extensions, which stay outside.
@@ -60,16 +60,39 @@ enum Place {
 }
 
 impl Place {
-    fn write(&mut self, at: u64, bytes: &[u8]) {
-        let target = match self {
+    /// What lies from `at` on.
+    fn from(&mut self, at: u64) -> &mut [u8] {
+        let all = match self {
             Place::Loaned(loan) => loan.bytes_mut(),
             Place::Copied(copy) => copy.as_mut_slice(),
-            Place::Dropped => return,
+            Place::Dropped => &mut [],
         };
-        let at = usize::try_from(at).unwrap_or(usize::MAX);
-        let room = target.get_mut(at..).unwrap_or_default();
+        all.get_mut(usize::try_from(at).unwrap_or(usize::MAX)..).unwrap_or_default()
+    }
+
+    fn write(&mut self, at: u64, bytes: &[u8]) {
+        let room = self.from(at);
         let len = bytes.len().min(room.len());
         room[..len].copy_from_slice(&bytes[..len]);
+    }
+}
+
+/// The rest of a piece of a large message, lent for one read: its bytes come to where they stay. Nothing else is done
+/// with the message meanwhile, and no slot names it.
+#[derive(Debug)]
+pub(crate) struct Lent {
+    source: PortId,
+    partial: Partial,
+    at: u64,
+    len: usize,
+}
+
+impl Lent {
+    /// Where the next bytes belong.
+    pub(crate) fn bytes_mut(&mut self) -> &mut [u8] {
+        let room = self.partial.place.from(self.at);
+        let len = self.len.min(room.len());
+        &mut room[..len]
     }
 }
 
@@ -186,6 +209,28 @@ impl Imports {
                 partial.place.write(offset.saturating_sub(partial.skip), rest);
             }
             Delivery::End { source } => self.end(source, inputs),
+        }
+    }
+
+    /// Lends the memory of the open message of a source, at most `remaining` bytes from `offset` on. It comes back by
+    /// [`Imports::take_back`] before anything else is done. `None` where there is none.
+    pub(crate) fn lend(&mut self, source: PortId, offset: u64, remaining: u64) -> Option<Lent> {
+        let slot = &mut self.sources.get_mut(&source)?.partial;
+        let mut partial = slot.take()?;
+        // The extensions have come with the header.
+        let at = offset.checked_sub(partial.skip).filter(|at| !partial.place.from(*at).is_empty());
+        let Some(at) = at else {
+            *slot = Some(partial);
+            return None;
+        };
+        let len = usize::try_from(remaining).unwrap_or(usize::MAX);
+        Some(Lent { source, partial, at, len })
+    }
+
+    /// See [`Imports::lend`].
+    pub(crate) fn take_back(&mut self, lent: Lent) {
+        if let Some(incoming) = self.sources.get_mut(&lent.source) {
+            incoming.partial = Some(lent.partial);
         }
     }
 

@@ -11,8 +11,8 @@ use std::sync::{Arc, Mutex};
 
 use busway_io::{ConnectionId, Driver, Fault, Read, Submitted};
 use busway_protocol::{
-    Acl, Batch, Closed, Deed, Delivery, Input, Link, Output, PeerId, Permits, Principal, Session, State,
-    Stats, Time, Traffic,
+    Acl, Batch, Closed, Deed, Delivery, Destination, Input, Link, Output, PeerId, Permits, Principal,
+    Session, State, Stats, Time, Traffic,
 };
 use busway_wire::link::{Announce, label_of};
 use busway_wire::{Cause, PortId, TopicId};
@@ -24,8 +24,8 @@ use crate::ports::lock;
 use crate::publisher::Missing;
 use crate::runtime::cipher::{Cipher, Trouble};
 use crate::runtime::export::{Care, ExportedSource, Exports, Found, Met};
-use crate::runtime::import::{Imports, Inputs};
-use crate::runtime::{Outbound, Pieces, Staging};
+use crate::runtime::import::{Imports, Inputs, Lent};
+use crate::runtime::{Goal, Outbound, Pieces, Staging};
 
 /// What a step did that others have to know.
 #[derive(Debug)]
@@ -101,6 +101,8 @@ struct Wire {
     batch: Option<Pieces>,
     /// Bytes of a frame that has not come whole; with a cipher, it has them.
     rest: Vec<u8>,
+    /// The last read was of a large payload.
+    bulk: bool,
     /// With TLS.
     cipher: Option<Box<Cipher>>,
     /// The session is done with it: what is in the batch is written, then it is closed.
@@ -207,8 +209,8 @@ impl Peer {
             self.lost(now);
         }
         let batch = Some(Pieces(Batch::new()));
-        self.wire =
-            Some(Wire { connection, batch, rest: Vec::new(), cipher, closing: None, told: Told::default() });
+        let (rest, told) = (Vec::new(), Told::default());
+        self.wire = Some(Wire { connection, batch, rest, bulk: false, cipher, closing: None, told });
         self.session.connected(now, link, &mut self.outputs);
         self.carry_out(now);
         self.write(driver);
@@ -273,13 +275,15 @@ impl Peer {
             };
             let mut space = staging.take().unwrap_or_else(Staging::new);
             space.begin(wire.cipher.as_ref().map_or(&wire.rest, |cipher| cipher.incoming()));
+            space.aim(self.goal());
             let (full, room) = (space.len(), space.room());
             let (mut space, result) = driver.read_now(connection, space);
+            let lent = space.take_lent();
             match result {
                 Some(Ok(Read::Bytes(count))) => {
-                    wire.rest.clear();
-                    space.filled(full + count);
                     let now = Time(driver.now_ns());
+                    let there = self.came(now, lent, count);
+                    space.filled(full + count - there);
                     self.come(now, space.bytes());
                     *staging = Some(space);
                     self.write_at(driver, now);
@@ -289,11 +293,13 @@ impl Peer {
                     }
                 }
                 Some(result) => {
+                    self.came(Time::default(), lent, 0);
                     *staging = Some(space);
                     self.ended(driver, connection, result.err());
                     return true;
                 }
                 None => {
+                    self.came(Time::default(), lent, 0);
                     *staging = Some(space);
                     if turn > 0 || reason == Reason::Told {
                         driver.watch(connection);
@@ -304,6 +310,46 @@ impl Peer {
         }
         driver.watch(connection);
         true
+    }
+
+    /// What to read next: the rest of a payload that is coming goes to where it stays. What is encrypted does not.
+    fn goal(&mut self) -> Goal {
+        let Some(wire) = self.wire.as_ref().filter(|wire| wire.cipher.is_none()) else { return Goal::All };
+        let lent = match self.session.destination() {
+            Destination::Message { source, offset, remaining } if wire.rest.is_empty() => {
+                self.imports.lend(source, offset, remaining)
+            }
+            Destination::Message { .. } | Destination::Staging => None,
+        };
+        match lent {
+            Some(lent) => Goal::Payload(lent),
+            None if wire.bulk => Goal::Beginning,
+            None => Goal::All,
+        }
+    }
+
+    /// A read is done that brought `count` bytes, of which the first lie where they stay: shows them to the session while
+    /// the cache has them. Returns how many they were.
+    fn came(&mut self, now: Time, lent: Option<Lent>, count: usize) -> usize {
+        if let Some(wire) = self.wire.as_mut().filter(|_| count > 0) {
+            wire.rest.clear();
+            wire.bulk = lent.is_some();
+        }
+        let Some(mut lent) = lent else { return 0 };
+        let bytes = lent.bytes_mut();
+        let there = bytes.len().min(count);
+        let delivery = match there {
+            0 => None,
+            _ => self.session.receive_direct(now, &bytes[..there], &mut self.outputs),
+        };
+        self.imports.take_back(lent);
+        if !self.outputs.is_empty() {
+            self.carry_out(now);
+        }
+        if let Some(delivery) = delivery {
+            self.deliver(now, delivery);
+        }
+        there
     }
 
     /// A read that was pending is done.
@@ -645,6 +691,11 @@ impl Peer {
             }
         }
         Some(all)
+    }
+
+    /// How many messages up to `sequence` of a source wait here for the link, which loses none.
+    pub(crate) fn behind(&self, source: PortId, sequence: u64) -> u64 {
+        if self.wire.is_none() { 0 } else { self.exports.behind(source, sequence) }
     }
 
     /// Gives the session the next messages of those sources that may send.

@@ -7,6 +7,7 @@
 
 use alloc::collections::VecDeque;
 
+use busway_wire::limits::LINK_ACKNOWLEDGE_BYTES;
 use busway_wire::link::{Accept, Announce};
 use busway_wire::{Cause, TopicId};
 
@@ -176,7 +177,8 @@ impl Relay {
 
     /// Whether the peer should hear at once of what has passed.
     pub(crate) fn is_due(&self) -> bool {
-        self.answered && self.untold.is_large(self.window)
+        let much = self.untold.bytes >= LINK_ACKNOWLEDGE_BYTES || self.untold.is_large(self.window);
+        self.answered && much
     }
 
     /// Looks at a message, or at a run or a gap from `sequence` to `to`, that has come. Of the latter the beginning may

@@ -109,6 +109,26 @@ impl RingWriter {
         while self.chunk_bytes + class > self.options.bytes_max && self.give_up_front() {}
     }
 
+    /// Gives up the messages that every row has passed, but for the last and the history that is promised, so that their
+    /// memory, which the caches still have, is used again before other memory. While nobody reads, all of them stay.
+    #[cold]
+    pub(super) fn reuse_read(&mut self) {
+        self.unread_bytes = 0;
+        let Some(&(oldest, _)) = self.chunks.front() else { return };
+        let survey = self.look(Needed::Message(oldest));
+        self.gate = survey.gate;
+        // A survey leaves out those that do not gate, where it may. Of what they have passed a hint is enough.
+        let passed = |seat: &Seat| match seat.progress(self.head) {
+            Progress::Passed(cursor) if seat.counts() => Some(cursor),
+            Progress::Passed(_) | Progress::Closed => None,
+        };
+        let Some(passed) = self.places.iter().filter_map(passed).min() else { return };
+        let kept = self.head.saturating_sub(u64::from(self.options.history).max(1));
+        let most = passed.min(kept).min(self.gate.saturating_sub(1));
+        while self.chunks.front().is_some_and(|(oldest, _)| *oldest <= most) && self.give_up_front() {}
+        self.recycle_all();
+    }
+
     /// Finds a chunk of `class` bytes though memory was `refused`: gives up the oldest messages, as a full ring does,
     /// and then waits for those who hold what was given up.
     #[cold]
