@@ -2,7 +2,8 @@
 //!
 //! Each host is a domain of its own with a node, publishers and subscribers; between the nodes is the network in memory
 //! of `busway-io`. There is one thread: control planes are stepped as nodes are, clocks and random numbers are those of
-//! the simulation, and time moves only when no host has anything left to do. Of the machine's own time nothing is decided,
+//! the simulation, and time moves only when no host has anything left to do. In half of the worlds control planes do late
+//! what they are asked, as threads that are not scheduled at once. Of the machine's own time nothing is decided,
 //! but that a world which does not end in minutes of it has failed.
 //!
 //! Invariant: the same plan gives the same run, as far as it is seen by users and by the network.
@@ -187,7 +188,7 @@ pub fn run(plan: &Plan, lines: bool) -> Outcome {
 impl World<'_> {
     fn live(&mut self) -> Result<(), String> {
         for index in 0..self.plan.hosts {
-            self.hosts.push(Host::new(index)?);
+            self.hosts.push(Host::new(index, self.plan)?);
         }
         for index in 0..self.plan.hosts {
             self.start(index)?;

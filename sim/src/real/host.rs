@@ -12,7 +12,7 @@ use busway_protocol::State;
 use busway_wire::PortId;
 use fastrand::Rng;
 
-use super::{Known, Line, Reader, Source};
+use super::{Known, Line, Plan, Reader, Source};
 use crate::message::Which;
 
 /// A directory that is removed at the end.
@@ -73,6 +73,11 @@ pub(super) struct Host {
     stirred: bool,
     /// When the control plane has something to do though nothing comes.
     control_ns: u64,
+    /// It does what it is asked so much later at most, by chance.
+    late_ns: u64,
+    rng: Rng,
+    /// It was asked, and does it then.
+    asked_ns: Option<u64>,
     _directory: Directory,
 }
 
@@ -86,7 +91,7 @@ const TURNS_MAX: u32 = 10_000;
 const FOR_EVER: Duration = Duration::from_secs(86_400);
 
 impl Host {
-    pub(super) fn new(index: usize) -> Result<Host, String> {
+    pub(super) fn new(index: usize, plan: &Plan) -> Result<Host, String> {
         let name = format!("busway-sim-{}-{:x}-{index}", std::process::id(), Rng::new().u64(..));
         let path = std::env::temp_dir().join(name);
         std::fs::create_dir(&path).map_err(|error| format!("{}: {error}", path.display()))?;
@@ -105,6 +110,9 @@ impl Host {
             dirty: true,
             stirred: false,
             control_ns: 0,
+            late_ns: plan.late_ns,
+            rng: Rng::with_seed(plan.seed ^ index as u64),
+            asked_ns: None,
             _directory: directory,
         })
     }
@@ -223,10 +231,11 @@ impl Host {
             let dirty = std::mem::take(&mut self.dirty);
             self.stirred = false;
             if dirty {
-                self.control_ns = busway::control_due_ns(&self.bus);
+                self.look_at_control(now_ns);
             }
             let asked = now_ns >= self.control_ns;
             if asked {
+                self.asked_ns = None;
                 busway::step_control(&self.bus);
             }
             let mut any = dirty || asked;
@@ -242,9 +251,20 @@ impl Host {
             while let Some(received) = self.receive(index, known)? {
                 told(received);
             }
-            self.control_ns = busway::control_due_ns(&self.bus);
+            self.look_at_control(now_ns);
         }
         Err(format!("host {index} does not come to rest"))
+    }
+
+    /// Looks when the control plane is to be stepped. What it was asked it does a little later, where that is planned.
+    fn look_at_control(&mut self, now_ns: u64) {
+        let due_ns = busway::control_due_ns(&self.bus);
+        if due_ns > now_ns || self.late_ns == 0 {
+            self.control_ns = due_ns;
+            return;
+        }
+        let (rng, late_ns) = (&mut self.rng, self.late_ns);
+        self.control_ns = *self.asked_ns.get_or_insert_with(|| now_ns + rng.u64(1..=late_ns));
     }
 
     /// What the node waits for, in words.

@@ -66,6 +66,8 @@ pub struct Plan {
     pub readers: Vec<Reader>,
     /// What goes wrong.
     pub faults: Vec<Planned>,
+    /// Control planes do what they are asked so much later at most, as threads that are not scheduled at once.
+    pub late_ns: u64,
 }
 
 /// Messages of a world.
@@ -103,7 +105,8 @@ impl Plan {
         }
         let credit_messages = [4, 40, 16_384][rng.usize(0..3)];
         let credit_bytes = [20_000, 300_000, 32 << 20][rng.usize(0..3)];
-        Plan { seed, hosts, manners, path, credit_messages, credit_bytes, sources, readers, faults }
+        let late_ns = [0, 0, 300_000, 5_000_000][rng.usize(0..4)];
+        Plan { seed, hosts, manners, path, credit_messages, credit_bytes, sources, readers, faults, late_ns }
     }
 }
 
