@@ -305,6 +305,9 @@ pub struct PeerView {
     pub age: Duration,
     /// Why the last link ended, or the last attempt failed.
     pub last_error: Option<String>,
+    /// How often, since it is known, the one end was denied a source by the other: one that it may not publish, or that is
+    /// of another peer. The last reason is `last_error` until the next link.
+    pub denied: u64,
     /// Messages received over this link.
     pub messages_in: u64,
     /// Messages sent over this link.
@@ -431,7 +434,7 @@ impl Node {
 
     /// Who may publish and subscribe what from now on. What is no longer allowed stops before this returns, but for bytes
     /// that are with the kernel. Links to those whom the change concerns are made anew; reliable subscribers lose nothing
-    /// that they still may have.
+    /// that they still may have. What was taken before of who may not publish it any more is delivered: it was acknowledged.
     pub fn set_acl(&self, acl: Acl) {
         self.hub.set_acl(Some(acl));
     }

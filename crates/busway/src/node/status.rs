@@ -47,6 +47,9 @@ pub struct PeerStatus {
     pub age_ms: u64,
     /// Why the last link ended, or the last attempt failed.
     pub last_error: Option<String>,
+    /// How often a source was denied by one end to the other.
+    #[serde(default)]
+    pub denied: u64,
     /// Messages received over this link.
     pub messages_in: u64,
     /// Messages sent over this link.
@@ -69,6 +72,7 @@ impl From<PeerView> for PeerStatus {
             state: state(view.state).to_owned(),
             age_ms: whole(view.age) / 1_000_000,
             last_error: view.last_error,
+            denied: view.denied,
             messages_in: view.messages_in,
             messages_out: view.messages_out,
             bytes_in: view.bytes_in,

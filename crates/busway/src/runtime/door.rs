@@ -601,6 +601,7 @@ impl<D: Wires> Door<D> {
                     tracing::warn!(target: "busway::link", peer = %peer_id, "{reason}");
                     if let Some(known) = lock(&self.shared.known).get_mut(&peer_id) {
                         known.last_error = Some(reason);
+                        known.denied = known.denied.saturating_add(1);
                         self.shared.known_changed();
                     }
                 }
@@ -788,6 +789,7 @@ fn known(address: String) -> Known {
         state: LinkState::Waiting,
         since_ns: 0,
         last_error: None,
+        denied: 0,
         instance: 0,
         left: BTreeMap::new(),
     }

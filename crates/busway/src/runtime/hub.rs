@@ -76,6 +76,7 @@ pub(super) struct Known {
     pub(super) state: LinkState,
     pub(super) since_ns: u64,
     pub(super) last_error: Option<String>,
+    pub(super) denied: u64,
     /// The number of its latest start; 0 before its first hello.
     pub(super) instance: u64,
     /// How far earlier starts of it had confirmed the sources that were for them.
@@ -258,6 +259,7 @@ impl<D: Wires> Shared<D> {
             state: LinkState::Closed,
             since_ns,
             last_error: Some(reason),
+            denied: 0,
             instance: 0,
             left: BTreeMap::new(),
         };
@@ -561,6 +563,7 @@ fn view(peer: String, known: Known, now_ns: u64) -> PeerView {
         state: known.state,
         age: Duration::from_nanos(now_ns.saturating_sub(known.since_ns)),
         last_error: known.last_error,
+        denied: known.denied,
         messages_in: 0,
         messages_out: 0,
         bytes_in: 0,

@@ -101,6 +101,9 @@ fn what_a_peer_may_not_publish_is_refused_and_it_is_told() {
         assert!(!deadline.expired(), "{:?} {:?}", far.node.peers(), lamp.node.peers());
         std::thread::yield_now();
     }
+    for host in [&far, &lamp] {
+        assert_eq!(host.node.peers()[0].denied, 1, "{:?}", host.node.peers());
+    }
     // It waits for nobody: its row there is given up.
     for _ in 0..5_000 {
         assert_eq!(forged.send(b"cheap").unwrap().stalled, 0);
@@ -145,6 +148,33 @@ fn what_is_no_longer_allowed_stops_at_once_and_what_becomes_allowed_comes() {
 }
 
 /// A name or a pattern of a small world, so that they often meet.
+#[test]
+fn what_was_accepted_before_a_right_to_publish_is_withdrawn_is_delivered_and_nothing_after_it() {
+    const EACH: u8 = 50;
+    let (far, lamp) = node_and_lamp(acl(&["lamp.>"], &[], &[]));
+    let mut subscriber = far.bus.subscriber("lamp.state").policy(Policy::Block).open().unwrap();
+    let mut publisher = lamp.bus.publisher("lamp.state").open().unwrap();
+    publisher.wait_for_subscribers(1, PATIENCE).unwrap();
+    for n in 0..EACH {
+        publisher.send(&[n]).unwrap();
+    }
+    let deadline = Deadline::after(PATIENCE);
+    while !far.node.peers().iter().any(|peer| peer.messages_in >= u64::from(EACH)) {
+        assert!(!deadline.expired(), "{:?}", far.node.peers());
+        std::thread::yield_now();
+    }
+    far.node.set_acl(acl(&[], &[], &[]));
+    for n in 0..EACH {
+        publisher.send(&[EACH + n]).unwrap();
+    }
+    for n in 0..EACH {
+        assert_eq!(receive(&mut subscriber), [n], "it was acknowledged, so it comes");
+    }
+    lamp.wait_for_peers(1);
+    publisher.send(b"after").unwrap();
+    assert!(subscriber.recv_timeout(Duration::from_millis(100)).unwrap().is_none());
+}
+
 fn text(random: &mut fastrand::Rng, wild: bool) -> String {
     let mut tokens: Vec<&str> = (0..2)
         .map(|_| if wild && random.u8(..3) == 0 { "*" } else { ["a", "b", "c"][random.usize(..3)] })
