@@ -19,6 +19,7 @@ Runs the jobs in order, all of them even when one fails:
   fmt      cargo fmt --check
   clippy   every warning is an error
   none     busway-wire and busway-protocol build for x86_64-unknown-none, where there is no operating system
+  static   the command builds without a C library beside it, for dist/Containerfile, and runs
   docs     the documentation builds without a warning
   loom     every interleaving of the memory protocols
   miri     the parts that an interpreter of Rust's memory model can run
@@ -43,6 +44,7 @@ const SIM_SEEDS: &str = "0..400";
 const SIM_SEEDS_REAL: &str = "0..120";
 const NIGHTLY: &str = "nightly";
 const NO_OS: &str = "x86_64-unknown-none";
+const STATIC: &str = "x86_64-unknown-linux-musl";
 
 /// How a job ended.
 #[derive(Debug)]
@@ -61,6 +63,7 @@ const JOBS: &[Job] = &[
     ("fmt", |_| cargo(&["fmt", "--all", "--check"])),
     ("clippy", |_| cargo(&["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"])),
     ("none", |_| none()),
+    ("static", |_| statically()),
     ("docs", |_| docs()),
     ("loom", |_| loom()),
     ("miri", |_| miri()),
@@ -156,11 +159,44 @@ fn own(arguments: &[&str]) -> Result<Done, Failure> {
     shown(command, arguments[0])
 }
 
-fn none() -> Result<Done, Failure> {
+/// Whether there is, or can be had, what builds for this target.
+fn has_target(target: &str) -> bool {
     let installed = workspace::answer("rustup", &["target", "list", "--installed"]).unwrap_or_default();
-    if !installed.lines().any(|line| line == NO_OS)
-        && workspace::answer("rustup", &["target", "add", NO_OS]).is_none()
-    {
+    installed.lines().any(|line| line == target)
+        || workspace::answer("rustup", &["target", "add", target]).is_some()
+}
+
+/// What the container consists of: one program that needs no other file. It is built and asked who it is.
+fn statically() -> Result<Done, Failure> {
+    if !has_target(STATIC) {
+        return Ok(Done::Skipped(format!("rustup cannot add the target {STATIC}")));
+    }
+    let folder = workspace::target().join("static");
+    let mut command = workspace::cargo();
+    command.args(["build", "-p", "busway-cli", "--target", STATIC, "--locked"]);
+    // The little C of `ring` needs no C library: any compiler of this machine will do.
+    command.env("CC_x86_64_unknown_linux_musl", "cc").env("CARGO_TARGET_DIR", &folder);
+    // It is not debugged, and a second set of everything is large enough.
+    command.env("CARGO_PROFILE_DEV_DEBUG", "0").env("CARGO_INCREMENTAL", "0");
+    match shown(command, "static")? {
+        Done::Passed(_) => {}
+        failed => return Ok(failed),
+    }
+    let program = folder.join(STATIC).join("debug/busway");
+    let bytes = std::fs::read(&program).map_err(|e| {
+        Failure::new(format!("cannot read {}: {e}", program.display()), "read what cargo said")
+    })?;
+    // The name of the loader that a program with shared libraries asks for.
+    if bytes.windows(8).any(|window| window == b"/ld-musl" || window == b"ld-linux") {
+        return Ok(Done::Failed("the program asks for shared libraries".to_owned()));
+    }
+    let mut command = Command::new(program);
+    command.arg("--version").env_clear();
+    shown(command, "static-run")
+}
+
+fn none() -> Result<Done, Failure> {
+    if !has_target(NO_OS) {
         return Ok(Done::Skipped(format!("rustup cannot add the target {NO_OS}")));
     }
     let packages = ["-p", "busway-wire", "-p", "busway-protocol"];

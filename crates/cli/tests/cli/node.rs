@@ -245,6 +245,26 @@ fn the_service_is_one_that_the_service_manager_takes() {
     assert!(unit.contains("Type=notify\n") && unit.contains("ExecReload=/bin/kill -HUP $MAINPID\n"));
 }
 
+#[test]
+fn the_container_is_one_static_program_that_starts_the_node() {
+    let container = include_str!("../../../../dist/Containerfile");
+    let of =
+        |word: &str| container.lines().find_map(|line| line.strip_prefix(word)).expect("it stands there");
+    assert_eq!((of("FROM "), of("ENTRYPOINT "), of("STOPSIGNAL ")), ("scratch", "[\"/busway\"]", "SIGTERM"));
+    let place = Place::new();
+    let file = place.temporary().join("busway.toml");
+    std::fs::write(&file, "[node]\nlisten = [\"127.0.0.1:0\"]\n").expect("a file");
+    let words: Vec<String> = serde_json::from_str(of("CMD ")).expect("a list of words");
+    let file = file.to_str().expect("a path of text");
+    let words: Vec<String> = words.iter().map(|word| word.replace("/etc/busway/busway.toml", file)).collect();
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    assert_eq!((words[0], words.last()), ("up", Some(&file)));
+    let (node, line) = up(&place, &words[1..]);
+    assert!(line.starts_with("ready ") && line.contains("listen=127.0.0.1:"), "{line}");
+    node.signal(Signal::TERM);
+    node.finish().expect(0);
+}
+
 /// A flow of `busway flows --json`.
 pub(crate) fn flow(place: &Place, direction: &str) -> Option<Value> {
     let ended = place.run(&["flows", "--json"]);

@@ -24,6 +24,9 @@ use crate::fork;
 use crate::sync::{AtomicU32, AtomicU64};
 use crate::sys::place::Place;
 
+/// "Make huge pages of what is there, now": of Linux 6.1, and not in every C library that `libc` knows.
+const MADV_COLLAPSE: libc::c_int = 25;
+
 /// A structure that may lie in memory which other processes write at any time.
 ///
 /// # Safety
@@ -349,7 +352,7 @@ impl Mapping {
         let (Ok(at), Ok(len)) = (usize::try_from(offset), usize::try_from(len)) else { return };
         if inside && len > 0 && !self.forked() {
             // SAFETY: the range is ours and mapped, and the advice leaves its contents as they are.
-            unsafe { libc::madvise(self.start.as_ptr().wrapping_add(at).cast(), len, libc::MADV_COLLAPSE) };
+            unsafe { libc::madvise(self.start.as_ptr().wrapping_add(at).cast(), len, MADV_COLLAPSE) };
         }
     }
 
