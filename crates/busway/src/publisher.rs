@@ -299,6 +299,10 @@ impl Publisher {
             kind: Kind::Publish.number(),
             flags: self.flags(codec).bits(),
         };
+        if let Some(sequence) = self.writer.put_inline(&meta, payload) {
+            self.tell(payload.len());
+            return Ok(Sent { sequence, waited_ns: 0, stalled: 0, evicted: 0 });
+        }
         let sent = self.writer.send_inline(&meta, payload, patience);
         self.after(sent.map_err(|refusal| SendError::of(refusal, &self.topic)), payload.len())
     }
@@ -368,8 +372,7 @@ impl Publisher {
         }
     }
 
-    /// Rings for sleepers, after the slot was stored.
-    #[inline]
+    /// What follows a message that was sent, or was not.
     fn after(
         &mut self,
         sent: Result<busway_shm::ring::Sent, SendError>,
@@ -379,6 +382,18 @@ impl Publisher {
             Ok(sent) if sent.stalled | sent.evicted == 0 => sent,
             other => self.report(other)?,
         };
+        self.tell(payload_bytes);
+        Ok(Sent {
+            sequence: sent.sequence,
+            waited_ns: sent.waited_ns,
+            stalled: sent.stalled,
+            evicted: sent.evicted,
+        })
+    }
+
+    /// Rings for sleepers, after the slot was stored.
+    #[inline]
+    fn tell(&mut self, payload_bytes: usize) {
         self.bytes_sent += payload_bytes as u64;
         self.writer.shared().entry().sent_bytes.store(self.bytes_sent, busway_shm::sync::Ordering::Relaxed);
         if self.domain_version != self.core.ports.domain_version() {
@@ -403,12 +418,6 @@ impl Publisher {
         if let Some(carrier) = carrier {
             self.untold = carrier.published(self.port, &bell);
         }
-        Ok(Sent {
-            sequence: sent.sequence,
-            waited_ns: sent.waited_ns,
-            stalled: sent.stalled,
-            evicted: sent.evicted,
-        })
     }
 
     /// Says in the log who held a message up: at most a line a second, whatever is tried meanwhile.

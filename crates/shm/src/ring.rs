@@ -242,6 +242,25 @@ impl RingWriter {
         Ok(self.published(sequence))
     }
 
+    /// As [`RingWriter::send_inline`], where nothing else is to be done than to write the slot, as for most messages; its
+    /// sequence. `None`, and nothing has happened, where that must be asked.
+    #[inline]
+    pub fn put_inline(&mut self, meta: &InlineMeta, payload: &[u8]) -> Option<u64> {
+        let sequence = self.head + 1;
+        let settled = self.chunks.is_empty() && self.sent.stalled | self.sent.evicted == 0;
+        if sequence > self.limit
+            || sequence < self.first_turn
+            || !settled
+            || self.seen != self.shared.version()
+        {
+            return None;
+        }
+        self.slot(sequence).publish_inline(sequence, meta, payload);
+        self.head = sequence;
+        self.shared.head_word().store(sequence, Ordering::Release); // pairs with Acquire in `row`
+        Some(sequence)
+    }
+
     /// Publishes a loan, of which all bytes have been written.
     ///
     /// # Errors

@@ -194,7 +194,11 @@ impl Relay {
                         kind: Kind::Publish.number(),
                         flags: relayed(message.flags),
                     };
-                    self.publisher.writer.send_inline(&meta, &bytes[..end], Patience::None).ok()
+                    let writer = &mut self.publisher.writer;
+                    match writer.put_inline(&meta, &bytes[..end]) {
+                        Some(sequence) => Some(Sent { sequence, ..Sent::default() }),
+                        None => writer.send_inline(&meta, &bytes[..end], Patience::None).ok(),
+                    }
                 }
                 None => self.send_large(&message.header(run), message.payload).ok(),
             };

@@ -42,6 +42,8 @@ const GLANCES: u64 = 32;
 const GLANCE_NS: u64 = 200_000;
 /// `bw-link-tx` looks so often while there is something to send: what is published meanwhile goes together.
 const LINGER: Duration = Duration::from_micros(50);
+/// While publishers carry under load it looks so often: each look takes the processor from them.
+const LINGER_CARRIED: Duration = Duration::from_micros(200);
 /// However long a look has taken: who looked may have been stopped, and what others publish waits for the next.
 const LINGER_MAX: Duration = Duration::from_millis(1);
 /// After so many looks that found nothing it sleeps until it is rung for.
@@ -169,6 +171,12 @@ impl<D: Wires> Crew<D> {
         drop(led);
     }
 
+    /// Whether publishers have carried their messages themselves for a while, as many as go together, and still do.
+    fn is_carried(&self, now_ns: u64) -> bool {
+        let ago_ns = now_ns.saturating_sub(self.carried_ns.load(Ordering::Relaxed));
+        self.gap_ns.load(Ordering::Relaxed) >= GAP_NS_MAX && ago_ns < 2 * GAP_NS_MAX
+    }
+
     /// The body of `bw-link-tx`.
     pub(super) fn send(&self) {
         let shared = &self.shared;
@@ -185,7 +193,11 @@ impl<D: Wires> Crew<D> {
                 idle = if found { 0 } else { idle + 1 };
                 // Where there are so many sources that a look takes long, it is not the looks that take the processor.
                 let looked = Duration::from_nanos(shared.driver.now_ns().saturating_sub(begun_ns));
-                let linger = if found { LINGER } else { LINGER.max(4 * looked).min(LINGER_MAX) };
+                let linger = match found {
+                    _ if self.is_carried(begun_ns) => LINGER_CARRIED,
+                    true => LINGER,
+                    false => LINGER.max(4 * looked).min(LINGER_MAX),
+                };
                 let aside = lock(&shared.linger);
                 if shared.stopping() {
                     return;
