@@ -12,6 +12,7 @@ mod cipher;
 mod crew;
 mod door;
 mod export;
+mod gate;
 mod hub;
 mod import;
 mod interest;

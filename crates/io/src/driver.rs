@@ -26,7 +26,7 @@
 //! Invariant: each buffer that was submitted comes back exactly once. A [`ConnectionId`] is never used again.
 
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 /// Pieces that one write looks at. A system call takes 1024 at most; 256 of 1 KiB are as much as a batch of the
@@ -287,6 +287,9 @@ pub trait Driver<R: Space, W: Pieces> {
 
     /// Bytes that were written and that the peer's kernel has not acknowledged.
     fn backlog(&self, connection: ConnectionId) -> Result<u64, Fault>;
+
+    /// An address of our own that says by which interface a connection leaves; `None` where it is gone.
+    fn local_ip(&self, connection: ConnectionId) -> Option<IpAddr>;
 
     /// Appends what has happened to `events`. It returns as soon as there is something, somebody has called
     /// `wake`, or `timeout` has passed; without one it waits for ever. It may return early with nothing.

@@ -15,7 +15,7 @@ mod socket;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::mem::MaybeUninit;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
@@ -371,6 +371,12 @@ impl<R: Space, W: Pieces> Driver<R, W> for Epoll<R, W> {
         let socket = self.socket(connection).ok_or(Fault::Closed)?;
         let descriptor = socket.writing().descriptor.clone().ok_or(Fault::Closed)?;
         backlog::of(&*descriptor).map_err(errno::fault)
+    }
+
+    fn local_ip(&self, connection: ConnectionId) -> Option<IpAddr> {
+        let descriptor = self.socket(connection)?.writing().descriptor.clone()?;
+        let address = SocketAddr::try_from(getsockname(&*descriptor).ok()?).ok()?;
+        Some(address.ip())
     }
 
     fn poll(&self, timeout: Option<Duration>, events: &mut Vec<Event<R, W>>) {

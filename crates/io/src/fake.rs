@@ -17,7 +17,7 @@ mod stream;
 mod trouble;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -419,6 +419,12 @@ impl<R: Space, W: Pieces> Driver<R, W> for FakeDriver<R, W> {
 
     fn backlog(&self, connection: ConnectionId) -> Result<u64, Fault> {
         self.alive().ok_or(Fault::Closed)?.backlog(self.host, connection)
+    }
+
+    fn local_ip(&self, connection: ConnectionId) -> Option<IpAddr> {
+        // A host has one interface, whichever address was dialed.
+        let stands = self.alive()?.backlog(self.host, connection).is_ok();
+        stands.then(|| self.host.ipv4())
     }
 
     fn poll(&self, timeout: Option<Duration>, events: &mut Vec<Event<R, W>>) {

@@ -631,6 +631,14 @@ impl<P: AsRef<[u8]> + Clone> Link<P> {
         self.outgoing.set_room(room);
     }
 
+    /// Asks the peer how far away it is, as a ping does that is due.
+    pub fn ask(&mut self, now: Time) {
+        if self.state == State::Established {
+            self.control.ping = Some(now.0);
+            self.clock.asked = Some(now);
+        }
+    }
+
     /// Whether bulk is there to go, as far as credit allows.
     #[must_use]
     pub fn has_bulk(&self) -> bool {

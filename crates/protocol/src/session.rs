@@ -337,6 +337,13 @@ impl<P: AsRef<[u8]> + Clone> Session<P> {
         }
     }
 
+    /// Asks the peer how far away it is; the next change of `round_trip_ns` in the link's counts is the answer.
+    pub fn ask(&mut self, now: Time) {
+        if let Some(link) = &mut self.link {
+            link.ask(now);
+        }
+    }
+
     /// Whether bulk is there, so that `transmit` should be told how much room there is.
     #[must_use]
     pub fn has_bulk(&self) -> bool {

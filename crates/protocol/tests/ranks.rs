@@ -173,6 +173,25 @@ fn a_small_message_goes_before_what_is_left_of_two_large_ones() {
 }
 
 #[test]
+fn large_messages_that_wait_keep_out_no_source_of_small_ones() {
+    let mut host = Host::new(64 << 20);
+    host.publish(SMALL, 10);
+    host.transmit();
+    host.session.set_bulk_room(Some(0));
+    while host.session.may_send(LARGE) {
+        host.publish(LARGE, MIB);
+    }
+    assert!(host.next[LARGE.0 as usize] < 4, "of large ones no more are asked for than wait");
+    assert!(host.session.may_send(SMALL), "of small ones more are");
+    let mut small = 0;
+    while host.session.may_send(SMALL) {
+        host.publish(SMALL, 256);
+        small += 1;
+    }
+    assert!((500..2_000).contains(&small), "as many as wait: {small}");
+}
+
+#[test]
 fn control_goes_before_every_message() {
     let mut host = Host::new(64 << 20);
     host.publish(LARGE, MIB);

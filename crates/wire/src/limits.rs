@@ -210,11 +210,44 @@ pub const LINK_RUN_MESSAGES_MAX: u64 = 1_024;
 /// where what is more urgent can still pass it.
 pub const LINK_BATCH_BYTES: usize = 256 << 10;
 
-/// Messages that wait in a link for the batch. When it is full no source is asked for its next message.
+/// Messages that wait in a link for the batch, bulk and all else counted apart. When it is full no source is asked for its
+/// next message, of those whose latest was of that sort.
 pub const LINK_QUEUE_MESSAGES_MAX: usize = 1_024;
 
-/// Bytes that wait in a link for the batch, as [`LINK_QUEUE_MESSAGES_MAX`]; one message may be larger.
+/// Bytes that wait in a link for the batch, as [`LINK_QUEUE_MESSAGES_MAX`]; one message of a
+/// source may be more.
 pub const LINK_QUEUE_BYTES_MAX: u64 = MIB;
+
+/// Bytes that lie in the kernel, not acknowledged, over all links of an interface, before bulk waits: at least this much,
+/// or a link of 100 Mbit/s would run dry between two looks. It is 1.3 ms of it.
+pub const GATE_BYTES_MIN: u64 = 16 << 10;
+
+/// The same before anything was measured: what one call of `transmit` puts out.
+pub const GATE_BYTES_FIRST: u64 = LINK_BATCH_BYTES as u64;
+
+/// Nanoseconds of the interface's rate that may lie in the kernel beyond a round trip: what is urgent waits for that, and
+/// with less the interface runs dry while nobody looks.
+pub const GATE_QUEUE_NS: u64 = 1_000_000;
+
+/// Nanoseconds over which a rate is measured, or a round trip if that is longer: ten looks or more.
+pub const GATE_WINDOW_NS: u64 = 10_000_000;
+
+/// Nanoseconds until the next look while bulk waits: no look is worth less than a fragment at 1 Gbit/s.
+pub const GATE_WAIT_NS_MIN: u64 = 50_000;
+
+/// The same at most, since less than half of [`GATE_QUEUE_NS`] must run dry meanwhile.
+pub const GATE_WAIT_NS_MAX: u64 = 500_000;
+
+/// Nanoseconds for each link between two looks at all of them: ten times what a look takes.
+pub const GATE_LOOK_NS: u64 = 2_000;
+
+/// Milliseconds between two measurements of a round trip while bulk goes.
+pub const GATE_ASK_MS: u64 = 20;
+
+/// Milliseconds for which the shortest round trip holds, and half of those after which one that was measured is
+/// forgotten: a route that has changed. Once in that time the queues run dry to measure it, for a hundredth of it at most
+/// where a round trip takes less than 60 ms.
+pub const GATE_EPOCH_MS: u64 = 10_000;
 
 /// Entries of one interest: each has 263 bytes at most, so that 128 fit [`LINK_FRAME_BYTES_MAX`]. More go in
 /// further frames; a frame with more is refused.
@@ -386,6 +419,8 @@ const _: () = {
     assert!(LINK_PART_BYTES as u64 <= LINK_PIECE_BYTES_MAX && LINK_PIECE_BYTES_MAX <= MESSAGE_BYTES_MAX);
     assert!(LINK_COPY_BYTES < LINK_DIRECT_BYTES && LINK_DIRECT_BYTES <= LINK_PART_BYTES);
     assert!(LINK_PART_BYTES < LINK_BATCH_BYTES);
+    assert!(GATE_BYTES_MIN >= 2 * LINK_FRAGMENT_BYTES as u64 && GATE_BYTES_MIN <= GATE_BYTES_FIRST);
+    assert!(GATE_WAIT_NS_MAX <= GATE_QUEUE_NS / 2 && GATE_QUEUE_NS < GATE_WINDOW_NS);
     assert!(LINK_COPY_BYTES < LINK_FRAGMENT_BYTES && LINK_FRAGMENT_BYTES <= LINK_PART_BYTES);
     assert!(
         HEADER_SIZE + 16 + LINK_RUN_PAYLOAD_BYTES_MAX <= LINK_FRAME_BYTES_MAX,

@@ -189,8 +189,8 @@ impl<D: Wires> Crew<D> {
             }
             if idle < LINGERS {
                 let begun_ns = shared.driver.now_ns();
-                let found = shared.pump();
-                idle = if found { 0 } else { idle + 1 };
+                let (found, held) = shared.carry();
+                idle = if found || held { 0 } else { idle + 1 };
                 // Where there are so many sources that a look takes long, it is not the looks that take the processor.
                 let looked = Duration::from_nanos(shared.driver.now_ns().saturating_sub(begun_ns));
                 let linger = match found {
@@ -207,7 +207,8 @@ impl<D: Wires> Crew<D> {
             }
             let sleeper = domain.bell().prepare(NODES);
             // Announced: what is published now rings. What was published before is found by this look.
-            if shared.pump() {
+            let (found, held) = shared.carry();
+            if found || held {
                 idle = 0;
             } else if !shared.stopping() {
                 sleeper.wait(Some(TX_SLEEP));

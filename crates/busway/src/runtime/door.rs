@@ -362,8 +362,9 @@ impl<D: Wires> Door<D> {
         let config = &self.shared.config;
         let place = place_of(&config.cluster, config.identity, id);
         let (host, speakers) = (config.host.clone(), self.shared.speakers.clone());
+        let gates = self.shared.gates.clone();
         let permits = Permits::new(principal, self.shared.acl().as_ref().map(Acl::rules));
-        let made = Peer::new(&self.shared.core, session, permits, host, place, speakers);
+        let made = Peer::new(&self.shared.core, session, permits, host, place, speakers, gates);
         let mut peer = match made {
             Ok(peer) => peer,
             Err(error) => {

@@ -27,6 +27,7 @@ use crate::node::{Granted, LinkState, PeerView};
 use crate::ports::{Carrier, lock};
 use crate::runtime::crew::Crew;
 use crate::runtime::door::Change;
+use crate::runtime::gate::Gates;
 use crate::runtime::interest::Interests;
 use crate::runtime::occupant::{self, Occupant};
 use crate::runtime::peer::{Peer, Speakers};
@@ -126,6 +127,7 @@ pub(super) struct Shared<D> {
     /// Raised with each change of `known`, under its lock.
     pub(super) changes: AtomicU64,
     pub(super) speakers: Arc<Speakers>,
+    pub(super) gates: Arc<Gates>,
     /// What new connections use.
     pub(super) tls: Mutex<Option<Tls>>,
     /// What others may do now.
@@ -199,6 +201,7 @@ impl<D: Wires> Shared<D> {
             changed: Condvar::new(),
             changes: AtomicU64::new(0),
             speakers: Arc::new(Speakers::default()),
+            gates: Arc::new(Gates::default()),
             watched: Mutex::new(Vec::new()),
             changes_wanted: Mutex::new(Vec::new()),
             resolved: Mutex::new(Vec::new()),
@@ -351,11 +354,18 @@ impl<D: Wires> Shared<D> {
 
     /// Sends what is there to be sent now; whether there was anything.
     pub(super) fn pump(&self) -> bool {
-        let mut found = false;
+        self.carry().0
+    }
+
+    /// As [`Shared::pump`]; and whether bulk waits until there is room for it, so that one should look again soon.
+    pub(super) fn carry(&self) -> (bool, bool) {
+        let (mut found, mut held) = (false, false);
         for peer in self.all().iter() {
-            found |= lock(peer).pump(&self.driver) > 0;
+            let mut peer = lock(peer);
+            found |= peer.pump(&self.driver) > 0;
+            held |= peer.is_held();
         }
-        found
+        (found, held)
     }
 }
 

@@ -24,6 +24,7 @@ use crate::ports::lock;
 use crate::publisher::Missing;
 use crate::runtime::cipher::{Cipher, Trouble};
 use crate::runtime::export::{Care, ExportedSource, Exports, Found, Met};
+use crate::runtime::gate::{Gates, Passage};
 use crate::runtime::import::{Imports, Inputs, Lent};
 use crate::runtime::{Goal, Outbound, Pieces, Staging};
 
@@ -108,6 +109,8 @@ struct Wire {
     /// The session is done with it: what is in the batch is written, then it is closed.
     closing: Option<Closing>,
     told: Told,
+    /// Bulk goes through a gate.
+    passage: Option<Passage>,
 }
 
 /// How much of a connection's life the membership was told of.
@@ -152,6 +155,7 @@ pub(crate) struct Peer {
     wire: Option<Wire>,
     host: String,
     speakers: Arc<Speakers>,
+    gates: Arc<Gates>,
     outputs: Vec<Output>,
     /// Takes the outputs of what is done for the former: its memory is used again.
     spare: Vec<Output>,
@@ -173,6 +177,7 @@ impl Peer {
         host: String,
         place: u64,
         speakers: Arc<Speakers>,
+        gates: Arc<Gates>,
     ) -> Result<Self, Error> {
         let id = session.peer();
         Ok(Self {
@@ -185,6 +190,7 @@ impl Peer {
             wire: None,
             host,
             speakers,
+            gates,
             outputs: Vec::new(),
             spare: Vec::new(),
             inputs: Vec::new(),
@@ -209,8 +215,9 @@ impl Peer {
             self.lost(now);
         }
         let batch = Some(Pieces(Batch::new()));
+        let passage = Passage::new(&self.gates, driver, connection);
         let (rest, told) = (Vec::new(), Told::default());
-        self.wire = Some(Wire { connection, batch, rest, bulk: false, cipher, closing: None, told });
+        self.wire = Some(Wire { connection, batch, rest, bulk: false, cipher, closing: None, told, passage });
         self.session.connected(now, link, &mut self.outputs);
         self.carry_out(now);
         self.write(driver);
@@ -792,6 +799,11 @@ impl Peer {
             let Some(wire) = &mut self.wire else { return false };
             let Some(mut pieces) = wire.batch.take() else { return false };
             if pieces.0.is_empty()
+                && let Some(passage) = &mut wire.passage
+            {
+                passage.look(driver, now, &mut self.session);
+            }
+            if pieces.0.is_empty()
                 && let Err(trouble) = transmit(&mut self.session, &mut wire.cipher, now, &mut pieces.0)
             {
                 pieces.0.clear();
@@ -830,6 +842,9 @@ impl Peer {
         match result {
             Ok(count) => {
                 pieces.0.advance(count);
+                if let Some(passage) = &wire.passage {
+                    passage.wrote(count);
+                }
                 wire.batch = Some(pieces);
                 true
             }
@@ -871,7 +886,13 @@ impl Peer {
 
     /// When `tick` is wanted.
     pub(crate) fn deadline(&self) -> Option<Time> {
-        self.session.deadline().map(|(at, _)| at)
+        let held = self.wire.as_ref().and_then(|wire| wire.passage.as_ref()?.held_until());
+        self.session.deadline().map(|(at, _)| at).into_iter().chain(held).min()
+    }
+
+    /// Whether bulk waits until the kernel has less of it.
+    pub(crate) fn is_held(&self) -> bool {
+        self.wire.as_ref().and_then(|wire| wire.passage.as_ref()?.held_until()).is_some()
     }
 
     /// The connection, while there is one.

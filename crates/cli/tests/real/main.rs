@@ -3,6 +3,7 @@
 //! Each test starts tens to hundreds of processes, so they would disturb each other's deadlines, not each other's results.
 #![expect(clippy::print_stdout, reason = "the test runner collects lines of evidence")]
 
+mod bulk;
 mod crowd;
 mod door;
 mod flights;

@@ -17,7 +17,7 @@ use crate::harness::{Place, Running};
 
 const HOSTS: usize = 3;
 /// Of the last host, where the subscriber is.
-const FAR: usize = 2;
+pub(crate) const FAR: usize = 2;
 /// So long the cable is out.
 const CUT: Duration = Duration::from_secs(5);
 const DEADLINE: Duration = Duration::from_secs(60);
@@ -25,7 +25,7 @@ const DEADLINE: Duration = Duration::from_secs(60);
 const LOOKS_MAX: u32 = 300;
 
 /// Namespaces at one bridge, which lies in another: this machine's own network is not touched.
-struct Network {
+pub(crate) struct Network {
     name: String,
 }
 
@@ -68,7 +68,7 @@ impl Network {
     }
 
     /// `command` on a host.
-    fn on(&self, index: usize, command: &Command) -> Command {
+    pub(crate) fn on(&self, index: usize, command: &Command) -> Command {
         let mut there = Command::new("ip");
         there.args(["netns", "exec", &self.host(index)]).arg(command.get_program()).args(command.get_args());
         for (name, value) in command.get_envs() {
@@ -79,6 +79,14 @@ impl Network {
         }
         there.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         there
+    }
+
+    /// From now on so much goes out of a host in a second, in the words of `tc`.
+    pub(crate) fn slow_down(&self, index: usize, rate: &str) {
+        let host = self.host(index);
+        let mut words = vec!["-n", &host, "qdisc", "add", "dev", "eth0", "root", "tbf", "rate", rate];
+        words.extend(["burst", "32kb", "latency", "400ms"]);
+        run("tc", &words);
     }
 
     /// Pulls the cable of a host out, or puts it in again.
@@ -105,19 +113,24 @@ fn address(index: usize) -> String {
 }
 
 fn ip(arguments: &[&str]) {
-    let ended = Command::new("ip").args(arguments).output().expect("`ip` was there before");
-    assert!(ended.status.success(), "ip {arguments:?}: {}", String::from_utf8_lossy(&ended.stderr));
+    run("ip", arguments);
+}
+
+/// A program of iproute2.
+fn run(program: &str, arguments: &[&str]) {
+    let ended = Command::new(program).args(arguments).output().expect("it comes with `ip`, which was there");
+    assert!(ended.status.success(), "{program} {arguments:?}: {}", String::from_utf8_lossy(&ended.stderr));
 }
 
 /// A node on each host, linked with all others.
-struct Cluster {
-    network: Network,
+pub(crate) struct Cluster {
+    pub(crate) network: Network,
     places: [Place; HOSTS],
     nodes: Vec<(Running, BufReader<PipeReader>)>,
 }
 
 impl Cluster {
-    fn new() -> Option<Self> {
+    pub(crate) fn new() -> Option<Self> {
         let network = Network::new()?;
         let mut cluster = Self { network, places: std::array::from_fn(|_| Place::new()), nodes: Vec::new() };
         cluster.nodes = (0..HOSTS).map(|index| cluster.node(index)).collect();
@@ -138,7 +151,7 @@ impl Cluster {
         (node, stream)
     }
 
-    fn command(&self, index: usize, words: &[&str]) -> Command {
+    pub(crate) fn command(&self, index: usize, words: &[&str]) -> Command {
         self.network.on(index, &self.places[index].command(words))
     }
 
@@ -161,7 +174,7 @@ impl Cluster {
     }
 
     /// Ends all in order, once every node has both others as peers again.
-    fn end(self) {
+    pub(crate) fn end(self) {
         for index in 0..HOSTS {
             let linked = |_| {
                 let peers =

@@ -114,6 +114,7 @@ pub(crate) fn both_families_connect_and_tell_where_the_peer_comes_from<P: Place>
         assert_ne!(listening.address.port(), 0, "the kernel has chosen a port");
         let (pair, peer) = scene.connect_to(listening.address);
         assert_eq!(peer.ip(), scene.place.near_address(ip));
+        assert!(scene.place.near().local_ip(pair.near).is_some(), "it leaves by an interface");
         scene.send(Who::Far, pair.far, b"hello");
         assert_eq!(scene.receive(Who::Near, pair.near, 5), b"hello");
     }
@@ -285,6 +286,7 @@ pub(crate) fn what_cannot_be_done_gives_its_buffer_back_at_once<P: Place>(mut sc
         }
     }
     assert_eq!(driver.backlog(ConnectionId(u64::MAX)), Err(Fault::Closed));
+    assert_eq!(driver.local_ip(ConnectionId(u64::MAX)), None);
     assert_eq!(driver.shutdown(ConnectionId(u64::MAX)), Err(Fault::Closed));
     scene.send(Who::Far, pair.far, b"y");
     let (landing, result) = scene.read_done(Who::Near, pair.near);

@@ -35,11 +35,24 @@ pub(crate) struct Outgoing<P> {
     /// Until then others than bulk are taken to share the link.
     shared_until: Time,
     /// All that lies here.
-    waiting: Amount,
+    waiting: Both,
     /// Of that, what has not begun to go and is not paid for.
-    unpaid: Amount,
+    unpaid: Both,
     /// Runs that have gone, to be filled again.
     spare: Vec<Run>,
+}
+
+/// What is counted for bulk and for all else apart: else bulk that waits would keep out what may pass it.
+#[derive(Debug, Default)]
+struct Both {
+    bulk: Amount,
+    rest: Amount,
+}
+
+impl Both {
+    const fn of(&mut self, is_bulk: bool) -> &mut Amount {
+        if is_bulk { &mut self.bulk } else { &mut self.rest }
+    }
 }
 
 /// Runs that are kept to be filled again: two hold what a link takes at once, one is filled, and one is found empty.
@@ -50,6 +63,8 @@ struct Queue<P> {
     items: VecDeque<Item<P>>,
     unpaid: Amount,
     in_turn: bool,
+    /// Its latest message was bulk, and its next is taken to be so too.
+    bulk: bool,
     window: Amount,
     under_way: Amount,
     /// The last sequence that went out whole.
@@ -121,7 +136,7 @@ impl<P: AsRef<[u8]>> Item<P> {
 
 impl<P: AsRef<[u8]> + Clone> Outgoing<P> {
     pub(crate) fn new(cluster: Seed) -> Outgoing<P> {
-        let (waiting, unpaid) = (Amount::default(), Amount::default());
+        let (waiting, unpaid) = (Both::default(), Both::default());
         Outgoing {
             cluster,
             queues: BTreeMap::new(),
@@ -140,6 +155,7 @@ impl<P: AsRef<[u8]> + Clone> Outgoing<P> {
             items: VecDeque::new(),
             unpaid: Amount::default(),
             in_turn: false,
+            bulk: false,
             window,
             under_way: Amount::default(),
             sent: 0,
@@ -162,9 +178,10 @@ impl<P: AsRef<[u8]> + Clone> Outgoing<P> {
     /// Forgets a source with all that waits of it: the word of its end, if that has not gone.
     pub(crate) fn forget(&mut self, source: PortId) -> Option<Retire> {
         let queue = self.queues.remove(&source)?;
-        self.unpaid.take(queue.unpaid);
         for item in &queue.items {
-            self.waiting.take(item.size());
+            let bulk = item.rank() == Rank::BULK;
+            self.waiting.of(bulk).take(item.size());
+            self.unpaid.of(bulk).take(item.cost());
         }
         self.lanes.remove(source);
         queue.items.iter().find_map(|item| match item {
@@ -178,14 +195,20 @@ impl<P: AsRef<[u8]> + Clone> Outgoing<P> {
         self.queues.get(&source).map_or(0, |queue| queue.sent)
     }
 
-    /// Whether one more message may be put into the queue of a source that has been accepted.
+    /// Whether one more message may be put into the queue of a source that has been accepted. Where bulk has filled its
+    /// part, a source whose latest message was small may put one more in: it cannot be known before what it is.
     pub(crate) fn has_room(&self, source: PortId, grant: &Grant) -> bool {
         let Some(queue) = self.queues.get(&source) else { return false };
-        let full = self.waiting.messages >= LINK_QUEUE_MESSAGES_MAX as u64
-            || self.waiting.bytes >= LINK_QUEUE_BYTES_MAX;
+        let (waiting, unpaid) = if queue.bulk {
+            (self.waiting.bulk, self.unpaid.bulk)
+        } else {
+            (self.waiting.rest, self.unpaid.rest)
+        };
+        let full =
+            waiting.messages >= LINK_QUEUE_MESSAGES_MAX as u64 || waiting.bytes >= LINK_QUEUE_BYTES_MAX;
         // The next message's size is not known yet: one byte stands for it.
         let next = Amount::message(1);
-        let (mut ahead, mut spent) = (queue.under_way, self.unpaid);
+        let (mut ahead, mut spent) = (queue.under_way, unpaid);
         ahead.add(queue.unpaid);
         spent.add(next);
         !full && ahead.has_room(next, queue.window) && grant.allows(spent)
@@ -196,7 +219,8 @@ impl<P: AsRef<[u8]> + Clone> Outgoing<P> {
         let Some(queue) = self.queues.get(&source) else { return Amount::default() };
         let most = Amount { messages: LINK_QUEUE_MESSAGES_MAX as u64, bytes: LINK_QUEUE_BYTES_MAX };
         let window = queue.window.less(queue.under_way).less(queue.unpaid);
-        most.less(self.waiting).least(window).least(grant.left().less(self.unpaid))
+        let left = grant.left().less(self.unpaid.rest).less(self.unpaid.bulk);
+        most.less(self.waiting.rest).least(window).least(left)
     }
 
     /// What the peer lets be under way of a source, if it has accepted it.
@@ -312,14 +336,14 @@ impl<P: AsRef<[u8]> + Clone> Outgoing<P> {
                 grant.spend(cost);
                 queue.under_way.add(cost);
                 queue.unpaid.take(cost);
-                self.unpaid.take(cost);
+                self.unpaid.of(rank == Rank::BULK).take(cost);
                 begun += item.messages();
             }
             let before = batch.bytes();
             if put(item, most, self.cluster, batch)
                 && let Some(item) = queue.items.pop_front()
             {
-                self.waiting.take(item.size());
+                self.waiting.of(rank == Rank::BULK).take(item.size());
                 queue.sent = item.last().unwrap_or(queue.sent);
                 if let Item::Run(run) = item
                     && self.spare.len() < SPARE_MAX
@@ -354,8 +378,9 @@ impl<P: AsRef<[u8]> + Clone> Outgoing<P> {
     fn push(&mut self, source: PortId, item: Item<P>) {
         // Nothing comes of a source that the peer has not accepted on this connection.
         let Some(queue) = self.queues.get_mut(&source) else { return };
-        self.waiting.add(item.size());
-        self.unpaid.add(item.size());
+        queue.bulk = item.rank() == Rank::BULK;
+        self.waiting.of(queue.bulk).add(item.size());
+        self.unpaid.of(queue.bulk).add(item.size());
         queue.unpaid.add(item.size());
         queue.items.push_back(item);
         Outgoing::take_turn(&mut self.lanes, source, queue);

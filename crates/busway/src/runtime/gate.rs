@@ -1,0 +1,118 @@
+//! The gates of this host's interfaces, and the looks at the kernel by which they decide.
+//!
+//! A connection looks when it has bulk to send, and only then: what is small passes without a word. When there is no room the
+//! other connections of the interface are looked at too, since theirs may have gone out meanwhile. Nothing leaves this host
+//! by the loopback interface, so that there is no gate for it.
+//!
+//! Invariant: a connection that is gone is known to no gate.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex};
+
+use busway_io::{ConnectionId, Driver};
+use busway_protocol::{Gate, Session, Time};
+
+use crate::ports::lock;
+use crate::runtime::{Outbound, Pieces, Staging};
+
+/// A gate for each of our own addresses: that is, for each interface.
+#[derive(Debug, Default)]
+pub(crate) struct Gates(Mutex<BTreeMap<IpAddr, Gate>>);
+
+/// The way of one connection through its gate.
+#[derive(Debug)]
+pub(crate) struct Passage {
+    gates: Arc<Gates>,
+    interface: IpAddr,
+    connection: ConnectionId,
+    /// It has had bulk to send.
+    entered: bool,
+    /// The round trip that was told last.
+    round_trip_ns: u64,
+    /// Bulk waits at least until then.
+    held_until: Option<Time>,
+}
+
+impl Passage {
+    /// `None` where there is no gate.
+    pub(crate) fn new<D: Driver<Staging, Pieces>>(
+        gates: &Arc<Gates>,
+        driver: &D,
+        connection: ConnectionId,
+    ) -> Option<Self> {
+        let interface = driver.local_ip(connection).filter(|address| !address.is_loopback())?;
+        let (gates, entered) = (gates.clone(), false);
+        Some(Self { gates, interface, connection, entered, round_trip_ns: 0, held_until: None })
+    }
+
+    /// Tells the session how much bulk may begin to go now.
+    pub(crate) fn look<D: Driver<Staging, Pieces>>(
+        &mut self,
+        driver: &D,
+        now: Time,
+        session: &mut Session<Outbound>,
+    ) {
+        if !session.has_bulk() {
+            self.held_until = None;
+            return;
+        }
+        if self.held_until.is_some_and(|until| now < until) {
+            return;
+        }
+        // A connection that cannot say is about to be told as gone.
+        let Ok(backlog) = driver.backlog(self.connection) else { return };
+        self.entered = true;
+        let round_trip_ns = session.stats().map_or(0, |stats| stats.round_trip_ns);
+        let id = id(self.connection);
+        let mut gates = lock(&self.gates.0);
+        let gate = gates.entry(self.interface).or_default();
+        if round_trip_ns != self.round_trip_ns {
+            self.round_trip_ns = round_trip_ns;
+            gate.round_trip(now, id, round_trip_ns);
+        }
+        gate.look(now, id, backlog);
+        if gate.room() == 0 {
+            for other in gate.stale(now) {
+                match driver.backlog(ConnectionId(other.0)) {
+                    Ok(backlog) => gate.look(now, other, backlog),
+                    Err(_) => gate.forget(other),
+                }
+            }
+        }
+        let room = gate.room();
+        if gate.asks(now, id) {
+            session.ask(now);
+        }
+        tracing::trace!(target: "busway::link", backlog, room, bound = gate.bound(), rate = gate.rate(), round_trip_ns, "bulk");
+        session.set_bulk_room(Some(room));
+        self.held_until = (room == 0).then(|| Time(now.0.saturating_add(gate.wait_ns())));
+    }
+
+    /// So much was written.
+    pub(crate) fn wrote(&self, bytes: usize) {
+        if self.entered
+            && let Some(gate) = lock(&self.gates.0).get_mut(&self.interface)
+        {
+            gate.wrote(id(self.connection), bytes as u64);
+        }
+    }
+
+    /// When to look again, while bulk is held up.
+    pub(crate) const fn held_until(&self) -> Option<Time> {
+        self.held_until
+    }
+}
+
+impl Drop for Passage {
+    fn drop(&mut self) {
+        let mut gates = lock(&self.gates.0);
+        if let Some(gate) = gates.get_mut(&self.interface) {
+            gate.forget(id(self.connection));
+        }
+    }
+}
+
+const fn id(connection: ConnectionId) -> busway_protocol::ConnectionId {
+    busway_protocol::ConnectionId(connection.0)
+}
