@@ -21,8 +21,8 @@ pub(crate) fn run(context: &mut Context<'_>) -> Result<Exit, Failure> {
     }
     let width = flows.iter().map(|flow| flow.peer.chars().count()).max().unwrap_or(0).max(4);
     context.output.line(format_args!(
-        "{:width$}  {:<5} {:<3}  {:>10} {:>10}  {:>10} {:>10}  {:>12} {:>9}  {}",
-        "PEER", "FLOW", "WAY", "IN USE", "OF", "BYTES", "OF", "HANDLED", "WAITED", "DROPPED"
+        "{:width$}  {:<9} {:<3}  {:>10} {:>10}  {:>10} {:>10}  {:>12} {:>9}  {:>9}  {}",
+        "PEER", "FLOW", "WAY", "IN USE", "OF", "BYTES", "OF", "HANDLED", "WAITED", "HANDLER", "DROPPED"
     ))?;
     for flow in &flows {
         let dropped: Vec<String> =
@@ -30,17 +30,23 @@ pub(crate) fn run(context: &mut Context<'_>) -> Result<Exit, Failure> {
         let dropped =
             if dropped.is_empty() { "-".to_owned() } else { dropped.join(", ").escape_debug().to_string() };
         context.output.line(format_args!(
-            "{:width$}  {:<5} {:<3}  {:>10} {:>10}  {:>10} {:>10}  {:>12} {:>9}  {dropped}",
+            "{:width$}  {:<9} {:<3}  {:>10} {:>10}  {:>10} {:>10}  {:>12} {:>9}  {:>6} ms  {dropped}",
             flow.peer,
             flow.flow,
             flow.direction,
             flow.in_use_messages,
-            flow.limit_messages,
+            limit(flow.limit_messages, flow.limit_messages),
             Size(flow.in_use_bytes).to_string(),
-            Size(flow.limit_bytes).to_string(),
+            limit(flow.limit_messages, Size(flow.limit_bytes)),
             flow.handled,
             flow.waited,
+            flow.handler_ns / 1_000_000,
         ))?;
     }
     Ok(Exit::Done)
+}
+
+/// A limit, where there is one.
+fn limit(messages: u64, shown: impl std::fmt::Display) -> String {
+    if messages == 0 { "-".to_owned() } else { shown.to_string() }
 }

@@ -21,10 +21,11 @@ use busway_wire::limits::{
     LINK_WINDOW_BYTES_DEFAULT, LINK_WINDOW_MESSAGES_DEFAULT, MESSAGE_BYTES_MAX,
 };
 use busway_wire::link::{Accept, Deny, Features, Frame, Hello, Refusal, RefusalCode, label_of, reason_of};
-use busway_wire::{Header, PortId, Records, Run, Seed};
+use busway_wire::{Header, Kind, PortId, Records, Run, Seed};
 
 use crate::batch::Batch;
 use crate::error::{Closed, PeerError};
+use crate::flow::Flow;
 use crate::framing::{Framer, Step, Want};
 use crate::time::{PeerId, Time};
 
@@ -174,6 +175,25 @@ impl Room {
     }
 }
 
+/// Frames that are no messages, by their flow. What takes the place of messages counts as one of them, not here.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Frames {
+    /// Of the link itself.
+    pub control: u64,
+    /// Of peers that come and go.
+    pub transport: u64,
+}
+
+impl Frames {
+    fn count(&mut self, kind: Kind) {
+        match (Flow::of(kind), kind) {
+            (_, Kind::Gap | Kind::Retire) => {}
+            (Flow::Transport, _) => self.transport = self.transport.saturating_add(1),
+            (_, _) => self.control = self.control.saturating_add(1),
+        }
+    }
+}
+
 /// What a link has counted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Stats {
@@ -187,6 +207,10 @@ pub struct Stats {
     pub messages_out: u64,
     /// Messages of ours that the peer has counted.
     pub messages_seen: u64,
+    /// Frames received that are no messages.
+    pub frames_in: Frames,
+    /// Frames put into batches that are no messages.
+    pub frames_out: Frames,
     /// The last round trip of a ping in nanoseconds; 0 before the first.
     pub round_trip_ns: u64,
 }
@@ -426,16 +450,15 @@ impl<P: AsRef<[u8]> + Clone> Link<P> {
     /// Puts out what may go now, until the batch has its size.
     pub fn transmit(&mut self, now: Time, batch: &mut Batch<P>) {
         let before = batch.bytes();
-        let cluster = Seed(self.ours.cluster);
         if core::mem::take(&mut self.control.hello) {
-            put_frame(&Frame::Hello(self.ours.clone()), cluster, batch);
+            self.put(&Frame::Hello(self.ours.clone()), batch);
         }
         if matches!(self.state, State::Established | State::Draining) {
-            self.transmit_control(now, cluster, batch);
+            self.transmit_control(now, batch);
             while batch.bytes() < LINK_BATCH_BYTES
                 && let Some(frame) = self.ordered.pop_front()
             {
-                put_frame(&frame, cluster, batch);
+                self.put(&frame, batch);
             }
             if let Some(grant) = &mut self.grant {
                 let begun = self.outgoing.transmit(now, batch, grant);
@@ -443,32 +466,47 @@ impl<P: AsRef<[u8]> + Clone> Link<P> {
             }
         }
         if let Some(last) = self.control.last.take() {
-            put_frame(&last, cluster, batch);
+            self.put(&last, batch);
         }
         let bytes = batch.bytes().saturating_sub(before);
         self.stats.bytes_out = self.stats.bytes_out.saturating_add(bytes as u64);
     }
 
-    fn transmit_control(&mut self, now: Time, cluster: Seed, batch: &mut Batch<P>) {
+    fn transmit_control(&mut self, now: Time, batch: &mut Batch<P>) {
         if let Some(stamp) = self.control.pong.take() {
-            put_frame(&Frame::Pong { stamp }, cluster, batch);
+            self.put(&Frame::Pong { stamp }, batch);
         }
         if self.control.ping.take().is_some() {
-            put_frame(&Frame::Ping { stamp: now.0 }, cluster, batch);
+            self.put(&Frame::Ping { stamp: now.0 }, batch);
         }
         if core::mem::take(&mut self.control.credit) {
-            put_frame(&Frame::Credit(self.granted.tell()), cluster, batch);
+            let credit = self.granted.tell();
+            self.put(&Frame::Credit(credit), batch);
         }
         while batch.bytes() < LINK_BATCH_BYTES
             && let Some((_, accept)) = self.control.accepts.pop_first()
         {
-            put_frame(&Frame::Accept(accept), cluster, batch);
+            self.put(&Frame::Accept(accept), batch);
         }
         while batch.bytes() < LINK_BATCH_BYTES
             && let Some((_, deny)) = self.control.denies.pop_first()
         {
-            put_frame(&Frame::Deny(deny), cluster, batch);
+            self.put(&Frame::Deny(deny), batch);
         }
+    }
+
+    /// Puts out a frame that is no message and goes before all of them.
+    fn put(&mut self, frame: &Frame, batch: &mut Batch<P>) {
+        put_frame(frame, Seed(self.ours.cluster), batch);
+        self.stats.frames_out.count(frame.kind());
+    }
+
+    /// How many such frames wait.
+    pub(crate) fn frames_waiting(&self) -> u64 {
+        let control = &self.control;
+        let single = [control.hello, control.credit, control.ping.is_some(), control.pong.is_some()];
+        let single = single.into_iter().filter(|waits| *waits).count();
+        (single + control.accepts.len() + control.denies.len() + self.ordered.len()) as u64
     }
 
     /// Whether `transmit` would put anything out.

@@ -33,7 +33,7 @@ use crate::time::{PeerId, Time};
 use export::Export;
 use interest::{PeerWants, Wants};
 use relay::Relay;
-pub use traffic::Traffic;
+pub use traffic::{Passing, Traffic};
 pub use words::{Account, Delivery, Destination, Input, Outbox, Output};
 
 /// Interests and announcements that are handed to the link ahead of what it has sent. What is not handed over yet

@@ -11,7 +11,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use busway_protocol::flow::Flow;
-use busway_protocol::{PeerId, Traffic};
+use busway_protocol::{Passing, PeerId, Traffic};
 use busway_shm::clock::Deadline;
 use busway_wire::{Cause, Topic};
 use serde::{Deserialize, Serialize};
@@ -98,11 +98,15 @@ fn state(state: LinkState) -> &'static str {
 pub struct FlowStatus {
     /// Who it is, as [`PeerStatus`] has it.
     pub peer: String,
-    /// The class of traffic: `data` is what is published.
+    /// The class of traffic: `data` is what is published, `control` are frames of the link itself, `transport` those of
+    /// peers that come and go.
     pub flow: String,
+    /// What goes first on a link: 0 before 1.
+    #[serde(default)]
+    pub rank: u8,
     /// `in`: from the peer to us; `out`: from us to the peer.
     pub direction: String,
-    /// Messages that may be under way.
+    /// Messages that may be under way; 0 for what is outside of all credit.
     pub limit_messages: u64,
     /// Bytes that may be.
     pub limit_bytes: u64,
@@ -116,17 +120,21 @@ pub struct FlowStatus {
     pub waited: u64,
     /// Messages that were dropped, or lost and told so, by cause; those of which there are none are left out.
     pub dropped: BTreeMap<String, u64>,
+    /// `in`, of `data`: nanoseconds in which what came was put into its place.
+    #[serde(default)]
+    pub handler_ns: u64,
 }
 
 impl FlowStatus {
-    fn new(peer: PeerId, direction: &str, traffic: &Traffic) -> Self {
+    fn new(peer: PeerId, flow: Flow, direction: &str, traffic: &Traffic) -> Self {
         let dropped = Cause::ALL.iter().filter_map(|cause| {
             let count = traffic.dropped.get(cause.index()).copied().filter(|count| *count > 0)?;
             Some((cause.name().to_owned(), count))
         });
         Self {
             peer: peer.to_string(),
-            flow: Flow::Data.name().to_owned(),
+            flow: flow.name().to_owned(),
+            rank: flow.rank(),
             direction: direction.to_owned(),
             limit_messages: traffic.limit.messages,
             limit_bytes: traffic.limit.bytes,
@@ -135,6 +143,7 @@ impl FlowStatus {
             handled: traffic.handled,
             waited: traffic.waited,
             dropped: dropped.collect(),
+            handler_ns: traffic.handler_ns,
         }
     }
 }
@@ -191,10 +200,12 @@ fn report(hub: &Hub, publisher: &mut Publisher) {
 }
 
 fn report_flows(hub: &Hub, publisher: &mut Publisher) {
-    let of = |(peer, from, to): (PeerId, Traffic, Traffic)| {
-        [FlowStatus::new(peer, "in", &from), FlowStatus::new(peer, "out", &to)]
+    let of = |peer: PeerId, Passing { flow, from, to }: Passing| {
+        [FlowStatus::new(peer, flow, "in", &from), FlowStatus::new(peer, flow, "out", &to)]
     };
-    let flows: Vec<FlowStatus> = hub.traffic().into_iter().flat_map(of).collect();
+    let all = hub.traffic().into_iter();
+    let all = all.flat_map(|(peer, passing)| passing.into_iter().flat_map(move |one| of(peer, one)));
+    let flows: Vec<FlowStatus> = all.collect();
     if let Err(error) = publisher.send_json(&flows) {
         tracing::debug!(target: "busway::link", "cannot say what is under way: {error}");
     }

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use busway_io::{Driver, Epoll, Event, Fault, Listen, ListenerId};
 use busway_protocol::membership::Attempt;
-use busway_protocol::{Config, Input, PeerId, State, Time, Traffic};
+use busway_protocol::{Config, Input, Passing, PeerId, State, Time};
 use busway_shm::bell::ANY;
 use busway_shm::sync::{AtomicBool, AtomicU64, Ordering};
 
@@ -500,13 +500,12 @@ impl Hub {
     }
 
     /// What is under way with each peer that is linked, from it and to it.
-    pub(crate) fn traffic(&self) -> Vec<(PeerId, Traffic, Traffic)> {
+    pub(crate) fn traffic(&self) -> Vec<(PeerId, [Passing; 3])> {
         let peers = lock(&self.shared.peers).clone();
         let linked = peers.into_iter().filter_map(|(id, peer)| {
             let peer = lock(&peer);
             peer.state()?;
-            let (from, to) = peer.traffic();
-            Some((id, from, to))
+            Some((id, peer.traffic()))
         });
         linked.collect()
     }

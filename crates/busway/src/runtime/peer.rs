@@ -10,9 +10,10 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
 use busway_io::{ConnectionId, Driver, Fault, Read, Submitted};
+use busway_protocol::flow::Flow;
 use busway_protocol::{
-    Acl, Batch, Closed, Deed, Delivery, Destination, Input, Link, Output, PeerId, Permits, Principal,
-    Session, State, Stats, Time, Traffic,
+    Acl, Batch, Closed, Deed, Delivery, Destination, Input, Link, Output, Passing, PeerId, Permits,
+    Principal, Session, State, Stats, Time,
 };
 use busway_wire::link::{Announce, label_of};
 use busway_wire::{Cause, PortId, TopicId};
@@ -167,6 +168,8 @@ pub(crate) struct Peer {
     full_at: Time,
     /// Behind the place in the list of sources that was read last.
     turn: usize,
+    /// Nanoseconds in which what came was put into its place.
+    taking_ns: u64,
 }
 
 impl Peer {
@@ -198,6 +201,7 @@ impl Peer {
             happened: Vec::new(),
             full_at: Time(0),
             turn: 0,
+            taking_ns: 0,
         })
     }
 
@@ -293,6 +297,7 @@ impl Peer {
                     space.filled(full + count - there);
                     self.come(now, space.bytes());
                     *staging = Some(space);
+                    self.taken(driver, now);
                     self.write_at(driver, now);
                     if count < room {
                         driver.watch(connection);
@@ -371,7 +376,9 @@ impl Peer {
             Ok(Read::Bytes(count)) => {
                 staging.filled(staging.len() + count);
                 if self.wire.as_ref().is_some_and(|wire| wire.connection == connection) {
-                    self.come(Time(driver.now_ns()), staging.bytes());
+                    let now = Time(driver.now_ns());
+                    self.come(now, staging.bytes());
+                    self.taken(driver, now);
                     self.write(driver);
                     driver.watch(connection);
                 }
@@ -379,6 +386,11 @@ impl Peer {
             Ok(Read::End) => self.ended(driver, connection, None),
             Err(fault) => self.ended(driver, connection, Some(fault)),
         }
+    }
+
+    /// What was read at this time is in its place.
+    fn taken<D: Driver<Staging, Pieces>>(&mut self, driver: &D, since: Time) {
+        self.taking_ns = self.taking_ns.saturating_add(Time(driver.now_ns()).since(since));
     }
 
     fn ended<D: Driver<Staging, Pieces>>(
@@ -918,8 +930,14 @@ impl Peer {
     }
 
     /// What is under way, from the peer and to it.
-    pub(crate) fn traffic(&self) -> (Traffic, Traffic) {
-        self.session.traffic()
+    pub(crate) fn traffic(&self) -> [Passing; 3] {
+        let mut traffic = self.session.traffic();
+        for passing in &mut traffic {
+            if passing.flow == Flow::Data {
+                passing.from.handler_ns = self.taking_ns;
+            }
+        }
+        traffic
     }
 
     /// What the link has counted.

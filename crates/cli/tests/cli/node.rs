@@ -267,9 +267,13 @@ fn the_container_is_one_static_program_that_starts_the_node() {
 
 /// A flow of `busway flows --json`.
 pub(crate) fn flow(place: &Place, direction: &str) -> Option<Value> {
+    flow_of(place, direction, "data")
+}
+
+fn flow_of(place: &Place, direction: &str, name: &str) -> Option<Value> {
     let ended = place.run(&["flows", "--json"]);
     let flows = ended.lines().into_iter().filter_map(|line| serde_json::from_str::<Value>(&line).ok());
-    flows.into_iter().find(|flow| flow["direction"] == direction && flow["flow"] == "data")
+    flows.into_iter().find(|flow| flow["direction"] == direction && flow["flow"] == name)
 }
 
 #[test]
@@ -298,15 +302,30 @@ fn flows_show_the_limit_what_is_in_use_and_what_waited_for_each_peer() {
             "dropped",
             "flow",
             "handled",
+            "handler_ns",
             "in_use_bytes",
             "in_use_messages",
             "limit_bytes",
             "limit_messages",
             "peer",
+            "rank",
             "waited"
         ]
     );
+    for (place, direction) in [(&near, "out"), (&near, "in"), (&far, "out"), (&far, "in")] {
+        let transport = flow_of(place, direction, "transport").expect("a flow");
+        assert_eq!(
+            (transport["handled"].as_u64(), transport["rank"].as_u64()),
+            (Some(1), Some(0)),
+            "a hello"
+        );
+        let control = flow_of(place, direction, "control").expect("a flow");
+        assert!(control["handled"].as_u64().is_some_and(|frames| frames > 1), "{control}");
+        assert_eq!(control["limit_messages"].as_u64(), Some(0), "it is outside of all credit");
+    }
     until("what has come", || flow(&far, "in").is_some_and(|flow| flow["handled"] == 200));
+    let come = flow(&far, "in").expect("a flow");
+    assert!(come["handler_ns"].as_u64().is_some_and(|ns| ns > 0), "it took some time: {come}");
     let text = near.run(&["flows"]).expect(0).text();
     assert!(text.starts_with("PEER") && text.contains("node 1"), "{text}");
     subscriber.signal(Signal::INT);

@@ -140,3 +140,69 @@ fn what_is_in_use_is_what_was_charged_and_not_given_back() {
     (0..4).for_each(|id| flows.forget(peer(id)));
     assert_eq!((flows.shared_bytes(), flows.held.len()), (0, 0), "nothing is left");
 }
+
+/// What is held, by whom and of which flow, and by that what there is room for: as the promise says it, and slowly.
+struct Model {
+    limits: Limits,
+    held: Vec<Charge>,
+}
+
+impl Model {
+    fn of(&self, flow: Flow, peer: PeerId) -> Budget {
+        let held = self.held.iter().filter(|charge| charge.flow == flow && charge.peer == peer);
+        held.fold(Budget::default(), |sum, charge| sum.plus(charge.bytes))
+    }
+
+    /// What all peers hold of a flow beyond their floors.
+    fn shared(&self, flow: Flow) -> Budget {
+        (0..PEERS).map(|id| self.of(flow, peer(id)).minus(self.limits.floor)).fold(
+            Budget::default(),
+            |a, b| Budget { messages: a.messages + b.messages, bytes: a.bytes + b.bytes },
+        )
+    }
+
+    fn shared_bytes(&self) -> u64 {
+        Flow::ALL.into_iter().map(|flow| self.shared(flow).bytes).sum()
+    }
+
+    fn is_within_floor(&self, charge: Charge) -> bool {
+        self.of(charge.flow, charge.peer).plus(charge.bytes).fits(self.limits.floor)
+    }
+}
+
+const PEERS: u64 = 5;
+
+#[test]
+fn a_greedy_peer_takes_nobodys_floor_and_all_together_stay_below_one_cap() {
+    const SIZE_MAX: u64 = 90;
+    for seed in 0..6 {
+        let mut dice = fastrand::Rng::with_seed(seed);
+        let mut limits = Limits { floor: Budget { messages: 2, bytes: 100 }, ..Limits::default() };
+        limits.set_all(1_500).unwrap();
+        for flow in Flow::ALL {
+            let limit = Budget { messages: dice.u64(1..40), bytes: dice.u64(SIZE_MAX..2_000) };
+            limits.set(flow, Rule { limit, when_full: flow.when_full()[0] }).unwrap();
+        }
+        let mut flows = Flows::new(limits);
+        let mut model = Model { limits, held: Vec::new() };
+        for _ in 0..600 {
+            let flow = dice.choice(Flow::ALL).unwrap();
+            // The first takes all that it can get, the others now and then something.
+            let id = if dice.u8(..4) > 0 { 0 } else { dice.u64(1..PEERS) };
+            let charge = charge(flow, id, dice.u64(..SIZE_MAX));
+            let (within, before) = (model.is_within_floor(charge), model.shared_bytes());
+            match flows.charge(charge) {
+                Ok(()) => model.held.push(charge),
+                Err(_) => assert!(!within, "seed {seed}: {charge:?} is within the floor of its peer"),
+            }
+            assert!(flows.shared_bytes() == model.shared_bytes(), "seed {seed}: what is shared is the sum");
+            let limit = model.limits.rule(flow).limit;
+            let grown = model.shared_bytes() > before;
+            assert!(!grown || model.shared_bytes() <= 1_500, "seed {seed}: {} bytes", model.shared_bytes());
+            assert!(!grown || model.shared(flow).fits(limit), "seed {seed}: {:?}", model.shared(flow));
+            while model.held.len() > 150 || (!model.held.is_empty() && dice.u8(..4) == 0) {
+                flows.release(model.held.swap_remove(dice.usize(..model.held.len())));
+            }
+        }
+    }
+}

@@ -34,6 +34,7 @@ impl<P: AsRef<[u8]> + Clone> Link<P> {
             return self.run(header, body).map(Some);
         }
         let frame = link::decode(&header, body).map_err(|error| self.fail(error.into()))?;
+        self.stats.frames_in.count(frame.kind());
         match frame {
             Frame::Hello(hello) => self.greeted(now, hello).map(Some),
             Frame::Refusal(refusal) => {

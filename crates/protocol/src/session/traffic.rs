@@ -8,15 +8,26 @@
 
 use busway_wire::Cause;
 
-use crate::flow::Budget;
+use crate::flow::{Budget, Flow};
 use crate::link::{Amount, Link};
 use crate::session::Session;
 use crate::session::export::Phase;
 
-/// One direction of `busway flows`.
+/// One flow between a peer and us, in both directions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Passing {
+    /// Which.
+    pub flow: Flow,
+    /// From the peer.
+    pub from: Traffic,
+    /// To it.
+    pub to: Traffic,
+}
+
+/// One direction of it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Traffic {
-    /// What may be under way: what its receiver granted. Nothing without a link.
+    /// What may be under way: what its receiver granted. Nothing without a link, and for what is outside of all credit.
     pub limit: Budget,
     /// What is.
     pub in_use: Budget,
@@ -27,6 +38,8 @@ pub struct Traffic {
     pub waited: u64,
     /// Messages that were dropped, or lost and told so, by cause.
     pub dropped: [u64; Cause::COUNT],
+    /// Nanoseconds in which what came was taken, as far as whoever carries has measured them.
+    pub handler_ns: u64,
 }
 
 /// What a session notes for it.
@@ -75,21 +88,39 @@ fn budget(amount: Amount) -> Budget {
 }
 
 impl<P: AsRef<[u8]> + Clone> Session<P> {
-    /// What goes from the peer to us, and from us to the peer.
+    /// What goes from the peer to us and from us to the peer, of each flow that a link carries.
     #[must_use]
-    pub fn traffic(&self) -> (Traffic, Traffic) {
+    pub fn traffic(&self) -> [Passing; 3] {
         let usage = |of: Option<(Amount, Amount, u64)>, waited, dropped| {
             let (limit, in_use, handled) = of.unwrap_or_default();
-            Traffic { limit: budget(limit), in_use: budget(in_use), handled, waited, dropped }
+            let (limit, in_use) = (budget(limit), budget(in_use));
+            Traffic { limit, in_use, handled, waited, dropped, handler_ns: 0 }
         };
         let mut lost = self.tally.lost;
         for export in self.exports.values() {
             add(&mut lost, &export.account().dropped);
         }
-        (
-            usage(self.link.as_ref().map(Link::granted_use), self.tally.waited_in, self.dropped),
-            usage(self.link.as_ref().and_then(Link::grant_use), self.tally.waited_out, lost),
-        )
+        let stats = self.stats().unwrap_or_default();
+        let counted = |handled| Traffic { handled, ..Traffic::default() };
+        let waiting = self.link.as_ref().map_or(0, Link::frames_waiting);
+        let in_use = Budget { messages: waiting, bytes: 0 };
+        [
+            Passing {
+                flow: Flow::Control,
+                from: counted(stats.frames_in.control),
+                to: Traffic { in_use, ..counted(stats.frames_out.control) },
+            },
+            Passing {
+                flow: Flow::Transport,
+                from: counted(stats.frames_in.transport),
+                to: counted(stats.frames_out.transport),
+            },
+            Passing {
+                flow: Flow::Data,
+                from: usage(self.link.as_ref().map(Link::granted_use), self.tally.waited_in, self.dropped),
+                to: usage(self.link.as_ref().and_then(Link::grant_use), self.tally.waited_out, lost),
+            },
+        ]
     }
 
     /// Whether a source has been accepted, so that it could send.
