@@ -2,6 +2,7 @@
 //!
 //! The rivals' program shares `cell` and `partner`, so that the report starts every side in the same way.
 
+use crate::floor::flag;
 use crate::floor::futex::BareFutex;
 use crate::floor::line::BareLine;
 use crate::floor::ring::BareRing;
@@ -38,6 +39,7 @@ impl Sides for Ours {
         match plan.side.as_str() {
             "line" => cell::conduct::<BareLine>(plan),
             "ring" => cell::conduct::<BareRing>(plan),
+            "flag" => flag::conduct(plan),
             "futex" => cell::conduct::<BareFutex>(plan),
             "tcp" => cell::conduct::<BareTcp>(plan),
             #[cfg(feature = "bus")]
@@ -50,6 +52,7 @@ impl Sides for Ours {
         match scene.plan.side.as_str() {
             "line" => cell::partner::<BareLine>(scene, index),
             "ring" => cell::partner::<BareRing>(scene, index),
+            "flag" => flag::partner(scene),
             "futex" => cell::partner::<BareFutex>(scene, index),
             "tcp" => cell::partner::<BareTcp>(scene, index),
             #[cfg(feature = "bus")]

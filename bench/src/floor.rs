@@ -3,6 +3,7 @@
 //! None of them checks anything, survives anything, or serves anybody but the one partner (the futex:
 //! the partners) it was made for. They exist to be divided by.
 
+pub mod flag;
 pub mod futex;
 pub mod line;
 pub mod ring;

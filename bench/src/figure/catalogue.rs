@@ -256,13 +256,17 @@ impl Maker<'_> {
             let small = Against::Over(read("busway loan", small));
             claim(name, read("busway loan", large), small, bar)
         };
+        let floor = |name: &str, large, small| {
+            claim(name, read("flag loan", large), Against::Over(read("flag loan", small)), Bar::None)
+        };
         let bar = Bar::AtMost(1.1);
         Figure {
             method: "A loan is filled before the clock starts; then `send`, and the receiver reads first and last byte. Sizes alternate within one cell, through chunks that both \
                      sides have already mapped and touched. `edges`: only the first and last byte are written anew, and the sender's caches are warm at both sizes. `filled whole, caches alike`: \
                      all of the loan is written; who has filled 64 MiB finds nothing else in its caches, so the sender of 4 KiB fills 64 MiB of other memory as well before the clock starts. \
-                     `filled whole, caches as they are`: the sender of 4 KiB fills nothing else; the ratio is what filling 64 MiB costs the `send` that follows it, whatever is sent",
-            cells: vec![self.cell("busway", "loan", 60)],
+                     `filled whole, caches as they are`: the sender of 4 KiB fills nothing else; the ratio is what filling 64 MiB costs the `send` that follows it, whatever is sent. \
+                     The bare flag does the same with plain shared memory in huge pages and one word: its ratios are the machine's",
+            cells: vec![self.cell("busway", "loan", 60), self.cell("flag", "loan", 60)],
             claims: vec![
                 row("64 MiB / 4 KiB, edges", "edges_64mib_ns", "edges_4kib_ns", bar),
                 row(
@@ -276,6 +280,12 @@ impl Maker<'_> {
                     "whole_64mib_ns",
                     "whole_4kib_ns",
                     bar,
+                ),
+                floor("a bare flag, 64 MiB / 4 KiB, edges", "edges_64mib_ns", "edges_4kib_ns"),
+                floor(
+                    "a bare flag, 64 MiB / 4 KiB, filled whole, caches alike",
+                    "whole_64mib_ns",
+                    "whole_4kib_then_other_ns",
                 ),
             ],
             ..plain("P6", "`send` to `recv` of 64 MiB against 4 KiB")
