@@ -140,7 +140,7 @@ impl Run {
         if size > LINK_RUN_PAYLOAD_BYTES_MAX
             || self.count >= LINK_RUN_MESSAGES_MAX
             || self.bytes.len() + needed > Run::BYTES_MAX
-            || self.first.checked_add(self.count).is_none()
+            || self.first.checked_add(self.count + 1).is_none()
         {
             return false;
         }
