@@ -1,4 +1,5 @@
-//! The control thread `bw-control`: one loop for a member, for the holder, and for the search between the two.
+//! The control thread `bw-control`: one loop for a member, for the holder, and for the search between the two. `runner`
+//! can have it stepped by a simulator, without the thread.
 //!
 //! It locks the life word, beats every 250 ms, looks at the others' life words, says registrations, and hands what
 //! arrives to `deliver`. It sleeps in one epoll; every wait has a deadline, so an idle process wakes four times a
