@@ -155,6 +155,7 @@ impl<P: AsRef<[u8]> + Clone> Session<P> {
         match input {
             Input::Want { id, pattern, reliable } => self.wants.want(id, pattern, reliable),
             Input::Unwant { id } => self.wants.unwant(id),
+            Input::Listed { all } => self.wants.listed(all),
             Input::Source { announce, next } => self.add_source(announce, next),
             Input::SourceGone { source, last } => {
                 if let Some(export) = self.exports.get_mut(&source) {

@@ -38,6 +38,8 @@ pub(crate) struct Interests {
     patterns: BTreeMap<String, Told>,
     next_id: u32,
     listing: u64,
+    /// The first listing has ended: all is known that is wanted here.
+    listed: bool,
 }
 
 impl Interests {
@@ -56,13 +58,17 @@ impl Interests {
                 for key in gone {
                     self.unwanted(key, tell);
                 }
+                if !std::mem::replace(&mut self.listed, true) {
+                    tell.push(Input::Listed { all: true });
+                }
             }
         }
     }
 
     /// Everything, for a peer that is new.
     pub(crate) fn all(&self) -> Vec<Input<Outbound>> {
-        self.patterns.values().map(want).collect()
+        let unlisted = (!self.listed).then_some(Input::Listed { all: false });
+        unlisted.into_iter().chain(self.patterns.values().map(want)).collect()
     }
 
     fn wanted(
@@ -146,6 +152,7 @@ mod tests {
             .map(|input| match input {
                 Input::Want { id, pattern, reliable } => format!("+{id} {pattern} {reliable}"),
                 Input::Unwant { id } => format!("-{id}"),
+                Input::Listed { all: true } => "all".to_owned(),
                 other => format!("{other:?}"),
             })
             .collect()
@@ -165,7 +172,7 @@ mod tests {
             assert!(told(&mut interests, gone(port)).is_empty());
         }
         assert_eq!(told(&mut interests, gone(1)), ["-1"]);
-        assert!(interests.all().is_empty());
+        assert!(matches!(interests.all()[..], [Input::Listed { all: false }]), "no listing has ended");
     }
 
     #[test]
@@ -175,6 +182,9 @@ mod tests {
         told(&mut interests, wanted(2, "b", Policy::Block));
         assert!(told(&mut interests, Watched::Begin).is_empty());
         assert!(told(&mut interests, wanted(2, "b", Policy::Block)).is_empty(), "it is known");
-        assert_eq!(told(&mut interests, Watched::End), ["-1"]);
+        assert_eq!(told(&mut interests, Watched::End), ["-1", "all"]);
+        assert_eq!(interests.all().len(), 1, "who comes now need not wait for a listing");
+        told(&mut interests, Watched::Begin);
+        assert_eq!(told(&mut interests, Watched::End), ["-2"], "once it is known, it is");
     }
 }

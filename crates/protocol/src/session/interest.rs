@@ -1,7 +1,8 @@
 //! Who wants what: our patterns at the peer, and the peer's at ours.
 //!
 //! On each new link all is said again. What the peer does not say again by the end of its listing is no longer
-//! wanted, so that a reconnect neither forgets nor disturbs a source that is wanted before and after.
+//! wanted, so that a reconnect neither forgets nor disturbs a source that is wanted before and after. A host that has
+//! just started does not know yet what its programs want: until it does, its listing does not end.
 //!
 //! Invariant: the peer wants at most `LINK_INTERESTS_MAX` patterns, and so do we.
 
@@ -25,6 +26,8 @@ pub(crate) struct Wants {
     told: BTreeSet<u32>,
     /// Whether the first listing of this link is still to be ended.
     listing: bool,
+    /// Our host has not said yet all that it wants: no listing ends before that.
+    unlisted: bool,
 }
 
 impl Wants {
@@ -45,6 +48,11 @@ impl Wants {
         }
     }
 
+    /// Whether all that our host wants has been said.
+    pub(crate) fn listed(&mut self, all: bool) {
+        self.unlisted = !all;
+    }
+
     /// Whether a topic is wanted.
     pub(crate) fn matches(&self, topic: &Topic) -> bool {
         self.wanted.values().any(|(pattern, _)| pattern.matches(topic))
@@ -60,7 +68,7 @@ impl Wants {
 
     /// Whether there is something to say.
     pub(crate) fn has_news(&self) -> bool {
-        self.listing || !self.add.is_empty() || !self.remove.is_empty()
+        (self.listing && !self.unlisted) || !self.add.is_empty() || !self.remove.is_empty()
     }
 
     /// The next frame of what is to be said.
@@ -83,7 +91,7 @@ impl Wants {
                 interest.add.push(Wanted { id, pattern: pattern.clone(), reliable: *reliable });
             }
         }
-        if self.add.is_empty() && self.remove.is_empty() {
+        if self.add.is_empty() && self.remove.is_empty() && !self.unlisted {
             interest.complete = core::mem::take(&mut self.listing);
         }
         Some(interest)
@@ -161,5 +169,26 @@ impl PeerWants {
         let stale = self.wanted.iter().find(|(_, want)| !want.here).map(|(id, _)| *id)?;
         self.wanted.remove(&stale);
         Some(stale)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Wants;
+    use busway_wire::Pattern;
+
+    #[test]
+    fn a_listing_does_not_end_before_all_is_known_that_is_wanted() {
+        let mut wants = Wants::default();
+        wants.listed(false);
+        wants.connected();
+        assert!(!wants.has_news() && wants.next().is_none(), "nothing is known");
+        wants.want(1, Pattern::parse("a.>").expect("a pattern"), true);
+        let first = wants.next().expect("a pattern is to be said");
+        assert_eq!((first.add.len(), first.complete), (1, false));
+        assert!(!wants.has_news(), "there may be more");
+        wants.listed(true);
+        let last = wants.next().expect("the end is to be said");
+        assert_eq!((last.add.len(), last.complete, wants.has_news()), (0, true, false));
     }
 }

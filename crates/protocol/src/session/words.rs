@@ -30,6 +30,11 @@ pub enum Input<P> {
         /// Our number for it.
         id: u32,
     },
+    /// Whether all that our host wants has been said. Until it is said that it has not, it has.
+    Listed {
+        /// All of it.
+        all: bool,
+    },
     /// A local ring that the peer wants has a row of ours now.
     Source {
         /// What the peer is told of it.
