@@ -356,16 +356,19 @@ impl Publisher {
     }
 
     /// Gives the node of this process time where a link that loses nothing is far behind, at most as long as a slow link
-    /// takes for what was published: who runs a whole ring ahead fills, and has sent, memory that no cache has any more.
+    /// takes for what was published, and never longer than it waits for anybody: who runs a whole ring ahead fills, and has
+    /// sent, memory that no cache has any more.
     fn pace(&mut self, sequence: u64, len: usize, patience: Patience) {
-        self.unpaced += len as u64;
+        // What was tried without patience is not waited for later.
+        self.unpaced = self.unpaced.min(PACE_BYTES).saturating_add(len as u64);
         let Patience::Until(deadline) = patience else { return };
         if self.unpaced < PACE_BYTES {
             return;
         }
         let bytes = std::mem::take(&mut self.unpaced);
         if let Some(carrier) = self.carrier.as_ref().and_then(Weak::upgrade) {
-            let most = Duration::from_nanos(bytes.saturating_mul(PACE_NS_A_BYTE));
+            let most = bytes.saturating_mul(PACE_NS_A_BYTE).min(self.writer.waits_ns());
+            let most = Duration::from_nanos(most);
             let most = deadline.remaining().map_or(most, |left| left.min(most));
             let messages = (PACE_BYTES / len.max(1) as u64).max(1);
             carrier.pace(self.port, Ahead { sequence, messages, most });

@@ -212,6 +212,11 @@ impl RingWriter {
         &self.shared
     }
 
+    /// The longest that a message waits for who is behind, in nanoseconds; 0 where nobody may make it wait.
+    pub fn waits_ns(&self) -> u64 {
+        if self.options.gating { self.options.max_wait_ns } else { 0 }
+    }
+
     /// Sequence of the last message.
     pub fn head(&self) -> u64 {
         self.head
