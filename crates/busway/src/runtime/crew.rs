@@ -321,7 +321,9 @@ impl<D: Wires> Carrier for Crew<D> {
             for peer in self.shared.all().iter() {
                 match peer.try_lock() {
                     Ok(mut peer) => {
-                        most = most.max(peer.pump_source(driver, Time(now_ns), publisher).unwrap_or(0))
+                        most = most.max(peer.pump_source(driver, Time(now_ns), publisher).unwrap_or(0));
+                        // Nothing wakes anybody when the kernel has less: `bw-link-tx` looks again.
+                        busy |= peer.is_held();
                     }
                     // Who has it may have looked before our message was there.
                     Err(_) => busy = true,

@@ -898,13 +898,18 @@ impl Peer {
 
     /// When `tick` is wanted.
     pub(crate) fn deadline(&self) -> Option<Time> {
-        let held = self.wire.as_ref().and_then(|wire| wire.passage.as_ref()?.held_until());
-        self.session.deadline().map(|(at, _)| at).into_iter().chain(held).min()
+        self.session.deadline().map(|(at, _)| at).into_iter().chain(self.held_until()).min()
     }
 
     /// Whether bulk waits until the kernel has less of it.
     pub(crate) fn is_held(&self) -> bool {
-        self.wire.as_ref().and_then(|wire| wire.passage.as_ref()?.held_until()).is_some()
+        self.held_until().is_some()
+    }
+
+    /// When it is to be looked at again. While a write is under way its end tells.
+    fn held_until(&self) -> Option<Time> {
+        let wire = self.wire.as_ref().filter(|wire| wire.batch.is_some())?;
+        wire.passage.as_ref()?.held_until()
     }
 
     /// The connection, while there is one.
