@@ -397,6 +397,8 @@ impl Imports {
                 // Its readers read on to the end of its ring.
                 (Stage::Closing, true) => {
                     self.reserved -= usize::from(incoming.reserved);
+                    // Of a message that has begun and will not end.
+                    self.abort(source);
                     self.sources.remove(&source);
                 }
                 (Stage::Open, true) => {}
