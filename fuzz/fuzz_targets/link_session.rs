@@ -76,12 +76,12 @@ impl Host {
             let (consumed, delivery) = self.session.receive(self.now, bytes, &mut self.out);
             bytes = &bytes[consumed..];
             let delivered = match delivery {
-                Some(Delivery::Message { header, .. }) => Some((header.source(), header.sequence.get())),
+                Some(Delivery::Message { header, .. }) => {
+                    let sequence = header.sequence.get();
+                    Some((header.source(), sequence..=sequence))
+                }
                 Some(Delivery::Run { header, records }) => {
-                    for message in records {
-                        self.keep(header.source(), message.sequence, message.sequence, true);
-                    }
-                    None
+                    Some((header.source(), records.next_sequence()..=records.last_sequence()))
                 }
                 Some(Delivery::Begin { header, .. }) => {
                     assert!(self.open.insert(header.source(), header.sequence.get()).is_none());
@@ -92,13 +92,16 @@ impl Host {
                     None
                 }
                 Some(Delivery::End { source }) => {
-                    self.open.remove(&source).map(|sequence| (source, sequence))
+                    self.open.remove(&source).map(|sequence| (source, sequence..=sequence))
                 }
                 None => break,
             };
+            // First what is told before it: messages that are missing.
             self.carry_out();
-            if let Some((source, sequence)) = delivered {
-                self.keep(source, sequence, sequence, true);
+            if let Some((source, sequences)) = delivered {
+                for sequence in sequences {
+                    self.keep(source, sequence, sequence, true);
+                }
             }
         }
         self.carry_out();
