@@ -15,8 +15,8 @@ use busway_protocol::{
     Acl, Batch, Closed, Deed, Delivery, Destination, Input, Link, Output, Passing, PeerId, Permits,
     Principal, Session, State, Stats, Time,
 };
-use busway_wire::link::{Announce, label_of};
-use busway_wire::{Cause, PortId, TopicId};
+use busway_wire::link::Announce;
+use busway_wire::{Cause, PortId};
 
 use crate::bus::Core;
 use crate::cluster::may_speak;
@@ -24,10 +24,12 @@ use crate::error::Error;
 use crate::ports::lock;
 use crate::publisher::Missing;
 use crate::runtime::cipher::{Cipher, Trouble};
-use crate::runtime::export::{Care, ExportedSource, Exports, Found, Met};
+use crate::runtime::export::{Care, Exports};
 use crate::runtime::gate::{Gates, Passage};
 use crate::runtime::import::{Imports, Inputs, Lent};
 use crate::runtime::{Goal, Outbound, Pieces, Staging};
+
+mod fill;
 
 /// What a step did that others have to know.
 #[derive(Debug)]
@@ -629,177 +631,6 @@ impl Peer {
         self.write(driver);
     }
 
-    /// Reads local messages for the peer and writes what may go out now. Returns how many were read.
-    pub(crate) fn pump<D: Driver<Staging, Pieces>>(&mut self, driver: &D) -> usize {
-        let now = Time(driver.now_ns());
-        self.meet(now);
-        let mut all = 0;
-        loop {
-            let read = self.fill(now);
-            all += read;
-            let wrote = self.write_at(driver, now);
-            if read == 0 || !wrote {
-                return all;
-            }
-        }
-    }
-
-    /// As [`Peer::pump`], if what the peer has said since the last time may let more go.
-    pub(crate) fn pump_freed<D: Driver<Staging, Pieces>>(&mut self, driver: &D) {
-        if self.session.take_freed() {
-            self.pump(driver);
-        }
-    }
-
-    /// Tells the session of publishers that have been met.
-    fn meet(&mut self, now: Time) {
-        let mut all = Vec::new();
-        self.exports.meet(|met| all.push(met));
-        for met in all {
-            let input = match met {
-                Met::Source(met) => self.source(met),
-                Met::Gone(source, last) => Input::SourceGone { source, last },
-            };
-            self.inputs.push(input);
-        }
-        if !self.inputs.is_empty() {
-            self.answer(now);
-        }
-    }
-
-    /// What the session, and by it the peer, is told of a source.
-    fn source(&self, met: ExportedSource) -> Input<Outbound> {
-        let announce = Announce {
-            source: met.source,
-            topic: met.topic,
-            publisher: label_of(&met.process),
-            process: label_of(&met.process),
-            host: label_of(&self.host),
-            created_ns: met.created_ns,
-            reliable: met.care == Care::Reliable,
-            resumes: false,
-        };
-        Input::Source { announce, next: met.first }
-    }
-
-    /// As [`Peer::pump`], for one source only: its publisher has just sent something and calls this itself. What it costs
-    /// does not depend on how many other sources there are. Returns how many messages were read, or `None` where the
-    /// peer does not read that source.
-    pub(crate) fn pump_source<D: Driver<Staging, Pieces>>(
-        &mut self,
-        driver: &D,
-        now: Time,
-        source: PortId,
-    ) -> Option<usize> {
-        if self.exports.has_arrivals() {
-            self.meet(now);
-            self.write_at(driver, now);
-        }
-        if !self.exports.has(source) {
-            return None;
-        }
-        let mut all = 0;
-        while self.session.may_send(source) {
-            let read = self.fill_from(now, source, FILL_MAX);
-            all += read;
-            if !self.outputs.is_empty() {
-                self.carry_out(now);
-            }
-            if !self.write_at(driver, now) || read == 0 {
-                break;
-            }
-        }
-        Some(all)
-    }
-
-    /// How many messages up to `sequence` of a source wait here for the link, which loses none.
-    pub(crate) fn behind(&self, source: PortId, sequence: u64) -> u64 {
-        if self.wire.is_none() { 0 } else { self.exports.behind(source, sequence) }
-    }
-
-    /// Gives the session the next messages of those sources that may send.
-    fn fill(&mut self, now: Time) -> usize {
-        let full = self.exports.count() <= FULL_MAX || now >= self.full_at;
-        let all = if full { self.fill_in_turn(now) } else { self.fill_from_news(now) };
-        if !self.outputs.is_empty() {
-            self.carry_out(now);
-        }
-        all
-    }
-
-    /// As `fill`, of sources whose head says that there is something, each once. Ends are not found by that.
-    fn fill_from_news(&mut self, now: Time) -> usize {
-        let (mut all, mut held_up) = (0, false);
-        let count = self.exports.count();
-        let start = self.turn.min(count);
-        for places in [start..count, 0..start] {
-            let mut at = places.start;
-            while all < FILL_MAX
-                && let Some((place, source)) = self.exports.news(at..places.end)
-            {
-                at = place + 1;
-                self.turn = at;
-                if self.session.may_send(source) {
-                    all += self.fill_from(now, source, TURN_MAX);
-                } else {
-                    held_up = true;
-                }
-            }
-        }
-        if all > 0 || held_up {
-            // It notes whether there is room for any, which its figures are made of.
-            let _ = self.session.next_source();
-        }
-        all
-    }
-
-    /// As `fill`, of all sources in turn, those that have ended with them.
-    fn fill_in_turn(&mut self, now: Time) -> usize {
-        self.full_at = now.after_ms(FULL_MS);
-        let (mut all, mut empty) = (0, 0);
-        let most = self.exports.count();
-        while all < FILL_MAX && empty <= most {
-            let Some(source) = self.session.next_source() else { break };
-            let read = self.fill_from(now, source, TURN_MAX);
-            all += read;
-            empty = if read == 0 { empty + 1 } else { 0 };
-        }
-        all
-    }
-
-    /// Gives the session the next messages of a source that may send, at most `most`.
-    fn fill_from(&mut self, now: Time, source: PortId, most: usize) -> usize {
-        let mut read = 0;
-        while read < most && (read == 0 || self.session.may_send(source)) {
-            let mut room = self.session.room(source);
-            room.messages = room.messages.min((most - read) as u64);
-            let mut run = self.session.spare_run();
-            // Not asked for: a run begins with its first message.
-            run.begin(TopicId(0), source, 0, 0);
-            let found = self.exports.take_run(source, &room, &mut run);
-            let packed = usize::try_from(run.count()).unwrap_or(usize::MAX);
-            read = read.saturating_add(packed);
-            if packed > 0 {
-                self.session.handle(now, Input::Run(run), &mut self.outputs);
-            } else {
-                self.session.put_back(run);
-            }
-            let input = match found {
-                Found::Nothing if packed > 0 => continue,
-                Found::Nothing => break,
-                Found::Message(header, payload) => Input::Publish { source, header, payload },
-                Found::Lost(gap) => {
-                    let to = gap.from.saturating_add(gap.count).saturating_sub(1);
-                    Input::Lost { source, from: gap.from, to, cause: gap.cause }
-                }
-                Found::End { last } => Input::SourceGone { source, last },
-            };
-            self.session.handle(now, input, &mut self.outputs);
-            read += 1;
-        }
-        read
-    }
-
     /// Writes what may go out, until the socket takes no more. Returns whether the last batch went out whole.
     pub(crate) fn write<D: Driver<Staging, Pieces>>(&mut self, driver: &D) -> bool {
         self.write_at(driver, Time(driver.now_ns()))
@@ -968,18 +799,6 @@ fn transmit(
     }
     cipher.seal(batch)
 }
-
-/// Messages read for a peer before it is written to: about what a batch holds of small ones.
-const FILL_MAX: usize = 1_024;
-
-/// Of so many sources each look is a full one: it costs little.
-const FULL_MAX: usize = 64;
-/// Of more there is a full look at least so long after the last, by which ends are found. It is about as often as the
-/// thread that looks is awake without being rung for.
-const FULL_MS: u64 = 250;
-
-/// Of these, messages of one source before the next has its turn.
-const TURN_MAX: usize = 64;
 
 /// Milliseconds for the last bytes of a connection that is given up.
 const CLOSE_MS: u64 = 500;
