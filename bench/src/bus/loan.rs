@@ -17,6 +17,7 @@ use crate::outcome::{Outcome, median};
 use crate::partners::Partners;
 use crate::stage::{Ordering, Stage};
 use busway::{Policy, Publisher, Subscriber};
+use std::sync::atomic::fence;
 
 const SMALL: usize = 4 * 1024;
 const LARGE: usize = 64 * 1024 * 1024;
@@ -116,6 +117,8 @@ fn once(
     }
     loan[0] = byte;
     loan[size - 1] = byte;
+    // Filled is what has left the processor's buffer of stores: else the first part of the time is the fill's.
+    fence(Ordering::SeqCst);
     let start_ns = now_ns();
     loan.send()?;
     let mut patience = Patience::new();

@@ -264,8 +264,10 @@ impl Maker<'_> {
             method: "A loan is filled before the clock starts; then `send`, and the receiver reads first and last byte. Sizes alternate within one cell, through chunks that both \
                      sides have already mapped and touched. `edges`: only the first and last byte are written anew, and the sender's caches are warm at both sizes. `filled whole, caches alike`: \
                      all of the loan is written; who has filled 64 MiB finds nothing else in its caches, so the sender of 4 KiB fills 64 MiB of other memory as well before the clock starts. \
-                     `filled whole, caches as they are`: the sender of 4 KiB fills nothing else; the ratio is what filling 64 MiB costs the `send` that follows it, whatever is sent. \
-                     The bare flag does the same with plain shared memory in huge pages and one word: its ratios are the machine's",
+                     `filled whole, caches as they are`: the sender of 4 KiB fills nothing else; the ratio is what filling 64 MiB costs the `send` that follows it, whatever is sent, and no bus can have less than the bare flag. \
+                     Filled is what has left the processor's buffer of stores: a fence goes before the clock. \
+                     The bare flag does the same with plain shared memory in huge pages and one word: its ratios are the machine's. 4 KiB of which one half lies 64 MiB behind the other \
+                     tell what the distance of first and last byte costs, whatever lies between",
             cells: vec![self.cell("busway", "loan", 60), self.cell("flag", "loan", 60)],
             claims: vec![
                 row("64 MiB / 4 KiB, edges", "edges_64mib_ns", "edges_4kib_ns", bar),
@@ -279,12 +281,22 @@ impl Maker<'_> {
                     "64 MiB / 4 KiB, filled whole, caches as they are",
                     "whole_64mib_ns",
                     "whole_4kib_ns",
-                    bar,
+                    Bar::None,
                 ),
                 floor("a bare flag, 64 MiB / 4 KiB, edges", "edges_64mib_ns", "edges_4kib_ns"),
                 floor(
                     "a bare flag, 64 MiB / 4 KiB, filled whole, caches alike",
                     "whole_64mib_ns",
+                    "whole_4kib_then_other_ns",
+                ),
+                floor(
+                    "a bare flag, 64 MiB / 4 KiB, filled whole, caches as they are",
+                    "whole_64mib_ns",
+                    "whole_4kib_ns",
+                ),
+                floor(
+                    "a bare flag, 4 KiB whose halves lie 64 MiB apart / 4 KiB, caches alike",
+                    "ends_64mib_then_other_ns",
                     "whole_4kib_then_other_ns",
                 ),
             ],

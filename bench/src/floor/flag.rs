@@ -20,6 +20,7 @@ use rustix::mm::{MapFlags, ProtFlags, mmap, mmap_anonymous};
 use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd};
 use std::ptr;
+use std::sync::atomic::fence;
 
 const SMALL: usize = 4 * 1024;
 const LARGE: usize = 64 * 1024 * 1024;
@@ -40,6 +41,8 @@ enum Fill {
     Whole,
     /// All of it, and then 64 MiB of other memory.
     WholeThenOther,
+    /// 2 KiB at its start, 2 KiB at its end, and then 64 MiB of other memory.
+    EndsThenOther,
     /// The first and the last byte.
     Edges,
 }
@@ -124,11 +127,13 @@ pub fn conduct(plan: &Plan) -> Result<Outcome, Failure> {
     let cells = [
         ("whole_64mib_ns", LARGE, Fill::Whole),
         ("whole_4kib_then_other_ns", SMALL, Fill::WholeThenOther),
+        ("whole_4kib_ns", SMALL, Fill::Whole),
+        ("ends_64mib_then_other_ns", LARGE, Fill::EndsThenOther),
         ("edges_64mib_ns", LARGE, Fill::Edges),
         ("edges_4kib_ns", SMALL, Fill::Edges),
     ];
     let mut own = outcome();
-    let (whole, edges) = cells.split_at(2);
+    let (whole, edges) = cells.split_at(4);
     for cells in [whole, edges] {
         let mut taken = vec![Vec::new(); cells.len()];
         for turn in 0..plan.messages {
@@ -154,14 +159,21 @@ fn once(
 ) -> Result<f64, Failure> {
     *number += 1;
     let (at, byte) = (place_of(size, turn), number.to_le_bytes()[0]);
-    if fill != Fill::Edges {
-        field.fill(at, size, byte);
+    match fill {
+        Fill::Whole | Fill::WholeThenOther => field.fill(at, size, byte),
+        Fill::EndsThenOther => {
+            field.fill(at, SMALL / 2, byte);
+            field.fill(at + size - SMALL / 2, SMALL / 2, byte);
+        }
+        Fill::Edges => {}
     }
-    if fill == Fill::WholeThenOther {
+    if matches!(fill, Fill::WholeThenOther | Fill::EndsThenOther) {
         field.fill(TURNS * LARGE + place_of(LARGE, turn), LARGE, byte);
     }
     field.write(at, byte);
     field.write(at + size - 1, byte);
+    // Filled is what has left the processor's buffer of stores: else the first part of the time is the fill's.
+    fence(Ordering::SeqCst);
     let flag = &stage.board.free[4].words;
     flag[1].store(at as u64, Ordering::Relaxed);
     flag[2].store(size as u64, Ordering::Relaxed);
