@@ -249,6 +249,8 @@ pub(crate) trait Carrier: Send + Sync + std::fmt::Debug {
         let _ = (deadline, found);
         Looked::Nothing
     }
+    /// The caller takes what it has led in, and will come back for more.
+    fn is_here(&self) {}
     /// The caller has found nothing and does not wait: what has come is carried. False if others do that.
     fn glance(&self) -> bool {
         false

@@ -98,7 +98,7 @@ impl PublisherBuilder {
     }
 
     /// Messages that are kept for subscribers who come later and ask for history. Default 0: what happens to be there,
-    /// which of messages of 64 KiB and more is the last, once all present subscribers have read them.
+    /// which of messages of more than 96 bytes is the last at least, once all present subscribers have read them.
     pub fn history(mut self, messages: u32) -> Self {
         self.history = messages;
         self

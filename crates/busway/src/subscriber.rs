@@ -39,6 +39,8 @@ const QUIET: Duration = Duration::from_secs(1);
 const SPINS: u32 = 100;
 /// Yields before sleeping.
 const YIELDS: u32 = 4;
+/// Looks between two words to the node that brings us everything: about as long as a few system calls.
+const BUSY: u32 = 64;
 /// Ranges of losses that are kept apart until [`Subscriber::losses`] is asked; further ones are added to the last.
 const LOSSES_MAX: usize = 1024;
 /// Losses of one publisher in one look. An honest one gives up what it gives up in one go, or nearly; one that is not
@@ -128,6 +130,7 @@ impl SubscriberBuilder {
             origins: BTreeMap::new(),
             held: BTreeSet::new(),
             carrier: None,
+            busy: 0,
         };
         // From here on the drop of `subscriber` takes everything back.
         let publishers = subscriber.core.control.subscribe(record, deadline)? as usize;
@@ -191,6 +194,8 @@ pub struct Subscriber {
     held: BTreeSet<PortId>,
     /// The node of this process, while it is all that brings us something.
     carrier: Option<Weak<dyn Carrier>>,
+    /// Looks since that node was told that we are busy with what it brought.
+    busy: u32,
 }
 
 impl Subscriber {
@@ -294,6 +299,15 @@ impl Subscriber {
         self.carrier.as_ref().and_then(Weak::upgrade)
     }
 
+    /// Tells the node that brings us everything that we are at it.
+    #[cold]
+    fn is_here(&mut self) {
+        self.busy = 0;
+        if let Some(carrier) = self.fed() {
+            carrier.is_here();
+        }
+    }
+
     /// Looks again who brings something. Called when publishers have come or gone.
     fn look_who_feeds(&mut self) {
         let own = self.core.own.process();
@@ -351,6 +365,10 @@ impl Subscriber {
             self.meet();
         }
         self.unfinished = false;
+        self.busy += 1;
+        if self.busy >= BUSY {
+            self.is_here();
+        }
         let count = self.readers.len();
         let at = self.turn;
         if let Some(reader) = self.readers.get_mut(at).filter(|reader| !reader.held) {

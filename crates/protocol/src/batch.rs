@@ -1,7 +1,8 @@
 //! What is to be written next: small bytes copied together, large payloads where they lie.
 //!
 //! A link appends, the driver writes the pieces with one vectored call and says how many bytes went out, wherever
-//! that cut them. A payload is let go when its last byte is written. The batch knows no frames.
+//! that cut them. A payload is let go when its last byte is written, and a run is kept then to be filled again. The batch
+//! knows no frames.
 //!
 //! Invariant: the concatenated pieces are what was appended, less what was advanced over.
 
@@ -9,7 +10,11 @@ use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 use core::ops::Range;
 
+use busway_wire::Run;
 use busway_wire::limits::LINK_BATCH_BYTES;
+
+/// Runs that have gone and are kept to be filled again: what a batch has of full ones.
+const SPARE_MAX: usize = 4;
 
 /// Bytes on their way into a connection, in order. `P` keeps a payload alive while it lies here.
 #[derive(Debug)]
@@ -19,6 +24,7 @@ pub struct Batch<P> {
     base: u64,
     pieces: VecDeque<Piece<P>>,
     bytes: usize,
+    spare: Vec<Run>,
 }
 
 #[derive(Debug)]
@@ -27,11 +33,13 @@ enum Piece<P> {
     Copied(Range<u64>),
     /// Bytes of a payload.
     Payload(P, Range<usize>),
+    /// Bytes of the records of a run.
+    Run(Run, Range<usize>),
 }
 
 impl<P> Default for Batch<P> {
     fn default() -> Batch<P> {
-        Batch { copied: Vec::new(), base: 0, pieces: VecDeque::new(), bytes: 0 }
+        Batch { copied: Vec::new(), base: 0, pieces: VecDeque::new(), bytes: 0, spare: Vec::new() }
     }
 }
 
@@ -47,6 +55,7 @@ impl<P: AsRef<[u8]>> Batch<P> {
         self.pieces.iter().map(|piece| match piece {
             Piece::Copied(range) => self.copied.get(self.place(range)).unwrap_or_default(),
             Piece::Payload(payload, range) => payload.as_ref().get(range.clone()).unwrap_or_default(),
+            Piece::Run(run, range) => run.bytes().get(range.clone()).unwrap_or_default(),
         })
     }
 
@@ -71,8 +80,10 @@ impl<P: AsRef<[u8]>> Batch<P> {
             let taken = left.min(piece.len());
             piece.take(taken);
             left -= taken;
-            if piece.len() == 0 {
-                self.pieces.pop_front();
+            if piece.len() == 0
+                && let Some(piece) = self.pieces.pop_front()
+            {
+                keep(&mut self.spare, piece);
             }
         }
         self.forget_written();
@@ -80,7 +91,9 @@ impl<P: AsRef<[u8]>> Batch<P> {
 
     /// Forgets everything, as when the connection is lost.
     pub fn clear(&mut self) {
-        self.pieces.clear();
+        for piece in self.pieces.drain(..) {
+            keep(&mut self.spare, piece);
+        }
         self.copied.clear();
         self.base = 0;
         self.bytes = 0;
@@ -106,10 +119,10 @@ impl<P: AsRef<[u8]>> Batch<P> {
         self.bytes += usize::try_from(end - start).unwrap_or(0);
         match self.pieces.back_mut() {
             Some(Piece::Copied(range)) if range.end == start => range.end = end,
-            Some(Piece::Copied(_) | Piece::Payload(..)) | None if end > start => {
+            Some(Piece::Copied(_) | Piece::Payload(..) | Piece::Run(..)) | None if end > start => {
                 self.pieces.push_back(Piece::Copied(start..end));
             }
-            Some(Piece::Copied(_) | Piece::Payload(..)) | None => {}
+            Some(Piece::Copied(_) | Piece::Payload(..) | Piece::Run(..)) | None => {}
         }
     }
 
@@ -119,6 +132,18 @@ impl<P: AsRef<[u8]>> Batch<P> {
             self.bytes += range.len();
             self.pieces.push_back(Piece::Payload(payload, range));
         }
+    }
+
+    /// Appends the records of a run without copying them.
+    pub(crate) fn run(&mut self, run: Run) {
+        let len = run.bytes().len();
+        self.bytes += len;
+        self.pieces.push_back(Piece::Run(run, 0..len));
+    }
+
+    /// A run that has gone, if there is one, to be filled again.
+    pub(crate) fn take_spare(&mut self) -> Option<Run> {
+        self.spare.pop()
     }
 
     fn end(&self) -> u64 {
@@ -136,7 +161,7 @@ impl<P: AsRef<[u8]>> Batch<P> {
     fn forget_written(&mut self) {
         let copied_from = self.pieces.iter().find_map(|piece| match piece {
             Piece::Copied(range) => Some(range.start),
-            Piece::Payload(..) => None,
+            Piece::Payload(..) | Piece::Run(..) => None,
         });
         let Some(from) = copied_from else {
             self.base = self.end();
@@ -155,14 +180,56 @@ impl<P> Piece<P> {
     fn len(&self) -> usize {
         match self {
             Piece::Copied(range) => usize::try_from(range.end - range.start).unwrap_or(0),
-            Piece::Payload(_, range) => range.len(),
+            Piece::Payload(_, range) | Piece::Run(_, range) => range.len(),
         }
     }
 
     fn take(&mut self, bytes: usize) {
         match self {
             Piece::Copied(range) => range.start += bytes as u64,
-            Piece::Payload(_, range) => range.start += bytes,
+            Piece::Payload(_, range) | Piece::Run(_, range) => range.start += bytes,
+        }
+    }
+}
+
+/// Keeps the memory of a run that has gone.
+fn keep<P>(spare: &mut Vec<Run>, piece: Piece<P>) {
+    if let Piece::Run(run, _) = piece
+        && spare.len() < SPARE_MAX
+    {
+        spare.push(run);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use alloc::vec::Vec;
+
+    use busway_wire::{PortId, Run, TopicId};
+
+    use super::Batch;
+
+    #[test]
+    fn what_is_appended_goes_out_in_order_wherever_a_write_ends_and_runs_come_back() {
+        let mut run = Run::default();
+        run.begin(TopicId(1), PortId(2), 1, 0);
+        assert!(run.push(0, 0, 0, &[5; 40]) && run.push(0, 0, 0, &[6; 20]));
+        let all = [&[1; 10][..], run.bytes(), &[2; 10], &[3; 30]].concat();
+        for step in 1..=all.len() {
+            let mut batch: Batch<&[u8]> = Batch::new();
+            batch.copy(|out| out.extend_from_slice(&[1; 10]));
+            batch.run(run.clone());
+            batch.copy(|out| out.extend_from_slice(&[2; 10]));
+            batch.payload(&[3; 30], 0..30);
+            let mut out: Vec<u8> = Vec::new();
+            while !batch.is_empty() {
+                let rest: Vec<u8> = batch.pieces().flatten().copied().collect();
+                assert_eq!(rest.len(), batch.bytes());
+                out.extend(rest.iter().copied().take(step));
+                batch.advance(step);
+            }
+            assert_eq!(out, all, "{step} bytes at a time");
+            assert!(batch.take_spare().is_some_and(|run| run.count() == 2) && batch.take_spare().is_none());
         }
     }
 }

@@ -8,6 +8,7 @@
 
 use busway_wire::limits::{HOLD_BYTES_MAX, HOLDS_MAX};
 
+use crate::heap::CHUNK_BYTES_MAX;
 use crate::slot::ChunkRef;
 use crate::sync::{AtomicU64, Ordering};
 use crate::view::Mapped;
@@ -15,42 +16,47 @@ use crate::view::Mapped;
 /// What a process may hold at one moment, all rows together.
 #[derive(Debug)]
 pub struct HoldBudget {
-    count: AtomicU64,
-    bytes: AtomicU64,
+    /// Bytes, and above them samples: one count for both.
+    held: AtomicU64,
     high: AtomicU64,
     count_max: u64,
     bytes_max: u64,
 }
+
+/// Bits for the bytes: samples up to the byte budget and one larger, and as many again for those who ask in vain.
+const BYTES_BITS: u32 = 40;
+const _: () = assert!(HOLD_BYTES_MAX + CHUNK_BYTES_MAX < 1 << (BYTES_BITS - 4));
 
 impl HoldBudget {
     /// A budget of `count_max` samples and `bytes_max` bytes of chunks; no more than publishers respect (`recycle`).
     pub fn new(count_max: u64, bytes_max: u64) -> Self {
         let zero = || AtomicU64::new(0);
         let (count_max, bytes_max) = (count_max.min(u64::from(HOLDS_MAX)), bytes_max.min(HOLD_BYTES_MAX));
-        Self { count: zero(), bytes: zero(), high: zero(), count_max, bytes_max }
+        Self { held: zero(), high: zero(), count_max, bytes_max }
     }
 
     /// Takes a share. A single sample larger than the byte budget is allowed when nothing else is held.
     pub(crate) fn take(&self, bytes: u64) -> bool {
-        // Relaxed: the budget orders nothing; two takers that pass it together exceed it by one sample.
-        let count = self.count.fetch_add(1, Ordering::Relaxed);
-        let held = self.bytes.fetch_add(bytes, Ordering::Relaxed);
+        // Relaxed: the budget orders nothing.
+        let before = self.held.fetch_add((1 << BYTES_BITS) + bytes, Ordering::Relaxed);
+        let (count, held) = (before >> BYTES_BITS, before & ((1 << BYTES_BITS) - 1));
         if count >= self.count_max || (held > 0 && held + bytes > self.bytes_max) {
             self.give(bytes);
             return false;
         }
-        self.high.fetch_max(count + 1, Ordering::Relaxed);
+        if count >= self.high.load(Ordering::Relaxed) {
+            self.high.fetch_max(count + 1, Ordering::Relaxed);
+        }
         true
     }
 
     pub(crate) fn give(&self, bytes: u64) {
-        self.count.fetch_sub(1, Ordering::Relaxed);
-        self.bytes.fetch_sub(bytes, Ordering::Relaxed);
+        self.held.fetch_sub((1 << BYTES_BITS) + bytes, Ordering::Relaxed);
     }
 
     /// Samples held now.
     pub fn held(&self) -> u64 {
-        self.count.load(Ordering::Relaxed)
+        self.held.load(Ordering::Relaxed) >> BYTES_BITS
     }
 
     /// The most samples held at one moment.

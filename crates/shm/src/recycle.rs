@@ -28,6 +28,8 @@ const WORDS_A_STEP: usize = 64;
 const LOOK_AFTER: usize = 32;
 /// Chunks of one size that a publisher keeps for itself before it gives some back.
 const STORE_MAX: usize = 512;
+/// Of small ones as many as are this many bytes: what comes back at once, and is wanted again.
+const STORE_BYTES: u64 = 512 << 10;
 /// Chunks fetched at a time, in count and in bytes.
 const FETCH: usize = 16;
 const FETCH_BYTES: u64 = 256 << 10;
@@ -262,7 +264,7 @@ impl Recycler {
         let bulk = sized.class >= crate::heap::BULK_BYTES;
         let store = self.store(sized.class);
         store.free.push(sized.chunk);
-        let most = if bulk { 2 } else { STORE_MAX };
+        let most = if bulk { 2 } else { STORE_MAX.max((STORE_BYTES / sized.class) as usize) };
         if store.free.len() > most {
             let mut surplus = store.free.split_off(most / 2);
             own.give_chunks(sized.class, &mut surplus);

@@ -26,7 +26,7 @@ use crate::recycle::{LookAt, Recycler, Sized};
 use crate::seat::{EntryKey, RingShared, Seat};
 use crate::slot::{ChunkRef, InlineMeta, Slot};
 use crate::sync::Ordering;
-use crate::view::{Loaned, Mapped};
+use crate::view::{Loaned, Mapped, SpareKeep};
 
 mod room;
 mod stage;
@@ -53,12 +53,11 @@ pub struct RingOptions {
 /// Slots of the first stage: one page.
 pub const SLOTS_FIRST: u32 = 32;
 
-/// Chunks from this size on are used again as soon as all rows have read their messages, and not when the ring is full: a
-/// ring of them is larger than any cache, so each would be filled, and read, out of slow memory.
-const REUSE_CLASS: u64 = 64 << 10;
-
-/// Bytes of chunks between two looks for that: what a look at all rows costs, filling them costs many times.
-const REUSE_BYTES: u64 = 1 << 20;
+/// Bytes of chunks between two looks for what all rows have read, so that its memory is used again while a cache has it: a
+/// ring that is used to its end is larger than any cache, and would be filled, and read, out of slow memory.
+const REUSE_BYTES: u64 = 256 << 10;
+/// As many more for each row: a look at one takes as long as filling some of them.
+const REUSE_BYTES_A_ROW: u64 = 16 << 10;
 /// Most slots of a ring.
 pub const SLOTS_MAX: u32 = 1 << 20;
 
@@ -152,6 +151,8 @@ pub struct RingWriter {
     /// Bytes of chunks published since messages that all had read were given up for their memory.
     unread_bytes: u64,
     recycler: Recycler,
+    /// Of the last loan that was sent.
+    spare_keep: Option<SpareKeep>,
     sent: Sent,
 }
 
@@ -202,6 +203,7 @@ impl RingWriter {
             spare_bytes: 0,
             unread_bytes: 0,
             recycler: Recycler::default(),
+            spare_keep: None,
             sent: Sent::default(),
         };
         Ok((writer, shared))
@@ -283,7 +285,8 @@ impl RingWriter {
         {
             return Err((refusal, loan));
         }
-        let Loan { sized, .. } = loan;
+        let Loan { sized, memory } = loan;
+        self.spare_keep = Some(memory.end());
         self.slot(sequence).publish(sequence, sized.chunk);
         if sequence < self.first_turn {
             self.overwrite_older(sequence);
@@ -363,7 +366,7 @@ impl RingWriter {
         if self.recycler.busy() {
             self.recycle_step(LookAt::Few);
         }
-        if class >= REUSE_CLASS && self.unread_bytes >= REUSE_BYTES {
+        if self.unread_bytes >= REUSE_BYTES + self.places.len() as u64 * REUSE_BYTES_A_ROW {
             self.reuse_read();
         }
         self.look_for_bytes(class);
@@ -385,7 +388,12 @@ impl RingWriter {
                 // mapped writable.
                 #[expect(unsafe_code, reason = "the loan is the one place where chunks become writable")]
                 unsafe {
-                    Loaned::take(own.tables().region(place.bulk), place.offset, place.bytes)
+                    Loaned::take(
+                        own.tables().region(place.bulk),
+                        place.offset,
+                        place.bytes,
+                        &mut self.spare_keep,
+                    )
                 }
             });
         match loaned {

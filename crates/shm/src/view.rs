@@ -133,6 +133,19 @@ impl Region {
     }
 }
 
+impl Region {
+    /// As [`Region::bytes`], for as long as the region is borrowed: of a chunk that is held, so that its owner does not
+    /// write it. `None` where they are not wholly inside, and in a child made by `fork`, which does not have them.
+    #[inline]
+    pub(crate) fn shown(&self, offset: u64, bytes: u64) -> Option<&[u8]> {
+        let at = self.check(offset, bytes, 1).ok().filter(|_| !self.mapping.forked())?;
+        // SAFETY: `check` found `at` inside the mapping.
+        let start = unsafe { self.mapping.as_ptr().add(at) };
+        // SAFETY: the bytes lie inside the mapping, as found, which lives as long as the region; the caller holds the chunk.
+        Some(unsafe { std::slice::from_raw_parts(start, bytes as usize) })
+    }
+}
+
 /// Payload bytes in a mapping, which somebody else may own.
 ///
 /// A publisher of the same user can change its own bytes after `send` (SECURITY.md); an honest one does not,
@@ -175,6 +188,11 @@ impl std::fmt::Debug for Payload {
     }
 }
 
+/// What a loan that is over kept its mapping by: given to the next loan it saves counting, and waiting until all that was
+/// written to the former has left the processor.
+#[derive(Debug)]
+pub struct SpareKeep(Arc<Mapping>);
+
 /// A chunk that its owner is filling: no slot names it, so nobody else looks at it.
 pub struct Loaned {
     start: NonNull<u8>,
@@ -194,12 +212,25 @@ impl Loaned {
     ///
     /// # Errors
     /// [`ShmError::OutOfBounds`] where they are not wholly inside.
-    pub unsafe fn take(region: &Region, offset: u64, bytes: u64) -> Result<Self, ShmError> {
+    pub unsafe fn take(
+        region: &Region,
+        offset: u64,
+        bytes: u64,
+        spare: &mut Option<SpareKeep>,
+    ) -> Result<Self, ShmError> {
         let at = region.check(offset, bytes, 1)?;
         // SAFETY: `check` found `at` inside the mapping.
         let start = unsafe { region.mapping.as_ptr().add(at) };
         let start = NonNull::new(start).ok_or(region.outside(offset, bytes))?;
-        Ok(Self { start, len: bytes as usize, _keep: region.mapping.clone() })
+        let spare = spare.take().map(|spare| spare.0).filter(|keep| Arc::ptr_eq(keep, &region.mapping));
+        let keep = spare.unwrap_or_else(|| region.mapping.clone());
+        Ok(Self { start, len: bytes as usize, _keep: keep })
+    }
+
+    /// Ends the loan: what kept its mapping can keep it for the next.
+    #[inline]
+    pub(crate) fn end(self) -> SpareKeep {
+        SpareKeep(self._keep)
     }
 
     /// The bytes; none in a child made by `fork`, which does not have them.

@@ -11,7 +11,7 @@ use busway_shm::arena::{ArenaOptions, OwnArena, PeerArena};
 use busway_shm::clock::Deadline;
 use busway_shm::hold::HoldBudget;
 use busway_shm::ring::{Patience, Refusal, RingOptions, RingWriter, Sent};
-use busway_shm::row::{Body, Message, RowOptions, RowReader, RowShared, Taken};
+use busway_shm::row::{Body, Message, RowOptions, RowReader, RowShared, Taken, TakenSmall};
 use busway_shm::seat::RingShared;
 use busway_shm::slot::{INLINE_BYTES, InlineMeta};
 use busway_wire::{Cause, Flags, HEADER_SIZE, Header, Kind, Policy, PortId, ProcessId, Topic};
@@ -328,6 +328,36 @@ fn a_held_sample_keeps_its_bytes_while_the_ring_turns_a_thousand_times() {
     assert_eq!(bytes(&sample).as_ptr(), address);
     let (all, _) = pair.own.census();
     assert!(all < 1000, "chunks are used again: {all}");
+}
+
+#[test]
+fn a_message_that_is_only_copied_is_whole_though_its_slot_is_lost_meanwhile() {
+    let mut pair = Pair::new(RingOptions { slots_max: 32, ..options() });
+    let mut reader = pair.subscribe(Policy::DropOldest { depth: Policy::DEPTH_RING });
+    for number in 1..=3 {
+        pair.send(&[number; 1000], Patience::None).expect("nobody gates");
+    }
+    assert!(matches!(reader.take(), Taken::Message(message) if bytes(&message) == [1; 1000]));
+    assert_eq!(reader.copy_next(1000, |_, _| false), TakenSmall::Other, "refused, it stays");
+    let too_large = |_: &Header, _: &[u8]| panic!("it has more bytes");
+    assert_eq!(reader.copy_next(999, too_large), TakenSmall::Other);
+    let mut copy = Vec::new();
+    let copied = reader.copy_next(1000, |header, payload| {
+        for _ in 0..if cfg!(miri) { 200 } else { 2_000 } {
+            pair.send(&[9; 1000], Patience::None).expect("nobody gates");
+        }
+        copy.extend_from_slice(payload);
+        header.sequence.get() == 2
+    });
+    assert_eq!(copied, TakenSmall::Message(2));
+    assert_eq!(copy, [2; 1000], "its chunk was not used again");
+    assert_eq!(
+        reader.copy_next(1000, |_, _| true),
+        TakenSmall::Other,
+        "the next is lost, which is told by `take`"
+    );
+    let (read, lost) = drain(&mut reader);
+    assert_eq!(read.len() as u64 + lost.iter().map(|(_, count)| count).sum::<u64>() + 2, pair.writer.head());
 }
 
 #[test]

@@ -368,7 +368,7 @@ pub const LINK_ACKNOWLEDGE_MS: u64 = 5;
 
 /// Bytes of one source after which an acknowledgement waits for no more: until it comes the origin keeps their memory, and
 /// fills other memory meanwhile, which no cache has.
-pub const LINK_ACKNOWLEDGE_BYTES: u64 = MIB;
+pub const LINK_ACKNOWLEDGE_BYTES: u64 = 512 << 10;
 
 // Endpoints of a cluster.
 

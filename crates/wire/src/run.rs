@@ -225,14 +225,7 @@ impl Run {
     /// # Errors
     /// It has no message.
     pub fn seal(&self, hops: u8, cluster: Seed, out: &mut Vec<u8>) -> Result<(), EncodeError> {
-        let mut header = Header::new(Kind::Run);
-        header.hops_version = (VERSION << 4) | hops.min(15);
-        header.topic.set(self.topic.0);
-        header.source.set(self.source.0);
-        header.sequence.set(self.first);
-        header.time_ns.set(self.time_ns);
-        header.correlation.set(self.count);
-        let mut following = self.bytes.as_slice();
+        let (mut header, mut following) = (self.header(hops), self.bytes.as_slice());
         if self.count < 2 {
             let Some(only) = self.records().next() else {
                 return Err(EncodeError::Frame { kind: Kind::Run, fault: FrameFault::Field("correlation") });
@@ -244,6 +237,37 @@ impl Run {
         out.extend_from_slice(header.bytes());
         out.extend_from_slice(following);
         Ok(())
+    }
+
+    /// As [`Run::seal`], without what follows the header: that is [`Run::bytes`], wherever it goes out from.
+    ///
+    /// # Errors
+    /// It has fewer than two messages.
+    pub fn seal_header(&self, hops: u8, cluster: Seed, out: &mut Vec<u8>) -> Result<(), EncodeError> {
+        if self.count < 2 {
+            return Err(EncodeError::Frame { kind: Kind::Run, fault: FrameFault::Field("correlation") });
+        }
+        let mut header = self.header(hops);
+        header.seal_seeded(&self.bytes, cluster)?;
+        out.extend_from_slice(header.bytes());
+        Ok(())
+    }
+
+    /// Its records, each before its payload.
+    #[must_use]
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    fn header(&self, hops: u8) -> Header {
+        let mut header = Header::new(Kind::Run);
+        header.hops_version = (VERSION << 4) | hops.min(15);
+        header.topic.set(self.topic.0);
+        header.source.set(self.source.0);
+        header.sequence.set(self.first);
+        header.time_ns.set(self.time_ns);
+        header.correlation.set(self.count);
+        header
     }
 }
 

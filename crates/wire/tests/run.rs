@@ -201,3 +201,16 @@ fn arbitrary_bodies_with_valid_checksums_are_refused_or_come_out_as_they_went_in
     }
     assert!(taken > 1_000 && refused > 1_000, "{taken} taken, {refused} refused");
 }
+
+#[test]
+fn a_run_that_goes_out_from_where_it_lies_is_the_same_frame() {
+    let mut run = begun(7);
+    assert!(run.seal_header(1, CLUSTER, &mut Vec::new()).is_err(), "there is nothing in it");
+    assert!(run.push(0, TIME_NS, 0, &[1; 900]));
+    assert!(run.seal_header(1, CLUSTER, &mut Vec::new()).is_err(), "a single message is no run");
+    assert!(run.push(0, TIME_NS + 5, 9, &[2; 3_000]));
+    let mut apart = Vec::new();
+    run.seal_header(1, CLUSTER, &mut apart).unwrap();
+    apart.extend_from_slice(run.bytes());
+    assert_eq!(apart, sealed(&run));
+}

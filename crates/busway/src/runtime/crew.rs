@@ -9,7 +9,8 @@
 //! its messages for a while, so that many go with one write; `bw-link-tx` finds what is left over.
 //!
 //! Invariant: when a thread that led leaves the door, `bw-link-rx` is there within three times [`ASIDE`]: it may have
-//! looked just before, and it goes in only when two looks in a row found that nobody led, and nobody asked for the door.
+//! looked just before, and it goes in only when two looks in a row found that nobody led, and nobody asked for the door. A
+//! thread that says that it is at what it has led in keeps it away for [`BUSY_NS`] more, all together.
 //! What was left to `bw-link-tx` is looked at within [`LINGER_MAX`] of its last look; and no thread waits for a lock that
 //! somebody holds asleep.
 
@@ -34,6 +35,9 @@ use crate::runtime::hub::{Shared, Wires};
 const ASIDE: Duration = Duration::from_micros(200);
 /// Who leads and hears nothing for so long gives the door back, so that an idle link wakes nobody.
 const LEAD: Duration = Duration::from_millis(4);
+/// For so long after its last turn who leads may be busy with what that brought, and nobody receives: `bw-link-rx` would
+/// take the processor from it to bring more, which had to wait.
+const BUSY_NS: u64 = 1_000_000;
 /// Tries for the door after its holder was asked to leave it.
 const ASKS: usize = 16;
 /// Who spins looks at the connection that was heard last so many times for one look at all.
@@ -66,7 +70,7 @@ const UNTOLD_MAX: u32 = 32;
 pub(crate) struct Crew<D> {
     shared: Arc<Shared<D>>,
     door: Mutex<Door<D>>,
-    /// Raised with each turn of a leader that is not `bw-link-rx`.
+    /// Raised with each turn of a leader that is not `bw-link-rx`, and while it is busy with what that brought.
     turns: AtomicU64,
     /// Somebody asks `bw-link-rx` for the door.
     asked: AtomicBool,
@@ -189,7 +193,7 @@ impl<D: Wires> Crew<D> {
             }
             if idle < LINGERS {
                 let begun_ns = shared.driver.now_ns();
-                let (found, held) = shared.carry();
+                let (found, held) = shared.carry_free();
                 idle = if found || held { 0 } else { idle + 1 };
                 // Where there are so many sources that a look takes long, it is not the looks that take the processor.
                 let looked = Duration::from_nanos(shared.driver.now_ns().saturating_sub(begun_ns));
@@ -207,7 +211,7 @@ impl<D: Wires> Crew<D> {
             }
             let sleeper = domain.bell().prepare(NODES);
             // Announced: what is published now rings. What was published before is found by this look.
-            let (found, held) = shared.carry();
+            let (found, held) = shared.carry_free();
             if found || held {
                 idle = 0;
             } else if !shared.stopping() {
@@ -287,6 +291,13 @@ impl<D: Wires> Carrier for Crew<D> {
             std::thread::yield_now();
         }
         Looked::Nothing
+    }
+
+    fn is_here(&self) {
+        let looked_ns = self.looked_ns.load(Ordering::Relaxed);
+        if self.shared.driver.now_ns().saturating_sub(looked_ns) < BUSY_NS {
+            self.turns.fetch_add(1, Ordering::AcqRel); // pairs with Acquire in `receive`
+        }
     }
 
     fn glance(&self) -> bool {

@@ -15,7 +15,7 @@ use busway_protocol::{Deed, PeerId, Permits, Room};
 use busway_shm::clock;
 use busway_shm::row::{Body, Gap, Message, RowOptions, RowReader, Taken, TakenSmall};
 use busway_shm::slot::InlineMessage;
-use busway_wire::limits::HOLDS_MAX;
+use busway_wire::limits::{HOLDS_MAX, LINK_RUN_PAYLOAD_BYTES_MAX};
 use busway_wire::{Cause, Flags, HEADER_SIZE, Header, Kind, Pattern, Policy, PortId, Run, Topic, TopicId};
 
 use crate::bus::Core;
@@ -121,6 +121,17 @@ struct Wanted {
     care: Care,
 }
 
+/// What became of a message that was to be copied into a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Copied {
+    /// It is the last of it.
+    Next,
+    /// It has no room in this one, and begins the next.
+    Full,
+    /// It is none for runs, or something else comes first.
+    Not,
+}
+
 #[derive(Debug)]
 struct Exported {
     reader: RowReader,
@@ -177,6 +188,34 @@ impl Exported {
                 Found::Nothing
             }
             Taken::End | Taken::Evicted(_) => self.end(),
+        }
+    }
+
+    /// Copies the next message to the end of `run` if it lies in a chunk and is one for runs.
+    fn copy_large(&mut self, source: PortId, room: &Room, run: &mut Run) -> Copied {
+        let (id, sequence) = (self.id, self.read + 1);
+        let mut refused = Copied::Not;
+        let copied = self.reader.copy_next(LINK_RUN_PAYLOAD_BYTES_MAX, |header, payload| {
+            let flags = Flags::from_bits(header.flags).filter(|flags| !flags.has(Flags::RELAYED));
+            let Some(flags) = flags.filter(|_| header.sequence.get() == sequence) else { return false };
+            let (time_ns, correlation) = (header.time_ns.get(), header.correlation.get());
+            let first = run.count() == 0;
+            if first {
+                run.begin(id, source, sequence, time_ns);
+            }
+            let fits = room.has(run, payload.len())
+                && run.push(flags.without(Flags::OF_A_HOST).bits(), time_ns, correlation, payload);
+            if !first {
+                refused = Copied::Full;
+            }
+            fits
+        });
+        match copied {
+            TakenSmall::Message(sequence) => {
+                self.read = sequence;
+                Copied::Next
+            }
+            TakenSmall::Empty | TakenSmall::Other => refused,
         }
     }
 
@@ -505,7 +544,11 @@ impl Exports {
                 // Behind what was taken a look in vain is enough; else it is asked whether the publisher is gone.
                 TakenSmall::Empty if run.count() > 0 => return Some(Found::Nothing),
                 TakenSmall::Empty => return None,
-                TakenSmall::Other => return None,
+                TakenSmall::Other => match exported.copy_large(source, room, run) {
+                    Copied::Next => continue,
+                    Copied::Full => return Some(Found::Nothing),
+                    Copied::Not => return None,
+                },
             };
             exported.read = sequence;
             let (meta, payload) = (&place.meta, place.payload());

@@ -7,7 +7,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::{SocketAddr, ToSocketAddrs};
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::{Arc, Condvar, Mutex, TryLockError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -354,14 +354,27 @@ impl<D: Wires> Shared<D> {
 
     /// Sends what is there to be sent now; whether there was anything.
     pub(super) fn pump(&self) -> bool {
-        self.carry().0
+        let mut found = false;
+        for peer in self.all().iter() {
+            found |= lock(peer).pump(&self.driver) > 0;
+        }
+        found
     }
 
-    /// As [`Shared::pump`]; and whether bulk waits until there is room for it, so that one should look again soon.
-    pub(super) fn carry(&self) -> (bool, bool) {
+    /// As [`Shared::pump`], of peers that nobody else is at: who is sends what it finds, and is not waited for. Whether one
+    /// should look again soon: there was something, or somebody else was there who may have looked before; and whether
+    /// bulk waits until there is room for it.
+    pub(super) fn carry_free(&self) -> (bool, bool) {
         let (mut found, mut held) = (false, false);
         for peer in self.all().iter() {
-            let mut peer = lock(peer);
+            let mut peer = match peer.try_lock() {
+                Ok(peer) => peer,
+                Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+                Err(TryLockError::WouldBlock) => {
+                    found = true;
+                    continue;
+                }
+            };
             found |= peer.pump(&self.driver) > 0;
             held |= peer.is_held();
         }

@@ -170,6 +170,10 @@ pub(crate) struct Peer {
     full_at: Time,
     /// Behind the place in the list of sources that was read last.
     turn: usize,
+    /// Of a full look that is under way: sources that were looked at.
+    looked_at: usize,
+    /// Sources that had something at the last look at all of them.
+    gave: usize,
     /// Nanoseconds in which what came was put into its place.
     taking_ns: u64,
 }
@@ -203,6 +207,8 @@ impl Peer {
             happened: Vec::new(),
             full_at: Time(0),
             turn: 0,
+            looked_at: 0,
+            gave: 0,
             taking_ns: 0,
         })
     }

@@ -55,8 +55,8 @@ impl Both {
     }
 }
 
-/// Runs that are kept to be filled again: two hold what a link takes at once, one is filled, and one is found empty.
-const SPARE_MAX: usize = 4;
+/// Runs that are kept to be filled again: as many as a batch has of full ones, one is filled, and one is found empty.
+const SPARE_MAX: usize = 6;
 
 #[derive(Debug)]
 struct Queue<P> {
@@ -281,6 +281,11 @@ impl<P: AsRef<[u8]> + Clone> Outgoing<P> {
     pub(crate) fn transmit(&mut self, now: Time, batch: &mut Batch<P>, grant: &mut Grant) -> u64 {
         let mut begun = 0;
         let mut held = Held::default();
+        while self.spare.len() < SPARE_MAX
+            && let Some(run) = batch.take_spare()
+        {
+            self.spare.push(run);
+        }
         while batch.bytes() < LINK_BATCH_BYTES {
             let Some(turn) = self.lanes.next(&held) else { break };
             let before = batch.bytes();
@@ -340,13 +345,13 @@ impl<P: AsRef<[u8]> + Clone> Outgoing<P> {
                 begun += item.messages();
             }
             let before = batch.bytes();
-            if put(item, most, self.cluster, batch)
-                && let Some(item) = queue.items.pop_front()
-            {
-                self.waiting.of(rank == Rank::BULK).take(item.size());
-                queue.sent = item.last().unwrap_or(queue.sent);
-                if let Item::Run(run) = item
-                    && self.spare.len() < SPARE_MAX
+            let (size, last) = (item.size(), item.last());
+            if put(item, most, self.cluster, batch) {
+                self.waiting.of(rank == Rank::BULK).take(size);
+                queue.sent = last.unwrap_or(queue.sent);
+                // One whose records go out from where they lie comes back with the batch.
+                if let Some(Item::Run(run)) = queue.items.pop_front().filter(|_| self.spare.len() < SPARE_MAX)
+                    && !run.bytes().is_empty()
                 {
                     self.spare.push(run);
                 }
@@ -411,10 +416,14 @@ fn put<P: AsRef<[u8]> + Clone>(item: &mut Item<P>, most: usize, cluster: Seed, b
             header.extension_bytes() + *at >= len
         }
         Item::Run(run) => {
+            let apart = run.count() > 1 && run.bytes().len() >= LINK_COPY_BYTES;
             batch.copy(|out| {
-                let sealed = run.seal(1, cluster, out);
+                let sealed = if apart { run.seal_header(1, cluster, out) } else { run.seal(1, cluster, out) };
                 debug_assert!(sealed.is_ok(), "an empty run is not queued: {sealed:?}");
             });
+            if apart {
+                batch.run(core::mem::take(run));
+            }
             true
         }
         Item::Gap(gap) => {

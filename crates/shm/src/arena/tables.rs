@@ -163,6 +163,15 @@ impl Tables {
         self.file(place.bulk).bytes(place.offset, bytes)
     }
 
+    /// A chunk of our own or of a process of our user, to be looked at while it is held; `None` of another user's.
+    #[inline]
+    pub(crate) fn chunk_shown(&self, place: ChunkPlace) -> Option<&[u8]> {
+        if self.files.is_some() {
+            return None;
+        }
+        self.file(place.bulk).window(place.offset, place.bytes).ok()?.shown(place.offset, place.bytes)
+    }
+
     fn file(&self, bulk: bool) -> &Windows {
         if bulk { &self.bulk } else { &self.arena }
     }

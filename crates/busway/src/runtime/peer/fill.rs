@@ -7,6 +7,7 @@
 
 use busway_io::Driver;
 use busway_protocol::{Input, Time};
+use busway_wire::limits::LINK_BATCH_BYTES;
 use busway_wire::link::{Announce, label_of};
 use busway_wire::{PortId, TopicId};
 
@@ -16,6 +17,8 @@ use crate::runtime::{Outbound, Pieces, Staging};
 
 /// Messages read for a peer before it is written to: about what a batch holds of small ones.
 const FILL_MAX: usize = 1_024;
+/// The same in bytes of runs: what was copied is summed and sent while it is in a cache.
+const FILL_BYTES: usize = LINK_BATCH_BYTES;
 
 /// Of so many sources each look is a full one: it costs little.
 const FULL_MAX: usize = 64;
@@ -151,24 +154,35 @@ impl Peer {
         all
     }
 
-    /// As `fill`, of all sources in turn, those that have ended with them.
+    /// As `fill`, of all sources in turn, those that have ended with them. The fewer had something the last time, the more
+    /// each may give.
     fn fill_in_turn(&mut self, now: Time) -> usize {
-        self.full_at = now.after_ms(FULL_MS);
-        let (mut all, mut empty) = (0, 0);
+        let (mut all, mut empty, mut gave, mut last) = (0, 0, 0, None);
         let most = self.exports.count();
+        let turn = (FILL_MAX / self.gave.max(1)).max(TURN_MAX);
         while all < FILL_MAX && empty <= most {
-            let Some(source) = self.session.next_source() else { break };
-            let read = self.fill_from(now, source, TURN_MAX);
+            let Some(source) = self.session.next_source() else {
+                self.looked_at = most;
+                break;
+            };
+            let read = self.fill_from(now, source, turn.min(FILL_MAX - all));
             all += read;
+            self.looked_at += 1;
             empty = if read == 0 { empty + 1 } else { 0 };
+            gave += usize::from(read > 0 && last.replace(source) != Some(source));
+        }
+        self.gave = gave;
+        if self.looked_at >= most {
+            self.looked_at = 0;
+            self.full_at = now.after_ms(FULL_MS);
         }
         all
     }
 
     /// Gives the session the next messages of a source that may send, at most `most`.
     fn fill_from(&mut self, now: Time, source: PortId, most: usize) -> usize {
-        let mut read = 0;
-        while read < most && (read == 0 || self.session.may_send(source)) {
+        let (mut read, mut bytes) = (0, 0);
+        while read < most && bytes < FILL_BYTES && (read == 0 || self.session.may_send(source)) {
             let mut room = self.session.room(source);
             room.messages = room.messages.min((most - read) as u64);
             let mut run = self.session.spare_run();
@@ -177,6 +191,7 @@ impl Peer {
             let found = self.exports.take_run(source, &room, &mut run);
             let packed = usize::try_from(run.count()).unwrap_or(usize::MAX);
             read = read.saturating_add(packed);
+            bytes += run.bytes().len();
             if packed > 0 {
                 self.session.handle(now, Input::Run(run), &mut self.outputs);
             } else {

@@ -1,4 +1,4 @@
-//! Taking a large message: held where it lies, or copied where no more may be held.
+//! Taking a large message: held where it lies, or copied where no more may be held, or by who wants a copy anyway.
 //!
 //! It does not know which message is next: `take` asks for the chunk that the next slot names.
 //!
@@ -13,11 +13,43 @@ use zerocopy::FromBytes;
 use super::RowReader;
 use crate::arena::ChunkPlace;
 use crate::error::ShmError;
-use crate::row::{Body, HeldChunk, Message, Taken};
-use crate::slot::{ChunkRef, SlotWord};
+use crate::row::{Body, HeldChunk, Message, Taken, TakenSmall};
+use crate::slot::{ChunkRef, Look, SlotWord};
 use crate::sync::{Ordering, fence};
 
 impl RowReader {
+    /// Shows the next message to `copy` where it lies, if it lies in a chunk, has at most `most` bytes of payload, and
+    /// nothing but to copy it is to be done; it is passed if `copy` says that it has it. It is held for no longer than that,
+    /// which costs a fence where a sample that is kept costs many counts.
+    #[inline]
+    pub fn copy_next(&mut self, most: usize, copy: impl FnOnce(&Header, &[u8]) -> bool) -> TakenSmall {
+        let sequence = self.next;
+        let Some(stage) = self.stage.as_ref().filter(|_| self.follows && !self.foreign) else {
+            return TakenSmall::Other;
+        };
+        let Look::Chunk(chunk, word) = stage.slots[(sequence & stage.mask) as usize].look(sequence) else {
+            return TakenSmall::Other;
+        };
+        let Some(place) = self.row.peer.tables().resolve(chunk) else { return TakenSmall::Other };
+        self.row.holds.borrow(chunk);
+        fence(Ordering::SeqCst); // W2: pairs with the fence in `recycle::begin`
+        let copied = self.still(word) && self.show(place, most, copy);
+        self.row.holds.unborrow();
+        if !copied {
+            return TakenSmall::Other;
+        }
+        self.took(sequence);
+        TakenSmall::Message(sequence)
+    }
+
+    /// Shows a message that is held; whether it was taken.
+    fn show(&self, place: ChunkPlace, most: usize, copy: impl FnOnce(&Header, &[u8]) -> bool) -> bool {
+        let Some(bytes) = self.row.peer.tables().chunk_shown(place) else { return false };
+        let Some((header, size, skip)) = self.header_in(bytes, place.bytes) else { return false };
+        let payload = usize::try_from(size).ok().and_then(|size| bytes.get(skip..size));
+        payload.is_some_and(|payload| payload.len() <= most && copy(&header, payload))
+    }
+
     /// `None`: look again.
     pub(super) fn take_chunk(&mut self, chunk: ChunkRef, word: SlotWord) -> Option<Taken> {
         let Some(place) = self.row.peer.tables().resolve(chunk) else {
@@ -88,12 +120,22 @@ impl RowReader {
 
     /// The header of the chunk, its message's size and where the payload begins; `None` where they cannot be true.
     fn header(&self, place: ChunkPlace) -> Option<(Header, u64, usize)> {
-        let start = self.row.peer.tables().chunk_bytes(place, HEADER_SIZE as u64).ok()?;
+        let tables = self.row.peer.tables();
+        if let Some(bytes) = tables.chunk_shown(place) {
+            return self.header_in(bytes, place.bytes);
+        }
+        let start = tables.chunk_bytes(place, HEADER_SIZE as u64).ok()?;
+        self.header_in(start.as_slice(), place.bytes)
+    }
+
+    /// As `header`, where the first bytes of the chunk are at hand.
+    #[inline]
+    fn header_in(&self, start: &[u8], most: u64) -> Option<(Header, u64, usize)> {
         // A copy: what is checked is what is used, whatever the publisher does meanwhile.
-        let header = Header::read_from_bytes(start.as_slice()).ok()?;
+        let (header, _) = Header::read_from_prefix(start).ok()?;
         let size = u64::from(header.size.get());
         let skip = HEADER_SIZE + header.extension_bytes();
-        let fits = size <= place.bytes && size >= skip as u64;
+        let fits = size <= most && size >= skip as u64;
         let known = header.kind().is_some() && header.sequence.get() == self.next;
         (fits && known).then_some((header, size, skip))
     }
