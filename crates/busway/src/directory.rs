@@ -10,6 +10,7 @@
 //! Invariant: a `Directory` exists only if its owner, mode and kind are what the realm asks for.
 
 use crate::error::{Code, Error, system};
+use busway_shm::sys::credentials;
 use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use rustix::fs::{AtFlags, Gid, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
@@ -228,6 +229,11 @@ impl AsFd for Directory {
     }
 }
 
+/// The user at the other end of a local socket, if the kernel says so: for the door of a node.
+pub fn peer_uid(socket: impl AsFd) -> Option<u32> {
+    credentials::of(socket).ok().map(|peer| peer.uid)
+}
+
 /// What to do about a directory that was made for a group.
 fn for_group(gid: u32) -> String {
     format!(
@@ -293,7 +299,8 @@ fn create(path: &Path, realm: Realm) -> Result<(), Error> {
 }
 
 /// mkdir obeys the umask and cannot name a group, so the directory is finished under another name and then renamed:
-/// nobody ever opens a half-made one.
+/// nobody ever opens a half-made one. The other name may be somebody's in another pid namespace, too: then one of the two
+/// finds it renamed.
 fn create_for_group(path: &Path, gid: u32) -> Result<(), Errno> {
     let mut new = path.as_os_str().to_owned();
     new.push(format!(".{}.new", rustix::process::getpid().as_raw_nonzero()));
@@ -313,7 +320,7 @@ fn create_for_group(path: &Path, gid: u32) -> Result<(), Errno> {
         let _ = rustix::fs::unlinkat(rustix::fs::CWD, &new, AtFlags::REMOVEDIR);
     }
     match finished {
-        Err(Errno::EXIST) => Ok(()),
+        Err(Errno::EXIST | Errno::NOENT) => Ok(()),
         other => other,
     }
 }

@@ -38,6 +38,8 @@ pub use busway_wire::{
     check_domain_name,
 };
 pub use directory::Realm;
+#[doc(hidden)]
+pub use directory::peer_uid;
 pub use error::{Code, Error};
 pub use inspection::{
     Account, BudgetView, Dropped, Inspection, PortState, ProcessView, PublisherView, SegmentView,

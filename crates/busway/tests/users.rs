@@ -178,6 +178,25 @@ fn users_of_the_realms_group_talk_and_copy_what_other_users_send() {
     println!("evidence: users=2 sizes=3 copied=3 refused={}", Code::DirectoryMode);
 }
 
+/// Process numbers of its own: whoever is started has number 1 there, and those outside have none.
+const OWN_NUMBERS: &str = "--pid --fork --kill-child --mount-proc";
+
+/// Starts a process as containers do: with its own /tmp, /run and /dev/shm; the directory lies elsewhere.
+fn contained(scene: &Scene, more: &str, part: &str) -> Child {
+    let program = std::env::current_exe().unwrap();
+    let script = format!(
+        "mount -t tmpfs none /mnt && mkdir /mnt/shared && mount --bind {} /mnt/shared \
+         && touch /mnt/program && mount --bind \"$0\" /mnt/program \
+         && for place in /tmp /run /dev/shm; do mount -t tmpfs none $place || exit 1; done \
+         && export BUSWAY_TEST_DIRECTORY=/mnt/shared && exec /mnt/program \"$@\"",
+        scene.directory().display()
+    );
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "--ipc", "--uts"]).args(more.split_whitespace());
+    command.args(["sh", "-c", &script]).arg(&program);
+    Child::start(command, scene, part)
+}
+
 #[test]
 fn mount_namespaces_that_share_only_the_directory_can_talk() {
     if !is_root() {
@@ -185,24 +204,9 @@ fn mount_namespaces_that_share_only_the_directory_can_talk() {
     }
     let scene = Scene::new();
     let first = scene.bus("outside");
-    let program = std::env::current_exe().unwrap();
-    // As containers do: their own /tmp, /run and /dev/shm, and their own process numbers; the directory lies elsewhere.
-    let contained = |more: &str, part: &str| {
-        let script = format!(
-            "mount -t tmpfs none /mnt && mkdir /mnt/shared && mount --bind {} /mnt/shared \
-             && touch /mnt/program && mount --bind \"$0\" /mnt/program \
-             && for place in /tmp /run /dev/shm; do mount -t tmpfs none $place || exit 1; done \
-             && export BUSWAY_TEST_DIRECTORY=/mnt/shared && exec /mnt/program \"$@\"",
-            scene.directory().display()
-        );
-        let mut command = Command::new("unshare");
-        command.args(["--mount", "--ipc", "--uts"]).args(more.split_whitespace());
-        command.args(["sh", "-c", &script]).arg(&program);
-        Child::start(command, &scene, part)
-    };
-    let reader = contained("", "reads");
+    let reader = contained(&scene, "", "reads");
     assert_eq!(reader.line(), "subscribed");
-    let mut publisher = contained("--pid --fork --kill-child --mount-proc", "publishes");
+    let mut publisher = contained(&scene, OWN_NUMBERS, "publishes");
     assert_eq!(publisher.line(), "publishes");
     for bytes in [8, 1_000, 2 << 20] {
         assert_eq!(publisher.ask(&bytes.to_string()), "sent");
@@ -216,4 +220,35 @@ fn mount_namespaces_that_share_only_the_directory_can_talk() {
     assert_eq!(reader.line(), "500 held=true whole=true");
     assert_eq!(own.recv_timeout(PATIENCE).unwrap().unwrap()[..], [8; 500]);
     println!("evidence: mount_namespaces=3 pid_namespaces=2 sizes=3");
+}
+
+#[test]
+fn a_holder_in_a_container_lets_in_those_who_have_no_process_number_there() {
+    if !is_root() {
+        return;
+    }
+    let scene = Scene::new();
+    std::fs::create_dir(scene.directory()).unwrap();
+    std::fs::set_permissions(scene.directory(), Permissions::from_mode(0o700)).unwrap();
+    // The first holds. Two others come, of which it has no number: another container's first process, and one outside.
+    let mut publisher = contained(&scene, OWN_NUMBERS, "publishes");
+    assert_eq!(publisher.line(), "publishes");
+    let reader = contained(&scene, OWN_NUMBERS, "reads");
+    assert_eq!(reader.line(), "subscribed");
+    let bus = scene.bus("outside");
+    let mut own = bus.subscriber("sizes").policy(Policy::Block).open().unwrap();
+    for bytes in [8, 1_000, 2 << 20] {
+        assert_eq!(publisher.ask(&format!("{bytes} to 2")), "sent");
+        assert_eq!(reader.line(), format!("{bytes} held={} whole=true", bytes > 96));
+        assert_eq!(own.recv_timeout(PATIENCE).unwrap().unwrap().len(), bytes);
+    }
+    assert_eq!(bus.inspect().unwrap().processes.len(), 3);
+    // It is killed with its container: its death is told by its life word, whatever its number was.
+    drop(publisher);
+    let mut publisher = contained(&scene, OWN_NUMBERS, "publishes");
+    assert_eq!(publisher.line(), "publishes");
+    assert_eq!(publisher.ask("700 to 2"), "sent");
+    assert_eq!(reader.line(), "700 held=true whole=true");
+    assert_eq!(own.recv_timeout(PATIENCE).unwrap().unwrap()[..], [8; 700]);
+    println!("evidence: pid_namespaces=4 sizes=4");
 }

@@ -282,7 +282,7 @@ fn question(stream: &mut UnixStream) -> Result<Ask, String> {
 }
 
 fn is_ours(stream: &UnixStream) -> bool {
-    rustix::net::sockopt::socket_peercred(stream).is_ok_and(|peer| peer.uid == rustix::process::geteuid())
+    busway::peer_uid(stream) == Some(rustix::process::geteuid().as_raw())
 }
 
 /// The directory of the bus, which it has checked, and the name of the door in it. Sockets end in `.sock`, locks in

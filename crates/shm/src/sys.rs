@@ -10,6 +10,8 @@
 
 pub mod barrier;
 #[cfg(not(loom))]
+pub mod credentials;
+#[cfg(not(loom))]
 pub mod event;
 #[cfg(not(loom))]
 pub mod futex;

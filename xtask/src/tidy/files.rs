@@ -9,6 +9,7 @@ pub(crate) const UNSAFE: &[(&str, &str)] = &[
     ("crates/shm/src/sys/place.rs", "reserves addresses for a mapping"),
     ("crates/shm/src/sys/memfd.rs", "maps and unmaps files; the promise of `Shared`"),
     ("crates/shm/src/sys/heap.rs", "what memfd.rs is under Miri: shares in an allocation"),
+    ("crates/shm/src/sys/credentials.rs", "SO_PEERCRED, of which rustix cannot say 0"),
     ("crates/shm/src/view.rs", "references into a mapping, checked when they are made"),
     ("crates/shm/src/layout.rs", "says which structures are valid for any bytes"),
     ("crates/shm/src/domain.rs", "says so for the header of the domain segment"),

@@ -12,6 +12,7 @@ use busway_shm::arena::OwnArena;
 use busway_shm::domain::Domain;
 use busway_shm::error::ShmError;
 use busway_shm::fork::PrivateFd;
+use busway_shm::sys::credentials::{self, Credentials};
 use busway_wire::limits::{
     CONTROL_BYTES_MAX, MEMBER_QUEUE_BYTES_MAX, MEMBER_QUEUE_FDS_MAX, MEMBER_QUEUE_MESSAGES_MAX,
 };
@@ -249,10 +250,9 @@ impl Channel {
         QUEUE_MESSAGES_AHEAD.saturating_sub(self.queue.len())
     }
 
-    /// Who is at the other end, as the kernel says: (uid, pid).
-    pub(super) fn credentials(&self) -> Result<(u32, u32), Errno> {
-        let found = rustix::net::sockopt::socket_peercred(&self.socket)?;
-        Ok((found.uid.as_raw(), found.pid.as_raw_nonzero().get().unsigned_abs()))
+    /// Who is at the other end, as the kernel says.
+    pub(super) fn credentials(&self) -> Result<Credentials, ShmError> {
+        credentials::of(&self.socket)
     }
 }
 

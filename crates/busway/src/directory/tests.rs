@@ -136,3 +136,25 @@ fn names_of_domains_are_one_visible_file_name() {
         assert!(error.to_string().len() < 1_000, "the error stays short");
     }
 }
+
+#[test]
+fn many_who_make_a_directory_for_a_group_at_once_all_have_it() {
+    let scratch = Scratch::new();
+    let gid = rustix::process::getegid().as_raw();
+    for round in 0..100 {
+        let path = scratch.path().join(format!("run-{round}"));
+        // As the first processes of containers, these have one number and so one name for what is half made.
+        let start = std::sync::Barrier::new(4);
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    start.wait();
+                    Directory::open(&path, Realm::Group(gid)).expect("whoever made it");
+                });
+            }
+        });
+        assert_eq!(mode_of(&path), 0o2770);
+    }
+    let left = std::fs::read_dir(scratch.path()).unwrap().count();
+    assert_eq!(left, 100, "nothing half made stays");
+}

@@ -60,6 +60,30 @@ fn a_node_says_what_it_is_to_who_asks() {
 }
 
 #[test]
+fn a_node_in_a_container_is_asked_by_who_has_no_process_number_there() {
+    if !rustix::process::geteuid().is_root() {
+        println!("skipped: only root can start processes in other namespaces");
+        return;
+    }
+    let place = Place::new();
+    let mut command = std::process::Command::new("unshare");
+    command.args(["--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]);
+    let mut command = place.adopt(command, &[env!("CARGO_BIN_EXE_busway"), "up"]);
+    let (reader, writer) = std::io::pipe().expect("a pipe");
+    command.stdout(writer);
+    let node = Running::start(command);
+    let mut line = String::new();
+    BufReader::new(reader).read_line(&mut line).expect("a line");
+    assert_eq!(place.run(&["node", "info", "--json"]).expect(0).object()["pid"].as_u64(), Some(1), "{line}");
+    // It holds the rendezvous as well.
+    let subscriber = place.subscribe(&["x"]);
+    subscriber.signal(Signal::INT);
+    subscriber.finish().expect(0);
+    place.run(&["node", "drain"]).expect(0);
+    node.finish().expect(0);
+}
+
+#[test]
 fn drain_returns_when_the_node_has_ended_with_nought() {
     for flags in [&[][..], &["--json"]] {
         let place = Place::new();

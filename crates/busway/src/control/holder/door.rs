@@ -18,6 +18,7 @@ use busway_shm::arena::PeerArena;
 use busway_shm::fork::PrivateFd;
 use busway_shm::layout::layout_hash;
 use busway_shm::life::Life;
+use busway_shm::sys::credentials::Credentials;
 use busway_wire::Control as Message;
 use busway_wire::limits::{ACCEPT_PAUSE_MS, MEMBERS_MAX};
 use rustix::fd::OwnedFd;
@@ -123,7 +124,7 @@ impl Holder {
     }
 
     fn admit(&mut self, base: &mut Base, channel: Channel, now_ns: u64) {
-        let Ok((uid, pid)) = channel.credentials() else { return };
+        let Ok(Credentials { uid, pid }) = channel.credentials() else { return };
         self.last_member += 1;
         let id = MemberId(self.last_member);
         let stage = Stage::Unidentified { until_ns: now_ns.saturating_add(HANDSHAKE_NS) };
