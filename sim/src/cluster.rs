@@ -93,7 +93,7 @@ impl Cluster {
             return source;
         }
         let name = Topic::new(topic).expect("the story names a topic");
-        let idle = Work { messages: 0, gap_ns: 0, size_max: 0 };
+        let idle = Work { messages: 0, gap_ns: 0, size_max: 0, large: 0 };
         let source = self.world.publisher(host, &name, SLOTS, idle);
         self.publishers.insert(key, source);
         source

@@ -97,7 +97,7 @@ impl Day {
         // The gaps are a little shorter than this on average, so that there is more than one a second.
         for client in 0..self.clients {
             let size_max = if client % LARGE_EACH == 0 { LARGE_SIZE_MAX } else { SIZE_MAX };
-            let work = Work { messages: self.minutes * 60, gap_ns: 980_000_000, size_max };
+            let work = Work { messages: self.minutes * 60, gap_ns: 980_000_000, size_max, large: 1 };
             let _ = world.publisher(NODES + client, &topic, SLOTS, work);
         }
         let faults = self.faults(world.crowd());

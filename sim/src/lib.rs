@@ -16,6 +16,7 @@ mod crowd;
 pub mod day;
 mod fault;
 mod few;
+pub mod machine;
 mod memory;
 mod message;
 mod network;

@@ -6,9 +6,11 @@
 #![expect(clippy::print_stdout, reason = "a command line tool answers on stdout")]
 
 use std::process::ExitCode;
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 
 use busway_sim::day::{Day, Progress};
+use busway_sim::machine;
 #[cfg(feature = "runtime")]
 use busway_sim::real::{self, Plan};
 use busway_sim::swarm::{Configuration, Outcome};
@@ -28,6 +30,7 @@ const HELP: &str = "busway-sim [--seeds N | --seeds A..B | --minutes N] [--seed 
   --hours H     instead, so many hours of five nodes and their clients: prints the peak of each budget
   --clients N   with --hours: how many clients (default 1000)
   --keep-going  do not stop at the first failure
+  --brief       do not look for the fewest faults that show a failure
 ";
 
 /// Runs that a minimisation may cost.
@@ -38,6 +41,12 @@ const MISSING_RUNS: u64 = 200;
 
 /// From so many runs on it is a failure.
 const BLIND_RUNS: u64 = 5_000;
+
+/// A seed that has so much of the machine's time does not end: each needs less than a second, and a failure is looked at
+/// in some more of them.
+const SEED_MOST: Duration = Duration::from_secs(120);
+/// How often that is looked at, if nothing is heard.
+const LOOK: Duration = Duration::from_secs(5);
 
 /// Between two words of how far it is.
 const TELL: Duration = Duration::from_secs(2);
@@ -51,6 +60,8 @@ struct Orders {
     trace: bool,
     twice: bool,
     keep_going: bool,
+    /// A failure is told as it is.
+    brief: bool,
     /// The runtime in place of the machines.
     real: bool,
     /// Hours in place of seeds.
@@ -92,10 +103,13 @@ fn main() -> ExitCode {
         return pass(hours, &orders, start);
     }
     let mut sum = Sum::default();
+    let begun = watch();
     for seed in orders.first..orders.end {
         if orders.until.is_some_and(|until| start.elapsed() >= until) {
             break;
         }
+        // It hears of it as long as it lives, which is as long as we do.
+        let _ = begun.send(seed);
         if orders.real {
             run_real(seed, &orders, &mut sum);
         } else {
@@ -109,6 +123,30 @@ fn main() -> ExitCode {
     // What thousands of worlds never came to is not shown by them.
     let blind = sum.runs >= BLIND_RUNS && sum.coverage.missing(orders.real).next().is_some();
     if sum.failures.is_empty() && !blind { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Ends the program when no other seed is told of for too long: a machine that turns in a circle is found, too.
+fn watch() -> Sender<u64> {
+    let (begun, told) = channel();
+    std::thread::spawn(move || {
+        let mut last = None;
+        loop {
+            let had = machine::of_the_first_thread();
+            match (told.recv_timeout(LOOK), last) {
+                (Ok(seed), _) => last = Some((seed, had)),
+                (Err(RecvTimeoutError::Timeout), Some((seed, before))) if had >= before + SEED_MOST => {
+                    println!(
+                        "seed {seed}: not at its end after {} s of the machine's time",
+                        SEED_MOST.as_secs()
+                    );
+                    std::process::exit(1);
+                }
+                (Err(RecvTimeoutError::Timeout), _) => {}
+                (Err(RecvTimeoutError::Disconnected), _) => return,
+            }
+        }
+    });
+    begun
 }
 
 /// Lets hours pass.
@@ -161,7 +199,7 @@ fn run(seed: u64, orders: &Orders, sum: &mut Sum) {
     let Some(violation) = &outcome.violation else { return };
     sum.failures.push(seed);
     println!("seed {seed}: {violation}");
-    if orders.keep_going {
+    if orders.keep_going || orders.brief {
         return;
     }
     let (least, runs) = configuration.minimise(orders.canary, MINIMISE_RUNS_MAX);
@@ -291,6 +329,7 @@ fn orders(arguments: Vec<String>) -> Result<Orders, String> {
         trace: false,
         twice: false,
         keep_going: false,
+        brief: false,
         real: false,
         hours: None,
         clients: 1_000,
@@ -327,6 +366,7 @@ fn orders(arguments: Vec<String>) -> Result<Orders, String> {
                 other => return Err(format!("there is no floor `{other}`")),
             },
             "--keep-going" => orders.keep_going = true,
+            "--brief" => orders.brief = true,
             other => return Err(format!("there is no flag `{other}`")),
         }
     }

@@ -14,9 +14,9 @@ mod plan;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use busway::Simulated;
+use busway::{Simulated, UnderWay};
 use busway_io::{Crash, HostId, Network, Path};
 use busway_protocol::{State, Time};
 use busway_wire::PortId;
@@ -24,6 +24,7 @@ use busway_wire::PortId;
 use crate::coverage::Coverage;
 use crate::crowd::Crowd;
 use crate::fault::{Fault, Pair, Planned};
+use crate::machine;
 use crate::phase::Phase;
 use crate::trace::{Happening, Trace};
 use host::{Host, Sent, Told};
@@ -42,8 +43,10 @@ const CHECK_MS: u64 = 100;
 const FULL_MS: u64 = 5;
 /// A node that was told to end its links in order is gone after this long.
 const DRAIN_MS: u64 = 1_000;
-/// A world that takes longer than this of the machine's time is one that does not end. It decides nothing else.
-const SEED_MOST: Duration = Duration::from_secs(120);
+/// A world that has more than this of the machine's time is one that does not end: others have a tenth of a second.
+const SEED_MOST: Duration = Duration::from_secs(60);
+/// What wall clocks say at first: some time of a day in our years, with room for ten of them either way.
+const WALL_NS: i64 = 1_800_000_000_000_000_000;
 /// How often the machine's time is looked at: a thousand moments take some ten milliseconds.
 const WATCH_EVERY: u64 = 1_000;
 
@@ -130,15 +133,12 @@ struct World<'a> {
     faults: u64,
     clocks: Simulated,
     rests: u64,
-    began: Instant,
+    /// What this thread had had of the machine when it began.
+    began: Duration,
 }
 
 /// Lets a plan happen.
 #[must_use]
-#[expect(
-    clippy::disallowed_methods,
-    reason = "a world that does not end is a failure, in the machine's time"
-)]
 pub fn run(plan: &Plan, lines: bool) -> Outcome {
     let clocks = Simulated::begin(plan.seed);
     let network = Network::new(plan.seed, plan.manners);
@@ -165,7 +165,7 @@ pub fn run(plan: &Plan, lines: bool) -> Outcome {
         faults: 0,
         clocks,
         rests: 0,
-        began: Instant::now(),
+        began: machine::of_this_thread(),
     };
     if let Err(what) = world.live() {
         world.violate(|| what);
@@ -290,6 +290,7 @@ impl World<'_> {
                 let source = told.source as u64 + 1;
                 trace.note(Time(now_ns), Happening { host: index, what, whom, much, source, note: "" });
             };
+            self.clocks.set_wall(host.wall_ns);
             host.run(index, now_ns, &self.known, &mut told)?;
         }
         if any {
@@ -304,7 +305,7 @@ impl World<'_> {
 
     /// Ends a world that does not come to its end, with what its hosts wait for.
     fn watch(&mut self) -> Result<(), String> {
-        let took = self.began.elapsed();
+        let took = machine::of_this_thread().saturating_sub(self.began);
         if took < SEED_MOST {
             return Ok(());
         }
@@ -345,6 +346,7 @@ impl World<'_> {
     fn publish(&mut self, number: usize) -> Result<(), String> {
         let source = &self.plan.sources[number];
         let now_ns = self.network.now_ns();
+        self.clocks.set_wall(self.hosts[source.host].wall_ns);
         match self.hosts[source.host].publish(number, source)? {
             Sent::Done => {}
             Sent::Message { gap_ns, sequence } => {
@@ -376,7 +378,16 @@ impl World<'_> {
         self.hosts[index].start(builder, &self.network, id(index))
     }
 
+    /// How far the two are with each other: the further of both.
     fn phase_of(&self, pair: Pair) -> Phase {
+        match self.stage_of(pair) {
+            Phase::Idle => self.under_way(pair),
+            other => other,
+        }
+    }
+
+    /// As far as the states of their links say: one that stands is idle.
+    fn stage_of(&self, pair: Pair) -> Phase {
         let one = |a: usize, b: usize| match self.hosts[a].state(b) {
             None => Phase::Apart,
             Some(State::Greeting | State::Greeted) => Phase::Greeting,
@@ -386,9 +397,24 @@ impl World<'_> {
         one(pair.from, pair.to).max(one(pair.to, pair.from))
     }
 
+    /// What is under way on a link that stands.
+    fn under_way(&self, pair: Pair) -> Phase {
+        let one = |a: usize, b: usize| match self.hosts[a].under_way(b) {
+            UnderWay::Nothing => Phase::Idle,
+            UnderWay::Messages => Phase::Flowing,
+            UnderWay::Part => Phase::Partial,
+            UnderWay::Waits => Phase::Suspended,
+        };
+        one(pair.from, pair.to).max(one(pair.to, pair.from))
+    }
+
     fn is_met(&self, planned: &Planned) -> bool {
-        let pairs = planned.fault.pairs(self.crowd());
-        pairs.iter().any(|pair| Some(self.phase_of(*pair)) == planned.phase)
+        let stands = |phase| !matches!(phase, Phase::Apart | Phase::Greeting | Phase::Draining);
+        planned.fault.pairs(self.crowd()).into_iter().any(|pair| match (self.stage_of(pair), planned.phase) {
+            // What is under way is counted, which costs time: only where it is asked for.
+            (Phase::Idle, Some(wanted)) => stands(wanted) && self.under_way(pair) == wanted,
+            (stage, wanted) => Some(stage) == wanted,
+        })
     }
 
     fn arm(&mut self, planned: Planned) -> Result<(), String> {
@@ -414,6 +440,11 @@ impl World<'_> {
         self.faults += 1;
         for &pair in &pairs {
             self.coverage.met(&planned.fault, self.phase_of(pair));
+        }
+        if let Fault::ClockJump(host) = planned.fault {
+            // That somebody sets a wall clock excuses nothing.
+            self.hosts[host].wall_ns = leap_ns(planned);
+            return Ok(());
         }
         self.hold(&pairs);
         let note = &format!("{:?}", planned.fault);
@@ -441,6 +472,10 @@ impl World<'_> {
             }
             Fault::Truncate(pair) => {
                 self.network.truncate(id(pair.from), id(pair.to));
+                self.release(&pairs);
+            }
+            Fault::HalfClose(pair) => {
+                self.network.half_close(id(pair.from), id(pair.to));
                 self.release(&pairs);
             }
             Fault::Ignore(pair) => {
@@ -582,6 +617,19 @@ impl World<'_> {
 
 /// A peer that says nothing for so long is given up, or one whose frame does not end.
 const SILENT_MS: u64 = 10_000;
+
+/// To where a wall clock is set: a little or ten years, forward or back, always from what the others say.
+fn leap_ns(planned: &Planned) -> i64 {
+    const TEN_YEARS_NS: i64 = 10 * 365 * 86_400 * 1_000_000_000;
+    let little_ns = planned.duration_ms.cast_signed().saturating_mul(1_000_000);
+    let by_ns = match planned.amount % 4 {
+        0 => TEN_YEARS_NS,
+        1 => -TEN_YEARS_NS,
+        2 => little_ns,
+        _ => -little_ns,
+    };
+    WALL_NS + by_ns
+}
 
 fn key(pair: Pair) -> (usize, usize) {
     (pair.from.min(pair.to), pair.from.max(pair.to))

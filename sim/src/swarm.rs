@@ -198,17 +198,21 @@ fn place(terms: &Terms, reliable: bool, rng: &mut Rng) -> usize {
 fn sources(terms: &Terms, topics: &[Topic], rng: &mut Rng) -> Vec<Source> {
     let count = rng.usize(2..=5);
     let each = 2_000_u64.div_ceil(count as u64) + rng.u64(0..200);
+    // In some worlds all of them are on one host and send large messages one after the other, which share its links and
+    // the credit there.
+    let heavy = (rng.u32(0..4) == 0).then(|| place(terms, true, rng));
     let one = |_| {
         let slow = terms.shape.bytes_per_second < 1_000_000;
-        let size_max = match (rng.u32(0..4), slow) {
-            (0, false) => 300_000,
-            (1, false) => 40_000,
-            (0 | 1, true) => 20_000,
-            _ => 1_000,
+        let (size_max, large) = match (rng.u32(0..4), slow) {
+            (_, slow) if heavy.is_some() => (if slow { 12_000 } else { 40_000 }, 10),
+            (0, false) => (300_000, 1),
+            (1, false) => (40_000, 1),
+            (0 | 1, true) => (20_000, 1),
+            _ => (1_000, 1),
         };
-        let work = Work { messages: each, gap_ns: 45_000_000_000 / each, size_max };
+        let work = Work { messages: each, gap_ns: 45_000_000_000 / each, size_max, large };
         let topic = topics[rng.usize(0..topics.len())].clone();
-        let host = place(terms, is_reliable(&topic), rng);
+        let host = heavy.unwrap_or_else(|| place(terms, is_reliable(&topic), rng));
         Source { host, topic, slots: [4, 32, 1_024][rng.usize(0..3)], work }
     };
     (0..count).map(one).collect()

@@ -403,14 +403,14 @@ impl World {
 
     fn publish_next(&mut self, source: PortId) {
         let Some(publisher) = self.publishers.get_mut(place_of(source)) else { return };
-        let Work { messages, gap_ns, size_max } = publisher.work;
+        let Work { messages, gap_ns, size_max, large } = publisher.work;
         if messages == 0 {
             return;
         }
         let rng = &mut publisher.rng;
         let size = publisher.waiting.take().unwrap_or_else(|| match rng.u32(0..20) {
-            0 => rng.usize(0..=size_max),
-            1..=4 => rng.usize(0..=size_max.min(3_000)),
+            at if at < large => rng.usize(0..=size_max),
+            at if at < large + 4 => rng.usize(0..=size_max.min(3_000)),
             _ => rng.usize(0..=size_max.min(200)),
         });
         // In bursts, so that something waits somewhere: seven of eight follow at once.

@@ -28,6 +28,31 @@ fn the_runtime_loses_nothing_in_silence_whatever_goes_wrong_and_does_the_same_tw
 }
 
 #[test]
+#[expect(clippy::print_stdout, reason = "the evidence line is read by the test runner")]
+fn wall_clocks_that_are_set_ten_years_on_and_back_delay_and_lose_nothing() {
+    let undisturbed = Plan { faults: Vec::new(), ..Plan::of(3) };
+    for calm in [undisturbed, Plan::of(4)] {
+        let set = |number: u64| Planned {
+            fault: Fault::ClockJump(usize::try_from(number).expect("few") % calm.hosts),
+            at: Time(number * 100_000_000),
+            phase: None,
+            duration_ms: 40 * number,
+            amount: number / 3,
+        };
+        let faults = calm.faults.iter().cloned().chain((1..500).map(set)).collect();
+        let (one, other) = (real::run(&calm, false), real::run(&Plan { faults, ..calm.clone() }, false));
+        assert_eq!((&one.violation, &other.violation), (&None, &None));
+        assert_eq!((one.messages, other.faults - one.faults), (other.messages, 499));
+        if calm.faults.is_empty() {
+            // What a message says of its time is longer or shorter, so that bytes differ, and nothing else does.
+            let seen = |outcome: &real::Outcome| (outcome.delivered, outcome.lost, outcome.virtual_ns);
+            assert_eq!(seen(&one), seen(&other));
+        }
+    }
+    println!("evidence: worlds=2 clocks_set=998");
+}
+
+#[test]
 fn large_messages_cross_links_that_are_reset_again_and_again() {
     let base = Plan::of(2);
     let topic = Topic::new("a.x").expect("it is a topic");

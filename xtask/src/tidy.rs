@@ -23,9 +23,9 @@ const HELP: &str = "cargo xtask tidy
 
 Checks what no compiler checks, over every file of the repository:
   arrows between crates · files with `unsafe` · heads of files · lengths of files and functions · modules that
-  nothing imports · locks on the data path · words that must not stay · a reason beside each dependency ·
-  licences and sources of dependencies · paths named in documents · the MSRV in the README · promises, their
-  tests and their mutants
+  nothing imports · locks on the data path · words that must not stay · who reads the wall clock · a reason beside
+  each dependency · licences and sources of dependencies · paths named in documents · the MSRV in the README ·
+  promises, their tests and their mutants
 A line of output is `file:line: cause` and below it what to do. `note:` lines do not fail.
 
 Exit: 0 nothing found, 1 findings.
@@ -82,6 +82,7 @@ const RULES: &[fn(&Tree, &mut Vec<Finding>)] = &[
     files::no_lock_on_the_data_path,
     imports::no_orphans,
     words::check,
+    words::wall_clock,
     documents::paths_exist,
     documents::msrv,
     rows::promises_and_mutants,

@@ -49,7 +49,7 @@ pub use node::{FLOWS_TOPIC, FlowStatus, LinkState, Node, NodeBuilder, PEERS_TOPI
 pub use outcome::{Behind, Loss, RecvError, SendError, Sent, Unread, Who};
 pub use publisher::{Clock, Gating, Loan, Publisher, PublisherBuilder};
 #[doc(hidden)]
-pub use runtime::{Simulated, Stepped, control_due_ns, step_control};
+pub use runtime::{Simulated, Stepped, UnderWay, control_due_ns, step_control};
 pub use sample::{PublisherInfo, Sample};
 pub use stream::SampleStream;
 pub use subscriber::{Subscriber, SubscriberBuilder};

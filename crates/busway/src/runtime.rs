@@ -27,4 +27,4 @@ pub(crate) use door::Change;
 pub(crate) use export::Outbound;
 pub(crate) use hub::{Hub, HubConfig, LinkView};
 pub(crate) use staging::{Goal, Pieces, Staging};
-pub use stepped::{Simulated, Stepped, control_due_ns, step_control};
+pub use stepped::{Simulated, Stepped, UnderWay, control_due_ns, step_control};

@@ -127,6 +127,15 @@ impl Network {
         }
     }
 
+    /// Ends the direction from `from` to `to` of every connection between them, as if its process had. The other stays.
+    pub fn half_close(&self, from: HostId, to: HostId) {
+        let mut state = self.state();
+        for (stream, side) in state.between(from, to) {
+            // One that has failed has ended in both directions.
+            let _ = state.half_close(stream, side);
+        }
+    }
+
     /// Nobody answers who connects to `host`, or again somebody does.
     pub fn swallow_connects(&self, host: HostId, swallow: bool) {
         self.state().host(host).swallows_connects = swallow;

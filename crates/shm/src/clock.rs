@@ -18,12 +18,23 @@ use rustix::time::{ClockId, Timespec, clock_gettime};
 std::thread_local! {
     /// What the clocks of this thread say; 0 is what the machine's say.
     static SIMULATED_NS: Cell<u64> = const { Cell::new(0) };
+    /// By how much the wall clock of this thread is off, while its clocks are simulated.
+    static LEAPT_NS: Cell<i64> = const { Cell::new(0) };
 }
 
 /// From now on the clocks of the calling thread say this and go by a nanosecond a look; never back. `None`: the machine's
 /// again. A thread that waits by them waits for ever: it is for a simulator that waits for nothing.
 pub fn simulate(now_ns: Option<u64>) {
     SIMULATED_NS.set(now_ns.map_or(0, |now_ns| now_ns.max(SIMULATED_NS.get()).max(1)));
+    if now_ns.is_none() {
+        LEAPT_NS.set(0);
+    }
+}
+
+/// The simulated wall clock of the calling thread is off by so much from now on, as if somebody had set it; the monotonic
+/// clock is not touched.
+pub fn set_wall(by_ns: i64) {
+    LEAPT_NS.set(by_ns);
 }
 
 #[inline]
@@ -32,7 +43,7 @@ fn read(clock: ClockId) -> u64 {
         0 => nanoseconds(clock_gettime(clock)),
         now_ns => {
             SIMULATED_NS.set(now_ns.saturating_add(1));
-            now_ns
+            if clock == ClockId::Monotonic { now_ns } else { now_ns.saturating_add_signed(LEAPT_NS.get()) }
         }
     }
 }

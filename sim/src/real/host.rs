@@ -6,13 +6,13 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use busway::{Bus, NodeBuilder, Policy, Publisher, SendError, Stepped, Subscriber};
+use busway::{Bus, NodeBuilder, Policy, Publisher, SendError, Stepped, Subscriber, UnderWay};
 use busway_io::{HostId, Network};
 use busway_protocol::State;
 use busway_wire::PortId;
 use fastrand::Rng;
 
-use super::{Known, Line, Plan, Reader, Source};
+use super::{Known, Line, Plan, Reader, Source, WALL_NS};
 use crate::message::Which;
 
 /// A directory that is removed at the end.
@@ -63,6 +63,8 @@ pub(super) struct Told {
 pub(super) struct Host {
     pub(super) stopped: u32,
     pub(super) idle: u32,
+    /// By how much its wall clock is off.
+    pub(super) wall_ns: i64,
     node: Option<Stepped>,
     senders: BTreeMap<usize, Sender>,
     takers: BTreeMap<usize, Taker>,
@@ -103,6 +105,7 @@ impl Host {
         Ok(Host {
             stopped: 0,
             idle: 0,
+            wall_ns: WALL_NS,
             node: None,
             senders: BTreeMap::new(),
             takers: BTreeMap::new(),
@@ -147,6 +150,11 @@ impl Host {
 
     pub(super) fn state(&self, other: usize) -> Option<State> {
         self.node.as_ref()?.state(u8::try_from(other).ok()?)
+    }
+
+    pub(super) fn under_way(&self, other: usize) -> UnderWay {
+        let found = self.node.as_ref().zip(u8::try_from(other).ok());
+        found.and_then(|(node, other)| node.under_way(other)).unwrap_or(UnderWay::Nothing)
     }
 
     /// Opens a publisher; returns its name.

@@ -101,7 +101,9 @@ impl Plan {
         let crowd = Crowd { nodes: hosts, clients: 0 };
         let mut faults = Vec::new();
         for _ in 0..rng.usize(9..20) {
-            faults.push(fault(crowd, rng));
+            let fault = fault(crowd, rng);
+            faults.extend(fault.occasion(crowd, rng));
+            faults.push(fault);
         }
         let credit_messages = [4, 40, 16_384][rng.usize(0..3)];
         let credit_bytes = [20_000, 300_000, 32 << 20][rng.usize(0..3)];
@@ -143,10 +145,15 @@ fn reader(hosts: usize, rng: &mut Rng) -> Reader {
 fn fault(crowd: Crowd, rng: &mut Rng) -> Planned {
     loop {
         let mut planned = Planned::any(crowd, (Time(0), Time(FAULTS_UNTIL_NS)), rng);
-        planned.phase =
-            [None, Some(Phase::Apart), Some(Phase::Greeting), Some(Phase::Draining)][rng.usize(0..4)];
+        planned.phase = match planned.phase {
+            // Its links do not show that.
+            Some(Phase::Dialing) => Some(Phase::Greeting),
+            // Here a relay ring has room for all that a world sends.
+            Some(Phase::Suspended) => Some(Phase::Draining),
+            other => other,
+        };
         match planned.fault {
-            Fault::Swallow(_) | Fault::HalfClose(_) | Fault::ClockJump(_) | Fault::Strangers(_) => {}
+            Fault::Swallow(_) | Fault::Strangers(_) => {}
             Fault::Partition(_)
             | Fault::OneWay(_)
             | Fault::Isolate(_)
@@ -154,6 +161,8 @@ fn fault(crowd: Crowd, rng: &mut Rng) -> Planned {
             | Fault::Truncate(_)
             | Fault::Corrupt(_)
             | Fault::Ignore(_)
+            | Fault::HalfClose(_)
+            | Fault::ClockJump(_)
             | Fault::Slow(_)
             | Fault::Stop(_)
             | Fault::Crash(_)

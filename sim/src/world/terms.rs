@@ -96,4 +96,6 @@ pub struct Work {
     pub gap_ns: u64,
     /// The largest payload.
     pub size_max: usize,
+    /// Of twenty messages so many have any size up to that; the others are small.
+    pub large: u32,
 }

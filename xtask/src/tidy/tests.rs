@@ -50,6 +50,22 @@ fn a_dependency_without_a_reason_is_found() {
 }
 
 #[test]
+fn who_reads_the_wall_clock_is_found_but_where_a_message_says_its_time() {
+    let reads = "//! x\nfn f() -> u64 { clock::realtime_ns() }\n";
+    for fine in ["crates/busway/src/publisher.rs", "crates/busway/tests/x.rs", "crates/busway/src/a/tests.rs"]
+    {
+        assert!(found(words::wall_clock, &[(fine, reads)]).is_empty(), "{fine}");
+    }
+    let findings = found(words::wall_clock, &[("crates/busway/src/subscriber.rs", reads)]);
+    assert_eq!(
+        findings,
+        ["crates/busway/src/subscriber.rs:2: `realtime_ns(`: the wall clock may be set at any time"]
+    );
+    let named = "//! x\n// SystemTime is not for us.\nfn f() {}\n";
+    assert!(found(words::wall_clock, &[("crates/node/src/x.rs", named)]).is_empty());
+}
+
+#[test]
 fn unsafe_in_a_file_that_is_not_listed_is_found() {
     let clean = "//! unsafe\n#![forbid(unsafe_code)]\n";
     assert!(found(files::unsafe_only_where_listed, &[("a/src/x.rs", clean)]).is_empty());

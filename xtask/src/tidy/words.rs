@@ -26,6 +26,13 @@ const IN_TEXT: &[(&str, &str)] = &[
     ("sandbox session", "the project speaks of itself alone"),
 ];
 
+/// What reads the wall clock, which anybody may set at any time.
+const WALL_CLOCK: &[&str] =
+    &["realtime_ns(", "realtime_coarse_ns(", "SystemTime", "ClockId::Realtime", "CLOCK_REALTIME"];
+
+/// Where that is wanted: the clock itself, and the time that a message carries.
+const WALL_CLOCK_IN: &[&str] = &["crates/shm/src/clock.rs", "crates/busway/src/publisher.rs"];
+
 // The lists above, and the tests that break each rule.
 const EXEMPT: &[&str] = &["xtask/src/tidy/words.rs", "xtask/src/tidy/tests.rs"];
 
@@ -33,6 +40,27 @@ const EXEMPT: &[&str] = &["xtask/src/tidy/words.rs", "xtask/src/tidy/tests.rs"];
 enum Where {
     Everywhere,
     Tests,
+}
+
+/// Nothing that is shipped waits, or decides, by a clock that somebody may set.
+pub(crate) fn wall_clock(tree: &Tree, out: &mut Vec<Finding>) {
+    for (path, text) in tree.rust().filter(|(path, _)| path.starts_with("crates/") && path.contains("/src/"))
+    {
+        if WALL_CLOCK_IN.contains(&path) || path.ends_with("tests.rs") || path.contains("/tests/") {
+            continue;
+        }
+        let code = source::code(text);
+        for words in WALL_CLOCK {
+            for line in source::lines_with(&code, words) {
+                out.push(Finding::new(
+                    path,
+                    line,
+                    format!("`{words}`: the wall clock may be set at any time"),
+                    "ask for monotonic_ns, or argue for the file in xtask/src/tidy/words.rs",
+                ));
+            }
+        }
+    }
 }
 
 /// Each word of the lists, in each file.

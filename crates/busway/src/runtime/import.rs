@@ -18,7 +18,7 @@ use busway_wire::{Cause, HEADER_SIZE, Header, PortId, Records};
 use crate::bus::Core;
 use crate::outcome::SendError;
 use crate::publisher::{Missing, Relay, RelayLoan};
-use crate::runtime::Outbound;
+use crate::runtime::{Outbound, UnderWay};
 
 /// A new relay waits so long for the subscribers that were here before it. One that hangs does not stop the source.
 const ATTACH_NS: u64 = 1_000_000_000;
@@ -169,6 +169,16 @@ impl Imports {
                 inputs.push(Input::RelayRefused { source, cause: Cause::LinkBudget });
             }
         }
+    }
+
+    /// How far what has come is.
+    pub(crate) fn under_way(&self) -> UnderWay {
+        let of = |incoming: &Incoming| match (incoming.queue.is_empty(), &incoming.partial) {
+            (false, _) => UnderWay::Waits,
+            (true, Some(_)) => UnderWay::Part,
+            (true, None) => UnderWay::Nothing,
+        };
+        self.sources.values().map(of).max().unwrap_or(UnderWay::Nothing)
     }
 
     /// No message of this source will come any more.

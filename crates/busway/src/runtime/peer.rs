@@ -27,7 +27,7 @@ use crate::runtime::cipher::{Cipher, Trouble};
 use crate::runtime::export::{Care, Exports};
 use crate::runtime::gate::{Gates, Passage};
 use crate::runtime::import::{Imports, Inputs, Lent};
-use crate::runtime::{Goal, Outbound, Pieces, Staging};
+use crate::runtime::{Goal, Outbound, Pieces, Staging, UnderWay};
 
 mod fill;
 
@@ -769,6 +769,11 @@ impl Peer {
     /// How far the link is.
     pub(crate) fn state(&self) -> Option<State> {
         self.session.state().cloned()
+    }
+
+    /// How far what has come is.
+    pub(crate) fn coming(&self) -> UnderWay {
+        self.imports.under_way()
     }
 
     /// What is under way, from the peer and to it.

@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use busway_io::Event;
 use busway_io::FakeDriver;
+use busway_protocol::flow::Flow;
 use busway_protocol::{PeerId, State};
 use busway_shm::clock;
 use busway_shm::sys::identity;
@@ -31,6 +32,19 @@ pub struct Stepped {
     /// When it wants to be stepped though nothing comes, in nanoseconds of the network.
     wake_ns: u64,
     core: Arc<Core>,
+}
+
+/// What is under way on a link that stands; the later in this list is told where there is more than one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum UnderWay {
+    /// No message.
+    Nothing,
+    /// Messages that their receiver has not taken yet.
+    Messages,
+    /// A large one has begun to come.
+    Part,
+    /// Messages wait for room here.
+    Waits,
 }
 
 impl Stepped {
@@ -83,6 +97,19 @@ impl Stepped {
         lock(&peer).state()
     }
 
+    /// What is under way between it and another node.
+    #[must_use]
+    pub fn under_way(&self, index: u8) -> Option<UnderWay> {
+        let peer = lock(&self.shared.peers).get(&PeerId::Node { index }).cloned()?;
+        let (traffic, coming) = {
+            let peer = lock(&peer);
+            (peer.traffic(), peer.coming())
+        };
+        let data = traffic.iter().filter(|passing| passing.flow == Flow::Data);
+        let any = data.into_iter().any(|data| data.from.in_use.messages + data.to.in_use.messages > 0);
+        Some(if any { coming.max(UnderWay::Messages) } else { coming })
+    }
+
     /// What it waits for, in words: for whoever finds that it does not come to rest.
     #[must_use]
     pub fn describe(&self) -> String {
@@ -122,6 +149,11 @@ impl Simulated {
     /// It is so late in the network.
     pub fn pass(&self, now_ns: u64) {
         clock::simulate(Some(BEGIN_NS.saturating_add(now_ns)));
+    }
+
+    /// The wall clock is off by so much from now on, as if somebody had set it.
+    pub fn set_wall(&self, by_ns: i64) {
+        clock::set_wall(by_ns);
     }
 }
 

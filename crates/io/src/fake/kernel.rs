@@ -149,6 +149,11 @@ impl State {
 
     pub(crate) fn shutdown(&mut self, host: HostId, connection: ConnectionId) -> Result<(), Fault> {
         let (id, side) = self.standing(host, connection)?;
+        self.half_close(id, side)
+    }
+
+    /// This end writes no more; the other hears so behind what was written.
+    pub(crate) fn half_close(&mut self, id: StreamId, side: Side) -> Result<(), Fault> {
         let Some(stream) = self.streams.get_mut(&id) else { return Err(Fault::Reset) };
         let end = stream.end_mut(side);
         if let Some(fault) = end.failed {
