@@ -172,6 +172,7 @@ impl World {
             given: if home { 1 << (index % crowd.nodes) } else { u64::MAX },
             clients_max: self.terms.clients_max,
             unidentified_max: self.terms.unidentified_max,
+            of_address_max: u32::MAX,
             seed: 0,
         };
         let setup = Setup {

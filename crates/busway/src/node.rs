@@ -12,7 +12,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use busway_protocol::PeerId;
-use busway_wire::limits::{LINK_CREDIT_BYTES_DEFAULT, LINK_CREDIT_MESSAGES_DEFAULT};
+use busway_wire::limits::{
+    FLOW_BYTES_ALL_DEFAULT, FLOW_FLOOR_BYTES, FLOW_FLOOR_MESSAGES, LINK_CREDIT_BYTES_DEFAULT,
+    LINK_CREDIT_MESSAGES_DEFAULT, LINK_PING_MS, LINK_UNIDENTIFIED_DEFAULT,
+    LINK_UNIDENTIFIED_OF_ADDRESS_DEFAULT,
+};
 
 use crate::acl::Acl;
 use crate::bus::Bus;
@@ -36,6 +40,21 @@ pub(crate) struct Granted {
     pub(crate) bytes: u64,
 }
 
+/// How many connections may not have said who they are.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Strangers {
+    pub(crate) max: u32,
+    pub(crate) of_address_max: u32,
+}
+
+/// What all peers together may have under way to us.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct FlowLimits {
+    pub(crate) bytes: u64,
+    /// What each may have, whatever the others do.
+    pub(crate) floor: Granted,
+}
+
 /// How a node is made. See [`Node::builder`].
 #[derive(Clone, Debug)]
 #[must_use = "a node is made by `open`"]
@@ -45,6 +64,9 @@ pub struct NodeBuilder {
     listen: Vec<SocketAddr>,
     nodes: BTreeMap<u8, String>,
     clients_max: usize,
+    keep_alive: Duration,
+    strangers: Strangers,
+    flows: FlowLimits,
     data: Granted,
     name: Option<String>,
     plain_beyond_loopback: bool,
@@ -92,6 +114,13 @@ impl NodeBuilder {
         self
     }
 
+    /// How long a peer may be silent before it is asked whether it is there. After four times that without an answer its
+    /// link is given up. Default 1 s, and no less: more is for links that are many and mostly silent.
+    pub fn keep_alive(mut self, silence: Duration) -> Self {
+        self.keep_alive = silence;
+        self
+    }
+
     /// Messages that each peer may have under way to this node, at least 1. Past it the peer waits. Default 16 384.
     pub fn data_in_flight(mut self, count: u64) -> Self {
         self.data.messages = count;
@@ -101,6 +130,27 @@ impl NodeBuilder {
     /// Bytes that each peer may have under way to this node. A message that is larger goes alone. Default 32 MiB.
     pub fn data_bytes(mut self, bytes: u64) -> Self {
         self.data.bytes = bytes;
+        self
+    }
+
+    /// Bytes that all peers together may have under way to this node, beyond what each may have in any case. A link is
+    /// granted one eighth of what is left of it at most, in place of [`NodeBuilder::data_bytes`]. Default 1 GiB.
+    pub fn flows_bytes(mut self, bytes: u64) -> Self {
+        self.flows.bytes = bytes;
+        self
+    }
+
+    /// Messages, and bytes of them, that each peer may have under way to this node, whatever the others have. Default 64
+    /// and 256 KiB.
+    pub fn flows_floor(mut self, messages: u64, bytes: u64) -> Self {
+        self.flows.floor = Granted { messages, bytes };
+        self
+    }
+
+    /// Connections that may not have said who they are, and of those the ones from one address beyond this host; one more
+    /// from there is refused. Default 64 and 32.
+    pub fn strangers_max(mut self, count: u32, of_address: u32) -> Self {
+        self.strangers = Strangers { max: count, of_address_max: of_address };
         self
     }
 
@@ -181,6 +231,9 @@ impl NodeBuilder {
             listen: self.listen,
             nodes: self.nodes,
             clients_max: self.clients_max,
+            keep_alive_ms: u64::try_from(self.keep_alive.as_millis()).unwrap_or(u64::MAX),
+            strangers: self.strangers,
+            flows: self.flows,
             data: self.data,
             host: self.name.unwrap_or_else(host_name),
             plain_beyond_loopback: self.plain_beyond_loopback,
@@ -210,7 +263,10 @@ impl NodeBuilder {
             Err(Error::new(Code::BadSetting, what).at("the node").remedy(remedy.to_owned()))
         };
         check_peers(self.identity, &self.nodes)?;
-        if self.data.messages == 0 || self.data.bytes == 0 {
+        if [self.data.messages, self.data.bytes, self.flows.bytes].contains(&0)
+            || [self.flows.floor.messages, self.flows.floor.bytes].contains(&0)
+            || [self.strangers.max, self.strangers.of_address_max].contains(&0)
+        {
             return refuse("a limit of 0 would stop all messages".to_owned(), "leave it out for the default");
         }
         if let Some(address) = self.listen.iter().find(|address| !address.ip().is_loopback())
@@ -306,7 +362,8 @@ pub struct PeerView {
     /// Why the last link ended, or the last attempt failed.
     pub last_error: Option<String>,
     /// How often, since it is known, the one end was denied a source by the other: one that it may not publish, or that is
-    /// of another peer. The last reason is `last_error` until the next link.
+    /// of another peer. The last reason is `last_error` until the next link. Of a stranger, how often one from its address
+    /// was not let in.
     pub denied: u64,
     /// Messages received over this link.
     pub messages_in: u64,
@@ -348,6 +405,15 @@ impl Node {
             listen: Vec::new(),
             nodes: BTreeMap::new(),
             clients_max: CLIENTS_DEFAULT,
+            keep_alive: Duration::from_millis(LINK_PING_MS),
+            strangers: Strangers {
+                max: LINK_UNIDENTIFIED_DEFAULT,
+                of_address_max: LINK_UNIDENTIFIED_OF_ADDRESS_DEFAULT,
+            },
+            flows: FlowLimits {
+                bytes: FLOW_BYTES_ALL_DEFAULT,
+                floor: Granted { messages: FLOW_FLOOR_MESSAGES, bytes: FLOW_FLOOR_BYTES },
+            },
             data: Granted { messages: LINK_CREDIT_MESSAGES_DEFAULT, bytes: LINK_CREDIT_BYTES_DEFAULT },
             name: None,
             plain_beyond_loopback: false,
@@ -419,6 +485,11 @@ impl Node {
     /// Bytes of them, at least 1.
     pub fn set_data_bytes(&self, bytes: u64) {
         self.hub.change(Change::DataBytes(bytes.max(1)));
+    }
+
+    /// Bytes that all peers together may have under way to this node, at least 1, on links that are made from now on.
+    pub fn set_flows_bytes(&self, bytes: u64) {
+        self.hub.change(Change::FlowsBytes(bytes.max(1)));
     }
 
     /// Ends the link to a peer, by the name that [`Node::peers`] shows, `node 1`; false where there is none. The peer is

@@ -574,3 +574,6 @@ impl Publisher {
         header
     }
 }
+
+#[cfg(test)]
+mod tests;

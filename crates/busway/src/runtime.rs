@@ -8,6 +8,7 @@
 //!
 //! Invariant: no step waits: not for a peer, not for a subscriber, not for a publisher. Only the two sleeps do.
 
+mod backlog;
 mod cipher;
 mod crew;
 mod door;
@@ -20,6 +21,8 @@ mod newcomer;
 mod news;
 mod occupant;
 mod peer;
+#[cfg(test)]
+mod scene;
 mod staging;
 mod stepped;
 

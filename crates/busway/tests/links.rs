@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use busway_shm::clock::Deadline;
 
-use busway::{Bus, Cause, Node, Policy, Subscriber};
+use busway::{Bus, Cause, LinkState, Node, Policy, Subscriber};
 use busway_wire::link::{Accept, Frame, Identity, Interest, Wanted};
 use busway_wire::{Pattern, Topic};
 use stranger::{Stranger, announce, hello};
@@ -495,4 +495,31 @@ fn a_peer_that_takes_no_bytes_is_given_up_and_dialed_again() {
     // It reads nothing more, and never says that it is there.
     let again = node_1(&listener);
     drop((stranger, again));
+}
+
+#[test]
+fn all_peers_share_what_may_be_under_way_to_a_node_each_has_its_floor_and_who_goes_gives_its_part_back() {
+    const CAP: u64 = 8 << 20;
+    const FLOOR: u64 = 100_000;
+    let directory = Directory::new();
+    let bus = Bus::builder().directory(&directory.0).domain("links").arena_bytes(1 << 30).open().unwrap();
+    let builder = Node::builder().cluster("test").listen("127.0.0.1:0".parse().unwrap());
+    let node = builder.data_bytes(1 << 20).flows_bytes(CAP).flows_floor(5, FLOOR).open(&bus).unwrap();
+    let address = node.listening()[0];
+    let mut clients: Vec<_> = (0..100).map(|id| Stranger::client("test", id, address)).collect();
+    let granted: Vec<u64> = clients.iter().map(|(_, hello)| hello.credit_bytes).collect();
+    assert_eq!(granted[0], 1 << 20, "the first gets what it may have");
+    assert!(granted.iter().all(|bytes| *bytes >= FLOOR), "{granted:?}");
+    assert!(granted.iter().map(|bytes| bytes - FLOOR).sum::<u64>() <= CAP, "{granted:?}");
+    let last = granted[99];
+    assert!(last < 2 * FLOOR, "there is little left: {granted:?}");
+    clients.drain(..50);
+    let deadline = Deadline::after(PATIENCE);
+    let linked = || node.peers().iter().filter(|peer| peer.state == LinkState::Connected).count();
+    while linked() > 50 {
+        assert!(!deadline.expired(), "{:?}", node.peers());
+        std::thread::yield_now();
+    }
+    let (_newcomer, hello) = Stranger::client("test", 100, address);
+    assert!(hello.credit_bytes > 4 * last, "{} after {last}", hello.credit_bytes);
 }

@@ -385,6 +385,10 @@ pub(crate) enum CertCommand {
     /// The directory gets ca.pem and ca.key, and for each member its certificate and its key; keys can be read by their
     /// owner only. A CA that is there is used again, and nothing is written over. Whoever has ca.key can make members:
     /// it stays where it was made, while ca.pem goes to every host.
+    ///
+    /// Refused are: a file of a member that is there already; a directory, a ca.pem or a ca.key that belongs to another user;
+    /// a directory or a ca.pem that others may write; a ca.key that others may read or write; a CA of which one of its two
+    /// files is missing, or that was made for another cluster; and a link in the place of a file. Then nothing is written.
     #[command(after_long_help = "Examples:
   busway cert new --dir pki --cluster prices --node 0 --node 1 --node 2
   busway cert new --dir pki --cluster prices --client 7 --client dashboard --days 30")]

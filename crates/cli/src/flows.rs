@@ -21,8 +21,19 @@ pub(crate) fn run(context: &mut Context<'_>) -> Result<Exit, Failure> {
     }
     let width = flows.iter().map(|flow| flow.peer.chars().count()).max().unwrap_or(0).max(4);
     context.output.line(format_args!(
-        "{:width$}  {:<9} {:<3}  {:>10} {:>10}  {:>10} {:>10}  {:>12} {:>9}  {:>9}  {}",
-        "PEER", "FLOW", "WAY", "IN USE", "OF", "BYTES", "OF", "HANDLED", "WAITED", "HANDLER", "DROPPED"
+        "{:width$}  {:<9} {:>4} {:<3}  {:>10} {:>10}  {:>10} {:>10}  {:>12} {:>9}  {:>9}  {}",
+        "PEER",
+        "FLOW",
+        "RANK",
+        "WAY",
+        "IN USE",
+        "OF",
+        "BYTES",
+        "OF",
+        "HANDLED",
+        "WAITED",
+        "HANDLER",
+        "DROPPED"
     ))?;
     for flow in &flows {
         let dropped: Vec<String> =
@@ -30,9 +41,10 @@ pub(crate) fn run(context: &mut Context<'_>) -> Result<Exit, Failure> {
         let dropped =
             if dropped.is_empty() { "-".to_owned() } else { dropped.join(", ").escape_debug().to_string() };
         context.output.line(format_args!(
-            "{:width$}  {:<9} {:<3}  {:>10} {:>10}  {:>10} {:>10}  {:>12} {:>9}  {:>6} ms  {dropped}",
+            "{:width$}  {:<9} {:>4} {:<3}  {:>10} {:>10}  {:>10} {:>10}  {:>12} {:>9}  {:>6} ms  {dropped}",
             flow.peer,
             flow.flow,
+            flow.rank,
             flow.direction,
             flow.in_use_messages,
             limit(flow.limit_messages, flow.limit_messages),

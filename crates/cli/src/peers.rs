@@ -51,18 +51,19 @@ pub(crate) fn run(context: &mut Context<'_>) -> Result<Exit, Failure> {
     let (peer_width, address_width) =
         (width(|peer| peer.peer.chars().count()), width(|peer| peer.address.chars().count()));
     context.output.line(format_args!(
-        "{:peer_width$}  {:address_width$}  {:<11}  {:>8}  {:>12}  {:>12}  {}",
-        "PEER", "ADDRESS", "STATE", "SINCE", "IN", "OUT", "LAST ERROR"
+        "{:peer_width$}  {:address_width$}  {:<11}  {:>8}  {:>12}  {:>12}  {:>6}  {}",
+        "PEER", "ADDRESS", "STATE", "SINCE", "IN", "OUT", "DENIED", "LAST ERROR"
     ))?;
     for peer in &peers {
         context.output.line(format_args!(
-            "{:peer_width$}  {:address_width$}  {:<11}  {:>8}  {:>12}  {:>12}  {}",
+            "{:peer_width$}  {:address_width$}  {:<11}  {:>8}  {:>12}  {:>12}  {:>6}  {}",
             peer.peer,
             peer.address,
             peer.state,
             duration::show(Duration::from_secs(peer.age_ms / 1000)),
             peer.messages_in,
             peer.messages_out,
+            peer.denied,
             peer.last_error.as_deref().unwrap_or("-").escape_debug()
         ))?;
     }

@@ -288,7 +288,8 @@ pub trait Driver<R: Space, W: Pieces> {
     /// Bytes that were written and that the peer's kernel has not acknowledged.
     fn backlog(&self, connection: ConnectionId) -> Result<u64, Fault>;
 
-    /// An address of our own that says by which interface a connection leaves; `None` where it is gone.
+    /// An address of our own that says by which interface a connection leaves: one of the loopback where it leads to this
+    /// host, whichever of its addresses was dialed. `None` where it is gone.
     fn local_ip(&self, connection: ConnectionId) -> Option<IpAddr>;
 
     /// Appends what has happened to `events`. It returns as soon as there is something, somebody has called

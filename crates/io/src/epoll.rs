@@ -15,7 +15,7 @@ mod socket;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::mem::MaybeUninit;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
@@ -375,8 +375,10 @@ impl<R: Space, W: Pieces> Driver<R, W> for Epoll<R, W> {
 
     fn local_ip(&self, connection: ConnectionId) -> Option<IpAddr> {
         let descriptor = self.socket(connection)?.writing().descriptor.clone()?;
-        let address = SocketAddr::try_from(getsockname(&*descriptor).ok()?).ok()?;
-        Some(address.ip())
+        let ours = SocketAddr::try_from(getsockname(&*descriptor).ok()?).ok()?.ip().to_canonical();
+        let theirs = SocketAddr::try_from(getpeername(&*descriptor).ok()??).ok()?.ip().to_canonical();
+        // The kernel leads what is for one of its own addresses past every interface.
+        Some(if ours == theirs { IpAddr::V4(Ipv4Addr::LOCALHOST) } else { ours })
     }
 
     fn poll(&self, timeout: Option<Duration>, events: &mut Vec<Event<R, W>>) {

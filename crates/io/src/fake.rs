@@ -17,7 +17,7 @@ mod stream;
 mod trouble;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -432,8 +432,8 @@ impl<R: Space, W: Pieces> Driver<R, W> for FakeDriver<R, W> {
 
     fn local_ip(&self, connection: ConnectionId) -> Option<IpAddr> {
         // A host has one interface, whichever address was dialed.
-        let stands = self.alive()?.backlog(self.host, connection).is_ok();
-        stands.then(|| self.host.ipv4())
+        let (from, to) = self.alive()?.route(self.host, connection)?;
+        Some(if from == to { IpAddr::V4(Ipv4Addr::LOCALHOST) } else { from.ipv4() })
     }
 
     fn poll(&self, timeout: Option<Duration>, events: &mut Vec<Event<R, W>>) {

@@ -81,10 +81,22 @@ pub struct Links {
     pub allow_plain_beyond_loopback: bool,
     /// Clients that may be linked at once.
     pub clients_max: usize,
+    /// Connections that may not have said who they are.
+    pub strangers_max: u32,
+    /// Of those, the ones from one address beyond this host.
+    pub strangers_of_address_max: u32,
+    /// How long a peer may be silent before it is asked whether it is there.
+    pub keep_alive: Duration,
     /// Messages that each peer may have under way to this node.
     pub data_in_flight: u64,
     /// Bytes of them.
     pub data_bytes: u64,
+    /// Bytes that all peers together may have under way to this node.
+    pub flows_bytes: u64,
+    /// Messages that each may have in any case.
+    pub floor_in_flight: u64,
+    /// Bytes of them.
+    pub floor_bytes: u64,
 }
 
 impl Links {
@@ -92,8 +104,12 @@ impl Links {
         let mut builder = busway::Node::builder()
             .cluster(&self.cluster)
             .clients_max(self.clients_max)
+            .keep_alive(self.keep_alive)
             .data_in_flight(self.data_in_flight)
-            .data_bytes(self.data_bytes);
+            .data_bytes(self.data_bytes)
+            .flows_bytes(self.flows_bytes)
+            .flows_floor(self.floor_in_flight, self.floor_bytes)
+            .strangers_max(self.strangers_max, self.strangers_of_address_max);
         if let Some(name) = &self.name {
             builder = builder.name(name);
         }
@@ -197,10 +213,12 @@ impl Running {
         links.set_clients_max(new.clients_max);
         links.set_data_in_flight(new.data_in_flight);
         links.set_data_bytes(new.data_bytes);
+        links.set_flows_bytes(new.flows_bytes);
         let (peers, tls) = (new.peers, new.tls.or_else(|| old.tls.clone()));
         let acl = new.acl.or_else(|| old.acl.clone());
         let (clients_max, data_in_flight, data_bytes) = (new.clients_max, new.data_in_flight, new.data_bytes);
-        *old = Links { peers, tls, acl, clients_max, data_in_flight, data_bytes, ..old.clone() };
+        let flows_bytes = new.flows_bytes;
+        *old = Links { peers, tls, acl, clients_max, data_in_flight, data_bytes, flows_bytes, ..old.clone() };
         Ok(())
     }
 

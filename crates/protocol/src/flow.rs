@@ -1,6 +1,7 @@
 //! Budgets: how many messages and bytes of each class of traffic a host keeps, and for whom.
 //!
-//! Every message is charged to a flow and a peer before it is kept, and the charge is given back when it has gone.
+//! Every message is charged to a flow and a peer before it is kept, and the charge is given back when it has gone. What a
+//! peer on another host may have under way to us is charged as a whole, as long as its link stands: it was promised.
 //! Each peer is guaranteed a floor in each flow, so that nobody is kept out by others; beyond its floor it shares
 //! the flow's limit with all peers, and all flows share one cap of bytes. So memory is bounded by the cap, the
 //! floors and one oversized message a flow, and a flow that is full stops nobody but itself.
@@ -13,7 +14,7 @@ use alloc::collections::BTreeMap;
 use core::fmt;
 
 use busway_wire::Kind;
-use busway_wire::limits::{FLOW_BYTES_ALL_DEFAULT, FLOW_FLOOR_BYTES, FLOW_FLOOR_MESSAGES};
+use busway_wire::limits::{FLOW_BYTES_ALL_DEFAULT, FLOW_FLOOR_BYTES, FLOW_FLOOR_MESSAGES, FLOW_GRANT_PARTS};
 
 use crate::time::PeerId;
 
@@ -154,7 +155,7 @@ impl Flow {
         let (messages, bytes) = match self {
             Flow::Control | Flow::Transport => (1_000, 16 * MIB),
             Flow::Rpc => (10_000, 64 * MIB),
-            Flow::Data => (1_000_000, 512 * MIB),
+            Flow::Data => (1_000_000, FLOW_BYTES_ALL_DEFAULT),
             Flow::Advert => (100_000, 64 * MIB),
             Flow::Request => (100, MIB),
             Flow::Chunk => (100, 256 * MIB),
@@ -421,6 +422,23 @@ impl Flows {
             let before = self.held_by(peer, flow);
             self.hold(peer, flow, before, Budget::default());
         }
+    }
+
+    /// What a link of `peer` may have under way to us: as much as is `wanted`, but no more beyond the peer's floor than its
+    /// part of what is left. It is charged until the peer is forgotten, or granted something else.
+    pub fn grant(&mut self, peer: PeerId, flow: Flow, wanted: Budget) -> Budget {
+        let before = self.held_by(peer, flow);
+        self.hold(peer, flow, before, Budget::default());
+        let (limit, floor) = (self.limits.rule(flow).limit, self.limits.floor);
+        let left = limit.minus(self.usage[flow.index()].shared);
+        let left_bytes = left.bytes.min(self.limits.bytes_all.saturating_sub(self.shared_bytes));
+        let most = |floor: u64, left: u64| floor.saturating_add(left / FLOW_GRANT_PARTS);
+        let granted = Budget {
+            messages: wanted.messages.min(most(floor.messages, left.messages)),
+            bytes: wanted.bytes.min(most(floor.bytes, left_bytes)),
+        };
+        self.hold(peer, flow, Budget::default(), granted);
+        granted
     }
 
     /// A handler has taken this long.

@@ -25,7 +25,7 @@ use busway_wire::{Header, Kind, PortId, Records, Run, Seed};
 
 use crate::batch::Batch;
 use crate::error::{Closed, PeerError};
-use crate::flow::Flow;
+use crate::flow::{Budget, Flow};
 use crate::framing::{Framer, Step, Want};
 use crate::time::{PeerId, Time};
 
@@ -319,6 +319,13 @@ impl<P: AsRef<[u8]> + Clone> Link<P> {
     #[must_use]
     pub fn hello(&self) -> Option<&Hello> {
         self.theirs.as_ref()
+    }
+
+    /// What the peer may have under way to us, in place of what our hello says. Before that has gone out: it is a promise.
+    pub fn grant(&mut self, granted: Budget) {
+        let ours = &mut self.ours;
+        (ours.credit_messages, ours.credit_bytes) = (granted.messages.max(1), granted.bytes);
+        self.granted = Granted::new(&self.ours);
     }
 
     /// Answers the hello of an accepted connection with ours.
@@ -667,6 +674,11 @@ impl<P: AsRef<[u8]> + Clone> Link<P> {
     /// Of bulk so many bytes may begin to go until this is said again; without a number, any.
     pub fn set_bulk_room(&mut self, room: Option<u64>) {
         self.outgoing.set_room(room);
+    }
+
+    /// Of messages so many bytes may wait here from now on, `LINK_QUEUE_BYTES_MAX` at most. A new link has that.
+    pub fn set_queue_bytes(&mut self, bytes: u64) {
+        self.outgoing.set_most(bytes);
     }
 
     /// Asks the peer how far away it is, as a ping does that is due.

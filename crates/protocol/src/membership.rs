@@ -17,6 +17,7 @@ mod view;
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::string::String;
 use alloc::vec::Vec;
+use core::net::IpAddr;
 
 use busway_wire::limits::{
     LINK_BACKOFF_CLIENT_MS_MAX, LINK_BACKOFF_NODE_MS_MAX, LINK_CONNECT_MS, LINK_HANDSHAKE_MS, LINK_NODES_MAX,
@@ -40,6 +41,8 @@ pub struct Config {
     pub clients_max: u32,
     /// How many connections may be strangers at once.
     pub unidentified_max: u32,
+    /// How many of them may come from one address, where that is known.
+    pub of_address_max: u32,
     /// Decides every wait. From the kernel, so that no two processes wait alike.
     pub seed: u64,
 }
@@ -104,6 +107,8 @@ enum Stage {
 struct Connection {
     since: Time,
     stage: Stage,
+    /// From where it came, if that counts.
+    address: Option<IpAddr>,
 }
 
 /// The machine.
@@ -162,7 +167,7 @@ impl Membership {
                 self.dial_idle(now, out);
             }
             Input::Tick => self.tick(now, out),
-            Input::Accepted { connection } => self.accepted(now, connection, out),
+            Input::Accepted { connection, address } => self.accepted(now, connection, address, out),
             Input::Connected { attempt, connection } => self.connected(now, attempt, connection, out),
             Input::ConnectFailed { attempt, reason } => {
                 if let Some(index) = self.node_of(attempt) {
@@ -395,7 +400,21 @@ impl Membership {
         self.connections.get(&connection).is_some_and(|c| c.since.after_ms(LINK_HANDSHAKE_MS) <= now)
     }
 
-    fn accepted(&mut self, now: Time, connection: ConnectionId, out: &mut Vec<Output>) {
+    /// Whether as many strangers have come from there as may.
+    fn is_crowded_at(&self, address: Option<IpAddr>) -> bool {
+        let from = |(_, connection): &&(Time, ConnectionId)| {
+            self.connections.get(connection).is_some_and(|entry| entry.address == address)
+        };
+        address.is_some() && self.strangers.iter().filter(from).count() >= self.config.of_address_max as usize
+    }
+
+    fn accepted(
+        &mut self,
+        now: Time,
+        connection: ConnectionId,
+        address: Option<IpAddr>,
+        out: &mut Vec<Output>,
+    ) {
         if self.connections.contains_key(&connection) {
             return;
         }
@@ -409,8 +428,10 @@ impl Membership {
             PeerId::Client { .. } => Some(Why::NotANode),
             PeerId::Node { .. } => self.draining.then_some(Why::Draining),
         };
+        // Before room is made: nobody gives way to one too many.
+        let unwanted = unwanted.or_else(|| self.is_crowded_at(address).then_some(Why::Crowded));
         let stage = Stage::Stranger;
-        self.connections.insert(connection, Connection { since: now, stage });
+        self.connections.insert(connection, Connection { since: now, stage, address });
         let why = unwanted.or_else(|| self.make_room(now, out).err());
         self.strangers.insert((now, connection));
         match why {
@@ -444,7 +465,8 @@ impl Membership {
             out.push(Output::Close { connection, why: Why::TooLate });
             return;
         };
-        self.connections.insert(connection, Connection { since: now, stage: Stage::Dialed { index } });
+        self.connections
+            .insert(connection, Connection { since: now, stage: Stage::Dialed { index }, address: None });
         if let Some(node) = self.nodes.get_mut(&index) {
             node.dial = Dial::Handshaking { connection };
             node.since = now;

@@ -338,6 +338,14 @@ impl<P: AsRef<[u8]> + Clone> Session<P> {
         }
     }
 
+    /// Of messages so many bytes may wait for the present link, `LINK_QUEUE_BYTES_MAX` at most: what a host has for all of
+    /// its links is shared. A new link has that much.
+    pub fn set_queue_bytes(&mut self, bytes: u64) {
+        if let Some(link) = &mut self.link {
+            link.set_queue_bytes(bytes);
+        }
+    }
+
     /// Asks the peer how far away it is; the next change of `round_trip_ns` in the link's counts is the answer.
     pub fn ask(&mut self, now: Time) {
         if let Some(link) = &mut self.link {

@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use busway_protocol::{Batch, Config, Input, Link, Output, PeerId, Session, Time};
 use busway_wire::limits::{
-    LINK_BATCH_BYTES, LINK_FRAGMENT_BYTES, LINK_PART_BYTES, LINK_SHARE_BYTES, LINK_SHARED_MS,
+    LINK_BATCH_BYTES, LINK_FRAGMENT_BYTES, LINK_PART_BYTES, LINK_QUEUE_BYTES_MIN, LINK_SHARE_BYTES,
+    LINK_SHARED_MS,
 };
 use busway_wire::link::{Accept, Announce, Credit, Frame, Hello, encode};
 use busway_wire::{Extensions, HEADER_SIZE, Header, Kind, Part, PortId, Seed, Topic};
@@ -189,6 +190,26 @@ fn large_messages_that_wait_keep_out_no_source_of_small_ones() {
         small += 1;
     }
     assert!((500..2_000).contains(&small), "as many as wait: {small}");
+}
+
+#[test]
+fn no_more_waits_for_a_link_and_goes_at_once_than_it_is_told_from_outside() {
+    for size in [1_000, MIB / 64] {
+        let mut host = Host::new(64 << 20);
+        host.session.set_queue_bytes(LINK_QUEUE_BYTES_MIN);
+        while host.session.may_send(SMALL) {
+            host.publish(SMALL, size);
+        }
+        let waiting = host.next[SMALL.0 as usize] as usize * size;
+        let most = LINK_QUEUE_BYTES_MIN as usize + size;
+        assert!((most - 2 * size..=most).contains(&waiting), "{waiting} bytes wait");
+        assert!(host.session.room(SMALL).bytes <= LINK_QUEUE_BYTES_MIN);
+        let went = bytes_of(&host.transmit(), SMALL);
+        assert!(went <= most, "{went} bytes go at once");
+        host.session.set_queue_bytes(u64::MAX);
+        assert!(host.session.may_send(SMALL), "there may be more again");
+        assert_eq!(went + bytes_of(&host.drain(), SMALL), waiting);
+    }
 }
 
 #[test]

@@ -218,6 +218,13 @@ pub const LINK_QUEUE_MESSAGES_MAX: usize = 1_024;
 /// source may be more.
 pub const LINK_QUEUE_BYTES_MAX: u64 = MIB;
 
+/// The same for all links of a host together, and again for their batches: of more than 64 each has less, so that a
+/// thousand peers that take nothing cost no more than these.
+pub const LINK_QUEUE_BYTES_ALL: u64 = 64 * MIB;
+
+/// What of it each link has, however many there are: two fragments.
+pub const LINK_QUEUE_BYTES_MIN: u64 = 2 * LINK_FRAGMENT_BYTES as u64;
+
 /// Bytes that lie in the kernel, not acknowledged, over all links of an interface, before bulk waits: at least this much,
 /// or a link of 100 Mbit/s would run dry between two looks. It is 1.3 ms of it.
 pub const GATE_BYTES_MIN: u64 = 16 << 10;
@@ -290,6 +297,10 @@ pub const LINK_CLIENTS_DEFAULT: u32 = 1_024;
 /// for as long as one handshake takes. One more takes the place of the oldest.
 pub const LINK_UNIDENTIFIED_DEFAULT: u32 = 64;
 
+/// Of those, connections from one address beyond this host: half, so that who opens many keeps nobody else out. One more is
+/// refused. Of an IPv6 address the first 64 bits count, which is what one subscriber has.
+pub const LINK_UNIDENTIFIED_OF_ADDRESS_DEFAULT: u32 = LINK_UNIDENTIFIED_DEFAULT / 2;
+
 /// Milliseconds in which a stranger can say who it is, unless it or its network is very slow. While all strangers
 /// are younger, newcomers wait in the kernel; after that the oldest gives way.
 pub const LINK_STRANGER_MS: u64 = 100;
@@ -341,11 +352,17 @@ pub const LINK_WINDOW_BYTES_DEFAULT: u64 = 8 * MIB;
 /// otherwise. Past it each flow does what it does when it is full.
 pub const FLOW_BYTES_ALL_DEFAULT: u64 = GIB;
 
-/// Messages of one flow that each peer is guaranteed, whatever the others hold: so nobody is kept out by others.
-pub const FLOW_FLOOR_MESSAGES: u64 = 4;
+/// A link is granted one part in so many of what is left of that, at most: so that something is left for who comes later.
+/// The first 24 peers find as much as [`LINK_CREDIT_BYTES_DEFAULT`], the 64th a hundred kilobytes beside its floor.
+pub const FLOW_GRANT_PARTS: u64 = 8;
 
-/// Bytes of one flow that each peer is guaranteed: one piece of a large message.
-pub const FLOW_FLOOR_BYTES: u64 = LINK_PART_BYTES as u64;
+/// Messages of one flow that each peer is guaranteed unless the user says otherwise, whatever the others hold: so nobody is
+/// kept out by others. As many of 4 KiB as [`FLOW_FLOOR_BYTES`].
+pub const FLOW_FLOOR_MESSAGES: u64 = 64;
+
+/// Bytes of one flow that each peer is guaranteed unless the user says otherwise: four pieces of a large message. For a
+/// thousand peers it is a quarter of [`FLOW_BYTES_ALL_DEFAULT`].
+pub const FLOW_FLOOR_BYTES: u64 = 4 * LINK_PART_BYTES as u64;
 
 /// Milliseconds for the handshake of a link, however its bytes come. Then it is closed, with a reason.
 pub const LINK_HANDSHAKE_MS: u64 = 2_000;
@@ -419,6 +436,7 @@ const _: () = {
     assert!(LINK_PART_BYTES as u64 <= LINK_PIECE_BYTES_MAX && LINK_PIECE_BYTES_MAX <= MESSAGE_BYTES_MAX);
     assert!(LINK_COPY_BYTES < LINK_DIRECT_BYTES && LINK_DIRECT_BYTES <= LINK_PART_BYTES);
     assert!(LINK_PART_BYTES < LINK_BATCH_BYTES);
+    assert!(LINK_QUEUE_BYTES_MIN < LINK_QUEUE_BYTES_MAX && LINK_QUEUE_BYTES_MAX < LINK_QUEUE_BYTES_ALL);
     assert!(GATE_BYTES_MIN >= 2 * LINK_FRAGMENT_BYTES as u64 && GATE_BYTES_MIN <= GATE_BYTES_FIRST);
     assert!(GATE_WAIT_NS_MAX <= GATE_QUEUE_NS / 2 && GATE_QUEUE_NS < GATE_WINDOW_NS);
     assert!(LINK_COPY_BYTES < LINK_FRAGMENT_BYTES && LINK_FRAGMENT_BYTES <= LINK_PART_BYTES);

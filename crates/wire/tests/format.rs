@@ -293,6 +293,7 @@ fn the_limits_of_the_format_are_those_of_the_page() {
         LINK_INTEREST_ENTRIES_MAX,
         LINK_INTERESTS_MAX,
         LINK_SOURCES_MAX,
+        LINK_RESERVED_SOURCES_MAX,
         LINK_TOKEN_BYTES_MAX,
     ];
     assert_eq!(pairs("## Limits of the format", ["limit", "value"]), expected);

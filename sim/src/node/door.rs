@@ -19,7 +19,8 @@ impl Node {
         self.wires.insert(connection, Wire::new(end, Stage::Unidentified(Box::new(link))));
         self.readable.insert(connection);
         self.busy.insert(connection);
-        self.decide(membership::Input::Accepted { connection: ConnectionId(connection) }, around);
+        let connection = ConnectionId(connection);
+        self.decide(membership::Input::Accepted { connection, address: None }, around);
         let ((held, bound), what) = (self.membership.slots(), Budget::Slots);
         let (host, held, bound) = (around.memory.host, held as u64, bound as u64);
         around.seen.push(Seen::Held { host, what, held, bound });

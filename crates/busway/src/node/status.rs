@@ -47,7 +47,7 @@ pub struct PeerStatus {
     pub age_ms: u64,
     /// Why the last link ended, or the last attempt failed.
     pub last_error: Option<String>,
-    /// How often a source was denied by one end to the other.
+    /// How often a source was denied by one end to the other; of a stranger, how often one from there was not let in.
     #[serde(default)]
     pub denied: u64,
     /// Messages received over this link.

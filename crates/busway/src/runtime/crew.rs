@@ -373,3 +373,6 @@ impl<D: Wires> Carrier for Crew<D> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

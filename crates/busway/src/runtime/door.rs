@@ -6,24 +6,25 @@
 //! Invariant: every connection that the driver gave us is in `connections` until it is closed.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use busway_io::{Admission, ConnectionId, Event, Fault, Read, Submitted};
+use busway_protocol::flow::{Budget, Flow, Flows, Limits, Rule};
 use busway_protocol::membership::{self, Attempt, Membership};
 use busway_protocol::{Closed, Config, Input, Link, PeerId, Permits, Principal, Session, State, Time};
-use busway_wire::limits::{LINK_DRAIN_MS, LINK_UNIDENTIFIED_DEFAULT};
+use busway_wire::limits::LINK_DRAIN_MS;
 use busway_wire::link::{Announce, Frame, Refusal, RefusalCode, encode};
 
 use crate::acl::Acl;
-use crate::node::LinkState;
+use crate::node::{FlowLimits, LinkState};
 use crate::ports::lock;
 use crate::runtime::cipher::Cipher;
 use crate::runtime::export::place_of;
-use crate::runtime::hub::{Known, Shared, Wires};
+use crate::runtime::hub::{HubConfig, Known, Shared, Wires};
 use crate::runtime::newcomer::{Heard, Newcomer};
-use crate::runtime::peer::{Happened, Peer, Reason};
+use crate::runtime::peer::{Happened, Peer, Reason, Shares};
 use crate::runtime::{Outbound, Pieces, Staging};
 
 mod change;
@@ -74,6 +75,8 @@ pub(super) struct Door<D> {
     clients_max: usize,
     /// What new links say of us.
     link: Config,
+    /// What peers were granted of what all may have under way to us.
+    flows: Flows,
     decisions: Vec<membership::Output>,
     events: Vec<Event<Staging, Pieces>>,
     /// The connection that was read last.
@@ -106,6 +109,7 @@ impl<D: Wires> Door<D> {
         let membership = Membership::new(membership_config(&shared));
         let (nodes, clients_max) = (shared.config.nodes.clone(), shared.config.clients_max);
         let link = shared.link.clone();
+        let flows = Flows::new(flow_limits(&shared.config));
         Self {
             shared,
             membership,
@@ -116,6 +120,7 @@ impl<D: Wires> Door<D> {
             nodes,
             clients_max,
             link,
+            flows,
             decisions: Vec::new(),
             events: Vec::new(),
             heard: None,
@@ -256,10 +261,11 @@ impl<D: Wires> Door<D> {
     fn event(&mut self, event: Event<Staging, Pieces>) {
         match event {
             Event::Accepted { connection, peer: from, .. } => {
+                let address = address_of(from, self.shared.driver.local_ip(connection));
                 let link = Link::accept(&self.link, self.now());
                 let newcomer = Newcomer::new(link, from, self.shared.tls());
                 self.connections.insert(connection, Slot::Newcomer(Box::new(newcomer)));
-                self.decide(membership::Input::Accepted { connection: id(connection) });
+                self.decide(membership::Input::Accepted { connection: id(connection), address });
                 self.shared.driver.watch(connection);
             }
             Event::Dialed { connection, result } => self.dialed(connection, result),
@@ -331,7 +337,7 @@ impl<D: Wires> Door<D> {
         &mut self,
         connection: ConnectionId,
         id: PeerId,
-        link: Link<Outbound>,
+        mut link: Link<Outbound>,
         cipher: Option<Box<Cipher>>,
         mut rest: Vec<u8>,
     ) {
@@ -340,6 +346,9 @@ impl<D: Wires> Door<D> {
             self.shared.driver.close(connection);
             return;
         };
+        let hello = &self.link.hello;
+        let wanted = Budget { messages: hello.credit_messages, bytes: hello.credit_bytes };
+        link.grant(self.flows.grant(id, Flow::Data, wanted));
         {
             let mut peer = lock(&peer);
             peer.connected(&self.shared.driver, connection, link, cipher);
@@ -362,9 +371,9 @@ impl<D: Wires> Door<D> {
         let config = &self.shared.config;
         let place = place_of(&config.cluster, config.identity, id);
         let (host, speakers) = (config.host.clone(), self.shared.speakers.clone());
-        let gates = self.shared.gates.clone();
+        let shares = Shares { gates: self.shared.gates.clone(), backlogs: self.shared.backlogs.clone() };
         let permits = Permits::new(principal, self.shared.acl().as_ref().map(Acl::rules));
-        let made = Peer::new(&self.shared.core, session, permits, host, place, speakers, gates);
+        let made = Peer::new(&self.shared.core, session, permits, host, place, speakers, shares);
         let mut peer = match made {
             Ok(peer) => peer,
             Err(error) => {
@@ -560,7 +569,14 @@ impl<D: Wires> Door<D> {
         self.heard.take_if(|heard| *heard == connection);
         match self.connections.remove(&connection) {
             Some(Slot::Linked(id, peer)) => {
-                lock(&peer).disconnected(&self.shared.driver, connection);
+                let linked = {
+                    let mut peer = lock(&peer);
+                    peer.disconnected(&self.shared.driver, connection);
+                    peer.connection().is_some()
+                };
+                if !linked {
+                    self.flows.forget(id);
+                }
                 self.heed(id, &peer);
                 self.note(id, LinkState::Waiting, None);
                 self.forget_clients();
@@ -778,9 +794,40 @@ fn membership_config<D>(shared: &Shared<D>) -> membership::Config {
         nodes: last.saturating_add(1),
         given: change::given(&shared.config.nodes),
         clients_max: change::clients(shared.config.clients_max),
-        unidentified_max: LINK_UNIDENTIFIED_DEFAULT,
+        unidentified_max: shared.config.strangers.max,
+        of_address_max: shared.config.strangers.of_address_max,
         seed: shared.link.hello.instance,
     }
+}
+
+/// All that peers may have under way is data: frames of the link are outside of credit.
+fn flow_limits(config: &HubConfig) -> Limits {
+    let FlowLimits { bytes, floor } = config.flows;
+    let mut limits = Limits::default();
+    limits.floor = Budget { messages: floor.messages, bytes: floor.bytes };
+    limits_of(limits, bytes)
+}
+
+/// The same with another cap, which is not 0.
+fn limits_of(mut limits: Limits, bytes_all: u64) -> Limits {
+    let data = limits.rule(Flow::Data);
+    let rule = Rule { limit: Budget { bytes: bytes_all, ..data.limit }, ..data };
+    let set = limits.set(Flow::Data, rule).and_then(|()| limits.set_all(bytes_all));
+    debug_assert!(set.is_ok(), "a cap is at least 1: {set:?}");
+    limits
+}
+
+/// From where somebody has come, as far as that is counted: who is on this host is one of us.
+fn address_of(from: SocketAddr, own: Option<IpAddr>) -> Option<IpAddr> {
+    let address = from.ip().to_canonical();
+    if address.is_loopback() || own.is_none_or(|own| own.is_loopback() || own.to_canonical() == address) {
+        return None;
+    }
+    Some(match address {
+        IpAddr::V4(_) => address,
+        // One subscriber has as many addresses as the rest of the bits has room for.
+        IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() >> 64 << 64)),
+    })
 }
 
 fn known(address: String) -> Known {
@@ -804,3 +851,6 @@ fn id(connection: ConnectionId) -> busway_protocol::ConnectionId {
 fn io_id(connection: busway_protocol::ConnectionId) -> ConnectionId {
     ConnectionId(connection.0)
 }
+
+#[cfg(test)]
+mod tests;

@@ -23,8 +23,9 @@ use crate::acl::Acl;
 use crate::bus::Core;
 use crate::control::Watched;
 use crate::error::{Code, Error};
-use crate::node::{Granted, LinkState, PeerView};
+use crate::node::{FlowLimits, Granted, LinkState, PeerView, Strangers};
 use crate::ports::{Carrier, lock};
+use crate::runtime::backlog::Backlogs;
 use crate::runtime::crew::Crew;
 use crate::runtime::door::Change;
 use crate::runtime::gate::Gates;
@@ -55,6 +56,9 @@ pub(crate) struct HubConfig {
     pub(crate) listen: Vec<SocketAddr>,
     pub(crate) nodes: BTreeMap<u8, String>,
     pub(crate) clients_max: usize,
+    pub(crate) keep_alive_ms: u64,
+    pub(crate) strangers: Strangers,
+    pub(crate) flows: FlowLimits,
     pub(crate) data: Granted,
     pub(crate) host: String,
     /// Links beyond this host may be in clear, and that is wanted.
@@ -128,6 +132,7 @@ pub(super) struct Shared<D> {
     pub(super) changes: AtomicU64,
     pub(super) speakers: Arc<Speakers>,
     pub(super) gates: Arc<Gates>,
+    pub(super) backlogs: Arc<Backlogs>,
     /// What new connections use.
     pub(super) tls: Mutex<Option<Tls>>,
     /// What others may do now.
@@ -182,6 +187,7 @@ impl<D: Wires> Shared<D> {
         }
         let instance = Core::new_port()?.0;
         let mut link = Config::new(busway_wire::cluster_id(&config.cluster), config.identity, instance);
+        link.keep_alive_ms = config.keep_alive_ms;
         link.hello.credit_messages = config.data.messages;
         link.hello.credit_bytes = config.data.bytes;
         link.hello.name = busway_wire::link::label_of(&config.host);
@@ -202,6 +208,7 @@ impl<D: Wires> Shared<D> {
             changes: AtomicU64::new(0),
             speakers: Arc::new(Speakers::default()),
             gates: Arc::new(Gates::default()),
+            backlogs: Arc::new(Backlogs::default()),
             watched: Mutex::new(Vec::new()),
             changes_wanted: Mutex::new(Vec::new()),
             resolved: Mutex::new(Vec::new()),
@@ -237,7 +244,12 @@ impl<D: Wires> Shared<D> {
     }
 
     pub(super) fn stopping(&self) -> bool {
-        self.stop.load(Ordering::Acquire) // pairs with Release in `Hub::drop`
+        self.stop.load(Ordering::Acquire) // pairs with Release in `stop`
+    }
+
+    /// The threads end from now on.
+    pub(super) fn stop(&self) {
+        self.stop.store(true, Ordering::Release); // pairs with Acquire in `stopping`
     }
 
     /// What a new connection uses.
@@ -255,18 +267,22 @@ impl<D: Wires> Shared<D> {
         tracing::info!(target: "busway::link", %from, "not let in: {reason}");
         let (address, since_ns) = (from.to_string(), self.driver.now_ns());
         let mut strangers = lock(&self.strangers);
-        let host = |known: &Known| known.address.rsplit_once(':').map(|(host, _)| host.to_owned());
+        let same = |known: &Known, address: &str| {
+            let host = |address: &str| address.rsplit_once(':').map(|(host, _)| host.to_owned());
+            host(&known.address) == host(address)
+        };
+        let before = strangers.iter().find(|known| same(known, &address)).map_or(0, |known| known.denied);
         let stranger = Known {
             name: String::new(),
             address,
             state: LinkState::Closed,
             since_ns,
             last_error: Some(reason),
-            denied: 0,
+            denied: before.saturating_add(1),
             instance: 0,
             left: BTreeMap::new(),
         };
-        strangers.retain(|known| host(known) != host(&stranger));
+        strangers.retain(|known| !same(known, &stranger.address));
         strangers.push_back(stranger);
         if strangers.len() > STRANGERS_SHOWN {
             strangers.pop_front();
@@ -564,7 +580,7 @@ impl Drop for Hub {
         // What was published before we are dropped is on its way, also what was left to `bw-link-tx`.
         self.shared.pump();
         self.shared.drain();
-        self.shared.stop.store(true, Ordering::Release); // pairs with Acquire in `stopping`
+        self.shared.stop();
         self.shared.driver.wake();
         self.shared.core.ports.ring_bell(ANY);
         self.crew.leave();

@@ -23,6 +23,7 @@ use crate::cluster::may_speak;
 use crate::error::Error;
 use crate::ports::lock;
 use crate::publisher::Missing;
+use crate::runtime::backlog::{Backlog, Backlogs};
 use crate::runtime::cipher::{Cipher, Trouble};
 use crate::runtime::export::{Care, Exports};
 use crate::runtime::gate::{Gates, Passage};
@@ -114,6 +115,15 @@ struct Wire {
     told: Told,
     /// Bulk goes through a gate.
     passage: Option<Passage>,
+    /// Its part of what may wait for all links.
+    backlog: Backlog,
+}
+
+/// What the links of a host have together.
+#[derive(Clone, Debug)]
+pub(crate) struct Shares {
+    pub(crate) gates: Arc<Gates>,
+    pub(crate) backlogs: Arc<Backlogs>,
 }
 
 /// How much of a connection's life the membership was told of.
@@ -158,7 +168,7 @@ pub(crate) struct Peer {
     wire: Option<Wire>,
     host: String,
     speakers: Arc<Speakers>,
-    gates: Arc<Gates>,
+    shares: Shares,
     outputs: Vec<Output>,
     /// Takes the outputs of what is done for the former: its memory is used again.
     spare: Vec<Output>,
@@ -186,7 +196,7 @@ impl Peer {
         host: String,
         place: u64,
         speakers: Arc<Speakers>,
-        gates: Arc<Gates>,
+        shares: Shares,
     ) -> Result<Self, Error> {
         let id = session.peer();
         Ok(Self {
@@ -199,7 +209,7 @@ impl Peer {
             wire: None,
             host,
             speakers,
-            gates,
+            shares,
             outputs: Vec::new(),
             spare: Vec::new(),
             inputs: Vec::new(),
@@ -227,9 +237,20 @@ impl Peer {
             self.lost(now);
         }
         let batch = Some(Pieces(Batch::new()));
-        let passage = Passage::new(&self.gates, driver, connection);
+        let passage = Passage::new(&self.shares.gates, driver, connection);
+        let backlog = Backlog::new(&self.shares.backlogs);
         let (rest, told) = (Vec::new(), Told::default());
-        self.wire = Some(Wire { connection, batch, rest, bulk: false, cipher, closing: None, told, passage });
+        self.wire = Some(Wire {
+            connection,
+            batch,
+            rest,
+            bulk: false,
+            cipher,
+            closing: None,
+            told,
+            passage,
+            backlog,
+        });
         self.session.connected(now, link, &mut self.outputs);
         self.carry_out(now);
         self.write(driver);
@@ -647,10 +668,11 @@ impl Peer {
         loop {
             let Some(wire) = &mut self.wire else { return false };
             let Some(mut pieces) = wire.batch.take() else { return false };
-            if pieces.0.is_empty()
-                && let Some(passage) = &mut wire.passage
-            {
-                passage.look(driver, now, &mut self.session);
+            if pieces.0.is_empty() {
+                self.session.set_queue_bytes(wire.backlog.bytes());
+                if let Some(passage) = &mut wire.passage {
+                    passage.look(driver, now, &mut self.session);
+                }
             }
             if pieces.0.is_empty()
                 && let Err(trouble) = transmit(&mut self.session, &mut wire.cipher, now, &mut pieces.0)

@@ -300,6 +300,16 @@ fn flow_of(place: &Place, direction: &str, name: &str) -> Option<Value> {
     flows.into_iter().find(|flow| flow["direction"] == direction && flow["flow"] == name)
 }
 
+/// What stands in the column `shown` of those lines of a table that have `value` in the column `key`. Values may have
+/// spaces, so that columns are found by where their heads end or begin.
+fn column(table: &str, key: &str, value: &str, shown: &str) -> Vec<String> {
+    let head = table.lines().next().expect("a head");
+    let at = |name: &str| head.find(name).expect("a column of this name");
+    let (from, to) = (at(key), at(shown) + shown.len());
+    let of = table.lines().skip(1).filter(|line| line[from..].starts_with(value));
+    of.map(|line| line[..to].rsplit(' ').next().expect("a value").to_owned()).collect()
+}
+
 #[test]
 fn flows_show_the_limit_what_is_in_use_and_what_waited_for_each_peer() {
     let (near, far) = (Place::new(), Place::new());
@@ -352,6 +362,9 @@ fn flows_show_the_limit_what_is_in_use_and_what_waited_for_each_peer() {
     assert!(come["handler_ns"].as_u64().is_some_and(|ns| ns > 0), "it took some time: {come}");
     let text = near.run(&["flows"]).expect(0).text();
     assert!(text.starts_with("PEER") && text.contains("node 1"), "{text}");
+    assert_eq!(column(&text, "FLOW", "data", "RANK"), ["2", "2"], "{text}");
+    let text = near.run(&["peers"]).expect(0).text();
+    assert_eq!(column(&text, "STATE", "connected", "DENIED"), ["0"], "{text}");
     subscriber.signal(Signal::INT);
     subscriber.finish().expect(0);
     for node in [near_node, far_node] {

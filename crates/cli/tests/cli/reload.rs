@@ -164,4 +164,13 @@ fn limits_that_are_changed_by_a_hangup_hold_for_clients_and_for_the_next_link() 
     for place in &clients {
         until("the limits of the file", || limit(place) == Some((3, 2 << 20)));
     }
+    // Of one mebibyte for all each has an eighth of what is left, beside its floor.
+    node.reload(&format!("{}[flows]\nbytes = \"1MiB\"\n", limits(2, 3, "2MiB")));
+    for peer in linked(&node.place) {
+        node.place.run(&["node", "kick", &peer]).expect(0);
+    }
+    for place in &clients {
+        let share = |(_, bytes)| (300 << 10..400 << 10).contains(&bytes);
+        until("the part of each", || limit(place).is_some_and(share));
+    }
 }

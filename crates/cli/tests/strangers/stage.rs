@@ -1,15 +1,24 @@
 //! Where strangers come: a node as it is shipped, and another that is linked with it and must not notice anything.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
-use busway::{Bus, Node, Policy, Publisher, Subscriber};
+use busway::{
+    Bus, FLOWS_TOPIC, FlowStatus, Node, PEERS_TOPIC, Pattern, PeerStatus, Policy, Publisher, Subscriber,
+    Topic,
+};
+use rustix::process::Signal;
+use serde::de::DeserializeOwned;
 
 use crate::harness::{Place, Running};
 use crate::stranger::Stranger;
 
 /// Far longer than any step here takes, also on a machine that does ten other things.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
+/// So long nobody has to say that it is there: who is given up for silence, and when, is another question.
+const SILENCE: Duration = PATIENCE;
 /// The cluster of the node.
 pub(crate) const CLUSTER: &str = "test";
 /// Clients that the node has room for.
@@ -19,6 +28,9 @@ pub(crate) struct Stage {
     /// A member of the node's domain.
     pub(crate) local: Bus,
     node: Running,
+    /// The configuration of the node, and what of it stands in each.
+    file: PathBuf,
+    text: String,
     address: SocketAddr,
     far: Ends,
     near: Ends,
@@ -37,17 +49,24 @@ struct Ends {
 
 impl Stage {
     pub(crate) fn new() -> Self {
+        Self::with("")
+    }
+
+    /// The file of the node ends with `more`.
+    pub(crate) fn with(more: &str) -> Self {
         let places = [Place::new(), Place::new()];
         let bus = join(&places[1]);
         let loopback = "127.0.0.1:0".parse().unwrap();
-        let bystander = Node::builder().cluster(CLUSTER).index(1).listen(loopback).open(&bus).unwrap();
+        let bystander = Node::builder().cluster(CLUSTER).index(1).listen(loopback).keep_alive(SILENCE);
+        let bystander = bystander.open(&bus).unwrap();
         let file = places[0].temporary().join("busway.toml");
         let text = format!(
             "[node]\ncluster = \"{CLUSTER}\"\nlisten = [\"{loopback}\"]\n[peers]\n1 = \"{}\"\n\
-             [limits]\nclients_max = {CLIENTS}\n",
-            bystander.listening()[0]
+             [limits]\nclients_max = {CLIENTS}\nkeep_alive_ms = {}\n",
+            bystander.listening()[0],
+            SILENCE.as_millis()
         );
-        std::fs::write(&file, text).unwrap();
+        std::fs::write(&file, format!("{text}{more}")).unwrap();
         let (node, _, line) = Running::spoken(places[0].command(&["up", "--config", file.to_str().unwrap()]));
         let address = line.split_whitespace().find_map(|word| word.strip_prefix("listen=")).unwrap();
         let address = address.parse().unwrap();
@@ -61,7 +80,8 @@ impl Stage {
             ends.publisher.wait_for_subscribers(1, PATIENCE).unwrap();
         }
         let (_bus, _places) = (bus, places);
-        let mut stage = Self { local, node, address, far, near, asked: 0, peak: 0, bystander, _bus, _places };
+        let mut stage =
+            Self { local, node, file, text, address, far, near, asked: 0, peak: 0, bystander, _bus, _places };
         stage.echo();
         stage.peak = stage.high_water();
         stage
@@ -80,6 +100,37 @@ impl Stage {
                 ends.publisher.send(&message).unwrap();
             }
         }
+    }
+
+    /// The file of the node ends with `more` from now on, and the node has read it.
+    pub(crate) fn reload(&mut self, more: &str) {
+        std::fs::write(&self.file, format!("{}{more}", self.text)).unwrap();
+        self.node.signal(Signal::HUP);
+        let line = self.node.stderr_until(|line| line.contains("reloaded"));
+        assert_eq!(line, "reloaded");
+    }
+
+    /// What the node has said last on one of its topics.
+    fn said<T: DeserializeOwned>(&self, topic: &str) -> Vec<T> {
+        let topic = Topic::reserved(topic).unwrap();
+        let mut said = self.local.subscriber_of(Pattern::Exact(topic)).history(1).open().unwrap();
+        said.recv_timeout(PATIENCE).unwrap().expect("the node says it").json().unwrap()
+    }
+
+    /// To how many peers nothing more of what is published can go for now: all that may wait for them does.
+    pub(crate) fn starved(&self) -> usize {
+        let flows: Vec<FlowStatus> = self.said(FLOWS_TOPIC);
+        let starved = |flow: &&FlowStatus| flow.flow == "data" && flow.direction == "out" && flow.waited > 0;
+        flows.iter().filter(starved).count()
+    }
+
+    /// How many peers are in which state, and why.
+    pub(crate) fn states(&self) -> BTreeMap<String, usize> {
+        let mut states = BTreeMap::new();
+        for peer in self.said::<PeerStatus>(PEERS_TOPIC) {
+            *states.entry(format!("{} {:?}", peer.state, peer.last_error)).or_default() += 1;
+        }
+        states
     }
 
     /// Most memory that the node's process has had, in bytes.

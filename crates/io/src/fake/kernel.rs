@@ -192,6 +192,12 @@ impl State {
         self.forget_if_over(id);
     }
 
+    /// From where and to where a connection writes.
+    pub(crate) fn route(&self, host: HostId, connection: ConnectionId) -> Option<(HostId, HostId)> {
+        let (id, side) = self.standing(host, connection).ok()?;
+        Some(self.streams.get(&id)?.route(side))
+    }
+
     pub(crate) fn backlog(&self, host: HostId, connection: ConnectionId) -> Result<u64, Fault> {
         let (id, side) = self.standing(host, connection)?;
         let stream = self.streams.get(&id).ok_or(Fault::Reset)?;

@@ -114,7 +114,12 @@ pub(crate) fn both_families_connect_and_tell_where_the_peer_comes_from<P: Place>
         assert_ne!(listening.address.port(), 0, "the kernel has chosen a port");
         let (pair, peer) = scene.connect_to(listening.address);
         assert_eq!(peer.ip(), scene.place.near_address(ip));
-        assert!(scene.place.near().local_ip(pair.near).is_some(), "it leaves by an interface");
+        let leaves = scene.place.near().local_ip(pair.near).expect("it stands");
+        assert_eq!(
+            leaves.is_loopback(),
+            scene.place.is_one_host(),
+            "{ip} is reached by an interface: {leaves}"
+        );
         scene.send(Who::Far, pair.far, b"hello");
         assert_eq!(scene.receive(Who::Near, pair.near, 5), b"hello");
     }

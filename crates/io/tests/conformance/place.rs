@@ -1,7 +1,7 @@
 //! Where two drivers meet: on this host by TCP, or in a network in memory.
 
 use std::fs::File;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
 use std::os::fd::AsRawFd;
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
@@ -38,6 +38,8 @@ pub(crate) trait Place {
     fn far(&self) -> &Self::Driver;
     /// Addresses of the far host, of each family that there is.
     fn far_addresses(&self) -> Vec<IpAddr>;
+    /// Whether both are one host.
+    fn is_one_host(&self) -> bool;
     /// Which address of the near host the far one sees.
     fn near_address(&self, far: IpAddr) -> IpAddr;
     /// The far process gets no more descriptors, or again as many as it likes.
@@ -91,7 +93,12 @@ impl Place for Tcp {
     fn far_addresses(&self) -> Vec<IpAddr> {
         let six = std::net::TcpListener::bind((Ipv6Addr::LOCALHOST, 0)).is_ok();
         let four = IpAddr::V4(Ipv4Addr::LOCALHOST);
-        if six { vec![four, IpAddr::V6(Ipv6Addr::LOCALHOST)] } else { vec![four] }
+        let six = six.then_some(IpAddr::V6(Ipv6Addr::LOCALHOST));
+        [four].into_iter().chain(six).chain(reachable()).collect()
+    }
+
+    fn is_one_host(&self) -> bool {
+        true
     }
 
     fn near_address(&self, far: IpAddr) -> IpAddr {
@@ -123,6 +130,14 @@ impl Place for Tcp {
     fn describe(&self) -> String {
         "TCP on this host".to_owned()
     }
+}
+
+/// The address of this host by which it would reach others, if it would.
+fn reachable() -> Option<IpAddr> {
+    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).ok()?;
+    // Nothing is sent: the kernel only looks for the way to an address that is kept for documents.
+    socket.connect((Ipv4Addr::new(192, 0, 2, 1), 9)).ok()?;
+    Some(socket.local_addr().ok()?.ip())
 }
 
 impl Drop for Tcp {
@@ -171,6 +186,10 @@ impl Place for Memory {
 
     fn far_addresses(&self) -> Vec<IpAddr> {
         vec![FAR.ipv4(), FAR.ipv6()]
+    }
+
+    fn is_one_host(&self) -> bool {
+        false
     }
 
     fn near_address(&self, far: IpAddr) -> IpAddr {

@@ -5,6 +5,7 @@
 //! Invariant: what is built would be taken by `busway::NodeBuilder`; what it would refuse is a problem here, with its place.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use busway::{Acl, AclRule, Realm, Tls};
 
@@ -69,6 +70,7 @@ fn links(merged: &Merged, problems: &mut Vec<Problem>) -> Option<Links> {
     let acl = acl(merged, problems);
     check(merged, client.is_some(), index, problems);
     let number = |name| merged.number(name).unwrap_or_default();
+    let count = |name| u32::try_from(number(name)).unwrap_or(u32::MAX);
     Some(Links {
         cluster: merged.text("node.cluster").unwrap_or_default(),
         index,
@@ -82,8 +84,14 @@ fn links(merged: &Merged, problems: &mut Vec<Problem>) -> Option<Links> {
         tokens,
         acl,
         clients_max: usize::try_from(number("limits.clients_max")).unwrap_or(usize::MAX),
+        keep_alive: Duration::from_millis(number("limits.keep_alive_ms")),
         data_in_flight: number("flows.data.in_flight"),
         data_bytes: number("flows.data.bytes"),
+        flows_bytes: number("flows.bytes"),
+        floor_in_flight: number("flows.floor.in_flight"),
+        floor_bytes: number("flows.floor.bytes"),
+        strangers_max: count("limits.strangers_max"),
+        strangers_of_address_max: count("limits.strangers_of_address_max"),
     })
 }
 

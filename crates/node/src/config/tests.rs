@@ -5,6 +5,7 @@ use std::ffi::OsString;
 use std::fs;
 use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use busway::{Acl, AclRule};
 
@@ -91,7 +92,8 @@ fn the_later_layer_wins_key_by_key_and_each_value_knows_who_said_it() {
 fn every_key_reaches_what_the_node_is_started_with() {
     let loaded = read(
         "domain = \"lab\"\ndirectory = \"/run/x\"\nbudget = \"64MiB\"\n[node]\ncluster = \"prices\"\nindex = 7\nname = \"host-a\"\n\
-         listen = [\"127.0.0.1:1\", \"[::1]:2\"]\n[peers]\n1 = \"[::1]:4420\"\n[limits]\nclients_max = 9\n[flows.data]\n\
+         listen = [\"127.0.0.1:1\", \"[::1]:2\"]\n[peers]\n1 = \"[::1]:4420\"\n[limits]\nclients_max = 9\nkeep_alive_ms = 7000\nstrangers_max = 5\nstrangers_of_address_max = 4\n[flows]\nbytes = \"2MiB\"\n\
+         [flows.floor]\nin_flight = 3\nbytes = \"32KiB\"\n[flows.data]\n\
          in_flight = 10\nbytes = \"1MiB\"\n[[acl]]\nidentity = \"*\"\nsubscribe = [\"a\"]\n",
     )
     .expect("sound");
@@ -102,6 +104,9 @@ fn every_key_reaches_what_the_node_is_started_with() {
     assert_eq!((links.cluster.as_str(), links.index, links.client), ("prices", 7, None));
     assert_eq!((links.name.as_deref(), links.listen.len()), (Some("host-a"), 2));
     assert_eq!(links.peers.get(&1).map(String::as_str), Some("[::1]:4420"));
+    assert_eq!(links.keep_alive, Duration::from_secs(7));
+    assert_eq!((links.strangers_max, links.strangers_of_address_max), (5, 4));
+    assert_eq!((links.flows_bytes, links.floor_in_flight, links.floor_bytes), (2 << 20, 3, 32 << 10));
     assert_eq!((links.clients_max, links.data_in_flight, links.data_bytes), (9, 10, 1 << 20));
     let rule = AclRule { identity: "*".into(), subscribe: vec!["a".into()], ..AclRule::default() };
     assert_eq!(links.acl, Some(Acl::new([rule]).expect("a rule")));

@@ -71,6 +71,41 @@ fn beyond_its_limit_a_flow_does_what_it_does_when_it_is_full() {
 }
 
 #[test]
+fn a_link_is_granted_what_it_wants_or_its_part_of_what_is_left_and_its_floor_always() {
+    let mut dice = fastrand::Rng::with_seed(3);
+    let floor = Budget { messages: 2, bytes: 100 };
+    let mut limits = Limits { floor, ..Limits::default() };
+    limits.set_all(100_000).unwrap();
+    let mut flows = Flows::new(limits);
+    let wanted = Budget { messages: 50, bytes: 2_000 };
+    assert_eq!(flows.grant(peer(0), Flow::Data, wanted), wanted, "the first gets what it wants");
+    let mut granted = std::collections::BTreeMap::from([(0, wanted)]);
+    for step in 0..10_000 {
+        let id = dice.u64(0..200);
+        if dice.u8(..3) == 0 {
+            flows.forget(peer(id));
+            granted.remove(&id);
+        } else {
+            let wanted = Budget { messages: dice.u64(1..100), bytes: dice.u64(1..20_000) };
+            let got = flows.grant(peer(id), Flow::Data, wanted);
+            assert!(
+                got.messages >= wanted.messages.min(2) && got.bytes >= wanted.bytes.min(100),
+                "step {step}"
+            );
+            assert!(got.fits(wanted), "step {step}");
+            granted.insert(id, got);
+        }
+        let beyond: u64 = granted.values().map(|got| got.bytes.saturating_sub(floor.bytes)).sum();
+        assert_eq!(flows.shared_bytes(), beyond, "step {step}: what is given back is there again");
+        assert!(beyond < 100_000, "step {step}");
+    }
+    for id in 0..200 {
+        flows.forget(peer(id));
+    }
+    assert_eq!((flows.shared_bytes(), flows.usage(Flow::Data).in_use), (0, Budget::default()));
+}
+
+#[test]
 fn a_peer_has_its_floor_whatever_the_others_hold() {
     let mut flows = Flows::new(limits(Flow::Data, Budget { messages: 10, bytes: 10_000 }));
     while flows.charge(charge(Flow::Data, 1, 50)).is_ok() {}

@@ -32,6 +32,8 @@ pub(crate) struct Outgoing<P> {
     lanes: Lanes,
     /// Bytes of bulk that may begin to go; any number where nobody has said.
     room: Option<u64>,
+    /// Bytes that may wait here, bulk and all else apart, and no more go into one batch.
+    most: u64,
     /// Until then others than bulk are taken to share the link.
     shared_until: Time,
     /// All that lies here.
@@ -142,6 +144,7 @@ impl<P: AsRef<[u8]> + Clone> Outgoing<P> {
             queues: BTreeMap::new(),
             lanes: Lanes::default(),
             room: None,
+            most: LINK_QUEUE_BYTES_MAX,
             shared_until: Time::default(),
             waiting,
             unpaid,
@@ -168,6 +171,16 @@ impl<P: AsRef<[u8]> + Clone> Outgoing<P> {
     /// So many bytes of bulk may begin to go from now on.
     pub(crate) const fn set_room(&mut self, room: Option<u64>) {
         self.room = room;
+    }
+
+    /// So many bytes may wait from now on; what does is left.
+    pub(crate) fn set_most(&mut self, most: u64) {
+        self.most = most.min(LINK_QUEUE_BYTES_MAX);
+    }
+
+    /// As many bytes go into one batch.
+    fn batch_bytes(&self) -> usize {
+        usize::try_from(self.most).unwrap_or(usize::MAX).min(LINK_BATCH_BYTES)
     }
 
     /// Whether bulk waits for room, whatever else it waits for.
@@ -204,8 +217,7 @@ impl<P: AsRef<[u8]> + Clone> Outgoing<P> {
         } else {
             (self.waiting.rest, self.unpaid.rest)
         };
-        let full =
-            waiting.messages >= LINK_QUEUE_MESSAGES_MAX as u64 || waiting.bytes >= LINK_QUEUE_BYTES_MAX;
+        let full = waiting.messages >= LINK_QUEUE_MESSAGES_MAX as u64 || waiting.bytes >= self.most;
         // The next message's size is not known yet: one byte stands for it.
         let next = Amount::message(1);
         let (mut ahead, mut spent) = (queue.under_way, unpaid);
@@ -217,7 +229,7 @@ impl<P: AsRef<[u8]> + Clone> Outgoing<P> {
     /// What of a source that has been accepted may be put into its queue and will find window and credit there.
     pub(crate) fn room(&self, source: PortId, grant: &Grant) -> Amount {
         let Some(queue) = self.queues.get(&source) else { return Amount::default() };
-        let most = Amount { messages: LINK_QUEUE_MESSAGES_MAX as u64, bytes: LINK_QUEUE_BYTES_MAX };
+        let most = Amount { messages: LINK_QUEUE_MESSAGES_MAX as u64, bytes: self.most };
         let window = queue.window.less(queue.under_way).less(queue.unpaid);
         let left = grant.left().less(self.unpaid.rest).less(self.unpaid.bulk);
         most.less(self.waiting.rest).least(window).least(left)
@@ -286,7 +298,7 @@ impl<P: AsRef<[u8]> + Clone> Outgoing<P> {
         {
             self.spare.push(run);
         }
-        while batch.bytes() < LINK_BATCH_BYTES {
+        while batch.bytes() < self.batch_bytes() {
             let Some(turn) = self.lanes.next(&held) else { break };
             let before = batch.bytes();
             begun += self.run(now, turn, batch, grant, &mut held);
@@ -309,7 +321,7 @@ impl<P: AsRef<[u8]> + Clone> Outgoing<P> {
         held: &mut Held,
     ) -> u64 {
         let Turn { rank, bytes } = turn;
-        let until = LINK_BATCH_BYTES.min(batch.bytes().saturating_add(bytes));
+        let until = self.batch_bytes().min(batch.bytes().saturating_add(bytes));
         let most = if rank == Rank::BULK { self.fragment(now) } else { LINK_FRAGMENT_BYTES };
         let mut begun = 0;
         // Sources whose next message waits for credit. None of this rank that is not paid for passes them, so that a

@@ -25,7 +25,15 @@ fn client(id: u64) -> PeerId {
 }
 
 fn config(identity: PeerId, nodes: u8) -> Config {
-    Config { identity, nodes, given: u64::MAX, clients_max: 3, unidentified_max: 2, seed: 7 }
+    Config {
+        identity,
+        nodes,
+        given: u64::MAX,
+        clients_max: 3,
+        unidentified_max: 2,
+        of_address_max: 2,
+        seed: 7,
+    }
 }
 
 /// A machine and its outputs: the words in which the claims are written.
@@ -68,9 +76,13 @@ impl Member {
     }
 
     fn accept(&mut self) -> (ConnectionId, Vec<Output>) {
+        self.accept_from(None)
+    }
+
+    fn accept_from(&mut self, address: Option<IpAddr>) -> (ConnectionId, Vec<Output>) {
         self.named += 1;
         let connection = ConnectionId(self.named);
-        (connection, self.tell(Input::Accepted { connection }))
+        (connection, self.tell(Input::Accepted { connection, address }))
     }
 
     /// Lets somebody in who says at once who it is.
@@ -345,6 +357,36 @@ fn when_strangers_have_no_slot_left_the_oldest_gives_way_and_is_told_why() {
     assert_eq!(refused(&member.pass_ms(2_000)), [(third, Why::Handshake), (fourth, Why::Handshake)]);
     let counters = member.machine.counters();
     assert_eq!((counters.let_in, counters.evicted, counters.timeouts), (4, 1, 3));
+}
+
+#[test]
+fn of_one_address_only_so_many_are_strangers_and_one_more_is_told_so_and_costs_nobody_a_slot() {
+    let [here, there] = [1, 2].map(|last| Some(IpAddr::from([10, 0, 0, last])));
+    let mut member = Member::new(Config { unidentified_max: 5, of_address_max: 2, ..config(node(0), 1) });
+    member.tell(Input::Start);
+    let (first, _) = member.accept_from(here);
+    let (second, out) = member.accept_from(here);
+    assert_eq!(out, vec![]);
+    let (third, out) = member.accept_from(here);
+    assert_eq!(refused(&out), [(third, Why::Crowded)]);
+    assert_eq!(Why::Crowded.code(), RefusalCode::Full);
+    for address in [there, None, None] {
+        assert_eq!(member.accept_from(address).1, vec![], "others are not concerned");
+    }
+    assert_eq!(
+        refused(&member.accept_from(here).1).len(),
+        1,
+        "also where all slots are taken: nobody gives way"
+    );
+    let counters = member.machine.counters();
+    assert_eq!((counters.refused, counters.evicted), (2, 0));
+    // Who has said who it is, or is gone, is no stranger any more.
+    member.close(third);
+    member.tell(Input::Identified { connection: first, identity: client(1) });
+    member.close(second);
+    for _ in 0..2 {
+        assert_eq!(member.accept_from(here).1, vec![]);
+    }
 }
 
 #[test]

@@ -6,6 +6,7 @@
 
 use alloc::string::String;
 use core::fmt;
+use core::net::IpAddr;
 
 use busway_wire::link::RefusalCode;
 
@@ -26,6 +27,8 @@ pub enum Input {
     Accepted {
         /// Its connection.
         connection: ConnectionId,
+        /// From where, where that is to be counted: programs of this host have one address together, and are ours.
+        address: Option<IpAddr>,
     },
     /// A dial has succeeded; the handshake begins.
     Connected {
@@ -139,6 +142,8 @@ pub enum Output {
 pub enum Why {
     /// Every slot is taken.
     Full,
+    /// Too many from its address have not said who they are.
+    Crowded,
     /// It had not said who it is when others needed its slot.
     Evicted,
     /// It was the idlest client when another one needed its slot.
@@ -174,7 +179,7 @@ impl Why {
     #[must_use]
     pub const fn code(self) -> RefusalCode {
         match self {
-            Why::Full | Why::Evicted | Why::Idlest => RefusalCode::Full,
+            Why::Full | Why::Crowded | Why::Evicted | Why::Idlest => RefusalCode::Full,
             Why::Handshake | Why::TooLate => RefusalCode::Timeout,
             Why::Duplicate => RefusalCode::Duplicate,
             Why::NoSuchNode | Why::Ourselves | Why::NotWhoWasDialed | Why::WrongWay | Why::NotANode => {
@@ -190,6 +195,9 @@ impl Why {
         match self {
             Why::Full => {
                 "every slot for connections is taken; raise the limit of clients, or try again later"
+            }
+            Why::Crowded => {
+                "too many connections from this address have not said who they are; see limits.strangers_of_address_max"
             }
             Why::Evicted => "the connection had not said who it is when its slot was needed",
             Why::Idlest => "the client was the idlest one when another one needed its slot",

@@ -3,6 +3,7 @@
 //! The input is read in steps of four bytes: what happens, to whom, who they say they are, and how much later.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
 use busway_protocol::membership::{Attempt, Config, Counters, Input, Membership, Output, Why};
 use busway_protocol::{ConnectionId, PeerId, Time};
@@ -36,6 +37,7 @@ pub(crate) fn run(input: &[u8]) -> Counters {
         given: if first < 192 { u64::MAX } else { 0b0110 },
         clients_max: u32::from(first / 4 % 4),
         unidentified_max: u32::from(first / 16 % 4),
+        of_address_max: u32::from(first / 64),
         seed: u64::from(first),
     };
     let machine = Membership::new(config);
@@ -66,7 +68,10 @@ impl Model {
         let input = match what % 16 {
             0 => Input::Start,
             1 | 2 => Input::Tick,
-            3..=5 => Input::Accepted { connection: self.new_connection() },
+            3..=5 => {
+                let address = (who > 64).then(|| IpAddr::from([10, 0, 0, who % 4]));
+                Input::Accepted { connection: self.new_connection(), address }
+            }
             6 | 7 => match attempt {
                 Some(attempt) => Input::Connected { attempt, connection: self.new_connection() },
                 None => Input::Tick,

@@ -11,7 +11,7 @@ use busway_protocol::PeerId;
 use busway_protocol::membership::Input;
 
 use crate::ports::lock;
-use crate::runtime::door::Door;
+use crate::runtime::door::{Door, limits_of};
 use crate::runtime::hub::Wires;
 
 /// A change.
@@ -25,6 +25,8 @@ pub(crate) enum Change {
     DataInFlight(u64),
     /// So many bytes of them.
     DataBytes(u64),
+    /// So many bytes all peers together.
+    FlowsBytes(u64),
     /// The link to this peer ends.
     Kick(PeerId),
 }
@@ -54,6 +56,9 @@ impl<D: Wires> Door<D> {
                 }
                 Change::DataInFlight(count) => self.link.hello.credit_messages = count,
                 Change::DataBytes(bytes) => self.link.hello.credit_bytes = bytes,
+                Change::FlowsBytes(bytes) => {
+                    self.flows.configure(limits_of(*self.flows.limits(), bytes));
+                }
                 Change::Kick(peer) => self.decide(Input::Kick { peer }),
             }
         }
