@@ -12,6 +12,7 @@ pub mod link;
 pub mod loan;
 pub mod lookup;
 pub mod medium;
+pub mod steps;
 pub mod topics;
 
 use crate::medium::Scene;
@@ -45,6 +46,8 @@ pub fn conduct(plan: &Plan) -> Result<Outcome, Failure> {
         "lookup" => lookup::conduct,
         "topics" => topics::conduct,
         "death" => death::conduct,
+        "steps" => return steps::conduct(plan),
+        "steps-inside" => return steps::inside(plan),
         "footprint" => return footprint::footprint(plan),
         "cold-tour" => return footprint::cold_tour(),
         _ => return cell::conduct::<Busway>(plan),

@@ -25,8 +25,8 @@ const ROWS_MAX: u64 = 48_000;
 /// Slots of each ring at most: ten thousand rings are many, and each holds a few messages.
 const SLOTS_MAX: u32 = 64;
 
-/// Looks that find nothing, for their cost.
-const LOOKS: u64 = 200;
+/// Looks that find nothing, for their cost: so many that those which look for ends come as often as in life.
+const LOOKS: u64 = 100_000;
 
 /// Messages that a subscriber takes before the next one has its turn.
 const TURN: u64 = 256;
@@ -137,7 +137,8 @@ pub fn partner(scene: &Scene<'_>, index: usize) -> Result<Outcome, Failure> {
     for port in &ports {
         while (port.publishers() as u64) < scene.plan.size {
             if now_ns() > deadline_ns {
-                return Err(format!("{} of {} publishers", port.publishers(), scene.plan.size).into());
+                let why = port.unread().first().map_or_else(String::new, |unread| unread.error.to_string());
+                return Err(format!("{} of {} publishers; {why}", port.publishers(), scene.plan.size).into());
             }
             pause(Duration::from_millis(1));
         }

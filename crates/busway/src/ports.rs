@@ -7,6 +7,7 @@
 //! Invariant: every call may come twice (a take-over registers all anew) and changes nothing the second time.
 
 use std::collections::BTreeMap;
+use std::ops::Bound;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
@@ -36,12 +37,31 @@ const RETRIES: usize = 64;
 /// A rate is measured over at least so long.
 const RATE_NS: u64 = 1_000_000_000;
 
+/// Of so many publishers each look is at all of them: it costs little.
+pub(crate) const FULL_MAX: usize = 64;
+
 /// How far a ring was at a time.
 #[derive(Debug)]
 struct Sample {
     ring: EntryKey,
     at_ns: u64,
     head: u64,
+}
+
+/// Of the rows of others at our rings a tick looks at so many: one that has closed is found at the next tick by a process
+/// that publishes to no more, and within some eight seconds where ten thousand topics have a hundred subscribers each. One
+/// whose process dies is found at once.
+const SWEEP_SEATS: usize = 1 << 15;
+/// A ring without any is as much work as so many.
+const SWEEP_RING: usize = 4;
+/// Of our own rows a tick looks at so many, for what `info` tells of them.
+const SWEEP_ROWS: usize = 1 << 12;
+
+/// How far the ticks have come.
+#[derive(Debug, Default)]
+struct Sweep {
+    ring: Option<u32>,
+    row: Option<(PortId, (ProcessId, EntryKey))>,
 }
 
 /// A publisher that a subscription has met.
@@ -71,6 +91,8 @@ pub(crate) struct Subscription {
     filter: Mutex<Option<Filter>>,
     arrivals: Mutex<Vec<Arrival>>,
     version: AtomicU64,
+    /// Rows that began to read.
+    begun: AtomicU64,
     known: Mutex<Known>,
     unmet: Mutex<UnmetList>,
 }
@@ -138,7 +160,8 @@ impl Subscription {
     pub(crate) fn new(options: RowOptions, line: usize) -> Self {
         let (arrivals, known) = (Mutex::new(Vec::new()), Mutex::new(Known::default()));
         let unmet = Mutex::new(UnmetList::default());
-        Self { options, line, filter: Mutex::new(None), arrivals, version: AtomicU64::new(0), known, unmet }
+        let (version, begun) = (AtomicU64::new(0), AtomicU64::new(0));
+        Self { options, line, filter: Mutex::new(None), arrivals, version, begun, known, unmet }
     }
 
     /// Rings that are met from now on get a row only if the filter says so.
@@ -150,7 +173,7 @@ impl Subscription {
         lock(&self.filter).as_ref().is_none_or(|filter| (filter.0)(topic))
     }
 
-    /// Changes whenever a publisher has arrived.
+    /// Changes whenever a publisher has arrived, or can be read.
     #[inline]
     pub(crate) fn version(&self) -> u64 {
         self.version.load(Ordering::Acquire) // pairs with Release in `arrive`
@@ -165,9 +188,11 @@ impl Subscription {
         }
     }
 
-    /// Whether a subscriber that looked at `version` may find something now.
+    /// Whether a subscriber that looked at `version` may find something now. One of many publishers looks itself: it knows
+    /// which of them to look at.
     pub(crate) fn has_news(&self, version: u64) -> bool {
-        self.version() != version || self.rows().iter().any(|row| row.has_news())
+        let many = lock(&self.known).rows.len() > FULL_MAX;
+        many || self.version() != version || self.rows().iter().any(|row| row.has_news())
     }
 
     /// Takes what has arrived.
@@ -190,6 +215,7 @@ impl Subscription {
         if !row.is_attached() && !row.is_refused() && row.peer().life().is_gone() {
             self.begin(row);
             row.start_without_seat();
+            self.settle();
         }
     }
 
@@ -202,16 +228,54 @@ impl Subscription {
         lock(&self.known).rows.values().filter_map(Weak::upgrade).collect()
     }
 
+    /// The rows at the rings of a process.
+    fn rows_of(&self, process: ProcessId) -> Vec<Arc<RowShared>> {
+        let known = lock(&self.known);
+        let from = (process, EntryKey { index: 0, generation: 0 });
+        let rows = known.rows.range(from..).take_while(|((of, _), _)| *of == process);
+        rows.filter_map(|(_, row)| row.upgrade()).collect()
+    }
+
+    /// The rows among the next so many places behind one of them, and the last of these places with their number.
+    fn rows_after(
+        &self,
+        after: Option<(ProcessId, EntryKey)>,
+        most: usize,
+    ) -> (Vec<Arc<RowShared>>, Option<(ProcessId, EntryKey)>, usize) {
+        let known = lock(&self.known);
+        let after = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let (mut rows, mut last, mut count) = (Vec::new(), None, 0);
+        for (key, row) in known.rows.range((after, Bound::Unbounded)).take(most) {
+            rows.extend(row.upgrade());
+            (last, count) = (Some(*key), count + 1);
+        }
+        (rows, last, count)
+    }
+
     /// Publishers that cannot be read yet.
     pub(crate) fn unmet(&self) -> Vec<Unmet> {
         lock(&self.unmet).all().cloned().collect()
     }
 
-    /// Rows that exist, rows that read, and rows that were refused.
-    pub(crate) fn progress(&self) -> (usize, usize) {
-        let rows = self.rows();
-        let settled = rows.iter().filter(|row| row.is_attached() || row.is_refused()).count();
-        (rows.len(), settled)
+    /// How many publishers cannot be read yet.
+    pub(crate) fn unmet_count(&self) -> usize {
+        lock(&self.unmet).all().count()
+    }
+
+    /// How many rows have begun to read, ever.
+    pub(crate) fn begun(&self) -> usize {
+        usize::try_from(self.begun.load(Ordering::Relaxed)).unwrap_or(usize::MAX)
+    }
+
+    /// How many publishers are read, or will be.
+    pub(crate) fn reading(&self) -> usize {
+        lock(&self.known).rows.values().filter(|row| row.strong_count() > 0).count()
+    }
+
+    /// A row reads now: the subscriber is to look at it.
+    fn settle(&self) {
+        self.begun.fetch_add(1, Ordering::Relaxed);
+        self.version.fetch_add(1, Ordering::Release); // pairs with Acquire in `version`
     }
 }
 
@@ -280,6 +344,7 @@ pub(crate) struct PortTable {
     domain_version: AtomicU64,
     unfinished: Mutex<Vec<usize>>,
     samples: Mutex<BTreeMap<u32, Sample>>,
+    sweep: Mutex<Sweep>,
     log: Mutex<Log>,
     changes: Mutex<u64>,
     changed: Condvar,
@@ -303,6 +368,7 @@ impl PortTable {
             domain_version: AtomicU64::new(0),
             unfinished: Mutex::new(Vec::new()),
             samples: Mutex::new(BTreeMap::new()),
+            sweep: Mutex::new(Sweep::default()),
             log: Mutex::new(Log::default()),
             changes: Mutex::new(0),
             changed: Condvar::new(),
@@ -356,22 +422,71 @@ impl PortTable {
         lock(&self.log).warn(kind, clock::monotonic_ns(), line);
     }
 
-    /// Measures how many messages a second each ring carries.
-    fn measure(&self, rings: &BTreeMap<u32, Arc<RingShared>>, now_ns: u64) {
+    /// Measures how many messages a second a ring carries.
+    fn measure(ring: &RingShared, samples: &mut BTreeMap<u32, Sample>, now_ns: u64) {
+        let key = ring.key();
+        let created_ns = || ring.entry().created_ns.load(Ordering::Relaxed);
+        let new = || Sample { ring: key, at_ns: created_ns(), head: 0 };
+        let sample = samples.entry(key.index).or_insert_with(new);
+        if sample.ring != key {
+            *sample = new();
+        }
+        let passed_ns = now_ns.saturating_sub(sample.at_ns);
+        if passed_ns < RATE_NS {
+            return;
+        }
+        let head = ring.head();
+        let milli = u128::from(head - sample.head.min(head)) * 1_000_000_000_000 / u128::from(passed_ns);
+        ring.entry().rate_milli.store(u64::try_from(milli).unwrap_or(u64::MAX), Ordering::Relaxed);
+        (sample.at_ns, sample.head) = (now_ns, head);
+    }
+
+    /// Frees what rows have left at our rings, of the next so many.
+    fn sweep_rings(&self, sweep: &mut Sweep, now_ns: u64) {
+        let mut rings = lock(&self.rings);
         let mut samples = lock(&self.samples);
-        samples.retain(|index, sample| rings.get(index).is_some_and(|ring| ring.key() == sample.ring));
-        for (index, ring) in rings {
-            let created_ns = ring.entry().created_ns.load(Ordering::Relaxed);
-            let sample =
-                samples.entry(*index).or_insert(Sample { ring: ring.key(), at_ns: created_ns, head: 0 });
-            let passed_ns = now_ns.saturating_sub(sample.at_ns);
-            if passed_ns < RATE_NS {
-                continue;
+        let mut work = 0;
+        let mut free = Vec::new();
+        let after = sweep.ring.map_or(Bound::Unbounded, Bound::Excluded);
+        let mut last = None;
+        for (index, ring) in rings.range((after, Bound::Unbounded)) {
+            if work >= SWEEP_SEATS {
+                break;
             }
-            let head = ring.head();
-            let milli = u128::from(head - sample.head.min(head)) * 1_000_000_000_000 / u128::from(passed_ns);
-            ring.entry().rate_milli.store(u64::try_from(milli).unwrap_or(u64::MAX), Ordering::Relaxed);
-            (sample.at_ns, sample.head) = (now_ns, head);
+            work += SWEEP_RING + ring.seated();
+            ring.reap();
+            Self::measure(ring, &mut samples, now_ns);
+            if ring.is_free() {
+                free.push(*index);
+            }
+            last = Some(*index);
+        }
+        sweep.ring = last.filter(|_| work >= SWEEP_SEATS);
+        for index in free {
+            rings.remove(&index);
+            samples.remove(&index);
+        }
+    }
+
+    /// Looks at the next so many of our rows.
+    fn sweep_rows(&self, sweep: &mut Sweep, now_ns: u64) {
+        let mut left = SWEEP_ROWS;
+        let mut from = sweep.row.take();
+        let start = from.map_or(PortId(0), |(port, _)| port);
+        let subscriptions: Vec<(PortId, Asked)> =
+            lock(&self.subscriptions).range(start..).map(|(port, asked)| (*port, asked.clone())).collect();
+        for (port, Asked { subscription, .. }) in subscriptions {
+            let after = from.take().filter(|(of, _)| *of == port).map(|(_, row)| row);
+            let (rows, last, count) = subscription.rows_after(after, left);
+            left -= count.min(left);
+            for row in rows {
+                row.look(now_ns);
+                subscription.start_without_seat(&row);
+            }
+            if left == 0 {
+                sweep.row = last.map(|last| (port, last));
+                return;
+            }
         }
     }
 
@@ -579,6 +694,9 @@ impl Ports for PortTable {
             lock(&subscription.unmet).forget(publisher, ring);
         }
         found.attached(seat.map(|seat| seat.0).map_err(|_| ()));
+        if let Some(subscription) = subscription.as_ref().filter(|_| found.is_attached()) {
+            subscription.settle();
+        }
         self.change();
         if let Some(subscription) = subscription {
             self.ring_bell(subscription.line);
@@ -597,11 +715,9 @@ impl Ports for PortTable {
         let subscriptions: Vec<Asked> = lock(&self.subscriptions).values().cloned().collect();
         for Asked { subscription, .. } in subscriptions {
             let mut concerned = false;
-            for row in subscription.rows() {
-                if row.peer().process() == process {
-                    subscription.start_without_seat(&row);
-                    concerned = true;
-                }
+            for row in subscription.rows_of(process) {
+                subscription.start_without_seat(&row);
+                concerned = true;
             }
             lock(&subscription.known).gone(process, clock::monotonic_ns());
             lock(&subscription.unmet).gone(process);
@@ -643,7 +759,15 @@ impl Ports for PortTable {
             for unmet in due {
                 let Unmet { peer, ring, topic, publisher, .. } = &unmet;
                 let publisher = Found { peer, ring: *ring, topic, port: *publisher, since_ns };
-                let made = self.make_row(&subscription, &mut lock(&subscription.known), &publisher);
+                let mut known = lock(&subscription.known);
+                // One that waits for its answer is asked for again: a second one would be read by nobody, and be waited for.
+                let there = known.rows.get(&(peer.process(), *ring)).and_then(Weak::upgrade);
+                let made = match there.filter(|row| !row.is_refused()) {
+                    Some(row) if row.is_attached() => None,
+                    Some(row) => Some(row),
+                    None => self.make_row(&subscription, &mut known, &publisher),
+                };
+                drop(known);
                 wanted.extend(made.map(|row| Wanted {
                     publisher: unmet.peer.process(),
                     ring: ring_key(unmet.ring),
@@ -661,21 +785,10 @@ impl Ports for PortTable {
         for line in unfinished {
             self.ring_bell(line);
         }
-        let mut rings = lock(&self.rings);
-        rings.retain(|_, ring| {
-            ring.reap();
-            !ring.is_free()
-        });
-        self.measure(&rings, now_ns);
-        drop(rings);
+        let mut sweep = lock(&self.sweep);
+        self.sweep_rings(&mut sweep, now_ns);
         self.own.reap_rows();
-        let subscriptions: Vec<Asked> = lock(&self.subscriptions).values().cloned().collect();
-        for Asked { subscription, .. } in subscriptions {
-            for row in subscription.rows() {
-                row.look(now_ns);
-                subscription.start_without_seat(&row);
-            }
-        }
+        self.sweep_rows(&mut sweep, now_ns);
     }
 }
 

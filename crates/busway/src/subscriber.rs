@@ -13,7 +13,9 @@ use std::time::Duration;
 
 use busway_shm::clock::{self, Deadline};
 use busway_shm::layout::RING_RELAYS;
-use busway_shm::row::{Gap, Message, RowOptions, RowReader, Taken, TakenSmall};
+use busway_shm::marks::Look;
+use busway_shm::row::{Gap, Message, ReadyRings, RowOptions, RowReader, Taken, TakenSmall};
+use busway_shm::slot;
 use busway_shm::sync::spin_hint;
 use busway_wire::limits::HOLDS_MAX;
 use busway_wire::{Pattern, Policy, PortId};
@@ -24,7 +26,7 @@ use crate::error::{Code, Error};
 use crate::inspection::Account;
 use crate::outcome::{Loss, RecvError, Unread};
 use crate::ports::unmet::{Short, Unmet};
-use crate::ports::{Carrier, Looked, Subscription, line_of};
+use crate::ports::{Carrier, FULL_MAX, Looked, Subscription, line_of};
 use crate::publisher::ORIGIN_BYTES;
 use crate::sample::{Blank, PublisherInfo, Sample, SampleTray, Source};
 use crate::stream::SampleStream;
@@ -46,6 +48,12 @@ const LOSSES_MAX: usize = 1024;
 /// Losses of one publisher in one look. An honest one gives up what it gives up in one go, or nearly; one that is not
 /// could go on for ever, and the others wait.
 const GAPS_MAX: u32 = 64;
+/// Of very many publishers all are looked at so long after the last time, by which ends are found: four times a second, as those look who
+/// carry to other hosts.
+const FULL_NS: u64 = 250_000_000;
+/// So many messages before its turn something is asked for that is needed then, in three steps: each is where the one before
+/// it says. A few messages take as long as memory.
+const AHEAD: usize = 2;
 /// Ended publishers on other hosts of which it is remembered how far they were. Past it a relay that comes again may
 /// bring again what was delivered.
 const ORIGINS_MAX: usize = 65_536;
@@ -121,6 +129,9 @@ impl SubscriberBuilder {
             policy,
             port,
             readers: Vec::new(),
+            many: None,
+            own_relays: 0,
+            relayed: BTreeSet::new(),
             turn: 0,
             version: 0,
             losses: Vec::new(),
@@ -135,7 +146,7 @@ impl SubscriberBuilder {
         // From here on the drop of `subscriber` takes everything back.
         let publishers = subscriber.core.control.subscribe(record, deadline)? as usize;
         let subscription = subscriber.subscription.clone();
-        let settled = || subscription.progress().1 + subscription.unmet().len() >= publishers;
+        let settled = || subscription.begun() + subscription.unmet_count() >= publishers;
         subscriber.core.wait_for(deadline, QUIET, settled);
         // What this process has no room for is its user's to mend. What a publisher refuses must not keep us from the others.
         if let Some(unmet) = subscription.unmet().into_iter().find(|unmet| unmet.short == Short::Own) {
@@ -171,6 +182,33 @@ impl Reader {
     }
 }
 
+/// Beside the readers of many publishers, which of them are to be looked at.
+#[derive(Debug, Default)]
+struct Many {
+    ready: ReadyRings,
+    /// Those that waited for their seats when they were looked at.
+    unseated: Vec<usize>,
+    /// When all of them are looked at again.
+    full_at_ns: u64,
+}
+
+impl Many {
+    fn add(&mut self, reader: Option<&Reader>) {
+        if let Some(Reader { reader, .. }) = reader {
+            reader.row().watch(&mut self.ready, reader.reached());
+        }
+    }
+
+    fn remove(&mut self, at: usize) {
+        self.ready.remove(at);
+        let last = self.ready.len();
+        self.unseated.retain(|other| *other != at);
+        if let Some(moved) = self.unseated.iter_mut().find(|other| **other == last) {
+            *moved = at;
+        }
+    }
+}
+
 /// A subscriber of one pattern.
 #[derive(Debug)]
 pub struct Subscriber {
@@ -180,6 +218,12 @@ pub struct Subscriber {
     policy: Policy,
     port: PortId,
     readers: Vec<Reader>,
+    /// Where the readers are many: which of them have something.
+    many: Option<Box<Many>>,
+    /// Readers of relays of this process.
+    own_relays: usize,
+    /// Publishers on other hosts of which a relay is read.
+    relayed: BTreeSet<PortId>,
     turn: usize,
     version: u64,
     losses: Vec<Loss>,
@@ -310,15 +354,15 @@ impl Subscriber {
 
     /// Looks again who brings something. Called when publishers have come or gone.
     fn look_who_feeds(&mut self) {
-        let own = self.core.own.process();
-        let relay = |reader: &Reader| reader.origin.is_some() && reader.reader.row().peer().process() == own;
-        let fed = !self.readers.is_empty() && self.readers.iter().all(relay);
+        let fed = !self.readers.is_empty() && self.own_relays == self.readers.len();
         let carrier = if fed { self.core.ports.carrier() } else { None };
         self.carrier = carrier.map(|carrier| Arc::downgrade(&carrier));
     }
 
     fn sleep(&mut self, deadline: Deadline, stop: impl Fn() -> bool) -> Result<Option<Sample>, RecvError> {
-        self.drop_finished();
+        if self.many.is_none() {
+            self.drop_finished();
+        }
         if let Some(carrier) = self.fed() {
             let mut taken = Ok(None);
             let mut look = || {
@@ -369,35 +413,53 @@ impl Subscriber {
         if self.busy >= BUSY {
             self.is_here();
         }
+        if self.many.is_some() {
+            return self.take_ready();
+        }
         let count = self.readers.len();
         let at = self.turn;
-        if let Some(reader) = self.readers.get_mut(at).filter(|reader| !reader.held) {
-            let mut blank = reader.blank();
-            let taken = blank.place().map_or(TakenSmall::Other, |place| reader.reader.take_small(place));
-            if let TakenSmall::Message(sequence) = taken {
+        match self.take_small_of(at) {
+            Small::Message(sample) => {
                 // The next take begins with the next publisher: none of them starves.
                 self.turn = if at + 1 < count { at + 1 } else { 0 };
-                let sample = blank.copied(sequence);
-                let Some(origin) = &mut reader.origin else { return Ok(Some(sample)) };
-                let next = origin.next();
-                let sample = match sample.relayed_as(next) {
-                    Ok(sample) => {
-                        origin.follow(next);
-                        return Ok(Some(sample));
-                    }
-                    Err(sample) => sample,
-                };
-                if let Some(sample) = self.judge(at, sample) {
-                    return Ok(Some(sample));
-                }
-                return self.take_any();
+                return Ok(Some(sample));
             }
-            reader.blank = Some(blank);
-            if taken == TakenSmall::Empty && count == 1 {
-                return Ok(None);
-            }
+            Small::Dropped => self.turn = if at + 1 < count { at + 1 } else { 0 },
+            Small::Empty if count == 1 => return Ok(None),
+            Small::Empty | Small::Other => {}
         }
         self.take_any()
+    }
+
+    /// The next message of the publisher at this place, if it is small and nothing but to copy it is to be done.
+    #[inline]
+    fn take_small_of(&mut self, at: usize) -> Small {
+        let Some(reader) = self.readers.get_mut(at).filter(|reader| !reader.held) else {
+            return Small::Other;
+        };
+        let mut blank = reader.blank();
+        match blank.place().map_or(TakenSmall::Other, |place| reader.reader.take_small(place)) {
+            TakenSmall::Message(sequence) => {
+                let sample = blank.copied(sequence);
+                let Some(origin) = &mut reader.origin else { return Small::Message(sample) };
+                let next = origin.next();
+                match sample.relayed_as(next) {
+                    Ok(sample) => {
+                        origin.follow(next);
+                        Small::Message(sample)
+                    }
+                    Err(sample) => self.judge(at, sample).map_or(Small::Dropped, Small::Message),
+                }
+            }
+            TakenSmall::Empty => {
+                reader.blank = Some(blank);
+                Small::Empty
+            }
+            TakenSmall::Other => {
+                reader.blank = Some(blank);
+                Small::Other
+            }
+        }
     }
 
     /// The next message of any publisher, whatever it is.
@@ -409,51 +471,143 @@ impl Subscriber {
             if at >= self.readers.len() {
                 at = 0;
             }
-            let mut gaps = 0;
-            loop {
-                let Some(reader) = self.readers.get_mut(at) else { return Ok(None) };
-                if reader.held {
+            match self.take_of(at)? {
+                // The next take begins with the next publisher: none of them starves.
+                Seen::Message(sample) => {
+                    self.turn = if self.readers.len() == 1 { 0 } else { at + 1 };
+                    return Ok(Some(sample));
+                }
+                Seen::Nothing | Seen::More => {
                     at += 1;
                     left -= 1;
-                    break;
                 }
-                match reader.reader.take() {
-                    Taken::Message(message) => {
-                        let sample = if reader.origin.is_none() {
-                            reader.blank().show(message)
-                        } else {
-                            match self.relayed(at, message) {
-                                Some(sample) => sample,
-                                None => continue,
-                            }
-                        };
-                        // The next take begins with the next publisher: none of them starves.
-                        self.turn = if self.readers.len() == 1 { 0 } else { at + 1 };
-                        return Ok(Some(sample));
+                // One that has ended gave its place to the last one, which may have been looked at already: it costs one look
+                // more, and none is left out.
+                Seen::End => {}
+            }
+        }
+        Ok(None)
+    }
+
+    /// As `take_any`, where the publishers are so many that only those are looked at that have something.
+    #[inline(never)]
+    fn take_ready(&mut self) -> Result<Option<Sample>, RecvError> {
+        let mut later = Vec::new();
+        let taken = self.take_of_ready(&mut later);
+        if let Some(many) = &mut self.many {
+            later.into_iter().for_each(|at| many.ready.again(at));
+        }
+        taken
+    }
+
+    /// As `take_ready`; those are named in `later` that have more and have had their part of this look.
+    #[inline]
+    fn take_of_ready(&mut self, later: &mut Vec<usize>) -> Result<Option<Sample>, RecvError> {
+        let mut looked = false;
+        loop {
+            let Some(at) = self.many.as_mut().and_then(|many| many.ready.pop()) else {
+                if looked {
+                    return Ok(None);
+                }
+                looked = true;
+                self.look();
+                continue;
+            };
+            self.fetch_ahead();
+            let seen = match self.take_small_of(at) {
+                Small::Message(sample) => Ok(Seen::Message(sample)),
+                Small::Empty => Ok(Seen::Nothing),
+                Small::Dropped | Small::Other => self.take_of(at),
+            };
+            let (Some(many), Some(Reader { reader, .. })) = (&mut self.many, self.readers.get(at)) else {
+                seen?;
+                continue;
+            };
+            match seen {
+                Ok(Seen::Message(sample)) => {
+                    many.ready.read(at, reader.reached());
+                    if reader.has_taken() {
+                        many.ready.again(at);
                     }
-                    Taken::Empty => {
-                        at += 1;
-                        left -= 1;
-                        break;
+                    return Ok(Some(sample));
+                }
+                Ok(Seen::Nothing) => {
+                    many.ready.rest(at, reader.reached());
+                    if !reader.row().is_attached() {
+                        many.unseated.push(at);
                     }
-                    other => {
-                        // One that has ended gave its place to the last one, which may have been looked at already: it
-                        // costs one look more, and none is left out.
-                        if self.unusual(at, other)? == Next::OtherReader {
-                            break;
-                        }
-                        gaps += 1;
-                        if gaps >= GAPS_MAX {
-                            self.unfinished = true;
-                            at += 1;
-                            left -= 1;
-                            break;
-                        }
+                }
+                Ok(Seen::More) => later.push(at),
+                Ok(Seen::End) => {}
+                Err(error) => {
+                    many.ready.again(at);
+                    return Err(error);
+                }
+            }
+        }
+    }
+
+    /// Finds out which of many publishers have something; now and then also which have ended, which no mark tells of.
+    fn look(&mut self) {
+        let now_ns = clock::monotonic_coarse_ns();
+        let due = self.many.as_ref().is_some_and(|many| now_ns >= many.full_at_ns);
+        if due {
+            self.drop_finished();
+        }
+        if let Some(many) = &mut self.many {
+            if due {
+                many.full_at_ns = now_ns.saturating_add(FULL_NS);
+            }
+            many.ready.look(if due { Look::All } else { Look::Marked });
+        }
+    }
+
+    /// Asks for the memory of those that come next: of very many none is in a cache, and to wait for one thing after the
+    /// other would take longer than all that is done with them.
+    #[inline]
+    fn fetch_ahead(&self) {
+        let Some(many) = &self.many else { return };
+        let later = |others: usize| many.ready.later(others).and_then(|at| self.readers.get(at));
+        if let Some(reader) = later(3 * AHEAD) {
+            slot::fetch(reader);
+        }
+        if let Some(reader) = later(2 * AHEAD) {
+            reader.reader.fetch();
+        }
+        if let Some(reader) = later(AHEAD) {
+            reader.reader.fetch_words();
+        }
+    }
+
+    /// The next message of the publisher at this place, whatever it is.
+    fn take_of(&mut self, at: usize) -> Result<Seen, RecvError> {
+        let mut gaps = 0;
+        loop {
+            let Some(reader) = self.readers.get_mut(at).filter(|reader| !reader.held) else {
+                return Ok(Seen::Nothing);
+            };
+            match reader.reader.take() {
+                Taken::Message(message) => {
+                    if reader.origin.is_none() {
+                        return Ok(Seen::Message(reader.blank().show(message)));
+                    }
+                    if let Some(sample) = self.relayed(at, message) {
+                        return Ok(Seen::Message(sample));
+                    }
+                }
+                Taken::Empty => return Ok(Seen::Nothing),
+                other => {
+                    if self.unusual(at, other)? == Next::OtherReader {
+                        return Ok(Seen::End);
+                    }
+                    gaps += 1;
+                    if gaps >= GAPS_MAX {
+                        self.unfinished = true;
+                        return Ok(Seen::More);
                     }
                 }
             }
         }
-        Ok(None)
     }
 
     #[cold]
@@ -526,18 +680,49 @@ impl Subscriber {
                 .then(|| self.origins.remove(&arrival.publisher).map_or_else(Origin::default, Origin::after));
             let held = self.held.contains(&arrival.publisher);
             let reader = Reader { reader, source, tray: SampleTray::new(), blank: None, origin, held };
-            let same = |known: &Reader| known.origin.is_some() && known.port() == reader.port();
-            if reader.origin.is_some() && self.readers.iter().any(same) {
+            if reader.origin.is_some() && !self.relayed.insert(reader.port()) {
                 self.standby.push(reader);
             } else {
-                self.readers.push(reader);
+                self.add(reader);
+            }
+        }
+        if let Some(many) = &mut self.many {
+            // A row may have got its seat.
+            for at in std::mem::take(&mut many.unseated) {
+                many.ready.again(at);
             }
         }
         self.look_who_feeds();
     }
 
+    fn add(&mut self, reader: Reader) {
+        self.own_relays += usize::from(self.is_own_relay(&reader));
+        self.readers.push(reader);
+        match &mut self.many {
+            Some(many) => many.add(self.readers.last()),
+            None if self.readers.len() > FULL_MAX => {
+                let mut many = Box::<Many>::default();
+                self.readers.iter().for_each(|reader| many.add(Some(reader)));
+                self.many = Some(many);
+            }
+            None => {}
+        }
+    }
+
+    /// Whether it is a relay of this process.
+    fn is_own_relay(&self, reader: &Reader) -> bool {
+        reader.origin.is_some() && reader.reader.row().peer().process() == self.core.own.process()
+    }
+
     fn finish(&mut self, at: usize) {
         let reader = self.readers.swap_remove(at);
+        self.own_relays -= usize::from(self.is_own_relay(&reader));
+        if reader.origin.is_some() {
+            self.relayed.remove(&reader.port());
+        }
+        if let Some(many) = &mut self.many {
+            many.remove(at);
+        }
         crate::inspect::add_row(&mut self.past, &reader.reader.row().account());
         self.replace(&reader);
         self.look_who_feeds();
@@ -553,7 +738,8 @@ impl Subscriber {
             Some(next) => {
                 let mut next = self.standby.remove(next);
                 next.origin = Some(Origin::after(origin.last()));
-                self.readers.push(next);
+                self.relayed.insert(next.port());
+                self.add(next);
             }
             None if self.origins.len() < ORIGINS_MAX => {
                 self.origins.insert(reader.port(), origin.last());
@@ -624,8 +810,13 @@ impl Subscriber {
     }
 
     fn mark_held(&mut self, source: PortId, held: bool) {
-        for reader in self.readers.iter_mut().chain(&mut self.standby).filter(|known| known.port() == source)
-        {
+        for (at, reader) in self.readers.iter_mut().enumerate().filter(|(_, known)| known.port() == source) {
+            reader.held = held;
+            if let Some(many) = &mut self.many {
+                many.ready.again(at);
+            }
+        }
+        for reader in self.standby.iter_mut().filter(|known| known.port() == source) {
             reader.held = held;
         }
     }
@@ -641,7 +832,7 @@ impl Subscriber {
         if self.core.own.forked() {
             return 0;
         }
-        self.subscription.progress().0
+        self.subscription.reading()
     }
 
     /// Publishers that match and cannot be read now, because this process or theirs has no memory for it. It is tried
@@ -696,7 +887,9 @@ impl Subscriber {
             Err(error) => return Poll::Ready(Err(error)),
             Ok(None) => {}
         }
-        self.drop_finished();
+        if self.many.is_none() {
+            self.drop_finished();
+        }
         self.core.wake.register(&self.core.ports, &self.subscription, self.version, context.waker());
         // Registered: what comes now will wake. What came before is seen by this look.
         let taken = self.take();
@@ -709,6 +902,26 @@ impl Subscriber {
             Ok(None) => self.check().map_or_else(|error| Poll::Ready(Err(error)), |()| Poll::Pending),
         }
     }
+}
+
+/// What a look at one publisher came to.
+enum Seen {
+    Message(Sample),
+    Nothing,
+    /// There is more, and others wait.
+    More,
+    /// Another publisher has its place now.
+    End,
+}
+
+/// What a look for a small message of one publisher came to.
+enum Small {
+    Message(Sample),
+    /// It was taken, and is not for the user.
+    Dropped,
+    Empty,
+    /// Something else may be there.
+    Other,
 }
 
 #[derive(PartialEq, Eq)]

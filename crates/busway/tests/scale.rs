@@ -10,7 +10,7 @@ mod place;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use busway::{Account, Policy, PortId, Subscriber};
+use busway::{Account, Bus, Policy, PortId, Subscriber};
 use busway_shm::clock::{Deadline, monotonic_ns};
 use part::{Part, hear, say};
 use place::{PATIENCE, Scene};
@@ -147,6 +147,66 @@ fn ten_thousand_topics_in_one_process_are_published_and_read() {
         ms(opened, read),
         ms(read, closed)
     );
+}
+
+/// More than those at which each look is at all.
+const MANY: usize = 300;
+
+#[test]
+fn of_more_publishers_than_are_looked_at_each_time_every_message_is_read_and_every_end_is_found() {
+    let scene = Scene::new();
+    let (bus, other) = (scene.bus("reads"), scene.bus("publishes"));
+    let mut all = bus.subscriber("many.>").policy(Policy::Block).open().unwrap();
+    let open = |bus: &Bus, number: usize| bus.publisher(&format!("many.t{number}")).open().unwrap();
+    // While they come, somebody looks all the time: also at those whose seats are not there yet.
+    let mut publishers = std::thread::scope(|scope| {
+        let opened = scope.spawn(|| {
+            let of = |number| open(if number % 3 == 0 { &bus } else { &other }, number);
+            (0..MANY).map(of).collect::<Vec<_>>()
+        });
+        while !opened.is_finished() {
+            assert!(all.try_recv().unwrap().is_none(), "nobody has sent anything");
+        }
+        opened.join().unwrap()
+    });
+    let mut read = 0;
+    for round in 0..10 {
+        for step in 0..MANY {
+            let publisher = &mut publishers[(step * 7 + round) % MANY];
+            publisher.try_send(b"alone").unwrap();
+            let sample = all.try_recv().unwrap().expect("it is there when it was sent");
+            assert_eq!((sample.source(), &sample[..]), (publisher.id(), &b"alone"[..]));
+            read += 1;
+        }
+    }
+    for publisher in &mut publishers {
+        for _ in 0..3 {
+            publisher.try_send(b"together").unwrap();
+        }
+    }
+    while all.try_recv().unwrap().is_some() {
+        read += 1;
+    }
+    assert_eq!(read, 13 * MANY, "each message is read once");
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for publisher in &mut publishers {
+                publisher.send(b"for a sleeper").unwrap();
+            }
+        });
+        (0..MANY).for_each(|_| drop(all.recv_timeout(PATIENCE).unwrap().expect("every message comes")));
+    });
+    publishers.truncate(100);
+    let deadline = Deadline::after(PATIENCE);
+    while all.publishers() > 100 {
+        assert!(!deadline.expired(), "{} publishers are read", all.publishers());
+        assert!(all.try_recv().unwrap().is_none(), "nobody has sent anything");
+    }
+    for publisher in &mut publishers {
+        publisher.try_send(b"still").unwrap();
+        assert_eq!(all.try_recv().unwrap().map(|sample| sample.source()), Some(publisher.id()));
+    }
+    println!("evidence: publishers={MANY} messages={}", read + MANY + 100);
 }
 
 /// Publishes on `same.a` and `same.b` when told to, and says what it read of both, by publisher.

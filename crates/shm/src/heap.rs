@@ -15,11 +15,14 @@ use crate::layout::{
     EXTENTS_MAX, HEAP_AT, HUGE, PAGE, RINGS_AT, RINGS_MAX, ROWS_AT, ROWS_MAX, RingEntry, RowEntry, SEATS_AT,
     SEATS_MAX, SeatEntry,
 };
+use crate::marks::GROUP;
 use crate::slot::ChunkRef;
 use crate::sync::Ordering;
 
 /// Chunks of this size and more lie in the bulk file, whose pages can be given back.
 pub const BULK_BYTES: u64 = 1 << 20;
+/// Rings whose marks lie in one page.
+const RINGS_A_MARK_PAGE: u32 = PAGE as u32 / 8 * GROUP;
 /// Largest chunk: header and 1 GiB of payload.
 pub const CHUNK_BYTES_MAX: u64 = 5 << 28;
 /// Bulk chunks that are free and still backed, at most this much: a sender of frames keeps its working set.
@@ -145,6 +148,12 @@ impl OwnArena {
         }
         if table == Table::Ring && index.is_multiple_of(512) {
             self.commit(false, crate::layout::HEADS_AT + u64::from(index) * 8, PAGE)?;
+        }
+        // The first group has no mark: a process of few rings has no page for them.
+        if table == Table::Ring && (index == GROUP || (index > 0 && index.is_multiple_of(RINGS_A_MARK_PAGE)))
+        {
+            let page = u64::from(index / RINGS_A_MARK_PAGE) * PAGE;
+            self.commit(false, crate::layout::MARKS_AT + page, PAGE)?;
         }
         entries.used += 1;
         let used = entries.used;

@@ -1,12 +1,13 @@
 //! Where everything lies in an arena.
 //!
-//! An arena is one sparse file of fixed regions: a header, tables of extents, heads, rings, rows and seats, and
+//! An arena is one sparse file of fixed regions: a header, tables of extents, heads, marks, rings, rows and seats, and
 //! a heap for slots and chunks. A region costs memory only where it is used. Only the owner writes; every entry
 //! is made of atomic words, so that a reader in another process never has undefined behaviour, whatever stands there.
 //!
 //! Invariant: the offsets below are those of FORMAT.md (a test compares them). Any change of them changes
 //! [`layout_hash`], and two processes with different hashes refuse each other.
 
+use crate::marks::{GROUP, Group};
 use crate::slot::Slot;
 use crate::sync::{AtomicU32, AtomicU64};
 use crate::sys::memfd::Shared;
@@ -16,12 +17,14 @@ pub mod fields;
 /// "BUSWAYA1", the first eight bytes of an arena.
 pub const MAGIC: u64 = u64::from_le_bytes(*b"BUSWAYA1");
 /// Raised with every change of a layout.
-pub const LAYOUT_VERSION: u32 = 4;
+pub const LAYOUT_VERSION: u32 = 5;
 
 /// Most extents of a process.
 pub const EXTENTS_MAX: u32 = 4095;
 /// Most rings of a process.
 pub const RINGS_MAX: u32 = 65_536;
+/// Marks of a process: one for each group of rings.
+pub const MARKS: u32 = RINGS_MAX / GROUP;
 /// Most rows of a process.
 pub const ROWS_MAX: u32 = 65_536;
 /// Most seats of a process: ten thousand topics with a hundred subscribers each fit.
@@ -46,6 +49,8 @@ pub const PAGE: u64 = 4096;
 pub const EXTENTS_AT: u64 = 4 * PAGE;
 /// Byte offset of the heads.
 pub const HEADS_AT: u64 = 1 << 20;
+/// Byte offset of the marks.
+pub const MARKS_AT: u64 = 2 << 20;
 /// Byte offset of the ring table.
 pub const RINGS_AT: u64 = 16 << 20;
 /// Byte offset of the row table.
@@ -286,6 +291,11 @@ pub const RING_GATES: u32 = 1;
 /// The flag of a ring whose messages come from another host: eight bytes before each payload are its sequence there.
 pub const RING_RELAYS: u32 = 2;
 
+/// Where the mark of a group lies.
+pub(crate) fn mark_at(group: Group) -> u64 {
+    MARKS_AT + u64::from(group.number) * 8
+}
+
 /// Puts a generation and a state into one word.
 pub fn key(generation: u32, state: u32) -> u64 {
     (u64::from(generation) << 32) | u64::from(state)
@@ -305,12 +315,14 @@ pub const fn layout_hash() -> u64 {
             LAYOUT_VERSION as u64,
             EXTENTS_AT,
             HEADS_AT,
+            MARKS_AT,
             RINGS_AT,
             ROWS_AT,
             SEATS_AT,
             HEAP_AT,
             EXTENTS_MAX as u64,
             RINGS_MAX as u64,
+            MARKS as u64,
             ROWS_MAX as u64,
             SEATS_MAX as u64,
         ],
@@ -322,7 +334,8 @@ const _: () = {
     assert!(size_of::<ArenaHeader>() <= EXTENTS_AT as usize);
     assert!(size_of::<RingEntry>() == 832 && size_of::<RowEntry>() == 448 && size_of::<SeatEntry>() == 64);
     assert!(EXTENTS_AT + (EXTENTS_MAX as u64) * (size_of::<ExtentEntry>() as u64) <= HEADS_AT);
-    assert!(HEADS_AT + (RINGS_MAX as u64) * 8 <= RINGS_AT);
+    assert!(HEADS_AT + (RINGS_MAX as u64) * 8 <= MARKS_AT);
+    assert!(MARKS_AT + (MARKS as u64) * 8 <= RINGS_AT);
     assert!(RINGS_AT + (RINGS_MAX as u64) * (size_of::<RingEntry>() as u64) <= ROWS_AT);
     assert!(ROWS_AT + (ROWS_MAX as u64) * (size_of::<RowEntry>() as u64) <= SEATS_AT);
     assert!(SEATS_AT + (SEATS_MAX as u64) * (size_of::<SeatEntry>() as u64) <= HEAP_AT);

@@ -42,6 +42,7 @@ pub mod layout;
 #[cfg(not(loom))]
 #[expect(unsafe_code, reason = "set_robust_list has no safe wrapper")]
 pub mod life;
+pub mod marks;
 #[cfg(not(loom))]
 mod recycle;
 #[cfg(not(loom))]

@@ -14,14 +14,14 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use busway_wire::PortId;
-use busway_wire::Topic;
+use busway_wire::{PortId, RingIndex, Topic};
 
 use crate::arena::{OwnArena, store_text};
 use crate::clock::{self, Deadline};
 use crate::error::ShmError;
 use crate::heap::{CHUNK_BYTES_MAX, Table, class_bytes};
-use crate::layout::{RING_GATES, RING_RELAYS, RINGS_AT, RingEntry, key, state, unkey};
+use crate::layout::{RING_GATES, RING_RELAYS, RINGS_AT, RingEntry, key, mark_at, state, unkey};
+use crate::marks::Group;
 use crate::recycle::{LookAt, Recycler, Sized};
 use crate::seat::{EntryKey, RingShared, Seat};
 use crate::slot::{ChunkRef, InlineMeta, Slot};
@@ -183,7 +183,9 @@ impl RingWriter {
         let head = own.tables().at(crate::layout::HEADS_AT + u64::from(index) * 8)?;
         fill_entry(&entry, topic, port, &options, ring);
         let places = options.gating && !options.relay;
-        let shared = Arc::new(RingShared::new(own.clone(), ring, entry, head, options.gating, places));
+        let group = Group::of(own.process(), RingIndex(index));
+        let mark = if group.is_marked() { Some(own.tables().at(mark_at(group))?) } else { None };
+        let shared = Arc::new(RingShared::new(own.clone(), ring, entry, head, mark, options.gating, places));
         shared.head_word().store(0, Ordering::Release);
         let limit = u64::from(slots) / 2;
         let writer = Self {
@@ -264,7 +266,7 @@ impl RingWriter {
         }
         self.slot(sequence).publish_inline(sequence, meta, payload);
         self.head = sequence;
-        self.shared.head_word().store(sequence, Ordering::Release); // pairs with Acquire in `row`
+        self.shared.tell_head(sequence);
         Some(sequence)
     }
 
@@ -309,7 +311,7 @@ impl RingWriter {
     #[inline]
     fn published(&mut self, sequence: u64) -> Sent {
         self.head = sequence;
-        self.shared.head_word().store(sequence, Ordering::Release); // pairs with Acquire in `row`
+        self.shared.tell_head(sequence);
         Sent { sequence, ..std::mem::take(&mut self.sent) }
     }
 

@@ -15,7 +15,7 @@ use std::sync::Arc;
 use busway_wire::Cause;
 use busway_wire::Header;
 use busway_wire::Policy;
-use busway_wire::PortId;
+use busway_wire::{PortId, RingIndex};
 
 use crate::arena::{OwnArena, PeerArena};
 use crate::clock;
@@ -23,9 +23,11 @@ use crate::error::ShmError;
 use crate::heap::Table;
 use crate::hold::{HoldBudget, HoldWords};
 use crate::layout::{
-    HEADS_AT, RINGS_AT, RINGS_MAX, ROW_HOLDS, ROWS_AT, RingEntry, RowEntry, SEQUENCE_MAX, key, state, unkey,
+    HEADS_AT, RINGS_AT, RINGS_MAX, ROW_HOLDS, ROWS_AT, RingEntry, RowEntry, SEQUENCE_MAX, key, mark_at,
+    state, unkey,
 };
 use crate::life::Life;
+use crate::marks::{Group, Ready};
 use crate::seat::EntryKey;
 use crate::slot::{ChunkRef, InlineMessage};
 use crate::sync::{AtomicU64, Ordering, fence};
@@ -67,6 +69,9 @@ impl Head {
         self.0.load(Ordering::Acquire) // pairs with Release in `ring::published`
     }
 }
+
+/// The rings of one reader, of which those are named that have something.
+pub type ReadyRings = Ready<Mapped<AtomicU64>>;
 
 /// A row, as long as its reader or one of its samples lives.
 #[derive(Debug)]
@@ -204,6 +209,14 @@ impl RowShared {
     /// The publisher's head, to be looked at without the row.
     pub fn head_word(&self) -> Head {
         Head(self.head.clone())
+    }
+
+    /// Adds the row's ring to those of a reader, of which all up to `read` was read.
+    pub fn watch(&self, ready: &mut ReadyRings, read: u64) {
+        let group = Group::of(self.peer.process(), RingIndex(self.ring_key.index));
+        // One that cannot be mapped is looked at each time, as those that are not marked.
+        let mark = group.is_marked().then(|| self.peer.tables().at(mark_at(group)).ok()).flatten();
+        ready.add(group, mark, self.head.clone(), read);
     }
 
     /// The publisher's head; at most [`SEQUENCE_MAX`], whatever it wrote there.

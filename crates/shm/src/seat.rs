@@ -16,14 +16,14 @@ use std::num::NonZeroU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use busway_wire::Cause;
-use busway_wire::Policy;
-use busway_wire::ProcessId;
+use busway_wire::{Generation, Policy, ProcessId, RingIndex};
 
 use crate::arena::{OwnArena, PeerArena};
 use crate::error::ShmError;
 use crate::heap::Table;
 use crate::layout::{CAUSES, PAGE, ROW_HOLDS, ROWS_AT, RingEntry, RowEntry, SeatEntry, key, state, unkey};
 use crate::life::Life;
+use crate::marks::Stamp;
 use crate::recycle::Remains;
 use crate::row::{RowAccount, ledger};
 use crate::slot::Slot;
@@ -178,6 +178,9 @@ pub struct RingShared {
     key: EntryKey,
     entry: Mapped<RingEntry>,
     head: Mapped<AtomicU64>,
+    /// Of its group, where it has one.
+    mark: Option<Mapped<AtomicU64>>,
+    stamp: Stamp,
     gating: bool,
     /// Whether places are kept: what comes from another host is not held up for a host that may never come back.
     places: bool,
@@ -233,12 +236,14 @@ impl RingShared {
         key: EntryKey,
         entry: Mapped<RingEntry>,
         head: Mapped<AtomicU64>,
+        mark: Option<Mapped<AtomicU64>>,
         gating: bool,
         places: bool,
     ) -> Self {
+        let stamp = Stamp::of(RingIndex(key.index), Generation(key.generation));
         let (seats, remains) = (Mutex::new(Vec::new()), Mutex::new(None));
         let (version, past_expected) = (AtomicU64::new(1), AtomicU64::new(0));
-        Self { own, key, entry, head, gating, places, seats, version, past_expected, remains }
+        Self { own, key, entry, head, mark, stamp, gating, places, seats, version, past_expected, remains }
     }
 
     /// Which ring this is.
@@ -258,6 +263,15 @@ impl RingShared {
 
     pub(crate) fn head_word(&self) -> &AtomicU64 {
         &self.head
+    }
+
+    /// Says to readers that the message of this sequence is in its slot.
+    #[inline]
+    pub(crate) fn tell_head(&self, sequence: u64) {
+        self.head.store(sequence, Ordering::Release); // pairs with Acquire in `row` and `marks`
+        if let Some(mark) = &self.mark {
+            self.stamp.put(mark, sequence);
+        }
     }
 
     pub(crate) fn own(&self) -> &Arc<OwnArena> {

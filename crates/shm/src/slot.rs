@@ -189,6 +189,15 @@ fn prefetch(slot: *const i8) {
 #[cfg(not(all(target_arch = "x86_64", not(loom), not(miri))))]
 fn prefetch(_: *const i8) {}
 
+/// Asks the processor to bring in all lines of a value, without waiting for them.
+#[inline]
+pub fn fetch<T>(value: &T) {
+    let start = std::ptr::from_ref(value).cast::<i8>();
+    for at in (0..size_of::<T>()).step_by(SLOT_BYTES) {
+        prefetch(start.wrapping_add(at));
+    }
+}
+
 impl Slot {
     /// A slot outside shared memory, for tests and models.
     pub fn empty() -> Self {

@@ -9,8 +9,8 @@ use std::mem::offset_of;
 use busway_shm::domain::{self, DomainHeader};
 use busway_shm::layout::{
     ARENA_BYTES_MAX, ARENA_BYTES_MIN, ArenaHeader, EXTENTS_AT, EXTENTS_MAX, ExtentEntry, HEADS_AT, HEAP_AT,
-    MAGIC, RINGS_AT, RINGS_MAX, ROWS_AT, ROWS_MAX, RingEntry, RowEntry, SEATS_AT, SEATS_MAX, SeatEntry,
-    layout_hash, state,
+    MAGIC, MARKS, MARKS_AT, RINGS_AT, RINGS_MAX, ROWS_AT, ROWS_MAX, RingEntry, RowEntry, SEATS_AT, SEATS_MAX,
+    SeatEntry, layout_hash, state,
 };
 use busway_shm::slot::{ChunkRef, INLINE_BYTES, InlineMeta, Look, SLOT_BYTES, Slot};
 use busway_shm::sync::{AtomicU64, Ordering};
@@ -103,6 +103,7 @@ fn regions_limits_and_hashes_are_those_of_the_page() {
         region(0, 1, "ArenaHeader", size_of::<ArenaHeader>()),
         region(EXTENTS_AT, EXTENTS_MAX, "ExtentEntry", size_of::<ExtentEntry>()),
         region(HEADS_AT, RINGS_MAX, "", 8),
+        region(MARKS_AT, MARKS, "", 8),
         region(RINGS_AT, RINGS_MAX, "RingEntry", size_of::<RingEntry>()),
         region(ROWS_AT, ROWS_MAX, "RowEntry", size_of::<RowEntry>()),
         region(SEATS_AT, SEATS_MAX, "SeatEntry", size_of::<SeatEntry>()),

@@ -29,6 +29,7 @@ pub(crate) const UNSAFE: &[(&str, &str)] = &[
     ("bench/src/stage.rs", "maps the stage that the processes of a measurement share"),
     ("bench/src/floor/flag.rs", "fills and reads plain shared memory, as nobody would who has a bus"),
     ("bench/src/bus/count.rs", "an allocator that counts"),
+    ("bench/src/bus/steps.rs", "lets a process go step by step"),
 ];
 
 const FILE_LINES_MAX: usize = 1000;

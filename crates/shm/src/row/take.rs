@@ -13,7 +13,7 @@ use super::{Body, Gap, Message, REFUSED, RowShared, SEATED, Taken, TakenSmall};
 use crate::layout::{RING_GATES, STAGES_MAX, state, unkey};
 use crate::life::Life;
 use crate::ring::SLOTS_MAX;
-use crate::slot::{InlineMessage, Look, Slot, SmallLook};
+use crate::slot::{InlineMessage, Look, Slot, SmallLook, fetch};
 use crate::sync::{Ordering, fence};
 use crate::sys::futex;
 use crate::view::{Mapped, futex_half};
@@ -124,6 +124,28 @@ impl RowReader {
         self.over = false;
         self.locate();
         self.next
+    }
+
+    /// The last sequence that was passed.
+    #[inline]
+    pub fn reached(&self) -> u64 {
+        self.row.entry.cursor.load(Ordering::Relaxed)
+    }
+
+    /// Asks for the slot of the next message, and for where the row's words are, without waiting for them.
+    #[inline]
+    pub fn fetch(&self) {
+        fetch(&*self.row);
+        if let Some(stage) = &self.stage {
+            stage.slots[(self.next & stage.mask) as usize].prefetch();
+        }
+    }
+
+    /// Asks for the words that change when the next message is taken, without waiting for them.
+    #[inline]
+    pub fn fetch_words(&self) {
+        fetch(&self.row.entry.cursor);
+        fetch(&self.row.ring.waiting);
     }
 
     /// The row.
@@ -498,7 +520,7 @@ impl RowReader {
     }
 
     /// Whether messages lie here that have not been returned yet.
-    fn has_taken(&self) -> bool {
+    pub fn has_taken(&self) -> bool {
         !self.queued.is_empty()
     }
 

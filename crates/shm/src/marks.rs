@@ -1,0 +1,290 @@
+//! Marks: which of very many rings have something, told by one word for 64 of them.
+//!
+//! Who reads ten thousand rings must not look at each of them to find the one that has a message. The rings of a process
+//! stand in groups of 64 neighbours, and each group but the first has a *mark*: a word that is another one after each
+//! message of any of them. A reader compares the marks with what it saw last, the heads of the groups whose mark has
+//! changed with what it has read, and looks at the rings whose head is ahead. The heads of the first group it compares
+//! each time: a process with few rings writes no marks, and pays nothing for those that have many.
+//!
+//! ```text
+//! publisher: store the slot; head = s; mark = {ring:6 | generation:10 | s:48}
+//! reader:    m = mark; if m != seen { seen = m; look at the heads of the group }
+//! ```
+//!
+//! A mark has as many writers as its group has rings, and is written by plain stores: to raise it by an atomic addition
+//! would make every publisher wait until its slot has come from the processor of its readers. So no value may come
+//! twice: a ring stores its own place, and its sequence, which only grows. It would take a ring that is used anew a
+//! multiple of 1 024 times between two looks to repeat one.
+//!
+//! A mark is a hint: what it names is looked for in the rings, and what it does not name is found by a look at all of them
+//! that readers take now and then. It does not tell of ends.
+//!
+//! Invariants (loom: `a_mark_hides_no_message`): (M1) a head is written before the mark. (M2) no two stores to a mark are
+//! equal. (M3) a reader notes the mark before it looks at the heads. (M4) who sees a mark sees the heads of all whose marks
+//! it has replaced: on the processors that we run on a store is there for all others at one time, and what was released
+//! before it is there then. The language does not say so much; a model takes a mark for an exchange, which does.
+
+use core::ops::Deref;
+use std::collections::{BTreeMap, VecDeque};
+
+use busway_wire::{Generation, ProcessId, RingIndex};
+
+use crate::sync::{AtomicU64, Ordering};
+
+/// Rings that share a mark.
+pub const GROUP: u32 = 64;
+
+const SEQUENCE_BITS: u32 = 48;
+const GENERATION_BITS: u32 = 10;
+const INDEX_BITS: u32 = 6;
+const _: () = assert!(SEQUENCE_BITS + GENERATION_BITS + INDEX_BITS == u64::BITS && GROUP == 1 << INDEX_BITS);
+
+/// After a look at least so many rings are given out before the next one: while one of them has more and more, the others
+/// wait for so many messages, and the look is paid for by as many.
+const ROUND_MIN: usize = 64;
+
+/// The neighbours of a ring, itself among them.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Group {
+    /// Whose rings they are.
+    pub process: ProcessId,
+    /// Their indices, divided by [`GROUP`].
+    pub number: u32,
+}
+
+impl Group {
+    /// The group of a ring.
+    pub const fn of(process: ProcessId, ring: RingIndex) -> Self {
+        Self { process, number: ring.0 / GROUP }
+    }
+
+    /// Whether its publishers write a mark.
+    pub const fn is_marked(self) -> bool {
+        self.number > 0
+    }
+}
+
+/// What one ring stores in the mark of its group, but for the sequence.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Stamp(u64);
+
+impl Stamp {
+    /// Of this use of this ring.
+    pub const fn of(ring: RingIndex, generation: Generation) -> Self {
+        let index = (ring.0 % GROUP) as u64;
+        let generation = generation.0 as u64 & ((1 << GENERATION_BITS) - 1);
+        Self((index << (u64::BITS - INDEX_BITS)) | (generation << SEQUENCE_BITS))
+    }
+
+    /// Marks that the message of this sequence is there. To be called after the head was written.
+    #[inline]
+    pub fn put(self, mark: &AtomicU64, sequence: u64) {
+        let value = self.0 | (sequence & ((1 << SEQUENCE_BITS) - 1));
+        // Release: pairs with Acquire in `Ready::look`.
+        #[cfg(not(loom))]
+        mark.store(value, Ordering::Release);
+        #[cfg(loom)]
+        mark.swap(value, Ordering::AcqRel); // M4
+    }
+}
+
+/// Which heads are looked at.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Look {
+    /// Those of groups whose mark has changed, or that have none.
+    Marked,
+    /// All of them.
+    All,
+}
+
+#[derive(Debug)]
+struct Mark<W> {
+    /// `None` where the group has none: its heads are looked at each time.
+    word: Option<W>,
+    seen: u64,
+}
+
+#[derive(Debug)]
+struct Member<W> {
+    head: W,
+    read: u64,
+    place: usize,
+    queued: bool,
+}
+
+/// Where the ring of a place is: its group, and the position there.
+#[derive(Clone, Copy, Debug)]
+struct Where {
+    group: usize,
+    at: usize,
+}
+
+/// The rings of one reader, each with a place from 0 without gaps, and which of them are to be looked at.
+#[derive(Debug)]
+pub struct Ready<W> {
+    places: Vec<Where>,
+    /// Beside each other, as most looks see nothing but the marks.
+    marks: Vec<Mark<W>>,
+    members: Vec<Vec<Member<W>>>,
+    groups: BTreeMap<Group, usize>,
+    /// Places; those of which the member does not say that it is queued count for nothing.
+    queue: VecDeque<usize>,
+    /// So many are given out before the next look.
+    left: usize,
+}
+
+impl<W> Default for Ready<W> {
+    fn default() -> Self {
+        Self {
+            places: Vec::new(),
+            marks: Vec::new(),
+            members: Vec::new(),
+            groups: BTreeMap::new(),
+            queue: VecDeque::new(),
+            left: 0,
+        }
+    }
+}
+
+impl<W: Deref<Target = AtomicU64>> Ready<W> {
+    /// A ring of which all up to `read` was read, with the next place. It is looked at once, whatever its head says.
+    pub fn add(&mut self, group: Group, mark: Option<W>, head: W, read: u64) {
+        let new = self.marks.len();
+        let group = *self.groups.entry(group).or_insert(new);
+        if group == new {
+            self.marks.push(Mark { word: mark, seen: 0 });
+            self.members.push(Vec::new());
+        }
+        let place = self.places.len();
+        if let Some(members) = self.members.get_mut(group) {
+            self.places.push(Where { group, at: members.len() });
+            members.push(Member { head, read, place, queued: false });
+        }
+        self.again(place);
+    }
+
+    /// Takes out the ring at this place; the last one has its place now.
+    pub fn remove(&mut self, place: usize) {
+        let Some(Where { group, at }) = self.places.get(place).copied() else { return };
+        if let Some(members) = self.members.get_mut(group) {
+            members.swap_remove(at);
+            let moved = members.get(at).map(|moved| moved.place);
+            if let Some(found) = moved.and_then(|moved| self.places.get_mut(moved)) {
+                found.at = at;
+            }
+        }
+        self.places.swap_remove(place);
+        if let Some(moved) = self.member(place) {
+            moved.place = place;
+            // Its entry in the queue has another number.
+            if core::mem::take(&mut moved.queued) {
+                self.again(place);
+            }
+        }
+    }
+
+    /// Forgets all.
+    pub fn clear(&mut self) {
+        *self = Self::default();
+    }
+
+    /// How many rings there are.
+    pub fn len(&self) -> usize {
+        self.places.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.places.is_empty()
+    }
+
+    /// All up to `read` was read of the ring at this place; if its head says that there is more it is given out again, after
+    /// the others.
+    #[inline]
+    pub fn read(&mut self, place: usize, read: u64) {
+        let Some(member) = self.member(place) else { return };
+        member.read = read;
+        // Acquire: pairs with Release in `ring::published`.
+        if !member.queued && member.head.load(Ordering::Acquire) > read {
+            member.queued = true;
+            self.queue.push_back(place);
+        }
+    }
+
+    /// There was nothing behind what was read of the ring at this place, whatever its head says. What comes changes it.
+    #[inline]
+    pub fn rest(&mut self, place: usize, read: u64) {
+        if let Some(member) = self.member(place) {
+            member.read = read;
+        }
+    }
+
+    /// The ring at this place is to be looked at, whatever its head says.
+    pub fn again(&mut self, place: usize) {
+        if let Some(member) = self.member(place).filter(|member| !member.queued) {
+            member.queued = true;
+            self.queue.push_back(place);
+        }
+    }
+
+    /// The next place to be looked at; `None` when it is time for another [`Ready::look`].
+    #[inline]
+    pub fn pop(&mut self) -> Option<usize> {
+        while self.left > 0 {
+            let place = self.queue.pop_front()?;
+            if let Some(member) = self.member(place).filter(|member| member.queued) {
+                member.queued = false;
+                self.left -= 1;
+                return Some(place);
+            }
+        }
+        None
+    }
+
+    /// The place that follows so many others, as far as is known now: to be asked for ahead.
+    #[inline]
+    pub fn later(&self, others: usize) -> Option<usize> {
+        self.queue.get(others).copied()
+    }
+
+    /// Finds the rings that have something. What has not been given out before stays.
+    pub fn look(&mut self, look: Look) {
+        for (mark, members) in self.marks.iter_mut().zip(&mut self.members) {
+            if let Some(word) = &mark.word {
+                let now = word.load(Ordering::Acquire); // pairs with Release in `Stamp::put`
+                let before = core::mem::replace(&mut mark.seen, now); // M3
+                if now == before && look == Look::Marked {
+                    continue;
+                }
+            }
+            for member in members {
+                // Acquire: pairs with Release in `ring::published`.
+                if !member.queued && member.head.load(Ordering::Acquire) > member.read {
+                    member.queued = true;
+                    self.queue.push_back(member.place);
+                }
+            }
+        }
+        self.left = self.queue.len().max(ROUND_MIN);
+    }
+
+    /// The bug that the model must find: the marks are noted when the heads have been looked at.
+    #[cfg(loom)]
+    pub fn look_and_note_late(&mut self) {
+        let seen: Vec<u64> = self.marks.iter().map(|mark| mark.seen).collect();
+        self.look(Look::Marked);
+        for (mark, seen) in self.marks.iter_mut().zip(seen) {
+            if let Some(word) = mark.word.as_ref().filter(|_| mark.seen != seen) {
+                mark.seen = word.load(Ordering::Acquire); // pairs with Release in `Stamp::put`
+            }
+        }
+    }
+
+    fn member(&mut self, place: usize) -> Option<&mut Member<W>> {
+        let Where { group, at } = *self.places.get(place)?;
+        self.members.get_mut(group)?.get_mut(at)
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests;

@@ -1,0 +1,137 @@
+//! A reader of many rings against heads and marks that are written here as publishers write them.
+
+use super::{GROUP, Group, Look, Ready, Stamp};
+use crate::sync::{AtomicU64, Ordering};
+use busway_wire::{Generation, ProcessId, RingIndex};
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+/// The rings of one process.
+struct World {
+    heads: Vec<Arc<AtomicU64>>,
+    marks: Vec<Arc<AtomicU64>>,
+}
+
+impl World {
+    fn new(rings: u32) -> Self {
+        let words = |count: u32| (0..count).map(|_| Arc::new(AtomicU64::new(0))).collect();
+        Self { heads: words(rings), marks: words(rings.div_ceil(GROUP)) }
+    }
+
+    fn publish(&self, ring: u32) {
+        let head = &self.heads[ring as usize];
+        let sequence = head.load(Ordering::Relaxed) + 1;
+        head.store(sequence, Ordering::Release); // pairs with Acquire in `Ready::look`
+        if Group::of(ProcessId(1), RingIndex(ring)).is_marked() {
+            Stamp::of(RingIndex(ring), Generation(1)).put(&self.marks[(ring / GROUP) as usize], sequence);
+        }
+    }
+
+    fn reader(&self) -> Ready<Arc<AtomicU64>> {
+        let mut ready = Ready::default();
+        for (ring, head) in (0..).zip(&self.heads) {
+            let group = Group::of(ProcessId(1), RingIndex(ring));
+            let mark = group.is_marked().then(|| self.marks[group.number as usize].clone());
+            ready.add(group, mark, head.clone(), 0);
+        }
+        drain(&mut ready);
+        ready
+    }
+}
+
+/// All that is given out until nothing is found.
+fn drain(ready: &mut Ready<Arc<AtomicU64>>) -> Vec<usize> {
+    let mut all = Vec::new();
+    ready.look(Look::Marked);
+    while let Some(place) = ready.pop() {
+        all.push(place);
+    }
+    all
+}
+
+#[test]
+fn of_ten_thousand_rings_those_are_given_out_that_have_something() {
+    let world = World::new(10_000);
+    let mut ready = world.reader();
+    assert_eq!(drain(&mut ready), [], "all were read");
+    let published: BTreeSet<usize> = [0, 63, 64, 127, 5_000, 9_999].into();
+    for ring in &published {
+        world.publish(u32::try_from(*ring).unwrap());
+    }
+    assert_eq!(drain(&mut ready).into_iter().collect::<BTreeSet<_>>(), published);
+    for ring in &published {
+        ready.read(*ring, 1);
+    }
+    assert_eq!(drain(&mut ready), []);
+    world.publish(5_000);
+    world.publish(5_000);
+    assert_eq!(drain(&mut ready), [5_000]);
+    ready.read(5_000, 2);
+    assert_eq!(drain(&mut ready), [5_000], "there is another one");
+    ready.rest(5_000, 3);
+    assert_eq!(drain(&mut ready), []);
+}
+
+#[test]
+fn a_ring_that_is_used_anew_is_not_taken_for_the_one_before() {
+    let world = World::new(2 * GROUP);
+    let mut ready = world.reader();
+    world.publish(70);
+    assert_eq!(drain(&mut ready), [70]);
+    ready.remove(70);
+    // Its first message has the sequence that the mark had last.
+    let head = Arc::new(AtomicU64::new(0));
+    let group = Group::of(ProcessId(1), RingIndex(70));
+    ready.add(group, Some(world.marks[1].clone()), head.clone(), 0);
+    assert_eq!(drain(&mut ready), [127], "a new one is looked at once, at the last place");
+    head.store(1, Ordering::Release); // pairs with Acquire in `Ready::look`
+    Stamp::of(RingIndex(70), Generation(2)).put(&world.marks[1], 1);
+    assert_eq!(drain(&mut ready), [127]);
+}
+
+#[test]
+fn who_is_taken_out_hides_nothing_of_who_has_its_place() {
+    for queued in [false, true] {
+        for (gone, kept) in [(3, 199), (199, 3), (100, 199), (5, 6)] {
+            let world = World::new(200);
+            let mut ready = world.reader();
+            world.publish(kept);
+            if queued {
+                world.publish(gone);
+            }
+            ready.look(Look::Marked);
+            ready.remove(gone as usize);
+            let mut found = Vec::new();
+            while let Some(place) = ready.pop() {
+                found.push(place);
+            }
+            let place = if kept == 199 { gone } else { kept };
+            assert_eq!(found, [place as usize], "{gone} is gone, queued: {queued}");
+            assert_eq!(ready.len(), 199);
+        }
+    }
+}
+
+#[test]
+fn while_one_ring_has_more_and_more_the_others_are_found() {
+    let world = World::new(1_000);
+    let mut ready = world.reader();
+    let mut busy = 0;
+    world.publish(500);
+    for round in 0..1_000 {
+        let Some(place) = ready.pop() else {
+            ready.look(Look::Marked);
+            continue;
+        };
+        if place == 700 {
+            return assert!(busy <= 2 * GROUP, "{busy} messages came first");
+        }
+        busy += 1;
+        world.publish(500);
+        ready.read(500, u64::from(busy));
+        if round == 10 {
+            world.publish(700);
+        }
+    }
+    panic!("700 was never given out");
+}
