@@ -210,6 +210,9 @@ const PACE_BYTES: u64 = 1 << 20;
 /// Nanoseconds that a byte is worth then: a link that is slower than 1 GB/s is not waited for until the ring is full.
 const PACE_NS_A_BYTE: u64 = 1;
 
+/// Payloads from this size on take so long to be filled that their header's line might be gone again.
+const TOUCHED_BYTES: usize = 64 << 10;
+
 /// A publisher of one topic.
 #[derive(Debug)]
 pub struct Publisher {
@@ -327,8 +330,11 @@ impl Publisher {
             let bytes = (HEADER_SIZE as u64).saturating_add(len as u64);
             let chunk = self.writer.loan(bytes, patience);
             let mut chunk = chunk.map_err(|refusal| SendError::of(refusal, &self.topic))?;
-            // Brings the header's line in now: it is written when the message is ready and its readers wait.
-            chunk.bytes_mut()[..HEADER_SIZE].fill(0);
+            // Brings the header's line in now: it is written when the message is ready and its readers wait. Asking for it,
+            // as was done, is enough for one that is filled soon; what follows would wait for a write.
+            if len >= TOUCHED_BYTES {
+                chunk.bytes_mut()[..HEADER_SIZE].fill(0);
+            }
             Place::Chunk(chunk)
         };
         Ok(Loan::new(self, place, len))

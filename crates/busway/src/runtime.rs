@@ -23,6 +23,7 @@ mod occupant;
 mod peer;
 #[cfg(test)]
 mod scene;
+mod spin;
 mod staging;
 mod stepped;
 

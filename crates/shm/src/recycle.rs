@@ -67,6 +67,8 @@ pub(crate) struct Recycler {
     kept: usize,
     kept_bytes: u64,
     batch: Vec<Sized>,
+    /// Whether the batch is in order: from the first hold on that is looked for in it.
+    sorted: bool,
     held: Vec<bool>,
     shares: Vec<Share>,
     next_seat: usize,
@@ -189,7 +191,7 @@ impl Recycler {
         if self.batch.is_empty() && !self.retired.is_empty() {
             std::mem::swap(&mut self.batch, &mut self.retired);
             (self.retired_bytes, self.kept, self.kept_bytes) = (0, 0, 0);
-            self.batch.sort_unstable();
+            self.sorted = false;
             self.restart();
             fence(Ordering::SeqCst); // pairs with the fence in `row::hold`
         }
@@ -217,6 +219,10 @@ impl Recycler {
                 continue;
             }
             let Some(chunk) = ChunkRef::from_hold_word(word) else { continue };
+            if !std::mem::replace(&mut self.sorted, true) {
+                // None of it was found held so far: the marks need not move with it.
+                self.batch.sort_unstable();
+            }
             let Ok(at) = self.batch.binary_search_by_key(&chunk, |sized| sized.chunk) else { continue };
             if !self.held[at] {
                 self.held[at] = self.charge(seat.peer.process(), self.batch[at].class, seats);

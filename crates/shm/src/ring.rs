@@ -399,7 +399,10 @@ impl RingWriter {
                 }
             });
         match loaned {
-            Ok(memory) => Ok(Loan { sized, memory }),
+            Ok(memory) => {
+                memory.prefetch();
+                Ok(Loan { sized, memory })
+            }
             Err(error) => {
                 self.recycler.put_back(sized);
                 Err(Refusal::Memory(error))

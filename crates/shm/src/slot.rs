@@ -178,7 +178,7 @@ impl Slot {
 
 #[cfg(all(target_arch = "x86_64", not(loom), not(miri)))]
 #[expect(unsafe_code, reason = "the instruction has no safe wrapper")]
-fn prefetch(slot: *const i8) {
+pub(crate) fn prefetch(slot: *const i8) {
     use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
     // SAFETY: a prefetch reads nothing and never faults, whatever the address.
     unsafe { _mm_prefetch::<_MM_HINT_T0>(slot) };
@@ -187,7 +187,7 @@ fn prefetch(slot: *const i8) {
 }
 
 #[cfg(not(all(target_arch = "x86_64", not(loom), not(miri))))]
-fn prefetch(_: *const i8) {}
+pub(crate) fn prefetch(_: *const i8) {}
 
 /// Asks the processor to bring in all lines of a value, without waiting for them.
 #[inline]

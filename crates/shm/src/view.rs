@@ -13,6 +13,7 @@ use std::ptr::NonNull;
 use std::sync::Arc;
 
 use crate::error::ShmError;
+use crate::slot::prefetch;
 use crate::sync::{AtomicU32, AtomicU64};
 use crate::sys::memfd::{Mapping, Shared};
 
@@ -225,6 +226,12 @@ impl Loaned {
         let spare = spare.take().map(|spare| spare.0).filter(|keep| Arc::ptr_eq(keep, &region.mapping));
         let keep = spare.unwrap_or_else(|| region.mapping.clone());
         Ok(Self { start, len: bytes as usize, _keep: keep })
+    }
+
+    /// Asks the processor for the first lines, which are written last.
+    #[inline]
+    pub(crate) fn prefetch(&self) {
+        prefetch(self.start.as_ptr().cast_const().cast());
     }
 
     /// Ends the loan: what kept its mapping can keep it for the next.

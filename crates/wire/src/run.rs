@@ -64,6 +64,7 @@ pub struct Packed<'a> {
 impl Packed<'_> {
     /// The header that the message has when it stands by itself; `run` is that of its run.
     #[must_use]
+    #[inline]
     pub fn header(&self, run: &Header) -> Header {
         let mut header = Header::new(Kind::Publish);
         header.size.set((HEADER_SIZE + self.payload.len()) as u32); // at most 64 KiB

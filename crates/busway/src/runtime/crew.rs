@@ -29,12 +29,16 @@ use crate::control::Watched;
 use crate::ports::{Ahead, Carrier, Looked, lock};
 use crate::runtime::door::{Door, Turned};
 use crate::runtime::hub::{Shared, Wires};
+use crate::runtime::spin::Spin;
 
 /// While somebody else leads, `bw-link-rx` looks so often whether that is still so. It is the longest time for which
 /// nobody receives.
 const ASIDE: Duration = Duration::from_micros(200);
 /// Who leads and hears nothing for so long gives the door back, so that an idle link wakes nobody.
 const LEAD: Duration = Duration::from_millis(4);
+/// Who leads looks again and again for so long before it sleeps: who sleeps has to be woken by who sends, for whom that is
+/// the longest part of a send.
+const SPIN_NS: u64 = 40_000;
 /// For so long after its last turn who leads may be busy with what that brought, and nobody receives: `bw-link-rx` would
 /// take the processor from it to bring more, which had to wait.
 const BUSY_NS: u64 = 1_000_000;
@@ -80,9 +84,8 @@ pub(crate) struct Crew<D> {
     left: Condvar,
     /// When somebody else than `bw-link-rx` has looked at all connections.
     looked_ns: AtomicU64,
-    /// When a publisher carried last, and how long it is to wait.
-    carried_ns: AtomicU64,
-    gap_ns: AtomicU64,
+    /// Whether who leads looks again before it sleeps; only who has the door asks.
+    spin: Spin,
     /// Messages of which a publisher need not tell until then.
     untold: AtomicU32,
     /// Where publishers wait that are ahead of a link.
@@ -108,8 +111,7 @@ impl<D: Wires> Crew<D> {
             aside: Mutex::new(()),
             left: Condvar::new(),
             looked_ns: AtomicU64::new(0),
-            carried_ns: AtomicU64::new(0),
-            gap_ns: AtomicU64::new(GAP_NS_MIN),
+            spin: Spin::new(),
             untold: AtomicU32::new(0),
             ahead: Mutex::new(()),
             nearer: Condvar::new(),
@@ -175,12 +177,6 @@ impl<D: Wires> Crew<D> {
         drop(led);
     }
 
-    /// Whether publishers have carried their messages themselves for a while, as many as go together, and still do.
-    fn is_carried(&self, now_ns: u64) -> bool {
-        let ago_ns = now_ns.saturating_sub(self.carried_ns.load(Ordering::Relaxed));
-        self.gap_ns.load(Ordering::Relaxed) >= GAP_NS_MAX && ago_ns < 2 * GAP_NS_MAX
-    }
-
     /// The body of `bw-link-tx`.
     pub(super) fn send(&self) {
         let shared = &self.shared;
@@ -198,7 +194,7 @@ impl<D: Wires> Crew<D> {
                 // Where there are so many sources that a look takes long, it is not the looks that take the processor.
                 let looked = Duration::from_nanos(shared.driver.now_ns().saturating_sub(begun_ns));
                 let linger = match found {
-                    _ if self.is_carried(begun_ns) => LINGER_CARRIED,
+                    _ if shared.carried.is_under_way(begun_ns) => LINGER_CARRIED,
                     true => LINGER,
                     false => LINGER.max(4 * looked).min(LINGER_MAX),
                 };
@@ -220,6 +216,37 @@ impl<D: Wires> Crew<D> {
                 idle = if shared.pump() { 0 } else { LINGERS };
             }
         }
+    }
+}
+
+/// When publishers of this process carried their messages last, and how long they wait until they do so again.
+#[derive(Debug)]
+pub(super) struct Carried {
+    at_ns: AtomicU64,
+    gap_ns: AtomicU64,
+}
+
+impl Carried {
+    pub(super) fn new() -> Self {
+        Self { at_ns: AtomicU64::new(0), gap_ns: AtomicU64::new(GAP_NS_MIN) }
+    }
+
+    fn is_due(&self, now_ns: u64) -> bool {
+        now_ns.saturating_sub(self.at_ns.load(Ordering::Relaxed)) >= self.gap_ns.load(Ordering::Relaxed)
+    }
+
+    /// They did so now, many at a time or few.
+    fn note(&self, now_ns: u64, many: bool) {
+        let gap_ns = self.gap_ns.load(Ordering::Relaxed);
+        let next_ns = if many { (2 * gap_ns).min(GAP_NS_MAX) } else { GAP_NS_MIN };
+        self.gap_ns.store(next_ns, Ordering::Relaxed);
+        self.at_ns.store(now_ns, Ordering::Relaxed);
+    }
+
+    /// Whether they have done so for a while, as many as go together, and still do.
+    pub(super) fn is_under_way(&self, now_ns: u64) -> bool {
+        let ago_ns = now_ns.saturating_sub(self.at_ns.load(Ordering::Relaxed));
+        self.gap_ns.load(Ordering::Relaxed) >= GAP_NS_MAX && ago_ns < 2 * GAP_NS_MAX
     }
 }
 
@@ -268,10 +295,16 @@ impl<D: Wires> Carrier for Crew<D> {
         for attempt in 0..ASKS {
             if let Some(mut door) = self.try_door() {
                 let end = Deadline::after(LEAD);
+                let mut spins = self.spin.begins();
+                let until_ns = self.shared.driver.now_ns().saturating_add(SPIN_NS);
+                let mut turned = false;
                 loop {
                     let looked = found();
                     if looked == Looked::Done || self.shared.stopping() || deadline.expired() || end.expired()
                     {
+                        if turned && spins {
+                            self.spin.ended(looked == Looked::Done);
+                        }
                         drop(door);
                         if looked == Looked::Nothing {
                             self.leave();
@@ -279,7 +312,18 @@ impl<D: Wires> Carrier for Crew<D> {
                         return looked;
                     }
                     let left = |deadline: Deadline| deadline.remaining().unwrap_or(LEAD);
-                    self.lead_once(&mut door, left(deadline).min(left(end)));
+                    if spins && turned {
+                        spins = self.shared.driver.now_ns() < until_ns;
+                        if spins {
+                            // Who sends may need this processor for it.
+                            std::thread::yield_now();
+                        } else {
+                            self.spin.ended(false);
+                        }
+                    }
+                    turned = true;
+                    let most = if spins { Duration::ZERO } else { left(deadline).min(left(end)) };
+                    self.lead_once(&mut door, most);
                 }
             }
             if self.led.load(Ordering::Relaxed) {
@@ -325,8 +369,8 @@ impl<D: Wires> Carrier for Crew<D> {
     fn published(&self, publisher: PortId, bell: &Bell<'_>) -> u32 {
         let driver = &self.shared.driver;
         let now_ns = driver.now_ns();
-        let gap_ns = self.gap_ns.load(Ordering::Relaxed);
-        if bell.is_only_node() && now_ns.saturating_sub(self.carried_ns.load(Ordering::Relaxed)) >= gap_ns {
+        let carried = &self.shared.carried;
+        if bell.is_only_node() && carried.is_due(now_ns) {
             let mut most = 0;
             let mut busy = false;
             for peer in self.shared.all().iter() {
@@ -340,10 +384,8 @@ impl<D: Wires> Carrier for Crew<D> {
                     Err(_) => busy = true,
                 }
             }
-            let next_ns = if most >= LOAD { (2 * gap_ns).min(GAP_NS_MAX) } else { GAP_NS_MIN };
-            self.gap_ns.store(next_ns, Ordering::Relaxed);
             // From here on, and not from before: what is published while we write is not yet late.
-            self.carried_ns.store(driver.now_ns(), Ordering::Relaxed);
+            carried.note(driver.now_ns(), most >= LOAD);
             let untold = u32::try_from(most / LOAD).unwrap_or(UNTOLD_MAX).min(UNTOLD_MAX);
             self.untold.store(untold, Ordering::Relaxed);
             if !busy {

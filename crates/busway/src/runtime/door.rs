@@ -416,7 +416,8 @@ impl<D: Wires> Door<D> {
                 let (read, happened) = {
                     let mut peer = lock(&peer);
                     let read = peer.read(&self.shared.driver, connection, &mut self.staging, reason);
-                    if read {
+                    // Publishers that send what they publish, many messages at a time, also go on with what may go now.
+                    if read && !self.shared.carried.is_under_way(self.shared.driver.now_ns()) {
                         peer.pump_freed(&self.shared.driver);
                     }
                     (read, !peer.happened.is_empty())

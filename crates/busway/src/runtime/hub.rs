@@ -26,7 +26,7 @@ use crate::error::{Code, Error};
 use crate::node::{FlowLimits, Granted, LinkState, PeerView, Strangers};
 use crate::ports::{Carrier, lock};
 use crate::runtime::backlog::Backlogs;
-use crate::runtime::crew::Crew;
+use crate::runtime::crew::{Carried, Crew};
 use crate::runtime::door::Change;
 use crate::runtime::gate::Gates;
 use crate::runtime::interest::Interests;
@@ -133,6 +133,8 @@ pub(super) struct Shared<D> {
     pub(super) speakers: Arc<Speakers>,
     pub(super) gates: Arc<Gates>,
     pub(super) backlogs: Arc<Backlogs>,
+    /// When publishers of this process have sent what they had published.
+    pub(super) carried: Carried,
     /// What new connections use.
     pub(super) tls: Mutex<Option<Tls>>,
     /// What others may do now.
@@ -209,6 +211,7 @@ impl<D: Wires> Shared<D> {
             speakers: Arc::new(Speakers::default()),
             gates: Arc::new(Gates::default()),
             backlogs: Arc::new(Backlogs::default()),
+            carried: Carried::new(),
             watched: Mutex::new(Vec::new()),
             changes_wanted: Mutex::new(Vec::new()),
             resolved: Mutex::new(Vec::new()),
