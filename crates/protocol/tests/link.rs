@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use busway_protocol::{Batch, Closed, Config, Event, Framer, Link, PeerError, PeerId, State, Step, Time};
 use busway_wire::limits::{LINK_HANDSHAKE_MS, LINK_IDLE_MS, LINK_PARTIAL_MS, LINK_PING_MS};
-use busway_wire::link::{Frame, Hello, Refusal, RefusalCode, decode, encode};
-use busway_wire::{DecodeError, HEADER_SIZE, Header, Kind, PortId, Seed, VERSION};
+use busway_wire::link::{Frame, Gap, Hello, Refusal, RefusalCode, Retire, decode, encode};
+use busway_wire::{Cause, DecodeError, HEADER_SIZE, Header, Kind, PortId, Seed, VERSION};
 use frames::{every_frame, frame, message};
 
 const CLUSTER: u64 = 0xc1;
@@ -338,7 +338,9 @@ fn parts_that_do_not_follow_each_other_are_refused() {
     assert_eq!(events, ["begin 364", "100", "100", "100", "end"]);
     let refused = Closed::Peer(PeerError::Part { source: PortId(9) });
     let whole = message(&message_header(2), b"x");
-    let bad: [Vec<Vec<u8>>; 8] = [
+    let gap = Gap { source: PortId(9), from: 2, to: 3, cause: Cause::Lapped, link: String::new() };
+    let end = Retire { source: PortId(9), last: 1 };
+    let bad: [Vec<Vec<u8>>; 10] = [
         vec![part(1, 100, 300, 100)],
         vec![part(1, 0, 300, 100), part(1, 200, 300, 100)],
         vec![part(1, 0, 300, 100), part(1, 100, 301, 100)],
@@ -347,6 +349,8 @@ fn parts_that_do_not_follow_each_other_are_refused() {
         vec![part(1, 0, 300, 301)],
         vec![part(1, 0, 300, 0)],
         vec![part(1, 0, 300, 100), whole],
+        vec![part(1, 0, 300, 100), frame(&Frame::Gap(gap))],
+        vec![part(1, 0, 300, 100), frame(&Frame::Retire(end))],
     ];
     for frames in bad {
         let mut link = established();

@@ -13,21 +13,20 @@ use std::time::Duration;
 use busway_io::{Admission, ConnectionId, Event, Fault, Read, Submitted};
 use busway_protocol::flow::{Budget, Flow, Flows, Limits, Rule};
 use busway_protocol::membership::{self, Attempt, Membership};
-use busway_protocol::{Closed, Config, Input, Link, PeerId, Permits, Principal, Session, State, Time};
+use busway_protocol::{Closed, Config, Input, Link, PeerId, Principal, State, Time};
 use busway_wire::limits::LINK_DRAIN_MS;
 use busway_wire::link::{Announce, Frame, Refusal, RefusalCode, encode};
 
-use crate::acl::Acl;
 use crate::node::{FlowLimits, LinkState};
 use crate::ports::lock;
 use crate::runtime::cipher::Cipher;
-use crate::runtime::export::place_of;
 use crate::runtime::hub::{HubConfig, Known, Shared, Wires};
 use crate::runtime::newcomer::{Heard, Newcomer};
-use crate::runtime::peer::{Happened, Peer, Reason, Shares};
+use crate::runtime::peer::{Happened, Peer, Reason};
 use crate::runtime::{Outbound, Pieces, Staging};
 
 mod change;
+mod memory;
 
 pub(crate) use change::Change;
 
@@ -360,55 +359,6 @@ impl<D: Wires> Door<D> {
         self.shared.driver.watch(connection);
     }
 
-    /// The peer of this name, made if it is new.
-    fn peer(&self, id: PeerId, principal: Principal) -> Option<Arc<Mutex<Peer>>> {
-        // First the interests: what changes meanwhile is told to this peer too.
-        let interests = lock(&self.shared.interests);
-        if let Some(peer) = lock(&self.shared.peers).get(&id) {
-            return Some(peer.clone());
-        }
-        let session = Session::new(self.link.clone(), id);
-        let config = &self.shared.config;
-        let place = place_of(&config.cluster, config.identity, id);
-        let (host, speakers) = (config.host.clone(), self.shared.speakers.clone());
-        let shares = Shares { gates: self.shared.gates.clone(), backlogs: self.shared.backlogs.clone() };
-        let permits = Permits::new(principal, self.shared.acl().as_ref().map(Acl::rules));
-        let made = Peer::new(&self.shared.core, session, permits, host, place, speakers, shares);
-        let mut peer = match made {
-            Ok(peer) => peer,
-            Err(error) => {
-                tracing::warn!(target: "busway::link", peer = %id, "no room for a peer: {error}");
-                return None;
-            }
-        };
-        for want in interests.all() {
-            peer.tell(&self.shared.driver, want);
-        }
-        let peer = Arc::new(Mutex::new(peer));
-        self.shared.insert(id, peer.clone());
-        // They may have changed while it was made.
-        lock(&peer).permit(&self.shared.driver, self.shared.acl().as_ref().map(Acl::rules));
-        Some(peer)
-    }
-
-    /// Clients that are gone are remembered, so that they can go on where they were; as many as may be connected. Who
-    /// comes under a new name each time costs those that left first their memory, and us nothing.
-    fn forget_clients(&self) {
-        let gone = |(id, peer): (&PeerId, &Arc<Mutex<Peer>>)| {
-            let client = matches!(id, PeerId::Client { .. }) && lock(peer).connection().is_none();
-            client.then(|| (lock(&self.shared.known).get(id).map_or(0, |known| known.since_ns), *id))
-        };
-        let mut gone: Vec<(u64, PeerId)> = lock(&self.shared.peers).iter().filter_map(gone).collect();
-        gone.sort_unstable();
-        let excess = gone.len().saturating_sub(self.clients_max);
-        for (_, id) in gone.into_iter().take(excess) {
-            let forgotten = self.shared.remove(id);
-            lock(&self.shared.known).remove(&id);
-            self.shared.speakers.forget(id);
-            drop(forgotten);
-        }
-    }
-
     fn readable(&mut self, connection: ConnectionId, reason: Reason) -> bool {
         match self.connections.get(&connection) {
             Some(Slot::Linked(id, peer)) => {
@@ -499,16 +449,6 @@ impl<D: Wires> Door<D> {
                 self.dismiss(connection);
             }
         }
-    }
-
-    /// An identity belongs to who had it first, for as long as that one is remembered.
-    fn is_the_same(&self, identity: PeerId, principal: &Principal) -> Result<(), String> {
-        let Some(peer) = lock(&self.shared.peers).get(&identity).cloned() else { return Ok(()) };
-        let had = lock(&peer).principal.clone();
-        if had == *principal {
-            return Ok(());
-        }
-        Err(format!("{identity} is another one than {principal}; choose another id"))
     }
 
     /// Writes what a handshake has to say.

@@ -5,7 +5,8 @@
 //! What order messages have, which of them came before, and how much may come, the session knows.
 //!
 //! Invariant: messages and gaps of a source enter its ring in the order in which they came, and each is answered to the
-//! session once: as published, or as dropped with a cause.
+//! session once: as published, or as dropped with a cause. A chunk is in the ring, in what waits, in the message that is
+//! coming or lent for a read of it, and goes back with its source.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -117,6 +118,23 @@ struct Incoming {
     partial: Option<Partial>,
 }
 
+impl Drop for Incoming {
+    /// Whatever ends it, the memory of what has not come to its ring goes back.
+    fn drop(&mut self) {
+        let waiting = self.queue.drain(..).filter_map(|queued| match queued {
+            Queued::Loaned(_, loan) => Some(loan),
+            Queued::Copied(..) | Queued::Missing(_) => None,
+        });
+        let partial = self.partial.take().and_then(|partial| match partial.place {
+            Place::Loaned(loan) => Some(loan),
+            Place::Copied(_) | Place::Dropped => None,
+        });
+        for loan in waiting.chain(partial) {
+            self.relay.put_back(loan);
+        }
+    }
+}
+
 /// Everything that comes from one peer.
 #[derive(Debug)]
 pub(crate) struct Imports {
@@ -191,15 +209,11 @@ impl Imports {
 
     /// As [`Imports::close`], at once: the source is another peer's, and what waits of it is dropped.
     pub(crate) fn cut(&mut self, source: PortId, inputs: &mut Inputs) {
-        self.abort(source);
-        let Some(Incoming { mut relay, queue, reserved, .. }) = self.sources.remove(&source) else { return };
-        self.reserved -= usize::from(reserved);
-        for queued in queue {
-            inputs.push(Input::Dropped { source, sequence: queued.sequence(), cause: Cause::SpoofedSource });
-            if let Queued::Loaned(_, loan) = queued {
-                relay.put_back(loan);
-            }
-        }
+        let Some(incoming) = self.sources.remove(&source) else { return };
+        self.reserved -= usize::from(incoming.reserved);
+        let cause = Cause::SpoofedSource;
+        let waiting = incoming.queue.iter().map(Queued::sequence);
+        inputs.extend(waiting.map(|sequence| Input::Dropped { source, sequence, cause }));
     }
 
     /// What is read of the peer's bytes.
@@ -407,8 +421,6 @@ impl Imports {
                 // Its readers read on to the end of its ring.
                 (Stage::Closing, true) => {
                     self.reserved -= usize::from(incoming.reserved);
-                    // Of a message that has begun and will not end.
-                    self.abort(source);
                     self.sources.remove(&source);
                 }
                 (Stage::Open, true) => {}
@@ -444,3 +456,6 @@ fn copy_of(payload: &[u8]) -> Option<Vec<u8>> {
     copy.extend_from_slice(payload);
     Some(copy)
 }
+
+#[cfg(test)]
+mod tests;

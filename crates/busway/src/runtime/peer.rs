@@ -369,6 +369,19 @@ impl Peer {
         }
     }
 
+    /// While a payload is coming, whether the next read is to where it stays.
+    #[cfg(test)]
+    pub(crate) fn aims_at_its_place(&mut self) -> Option<bool> {
+        let Destination::Message { .. } = self.session.destination() else { return None };
+        match self.goal() {
+            Goal::Payload(lent) => {
+                self.imports.take_back(lent);
+                Some(true)
+            }
+            Goal::All | Goal::Beginning => Some(false),
+        }
+    }
+
     /// A read is done that brought `count` bytes, of which the first lie where they stay: shows them to the session while
     /// the cache has them. Returns how many they were.
     fn came(&mut self, now: Time, lent: Option<Lent>, count: usize) -> usize {

@@ -180,3 +180,6 @@ impl Drop for Stepped {
         self.core.ports.set_carrier(None);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -278,6 +278,22 @@ fn an_id_belongs_to_the_client_of_whose_name_it_is_made_whoever_comes_first() {
     lamp.wait_for_peers(1);
 }
 
+#[test]
+fn a_client_that_was_known_before_anything_had_to_be_shown_is_let_in_with_its_certificate() {
+    let pki = Pki::new();
+    let far = Host::new(|builder| builder.index(1).listen("127.0.0.1:0".parse().unwrap()));
+    let address = far.address().to_string();
+    let unproven = Host::new(|builder| builder.client(lamp_id()).peer(1, &address));
+    unproven.wait_for_peers(1);
+    far.wait_for_peers(1);
+    drop(unproven);
+    far.node.set_tls(pki.node(1)).unwrap();
+    let lamp = Host::new(|builder| {
+        builder.client(lamp_id()).peer(1, &address).tls(pki.tls(&["busway://test/client/lamp"], 30))
+    });
+    lamp.wait_for_peers(1);
+}
+
 /// The id of the client `lamp`.
 fn lamp_id() -> u64 {
     Principal::client("lamp").unwrap().id().unwrap()

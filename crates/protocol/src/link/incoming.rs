@@ -4,7 +4,7 @@
 //!
 //! Invariant: nothing but a hello or a refusal is taken before both have said hello.
 
-use busway_wire::link::{self, Features, Frame, Hello};
+use busway_wire::link::{self, Features, Frame, Gap, Hello, Retire};
 use busway_wire::{DecodeError, HEADER_SIZE, Header, Kind, Part, Records};
 
 use crate::error::{Closed, PeerError};
@@ -54,14 +54,17 @@ impl<P: AsRef<[u8]> + Clone> Link<P> {
             | Frame::Deny(_)
             | Frame::Gap(_) => {
                 self.expect_established(frame.kind())?;
-                if let Frame::Gap(gap) = &frame {
-                    let source = gap.source;
-                    let part = self.parts.is_open(source);
-                    if part || self.granted.arrive(Amount::message(0)).is_err() {
-                        let error =
-                            if part { PeerError::Part { source } } else { PeerError::Credit { source } };
-                        return Err(self.fail(error));
-                    }
+                // What tells of a source's messages stands between two of them: its receiver would keep the memory of
+                // one that has begun for good.
+                if let Frame::Gap(Gap { source, .. }) | Frame::Retire(Retire { source, .. }) = &frame
+                    && self.parts.is_open(*source)
+                {
+                    return Err(self.fail(PeerError::Part { source: *source }));
+                }
+                if let Frame::Gap(Gap { source, .. }) = &frame
+                    && self.granted.arrive(Amount::message(0)).is_err()
+                {
+                    return Err(self.fail(PeerError::Credit { source: *source }));
                 }
                 Ok(Some(Event::Frame(frame)))
             }

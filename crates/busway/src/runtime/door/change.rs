@@ -88,31 +88,4 @@ impl<D: Wires> Door<D> {
         let (given, clients_max) = (given(&self.nodes), clients(self.clients_max));
         self.decide(Input::Configured { given, clients_max });
     }
-
-    /// Forgets a node that was struck from the list, if it has no connection.
-    pub(super) fn forget_node(&self, id: PeerId) {
-        let peer = lock(&self.shared.peers).get(&id).cloned();
-        let linked = peer.is_some_and(|peer| lock(&peer).connection().is_some());
-        if linked || !self.is_struck(id) {
-            return;
-        }
-        let forgotten = self.shared.remove(id);
-        {
-            let mut known = lock(&self.shared.known);
-            known.remove(&id);
-            self.shared.known_changed();
-        }
-        self.shared.speakers.forget(id);
-        drop(forgotten);
-    }
-
-    /// Whether it is a node that is not on the list. Who dials us never was.
-    pub(super) fn is_struck(&self, id: PeerId) -> bool {
-        let PeerId::Node { index } = id else { return false };
-        let dials = match self.shared.config.identity {
-            PeerId::Node { index: ours } => ours < index,
-            PeerId::Client { .. } => true,
-        };
-        dials && !self.nodes.contains_key(&index)
-    }
 }
