@@ -16,7 +16,7 @@
 //! | `dial`, `Dialed` | `connect`, then writable, then `SO_ERROR` | a connect |
 //! | `read` | `readv` now, or when readable | a `readv`; a box holds the space |
 //! | `write` | `sendmsg` now, or when writable | a `sendmsg` or its zero-copy form |
-//! | `watch`, `Readable` | the readiness that is known anyway | a one-shot poll, so that an idle connection needs no buffer |
+//! | `watch`, `Readable` | the readiness that is known anyway, from `SO_RCVLOWAT` bytes on | a one-shot poll, so that an idle connection needs no buffer |
 //! | `close`, then the buffers, then `Closed` | at once | cancel, wait for what is in flight, close |
 //! | `wake` | an eventfd | an eventfd, or a message to the ring |
 //!
@@ -271,7 +271,14 @@ pub trait Driver<R: Space, W: Pieces> {
 
     /// Asks for one [`Event::Readable`] as soon as a read would be done at once. So a connection that is idle
     /// needs no buffer. A second call before the event changes nothing; one for a connection that is gone neither.
-    fn watch(&self, connection: ConnectionId);
+    fn watch(&self, connection: ConnectionId) {
+        self.watch_for(connection, 1);
+    }
+
+    /// As [`Driver::watch`], for who has no use for less than `least` bytes: the event may wait until so many are there,
+    /// and comes with fewer where more will not come: the peer has ended or failed, or the kernel takes no more. A second
+    /// call before the event changes how many.
+    fn watch_for(&self, connection: ConnectionId, least: usize);
 
     /// Writes once, as soon as there is room: the first [`PIECES_COUNT_MAX`] pieces or a part of them. One write
     /// at a time.

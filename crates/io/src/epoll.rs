@@ -307,9 +307,11 @@ impl<R: Space, W: Pieces> Driver<R, W> for Epoll<R, W> {
         (space, result)
     }
 
-    fn watch(&self, connection: ConnectionId) {
+    fn watch_for(&self, connection: ConnectionId, least: usize) {
         let Some(socket) = self.socket(connection) else { return };
         let mut half = socket.reading();
+        // First, so that what comes from here on is told by this measure.
+        half.expect(least);
         if half.descriptor.is_none() || half.watched {
             return;
         }

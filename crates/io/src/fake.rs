@@ -16,7 +16,7 @@ mod network;
 mod stream;
 mod trouble;
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -171,7 +171,8 @@ pub struct FakeDriver<R, W> {
 struct Own<R, W> {
     reads: BTreeMap<ConnectionId, R>,
     writes: BTreeMap<ConnectionId, W>,
-    watched: BTreeSet<ConnectionId>,
+    /// And how many bytes each waits for.
+    watched: BTreeMap<ConnectionId, usize>,
     events: VecDeque<Event<R, W>>,
     woken: bool,
 }
@@ -181,7 +182,7 @@ impl<R, W> Own<R, W> {
         Self {
             reads: BTreeMap::new(),
             writes: BTreeMap::new(),
-            watched: BTreeSet::new(),
+            watched: BTreeMap::new(),
             events: VecDeque::new(),
             woken: false,
         }
@@ -237,7 +238,10 @@ impl<R: Space, W: Pieces> FakeDriver<R, W> {
                     own.reads.insert(connection, space);
                 }
             }
-        } else if state.has_bytes(self.host, connection) && own.watched.remove(&connection) {
+        } else if let Some(least) = own.watched.get(&connection)
+            && state.has_bytes(self.host, connection, *least)
+        {
+            own.watched.remove(&connection);
             events.push(Event::Readable { connection });
         }
         if let Some(pieces) = own.writes.remove(&connection) {
@@ -341,7 +345,7 @@ impl<R: Space, W: Pieces> Driver<R, W> for FakeDriver<R, W> {
             return Submitted::Done { buffer: space, result: Err(Fault::Closed) };
         };
         let possible =
-            state.has_bytes(self.host, connection) && space.spans().iter().any(|span| !span.is_empty());
+            state.has_bytes(self.host, connection, 1) && space.spans().iter().any(|span| !span.is_empty());
         if possible && self.is_late(&mut state, connection) {
             own.reads.insert(connection, space);
             return Submitted::Pending;
@@ -361,7 +365,7 @@ impl<R: Space, W: Pieces> Driver<R, W> for FakeDriver<R, W> {
         }
         let Some(mut state) = self.alive() else { return (space, Some(Err(Fault::Closed))) };
         let possible =
-            state.has_bytes(self.host, connection) && space.spans().iter().any(|span| !span.is_empty());
+            state.has_bytes(self.host, connection, 1) && space.spans().iter().any(|span| !span.is_empty());
         // What comes late is not here yet.
         if possible && self.is_late(&mut state, connection) {
             return (space, None);
@@ -370,12 +374,12 @@ impl<R: Space, W: Pieces> Driver<R, W> for FakeDriver<R, W> {
         (space, result)
     }
 
-    fn watch(&self, connection: ConnectionId) {
+    fn watch_for(&self, connection: ConnectionId, least: usize) {
         let mut own = self.own();
         let Some(mut state) = self.alive() else { return };
         let host = state.host(self.host);
         if host.contacts.contains_key(&connection) {
-            own.watched.insert(connection);
+            own.watched.insert(connection, least);
             // What is there already is told by the next poll.
             host.touched.insert(connection);
         }

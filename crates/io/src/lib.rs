@@ -4,13 +4,14 @@
 //! that has a seed, virtual time and the faults of a real one. Both pass one suite, `tests/conformance.rs`. Nothing
 //! here knows what the bytes mean, who a peer is, or when to try again.
 //!
-//! Invariant: `unsafe` stands in `backlog.rs` only.
+//! Invariant: `unsafe` stands in `backlog.rs` and `least.rs` only.
 
 mod backlog;
 pub mod clock;
 mod driver;
 mod epoll;
 mod fake;
+mod least;
 
 pub use driver::{
     Admission, ConnectionId, Counters, Driver, Event, Fault, Listen, ListenError, ListenerId, Listening,

@@ -42,6 +42,7 @@ macro_rules! conform_all {
                 claims::more_pieces_than_one_write_takes_are_sent_by_the_next_ones,
                 claims::a_write_waits_for_room_and_the_backlog_says_how_much_is_under_way,
                 claims::an_idle_connection_is_watched_without_a_buffer,
+                claims::who_waits_for_many_bytes_is_told_when_they_are_there_or_will_not_come,
                 claims::a_wake_ends_a_poll_and_is_no_event,
                 claims::what_cannot_be_done_gives_its_buffer_back_at_once,
                 endings::a_dial_to_where_nobody_listens_is_refused_and_leaves_nothing,

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use busway_protocol::{Batch, Config, Input, Link, Output, PeerId, Session, Time};
 use busway_wire::limits::{
-    LINK_BATCH_BYTES, LINK_FRAGMENT_BYTES, LINK_PART_BYTES, LINK_QUEUE_BYTES_MIN, LINK_SHARE_BYTES,
-    LINK_SHARED_MS,
+    LINK_BATCH_BYTES, LINK_FRAGMENT_BYTES, LINK_PART_BYTES, LINK_PART_BYTES_MAX, LINK_QUEUE_BYTES_MIN,
+    LINK_SHARE_BYTES, LINK_SHARED_MS,
 };
 use busway_wire::link::{Accept, Announce, Credit, Frame, Hello, encode};
 use busway_wire::{Extensions, HEADER_SIZE, Header, Kind, Part, PortId, Seed, Topic};
@@ -229,14 +229,20 @@ fn fragments_are_small_while_others_share_the_link_and_large_when_they_do_not() 
     let mut host = Host::new(64 << 20);
     let largest = |left: &[Left]| left.iter().map(Left::size).max().unwrap();
     host.publish(LARGE, 4 * MIB);
-    assert_eq!(largest(&host.transmit()), LINK_PART_BYTES, "it is alone");
+    assert_eq!(largest(&host.transmit()), LINK_PART_BYTES_MAX, "it is alone");
     host.publish(SMALL, 10);
     let shared = host.transmit();
     assert_eq!(largest(&shared), LINK_FRAGMENT_BYTES, "somebody shares the link");
     host.now = host.now.after_ms(LINK_SHARED_MS - 1);
     assert_eq!(largest(&host.transmit()), LINK_FRAGMENT_BYTES, "and is taken to be still there");
     host.now = host.now.after_ms(2);
-    assert_eq!(largest(&host.transmit()), LINK_PART_BYTES, "until it has been silent");
+    for (room, size) in [(LINK_PART_BYTES, LINK_PART_BYTES), (8 * LINK_PART_BYTES, 2 * LINK_PART_BYTES)] {
+        host.session.set_bulk_room(Some(room as u64));
+        assert_eq!(largest(&host.transmit()), size, "until it has been silent, of {room} bytes that may go");
+    }
+    host.session.set_bulk_room(None);
+    host.publish(OTHER, MIB);
+    assert_eq!(largest(&host.transmit()), LINK_PART_BYTES, "beside other large ones");
 }
 
 #[test]

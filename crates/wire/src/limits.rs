@@ -171,12 +171,16 @@ pub const HAND_OVER_MS: u64 = 50;
 pub const LINK_FRAME_BYTES_MAX: usize = 64 << 10;
 
 /// Bytes of one piece of a message that a link carries at once, without header and extensions. A larger piece is
-/// refused with its header, so that a frame's deadline means something; senders cut at [`LINK_PART_BYTES`].
+/// refused with its header, so that a frame's deadline means something; senders cut at [`LINK_PART_BYTES`], or at it where that is no time.
 pub const LINK_PIECE_BYTES_MAX: u64 = MIB;
 
 /// Bytes of payload of one part of a larger message while nothing more urgent shares the link: large enough that header
 /// and checksum cost little, small enough that who comes meanwhile waits for 64 KiB at most.
 pub const LINK_PART_BYTES: usize = 64 << 10;
+
+/// The same where there is room in the kernel for four of it, or nobody bounds what lies there: one header, and one wake-up of
+/// its receiver, which costs its sender as much as copying 64 KiB. Who comes meanwhile finds as much in the kernel anyway.
+pub const LINK_PART_BYTES_MAX: usize = LINK_PIECE_BYTES_MAX as usize;
 
 /// The same while something more urgent shares the link, which goes between two of them: 0.7 ms at 100 Mbit/s, and one
 /// hundredth of it are headers. A larger message is bulk; one up to this size goes in one piece.
@@ -193,6 +197,10 @@ pub const LINK_SHARE_BYTES: usize = 7 * LINK_FRAGMENT_BYTES;
 /// From this size on a payload that has not arrived whole is read straight into the memory where it stays. Below,
 /// a copy costs less than a second system call.
 pub const LINK_DIRECT_BYTES: usize = 16 << 10;
+
+/// Milliseconds for which the rest of such a payload is waited for before its receiver is woken; then what is there is read,
+/// so that a slow peer is not taken for a silent one.
+pub const LINK_AWAITED_MS: u64 = 100;
 
 /// Payloads below it are copied into the batch, others go out from where they lie: an entry of a vectored write, and
 /// a chunk that is held until it was written, cost as much as copying about that much.
@@ -437,6 +445,8 @@ const _: () = {
     assert!(LINK_COPY_BYTES < LINK_DIRECT_BYTES && LINK_DIRECT_BYTES <= LINK_PART_BYTES);
     assert!(LINK_PART_BYTES < LINK_BATCH_BYTES);
     assert!(LINK_QUEUE_BYTES_MIN < LINK_QUEUE_BYTES_MAX && LINK_QUEUE_BYTES_MAX < LINK_QUEUE_BYTES_ALL);
+    assert!(LINK_PART_BYTES < LINK_PART_BYTES_MAX && LINK_PART_BYTES_MAX as u64 <= LINK_PIECE_BYTES_MAX);
+    assert!(4 * LINK_AWAITED_MS < LINK_IDLE_MS);
     assert!(GATE_BYTES_MIN >= 2 * LINK_FRAGMENT_BYTES as u64 && GATE_BYTES_MIN <= GATE_BYTES_FIRST);
     assert!(GATE_WAIT_NS_MAX <= GATE_QUEUE_NS / 2 && GATE_QUEUE_NS < GATE_WINDOW_NS);
     assert!(LINK_COPY_BYTES < LINK_FRAGMENT_BYTES && LINK_FRAGMENT_BYTES <= LINK_PART_BYTES);

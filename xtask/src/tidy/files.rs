@@ -26,6 +26,7 @@ pub(crate) const UNSAFE: &[(&str, &str)] = &[
     ("crates/shm/src/fork/tests.rs", "forks"),
     ("crates/busway/tests/fork.rs", "forks"),
     ("crates/io/src/backlog.rs", "SIOCOUTQ, which rustix leaves out"),
+    ("crates/io/src/least.rs", "SO_RCVLOWAT, which rustix leaves out"),
     ("bench/src/stage.rs", "maps the stage that the processes of a measurement share"),
     ("bench/src/floor/flag.rs", "fills and reads plain shared memory, as nobody would who has a bus"),
     ("bench/src/bus/count.rs", "an allocator that counts"),

@@ -6,7 +6,8 @@
 //! in its hands. `bw-link-rx` stands aside meanwhile and looks a few thousand times a second whether the door was left.
 //!
 //! **Sending** has a publisher of this process carry its message itself while the link is idle. Under load it leaves
-//! its messages for a while, so that many go with one write; `bw-link-tx` finds what is left over.
+//! its messages for a while, so that many go with one write; `bw-link-tx` finds what is left over. A publisher of large
+//! messages that is ahead of a link leads until it is not: what the kernel has room for, it writes.
 //!
 //! Invariant: when a thread that led leaves the door, `bw-link-rx` is there within three times [`ASIDE`]: it may have
 //! looked just before, and it goes in only when two looks in a row found that nobody led, and nobody asked for the door. A
@@ -399,7 +400,7 @@ impl<D: Wires> Carrier for Crew<D> {
     fn pace(&self, publisher: PortId, ahead: Ahead) {
         let driver = &self.shared.driver;
         let deadline = Deadline::after(ahead.most);
-        loop {
+        let mut look = || {
             let mut behind = 0;
             for peer in self.shared.all().iter() {
                 // Waits for who writes: it is what there is to wait for.
@@ -407,8 +408,24 @@ impl<D: Wires> Carrier for Crew<D> {
                 peer.pump_source(driver, Time(driver.now_ns()), publisher);
                 behind = behind.max(peer.behind(publisher, ahead.sequence));
             }
-            if behind <= ahead.messages || deadline.expired() || self.shared.stopping() {
+            let over = behind <= ahead.messages || self.shared.stopping();
+            if over { Looked::Done } else { Looked::Nothing }
+        };
+        loop {
+            if look() == Looked::Done || deadline.expired() {
                 return;
+            }
+            // Who waits for the link moves it: what the kernel and the peer have to say needs no other thread. A driver
+            // sleeps for whole milliseconds.
+            let whole_ms = deadline.remaining().unwrap_or(LEAD).min(LEAD).as_millis();
+            if whole_ms > 0 {
+                let most = Duration::from_millis(u64::try_from(whole_ms).unwrap_or(1));
+                if self.lead(Deadline::after(most), &mut look) == Looked::Done {
+                    return;
+                }
+                if deadline.expired() {
+                    continue;
+                }
             }
             let wait = lock(&self.ahead);
             drop(self.nearer.wait_timeout(wait, AHEAD).unwrap_or_else(PoisonError::into_inner));

@@ -15,6 +15,7 @@ use busway_protocol::{
     Acl, Batch, Closed, Deed, Delivery, Destination, Input, Link, Output, Passing, PeerId, Permits,
     Principal, Session, State, Stats, Time,
 };
+use busway_wire::limits::{LINK_AWAITED_MS, LINK_DIRECT_BYTES};
 use busway_wire::link::Announce;
 use busway_wire::{Cause, PortId};
 
@@ -108,6 +109,8 @@ struct Wire {
     rest: Vec<u8>,
     /// The last read was of a large payload.
     bulk: bool,
+    /// It is read then though less has come than is waited for.
+    awaits_until: Option<Time>,
     /// With TLS.
     cipher: Option<Box<Cipher>>,
     /// The session is done with it: what is in the batch is written, then it is closed.
@@ -245,6 +248,7 @@ impl Peer {
             batch,
             rest,
             bulk: false,
+            awaits_until: None,
             cipher,
             closing: None,
             told,
@@ -329,7 +333,7 @@ impl Peer {
                     self.taken(driver, now);
                     self.write_at(driver, now);
                     if count < room {
-                        driver.watch(connection);
+                        self.watch(driver, connection, now);
                         return true;
                     }
                 }
@@ -343,14 +347,30 @@ impl Peer {
                     self.came(Time::default(), lent, 0);
                     *staging = Some(space);
                     if turn > 0 || reason == Reason::Told {
-                        driver.watch(connection);
+                        self.watch(driver, connection, Time(driver.now_ns()));
                     }
                     return turn > 0;
                 }
             }
         }
-        driver.watch(connection);
+        self.watch(driver, connection, Time(driver.now_ns()));
         true
+    }
+
+    /// Asks to be told of what comes next. The rest of a frame's payload can be followed by nothing before it is there, so
+    /// that who receives is woken once for all of it; but not for ever by a peer that is slow.
+    fn watch<D: Driver<Staging, Pieces>>(&mut self, driver: &D, connection: ConnectionId, now: Time) {
+        let missing = match self.session.destination() {
+            Destination::Message { remaining, .. } => usize::try_from(remaining).unwrap_or(usize::MAX),
+            Destination::Staging => 0,
+        };
+        let Some(wire) = &mut self.wire else { return };
+        // Encrypted it is no less, and some of it may be here.
+        let here = wire.cipher.as_ref().map_or(0, |cipher| cipher.incoming().len());
+        let least = missing.saturating_sub(here);
+        let least = if least < LINK_DIRECT_BYTES { 1 } else { least };
+        wire.awaits_until = (least > 1).then(|| now.after_ms(LINK_AWAITED_MS));
+        driver.watch_for(connection, least);
     }
 
     /// What to read next: the rest of a payload that is coming goes to where it stays. What is encrypted does not.
@@ -369,16 +389,17 @@ impl Peer {
         }
     }
 
-    /// While a payload is coming, whether the next read is to where it stays.
+    /// While a payload is coming, whether the next read is to where it stays, and whether all of it is waited for.
     #[cfg(test)]
-    pub(crate) fn aims_at_its_place(&mut self) -> Option<bool> {
+    pub(crate) fn aims_at_its_place(&mut self) -> Option<(bool, bool)> {
         let Destination::Message { .. } = self.session.destination() else { return None };
+        let awaits = self.wire.as_ref()?.awaits_until.is_some();
         match self.goal() {
             Goal::Payload(lent) => {
                 self.imports.take_back(lent);
-                Some(true)
+                Some((true, awaits))
             }
-            Goal::All | Goal::Beginning => Some(false),
+            Goal::All | Goal::Beginning => Some((false, awaits)),
         }
     }
 
@@ -759,6 +780,11 @@ impl Peer {
             self.session.handle(now, Input::Tick, &mut self.outputs);
             self.carry_out(now);
         }
+        if let Some(wire) = &mut self.wire
+            && wire.awaits_until.take_if(|until| *until <= now).is_some()
+        {
+            driver.watch(wire.connection);
+        }
         self.write(driver);
         // A peer that takes no bytes does not take the last ones either.
         let stuck = |closing: &mut Closing| now >= closing.since.after_ms(CLOSE_MS);
@@ -770,7 +796,9 @@ impl Peer {
 
     /// When `tick` is wanted.
     pub(crate) fn deadline(&self) -> Option<Time> {
-        self.session.deadline().map(|(at, _)| at).into_iter().chain(self.held_until()).min()
+        let awaits = self.wire.as_ref().and_then(|wire| wire.awaits_until);
+        let session = self.session.deadline().map(|(at, _)| at);
+        session.into_iter().chain(awaits).chain(self.held_until()).min()
     }
 
     /// Whether bulk waits until the kernel has less of it.

@@ -13,11 +13,12 @@ use std::io::{IoSlice, IoSliceMut};
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use rustix::io::{Errno, readv};
+use rustix::io::{Errno, ioctl_fionread, readv};
 use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags, recv, sendmsg};
 
 use crate::driver::{Fault, PIECES_COUNT_MAX, Pieces, Read, Space};
 use crate::epoll::errno;
+use crate::least;
 
 /// How far a half is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,6 +37,8 @@ pub(crate) struct Half<B> {
     pub(crate) pending: Option<B>,
     /// Somebody asked for `Readable`. Means nothing to the writing half.
     pub(crate) watched: bool,
+    /// From so many bytes on the kernel tells of them. Means nothing to the writing half.
+    least: usize,
     ready: bool,
     /// The peer has ended or failed: the kernel will not tell again, so `ready` stays.
     over: bool,
@@ -78,7 +81,7 @@ impl<B> Half<B> {
     fn new(descriptor: &Arc<OwnedFd>, stage: Stage) -> Self {
         // Ready at first: the first call asks the kernel.
         let descriptor = Some(Arc::clone(descriptor));
-        Self { descriptor, stage, pending: None, watched: false, ready: true, over: false }
+        Self { descriptor, stage, pending: None, watched: false, least: 1, ready: true, over: false }
     }
 
     pub(crate) fn tell(&mut self, told: Told) {
@@ -108,10 +111,27 @@ impl<B> Half<B> {
 }
 
 impl<R: Space> Half<R> {
-    /// Whether a read would be done at once. It asks the kernel: a guess would make an idle connection take a
-    /// buffer.
+    /// Fewer bytes than this are not told of from now on.
+    pub(crate) fn expect(&mut self, least: usize) {
+        let least = least.max(1);
+        if let Some(descriptor) = self.descriptor.as_ref().filter(|_| least != self.least) {
+            least::ask(&**descriptor, least);
+            // What lies there already may be enough now.
+            self.ready |= least < self.least;
+            self.least = least;
+        }
+    }
+
+    /// Whether a read would be done at once, and bring as much as is expected. It asks the kernel: a guess would make an
+    /// idle connection take a buffer.
     pub(crate) fn has_bytes(&mut self) -> bool {
         let Ok(descriptor) = self.usable() else { return false };
+        if self.least > 1 && self.ready && !self.over {
+            // The end of the peer is an event, and `over` from then on.
+            let there = ioctl_fionread(&*descriptor).unwrap_or(u64::MAX);
+            self.ready = there >= self.least as u64;
+            return self.ready;
+        }
         while self.ready && !self.over {
             match recv(&*descriptor, &mut [0u8; 1], RecvFlags::PEEK) {
                 Err(Errno::INTR) => {}

@@ -19,10 +19,14 @@ impl State {
         contact.stream.filter(|_| contact.stands).ok_or(Fault::Dialing)
     }
 
-    /// Whether a read would be done at once.
-    pub(crate) fn has_bytes(&self, host: HostId, connection: ConnectionId) -> bool {
+    /// Whether a read would be done at once, and bring so many bytes if any more come at all.
+    pub(crate) fn has_bytes(&self, host: HostId, connection: ConnectionId, least: usize) -> bool {
         let Ok((id, side)) = self.standing(host, connection) else { return false };
-        self.streams.get(&id).is_some_and(|s| s.pipe(side.other()).has_news() || s.end(side).failed.is_some())
+        // A buffer that is full brings no more.
+        let least = least.clamp(1, self.manners.receive_bytes_max.max(1));
+        self.streams.get(&id).is_some_and(|stream| {
+            stream.pipe(side.other()).has_news(least) || stream.end(side).failed.is_some()
+        })
     }
 
     /// Whether a write would be done at once.

@@ -417,7 +417,8 @@ impl State {
             let fits = pipe.flight.front().is_some_and(|s| pipe.landed.len() + s.bytes.len() <= room);
             if !fits && !pipe.landed.is_empty() {
                 pipe.blocked = true;
-                return;
+                // Who waits for more than fits is told of what there is.
+                return self.touch(id, side.other());
             }
             let Some(mut segment) = pipe.flight.pop_front() else { return };
             if !segment.bytes.is_empty() && self.dice.chance(path.corrupt_ppm) {

@@ -73,9 +73,9 @@ pub(crate) struct Pipe {
 }
 
 impl Pipe {
-    /// Whether a read would bring something.
-    pub(crate) fn has_news(&self) -> bool {
-        !self.landed.is_empty() || self.ended
+    /// Whether a read would bring so many bytes, or fewer and no more will come.
+    pub(crate) fn has_news(&self, least: usize) -> bool {
+        self.landed.len() >= least || self.ended || self.blocked
     }
 
     /// Forgets what has not landed.

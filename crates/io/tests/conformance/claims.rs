@@ -253,6 +253,37 @@ pub(crate) fn an_idle_connection_is_watched_without_a_buffer<P: Place>(mut scene
     });
 }
 
+pub(crate) fn who_waits_for_many_bytes_is_told_when_they_are_there_or_will_not_come<P: Place>(
+    mut scene: Scene<P>,
+) {
+    const MANY: usize = 20_000;
+    let readable = |said: &Event<_, _>| matches!(said, Event::Readable { .. });
+    let pair = scene.connect();
+    for least in [MANY, 1, MANY] {
+        scene.place.far().watch_for(pair.far, least);
+        scene.send(Who::Near, pair.near, &[1; 100]);
+        if least > 1 {
+            scene.quiet("a few have come", readable);
+            scene.send(Who::Near, pair.near, &[1; MANY - 100]);
+        }
+        scene.wait(Who::Far, "enough have come", |said| readable(said).then_some(()));
+        scene.receive(Who::Far, pair.far, least.max(100));
+    }
+    // Who waits for less than before is told of what lies there.
+    scene.place.far().watch_for(pair.far, MANY);
+    scene.send(Who::Near, pair.near, &[2; 100]);
+    scene.quiet("a few have come", readable);
+    scene.place.far().watch(pair.far);
+    scene.wait(Who::Far, "any are enough", |said| readable(said).then_some(()));
+    assert_eq!(scene.receive(Who::Far, pair.far, 100), [2; 100]);
+    // More than any buffer takes.
+    scene.place.far().watch_for(pair.far, 1 << 30);
+    scene.send(Who::Near, pair.near, &[3; 100]);
+    scene.place.near().shutdown(pair.near).unwrap();
+    scene.wait(Who::Far, "no more will come", |said| readable(said).then_some(()));
+    assert_eq!(scene.receive(Who::Far, pair.far, 100), [3; 100]);
+}
+
 pub(crate) fn a_wake_ends_a_poll_and_is_no_event<P: Place>(mut scene: Scene<P>) {
     let pair = scene.connect();
     scene.place.near().watch(pair.near);

@@ -116,6 +116,11 @@ impl Lanes {
         self.0.get(rank.0).is_some_and(|lane| !lane.turn.is_empty())
     }
 
+    /// Whether a lane has more sources than one.
+    pub(crate) fn has_many(&self, rank: Rank) -> bool {
+        self.0.get(rank.0).is_some_and(|lane| lane.turn.len() > 1)
+    }
+
     /// Who goes next: the highest rank that has something and may go, unless a lower one was passed by enough.
     pub(crate) fn next(&self, held: &Held) -> Option<Turn> {
         let waits = |at: usize| !held.has(at) && self.0.get(at).is_some_and(|lane| !lane.turn.is_empty());

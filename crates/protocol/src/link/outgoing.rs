@@ -13,7 +13,7 @@ use alloc::vec::Vec;
 
 use busway_wire::limits::{
     EXTENSION_BYTES_MAX, LINK_BATCH_BYTES, LINK_COPY_BYTES, LINK_FRAGMENT_BYTES, LINK_PART_BYTES,
-    LINK_QUEUE_BYTES_MAX, LINK_QUEUE_MESSAGES_MAX, LINK_SHARED_MS,
+    LINK_PART_BYTES_MAX, LINK_QUEUE_BYTES_MAX, LINK_QUEUE_MESSAGES_MAX, LINK_SHARED_MS,
 };
 use busway_wire::link::{self, Frame, Gap, Retire};
 use busway_wire::{Flags, Header, Part, PortId, Run, Seed};
@@ -388,8 +388,14 @@ impl<P: AsRef<[u8]> + Clone> Outgoing<P> {
     fn fragment(&self, now: Time) -> usize {
         let shared = now < self.shared_until
             || Lanes::ranks().any(|rank| rank < Rank::BULK && self.lanes.has_any(rank));
-        let room = self.room.map_or(LINK_PART_BYTES, |room| usize::try_from(room).unwrap_or(usize::MAX));
-        if shared { LINK_FRAGMENT_BYTES } else { room.clamp(LINK_FRAGMENT_BYTES, LINK_PART_BYTES) }
+        if shared {
+            return LINK_FRAGMENT_BYTES;
+        }
+        let room = self.room.map_or(usize::MAX, |room| usize::try_from(room).unwrap_or(usize::MAX));
+        // Beside other bulk, which is to have its turn in the same batch, no more than that has four of; nor where it would
+        // be more than a quarter of what may lie in the kernel: then it would take some time.
+        let most = if self.lanes.has_many(Rank::BULK) { LINK_PART_BYTES } else { LINK_PART_BYTES_MAX };
+        room.clamp(LINK_FRAGMENT_BYTES, (room / 4).clamp(LINK_PART_BYTES, most))
     }
 
     fn push(&mut self, source: PortId, item: Item<P>) {

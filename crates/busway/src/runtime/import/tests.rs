@@ -30,7 +30,16 @@ fn announce() -> Announce {
     let label = String::new;
     let topic = Topic::new("a.b").expect("a topic");
     let (source, created_ns, reliable, resumes) = (SOURCE, 0, true, false);
-    Announce { source, topic, publisher: label(), process: label(), host: label(), created_ns, reliable, resumes }
+    Announce {
+        source,
+        topic,
+        publisher: label(),
+        process: label(),
+        host: label(),
+        created_ns,
+        reliable,
+        resumes,
+    }
 }
 
 fn header(sequence: u64) -> Header {

@@ -67,6 +67,7 @@ fn step_until(
 }
 
 #[test]
+#[expect(clippy::print_stdout, reason = "the evidence that the claim's row shows")]
 fn the_rest_of_a_large_payload_is_read_to_where_its_readers_find_it() {
     let clocks = Simulated::begin(1);
     let network = Network::new(1, Manners::smooth());
@@ -77,21 +78,24 @@ fn the_rest_of_a_large_payload_is_read_to_where_its_readers_find_it() {
     let payload: Vec<u8> = (0..LARGE_BYTES).map(|at| (at % 251) as u8).collect();
     publisher.try_send(&payload).expect("there is room");
     hosts[0].node.nudge();
-    let (mut to_its_place, mut past_it) = (0, 0);
+    let (mut to_its_place, mut past_it, mut awaited) = (0, 0, 0);
     let mut received = None;
     step_until(&network, &clocks, &mut hosts, |hosts| {
         let peers = lock(&hosts[1].node.shared.peers);
         let peer = peers.get(&PeerId::Node { index: 0 }).expect("a peer").clone();
         drop(peers);
-        match lock(&peer).aims_at_its_place() {
-            Some(true) => to_its_place += 1,
-            Some(false) => past_it += 1,
-            None => {}
+        if let Some((to_it, awaits)) = lock(&peer).aims_at_its_place() {
+            to_its_place += u32::from(to_it);
+            past_it += u32::from(!to_it);
+            awaited += u32::from(awaits);
         }
         received = subscriber.try_recv().expect("the bus is open");
         received.is_some()
     });
-    println!("evidence: {to_its_place} looks within a payload, {past_it} would be copied");
+    println!(
+        "evidence: {to_its_place} looks within a payload, {past_it} past it, {awaited} waited for its end"
+    );
     assert_eq!(received.expect("it came").payload(), payload);
     assert!(to_its_place > 10 && past_it == 0, "{to_its_place} and {past_it}");
+    assert!(awaited > 10, "{awaited}");
 }
