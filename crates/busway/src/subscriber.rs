@@ -187,7 +187,7 @@ impl Reader {
 struct Many {
     ready: ReadyRings,
     /// Those that waited for their seats when they were looked at.
-    unseated: Vec<usize>,
+    unseated: BTreeSet<usize>,
     /// When all of them are looked at again.
     full_at_ns: u64,
 }
@@ -202,9 +202,9 @@ impl Many {
     fn remove(&mut self, at: usize) {
         self.ready.remove(at);
         let last = self.ready.len();
-        self.unseated.retain(|other| *other != at);
-        if let Some(moved) = self.unseated.iter_mut().find(|other| **other == last) {
-            *moved = at;
+        self.unseated.remove(&at);
+        if self.unseated.remove(&last) {
+            self.unseated.insert(at);
         }
     }
 }
@@ -533,8 +533,9 @@ impl Subscriber {
                 }
                 Ok(Seen::Nothing) => {
                     many.ready.rest(at, reader.reached());
-                    if !reader.row().is_attached() {
-                        many.unseated.push(at);
+                    // Whether it had its seat when it was looked at, not whether it has it by now.
+                    if !reader.has_begun() {
+                        many.unseated.insert(at);
                     }
                 }
                 Ok(Seen::More) => later.push(at),

@@ -17,7 +17,7 @@ use alloc::vec::Vec;
 
 use busway_wire::limits::{
     LINK_BATCH_BYTES, LINK_CREDIT_BYTES_DEFAULT, LINK_CREDIT_MESSAGES_DEFAULT, LINK_DRAIN_MS,
-    LINK_HANDSHAKE_MS, LINK_IDLE_MS, LINK_PARTIAL_MS, LINK_PING_MS, LINK_TOKEN_BYTES_MAX,
+    LINK_HANDSHAKE_MS, LINK_IDLE_MS, LINK_PART_BYTES, LINK_PARTIAL_MS, LINK_PING_MS, LINK_TOKEN_BYTES_MAX,
     LINK_WINDOW_BYTES_DEFAULT, LINK_WINDOW_MESSAGES_DEFAULT, MESSAGE_BYTES_MAX,
 };
 use busway_wire::link::{Accept, Deny, Features, Frame, Hello, Refusal, RefusalCode, label_of, reason_of};
@@ -263,6 +263,8 @@ struct Clock {
     asked: Option<Time>,
     /// When the frame began that has not ended.
     partial: Option<Time>,
+    /// Bytes of its payload since then.
+    progress: u64,
 }
 
 impl<P: AsRef<[u8]> + Clone> Link<P> {
@@ -304,6 +306,7 @@ impl<P: AsRef<[u8]> + Clone> Link<P> {
                 heard: now,
                 asked: None,
                 partial: None,
+                progress: 0,
             },
             stats: Stats::default(),
         }
@@ -399,6 +402,7 @@ impl<P: AsRef<[u8]> + Clone> Link<P> {
                     (consumed, self.begin(header, part, extensions)?)
                 }
                 Step::Body { consumed, bytes } => {
+                    self.progress(now, bytes.len());
                     let source = self.coming.unwrap_or_default();
                     (consumed, Some(Event::Bytes { source, bytes }))
                 }
@@ -449,7 +453,10 @@ impl<P: AsRef<[u8]> + Clone> Link<P> {
                 self.clock.partial = None;
                 Ok(self.finish(&header))
             }
-            Ok(None) => Ok(None),
+            Ok(None) => {
+                self.progress(now, bytes.len());
+                Ok(None)
+            }
             Err(error) => Err(self.fail(error.into())),
         }
     }
@@ -588,13 +595,23 @@ impl<P: AsRef<[u8]> + Clone> Link<P> {
     /// Both have said hello.
     fn establish(&mut self, now: Time) {
         self.state = State::Established;
-        self.clock = Clock { limit: None, heard: now, asked: None, partial: None };
+        self.clock = Clock { limit: None, heard: now, asked: None, partial: None, progress: 0 };
         self.grant = self.theirs.as_ref().map(Grant::new);
     }
 
     fn begin_partial(&mut self, now: Time, begun: bool) {
         if begun || self.framer.want() != Want::Bytes {
             self.clock.partial.get_or_insert(now);
+        }
+    }
+
+    /// A frame may be large: each part of 64 KiB has the time that a small frame has.
+    fn progress(&mut self, now: Time, bytes: usize) {
+        let clock = &mut self.clock;
+        clock.progress =
+            if clock.partial.is_some() { clock.progress.saturating_add(bytes as u64) } else { 0 };
+        if clock.progress >= LINK_PART_BYTES as u64 {
+            (clock.partial, clock.progress) = (Some(now), 0);
         }
     }
 

@@ -5,7 +5,9 @@
 //! version has changed, or to mark a seat stalled or evicted. A seat's entry lies in the publisher's arena, so
 //! that the subscriber can see how it is treated.
 //!
-//! Invariant: a hold that was stored after the seat was given is respected. The version is raised before the
+//! Invariants: (S1) a row that comes late begins where nothing is given up any more: the version is raised before its place
+//! is chosen, so that a publisher either waits for the list or has shown how far it was.
+//! A hold that was stored after the seat was given is respected. The version is raised before the
 //! subscriber is told; the publisher looks at the version after the fence that precedes each scan (`recycle`).
 //! Where a row says that it is, is clamped to what the ring knows: a lying row hurts itself only. What it says that it has
 //! counted is not, because the account is there to show what does not add up.
@@ -27,7 +29,7 @@ use crate::marks::Stamp;
 use crate::recycle::Remains;
 use crate::row::{RowAccount, ledger};
 use crate::slot::Slot;
-use crate::sync::{AtomicU64, Ordering};
+use crate::sync::{AtomicU64, Ordering, fence};
 use crate::view::Mapped;
 
 pub(crate) mod between;
@@ -186,6 +188,8 @@ pub struct RingShared {
     places: bool,
     seats: Mutex<Vec<Seat>>,
     version: AtomicU64,
+    /// The last message that was given up though the ring had room for it: later rows begin behind it.
+    given_up: AtomicU64,
     /// What was due to rows that are gone, noted when each went: only we ask, so it lies in no arena.
     past_expected: AtomicU64,
     remains: Mutex<Option<Remains>>,
@@ -242,8 +246,22 @@ impl RingShared {
     ) -> Self {
         let stamp = Stamp::of(RingIndex(key.index), Generation(key.generation));
         let (seats, remains) = (Mutex::new(Vec::new()), Mutex::new(None));
-        let (version, past_expected) = (AtomicU64::new(1), AtomicU64::new(0));
-        Self { own, key, entry, head, mark, stamp, gating, places, seats, version, past_expected, remains }
+        let (version, given_up, past_expected) = (AtomicU64::new(1), AtomicU64::new(0), AtomicU64::new(0));
+        Self {
+            own,
+            key,
+            entry,
+            head,
+            mark,
+            stamp,
+            gating,
+            places,
+            seats,
+            version,
+            given_up,
+            past_expected,
+            remains,
+        }
     }
 
     /// Which ring this is.
@@ -276,6 +294,11 @@ impl RingShared {
 
     pub(crate) fn own(&self) -> &Arc<OwnArena> {
         &self.own
+    }
+
+    /// The publisher's thread: this message is not there any more.
+    pub(crate) fn give_up(&self, sequence: u64) {
+        self.given_up.store(sequence, Ordering::Relaxed); // before the fence of its next look (S1)
     }
 
     /// Changes whenever the list of seats does.
@@ -332,8 +355,12 @@ impl RingShared {
         let gates = self.gating && policy.gates();
         let place = NonZeroU64::new(row.place.load(Ordering::Relaxed))
             .filter(|_| gates && self.places && policy == Policy::Block);
+        // S1: a publisher that looks from now on waits for the list; of one that has looked we see all that it gives up.
+        self.raise();
+        fence(Ordering::SeqCst); // pairs with the fence in `room::look`
         let kept = place::kept(&seats, place, peer.uid(), self.head());
         let from = kept.from().unwrap_or_else(|| self.start_of(&row));
+        between::now(between::Step::Placed, self);
         let index = self.own.take_entry(Table::Seat)?;
         let passed = Arc::new(AtomicU64::new(from));
         let (peer, uid, stands_for) = (peer.clone(), peer.uid(), None);
@@ -373,7 +400,8 @@ impl RingShared {
         let stage = (self.entry.stages_used.load(Ordering::Relaxed) as usize).saturating_sub(1);
         let log2 = self.entry.stage_at.get(stage).map_or(0, |at| at.load(Ordering::Relaxed) & 63);
         let kept = (1_u64 << log2.min(32)) - 1;
-        head.saturating_sub(row.history.load(Ordering::Relaxed).min(kept))
+        let given_up = self.given_up.load(Ordering::Relaxed).min(head);
+        head.saturating_sub(row.history.load(Ordering::Relaxed).min(kept)).max(given_up)
     }
 
     fn fill_entry(&self, seat: &Seat) {

@@ -375,8 +375,8 @@ pub const FLOW_FLOOR_BYTES: u64 = 4 * LINK_PART_BYTES as u64;
 /// Milliseconds for the handshake of a link, however its bytes come. Then it is closed, with a reason.
 pub const LINK_HANDSHAKE_MS: u64 = 2_000;
 
-/// Milliseconds for the rest of a frame that has begun: one byte a second is no peer. Then the link is closed,
-/// with a reason.
+/// Milliseconds for the rest of a frame that has begun, or for the next [`LINK_PART_BYTES`] of a larger one: one byte a
+/// second is no peer. Then the link is closed, with a reason.
 pub const LINK_PARTIAL_MS: u64 = 10_000;
 
 /// Milliseconds of silence after which a peer is asked whether it is there.

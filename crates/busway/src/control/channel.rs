@@ -17,6 +17,7 @@ use busway_wire::limits::{
     CONTROL_BYTES_MAX, MEMBER_QUEUE_BYTES_MAX, MEMBER_QUEUE_FDS_MAX, MEMBER_QUEUE_MESSAGES_MAX,
 };
 use busway_wire::{Control, DecodeError, EncodeError};
+use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::io::{Errno, IoSlice, IoSliceMut};
 use rustix::net::{
@@ -173,6 +174,13 @@ impl Channel {
         self.queued_bytes += bytes.len();
         self.queue.push_back(Queued { bytes, enclosed });
         self.flush()
+    }
+
+    /// Whether the other side has closed it, as far as the kernel knows now.
+    pub(super) fn is_hung_up(&self) -> bool {
+        let mut polled = [PollFd::new(&self.socket, PollFlags::empty())];
+        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+        rustix::event::poll(&mut polled, Some(&now)).is_ok() && polled[0].revents().contains(PollFlags::HUP)
     }
 
     /// Sends what waits until the socket takes no more.

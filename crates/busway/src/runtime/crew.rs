@@ -421,6 +421,8 @@ impl<D: Wires> Carrier for Crew<D> {
             if whole_ms > 0 {
                 let most = Duration::from_millis(u64::try_from(whole_ms).unwrap_or(1));
                 if self.lead(Deadline::after(most), &mut look) == Looked::Done {
+                    // It does not come back for what others wait for.
+                    self.leave();
                     return;
                 }
                 if deadline.expired() {

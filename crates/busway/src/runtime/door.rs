@@ -366,8 +366,10 @@ impl<D: Wires> Door<D> {
                 let (read, happened) = {
                     let mut peer = lock(&peer);
                     let read = peer.read(&self.shared.driver, connection, &mut self.staging, reason);
-                    // Publishers that send what they publish, many messages at a time, also go on with what may go now.
-                    if read && !self.shared.carried.is_under_way(self.shared.driver.now_ns()) {
+                    // A publisher that sends what it publishes, many messages at a time, also goes on with what may go now. It
+                    // does so for itself alone.
+                    let goes_on = || self.shared.carried.is_under_way(self.shared.driver.now_ns());
+                    if read && !(peer.has_one_source() && goes_on()) {
                         peer.pump_freed(&self.shared.driver);
                     }
                     (read, !peer.happened.is_empty())
@@ -766,6 +768,8 @@ fn address_of(from: SocketAddr, own: Option<IpAddr>) -> Option<IpAddr> {
     }
     Some(match address {
         IpAddr::V4(_) => address,
+        // Of these each host of a network has one in the same 64 bits.
+        IpAddr::V6(link) if link.is_unicast_link_local() => address,
         // One subscriber has as many addresses as the rest of the bits has room for.
         IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() >> 64 << 64)),
     })

@@ -187,6 +187,8 @@ pub(crate) struct Peer {
     looked_at: usize,
     /// Sources that had something at the last look at all of them.
     gave: usize,
+    /// The same of the look that goes on.
+    giving: usize,
     /// Nanoseconds in which what came was put into its place.
     taking_ns: u64,
 }
@@ -221,7 +223,8 @@ impl Peer {
             full_at: Time(0),
             turn: 0,
             looked_at: 0,
-            gave: 0,
+            gave: usize::MAX,
+            giving: 0,
             taking_ns: 0,
         })
     }

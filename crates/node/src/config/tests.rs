@@ -126,7 +126,7 @@ fn an_unknown_key_or_section_is_named_with_its_place_and_what_was_meant() {
         ("index = 1\n", "1:1", "index", "did you mean node.index?"),
         ("[node]\nindex.x = 1\n", "2:1", "node.index", "busway config explain node.index"),
         ("[flows.dota]\nbytes = 1\n", "1:8", "flows.dota", "did you mean data?"),
-        ("[flows]\nquite_else = 1\n", "2:1", "flows.quite_else", "what there is: data"),
+        ("[flows]\nquite_else = 1\n", "2:1", "flows.quite_else", "what there is: bytes, floor, data"),
         ("  \"q\\u001bzzzzzz\" = 1\n", "1:3", "\\u{1b}", "what there is: domain"),
     ] {
         let (cause, at, remedy) = problem(text);

@@ -394,7 +394,9 @@ impl<P: AsRef<[u8]> + Clone> Outgoing<P> {
         let room = self.room.map_or(usize::MAX, |room| usize::try_from(room).unwrap_or(usize::MAX));
         // Beside other bulk, which is to have its turn in the same batch, no more than that has four of; nor where it would
         // be more than a quarter of what may lie in the kernel: then it would take some time.
-        let most = if self.lanes.has_many(Rank::BULK) { LINK_PART_BYTES } else { LINK_PART_BYTES_MAX };
+        // Nor where many links share what batches may hold: a part may be copied into one.
+        let small = self.lanes.has_many(Rank::BULK) || self.batch_bytes() < LINK_BATCH_BYTES;
+        let most = if small { LINK_PART_BYTES } else { LINK_PART_BYTES_MAX };
         room.clamp(LINK_FRAGMENT_BYTES, (room / 4).clamp(LINK_PART_BYTES, most))
     }
 

@@ -189,6 +189,7 @@ impl RingWriter {
 
     fn give_up_front(&mut self) -> bool {
         let Some((oldest, sized)) = self.chunks.pop_front() else { return false };
+        self.shared.give_up(oldest);
         self.overwrite(oldest);
         self.chunk_bytes -= sized.class;
         self.recycler.retire(sized);

@@ -519,6 +519,11 @@ impl RowReader {
         self.over
     }
 
+    /// Whether it had its seat when it was looked at last.
+    pub fn has_begun(&self) -> bool {
+        self.stage.is_some()
+    }
+
     /// Whether messages lie here that have not been returned yet.
     pub fn has_taken(&self) -> bool {
         !self.queued.is_empty()

@@ -9,6 +9,8 @@ use super::RingShared;
 /// A moment at which something may happen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Step {
+    /// The control thread has chosen where a row begins, and has not listed it yet.
+    Placed,
     /// The publisher has its list and has not looked at the rows yet.
     Listed,
     /// The control thread has noted who is dead.

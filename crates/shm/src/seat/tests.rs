@@ -2,9 +2,11 @@
 
 use std::cell::Cell;
 use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
+use std::thread;
+use std::time::Duration;
 
-use busway_wire::{Kind, Policy, PortId, Topic};
+use busway_wire::{Flags, HEADER_SIZE, Header, Kind, Policy, PortId, Topic};
 
 use super::between::{Step, ask};
 use super::{Reaped, RingShared};
@@ -13,7 +15,7 @@ use crate::clock::monotonic_ns;
 use crate::hold::HoldBudget;
 use crate::life::OWNER_DIED;
 use crate::ring::{Patience, Refusal, RingOptions, RingWriter};
-use crate::row::{RowOptions, RowShared};
+use crate::row::{RowOptions, RowReader, RowShared, Taken};
 use crate::slot::InlineMeta;
 use crate::sync::Ordering;
 
@@ -125,4 +127,61 @@ fn the_place_of_who_dies_while_the_control_thread_looks_is_kept_at_the_next_look
     assert_eq!(shared.reap(), Reaped::default(), "it lived when the look began");
     assert_eq!(shared.reap().kept, 1);
     assert!(matches!(send(&mut writer), Err(Refusal::Full(_))));
+}
+
+/// A row that reads for this process itself and gates, with its seat.
+fn reader(ring: &RingShared) -> Arc<RowShared> {
+    let own = arena("reader");
+    let us = PeerArena::of_own(&own).expect("our own arena can be mapped");
+    let publisher = PeerArena::of_own(ring.own()).expect("our own arena can be mapped");
+    let budget = Arc::new(HoldBudget::new(256, 64 * MIB));
+    let (policy, created_ns) = (Policy::Block, monotonic_ns());
+    let options = RowOptions { port: PortId(9), policy, history: 0, holds: 15, created_ns, place: 0 };
+    let row = RowShared::create(&own, &publisher, ring.key(), &options, &budget).expect("a row");
+    row.attached(Ok(ring.attach(&us, row.key(), policy).expect("a seat")));
+    row
+}
+
+#[test]
+fn a_row_that_comes_while_what_all_have_read_is_given_up_misses_nothing_of_what_it_is_due() {
+    let (mut writer, ring) = ring();
+    let quick = reader(&ring);
+    // From here on it has its list.
+    send(&mut writer).expect("a slot");
+    quick.entry().cursor.store(1, Ordering::Release);
+    let (go, come) = mpsc::channel();
+    let (done, ended) = mpsc::channel();
+    let publishing = thread::spawn(move || {
+        come.recv().expect("the test goes on");
+        // Several times what is sent between two looks for memory that all have read.
+        for _ in 0..24 {
+            let mut loan = writer.loan(64 << 10, Patience::None).expect("memory");
+            let mut header = Header::new(Kind::Publish);
+            header.size.set(HEADER_SIZE as u32);
+            header.flags = Flags::UNSEALED.bits();
+            header.sequence.set(writer.head() + 1);
+            loan.bytes_mut()[..HEADER_SIZE].copy_from_slice(header.bytes());
+            writer.send_loan(loan, Patience::None).expect("the rows that gate leave room");
+            quick.entry().cursor.store(writer.head(), Ordering::Release);
+        }
+        let _ = done.send(());
+        writer
+    });
+    ask(Step::Placed, move |_| {
+        go.send(()).expect("the publisher waits");
+        // It waits for the list; one that does not is through by then, and has seen no newcomer.
+        let _ = ended.recv_timeout(Duration::from_millis(300));
+    });
+    let newcomer = reader(&ring);
+    let writer = publishing.join().expect("it publishes");
+    let mut reader = RowReader::new(newcomer.clone(), Policy::Block, false);
+    let mut taken = 0;
+    loop {
+        match reader.take() {
+            Taken::Message(_) => taken += 1,
+            Taken::Empty => break,
+            other => panic!("after {taken} messages: {other:?}"),
+        }
+    }
+    assert_eq!(newcomer.entry().first.load(Ordering::Relaxed) + taken, writer.head());
 }

@@ -174,8 +174,10 @@ impl Holder {
         }
         let mut out = Vec::new();
         if let Some(known) = self.rendezvous.member_of(process) {
-            let same =
-                self.connections.get(&known).is_some_and(|old| (old.uid, old.pid) == (uid, connection.pid));
+            // Of two in other pid namespaces the kernel does not say whether they are one: the old connection does.
+            let same = self.connections.get(&known).is_some_and(|old| {
+                (old.uid, old.pid) == (uid, connection.pid) && (old.pid != 0 || old.channel.is_hung_up())
+            });
             if !same {
                 return Err(Error::new(Code::ProtocolBroken, "another process has this id"));
             }

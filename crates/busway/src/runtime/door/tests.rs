@@ -25,6 +25,11 @@ fn an_address_counts_beyond_this_host_and_of_version_6_as_far_as_one_subscriber_
     assert_eq!(address_of(from("::ffff:10.0.0.2"), Some(here)), Some(there));
     assert_eq!(address_of(from("2001:db8:1:2:3:4:5:6"), Some(here)), Some(from("2001:db8:1:2::").ip()));
     // Ours, by whichever of our addresses it comes.
+    assert_eq!(
+        address_of(from("fe80::2"), Some(here)),
+        Some(from("fe80::2").ip()),
+        "all of a network have its bits"
+    );
     assert_eq!(address_of(from("127.0.0.1"), Some(here)), None);
     assert_eq!(address_of(from("10.0.0.1"), Some(IpAddr::V4(Ipv4Addr::LOCALHOST))), None);
     assert_eq!(address_of(from("10.0.0.1"), Some(here)), None);

@@ -34,6 +34,7 @@ impl Peer {
     pub(crate) fn pump<D: Driver<Staging, Pieces>>(&mut self, driver: &D) -> usize {
         let now = Time(driver.now_ns());
         self.meet(now);
+        self.share_backlog();
         let mut all = 0;
         loop {
             let read = self.fill(now);
@@ -99,9 +100,10 @@ impl Peer {
         if !self.exports.has(source) {
             return None;
         }
+        self.share_backlog();
         let mut all = 0;
         while self.session.may_send(source) {
-            let read = self.fill_from(now, source, FILL_MAX);
+            let read = self.fill_from(now, source, FILL_MAX, &mut { FILL_BYTES });
             all += read;
             if !self.outputs.is_empty() {
                 self.carry_out(now);
@@ -111,6 +113,18 @@ impl Peer {
             }
         }
         Some(all)
+    }
+
+    /// Before the peer's queue is filled, also while a write is stuck: its part of what all may hold.
+    fn share_backlog(&mut self) {
+        if let Some(wire) = &self.wire {
+            self.session.set_queue_bytes(wire.backlog.bytes());
+        }
+    }
+
+    /// Whether all that is sent to the peer is one publisher's.
+    pub(crate) fn has_one_source(&self) -> bool {
+        self.exports.count() <= 1
     }
 
     /// How many messages up to `sequence` of a source wait here for the link, which loses none.
@@ -130,18 +144,19 @@ impl Peer {
 
     /// As `fill`, of sources whose head says that there is something, each once. Ends are not found by that.
     fn fill_from_news(&mut self, now: Time) -> usize {
-        let (mut all, mut held_up) = (0, false);
+        let (mut all, mut held_up, mut bytes) = (0, false, FILL_BYTES);
         let count = self.exports.count();
         let start = self.turn.min(count);
         for places in [start..count, 0..start] {
             let mut at = places.start;
             while all < FILL_MAX
+                && bytes > 0
                 && let Some((place, source)) = self.exports.news(at..places.end)
             {
                 at = place + 1;
                 self.turn = at;
                 if self.session.may_send(source) {
-                    all += self.fill_from(now, source, TURN_MAX);
+                    all += self.fill_from(now, source, TURN_MAX, &mut bytes);
                 } else {
                     held_up = true;
                 }
@@ -157,32 +172,33 @@ impl Peer {
     /// As `fill`, of all sources in turn, those that have ended with them. The fewer had something the last time, the more
     /// each may give.
     fn fill_in_turn(&mut self, now: Time) -> usize {
-        let (mut all, mut empty, mut gave, mut last) = (0, 0, 0, None);
+        let (mut all, mut empty, mut last, mut bytes) = (0, 0, None, FILL_BYTES);
         let most = self.exports.count();
         let turn = (FILL_MAX / self.gave.max(1)).max(TURN_MAX);
-        while all < FILL_MAX && empty <= most {
+        while all < FILL_MAX && bytes > 0 && empty <= most {
             let Some(source) = self.session.next_source() else {
                 self.looked_at = most;
                 break;
             };
-            let read = self.fill_from(now, source, turn.min(FILL_MAX - all));
+            let read = self.fill_from(now, source, turn.min(FILL_MAX - all), &mut bytes);
             all += read;
             self.looked_at += 1;
             empty = if read == 0 { empty + 1 } else { 0 };
-            gave += usize::from(read > 0 && last.replace(source) != Some(source));
+            self.giving += usize::from(read > 0 && last.replace(source) != Some(source));
         }
-        self.gave = gave;
         if self.looked_at >= most {
+            self.gave = std::mem::take(&mut self.giving);
             self.looked_at = 0;
             self.full_at = now.after_ms(FULL_MS);
         }
         all
     }
 
-    /// Gives the session the next messages of a source that may send, at most `most`.
-    fn fill_from(&mut self, now: Time, source: PortId, most: usize) -> usize {
-        let (mut read, mut bytes) = (0, 0);
-        while read < most && bytes < FILL_BYTES && (read == 0 || self.session.may_send(source)) {
+    /// Gives the session the next messages of a source that may send, at most `most`, and no more when `bytes` of runs are
+    /// used up.
+    fn fill_from(&mut self, now: Time, source: PortId, most: usize, bytes: &mut usize) -> usize {
+        let mut read = 0;
+        while read < most && *bytes > 0 && (read == 0 || self.session.may_send(source)) {
             let mut room = self.session.room(source);
             room.messages = room.messages.min((most - read) as u64);
             let mut run = self.session.spare_run();
@@ -191,7 +207,7 @@ impl Peer {
             let found = self.exports.take_run(source, &room, &mut run);
             let packed = usize::try_from(run.count()).unwrap_or(usize::MAX);
             read = read.saturating_add(packed);
-            bytes += run.bytes().len();
+            *bytes = bytes.saturating_sub(run.bytes().len());
             if packed > 0 {
                 self.session.handle(now, Input::Run(run), &mut self.outputs);
             } else {
