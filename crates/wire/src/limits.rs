@@ -175,7 +175,7 @@ pub const LINK_FRAME_BYTES_MAX: usize = 64 << 10;
 pub const LINK_PIECE_BYTES_MAX: u64 = MIB;
 
 /// Bytes of payload of one part of a larger message while nothing more urgent shares the link: large enough that header
-/// and checksum cost little, small enough that who comes meanwhile waits for 64 KiB at most.
+/// and checksum cost little, small enough that who comes meanwhile waits for 64 KiB at most; but see [`LINK_PART_BYTES_MAX`].
 pub const LINK_PART_BYTES: usize = 64 << 10;
 
 /// The same where there is room in the kernel for four of it, or nobody bounds what lies there: one header, and one wake-up of
