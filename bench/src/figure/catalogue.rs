@@ -264,7 +264,7 @@ impl Maker<'_> {
             method: "A loan is filled before the clock starts; then `send`, and the receiver reads first and last byte. Sizes alternate within one cell, through chunks that both \
                      sides have already mapped and touched. `edges`: only the first and last byte are written anew, and the sender's caches are warm at both sizes. `filled whole, caches alike`: \
                      all of the loan is written; who has filled 64 MiB finds nothing else in its caches, so the sender of 4 KiB fills 64 MiB of other memory as well before the clock starts. \
-                     `filled whole, caches as they are`: the sender of 4 KiB fills nothing else; the ratio is what filling 64 MiB costs the `send` that follows it, whatever is sent, and no bus can have less than the bare flag. \
+                     `filled whole, caches as they are`: the sender of 4 KiB fills nothing else; the ratio is what filling 64 MiB costs the `send` that follows it, whatever is sent. \
                      Filled is what has left the processor's buffer of stores: a fence goes before the clock. \
                      The bare flag does the same with plain shared memory in huge pages and one word: its ratios are the machine's. 4 KiB of which one half lies 64 MiB behind the other \
                      tell what the distance of first and last byte costs, whatever lies between",
@@ -281,7 +281,7 @@ impl Maker<'_> {
                     "64 MiB / 4 KiB, filled whole, caches as they are",
                     "whole_64mib_ns",
                     "whole_4kib_ns",
-                    Bar::None,
+                    bar,
                 ),
                 floor("a bare flag, 64 MiB / 4 KiB, edges", "edges_64mib_ns", "edges_4kib_ns"),
                 floor(
@@ -331,7 +331,7 @@ impl Maker<'_> {
     fn p8(&self) -> Figure {
         let p50 = |side: &str| read(&format!("{side} oneway-asleep"), "p50");
         Figure {
-            method: "Ping-pong of two processes over TCP of loopback, halved, each side asleep until something comes: the socket in a blocking read, ours in `recv`. Each of our processes embeds its node. \
+            method: "Ping-pong of two processes over TCP of loopback, halved, each side waiting until something comes: the socket in a blocking read, ours in `recv`, which looks again for up to 40 us before it sleeps while that pays, so that in this cell it seldom sleeps. Each of our processes embeds its node. \
                      The median round trip is judged, as a mean would be that of the few trips during which somebody else had the processor",
             cells: ["tcp", "link"].map(|side| self.cell(side, "oneway-asleep", 20_000)).to_vec(),
             claims: vec![claim(
