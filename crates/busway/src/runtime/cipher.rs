@@ -10,7 +10,7 @@
 
 use busway_protocol::{Batch, Framer, PeerId, Principal, Step};
 use busway_wire::link::{Frame, Refusal, RefusalCode};
-use busway_wire::{Kind, Seed};
+use busway_wire::{DecodeError, HEADER_SIZE, Header, Kind, Seed};
 use rustls::client::UnbufferedClientConnection;
 use rustls::pki_types::ServerName;
 use rustls::server::UnbufferedServerConnection;
@@ -22,6 +22,8 @@ use crate::tls::{Tls, principal_of, told};
 /// Bytes that have come and cannot be opened yet: the largest message of a handshake in records, and one more record.
 /// More is no handshake.
 const SEALED_BYTES_MAX: usize = 128 << 10;
+/// What stands in front of a record: its type, its version, and its size.
+const RECORD_HEAD_BYTES: usize = 5;
 /// Bytes of plaintext in a record of full size, and what sealing adds to each.
 const RECORD_BYTES: usize = 16 << 10;
 const RECORD_EXTRA: usize = 22;
@@ -151,11 +153,17 @@ impl Cipher {
             return Ok(());
         }
         if self.stage == Stage::Silent && !bytes.is_empty() {
-            if !looks_like_tls(bytes) {
-                self.incoming.extend_from_slice(bytes);
-                return self.hear_in_clear();
+            match First::of(bytes) {
+                First::Record => self.stage = Stage::Handshake,
+                First::Frame => {
+                    self.incoming.extend_from_slice(bytes);
+                    return self.hear_in_clear();
+                }
+                First::Either => {
+                    self.incoming.extend_from_slice(bytes);
+                    return Ok(());
+                }
             }
-            self.stage = Stage::Handshake;
         }
         let mut at = 0;
         loop {
@@ -351,7 +359,32 @@ fn encrypt<Data>(
     }
 }
 
-/// Whether these are the first bytes of a TLS record.
-pub(crate) fn looks_like_tls(bytes: &[u8]) -> bool {
-    matches!(bytes.first(), Some(0x14..=0x17)) && bytes.get(1).is_none_or(|major| *major == 3)
+/// What the first bytes of a connection are of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum First {
+    /// Busway in clear, or nothing that is known.
+    Frame,
+    /// TLS.
+    Record,
+    /// Either: more must come before it is known.
+    Either,
+}
+
+impl First {
+    /// A frame begins with its checksum, which may be any bytes: in one of 16 384 they are those of a record. So a record is
+    /// what begins as one and is no frame, as is known when a header is there, or a whole record that is shorter.
+    pub(crate) fn of(bytes: &[u8]) -> First {
+        if !matches!(bytes.first(), Some(0x14..=0x17)) || bytes.get(1).is_some_and(|major| *major != 3) {
+            return First::Frame;
+        }
+        if bytes.len() < HEADER_SIZE {
+            let size = bytes.get(3..5).map(|size| usize::from(size[0]) << 8 | usize::from(size[1]));
+            let whole = size.is_some_and(|size| bytes.len() >= RECORD_HEAD_BYTES + size);
+            return if whole { First::Record } else { First::Either };
+        }
+        match Header::validate_head_of_any_version(bytes, Seed::LOCAL) {
+            Err(DecodeError::Checksum) => First::Record,
+            Ok(_) | Err(_) => First::Frame,
+        }
+    }
 }

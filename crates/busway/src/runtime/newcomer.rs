@@ -12,7 +12,7 @@ use busway_protocol::{Batch, Link, PeerId, Principal, Time};
 use busway_wire::link::{Refusal, RefusalCode};
 
 use crate::runtime::HubConfig;
-use crate::runtime::cipher::{Cipher, Trouble, looks_like_tls};
+use crate::runtime::cipher::{Cipher, First, Trouble};
 use crate::runtime::{Outbound, Pieces};
 use crate::tls::Tls;
 use crate::tokens::Tokens;
@@ -68,7 +68,7 @@ impl Newcomer {
             }
         }
         let Some(mut cipher) = self.cipher.take() else {
-            if self.tls.is_none() && looks_like_tls(bytes) {
+            if self.tls.is_none() && First::of(bytes) == First::Record {
                 let reason = "this node does not speak TLS; give it a certificate, or none to the other";
                 return self.refuse(RefusalCode::Credentials, reason.to_owned());
             }
@@ -197,3 +197,6 @@ impl Newcomer {
         (self.link, self.cipher, rest)
     }
 }
+
+#[cfg(test)]
+mod tests;
