@@ -43,7 +43,8 @@ fn read(clock: ClockId) -> u64 {
         0 => nanoseconds(clock_gettime(clock)),
         now_ns => {
             SIMULATED_NS.set(now_ns.saturating_add(1));
-            if clock == ClockId::Monotonic { now_ns } else { now_ns.saturating_add_signed(LEAPT_NS.get()) }
+            let wall = matches!(clock, ClockId::Realtime | ClockId::RealtimeCoarse);
+            if wall { now_ns.saturating_add_signed(LEAPT_NS.get()) } else { now_ns }
         }
     }
 }
@@ -191,6 +192,9 @@ mod tests {
         assert_eq!(monotonic_ns(), 1_003, "it does not go back");
         simulate(Some(9_000));
         assert!(Deadline::after_from(Duration::from_nanos(100), 8_900).expired());
+        set_wall(-5_000);
+        assert_eq!((realtime_ns(), realtime_coarse_ns()), (4_001, 4_002), "somebody has set it");
+        assert_eq!((monotonic_ns(), monotonic_coarse_ns()), (9_003, 9_004), "which moves no other");
         let other = std::thread::spawn(monotonic_ns).join().unwrap();
         assert!(other > 1_000_000, "{other}: other threads have the machine's time");
         simulate(None);
