@@ -12,6 +12,9 @@
 //! test = { package = "busway", target = "lib", name = "control::rendezvous::tests::death_removes" }
 //! why = "a sentence: what goes wrong for a user"
 //! ```
+//! Above all entries `seen_red_at = "COMMIT"` says at which commit each of them had been seen red: continuous integration
+//! tries what has changed since then.
+//!
 //! A target is `lib`, `bin` or the name of a file in tests/; `loom` is built with `--cfg loom`.
 
 use std::collections::BTreeSet;
@@ -28,7 +31,7 @@ use crate::process::{self, Output};
 use crate::tree::{self, Tree};
 use crate::{source, suite, workspace};
 
-const HELP: &str = "cargo xtask mutants [--list] [--changed BASE] [--limit SECONDS] [ROW | NAME]...
+const HELP: &str = "cargo xtask mutants [--list] [--changed BASE] [--limit SECONDS] [--within SECONDS] [ROW | NAME]...
 
 Applies each breakage of mutants.toml in a copy of the tree (target/mutants, built incrementally) and runs the one
 test that must notice it. First that test must pass without the breakage.
@@ -37,6 +40,8 @@ test that must notice it. First that test must pass without the breakage.
   --changed BASE   only mutants whose entry, file or test's file has changed since the commit BASE
   --list           only list them
   --limit SECONDS  a test that takes longer is red, because a hang is noticed too (default 120)
+  --within SECONDS after so long no other one is begun; what is left is named and counted, and each commit begins
+                   elsewhere
 
 Exit: 0 every mutant was caught, 1 one survived, does not apply or does not compile.
 ";
@@ -79,15 +84,27 @@ impl Test {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct File {
+    /// At this commit each had been seen red.
+    seen_red_at: Option<String>,
     #[serde(default)]
     mutant: Vec<Mutant>,
 }
 
+fn read(text: &str) -> Result<File, Failure> {
+    let remedy = "the head of xtask/src/mutants.rs shows an entry";
+    toml::from_str(text).map_err(|e| Failure::new(format!("mutants.toml: {e}"), remedy))
+}
+
+/// The commit at which each breakage had been seen red, where this clone knows it.
+pub(crate) fn seen_red_at() -> Option<String> {
+    let text = std::fs::read_to_string(workspace::root().join("mutants.toml")).ok()?;
+    let commit = read(&text).ok()?.seen_red_at?;
+    workspace::answer("git", &["merge-base", "--is-ancestor", &commit, "HEAD"]).map(|_| commit)
+}
+
 /// Reads mutants.toml.
 pub(crate) fn parse(text: &str) -> Result<Vec<Mutant>, Failure> {
-    let remedy = "the head of xtask/src/mutants.rs shows an entry";
-    let file: File = toml::from_str(text).map_err(|e| Failure::new(format!("mutants.toml: {e}"), remedy))?;
-    let mut mutants = file.mutant;
+    let mut mutants = read(text)?.mutant;
     for mutant in &mut mutants {
         let name = format!("name = \"{}\"", mutant.name);
         mutant.line = text.lines().position(|line| line.starts_with(&name)).map_or(1, |index| index + 1);
@@ -126,6 +143,7 @@ pub(crate) fn command(arguments: Vec<String>) -> Result<ExitCode, Failure> {
     let list = args.flag("--list");
     let changed = args.value("--changed")?;
     let limit = Duration::from_secs(args.number("--limit")?.unwrap_or(LIMIT_SECONDS));
+    let within = args.number("--within")?.map(Duration::from_secs);
     let wanted = args.rest()?;
     let root = workspace::root();
     let tree = Tree::read(&root)?;
@@ -148,7 +166,12 @@ pub(crate) fn command(arguments: Vec<String>) -> Result<ExitCode, Failure> {
         }
         return Ok(ExitCode::SUCCESS);
     }
-    let survived = run(&root, &tree, chosen, limit)?;
+    // One target after the other, so that cargo builds as little as possible.
+    chosen.sort_by(|a, b| (&a.test, &a.name).cmp(&(&b.test, &b.name)));
+    if within.is_some() {
+        begin_elsewhere(&mut chosen);
+    }
+    let survived = run(&root, &tree, &chosen, limit, within)?;
     Ok(if survived == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
@@ -184,15 +207,34 @@ impl Change {
     }
 }
 
-/// Runs each; returns how many were not caught.
-fn run(root: &Path, tree: &Tree, mut mutants: Vec<Mutant>, limit: Duration) -> Result<usize, Failure> {
+/// Turns the list, by the commit: where not all are tried it is not always the same ones.
+fn begin_elsewhere(mutants: &mut [Mutant]) {
+    let head = workspace::answer("git", &["rev-parse", "HEAD"]).unwrap_or_default();
+    let number = head.get(..8).and_then(|digits| usize::from_str_radix(digits, 16).ok()).unwrap_or(0);
+    let count = mutants.len().max(1);
+    mutants.rotate_left(number % count);
+}
+
+/// Runs each that can be begun in time; returns how many were not caught.
+fn run(
+    root: &Path,
+    tree: &Tree,
+    mutants: &[Mutant],
+    limit: Duration,
+    within: Option<Duration>,
+) -> Result<usize, Failure> {
     let copy = workspace::target().join("mutants/tree");
     tree::mirror(root, &copy)?;
-    // One target after the other, so that cargo builds as little as possible.
-    mutants.sort_by(|a, b| (&a.test, &a.name).cmp(&(&b.test, &b.name)));
     let scratch = Scratch { copy, limit };
+    let began = Watch::start();
     let (mut lost, mut green): (usize, BTreeSet<Test>) = (0, BTreeSet::new());
-    for mutant in &mutants {
+    for (tried, mutant) in mutants.iter().enumerate() {
+        if within.is_some_and(|within| began.elapsed() >= within) {
+            let left = &mutants[tried..];
+            left.iter().for_each(|mutant| println!("{:5} not tried  {}", mutant.row, mutant.name));
+            println!("mutants: {} caught, {lost} not caught, {} not tried", tried - lost, left.len());
+            return Ok(lost);
+        }
         let watch = Watch::start();
         if !green.contains(&mutant.test) {
             match scratch.verdict(&mutant.test)? {
@@ -323,6 +365,15 @@ mod tests {
     fn a_name_that_stands_twice_and_an_unknown_key_are_refused() {
         assert!(parse(&format!("{ENTRY}{ENTRY}")).is_err());
         assert!(parse(&ENTRY.replace("why", "because")).is_err());
+    }
+
+    #[test]
+    fn the_commit_at_which_all_were_seen_red_stands_above_them() {
+        assert_eq!(read(ENTRY).unwrap().seen_red_at, None);
+        assert_eq!(
+            read(&format!("seen_red_at = \"1234\"\n{ENTRY}")).unwrap().seen_red_at.as_deref(),
+            Some("1234")
+        );
     }
 
     #[test]
