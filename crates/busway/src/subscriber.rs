@@ -409,9 +409,11 @@ impl Subscriber {
             self.meet();
         }
         self.unfinished = false;
-        self.busy += 1;
-        if self.busy >= BUSY {
-            self.is_here();
+        if self.carrier.is_some() {
+            self.busy += 1;
+            if self.busy >= BUSY {
+                self.is_here();
+            }
         }
         if self.many.is_some() {
             return self.take_ready();
@@ -437,6 +439,9 @@ impl Subscriber {
         let Some(reader) = self.readers.get_mut(at).filter(|reader| !reader.held) else {
             return Small::Other;
         };
+        if reader.reader.is_empty() {
+            return Small::Empty;
+        }
         let mut blank = reader.blank();
         match blank.place().map_or(TakenSmall::Other, |place| reader.reader.take_small(place)) {
             TakenSmall::Message(sequence) => {

@@ -73,9 +73,16 @@ pub fn realtime_coarse_ns() -> u64 {
     read(ClockId::RealtimeCoarse)
 }
 
+/// Seconds of which the nanoseconds surely fit.
+const SECONDS_MAX: u64 = u64::MAX / 1_000_000_000;
+
 /// A clock before 1970 reads as 0 and one after 2554 as the last nanosecond: neither is worth a panic.
 #[inline]
 fn nanoseconds(time: Timespec) -> u64 {
+    // One comparison for both ends; what the kernel says of a second is less than one.
+    if (time.tv_sec as u64) < SECONDS_MAX {
+        return time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64;
+    }
     let seconds = u64::try_from(time.tv_sec).unwrap_or(0);
     let rest = u64::try_from(time.tv_nsec).unwrap_or(0);
     seconds.saturating_mul(1_000_000_000).saturating_add(rest)

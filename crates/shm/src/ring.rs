@@ -144,6 +144,8 @@ pub struct RingWriter {
     /// Beside each place: since when it has blocked us, or 0.
     blocked: Vec<u64>,
     seen: u64,
+    /// A tick of the coarse clock, and how often the rows were looked at for slots within it.
+    looks: (u64, u32),
     chunks: VecDeque<(u64, Sized)>,
     chunk_bytes: u64,
     /// Bytes that the ring may take without a look at the rows; the messages that give way for them are passed.
@@ -200,6 +202,7 @@ impl RingWriter {
             places: Vec::new(),
             blocked: Vec::new(),
             seen: 0,
+            looks: (0, 0),
             chunks: VecDeque::new(),
             chunk_bytes: 0,
             spare_bytes: 0,

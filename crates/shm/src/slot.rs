@@ -158,6 +158,13 @@ fn word(sequence: u64, chunk: ChunkRef) -> u64 {
     ((sequence & SEQUENCE_MASK) << 24) | u64::from(chunk.0)
 }
 
+/// Whether a word is that of a slot which does not carry the message `sequence` yet, nor a later one.
+#[inline]
+fn is_before(seen: u64, sequence: u64) -> bool {
+    let behind = sequence.wrapping_sub(seen >> 24) & SEQUENCE_MASK;
+    behind.wrapping_sub(1) < 1 << (SEQUENCE_BITS - 1) || seen == word(sequence, ChunkRef::BUSY)
+}
+
 /// Whether a shape can be that of the small message `sequence`.
 #[inline]
 fn is_true(shape: u64, sequence: u64) -> bool {
@@ -294,9 +301,13 @@ impl Slot {
             let copied = self.word.load(Ordering::Relaxed) == seen && is_true(shape, sequence);
             return if copied { SmallLook::Copied } else { SmallLook::Other };
         }
-        let behind = sequence.wrapping_sub(seen >> 24) & SEQUENCE_MASK;
-        let before = behind != 0 && behind <= 1 << (SEQUENCE_BITS - 1);
-        if before || seen == word(sequence, ChunkRef::BUSY) { SmallLook::Empty } else { SmallLook::Other }
+        if is_before(seen, sequence) { SmallLook::Empty } else { SmallLook::Other }
+    }
+
+    /// Whether the message `sequence` is not there yet, nor anything later.
+    #[inline]
+    pub fn is_empty(&self, sequence: u64) -> bool {
+        is_before(self.word.load(Ordering::Relaxed), sequence)
     }
 
     /// Copies what lies here, whatever it is, and returns its shape. The caller looks at the word before and after.

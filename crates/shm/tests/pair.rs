@@ -129,6 +129,46 @@ fn drain(reader: &mut RowReader) -> (Vec<u64>, Vec<(Cause, u64)>) {
     }
 }
 
+/// Slots of the newest stage.
+fn slots(pair: &Pair) -> u64 {
+    let entry = pair.shared.entry();
+    let used = entry.stages_used.load(std::sync::atomic::Ordering::Relaxed) as usize;
+    1 << (entry.stage_at[used - 1].load(std::sync::atomic::Ordering::Relaxed) & 63)
+}
+
+/// Messages that are each read at once, until the ring has as many slots or so many were sent.
+fn send_and_read(pair: &mut Pair, most: u64, until: u64) -> u64 {
+    let mut reader = pair.subscribe(Policy::default());
+    for sequence in 1..=most {
+        pair.send(b"small", Patience::None).expect("nobody gates");
+        let Taken::Message(message) = reader.take() else { panic!("message {sequence} is there") };
+        assert_eq!(message.sequence, sequence);
+        if slots(pair) >= until {
+            return sequence;
+        }
+    }
+    most
+}
+
+#[test]
+fn a_ring_of_messages_that_follow_each_other_closely_has_room_for_fewer_looks_and_others_stay_small() {
+    let large = RingOptions { slots_max: 1024, ..options() };
+    let mut busy = Pair::new(large.clone());
+    let sent = send_and_read(&mut busy, if cfg!(miri) { 512 } else { 1 << 20 }, 256);
+    // Miri's clock goes on faster than its messages.
+    assert!(slots(&busy) == 256 || cfg!(miri), "{} slots after {sent} messages", slots(&busy));
+    let mut bounded = Pair::new(options());
+    send_and_read(&mut bounded, 4096, 65);
+    assert!(slots(&bounded) <= 64, "no more than it may have: {}", slots(&bounded));
+    // The clocks of this thread go on by a nanosecond a look: no two looks are in one tick.
+    busway_shm::clock::simulate(Some(1));
+    let mut slow = Pair::new(large);
+    send_and_read(&mut slow, 512, 33);
+    busway_shm::clock::simulate(None);
+    assert_eq!(slots(&slow), 32, "a ring of few messages stays one page");
+    println!("evidence: grown after {sent} messages");
+}
+
 #[test]
 fn a_reliable_row_gets_every_message_in_order_and_whole_while_the_ring_grows_under_it() {
     const COUNT: u64 = if cfg!(miri) { 300 } else { 60_000 };

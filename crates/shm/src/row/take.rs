@@ -153,8 +153,26 @@ impl RowReader {
         &self.row
     }
 
-    /// Takes the next message to `place` if it is a small one and nothing but to take it is to be done. What most looks
-    /// find, and all that a look in vain costs.
+    /// Whether there is nothing, and nothing but to look again is to be done. All that a look in vain costs; `false` says
+    /// nothing.
+    #[inline]
+    pub fn is_empty(&mut self) -> bool {
+        let Some(stage) = self.stage.as_ref().filter(|_| self.follows) else { return false };
+        if !stage.slots[(self.next & stage.mask) as usize].is_empty(self.next) {
+            return false;
+        }
+        self.run = 0;
+        let empties = self.empties.wrapping_add(1);
+        let usual = self.next < stage.end
+            && self.row.ring.stages_used.load(Ordering::Acquire) == self.stages_seen
+            && !empties.is_multiple_of(EMPTIES_A_CHECK);
+        if usual {
+            self.empties = empties;
+        }
+        usual
+    }
+
+    /// Takes the next message to `place` if it is a small one and nothing but to take it is to be done, as most often.
     #[inline]
     pub fn take_small(&mut self, place: &mut InlineMessage) -> TakenSmall {
         let Some(stage) = self.stage.as_ref().filter(|_| self.follows) else { return TakenSmall::Other };
@@ -168,19 +186,8 @@ impl RowReader {
                 }
                 TakenSmall::Message(sequence)
             }
-            SmallLook::Empty => {
-                self.run = 0;
-                let empties = self.empties.wrapping_add(1);
-                if sequence >= stage.end
-                    || self.row.ring.stages_used.load(Ordering::Acquire) != self.stages_seen
-                    || empties.is_multiple_of(EMPTIES_A_CHECK)
-                {
-                    return TakenSmall::Other;
-                }
-                self.empties = empties;
-                TakenSmall::Empty
-            }
-            SmallLook::Other => TakenSmall::Other,
+            SmallLook::Empty if self.is_empty() => TakenSmall::Empty,
+            SmallLook::Empty | SmallLook::Other => TakenSmall::Other,
         }
     }
 
