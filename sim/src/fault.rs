@@ -203,4 +203,20 @@ impl Planned {
         let at = self.at.after_ms(rng.u64(0..500));
         Some(Planned { fault, at, phase: None, duration_ms, amount: 0 })
     }
+
+    /// In one world of four: a node hears nothing for a while of one that reads what is published beside it, and dies
+    /// meanwhile. The next one reads again what that one has, and must let the publisher go on though nobody acknowledges it.
+    pub fn unheard(pairs: &[Pair], until: Time, rng: &mut Rng) -> Vec<Planned> {
+        if pairs.is_empty() || rng.u32(0..4) > 0 {
+            return Vec::new();
+        }
+        let mut faults = Vec::new();
+        for _ in 0..4 {
+            let (pair, at) = (pairs[rng.usize(0..pairs.len())], Time(rng.u64(0..until.0)));
+            let planned = |fault, at, duration_ms| Planned { fault, at, phase: None, duration_ms, amount: 0 };
+            faults.push(planned(Fault::OneWay(pair), at, 1_500));
+            faults.push(planned(Fault::Crash(pair.to), at.after_ms(rng.u64(300..1_400)), rng.u64(50..500)));
+        }
+        faults
+    }
 }

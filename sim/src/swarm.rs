@@ -8,7 +8,7 @@ use busway_wire::{Pattern, Topic};
 use fastrand::Rng;
 
 use crate::coverage::Coverage;
-use crate::fault::Planned;
+use crate::fault::{Pair, Planned};
 use crate::network::Shape;
 use crate::node::Canary;
 use crate::seen::Budget;
@@ -125,6 +125,8 @@ impl Configuration {
             faults.extend(fault.occasion(crowd, rng));
             faults.push(fault);
         }
+        let until = Time(FAULTS_UNTIL_S * 1_000_000_000);
+        faults.extend(Planned::unheard(&far_readers(&sources, &readers), until, &mut Rng::with_seed(!seed)));
         Configuration { terms, sources, readers, faults }
     }
 
@@ -216,6 +218,16 @@ fn sources(terms: &Terms, topics: &[Topic], rng: &mut Rng) -> Vec<Source> {
         Source { host, topic, slots: [4, 32, 1_024][rng.usize(0..3)], work }
     };
     (0..count).map(one).collect()
+}
+
+/// Who reads what is published reliably on another host: from there to the publisher's.
+fn far_readers(sources: &[Source], readers: &[Reader]) -> Vec<Pair> {
+    let of = |source: &Source| {
+        let far = |reader: &&Reader| reader.pattern.matches(&source.topic) && reader.host != source.host;
+        let pair = |reader: &Reader| Pair { from: reader.host, to: source.host };
+        readers.iter().filter(far).map(pair).collect::<Vec<Pair>>()
+    };
+    sources.iter().filter(|source| is_reliable(&source.topic)).flat_map(of).collect()
 }
 
 fn readers(terms: &Terms, rng: &mut Rng) -> Vec<Reader> {

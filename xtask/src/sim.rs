@@ -7,7 +7,7 @@ use serde::Deserialize;
 
 use crate::args::Args;
 use crate::failure::Failure;
-use crate::tree;
+use crate::tree::{self, Tree};
 use crate::workspace;
 
 const HELP: &str = "cargo xtask sim [--seeds N | --seeds A..B | --minutes N | --seed S] [FLAG...]
@@ -32,7 +32,7 @@ nothing comes twice, nobody waits for ever. A failure prints its seed and the fe
 ";
 
 /// Breakages of the machines.
-const MUTANTS: &str = "sim/mutants.toml";
+pub(crate) const MUTANTS: &str = "sim/mutants.toml";
 /// Seeds that each must be found in.
 const MUTANT_SEEDS: &str = "0..2000";
 
@@ -79,6 +79,7 @@ fn simulator() -> Command {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct List {
+    #[serde(default)]
     mutant: Vec<Mutant>,
 }
 
@@ -90,6 +91,19 @@ struct Mutant {
     file: String,
     before: String,
     after: String,
+}
+
+/// Entries of sim/mutants.toml that cannot be applied, in words.
+pub(crate) fn misplaced(tree: &Tree) -> Vec<String> {
+    let list: List = match toml::from_str(tree.text(MUTANTS).unwrap_or("")) {
+        Ok(list) => list,
+        Err(error) => return vec![error.to_string()],
+    };
+    let cause = |mutant: &Mutant| {
+        let count = tree.text(&mutant.file).map_or(0, |text| text.matches(&mutant.before).count());
+        (count != 1).then(|| format!("{}: `before` stands {count} times in {}", mutant.name, mutant.file))
+    };
+    list.mutant.iter().filter_map(cause).collect()
 }
 
 /// Breaks the machines in a copy of the tree, one way after the other.

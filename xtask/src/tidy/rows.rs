@@ -2,6 +2,7 @@
 
 use crate::mutants::{self, Mutant};
 use crate::promises::{self, Promise, Proof, State};
+use crate::sim;
 use crate::source;
 use crate::tidy::Finding;
 use crate::tree::Tree;
@@ -27,6 +28,9 @@ pub(crate) fn promises_and_mutants(tree: &Tree, out: &mut Vec<Finding>) {
     }
     for mutant in &mutants {
         of_mutant(tree, mutant, &promises, out);
+    }
+    for cause in sim::misplaced(tree) {
+        out.push(Finding::new(sim::MUTANTS, 1, cause, "the code has moved on: choose the text before anew"));
     }
 }
 

@@ -245,3 +245,16 @@ fn a_promise_without_its_test_or_its_mutant_is_found() {
     assert_eq!(check(held, &MUTANT.replace("tests::one", "tests::two")).len(), 1);
     assert_eq!(check("| A1 | c | d |\n", "").len(), 1);
 }
+
+#[test]
+fn a_breakage_for_random_worlds_that_the_code_has_left_behind_is_found() {
+    let check = |source: &str| {
+        let breakage = "[[mutant]]\nname = \"m\"\nfile = \"p.rs\"\nbefore = \"x + 1\"\nafter = \"x\"\n";
+        found(rows::promises_and_mutants, &[("sim/mutants.toml", breakage), ("p.rs", source)])
+    };
+    assert!(check("x + 1").is_empty());
+    for moved_on in ["x + 2", "x + 1; x + 1"] {
+        let findings = check(moved_on);
+        assert!(matches!(&findings[..], [one] if one.starts_with("sim/mutants.toml:1: m:")), "{findings:?}");
+    }
+}
