@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use busway_io::{Manners, Path};
 use busway_protocol::Time;
-use busway_wire::Topic;
+use busway_wire::{Pattern, Topic};
 use fastrand::Rng;
 
 use crate::crowd::Crowd;
-use crate::fault::{Fault, Planned};
+use crate::fault::{Fault, Pair, Planned};
 use crate::phase::Phase;
 
 /// A publisher.
@@ -96,8 +96,8 @@ impl Plan {
         let count = rng.usize(2..=5);
         // All together send at least what a world needs; each at least so many that it lives through some faults.
         let least = (MESSAGES_LEAST / count as u64).max(SOURCE_LEAST);
-        let sources = (0..count).map(|_| source(hosts, least, &manners, path, rng)).collect();
-        let readers = (0..rng.usize(2..=6)).map(|_| reader(hosts, rng)).collect();
+        let sources: Vec<Source> = (0..count).map(|_| source(hosts, least, &manners, path, rng)).collect();
+        let readers: Vec<Reader> = (0..rng.usize(2..=6)).map(|_| reader(hosts, rng)).collect();
         let crowd = Crowd { nodes: hosts, clients: 0 };
         let mut faults = Vec::new();
         for _ in 0..rng.usize(9..20) {
@@ -105,11 +105,24 @@ impl Plan {
             faults.extend(fault.occasion(crowd, rng));
             faults.push(fault);
         }
+        let unheard = &mut Rng::with_seed(!seed);
+        faults.extend(Planned::unheard(&far_readers(&sources, &readers), Time(FAULTS_UNTIL_NS), unheard));
         let credit_messages = [4, 40, 16_384][rng.usize(0..3)];
         let credit_bytes = [20_000, 300_000, 32 << 20][rng.usize(0..3)];
         let late_ns = [0, 0, 300_000, 5_000_000][rng.usize(0..4)];
         Plan { seed, hosts, manners, path, credit_messages, credit_bytes, sources, readers, faults, late_ns }
     }
+}
+
+/// Who reads what is published on another host, and is waited for: from there to the publisher's.
+fn far_readers(sources: &[Source], readers: &[Reader]) -> Vec<Pair> {
+    let of = |source: &Source| {
+        let wants =
+            |reader: &&Reader| Pattern::parse(&reader.pattern).is_ok_and(|p| p.matches(&source.topic));
+        let far = readers.iter().filter(wants).filter(|reader| reader.reliable && reader.host != source.host);
+        far.map(|reader| Pair { from: reader.host, to: source.host }).collect::<Vec<Pair>>()
+    };
+    sources.iter().flat_map(of).collect()
 }
 
 fn source(hosts: usize, least: u64, manners: &Manners, path: Path, rng: &mut Rng) -> Source {
