@@ -46,6 +46,27 @@ pub(crate) fn check(tree: &Tree, out: &mut Vec<Finding>) {
             continue;
         };
         packages(manifest, &metadata, out);
+        if manifest == "Cargo.toml" {
+            vectors(&metadata, out);
+        }
+    }
+}
+
+/// What is shipped sums payloads with what the processor can: it only does where a crate that is shipped asks for it, and
+/// where a test alone does, every measurement of tests is right and every user has the slow one.
+pub(crate) fn vectors(metadata: &serde_json::Value, out: &mut Vec<Finding>) {
+    let packages = json::list(metadata, "packages").iter();
+    let shipped = packages.filter(|package| json::text(package, "name") == "busway");
+    let mut named = shipped.flat_map(|package| json::list(package, "dependencies"));
+    let asks = named.any(|dependency| {
+        json::text(dependency, "name") == "twox-hash"
+            && json::text(dependency, "kind").is_empty()
+            && json::list(dependency, "features").iter().any(|feature| feature == "std")
+    });
+    if !asks {
+        let cause = "payloads are summed without vectors in what is shipped";
+        let remedy = "name twox-hash with `std` under [dependencies]";
+        out.push(Finding::new("crates/busway/Cargo.toml", 1, cause, remedy));
     }
 }
 

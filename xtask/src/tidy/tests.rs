@@ -200,6 +200,20 @@ fn a_foreign_source_and_a_refused_licence_are_found() {
 }
 
 #[test]
+fn a_feature_of_what_is_shipped_that_only_tests_ask_for_is_found() {
+    let of = |kind: Option<&str>, features: &[&str]| {
+        let named = serde_json::json!({ "name": "twox-hash", "kind": kind, "features": features });
+        let metadata = serde_json::json!({ "packages": [{ "name": "busway", "dependencies": [named] }] });
+        let mut findings = Vec::new();
+        licences::vectors(&metadata, &mut findings);
+        findings.len()
+    };
+    assert_eq!(of(None, &["std"]), 0);
+    assert_eq!(of(Some("dev"), &["std"]), 1);
+    assert_eq!(of(None, &[]), 1);
+}
+
+#[test]
 fn what_rivals_bring_is_allowed_where_they_are_measured_and_nowhere_else() {
     let refused = |manifest: &str, licence: &str| {
         let metadata =
