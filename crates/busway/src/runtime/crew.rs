@@ -349,14 +349,15 @@ impl<D: Wires> Carrier for Crew<D> {
         match self.try_door() {
             Some(mut door) => {
                 let turns = self.turns.fetch_add(1, Ordering::AcqRel); // pairs with Acquire in `receive`
-                let looked_ns = self.looked_ns.load(Ordering::Relaxed);
-                let late = self.shared.driver.now_ns().saturating_sub(looked_ns) >= GLANCE_NS;
+                let heard = if turns.is_multiple_of(GLANCES) { None } else { door.glance() };
                 // Now and then the other connections are looked at, and what has its time.
+                let now_ns = heard.unwrap_or_else(|| self.shared.driver.now_ns());
+                let late = now_ns.saturating_sub(self.looked_ns.load(Ordering::Relaxed)) >= GLANCE_NS;
                 if late || turns.is_multiple_of(GLANCES) || !door.is_hearing() {
                     self.lead_once(&mut door, Duration::ZERO);
                     return true;
                 }
-                door.glance()
+                heard.is_some()
             }
             None => {
                 if !self.led.load(Ordering::Relaxed) {

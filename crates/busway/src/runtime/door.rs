@@ -80,6 +80,8 @@ pub(super) struct Door<D> {
     events: Vec<Event<Staging, Pieces>>,
     /// The connection that was read last.
     heard: Option<ConnectionId>,
+    /// When something came on it.
+    heard_ns: u64,
     begun: bool,
     /// Something has to be looked at again soon.
     soon: bool,
@@ -123,6 +125,7 @@ impl<D: Wires> Door<D> {
             decisions: Vec::new(),
             events: Vec::new(),
             heard: None,
+            heard_ns: 0,
             begun: false,
             soon: false,
             ticked_ns: 0,
@@ -372,6 +375,7 @@ impl<D: Wires> Door<D> {
                     if read && !(peer.has_one_source() && goes_on()) {
                         peer.pump_freed(&self.shared.driver);
                     }
+                    self.heard_ns = peer.heard_ns();
                     (read, !peer.happened.is_empty())
                 };
                 self.heard = Some(connection);
@@ -394,9 +398,11 @@ impl<D: Wires> Door<D> {
         self.heard.is_some()
     }
 
-    /// Takes what has come on the connection that was heard last, without asking which has; true if that was something.
-    pub(super) fn glance(&mut self) -> bool {
-        self.heard.is_some_and(|connection| self.readable(connection, Reason::Guess))
+    /// Takes what has come on the connection that was heard last, without asking which has; when that was, if it was
+    /// something.
+    pub(super) fn glance(&mut self) -> Option<u64> {
+        let connection = self.heard?;
+        self.readable(connection, Reason::Guess).then_some(self.heard_ns)
     }
 
     fn read_newcomer(&mut self, connection: ConnectionId, mut staging: Staging) {

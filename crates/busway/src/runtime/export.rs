@@ -79,8 +79,10 @@ fn bytes_of(message: &Message) -> &[u8] {
 /// What a look at a source found.
 #[derive(Debug)]
 pub(crate) enum Found {
-    /// Nothing yet.
+    /// Nothing yet, nor will be, as far as that is known.
     Nothing,
+    /// Nothing behind what was taken, at a glance.
+    NothingYet,
     /// The next message, with the header that it travels with.
     Message(Header, Outbound),
     /// These were lost before they were read.
@@ -510,6 +512,9 @@ impl Exports {
     pub(crate) fn take_run(&mut self, source: PortId, room: &Room, run: &mut Run) -> Found {
         loop {
             if let Some(found) = self.take_small(source, room, run) {
+                if let (Found::NothingYet, Some(exported)) = (&found, self.sources.get(&source)) {
+                    self.news.read(exported.place, exported.passed());
+                }
                 return found;
             }
             // Not a small message that is there: a large one, a loss, an end.
@@ -542,7 +547,7 @@ impl Exports {
             let sequence = match exported.reader.take_small(place) {
                 TakenSmall::Message(sequence) => sequence,
                 // Behind what was taken a look in vain is enough; else it is asked whether the publisher is gone.
-                TakenSmall::Empty if run.count() > 0 => return Some(Found::Nothing),
+                TakenSmall::Empty if run.count() > 0 => return Some(Found::NothingYet),
                 TakenSmall::Empty => return None,
                 TakenSmall::Other => match exported.copy_large(source, room, run) {
                     Copied::Next => continue,

@@ -191,6 +191,8 @@ pub(crate) struct Peer {
     giving: usize,
     /// Nanoseconds in which what came was put into its place.
     taking_ns: u64,
+    /// When something was read last.
+    heard: Time,
 }
 
 impl Peer {
@@ -226,6 +228,7 @@ impl Peer {
             gave: usize::MAX,
             giving: 0,
             taking_ns: 0,
+            heard: Time::default(),
         })
     }
 
@@ -329,6 +332,7 @@ impl Peer {
             match result {
                 Some(Ok(Read::Bytes(count))) => {
                     let now = Time(driver.now_ns());
+                    self.heard = now;
                     let there = self.came(now, lent, count);
                     space.filled(full + count - there);
                     self.come(now, space.bytes());
@@ -336,7 +340,14 @@ impl Peer {
                     self.taken(driver, now);
                     self.write_at(driver, now);
                     if count < room {
-                        self.watch(driver, connection, now);
+                        // Who guessed has left what was asked for as it was, but for how much is worth being told of.
+                        let awaits = |wire: &Wire| wire.awaits_until.is_some();
+                        if reason == Reason::Told
+                            || self.misses() > 0
+                            || self.wire.as_ref().is_some_and(awaits)
+                        {
+                            self.watch(driver, connection, now);
+                        }
                         return true;
                     }
                 }
@@ -360,13 +371,18 @@ impl Peer {
         true
     }
 
+    /// Bytes of a payload that are to come.
+    fn misses(&self) -> usize {
+        match self.session.destination() {
+            Destination::Message { remaining, .. } => usize::try_from(remaining).unwrap_or(usize::MAX),
+            Destination::Staging => 0,
+        }
+    }
+
     /// Asks to be told of what comes next. The rest of a frame's payload can be followed by nothing before it is there, so
     /// that who receives is woken once for all of it; but not for ever by a peer that is slow.
     fn watch<D: Driver<Staging, Pieces>>(&mut self, driver: &D, connection: ConnectionId, now: Time) {
-        let missing = match self.session.destination() {
-            Destination::Message { remaining, .. } => usize::try_from(remaining).unwrap_or(usize::MAX),
-            Destination::Staging => 0,
-        };
+        let missing = self.misses();
         let Some(wire) = &mut self.wire else { return };
         // Encrypted it is no less, and some of it may be here.
         let here = wire.cipher.as_ref().map_or(0, |cipher| cipher.incoming().len());
@@ -813,6 +829,11 @@ impl Peer {
     fn held_until(&self) -> Option<Time> {
         let wire = self.wire.as_ref().filter(|wire| wire.batch.is_some())?;
         wire.passage.as_ref()?.held_until()
+    }
+
+    /// When something was read last.
+    pub(crate) const fn heard_ns(&self) -> u64 {
+        self.heard.0
     }
 
     /// The connection, while there is one.

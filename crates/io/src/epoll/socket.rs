@@ -14,11 +14,14 @@ use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustix::io::{Errno, ioctl_fionread, readv};
-use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags, recv, sendmsg};
+use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags, recv, send, sendmsg};
 
 use crate::driver::{Fault, PIECES_COUNT_MAX, Pieces, Read, Space};
 use crate::epoll::errno;
 use crate::least;
+
+/// Pieces of a write that needs no large table.
+const PIECES_FEW: usize = 8;
 
 /// How far a half is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -99,13 +102,13 @@ impl<B> Half<B> {
     }
 
     /// The descriptor, where an operation may begin.
-    fn usable(&self) -> Result<Arc<OwnedFd>, Fault> {
+    fn usable(&self) -> Result<&OwnedFd, Fault> {
         let descriptor = self.descriptor.as_ref().ok_or(Fault::Closed)?;
         match self.stage {
             Stage::Dialing => Err(Fault::Dialing),
             Stage::ShutDown => Err(Fault::ShutDown),
             Stage::Open if self.pending.is_some() => Err(Fault::Busy),
-            Stage::Open => Ok(Arc::clone(descriptor)),
+            Stage::Open => Ok(descriptor),
         }
     }
 }
@@ -128,16 +131,16 @@ impl<R: Space> Half<R> {
         let Ok(descriptor) = self.usable() else { return false };
         if self.least > 1 && self.ready && !self.over {
             // The end of the peer is an event, and `over` from then on.
-            let there = ioctl_fionread(&*descriptor).unwrap_or(u64::MAX);
+            let there = ioctl_fionread(descriptor).unwrap_or(u64::MAX);
             self.ready = there >= self.least as u64;
             return self.ready;
         }
-        while self.ready && !self.over {
-            match recv(&*descriptor, &mut [0u8; 1], RecvFlags::PEEK) {
-                Err(Errno::INTR) => {}
-                Err(Errno::AGAIN) => self.nothing_left(),
-                Ok(_) | Err(_) => return true,
-            }
+        if !self.ready || self.over {
+            return self.ready;
+        }
+        match again(|| recv(descriptor, &mut [0u8; 1], RecvFlags::PEEK)) {
+            Err(Errno::AGAIN) => self.nothing_left(),
+            Ok(_) | Err(_) => return true,
         }
         self.ready
     }
@@ -156,23 +159,36 @@ impl<R: Space> Half<R> {
         if !self.ready {
             return None;
         }
-        let mut spans = [IoSliceMut::new(first), IoSliceMut::new(second)];
-        loop {
-            match readv(&*descriptor, &mut spans) {
-                Ok(0) => return Some(Ok(Read::End)),
-                Ok(count) => {
-                    if count < room {
-                        self.nothing_left();
-                    }
-                    return Some(Ok(Read::Bytes(count)));
-                }
-                Err(Errno::INTR) => {}
-                Err(Errno::AGAIN) => {
+        // One span, as mostly, needs no table of them: the kernel reads it sooner.
+        let read = if second.is_empty() {
+            again(|| recv(descriptor, &mut *first, RecvFlags::empty()).map(|(count, _)| count))
+        } else {
+            let mut spans = [IoSliceMut::new(first), IoSliceMut::new(second)];
+            again(|| readv(descriptor, &mut spans))
+        };
+        match read {
+            Ok(0) => Some(Ok(Read::End)),
+            Ok(count) => {
+                if count < room {
                     self.nothing_left();
-                    return None;
                 }
-                Err(number) => return Some(Err(errno::fault(number))),
+                Some(Ok(Read::Bytes(count)))
             }
+            Err(Errno::AGAIN) => {
+                self.nothing_left();
+                None
+            }
+            Err(number) => Some(Err(errno::fault(number))),
+        }
+    }
+}
+
+/// A call, again where a signal has ended it.
+fn again<T>(mut call: impl FnMut() -> Result<T, Errno>) -> Result<T, Errno> {
+    loop {
+        match call() {
+            Err(Errno::INTR) => {}
+            other => return other,
         }
     }
 }
@@ -184,41 +200,51 @@ impl<W: Pieces> Half<W> {
             Ok(descriptor) => descriptor,
             Err(fault) => return Some(Err(fault)),
         };
-        let mut slices = [IoSlice::new(&[]); PIECES_COUNT_MAX];
-        let mut count = 0;
-        let mut size = 0usize;
-        for piece in pieces.pieces().filter(|piece| !piece.is_empty()).take(PIECES_COUNT_MAX) {
-            slices[count] = IoSlice::new(piece);
-            count += 1;
-            size = size.saturating_add(piece.len());
-        }
+        // A table of all that a write may look at takes longer to lay out than most of them need.
+        let (size, sent) = if pieces.pieces().nth(PIECES_FEW).is_none() {
+            put::<PIECES_FEW>(descriptor, self.ready, pieces)
+        } else {
+            put::<PIECES_COUNT_MAX>(descriptor, self.ready, pieces)
+        };
         if size == 0 {
             return Some(Err(Fault::Empty));
         }
-        if !self.ready {
-            return None;
-        }
-        loop {
-            // Not `writev`: a peer that has gone must be an error and not a signal that ends the process.
-            match sendmsg(
-                &*descriptor,
-                &slices[..count],
-                &mut SendAncillaryBuffer::default(),
-                SendFlags::NOSIGNAL,
-            ) {
-                Ok(sent) => {
-                    if sent < size {
-                        self.nothing_left();
-                    }
-                    return Some(Ok(sent));
-                }
-                Err(Errno::INTR) => {}
-                Err(Errno::AGAIN) => {
+        match sent? {
+            Ok(sent) => {
+                if sent < size {
                     self.nothing_left();
-                    return None;
                 }
-                Err(number) => return Some(Err(errno::fault(number))),
+                Some(Ok(sent))
             }
+            Err(Errno::AGAIN) => {
+                self.nothing_left();
+                None
+            }
+            Err(number) => Some(Err(errno::fault(number))),
         }
     }
+}
+
+/// The bytes of the first pieces that are not empty, at most `N`, and what came of writing them once, if it is tried.
+fn put<const N: usize>(
+    descriptor: &OwnedFd,
+    tried: bool,
+    pieces: &impl Pieces,
+) -> (usize, Option<Result<usize, Errno>>) {
+    let mut slices = [IoSlice::new(&[]); N];
+    let mut count = 0;
+    let mut size = 0usize;
+    for piece in pieces.pieces().filter(|piece| !piece.is_empty()).take(N) {
+        slices[count] = IoSlice::new(piece);
+        count += 1;
+        size = size.saturating_add(piece.len());
+    }
+    // Not `write` or `writev`: a peer that has gone must be an error and not a signal that ends the process.
+    let sent = (tried && size > 0).then(|| match &slices[..count] {
+        [piece] => again(|| send(descriptor, piece, SendFlags::NOSIGNAL)),
+        slices => {
+            again(|| sendmsg(descriptor, slices, &mut SendAncillaryBuffer::default(), SendFlags::NOSIGNAL))
+        }
+    });
+    (size, sent)
 }

@@ -214,6 +214,8 @@ impl Peer {
                 self.session.put_back(run);
             }
             let input = match found {
+                // Whether that was all, and whether the publisher is gone, is asked when this is on its way.
+                Found::NothingYet => break,
                 Found::Nothing if packed > 0 => continue,
                 Found::Nothing => break,
                 Found::Message(header, payload) => Input::Publish { source, header, payload },
