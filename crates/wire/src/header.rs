@@ -346,13 +346,16 @@ pub struct Header {
 }
 
 impl Header {
+    /// [`Header::hops_version`] of what has passed no host.
+    pub const FIRST_HOP: u8 = VERSION << 4;
+
     /// A header of this kind and version without a payload; every other field is zero.
     #[must_use]
     pub fn new(kind: Kind) -> Header {
         let mut header = Header::new_zeroed();
         header.size.set(HEADER_SIZE as u32);
         header.kind = kind.number();
-        header.hops_version = VERSION << 4;
+        header.hops_version = Self::FIRST_HOP;
         header
     }
 

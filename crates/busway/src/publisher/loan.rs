@@ -10,7 +10,8 @@ use std::time::Duration;
 use busway_shm::clock::Deadline;
 use busway_shm::ring::Patience;
 use busway_shm::slot::INLINE_BYTES;
-use busway_wire::{Codec, HEADER_SIZE};
+use busway_wire::{Codec, HEADER_SIZE, Header};
+use zerocopy::FromBytes;
 
 use super::Publisher;
 use crate::outcome::{SendError, Sent};
@@ -76,8 +77,11 @@ impl Loan<'_> {
         let sent = match self.place.take() {
             Some(Place::Inline(small)) => return self.publisher.send_coded(&small.0[..len], codec, patience),
             Some(Place::Chunk(mut chunk)) => {
-                let header = self.publisher.header(len, codec);
-                chunk.bytes_mut()[..HEADER_SIZE].copy_from_slice(header.bytes());
+                // None in a child made by `fork`.
+                let Ok((header, _)) = Header::mut_from_prefix(chunk.bytes_mut()) else {
+                    return Err(SendError::Forked);
+                };
+                self.publisher.lay_header(header, len, codec);
                 self.publisher.writer.send_loan(chunk, patience).map_err(|(refusal, chunk)| {
                     self.publisher.writer.put_back(chunk);
                     SendError::of(refusal, &self.publisher.topic)

@@ -14,6 +14,7 @@ use busway_shm::slot::{INLINE_BYTES, InlineMeta};
 use busway_shm::sync::Ordering;
 use busway_wire::limits::{RING_BYTES_DEFAULT, RING_SLOTS_MAX_DEFAULT};
 use busway_wire::{Cause, Flags, HEADER_SIZE, Header, Kind, PortId, Records, Topic};
+use zerocopy::{FromBytes, IntoBytes};
 
 use super::{Publisher, past};
 use crate::bus::Core;
@@ -272,17 +273,23 @@ impl Relay {
     // before it, which is the payload.
     #[inline(always)]
     fn put_in(&mut self, header: Header, mut loan: RelayLoan) -> Result<Sent, Unsent> {
-        let (len, sequence) = (loan.len, header.sequence.get());
-        let mut local = header;
-        local.checksum.set(0);
-        local.checksum_payload.set(0);
-        local.extensions = 0;
-        local.flags = relayed(header.flags);
-        local.size.set((HEADER_SIZE + ORIGIN_BYTES + len) as u32);
-        local.sequence.set(self.publisher.writer.head() + 1);
-        let bytes = loan.chunk.bytes_mut();
-        bytes[..HEADER_SIZE].copy_from_slice(local.bytes());
-        bytes[HEADER_SIZE..HEADER_SIZE + ORIGIN_BYTES].copy_from_slice(&sequence.to_le_bytes());
+        let len = loan.len;
+        let sequence = self.publisher.writer.head() + 1;
+        if let Ok((local, rest)) = Header::mut_from_prefix(loan.chunk.bytes_mut()) {
+            local.checksum.set(0);
+            local.checksum_payload.set(0);
+            local.size.set((HEADER_SIZE + ORIGIN_BYTES + len) as u32);
+            local.kind = header.kind;
+            local.hops_version = header.hops_version;
+            local.flags = relayed(header.flags);
+            local.extensions = 0;
+            local.topic = header.topic;
+            local.source = header.source;
+            local.sequence.set(sequence);
+            local.time_ns = header.time_ns;
+            local.correlation = header.correlation;
+            rest[..ORIGIN_BYTES].copy_from_slice(header.sequence.as_bytes());
+        }
         match self.publisher.writer.send_loan(loan.chunk, Patience::None) {
             Ok(sent) => Ok(sent),
             Err((refusal, chunk)) => {

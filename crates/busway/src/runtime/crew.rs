@@ -9,7 +9,7 @@
 //! its messages for a while, so that many go with one write; `bw-link-tx` finds what is left over. A publisher of large
 //! messages that is ahead of a link leads until it is not: what the kernel has room for, it writes.
 //!
-//! Invariant: when a thread that led leaves the door, `bw-link-rx` is there within three times [`ASIDE`]: it may have
+//! Invariant: when a thread that led leaves the door, `bw-link-rx` is there within three times [`ASIDE_MAX`]: it may have
 //! looked just before, and it goes in only when two looks in a row found that nobody led, and nobody asked for the door. A
 //! thread that says that it is at what it has led in keeps it away for [`BUSY_NS`] more, all together.
 //! What was left to `bw-link-tx` is looked at within [`LINGER_MAX`] of its last look; and no thread waits for a lock that
@@ -32,9 +32,13 @@ use crate::runtime::door::{Door, Turned};
 use crate::runtime::hub::{Shared, Wires};
 use crate::runtime::spin::Spin;
 
-/// While somebody else leads, `bw-link-rx` looks so often whether that is still so. It is the longest time for which
-/// nobody receives.
+/// While somebody else leads, `bw-link-rx` looks so often whether that is still so: it is how long nobody receives when
+/// that one is gone.
 const ASIDE: Duration = Duration::from_micros(200);
+/// While who leads is busy at it `bw-link-rx` looks less and less often, but so often: each look takes the processor.
+const ASIDE_MAX: Duration = Duration::from_micros(800);
+/// So many turns between two looks are of one who is busy.
+const TURNS_BUSY: u64 = 16;
 /// Who leads and hears nothing for so long gives the door back, so that an idle link wakes nobody.
 const LEAD: Duration = Duration::from_millis(4);
 /// Who leads looks again and again for so long before it sleeps: who sleeps has to be woken by who sends, for whom that is
@@ -63,6 +67,8 @@ const TX_SLEEP: Duration = Duration::from_millis(250);
 const GAP_NS_MIN: u64 = 2_000;
 /// And at least so often, however much it publishes.
 const GAP_NS_MAX: u64 = 64_000;
+/// So long after it was carried last somebody may be about to publish more.
+const OF_LATE_NS: u64 = 2_000_000;
 /// A publisher that is ahead of a link looks so often how far.
 const AHEAD: Duration = Duration::from_micros(50);
 /// So many messages of one time are a load: the next time is later.
@@ -129,7 +135,7 @@ impl<D: Wires> Crew<D> {
 
     /// The body of `bw-link-rx`.
     pub(super) fn receive(&self) {
-        let mut seen = 0;
+        let (mut seen, mut most) = (0, ASIDE);
         loop {
             if let Some(mut door) = self.try_door() {
                 let turns = self.turns.load(Ordering::Acquire); // pairs with AcqRel in `led`
@@ -140,10 +146,12 @@ impl<D: Wires> Crew<D> {
                     }
                     continue;
                 }
+                let busy = turns.wrapping_sub(seen) >= TURNS_BUSY;
+                most = if busy { (2 * most).min(ASIDE_MAX) } else { ASIDE };
                 seen = turns;
             }
             let aside = lock(&self.aside);
-            drop(self.left.wait_timeout(aside, ASIDE).unwrap_or_else(PoisonError::into_inner));
+            drop(self.left.wait_timeout(aside, most).unwrap_or_else(PoisonError::into_inner));
         }
     }
 
@@ -190,11 +198,13 @@ impl<D: Wires> Crew<D> {
             }
             if idle < LINGERS {
                 let begun_ns = shared.driver.now_ns();
-                let (found, held) = shared.carry_free();
-                idle = if found || held { 0 } else { idle + 1 };
+                let looked_at = shared.carry_free();
+                // Who only reads is at a peer most of the time, and leaves nothing.
+                let left = looked_at.missed && shared.carried.is_of_late(begun_ns);
+                idle = if looked_at.found || looked_at.held || left { 0 } else { idle + 1 };
                 // Where there are so many sources that a look takes long, it is not the looks that take the processor.
                 let looked = Duration::from_nanos(shared.driver.now_ns().saturating_sub(begun_ns));
-                let linger = match found {
+                let linger = match looked_at.found || looked_at.missed {
                     _ if shared.carried.is_under_way(begun_ns) => LINGER_CARRIED,
                     true => LINGER,
                     false => LINGER.max(4 * looked).min(LINGER_MAX),
@@ -208,9 +218,11 @@ impl<D: Wires> Crew<D> {
             }
             let sleeper = domain.bell().prepare(NODES);
             // Announced: what is published now rings. What was published before is found by this look.
-            let (found, held) = shared.carry_free();
-            if found || held {
+            let looked_at = shared.carry_free();
+            if looked_at.found || looked_at.held {
                 idle = 0;
+            } else if looked_at.missed {
+                idle = LINGERS - 1;
             } else if !shared.stopping() {
                 sleeper.wait(Some(TX_SLEEP));
                 // One look more before it lingers: who rang may have come alone.
@@ -242,6 +254,11 @@ impl Carried {
         let next_ns = if many { (2 * gap_ns).min(GAP_NS_MAX) } else { GAP_NS_MIN };
         self.gap_ns.store(next_ns, Ordering::Relaxed);
         self.at_ns.store(now_ns, Ordering::Relaxed);
+    }
+
+    /// Whether they have done so in the last milliseconds.
+    fn is_of_late(&self, now_ns: u64) -> bool {
+        now_ns.saturating_sub(self.at_ns.load(Ordering::Relaxed)) < OF_LATE_NS
     }
 
     /// Whether they have done so for a while, as many as go together, and still do.

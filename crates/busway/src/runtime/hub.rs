@@ -380,25 +380,34 @@ impl<D: Wires> Shared<D> {
         found
     }
 
-    /// As [`Shared::pump`], of peers that nobody else is at: who is sends what it finds, and is not waited for. Whether one
-    /// should look again soon: there was something, or somebody else was there who may have looked before; and whether
-    /// bulk waits until there is room for it.
-    pub(super) fn carry_free(&self) -> (bool, bool) {
-        let (mut found, mut held) = (false, false);
+    /// As [`Shared::pump`], of peers that nobody else is at: who is sends what it finds, and is not waited for.
+    pub(super) fn carry_free(&self) -> CarriedFree {
+        let mut all = CarriedFree::default();
         for peer in self.all().iter() {
             let mut peer = match peer.try_lock() {
                 Ok(peer) => peer,
                 Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
                 Err(TryLockError::WouldBlock) => {
-                    found = true;
+                    all.missed = true;
                     continue;
                 }
             };
-            found |= peer.pump(&self.driver) > 0;
-            held |= peer.is_held();
+            all.found |= peer.pump(&self.driver) > 0;
+            all.held |= peer.is_held();
         }
-        (found, held)
+        all
     }
+}
+
+/// What a look of `bw-link-tx` has come to.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct CarriedFree {
+    /// There was something.
+    pub(super) found: bool,
+    /// Somebody else was at a peer, who may have looked before a message was there.
+    pub(super) missed: bool,
+    /// Bulk waits until there is room for it.
+    pub(super) held: bool,
 }
 
 /// See the head of this file.
