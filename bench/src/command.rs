@@ -6,6 +6,7 @@ use crate::floor::flag;
 use crate::floor::futex::BareFutex;
 use crate::floor::line::BareLine;
 use crate::floor::ring::BareRing;
+use crate::floor::rings;
 use crate::floor::tcp::BareTcp;
 use crate::medium::Scene;
 use crate::outcome::Outcome;
@@ -40,6 +41,7 @@ impl Sides for Ours {
             "line" => cell::conduct::<BareLine>(plan),
             "ring" => cell::conduct::<BareRing>(plan),
             "flag" => flag::conduct(plan),
+            "rings" => rings::conduct(plan),
             "futex" => cell::conduct::<BareFutex>(plan),
             "tcp" => cell::conduct::<BareTcp>(plan),
             #[cfg(feature = "bus")]
@@ -53,6 +55,7 @@ impl Sides for Ours {
             "line" => cell::partner::<BareLine>(scene, index),
             "ring" => cell::partner::<BareRing>(scene, index),
             "flag" => flag::partner(scene),
+            "rings" => rings::partner(scene, index),
             "futex" => cell::partner::<BareFutex>(scene, index),
             "tcp" => cell::partner::<BareTcp>(scene, index),
             #[cfg(feature = "bus")]

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 /// One measurement of one side. It is passed to every process of it as one JSON argument.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Plan {
-    /// Who is measured: `line`, `ring`, `flag`, `futex`, `busway`, `iceoryx2`.
+    /// Who is measured: `line`, `ring`, `rings`, `flag`, `futex`, `busway`, `iceoryx2`.
     pub side: String,
     /// What is measured: the name of a cell.
     pub cell: String,

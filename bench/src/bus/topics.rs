@@ -11,6 +11,7 @@ use crate::bus::link::Link;
 use crate::bus::{PATIENCE, directory, join};
 use crate::cell::outcome;
 use crate::clock::{now_ns, pause, process_cpu_ns, thread_cpu_ns};
+use crate::floor::rings::{TURN, processes};
 use crate::medium::{Medium, Scene};
 use crate::outcome::Outcome;
 use crate::partners::Partners;
@@ -19,17 +20,11 @@ use busway::{Bus, Policy, Publisher, Subscriber};
 use std::fs;
 use std::time::Duration;
 
-/// Rows that a partner takes at most, below the 65 536 that a process can have.
-const ROWS_MAX: u64 = 48_000;
-
 /// Slots of each ring at most: ten thousand rings are many, and each holds a few messages.
 const SLOTS_MAX: u32 = 64;
 
 /// Looks that find nothing, for their cost: so many that those which look for ends come as often as in life.
 const LOOKS: u64 = 100_000;
-
-/// Messages that a subscriber takes before the next one has its turn.
-const TURN: u64 = 256;
 
 const PAYLOAD: [u8; 64] = [7; 64];
 
@@ -43,11 +38,6 @@ const MEMORY: usize = 5;
 
 fn is_link(scene: &Scene<'_>) -> bool {
     scene.plan.side.starts_with("link")
-}
-
-fn processes(scene: &Scene<'_>) -> usize {
-    let rows = scene.plan.size * scene.plan.receivers as u64;
-    usize::try_from(rows.div_ceil(ROWS_MAX)).unwrap_or(1).clamp(1, scene.plan.receivers.max(1))
 }
 
 /// The first side: opens the topics, waits for all subscribers, publishes round-robin.
@@ -65,7 +55,7 @@ pub fn conduct(scene: &Scene<'_>) -> Result<Outcome, Failure> {
         publishers.push(builder.max_wait(PATIENCE).open()?);
     }
     let open_ns = now_ns() - start_ns;
-    let count = processes(scene);
+    let count = processes(scene.plan);
     let partners = Partners::start(scene, count)?;
     scene.stage.wait_ready(count)?;
     let start_ns = now_ns();
@@ -122,7 +112,7 @@ fn publish(publishers: &mut [Publisher], messages: u64) -> Result<(), Failure> {
 /// # Errors
 /// The bus fails.
 pub fn partner(scene: &Scene<'_>, index: usize) -> Result<Outcome, Failure> {
-    let count = processes(scene);
+    let count = processes(scene.plan);
     let mine = (index..scene.plan.receivers).step_by(count).count();
     let (_link, bus) = open(scene, index == 0)?;
     let before = resident()?;

@@ -484,23 +484,19 @@ impl Maker<'_> {
     fn p21(&self) -> Figure {
         let quick = self.settings.quick;
         let (sizes, receivers) = if quick { ([10, 20, 50, 100], 4) } else { ([10, 100, 1_000, 10_000], 100) };
-        let cells = ["busway", "link"]
+        let cells = ["rings", "busway", "link"]
             .iter()
             .flat_map(|side| sizes.map(|size| Plan { size, receivers, ..self.cell(side, "topics", 40_000) }));
         let [_, few, _, many] = sizes;
+        let at = |side: &str, size: u64, name| read(&format!("{side} topics to {receivers} of {size}"), name);
         let claims = ["busway", "link"].iter().flat_map(|side| {
-            let at = |size: u64, name| read(&format!("{side} topics to {receivers} of {size}"), name);
             let medium = if *side == "link" { "over a link" } else { "in memory" };
             let ratio = |name, title: &str, bar| {
-                claim(
-                    &format!("{medium}, {title}: {many} over {few}"),
-                    at(many, name),
-                    Against::Over(at(few, name)),
-                    bar,
-                )
+                let title = format!("{medium}, {title}: {many} over {few}");
+                claim(&title, at(side, many, name), Against::Over(at(side, few, name)), bar)
             };
             let plain = |name, title: &str| {
-                claim(&format!("{medium}, {title}"), at(many, name), Against::Nothing, Bar::None)
+                claim(&format!("{medium}, {title}"), at(side, many, name), Against::Nothing, Bar::None)
             };
             [
                 ratio("message_cpu_ns", "a message that is taken", Bar::AtMost(1.5)),
@@ -512,10 +508,24 @@ impl Maker<'_> {
                 plain("subscription_bytes", "resident for a subscription"),
             ]
         });
+        let taken = "message_cpu_ns";
+        let floor = claim(
+            &format!("bare rings, a message that is taken: {many} over {few}"),
+            at("rings", many, taken),
+            Against::Over(at("rings", few, taken)),
+            Bar::None,
+        );
+        let over = sizes.iter().map(|size| {
+            let (ours, floor) = (at("busway", *size, taken), at("rings", *size, taken));
+            claim(&format!("busway in memory / bare rings at {size}"), ours, Against::Over(floor), Bar::None)
+        });
         Figure {
-            method: "One process publishes 64 B on each topic in turn; 100 subscribers, each with one pattern for all of them, take every message. Processor time: of the publishing thread, and of all threads of the subscribers' processes,                      their looks for messages with them. A subscription is one subscriber at one topic, until its publisher knows of it",
+            method: "One process publishes 64 B on each topic in turn; 100 subscribers, each with one pattern for all of them, take every message. Processor time: of the publishing thread, and of all threads of the subscribers' processes, \
+                     their looks for messages with them. A subscription is one subscriber at one topic, until its publisher knows of it. \
+                     The bare rings do the same in as many processes with plain shared memory: for each ring a head, for each pair a cursor word, and nothing else. Their ratio is the machine's: \
+                     what it costs that so many rings fit no cache",
             cells: cells.collect(),
-            claims: claims.collect(),
+            claims: claims.chain([floor]).chain(over).collect(),
             rounds_max: 3,
             ..plain("P21", "10 000 topics with 100 subscribers each")
         }

@@ -29,6 +29,7 @@ pub(crate) const UNSAFE: &[(&str, &str)] = &[
     ("crates/io/src/least.rs", "SO_RCVLOWAT, which rustix leaves out"),
     ("bench/src/stage.rs", "maps the stage that the processes of a measurement share"),
     ("bench/src/floor/flag.rs", "fills and reads plain shared memory, as nobody would who has a bus"),
+    ("bench/src/floor/rings.rs", "maps and fetches ten thousand rings, as nobody would who has a bus"),
     ("bench/src/bus/count.rs", "an allocator that counts"),
     ("bench/src/bus/steps.rs", "lets a process go step by step"),
 ];
