@@ -796,3 +796,6 @@ impl Ports for PortTable {
 pub(crate) fn ring_key(key: EntryKey) -> RingKey {
     RingKey { index: RingIndex(key.index), generation: Generation(key.generation) }
 }
+
+#[cfg(test)]
+mod tests;
