@@ -28,7 +28,7 @@ use crate::outcome::{Loss, RecvError, Unread};
 use crate::ports::unmet::{Short, Unmet};
 use crate::ports::{Carrier, FULL_MAX, Looked, Subscription, line_of};
 use crate::publisher::ORIGIN_BYTES;
-use crate::sample::{NEIGHBOURS, PublisherInfo, Sample, SampleTray, Source, SourceRef};
+use crate::sample::{Blank, PublisherInfo, Sample, SampleTray, Source};
 use crate::stream::SampleStream;
 
 mod origin;
@@ -48,14 +48,12 @@ const LOSSES_MAX: usize = 1024;
 /// Losses of one publisher in one look. An honest one gives up what it gives up in one go, or nearly; one that is not
 /// could go on for ever, and the others wait.
 const GAPS_MAX: u32 = 64;
-/// Of very many publishers all are looked at so long after the last time, whatever their marks say: four times a second, as those look who
+/// Of very many publishers all are looked at so long after the last time, by which ends are found: four times a second, as those look who
 /// carry to other hosts.
 const FULL_NS: u64 = 250_000_000;
-/// Of so many it is then asked whether they have ended, of the others the next times: that is as much work as to take a message of each.
-const ENDS: usize = 1024;
-/// So many messages before its turn something is asked for that is needed then, in two steps: the second is where the first
-/// says. A few messages take as long as memory.
-const AHEAD: usize = 3;
+/// So many messages before its turn something is asked for that is needed then, in three steps: each is where the one before
+/// it says. A few messages take as long as memory.
+const AHEAD: usize = 2;
 /// Ended publishers on other hosts of which it is remembered how far they were. Past it a relay that comes again may
 /// bring again what was delivered.
 const ORIGINS_MAX: usize = 65_536;
@@ -131,7 +129,6 @@ impl SubscriberBuilder {
             policy,
             port,
             readers: Vec::new(),
-            tray: SampleTray::default(),
             many: None,
             own_relays: 0,
             relayed: BTreeSet::new(),
@@ -164,7 +161,10 @@ impl SubscriberBuilder {
 #[derive(Debug)]
 struct Reader {
     reader: RowReader,
-    source: SourceRef,
+    source: Arc<Source>,
+    tray: SampleTray,
+    /// The next sample, into which a small message is copied as soon as it is seen.
+    blank: Option<Blank>,
     /// How far a publisher on another host is.
     origin: Option<Origin>,
     /// Its messages stay where they are.
@@ -175,6 +175,11 @@ impl Reader {
     fn port(&self) -> PortId {
         self.source.publisher.port
     }
+
+    #[inline]
+    fn blank(&mut self) -> Blank {
+        self.blank.take().unwrap_or_else(|| Blank::new(&mut self.tray, &self.source))
+    }
 }
 
 /// Beside the readers of many publishers, which of them are to be looked at.
@@ -183,12 +188,8 @@ struct Many {
     ready: ReadyRings,
     /// Those that waited for their seats when they were looked at.
     unseated: BTreeSet<usize>,
-    /// Those that have more and had their part of the last look.
-    later: Vec<usize>,
     /// When all of them are looked at again.
     full_at_ns: u64,
-    /// Where the next look for ends begins.
-    ends_at: usize,
 }
 
 impl Many {
@@ -201,8 +202,6 @@ impl Many {
     fn remove(&mut self, at: usize) {
         self.ready.remove(at);
         let last = self.ready.len();
-        self.later.retain(|later| *later != at);
-        self.later.iter_mut().filter(|later| **later == last).for_each(|later| *later = at);
         self.unseated.remove(&at);
         if self.unseated.remove(&last) {
             self.unseated.insert(at);
@@ -219,8 +218,6 @@ pub struct Subscriber {
     policy: Policy,
     port: PortId,
     readers: Vec<Reader>,
-    /// One for all publishers: of very many it is in a cache, and what each had for itself would not be.
-    tray: SampleTray,
     /// Where the readers are many: which of them have something.
     many: Option<Box<Many>>,
     /// Readers of relays of this process.
@@ -364,7 +361,7 @@ impl Subscriber {
 
     fn sleep(&mut self, deadline: Deadline, stop: impl Fn() -> bool) -> Result<Option<Sample>, RecvError> {
         if self.many.is_none() {
-            self.drop_finished(0, usize::MAX);
+            self.drop_finished();
         }
         if let Some(carrier) = self.fed() {
             let mut taken = Ok(None);
@@ -445,7 +442,7 @@ impl Subscriber {
         if reader.reader.is_empty() {
             return Small::Empty;
         }
-        let mut blank = self.tray.blank(&reader.source);
+        let mut blank = reader.blank();
         match blank.place().map_or(TakenSmall::Other, |place| reader.reader.take_small(place)) {
             TakenSmall::Message(sequence) => {
                 let sample = blank.copied(sequence);
@@ -460,11 +457,11 @@ impl Subscriber {
                 }
             }
             TakenSmall::Empty => {
-                self.tray.keep(blank);
+                reader.blank = Some(blank);
                 Small::Empty
             }
             TakenSmall::Other => {
-                self.tray.keep(blank);
+                reader.blank = Some(blank);
                 Small::Other
             }
         }
@@ -497,15 +494,20 @@ impl Subscriber {
         Ok(None)
     }
 
-    /// As `take_any`, where the publishers are so many that only those are looked at that have something. It returns from
-    /// where a message was found: to move the result would wait until all that taking it has written is in memory.
+    /// As `take_any`, where the publishers are so many that only those are looked at that have something.
     #[inline(never)]
     fn take_ready(&mut self) -> Result<Option<Sample>, RecvError> {
-        if let Some(many) = self.many.as_mut().filter(|many| !many.later.is_empty()) {
-            for at in std::mem::take(&mut many.later) {
-                many.ready.again(at);
-            }
+        let mut later = Vec::new();
+        let taken = self.take_of_ready(&mut later);
+        if let Some(many) = &mut self.many {
+            later.into_iter().for_each(|at| many.ready.again(at));
         }
+        taken
+    }
+
+    /// As `take_ready`; those are named in `later` that have more and have had their part of this look.
+    #[inline]
+    fn take_of_ready(&mut self, later: &mut Vec<usize>) -> Result<Option<Sample>, RecvError> {
         let mut looked = false;
         loop {
             let Some(at) = self.many.as_mut().and_then(|many| many.ready.pop()) else {
@@ -541,7 +543,7 @@ impl Subscriber {
                         many.unseated.insert(at);
                     }
                 }
-                Ok(Seen::More) => many.later.push(at),
+                Ok(Seen::More) => later.push(at),
                 Ok(Seen::End) => {}
                 Err(error) => {
                     many.ready.again(at);
@@ -556,14 +558,12 @@ impl Subscriber {
         let now_ns = clock::monotonic_coarse_ns();
         let due = self.many.as_ref().is_some_and(|many| now_ns >= many.full_at_ns);
         if due {
-            let from = self.many.as_ref().map_or(0, |many| many.ends_at);
-            let next = self.drop_finished(from, ENDS);
-            if let Some(many) = &mut self.many {
-                many.full_at_ns = now_ns.saturating_add(FULL_NS);
-                many.ends_at = next;
-            }
+            self.drop_finished();
         }
         if let Some(many) = &mut self.many {
+            if due {
+                many.full_at_ns = now_ns.saturating_add(FULL_NS);
+            }
             many.ready.look(if due { Look::All } else { Look::Marked });
         }
     }
@@ -574,11 +574,14 @@ impl Subscriber {
     fn fetch_ahead(&self) {
         let Some(many) = &self.many else { return };
         let later = |others: usize| many.ready.later(others).and_then(|at| self.readers.get(at));
-        if let Some(reader) = later(2 * AHEAD) {
+        if let Some(reader) = later(3 * AHEAD) {
             slot::fetch(reader);
         }
-        if let Some(reader) = later(AHEAD) {
+        if let Some(reader) = later(2 * AHEAD) {
             reader.reader.fetch();
+        }
+        if let Some(reader) = later(AHEAD) {
+            reader.reader.fetch_words();
         }
     }
 
@@ -592,7 +595,7 @@ impl Subscriber {
             match reader.reader.take() {
                 Taken::Message(message) => {
                     if reader.origin.is_none() {
-                        return Ok(Seen::Message(self.tray.blank(&reader.source).show(message)));
+                        return Ok(Seen::Message(reader.blank().show(message)));
                     }
                     if let Some(sample) = self.relayed(at, message) {
                         return Ok(Seen::Message(sample));
@@ -671,34 +674,22 @@ impl Subscriber {
     pub(crate) fn meet(&mut self) {
         self.version = self.subscription.version();
         let uid = busway_shm::sys::identity::uid();
-        let before = self.readers.len();
-        let mut arrivals = self.subscription.arrived();
-        if before + arrivals.len() > FULL_MAX {
-            // In the order in which they are looked at, so that what comes next lies behind what there is.
-            arrivals.sort_by_key(|arrival| (arrival.row.peer().process(), arrival.row.ring_key().index));
-        }
-        for arrival in arrivals {
+        for arrival in self.subscription.arrived() {
             let peer = arrival.row.peer().clone();
             let publisher = PublisherInfo { name: peer.name(), pid: peer.pid(), port: arrival.publisher };
             let flags = arrival.row.ring().flags.load(busway_shm::sync::Ordering::Relaxed);
             let relay = flags & RING_RELAYS != 0;
             let skip = if relay { ORIGIN_BYTES as u8 } else { 0 };
-            let source = SourceRef::alone(Source { topic: arrival.topic, publisher, skip });
+            let source = Arc::new(Source { topic: arrival.topic, publisher, skip });
             let reader = RowReader::new(arrival.row, self.policy, peer.uid() != uid);
             let origin = relay
                 .then(|| self.origins.remove(&arrival.publisher).map_or_else(Origin::default, Origin::after));
             let held = self.held.contains(&arrival.publisher);
-            let reader = Reader { reader, source, origin, held };
+            let reader = Reader { reader, source, tray: SampleTray::new(), blank: None, origin, held };
             if reader.origin.is_some() && !self.relayed.insert(reader.port()) {
                 self.standby.push(reader);
             } else {
                 self.add(reader);
-            }
-        }
-        if self.readers.len() > before {
-            let beside = before - before % NEIGHBOURS;
-            for readers in self.readers[beside..].chunks_mut(NEIGHBOURS) {
-                SourceRef::join(readers.iter_mut().map(|reader| &mut reader.source));
             }
         }
         if let Some(many) = &mut self.many {
@@ -765,7 +756,7 @@ impl Subscriber {
 
     /// What a relay brings: a message that is new, or something else that is dealt with here.
     fn relayed(&mut self, at: usize, message: Message) -> Option<Sample> {
-        let sample = self.tray.blank(&self.readers[at].source).show(message);
+        let sample = self.readers[at].blank().show(message);
         self.judge(at, sample)
     }
 
@@ -795,18 +786,16 @@ impl Subscriber {
         delivered
     }
 
-    /// Lets go of publishers that are gone and have been read to their end, until so many are found that are not. Returns where to go on.
-    fn drop_finished(&mut self, from: usize, most: usize) -> usize {
-        let (mut at, mut left) = (from, most);
-        while at < self.readers.len() && left > 0 {
+    /// Lets go of publishers that are gone and have been read to their end.
+    fn drop_finished(&mut self) {
+        let mut at = 0;
+        while at < self.readers.len() {
             if self.readers[at].reader.is_over() {
                 self.finish(at);
             } else {
                 at += 1;
-                left -= 1;
             }
         }
-        if at < self.readers.len() { at } else { 0 }
     }
 
     /// What was missed since this was asked last, oldest first.
@@ -905,7 +894,7 @@ impl Subscriber {
             Ok(None) => {}
         }
         if self.many.is_none() {
-            self.drop_finished(0, usize::MAX);
+            self.drop_finished();
         }
         self.core.wake.register(&self.core.ports, &self.subscription, self.version, context.waker());
         // Registered: what comes now will wake. What came before is seen by this look.
