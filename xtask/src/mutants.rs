@@ -169,7 +169,7 @@ pub(crate) fn command(arguments: Vec<String>) -> Result<ExitCode, Failure> {
     // One target after the other, so that cargo builds as little as possible.
     chosen.sort_by(|a, b| (&a.test, &a.name).cmp(&(&b.test, &b.name)));
     if within.is_some() {
-        begin_elsewhere(&mut chosen);
+        begin_elsewhere(&mut chosen, &tree);
     }
     let survived = run(&root, &tree, &chosen, limit, within)?;
     Ok(if survived == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
@@ -207,12 +207,16 @@ impl Change {
     }
 }
 
-/// Turns the list, by the commit: where not all are tried it is not always the same ones.
-fn begin_elsewhere(mutants: &mut [Mutant]) {
+/// Turns the list, by the commit: where not all are tried it is not always the same ones. Those that the last commit has
+/// touched come first.
+fn begin_elsewhere(mutants: &mut [Mutant], tree: &Tree) {
     let head = workspace::answer("git", &["rev-parse", "HEAD"]).unwrap_or_default();
     let number = head.get(..8).and_then(|digits| usize::from_str_radix(digits, 16).ok()).unwrap_or(0);
     let count = mutants.len().max(1);
     mutants.rotate_left(number % count);
+    if let Ok(last) = Change::since("HEAD~1") {
+        mutants.sort_by_key(|mutant| !last.touches(mutant, tree));
+    }
 }
 
 /// Runs each that can be begun in time; returns how many were not caught.

@@ -85,7 +85,7 @@ impl PublisherBuilder {
     }
 
     /// Messages that the ring holds at most; rounded up to a power of two, at most 2^20. Default 4 096. It starts with
-    /// 32 and grows when a subscriber falls behind.
+    /// 32 and grows when a subscriber falls behind, or when messages follow each other closely.
     pub fn slots_max(mut self, slots: u32) -> Self {
         self.slots_max = slots;
         self

@@ -737,20 +737,21 @@ impl Subscriber {
     /// What follows a reader that is at its end: the next relay of the same publisher, or the memory of where it was.
     fn replace(&mut self, reader: &Reader) {
         let Some(origin) = &reader.origin else { return };
-        if origin.last() == 0 {
-            return;
-        }
+        let reached = (origin.last() > 0).then(|| origin.last());
         match self.standby.iter().position(|next| next.port() == reader.port()) {
             Some(next) => {
                 let mut next = self.standby.remove(next);
-                next.origin = Some(Origin::after(origin.last()));
+                if let Some(reached) = reached {
+                    next.origin = Some(Origin::after(reached));
+                }
                 self.relayed.insert(next.port());
                 self.add(next);
             }
-            None if self.origins.len() < ORIGINS_MAX => {
-                self.origins.insert(reader.port(), origin.last());
+            None => {
+                if let Some(reached) = reached.filter(|_| self.origins.len() < ORIGINS_MAX) {
+                    self.origins.insert(reader.port(), reached);
+                }
             }
-            None => {}
         }
     }
 

@@ -269,8 +269,8 @@ impl Relay {
         Ok(())
     }
 
-    // By value, and inline: a header that is written word by word and read again at once waits for all that was written
-    // before it, which is the payload.
+    // By value, and inline, and written where it stays: a header that is laid out elsewhere is read again in other pieces
+    // than it was written in, and waits for all that was written before it, which is the payload.
     #[inline(always)]
     fn put_in(&mut self, header: Header, mut loan: RelayLoan) -> Result<Sent, Unsent> {
         let len = loan.len;

@@ -3,7 +3,7 @@
 //! **Receiving** has a leader and followers. One thread at a time holds the door: it sleeps in the driver and does all
 //! that comes. That is `bw-link-rx` as long as nobody else is there. A subscriber of this process that is fed by our
 //! relays only, and that would otherwise sleep on the bell, takes its place: then a message needs no second thread to be
-//! in its hands. `bw-link-rx` stands aside meanwhile and looks a few thousand times a second whether the door was left.
+//! in its hands. `bw-link-rx` stands aside meanwhile and looks some thousand times a second whether the door was left.
 //!
 //! **Sending** has a publisher of this process carry its message itself while the link is idle. Under load it leaves
 //! its messages for a while, so that many go with one write; `bw-link-tx` finds what is left over. A publisher of large
@@ -151,7 +151,12 @@ impl<D: Wires> Crew<D> {
                 seen = turns;
             }
             let aside = lock(&self.aside);
-            drop(self.left.wait_timeout(aside, most).unwrap_or_else(PoisonError::into_inner));
+            let (aside, waited) = self.left.wait_timeout(aside, most).unwrap_or_else(PoisonError::into_inner);
+            drop(aside);
+            if !waited.timed_out() {
+                // Who led has said that it is gone.
+                most = ASIDE;
+            }
         }
     }
 

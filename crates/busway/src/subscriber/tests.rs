@@ -9,10 +9,12 @@ use busway_shm::sync::Ordering;
 use busway_shm::view::Mapped;
 
 use busway_shm::clock::Deadline;
+use busway_wire::{Header, Kind, PortId, Topic};
 
 use super::GAPS_MAX;
 use crate::bus::Bus;
 use crate::control::scratch::Scratch;
+use crate::publisher::Relay;
 
 /// Longer than any call here takes on a loaded machine.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -85,4 +87,41 @@ fn the_end_of_a_publisher_hides_no_message_of_another() {
         assert!(!deadline.expired(), "those that passed are read to their end");
         let _ = subscriber.try_recv().expect("the bus is open");
     }
+}
+
+#[test]
+fn a_relay_takes_the_place_of_one_that_brought_nothing() {
+    const LOOKS: u32 = 1_000_000;
+    let scratch = Scratch::new();
+    let join =
+        |name: &str| Bus::builder().directory(scratch.path().join("run")).name(name).open().expect("a bus");
+    let (first, second, here) = (join("first"), join("second"), join("here"));
+    let mut subscriber = here.subscriber("news").open().expect("a subscriber");
+    let topic = Topic::new("news").expect("a name");
+    let mut open = |bus: &Bus, count: usize| {
+        let mut relay = Relay::open(&bus.core, &topic, PortId(77)).expect("a relay");
+        let deadline = Deadline::after(PATIENCE);
+        while !relay.is_ready() || subscriber.readers.len() + subscriber.standby.len() < count {
+            assert!(!deadline.expired(), "the subscriber meets it");
+            assert!(subscriber.try_recv().expect("the bus is open").is_none(), "nothing was sent");
+        }
+        relay
+    };
+    // Its node ends before anything of the publisher came over it, when the node that follows it is there already.
+    let silent = open(&first, 1);
+    let mut next = open(&second, 2);
+    drop(silent);
+    let mut header = Header::new(Kind::Publish);
+    header.sequence.set(1);
+    next.send(&header, b"first").expect("there is room");
+    let deadline = Deadline::after(PATIENCE);
+    let mut looks = 0;
+    let got = loop {
+        if let Some(sample) = subscriber.try_recv().expect("the bus is open") {
+            break sample;
+        }
+        looks += 1;
+        assert!(looks < LOOKS || !deadline.expired(), "what the other relay brings is read");
+    };
+    assert_eq!((got.sequence(), got.payload()), (1, &b"first"[..]));
 }

@@ -6,6 +6,8 @@
 //! A row whose process has died gates no more from the moment its life word says so, but where its place is kept
 //! (`seat::place`).
 //!
+//! A ring grows too where its messages follow each other so closely that the looks would take their time from the rows.
+//!
 //! Invariant: no row can make a publisher wait longer than `max_wait` in one piece, and all rows together no longer
 //! than twice that for one message, however many older ones must give way for its slot, its bytes and its memory, and
 //! whatever the rows write or fail to write: the wait is bounded by our own clock. What a message has waited so far stands
@@ -89,6 +91,8 @@ impl RingWriter {
         let tick_ns = clock::monotonic_coarse_ns();
         self.looks = if self.looks.0 == tick_ns { (tick_ns, self.looks.1 + 1) } else { (tick_ns, 1) };
         if self.looks.1 >= LOOKS_BUSY {
+            // Also where there is no memory for it: not again at once.
+            self.looks.1 = 0;
             self.grow(SLOTS_BUSY);
         }
     }
