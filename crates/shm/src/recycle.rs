@@ -70,6 +70,8 @@ pub(crate) struct Recycler {
     /// Whether the batch is in order: from the first hold on that is looked for in it.
     sorted: bool,
     held: Vec<bool>,
+    /// Empty but while chunks are given back.
+    surplus: Vec<ChunkRef>,
     shares: Vec<Share>,
     next_seat: usize,
     next_word: usize,
@@ -272,8 +274,11 @@ impl Recycler {
         store.free.push(sized.chunk);
         let most = if bulk { 2 } else { STORE_MAX.max((STORE_BYTES / sized.class) as usize) };
         if store.free.len() > most {
-            let mut surplus = store.free.split_off(most / 2);
+            // By a list that is kept: one a time would be an allocation in some hundred messages.
+            let mut surplus = std::mem::take(&mut self.surplus);
+            surplus.extend(self.store(sized.class).free.drain(most / 2..));
             own.give_chunks(sized.class, &mut surplus);
+            self.surplus = surplus;
         }
     }
 

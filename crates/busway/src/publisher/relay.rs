@@ -275,21 +275,23 @@ impl Relay {
     fn put_in(&mut self, header: Header, mut loan: RelayLoan) -> Result<Sent, Unsent> {
         let len = loan.len;
         let sequence = self.publisher.writer.head() + 1;
-        if let Ok((local, rest)) = Header::mut_from_prefix(loan.chunk.bytes_mut()) {
-            local.checksum.set(0);
-            local.checksum_payload.set(0);
-            local.size.set((HEADER_SIZE + ORIGIN_BYTES + len) as u32);
-            local.kind = header.kind;
-            local.hops_version = header.hops_version;
-            local.flags = relayed(header.flags);
-            local.extensions = 0;
-            local.topic = header.topic;
-            local.source = header.source;
-            local.sequence.set(sequence);
-            local.time_ns = header.time_ns;
-            local.correlation = header.correlation;
-            rest[..ORIGIN_BYTES].copy_from_slice(header.sequence.as_bytes());
-        }
+        // None in a child made by `fork`.
+        let Ok((local, rest)) = Header::mut_from_prefix(loan.chunk.bytes_mut()) else {
+            return Err(Box::new((SendError::Forked, loan)));
+        };
+        local.checksum.set(0);
+        local.checksum_payload.set(0);
+        local.size.set((HEADER_SIZE + ORIGIN_BYTES + len) as u32);
+        local.kind = header.kind;
+        local.hops_version = header.hops_version;
+        local.flags = relayed(header.flags);
+        local.extensions = 0;
+        local.topic = header.topic;
+        local.source = header.source;
+        local.sequence.set(sequence);
+        local.time_ns = header.time_ns;
+        local.correlation = header.correlation;
+        rest[..ORIGIN_BYTES].copy_from_slice(header.sequence.as_bytes());
         match self.publisher.writer.send_loan(loan.chunk, Patience::None) {
             Ok(sent) => Ok(sent),
             Err((refusal, chunk)) => {

@@ -46,15 +46,21 @@ struct Node {
     _row: Arc<RowShared>,
 }
 
-fn node(ring: &RingShared) -> Node {
-    let own = arena("node");
+/// A row that gates, with its seat, and whose it is.
+fn seated(ring: &RingShared, name: &str, place: u64) -> (Arc<OwnArena>, Arc<RowShared>) {
+    let own = arena(name);
     let us = PeerArena::of_own(&own).expect("our own arena can be mapped");
     let publisher = PeerArena::of_own(ring.own()).expect("our own arena can be mapped");
     let budget = Arc::new(HoldBudget::new(256, 64 * MIB));
     let (policy, created_ns) = (Policy::Block, monotonic_ns());
-    let options = RowOptions { port: PortId(9), policy, history: 0, holds: 15, created_ns, place: 5 };
+    let options = RowOptions { port: PortId(9), policy, history: 0, holds: 15, created_ns, place };
     let row = RowShared::create(&own, &publisher, ring.key(), &options, &budget).expect("a row");
     row.attached(Ok(ring.attach(&us, row.key(), policy).expect("a seat")));
+    (own, row)
+}
+
+fn node(ring: &RingShared) -> Node {
+    let (own, row) = seated(ring, "node", 5);
     Node { own, _row: row }
 }
 
@@ -129,17 +135,9 @@ fn the_place_of_who_dies_while_the_control_thread_looks_is_kept_at_the_next_look
     assert!(matches!(send(&mut writer), Err(Refusal::Full(_))));
 }
 
-/// A row that reads for this process itself and gates, with its seat.
+/// A row that reads for this process itself.
 fn reader(ring: &RingShared) -> Arc<RowShared> {
-    let own = arena("reader");
-    let us = PeerArena::of_own(&own).expect("our own arena can be mapped");
-    let publisher = PeerArena::of_own(ring.own()).expect("our own arena can be mapped");
-    let budget = Arc::new(HoldBudget::new(256, 64 * MIB));
-    let (policy, created_ns) = (Policy::Block, monotonic_ns());
-    let options = RowOptions { port: PortId(9), policy, history: 0, holds: 15, created_ns, place: 0 };
-    let row = RowShared::create(&own, &publisher, ring.key(), &options, &budget).expect("a row");
-    row.attached(Ok(ring.attach(&us, row.key(), policy).expect("a seat")));
-    row
+    seated(ring, "reader", 0).1
 }
 
 #[test]
