@@ -120,6 +120,8 @@ fn who_has_a_place_now_can_be_seen_before_what_kept_it_is_free() {
             ask(Step::Folded, move |ring| told.set(ring.version()));
             change(&shared);
             assert_ne!(at.get(), before, "kept before: {kept_before}");
+            // The list is as it will be: a raise that came before it would have sufficed for the line above.
+            assert_eq!(at.get(), shared.version(), "kept before: {kept_before}");
         }
     }
 }
