@@ -60,11 +60,13 @@ struct Entries {
     backed: u64,
 }
 
+/// The chunks of one size. Both lists have room for all of them, so that giving back allocates nothing.
 #[derive(Debug, Default)]
 struct Class {
     free: Vec<ChunkRef>,
     unbacked: Vec<ChunkRef>,
     extents: u32,
+    chunks: usize,
 }
 
 /// The bookkeeping of an arena's owner.
@@ -280,6 +282,11 @@ impl OwnArena {
         heap.extents += 1;
         self.tables().header().extents_used.store(heap.extents, Ordering::Release);
         known.extents += 1;
+        known.chunks += count as usize;
+        known.free.reserve(known.chunks);
+        if bulk {
+            known.unbacked.reserve(known.chunks);
+        }
         known.free.extend((0..count as u32).rev().filter_map(|chunk| ChunkRef::new(index, chunk)));
         if bulk {
             heap.bulk_free_bytes += bytes;
@@ -288,7 +295,7 @@ impl OwnArena {
     }
 
     /// Gives chunks of one class back.
-    pub fn give_chunks(&self, class: u64, chunks: &mut Vec<ChunkRef>) {
+    pub fn give_chunks(&self, class: u64, chunks: impl Iterator<Item = ChunkRef>) {
         self.give_to(&mut self.heap(), class, chunks);
     }
 
@@ -298,15 +305,15 @@ impl OwnArena {
     }
 
     /// Gives back chunks of one class that a publisher had left behind.
-    pub(crate) fn give_left_chunks(&self, class: u64, chunks: &mut Vec<ChunkRef>) {
+    pub(crate) fn give_left_chunks(&self, class: u64, chunks: impl ExactSizeIterator<Item = ChunkRef>) {
         let mut heap = self.heap();
         heap.left = heap.left.saturating_sub(chunks.len() as u64);
         self.give_to(&mut heap, class, chunks);
     }
 
-    fn give_to(&self, heap: &mut Heap, class: u64, chunks: &mut Vec<ChunkRef>) {
+    fn give_to(&self, heap: &mut Heap, class: u64, chunks: impl Iterator<Item = ChunkRef>) {
         let known = heap.classes.entry(class).or_default();
-        for chunk in chunks.drain(..) {
+        for chunk in chunks {
             if class >= BULK_BYTES {
                 let over = heap.bulk_free_bytes + class > BULK_KEPT_BYTES;
                 let place = self.tables().resolve(chunk);

@@ -50,7 +50,13 @@ pub(crate) struct Sized {
     pub(crate) class: u64,
 }
 
-/// Chunks of one size that a publisher has at hand.
+/// Chunks of `class` bytes that a publisher keeps for itself.
+fn store_most(class: u64) -> usize {
+    if class >= crate::heap::BULK_BYTES { 2 } else { STORE_MAX.max((STORE_BYTES / class) as usize) }
+}
+
+/// Chunks of one size that a publisher has at hand: room for as many as it keeps, so that none of what comes back
+/// is an allocation.
 #[derive(Debug)]
 struct Store {
     class: u64,
@@ -70,8 +76,6 @@ pub(crate) struct Recycler {
     /// Whether the batch is in order: from the first hold on that is looked for in it.
     sorted: bool,
     held: Vec<bool>,
-    /// Empty but while chunks are given back.
-    surplus: Vec<ChunkRef>,
     shares: Vec<Share>,
     next_seat: usize,
     next_word: usize,
@@ -97,13 +101,26 @@ impl Remains {
     pub(crate) fn give_back(mut self, own: &OwnArena) {
         self.chunks.sort_by_key(|sized| sized.class);
         for run in self.chunks.chunk_by(|a, b| a.class == b.class) {
-            let mut chunks: Vec<ChunkRef> = run.iter().map(|sized| sized.chunk).collect();
-            own.give_left_chunks(run[0].class, &mut chunks);
+            own.give_left_chunks(run[0].class, run.iter().map(|sized| sized.chunk));
         }
     }
 }
 
 impl Recycler {
+    /// Makes room for `chunks` chunks of a ring beside those of a batch, so that retiring them allocates nothing.
+    pub(crate) fn expect_chunks(&mut self, chunks: usize) {
+        let most = chunks + BATCH;
+        for list in [&mut self.retired, &mut self.batch] {
+            list.reserve_exact(most.saturating_sub(list.len()));
+        }
+        self.held.reserve_exact(most.saturating_sub(self.held.len()));
+    }
+
+    /// Makes room for as many processes that hold something: the first may be found after hours.
+    pub(crate) fn expect_seats(&mut self, seats: usize) {
+        self.shares.reserve(seats);
+    }
+
     /// A free chunk of `class` bytes, if one is at hand.
     #[inline]
     pub(crate) fn take(&mut self, class: u64) -> Option<ChunkRef> {
@@ -119,7 +136,7 @@ impl Recycler {
 
     fn store(&mut self, class: u64) -> &mut Store {
         let at = self.stores.iter().position(|store| store.class == class).unwrap_or_else(|| {
-            self.stores.push(Store { class, free: Vec::with_capacity(STORE_MAX) });
+            self.stores.push(Store { class, free: Vec::with_capacity(store_most(class) + 1) });
             self.stores.len() - 1
         });
         &mut self.stores[at]
@@ -269,16 +286,11 @@ impl Recycler {
     }
 
     fn free(&mut self, own: &OwnArena, sized: Sized) {
-        let bulk = sized.class >= crate::heap::BULK_BYTES;
+        let most = store_most(sized.class);
         let store = self.store(sized.class);
         store.free.push(sized.chunk);
-        let most = if bulk { 2 } else { STORE_MAX.max((STORE_BYTES / sized.class) as usize) };
         if store.free.len() > most {
-            // By a list that is kept: one a time would be an allocation in some hundred messages.
-            let mut surplus = std::mem::take(&mut self.surplus);
-            surplus.extend(self.store(sized.class).free.drain(most / 2..));
-            own.give_chunks(sized.class, &mut surplus);
-            self.surplus = surplus;
+            own.give_chunks(sized.class, store.free.drain(most / 2..));
         }
     }
 
@@ -290,7 +302,7 @@ impl Recycler {
     /// Gives the free chunks of other sizes than `class` back to the heap, where memory is short.
     pub(crate) fn give_back_others(&mut self, own: &OwnArena, class: u64) {
         for store in self.stores.iter_mut().filter(|store| store.class != class) {
-            own.give_chunks(store.class, &mut store.free);
+            own.give_chunks(store.class, store.free.drain(..));
         }
     }
 
@@ -303,7 +315,7 @@ impl Recycler {
     /// Gives back what is free, and hands over what rows may still read.
     pub(crate) fn close(mut self, own: &OwnArena) -> Remains {
         for store in &mut self.stores {
-            own.give_chunks(store.class, &mut store.free);
+            own.give_chunks(store.class, store.free.drain(..));
         }
         let mut chunks = self.retired;
         chunks.append(&mut self.batch);

@@ -299,10 +299,20 @@ impl RingWriter {
         let sent = self.published(sequence);
         self.retire_up_to(sequence);
         self.give_up_passed(sized.class);
+        if self.chunks.len() == self.chunks.capacity() {
+            self.lengthen_lists();
+        }
         self.chunks.push_back((sequence, sized));
         self.chunk_bytes += sized.class;
         self.unread_bytes += sized.class;
         Ok(sent)
+    }
+
+    /// All the chunks of the ring may be given up at once, in any message.
+    #[cold]
+    fn lengthen_lists(&mut self) {
+        self.chunks.reserve(1);
+        self.recycler.expect_chunks(self.chunks.capacity());
     }
 
     #[inline]
@@ -475,6 +485,7 @@ impl RingWriter {
             known.map_or(0, |(_, _, since)| since)
         };
         self.blocked = self.places.iter().map(since).collect();
+        self.recycler.expect_seats(self.places.len());
         self.seen = self.shared.version();
     }
 

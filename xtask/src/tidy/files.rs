@@ -25,6 +25,7 @@ pub(crate) const UNSAFE: &[(&str, &str)] = &[
     ("crates/shm/src/life/tests.rs", "forks, to be killed"),
     ("crates/shm/src/fork/tests.rs", "forks"),
     ("crates/busway/tests/fork.rs", "forks"),
+    ("crates/busway/tests/allocations.rs", "an allocator that counts"),
     ("crates/io/src/backlog.rs", "SIOCOUTQ, which rustix leaves out"),
     ("crates/io/src/least.rs", "SO_RCVLOWAT, which rustix leaves out"),
     ("bench/src/stage.rs", "maps the stage that the processes of a measurement share"),
