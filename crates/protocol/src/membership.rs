@@ -400,12 +400,21 @@ impl Membership {
         self.connections.get(&connection).is_some_and(|c| c.since.after_ms(LINK_HANDSHAKE_MS) <= now)
     }
 
-    /// Whether as many strangers have come from there as may.
-    fn is_crowded_at(&self, address: Option<IpAddr>) -> bool {
+    /// Frees a slot of an address for one more stranger from there, if as many have come as may: the oldest gives way
+    /// once it had the time to say who it is, so that who only opens connections does not keep out who shares its
+    /// address.
+    fn make_room_at(&mut self, now: Time, address: Option<IpAddr>, out: &mut Vec<Output>) -> Result<(), Why> {
         let from = |(_, connection): &&(Time, ConnectionId)| {
             self.connections.get(connection).is_some_and(|entry| entry.address == address)
         };
-        address.is_some() && self.strangers.iter().filter(from).count() >= self.config.of_address_max as usize
+        let crowd = self.strangers.iter().filter(from);
+        if address.is_none() || crowd.clone().count() < self.config.of_address_max as usize {
+            return Ok(());
+        }
+        let slow = |(since, _): &&(Time, ConnectionId)| since.after_ms(LINK_STRANGER_MS) <= now;
+        let Some((_, oldest)) = crowd.min().filter(slow).copied() else { return Err(Why::Crowded) };
+        self.give_way(now, oldest, out);
+        Ok(())
     }
 
     fn accepted(
@@ -428,8 +437,8 @@ impl Membership {
             PeerId::Client { .. } => Some(Why::NotANode),
             PeerId::Node { .. } => self.draining.then_some(Why::Draining),
         };
-        // Before room is made: nobody gives way to one too many.
-        let unwanted = unwanted.or_else(|| self.is_crowded_at(address).then_some(Why::Crowded));
+        // Before room is made among all: nobody from elsewhere gives way to one too many.
+        let unwanted = unwanted.or_else(|| self.make_room_at(now, address, out).err());
         let stage = Stage::Stranger;
         self.connections.insert(connection, Connection { since: now, stage, address });
         let why = unwanted.or_else(|| self.make_room(now, out).err());
@@ -450,11 +459,16 @@ impl Membership {
             return Ok(());
         }
         let Some((_, oldest)) = self.strangers.first().copied() else { return Err(Why::Full) };
-        let overdue = self.is_overdue(now, oldest);
+        self.give_way(now, oldest, out);
+        Ok(())
+    }
+
+    /// Ends a stranger for the sake of another, past its deadline or not.
+    fn give_way(&mut self, now: Time, stranger: ConnectionId, out: &mut Vec<Output>) {
+        let overdue = self.is_overdue(now, stranger);
         self.counters.timeouts += u64::from(overdue);
         self.counters.evicted += u64::from(!overdue);
-        self.end(now, oldest, if overdue { Why::Handshake } else { Why::Evicted }, out);
-        Ok(())
+        self.end(now, stranger, if overdue { Why::Handshake } else { Why::Evicted }, out);
     }
 
     fn connected(&mut self, now: Time, attempt: Attempt, connection: ConnectionId, out: &mut Vec<Output>) {

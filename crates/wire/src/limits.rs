@@ -305,8 +305,8 @@ pub const LINK_CLIENTS_DEFAULT: u32 = 1_024;
 /// for as long as one handshake takes. One more takes the place of the oldest.
 pub const LINK_UNIDENTIFIED_DEFAULT: u32 = 64;
 
-/// Of those, connections from one address beyond this host: half, so that who opens many keeps nobody else out. One more is
-/// refused. Of an IPv6 address the first 64 bits count, which is what one subscriber has.
+/// Of those, connections from one address beyond this host: half, so that who opens many keeps nobody else out. One more
+/// takes the place of the oldest of them after [`LINK_STRANGER_MS`], and is refused before. Of an IPv6 address the first 64 bits count, which is what one subscriber has.
 pub const LINK_UNIDENTIFIED_OF_ADDRESS_DEFAULT: u32 = LINK_UNIDENTIFIED_DEFAULT / 2;
 
 /// Milliseconds in which a stranger can say who it is, unless it or its network is very slow. While all strangers

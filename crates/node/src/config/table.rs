@@ -275,7 +275,7 @@ pub const KEYS: &[Key] = &[
         environment: None,
         flag: None,
         applies: Applies::Start,
-        sentence: "Of those, the ones from one address beyond this host; one more is refused, and counted in busway peers. Of an IPv6 address the first 64 bits count",
+        sentence: "Of those, the ones from one address beyond this host; one more takes the place of the oldest of them, or is refused and counted in busway peers while all of them have only just come. Of an IPv6 address the first 64 bits count",
     },
     Key {
         name: "limits.keep_alive_ms",

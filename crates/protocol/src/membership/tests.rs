@@ -390,6 +390,25 @@ fn of_one_address_only_so_many_are_strangers_and_one_more_is_told_so_and_costs_n
 }
 
 #[test]
+fn who_says_nothing_for_long_gives_way_to_who_comes_from_its_address() {
+    let [here, there] = [1, 2].map(|last| Some(IpAddr::from([10, 0, 0, last])));
+    let mut member = Member::new(Config { unidentified_max: 5, of_address_max: 2, ..config(node(0), 1) });
+    member.tell(Input::Start);
+    let (other, _) = member.accept_from(there);
+    let (first, _) = member.accept_from(here);
+    member.pass_ms(LINK_STRANGER_MS / 2);
+    let (second, _) = member.accept_from(here);
+    member.pass_ms(LINK_STRANGER_MS / 2);
+    let (third, out) = member.accept_from(here);
+    assert_eq!(refused(&out), [(first, Why::Evicted)], "its time is over, and the newcomer is in");
+    member.close(first);
+    let (fourth, out) = member.accept_from(here);
+    assert_eq!(refused(&out), [(fourth, Why::Crowded)], "the others came a moment ago");
+    let stay = |connection| member.machine.connections.get(&connection).map(|entry| entry.stage);
+    assert_eq!([other, second, third].map(stay), [Some(Stage::Stranger); 3]);
+}
+
+#[test]
 fn a_newcomer_costs_the_idlest_client_its_slot_and_never_a_node() {
     let (mut member, _) = Member::started(node(2), 3);
     let nodes = [member.link(node(0)).0, member.link(node(1)).0];
