@@ -188,6 +188,18 @@ impl Bus {
         (self.core.ports.budget.held(), self.core.ports.budget.high())
     }
 
+    /// Whether this handle was inherited through `fork`: it is the parent's, and so is all that was opened with it.
+    #[must_use]
+    pub fn is_inherited(&self) -> bool {
+        self.core.own.forked()
+    }
+
+    /// Whether [`Bus::close`] was called.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        self.core.is_closed()
+    }
+
     /// Leaves the domain. Publishers and subscribers that still exist return [`Code::Closed`]; threads that wait in
     /// them return. What was published stays readable for those who were subscribed.
     pub fn close(&self) {

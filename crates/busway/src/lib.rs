@@ -47,12 +47,12 @@ pub use inspection::{
 };
 pub use node::{FLOWS_TOPIC, FlowStatus, LinkState, Node, NodeBuilder, PEERS_TOPIC, PeerStatus, PeerView};
 pub use outcome::{Behind, Loss, RecvError, SendError, Sent, Unread, Who};
-pub use publisher::{Clock, Gating, Loan, Publisher, PublisherBuilder};
+pub use publisher::{Clock, DetachedLoan, Gating, Loan, Publisher, PublisherBuilder};
 #[doc(hidden)]
 pub use runtime::{Simulated, Stepped, UnderWay, control_due_ns, step_control};
 pub use sample::{PublisherInfo, Sample};
 pub use stream::SampleStream;
-pub use subscriber::{Subscriber, SubscriberBuilder};
+pub use subscriber::{News, Subscriber, SubscriberBuilder};
 pub use tls::Tls;
 pub use typed::{TypedLoan, TypedPublisher};
 

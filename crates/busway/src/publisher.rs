@@ -29,8 +29,8 @@ use crate::typed::TypedPublisher;
 mod loan;
 mod relay;
 
-pub use loan::Loan;
 use loan::Place;
+pub use loan::{DetachedLoan, Loan};
 pub(crate) use relay::{Missing, ORIGIN_BYTES, Relay, RelayLoan};
 
 /// A publisher's constructor waits this long after the last news for subscribers that are known to come.
@@ -320,6 +320,14 @@ impl Publisher {
     /// [`SendError::TooLarge`], [`SendError::OutOfMemory`], [`SendError::Full`] where memory is short, a closed bus.
     pub fn loan(&mut self, len: usize) -> Result<Loan<'_>, SendError> {
         self.loan_with(len, Patience::Until(Deadline::never()))
+    }
+
+    /// As [`Publisher::loan`], without waiting.
+    ///
+    /// # Errors
+    /// As [`Publisher::loan`].
+    pub fn try_loan(&mut self, len: usize) -> Result<Loan<'_>, SendError> {
+        self.loan_with(len, Patience::None)
     }
 
     fn loan_with(&mut self, len: usize, patience: Patience) -> Result<Loan<'_>, SendError> {

@@ -31,8 +31,10 @@ use crate::publisher::ORIGIN_BYTES;
 use crate::sample::{Blank, PublisherInfo, Sample, SampleTray, Source};
 use crate::stream::SampleStream;
 
+mod news;
 mod origin;
 
+pub use news::News;
 use origin::{Hole, Origin, Verdict};
 
 /// A subscriber's constructor waits this long after the last news for publishers that are known.

@@ -10,7 +10,7 @@ use std::time::Duration;
 use busway_shm::clock::Deadline;
 use busway_shm::ring::Patience;
 use busway_shm::slot::INLINE_BYTES;
-use busway_wire::{Codec, HEADER_SIZE, Header};
+use busway_wire::{Codec, HEADER_SIZE, Header, PortId};
 use zerocopy::FromBytes;
 
 use super::Publisher;
@@ -72,6 +72,14 @@ impl Loan<'_> {
         self.finish(Codec::Bytes, Patience::Until(Deadline::after(timeout)))
     }
 
+    /// The loan without its publisher, for those who cannot keep a borrow: it goes back with [`Publisher::attach`], to be
+    /// written, sent or given back. What never goes back is memory that its publisher cannot use again.
+    #[must_use]
+    pub fn detach(mut self) -> DetachedLoan {
+        let place = self.place.take();
+        DetachedLoan { place, len: self.len, port: self.publisher.port }
+    }
+
     pub(crate) fn finish(mut self, codec: Codec, patience: Patience) -> Result<Sent, SendError> {
         let len = self.len;
         let sent = match self.place.take() {
@@ -95,30 +103,86 @@ impl Loan<'_> {
     }
 }
 
+impl Place {
+    fn bytes(&self, len: usize) -> &[u8] {
+        match self {
+            Place::Inline(small) => &small.0[..len],
+            // Nothing in a child made by fork.
+            Place::Chunk(chunk) => chunk.bytes().get(HEADER_SIZE..HEADER_SIZE + len).unwrap_or_default(),
+        }
+    }
+
+    fn bytes_mut(&mut self, len: usize) -> &mut [u8] {
+        match self {
+            Place::Inline(small) => &mut small.0[..len],
+            Place::Chunk(chunk) => {
+                chunk.bytes_mut().get_mut(HEADER_SIZE..HEADER_SIZE + len).unwrap_or_default()
+            }
+        }
+    }
+}
+
 impl Deref for Loan<'_> {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        match &self.place {
-            Some(Place::Inline(small)) => &small.0[..self.len],
-            // Nothing in a child made by fork.
-            Some(Place::Chunk(chunk)) => {
-                chunk.bytes().get(HEADER_SIZE..HEADER_SIZE + self.len).unwrap_or_default()
-            }
-            None => &[],
-        }
+        self.place.as_ref().map_or(&[], |place| place.bytes(self.len))
     }
 }
 
 impl DerefMut for Loan<'_> {
     fn deref_mut(&mut self) -> &mut [u8] {
-        match &mut self.place {
-            Some(Place::Inline(small)) => &mut small.0[..self.len],
-            Some(Place::Chunk(chunk)) => {
-                chunk.bytes_mut().get_mut(HEADER_SIZE..HEADER_SIZE + self.len).unwrap_or_default()
-            }
-            None => &mut [],
+        self.place.as_mut().map_or(&mut [], |place| place.bytes_mut(self.len))
+    }
+}
+
+/// A loan that does not borrow its publisher. Made by [`Loan::detach`].
+///
+/// ```
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let bus = busway::Bus::open("example-of-a-detached-loan")?;
+/// let mut subscriber = bus.subscriber("frames").open()?;
+/// let mut publisher = bus.publisher("frames").open()?;
+/// let mut later = publisher.loan(1000)?.detach();
+/// publisher.send(b"meanwhile")?;
+/// later.bytes_mut().fill(7);
+/// publisher.attach(later).map_err(|_| "of another publisher")?.send()?;
+/// assert_eq!(&subscriber.recv()?[..], b"meanwhile");
+/// assert_eq!(subscriber.recv()?[..], [7; 1000]);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug)]
+pub struct DetachedLoan {
+    place: Option<Place>,
+    len: usize,
+    port: PortId,
+}
+
+impl DetachedLoan {
+    /// What was written.
+    #[must_use]
+    pub fn bytes(&self) -> &[u8] {
+        self.place.as_ref().map_or(&[], |place| place.bytes(self.len))
+    }
+
+    /// The bytes, to be written. Those of a message of more than 96 bytes stay where they are while the loan is moved.
+    #[must_use]
+    pub fn bytes_mut(&mut self) -> &mut [u8] {
+        self.place.as_mut().map_or(&mut [], |place| place.bytes_mut(self.len))
+    }
+}
+
+impl Publisher {
+    /// The loan that was detached from this publisher.
+    ///
+    /// # Errors
+    /// The loan itself, where it is another publisher's.
+    pub fn attach(&mut self, mut loan: DetachedLoan) -> Result<Loan<'_>, DetachedLoan> {
+        if loan.port != self.port {
+            return Err(loan);
         }
+        Ok(Loan { place: loan.place.take(), len: loan.len, publisher: self })
     }
 }
 

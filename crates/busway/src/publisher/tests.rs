@@ -85,3 +85,29 @@ fn what_was_tried_without_patience_is_not_waited_for_later() {
     });
     assert_eq!(hurried, [Duration::ZERO], "no longer than its caller waits");
 }
+
+#[test]
+fn a_detached_loan_goes_back_to_its_own_publisher_and_to_no_other() {
+    let scratch = Scratch::new();
+    let bus =
+        Bus::builder().directory(scratch.path().join("run")).arena_bytes(1 << 30).open().expect("a bus");
+    let open = |topic: &str| bus.publisher(topic).open().expect("a publisher");
+    let (mut own, mut other) = (open("own"), open("other"));
+    let mut subscriber = bus.subscriber("own").open().expect("a subscriber");
+    let mut detached = own.loan(500).expect("room").detach();
+    let at = detached.bytes().as_ptr();
+    detached.bytes_mut().fill(7);
+    let detached = other.attach(detached).expect_err("it is not the other's");
+    own.send(b"meanwhile").expect("it is sent");
+    assert_eq!(detached.bytes().as_ptr(), at, "it stays where it is");
+    own.attach(detached).expect("it is its own").send().expect("it is sent");
+    assert_eq!(&subscriber.recv().expect("a message")[..], b"meanwhile");
+    assert_eq!(subscriber.recv().expect("a message")[..], [7; 500]);
+    drop(own.try_loan(500).expect("room"));
+    let before = own.census();
+    for _ in 0..50 {
+        let detached = own.try_loan(500).expect("room").detach();
+        drop(own.attach(detached).expect("it is its own"));
+    }
+    assert_eq!(own.census(), before, "what goes back is used again");
+}
