@@ -16,6 +16,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("busway-node", &["busway"]),
     ("busway-cli", &["busway", "busway-node"]),
     ("busway-examples", &["busway"]),
+    ("busway-python", &["busway"]),
     // It drives the machines of `protocol` over a network of its own, and the runtime over that of `io`.
     ("busway-sim", &["busway-wire", "busway-protocol", "busway-io", "busway"]),
     // The two outer workspaces measure through the public API; the rivals are linked in the second only.

@@ -1,0 +1,94 @@
+"""Busway: publish and subscribe between the programs of one host, through shared memory.
+
+A message is laid out once, in memory that its publisher owns; a subscriber reads it there. Nothing is to be started before.
+
+>>> import busway
+>>> with busway.Bus("example") as bus:
+...     subscriber = bus.subscriber("price.*")
+...     publisher = bus.publisher("price.tick")
+...     sent = publisher.send(b"101.5")
+...     with subscriber.recv(timeout=5) as sample:
+...         print(sample.topic, bytes(sample))
+price.tick b'101.5'
+
+For asyncio there is `busway.aio`, with the same names.
+"""
+
+from __future__ import annotations
+
+import atexit as _atexit
+import os as _os
+import weakref as _weakref
+from typing import Any as _Any
+
+from . import _busway, _errors
+from ._busway import Loan, Origin, Publisher, Sample, Sent, Subscriber
+from ._errors import (
+    Closed,
+    CodecError,
+    Error,
+    Evicted,
+    Forked,
+    Full,
+    JoinError,
+    NoSubscribers,
+    PeerError,
+    ResourceError,
+    SettingError,
+    TimedOut,
+    TooLarge,
+)
+
+__all__ = [
+    "Bus",
+    "Closed",
+    "CodecError",
+    "Error",
+    "Evicted",
+    "Forked",
+    "Full",
+    "JoinError",
+    "Loan",
+    "NoSubscribers",
+    "Origin",
+    "PeerError",
+    "Publisher",
+    "ResourceError",
+    "Sample",
+    "Sent",
+    "SettingError",
+    "Subscriber",
+    "TimedOut",
+    "TooLarge",
+]
+
+_open: _weakref.WeakSet[Bus] = _weakref.WeakSet()
+
+
+class Bus(_busway.Bus):
+    """A membership in a domain: the way to publishers and subscribers.
+
+    `with busway.Bus("shop") as bus:` leaves the domain at the end of the block; a bus that is still open when the
+    interpreter ends leaves then.
+
+    >>> import busway
+    >>> with busway.Bus("example") as bus:
+    ...     bus.domain, bus.closed
+    ('example', False)
+    >>> bus.closed
+    True
+    """
+
+    def __init__(self, *_settings: _Any, **_named: _Any) -> None:
+        _open.add(self)
+
+
+@_atexit.register
+def _leave() -> None:
+    """Leaves all domains, so that others see a departure and not a death."""
+    for bus in list(_open):
+        bus.close()
+
+
+# What is shown of a message is not there in a child made by fork.
+_os.register_at_fork(after_in_child=_busway._after_fork)

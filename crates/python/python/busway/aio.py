@@ -1,0 +1,256 @@
+"""Busway for asyncio: the same names, awaited.
+
+An event loop watches one descriptor a subscriber and is woken once for whatever has come; messages that are there are
+handed over without another turn of the loop, and without a future each.
+
+>>> import asyncio
+>>> from busway import aio
+>>> async def main():
+...     async with aio.Bus("example") as bus:
+...         async with bus.subscriber("price.*") as prices, bus.publisher("price.tick") as tick:
+...             await tick.send(b"101.5")
+...             async for sample in prices:
+...                 return bytes(sample)
+>>> asyncio.run(main())
+b'101.5'
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Generator
+from functools import partial
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+
+import busway
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+__all__ = ["Bus", "Publisher", "Subscriber"]
+
+#: Messages that are handed over before the loop has its turn, so that a flood does not stop everything else.
+TURN = 256
+
+
+class _Port(Protocol):
+    def close(self) -> None: ...
+
+
+P = TypeVar("P", bound=_Port)
+S = TypeVar("S", bound="_Opened[Any]")
+
+
+class _Opened(Generic[P]):
+    """What is opened with `async with` or `await`, and closed without holding the loop up."""
+
+    def __init__(self, open: partial[P]) -> None:
+        self._open = open
+        self._port: P | None = None
+
+    @property
+    def _native(self) -> P:
+        if self._port is None:
+            raise RuntimeError("it is opened by `async with` or `await`")
+        return self._port
+
+    async def _enter(self: S) -> S:
+        if self._port is None:
+            # Meeting others may take a moment, for which the loop must not stand still.
+            self._port = await asyncio.get_running_loop().run_in_executor(None, self._open)
+        return self
+
+    def __await__(self: S) -> Generator[Any, None, S]:
+        return self._enter().__await__()
+
+    async def __aenter__(self: S) -> S:
+        return await self._enter()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Closes it. What waits in it ends."""
+        if self._port is not None:
+            await asyncio.get_running_loop().run_in_executor(None, self._port.close)
+
+
+class Bus(_Opened["busway.Bus"]):
+    """A membership in a domain, as `busway.Bus`, with ports whose calls are awaited."""
+
+    def __init__(self, domain: str = "default", **settings: Any) -> None:
+        super().__init__(partial(busway.Bus, domain, **settings))
+
+    @property
+    def bus(self) -> busway.Bus:
+        """The bus itself, for what need not be awaited."""
+        return self._native
+
+    def publisher(self, topic: str, **settings: Any) -> Publisher:
+        """A publisher of `topic`: `async with` or `await` opens it. Settings as for `busway.Bus.publisher`."""
+        return Publisher(partial(self._native.publisher, topic, **settings))
+
+    def subscriber(self, pattern: str, **settings: Any) -> Subscriber:
+        """A subscriber of `pattern`: `async with` or `await` opens it. Settings as for `busway.Bus.subscriber`."""
+        return Subscriber(partial(self._native.subscriber, pattern, **settings))
+
+    async def inspect(self) -> dict[str, Any]:
+        """What the domain looks like now, as `busway ls --json` prints it."""
+        return await asyncio.get_running_loop().run_in_executor(None, self._native.inspect)
+
+
+class Publisher(_Opened["busway.Publisher"]):
+    """A publisher of one topic. Tasks may share it."""
+
+    @property
+    def publisher(self) -> busway.Publisher:
+        """The publisher itself, for what need not be awaited."""
+        return self._native
+
+    async def send(self, data: Buffer, timeout: float | None = None) -> busway.Sent:
+        """Sends, at once if no subscriber must be waited for, else without holding the loop up."""
+        native = self._native
+        try:
+            return native.try_send(data)
+        except (busway.Full, busway.TimedOut):
+            return await asyncio.get_running_loop().run_in_executor(None, native.send, data, timeout)
+
+    async def send_json(self, value: object, timeout: float | None = None) -> busway.Sent:
+        """Sends a value as JSON."""
+        import json
+
+        return await self.send(json.dumps(value).encode(), timeout)
+
+    def loan(self, size: int) -> busway.Loan:
+        """Room for a message, to be written and sent: `with publisher.loan(n) as loan`."""
+        return self._native.loan(size)
+
+    async def wait_for_subscribers(self, count: int = 1, timeout: float | None = None) -> int:
+        """Waits until `count` subscribers at least are attached, and returns how many are."""
+        wait = self._native.wait_for_subscribers
+        return await asyncio.get_running_loop().run_in_executor(None, wait, count, timeout)
+
+    async def flush(self, timeout: float | None = 5.0) -> None:
+        """Waits until every subscriber that may be waited for has passed the last message."""
+        await asyncio.get_running_loop().run_in_executor(None, self._native.flush, timeout)
+
+
+class Subscriber(_Opened["busway.Subscriber"]):
+    """A subscriber of one pattern: `async for sample in subscriber`, `await subscriber.recv()`.
+
+    Tasks of one loop may share it; each message goes to one of them. A receive that is cancelled has taken nothing.
+    """
+
+    def __init__(self, open: partial[busway.Subscriber]) -> None:
+        super().__init__(open)
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._fd = -1
+        self._waiting: set[asyncio.Future[None]] = set()
+        self._in_turn = 0
+
+    @property
+    def subscriber(self) -> busway.Subscriber:
+        """The subscriber itself, for what need not be awaited: `losses()`, `account()`."""
+        return self._native
+
+    async def recv(self) -> busway.Sample:
+        """The next message."""
+        await self._pause()
+        native = self._native
+        while True:
+            sample = native.try_recv()
+            if sample is None:
+                sample = await self._news()
+            if sample is not None:
+                self._in_turn += 1
+                return sample
+
+    async def recv_many(self, most: int = 256) -> list[busway.Sample]:
+        """Waits for a message and returns it with those that are there by then, at most `most`."""
+        await self._pause()
+        native = self._native
+        while most > 0:
+            batch = native.try_recv_many(most)
+            if not batch:
+                sample = await self._news()
+                if sample is not None:
+                    batch = [sample, *native.try_recv_many(most - 1)]
+            if batch:
+                self._in_turn += len(batch)
+                return batch
+        return []
+
+    async def batches(self, most: int = 256) -> AsyncIterator[list[busway.Sample]]:
+        """What comes, in lists of at most `most`, until the subscriber or its bus is closed."""
+        while True:
+            try:
+                yield await self.recv_many(most)
+            except busway.Closed:
+                return
+
+    def losses(self) -> list[dict[str, Any]]:
+        """What was missed since this was asked last."""
+        return self._native.losses()
+
+    def __aiter__(self) -> Subscriber:
+        return self
+
+    async def __anext__(self) -> busway.Sample:
+        try:
+            return await self.recv()
+        except busway.Closed:
+            raise StopAsyncIteration from None
+
+    async def close(self) -> None:
+        """Ends the subscription; tasks that wait in it end."""
+        self._forget()
+        self._rung()
+        await super().close()
+
+    async def _pause(self) -> None:
+        """Gives the loop its turn after many messages that were there already; before the next is taken, not after it."""
+        if self._in_turn >= TURN:
+            self._in_turn = 0
+            await asyncio.sleep(0)
+
+    async def _news(self) -> busway.Sample | None:
+        """A message if one is there; else waits until there may be one, and returns None."""
+        self._watch()
+        sample = self._native._arm()
+        if sample is not None:
+            return sample
+        self._in_turn = 0
+        waiter = asyncio.get_running_loop().create_future()
+        self._waiting.add(waiter)
+        try:
+            await waiter
+        finally:
+            self._waiting.discard(waiter)
+        return None
+
+    def _watch(self) -> None:
+        loop = asyncio.get_running_loop()
+        if self._loop is loop:
+            return
+        if self._loop is not None and not self._loop.is_closed():
+            raise RuntimeError("the subscriber is used by another event loop")
+        self._fd = self._native._fileno()
+        self._waiting.clear()
+        loop.add_reader(self._fd, self._rung)
+        self._loop = loop
+
+    def _forget(self) -> None:
+        if self._loop is not None and not self._loop.is_closed():
+            self._loop.remove_reader(self._fd)
+        self._loop = None
+
+    def _rung(self) -> None:
+        """Something came: all who wait look, and those who find nothing wait again."""
+        if self._port is not None:
+            self._port._clear()
+        for waiter in self._waiting:
+            if not waiter.done():
+                waiter.set_result(None)

@@ -1,0 +1,188 @@
+//! The bus as Python sees it: where a program joins a domain.
+//!
+//! Invariant: joining, opening ports and leaving let the interpreter go; they may take seconds.
+
+use busway::{Clock, Error, Gating, Policy, Realm};
+use pyo3::prelude::*;
+use serde_json::to_string;
+
+use crate::failure::{OrRaise, inherited};
+use crate::publisher::{Publisher, or_endless};
+use crate::subscriber::Subscriber;
+
+/// A process's name on the bus is no longer.
+const NAME_BYTES_MAX: usize = 64;
+
+/// A membership in a domain: the way to publishers and subscribers.
+///
+/// `with busway.Bus("shop") as bus:` leaves the domain at the end of the block.
+#[pyclass(frozen, weakref, subclass, module = "busway")]
+pub(crate) struct Bus {
+    bus: busway::Bus,
+}
+
+/// What serde writes, as Python's dicts, lists and numbers.
+pub(crate) fn as_dict<'py>(py: Python<'py>, value: &impl serde::Serialize) -> PyResult<Bound<'py, PyAny>> {
+    let text =
+        to_string(value).map_err(|error| pyo3::exceptions::PyValueError::new_err(error.to_string()))?;
+    py.import("json")?.call_method1("loads", (text,))
+}
+
+/// The name of the program as Python knows it: its script, not the interpreter.
+fn program(py: Python<'_>) -> PyResult<String> {
+    let script: String = py.import("sys")?.getattr("argv")?.get_item(0)?.extract()?;
+    let stem = std::path::Path::new(&script).file_stem().map(|stem| stem.to_string_lossy().into_owned());
+    let mut name: String = stem.unwrap_or_default().chars().filter(|c| !c.is_control()).collect();
+    while name.len() > NAME_BYTES_MAX {
+        name.pop();
+    }
+    Ok(if name.is_empty() || name.starts_with('-') { "python".to_owned() } else { name })
+}
+
+#[pymethods]
+impl Bus {
+    /// Joins `domain`. Where nobody is, this process holds the rendezvous until it leaves.
+    #[new]
+    #[pyo3(signature = (domain = "default", *, directory = None, name = None, timeout = 5.0, group = None, budget = None,
+        arena_bytes = None))]
+    #[expect(clippy::too_many_arguments, reason = "they are keywords where they are given")]
+    fn new(
+        py: Python<'_>,
+        domain: &str,
+        directory: Option<std::path::PathBuf>,
+        name: Option<&str>,
+        timeout: f64,
+        group: Option<&str>,
+        budget: Option<u64>,
+        arena_bytes: Option<u64>,
+    ) -> PyResult<Self> {
+        let name = name.map_or_else(|| program(py), |name| Ok(name.to_owned()))?;
+        let mut builder = busway::Bus::builder()
+            .domain(domain)
+            .name(&name)
+            .timeout(or_endless(Some(timeout)).or_raise(py)?);
+        if let Some(directory) = directory {
+            builder = builder.directory(directory);
+        }
+        if let Some(group) = group {
+            builder = builder.realm(Realm::group(group).or_raise(py)?);
+        }
+        if let Some(bytes) = budget {
+            builder = builder.budget(bytes);
+        }
+        if let Some(bytes) = arena_bytes {
+            builder = builder.arena_bytes(bytes);
+        }
+        Ok(Self { bus: py.detach(|| builder.open()).or_raise(py)? })
+    }
+
+    /// A publisher of `topic`.
+    ///
+    /// `slots_max` and `bytes_max` bound its ring; `history` messages are kept for late joiners that ask for some;
+    /// `max_wait` is how many seconds one subscriber may make it wait in one piece; with `gating=False` nobody may.
+    #[pyo3(signature = (topic, *, slots_max = None, bytes_max = None, history = 0, max_wait = 1.0, gating = true,
+        exact_time = false))]
+    #[expect(clippy::too_many_arguments, reason = "they are keywords where they are given")]
+    fn publisher(
+        &self,
+        py: Python<'_>,
+        topic: &str,
+        slots_max: Option<u32>,
+        bytes_max: Option<u64>,
+        history: u32,
+        max_wait: f64,
+        gating: bool,
+        exact_time: bool,
+    ) -> PyResult<Publisher> {
+        let mut builder = self
+            .bus
+            .publisher(topic)
+            .history(history)
+            .max_wait(or_endless(Some(max_wait)).or_raise(py)?)
+            .gating(if gating { Gating::Allowed } else { Gating::Refused })
+            .clock(if exact_time { Clock::Exact } else { Clock::Coarse });
+        if let Some(slots) = slots_max {
+            builder = builder.slots_max(slots);
+        }
+        if let Some(bytes) = bytes_max {
+            builder = builder.bytes_max(bytes);
+        }
+        let publisher = py.detach(|| builder.open()).or_raise(py)?;
+        Ok(Publisher::new(publisher, self.bus.clone()))
+    }
+
+    /// A subscriber of all topics that `pattern` matches: `price.tick`, `price.*`, `price.>`, `^pri`.
+    ///
+    /// `policy` says what happens when it is slow: `drop-oldest[:N]`, `keep-latest`, `drop-newest:N`, `block`, `fail`,
+    /// `evict`. `history` messages from before are read where they still are; `holds` samples of one publisher may be held.
+    #[pyo3(signature = (pattern, *, policy = "drop-oldest", history = 0, holds = 15))]
+    fn subscriber(
+        &self,
+        py: Python<'_>,
+        pattern: &str,
+        policy: &str,
+        history: u64,
+        holds: u32,
+    ) -> PyResult<Subscriber> {
+        let policy: Policy = policy.parse::<Policy>().map_err(Error::from).or_raise(py)?;
+        let builder = self.bus.subscriber(pattern).policy(policy).history(history).holds(holds);
+        let subscriber = py.detach(|| builder.open()).or_raise(py)?;
+        Ok(Subscriber::new(subscriber, self.bus.clone()))
+    }
+
+    /// What the domain looks like now, as `busway ls --json` prints it.
+    fn inspect<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        let bus = &self.bus;
+        let inspection = py.detach(|| bus.inspect()).or_raise(py)?;
+        as_dict(py, &inspection)
+    }
+
+    /// The name of this process on the bus.
+    #[getter]
+    fn name(&self) -> &str {
+        self.bus.name()
+    }
+
+    /// The name of the domain.
+    #[getter]
+    fn domain(&self) -> &str {
+        self.bus.domain()
+    }
+
+    /// Whether this process holds the domain's rendezvous now.
+    #[getter]
+    fn is_rendezvous(&self, py: Python<'_>) -> PyResult<bool> {
+        if self.bus.is_inherited() { Err(inherited()).or_raise(py) } else { Ok(self.bus.is_rendezvous()) }
+    }
+
+    /// Samples that this process holds now.
+    #[getter]
+    fn held(&self) -> u64 {
+        self.bus.held().0
+    }
+
+    /// Leaves the domain: what waits returns, and ports that still exist raise Closed.
+    fn close(&self, py: Python<'_>) {
+        let bus = &self.bus;
+        py.detach(|| bus.close());
+    }
+
+    /// Whether it was left.
+    #[getter]
+    fn closed(&self) -> bool {
+        self.bus.is_closed()
+    }
+
+    fn __enter__(slf: Py<Self>) -> Py<Self> {
+        slf
+    }
+
+    #[pyo3(signature = (*_exception))]
+    fn __exit__(&self, py: Python<'_>, _exception: &Bound<'_, PyAny>) {
+        self.close(py);
+    }
+
+    fn __repr__(&self) -> String {
+        format!("<busway.Bus {} as {}>", self.bus.domain(), self.bus.name())
+    }
+}

@@ -1,0 +1,42 @@
+//! The compiled half of the Python module `busway`: the bus, its ports and samples as Python sees them.
+//!
+//! What waits lets the interpreter go; what shows memory says so by the buffer protocol. It decides nothing about messages,
+//! which the crate `busway` does, and knows no event loop: `python/busway/aio.py` does, over one descriptor a subscriber.
+//!
+//! Invariant: while a Python buffer of a message exists, its memory stays what it is; nobody waits while holding the
+//! interpreter.
+
+#![deny(unsafe_code)]
+
+mod bus;
+mod deadline;
+mod doorbell;
+mod failure;
+mod fork;
+mod loan;
+mod payload;
+mod publisher;
+mod sample;
+mod subscriber;
+mod turn;
+
+use pyo3::prelude::*;
+
+/// What is compiled of `busway`.
+#[pymodule]
+mod _busway {
+    #[pymodule_export]
+    use crate::bus::Bus;
+    #[pymodule_export]
+    use crate::failure::codes;
+    #[pymodule_export]
+    use crate::fork::_after_fork;
+    #[pymodule_export]
+    use crate::loan::Loan;
+    #[pymodule_export]
+    use crate::publisher::{Publisher, Sent};
+    #[pymodule_export]
+    use crate::sample::{Origin, Sample};
+    #[pymodule_export]
+    use crate::subscriber::Subscriber;
+}

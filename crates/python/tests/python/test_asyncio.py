@@ -1,0 +1,213 @@
+"""The same in an event loop."""
+
+import asyncio
+import threading
+
+import busway
+from busway import aio
+from stage import PATIENCE, Child, Claims
+
+
+class Asyncio(Claims):
+    def test_a_loop_receives_while_it_does_other_things(self):
+        script = """
+with busway.Bus("asyncio") as bus, bus.publisher("x.y") as publisher:
+    publisher.wait_for_subscribers(1, PATIENCE)
+    for number in range(3000):
+        publisher.send(number.to_bytes(4, "big") * (10 if number % 2 else 100))
+    publisher.flush(PATIENCE)
+"""
+        turns = 0
+
+        async def turn():
+            nonlocal turns
+            while True:
+                turns += 1
+                await asyncio.sleep(0)
+
+        async def main():
+            async with aio.Bus("asyncio") as bus, bus.subscriber("x.*", policy="block") as subscriber:
+                other = asyncio.create_task(turn())
+                numbers = []
+                with Child(script) as child:
+                    async for sample in subscriber:
+                        numbers.append(int.from_bytes(sample.data[:4], "big"))
+                        if len(numbers) == 3000:
+                            break
+                    self.assertEqual(await asyncio.to_thread(child.process.wait, PATIENCE), 0)
+                other.cancel()
+                return numbers
+
+        self.assertEqual(asyncio.run(asyncio.wait_for(main(), 3 * PATIENCE)), list(range(3000)))
+        self.assertGreater(turns, 3)
+        self.evidence(messages=3000, turns_of_another_task=turns)
+
+    def test_a_loop_is_woken_once_for_whatever_has_come(self):
+        async def main():
+            async with aio.Bus("asyncio") as bus:
+                subscriber = await bus.subscriber("x")
+                rung = 0
+                tell = subscriber._rung
+
+                def count():
+                    nonlocal rung
+                    rung += 1
+                    tell()
+
+                subscriber._rung = count
+                publisher = await bus.publisher("x")
+                taken = 0
+                for _ in range(20):
+                    waiting = asyncio.create_task(subscriber.recv_many(100))
+                    await asyncio.sleep(0)
+                    # The loop stands still meanwhile.
+                    for _ in range(100):
+                        publisher.publisher.send(b"one of a hundred")
+                    taken += len(await asyncio.wait_for(waiting, PATIENCE))
+                self.assertEqual(taken, 2000)
+                return rung
+
+        rung = asyncio.run(main())
+        self.assertGreaterEqual(rung, 1)
+        # Once for each hundred, and now and then for news that is no message.
+        self.assertLessEqual(rung, 60)
+        self.evidence(messages=2000, wake_ups=rung)
+
+    def test_a_receive_that_is_cancelled_has_taken_nothing(self):
+        async def main():
+            async with aio.Bus("asyncio") as bus:
+                subscriber, publisher = await bus.subscriber("x"), await bus.publisher("x")
+                received = []
+                for number in range(300):
+                    waiting = asyncio.create_task(subscriber.recv())
+                    for _ in range(number % 3):
+                        await asyncio.sleep(0)
+                    await publisher.send(number.to_bytes(4, "big"))
+                    for _ in range(number % 5):
+                        await asyncio.sleep(0)
+                    waiting.cancel()
+                    try:
+                        received.append(await waiting)
+                    except asyncio.CancelledError:
+                        received.append(await asyncio.wait_for(subscriber.recv(), PATIENCE))
+                return [int.from_bytes(bytes(sample), "big") for sample in received]
+
+        self.assertEqual(asyncio.run(main()), list(range(300)))
+
+        async def in_turn():
+            # Also where many were taken, and the next receive gives the loop its turn first.
+            async with aio.Bus("asyncio") as bus:
+                subscriber, publisher = await bus.subscriber("x"), await bus.publisher("x")
+                for number in range(aio.TURN + 2):
+                    await publisher.send(number.to_bytes(4, "big"))
+                received = [await subscriber.recv() for _ in range(aio.TURN)]
+                waiting = asyncio.create_task(subscriber.recv())
+                await asyncio.sleep(0)
+                waiting.cancel()
+                with self.assertRaises(asyncio.CancelledError):
+                    await waiting
+                return received[-1].sequence, (await subscriber.recv()).sequence
+
+        self.assertEqual(asyncio.run(in_turn()), (aio.TURN, aio.TURN + 1))
+
+    def test_a_flood_does_not_stop_the_loop(self):
+        async def main():
+            async with aio.Bus("asyncio") as bus:
+                subscriber, publisher = await bus.subscriber("x"), await bus.publisher("x", slots_max=16384)
+                for _ in range(10_000):
+                    publisher.publisher.send(b"there already")
+                turns = 0
+
+                async def turn():
+                    nonlocal turns
+                    while True:
+                        turns += 1
+                        await asyncio.sleep(0)
+
+                other = asyncio.create_task(turn())
+                taken = 0
+                async for _ in subscriber:
+                    taken += 1
+                    if taken == 10_000:
+                        break
+                other.cancel()
+                return turns
+
+        self.assertGreaterEqual(asyncio.run(main()), 10_000 // aio.TURN - 1)
+
+    def test_a_publisher_that_must_wait_does_not_hold_the_loop_up(self):
+        async def main():
+            async with aio.Bus("asyncio") as bus:
+                subscriber = await bus.subscriber("x", policy="block")
+                publisher = await bus.publisher("x", slots_max=32, max_wait=PATIENCE)
+
+                async def send():
+                    for number in range(1000):
+                        await publisher.send(number.to_bytes(4, "big"))
+
+                sending = asyncio.create_task(send())
+                received = [await asyncio.wait_for(subscriber.recv(), PATIENCE) for _ in range(1000)]
+                await sending
+                await publisher.flush(PATIENCE)
+                self.assertEqual(await publisher.wait_for_subscribers(1, PATIENCE), 1)
+                return [int.from_bytes(bytes(sample), "big") for sample in received]
+
+        self.assertEqual(asyncio.run(main()), list(range(1000)))
+
+    def test_each_loop_has_its_turn_and_two_at_a_time_are_refused(self):
+        bus = busway.Bus("asyncio")
+        self.addCleanup(bus.close)
+        native, publisher = bus.subscriber("x"), bus.publisher("x")
+        subscriber = aio.Subscriber(lambda: native)
+
+        async def one():
+            await subscriber
+            waiting = asyncio.create_task(subscriber.recv())
+            await asyncio.sleep(0)
+            publisher.send(b"for this loop")
+            return bytes(await asyncio.wait_for(waiting, PATIENCE))
+
+        for _ in range(3):
+            self.assertEqual(asyncio.run(one()), b"for this loop")
+
+        async def both():
+            waiting = asyncio.create_task(subscriber.recv())
+            await asyncio.sleep(0)
+            errors = []
+
+            def elsewhere():
+                try:
+                    asyncio.run(subscriber.recv())
+                except RuntimeError as error:
+                    errors.append(str(error))
+
+            thread = threading.Thread(target=elsewhere)
+            thread.start()
+            await asyncio.to_thread(thread.join, PATIENCE)
+            self.assertEqual(errors, ["the subscriber is used by another event loop"])
+            waiting.cancel()
+
+        asyncio.run(both())
+
+    def test_closing_ends_the_tasks_that_wait(self):
+        async def main(what):
+            bus = await aio.Bus("asyncio")
+            subscriber = await bus.subscriber("x")
+            waiting = [asyncio.create_task(subscriber.recv()) for _ in range(3)]
+
+            async def iterate():
+                return [sample async for sample in subscriber]
+
+            async def batch():
+                return [sample async for sample in subscriber.batches()]
+
+            ending = [asyncio.create_task(iterate()), asyncio.create_task(batch())]
+            await asyncio.sleep(0)
+            await (bus if what == "bus" else subscriber).close()
+            ended = await asyncio.wait_for(asyncio.gather(*waiting, return_exceptions=True), PATIENCE)
+            self.assertEqual({type(error) for error in ended}, {busway.Closed})
+            self.assertEqual(await asyncio.wait_for(asyncio.gather(*ending), PATIENCE), [[], []])
+            await bus.close()
+
+        for what in ("bus", "subscriber"):
+            asyncio.run(main(what))

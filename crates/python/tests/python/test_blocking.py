@@ -1,0 +1,192 @@
+"""The calls that wait."""
+
+import pickle
+import signal
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import busway
+from busway import _busway, _errors
+from stage import PATIENCE, Child, Claims
+
+
+class Blocking(Claims):
+    def setUp(self):
+        self.bus = busway.Bus("blocking")
+        self.addCleanup(self.bus.close)
+        self.pool = ThreadPoolExecutor(8)
+        self.addCleanup(self.pool.shutdown)
+
+    def test_a_time_that_is_over_is_told_and_one_that_is_no_number_is_refused(self):
+        subscriber, publisher = self.bus.subscriber("x"), self.bus.publisher("y")
+        for timeout in (0, 0.01, -1, -1e300):
+            with self.assertRaises(TimeoutError) as told:
+                subscriber.recv(timeout)
+            self.assertEqual(told.exception.code, "BUS-0402")
+        self.assertEqual(subscriber.recv_many(timeout=0.01), [])
+        self.assertEqual(subscriber.recv_many(0), [])
+        self.assertIsNone(subscriber.try_recv())
+        with self.assertRaises(busway.TimedOut):
+            publisher.wait_for_subscribers(1, 0.01)
+        nan = float("nan")
+        for refused in (lambda: subscriber.recv(nan), lambda: publisher.send(b"x", nan), lambda: publisher.flush(nan)):
+            with self.assertRaises(busway.SettingError):
+                refused()
+        # Longer than any clock goes is no limit.
+        here = self.bus.publisher("x")
+        waiting = self.pool.submit(subscriber.recv, 1e300)
+        here.send(b"came")
+        self.assertEqual(waiting.result(PATIENCE), b"came")
+
+    def test_the_interpreter_is_free_while_a_thread_waits(self):
+        subscriber, publisher = self.bus.subscriber("x"), self.bus.publisher("x")
+        waiting = [self.pool.submit(subscriber.recv, PATIENCE), self.pool.submit(subscriber.recv_many, 1, PATIENCE)]
+        # Bytecode runs here, and the subscriber answers, for as long as the others wait.
+        for _ in range(50):
+            self.assertEqual(sum(range(1000)), 499500)
+            self.assertEqual(subscriber.account()["delivered"], 0)
+            self.assertEqual(subscriber.losses(), [])
+        self.assertFalse(any(call.done() for call in waiting))
+        publisher.send(b"1")
+        publisher.send(b"2")
+        taken = waiting[0].result(PATIENCE), waiting[1].result(PATIENCE)
+        self.assertEqual(sorted(bytes(sample) for sample in (taken[0], *taken[1])), [b"1", b"2"])
+
+    def test_an_interrupt_ends_a_wait(self):
+        for call in ("subscriber.recv()", "subscriber.recv_many()", "next(iter(subscriber))", "late.wait_for_subscribers()"):
+            script = f"""
+with busway.Bus("interrupted") as bus:
+    subscriber, late = bus.subscriber("x"), bus.publisher("y")
+    try:
+        print("waits", flush=True)
+        {call}
+    except KeyboardInterrupt:
+        print("interrupted", flush=True)
+"""
+            with Child(script) as child:
+                self.assertEqual(child.hear(), "waits")
+                child.sleeps()
+                child.process.send_signal(signal.SIGINT)
+                self.assertEqual(child.hear(), "interrupted", call)
+                self.assertEqual(child.process.wait(PATIENCE), 0)
+
+    def test_closing_ends_every_wait(self):
+        for close in ("subscriber", "bus"):
+            bus = busway.Bus("closing")
+            subscriber = bus.subscriber("x")
+            waiting = [self.pool.submit(subscriber.recv), self.pool.submit(subscriber.recv_many)]
+            iterating = self.pool.submit(list, subscriber)
+            bus.publisher("x").send(b"last")
+            while subscriber.account()["delivered"] == 0:
+                pass
+            (subscriber if close == "subscriber" else bus).close()
+            ended = [call.exception(PATIENCE) for call in waiting]
+            self.assertEqual(iterating.result(PATIENCE) in ([], [b"last"]), True)
+            self.assertTrue(all(error is None or isinstance(error, busway.Closed) for error in ended), ended)
+            self.assertLessEqual(sum(error is None for error in ended), 1)
+            with self.assertRaises(busway.Closed) as told:
+                subscriber.recv()
+            self.assertEqual(told.exception.code, "BUS-0602")
+            bus.close()
+            with self.assertRaises(busway.Closed):
+                bus.publisher("x")
+            self.assertTrue(bus.closed)
+
+    def test_threads_share_a_publisher_and_a_subscriber(self):
+        subscriber = self.bus.subscriber("x", policy="block")
+        publisher = self.bus.publisher("x", max_wait=PATIENCE)
+        each, senders = 1500, 3
+
+        def send(number):
+            for at in range(each):
+                publisher.send(bytes([number]) * (40 if at % 2 else 400) + at.to_bytes(4, "big"))
+
+        def receive():
+            taken = []
+            while len(batch := subscriber.recv_many(64, 2 * PATIENCE)) > 0:
+                taken += [(sample.sequence, bytes(sample)) for sample in batch]
+                if any(sample == b"end" for sample in batch):
+                    return taken
+            return taken
+
+        receivers = [self.pool.submit(receive) for _ in range(3)]
+        for sender in [self.pool.submit(send, number) for number in range(senders)]:
+            sender.result(2 * PATIENCE)
+        for _ in receivers:
+            publisher.send(b"end")
+            # One end each: who has it takes no other.
+            while subscriber.account()["in_flight"] > 0:
+                pass
+        taken = [receiver.result(2 * PATIENCE) for receiver in receivers]
+        for part in taken:
+            self.assertEqual(part, sorted(part), "in order for each of them")
+        every = sorted(one for part in taken for one in part)
+        self.assertEqual([sequence for sequence, _ in every], list(range(1, each * senders + 4)))
+        self.assertEqual(len({payload for _, payload in every}), each * senders + 1)
+        self.evidence(messages=len(every), shares=[len(part) for part in taken])
+
+    def test_a_publisher_that_waits_lets_the_interpreter_go(self):
+        subscriber = self.bus.subscriber("x", policy="block")
+        publisher = self.bus.publisher("x", slots_max=32, max_wait=10 * PATIENCE)
+        with self.assertRaises(busway.Full) as told:
+            for _ in range(100):
+                publisher.try_send(b"fill")
+        self.assertEqual(told.exception.code, "BUS-0401")
+        with self.assertRaises(busway.TimedOut):
+            publisher.send(b"no time", timeout=0.01)
+        with self.assertRaises(busway.TimedOut):
+            publisher.flush(0.01)
+        # It waits for us, who need the interpreter to read.
+        waiting = [self.pool.submit(publisher.send, data) for data in (b"a", bytearray(500), bytes(300 << 10))]
+        self.assertFalse(any(call.done() for call in waiting))
+        there = publisher.account()["sent"] if not waiting else 32
+        for _ in range(there):
+            self.assertEqual(subscriber.recv(PATIENCE), b"fill")
+        for call in waiting:
+            call.result(PATIENCE)
+        sizes = sorted(len(subscriber.recv(PATIENCE)) for _ in waiting)
+        self.assertEqual(sizes, [1, 500, 300 << 10])
+        publisher.flush(PATIENCE)
+
+    def test_every_code_has_its_class_and_says_what_to_try(self):
+        codes = _busway.codes()
+        self.assertGreater(len(codes), 30)
+        for number, _meaning in codes:
+            error = _errors.of(number, "cause", "place", "remedy")
+            self.assertIsInstance(error, busway.Error)
+            self.assertIsNot(type(error), busway.Error, f"{number} has no class")
+            self.assertEqual(error.code, f"BUS-{number:04}")
+            self.assertEqual(str(error), f"error[{error.code}]: cause\n  at: place\n  try: remedy")
+            self.assertIsNone(getattr(error, "errno", None), "its number is no errno")
+            again = pickle.loads(pickle.dumps(error))
+            self.assertEqual((type(again), again.args, again.code), (type(error), error.args, error.code))
+        refused = {
+            "BUS-0101": lambda: self.bus.publisher("no..topic"),
+            "BUS-0102": lambda: self.bus.subscriber("a.>.b"),
+            "BUS-0103": lambda: busway.Bus("no/domain"),
+            "BUS-0104": lambda: self.bus.subscriber("x", policy="sometimes"),
+            "BUS-0105": lambda: self.bus.publisher("$peers"),
+            "BUS-0106": lambda: self.bus.subscriber("x", holds=0),
+            "BUS-0210": lambda: busway.Bus("x", group="no such group"),
+        }
+        for code, call in refused.items():
+            with self.assertRaises(busway.Error) as told:
+                call()
+            error = told.exception
+            self.assertEqual(error.code, code)
+            self.assertTrue(error.cause and error.remedy, f"{error}")
+        self.assertTrue(issubclass(busway.SettingError, ValueError))
+        self.assertTrue(issubclass(busway.TimedOut, TimeoutError))
+        self.assertTrue(issubclass(busway.JoinError, OSError))
+        self.assertTrue(issubclass(busway.ResourceError, MemoryError))
+
+    def test_what_was_lost_is_told_and_the_account_closes(self):
+        subscriber, publisher = self.bus.subscriber("x", policy="drop-oldest:4"), self.bus.publisher("x")
+        for number in range(10):
+            publisher.send(bytes([number]))
+        self.assertEqual([bytes(sample)[0] for sample in subscriber.recv_many(4, PATIENCE)], [6, 7, 8, 9])
+        lost = subscriber.losses()
+        self.assertEqual([(one["topic"], one["count"], one["from"], one["to"]) for one in lost], [("x", 6, 1, 6)])
+        self.assertEqual(subscriber.losses(), [])
+        for account in (subscriber.account(), publisher.account()):
+            self.assertEqual((account["sent"], account["delivered"], sum(account["dropped"].values())), (10, 4, 6))

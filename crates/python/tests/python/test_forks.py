@@ -1,0 +1,124 @@
+"""A child made by fork, as multiprocessing makes them."""
+
+import os
+import threading
+
+import busway
+from stage import PATIENCE, Claims
+
+
+class Forks(Claims):
+    def in_child(self, child):
+        """Runs it in a fork of this process, and says how that ended: 0 where it returned."""
+        pid = os.fork()
+        if pid == 0:
+            status = 1
+            try:
+                child()
+                status = 0
+            except BaseException as error:
+                print("in the child:", type(error), error, flush=True)
+            finally:
+                os._exit(status)
+        return os.waitpid(pid, 0)[1]
+
+    def setUp(self):
+        self.bus = busway.Bus("forks")
+        self.addCleanup(self.bus.close)
+
+    def test_a_forked_child_is_told_and_opens_a_bus_of_its_own(self):
+        bus = self.bus
+        subscriber, publisher = bus.subscriber("x"), bus.publisher("x")
+        from_child = bus.subscriber("from.child")
+        publisher.send(b"l" * 1000)
+        sample = subscriber.recv(PATIENCE)
+        loan = publisher.loan(1000)
+        stop = threading.Event()
+
+        # Threads that are in the midst of a call when the process forks.
+        busy = bus.publisher("busy", max_wait=PATIENCE)
+
+        def work():
+            while not stop.is_set():
+                busy.send(bytes(700))
+                try:
+                    subscriber.recv(0.001)
+                except busway.TimedOut:
+                    pass
+
+        def child():
+            calls = [
+                lambda: publisher.send(b"x"),
+                lambda: publisher.try_send(b"x"),
+                lambda: busy.send(b"x"),
+                lambda: publisher.loan(10),
+                lambda: publisher.flush(1),
+                lambda: publisher.wait_for_subscribers(1),
+                lambda: publisher.account(),
+                lambda: loan.send(),
+                lambda: memoryview(loan),
+                lambda: subscriber.recv(1),
+                lambda: subscriber.try_recv(),
+                lambda: subscriber.recv_many(),
+                lambda: next(iter(subscriber)),
+                lambda: subscriber.losses(),
+                lambda: subscriber.closed,
+                lambda: publisher.closed,
+                lambda: memoryview(sample),
+                lambda: bytes(sample),
+                lambda: bus.publisher("y"),
+                lambda: bus.subscriber("y"),
+                lambda: bus.inspect(),
+            ]
+            for at, call in enumerate(calls):
+                with self.assertRaises(busway.Forked, msg=f"call {at}") as told:
+                    call()
+                self.assertEqual(told.exception.code, "BUS-0601")
+            sample.release()
+            loan.release()
+            subscriber.close()
+            publisher.close()
+            bus.close()
+            with busway.Bus("forks") as own, own.publisher("from.child") as mine:
+                mine.wait_for_subscribers(1, PATIENCE)
+                mine.send(b"c" * 300)
+                mine.flush(PATIENCE)
+
+        thread = threading.Thread(target=work)
+        thread.start()
+        try:
+            for _ in range(5):
+                self.assertEqual(self.in_child(child), 0)
+                self.assertEqual(from_child.recv(PATIENCE), b"c" * 300)
+        finally:
+            stop.set()
+            thread.join(PATIENCE)
+        # The parent goes on, with what it had.
+        self.assertEqual(sample, b"l" * 1000)
+        loan.data[:] = b"p" * 1000
+        loan.send()
+        self.assertEqual(subscriber.recv(PATIENCE), b"p" * 1000)
+
+    def test_what_was_shown_before_a_fork_can_be_read_in_the_child(self):
+        subscriber, publisher = self.bus.subscriber("x"), self.bus.publisher("x")
+        publisher.send(b"l" * 100_000)
+        publisher.send(b"small")
+        large, small = memoryview(subscriber.recv(PATIENCE)), memoryview(subscriber.recv(PATIENCE))
+        loan = publisher.loan(50_000)
+        room = memoryview(loan)
+        room[:] = b"r" * 50_000
+
+        def child():
+            # The memory did not come along; nobody is to die of that.
+            self.assertEqual(bytes(large), bytes(100_000))
+            self.assertEqual(bytes(small), b"small")
+            room[:] = b"w" * 50_000
+            large.release()
+            room.release()
+
+        self.assertEqual(self.in_child(child), 0)
+        self.assertEqual(large, b"l" * 100_000)
+        self.assertEqual(room, b"r" * 50_000)
+        room.release()
+        loan.send()
+        self.assertEqual(subscriber.recv(PATIENCE), b"r" * 50_000)

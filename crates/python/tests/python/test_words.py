@@ -1,0 +1,65 @@
+"""What is written about the module is true."""
+
+import ast
+import doctest
+import inspect
+import os
+import pathlib
+
+import busway
+import busway.aio
+from busway import _busway, _errors
+from stage import Claims
+
+SOURCES = pathlib.Path(os.environ["BUSWAY_SOURCES"])
+#: What Python adds to every class and module.
+ADDED = {"__doc__", "__module__", "__new__", "__repr__", "__hash__", "__eq__", "__ne__", "__lt__", "__le__", "__gt__", "__ge__"}
+#: The buffer protocol has no names of its own before Python 3.12.
+BUFFER = {"__buffer__", "__release_buffer__"}
+
+
+def signature(function):
+    """The names of its parameters, as they are told to `help`."""
+    return [name for name in inspect.signature(function).parameters if name not in ("self", "cls")]
+
+
+class Words(Claims):
+    def test_the_stubs_name_what_is_there(self):
+        stub = ast.parse((SOURCES / "python/busway/_busway.pyi").read_text())
+        classes = {node.name: node for node in stub.body if isinstance(node, ast.ClassDef)}
+        functions = {node.name for node in stub.body if isinstance(node, ast.FunctionDef)}
+        there = {name for name in dir(_busway) if not name.startswith("__")}
+        self.assertEqual(there, set(classes) | functions)
+        checked = 0
+        for name, node in classes.items():
+            kind = getattr(_busway, name)
+            told = {item.name: item for item in node.body if isinstance(item, ast.FunctionDef)}
+            own = set(vars(kind)) - ADDED - {"__weakref__", "__dict__"}
+            self.assertEqual(own - BUFFER, set(told) - ADDED - BUFFER, name)
+            for method, item in told.items():
+                is_property = any(getattr(mark, "id", "") == "property" for mark in item.decorator_list)
+                if method.startswith("__") or is_property:
+                    continue
+                arguments = [a.arg for a in [*item.args.posonlyargs, *item.args.args, *item.args.kwonlyargs]]
+                self.assertEqual(signature(getattr(kind, method)), arguments[1:], f"{name}.{method}")
+                checked += 1
+            self.assertTrue(kind.__doc__, f"{name} has no documentation")
+        arguments = [a.arg for n in classes["Bus"].body if getattr(n, "name", "") == "__new__" for a in n.args.args + n.args.kwonlyargs]
+        self.assertEqual(signature(_busway.Bus), arguments[1:])
+        self.assertEqual(set(busway.__all__), {n for n in dir(busway) if n[0].isupper()})
+        self.assertEqual(set(_errors.__all__) - set(busway.__all__), set())
+        self.assertTrue((SOURCES / "python/busway/py.typed").is_file())
+        self.evidence(classes=len(classes), signatures=checked)
+
+    def test_the_examples_of_the_documentation_run(self):
+        attempted = 0
+        for module in (busway, busway.aio, _errors):
+            results = doctest.testmod(module)
+            self.assertEqual(results.failed, 0, module.__name__)
+            attempted += results.attempted
+        page = SOURCES.parent.parent / "docs/python.md"
+        results = doctest.testfile(str(page), module_relative=False)
+        self.assertEqual(results.failed, 0, page)
+        attempted += results.attempted
+        self.assertGreater(attempted, 40)
+        self.evidence(examples=attempted)
