@@ -10,6 +10,7 @@ use crate::fuzz::{self, Fuzzed};
 use crate::mutants::seen_red_at;
 use crate::process::{self, Output};
 use crate::test::Counts;
+use crate::wheel::{self, Wheel};
 use crate::{json, suite, workspace};
 
 const HELP: &str = "cargo xtask ci [--after-test] [--base BASE] [JOB]...
@@ -22,6 +23,7 @@ Runs the jobs in order, all of them even when one fails:
   none     busway-wire and busway-protocol build for x86_64-unknown-none, where there is no operating system
   static   the command builds without a C library beside it, for dist/Containerfile, and runs
   docs     the documentation builds without a warning
+  wheel    the Python package is built by pip, and tested and type-checked where it is installed
   loom     every interleaving of the memory protocols
   miri     the parts that an interpreter of Rust's memory model can run
   mutants  breakages of what changed since BASE are noticed
@@ -69,6 +71,7 @@ const JOBS: &[Job] = &[
     ("none", |_| none()),
     ("static", |_| statically()),
     ("docs", |_| docs()),
+    ("wheel", |_| wheeled()),
     ("loom", |_| loom()),
     ("miri", |_| miri()),
     ("mutants", mutants),
@@ -211,6 +214,14 @@ fn docs() -> Result<Done, Failure> {
     let mut command = workspace::cargo();
     command.args(["doc", "--workspace", "--no-deps", "--locked"]).env("RUSTDOCFLAGS", "-D warnings");
     shown(command, "docs")
+}
+
+fn wheeled() -> Result<Done, Failure> {
+    Ok(match wheel::run()? {
+        Wheel::Good => Done::Passed(String::new()),
+        Wheel::Bad(words) => Done::Failed(words),
+        Wheel::Nothing(why) => Done::Skipped(why),
+    })
 }
 
 fn loom() -> Result<Done, Failure> {

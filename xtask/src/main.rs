@@ -27,6 +27,7 @@ mod test;
 mod tidy;
 mod tools;
 mod tree;
+mod wheel;
 mod workspace;
 
 use std::process::ExitCode;
