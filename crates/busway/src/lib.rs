@@ -23,6 +23,7 @@ mod ports;
 mod publisher;
 mod runtime;
 mod sample;
+pub mod service;
 mod stream;
 mod subscriber;
 mod tls;

@@ -1,4 +1,4 @@
-//! What hosts say to each other, as machines: framing, links, and the sessions that outlive them.
+//! What hosts say to each other, as machines: framing, links, and the sessions that outlive them; and what is tried again, and when.
 //!
 //! Bytes and the time go in; bytes, events and requests come out. There is no socket, clock, thread, lock or
 //! random number here, so that the simulator drives the very code that runs. Whoever calls keeps the rings, the
@@ -12,6 +12,7 @@ extern crate alloc;
 
 mod acl;
 mod batch;
+mod breaker;
 mod error;
 pub mod flow;
 mod framing;
@@ -19,15 +20,18 @@ mod gate;
 mod link;
 pub mod membership;
 mod principal;
+mod retry;
 mod session;
 mod time;
 
 pub use acl::{Acl, Deed, Permits, Rule, Whom};
 pub use batch::Batch;
+pub use breaker::{Breaker, BreakerState, Ended, Pass, Refused};
 pub use error::{Closed, PeerError};
 pub use framing::{Framer, Step, Want};
 pub use gate::Gate;
 pub use link::{Config, Deadline, Event, Frames, Link, Room, State, Stats};
 pub use principal::{Principal, PrincipalError};
+pub use retry::{Attempts, Retry};
 pub use session::{Account, Delivery, Destination, Input, Outbox, Output, Passing, Session, Traffic};
 pub use time::{ConnectionId, PeerId, Time};

@@ -420,6 +420,20 @@ pub const CLUSTER_EVENTS_MAX: usize = 1_024;
 /// Milliseconds in which an endpoint that closes waits for acknowledgements. What has none is counted.
 pub const CLUSTER_DRAIN_MS: u64 = 1_000;
 
+// Services.
+
+/// Failures that a breaker counts before it opens: their times are kept. Who asks for more gets this many.
+pub const BREAKER_FAILURES_MAX: u32 = 1_024;
+
+/// Probes of a half-open breaker: a few tell as much as many. Who asks for more gets this many.
+pub const BREAKER_PROBES_MAX: u32 = 64;
+
+/// Tries after the first. What fails a hundred times, with pauses that double, fails always. Who asks for more gets this many.
+pub const RETRY_TIMES_MAX: u32 = 100;
+
+/// Milliseconds before something is tried again: an hour, after which it is no retry any more. Who asks for more gets this.
+pub const RETRY_PAUSE_MS_MAX: u64 = 3_600_000;
+
 // Relations between limits: whoever changes one is told what else rests on it.
 const _: () = {
     assert!(NAME_BYTES_MAX <= u8::MAX as usize);
