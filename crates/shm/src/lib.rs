@@ -23,6 +23,7 @@ compile_error!("busway runs on Linux 5.10 or newer, on x86-64 and aarch64");
 #[cfg(not(loom))]
 pub mod arena;
 pub mod bell;
+pub mod claims;
 #[cfg(not(loom))]
 pub mod clock;
 #[cfg(not(loom))]

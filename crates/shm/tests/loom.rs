@@ -12,6 +12,8 @@
 
 #[path = "loom/bell.rs"]
 mod bell;
+#[path = "loom/claims.rs"]
+mod claims;
 #[path = "loom/marks.rs"]
 mod marks;
 #[path = "loom/ring.rs"]
