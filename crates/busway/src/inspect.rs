@@ -12,7 +12,9 @@ use std::sync::Arc;
 use busway_shm::arena::PeerArena;
 use busway_shm::clock;
 use busway_shm::domain::Domain;
-use busway_shm::layout::{CAUSES, RINGS_MAX, RingEntry, RowEntry, SEATS_MAX, STAGES_MAX, state, unkey};
+use busway_shm::layout::{
+    CAUSES, RING_PUSHES, RINGS_MAX, RingEntry, RowEntry, SEATS_MAX, STAGES_MAX, state, unkey,
+};
 use busway_shm::life::Life;
 use busway_shm::row::{RowAccount, ledger, policy_from_word};
 use busway_shm::seat::{EntryKey, RingShared};
@@ -225,7 +227,10 @@ fn add_subscriber(topic: &mut Found, ring: &FoundRing<'_>, seat: &FoundSeat, pee
         return;
     }
     let head = || ring.peer.tables().head(ring.key.index).map_or(0, |head| head.load(Ordering::Acquire));
-    let account = ledger::read(row, seat.from.min(ring.head), head);
+    // What a puller passes is in the row of its group.
+    let pulls = load(&row.group) != 0 && ring.entry.flags.load(Ordering::Relaxed) & RING_PUSHES != 0;
+    let account =
+        if pulls { RowAccount::of_puller(row) } else { ledger::read(row, seat.from.min(ring.head), head) };
     topic.view.closed &= account.closed();
     let view = view_of(topic, peer, row, process_state(peer, now_ns), seat.state);
     view.delivered = view.delivered.saturating_add(account.delivered);

@@ -12,6 +12,7 @@ use std::sync::{Arc, Condvar, Mutex, OnceLock};
 
 use busway_wire::ProcessId;
 
+use crate::claims::file::ClaimsFile;
 use crate::domain::Domain;
 use crate::error::ShmError;
 use crate::fork::PrivateFd;
@@ -71,6 +72,8 @@ pub struct OwnArena {
     share: OnceLock<u64>,
     /// This arena as a peer sees it, once somebody of ours stands for a peer.
     mirror: OnceLock<Arc<PeerArena>>,
+    /// The claims of the groups of our rings, once there is one.
+    claims: Mutex<Option<Arc<ClaimsFile>>>,
     process: ProcessId,
     forks: u64,
 }
@@ -117,6 +120,7 @@ impl OwnArena {
             all_rows_closed: Condvar::new(),
             share: OnceLock::new(),
             mirror: OnceLock::new(),
+            claims: Mutex::new(None),
             forks: fork::generation()?,
             tables,
             arena_fd,
@@ -304,8 +308,28 @@ impl OwnArena {
         self.closing.lock().unwrap_or_else(std::sync::PoisonError::into_inner).len()
     }
 
+    /// The file of the claims of groups; made with the first.
+    ///
+    /// # Errors
+    /// As [`ClaimsFile::create`].
+    pub fn claims(&self) -> Result<Arc<ClaimsFile>, ShmError> {
+        let mut claims = self.claims.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if let Some(claims) = &*claims {
+            return Ok(claims.clone());
+        }
+        let made = Arc::new(ClaimsFile::create(self.process)?);
+        *claims = Some(made.clone());
+        Ok(made)
+    }
+
     /// Takes pages from the kernel, after the domain's budget agreed.
     pub(crate) fn commit(&self, bulk: bool, offset: u64, bytes: u64) -> Result<(), ShmError> {
+        let file = if bulk { &self.bulk_fd } else { &self.arena_fd };
+        self.commit_of(file.as_fd(), offset, bytes)
+    }
+
+    /// As [`OwnArena::commit`], of any file of ours.
+    pub(crate) fn commit_of(&self, file: BorrowedFd<'_>, offset: u64, bytes: u64) -> Result<(), ShmError> {
         let first = offset / PAGE * PAGE;
         let len = (offset + bytes).div_ceil(PAGE) * PAGE - first;
         let committed = self.tables.header().committed_bytes.load(Ordering::Relaxed);
@@ -319,8 +343,7 @@ impl OwnArena {
         if let Some(domain) = &domain {
             domain.ledger().reserve(len)?;
         }
-        let file = if bulk { &self.bulk_fd } else { &self.arena_fd };
-        if let Err(error) = memfd::commit(file.as_fd(), first, len) {
+        if let Err(error) = memfd::commit(file, first, len) {
             if let Some(domain) = &domain {
                 domain.ledger().release(len);
             }
@@ -334,8 +357,12 @@ impl OwnArena {
     pub(crate) fn punch(&self, offset: u64, bytes: u64) -> Result<(), ShmError> {
         let first = offset.div_ceil(PAGE) * PAGE;
         let end = (offset + bytes) / PAGE * PAGE;
-        let len = end.saturating_sub(first);
-        memfd::punch(self.bulk_fd.as_fd(), first, len)?;
+        self.punch_of(self.bulk_fd.as_fd(), first, end.saturating_sub(first))
+    }
+
+    /// Gives whole pages of a file of ours back that is not sealed against it.
+    pub(crate) fn punch_of(&self, file: BorrowedFd<'_>, first: u64, len: u64) -> Result<(), ShmError> {
+        memfd::punch(file, first, len)?;
         self.tables.header().committed_bytes.fetch_sub(len, Ordering::Relaxed);
         if let Some(domain) = self.domain() {
             domain.ledger().release(len);

@@ -24,6 +24,9 @@
 //! its slot was overwritten. (C2) a word of `s` changes from a value that was read, by compare-and-swap; a TAKEN word never comes
 //! back but where its owner gave it back unseen. (C3) whatever stands in a word, an index is masked, and nobody waits for it.
 
+#[cfg(not(loom))]
+pub mod file;
+
 use crate::sync::{AtomicU64, Ordering};
 
 /// Bits of the sequence.

@@ -17,7 +17,7 @@ pub mod fields;
 /// "BUSWAYA1", the first eight bytes of an arena.
 pub const MAGIC: u64 = u64::from_le_bytes(*b"BUSWAYA1");
 /// Raised with every change of a layout.
-pub const LAYOUT_VERSION: u32 = 5;
+pub const LAYOUT_VERSION: u32 = 6;
 
 /// Most extents of a process.
 pub const EXTENTS_MAX: u32 = 4095;
@@ -33,8 +33,11 @@ pub const SEATS_MAX: u32 = 1 << 20;
 pub const STAGES_MAX: usize = 16;
 /// Hold words that lie in the row itself.
 pub const ROW_HOLDS: usize = 16;
-/// Counters by cause in rows and rings.
-pub const CAUSES: usize = 16;
+/// Counters by cause in an account.
+pub const CAUSES: usize = 20;
+/// Of these, those that lie side by side in rows and rings. The others are of groups alone, and stand where a row had words to
+/// spare: a row has seven lines and a ring thirteen so that the same field of many does not fall on a few sets of a cache.
+pub const CAUSES_SIDE_BY_SIDE: usize = 16;
 /// Longest topic name, in bytes.
 pub const TOPIC_BYTES: usize = 256;
 /// Longest process name, in bytes.
@@ -189,7 +192,7 @@ pub struct RingEntry {
     /// Rows seated now.
     pub seated: AtomicU64,
     /// Lost by rows that are gone, by cause.
-    pub past_dropped: [AtomicU64; CAUSES],
+    pub past_dropped: [AtomicU64; CAUSES_SIDE_BY_SIDE],
     /// `{offset:58 | log2 of the slots:6}` of each stage.
     pub stage_at: [AtomicU64; STAGES_MAX],
     /// First sequence of each stage.
@@ -239,13 +242,32 @@ pub struct RowEntry {
     /// Times the subscriber woke its publisher. The low half is a futex word.
     pub woken: AtomicU64,
     /// Lost, by cause.
-    pub dropped: [AtomicU64; CAUSES],
+    pub dropped: [AtomicU64; CAUSES_SIDE_BY_SIDE],
     /// Hold words, where 16 are enough.
     pub hold_words: [AtomicU64; ROW_HOLDS],
     /// For whom the publisher keeps this row's place when its process dies; 0: for nobody.
     pub place: AtomicU64,
+    /// The id of the group for which the row reads, or 0: what it passes is counted by its group's row.
+    pub group: AtomicU64,
+    /// Lost, by the causes behind those of `dropped`.
+    pub dropped_by_group: [AtomicU64; CAUSES - CAUSES_SIDE_BY_SIDE],
     /// Zero.
-    pub spare: [AtomicU64; 7],
+    pub spare: [AtomicU64; 2],
+}
+
+impl RowEntry {
+    /// The counter of a cause, by its index.
+    pub fn lost(&self, cause: usize) -> Option<&AtomicU64> {
+        match cause.checked_sub(CAUSES_SIDE_BY_SIDE) {
+            None => self.dropped.get(cause),
+            Some(further) => self.dropped_by_group.get(further),
+        }
+    }
+
+    /// The counters of all causes, in their order.
+    pub(crate) fn all_lost(&self) -> impl Iterator<Item = &AtomicU64> {
+        self.dropped.iter().chain(&self.dropped_by_group)
+    }
 }
 
 /// What a publisher knows of one row.
@@ -290,6 +312,8 @@ pub mod state {
 pub const RING_GATES: u32 = 1;
 /// The flag of a ring whose messages come from another host: eight bytes before each payload are its sequence there.
 pub const RING_RELAYS: u32 = 2;
+/// The flag of a ring whose messages are for groups.
+pub const RING_PUSHES: u32 = 4;
 
 /// Where the mark of a group lies.
 pub(crate) fn mark_at(group: Group) -> u64 {
@@ -323,6 +347,8 @@ pub const fn layout_hash() -> u64 {
             EXTENTS_MAX as u64,
             RINGS_MAX as u64,
             MARKS as u64,
+            crate::claims::file::CLAIMS_BYTES,
+            crate::claims::file::WORDS_AT,
             ROWS_MAX as u64,
             SEATS_MAX as u64,
         ],

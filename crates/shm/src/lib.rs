@@ -11,7 +11,7 @@
 //! | `life` | `set_robust_list` | the list lives in memory that is freed only after the kernel has been told to forget it |
 //! | `fork` | `pthread_atfork`, `dup2` in the child | the handler touches atomics and makes async-signal-safe calls only |
 //! | `tray` | references to what a reader handed out | a place has one owner at a time, told by its flag, and is freed when nobody has it |
-//! | `domain` | promises that its structures may be shared | they consist of atomics only |
+//! | `domain`, `claims::file` | promises that its structures may be shared | they consist of atomics only |
 
 #[cfg(not(all(
     target_os = "linux",

@@ -20,7 +20,7 @@ use crate::arena::{OwnArena, store_text};
 use crate::clock::{self, Deadline};
 use crate::error::ShmError;
 use crate::heap::{CHUNK_BYTES_MAX, Table, class_bytes};
-use crate::layout::{RING_GATES, RING_RELAYS, RINGS_AT, RingEntry, key, mark_at, state, unkey};
+use crate::layout::{RING_GATES, RING_PUSHES, RING_RELAYS, RINGS_AT, RingEntry, key, mark_at, state, unkey};
 use crate::marks::Group;
 use crate::recycle::{LookAt, Recycler, Sized};
 use crate::seat::{EntryKey, RingShared, Seat};
@@ -169,6 +169,36 @@ impl RingWriter {
         port: PortId,
         options: RingOptions,
     ) -> Result<(Self, Arc<RingShared>), ShmError> {
+        Self::create_with(own, topic, port, options, None)
+    }
+
+    /// Makes a ring whose messages are for groups: each goes to one puller of each group. It gates for `late_join_ns` while
+    /// nobody pulls. What does not find room is refused, and what was accepted is kept.
+    ///
+    /// # Errors
+    /// As [`RingWriter::create`]. A ring for groups must be allowed to gate.
+    pub fn create_for_groups(
+        own: &Arc<OwnArena>,
+        topic: &Topic,
+        port: PortId,
+        options: RingOptions,
+        late_join_ns: u64,
+    ) -> Result<(Self, Arc<RingShared>), ShmError> {
+        if !options.gating || options.relay || !options.slots_max.is_power_of_two() {
+            return Err(ShmError::Refused { what: "a ring for groups gates, and is its own" });
+        }
+        let made = Self::create_with(own, topic, port, options, Some(late_join_ns))?;
+        made.1.open_groups()?;
+        Ok(made)
+    }
+
+    fn create_with(
+        own: &Arc<OwnArena>,
+        topic: &Topic,
+        port: PortId,
+        options: RingOptions,
+        late_join_ns: Option<u64>,
+    ) -> Result<(Self, Arc<RingShared>), ShmError> {
         let index = own.take_entry(Table::Ring)?;
         let entry: Mapped<RingEntry> =
             own.tables().at(RINGS_AT + u64::from(index) * size_of::<RingEntry>() as u64)?;
@@ -183,11 +213,16 @@ impl RingWriter {
             }
         };
         let head = own.tables().at(crate::layout::HEADS_AT + u64::from(index) * 8)?;
-        fill_entry(&entry, topic, port, &options, ring);
+        let pushes = if late_join_ns.is_some() { RING_PUSHES } else { 0 };
+        fill_entry(&entry, topic, port, &options, pushes, ring);
         let places = options.gating && !options.relay;
         let group = Group::of(own.process(), RingIndex(index));
         let mark = if group.is_marked() { Some(own.tables().at(mark_at(group))?) } else { None };
-        let shared = Arc::new(RingShared::new(own.clone(), ring, entry, head, mark, options.gating, places));
+        let shared = RingShared::new(own.clone(), ring, entry, head, mark, options.gating, places);
+        let shared = Arc::new(match late_join_ns {
+            Some(late_join_ns) => shared.for_groups(late_join_ns, options.slots_max.max(slots)),
+            None => shared,
+        });
         shared.head_word().store(0, Ordering::Release);
         let limit = u64::from(slots) / 2;
         let writer = Self {
@@ -543,7 +578,14 @@ impl Drop for RingWriter {
     }
 }
 
-fn fill_entry(entry: &RingEntry, topic: &Topic, port: PortId, options: &RingOptions, ring: EntryKey) {
+fn fill_entry(
+    entry: &RingEntry,
+    topic: &Topic,
+    port: PortId,
+    options: &RingOptions,
+    pushes: u32,
+    ring: EntryKey,
+) {
     let counters = [&entry.waits, &entry.refused, &entry.evicted, &entry.past_delivered, &entry.past_rows];
     let more = [&entry.sent_bytes, &entry.lag_high, &entry.seated, &entry.closed_at, &entry.rate_milli];
     for counter in counters.into_iter().chain(more).chain(&entry.past_dropped) {
@@ -557,7 +599,7 @@ fn fill_entry(entry: &RingEntry, topic: &Topic, port: PortId, options: &RingOpti
     entry.history.store(options.history, Ordering::Relaxed);
     let gates = if options.gating { RING_GATES } else { 0 };
     let relays = if options.relay { RING_RELAYS } else { 0 };
-    entry.flags.store(gates | relays, Ordering::Relaxed);
+    entry.flags.store(gates | relays | pushes, Ordering::Relaxed);
     entry.waiting.word.store(0, Ordering::Relaxed);
     store_text(&entry.name, name);
     // pairs with Acquire in `row` and `inspect`

@@ -33,6 +33,7 @@ use crate::slot::{ChunkRef, InlineMessage};
 use crate::sync::{AtomicU64, Ordering, fence};
 use crate::view::{Mapped, Payload};
 
+pub mod group;
 pub mod ledger;
 mod take;
 
@@ -111,6 +112,21 @@ impl RowShared {
         options: &RowOptions,
         budget: &Arc<HoldBudget>,
     ) -> Result<Arc<Self>, ShmError> {
+        Self::create_for(own, peer, ring_key, options, 0, budget)
+    }
+
+    /// As [`RowShared::create`]; the row reads for the group of this id, or for itself where that is 0.
+    ///
+    /// # Errors
+    /// As [`RowShared::create`].
+    pub fn create_for(
+        own: &Arc<OwnArena>,
+        peer: &Arc<PeerArena>,
+        ring_key: EntryKey,
+        options: &RowOptions,
+        group: u64,
+        budget: &Arc<HoldBudget>,
+    ) -> Result<Arc<Self>, ShmError> {
         if ring_key.index >= RINGS_MAX {
             return Err(ShmError::Refused { what: "a ring number that no process has" });
         }
@@ -152,15 +168,15 @@ impl RowShared {
             joined_at: AtomicU64::new(0),
             entry,
         };
-        row.fill(options, holds_at, wanted);
+        row.fill(options, group, holds_at, wanted);
         own.row_opened();
         Ok(Arc::new(row))
     }
 
-    fn fill(&self, options: &RowOptions, holds_at: u64, holds: u64) {
+    fn fill(&self, options: &RowOptions, group: u64, holds_at: u64, holds: u64) {
         let entry = &self.entry;
         let zero = [&entry.first, &entry.cursor, &entry.lag_high, &entry.delivered, &entry.woken];
-        for word in zero.into_iter().chain(&entry.dropped) {
+        for word in zero.into_iter().chain(entry.all_lost()) {
             word.store(0, Ordering::Relaxed);
         }
         for word in [&entry.held, &entry.losing, &entry.seat] {
@@ -177,6 +193,7 @@ impl RowShared {
         entry.created_ns.store(options.created_ns, Ordering::Relaxed);
         entry.history.store(options.history, Ordering::Relaxed);
         entry.place.store(options.place, Ordering::Relaxed);
+        entry.group.store(group, Ordering::Relaxed);
         // pairs with Acquire in `seat`
         entry.key.store(key(self.key.generation, state::STARTING), Ordering::Release);
     }
@@ -287,8 +304,13 @@ impl RowShared {
         if ours { unkey(entry.key.load(Ordering::Acquire)).1 } else { state::FREE }
     }
 
+    /// Samples of this row that are held now.
+    pub fn held(&self) -> u32 {
+        self.entry.held.load(Ordering::Relaxed)
+    }
+
     fn count(&self, cause: Cause, lost: u64) {
-        if let Some(counter) = self.entry.dropped.get(cause as usize) {
+        if let Some(counter) = self.entry.lost(cause as usize) {
             // pairs with Acquire in `ledger::read`
             counter.store(counter.load(Ordering::Relaxed).wrapping_add(lost), Ordering::Release);
         }
@@ -332,6 +354,9 @@ impl RowShared {
     pub fn account(&self) -> RowAccount {
         if self.own.forked() {
             return RowAccount::default();
+        }
+        if self.entry.group.load(Ordering::Relaxed) != 0 {
+            return RowAccount::of_puller(&self.entry);
         }
         let first = self.entry.first.load(Ordering::Relaxed);
         let head = || if self.is_attached() { self.head() } else { first };

@@ -23,7 +23,9 @@ use busway_wire::{Generation, Policy, ProcessId, RingIndex};
 use crate::arena::{OwnArena, PeerArena};
 use crate::error::ShmError;
 use crate::heap::Table;
-use crate::layout::{CAUSES, PAGE, ROW_HOLDS, ROWS_AT, RingEntry, RowEntry, SeatEntry, key, state, unkey};
+use crate::layout::{
+    CAUSES, CAUSES_SIDE_BY_SIDE, PAGE, ROW_HOLDS, ROWS_AT, RingEntry, RowEntry, SeatEntry, key, state, unkey,
+};
 use crate::life::Life;
 use crate::marks::Stamp;
 use crate::recycle::Remains;
@@ -31,8 +33,10 @@ use crate::row::{RowAccount, ledger};
 use crate::slot::Slot;
 use crate::sync::{AtomicU64, Ordering, fence};
 use crate::view::Mapped;
+use group::{Group, Left, Member};
 
 pub(crate) mod between;
+pub mod group;
 mod place;
 #[cfg(test)]
 mod tests;
@@ -90,6 +94,10 @@ pub struct Seat {
     uid: u32,
     /// Of a row of our own that stands for one whose process died: who that was.
     stands_for: Option<Arc<place::Gone>>,
+    /// Of a row of our own that stands for a group: that group.
+    pub(crate) group: Option<Arc<Group>>,
+    /// Of a puller's row: its place in its group, which is what gates.
+    member: Option<Member>,
 }
 
 /// How far a row is.
@@ -105,6 +113,12 @@ impl Seat {
     /// How far the row is, clamped to `head`. It never goes back, so that two rows which take turns cannot make a
     /// publisher wait again and again for what each of them has passed.
     pub fn progress(&self, head: u64) -> Progress {
+        if let Some(group) = &self.group {
+            return Progress::Passed(group.passed().clamp(self.from, head.max(self.from)));
+        }
+        if self.member.is_some() {
+            return if group::reads(self) { Progress::Passed(head) } else { Progress::Closed };
+        }
         let (generation, at) = unkey(self.row.key.load(Ordering::Acquire)); // pairs with Release in `row`
         if generation != self.row_key.generation || at == state::CLOSED || at == state::FREE {
             return Progress::Closed;
@@ -123,6 +137,12 @@ impl Seat {
     /// What became of the messages since the row's account began. What a closed row had not taken is lost with it; a row
     /// whose words are gone says nothing. `head` is asked after the row was read.
     pub fn ledger(&self, head: impl FnOnce() -> u64) -> RowAccount {
+        if let Some(group) = &self.group {
+            group.passed(); // Its row follows the claims when it is looked at.
+        }
+        if self.member.is_some() {
+            return RowAccount::of_puller(&self.row);
+        }
         let (generation, at) = unkey(self.row.key.load(Ordering::Acquire)); // pairs with Release in `row`
         if generation != self.row_key.generation || at == state::FREE {
             return RowAccount::default();
@@ -151,6 +171,9 @@ impl Seat {
 
     /// The process id and the name of who reads, or of who read before it died.
     pub(crate) fn reader(&self) -> (u32, String) {
+        if let Some(group) = &self.group {
+            return (self.peer.pid(), group.shown());
+        }
         match &self.stands_for {
             Some(gone) => (gone.pid, gone.name.clone()),
             None => (self.peer.pid(), self.peer.name()),
@@ -158,7 +181,7 @@ impl Seat {
     }
 
     pub(crate) fn stands_in(&self) -> bool {
-        self.stands_for.is_some()
+        self.stands_for.is_some() || self.group.is_some()
     }
 
     /// Whether its place is kept when its process dies.
@@ -186,12 +209,16 @@ pub struct RingShared {
     gating: bool,
     /// Whether places are kept: what comes from another host is not held up for a host that may never come back.
     places: bool,
+    /// Whether its messages are for groups: for how long without a puller, and in how many slots at most.
+    pushes: Option<(u64, u32)>,
     seats: Mutex<Vec<Seat>>,
     version: AtomicU64,
     /// The last message that was given up though the ring had room for it: later rows begin behind it.
     given_up: AtomicU64,
     /// What was due to rows that are gone, noted when each went: only we ask, so it lies in no arena.
     past_expected: AtomicU64,
+    /// Lost by groups that are gone, by the causes that are of groups alone.
+    past_of_groups: [AtomicU64; CAUSES - CAUSES_SIDE_BY_SIDE],
     remains: Mutex<Option<Remains>>,
 }
 
@@ -215,6 +242,8 @@ pub struct Reaped {
     pub died: u32,
     /// Of those, rows whose place is kept.
     pub kept: u32,
+    /// Messages that a puller which is gone had, and that are free again.
+    pub returned: u32,
 }
 
 /// What became of a ring's messages, row by row.
@@ -256,12 +285,20 @@ impl RingShared {
             stamp,
             gating,
             places,
+            pushes: None,
             seats,
             version,
             given_up,
             past_expected,
+            past_of_groups: std::array::from_fn(|_| AtomicU64::new(0)),
             remains,
         }
+    }
+
+    /// A ring for groups, which gates for as long as this while nobody pulls, and has so many slots at most.
+    pub(crate) fn for_groups(mut self, late_join_ns: u64, slots_max: u32) -> Self {
+        self.pushes = Some((late_join_ns, slots_max));
+        self
     }
 
     /// Which ring this is.
@@ -330,13 +367,26 @@ impl RingShared {
     /// # Errors
     /// The row is not what the request says, or our arena has no room for another seat.
     pub fn attach(&self, peer: &Arc<PeerArena>, row_key: EntryKey, policy: Policy) -> Result<u32, ShmError> {
+        self.seat_for(peer, row_key, policy, None).map(|seat| seat.index)
+    }
+
+    fn seat_for(
+        &self,
+        peer: &Arc<PeerArena>,
+        row_key: EntryKey,
+        policy: Policy,
+        pulls: Option<&busway_wire::Group>,
+    ) -> Result<Seat, ShmError> {
         let mut seats = self.lock();
         let same = |seat: &&Seat| seat.row_key == row_key && seat.peer.process() == peer.process();
         if let Some(seat) = seats.iter().find(same) {
-            return Ok(seat.index);
+            return Ok(seat.clone());
         }
         if unkey(self.entry.key.load(Ordering::Relaxed)) == (self.key.generation, state::FREE) {
             return Err(ShmError::Refused { what: "the publisher is gone" });
+        }
+        if self.pushes.is_some() && pulls.is_none() {
+            return Err(ShmError::Refused { what: "its messages are for groups, not for subscribers" });
         }
         let row = self.check_row(peer, row_key)?;
         let holds = u64::from(row.holds.load(Ordering::Relaxed));
@@ -352,27 +402,49 @@ impl RingShared {
             });
         }
         let holds = peer.tables().arena().slice(row.holds_at.load(Ordering::Relaxed), holds)?;
-        let gates = self.gating && policy.gates();
+        let gates = self.gating && policy.gates() && pulls.is_none();
         let place = NonZeroU64::new(row.place.load(Ordering::Relaxed))
             .filter(|_| gates && self.places && policy == Policy::Block);
         // S1: a publisher that looks from now on waits for the list; of one that has looked we see all that it gives up.
         self.raise();
         fence(Ordering::SeqCst); // pairs with the fence in `room::look`
         let kept = place::kept(&seats, place, peer.uid(), self.head());
-        let from = kept.from().unwrap_or_else(|| self.start_of(&row));
+        let joined = pulls.map(|group| self.join(&mut seats, group, peer.process(), row_key)).transpose()?;
+        let (member, joined_at) = joined.map_or((None, None), |(member, from)| (Some(member), Some(from)));
+        let from = joined_at.or(kept.from()).unwrap_or_else(|| self.start_of(&row));
         between::now(between::Step::Placed, self);
-        let index = self.own.take_entry(Table::Seat)?;
+        let refused = |_: &ShmError| {
+            if let Some(member) = &member {
+                member.group.leave(member.owner, Left::Closed);
+            }
+        };
+        let index = self.own.take_entry(Table::Seat).inspect_err(refused)?;
         let passed = Arc::new(AtomicU64::new(from));
         let (peer, uid, stands_for) = (peer.clone(), peer.uid(), None);
-        let seat =
-            Seat { peer, row_key, row, holds, index, policy, gates, from, passed, place, uid, stands_for };
+        let group = None;
+        let seat = Seat {
+            peer,
+            row_key,
+            row,
+            holds,
+            index,
+            policy,
+            gates,
+            from,
+            passed,
+            place,
+            uid,
+            stands_for,
+            group,
+            member,
+        };
         self.fill_entry(&seat);
         let taken = kept.take_from(&mut seats);
-        seats.push(seat);
+        seats.push(seat.clone());
         self.entry.seated.store(seats.len() as u64, Ordering::Relaxed);
         self.raise();
         taken.iter().for_each(|old| self.fold(old, Rest::Kept)); // K5
-        Ok(index)
+        Ok(seat)
     }
 
     fn check_row(&self, peer: &Arc<PeerArena>, row_key: EntryKey) -> Result<Mapped<RowEntry>, ShmError> {
@@ -452,11 +524,13 @@ impl RingShared {
         let deaths = place::Deaths::of(&seats);
         between::now(between::Step::DeathsSeen, self);
         let mut stand_ins = place::StandIns::new(&seats, &deaths, over);
+        // A group whose pusher is gone is over with its last puller.
+        let pulled = seats.iter().any(|seat| seat.member.is_some());
         let mut gone = Vec::new();
         seats.retain(|seat| {
             let died = deaths.of_seat(seat);
             let closed = seat.progress(u64::MAX) == Progress::Closed;
-            let given_up = seat.stands_in() && over;
+            let given_up = seat.stands_in() && over && !(seat.group.is_some() && pulled);
             if !died && !closed && !given_up {
                 return true;
             }
@@ -464,6 +538,10 @@ impl RingShared {
                 reaped.died += 1
             } else {
                 reaped.left += 1
+            }
+            if let Some(member) = &seat.member {
+                let left = if died { Left::Died } else { Left::Closed };
+                reaped.returned += member.group.leave(member.owner, left); // G2
             }
             if died && !closed && stand_ins.take(self, seat) {
                 reaped.kept += 1;
@@ -500,6 +578,7 @@ impl RingShared {
     fn fold(&self, seat: &Seat, rest: Rest) {
         let mut ledger = seat.ledger(|| self.head());
         match rest {
+            Rest::Died | Rest::Left if seat.group.is_some() => ledger.lose_the_rest(Cause::NoSubscriber),
             Rest::Died => ledger.lose_the_rest(Cause::SubscriberDied),
             Rest::Left => ledger.lose_the_rest(Cause::SubscriberLeft),
             Rest::Kept => ledger.expected = ledger.expected.saturating_sub(ledger.in_flight),
@@ -510,12 +589,15 @@ impl RingShared {
             sum.store(sum.load(Ordering::Relaxed).saturating_add(count), Ordering::Relaxed);
         };
         add(&self.entry.past_delivered, ledger.delivered);
-        for (sum, lost) in self.entry.past_dropped.iter().zip(ledger.dropped) {
+        for (sum, lost) in self.entry.past_dropped.iter().chain(&self.past_of_groups).zip(ledger.dropped) {
             add(sum, lost);
         }
         // Whose place is kept is counted with the row that has it.
         if rest != Rest::Kept {
             self.entry.past_rows.fetch_add(1, Ordering::Relaxed);
+        }
+        if let Some(group) = &seat.group {
+            self.free_group(group);
         }
         if seat.stands_in() {
             self.free_stand_in(seat);
@@ -538,7 +620,10 @@ impl RingShared {
             past_rows: self.entry.past_rows.load(Ordering::Relaxed),
             past_expected: self.past_expected.load(Ordering::Relaxed),
             past_delivered: self.entry.past_delivered.load(Ordering::Relaxed),
-            past_dropped: std::array::from_fn(|cause| self.entry.past_dropped[cause].load(Ordering::Relaxed)),
+            past_dropped: std::array::from_fn(|cause| {
+                let past = self.entry.past_dropped.iter().chain(&self.past_of_groups).nth(cause);
+                past.map_or(0, |lost| lost.load(Ordering::Relaxed))
+            }),
         }
     }
 

@@ -6,6 +6,8 @@
 
 use std::mem::offset_of;
 
+use busway_shm::claims::file::{ClaimsHeader, GroupHead, PullerLine};
+use busway_shm::claims::{self, Claims, Found, Owner};
 use busway_shm::domain::{self, DomainHeader};
 use busway_shm::layout::{
     ARENA_BYTES_MAX, ARENA_BYTES_MIN, ArenaHeader, EXTENTS_AT, EXTENTS_MAX, ExtentEntry, HEADS_AT, HEAP_AT,
@@ -74,8 +76,12 @@ fn every_field_of_an_arena_lies_where_the_page_says() {
             waiting, waits, refused, evicted, past_delivered, past_rows, sent_bytes, lag_high, seated, past_dropped, stage_at,
             stage_first, name),
         check!(RowEntry, 448; key, publisher, ring, port, policy, holds_at, holds, seat, first, cursor, looked_ns,
-            lag_high, held, losing, created_ns, history, delivered, woken, dropped, hold_words, place, spare),
+            lag_high, held, losing, created_ns, history, delivered, woken, dropped, hold_words, place, group,
+            dropped_by_group, spare),
         check!(SeatEntry, 64; key, subscriber, row, ring, from, waits, waited_ns, stalls),
+        check!(ClaimsHeader, 64; magic, layout, process, spare),
+        check!(GroupHead, 64; returned, late, woken, lines, spare),
+        check!(PullerLine, 64; turn, looking, spare),
         check!(DomainHeader, 128; magic, layout, size, budget, reserved, bytes_reserved, ledger_reserved),
     ];
     println!("evidence: structs={} fields={}", named.len() + 2, named.iter().sum::<usize>() + 5 + 4);
@@ -92,6 +98,30 @@ fn every_field_of_slots_and_bell_lines_lies_where_the_page_says() {
     assert_eq!(starts[..4], bell::Line::OFFSETS);
     assert_eq!(line.iter().map(|field| field.1).sum::<usize>(), size_of::<bell::Line>());
     assert!(PAGE.contains("a topic has line 1 + id mod 65 534") && bell::LINES == 65_536);
+}
+
+#[test]
+fn a_claim_word_has_the_bits_that_the_page_says() {
+    let table = rows("### Groups", &["bits", "field", "meaning"]);
+    let bits: Vec<&str> = table.iter().map(|row| row[0].as_str()).collect();
+    assert_eq!(bits, ["24 to 63", "8 to 23", "6, 7", "0 to 5"]);
+    let words: Vec<AtomicU64> = (0..4).map(|_| AtomicU64::new(0)).collect();
+    let word = |at: usize| words[at].load(Ordering::Relaxed);
+    let claims = Claims::new(&words);
+    claims.begin(0);
+    assert_eq!(word(1), ((1_u64 << 40) - 3) << 24 | 2 << 6, "done, of the message one turn before");
+    let claim = claims.claim(1, Owner(7)).expect("it is free");
+    assert_eq!(word(1), 1 << 24 | 7 << 8 | 1 << 6);
+    assert!(claims.give_back(claim));
+    assert_eq!((word(1), claims.look(1)), (1 << 24 | 1, Found::Free(1)));
+    assert!(claims.give_up(1, 10));
+    assert_eq!(word(1), 1 << 24 | 3 << 6 | 10);
+    let claim = claims.claim(2, Owner(9)).expect("it is free");
+    assert!(claims.done(claim));
+    assert_eq!(word(2), 2 << 24 | 9 << 8 | 2 << 6);
+    assert!(PAGE.contains(&format!("one memfd of {} bytes", claims::file::CLAIMS_BYTES)));
+    assert_eq!(claims::file::WORDS_AT, 64 + 256 * 64);
+    assert_eq!(claims::file::MAGIC.to_le_bytes(), *b"BUSWAYCL");
 }
 
 #[test]

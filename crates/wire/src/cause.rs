@@ -46,14 +46,19 @@ pub enum Cause {
     LinkBudget = 14,
     /// Whoever sent it may not publish its topic, or whoever wanted it may not read it.
     Denied = 15,
+    /// The puller that had it died before it was done, and its group does not ask for acknowledgements.
+    PullerDied = 16,
+    /// It was given to pullers as often as its group allows, and none acknowledged it: it was published on the group's
+    /// topic for such messages.
+    DeadLetter = 17,
 }
 
 impl Cause {
     /// Words reserved for causes in an account. More than there are, so that a new cause moves no other word.
-    pub const COUNT: usize = 16;
+    pub const COUNT: usize = 20;
 
     /// Every cause, in order of its index.
-    pub const ALL: [Cause; 16] = [
+    pub const ALL: [Cause; 18] = [
         Cause::Lapped,
         Cause::Conflated,
         Cause::DropNewest,
@@ -70,6 +75,8 @@ impl Cause {
         Cause::SpoofedSource,
         Cause::LinkBudget,
         Cause::Denied,
+        Cause::PullerDied,
+        Cause::DeadLetter,
     ];
 
     /// The word of this cause in an account.
@@ -104,6 +111,8 @@ impl Cause {
             Cause::SpoofedSource => "spoofed_source",
             Cause::LinkBudget => "link_budget",
             Cause::Denied => "denied",
+            Cause::PullerDied => "puller_died",
+            Cause::DeadLetter => "dead_letter",
         }
     }
 }

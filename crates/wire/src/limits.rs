@@ -24,6 +24,20 @@ pub const DOMAIN_NAME_BYTES_MAX: usize = 64;
 /// Bytes of a process's name, which only people read: one column of `busway ls`. A longer one is refused.
 pub const PROCESS_NAME_BYTES_MAX: usize = 64;
 
+/// The longest that a puller may take to acknowledge a message: a day. It is the time for which a message may be with a puller that
+/// hangs; work that takes longer is better acknowledged when it begins. More is refused where the group is named.
+pub const GROUP_ACK_MS_MAX: u32 = 86_400_000;
+
+/// Pullers to which a message may be given one after the other: a claim word counts them in six bits, and the last value says that
+/// there were more. More are refused where the group is named.
+pub const GROUP_ATTEMPTS_MAX: u8 = 62;
+
+/// Groups at one ring: each is looked at before a slot is overwritten. The puller of a further one is refused.
+pub const GROUPS_MAX: usize = 16;
+
+/// Pullers of one group at one ring: each has a cache line there. A further one is refused.
+pub const GROUP_PULLERS_MAX: u16 = 256;
+
 /// Bytes of the reason in a refusal: a few sentences in any script. A sender cuts it, a receiver refuses more.
 pub const REASON_BYTES_MAX: usize = 1024;
 

@@ -12,6 +12,7 @@ pub(crate) const UNSAFE: &[(&str, &str)] = &[
     ("crates/shm/src/sys/credentials.rs", "SO_PEERCRED, of which rustix cannot say 0"),
     ("crates/shm/src/view.rs", "references into a mapping, checked when they are made"),
     ("crates/shm/src/layout.rs", "says which structures are valid for any bytes"),
+    ("crates/shm/src/claims/file.rs", "says so for the structures of the claims file"),
     ("crates/shm/src/domain.rs", "says so for the header of the domain segment"),
     ("crates/shm/src/slot.rs", "prefetches the next slot, which no safe function does"),
     ("crates/shm/src/tray.rs", "hands out places that it uses again when nobody has them"),

@@ -1,3 +1,5 @@
+//! Claim words one step at a time; what happens between two processes is in `tests/loom/claims.rs`.
+
 use crate::sync::AtomicU64;
 
 use super::{ATTEMPT_MAX, Claims, Found, Owner};

@@ -8,6 +8,7 @@
 
 use super::{ArenaHeader, ExtentEntry, RingEntry, RowEntry, SeatEntry};
 use crate::bell::Line;
+use crate::claims::file::{ClaimsHeader, GroupHead, PullerLine};
 use crate::domain::DomainHeader;
 use crate::slot::Slot;
 
@@ -45,8 +46,8 @@ macro_rules! structure {
     };
 }
 
-/// What an arena is made of.
-pub const ARENA: [Structure; 6] = [
+/// What an arena is made of, and the claims file that goes with it.
+pub const ARENA: [Structure; 9] = [
     structure!(ArenaHeader: magic, layout_hash, version, pid, process, arena_bytes, bulk_bytes, started_ns, uid, flags,
         life, beat_ns, committed_bytes, rings_used, rows_used, seats_used, extents_used, name_bytes,
         spare, name),
@@ -55,8 +56,12 @@ pub const ARENA: [Structure; 6] = [
         waiting, waits, refused, evicted, past_delivered, past_rows, sent_bytes, lag_high, seated, past_dropped,
         stage_at, stage_first, name),
     structure!(RowEntry: key, publisher, ring, port, policy, holds_at, holds, seat, first, cursor, looked_ns, lag_high, held,
-        losing, created_ns, history, delivered, woken, dropped, hold_words, place, spare),
+        losing, created_ns, history, delivered, woken, dropped, hold_words, place, group,
+        dropped_by_group, spare),
     structure!(SeatEntry: key, subscriber, row, ring, from, waits, waited_ns, stalls),
+    structure!(ClaimsHeader: magic, layout, process, spare),
+    structure!(GroupHead: returned, late, woken, lines, spare),
+    structure!(PullerLine: turn, looking, spare),
     Structure { name: "Slot", bytes: size_of::<Slot>(), fields: &SLOT },
 ];
 

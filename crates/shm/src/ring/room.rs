@@ -396,6 +396,10 @@ impl RingWriter {
                 self.sent.evicted += 1;
                 continue;
             }
+            if seat.group.as_ref().is_some_and(|group| group.gives_up(needed, now)) {
+                self.blocked[at] = 0;
+                continue;
+            }
             blocked += 1;
             failing |= seat.policy == Policy::Fail;
             if self.blocked[at] == 0 {
@@ -406,7 +410,12 @@ impl RingWriter {
             // where several must give way, cannot draw it out for ever. Who is stalled here gates again only when it
             // has passed `needed`, and a cursor that goes back is not believed.
             let all_ns = self.sent.waited_ns.saturating_add(now.saturating_sub(started));
-            if (waited >= self.options.max_wait_ns || all_ns >= self.wait_most_ns()) && !failing {
+            let enough = waited >= self.options.max_wait_ns || all_ns >= self.wait_most_ns();
+            if enough && seat.group.is_some() {
+                // What a group was given it keeps: the new message is refused, and the next waits as long again.
+                self.blocked[at] = 0;
+                failing = true;
+            } else if enough && !failing {
                 self.stall(at, waited);
                 blocked -= 1;
             }
@@ -468,7 +477,8 @@ impl RingWriter {
         let seat = &self.places[at];
         // Woken at the first message we would fill one slot and sleep again: an eighth of the ring is worth a wake.
         let target = (needed + (self.stage.mask + 1) / 8).min(self.head);
-        let woken = futex_half(&seat.row.woken);
+        let run = seat.group.as_ref().and_then(|group| group.run());
+        let woken = futex_half(run.as_ref().map_or(&seat.row.woken, |run| &run.head().woken));
         let seen = woken.load(Ordering::Acquire); // pairs with Release in `take::wake_publisher`
         let waiting = &self.shared.entry().waiting.word;
         waiting.store(waiting_word(target), Ordering::Relaxed);

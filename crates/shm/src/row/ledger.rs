@@ -28,6 +28,11 @@ pub struct RowAccount {
 }
 
 impl RowAccount {
+    /// That of a puller's row: what it passes is in its group's.
+    pub fn of_puller(row: &RowEntry) -> Self {
+        Self { held: u64::from(row.held.load(Ordering::Relaxed)), ..Self::default() }
+    }
+
     /// All losses in one number.
     pub fn lost(&self) -> u64 {
         self.dropped.iter().fold(0, |sum: u64, lost| sum.saturating_add(*lost))
@@ -58,7 +63,8 @@ pub fn read(row: &RowEntry, from: u64, head: impl FnOnce() -> u64) -> RowAccount
     let first = if late { row.first.load(Ordering::Relaxed) } else { from };
     let delivered = row.delivered.load(Ordering::Acquire); // pairs with Release in `take::took`
     // pairs with Release in `RowShared::count`
-    let dropped: [u64; CAUSES] = std::array::from_fn(|cause| row.dropped[cause].load(Ordering::Acquire));
+    let dropped: [u64; CAUSES] =
+        std::array::from_fn(|cause| row.lost(cause).map_or(0, |lost| lost.load(Ordering::Acquire)));
     let losing = row.losing.load(Ordering::Acquire); // pairs with Release in `take::lose`
     let after = row.cursor.load(Ordering::Acquire);
     let head = head().max(from);

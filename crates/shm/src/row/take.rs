@@ -31,6 +31,7 @@ const AHEAD: u64 = 8;
 /// A head further ahead than this was not written by an honest publisher.
 const AHEAD_MAX: u64 = 1 << 39;
 
+mod at;
 mod chunk;
 
 #[derive(Debug)]

@@ -19,6 +19,8 @@ use std::collections::BTreeMap;
 use std::num::NonZeroU64;
 use std::sync::Arc;
 
+use busway_wire::Policy;
+
 use super::{Progress, RingShared, Seat};
 use crate::arena::PeerArena;
 use crate::clock;
@@ -120,27 +122,29 @@ impl StandIns {
     }
 }
 
+/// What is to stand in a row of our own.
+pub(super) struct Row {
+    port: u64,
+    policy: Policy,
+    place: Option<NonZeroU64>,
+}
+
+impl Row {
+    /// That of a group: it gates, and its port is that of nobody.
+    pub(super) const OF_GROUP: Self = Self { port: 0, policy: Policy::Block, place: None };
+}
+
 impl RingShared {
     /// A row of ours that stands where a dead one stood.
     fn stand_in(&self, dead: &Seat) -> Result<Seat, ShmError> {
-        let peer = self.own.mirror()?;
-        let row_index = self.own.take_entry(Table::Row)?;
-        let give_back = |_: &ShmError| self.own.give_entry(Table::Row, row_index);
-        let offset = ROWS_AT + u64::from(row_index) * size_of::<RowEntry>() as u64;
-        let row: Mapped<RowEntry> = self.own.tables().at(offset).inspect_err(give_back)?;
-        let holds_at = offset + std::mem::offset_of!(RowEntry, hold_words) as u64;
-        let holds = self.own.tables().arena().slice(holds_at, 1).inspect_err(give_back)?;
-        let index = self.own.take_entry(Table::Seat).inspect_err(give_back)?;
         let head = self.head();
         // What it had counted and not passed yet, its peer has.
         let from = head - dead.ledger(|| head).in_flight.min(head);
-        let (generation, _) = unkey(row.key.load(Ordering::Relaxed));
-        let row_key = EntryKey { index: row_index, generation: generation.wrapping_add(1) };
-        fill_row(&row, self, dead, from, holds_at);
-        row.key.store(key(row_key.generation, state::ACTIVE), Ordering::Release); // pairs with Acquire in `progress`
-        let passed = Arc::new(AtomicU64::new(from));
+        let port = dead.row.port.load(Ordering::Relaxed);
+        let own = self.own_row(from, Row { port, policy: dead.policy, place: dead.place })?;
         let (pid, name) = dead.reader();
         let stands_for = Some(Arc::new(Gone { pid, name }));
+        let Seat { peer, row_key, row, holds, index, passed, .. } = own;
         let seat = Seat { peer, row_key, row, holds, index, from, passed, stands_for, ..dead.clone() };
         self.fill_entry(&seat);
         if self.marked(dead) == state::STALLED
@@ -152,6 +156,40 @@ impl RingShared {
         Ok(seat)
     }
 
+    /// A row in our own arena that gates behind `from`, and a seat for it whose entry is not filled yet.
+    pub(super) fn own_row(&self, from: u64, what: Row) -> Result<Seat, ShmError> {
+        let peer = self.own.mirror()?;
+        let row_index = self.own.take_entry(Table::Row)?;
+        let give_back = |_: &ShmError| self.own.give_entry(Table::Row, row_index);
+        let offset = ROWS_AT + u64::from(row_index) * size_of::<RowEntry>() as u64;
+        let row: Mapped<RowEntry> = self.own.tables().at(offset).inspect_err(give_back)?;
+        let holds_at = offset + std::mem::offset_of!(RowEntry, hold_words) as u64;
+        let holds = self.own.tables().arena().slice(holds_at, 1).inspect_err(give_back)?;
+        let index = self.own.take_entry(Table::Seat).inspect_err(give_back)?;
+        let (generation, _) = unkey(row.key.load(Ordering::Relaxed));
+        let row_key = EntryKey { index: row_index, generation: generation.wrapping_add(1) };
+        fill_row(&row, self, &what, from, holds_at);
+        row.key.store(key(row_key.generation, state::ACTIVE), Ordering::Release); // pairs with Acquire in `progress`
+        let passed = Arc::new(AtomicU64::new(from));
+        let (policy, place, uid) = (what.policy, what.place, peer.uid());
+        Ok(Seat {
+            peer,
+            row_key,
+            row,
+            holds,
+            index,
+            policy,
+            gates: true,
+            from,
+            passed,
+            place,
+            uid,
+            stands_for: None,
+            group: None,
+            member: None,
+        })
+    }
+
     /// The seat of a stand-in is gone: its row is used again.
     pub(super) fn free_stand_in(&self, seat: &Seat) {
         // pairs with Acquire in `progress`
@@ -160,9 +198,9 @@ impl RingShared {
     }
 }
 
-fn fill_row(row: &RowEntry, ring: &RingShared, dead: &Seat, from: u64, holds_at: u64) {
+fn fill_row(row: &RowEntry, ring: &RingShared, what: &Row, from: u64, holds_at: u64) {
     let zero = [&row.lag_high, &row.delivered, &row.woken, &row.created_ns, &row.history];
-    for word in zero.into_iter().chain(&row.dropped).chain(&row.hold_words) {
+    for word in zero.into_iter().chain(row.all_lost()).chain(&row.hold_words) {
         word.store(0, Ordering::Relaxed);
     }
     for word in [&row.held, &row.losing, &row.seat] {
@@ -170,12 +208,13 @@ fn fill_row(row: &RowEntry, ring: &RingShared, dead: &Seat, from: u64, holds_at:
     }
     row.publisher.store(ring.own.process().0, Ordering::Relaxed);
     row.ring.store(ring.key.word(), Ordering::Relaxed);
-    row.port.store(dead.row.port.load(Ordering::Relaxed), Ordering::Relaxed);
-    row.policy.store(policy_word(dead.policy), Ordering::Relaxed);
+    row.port.store(what.port, Ordering::Relaxed);
+    row.policy.store(policy_word(what.policy), Ordering::Relaxed);
+    row.group.store(0, Ordering::Relaxed);
     row.holds_at.store(holds_at, Ordering::Relaxed);
     row.holds.store(1, Ordering::Relaxed);
     row.looked_ns.store(clock::monotonic_ns(), Ordering::Relaxed);
-    row.place.store(dead.place.map_or(0, NonZeroU64::get), Ordering::Relaxed);
+    row.place.store(what.place.map_or(0, NonZeroU64::get), Ordering::Relaxed);
     for word in [&row.first, &row.cursor] {
         word.store(from, Ordering::Relaxed);
     }

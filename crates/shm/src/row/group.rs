@@ -1,0 +1,378 @@
+//! The puller's side of one ring: which message it takes, and what it does when it is done.
+//!
+//! It looks through the claim words from where it was to the publisher's head, and takes the first message that nobody
+//! has. What it took it reads as any row does, held where it lies. Messages that were given back lie behind: a count in the group's head says that
+//! there are some, and then it begins again at the first that is not over.
+//!
+//! In a group that acknowledges, each puller watches what the others have: a claim that stood unchanged for as long as an
+//! acknowledgement may take is given back, by whoever sees it, with or without its pusher. The time is that of who watches, so a
+//! puller that has just come waits once more as long.
+//!
+//! Equal pullers get equal shares: who has had [`AHEAD_MAX`] messages more than one who is looking for work too leaves it the next,
+//! and takes it all the same when that one does not come for [`COURTESY_NS`]. Without this the one that runs takes all while the others
+//! wait for a processor.
+//!
+//! It does not sleep, ring bells or publish dead letters: `busway` does.
+//!
+//! Invariants: what it returns was claimed by it and by nobody else since. A look ends after [`LOOKS_MAX`] words, whatever stands in the
+//! head.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use busway_wire::{Acknowledge, Cause, Group, Policy};
+
+use super::{Message, RowReader, RowShared, Taken};
+use crate::claims::file::Run;
+use crate::claims::{Claim, Found, Owner};
+use crate::layout::{state, unkey};
+use crate::life::Life;
+use crate::sync::{Ordering, fence};
+use crate::sys::futex;
+use crate::view::futex_half;
+
+/// Claim words in one look.
+const LOOKS_MAX: u32 = 4096;
+/// Claims of others that are watched at a time: the oldest. What is behind them is watched when they are over.
+const WATCHED_MAX: usize = 256;
+/// So many messages more than another puller one may have had. Short bursts go to who is ready first; of a hundred thousand it is
+/// well below a percent.
+const AHEAD_MAX: u64 = 128;
+/// So long one who is ahead waits for one who is not: some time slices of a machine with more work than processors. A
+/// process that is stopped while it looks for work costs this once.
+const COURTESY_NS: u64 = 20_000_000;
+
+/// What a look for a message found.
+#[derive(Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "it is taken apart where it is returned, and a box would be an allocation"
+)]
+pub enum Pulled {
+    /// A message, which is this puller's until it says that it is done.
+    Message(Message, Task),
+    /// Nothing yet.
+    Nothing,
+    /// Nothing in so many words, and there are more; or another puller is left the next. Look again soon.
+    Unfinished,
+    /// The pusher is gone and nothing is left.
+    End,
+    /// So many messages are held that the next, too large to copy, cannot be taken.
+    HoldsExhausted,
+}
+
+/// A claim that its puller must end.
+#[derive(Debug)]
+pub struct Task {
+    row: Arc<RowShared>,
+    run: Run,
+    claim: Claim,
+}
+
+impl Task {
+    /// How often the message was given to a puller before.
+    pub fn attempt(&self) -> u8 {
+        self.claim.attempt()
+    }
+
+    /// The message was handled. `false`: too late, it was given to another.
+    pub fn done(self) -> bool {
+        let in_time = !self.row.own.forked() && self.run.claims().done(self.claim);
+        self.ended(in_time)
+    }
+
+    /// The message was not handled: another puller gets it, or the same. `false`: that was done by somebody already.
+    pub fn give_back(self) -> bool {
+        let in_time = !self.row.own.forked() && self.run.claims().give_back(self.claim);
+        if in_time {
+            self.run.head().returned.fetch_add(1, Ordering::Release); // pairs with Acquire in `look`
+        }
+        in_time
+    }
+
+    /// The message is lost, and counted as such.
+    pub fn lose(self, cause: Cause) -> bool {
+        let in_time = !self.row.own.forked() && self.run.claims().lose(self.claim, cause as u8);
+        self.ended(in_time)
+    }
+
+    fn ended(&self, in_time: bool) -> bool {
+        if !in_time {
+            self.run.head().late.fetch_add(1, Ordering::Relaxed);
+            return false;
+        }
+        let wanted = self.row.ring.waiting.word.load(Ordering::Relaxed);
+        // Those before it may be missing still: a pusher that waits looks once a slice anyway.
+        let far = (self.claim.sequence() as u32).wrapping_add(1).wrapping_sub(wanted) <= u32::MAX / 2;
+        if wanted != 0 && far {
+            fence(Ordering::SeqCst); // pairs with the fence in `room::sleep`
+            let woken = &self.run.head().woken;
+            woken.fetch_add(1, Ordering::Release); // pairs with Acquire in `room::sleep`
+            futex::wake_all(futex_half(woken));
+        }
+        true
+    }
+}
+
+/// A puller on one ring.
+#[derive(Debug)]
+pub struct GroupReader {
+    reader: RowReader,
+    run: Run,
+    owner: Owner,
+    acknowledge: Option<Acknowledge>,
+    /// All messages up to here are over.
+    low: u64,
+    /// The next to look at.
+    at: u64,
+    /// The count of messages given back when it was seen last.
+    returned: u64,
+    taken: u64,
+    /// What it says that it has taken: those who were away are not owed all that they missed.
+    turn: u64,
+    looking: u64,
+    /// Whom it leaves the next message, since when, and how often that one had looked.
+    courtesy: Option<(usize, u64, u64)>,
+    /// Claims of which it knows since when they have stood.
+    watched: BTreeMap<u64, (Claim, u64)>,
+}
+
+impl GroupReader {
+    /// The reader of a row that has its seat, and its place in the group.
+    pub fn new(row: Arc<RowShared>, run: Run, owner: Owner, group: &Group, foreign: bool) -> Self {
+        let low = row.entry.cursor.load(Ordering::Relaxed);
+        let policy = Policy::DropOldest { depth: Policy::DEPTH_RING };
+        let mut reader = RowReader::new(row, policy, foreign);
+        // What becomes of a message stands in its claim word, and nothing in the row.
+        reader.confirm_later();
+        let turn = run.lines().iter().map(|line| line.turn.load(Ordering::Relaxed)).max().unwrap_or(0);
+        Self {
+            reader,
+            run,
+            owner,
+            acknowledge: group.acknowledge(),
+            low,
+            at: low + 1,
+            returned: 0,
+            taken: 0,
+            turn,
+            looking: 0,
+            courtesy: None,
+            watched: BTreeMap::new(),
+        }
+    }
+
+    /// The row.
+    pub fn row(&self) -> &Arc<RowShared> {
+        self.reader.row()
+    }
+
+    /// Messages taken.
+    pub fn taken(&self) -> u64 {
+        self.taken
+    }
+
+    /// Acknowledgements of this group on this ring that came too late, of all pullers.
+    pub fn late(&self) -> u64 {
+        self.run.head().late.load(Ordering::Relaxed)
+    }
+
+    fn line(&self) -> Option<&crate::claims::file::PullerLine> {
+        self.run.lines().get(usize::from(self.owner.0).wrapping_sub(1))
+    }
+
+    /// Takes a message if one is free. Never waits. `now_ns` is asked only where another is ahead.
+    pub fn pull(&mut self, now_ns: impl FnOnce() -> u64) -> Pulled {
+        // Read in this order: everything that a dead process stored is visible once its death is.
+        let over = self.publisher_is_gone();
+        let head = self.row().head();
+        self.come_up(head);
+        self.say_looking();
+        if self.at > head {
+            return if over && self.nothing_follows(head) { Pulled::End } else { Pulled::Nothing };
+        }
+        if self.is_courteous(now_ns) {
+            return Pulled::Unfinished;
+        }
+        for _ in 0..LOOKS_MAX {
+            if self.at > head {
+                return Pulled::Nothing;
+            }
+            let sequence = self.at;
+            self.at += 1;
+            let Some(claim) = self.run.claims().claim(sequence, self.owner) else { continue };
+            if let Some(pulled) = self.read(claim) {
+                return pulled;
+            }
+        }
+        Pulled::Unfinished
+    }
+
+    /// Goes past what is over.
+    fn come_up(&mut self, head: u64) {
+        let slots = u64::from(self.run.at().slots);
+        // What is a whole turn back is over, or its successor would not be there.
+        self.low = self.low.max(head.saturating_sub(slots));
+        for _ in 0..LOOKS_MAX {
+            if self.low >= head || !self.run.claims().look(self.low + 1).is_over() {
+                break;
+            }
+            self.low += 1;
+        }
+        let returned = self.run.head().returned.load(Ordering::Acquire); // pairs with Release in `Task::give_back`
+        if returned != self.returned {
+            self.returned = returned;
+            self.at = self.low + 1;
+        }
+        self.at = self.at.max(self.low + 1);
+    }
+
+    /// `None`: it was no message; look on.
+    fn read(&mut self, claim: Claim) -> Option<Pulled> {
+        let task = Task { row: self.row().clone(), run: self.run.clone(), claim };
+        match self.reader.take_at(claim.sequence()) {
+            Taken::Message(message) if message.sequence == claim.sequence() => {
+                self.say_taken();
+                return Some(Pulled::Message(message, task));
+            }
+            // What lay there was no message: nobody else would find one.
+            Taken::Message(_) | Taken::Gap(_) | Taken::Evicted(_) => {
+                task.lose(Cause::Corrupt);
+                return None;
+            }
+            Taken::Empty | Taken::End | Taken::HoldsExhausted => {}
+        }
+        let held = self.row().held() > 0;
+        self.run.claims().put_back(claim);
+        self.run.head().returned.fetch_add(1, Ordering::Release); // pairs with Acquire in `come_up`
+        Some(if held { Pulled::HoldsExhausted } else { Pulled::Unfinished })
+    }
+
+    fn publisher_is_gone(&self) -> bool {
+        let row = self.row();
+        let (generation, at) = unkey(row.ring.key.load(Ordering::Acquire)); // pairs with Release in `RingShared::leave`
+        generation != row.ring_key.generation
+            || matches!(at, state::CLOSED | state::FREE)
+            || matches!(row.peer.life(), Life::Dead | Life::Closed)
+    }
+
+    /// Whether no message up to `head` can come free again. Where nothing is acknowledged, none does.
+    fn nothing_follows(&self, head: u64) -> bool {
+        let claims = self.run.claims();
+        let open = |sequence: u64| match claims.look(sequence) {
+            Found::Free(_) => true,
+            Found::Taken(_) => self.acknowledge.is_some(),
+            Found::Done | Found::Lost(_) | Found::Other => false,
+        };
+        !(self.low + 1..=head).take(self.run.at().slots as usize).any(open)
+    }
+
+    /// Gives back what somebody has had for too long; returns how many messages that were, and when to look again at the latest.
+    pub fn watch(&mut self, now_ns: u64) -> (u32, Option<u64>) {
+        let Some(Acknowledge { within_ms, .. }) = self.acknowledge else { return (0, None) };
+        let within_ns = u64::from(within_ms) * 1_000_000;
+        let head = self.row().head();
+        self.come_up(head);
+        let mut seen = BTreeMap::new();
+        let mut returned = 0;
+        for sequence in (self.low + 1..=head).take(LOOKS_MAX as usize) {
+            if seen.len() >= WATCHED_MAX {
+                break;
+            }
+            let Found::Taken(claim) = self.run.claims().look(sequence) else { continue };
+            let known = self.watched.get(&sequence).filter(|(known, _)| *known == claim);
+            let since = known.map_or(now_ns, |(_, since)| *since);
+            if now_ns.saturating_sub(since) < within_ns {
+                seen.insert(sequence, (claim, since));
+            } else if self.run.claims().give_back(claim) {
+                returned += 1;
+            }
+        }
+        if returned > 0 {
+            self.run.head().returned.fetch_add(u64::from(returned), Ordering::Release); // pairs with Acquire in `come_up`
+        }
+        let next = seen.values().map(|(_, since)| since.saturating_add(within_ns)).min();
+        self.watched = seen;
+        (returned, next)
+    }
+
+    /// Whether every message is over: nothing is to be watched or waited for.
+    pub fn has_nothing(&mut self) -> bool {
+        let head = self.row().head();
+        self.come_up(head);
+        self.at > head
+    }
+}
+
+/// Whose turn it is.
+impl GroupReader {
+    fn say_looking(&mut self) {
+        if self.looking.is_multiple_of(2) {
+            self.looking += 1;
+            self.tell();
+        }
+    }
+
+    fn say_taken(&mut self) {
+        self.taken += 1;
+        self.turn += 1;
+        self.looking += 1;
+        self.courtesy = None;
+        self.tell();
+    }
+
+    /// The puller stops looking without a message: nobody need leave it one.
+    pub fn rest(&mut self) {
+        if !self.looking.is_multiple_of(2) {
+            self.looking += 1;
+            self.tell();
+        }
+    }
+
+    fn tell(&self) {
+        if let Some(line) = self.line() {
+            line.turn.store(self.turn, Ordering::Relaxed);
+            line.looking.store(self.looking, Ordering::Relaxed);
+        }
+    }
+
+    /// Who has had so many fewer that the next is its, and how often it has looked; and how many the foremost has had.
+    fn behind(&self) -> (Option<(usize, u64)>, u64) {
+        let me = usize::from(self.owner.0).wrapping_sub(1);
+        let mut behind = None;
+        let mut foremost = 0;
+        for (at, line) in self.run.lines().iter().enumerate().filter(|(at, _)| *at != me) {
+            let (turn, looking) = (line.turn.load(Ordering::Relaxed), line.looking.load(Ordering::Relaxed));
+            foremost = foremost.max(turn);
+            if !looking.is_multiple_of(2) && turn.saturating_add(AHEAD_MAX) < self.turn {
+                behind = behind.min(Some((turn, at, looking))).or(Some((turn, at, looking)));
+            }
+        }
+        (behind.map(|(_, at, looking)| (at, looking)), foremost)
+    }
+
+    /// Whether the next message is left to one who has had fewer and looks for work.
+    fn is_courteous(&mut self, now_ns: impl FnOnce() -> u64) -> bool {
+        // Not at each message: looking takes the lines of the others.
+        if self.courtesy.is_none() && !self.turn.is_multiple_of(AHEAD_MAX / 4) {
+            return false;
+        }
+        let (behind, foremost) = self.behind();
+        // Nobody is owed more than a few turns, however long it was away.
+        self.turn = self.turn.max(foremost.saturating_sub(2 * AHEAD_MAX));
+        let Some((at, looking)) = behind else {
+            self.courtesy = None;
+            return false;
+        };
+        let now_ns = now_ns();
+        match self.courtesy {
+            Some((whom, since, when)) if (whom, when) == (at, looking) => {
+                now_ns.saturating_sub(since) < COURTESY_NS
+            }
+            _ => {
+                self.courtesy = Some((at, now_ns, looking));
+                true
+            }
+        }
+    }
+}

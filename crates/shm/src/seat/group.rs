@@ -1,0 +1,350 @@
+//! Groups as the pusher sees them: to it a group is one gating row of its own.
+//!
+//! The row's cursor follows the claim words (`claims`): it stands behind the last message before which all are over. So all that
+//! is true of a row that blocks is true of a group, in making room, in waiting, in flushing and in the account, and publishing costs
+//! what it costs without groups. Two things differ. A group is never stalled: where the ring is full of work the *new* message is
+//! refused, since a message that was accepted must not be lost because all are busy. And a group without a puller gates for
+//! as long as `late_join` says, and then gives up the oldest where room is needed, as lost to nobody.
+//!
+//! A ring that pushes has one group from the start, which has no name: the first puller names it, and so gets what was pushed before
+//! it came. A group that comes later begins with the present.
+//!
+//! A puller has a row and a seat like a subscriber: its holds are respected, so that one who is too late reads no memory that
+//! is used again, and when its process dies its seat says so. That is the only way in which a claim is freed at once; claims that are
+//! too old are freed by the other pullers (`row::group`), also when the pusher is gone.
+//!
+//! It knows no topics and no bells: who finds that messages were given back rings.
+//!
+//! Invariants: (G1) a group's row is written under its lock only. (G2) a claim word of a member is looked for after the member's
+//! death was seen, so that none is made after. (G3) the run of a group is given back when no seat of a member is left.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use busway_wire::limits::{GROUP_PULLERS_MAX, GROUPS_MAX};
+use busway_wire::{Cause, ProcessId};
+
+use super::{EntryKey, RingShared, Seat, place};
+use crate::arena::{OwnArena, PeerArena};
+use crate::claims::file::{Run, RunAt};
+use crate::claims::{Found, Owner};
+use crate::clock;
+use crate::error::ShmError;
+use crate::layout::{RowEntry, unkey};
+use crate::sync::{AtomicU64, Ordering};
+use crate::view::Mapped;
+
+/// Of a group without pullers so many messages are given up beyond the one whose place is needed, as a part of the ring, so
+/// that not each message that follows looks again.
+const GIVE_UP_PART: u64 = 8;
+
+/// What a puller is told of its place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Joined {
+    /// Its seat.
+    pub seat: u32,
+    /// Where the claims of its group lie.
+    pub run: RunAt,
+    /// As whom it claims.
+    pub owner: Owner,
+}
+
+/// One group on one ring.
+#[derive(Debug)]
+pub struct Group {
+    row: Mapped<RowEntry>,
+    head: Mapped<AtomicU64>,
+    late_join_ns: u64,
+    slots_max: u32,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    passed: u64,
+    named: Option<Named>,
+    /// Since when nobody pulls; `None` while somebody does.
+    empty_since_ns: Option<u64>,
+}
+
+#[derive(Debug)]
+struct Named {
+    group: busway_wire::Group,
+    run: Run,
+    pullers: Vec<Option<(ProcessId, EntryKey)>>,
+}
+
+/// A seat's place in its group.
+#[derive(Clone, Debug)]
+pub(crate) struct Member {
+    pub(crate) group: Arc<Group>,
+    pub(crate) owner: Owner,
+}
+
+/// What a puller that goes leaves behind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Left {
+    /// Its process died.
+    Died,
+    /// It closed, after its last task.
+    Closed,
+}
+
+impl Group {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// All messages up to here are over.
+    pub(crate) fn passed(&self) -> u64 {
+        let mut state = self.lock();
+        self.advance(&mut state);
+        state.passed
+    }
+
+    /// Moves the row behind all that is over.
+    fn advance(&self, state: &mut State) {
+        let head = self.head.load(Ordering::Acquire);
+        while state.passed < head {
+            let Some(named) = &state.named else { return };
+            let (claims, sequence) = (named.run.claims(), state.passed + 1);
+            let mut found = claims.look(sequence);
+            // Nobody who keeps to the page wrote this: the message is nobody's, and the queue goes on.
+            if found == Found::Other && claims.give_up(sequence, Cause::Corrupt as u8) {
+                found = claims.look(sequence);
+            }
+            let lost = match found {
+                Found::Done => None,
+                Found::Lost(cause) => Some(Cause::from_index(cause.into()).unwrap_or(Cause::Corrupt)),
+                Found::Free(_) | Found::Taken(_) | Found::Other => return,
+            };
+            self.pass(state, lost);
+        }
+    }
+
+    /// Counts the next message, and passes it.
+    fn pass(&self, state: &mut State, lost: Option<Cause>) {
+        let counter = match lost {
+            None => Some(&self.row.delivered),
+            Some(cause) => self.row.lost(cause.index()),
+        };
+        if let Some(counter) = counter {
+            // Before the cursor; pairs with Acquire in `ledger::read`.
+            counter.store(counter.load(Ordering::Relaxed).wrapping_add(1), Ordering::Release);
+        }
+        state.passed += 1;
+        self.row.cursor.store(state.passed, Ordering::Release); // pairs with Acquire in `ledger::read`
+    }
+
+    /// Whether the group lets the message go whose place is needed, because nobody has pulled for too long.
+    pub(crate) fn gives_up(&self, needed: u64, now_ns: u64) -> bool {
+        let mut state = self.lock();
+        let Some(since) = state.empty_since_ns else { return false };
+        if now_ns.saturating_sub(since) < self.late_join_ns {
+            return false;
+        }
+        let head = self.head.load(Ordering::Acquire);
+        let last = needed.saturating_add(u64::from(self.slots_max) / GIVE_UP_PART).min(head);
+        while state.passed < last {
+            let sequence = state.passed + 1;
+            let given_up = match &state.named {
+                None => true,
+                Some(named) => named.run.claims().give_up(sequence, Cause::NoSubscriber as u8),
+            };
+            if given_up {
+                self.pass(&mut state, Some(Cause::NoSubscriber));
+            } else {
+                let before = state.passed;
+                self.advance(&mut state);
+                if state.passed == before {
+                    break;
+                }
+            }
+        }
+        state.passed >= needed
+    }
+
+    /// Where the claims lie, once the group has a name.
+    pub(crate) fn run(&self) -> Option<Run> {
+        self.lock().named.as_ref().map(|named| named.run.clone())
+    }
+
+    /// For people.
+    pub(crate) fn shown(&self) -> String {
+        match &self.lock().named {
+            Some(named) => format!("group {}", named.group.name()),
+            None => "no puller yet".to_owned(),
+        }
+    }
+
+    fn pullers(&self) -> usize {
+        self.lock().named.as_ref().map_or(0, |named| named.pullers.iter().flatten().count())
+    }
+
+    /// Takes a puller in.
+    fn join(
+        &self,
+        own: &OwnArena,
+        wanted: &busway_wire::Group,
+        process: ProcessId,
+        row: EntryKey,
+    ) -> Result<(Run, Owner), ShmError> {
+        let mut state = self.lock();
+        if state.named.is_none() {
+            let run = own.claims()?.take(own, self.slots_max)?;
+            run.claims().begin(state.passed);
+            self.row.port.store(wanted.name().id().0, Ordering::Relaxed);
+            state.named = Some(Named { group: wanted.clone(), run, pullers: Vec::new() });
+        }
+        let named = state.named.as_mut().expect("it was given a name");
+        if named.group != *wanted {
+            return Err(ShmError::Refused { what: "another puller of this group acknowledges otherwise" });
+        }
+        let free = named.pullers.iter().position(Option::is_none).unwrap_or(named.pullers.len());
+        if free >= usize::from(GROUP_PULLERS_MAX) {
+            return Err(ShmError::Refused { what: "more pullers of a group than one pusher has room for" });
+        }
+        if free == named.pullers.len() {
+            named.pullers.push(None);
+        }
+        named.pullers[free] = Some((process, row));
+        let used = named.pullers.len() as u64;
+        named.run.head().lines.store(used, Ordering::Relaxed);
+        if let Some(line) = named.run.lines().get(free) {
+            line.looking.store(0, Ordering::Relaxed);
+        }
+        // At most 256, by the bound above.
+        let joined = (named.run.clone(), Owner(free as u16 + 1));
+        state.empty_since_ns = None;
+        Ok(joined)
+    }
+
+    /// Lets a puller go; returns how many messages are free again.
+    pub(super) fn leave(&self, owner: Owner, left: Left) -> u32 {
+        let mut state = self.lock();
+        let head = self.head.load(Ordering::Acquire);
+        self.advance(&mut state);
+        let from = state.passed + 1;
+        let Some(named) = state.named.as_mut() else { return 0 };
+        let claims = named.run.claims();
+        let mut returned = 0;
+        for sequence in from..=head {
+            let Found::Taken(claim) = claims.look(sequence) else { continue };
+            if claim.owner() != owner {
+                continue;
+            }
+            if named.group.acknowledge().is_some() || left == Left::Closed {
+                returned += u32::from(claims.give_back(claim));
+            } else {
+                claims.lose(claim, Cause::PullerDied as u8);
+            }
+        }
+        if returned > 0 {
+            named.run.head().returned.fetch_add(u64::from(returned), Ordering::Release); // pairs with Acquire in `row::group`
+        }
+        let place = usize::from(owner.0).wrapping_sub(1);
+        if let Some(puller) = named.pullers.get_mut(place) {
+            *puller = None;
+        }
+        if let Some(line) = named.run.lines().get(place) {
+            line.looking.store(0, Ordering::Relaxed);
+        }
+        if named.pullers.iter().all(Option::is_none) {
+            state.empty_since_ns = Some(clock::monotonic_ns());
+        }
+        self.advance(&mut state);
+        returned
+    }
+}
+
+impl RingShared {
+    /// Opens the ring for groups: from now on it keeps what is pushed for the first.
+    pub(crate) fn open_groups(&self) -> Result<(), ShmError> {
+        let mut seats = self.lock();
+        let seat = self.group_seat(0)?;
+        seats.push(seat);
+        self.entry.seated.store(seats.len() as u64, Ordering::Relaxed);
+        self.raise();
+        Ok(())
+    }
+
+    /// A row of ours that stands for a group, and its seat.
+    fn group_seat(&self, from: u64) -> Result<Seat, ShmError> {
+        let (late_join_ns, slots_max) = self.pushes.ok_or(NOT_PUSHED)?;
+        let mut seat = self.own_row(from, place::Row::OF_GROUP)?;
+        let state = State { passed: from, named: None, empty_since_ns: Some(clock::monotonic_ns()) };
+        let (row, head) = (seat.row.clone(), self.head.clone());
+        seat.group = Some(Arc::new(Group { row, head, late_join_ns, slots_max, state: Mutex::new(state) }));
+        self.fill_entry(&seat);
+        Ok(seat)
+    }
+
+    /// Gives a puller's row a seat, and its place in its group. Asked again for the same row, it answers the same.
+    ///
+    /// # Errors
+    /// The row is not what the request says, the ring is not for groups, the group is another than it was or full, or there is
+    /// no memory for it.
+    pub fn attach_puller(
+        &self,
+        peer: &Arc<PeerArena>,
+        row_key: EntryKey,
+        group: &busway_wire::Group,
+    ) -> Result<Joined, ShmError> {
+        let seat = self.seat_for(peer, row_key, busway_wire::Policy::default(), Some(group))?;
+        let member = seat.member.as_ref().ok_or(NOT_PUSHED)?;
+        let run = member.group.run().ok_or(NOT_PUSHED)?;
+        Ok(Joined { seat: seat.index, run: run.at(), owner: member.owner })
+    }
+
+    /// Finds the group among the seats, or makes it, and takes the puller in.
+    pub(super) fn join(
+        &self,
+        seats: &mut Vec<Seat>,
+        wanted: &busway_wire::Group,
+        process: ProcessId,
+        row: EntryKey,
+    ) -> Result<(Member, u64), ShmError> {
+        if self.pushes.is_none() {
+            return Err(NOT_PUSHED);
+        }
+        let groups = || seats.iter().filter_map(|seat| seat.group.as_ref());
+        let of_name = |group: &&Arc<Group>| {
+            group.lock().named.as_ref().is_none_or(|named| named.group.name() == wanted.name())
+        };
+        let group = match groups().find(of_name) {
+            Some(group) => group.clone(),
+            None if groups().count() >= GROUPS_MAX => {
+                return Err(ShmError::Refused { what: "more groups than a pusher has room for" });
+            }
+            None => {
+                let seat = self.group_seat(self.head())?;
+                let group = seat.group.clone().ok_or(NOT_PUSHED)?;
+                seats.push(seat);
+                group
+            }
+        };
+        let (_, owner) = group.join(&self.own, wanted, process, row)?;
+        let from = group.passed();
+        Ok((Member { group, owner }, from))
+    }
+
+    /// How many pullers there are.
+    pub fn pullers(&self) -> usize {
+        self.lock().iter().filter_map(|seat| seat.group.as_ref()).map(|group| group.pullers()).sum()
+    }
+
+    /// The claims of a group that is gone.
+    pub(super) fn free_group(&self, group: &Group) {
+        if let (Some(named), Ok(file)) = (group.lock().named.take(), self.own.claims()) {
+            file.give(&self.own, &named.run);
+        }
+    }
+}
+
+const NOT_PUSHED: ShmError = ShmError::Refused { what: "its messages are for subscribers, not for groups" };
+
+/// Whether the row is still in use, so that what it holds counts.
+pub(super) fn reads(seat: &Seat) -> bool {
+    let (generation, at) = unkey(seat.row.key.load(Ordering::Acquire)); // pairs with Release in `row`
+    generation == seat.row_key.generation
+        && !matches!(at, crate::layout::state::CLOSED | crate::layout::state::FREE)
+}

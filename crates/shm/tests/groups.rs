@@ -1,0 +1,594 @@
+//! Groups in memory: each message goes to exactly one puller, what dies with a puller is counted or goes to another, and
+//! whatever stands in the claims, nobody waits for ever.
+//!
+//! Processes are arenas here, and die by their life word; `busway`'s tests kill real ones.
+#![cfg(not(loom))]
+#![expect(clippy::print_stdout, reason = "the test runner collects lines of evidence")]
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use busway_shm::arena::{ArenaOptions, OwnArena, PeerArena};
+use busway_shm::claims::file::{self, Run, RunAt};
+use busway_shm::claims::{Claims, Owner};
+use busway_shm::clock::{Deadline, monotonic_ns};
+use busway_shm::error::ShmError;
+use busway_shm::hold::HoldBudget;
+use busway_shm::life::{CLOSED, OWNER_DIED};
+use busway_shm::ring::{Patience, Refusal, RingOptions, RingWriter};
+use busway_shm::row::group::{GroupReader, Pulled, Task};
+use busway_shm::row::{Body, RowOptions, RowShared};
+use busway_shm::seat::RingShared;
+use busway_shm::slot::InlineMeta;
+use busway_shm::sync::{AtomicU64, Ordering};
+use busway_wire::limits::{GROUP_PULLERS_MAX, GROUPS_MAX};
+use busway_wire::{Acknowledge, Cause, Group, HEADER_SIZE, Header, Kind, Policy, PortId, Topic};
+
+const MIB: u64 = 1 << 20;
+const SLOTS: u64 = 64;
+const ACK_MS: u32 = 50;
+/// How late a test may be before it gives up.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+fn arena(name: &str) -> Arc<OwnArena> {
+    OwnArena::create(&ArenaOptions { name: name.into(), bytes_max: 1 << 30, monitored: true })
+        .expect("an arena can be made")
+}
+
+fn group(name: &str) -> Group {
+    Group::new(Topic::new(name).expect("a name"), None).expect("within its bounds")
+}
+
+fn acknowledged(name: &str, attempts: u8) -> Group {
+    let how = Acknowledge { within_ms: ACK_MS, attempts };
+    Group::new(Topic::new(name).expect("a name"), Some(how)).expect("within its bounds")
+}
+
+struct Pusher {
+    own: Arc<OwnArena>,
+    writer: RingWriter,
+    shared: Arc<RingShared>,
+    peer: Arc<PeerArena>,
+}
+
+impl Pusher {
+    fn new(max_wait: Duration, late_join: Duration) -> Self {
+        let own = arena("pusher");
+        let options = RingOptions {
+            slots_max: SLOTS as u32,
+            bytes_max: 64 * MIB,
+            history: 0,
+            max_wait_ns: max_wait.as_nanos() as u64,
+            gating: true,
+            relay: false,
+        };
+        let topic = Topic::new("work").expect("a name");
+        let late_join = late_join.as_nanos() as u64;
+        let (writer, shared) =
+            RingWriter::create_for_groups(&own, &topic, PortId(7), options, late_join).expect("a ring");
+        let peer = PeerArena::of_own(&own).expect("our own arena can be mapped");
+        Self { own, writer, shared, peer }
+    }
+
+    /// Waits for nobody, and for the first puller for ever.
+    fn patient() -> Self {
+        Self::new(Duration::ZERO, Duration::from_secs(3600))
+    }
+
+    fn push(&mut self, patience: Patience) -> Result<u64, Refusal> {
+        let meta = InlineMeta { kind: Kind::Publish.number(), ..InlineMeta::default() };
+        let payload = (self.writer.head() + 1).to_le_bytes();
+        self.writer.send_inline(&meta, &payload, patience).map(|sent| sent.sequence)
+    }
+
+    fn push_all(&mut self, count: u64) {
+        for _ in 0..count {
+            self.push(Patience::None).expect("there is room");
+        }
+    }
+
+    fn push_large(&mut self, bytes: usize) {
+        let size = HEADER_SIZE + bytes;
+        let mut loan = self.writer.loan(size as u64, Patience::None).expect("there is memory");
+        let mut header = Header::new(Kind::Publish);
+        header.size.set(size as u32);
+        header.sequence.set(self.writer.head() + 1);
+        let (head, body) = loan.bytes_mut().split_at_mut(HEADER_SIZE);
+        head.copy_from_slice(header.bytes());
+        body[..bytes].fill((self.writer.head() as u8).wrapping_add(1));
+        self.writer.send_loan(loan, Patience::None).expect("there is room");
+    }
+
+    /// Delivered, and lost by these causes; asserts that each account closes.
+    fn account(&self, causes: [Cause; 3]) -> (u64, [u64; 3]) {
+        let ledgers = self.shared.ledgers();
+        assert!(ledgers.present.iter().all(|row| row.closed()), "{ledgers:?}");
+        let delivered = ledgers.present.iter().map(|row| row.delivered).sum::<u64>() + ledgers.past_delivered;
+        let lost = causes.map(|cause| {
+            let of = |dropped: &[u64]| dropped[cause.index()];
+            ledgers.present.iter().map(|row| of(&row.dropped)).sum::<u64>() + of(&ledgers.past_dropped)
+        });
+        (delivered, lost)
+    }
+
+    fn dies(&self) {
+        self.own.life_word().fetch_or(OWNER_DIED, Ordering::Relaxed);
+    }
+}
+
+struct Puller {
+    own: Arc<OwnArena>,
+    reader: GroupReader,
+}
+
+impl Puller {
+    fn try_new(pusher: &Pusher, group: &Group) -> Result<Self, ShmError> {
+        let own = arena("puller");
+        let reader = Self::join(&own, pusher, group, 15)?;
+        Ok(Self { own, reader })
+    }
+
+    fn join(
+        own: &Arc<OwnArena>,
+        pusher: &Pusher,
+        group: &Group,
+        holds: u32,
+    ) -> Result<GroupReader, ShmError> {
+        let us = PeerArena::of_own(own).expect("our own arena can be mapped");
+        let budget = Arc::new(HoldBudget::new(256, 64 * MIB));
+        let (policy, created_ns) = (Policy::default(), monotonic_ns());
+        let options = RowOptions { port: PortId(9), policy, history: 0, holds, created_ns, place: 0 };
+        let (ring, id) = (pusher.shared.key(), group.name().id().0);
+        let row = RowShared::create_for(own, &pusher.peer, ring, &options, id, &budget).expect("a row");
+        let joined = pusher.shared.attach_puller(&us, row.key(), group)?;
+        assert_eq!(pusher.shared.attach_puller(&us, row.key(), group), Ok(joined), "asked again");
+        row.attached(Ok(joined.seat));
+        let file = file::map(pusher.own.claims()?.fd(), pusher.own.process())?;
+        Ok(GroupReader::new(row, Run::of(&file, joined.run)?, joined.owner, group, false))
+    }
+
+    fn new(pusher: &Pusher, group: &Group) -> Self {
+        Self::try_new(pusher, group).expect("there is room in the group")
+    }
+
+    fn pull(&mut self) -> Option<(u64, Task)> {
+        for _ in 0..1_000_000 {
+            match self.reader.pull(monotonic_ns) {
+                Pulled::Message(message, task) => return Some((message.sequence, task)),
+                Pulled::Nothing | Pulled::End => return None,
+                Pulled::Unfinished => std::thread::yield_now(),
+                Pulled::HoldsExhausted => panic!("small messages are copied"),
+            }
+        }
+        panic!("a look that does not end");
+    }
+
+    fn pull_all(&mut self) -> Vec<u64> {
+        std::iter::from_fn(|| {
+            let (sequence, task) = self.pull()?;
+            assert!(task.done(), "nobody else had it");
+            Some(sequence)
+        })
+        .collect()
+    }
+
+    /// As the kernel says it: what it has in its arena stays as it was.
+    fn dies(self) {
+        self.own.life_word().fetch_or(OWNER_DIED, Ordering::Relaxed);
+        std::mem::forget(self);
+    }
+}
+
+fn numbers(from: u64, to: u64) -> Vec<u64> {
+    (from..=to).collect()
+}
+
+const LOST: [Cause; 3] = [Cause::PullerDied, Cause::NoSubscriber, Cause::Corrupt];
+
+#[test]
+fn what_is_pushed_before_the_first_puller_waits_for_it_and_the_full_ring_refuses_the_new_message() {
+    let mut pusher = Pusher::patient();
+    let full = (0..10 * SLOTS).find_map(|_| pusher.push(Patience::None).err());
+    assert!(matches!(full, Some(Refusal::Full(_))), "{full:?}");
+    assert_eq!(pusher.writer.head(), SLOTS, "all slots are used first");
+    let mut first = Puller::new(&pusher, &group("g"));
+    let mut second = Puller::new(&pusher, &group("g"));
+    let (sequence, task) = second.pull().expect("work");
+    assert_eq!(sequence, 1);
+    assert_eq!(first.pull_all(), numbers(2, SLOTS), "what another has is not given twice");
+    assert!(
+        matches!(pusher.push(Patience::None), Err(Refusal::Full(_))),
+        "the slot of message 1 is not free"
+    );
+    assert!(task.done());
+    pusher.push_all(1);
+    let seen: Vec<u64> = [first.pull_all(), second.pull_all()].concat();
+    assert_eq!(seen, [SLOTS + 1]);
+    assert_eq!(pusher.account(LOST), (SLOTS + 1, [0; 3]));
+    assert_eq!(pusher.shared.pullers(), 2);
+}
+
+#[test]
+fn each_group_gets_each_message_once_and_a_later_one_begins_with_the_present() {
+    let mut pusher = Pusher::patient();
+    pusher.push_all(3);
+    let mut early = Puller::new(&pusher, &group("early"));
+    let mut late = Puller::new(&pusher, &group("late"));
+    pusher.push_all(4);
+    assert_eq!(early.pull_all(), numbers(1, 7));
+    assert_eq!(late.pull_all(), numbers(4, 7));
+    for _ in 0..10 * SLOTS {
+        pusher.push_all(1);
+        assert_eq!((early.pull_all().len(), late.pull_all().len()), (1, 1));
+    }
+    let mut groups: Vec<Puller> =
+        (2..GROUPS_MAX).map(|n| Puller::new(&pusher, &group(&format!("g{n}")))).collect();
+    assert!(matches!(Puller::try_new(&pusher, &group("too.many")), Err(ShmError::Refused { .. })));
+    assert!(matches!(Puller::try_new(&pusher, &acknowledged("late", 3)), Err(ShmError::Refused { .. })));
+    pusher.push_all(1);
+    assert!(groups.iter_mut().all(|puller| puller.pull_all().len() == 1));
+}
+
+#[test]
+fn a_ring_for_groups_takes_no_subscriber_and_one_for_subscribers_no_puller() {
+    let pusher = Pusher::patient();
+    let own = arena("subscriber");
+    let us = PeerArena::of_own(&own).expect("our own arena can be mapped");
+    let budget = Arc::new(HoldBudget::new(256, 64 * MIB));
+    let policy = Policy::Block;
+    let options =
+        RowOptions { port: PortId(9), policy, history: 0, holds: 1, created_ns: monotonic_ns(), place: 0 };
+    let row = RowShared::create(&own, &pusher.peer, pusher.shared.key(), &options, &budget).expect("a row");
+    assert!(matches!(pusher.shared.attach(&us, row.key(), policy), Err(ShmError::Refused { .. })));
+    let options =
+        RingOptions { slots_max: 64, bytes_max: MIB, history: 0, max_wait_ns: 0, gating: true, relay: false };
+    let topic = Topic::new("news").expect("a name");
+    let (_writer, shared) =
+        RingWriter::create(&pusher.own, &topic, PortId(8), options.clone()).expect("a ring");
+    let row_options =
+        RowOptions { port: PortId(9), policy, history: 0, holds: 1, created_ns: monotonic_ns(), place: 0 };
+    let row =
+        RowShared::create_for(&own, &pusher.peer, shared.key(), &row_options, 5, &budget).expect("a row");
+    let refused = shared.attach_puller(&us, row.key(), &group("g"));
+    assert!(matches!(refused, Err(ShmError::Refused { .. })), "{refused:?}");
+    let deaf = RingOptions { gating: false, ..options };
+    let made = RingWriter::create_for_groups(&pusher.own, &topic, PortId(8), deaf, 0);
+    assert!(matches!(made, Err(ShmError::Refused { .. })));
+}
+
+#[test]
+fn what_a_dead_puller_had_is_counted_where_nothing_is_acknowledged() {
+    let mut pusher = Pusher::patient();
+    let mut dying = Puller::new(&pusher, &group("g"));
+    let mut other = Puller::new(&pusher, &group("g"));
+    pusher.push_all(10);
+    let (sequence, task) = dying.pull().expect("work");
+    std::mem::forget(task);
+    assert_eq!(sequence, 1);
+    dying.dies();
+    assert_eq!(other.pull_all(), numbers(2, 10));
+    assert_eq!(pusher.shared.reap().died, 1);
+    assert_eq!(pusher.account(LOST), (9, [1, 0, 0]));
+    for _ in 0..10 * SLOTS {
+        pusher.push_all(1);
+        assert_eq!(other.pull_all().len(), 1, "the slot of the lost message is free");
+    }
+    assert_eq!(pusher.account(LOST), (9 + 10 * SLOTS, [1, 0, 0]));
+}
+
+#[test]
+fn what_a_dead_puller_had_goes_to_another_where_it_is_acknowledged() {
+    let mut pusher = Pusher::patient();
+    let how = acknowledged("g", 3);
+    let mut dying = Puller::new(&pusher, &how);
+    let mut other = Puller::new(&pusher, &how);
+    pusher.push_all(4);
+    for expected in [1, 2] {
+        let (sequence, task) = dying.pull().expect("work");
+        assert_eq!((sequence, task.attempt()), (expected, 0));
+        std::mem::forget(task);
+    }
+    dying.dies();
+    assert_eq!(other.pull_all(), [3, 4]);
+    let reaped = pusher.shared.reap();
+    assert_eq!((reaped.died, reaped.returned), (1, 2));
+    let (sequence, task) = other.pull().expect("it was given back");
+    assert_eq!((sequence, task.attempt()), (1, 1));
+    assert!(task.done());
+    assert_eq!(other.pull_all(), [2]);
+    assert_eq!(pusher.account(LOST), (4, [0; 3]));
+}
+
+#[test]
+fn an_acknowledgement_that_is_late_is_refused_and_the_message_is_anothers() {
+    let mut pusher = Pusher::patient();
+    let how = acknowledged("g", 60);
+    let mut slow = Puller::new(&pusher, &how);
+    let mut other = Puller::new(&pusher, &how);
+    pusher.push_large(5_000);
+    pusher.push_all(1);
+    let Pulled::Message(message, late) = slow.reader.pull(monotonic_ns) else { panic!("there is work") };
+    assert_eq!(other.pull_all(), [2]);
+    let begun = monotonic_ns();
+    let within_ns = u64::from(ACK_MS) * 1_000_000;
+    assert_eq!(other.reader.watch(begun), (0, Some(begun + within_ns)));
+    assert_eq!(other.reader.watch(begun + within_ns - 1).0, 0, "it is in time");
+    assert!(other.pull().is_none());
+    assert_eq!(other.reader.watch(begun + within_ns), (1, None));
+    let (sequence, task) = other.pull().expect("it was given back");
+    assert_eq!((sequence, task.attempt()), (1, 1));
+    assert_eq!(other.reader.watch(begun + within_ns).0, 0, "another claim has a time of its own");
+    assert!(!late.done(), "it was given to another");
+    assert_eq!(other.reader.late(), 1);
+    assert!(task.done());
+    // The pusher goes round its ring; what the late one still reads is not used again.
+    for _ in 0..4 * SLOTS {
+        pusher.push_large(5_000);
+        assert_eq!(other.pull_all().len(), 1);
+    }
+    let Body::Chunk(held) = &message.body else { panic!("a large message lies in a chunk") };
+    assert!(held.payload().iter().take(5_000).all(|byte| *byte == 1), "held memory was used again");
+    assert_eq!(pusher.account(LOST).0, 2 + 4 * SLOTS);
+}
+
+#[test]
+fn a_message_that_is_given_back_comes_again_with_its_attempts_counted() {
+    let mut pusher = Pusher::patient();
+    let mut puller = Puller::new(&pusher, &acknowledged("g", 3));
+    pusher.push_all(2);
+    for attempt in 0..5 {
+        let (sequence, task) = puller.pull().expect("work");
+        assert_eq!((sequence, task.attempt()), (1, attempt));
+        assert!(task.give_back());
+    }
+    let (_, task) = puller.pull().expect("work");
+    assert!(task.lose(Cause::DeadLetter));
+    assert_eq!(puller.pull_all(), [2]);
+    let (delivered, lost) = pusher.account([Cause::DeadLetter, Cause::PullerDied, Cause::NoSubscriber]);
+    assert_eq!((delivered, lost), (1, [1, 0, 0]));
+}
+
+#[test]
+fn without_a_puller_a_pusher_waits_for_so_long_and_then_counts_what_nobody_got() {
+    let mut pusher = Pusher::new(Duration::ZERO, Duration::ZERO);
+    for _ in 0..10 * SLOTS {
+        pusher.push_all(1);
+    }
+    let (delivered, [_, nobody, _]) = pusher.account(LOST);
+    assert_eq!(delivered, 0);
+    assert!((9 * SLOTS..10 * SLOTS).contains(&nobody), "{nobody} were given up");
+    let mut puller = Puller::new(&pusher, &group("g"));
+    let came = puller.pull_all();
+    assert_eq!(came, numbers(nobody + 1, 10 * SLOTS), "what was not given up was there for the first");
+    drop(puller);
+    assert_eq!(pusher.shared.reap().left, 1);
+    for _ in 0..10 * SLOTS {
+        pusher.push_all(1);
+    }
+    let (_, [_, again, _]) = pusher.account(LOST);
+    assert!(again > nobody + 8 * SLOTS, "{again} of {nobody}");
+}
+
+#[test]
+fn a_pusher_waits_for_a_busy_group_no_longer_than_its_cap_and_loses_nothing_that_it_accepted() {
+    let mut pusher = Pusher::new(Duration::from_millis(20), Duration::from_secs(3600));
+    let mut puller = Puller::new(&pusher, &group("g"));
+    pusher.push_all(SLOTS);
+    for _ in 0..3 {
+        let before = monotonic_ns();
+        let refused = pusher.push(Patience::Until(Deadline::never()));
+        assert!(matches!(refused, Err(Refusal::Full(ref who)) if who[0].name == "group g"), "{refused:?}");
+        assert!(monotonic_ns() - before >= 20_000_000, "it waits each time");
+    }
+    assert!(pusher.writer.flush(Deadline::after(Duration::ZERO)).len() == 1);
+    let pulled = std::thread::scope(|scope| {
+        let pulled = scope.spawn(move || {
+            let mut all = Vec::new();
+            while all.len() < 3 * SLOTS as usize {
+                all.extend(puller.pull_all());
+                std::thread::yield_now();
+            }
+            all
+        });
+        let begun = std::time::Duration::from_nanos(monotonic_ns());
+        while pusher.writer.head() < 3 * SLOTS {
+            // A machine with much else to do may let the puller wait for longer than the cap.
+            _ = pusher.push(Patience::Until(Deadline::never()));
+            assert!(Duration::from_nanos(monotonic_ns()) - begun < PATIENCE);
+        }
+        pulled.join().expect("it pulled all")
+    });
+    assert_eq!(pulled, numbers(1, 3 * SLOTS));
+}
+
+#[test]
+fn what_waits_when_its_pusher_goes_is_pulled_to_the_end() {
+    for clean in [true, false] {
+        let mut pusher = Pusher::patient();
+        let how = acknowledged("g", 5);
+        let mut one = Puller::new(&pusher, &how);
+        let mut two = Puller::new(&pusher, &how);
+        pusher.push_all(20);
+        let (_, task) = one.pull().expect("work");
+        if clean {
+            let Pusher { writer, shared, .. } = pusher;
+            drop(writer);
+            assert_eq!(shared.reap().left, 0, "its pullers are there");
+            assert_eq!(two.pull_all(), numbers(2, 20));
+            assert!(matches!(two.reader.pull(monotonic_ns), Pulled::Nothing), "one message may come back");
+            assert!(task.give_back());
+            assert_eq!(two.pull_all(), [1]);
+            assert!(matches!(one.reader.pull(monotonic_ns), Pulled::End));
+            drop((one, two));
+            shared.reap();
+            shared.reap();
+            assert!(shared.is_free(), "the ring's memory is given back");
+        } else {
+            pusher.dies();
+            assert_eq!(two.pull_all(), numbers(2, 20));
+            std::mem::forget(task);
+            one.dies();
+            let now = monotonic_ns();
+            assert_eq!(two.reader.watch(now).0, 0);
+            assert_eq!(
+                two.reader.watch(now + u64::from(ACK_MS) * 1_000_000).0,
+                1,
+                "no pusher is needed for it"
+            );
+            assert_eq!(two.pull_all(), [1]);
+            assert!(matches!(two.reader.pull(monotonic_ns), Pulled::End));
+        }
+    }
+}
+
+#[test]
+fn a_pusher_that_closes_before_anybody_pulls_counts_what_nobody_got_and_leaves_nothing() {
+    let mut pusher = Pusher::patient();
+    pusher.push_all(5);
+    let Pusher { writer, shared, own, .. } = pusher;
+    drop(writer);
+    shared.reap();
+    assert!(shared.is_free());
+    assert_eq!(shared.ledgers().past_dropped[Cause::NoSubscriber.index()], 5);
+    assert_eq!(own.life_word().load(Ordering::Relaxed) & CLOSED, 0);
+}
+
+/// Pullers in threads; returns what each got.
+fn share(pusher: &mut Pusher, group: &Group, pullers: usize, messages: u64) -> Vec<Vec<u64>> {
+    let all: Vec<Puller> = (0..pullers).map(|_| Puller::new(pusher, group)).collect();
+    let begun = monotonic_ns();
+    let late = move || monotonic_ns() - begun > PATIENCE.as_nanos() as u64;
+    let left = Arc::new(AtomicU64::new(messages));
+    let gates = Mutex::new(());
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = all
+            .into_iter()
+            .map(|mut puller| {
+                let left = Arc::clone(&left);
+                scope.spawn(move || {
+                    let mut mine = Vec::new();
+                    while left.load(Ordering::Relaxed) > 0 {
+                        assert!(!late(), "{} are left", left.load(Ordering::Relaxed));
+                        match puller.pull() {
+                            Some((sequence, task)) => {
+                                assert!(task.done());
+                                left.fetch_sub(1, Ordering::Relaxed);
+                                mine.push(sequence);
+                            }
+                            None => std::thread::yield_now(),
+                        }
+                    }
+                    mine
+                })
+            })
+            .collect();
+        while pusher.writer.head() < messages {
+            if pusher.push(Patience::None).is_err() {
+                assert!(!late(), "no room");
+                std::thread::yield_now();
+            }
+        }
+        drop(gates.lock());
+        threads.into_iter().map(|thread| thread.join().expect("it pulled")).collect()
+    })
+}
+
+#[test]
+fn of_a_hundred_thousand_messages_each_goes_to_one_of_eight_pullers_in_equal_shares() {
+    const MESSAGES: u64 = 100_000;
+    let mut pusher = Pusher::patient();
+    let shares = share(&mut pusher, &group("g"), 8, MESSAGES);
+    let counts: Vec<usize> = shares.iter().map(Vec::len).collect();
+    let mut all = shares.concat();
+    all.sort_unstable();
+    assert_eq!(all, numbers(1, MESSAGES), "each exactly once");
+    let (least, most) = (counts.iter().min().copied(), counts.iter().max().copied());
+    println!("evidence: messages={MESSAGES} least={least:?} most={most:?}");
+    let equal = MESSAGES as usize / 8;
+    assert!(counts.iter().all(|count| count.abs_diff(equal) <= equal / 10), "{counts:?}");
+    assert_eq!(pusher.account(LOST), (MESSAGES, [0; 3]));
+}
+
+#[test]
+fn whatever_a_member_writes_into_the_claims_nobody_panics_or_waits_for_ever() {
+    let mut rng = fastrand::Rng::with_seed(4);
+    let mut pusher = Pusher::new(Duration::from_millis(1), Duration::from_secs(3600));
+    let how = acknowledged("g", 5);
+    let mut pullers = [Puller::new(&pusher, &how), Puller::new(&pusher, &how)];
+    let file =
+        file::map(pusher.own.claims().expect("it is there").fd(), pusher.own.process()).expect("it is ours");
+    let words = file
+        .slice::<AtomicU64>(4096, (file::run_bytes(SLOTS as u32) / 8).min(2048 + 80))
+        .expect("the first run");
+    let (mut pushed, mut pulled, mut refused) = (0, 0, 0);
+    for round in 0..30_000_u64 {
+        for _ in 0..rng.u32(0..3) {
+            let at = if rng.bool() { rng.usize(..words.len()) } else { words.len() - 1 - rng.usize(..80) };
+            let near = (pusher.writer.head() + rng.u64(0..4)) << 24 | rng.u64(..1 << 24);
+            words[at].store(if rng.bool() { near } else { rng.u64(..) }, Ordering::Relaxed);
+        }
+        match pusher.push(Patience::None) {
+            Ok(_) => pushed += 1,
+            Err(Refusal::Full(_)) => refused += 1,
+            Err(other) => panic!("{other:?}"),
+        }
+        let puller = &mut pullers[round as usize % 2];
+        if let Pulled::Message(_, task) = puller.reader.pull(monotonic_ns) {
+            pulled += 1;
+            _ = if rng.bool() { task.done() } else { task.give_back() };
+        }
+        // What nobody has any more is given back by time.
+        puller.reader.watch(monotonic_ns() + round * u64::from(ACK_MS) * 1_000_000);
+        pusher.shared.reap();
+        assert!(pusher.shared.ledgers().present.iter().all(|row| row.closed()));
+    }
+    println!("evidence: pushed={pushed} pulled={pulled} refused={refused}");
+    assert!(pushed > 1_000 && pulled > 1_000, "it goes on: {pushed} {pulled} {refused}");
+    let file_bytes = file::CLAIMS_BYTES;
+    for (offset, slots) in
+        [(0, 64), (4096, 0), (4096, 3), (4096, u32::MAX), (file_bytes, 64), (u64::MAX, 64), (4097, 64)]
+    {
+        assert!(Run::of(&file, RunAt { offset, slots }).is_err(), "{offset} {slots}");
+    }
+}
+
+#[test]
+fn a_claims_file_that_is_not_what_it_should_be_is_refused() {
+    let pusher = Pusher::patient();
+    let claims = pusher.own.claims().expect("it can be made");
+    assert!(file::map(claims.fd(), pusher.own.process()).is_ok());
+    let other = arena("other").process();
+    assert!(matches!(file::map(claims.fd(), other), Err(ShmError::Incarnation { .. })));
+    assert!(matches!(
+        file::map(pusher.own.arena_fd(), pusher.own.process()),
+        Err(ShmError::WrongAccess { .. })
+    ));
+    let program = std::fs::File::open("/proc/self/exe").expect("it runs");
+    assert!(matches!(file::map(&program, pusher.own.process()), Err(ShmError::NotShared { .. })));
+    assert!(Claims::new(&[AtomicU64::new(u64::MAX)]).claim(1, Owner(1)).is_none());
+}
+
+#[test]
+fn ten_thousand_pullers_after_each_other_leave_nothing_and_more_than_fit_are_refused() {
+    let mut pusher = Pusher::patient();
+    let own = arena("puller");
+    let mut kept = Vec::new();
+    let before = pusher.own.tables().header().committed_bytes.load(Ordering::Relaxed);
+    for round in 0..10_000_u64 {
+        let mut puller = Puller::join(&own, &pusher, &group("g"), 1).expect("there is room");
+        pusher.push_all(1);
+        let Pulled::Message(message, task) = puller.pull(monotonic_ns) else { panic!("there is work") };
+        assert_eq!(message.sequence, round + 1);
+        assert!(task.done());
+        drop((message, puller));
+        pusher.shared.reap();
+        own.reap_rows();
+    }
+    let after = pusher.own.tables().header().committed_bytes.load(Ordering::Relaxed);
+    assert!(after - before < 256 << 10, "{before} {after}");
+    for _ in 0..GROUP_PULLERS_MAX {
+        kept.push(Puller::join(&own, &pusher, &group("g"), 1).expect("there is room"));
+    }
+    assert!(matches!(Puller::join(&own, &pusher, &group("g"), 1), Err(ShmError::Refused { .. })));
+    assert_eq!(pusher.shared.pullers(), usize::from(GROUP_PULLERS_MAX));
+}
