@@ -21,6 +21,8 @@ use crate::error::{Code, Error, memory};
 use crate::inspection::Inspection;
 use crate::ports::PortTable;
 use crate::publisher::PublisherBuilder;
+use crate::puller::PullerBuilder;
+use crate::pusher::PusherBuilder;
 use crate::subscriber::SubscriberBuilder;
 use crate::wake::WakeThread;
 
@@ -145,6 +147,32 @@ impl Bus {
     /// A subscriber of a pattern that was checked before.
     pub fn subscriber_of(&self, pattern: Pattern) -> SubscriberBuilder {
         SubscriberBuilder::new(self, Ok(pattern))
+    }
+
+    /// A pusher of `topic`: its messages are shared by the pullers of a group. To be opened with [`PusherBuilder::open`].
+    ///
+    /// ```
+    /// # fn main() -> Result<(), busway::Error> {
+    /// # use std::time::Duration;
+    /// let bus = busway::Bus::open("example-of-work")?;
+    /// let mut pusher = bus.pusher("resize").open()?;
+    /// pusher.send(b"cat.png")?;
+    /// let mut puller = bus.puller("resize").group("resizers").ack(Duration::from_secs(30)).open()?;
+    /// let task = puller.recv()?;
+    /// assert_eq!((&task[..], task.deliveries()), (&b"cat.png"[..], 1));
+    /// task.ack()?;
+    /// pusher.flush(Duration::from_secs(5))?;
+    /// assert_eq!(pusher.account().delivered, 1);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn pusher(&self, topic: &str) -> PusherBuilder {
+        PusherBuilder::new(self, Topic::new(topic).map_err(Error::from))
+    }
+
+    /// A puller of the work of all pushers whose topics match: each message goes to one puller of its group. See [`Bus::pusher`].
+    pub fn puller(&self, pattern: &str) -> PullerBuilder {
+        PullerBuilder::new(self, Pattern::parse(pattern).map_err(Error::bad_pattern))
     }
 
     /// What the domain looks like now: topics, ports, processes, segments, each read from its owner's memory.

@@ -14,15 +14,20 @@
 use crate::directory::{Directory, DomainName, Realm};
 use crate::error::{Code, Error, memory};
 use busway_shm::arena::{OwnArena, PeerArena};
+use busway_shm::claims::file::ClaimsFile;
 use busway_shm::clock::Deadline;
 use busway_shm::domain::Domain;
 use busway_shm::fork;
+pub(crate) use busway_shm::seat::group::Joined as GroupPlace;
 use busway_wire::limits::RINGS_MAX;
-use busway_wire::{Control as Message, Generation, Pattern, Policy, PortId, ProcessId, RingIndex, RowIndex};
+use busway_wire::{
+    Control as Message, Generation, Group, Pattern, Policy, PortId, ProcessId, RingIndex, RowIndex,
+};
 use busway_wire::{SeatIndex, Topic};
 use lock::LockFile;
 use runner::Runner;
 pub(crate) use runner::Runs;
+use rustix::fd::BorrowedFd;
 use shared::{Answer, Answers, Phase, Question, Registration, Shared};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -66,6 +71,22 @@ pub(crate) trait Ports: Send + Sync {
     fn ring_added(&self, added: &RingAdded<'_>) -> Option<RowKey>;
     /// A subscriber's row asks for a seat at our ring; the reason of a refusal is shown to its user.
     fn attach(&self, attach: &Attach<'_>) -> Result<SeatIndex, String>;
+    /// A puller's row asks for a place in its group at our ring; the reason of a refusal is shown to its user.
+    fn join(&self, join: &Join<'_>) -> Result<(GroupPlace, Arc<ClaimsFile>), String> {
+        let _ = join;
+        Err("groups are not known here".to_owned())
+    }
+    /// The answer of `publisher` for a puller's row of ours, and its claims file.
+    fn joined(
+        &self,
+        publisher: ProcessId,
+        ring: RingKey,
+        row: RowKey,
+        place: GroupPlace,
+        claims: BorrowedFd<'_>,
+    ) {
+        let _ = (publisher, ring, row, place, claims);
+    }
     /// The answer of `publisher` for a row of ours.
     fn attached(&self, publisher: ProcessId, ring: RingKey, row: RowKey, seat: Result<SeatIndex, String>);
     /// `process` has died or left, by its life word, or nothing of ours refers to it any more. Called once a process.
@@ -113,6 +134,15 @@ pub(crate) struct Attach<'a> {
     pub(crate) subscription: PortId,
     pub(crate) row: RowKey,
     pub(crate) policy: Policy,
+}
+
+/// A puller's row that asks for a place in its group, at a ring of ours.
+#[derive(Debug)]
+pub(crate) struct Join<'a> {
+    pub(crate) subscriber: &'a Arc<PeerArena>,
+    pub(crate) ring: RingKey,
+    pub(crate) row: RowKey,
+    pub(crate) group: &'a Group,
 }
 
 /// Whether a process takes the rendezvous also where somebody else holds it.
@@ -262,6 +292,29 @@ impl Control {
         match self.register(Registration::Publisher(record), deadline)? {
             Answer::Published(matched) => Ok(matched),
             Answer::Subscribed(_) => Err(mismatch(port)),
+        }
+    }
+
+    /// As [`Control::publish`], of a ring for groups.
+    pub(crate) fn push(&self, record: PublisherRecord, deadline: Deadline) -> Result<Vec<ProcessId>, Error> {
+        let port = record.port;
+        match self.register(Registration::Pusher(record), deadline)? {
+            Answer::Published(matched) => Ok(matched),
+            Answer::Subscribed(_) => Err(mismatch(port)),
+        }
+    }
+
+    /// As [`Control::subscribe`], for a group.
+    pub(crate) fn pull(
+        &self,
+        record: SubscriberRecord,
+        group: Group,
+        deadline: Deadline,
+    ) -> Result<u32, Error> {
+        let port = record.port;
+        match self.register(Registration::Puller(record, group), deadline)? {
+            Answer::Subscribed(pushers) => Ok(pushers),
+            Answer::Published(_) => Err(mismatch(port)),
         }
     }
 

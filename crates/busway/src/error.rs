@@ -76,6 +76,7 @@ codes! {
     TimedOut = 402, "what was waited for did not happen in time";
     Evicted = 403, "the subscriber was evicted, because it did not keep up";
     NoSubscribers = 404, "nobody subscribes to the topic";
+    TooLate = 405, "an acknowledgement came after its message was given to another puller";
     LayoutDiffers = 501, "the peer was built with another memory layout";
     SegmentRefused = 502, "a segment from a peer is not what it must be";
     ProtocolBroken = 503, "the peer sent what the control protocol does not allow";

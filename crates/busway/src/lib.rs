@@ -21,6 +21,8 @@ mod node;
 mod outcome;
 mod ports;
 mod publisher;
+mod puller;
+mod pusher;
 mod runtime;
 mod sample;
 pub mod service;
@@ -49,6 +51,8 @@ pub use inspection::{
 pub use node::{FLOWS_TOPIC, FlowStatus, LinkState, Node, NodeBuilder, PEERS_TOPIC, PeerStatus, PeerView};
 pub use outcome::{Behind, Loss, RecvError, SendError, Sent, Unread, Who};
 pub use publisher::{Clock, DetachedLoan, Gating, Loan, Publisher, PublisherBuilder};
+pub use puller::{Late, Puller, PullerBuilder, Task};
+pub use pusher::{Pusher, PusherBuilder};
 #[doc(hidden)]
 pub use runtime::{Simulated, Stepped, UnderWay, control_due_ns, step_control};
 pub use sample::{PublisherInfo, Sample};

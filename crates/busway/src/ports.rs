@@ -13,20 +13,23 @@ use std::time::Duration;
 
 use busway_shm::arena::{OwnArena, PeerArena};
 use busway_shm::bell::{ANY, Bell};
+use busway_shm::claims::file::{self, ClaimsFile, Run};
 use busway_shm::clock::{self, Deadline};
 use busway_shm::domain::Domain;
 use busway_shm::error::ShmError;
 use busway_shm::hold::HoldBudget;
 use busway_shm::layout::{key, state};
 use busway_shm::row::{RowOptions, RowShared};
-use busway_shm::seat::{EntryKey, RingShared};
+use busway_shm::seat::{EntryKey, Reaped, RingShared};
 use busway_shm::sync::{AtomicU64, Ordering};
+use busway_shm::view::Region;
 use busway_wire::limits::{HOLD_BYTES_MAX, HOLDS_MAX};
-use busway_wire::{Generation, PortId, ProcessId, RingIndex, RowIndex, SeatIndex, Topic};
+use busway_wire::{Generation, Group, PortId, ProcessId, RingIndex, RowIndex, SeatIndex, Topic};
 
-use crate::control::{Attach, Ports, RingAdded, RingKey, RowKey, Wanted, Watched};
+use crate::control::{Attach, GroupPlace, Join, Ports, RingAdded, RingKey, RowKey, Wanted, Watched};
 use crate::error::memory;
 use crate::log::{Line, Log};
+use rustix::fd::BorrowedFd;
 use unmet::{Short, Unmet, UnmetList};
 
 pub(crate) mod unmet;
@@ -85,6 +88,8 @@ impl std::fmt::Debug for Filter {
 #[derive(Debug)]
 pub(crate) struct Subscription {
     pub(crate) options: RowOptions,
+    /// The group for which it pulls.
+    group: Option<Group>,
     /// The bell line on which the subscriber sleeps.
     pub(crate) line: usize,
     /// Who reads on behalf of others gets no row at the rings of topics that they may not read.
@@ -161,7 +166,13 @@ impl Subscription {
         let (arrivals, known) = (Mutex::new(Vec::new()), Mutex::new(Known::default()));
         let unmet = Mutex::new(UnmetList::default());
         let (version, begun) = (AtomicU64::new(0), AtomicU64::new(0));
-        Self { options, line, filter: Mutex::new(None), arrivals, version, begun, known, unmet }
+        let (group, filter) = (None, Mutex::new(None));
+        Self { options, group, line, filter, arrivals, version, begun, known, unmet }
+    }
+
+    /// One that pulls for a group.
+    pub(crate) fn for_group(options: RowOptions, line: usize, group: Group) -> Self {
+        Self { group: Some(group), ..Self::new(options, line) }
     }
 
     /// Rings that are met from now on get a row only if the filter says so.
@@ -212,7 +223,9 @@ impl Subscription {
 
     /// Lets a row whose publisher is gone begin without a seat.
     fn start_without_seat(&self, row: &RowShared) {
-        if !row.is_attached() && !row.is_refused() && row.peer().life().is_gone() {
+        // Without a seat a puller has no claims, and takes nothing.
+        let pulls = self.group.is_some();
+        if !pulls && !row.is_attached() && !row.is_refused() && row.peer().life().is_gone() {
             self.begin(row);
             row.start_without_seat();
             self.settle();
@@ -350,6 +363,8 @@ pub(crate) struct PortTable {
     changed: Condvar,
     /// The node of this process, if it has one.
     carrier: Mutex<Option<Arc<dyn Carrier>>>,
+    /// The claims files of the processes from which we pull.
+    claims: Mutex<BTreeMap<ProcessId, Region>>,
     pub(crate) budget: Arc<HoldBudget>,
 }
 
@@ -373,6 +388,7 @@ impl PortTable {
             changes: Mutex::new(0),
             changed: Condvar::new(),
             carrier: Mutex::new(None),
+            claims: Mutex::new(BTreeMap::new()),
             budget: Arc::new(HoldBudget::new(u64::from(HOLDS_MAX), HOLD_BYTES_MAX)),
         }
     }
@@ -454,7 +470,8 @@ impl PortTable {
                 break;
             }
             work += SWEEP_RING + ring.seated();
-            ring.reap();
+            let reaped = ring.reap();
+            self.tell_returned(ring, reaped);
             Self::measure(ring, &mut samples, now_ns);
             if ring.is_free() {
                 free.push(*index);
@@ -465,6 +482,13 @@ impl PortTable {
         for index in free {
             rings.remove(&index);
             samples.remove(&index);
+        }
+    }
+
+    /// Wakes those who may take what a puller has left.
+    fn tell_returned(&self, ring: &RingShared, reaped: Reaped) {
+        if reaped.returned > 0 {
+            self.ring_bell(Bell::line_of(ring.entry().topic.load(Ordering::Relaxed)));
         }
     }
 
@@ -553,6 +577,18 @@ impl PortTable {
     }
 }
 
+impl PortTable {
+    /// The claims file of a process, mapped once while it is there.
+    fn claims_of(&self, process: ProcessId, fd: BorrowedFd<'_>) -> Result<Region, ShmError> {
+        if let Some(known) = lock(&self.claims).get(&process) {
+            return Ok(known.clone());
+        }
+        let mapped = file::map(fd, process)?;
+        lock(&self.claims).insert(process, mapped.clone());
+        Ok(mapped)
+    }
+}
+
 /// A publisher that a subscription has been told of.
 struct Found<'a> {
     peer: &'a Arc<PeerArena>,
@@ -573,7 +609,8 @@ impl PortTable {
     ) -> Option<Arc<RowShared>> {
         let (process, topic) = (found.peer.process(), found.topic);
         let options = RowOptions { created_ns: found.since_ns, ..subscription.options };
-        let made = RowShared::create(&self.own, found.peer, found.ring, &options, &self.budget);
+        let group = subscription.group.as_ref().map_or(0, |group| group.name().id().0);
+        let made = RowShared::create_for(&self.own, found.peer, found.ring, &options, group, &self.budget);
         let row = match made {
             Ok(row) => row,
             Err(ShmError::Refused { what }) => {
@@ -673,6 +710,40 @@ impl Ports for PortTable {
         seat.map(SeatIndex).map_err(|error| error.to_string())
     }
 
+    fn join(&self, join: &Join<'_>) -> Result<(GroupPlace, Arc<ClaimsFile>), String> {
+        let ring = lock(&self.rings).get(&join.ring.index.0).cloned();
+        let ring = ring.filter(|ring| ring.key() == entry_of(join.ring)).ok_or("the pusher is gone")?;
+        let place = ring.attach_puller(join.subscriber, row_entry(join.row), join.group);
+        self.change();
+        let place = place.map_err(|error| error.to_string())?;
+        Ok((place, self.own.claims().map_err(|error| error.to_string())?))
+    }
+
+    fn joined(
+        &self,
+        publisher: ProcessId,
+        ring: RingKey,
+        row: RowKey,
+        place: GroupPlace,
+        claims: BorrowedFd<'_>,
+    ) {
+        let run = self.claims_of(publisher, claims).and_then(|file| Run::of(&file, place.run));
+        match run {
+            Ok(run) => {
+                let found = lock(&self.waiting).get(&row.index.0).and_then(|(found, _)| found.upgrade());
+                if let Some(found) = found.filter(|found| found.key() == row_entry(row)) {
+                    found.take_place(run, place.owner);
+                }
+                self.attached(publisher, ring, row, Ok(SeatIndex(place.seat)));
+            }
+            Err(error) => {
+                let reason = format!("the claims of the pusher are refused: {error}");
+                self.warn(Line::Refusal, || reason.clone());
+                self.attached(publisher, ring, row, Err(reason));
+            }
+        }
+    }
+
     fn attached(&self, publisher: ProcessId, ring: RingKey, row: RowKey, seat: Result<SeatIndex, String>) {
         let (ring, row) = (entry_of(ring), row_entry(row));
         let mut waiting = lock(&self.waiting);
@@ -705,8 +776,10 @@ impl Ports for PortTable {
 
     fn gone(&self, process: ProcessId) {
         let rings: Vec<Arc<RingShared>> = lock(&self.rings).values().cloned().collect();
+        lock(&self.claims).remove(&process);
         for ring in rings {
             let reaped = ring.reap();
+            self.tell_returned(&ring, reaped);
             if reaped.died > 0 {
                 // Who died is said once, by the control thread.
                 tracing::debug!(target: "busway::ports", process = %process, "a subscriber's process is gone");

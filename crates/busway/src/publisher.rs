@@ -139,6 +139,20 @@ impl PublisherBuilder {
 
     /// As [`PublisherBuilder::open`], also for what the bus says of itself.
     pub(crate) fn open_reserved(self) -> Result<Publisher, Error> {
+        self.open_with(None)
+    }
+
+    /// As [`PublisherBuilder::open`], of a ring for groups, which waits so long for pullers where there are none.
+    pub(crate) fn open_for_groups(self, late_join: Duration) -> Result<Publisher, Error> {
+        if let Ok(topic) = &self.topic
+            && topic.is_reserved()
+        {
+            Topic::new(topic.as_str())?;
+        }
+        self.open_with(Some(late_join))
+    }
+
+    fn open_with(self, late_join: Option<Duration>) -> Result<Publisher, Error> {
         let topic = self.topic?;
         let core = self.bus.core.clone();
         core.check()?;
@@ -160,8 +174,14 @@ impl PublisherBuilder {
             relay: false,
         };
         let place = format!("publisher of {topic}");
-        let (writer, ring) =
-            RingWriter::create(&core.own, &topic, port, options).map_err(|error| memory(&error, &place))?;
+        let made = match late_join {
+            None => RingWriter::create(&core.own, &topic, port, options),
+            Some(wait) => {
+                let wait_ns = u64::try_from(wait.as_nanos()).unwrap_or(u64::MAX);
+                RingWriter::create_for_groups(&core.own, &topic, port, options, wait_ns)
+            }
+        };
+        let (writer, ring) = made.map_err(|error| memory(&error, &place))?;
         core.ports.add_ring(&ring);
         let created_ns = ring.entry().created_ns.load(busway_shm::sync::Ordering::Relaxed);
         let record = PublisherRecord {
@@ -193,9 +213,13 @@ impl PublisherBuilder {
             relays: false,
         };
         // From here on the drop of `publisher` takes everything back.
-        let matched = publisher.core.control.publish(record, deadline)?;
+        let matched = match late_join {
+            None => publisher.core.control.publish(record, deadline)?,
+            Some(_) => publisher.core.control.push(record, deadline)?,
+        };
         let wanted = matched.len();
-        publisher.core.wait_for(deadline, QUIET, || ring.seated() + past(&ring) >= wanted);
+        let seated = || if late_join.is_some() { ring.pullers() } else { ring.seated() };
+        publisher.core.wait_for(deadline, QUIET, || seated() + past(&ring) >= wanted);
         Ok(publisher)
     }
 }
@@ -506,6 +530,26 @@ impl Publisher {
             return 0;
         }
         self.writer.shared().seated()
+    }
+
+    /// Pullers that are attached now; 0 in a child made by `fork`.
+    pub(crate) fn pullers(&self) -> usize {
+        if self.core.own.forked() { 0 } else { self.writer.shared().pullers() }
+    }
+
+    /// Waits until at least `count` pullers are attached; returns how many are.
+    pub(crate) fn wait_for_pullers(&self, count: usize, timeout: Duration) -> Result<usize, Error> {
+        self.core.check()?;
+        let enough = || self.pullers() >= count || self.core.is_closed();
+        self.core.wait_for(Deadline::after(timeout), timeout, enough);
+        self.core.check()?;
+        let attached = self.pullers();
+        if attached >= count {
+            return Ok(attached);
+        }
+        Err(Error::new(Code::TimedOut, format!("{attached} of {count} pullers came within {timeout:?}"))
+            .at(format!("topic {}", self.topic))
+            .remedy("start pullers first, or wait longer"))
     }
 
     /// Waits until at least `count` subscribers are attached; returns how many are.

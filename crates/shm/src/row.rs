@@ -10,7 +10,7 @@
 //! stored before a fence after which the slot was unchanged; a hold never moves to another word. (W3)
 //! `cursor - first` = delivered + dropped: every sequence that was passed is counted once, before it is passed (`ledger`).
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use busway_wire::Cause;
 use busway_wire::Header;
@@ -18,6 +18,8 @@ use busway_wire::Policy;
 use busway_wire::{PortId, RingIndex};
 
 use crate::arena::{OwnArena, PeerArena};
+use crate::claims::Owner;
+use crate::claims::file::Run;
 use crate::clock;
 use crate::error::ShmError;
 use crate::heap::Table;
@@ -91,6 +93,8 @@ pub struct RowShared {
     looked_at: AtomicU64,
     /// The head when the row began to read: what is older it was not there for.
     joined_at: AtomicU64,
+    /// Of a puller's row, once it has its seat: the claims of its group, and as whom it claims.
+    place: OnceLock<(Run, Owner)>,
 }
 
 /// The row waits for its seat.
@@ -166,6 +170,7 @@ impl RowShared {
             attached: AtomicU64::new(WAITING),
             looked_at: AtomicU64::new(u64::MAX),
             joined_at: AtomicU64::new(0),
+            place: OnceLock::new(),
             entry,
         };
         row.fill(options, group, holds_at, wanted);
@@ -281,6 +286,17 @@ impl RowShared {
     /// Whether the row has begun to read.
     pub fn is_attached(&self) -> bool {
         self.attached.load(Ordering::Acquire) == SEATED
+    }
+
+    /// Called by the control thread before [`RowShared::attached`]: where a puller's claims are.
+    pub fn take_place(&self, run: Run, owner: Owner) {
+        // Told twice after a take-over: it is the same.
+        let _ = self.place.set((run, owner));
+    }
+
+    /// The claims of a puller that has its seat.
+    pub fn place_in_group(&self) -> Option<(Run, Owner)> {
+        self.place.get().filter(|_| self.is_attached()).cloned()
     }
 
     /// Whether its reader may find something: a message behind the cursor, or that the publisher is gone.

@@ -14,6 +14,7 @@ use serde::de::{SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::error::{DecodeError, EncodeError};
+use crate::group::Group;
 use crate::header::{HEADER_SIZE, Header, Kind};
 use crate::ids::{Generation, PortId, ProcessId, RingIndex, RowIndex, SeatIndex};
 use crate::limits::{CONTROL_BYTES_MAX, MATCHED_MAX, REASON_BYTES_MAX};
@@ -245,6 +246,73 @@ pub enum Control {
     },
     /// Holder to member that watches: all subscriptions have been named; what was not is gone.
     WatchEnd {},
+    /// Member to holder: it publishes for groups: `Pull` matches it, and `Subscribe` does not. Answered by `Published`; ends
+    /// with `Unpublish`.
+    Push {
+        /// The pusher.
+        port: PortId,
+        /// Its topic.
+        topic: Topic,
+        /// Where its ring lies in the member's arena.
+        ring: RingIndex,
+        /// The ring's generation.
+        generation: Generation,
+        /// When it was opened, in nanoseconds of the host's monotonic clock.
+        created_ns: u64,
+    },
+    /// Member to holder: it pulls for a group. Answered as `Subscribe`; ends with `Unsubscribe`.
+    Pull {
+        /// The subscription.
+        port: PortId,
+        /// What it asks for.
+        pattern: Pattern,
+        /// For which group.
+        group: Group,
+        /// When it was opened, in nanoseconds of the host's monotonic clock.
+        created_ns: u64,
+    },
+    /// Puller to holder to pusher: take this row into its group. Descriptors as with `Attach`; refused by `AttachRefused`.
+    Join {
+        /// The pusher's process.
+        publisher: ProcessId,
+        /// The ring.
+        ring: RingIndex,
+        /// The ring's generation.
+        generation: Generation,
+        /// The puller's process.
+        subscriber: ProcessId,
+        /// The subscription.
+        subscription: PortId,
+        /// The row in the puller's arena.
+        row: RowIndex,
+        /// The row's generation.
+        row_generation: Generation,
+        /// Its group.
+        group: Group,
+    },
+    /// Pusher to holder to puller: the row has a seat, and claims for its group. Descriptor: the pusher's claims file.
+    Joined {
+        /// The pusher's process.
+        publisher: ProcessId,
+        /// The ring.
+        ring: RingIndex,
+        /// The ring's generation.
+        generation: Generation,
+        /// The puller's process.
+        subscriber: ProcessId,
+        /// The row.
+        row: RowIndex,
+        /// The row's generation.
+        row_generation: Generation,
+        /// Its seat at the ring.
+        seat: SeatIndex,
+        /// Where in the claims file the group's run lies.
+        offset: u64,
+        /// The claim words of the run.
+        slots: u32,
+        /// As whom the row claims.
+        owner: u16,
+    },
 }
 
 macro_rules! control_kinds {
@@ -311,6 +379,10 @@ control_kinds!(
     Wanted,
     Unwanted,
     WatchEnd,
+    Push,
+    Pull,
+    Join,
+    Joined,
 );
 
 impl ControlKind {

@@ -231,6 +231,7 @@ fn is_of(value: &str, of: &str) -> bool {
         "text" => {
             ["\"", "Topic(", "Exact(", "Tokens(", "Prefix("].iter().any(|start| value.starts_with(start))
         }
+        "Group" => value.starts_with("Group {"),
         "Policy" => ["Block", "DropNewest"].iter().any(|start| value.starts_with(start)),
         "option of u64" => value.starts_with("Some("),
         // A secret: only its length is shown.

@@ -98,6 +98,14 @@ impl Beside {
             Beside::Own(enclosed) => enclosed,
         }
     }
+
+    /// A claims file, if that is what lay there.
+    pub(super) fn into_claims(self) -> Option<Enclosed> {
+        match self {
+            Beside::Received(fds) => Enclosed::claims_from(fds),
+            Beside::Own(enclosed) => enclosed.filter(|enclosed| enclosed.single().is_some()),
+        }
+    }
 }
 
 /// See the head of this file.

@@ -9,6 +9,7 @@
 
 use crate::error::{Code, Error, system};
 use busway_shm::arena::OwnArena;
+use busway_shm::claims::file::ClaimsFile;
 use busway_shm::domain::Domain;
 use busway_shm::error::ShmError;
 use busway_shm::fork::PrivateFd;
@@ -65,6 +66,10 @@ pub(super) enum Enclosed {
     Member(Arc<MemberFds>),
     /// The domain segment.
     Domain(Arc<Domain>),
+    /// Our own claims file.
+    OwnClaims(Arc<ClaimsFile>),
+    /// That of another process.
+    Claims(Arc<PrivateFd>),
 }
 
 impl Enclosed {
@@ -74,6 +79,8 @@ impl Enclosed {
             Enclosed::Own(own) => vec![own.arena_fd(), own.bulk_fd()],
             Enclosed::Member(fds) => vec![fds.arena.as_fd(), fds.bulk.as_fd()],
             Enclosed::Domain(domain) => vec![domain.fd()],
+            Enclosed::OwnClaims(claims) => vec![claims.fd()],
+            Enclosed::Claims(fd) => vec![fd.as_fd()],
         }
     }
 
@@ -83,6 +90,22 @@ impl Enclosed {
             [arena, bulk] => Some((arena, bulk)),
             _ => None,
         }
+    }
+}
+
+impl Enclosed {
+    /// The one descriptor, if that is what it is.
+    pub(super) fn single(&self) -> Option<BorrowedFd<'_>> {
+        match self.borrowed()[..] {
+            [fd] => Some(fd),
+            _ => None,
+        }
+    }
+
+    /// A claims file, if one descriptor came.
+    pub(super) fn claims_from(fds: Vec<OwnedFd>) -> Option<Enclosed> {
+        let [claims] = <[OwnedFd; 1]>::try_from(fds).ok()?;
+        Some(Enclosed::Claims(Arc::new(PrivateFd::new(claims).ok()?)))
     }
 }
 

@@ -10,12 +10,14 @@ use super::channel::{ChannelError, Enclosed};
 use super::member::Stage;
 use super::shared::{Answer, Phase, Question, Registration};
 use super::thread::{Standing, Worker};
-use super::{Attach, RingAdded, RingKey, RowKey, Unmatched, VERSION, Wanted, Watched};
+use super::{Attach, GroupPlace, Join, RingAdded, RingKey, RowKey, Unmatched, VERSION, Wanted, Watched};
 use crate::error::{Code, Error, memory};
 use crate::log::Line;
 use busway_shm::arena::PeerArena;
+use busway_shm::claims::Owner;
+use busway_shm::claims::file::RunAt;
 use busway_shm::domain::Domain;
-use busway_wire::{Control as Message, ProcessId};
+use busway_wire::{Control as Message, ProcessId, SeatIndex};
 use rustix::fd::AsFd;
 use std::sync::Arc;
 
@@ -36,6 +38,8 @@ impl Worker {
             }),
             Message::RingAdded { .. } => self.ring_added(message, beside, now_ns),
             Message::Attach { .. } => self.attach(message, beside, now_ns),
+            Message::Join { .. } => self.join(message, beside, now_ns),
+            Message::Joined { .. } => self.joined(message, beside, now_ns),
             Message::Attached { publisher, ring, generation, row, row_generation, seat, .. } => {
                 let (ring, row) = keys(ring, generation, row, row_generation);
                 self.base.ports.attached(publisher, ring, row, Ok(seat));
@@ -78,6 +82,8 @@ impl Worker {
             | Message::Publish { .. }
             | Message::Unpublish { .. }
             | Message::Subscribe { .. }
+            | Message::Push { .. }
+            | Message::Pull { .. }
             | Message::Unsubscribe { .. }
             | Message::Inspect {}
             | Message::Watch {}
@@ -156,8 +162,8 @@ impl Worker {
         // Met first: descriptors come once, also if the subscription has gone meanwhile.
         let Some(peer) = self.meet(process, beside, now_ns) else { return };
         let policy = match self.base.shared.lock().registrations.get(&subscription) {
-            Some(Registration::Subscriber(record)) => record.policy,
-            Some(Registration::Publisher(_)) | None => return,
+            Some(Registration::Subscriber(record) | Registration::Puller(record, _)) => record.policy,
+            Some(Registration::Publisher(_) | Registration::Pusher(_)) | None => return,
         };
         let ring = RingKey { index: ring, generation };
         let added = RingAdded { subscription, peer: &peer, ring, port, topic: &topic, ring_is_older };
@@ -167,6 +173,23 @@ impl Worker {
 
     pub(super) fn ask_for_seat(&mut self, wanted: Wanted, now_ns: u64) {
         let Wanted { publisher, ring, subscription, row, policy } = wanted;
+        let group = match self.base.shared.lock().registrations.get(&subscription) {
+            Some(Registration::Puller(_, group)) => Some(group.clone()),
+            _ => None,
+        };
+        if let Some(group) = group {
+            let join = Message::Join {
+                publisher,
+                ring: ring.index,
+                generation: ring.generation,
+                subscriber: self.base.process(),
+                subscription,
+                row: row.index,
+                row_generation: row.generation,
+                group,
+            };
+            return self.say(join, now_ns);
+        }
         let attach = Message::Attach {
             publisher,
             ring: ring.index,
@@ -223,6 +246,83 @@ impl Worker {
             }
         };
         self.say(answer, now_ns);
+    }
+
+    /// A puller asks for its place in a group at a ring of ours.
+    fn join(&mut self, message: Message, beside: Beside, now_ns: u64) {
+        let Message::Join { publisher, ring, generation, subscriber, row, row_generation, group, .. } =
+            message
+        else {
+            return;
+        };
+        if publisher != self.base.process() {
+            return;
+        }
+        let answer = match self.meet(subscriber, beside, now_ns) {
+            Some(peer) => {
+                let (ring, row) = keys(ring, generation, row, row_generation);
+                self.base.ports.join(&Join { subscriber: &peer, ring, row, group: &group })
+            }
+            None => Err("the pusher cannot map the puller's memory".to_owned()),
+        };
+        match answer {
+            Ok((place, claims)) => {
+                let (seat, owner) = (SeatIndex(place.seat), place.owner.0);
+                let (offset, slots) = (place.run.offset, place.run.slots);
+                let message = Message::Joined {
+                    publisher,
+                    ring,
+                    generation,
+                    subscriber,
+                    row,
+                    row_generation,
+                    seat,
+                    offset,
+                    slots,
+                    owner,
+                };
+                self.answer(message, Enclosed::OwnClaims(claims), now_ns);
+            }
+            Err(reason) => {
+                let reason = Message::reason(&reason);
+                let message = Message::AttachRefused {
+                    publisher,
+                    ring,
+                    generation,
+                    subscriber,
+                    row,
+                    row_generation,
+                    reason,
+                };
+                self.say(message, now_ns);
+            }
+        }
+    }
+
+    /// A pusher gave a row of ours its place.
+    fn joined(&mut self, message: Message, beside: Beside, now_ns: u64) {
+        let Message::Joined {
+            publisher,
+            ring,
+            generation,
+            row,
+            row_generation,
+            seat,
+            offset,
+            slots,
+            owner,
+            ..
+        } = message
+        else {
+            return;
+        };
+        let claims = beside.into_claims();
+        let Some(fd) = claims.as_ref().and_then(Enclosed::single) else {
+            return self.lose_holder(&ChannelError::DescriptorsLost, now_ns);
+        };
+        let (ring, row) = keys(ring, generation, row, row_generation);
+        let place = GroupPlace { seat: seat.0, run: RunAt { offset, slots }, owner: Owner(owner) };
+        self.base.ports.joined(publisher, ring, row, place, fd);
     }
 
     /// The arena of a process that a message names: mapped now, if its descriptors lie beside, or known.

@@ -177,6 +177,19 @@ impl Holder {
         self.dispatch(base, out, now_ns)
     }
 
+    /// What the holder itself answers for a ring of its own, with something beside it.
+    pub(super) fn answer(
+        &mut self,
+        base: &mut Base,
+        message: Message,
+        enclosed: Enclosed,
+        now_ns: u64,
+    ) -> Next {
+        let mut out = Vec::new();
+        self.rendezvous.handle(MemberId::HOLDER, Input::Answer(message, enclosed), &mut out);
+        self.dispatch(base, out, now_ns)
+    }
+
     /// A member's connection can be read or written, or has hung up.
     pub(super) fn event(&mut self, base: &mut Base, id: MemberId, now_ns: u64) -> Next {
         let mut next = Next::Stay;
@@ -321,9 +334,23 @@ impl Holder {
             (Stage::Unidentified { .. }, _) => {
                 self.refuse(base, id, Code::ProtocolBroken, "the first message must be Hello", now_ns)
             }
-            (Stage::Joined(_), _) if !fds.is_empty() => {
-                self.refuse(base, id, Code::ProtocolBroken, "descriptors come with Hello only", now_ns)
-            }
+            (Stage::Joined(_), message @ Message::Joined { .. }) => match Enclosed::claims_from(fds) {
+                Some(claims) => {
+                    let mut out = Vec::new();
+                    self.rendezvous.handle(id, Input::Answer(message, claims), &mut out);
+                    out
+                }
+                None => {
+                    self.refuse(base, id, Code::ProtocolBroken, "a claims file comes with Joined", now_ns)
+                }
+            },
+            (Stage::Joined(_), _) if !fds.is_empty() => self.refuse(
+                base,
+                id,
+                Code::ProtocolBroken,
+                "descriptors come with Hello and Joined only",
+                now_ns,
+            ),
             (Stage::Joined(_), Message::Goodbye {}) => self.remove(base, id, Some(Leaving::Ended)),
             (Stage::Joined(_), message) => {
                 let mut out = Vec::new();

@@ -73,6 +73,11 @@ impl Member {
         self.channel.send(message, Enclosed::Nothing)
     }
 
+    /// As [`Member::tell`], with something beside it.
+    pub(super) fn tell_with(&mut self, message: &Message, enclosed: Enclosed) -> Result<(), ChannelError> {
+        self.channel.send(message, enclosed)
+    }
+
     pub(super) fn receive(&mut self, buffer: &mut Vec<u8>) -> Result<Received, ChannelError> {
         let received = self.channel.receive(buffer)?;
         if let Received::Message(..) = received {

@@ -17,8 +17,8 @@
 
 use crate::error::Code;
 use busway_wire::limits::{MATCHED_MAX, RINGS_MAX};
-use busway_wire::{Control, Generation, Policy, PortId, ProcessId, RingIndex};
-use index::{Index, Publisher, Query, Serial};
+use busway_wire::{Control, Generation, Group, Policy, PortId, ProcessId, RingIndex};
+use index::{Index, Meets, Publisher, Query, Serial};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound::{Excluded, Unbounded};
 use watch::Watch;
@@ -69,6 +69,8 @@ pub(super) enum Input<F> {
     Joined(Identity, F),
     /// A message of a member that has joined.
     Message(Control),
+    /// An answer of a member, to be handed on with what lay beside it.
+    Answer(Control, F),
     /// A member is no longer there.
     Left(Leaving),
 }
@@ -97,6 +99,8 @@ pub(super) enum Pulled {
 struct Subscription {
     query: Query,
     policy: Policy,
+    /// For which group it pulls.
+    group: Option<Group>,
     created_ns: u64,
     /// The last publisher that was looked at.
     seen: Serial,
@@ -199,8 +203,11 @@ impl<F: Clone> Rendezvous<F> {
             Input::Joined(identity, fds) => self.join(from, identity, fds),
             Input::Left(leaving) => self.leave(from, leaving, out),
             Input::Message(message) if self.members.contains_key(&from) => self.message(from, message, out),
+            Input::Answer(message, beside) if self.members.contains_key(&from) => {
+                self.relay_answer(from, message, Some(beside), out);
+            }
             // Its last words, read after it was refused.
-            Input::Message(_) => {}
+            Input::Message(_) | Input::Answer(..) => {}
         }
     }
 
@@ -287,19 +294,35 @@ impl<F: Clone> Rendezvous<F> {
     fn message(&mut self, from: MemberId, message: Control, out: &mut Vec<Output<F>>) {
         match message {
             Control::Publish { port, topic, ring, generation, created_ns, relay } => {
-                let publisher = Publisher { member: from, port, topic, ring, generation, created_ns, relay };
+                let (member, meets) = (from, Meets::Subscribers);
+                let publisher = Publisher { member, port, topic, ring, generation, created_ns, relay, meets };
+                self.publish(publisher, out);
+            }
+            Control::Push { port, topic, ring, generation, created_ns } => {
+                let (member, relay, meets) = (from, false, Meets::Groups);
+                let publisher = Publisher { member, port, topic, ring, generation, created_ns, relay, meets };
                 self.publish(publisher, out);
             }
             Control::Unpublish { port } => self.unpublish(from, port),
             Control::Subscribe { port, pattern, policy, created_ns, export } => {
                 let (seen, found, answered) = (Serial::default(), 0, false);
-                let query = Query { pattern, export };
-                let subscription = Subscription { query, policy, created_ns, seen, found, answered };
+                let query = Query { pattern, export, meets: Meets::Subscribers };
+                let group = None;
+                let subscription = Subscription { query, policy, group, created_ns, seen, found, answered };
+                self.subscribe(from, port, subscription, out);
+            }
+            Control::Pull { port, pattern, group, created_ns } => {
+                let (seen, found, answered) = (Serial::default(), 0, false);
+                let query = Query { pattern, export: false, meets: Meets::Groups };
+                let (policy, group) = (Policy::default(), Some(group));
+                let subscription = Subscription { query, policy, group, created_ns, seen, found, answered };
                 self.subscribe(from, port, subscription, out);
             }
             Control::Unsubscribe { port } => self.unsubscribe(from, port),
-            Control::Attach { .. } => self.relay_attach(from, message, out),
-            Control::Attached { .. } | Control::AttachRefused { .. } => self.relay_answer(from, message, out),
+            Control::Attach { .. } | Control::Join { .. } => self.relay_attach(from, message, out),
+            Control::Attached { .. } | Control::AttachRefused { .. } => {
+                self.relay_answer(from, message, None, out);
+            }
             Control::Inspect { .. } => {
                 self.member(from).inspecting = Some(Listed::default());
                 self.pending.insert(from);
@@ -310,6 +333,9 @@ impl<F: Clone> Rendezvous<F> {
                 out.push(Output::HandOver { to });
             }
             Control::Goodbye { .. } => self.leave(from, Leaving::Ended, out),
+            Control::Joined { .. } => {
+                refuse(from, Code::ProtocolBroken, "a claims file comes with Joined", out);
+            }
             Control::Hello { .. }
             | Control::Welcome { .. }
             | Control::Refused { .. }
@@ -330,8 +356,8 @@ impl<F: Clone> Rendezvous<F> {
     }
 
     fn publish(&mut self, publisher: Publisher, out: &mut Vec<Output<F>>) {
-        let (from, port, topic) = (publisher.member, publisher.port, publisher.topic.clone());
-        let relay = publisher.relay;
+        let (from, port) = (publisher.member, publisher.port);
+        let matched = self.index.subscriptions_of(&publisher);
         let known = self.member(from).publishers.get(&port).copied();
         let repeated = known.and_then(|serial| self.index.publisher(serial)) == Some(&publisher);
         if !repeated {
@@ -352,7 +378,7 @@ impl<F: Clone> Rendezvous<F> {
             let serial = self.index.add_publisher(publisher);
             self.member(from).publishers.insert(port, serial);
         }
-        for (member, subscription) in self.index.subscriptions_of(&topic, relay) {
+        for (member, subscription) in matched {
             let found = self.members.get_mut(&member).expect("the index holds what members registered");
             found.unfinished.insert(subscription);
             self.pending.insert(member);
@@ -365,8 +391,7 @@ impl<F: Clone> Rendezvous<F> {
 
     fn answer_publisher(&mut self, serial: Serial, out: &mut Vec<Output<F>>) {
         let publisher = self.index.publisher(serial).expect("what a member registered is in the index");
-        let matched =
-            self.index.subscriptions_of(&publisher.topic, publisher.relay).into_iter().take(MATCHED_MAX);
+        let matched = self.index.subscriptions_of(publisher).into_iter().take(MATCHED_MAX);
         let matched = matched.map(|(member, _)| self.members[&member].identity.process).collect();
         let message = Control::Published { port: publisher.port, matched };
         out.push(Output::Send { to: publisher.member, message, fds: None });

@@ -15,7 +15,7 @@ use busway_shm::fork::PrivateFd;
 use busway_shm::sync::{AtomicBool, Ordering};
 use busway_shm::sys::event;
 use busway_wire::limits::RINGS_MAX;
-use busway_wire::{Control as Message, PortId, ProcessId};
+use busway_wire::{Control as Message, Group, PortId, ProcessId};
 use rustix::fd::{AsFd, BorrowedFd};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -53,13 +53,17 @@ impl Phase {
 pub(super) enum Registration {
     Publisher(PublisherRecord),
     Subscriber(SubscriberRecord),
+    /// A publisher for groups.
+    Pusher(PublisherRecord),
+    /// A subscriber for a group.
+    Puller(SubscriberRecord, Group),
 }
 
 impl Registration {
     pub(super) fn port(&self) -> PortId {
         match self {
-            Registration::Publisher(record) => record.port,
-            Registration::Subscriber(record) => record.port,
+            Registration::Publisher(record) | Registration::Pusher(record) => record.port,
+            Registration::Subscriber(record) | Registration::Puller(record, _) => record.port,
         }
     }
 
@@ -72,6 +76,22 @@ impl Registration {
             Registration::Subscriber(SubscriberRecord { port, pattern, policy, created_ns, export }) => {
                 Message::Subscribe { port, pattern, policy, created_ns, export }
             }
+            Registration::Pusher(PublisherRecord { port, topic, ring, created_ns, relay: _ }) => {
+                let (ring, generation) = (ring.index, ring.generation);
+                Message::Push { port, topic, ring, generation, created_ns }
+            }
+            Registration::Puller(record, group) => {
+                let SubscriberRecord { port, pattern, policy: _, created_ns, export: _ } = record;
+                Message::Pull { port, pattern, group, created_ns }
+            }
+        }
+    }
+
+    /// Whether it reads.
+    fn subscribes(&self) -> bool {
+        match self {
+            Registration::Publisher(_) | Registration::Pusher(_) => false,
+            Registration::Subscriber(_) | Registration::Puller(..) => true,
         }
     }
 }
@@ -204,15 +224,15 @@ impl Shared {
             return Err(closed());
         }
         let publishers = state.registrations.len() - state.subscribers;
-        match &registration {
-            Registration::Publisher(_) if publishers >= RINGS_MAX as usize => return Err(too_many()),
-            Registration::Subscriber(_) if state.subscribers >= SUBSCRIBERS_MAX => return Err(too_many()),
-            Registration::Publisher(_) => {}
-            Registration::Subscriber(_) => state.subscribers += 1,
+        let subscribes = registration.subscribes();
+        let (found, most) =
+            if subscribes { (state.subscribers, SUBSCRIBERS_MAX) } else { (publishers, RINGS_MAX as usize) };
+        if found >= most {
+            return Err(too_many());
         }
-        if let Some(Registration::Subscriber(_)) = state.registrations.insert(port, registration) {
-            state.subscribers -= 1;
-        }
+        let before = state.registrations.insert(port, registration);
+        state.subscribers += usize::from(subscribes);
+        state.subscribers -= usize::from(before.is_some_and(|before| before.subscribes()));
         state.unsent.insert(port);
         if answers == Answers::Wanted {
             state.answers.insert(port, None);
@@ -227,8 +247,7 @@ impl Shared {
         let mut state = self.lock();
         match state.registrations.remove(&port) {
             None => return,
-            Some(Registration::Publisher(_)) => {}
-            Some(Registration::Subscriber(_)) => state.subscribers -= 1,
+            Some(registration) => state.subscribers -= usize::from(registration.subscribes()),
         }
         state.unsent.remove(&port);
         state.withdrawn.push(message);
@@ -240,8 +259,8 @@ impl Shared {
     pub(super) fn forget(&self, port: PortId) {
         let message = match self.lock().registrations.get(&port) {
             None => return,
-            Some(Registration::Publisher(_)) => Message::Unpublish { port },
-            Some(Registration::Subscriber(_)) => Message::Unsubscribe { port },
+            Some(registration) if registration.subscribes() => Message::Unsubscribe { port },
+            Some(_) => Message::Unpublish { port },
         };
         self.withdraw(port, message);
     }

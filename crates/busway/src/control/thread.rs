@@ -8,7 +8,7 @@
 //! Invariant: the thread holds the lock exactly while its role is `Holder`.
 
 use super::base::{Base, Interest, Token};
-use super::channel::{ChannelError, Received, explain};
+use super::channel::{ChannelError, Enclosed, Received, explain};
 use super::holder::{Holder, Next};
 use super::lock::LockFile;
 use super::member::{Member, Search, Turn};
@@ -177,12 +177,29 @@ impl Worker {
             Standing::Member { member, .. } => match message {
                 Message::Publish { .. }
                 | Message::Subscribe { .. }
+                | Message::Push { .. }
+                | Message::Pull { .. }
                 | Message::Inspect {}
                 | Message::HandOver {} => member.ask(&message, now_ns),
                 other => member.tell(&other),
             },
             Standing::Holding(holder) => {
                 let next = holder.say(&mut self.base, message, now_ns);
+                return self.follow(next, now_ns);
+            }
+        };
+        if let Err(error) = result {
+            self.lose_holder(&error, now_ns);
+        }
+    }
+
+    /// As [`Worker::say`], of an answer that has something beside it.
+    pub(super) fn answer(&mut self, message: Message, enclosed: Enclosed, now_ns: u64) {
+        let result = match &mut self.standing {
+            Standing::Searching(_) => Ok(()),
+            Standing::Member { member, .. } => member.tell_with(&message, enclosed),
+            Standing::Holding(holder) => {
+                let next = holder.answer(&mut self.base, message, enclosed, now_ns);
                 return self.follow(next, now_ns);
             }
         };

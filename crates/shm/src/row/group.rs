@@ -77,8 +77,7 @@ impl Task {
 
     /// The message was handled. `false`: too late, it was given to another.
     pub fn done(self) -> bool {
-        let in_time = !self.row.own.forked() && self.run.claims().done(self.claim);
-        self.ended(in_time)
+        !self.row.own.forked() && self.ended(self.run.claims().done(self.claim))
     }
 
     /// The message was not handled: another puller gets it, or the same. `false`: that was done by somebody already.
@@ -92,8 +91,7 @@ impl Task {
 
     /// The message is lost, and counted as such.
     pub fn lose(self, cause: Cause) -> bool {
-        let in_time = !self.row.own.forked() && self.run.claims().lose(self.claim, cause as u8);
-        self.ended(in_time)
+        !self.row.own.forked() && self.ended(self.run.claims().lose(self.claim, cause as u8))
     }
 
     fn ended(&self, in_time: bool) -> bool {

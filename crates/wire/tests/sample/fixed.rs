@@ -1,8 +1,8 @@
 //! One fixed control message of each kind, for golden bytes and for the names of the fields.
 
 use busway_wire::{
-    Control, ControlKind, Generation, Pattern, Policy, PortId, ProcessId, RingIndex, RowIndex, SeatIndex,
-    Topic,
+    Acknowledge, Control, ControlKind, Generation, Group, Pattern, Policy, PortId, ProcessId, RingIndex,
+    RowIndex, SeatIndex, Topic,
 };
 
 /// The fixed message of a kind. A random one of a fixed seed would move with the generator.
@@ -70,8 +70,52 @@ pub(crate) fn control(kind: ControlKind) -> Control {
         ControlKind::HandOver => Control::HandOver {},
         ControlKind::Moving => Control::Moving { to: process },
         ControlKind::Goodbye => Control::Goodbye {},
-        other => of_subscriptions(other, process, port),
+        other => of_groups(other).unwrap_or_else(|| of_subscriptions(other, process, port)),
     }
+}
+
+/// What groups say.
+fn of_groups(kind: ControlKind) -> Option<Control> {
+    let port = PortId(0x1112_1314_1516_1718);
+    let (ring, generation) = (RingIndex(3), Generation(300));
+    let (publisher, subscriber) = (ProcessId(5), ProcessId(600));
+    let (row, row_generation) = (RowIndex(7), Generation(8));
+    let (topic, created_ns) = (Topic::new("price.tick").unwrap(), 1_000_000_007);
+    let acknowledge = Acknowledge { within_ms: 30_000, attempts: 5 };
+    let group = Group::new(Topic::new("resizers").unwrap(), Some(acknowledge)).unwrap();
+    Some(match kind {
+        ControlKind::Push => Control::Push { port, topic, ring, generation, created_ns },
+        ControlKind::Pull => {
+            let pattern = Pattern::parse("price.>").unwrap();
+            Control::Pull { port, pattern, group, created_ns }
+        }
+        ControlKind::Join => Control::Join {
+            publisher,
+            ring,
+            generation,
+            subscriber,
+            subscription: port,
+            row,
+            row_generation,
+            group,
+        },
+        ControlKind::Joined => {
+            let (seat, offset, slots, owner) = (SeatIndex(10), 4096, 1024, 3);
+            Control::Joined {
+                publisher,
+                ring,
+                generation,
+                subscriber,
+                row,
+                row_generation,
+                seat,
+                offset,
+                slots,
+                owner,
+            }
+        }
+        _ => return None,
+    })
 }
 
 /// What tells of subscriptions.

@@ -1,8 +1,8 @@
 //! Random control messages from a seed: within all bounds, small numbers and large ones alike.
 
 use busway_wire::{
-    Control, ControlKind, Generation, Pattern, Policy, PortId, ProcessId, RingIndex, RowIndex, SeatIndex,
-    Topic,
+    Acknowledge, Control, ControlKind, Generation, Group, Pattern, Policy, PortId, ProcessId, RingIndex,
+    RowIndex, SeatIndex, Topic,
 };
 
 /// A random message of this kind.
@@ -75,8 +75,46 @@ pub(crate) fn control(kind: ControlKind, rng: &mut fastrand::Rng) -> Control {
         ControlKind::HandOver => Control::HandOver {},
         ControlKind::Moving => Control::Moving { to: process },
         ControlKind::Goodbye => Control::Goodbye {},
-        other => of_subscriptions(other, process, port, rng),
+        other => of_groups(other, rng).unwrap_or_else(|| of_subscriptions(other, process, port, rng)),
     }
+}
+
+/// What groups say.
+fn of_groups(kind: ControlKind, rng: &mut fastrand::Rng) -> Option<Control> {
+    let (port, ring, generation) = (PortId(number(rng)), RingIndex(small(rng)), Generation(small(rng)));
+    let (publisher, subscriber) = (ProcessId(number(rng)), ProcessId(number(rng)));
+    let (row, row_generation) = (RowIndex(small(rng)), Generation(small(rng)));
+    let created_ns = number(rng);
+    Some(match kind {
+        ControlKind::Push => Control::Push { port, topic: topic(rng), ring, generation, created_ns },
+        ControlKind::Join => {
+            let (subscription, group) = (port, group(rng));
+            Control::Join {
+                publisher,
+                ring,
+                generation,
+                subscriber,
+                subscription,
+                row,
+                row_generation,
+                group,
+            }
+        }
+        ControlKind::Joined => Control::Joined {
+            publisher,
+            ring,
+            generation,
+            subscriber,
+            row,
+            row_generation,
+            seat: SeatIndex(small(rng)),
+            offset: number(rng),
+            slots: small(rng),
+            owner: rng.u16(..) >> rng.u32(0..16),
+        },
+        ControlKind::Pull => Control::Pull { port, pattern: pattern(rng), group: group(rng), created_ns },
+        _ => return None,
+    })
 }
 
 /// What tells of subscriptions.
@@ -141,6 +179,11 @@ fn pattern(rng: &mut fastrand::Rng) -> Pattern {
         _ => format!("^{topic}"),
     };
     Pattern::parse(&text).unwrap()
+}
+
+fn group(rng: &mut fastrand::Rng) -> Group {
+    let how = Acknowledge { within_ms: rng.u32(1..=86_400_000), attempts: rng.u8(1..=62) };
+    Group::new(topic(rng), rng.bool().then_some(how)).unwrap()
 }
 
 fn policy(rng: &mut fastrand::Rng) -> Policy {

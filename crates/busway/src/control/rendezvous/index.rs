@@ -16,6 +16,15 @@ use std::ops::Bound::{Excluded, Included, Unbounded};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Serial(u64);
 
+/// Whom a port meets: publishers for groups meet pullers, all others meet subscribers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Meets {
+    /// Everybody gets each message.
+    Subscribers,
+    /// One puller of each group gets each message.
+    Groups,
+}
+
 /// A publisher as it was registered.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Publisher {
@@ -27,6 +36,7 @@ pub(super) struct Publisher {
     pub(super) created_ns: u64,
     /// What it publishes comes from another host.
     pub(super) relay: bool,
+    pub(super) meets: Meets,
 }
 
 /// What a subscription asks for.
@@ -35,11 +45,19 @@ pub(super) struct Query {
     pub(super) pattern: Pattern,
     /// On behalf of another host: relays do not match.
     pub(super) export: bool,
+    pub(super) meets: Meets,
 }
 
 impl Query {
-    pub(super) fn matches(&self, topic: &Topic, relay: bool) -> bool {
-        self.pattern.matches(topic) && !(self.export && relay)
+    /// Whether watchers are told of it: it is of this host, and asks for what other hosts can send.
+    pub(super) fn is_told(&self) -> bool {
+        !self.export && self.meets == Meets::Subscribers
+    }
+
+    pub(super) fn matches(&self, publisher: &Publisher) -> bool {
+        self.meets == publisher.meets
+            && self.pattern.matches(&publisher.topic)
+            && !(self.export && publisher.relay)
     }
 }
 
@@ -123,14 +141,14 @@ impl Index {
         assert!(removed, "what a member registered is in the index");
     }
 
-    /// Every subscription that a topic of a publisher, or of a relay, matches.
-    pub(super) fn subscriptions_of(&self, topic: &Topic, relay: bool) -> Vec<(MemberId, PortId)> {
-        let exact = self.exact_of((self.id_of)(topic));
+    /// Every subscription that a publisher, or a relay, matches.
+    pub(super) fn subscriptions_of(&self, publisher: &Publisher) -> Vec<(MemberId, PortId)> {
+        let exact = self.exact_of((self.id_of)(&publisher.topic));
         let exact = exact
-            .filter(|(_, query)| query.matches(topic, relay))
+            .filter(|(_, query)| query.matches(publisher))
             .map(|((_, member, port), _)| (*member, *port));
         let patterns =
-            self.patterns.iter().filter(|(_, query)| query.matches(topic, relay)).map(|(key, _)| *key);
+            self.patterns.iter().filter(|(_, query)| query.matches(publisher)).map(|(key, _)| *key);
         exact.chain(patterns).collect()
     }
 
@@ -146,7 +164,7 @@ impl Index {
             *visits = visits.saturating_sub(1);
             *seen = serial;
             let publisher = self.publishers.get(&serial).expect("a publisher is in both lists or in none");
-            query.matches(&publisher.topic, publisher.relay).then_some((serial, publisher))
+            query.matches(publisher).then_some((serial, publisher))
         };
         if let Some(topic) = query.pattern.exact() {
             let id = (self.id_of)(topic);
@@ -175,12 +193,26 @@ impl Index {
 
 #[cfg(test)]
 mod tests {
-    use super::{Index, Publisher, Query, Serial};
+    use super::{Index, Meets, Publisher, Query, Serial};
     use crate::control::rendezvous::MemberId;
     use busway_wire::{Generation, Pattern, PortId, RingIndex, Topic};
 
     fn query(pattern: Pattern) -> Query {
-        Query { pattern, export: false }
+        Query { pattern, export: false, meets: Meets::Subscribers }
+    }
+
+    /// A publisher of this topic that nobody has registered.
+    fn asking(topic: &Topic) -> Publisher {
+        Publisher {
+            member: MemberId(9),
+            port: PortId(u64::MAX),
+            topic: topic.clone(),
+            ring: RingIndex(0),
+            generation: Generation(1),
+            created_ns: 0,
+            relay: false,
+            meets: Meets::Subscribers,
+        }
     }
 
     fn filled(count: u32) -> Index {
@@ -197,6 +229,7 @@ mod tests {
                 generation: Generation(0),
                 created_ns: 0,
                 relay: false,
+                meets: Meets::Subscribers,
             });
         }
         index
@@ -217,13 +250,13 @@ mod tests {
             let index = filled(count);
             assert_eq!(visits(&index, &topic), 1, "among {count} publishers");
             assert_eq!(
-                index.subscriptions_of(&topic, false),
+                index.subscriptions_of(&asking(&topic)),
                 [(MemberId(1), PortId(7))],
                 "among {count} subscribers"
             );
             let absent = Topic::new("load.absent").unwrap();
             assert_eq!(visits(&index, &absent), 0, "among {count} publishers");
-            assert!(index.subscriptions_of(&absent, false).is_empty());
+            assert!(index.subscriptions_of(&asking(&absent)).is_empty());
         }
     }
 

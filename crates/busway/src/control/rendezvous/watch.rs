@@ -27,7 +27,7 @@ impl<F: Clone> Rendezvous<F> {
     /// `from` watches from now on; asked again, it is told everything again.
     pub(super) fn watch(&mut self, from: MemberId) {
         let all = self.members.iter().flat_map(|(id, member)| {
-            let told = member.subscriptions.iter().filter(|(_, found)| !found.query.export);
+            let told = member.subscriptions.iter().filter(|(_, found)| found.query.is_told());
             told.map(|(port, _)| (*id, *port))
         });
         let watch = Watch { changed: all.collect(), ..Watch::default() };
@@ -37,7 +37,7 @@ impl<F: Clone> Rendezvous<F> {
 
     /// A subscription came or went.
     pub(super) fn changed(&mut self, member: MemberId, port: PortId, query: &Query) {
-        if query.export {
+        if !query.is_told() {
             return;
         }
         for (id, watcher) in &mut self.members {
@@ -62,7 +62,7 @@ impl<F: Clone> Rendezvous<F> {
             return true;
         };
         let found = self.members.get(&member).and_then(|found| {
-            let subscription = found.subscriptions.get(&port).filter(|found| !found.query.export)?;
+            let subscription = found.subscriptions.get(&port).filter(|found| found.query.is_told())?;
             let (process, policy) = (found.identity.process, subscription.policy);
             Some(Control::Wanted { process, port, pattern: subscription.query.pattern.clone(), policy })
         });

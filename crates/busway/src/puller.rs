@@ -1,0 +1,555 @@
+//! Pulling: taking work that no other puller of the group has.
+//!
+//! A puller looks at every pusher whose topic matches, in turn, and claims the first message that nobody has (`busway_shm::row::group`).
+//! It waits as a subscriber does: by spinning a little, then yielding, then asleep on the bell. In a group that acknowledges it watches
+//! what the other pullers have, and gives back what they have had for too long.
+//!
+//! Invariant: a task that was returned is nobody else's until it is acknowledged, given back, dropped or too late.
+
+use std::fmt;
+use std::ops::Deref;
+use std::sync::Arc;
+use std::time::Duration;
+
+use busway_shm::clock::{self, Deadline};
+use busway_shm::row::RowOptions;
+use busway_shm::row::group::{self, GroupReader, Pulled};
+use busway_shm::sync::spin_hint;
+use busway_wire::limits::HOLDS_MAX;
+use busway_wire::{Acknowledge, Cause, Group, Pattern, Policy, PortId, Topic};
+
+use crate::bus::{Bus, Core};
+use crate::control::SubscriberRecord;
+use crate::error::{Code, Error};
+use crate::outcome::{RecvError, Unread};
+use crate::ports::unmet::{Short, Unmet};
+use crate::ports::{Arrival, PortTable, Subscription, line_of};
+use crate::pusher::Pusher;
+use crate::sample::{Blank, PublisherInfo, Sample, SampleTray, Source};
+
+/// A puller's constructor waits this long after the last news for pushers that are known.
+const QUIET: Duration = Duration::from_secs(1);
+/// Looks before yielding, and yields before sleeping, as a subscriber's.
+const SPINS: u32 = 100;
+const YIELDS: u32 = 4;
+/// The group of who does not name one.
+const GROUP_DEFAULT: &str = "pullers";
+/// Pullers to which a message is given, unless the builder says otherwise.
+const ATTEMPTS_DEFAULT: u8 = 5;
+/// Tasks of one pusher that one puller may have at a time, unless the builder says otherwise.
+const HOLDS_DEFAULT: u32 = 15;
+/// What the others have is looked at so often while acknowledgement is near: in so many parts of its time.
+const WATCH_PARTS: u64 = 8;
+/// Before the name of a group: the topic of what none of its pullers acknowledged.
+const DEAD_LETTERS: &str = "dead-letters.";
+
+/// How a puller is made. See [`Bus::puller`].
+#[derive(Clone, Debug)]
+#[must_use = "a puller is made by `open`"]
+pub struct PullerBuilder {
+    bus: Bus,
+    pattern: Result<Pattern, Error>,
+    group: Result<Topic, Error>,
+    within: Option<Duration>,
+    attempts: u8,
+    holds: u32,
+}
+
+impl PullerBuilder {
+    pub(crate) fn new(bus: &Bus, pattern: Result<Pattern, Error>) -> Self {
+        let group = Topic::new(GROUP_DEFAULT).map_err(Error::from);
+        let bus = bus.clone();
+        Self { bus, pattern, group, within: None, attempts: ATTEMPTS_DEFAULT, holds: HOLDS_DEFAULT }
+    }
+
+    /// The group with which it shares the work: each message goes to one puller of each group. Default `pullers`. The name follows the
+    /// grammar of topics.
+    pub fn group(mut self, name: &str) -> Self {
+        self.group = Topic::new(name).map_err(Error::from);
+        self
+    }
+
+    /// Messages are acknowledged, each within this time: one that is not, or whose puller dies, is given to another. All pullers of a
+    /// group say the same. Default: not acknowledged; a message is given to one puller, and what a puller that
+    /// dies had is counted as `puller_died`.
+    pub fn ack(mut self, within: Duration) -> Self {
+        self.within = Some(within);
+        self
+    }
+
+    /// How often a message that is to be acknowledged is given to a puller, 1 to 62. Default 5. After that it is pushed on the topic
+    /// `dead-letters.` and the group's name, and counted as `dead_letter`.
+    pub fn attempts(mut self, attempts: u8) -> Self {
+        self.attempts = attempts;
+        self
+    }
+
+    /// Tasks of one pusher that it may have at one moment, 1 to 256. Default 15. Beyond, payloads of up to 64 KiB are
+    /// copied, and larger ones wait.
+    pub fn holds(mut self, tasks: u32) -> Self {
+        self.holds = tasks;
+        self
+    }
+
+    fn group_of(&self) -> Result<Group, Error> {
+        let name = self.group.clone()?;
+        let place = format!("puller of group {name}");
+        let acknowledge = self.within.map(|within| Acknowledge {
+            within_ms: u32::try_from(within.as_millis()).unwrap_or(u32::MAX),
+            attempts: self.attempts,
+        });
+        let group = Group::new(name, acknowledge).map_err(|error| {
+            Error::new(Code::BadSetting, error.to_string())
+                .at(place.clone())
+                .remedy("use 1 ms to a day, and 1 to 62")
+        })?;
+        // Now, and not when there is a dead letter.
+        Topic::new(&format!("{DEAD_LETTERS}{}", group.name()))?;
+        Ok(group)
+    }
+
+    /// Registers the puller. Returns when it can take from the pushers that are known now.
+    ///
+    /// # Errors
+    /// A pattern or a name that breaks the grammar ([`Code::BadPattern`], [`Code::BadTopic`]) or a setting out of range; another
+    /// acknowledgement than the group has ([`Code::SeatRefused`]); the rendezvous does not answer ([`Code::HolderSilent`]); memory (03xx); the bus is closed.
+    pub fn open(self) -> Result<Puller, Error> {
+        let group = self.group_of()?;
+        let pattern = self.pattern?;
+        let core = self.bus.core.clone();
+        core.check()?;
+        if self.holds == 0 || self.holds > HOLDS_MAX {
+            return Err(Error::new(Code::BadSetting, format!("holds must be 1 to {HOLDS_MAX}"))
+                .at(format!("puller of {pattern}"))
+                .remedy("take fewer tasks at a time"));
+        }
+        let port = Core::new_port()?;
+        let created_ns = clock::monotonic_ns();
+        let (policy, holds) = (Policy::default(), self.holds);
+        let options = RowOptions { port, policy, history: 0, holds, created_ns, place: 0 };
+        let line = line_of(pattern.exact());
+        let subscription = Arc::new(Subscription::for_group(options, line, group.clone()));
+        core.ports.add_subscription(port, &subscription, created_ns);
+        let record = SubscriberRecord { port, pattern: pattern.clone(), policy, created_ns, export: false };
+        let deadline = Deadline::after(core.timeout);
+        let mut puller = Puller {
+            bus: self.bus,
+            core,
+            subscription,
+            pattern,
+            group,
+            port,
+            line,
+            readers: Vec::new(),
+            unseated: Vec::new(),
+            turn: 0,
+            version: 0,
+            unfinished: false,
+            watch_ns: 0,
+            dead: None,
+        };
+        // From here on the drop of `puller` takes everything back.
+        let pushers = puller.core.control.pull(record, puller.group.clone(), deadline)? as usize;
+        let subscription = puller.subscription.clone();
+        let settled = || subscription.begun() + subscription.unmet_count() >= pushers;
+        puller.core.wait_for(deadline, QUIET, settled);
+        if let Some(unmet) = subscription.unmet().into_iter().find(|unmet| unmet.short == Short::Own) {
+            return Err(unmet.error);
+        }
+        puller.meet();
+        Ok(puller)
+    }
+}
+
+/// One pusher, as a puller sees it.
+#[derive(Debug)]
+struct Reader {
+    reader: GroupReader,
+    source: Arc<Source>,
+    tray: SampleTray,
+}
+
+/// A puller of one pattern, in one group.
+#[derive(Debug)]
+pub struct Puller {
+    bus: Bus,
+    core: Arc<Core>,
+    subscription: Arc<Subscription>,
+    pattern: Pattern,
+    group: Group,
+    port: PortId,
+    line: usize,
+    readers: Vec<Reader>,
+    /// Pushers that have not given a seat yet.
+    unseated: Vec<Arrival>,
+    turn: usize,
+    version: u64,
+    /// The last look ended before everything was looked at.
+    unfinished: bool,
+    /// When to look next at what others have.
+    watch_ns: u64,
+    /// Who takes what nobody acknowledges; opened with the first.
+    dead: Option<Pusher>,
+}
+
+impl Puller {
+    /// Takes a message if one is free.
+    ///
+    /// # Errors
+    /// [`RecvError`].
+    pub fn try_recv(&mut self) -> Result<Option<Task>, RecvError> {
+        self.check()?;
+        let task = self.take();
+        self.rest();
+        task
+    }
+
+    /// Waits for a message.
+    ///
+    /// # Errors
+    /// [`RecvError`].
+    pub fn recv(&mut self) -> Result<Task, RecvError> {
+        loop {
+            if let Some(task) = self.wait(Deadline::never())? {
+                return Ok(task);
+            }
+        }
+    }
+
+    /// Waits for a message, at most `timeout`; `None` when the time is up.
+    ///
+    /// # Errors
+    /// [`RecvError`].
+    pub fn recv_timeout(&mut self, timeout: Duration) -> Result<Option<Task>, RecvError> {
+        let task = self.wait(Deadline::after(timeout));
+        self.rest();
+        task
+    }
+
+    fn wait(&mut self, deadline: Deadline) -> Result<Option<Task>, RecvError> {
+        let mut looks = 0_u32;
+        loop {
+            self.check()?;
+            if let Some(task) = self.take()? {
+                return Ok(Some(task));
+            }
+            looks = looks.saturating_add(1);
+            if looks <= SPINS {
+                spin_hint();
+            } else if looks <= SPINS + YIELDS {
+                std::thread::yield_now();
+            } else if deadline.expired() {
+                return Ok(None);
+            } else if let Some(task) = self.sleep(deadline)? {
+                return Ok(Some(task));
+            }
+        }
+    }
+
+    fn sleep(&mut self, deadline: Deadline) -> Result<Option<Task>, RecvError> {
+        let Some(domain) = self.core.ports.domain() else { return Err(RecvError::Closed) };
+        let bell = domain.bell();
+        let sleeper = bell.prepare(self.line);
+        // Announced: what comes now will ring. What came before is seen by this look.
+        let next_ns = self.watch(clock::monotonic_ns());
+        if let Some(task) = self.take()? {
+            return Ok(Some(task));
+        }
+        self.check()?;
+        if self.unfinished {
+            std::thread::yield_now();
+        } else if self.subscription.version() == self.version {
+            let left = next_ns.map(|next| Duration::from_nanos(next.saturating_sub(clock::monotonic_ns())));
+            let left = [left, deadline.remaining()].into_iter().flatten().min();
+            sleeper.wait(left);
+        }
+        Ok(None)
+    }
+
+    #[inline]
+    fn check(&self) -> Result<(), RecvError> {
+        if self.core.own.forked() {
+            return Err(RecvError::Forked);
+        }
+        if self.core.is_closed() { Err(RecvError::Closed) } else { Ok(()) }
+    }
+
+    /// The next message that is free, of the pushers in turn.
+    fn take(&mut self) -> Result<Option<Task>, RecvError> {
+        if self.subscription.version() != self.version {
+            self.meet();
+        }
+        if self.group.acknowledge().is_some() {
+            let now_ns = clock::monotonic_coarse_ns();
+            if now_ns >= self.watch_ns {
+                self.watch(clock::monotonic_ns());
+            }
+        }
+        self.unfinished = false;
+        let mut left = self.readers.len();
+        let mut at = self.turn;
+        while left > 0 {
+            if at >= self.readers.len() {
+                at = 0;
+            }
+            let reader = &mut self.readers[at];
+            match reader.reader.pull(clock::monotonic_ns) {
+                Pulled::Message(message, claim) => {
+                    // The next take begins with the next pusher: none of them starves.
+                    self.turn = at + 1;
+                    let sample = Blank::new(&mut reader.tray, &reader.source).show(message);
+                    if let Some(task) = self.task(sample, claim) {
+                        return Ok(Some(task));
+                    }
+                    self.unfinished = true;
+                    return Ok(None);
+                }
+                Pulled::HoldsExhausted => return Err(RecvError::HoldsExhausted),
+                Pulled::Unfinished => self.unfinished = true,
+                Pulled::Nothing => {}
+                Pulled::End => {
+                    self.readers.swap_remove(at);
+                    left -= 1;
+                    continue;
+                }
+            }
+            at += 1;
+            left -= 1;
+        }
+        Ok(None)
+    }
+
+    /// What was taken, unless it was given to pullers too often.
+    fn task(&mut self, sample: Sample, claim: group::Task) -> Option<Task> {
+        let last = self.group.acknowledge().map(|how| how.attempts);
+        if last.is_some_and(|attempts| claim.attempt() >= attempts) {
+            self.bury(&sample, claim);
+            return None;
+        }
+        let acknowledges = last.is_some();
+        Some(Task {
+            sample,
+            claim: Some(claim),
+            acknowledges,
+            ports: self.core.ports.clone(),
+            line: self.line,
+        })
+    }
+
+    /// Pushes what nobody acknowledged where somebody may look at it. Where that fails the message stays where it is.
+    #[cold]
+    fn bury(&mut self, sample: &Sample, claim: group::Task) {
+        if self.dead.is_none() {
+            let topic = format!("{DEAD_LETTERS}{}", self.group.name());
+            self.dead = self.bus.pusher(&topic).open().ok();
+        }
+        let pushed = self.dead.as_mut().is_some_and(|dead| dead.try_send(sample).is_ok());
+        if pushed {
+            claim.lose(Cause::DeadLetter);
+        } else {
+            claim.give_back();
+        }
+    }
+
+    /// Gives back what others have had for too long; returns when to look again.
+    fn watch(&mut self, now_ns: u64) -> Option<u64> {
+        let within_ns = u64::from(self.group.acknowledge()?.within_ms) * 1_000_000;
+        let (mut returned, mut next) = (0, None);
+        for reader in &mut self.readers {
+            let (count, due) = reader.reader.watch(now_ns);
+            returned += count;
+            next = [next, due].into_iter().flatten().min();
+        }
+        self.watch_ns = now_ns.saturating_add(within_ns / WATCH_PARTS);
+        if returned > 0 {
+            self.core.ports.ring_bell(self.line);
+        }
+        next
+    }
+
+    /// Nobody need leave a message to who does not look for one.
+    fn rest(&mut self) {
+        self.readers.iter_mut().for_each(|reader| reader.reader.rest());
+    }
+
+    /// Takes up the pushers that the control thread has met.
+    #[cold]
+    fn meet(&mut self) {
+        self.version = self.subscription.version();
+        self.unseated.append(&mut self.subscription.arrived());
+        let uid = busway_shm::sys::identity::uid();
+        let arrived = std::mem::take(&mut self.unseated);
+        for arrival in arrived {
+            let Some((run, owner)) = arrival.row.place_in_group() else {
+                if !arrival.row.is_refused() && !arrival.row.peer().life().is_gone() {
+                    self.unseated.push(arrival);
+                }
+                continue;
+            };
+            let peer = arrival.row.peer().clone();
+            let publisher = PublisherInfo { name: peer.name(), pid: peer.pid(), port: arrival.publisher };
+            let source = Arc::new(Source { topic: arrival.topic, publisher, skip: 0 });
+            let reader = GroupReader::new(arrival.row, run, owner, &self.group, peer.uid() != uid);
+            self.readers.push(Reader { reader, source, tray: SampleTray::new() });
+        }
+    }
+
+    /// Pushers that this puller takes from now; 0 in a child made by `fork`.
+    #[must_use]
+    pub fn pushers(&self) -> usize {
+        if self.core.own.forked() { 0 } else { self.subscription.reading() }
+    }
+
+    /// Pushers that match and from which it cannot take, and why: this process or theirs has no memory for it, or another puller of the
+    /// group acknowledges otherwise. It is tried again.
+    #[must_use]
+    pub fn unread(&self) -> Vec<Unread> {
+        if self.core.own.forked() {
+            return Vec::new();
+        }
+        let unread = |unmet: Unmet| {
+            let (name, pid) = (unmet.peer.name(), unmet.peer.pid());
+            let publisher = PublisherInfo { name, pid, port: unmet.publisher };
+            Unread { topic: unmet.topic, publisher, error: unmet.error }
+        };
+        self.subscription.unmet().into_iter().map(unread).collect()
+    }
+
+    /// The pattern.
+    #[must_use]
+    pub fn pattern(&self) -> &Pattern {
+        &self.pattern
+    }
+
+    /// The name of its group.
+    #[must_use]
+    pub fn group(&self) -> &Topic {
+        self.group.name()
+    }
+
+    /// Its id.
+    #[must_use]
+    pub fn id(&self) -> PortId {
+        self.port
+    }
+}
+
+impl Drop for Puller {
+    fn drop(&mut self) {
+        if self.core.own.forked() {
+            return;
+        }
+        self.rest();
+        self.core.ports.remove_subscription(self.port);
+        self.core.control.unsubscribe(self.port);
+        self.readers.clear();
+        self.unseated.clear();
+        drop(self.subscription.arrived());
+        // The control thread frees the rows once their pushers have taken note.
+        self.core.control.poke();
+    }
+}
+
+/// An acknowledgement that came too late: the message was given to another puller.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Late;
+
+impl fmt::Display for Late {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("the acknowledgement is too late: the message was given to another puller")
+    }
+}
+
+impl std::error::Error for Late {}
+
+impl From<Late> for Error {
+    fn from(late: Late) -> Self {
+        Error::new(Code::TooLate, late.to_string())
+            .at("acknowledge")
+            .remedy("allow more time in every puller of the group, or give it smaller pieces of work")
+    }
+}
+
+/// A message that this puller alone has. Derefs to its payload.
+///
+/// Where the group acknowledges, one that is dropped is given back. Where it does not, it is over when it is dropped: until then
+/// what a death costs is counted.
+#[must_use = "a task that is dropped is given back where it is to be acknowledged"]
+pub struct Task {
+    sample: Sample,
+    claim: Option<group::Task>,
+    acknowledges: bool,
+    ports: Arc<PortTable>,
+    line: usize,
+}
+
+impl Task {
+    /// The message.
+    #[must_use]
+    pub fn sample(&self) -> &Sample {
+        &self.sample
+    }
+
+    /// How often it was given to a puller, this time included: from 1.
+    #[must_use]
+    pub fn deliveries(&self) -> u32 {
+        self.claim.as_ref().map_or(1, |claim| u32::from(claim.attempt()) + 1)
+    }
+
+    /// It was handled.
+    ///
+    /// # Errors
+    /// [`Late`]: it was given to another meanwhile, who handles it as well.
+    pub fn ack(mut self) -> Result<(), Late> {
+        match self.claim.take().is_none_or(group::Task::done) {
+            true => Ok(()),
+            false => Err(Late),
+        }
+    }
+
+    /// It was not handled: another puller gets it, or this one again. Where the group does not acknowledge there is nothing
+    /// to give back, and it is over.
+    pub fn nack(mut self) {
+        self.end();
+    }
+
+    fn end(&mut self) {
+        let Some(claim) = self.claim.take() else { return };
+        if !self.acknowledges {
+            claim.done();
+        } else if claim.give_back() {
+            self.ports.ring_bell(self.line);
+        }
+    }
+}
+
+impl Deref for Task {
+    type Target = [u8];
+
+    #[inline]
+    fn deref(&self) -> &[u8] {
+        &self.sample
+    }
+}
+
+impl AsRef<[u8]> for Task {
+    fn as_ref(&self) -> &[u8] {
+        &self.sample
+    }
+}
+
+impl Drop for Task {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+impl fmt::Debug for Task {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("Task")
+            .field("sample", &self.sample)
+            .field("deliveries", &self.deliveries())
+            .finish()
+    }
+}
