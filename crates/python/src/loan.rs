@@ -74,7 +74,8 @@ impl Loan {
 
 #[pymethods]
 impl Loan {
-    /// Sends what was written. Raises BufferError while a memoryview or an array can still write there.
+    /// Sends what was written. Raises BufferError while a memoryview or an array can still write there; what cannot be sent
+    /// for another reason, as a time that is over, is lost with the loan.
     #[pyo3(signature = (timeout = None))]
     fn send(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<Sent> {
         let deadline = Deadline::after(py, timeout)?;
@@ -135,6 +136,7 @@ impl Loan {
         // the view has a reference to the loan, and the room is not taken out while `exports` is not 0.
         let filled = unsafe { ffi::PyBuffer_FillInfo(view, slf.as_ptr(), start, len, 0, flags) };
         if filled != 0 {
+            drop(state);
             return Err(PyErr::fetch(slf.py()));
         }
         fork::show(bytes);

@@ -153,6 +153,8 @@ impl Publisher {
                 Err(error) => Err(error),
             },
         };
+        // Put back before anything is raised: that runs Python, which may send.
+        drop(publisher);
         match sent {
             Ok(sent) => Ok(Some(sent.into())),
             Err(SendError::Full(_)) => Ok(None),
@@ -215,10 +217,12 @@ impl Publisher {
             None => return Err(missed(Missed::Away, "publisher")).or_raise(py),
         };
         // Full: once more for the names of those who are behind.
-        match payload {
-            Payload::Bytes(bytes) => publisher.try_send(bytes).map(Sent::from).or_raise(py),
-            Payload::Buffer(buffer) => publisher.try_send(&buffer.to_vec(py)?).map(Sent::from).or_raise(py),
-        }
+        let sent = match payload {
+            Payload::Bytes(bytes) => publisher.try_send(bytes),
+            Payload::Buffer(buffer) => publisher.try_send(&buffer.to_vec(py)?),
+        };
+        drop(publisher);
+        sent.map(Sent::from).or_raise(py)
     }
 
     /// Sends a value as JSON, as `json.dumps` writes it.

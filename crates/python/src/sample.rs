@@ -82,11 +82,9 @@ impl Sample {
         self.lock().message.as_ref().map(what).ok_or_else(released)
     }
 
-    /// What its payload comes to.
+    /// What its payload comes to. No Python runs under the lock: another thread might ask for it meanwhile.
     fn payload<T>(&self, py: Python<'_>, what: impl FnOnce(&[u8]) -> T) -> PyResult<T> {
-        let state = self.lock();
-        let message = state.message.as_ref().ok_or_else(released)?;
-        Ok(what(here(py, message)?))
+        self.of(|message| here(message).map(what))?.ok_or_else(|| raise(py, &inherited()))
     }
 
     fn let_go(&self) -> PyResult<()> {
@@ -103,9 +101,9 @@ impl Sample {
 }
 
 /// The payload, which a child made by `fork` does not have: a message is held only if it has one.
-fn here<'a>(py: Python<'_>, message: &'a busway::Sample) -> PyResult<&'a [u8]> {
+fn here(message: &busway::Sample) -> Option<&[u8]> {
     let payload = message.payload();
-    if message.is_held() && payload.is_empty() { Err(raise(py, &inherited())) } else { Ok(payload) }
+    if message.is_held() && payload.is_empty() { None } else { Some(payload) }
 }
 
 #[pymethods]
@@ -205,14 +203,20 @@ impl Sample {
 
     #[expect(unsafe_code, reason = "the buffer protocol is a pair of C functions")]
     unsafe fn __getbuffer__(slf: Bound<'_, Self>, view: *mut ffi::Py_buffer, flags: c_int) -> PyResult<()> {
+        if flags & ffi::PyBUF_WRITABLE != 0 {
+            return Err(PyBufferError::new_err("a sample is read-only"));
+        }
+        // Asked without the lock, for what it raises.
+        slf.get().payload(slf.py(), |_| ())?;
         let mut state = slf.get().lock();
-        let payload = here(slf.py(), state.message.as_ref().ok_or_else(released)?)?;
-        // Never written through: the view is read-only, which `PyBuffer_FillInfo` refuses to give to who wants to write.
+        let payload = state.message.as_ref().and_then(here).ok_or_else(released)?;
+        // Never written through: the view is read-only.
         let start = payload.as_ptr().cast_mut().cast::<c_void>();
         let len = isize::try_from(payload.len()).unwrap_or(0);
         // SAFETY: the interpreter gives a view to be filled; the bytes stay there while it exists (the head's invariant).
         let filled = unsafe { ffi::PyBuffer_FillInfo(view, slf.as_ptr(), start, len, 1, flags) };
         if filled != 0 {
+            drop(state);
             return Err(PyErr::fetch(slf.py()));
         }
         fork::show(payload);

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use busway::{Error, RecvError};
+use busway::{Code, Error, RecvError};
 use futures_core::Stream;
 use pyo3::exceptions::PyStopIteration;
 use pyo3::prelude::*;
@@ -41,6 +41,8 @@ pub(crate) struct Subscriber {
     policy: String,
     /// What an event loop watches, if one does.
     doorbell: Mutex<Option<Arc<Doorbell>>>,
+    /// What followed the messages of a batch, which were returned first.
+    untold: Mutex<Option<Error>>,
 }
 
 /// What a look came to.
@@ -53,7 +55,14 @@ enum Look {
 impl Subscriber {
     pub(crate) fn new(subscriber: busway::Subscriber, bus: busway::Bus) -> Self {
         let (pattern, policy) = (subscriber.pattern().to_string(), subscriber.policy().to_string());
-        Self { turn: Turn::new(subscriber), bus, pattern, policy, doorbell: Mutex::default() }
+        Self {
+            turn: Turn::new(subscriber),
+            bus,
+            pattern,
+            policy,
+            doorbell: Mutex::default(),
+            untold: Mutex::default(),
+        }
     }
 
     fn check(&self) -> Result<(), Error> {
@@ -77,6 +86,18 @@ impl Subscriber {
             Err(why) => Err(missed(why, "subscriber")),
         }
         .or_raise(py)
+    }
+
+    /// As `with`, for a call that takes messages: what followed the last batch is told first.
+    fn taking<T: Send>(
+        &self,
+        py: Python<'_>,
+        call: impl FnOnce(&mut busway::Subscriber) -> Result<T, Error> + Send,
+    ) -> PyResult<T> {
+        self.check().or_raise(py)?;
+        let untold = self.untold.lock().unwrap_or_else(PoisonError::into_inner).take();
+        untold.map_or(Ok(()), Err).or_raise(py)?;
+        self.with(py, call)
     }
 
     /// Looks, and sleeps if there is nothing; without the interpreter.
@@ -110,7 +131,7 @@ impl Subscriber {
 
     /// The next message, waited for until `deadline`.
     fn wait(&self, py: Python<'_>, deadline: Deadline) -> PyResult<Option<busway::Sample>> {
-        if let Some(sample) = self.with(py, |subscriber| Ok(subscriber.try_recv()?))? {
+        if let Some(sample) = self.taking(py, |subscriber| Ok(subscriber.try_recv()?))? {
             return Ok(Some(sample));
         }
         loop {
@@ -125,23 +146,28 @@ impl Subscriber {
         }
     }
 
-    /// What is there after `first`, in order. That the next one cannot be held is told by the next call.
+    /// What is there after `first`, in order. What follows it and is no message is told by the next call.
     fn rest(&self, py: Python<'_>, first: busway::Sample, most: usize) -> PyResult<Vec<Sample>> {
         let mut batch = vec![Sample::new(first)];
-        self.with(py, |subscriber| {
+        let ended = self.with(py, |subscriber| {
             while batch.len() < most {
                 match subscriber.try_recv() {
                     Ok(Some(sample)) => batch.push(Sample::new(sample)),
-                    Ok(None) | Err(_) => break,
+                    Ok(None) => break,
+                    Err(error) => return Ok(Some(Error::from(error))),
                 }
             }
-            Ok(())
-        })?;
+            Ok(None)
+        });
+        // One that was closed meanwhile says so by itself.
+        if let Ok(Some(error)) = ended {
+            *self.untold.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+        }
         Ok(batch)
     }
 
     fn timed_out(&self) -> Error {
-        Error::new(busway::Code::TimedOut, "no message came in time")
+        Error::new(Code::TimedOut, "no message came in time")
             .at(format!("subscriber of {}", self.pattern))
             .remedy("wait longer, or see with busway ls who publishes")
     }
@@ -173,7 +199,7 @@ impl Subscriber {
 
     /// A message if one is there, or None.
     fn try_recv(&self, py: Python<'_>) -> PyResult<Option<Sample>> {
-        Ok(self.with(py, |subscriber| Ok(subscriber.try_recv()?))?.map(Sample::new))
+        Ok(self.taking(py, |subscriber| Ok(subscriber.try_recv()?))?.map(Sample::new))
     }
 
     /// Waits for a message and returns it with those that are there by then, at most `most`; an empty list when `timeout`
@@ -193,7 +219,7 @@ impl Subscriber {
     /// The messages that are there, at most `most`.
     #[pyo3(signature = (most = 256))]
     fn try_recv_many(&self, py: Python<'_>, most: usize) -> PyResult<Vec<Sample>> {
-        match self.with(py, |subscriber| Ok(if most == 0 { None } else { subscriber.try_recv()? }))? {
+        match self.taking(py, |subscriber| Ok(if most == 0 { None } else { subscriber.try_recv()? }))? {
             Some(first) => self.rest(py, first, most),
             None => Ok(Vec::new()),
         }
@@ -260,7 +286,7 @@ impl Subscriber {
         match self.wait(py, Deadline::never()) {
             Ok(Some(sample)) => Ok(Sample::new(sample)),
             Ok(None) => Err(PyStopIteration::new_err(())),
-            Err(_) if self.is_over() => Err(PyStopIteration::new_err(())),
+            Err(error) if is_closed(py, &error) => Err(PyStopIteration::new_err(())),
             Err(error) => Err(error),
         }
     }
@@ -289,14 +315,15 @@ impl Subscriber {
         Ok(doorbell.insert(Arc::new(new)).number())
     }
 
-    /// For an event loop: a message if one is there; else None, and the descriptor tells of the next.
-    fn _arm(&self, py: Python<'_>) -> PyResult<Option<Sample>> {
+    /// For an event loop: the messages that are there, at most `most`; where there is none, the descriptor tells of the next.
+    #[pyo3(signature = (most = 1))]
+    fn _arm(&self, py: Python<'_>, most: usize) -> PyResult<Vec<Sample>> {
         self._fileno(py)?;
         let doorbell = self.doorbell.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let Some(doorbell) = doorbell else { return Ok(None) };
+        let Some(doorbell) = doorbell else { return Ok(Vec::new()) };
         doorbell.clear();
         let waker = Waker::from(doorbell);
-        let polled = self.with(py, |subscriber| {
+        let polled = self.taking(py, |subscriber| {
             let polled = Pin::new(&mut subscriber.stream()).poll_next(&mut Context::from_waker(&waker));
             match polled {
                 Poll::Pending => Ok(None),
@@ -304,7 +331,7 @@ impl Subscriber {
                 Poll::Ready(None) => Err(RecvError::Closed.into()),
             }
         })?;
-        Ok(polled.map(Sample::new))
+        polled.map_or(Ok(Vec::new()), |first| self.rest(py, first, most))
     }
 
     /// For an event loop: what made the descriptor readable was seen.
@@ -315,9 +342,8 @@ impl Subscriber {
     }
 }
 
-impl Subscriber {
-    /// Whether nothing more can come, because it or its bus is closed.
-    fn is_over(&self) -> bool {
-        !self.bus.is_inherited() && (self.turn.is_closed() || self.bus.is_closed())
-    }
+/// Whether it says that the subscriber or its bus is closed.
+fn is_closed(py: Python<'_>, error: &PyErr) -> bool {
+    let code = error.value(py).getattr("code").and_then(|code| code.extract::<String>());
+    code.is_ok_and(|code| code == Code::Closed.to_string())
 }

@@ -55,6 +55,7 @@ claims! {
     fn a_publisher_that_waits_lets_the_interpreter_go();
     fn every_code_has_its_class_and_says_what_to_try();
     fn what_was_lost_is_told_and_the_account_closes();
+    fn what_follows_a_batch_is_told_by_the_next_call();
 
     "test_asyncio.Asyncio":
     fn a_loop_receives_while_it_does_other_things();
@@ -64,6 +65,7 @@ claims! {
     fn a_publisher_that_must_wait_does_not_hold_the_loop_up();
     fn each_loop_has_its_turn_and_two_at_a_time_are_refused();
     fn closing_ends_the_tasks_that_wait();
+    fn what_is_closed_leaves_nothing_in_the_loop();
 
     "test_forks.Forks":
     fn a_forked_child_is_told_and_opens_a_bus_of_its_own();

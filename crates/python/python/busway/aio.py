@@ -163,7 +163,8 @@ class Subscriber(_Opened["busway.Subscriber"]):
         while True:
             sample = native.try_recv()
             if sample is None:
-                sample = await self._news()
+                for sample in await self._news(1):
+                    break
             if sample is not None:
                 self._in_turn += 1
                 return sample
@@ -173,11 +174,7 @@ class Subscriber(_Opened["busway.Subscriber"]):
         await self._pause()
         native = self._native
         while most > 0:
-            batch = native.try_recv_many(most)
-            if not batch:
-                sample = await self._news()
-                if sample is not None:
-                    batch = [sample, *native.try_recv_many(most - 1)]
+            batch = native.try_recv_many(most) or await self._news(most)
             if batch:
                 self._in_turn += len(batch)
                 return batch
@@ -206,9 +203,12 @@ class Subscriber(_Opened["busway.Subscriber"]):
 
     async def close(self) -> None:
         """Ends the subscription; tasks that wait in it end."""
-        self._forget()
-        self._rung()
         await super().close()
+        # Only now: who waits and is woken sees that it is closed, and does not watch again.
+        if self._loop is not None and not self._loop.is_closed():
+            self._loop.remove_reader(self._fd)
+        self._loop = None
+        self._rung()
 
     async def _pause(self) -> None:
         """Gives the loop its turn after many messages that were there already; before the next is taken, not after it."""
@@ -216,36 +216,27 @@ class Subscriber(_Opened["busway.Subscriber"]):
             self._in_turn = 0
             await asyncio.sleep(0)
 
-    async def _news(self) -> busway.Sample | None:
-        """A message if one is there; else waits until there may be one, and returns None."""
-        self._watch()
-        sample = self._native._arm()
-        if sample is not None:
-            return sample
+    async def _news(self, most: int) -> list[busway.Sample]:
+        """What is there, at most `most`; else waits until there may be something, and returns nothing."""
+        loop = asyncio.get_running_loop()
+        if self._loop not in (None, loop) and not self._loop.is_closed():
+            raise RuntimeError("the subscriber is used by another event loop")
+        batch = self._native._arm(most)
+        if batch:
+            return batch
+        if self._loop is not loop:
+            self._fd = self._native._fileno()
+            self._waiting.clear()
+            loop.add_reader(self._fd, self._rung)
+            self._loop = loop
         self._in_turn = 0
-        waiter = asyncio.get_running_loop().create_future()
+        waiter = loop.create_future()
         self._waiting.add(waiter)
         try:
             await waiter
         finally:
             self._waiting.discard(waiter)
-        return None
-
-    def _watch(self) -> None:
-        loop = asyncio.get_running_loop()
-        if self._loop is loop:
-            return
-        if self._loop is not None and not self._loop.is_closed():
-            raise RuntimeError("the subscriber is used by another event loop")
-        self._fd = self._native._fileno()
-        self._waiting.clear()
-        loop.add_reader(self._fd, self._rung)
-        self._loop = loop
-
-    def _forget(self) -> None:
-        if self._loop is not None and not self._loop.is_closed():
-            self._loop.remove_reader(self._fd)
-        self._loop = None
+        return []
 
     def _rung(self) -> None:
         """Something came: all who wait look, and those who find nothing wait again."""

@@ -1,6 +1,8 @@
 """The same in an event loop."""
 
 import asyncio
+import gc
+import os
 import threading
 
 import busway
@@ -211,3 +213,29 @@ with busway.Bus("asyncio") as bus, bus.publisher("x.y") as publisher:
 
         for what in ("bus", "subscriber"):
             asyncio.run(main(what))
+
+    def test_what_is_closed_leaves_nothing_in_the_loop(self):
+        def descriptors():
+            gc.collect()
+            return len(os.listdir("/proc/self/fd"))
+
+        async def main():
+            async with aio.Bus("asyncio") as bus, bus.publisher("x") as publisher:
+
+                async def once():
+                    async with bus.subscriber("x") as subscriber:
+                        waiting = [asyncio.create_task(subscriber.recv()) for _ in range(2)]
+                        await asyncio.sleep(0)
+                        await publisher.send(b"for one of them")
+                        done, others = await asyncio.wait(waiting, timeout=PATIENCE, return_when="FIRST_COMPLETED")
+                        self.assertEqual((len(done), len(others)), (1, 1))
+                    self.assertEqual(len((await asyncio.wait(others, timeout=PATIENCE))[1]), 0)
+                    self.assertTrue(all(isinstance(task.exception(), busway.Closed) for task in others))
+
+                await once()
+                before = descriptors()
+                for _ in range(50):
+                    await once()
+                self.assertLess(descriptors(), before + 25, "half of what fifty would leave")
+
+        asyncio.run(main())

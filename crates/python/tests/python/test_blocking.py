@@ -190,3 +190,27 @@ with busway.Bus("interrupted") as bus:
         self.assertEqual(subscriber.losses(), [])
         for account in (subscriber.account(), publisher.account()):
             self.assertEqual((account["sent"], account["delivered"], sum(account["dropped"].values())), (10, 4, 6))
+
+    def test_what_follows_a_batch_is_told_by_the_next_call(self):
+        subscriber = self.bus.subscriber("x.*", policy="evict")
+        slow, other = self.bus.publisher("x.slow", slots_max=32, max_wait=0.01), self.bus.publisher("x.other")
+        # Whose turn it is next is the other: the eviction comes after the first message of a batch.
+        for publisher in (other, slow):
+            publisher.send(b"first")
+            self.assertEqual(subscriber.recv(PATIENCE).topic, publisher.topic)
+        evicted = 0
+        while evicted == 0:
+            evicted = slow.send(b"too many").evicted
+        for number in range(10):
+            other.send(bytes([number]))
+        told, numbers = 0, []
+        while len(numbers) < 10 or told == 0:
+            try:
+                batch = subscriber.recv_many(64, PATIENCE)
+            except busway.Evicted as error:
+                self.assertEqual(error.code, "BUS-0403")
+                told += 1
+                continue
+            numbers += [bytes(sample)[0] for sample in batch if sample.topic == "x.other"]
+            self.assertTrue(batch, "neither messages nor a reason")
+        self.assertEqual((told, numbers), (1, list(range(10))))
