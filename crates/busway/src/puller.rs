@@ -25,7 +25,7 @@ use crate::outcome::{RecvError, Unread};
 use crate::ports::unmet::{Short, Unmet};
 use crate::ports::{Arrival, PortTable, Subscription, line_of};
 use crate::pusher::Pusher;
-use crate::sample::{Blank, PublisherInfo, Sample, SampleTray, Source};
+use crate::sample::{PublisherInfo, Sample, SampleTray, Source, SourceRef};
 
 /// A puller's constructor waits this long after the last news for pushers that are known.
 const QUIET: Duration = Duration::from_secs(1);
@@ -165,7 +165,7 @@ impl PullerBuilder {
 #[derive(Debug)]
 struct Reader {
     reader: GroupReader,
-    source: Arc<Source>,
+    source: SourceRef,
     tray: SampleTray,
 }
 
@@ -297,7 +297,7 @@ impl Puller {
                 Pulled::Message(message, claim) => {
                     // The next take begins with the next pusher: none of them starves.
                     self.turn = at + 1;
-                    let sample = Blank::new(&mut reader.tray, &reader.source).show(message);
+                    let sample = reader.tray.blank(&reader.source).show(message);
                     if let Some(task) = self.task(sample, claim) {
                         return Ok(Some(task));
                     }
@@ -388,9 +388,9 @@ impl Puller {
             };
             let peer = arrival.row.peer().clone();
             let publisher = PublisherInfo { name: peer.name(), pid: peer.pid(), port: arrival.publisher };
-            let source = Arc::new(Source { topic: arrival.topic, publisher, skip: 0 });
+            let source = SourceRef::alone(Source { topic: arrival.topic, publisher, skip: 0 });
             let reader = GroupReader::new(arrival.row, run, owner, &self.group, peer.uid() != uid);
-            self.readers.push(Reader { reader, source, tray: SampleTray::new() });
+            self.readers.push(Reader { reader, source, tray: SampleTray::default() });
         }
     }
 

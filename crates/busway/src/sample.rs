@@ -40,27 +40,85 @@ pub(crate) struct Source {
     pub(crate) skip: u8,
 }
 
+/// One of some publishers that are counted together: who takes from thousands of them in turn would else count each anew
+/// for its message, where it lies.
+#[derive(Clone, Debug)]
+pub(crate) struct SourceRef {
+    /// At most [`SAMPLE_SOURCES_MAX`](busway_wire::limits::SAMPLE_SOURCES_MAX).
+    all: Arc<[Arc<Source>]>,
+    at: u32,
+    skip: u8,
+}
+
+impl SourceRef {
+    /// Of a publisher alone.
+    pub(crate) fn alone(source: Source) -> Self {
+        Self { at: 0, skip: source.skip, all: Arc::new([Arc::new(source)]) }
+    }
+
+    /// From now on these are counted together.
+    pub(crate) fn join<'a>(sources: impl Iterator<Item = &'a mut Self>) {
+        let sources: Vec<&mut Self> = sources.collect();
+        let all: Arc<[Arc<Source>]> =
+            sources.iter().map(|source| source.all[source.at as usize].clone()).collect();
+        for (at, source) in (0..).zip(sources) {
+            (source.all, source.at) = (all.clone(), at);
+        }
+    }
+
+    /// With how many others it is kept.
+    #[cfg(test)]
+    pub(crate) fn together(&self) -> usize {
+        self.all.len()
+    }
+}
+
+impl Deref for SourceRef {
+    type Target = Source;
+
+    fn deref(&self) -> &Source {
+        &self.all[self.at as usize]
+    }
+}
+
 /// What a sample shows. Where it lies is used again when the sample is dropped.
 #[derive(Debug)]
 pub(crate) struct Shown {
     sequence: u64,
     body: Body,
-    source: Arc<Source>,
-    /// Bytes before the payload that are not part of it.
-    skip: u8,
+    source: SourceRef,
 }
 
-/// Where a subscriber lays the samples of one publisher.
-pub(crate) type SampleTray = Tray<Shown>;
+/// Where a subscriber lays its samples.
+#[derive(Debug, Default)]
+pub(crate) struct SampleTray {
+    tray: Tray<Shown>,
+    /// The next sample, into which a small message is copied as soon as it is seen.
+    blank: Option<Blank>,
+}
 
-impl Shown {
-    pub(crate) fn nothing(source: &Arc<Source>) -> Self {
-        Self {
-            sequence: 0,
-            body: Body::Inline(InlineMessage::EMPTY),
-            source: source.clone(),
-            skip: source.skip,
+impl SampleTray {
+    /// A sample of this publisher that shows nothing yet.
+    #[inline]
+    pub(crate) fn blank(&mut self, source: &SourceRef) -> Blank {
+        let mut blank = self.blank.take().unwrap_or_else(|| Blank {
+            shown: self.tray.take(|| {
+                let body = Body::Inline(InlineMessage::EMPTY);
+                Shown { sequence: 0, body, source: source.clone() }
+            }),
+        });
+        let of = &mut blank.shown.source;
+        if !Arc::ptr_eq(&of.all, &source.all) {
+            of.all = source.all.clone();
         }
+        (of.at, of.skip) = (source.at, source.skip);
+        blank
+    }
+
+    /// Keeps one that was not needed.
+    #[inline]
+    pub(crate) fn keep(&mut self, blank: Blank) {
+        self.blank = Some(blank);
     }
 }
 
@@ -86,11 +144,6 @@ pub(crate) struct Blank {
 }
 
 impl Blank {
-    #[inline]
-    pub(crate) fn new(tray: &mut SampleTray, source: &Arc<Source>) -> Self {
-        Self { shown: tray.take(|| Shown::nothing(source)) }
-    }
-
     /// Where a small message is to be copied.
     #[inline]
     pub(crate) fn place(&mut self) -> Option<&mut InlineMessage> {
@@ -144,7 +197,7 @@ impl Sample {
     #[inline]
     pub fn payload(&self) -> &[u8] {
         // The bytes before it, if any, were there when the sample was made.
-        self.bytes().get(usize::from(self.shown.skip)..).unwrap_or_default()
+        self.bytes().get(usize::from(self.shown.source.skip)..).unwrap_or_default()
     }
 
     #[inline]

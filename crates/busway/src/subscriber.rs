@@ -17,7 +17,7 @@ use busway_shm::marks::Look;
 use busway_shm::row::{Gap, Message, ReadyRings, RowOptions, RowReader, Taken, TakenSmall};
 use busway_shm::slot;
 use busway_shm::sync::spin_hint;
-use busway_wire::limits::HOLDS_MAX;
+use busway_wire::limits::{HOLDS_MAX, SAMPLE_SOURCES_MAX};
 use busway_wire::{Pattern, Policy, PortId};
 
 use crate::bus::{Bus, Core};
@@ -28,7 +28,7 @@ use crate::outcome::{Loss, RecvError, Unread};
 use crate::ports::unmet::{Short, Unmet};
 use crate::ports::{Carrier, FULL_MAX, Looked, Subscription, line_of};
 use crate::publisher::ORIGIN_BYTES;
-use crate::sample::{Blank, PublisherInfo, Sample, SampleTray, Source};
+use crate::sample::{PublisherInfo, Sample, SampleTray, Source, SourceRef};
 use crate::stream::SampleStream;
 
 mod news;
@@ -50,12 +50,14 @@ const LOSSES_MAX: usize = 1024;
 /// Losses of one publisher in one look. An honest one gives up what it gives up in one go, or nearly; one that is not
 /// could go on for ever, and the others wait.
 const GAPS_MAX: u32 = 64;
-/// Of very many publishers all are looked at so long after the last time, by which ends are found: four times a second, as those look who
+/// Of very many publishers all are looked at so long after the last time, whatever their marks say: four times a second, as those look who
 /// carry to other hosts.
 const FULL_NS: u64 = 250_000_000;
-/// So many messages before its turn something is asked for that is needed then, in three steps: each is where the one before
-/// it says. A few messages take as long as memory.
-const AHEAD: usize = 2;
+/// Of so many it is then asked whether they have ended, of the others the next times: that is as much work as to take a message of each.
+const ENDS: usize = 1024;
+/// So many messages before its turn something is asked for that is needed then, in two steps: the second is where the first
+/// says. A few messages take as long as memory.
+const AHEAD: usize = 3;
 /// Ended publishers on other hosts of which it is remembered how far they were. Past it a relay that comes again may
 /// bring again what was delivered.
 const ORIGINS_MAX: usize = 65_536;
@@ -131,6 +133,7 @@ impl SubscriberBuilder {
             policy,
             port,
             readers: Vec::new(),
+            tray: SampleTray::default(),
             many: None,
             own_relays: 0,
             relayed: BTreeSet::new(),
@@ -163,10 +166,7 @@ impl SubscriberBuilder {
 #[derive(Debug)]
 struct Reader {
     reader: RowReader,
-    source: Arc<Source>,
-    tray: SampleTray,
-    /// The next sample, into which a small message is copied as soon as it is seen.
-    blank: Option<Blank>,
+    source: SourceRef,
     /// How far a publisher on another host is.
     origin: Option<Origin>,
     /// Its messages stay where they are.
@@ -177,11 +177,6 @@ impl Reader {
     fn port(&self) -> PortId {
         self.source.publisher.port
     }
-
-    #[inline]
-    fn blank(&mut self) -> Blank {
-        self.blank.take().unwrap_or_else(|| Blank::new(&mut self.tray, &self.source))
-    }
 }
 
 /// Beside the readers of many publishers, which of them are to be looked at.
@@ -190,8 +185,12 @@ struct Many {
     ready: ReadyRings,
     /// Those that waited for their seats when they were looked at.
     unseated: BTreeSet<usize>,
+    /// Those that have more and had their part of the last look.
+    later: Vec<usize>,
     /// When all of them are looked at again.
     full_at_ns: u64,
+    /// Where the next look for ends begins.
+    ends_at: usize,
 }
 
 impl Many {
@@ -204,6 +203,8 @@ impl Many {
     fn remove(&mut self, at: usize) {
         self.ready.remove(at);
         let last = self.ready.len();
+        self.later.retain(|later| *later != at);
+        self.later.iter_mut().filter(|later| **later == last).for_each(|later| *later = at);
         self.unseated.remove(&at);
         if self.unseated.remove(&last) {
             self.unseated.insert(at);
@@ -220,6 +221,8 @@ pub struct Subscriber {
     policy: Policy,
     port: PortId,
     readers: Vec<Reader>,
+    /// One for all publishers: of very many it is in a cache, and what each had for itself would not be.
+    tray: SampleTray,
     /// Where the readers are many: which of them have something.
     many: Option<Box<Many>>,
     /// Readers of relays of this process.
@@ -363,7 +366,7 @@ impl Subscriber {
 
     fn sleep(&mut self, deadline: Deadline, stop: impl Fn() -> bool) -> Result<Option<Sample>, RecvError> {
         if self.many.is_none() {
-            self.drop_finished();
+            self.drop_finished(0, usize::MAX);
         }
         if let Some(carrier) = self.fed() {
             let mut taken = Ok(None);
@@ -444,7 +447,7 @@ impl Subscriber {
         if reader.reader.is_empty() {
             return Small::Empty;
         }
-        let mut blank = reader.blank();
+        let mut blank = self.tray.blank(&reader.source);
         match blank.place().map_or(TakenSmall::Other, |place| reader.reader.take_small(place)) {
             TakenSmall::Message(sequence) => {
                 let sample = blank.copied(sequence);
@@ -459,11 +462,11 @@ impl Subscriber {
                 }
             }
             TakenSmall::Empty => {
-                reader.blank = Some(blank);
+                self.tray.keep(blank);
                 Small::Empty
             }
             TakenSmall::Other => {
-                reader.blank = Some(blank);
+                self.tray.keep(blank);
                 Small::Other
             }
         }
@@ -496,20 +499,15 @@ impl Subscriber {
         Ok(None)
     }
 
-    /// As `take_any`, where the publishers are so many that only those are looked at that have something.
+    /// As `take_any`, where the publishers are so many that only those are looked at that have something. It returns from
+    /// where a message was found: to move the result would wait until all that taking it has written is in memory.
     #[inline(never)]
     fn take_ready(&mut self) -> Result<Option<Sample>, RecvError> {
-        let mut later = Vec::new();
-        let taken = self.take_of_ready(&mut later);
-        if let Some(many) = &mut self.many {
-            later.into_iter().for_each(|at| many.ready.again(at));
+        if let Some(many) = self.many.as_mut().filter(|many| !many.later.is_empty()) {
+            for at in std::mem::take(&mut many.later) {
+                many.ready.again(at);
+            }
         }
-        taken
-    }
-
-    /// As `take_ready`; those are named in `later` that have more and have had their part of this look.
-    #[inline]
-    fn take_of_ready(&mut self, later: &mut Vec<usize>) -> Result<Option<Sample>, RecvError> {
         let mut looked = false;
         loop {
             let Some(at) = self.many.as_mut().and_then(|many| many.ready.pop()) else {
@@ -545,7 +543,7 @@ impl Subscriber {
                         many.unseated.insert(at);
                     }
                 }
-                Ok(Seen::More) => later.push(at),
+                Ok(Seen::More) => many.later.push(at),
                 Ok(Seen::End) => {}
                 Err(error) => {
                     many.ready.again(at);
@@ -560,12 +558,19 @@ impl Subscriber {
         let now_ns = clock::monotonic_coarse_ns();
         let due = self.many.as_ref().is_some_and(|many| now_ns >= many.full_at_ns);
         if due {
-            self.drop_finished();
+            let from = self.many.as_ref().map_or(0, |many| many.ends_at);
+            // A relay that stands by is read when another has ended, wherever that one stands.
+            let next = if self.standby.is_empty() {
+                self.drop_finished(from, ENDS)
+            } else {
+                self.drop_finished(0, usize::MAX)
+            };
+            if let Some(many) = &mut self.many {
+                many.full_at_ns = now_ns.saturating_add(FULL_NS);
+                many.ends_at = next;
+            }
         }
         if let Some(many) = &mut self.many {
-            if due {
-                many.full_at_ns = now_ns.saturating_add(FULL_NS);
-            }
             many.ready.look(if due { Look::All } else { Look::Marked });
         }
     }
@@ -576,14 +581,11 @@ impl Subscriber {
     fn fetch_ahead(&self) {
         let Some(many) = &self.many else { return };
         let later = |others: usize| many.ready.later(others).and_then(|at| self.readers.get(at));
-        if let Some(reader) = later(3 * AHEAD) {
+        if let Some(reader) = later(2 * AHEAD) {
             slot::fetch(reader);
         }
-        if let Some(reader) = later(2 * AHEAD) {
-            reader.reader.fetch();
-        }
         if let Some(reader) = later(AHEAD) {
-            reader.reader.fetch_words();
+            reader.reader.fetch();
         }
     }
 
@@ -597,7 +599,7 @@ impl Subscriber {
             match reader.reader.take() {
                 Taken::Message(message) => {
                     if reader.origin.is_none() {
-                        return Ok(Seen::Message(reader.blank().show(message)));
+                        return Ok(Seen::Message(self.tray.blank(&reader.source).show(message)));
                     }
                     if let Some(sample) = self.relayed(at, message) {
                         return Ok(Seen::Message(sample));
@@ -676,24 +678,34 @@ impl Subscriber {
     pub(crate) fn meet(&mut self) {
         self.version = self.subscription.version();
         let uid = busway_shm::sys::identity::uid();
+        let mut come = Vec::new();
+        // In the order in which they came: of two relays of a publisher the older one has what was sent first.
         for arrival in self.subscription.arrived() {
             let peer = arrival.row.peer().clone();
             let publisher = PublisherInfo { name: peer.name(), pid: peer.pid(), port: arrival.publisher };
             let flags = arrival.row.ring().flags.load(busway_shm::sync::Ordering::Relaxed);
             let relay = flags & RING_RELAYS != 0;
             let skip = if relay { ORIGIN_BYTES as u8 } else { 0 };
-            let source = Arc::new(Source { topic: arrival.topic, publisher, skip });
+            let source = SourceRef::alone(Source { topic: arrival.topic, publisher, skip });
             let reader = RowReader::new(arrival.row, self.policy, peer.uid() != uid);
             let origin = relay
                 .then(|| self.origins.remove(&arrival.publisher).map_or_else(Origin::default, Origin::after));
             let held = self.held.contains(&arrival.publisher);
-            let reader = Reader { reader, source, tray: SampleTray::new(), blank: None, origin, held };
+            let reader = Reader { reader, source, origin, held };
             if reader.origin.is_some() && !self.relayed.insert(reader.port()) {
                 self.standby.push(reader);
             } else {
-                self.add(reader);
+                come.push(reader);
             }
         }
+        if self.readers.len() + come.len() > FULL_MAX {
+            // In the order in which they are looked at, so that what comes next lies behind what there is.
+            come.sort_by_key(|Reader { reader, .. }| {
+                let row = reader.row();
+                (row.peer().process(), row.ring_key().index)
+            });
+        }
+        come.into_iter().for_each(|reader| self.add(reader));
         if let Some(many) = &mut self.many {
             // A row may have got its seat.
             for at in std::mem::take(&mut many.unseated) {
@@ -706,12 +718,19 @@ impl Subscriber {
     fn add(&mut self, reader: Reader) {
         self.own_relays += usize::from(self.is_own_relay(&reader));
         self.readers.push(reader);
+        let count = self.readers.len();
         match &mut self.many {
-            Some(many) => many.add(self.readers.last()),
-            None if self.readers.len() > FULL_MAX => {
+            Some(many) => {
+                many.add(self.readers.last());
+                if count.is_multiple_of(SAMPLE_SOURCES_MAX) {
+                    join_sources(&mut self.readers[count - SAMPLE_SOURCES_MAX..]);
+                }
+            }
+            None if count > FULL_MAX => {
                 let mut many = Box::<Many>::default();
                 self.readers.iter().for_each(|reader| many.add(Some(reader)));
                 self.many = Some(many);
+                self.readers.chunks_exact_mut(SAMPLE_SOURCES_MAX).for_each(join_sources);
             }
             None => {}
         }
@@ -759,7 +778,7 @@ impl Subscriber {
 
     /// What a relay brings: a message that is new, or something else that is dealt with here.
     fn relayed(&mut self, at: usize, message: Message) -> Option<Sample> {
-        let sample = self.readers[at].blank().show(message);
+        let sample = self.tray.blank(&self.readers[at].source).show(message);
         self.judge(at, sample)
     }
 
@@ -789,16 +808,18 @@ impl Subscriber {
         delivered
     }
 
-    /// Lets go of publishers that are gone and have been read to their end.
-    fn drop_finished(&mut self) {
-        let mut at = 0;
-        while at < self.readers.len() {
+    /// Lets go of publishers that are gone and have been read to their end, until so many are found that are not. Returns where to go on.
+    fn drop_finished(&mut self, from: usize, most: usize) -> usize {
+        let (mut at, mut left) = (from, most);
+        while at < self.readers.len() && left > 0 {
             if self.readers[at].reader.is_over() {
                 self.finish(at);
             } else {
                 at += 1;
+                left -= 1;
             }
         }
+        if at < self.readers.len() { at } else { 0 }
     }
 
     /// What was missed since this was asked last, oldest first.
@@ -897,7 +918,7 @@ impl Subscriber {
             Ok(None) => {}
         }
         if self.many.is_none() {
-            self.drop_finished();
+            self.drop_finished(0, usize::MAX);
         }
         self.core.wake.register(&self.core.ports, &self.subscription, self.version, context.waker());
         // Registered: what comes now will wake. What came before is seen by this look.
@@ -911,6 +932,11 @@ impl Subscriber {
             Ok(None) => self.check().map_or_else(|error| Poll::Ready(Err(error)), |()| Poll::Pending),
         }
     }
+}
+
+/// Neighbours are counted together from now on.
+fn join_sources(readers: &mut [Reader]) {
+    SourceRef::join(readers.iter_mut().map(|reader| &mut reader.source));
 }
 
 /// What a look at one publisher came to.

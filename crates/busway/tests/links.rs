@@ -220,6 +220,53 @@ fn of_more_sources_than_are_looked_at_each_time_each_message_crosses_and_each_en
     assert!(subscriber.losses().is_empty());
 }
 
+/// Looks until so many publishers are read; nothing is sent meanwhile.
+fn wait_for_publishers(subscriber: &mut Subscriber, count: usize) {
+    let deadline = Deadline::after(PATIENCE);
+    while subscriber.publishers() != count {
+        assert!(!deadline.expired(), "{} of {count} publishers are read", subscriber.publishers());
+        assert!(subscriber.recv_timeout(Duration::from_millis(10)).unwrap().is_none(), "nothing was sent");
+    }
+}
+
+#[test]
+fn of_more_sources_than_are_looked_at_each_time_all_are_heard_through_another_node_when_one_ends() {
+    let near = Host::new(2, &[]);
+    let mut far = Host::new(0, &[(2, near.address())]);
+    near.wait_for_peers(1);
+    // Another process for either node.
+    let join = || Bus::builder().directory(&far._directory.0).domain("links").open().unwrap();
+    let (beside, reads) = (join(), join());
+    let mut subscriber = reads.subscriber("many.*").policy(Policy::Block).open().unwrap();
+    let open = |n: usize| near.bus.publisher(&format!("many.{n}")).slots_max(64).open().unwrap();
+    let mut publishers: Vec<_> = (0..100).map(open).collect();
+    wait_for_publishers(&mut subscriber, 100);
+    // What it brings stands by.
+    let node = Node::builder().cluster("test").index(1).listen("127.0.0.1:0".parse().unwrap());
+    let _node = node.peer(2, &near.address().to_string()).open(&beside).unwrap();
+    near.wait_for_peers(2);
+    wait_for_publishers(&mut subscriber, 200);
+    for publisher in &publishers {
+        publisher.wait_for_subscribers(2, PATIENCE).unwrap();
+    }
+    // The first node ends before it has brought anything.
+    drop(far.node.take());
+    wait_for_publishers(&mut subscriber, 100);
+    for round in 1..=3 {
+        for publisher in &mut publishers {
+            publisher.send(b"of all").unwrap();
+        }
+        let mut seen = BTreeMap::new();
+        for _ in 0..100 {
+            let sample = subscriber.recv_timeout(PATIENCE).unwrap().expect("each is heard");
+            assert_eq!(sample.sequence(), round, "of {}", sample.topic());
+            *seen.entry(sample.topic().to_owned()).or_insert(0) += 1;
+        }
+        assert_eq!(seen.len(), 100, "each is heard once");
+    }
+    assert!(subscriber.losses().is_empty(), "{:?}", subscriber.losses());
+}
+
 /// Takes `count` messages in order: by waiting, or by looking again and again.
 fn take_in_order(subscriber: &mut Subscriber, count: u64, spinning: bool) {
     let deadline = Deadline::after(PATIENCE);

@@ -125,6 +125,11 @@ pub const HOLD_BYTES_MAX: u64 = 64 * MIB;
 /// is counted as `hold_budget` if it is lapped.
 pub const HOLD_COPY_BYTES_MAX: usize = 64 << 10;
 
+/// Publishers of one subscriber whose names are kept in memory together, where it has more than a look at each time: a
+/// sample that is kept then keeps the names of so many, some 10 KiB at most, also when they are gone. Sixteen make the
+/// counting of them a sixteenth of what it is for each alone. Those that follow are kept with others.
+pub const SAMPLE_SOURCES_MAX: usize = 16;
+
 /// The largest depth of drop-newest: each message kept is a hold. A deeper one is refused where it is given.
 pub const DROP_NEWEST_DEPTH_MAX: u32 = HOLDS_MAX;
 

@@ -11,10 +11,13 @@ use busway_shm::view::Mapped;
 use busway_shm::clock::Deadline;
 use busway_wire::{Header, Kind, PortId, Topic};
 
-use super::GAPS_MAX;
+use busway_wire::limits::SAMPLE_SOURCES_MAX;
+
+use super::{ENDS, GAPS_MAX, Subscriber};
 use crate::bus::Bus;
 use crate::control::scratch::Scratch;
-use crate::publisher::Relay;
+use crate::ports::FULL_MAX;
+use crate::publisher::{Publisher, Relay};
 
 /// Longer than any call here takes on a loaded machine.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -124,4 +127,105 @@ fn a_relay_takes_the_place_of_one_that_brought_nothing() {
         assert!(looks < LOOKS || !deadline.expired(), "what the other relay brings is read");
     };
     assert_eq!((got.sequence(), got.payload()), (1, &b"first"[..]));
+}
+
+/// The publisher whose relays are read here.
+const RELAYED: PortId = PortId(77);
+
+/// So many publishers of `news.*` that send nothing.
+fn others(bus: &Bus, count: usize) -> Vec<Publisher> {
+    (0..count).map(|number| bus.publisher(&format!("news.{number}")).open().expect("a publisher")).collect()
+}
+
+/// A relay that is read by all who were there before.
+fn relay(bus: &Bus) -> Relay {
+    let topic = Topic::new("news.relayed").expect("a name");
+    let mut relay = Relay::open(&bus.core, &topic, RELAYED).expect("a relay");
+    let deadline = Deadline::after(PATIENCE);
+    while !relay.is_ready() {
+        assert!(!deadline.expired(), "the relay is read");
+        std::thread::yield_now();
+    }
+    relay
+}
+
+fn send(relay: &mut Relay, sequence: u64) {
+    let mut header = Header::new(Kind::Publish);
+    header.sequence.set(sequence);
+    relay.send(&header, b"news").expect("there is room");
+}
+
+/// Looks until it is so; nothing comes meanwhile.
+fn look_until(subscriber: &mut Subscriber, done: impl Fn(&Subscriber) -> bool) {
+    let deadline = Deadline::after(PATIENCE);
+    while !done(subscriber) {
+        assert!(
+            !deadline.expired(),
+            "{} are read, {} stand by",
+            subscriber.readers.len(),
+            subscriber.standby.len()
+        );
+        assert!(subscriber.try_recv().expect("the bus is open").is_none(), "nothing was sent");
+    }
+}
+
+#[test]
+fn of_two_relays_that_are_met_at_once_the_one_that_came_first_is_read_first() {
+    let scratch = Scratch::new();
+    let join =
+        |name: &str| Bus::builder().directory(scratch.path().join("run")).name(name).open().expect("a bus");
+    let (one, two, here) = (join("one"), join("two"), join("here"));
+    // The memory of the one that comes first stands behind that of the other.
+    let behind = one.core.own.process() > two.core.own.process();
+    let (first, second) = if behind { (one, two) } else { (two, one) };
+    let mut subscriber = here.subscriber("news.*").open().expect("a subscriber");
+    let _others = others(&here, FULL_MAX + 1);
+    // It does not look before both are there.
+    let mut older = relay(&first);
+    send(&mut older, 1);
+    send(&mut older, 2);
+    let mut newer = relay(&second);
+    send(&mut newer, 3);
+    let mut next = || {
+        let deadline = Deadline::after(PATIENCE);
+        loop {
+            if let Some(sample) = subscriber.try_recv().expect("the bus is open") {
+                return sample.sequence();
+            }
+            assert!(!deadline.expired(), "what was sent is read");
+        }
+    };
+    assert_eq!([next(), next()], [1, 2], "the newer relay does not have what was sent before it came");
+    drop(older);
+    assert_eq!(next(), 3);
+    assert!(subscriber.losses().is_empty());
+}
+
+#[test]
+fn a_relay_that_stands_by_is_read_at_the_next_look_for_ends_wherever_the_other_stands() {
+    let scratch = Scratch::new();
+    let join =
+        |name: &str| Bus::builder().directory(scratch.path().join("run")).name(name).open().expect("a bus");
+    let (first, second, here) = (join("first"), join("second"), join("here"));
+    let mut subscriber = here.subscriber("news.*").open().expect("a subscriber");
+    let _others = others(&here, ENDS);
+    look_until(&mut subscriber, |subscriber| subscriber.readers.len() == ENDS);
+    let together = subscriber.readers.iter().map(|reader| reader.source.together());
+    assert_eq!(together.max(), Some(SAMPLE_SOURCES_MAX), "a sample keeps the names of no more publishers");
+    let begun =
+        |subscriber: &Subscriber| subscriber.readers.get(ENDS).is_some_and(|last| last.reader.has_begun());
+    let ended = relay(&first);
+    look_until(&mut subscriber, begun);
+    let _other = relay(&second);
+    look_until(&mut subscriber, |subscriber| subscriber.standby.len() == 1);
+    drop(ended);
+    let deadline = Deadline::after(PATIENCE);
+    while !subscriber.readers[ENDS].reader.is_over() {
+        assert!(!deadline.expired(), "it has ended");
+        std::thread::yield_now();
+    }
+    let many = subscriber.many.as_mut().expect("they are many");
+    (many.full_at_ns, many.ends_at) = (0, 0);
+    assert!(subscriber.try_recv().expect("the bus is open").is_none(), "nothing was sent");
+    assert!(subscriber.standby.is_empty(), "one look for ends is enough");
 }

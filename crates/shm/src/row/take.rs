@@ -10,7 +10,7 @@ use busway_wire::Cause;
 use busway_wire::Policy;
 
 use super::{Body, Gap, Message, REFUSED, RowShared, SEATED, Taken, TakenSmall};
-use crate::layout::{RING_GATES, STAGES_MAX, state, unkey};
+use crate::layout::{RING_GATES, RingEntry, RowEntry, STAGES_MAX, state, unkey};
 use crate::life::Life;
 use crate::ring::SLOTS_MAX;
 use crate::slot::{InlineMessage, Look, Slot, SmallLook, fetch};
@@ -46,11 +46,19 @@ struct ReadStage {
 #[derive(Debug)]
 pub struct RowReader {
     row: Arc<RowShared>,
+    /// The row's, here as well: of ten thousand readers what is behind one more pointer is in no cache.
+    entry: Mapped<RowEntry>,
+    ring: Mapped<RingEntry>,
     policy: Policy,
     stage: Option<ReadStage>,
     stages_seen: u32,
     next: u64,
-    queued: VecDeque<Message>,
+    /// Drop newest: what was taken before it was asked for.
+    #[expect(
+        clippy::box_collection,
+        reason = "few have one, and what is read for each message is to lie closely"
+    )]
+    queued: Option<Box<VecDeque<Message>>>,
     foreign: bool,
     /// Whether messages are taken one after the other, whatever waits behind them.
     follows: bool,
@@ -74,12 +82,14 @@ impl RowReader {
     /// The reader of `row`. Payloads of a publisher of another user are copied before anybody looks at them.
     pub fn new(row: Arc<RowShared>, policy: Policy, foreign: bool) -> Self {
         Self {
+            entry: row.entry.clone(),
+            ring: row.ring.clone(),
             row,
             policy,
             stage: None,
             stages_seen: 0,
             next: 0,
-            queued: VecDeque::new(),
+            queued: None,
             foreign,
             follows: match policy {
                 Policy::DropOldest { depth } => depth == Policy::DEPTH_RING,
@@ -106,12 +116,12 @@ impl RowReader {
     /// What was taken up to `sequence` need not be kept. What was not taken is not confirmed.
     pub fn confirm(&mut self, sequence: u64) {
         let sequence = sequence.min(self.next.saturating_sub(1));
-        let count = sequence.saturating_sub(self.row.entry.cursor.load(Ordering::Relaxed));
+        let count = sequence.saturating_sub(self.entry.cursor.load(Ordering::Relaxed));
         if count > 0 {
-            self.row.entry.losing.store(u32::try_from(count).unwrap_or(u32::MAX), Ordering::Relaxed);
+            self.entry.losing.store(u32::try_from(count).unwrap_or(u32::MAX), Ordering::Relaxed);
             self.deliver(count);
             self.store_cursor(sequence);
-            self.row.entry.losing.store(0, Ordering::Release); // pairs with Acquire in `ledger::read`
+            self.entry.losing.store(0, Ordering::Release); // pairs with Acquire in `ledger::read`
         }
     }
 
@@ -120,7 +130,7 @@ impl RowReader {
         if self.stage.is_none() && !self.begin() {
             return self.next;
         }
-        let first = self.row.entry.cursor.load(Ordering::Relaxed).wrapping_add(1);
+        let first = self.entry.cursor.load(Ordering::Relaxed).wrapping_add(1);
         self.next = next.clamp(first.min(self.next), self.next);
         self.over = false;
         self.locate();
@@ -130,23 +140,17 @@ impl RowReader {
     /// The last sequence that was passed.
     #[inline]
     pub fn reached(&self) -> u64 {
-        self.row.entry.cursor.load(Ordering::Relaxed)
+        self.entry.cursor.load(Ordering::Relaxed)
     }
 
-    /// Asks for the slot of the next message, and for where the row's words are, without waiting for them.
+    /// Asks for the slot of the next message, and for the words that change when it is taken, without waiting for them.
     #[inline]
     pub fn fetch(&self) {
-        fetch(&*self.row);
         if let Some(stage) = &self.stage {
             stage.slots[(self.next & stage.mask) as usize].prefetch();
         }
-    }
-
-    /// Asks for the words that change when the next message is taken, without waiting for them.
-    #[inline]
-    pub fn fetch_words(&self) {
-        fetch(&self.row.entry.cursor);
-        fetch(&self.row.ring.waiting);
+        fetch(&self.entry.cursor);
+        fetch(&self.ring.waiting);
     }
 
     /// The row.
@@ -165,7 +169,7 @@ impl RowReader {
         self.run = 0;
         let empties = self.empties.wrapping_add(1);
         let usual = self.next < stage.end
-            && self.row.ring.stages_used.load(Ordering::Acquire) == self.stages_seen
+            && self.ring.stages_used.load(Ordering::Acquire) == self.stages_seen
             && !empties.is_multiple_of(EMPTIES_A_CHECK);
         if usual {
             self.empties = empties;
@@ -245,7 +249,7 @@ impl RowReader {
             }
             _ => return false,
         }
-        self.next = self.row.entry.cursor.load(Ordering::Relaxed).wrapping_add(1);
+        self.next = self.entry.cursor.load(Ordering::Relaxed).wrapping_add(1);
         self.locate();
         // Without a stage `take_next` counts what cannot be read, and ends.
         true
@@ -253,7 +257,7 @@ impl RowReader {
 
     /// Finds the stage in which the next message lies.
     fn locate(&mut self) {
-        let ring = &self.row.ring;
+        let ring = &self.ring;
         let used = ring.stages_used.load(Ordering::Acquire); // pairs with Release in `ring::new_stage`
         self.stages_seen = used;
         let used = (used as usize).min(STAGES_MAX);
@@ -290,7 +294,7 @@ impl RowReader {
                 }
                 Look::Empty => {
                     if self.next < stage.end
-                        && self.row.ring.stages_used.load(Ordering::Acquire) == self.stages_seen
+                        && self.ring.stages_used.load(Ordering::Acquire) == self.stages_seen
                     {
                         return self.nothing();
                     }
@@ -346,7 +350,7 @@ impl RowReader {
     #[inline]
     fn deliver(&mut self, count: u64) {
         self.delivered = self.delivered.wrapping_add(count);
-        self.row.entry.delivered.store(self.delivered, Ordering::Release); // pairs with Acquire in `ledger::read`
+        self.entry.delivered.store(self.delivered, Ordering::Release); // pairs with Acquire in `ledger::read`
     }
 
     /// Moves the cursor to `sequence`, and wakes the publisher if it waits for that.
@@ -361,8 +365,8 @@ impl RowReader {
 
     #[inline]
     fn store_cursor(&mut self, sequence: u64) {
-        self.row.entry.cursor.store(sequence, Ordering::Release); // pairs with Acquire in `seat::progress` and `ledger::read`
-        let wanted = self.row.ring.waiting.word.load(Ordering::Relaxed);
+        self.entry.cursor.store(sequence, Ordering::Release); // pairs with Acquire in `seat::progress` and `ledger::read`
+        let wanted = self.ring.waiting.word.load(Ordering::Relaxed);
         if wanted != self.woken_for {
             self.wake_publisher(wanted, sequence);
         }
@@ -382,8 +386,8 @@ impl RowReader {
         }
         self.woken_for = wanted;
         fence(Ordering::SeqCst); // pairs with the fence in `room::sleep`
-        self.row.entry.woken.fetch_add(1, Ordering::Release); // pairs with Acquire in `room::sleep`
-        futex::wake_all(futex_half(&self.row.entry.woken));
+        self.entry.woken.fetch_add(1, Ordering::Release); // pairs with Acquire in `room::sleep`
+        futex::wake_all(futex_half(&self.entry.woken));
     }
 
     fn lose(&mut self, count: u64, cause: Cause) -> Taken {
@@ -397,14 +401,14 @@ impl RowReader {
         if self.confirms {
             self.confirm(from.wrapping_sub(1));
         }
-        self.row.entry.losing.store(u32::try_from(count).unwrap_or(u32::MAX), Ordering::Relaxed);
+        self.entry.losing.store(u32::try_from(count).unwrap_or(u32::MAX), Ordering::Relaxed);
         self.row.count(cause, count);
         let last = from.wrapping_add(count).wrapping_sub(1);
         self.passed(last);
         if self.confirms {
             self.store_cursor(last);
         }
-        self.row.entry.losing.store(0, Ordering::Release); // pairs with Acquire in `ledger::read`
+        self.entry.losing.store(0, Ordering::Release); // pairs with Acquire in `ledger::read`
         Gap { cause, from, count }
     }
 
@@ -433,19 +437,19 @@ impl RowReader {
         }
         if let Some(first) = self.before_joining(count) {
             // History is what happens to be there: a late joiner has not lost what it never had.
-            self.row.entry.first.store(first, Ordering::Relaxed);
+            self.entry.first.store(first, Ordering::Relaxed);
             self.passed(first);
             self.locate();
             return None;
         }
         // A publisher takes nothing from a row that may gate but where it waits for it no longer, or has not met it yet.
-        let gated = self.policy.gates() && self.row.ring.flags.load(Ordering::Relaxed) & RING_GATES != 0;
+        let gated = self.policy.gates() && self.ring.flags.load(Ordering::Relaxed) & RING_GATES != 0;
         Some(self.lose(count, if gated { Cause::Stalled } else { cause }))
     }
 
     fn newest_slots(&self) -> u64 {
-        let used = self.row.ring.stages_used.load(Ordering::Acquire) as usize;
-        let at = used.checked_sub(1).and_then(|newest| self.row.ring.stage_at.get(newest));
+        let used = self.ring.stages_used.load(Ordering::Acquire) as usize;
+        let at = used.checked_sub(1).and_then(|newest| self.ring.stage_at.get(newest));
         at.map_or(1, |at| 1 << (at.load(Ordering::Relaxed) & 63).min(u64::from(SLOTS_MAX.trailing_zeros())))
     }
 
@@ -470,10 +474,10 @@ impl RowReader {
 
     /// The last of the next `count` messages that was there before this row joined late; `None` where the next was not.
     fn before_joining(&self, count: u64) -> Option<u64> {
-        let entry = &self.row.entry;
+        let entry = &self.entry;
         let late = entry.history.load(Ordering::Relaxed) > 0
             && entry.cursor.load(Ordering::Relaxed) == entry.first.load(Ordering::Relaxed)
-            && entry.created_ns.load(Ordering::Relaxed) > self.row.ring.created_ns.load(Ordering::Relaxed);
+            && entry.created_ns.load(Ordering::Relaxed) > self.ring.created_ns.load(Ordering::Relaxed);
         let last = self.row.joined_at.load(Ordering::Relaxed).min(self.next + count - 1);
         (late && last >= self.next).then_some(last)
     }
@@ -491,18 +495,22 @@ impl RowReader {
 
     /// Drop newest: what came since the last take is held, oldest first, until `depth` messages wait; the rest is lost.
     fn take_oldest(&mut self, depth: usize) -> Taken {
-        while self.queued.len() < depth {
+        while self.queued.as_ref().map_or(0, |queued| queued.len()) < depth {
             match self.take_next() {
-                Taken::Message(message) => self.queued.push_back(message),
+                Taken::Message(message) => self.queued.get_or_insert_default().push_back(message),
                 Taken::Gap(gap) => return Taken::Gap(gap),
-                other => return self.queued.pop_front().map_or(other, Taken::Message),
+                other => return self.take_queued().map_or(other, Taken::Message),
             }
         }
         let newer = self.waiting();
         if newer > 0 && newer <= AHEAD_MAX {
             return self.lose(newer, Cause::DropNewest);
         }
-        self.queued.pop_front().map_or(Taken::Empty, Taken::Message)
+        self.take_queued().map_or(Taken::Empty, Taken::Message)
+    }
+
+    fn take_queued(&mut self) -> Option<Message> {
+        self.queued.as_mut()?.pop_front()
     }
 
     fn nothing(&mut self) -> Taken {
@@ -518,8 +526,8 @@ impl RowReader {
         if self.stage.is_none() || self.has_taken() {
             return false;
         }
-        let (generation, at) = unkey(self.row.ring.key.load(Ordering::Acquire));
-        let closed = at == state::CLOSED && self.next > self.row.ring.closed_at.load(Ordering::Relaxed);
+        let (generation, at) = unkey(self.ring.key.load(Ordering::Acquire));
+        let closed = at == state::CLOSED && self.next > self.ring.closed_at.load(Ordering::Relaxed);
         let reused = generation != self.row.ring_key.generation || at == state::FREE;
         // Read in this order: everything that a dead process stored is visible once its death is.
         let dead = matches!(self.row.peer.life(), Life::Dead | Life::Closed);
@@ -534,7 +542,7 @@ impl RowReader {
 
     /// Whether messages lie here that have not been returned yet.
     pub fn has_taken(&self) -> bool {
-        !self.queued.is_empty()
+        self.queued.as_ref().is_some_and(|queued| !queued.is_empty())
     }
 
     /// Whether the slot of the next message is empty at this moment.
@@ -546,7 +554,7 @@ impl RowReader {
             return false;
         }
         let end = self.stage.as_ref().map_or(0, |stage| stage.end);
-        if self.next >= end || self.row.ring.stages_used.load(Ordering::Acquire) != self.stages_seen {
+        if self.next >= end || self.ring.stages_used.load(Ordering::Acquire) != self.stages_seen {
             self.locate();
         }
         self.stage.as_ref().is_none_or(|stage| {
