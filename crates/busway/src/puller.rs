@@ -298,6 +298,8 @@ impl Puller {
                     // The next take begins with the next pusher: none of them starves.
                     self.turn = at + 1;
                     let sample = reader.tray.blank(&reader.source).show(message);
+                    // It is busy now: nobody need leave it the messages of other pushers.
+                    self.rest_others(at);
                     if let Some(task) = self.task(sample, claim) {
                         return Ok(Some(task));
                     }
@@ -370,6 +372,11 @@ impl Puller {
     /// Nobody need leave a message to who does not look for one.
     fn rest(&mut self) {
         self.readers.iter_mut().for_each(|reader| reader.reader.rest());
+    }
+
+    fn rest_others(&mut self, but: usize) {
+        let others = self.readers.iter_mut().enumerate().filter(|(at, _)| *at != but);
+        others.for_each(|(_, reader)| reader.reader.rest());
     }
 
     /// Takes up the pushers that the control thread has met.

@@ -469,13 +469,14 @@ fn share(pusher: &mut Pusher, group: &Group, pullers: usize, messages: u64) -> V
                     let mut mine = Vec::new();
                     while left.load(Ordering::Relaxed) > 0 {
                         assert!(!late(), "{} are left", left.load(Ordering::Relaxed));
-                        match puller.pull() {
-                            Some((sequence, task)) => {
+                        // By a clock that stands still: how long one waits for a processor decides nothing.
+                        match puller.reader.pull(|| 0) {
+                            Pulled::Message(message, task) => {
                                 assert!(task.done());
                                 left.fetch_sub(1, Ordering::Relaxed);
-                                mine.push(sequence);
+                                mine.push(message.sequence);
                             }
-                            None => std::thread::yield_now(),
+                            _ => std::thread::yield_now(),
                         }
                     }
                     mine
@@ -507,6 +508,42 @@ fn of_a_hundred_thousand_messages_each_goes_to_one_of_eight_pullers_in_equal_sha
     let equal = MESSAGES as usize / 8;
     assert!(counts.iter().all(|count| count.abs_diff(equal) <= equal / 10), "{counts:?}");
     assert_eq!(pusher.account(LOST), (MESSAGES, [0; 3]));
+}
+
+#[test]
+fn a_puller_that_stops_while_it_looks_for_work_is_waited_for_once() {
+    let mut pusher = Pusher::patient();
+    let mut stopped = Puller::new(&pusher, &group("g"));
+    let mut other = Puller::new(&pusher, &group("g"));
+    assert!(matches!(stopped.reader.pull(|| 0), Pulled::Nothing), "it looks, and never again");
+    let (mut now_ns, mut waited, mut done) = (0_u64, 0_u64, 0);
+    while done < 10_000 {
+        pusher.push_all(1);
+        loop {
+            match other.reader.pull(|| now_ns) {
+                Pulled::Message(_, task) => break assert!(task.done()),
+                Pulled::Unfinished => (now_ns, waited) = (now_ns + 1_000_000, waited + 1),
+                found => panic!("there is work: {found:?}"),
+            }
+        }
+        done += 1;
+    }
+    println!("evidence: messages={done} waited_ms={waited}");
+    assert!((1..=25).contains(&waited), "{waited} ms");
+    // It comes back: the next is its own again.
+    stopped.reader.rest();
+    assert!(matches!(stopped.reader.pull(|| now_ns), Pulled::Nothing));
+    let before = waited;
+    for _ in 0..64 {
+        pusher.push_all(1);
+        while let Pulled::Unfinished = other.reader.pull(|| now_ns) {
+            waited += 1;
+            if let Pulled::Message(_, task) = stopped.reader.pull(|| now_ns) {
+                assert!(task.done());
+            }
+        }
+    }
+    assert!(waited > before, "it is left a message");
 }
 
 #[test]

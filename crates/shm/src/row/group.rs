@@ -131,6 +131,9 @@ pub struct GroupReader {
     looking: u64,
     /// Whom it leaves the next message, since when, and how often that one had looked.
     courtesy: Option<(usize, u64, u64)>,
+    /// Who did not come though a message was left to it, and how often it had looked: it is not waited for again before it looks
+    /// anew.
+    absent: BTreeMap<usize, u64>,
     /// Claims of which it knows since when they have stood.
     watched: BTreeMap<u64, (Claim, u64)>,
 }
@@ -156,6 +159,7 @@ impl GroupReader {
             turn,
             looking: 0,
             courtesy: None,
+            absent: BTreeMap::new(),
             watched: BTreeMap::new(),
         }
     }
@@ -342,7 +346,8 @@ impl GroupReader {
         for (at, line) in self.run.lines().iter().enumerate().filter(|(at, _)| *at != me) {
             let (turn, looking) = (line.turn.load(Ordering::Relaxed), line.looking.load(Ordering::Relaxed));
             foremost = foremost.max(turn);
-            if !looking.is_multiple_of(2) && turn.saturating_add(AHEAD_MAX) < self.turn {
+            let here = !looking.is_multiple_of(2) && self.absent.get(&at) != Some(&looking);
+            if here && turn.saturating_add(AHEAD_MAX) < self.turn {
                 behind = behind.min(Some((turn, at, looking))).or(Some((turn, at, looking)));
             }
         }
@@ -365,7 +370,12 @@ impl GroupReader {
         let now_ns = now_ns();
         match self.courtesy {
             Some((whom, since, when)) if (whom, when) == (at, looking) => {
-                now_ns.saturating_sub(since) < COURTESY_NS
+                let waits = now_ns.saturating_sub(since) < COURTESY_NS;
+                if !waits {
+                    self.absent.insert(at, looking);
+                    self.courtesy = None;
+                }
+                waits
             }
             _ => {
                 self.courtesy = Some((at, now_ns, looking));
