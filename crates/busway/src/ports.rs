@@ -731,7 +731,12 @@ impl Ports for PortTable {
         match run {
             Ok(run) => {
                 let found = lock(&self.waiting).get(&row.index.0).and_then(|(found, _)| found.upgrade());
-                if let Some(found) = found.filter(|found| found.key() == row_entry(row)) {
+                // Only who has the ring gives places in its group.
+                let asked = |found: &Arc<RowShared>| {
+                    (found.key(), found.peer().process(), found.ring_key())
+                        == (row_entry(row), publisher, entry_of(ring))
+                };
+                if let Some(found) = found.filter(asked) {
                     found.take_place(run, place.owner);
                 }
                 self.attached(publisher, ring, row, Ok(SeatIndex(place.seat)));

@@ -209,11 +209,13 @@ impl Puller {
     /// # Errors
     /// [`RecvError`].
     pub fn recv(&mut self) -> Result<Task, RecvError> {
-        loop {
-            if let Some(task) = self.wait(Deadline::never())? {
-                return Ok(task);
+        let task = loop {
+            if let Some(task) = self.wait(Deadline::never()).transpose() {
+                break task;
             }
-        }
+        };
+        self.rest();
+        task
     }
 
     /// Waits for a message, at most `timeout`; `None` when the time is up.
@@ -338,9 +340,14 @@ impl Puller {
         })
     }
 
-    /// Pushes what nobody acknowledged where somebody may look at it. Where that fails the message stays where it is.
+    /// Pushes what nobody acknowledged where somebody may look at it. Where that fails the message stays where it is. What nobody
+    /// acknowledged among the dead letters themselves is lost as one: it would come back for ever.
     #[cold]
     fn bury(&mut self, sample: &Sample, claim: group::Task) {
+        if sample.topic().starts_with(DEAD_LETTERS) {
+            claim.lose(Cause::DeadLetter);
+            return;
+        }
         if self.dead.is_none() {
             let topic = format!("{DEAD_LETTERS}{}", self.group.name());
             self.dead = self.bus.pusher(&topic).open().ok();
@@ -369,8 +376,11 @@ impl Puller {
         next
     }
 
-    /// Nobody need leave a message to who does not look for one.
+    /// Nobody need leave a message to who does not look for one. In a child made by `fork` nothing is mapped to say it in.
     fn rest(&mut self) {
+        if self.core.own.forked() {
+            return;
+        }
         self.readers.iter_mut().for_each(|reader| reader.reader.rest());
     }
 

@@ -169,6 +169,11 @@ impl Seat {
         }
     }
 
+    /// The process and the row.
+    fn who(&self) -> (ProcessId, EntryKey) {
+        (self.peer.process(), self.row_key)
+    }
+
     /// The process id and the name of who reads, or of who read before it died.
     pub(crate) fn reader(&self) -> (u32, String) {
         if let Some(group) = &self.group {
@@ -415,7 +420,7 @@ impl RingShared {
         between::now(between::Step::Placed, self);
         let refused = |_: &ShmError| {
             if let Some(member) = &member {
-                member.group.leave(member.owner, Left::Closed);
+                member.group.leave(member.owner, (peer.process(), row_key), Left::Closed);
             }
         };
         let index = self.own.take_entry(Table::Seat).inspect_err(refused)?;
@@ -532,6 +537,10 @@ impl RingShared {
             let closed = seat.progress(u64::MAX) == Progress::Closed;
             let given_up = seat.stands_in() && over && !(seat.group.is_some() && pulled);
             if !died && !closed && !given_up {
+                // Its bus was closed and a task is still there: the task is nobody's, the seat keeps what it holds.
+                if let Some(member) = seat.member.as_ref().filter(|_| seat.peer.life() == Life::Closed) {
+                    reaped.returned += member.group.leave(member.owner, seat.who(), Left::Died);
+                }
                 return true;
             }
             if died {
@@ -541,7 +550,7 @@ impl RingShared {
             }
             if let Some(member) = &seat.member {
                 let left = if died { Left::Died } else { Left::Closed };
-                reaped.returned += member.group.leave(member.owner, left); // G2
+                reaped.returned += member.group.leave(member.owner, seat.who(), left); // G2
             }
             if died && !closed && stand_ins.take(self, seat) {
                 reaped.kept += 1;

@@ -164,3 +164,18 @@ fn settings_that_no_group_has_are_refused_and_so_is_a_puller_that_acknowledges_o
     bus.close();
     assert!(first.recv().is_err() && pusher.send(b"more").is_err());
 }
+
+#[test]
+fn what_a_puller_had_whose_bus_was_closed_is_counted_and_holds_up_nobody() {
+    let directory = Directory::new();
+    let (one, two) = (directory.join("pusher"), directory.join("puller"));
+    let mut pusher = one.pusher("w").open().unwrap();
+    let mut puller = two.puller("w").open().unwrap();
+    pusher.send(b"one").unwrap();
+    let task = puller.recv_timeout(PATIENCE).unwrap().expect("it was pushed");
+    two.close();
+    pusher.flush(PATIENCE).unwrap();
+    let account = pusher.account();
+    assert_eq!((account.dropped["puller_died"], account.in_flight), (1, 0), "{account:?}");
+    assert_eq!(&task[..], b"one", "what is held stays as it was");
+}

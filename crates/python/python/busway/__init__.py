@@ -37,6 +37,7 @@ from ._errors import (
     SettingError,
     TimedOut,
     TooLarge,
+    TooLate,
 )
 
 __all__ = [
@@ -60,6 +61,7 @@ __all__ = [
     "Subscriber",
     "TimedOut",
     "TooLarge",
+    "TooLate",
 ]
 
 _open: _weakref.WeakSet[Bus] = _weakref.WeakSet()

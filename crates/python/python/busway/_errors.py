@@ -22,6 +22,7 @@ __all__ = [
     "TimedOut",
     "Evicted",
     "NoSubscribers",
+    "TooLate",
     "Forked",
     "Closed",
 ]
@@ -88,6 +89,10 @@ class NoSubscribers(Error):
     """Nobody subscribes to the topic (BUS-0404)."""
 
 
+class TooLate(Error):
+    """An acknowledgement came after its message was given to another puller (BUS-0405)."""
+
+
 class PeerError(Error):
     """Another process of the domain is not what it must be (05xx)."""
 
@@ -110,6 +115,7 @@ _OF_NUMBER: dict[int, type[Error]] = {
     402: TimedOut,
     403: Evicted,
     404: NoSubscribers,
+    405: TooLate,
     601: Forked,
     602: Closed,
     603: ResourceError,

@@ -56,7 +56,9 @@ class Child:
     """Another interpreter that runs a script, and talks by lines."""
 
     def __init__(self, script: str) -> None:
-        head = "import busway, sys\nfrom stage import PATIENCE\n"
+        # Who starts the tests in the background of a shell has told them to ignore it.
+        interrupts = "import signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        head = "import busway, sys\nfrom stage import PATIENCE\n" + interrupts
         self.process = subprocess.Popen(
             [sys.executable, "-W", "error", "-c", head + script],
             stdin=subprocess.PIPE,

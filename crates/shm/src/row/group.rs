@@ -232,7 +232,7 @@ impl GroupReader {
     /// `None`: it was no message; look on.
     fn read(&mut self, claim: Claim) -> Option<Pulled> {
         let task = Task { row: self.row().clone(), run: self.run.clone(), claim };
-        match self.reader.take_at(claim.sequence()) {
+        let instead = match self.reader.take_at(claim.sequence()) {
             Taken::Message(message) if message.sequence == claim.sequence() => {
                 self.say_taken();
                 return Some(Pulled::Message(message, task));
@@ -242,12 +242,14 @@ impl GroupReader {
                 task.lose(Cause::Corrupt);
                 return None;
             }
-            Taken::Empty | Taken::End | Taken::HoldsExhausted => {}
-        }
-        let held = self.row().held() > 0;
+            // Another row of this process may hold all that it may hold: its user must know.
+            Taken::HoldsExhausted => Pulled::HoldsExhausted,
+            // Our seat is not there yet.
+            Taken::Empty | Taken::End => Pulled::Unfinished,
+        };
         self.run.claims().put_back(claim);
         self.run.head().returned.fetch_add(1, Ordering::Release); // pairs with Acquire in `come_up`
-        Some(if held { Pulled::HoldsExhausted } else { Pulled::Unfinished })
+        Some(instead)
     }
 
     fn publisher_is_gone(&self) -> bool {
@@ -317,7 +319,7 @@ impl GroupReader {
 
     fn say_taken(&mut self) {
         self.taken += 1;
-        self.turn += 1;
+        self.turn = self.turn.saturating_add(1); // the lines of others lift it
         self.looking += 1;
         self.courtesy = None;
         self.tell();

@@ -73,6 +73,13 @@ struct Named {
     pullers: Vec<Option<(ProcessId, EntryKey)>>,
 }
 
+impl Named {
+    /// The puller's process and row, if there is one in this place.
+    fn who(&self, owner: Owner) -> Option<(ProcessId, EntryKey)> {
+        self.pullers.get(usize::from(owner.0).wrapping_sub(1)).copied().flatten()
+    }
+}
+
 /// A seat's place in its group.
 #[derive(Clone, Debug)]
 pub(crate) struct Member {
@@ -110,6 +117,17 @@ impl Group {
             let mut found = claims.look(sequence);
             // Nobody who keeps to the page wrote this: the message is nobody's, and the queue goes on.
             if found == Found::Other && claims.give_up(sequence, Cause::Corrupt as u8) {
+                found = claims.look(sequence);
+            }
+            // Nor this, in the name of a puller that there is not: it is as if it had died.
+            if let Found::Taken(claim) = found
+                && named.who(claim.owner()).is_none()
+            {
+                if named.group.acknowledge().is_none() {
+                    claims.lose(claim, Cause::PullerDied as u8);
+                } else if claims.give_back(claim) {
+                    named.run.head().returned.fetch_add(1, Ordering::Release); // pairs with Acquire in `row::group`
+                }
                 found = claims.look(sequence);
             }
             let lost = match found {
@@ -218,13 +236,15 @@ impl Group {
         Ok(joined)
     }
 
-    /// Lets a puller go; returns how many messages are free again.
-    pub(super) fn leave(&self, owner: Owner, left: Left) -> u32 {
+    /// Lets a puller go, if the place is still its; returns how many messages are free again.
+    pub(super) fn leave(&self, owner: Owner, who: (ProcessId, EntryKey), left: Left) -> u32 {
         let mut state = self.lock();
         let head = self.head.load(Ordering::Acquire);
         self.advance(&mut state);
         let from = state.passed + 1;
-        let Some(named) = state.named.as_mut() else { return 0 };
+        let Some(named) = state.named.as_mut().filter(|named| named.who(owner) == Some(who)) else {
+            return 0;
+        };
         let claims = named.run.claims();
         let mut returned = 0;
         for sequence in from..=head {
