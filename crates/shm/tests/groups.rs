@@ -596,6 +596,25 @@ fn write_anything(how: &Group) {
 }
 
 #[test]
+fn a_claim_in_the_name_of_nobody_stops_no_pusher() {
+    for (how, lost) in [(group("g"), 1), (acknowledged("g", 5), 0)] {
+        let mut pusher = Pusher::patient();
+        let mut puller = Puller::new(&pusher, &how);
+        let file = file::map(pusher.own.claims().expect("it is there").fd(), pusher.own.process());
+        let run = Run::of(&file.expect("it is ours"), RunAt { offset: 4096, slots: SLOTS as u32 });
+        pusher.push_all(2);
+        assert!(run.expect("the first").claims().claim(1, Owner(999)).is_some());
+        assert_eq!(puller.pull_all(), [2]);
+        // As many as fit, beside the one that nobody has.
+        for _ in 0..10 * SLOTS {
+            pusher.push_all(1);
+            puller.pull_all();
+        }
+        assert_eq!(pusher.account(LOST), (2 + 10 * SLOTS - lost, [lost, 0, 0]), "{how:?}");
+    }
+}
+
+#[test]
 fn a_claims_file_that_is_not_what_it_should_be_is_refused() {
     let pusher = Pusher::patient();
     let claims = pusher.own.claims().expect("it can be made");
