@@ -39,10 +39,21 @@ pub(crate) fn _after_fork() {
     for (start, (len, _)) in shown {
         let from = start / page * page;
         let bytes = start.saturating_add(len).next_multiple_of(page).saturating_sub(from);
-        let (pages, access) = (from as *mut std::ffi::c_void, ProtFlags::READ | ProtFlags::WRITE);
-        let flags = MapFlags::PRIVATE | MapFlags::FIXED_NOREPLACE;
-        // SAFETY: `FIXED_NOREPLACE`: where something is, as for a small message on the heap, nothing is done.
-        #[expect(unsafe_code, reason = "no safe function maps at an address")]
-        let _ = unsafe { mmap_anonymous(pages, bytes, access, flags) };
+        if !put_zeroes(from, bytes) {
+            // Small chunks share pages: the first may be there for the view before.
+            for at in (from..from.saturating_add(bytes)).step_by(page) {
+                put_zeroes(at, page);
+            }
+        }
     }
+}
+
+/// Maps zeroes where nothing is; `false` where anything is in these bytes, all of which stay as they are.
+fn put_zeroes(from: usize, bytes: usize) -> bool {
+    let (pages, access) = (from as *mut std::ffi::c_void, ProtFlags::READ | ProtFlags::WRITE);
+    let flags = MapFlags::PRIVATE | MapFlags::FIXED_NOREPLACE;
+    // SAFETY: `FIXED_NOREPLACE`: where something is, as for a small message on the heap, nothing is done.
+    #[expect(unsafe_code, reason = "no safe function maps at an address")]
+    let mapped = unsafe { mmap_anonymous(pages, bytes, access, flags) };
+    mapped.is_ok()
 }

@@ -122,3 +122,16 @@ class Forks(Claims):
         room.release()
         loan.send()
         self.assertEqual(subscriber.recv(PATIENCE), b"r" * 50_000)
+
+    def test_messages_that_share_pages_can_be_read_in_a_child(self):
+        subscriber, publisher = self.bus.subscriber("x"), self.bus.publisher("x")
+        for number in range(6):
+            publisher.send(bytes([number]) * 6000)
+        views = [memoryview(subscriber.recv(PATIENCE)) for _ in range(6)]
+
+        def child():
+            for view in views:
+                self.assertEqual(bytes(view), bytes(6000))
+
+        self.assertEqual(self.in_child(child), 0)
+        self.assertEqual([bytes(view) for view in views], [bytes([number]) * 6000 for number in range(6)])
