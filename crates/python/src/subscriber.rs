@@ -322,7 +322,7 @@ impl Subscriber {
         let doorbell = self.doorbell.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let Some(doorbell) = doorbell else { return Ok(Vec::new()) };
         doorbell.clear();
-        let waker = Waker::from(doorbell);
+        let waker = Waker::from(Arc::clone(&doorbell));
         let polled = self.taking(py, |subscriber| {
             let polled = Pin::new(&mut subscriber.stream()).poll_next(&mut Context::from_waker(&waker));
             match polled {
@@ -330,8 +330,12 @@ impl Subscriber {
                 Poll::Ready(Some(taken)) => Ok(Some(taken?)),
                 Poll::Ready(None) => Err(RecvError::Closed.into()),
             }
-        })?;
-        polled.map_or(Ok(Vec::new()), |first| self.rest(py, first, most))
+        });
+        if !matches!(polled, Ok(None)) {
+            // What was cleared may have been for another task, which sleeps still.
+            doorbell.ring();
+        }
+        polled?.map_or(Ok(Vec::new()), |first| self.rest(py, first, most))
     }
 
     /// For an event loop: what made the descriptor readable was seen.

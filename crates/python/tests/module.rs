@@ -61,6 +61,7 @@ claims! {
     fn a_loop_receives_while_it_does_other_things();
     fn a_loop_is_woken_once_for_whatever_has_come();
     fn a_receive_that_is_cancelled_has_taken_nothing();
+    fn a_task_that_is_quicker_does_not_take_the_wake_up_of_another();
     fn a_flood_does_not_stop_the_loop();
     fn a_publisher_that_must_wait_does_not_hold_the_loop_up();
     fn each_loop_has_its_turn_and_two_at_a_time_are_refused();

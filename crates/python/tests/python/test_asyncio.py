@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import os
+import select
 import threading
 
 import busway
@@ -155,6 +156,46 @@ with busway.Bus("asyncio") as bus, bus.publisher("x.y") as publisher:
                 return [int.from_bytes(bytes(sample), "big") for sample in received]
 
         self.assertEqual(asyncio.run(main()), list(range(1000)))
+
+    def test_a_task_that_is_quicker_does_not_take_the_wake_up_of_another(self):
+        class Racing:
+            """The subscriber, where something happens just after a task has found nothing."""
+
+            def __init__(self, native, happens):
+                self.native, self.happens = native, happens
+
+            def __getattr__(self, name):
+                return getattr(self.native, name)
+
+            def try_recv(self):
+                if self.happens is not None:
+                    happens, self.happens = self.happens, None
+                    happens()
+                    if not select.select([self.native._fileno()], [], [], PATIENCE)[0]:
+                        raise TimeoutError("nothing rang")
+                    return None
+                return self.native.try_recv()
+
+        async def main(closes):
+            async with aio.Bus("asyncio") as bus:
+                subscriber, publisher = await bus.subscriber("x"), await bus.publisher("x")
+                native = subscriber.subscriber
+
+                def happens():
+                    if closes:
+                        native.close()
+                    else:
+                        publisher.publisher.send(b"one")
+                        publisher.publisher.send(b"two")
+
+                sleeper = asyncio.create_task(subscriber.recv())
+                await asyncio.sleep(0)
+                subscriber._port = Racing(native, happens)
+                quick = (await asyncio.gather(subscriber.recv(), return_exceptions=True))[0]
+                return [quick, *await asyncio.wait_for(asyncio.gather(sleeper, return_exceptions=True), PATIENCE)]
+
+        self.assertEqual([bytes(sample) for sample in asyncio.run(main(False))], [b"one", b"two"])
+        self.assertEqual([type(error) for error in asyncio.run(main(True))], [busway.Closed] * 2)
 
     def test_each_loop_has_its_turn_and_two_at_a_time_are_refused(self):
         bus = busway.Bus("asyncio")
