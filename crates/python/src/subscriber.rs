@@ -340,6 +340,10 @@ impl Subscriber {
 
     /// For an event loop: what made the descriptor readable was seen.
     fn _clear(&self) {
+        // A child of fork has the same descriptor as its parent, for which it rings.
+        if self.check().is_err() {
+            return;
+        }
         if let Some(doorbell) = &*self.doorbell.lock().unwrap_or_else(PoisonError::into_inner) {
             doorbell.clear();
         }

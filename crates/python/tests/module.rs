@@ -71,6 +71,7 @@ claims! {
     "test_forks.Forks":
     fn a_forked_child_is_told_and_opens_a_bus_of_its_own();
     fn what_was_shown_before_a_fork_can_be_read_in_the_child();
+    fn a_child_that_closes_does_not_make_its_parent_deaf();
     fn messages_that_share_pages_can_be_read_in_a_child();
 
     "test_programs.Programs":

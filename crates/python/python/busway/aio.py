@@ -205,10 +205,18 @@ class Subscriber(_Opened["busway.Subscriber"]):
         """Ends the subscription; tasks that wait in it end."""
         await super().close()
         # Only now: who waits and is woken sees that it is closed, and does not watch again.
-        if self._loop is not None and not self._loop.is_closed():
+        if self._loop is not None and not self._loop.is_closed() and not self._inherited():
             self._loop.remove_reader(self._fd)
         self._loop = None
         self._rung()
+
+    def _inherited(self) -> bool:
+        """Whether this is a child made by fork: what the loop watches is shared with the parent, which watches on."""
+        try:
+            self._native.closed
+        except busway.Forked:
+            return True
+        return False
 
     async def _pause(self) -> None:
         """Gives the loop its turn after many messages that were there already; before the next is taken, not after it."""

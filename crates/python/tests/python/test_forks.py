@@ -1,9 +1,12 @@
 """A child made by fork, as multiprocessing makes them."""
 
+import asyncio
 import os
+import select
 import threading
 
 import busway
+from busway import aio
 from stage import PATIENCE, Claims
 
 
@@ -122,6 +125,30 @@ class Forks(Claims):
         room.release()
         loan.send()
         self.assertEqual(subscriber.recv(PATIENCE), b"r" * 50_000)
+
+    def test_a_child_that_closes_does_not_make_its_parent_deaf(self):
+        publisher, native = self.bus.publisher("x"), self.bus.subscriber("x")
+        subscriber = aio.Subscriber(lambda: native)
+        loop = asyncio.new_event_loop()
+        self.addCleanup(loop.close)
+
+        async def start():
+            await subscriber
+            waiting = asyncio.create_task(subscriber.recv())
+            await asyncio.sleep(0)
+            return waiting
+
+        for number in range(2):
+            waiting = loop.run_until_complete(start())
+            if number == 0:
+                # It has rung already, but the loop has not seen it.
+                publisher.send(b"0")
+                self.assertTrue(select.select([native._fileno()], [], [], PATIENCE)[0])
+            self.assertEqual(self.in_child(lambda: asyncio.run(subscriber.close())), 0)
+            if number == 1:
+                publisher.send(b"1")
+            sample = loop.run_until_complete(asyncio.wait_for(waiting, PATIENCE))
+            self.assertEqual(bytes(sample), str(number).encode())
 
     def test_messages_that_share_pages_can_be_read_in_a_child(self):
         subscriber, publisher = self.bus.subscriber("x"), self.bus.publisher("x")
