@@ -28,15 +28,17 @@ pub(crate) fn as_dict<'py>(py: Python<'py>, value: &impl serde::Serialize) -> Py
     py.import("json")?.call_method1("loads", (text,))
 }
 
-/// The name of the program as Python knows it: its script, not the interpreter.
-fn program(py: Python<'_>) -> PyResult<String> {
-    let script: String = py.import("sys")?.getattr("argv")?.get_item(0)?.extract()?;
+/// The name of the program as Python knows it: its script, not the interpreter. An interpreter inside of another program
+/// need not have one, and not every name is text.
+fn program(py: Python<'_>) -> String {
+    let script = || py.import("sys")?.getattr("argv")?.get_item(0)?.extract::<String>();
+    let script = script().unwrap_or_default();
     let stem = std::path::Path::new(&script).file_stem().map(|stem| stem.to_string_lossy().into_owned());
     let mut name: String = stem.unwrap_or_default().chars().filter(|c| !c.is_control()).collect();
     while name.len() > NAME_BYTES_MAX {
         name.pop();
     }
-    Ok(if name.is_empty() || name.starts_with('-') { "python".to_owned() } else { name })
+    if name.is_empty() || name.starts_with('-') { "python".to_owned() } else { name }
 }
 
 #[pymethods]
@@ -56,7 +58,7 @@ impl Bus {
         budget: Option<u64>,
         arena_bytes: Option<u64>,
     ) -> PyResult<Self> {
-        let name = name.map_or_else(|| program(py), |name| Ok(name.to_owned()))?;
+        let name = name.map_or_else(|| program(py), str::to_owned);
         let mut builder = busway::Bus::builder()
             .domain(domain)
             .name(&name)

@@ -47,6 +47,7 @@ claims! {
     fn what_shows_its_memory_can_be_sent_and_nothing_else();
 
     "test_blocking.Blocking":
+    fn a_program_without_a_name_is_called_python();
     fn a_time_that_is_over_is_told_and_one_that_is_no_number_is_refused();
     fn the_interpreter_is_free_while_a_thread_waits();
     fn an_interrupt_ends_a_wait();

@@ -4,6 +4,7 @@ import pickle
 import signal
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from unittest import mock
 
 import busway
 from busway import _busway, _errors
@@ -16,6 +17,13 @@ class Blocking(Claims):
         self.addCleanup(self.bus.close)
         self.pool = ThreadPoolExecutor(8)
         self.addCleanup(self.pool.shutdown)
+
+    def test_a_program_without_a_name_is_called_python(self):
+        names = []
+        for argv in ([], ["-c"], [""], ["\udcff.py"], [3], None, ["shop/till.py"]):
+            with mock.patch("sys.argv", argv), busway.Bus("blocking") as bus:
+                names.append(bus.name)
+        self.assertEqual(names, ["python"] * 6 + ["till"])
 
     def test_a_time_that_is_over_is_told_and_one_that_is_no_number_is_refused(self):
         subscriber, publisher = self.bus.subscriber("x"), self.bus.publisher("y")
