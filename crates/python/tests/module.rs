@@ -65,6 +65,7 @@ claims! {
     fn a_task_that_is_quicker_does_not_take_the_wake_up_of_another();
     fn a_flood_does_not_stop_the_loop();
     fn a_publisher_that_must_wait_does_not_hold_the_loop_up();
+    fn a_publisher_s_wait_that_is_cancelled_ends();
     fn each_loop_has_its_turn_and_two_at_a_time_are_refused();
     fn closing_ends_the_tasks_that_wait();
     fn what_is_closed_leaves_nothing_in_the_loop();

@@ -18,7 +18,7 @@ b'101.5'
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Generator
+from collections.abc import AsyncIterator, Callable, Generator
 from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
@@ -34,12 +34,31 @@ __all__ = ["Bus", "Publisher", "Subscriber"]
 TURN = 256
 
 
+#: Seconds that a thread waits in one piece: so long it goes on when the task for which it waits was cancelled.
+SLICE = 0.1
+
+
 class _Port(Protocol):
     def close(self) -> None: ...
 
 
 P = TypeVar("P", bound=_Port)
+R = TypeVar("R")
 S = TypeVar("S", bound="_Opened[Any]")
+
+
+async def _in_slices(wait: Callable[[float], R], timeout: float | None) -> R:
+    """What `wait` returns, waited for in a thread that ends soon after the task is cancelled."""
+    loop = asyncio.get_running_loop()
+    end = None if timeout is None else loop.time() + timeout
+    while True:
+        # In this order a time that is no number stays none, and is refused.
+        slice = SLICE if end is None else min(end - loop.time(), SLICE)
+        try:
+            return await loop.run_in_executor(None, wait, slice)
+        except busway.TimedOut:
+            if end is not None and loop.time() >= end:
+                raise
 
 
 class _Opened(Generic[P]):
@@ -130,12 +149,11 @@ class Publisher(_Opened["busway.Publisher"]):
 
     async def wait_for_subscribers(self, count: int = 1, timeout: float | None = None) -> int:
         """Waits until `count` subscribers at least are attached, and returns how many are."""
-        wait = self._native.wait_for_subscribers
-        return await asyncio.get_running_loop().run_in_executor(None, wait, count, timeout)
+        return await _in_slices(partial(self._native.wait_for_subscribers, count), timeout)
 
     async def flush(self, timeout: float | None = 5.0) -> None:
         """Waits until every subscriber that may be waited for has passed the last message."""
-        await asyncio.get_running_loop().run_in_executor(None, self._native.flush, timeout)
+        await _in_slices(self._native.flush, timeout)
 
 
 class Subscriber(_Opened["busway.Subscriber"]):

@@ -197,6 +197,39 @@ with busway.Bus("asyncio") as bus, bus.publisher("x.y") as publisher:
         self.assertEqual([bytes(sample) for sample in asyncio.run(main(False))], [b"one", b"two"])
         self.assertEqual([type(error) for error in asyncio.run(main(True))], [busway.Closed] * 2)
 
+    def test_a_publisher_s_wait_that_is_cancelled_ends(self):
+        script = """
+import asyncio
+from busway import aio
+
+async def main():
+    bus = await aio.Bus("asyncio")
+    lonely, publisher = await bus.publisher("lonely"), await bus.publisher("x", max_wait=1000)
+    subscriber = await bus.subscriber("x", policy="block")
+    await publisher.send(b"nobody reads it")
+    for wait in lonely.wait_for_subscribers(), publisher.flush(None):
+        waiting = asyncio.create_task(wait)
+        await asyncio.sleep(0)
+        waiting.cancel()
+        await asyncio.wait([waiting])
+    assert await publisher.wait_for_subscribers(1, PATIENCE) == 1
+    for wait in lonely.wait_for_subscribers(1, 0.15), publisher.flush(0.15):
+        try:
+            await wait
+        except busway.TimedOut:
+            print("timed out", end=" ")
+    try:
+        await lonely.wait_for_subscribers(1, float("nan"))
+    except busway.SettingError:
+        print("refused", end=" ")
+
+# It returns only when no thread works for it.
+asyncio.run(main())
+print("returned")
+"""
+        with Child(script) as child:
+            self.assertEqual(child.hear(), "timed out timed out refused returned")
+
     def test_each_loop_has_its_turn_and_two_at_a_time_are_refused(self):
         bus = busway.Bus("asyncio")
         self.addCleanup(bus.close)
