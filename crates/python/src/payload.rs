@@ -1,7 +1,8 @@
 //! What a Python caller wants to send: `bytes`, or anything that shows its memory in one piece.
 //!
-//! `bytes` are read where they lie, since they never change. The rest is copied once, into the memory where its readers
-//! read it, while the interpreter is held: somebody may change it meanwhile otherwise.
+//! `bytes` are read where they lie, since they never change. The rest is copied while the interpreter is held, since
+//! somebody may change it meanwhile otherwise: into the memory where its readers read it, or, where it must wait to be
+//! sent, first to where it does not change, and from there once more.
 
 use pyo3::buffer::PyBuffer;
 use pyo3::exceptions::PyTypeError;

@@ -1,7 +1,7 @@
 //! Publishing from Python.
 //!
 //! What need not wait is sent at once, with the interpreter held: to let it go and get it back takes longer than to send.
-//! What must wait, or is large, goes without it.
+//! What must wait, or is large and cannot change, goes without it.
 //!
 //! Invariant: a chunk that was loaned is sent or given back, whoever drops the loan and whenever.
 
@@ -17,7 +17,8 @@ use crate::loan::Loan;
 use crate::payload::Payload;
 use crate::turn::{Missed, Taken, Turn};
 
-/// Larger messages are copied without the interpreter: that takes some ten microseconds.
+/// `bytes` of this size and more are copied without the interpreter: that takes some ten microseconds. Of what may change
+/// meanwhile, such as a bytearray, any size is copied with it.
 const LARGE_BYTES: usize = 256 << 10;
 /// As long as the clock can tell: no limit.
 const ENDLESS: Duration = Duration::MAX;
