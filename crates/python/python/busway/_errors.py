@@ -18,6 +18,7 @@ __all__ = [
     "PeerError",
     "CodecError",
     "TooLarge",
+    "TooLate",
     "Full",
     "TimedOut",
     "Evicted",
