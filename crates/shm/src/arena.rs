@@ -311,7 +311,7 @@ impl OwnArena {
     /// The file of the claims of groups; made with the first.
     ///
     /// # Errors
-    /// As [`ClaimsFile::create`].
+    /// Memory that cannot be had.
     pub fn claims(&self) -> Result<Arc<ClaimsFile>, ShmError> {
         let mut claims = self.claims.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         if let Some(claims) = &*claims {

@@ -8,13 +8,13 @@
 //! acknowledgement may take is given back, by whoever sees it, with or without its pusher. The time is that of who watches, so a
 //! puller that has just come waits once more as long.
 //!
-//! Equal pullers get equal shares: who has had [`AHEAD_MAX`] messages more than one who is looking for work too leaves it the next,
-//! and takes it all the same when that one does not come for [`COURTESY_NS`]. Without this the one that runs takes all while the others
+//! Equal pullers get equal shares: who has had `AHEAD_MAX` messages more than one who is looking for work too leaves it the next,
+//! and takes it all the same when that one does not come for `COURTESY_NS`. Without this the one that runs takes all while the others
 //! wait for a processor.
 //!
 //! It does not sleep, ring bells or publish dead letters: `busway` does.
 //!
-//! Invariants: what it returns was claimed by it and by nobody else since. A look ends after [`LOOKS_MAX`] words, whatever stands in the
+//! Invariants: what it returns was claimed by it and by nobody else since. A look ends after `LOOKS_MAX` words, whatever stands in the
 //! head.
 
 use std::collections::BTreeMap;
