@@ -70,11 +70,10 @@ impl Backoff {
     /// It has failed: nanoseconds until the next try.
     pub(crate) fn next_ns(&mut self, dice: &mut Dice) -> u64 {
         let doubled_ms = LINK_BACKOFF_MS.checked_shl(self.failures.min(32)).unwrap_or(u64::MAX);
-        let spread_ms = doubled_ms.min(self.cap_ms - LINK_BACKOFF_MS);
         self.failures = self.failures.saturating_add(1);
         let asked_ms = core::mem::take(&mut self.retry_after_ms);
         let least_ms = asked_ms.max(LINK_BACKOFF_MS);
-        let spread_ms = spread_ms.min(self.cap_ms.saturating_sub(least_ms)).max(asked_ms);
+        let spread_ms = doubled_ms.min(self.cap_ms.saturating_sub(least_ms)).max(asked_ms);
         least_ms * MS + dice.up_to(spread_ms * MS)
     }
 }

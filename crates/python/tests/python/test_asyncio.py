@@ -207,11 +207,14 @@ async def main():
     lonely, publisher = await bus.publisher("lonely"), await bus.publisher("x", max_wait=1000)
     subscriber = await bus.subscriber("x", policy="block")
     await publisher.send(b"nobody reads it")
-    for wait in lonely.wait_for_subscribers(), publisher.flush(None):
-        waiting = asyncio.create_task(wait)
-        await asyncio.sleep(0)
-        waiting.cancel()
-        await asyncio.wait([waiting])
+    # Also once its thread is at it, however late that begins.
+    for turns in range(1, 50):
+        for wait in lonely.wait_for_subscribers(), publisher.flush(None):
+            waiting = asyncio.create_task(wait)
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            waiting.cancel()
+            await asyncio.wait([waiting])
     assert await publisher.wait_for_subscribers(1, PATIENCE) == 1
     for wait in lonely.wait_for_subscribers(1, 0.15), publisher.flush(0.15):
         try:
