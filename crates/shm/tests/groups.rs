@@ -5,7 +5,7 @@
 #![cfg(not(loom))]
 #![expect(clippy::print_stdout, reason = "the test runner collects lines of evidence")]
 
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Barrier};
 use std::time::Duration;
 
 use busway_shm::arena::{ArenaOptions, OwnArena, PeerArena};
@@ -459,14 +459,17 @@ fn share(pusher: &mut Pusher, group: &Group, pullers: usize, messages: u64) -> V
     let begun = monotonic_ns();
     let late = move || monotonic_ns() - begun > PATIENCE.as_nanos() as u64;
     let left = Arc::new(AtomicU64::new(messages));
-    let gates = Mutex::new(());
+    // A puller that has never looked for work is owed none: all have, before the first is pushed.
+    let ready = Barrier::new(all.len() + 1);
     std::thread::scope(|scope| {
         let threads: Vec<_> = all
             .into_iter()
             .map(|mut puller| {
-                let left = Arc::clone(&left);
+                let (left, ready) = (Arc::clone(&left), &ready);
                 scope.spawn(move || {
                     let mut mine = Vec::new();
+                    assert!(matches!(puller.reader.pull(|| 0), Pulled::Nothing));
+                    ready.wait();
                     while left.load(Ordering::Relaxed) > 0 {
                         assert!(!late(), "{} are left", left.load(Ordering::Relaxed));
                         // By a clock that stands still: how long one waits for a processor decides nothing.
@@ -483,13 +486,13 @@ fn share(pusher: &mut Pusher, group: &Group, pullers: usize, messages: u64) -> V
                 })
             })
             .collect();
+        ready.wait();
         while pusher.writer.head() < messages {
             if pusher.push(Patience::None).is_err() {
                 assert!(!late(), "no room");
                 std::thread::yield_now();
             }
         }
-        drop(gates.lock());
         threads.into_iter().map(|thread| thread.join().expect("it pulled")).collect()
     })
 }
