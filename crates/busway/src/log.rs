@@ -19,6 +19,7 @@ pub(crate) enum Line {
     Evicted,
     Budget,
     Role,
+    Handler,
 }
 
 /// Lets one line a second of each kind through and counts the rest.
@@ -78,6 +79,7 @@ impl Line {
             Line::Evicted => "evicted",
             Line::Budget => "budget",
             Line::Role => "role",
+            Line::Handler => "handler",
         }
     }
 }

@@ -1,34 +1,434 @@
-//! What makes a service out of ports: when something that fails is tried again, and when it is left alone.
-//!
-//! The decisions are machines of `busway-protocol`, which know no clock: whoever uses them says what time it is, by [`now`]
-//! in a program and by a number of its own in a test. Each end of something that fails for itself has its own breaker.
+//! Services: handlers of what is published, on a bounded number of threads.
 //!
 //! ```
-//! # fn main() -> Result<(), busway::Error> {
-//! use busway::service::{Breaker, Ended, Retry, now};
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! use std::sync::mpsc;
+//! use std::time::Duration;
+//! use busway::service::{Breaker, Retry};
 //!
-//! # let bus = busway::Bus::open("example-of-service")?;
+//! let bus = busway::Bus::open("example-of-service")?;
 //! let mut publisher = bus.publisher("orders.new").open()?;
-//! let mut breaker = Breaker::default();
-//! match breaker.admit(now()) {
-//!     Ok(pass) => {
-//!         let sent = publisher.try_send(b"17 apples");
-//!         breaker.settle(now(), pass, if sent.is_ok() { Ended::Well } else { Ended::Badly });
-//!     }
-//!     Err(refused) => println!("not before {} ns", refused.until.0),
-//! }
-//!
-//! let mut attempts = Retry::times(3).begin(17);
-//! let second = attempts.failed(now()).expect("there are three more");
-//! assert!(second > now());
+//! let (sender, receiver) = mpsc::sync_channel(8);
+//! let service = bus
+//!     .service("billing")
+//!     .on("orders.>", move |message| {
+//!         let order = std::str::from_utf8(message).map_err(|error| error.to_string())?;
+//!         sender.try_send(format!("{} {order}", message.topic())).map_err(|error| error.to_string())
+//!     })
+//!     .concurrency(4)
+//!     .retry(Retry::times(3))
+//!     .breaker(Breaker::default())
+//!     .start()?;
+//! publisher.send(b"17 apples")?;
+//! assert_eq!(receiver.recv_timeout(Duration::from_secs(5))?, "orders.new 17 apples");
+//! let closed = service.close(Duration::from_secs(1));
+//! assert_eq!((closed.handlers[0].handled, closed.running), (1, 0));
 //! # Ok(())
 //! # }
 //! ```
+//!
+//! Each handler has a subscriber of its own, so that a slow one stops no other. A message is taken when there is a hand free for it;
+//! what nobody has time for stays in its publisher's ring, where the subscriber's [`Policy`] decides. Messages of
+//! one topic are handled in order, one after the other, unless [`Order::None`] is asked for.
+//!
+//! A handler that returns an error, or panics, has failed: the message is tried again as its [`Retry`] says. Each attempt
+//! has the same message, whose source and sequence say which it is, and [`Message::attempt`] its number. With a [`Breaker`] a
+//! handler that fails again and again is not called for a while: attempts are refused and count as failed.
+//!
+//! When to try again, and what to leave alone, is decided by machines that know no clock. They can be used alone:
+//!
+//! ```
+//! use busway::service::{Breaker, Ended, Retry, now};
+//!
+//! let mut breaker = Breaker::default();
+//! let pass = breaker.admit(now()).expect("it is closed");
+//! breaker.settle(now(), pass, Ended::Badly);
+//! let mut attempts = Retry::times(3).begin(17);
+//! assert!(attempts.failed(now()).is_some_and(|second| second > now()));
+//! ```
+
+use std::fmt;
+use std::ops::Deref;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 pub use busway_protocol::{Attempts, Breaker, BreakerState, Ended, Pass, Refused, Retry, Time};
+use busway_wire::limits::{
+    HOLDS_MAX, SERVICE_CONCURRENCY_MAX, SERVICE_HANDLERS_MAX, SERVICE_LINGER_MS_DEFAULT, SERVICE_PARKED_MAX,
+    SERVICE_WORKERS_MAX,
+};
+use busway_wire::{Policy, check_process_name};
+
+use crate::bus::{Bus, Core};
+use crate::error::{Code, Error};
+use crate::ports::lock;
+use crate::sample::Sample;
+
+mod pool;
+mod schedule;
+
+use pool::{Desk, Handle, Pool};
+use schedule::Schedule;
+pub use schedule::{HandlerAccount, Order};
 
 /// The time of the machines here: the monotonic clock, which nobody sets.
 #[must_use]
 pub fn now() -> Time {
     Time(busway_shm::clock::monotonic_ns())
+}
+
+/// A message in the hands of a handler or of a hook. Derefs to its [`Sample`].
+#[derive(Debug)]
+pub struct Message<'a> {
+    sample: &'a Sample,
+    attempt: u32,
+}
+
+impl Message<'_> {
+    /// Which attempt at it this is, from 1.
+    #[must_use]
+    pub fn attempt(&self) -> u32 {
+        self.attempt
+    }
+}
+
+impl Deref for Message<'_> {
+    type Target = Sample;
+
+    fn deref(&self) -> &Sample {
+        self.sample
+    }
+}
+
+/// What a handler or a hook says at its end: nothing, or a `Result` whose error can be shown.
+pub trait Answer {
+    /// Why it failed; `None` if it did not.
+    fn failure(self) -> Option<String>;
+}
+
+impl Answer for () {
+    fn failure(self) -> Option<String> {
+        None
+    }
+}
+
+impl<E: fmt::Display> Answer for Result<(), E> {
+    fn failure(self) -> Option<String> {
+        self.err().map(|error| error.to_string())
+    }
+}
+
+fn answered(answer: impl Answer) -> Result<(), String> {
+    answer.failure().map_or(Ok(()), Err)
+}
+
+/// What is asked about a message before its handler is.
+pub(crate) type Hook = Box<dyn Fn(&Message<'_>) -> Result<(), String> + Send + Sync>;
+
+/// What somebody said when panicking.
+fn text_of(panic: Box<dyn std::any::Any + Send>) -> String {
+    let text = panic.downcast_ref::<&str>().copied();
+    let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    let text = text.unwrap_or("a panic").to_owned();
+    // What was thrown may panic when it is dropped, and then what that throws.
+    if let Err(again) = catch_unwind(AssertUnwindSafe(|| drop(panic))) {
+        std::mem::forget(again);
+    }
+    text
+}
+
+impl Bus {
+    /// A service: handlers of what is published. The name is for threads and logs.
+    pub fn service(&self, name: &str) -> ServiceBuilder {
+        ServiceBuilder {
+            bus: self.clone(),
+            name: name.to_owned(),
+            hooks: Vec::new(),
+            handlers: Vec::new(),
+            workers: None,
+            linger: Duration::from_millis(SERVICE_LINGER_MS_DEFAULT),
+        }
+    }
+}
+
+struct Handler {
+    pattern: String,
+    handle: Handle,
+    policy: Policy,
+    history: u64,
+    concurrency: u32,
+    order: Order,
+    retry: Retry,
+    breaker: Option<Breaker>,
+}
+
+/// How a service is made. See [`Bus::service`] and the head of [this module](self).
+#[must_use = "a service is made by `start`"]
+pub struct ServiceBuilder {
+    bus: Bus,
+    name: String,
+    hooks: Vec<Hook>,
+    handlers: Vec<Handler>,
+    workers: Option<u32>,
+    linger: Duration,
+}
+
+impl fmt::Debug for ServiceBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ServiceBuilder").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+impl ServiceBuilder {
+    /// Asks `hook` about each message before its handler, once and not with each attempt; hooks are asked in the order in which they
+    /// were added. One that fails, or panics, rejects the message: it is counted, its reason logged, and nothing else sees it.
+    ///
+    /// ```
+    /// # fn main() -> Result<(), busway::Error> {
+    /// # let bus = busway::Bus::open("example-of-hooks")?;
+    /// let service = bus
+    ///     .service("billing")
+    ///     .after_receive(|message| if message.len() > 4096 { Err("too long for an order") } else { Ok(()) })
+    ///     .on("orders.>", |message| println!("{}", message.topic()))
+    ///     .start()?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn after_receive<A: Answer>(
+        mut self,
+        hook: impl Fn(&Message<'_>) -> A + Send + Sync + 'static,
+    ) -> Self {
+        self.hooks.push(Box::new(move |message| answered(hook(message))));
+        self
+    }
+
+    /// Threads for all handlers together, 1 to 256. Default: as many as the handlers' concurrency comes to.
+    pub fn workers(mut self, workers: u32) -> Self {
+        self.workers = Some(workers);
+        self
+    }
+
+    /// How long the drop of the service waits for what is there. Default 100 ms; [`Service::close`] takes its own.
+    pub fn linger(mut self, linger: Duration) -> Self {
+        self.linger = linger;
+        self
+    }
+
+    /// Calls `handler` with each message of a topic that `pattern` matches.
+    pub fn on<A: Answer>(
+        mut self,
+        pattern: &str,
+        handler: impl Fn(&Message<'_>) -> A + Send + Sync + 'static,
+    ) -> HandlerBuilder {
+        self.handlers.push(Handler {
+            pattern: pattern.to_owned(),
+            handle: Box::new(move |message| answered(handler(message))),
+            policy: Policy::default(),
+            history: 0,
+            concurrency: 1,
+            order: Order::Topic,
+            retry: Retry::default(),
+            breaker: None,
+        });
+        HandlerBuilder { service: self }
+    }
+
+    fn check(&self) -> Result<(), Error> {
+        let range = |what: &str, most: u32| {
+            Error::new(Code::BadSetting, format!("{what} must be 1 to {most}"))
+                .at(format!("service {}", self.name.escape_debug()))
+                .remedy("take a number in that range")
+        };
+        check_process_name(&self.name).map_err(|error| {
+            Error::new(Code::BadSetting, error.to_string())
+                .at("the name of a service")
+                .remedy("use 1 to 64 bytes without control characters")
+        })?;
+        if self.handlers.len() > SERVICE_HANDLERS_MAX {
+            return Err(range("the number of handlers", SERVICE_HANDLERS_MAX as u32));
+        }
+        if self.workers.is_some_and(|workers| workers == 0 || workers > SERVICE_WORKERS_MAX) {
+            return Err(range("workers", SERVICE_WORKERS_MAX));
+        }
+        let concurrency = |handler: &Handler| (1..=SERVICE_CONCURRENCY_MAX).contains(&handler.concurrency);
+        if !self.handlers.iter().all(concurrency) {
+            return Err(range("concurrency", SERVICE_CONCURRENCY_MAX));
+        }
+        Ok(())
+    }
+
+    fn start(self) -> Result<Service, Error> {
+        self.check()?;
+        let (bus, name) = (self.bus, self.name);
+        let together = self.handlers.iter().map(|handler| handler.concurrency).fold(0, u32::saturating_add);
+        let workers = self.workers.unwrap_or(together.min(SERVICE_WORKERS_MAX));
+        let hooks: Arc<[Hook]> = self.hooks.into();
+        let mut plans = Vec::with_capacity(self.handlers.len());
+        let mut desks = Vec::with_capacity(self.handlers.len());
+        for handler in self.handlers {
+            // With one hand nothing needs to wait beside it.
+            let parked = if handler.concurrency == 1 { 1 } else { SERVICE_PARKED_MAX };
+            let holds = handler.concurrency.saturating_add(parked as u32).clamp(15, HOLDS_MAX);
+            let subscriber = bus
+                .subscriber(&handler.pattern)
+                .policy(handler.policy)
+                .history(handler.history)
+                .holds(holds)
+                .open()?;
+            let seed = subscriber.id().0;
+            plans.push(schedule::Desk {
+                concurrency: handler.concurrency as usize,
+                parked_max: parked,
+                order: handler.order,
+            });
+            desks.push(Desk {
+                handle: handler.handle,
+                hooks: hooks.clone(),
+                retry: handler.retry.or_seed(seed),
+                breaker: handler.breaker.map(Mutex::new),
+                subscriber: Mutex::new(Some(subscriber)),
+                ports: bus.core.ports.clone(),
+                name: name.clone(),
+            });
+        }
+        let pool = Pool::start(&name, desks, Schedule::new(plans), workers as usize)?;
+        Ok(Service { pool, name, linger: self.linger, core: bus.core })
+    }
+}
+
+/// How a service is made, and its latest handler.
+#[must_use = "a service is made by `start`"]
+#[derive(Debug)]
+pub struct HandlerBuilder {
+    service: ServiceBuilder,
+}
+
+impl HandlerBuilder {
+    fn set(mut self, set: impl FnOnce(&mut Handler)) -> Self {
+        if let Some(handler) = self.service.handlers.last_mut() {
+            set(handler);
+        }
+        self
+    }
+
+    /// How many messages this handler has in hand at once, 1 to 1 024: those that it is called with and those that wait for their
+    /// next attempt. Default 1.
+    pub fn concurrency(self, messages: u32) -> Self {
+        self.set(|handler| handler.concurrency = messages)
+    }
+
+    /// Whether messages of one topic come one after the other. Default: they do.
+    pub fn order(self, order: Order) -> Self {
+        self.set(|handler| handler.order = order)
+    }
+
+    /// What happens when this handler is slow. Default: the oldest messages are lost, and counted.
+    pub fn policy(self, policy: Policy) -> Self {
+        self.set(|handler| handler.policy = policy)
+    }
+
+    /// Messages from before the start, as far as publishers still have them. Default 0.
+    pub fn history(self, messages: u64) -> Self {
+        self.set(|handler| handler.history = messages)
+    }
+
+    /// How often a message whose handling failed is tried again. Default: not at all. Meanwhile others of its topic wait, unless
+    /// [`Order::None`] was asked for.
+    pub fn retry(self, retry: Retry) -> Self {
+        self.set(|handler| handler.retry = retry)
+    }
+
+    /// Leaves this handler alone for a while when it fails again and again. Default: it is always called.
+    pub fn breaker(self, breaker: Breaker) -> Self {
+        self.set(|handler| handler.breaker = Some(breaker))
+    }
+
+    /// Another handler, with a subscriber of its own: a message that both match comes to both.
+    pub fn on<A: Answer>(
+        self,
+        pattern: &str,
+        handler: impl Fn(&Message<'_>) -> A + Send + Sync + 'static,
+    ) -> HandlerBuilder {
+        self.service.on(pattern, handler)
+    }
+
+    /// Subscribes and starts the workers.
+    ///
+    /// # Errors
+    /// A setting out of its range; a thread that cannot be started ([`Code::ThreadRefused`]); and as
+    /// [`SubscriberBuilder::open`](crate::SubscriberBuilder::open).
+    pub fn start(self) -> Result<Service, Error> {
+        self.service.start()
+    }
+}
+
+/// Handlers that are at work. Dropped, it closes with the linger time that it was made with, also inside of one of its handlers.
+pub struct Service {
+    pool: Pool,
+    name: String,
+    linger: Duration,
+    // Last: the pool is closed before the bus may be.
+    core: Arc<Core>,
+}
+
+impl fmt::Debug for Service {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Service").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+/// How a service was closed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Closed {
+    /// What became of the messages of each handler, in the order in which they were added.
+    pub handlers: Vec<HandlerAccount>,
+    /// Handlers that still run: they were not done in time. Their threads end when they do.
+    pub running: u64,
+}
+
+impl Service {
+    /// What became of the messages of each handler, in the order in which they were added; empty in a child made
+    /// by `fork`.
+    #[must_use]
+    pub fn account(&self) -> Vec<HandlerAccount> {
+        if self.core.own.forked() {
+            return Vec::new();
+        }
+        let floor = lock(&self.pool.shared().floor);
+        (0..self.pool.desks().len()).map(|at| floor.schedule.account(at)).collect()
+    }
+
+    /// The state of each handler's breaker, in the order in which they were added; `None` where there is none.
+    #[must_use]
+    pub fn breakers(&self) -> Vec<Option<BreakerState>> {
+        if self.core.own.forked() {
+            return Vec::new();
+        }
+        let state = |desk: &Desk| desk.breaker.as_ref().map(|breaker| lock(breaker).state(now()));
+        self.pool.desks().iter().map(state).collect()
+    }
+
+    /// Handles what has come, for at most `linger`, and ends. What has been taken and is not handled by then is counted as
+    /// dropped; what is still in the rings is counted by the bus as `subscriber_left`. Called inside of a handler it handles
+    /// nothing more.
+    pub fn close(mut self, linger: Duration) -> Closed {
+        let running = self.end(linger);
+        Closed { handlers: self.account(), running }
+    }
+
+    fn end(&mut self, linger: Duration) -> u64 {
+        if self.core.own.forked() {
+            self.pool.forget();
+            return 0;
+        }
+        self.pool.close(linger)
+    }
+}
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        self.end(self.linger);
+    }
 }

@@ -71,6 +71,12 @@ impl Retry {
         self
     }
 
+    /// This seed, unless one that is not 0 was given.
+    #[must_use]
+    pub const fn or_seed(self, seed: u64) -> Self {
+        if self.seed == 0 { self.seed(seed) } else { self }
+    }
+
     /// Tries after the first.
     #[must_use]
     pub const fn count(&self) -> u32 {

@@ -453,6 +453,22 @@ pub const RETRY_TIMES_MAX: u32 = 100;
 /// Milliseconds before something is tried again: an hour, after which it is no retry any more. Who asks for more gets this.
 pub const RETRY_PAUSE_MS_MAX: u64 = 3_600_000;
 
+/// Handlers of one service: each has a subscriber and a place in a list that is gone through. The builder refuses more.
+pub const SERVICE_HANDLERS_MAX: usize = 1_024;
+
+/// Threads of one service. Handlers that wait for others want many, and each has a stack. The builder refuses more.
+pub const SERVICE_WORKERS_MAX: u32 = 256;
+
+/// Messages that one handler has in hand: being handled, or waiting for their next attempt. The builder refuses more.
+pub const SERVICE_CONCURRENCY_MAX: u32 = 1_024;
+
+/// Messages that one handler keeps while others of their topics are in hand, so that other topics behind them are found. When
+/// so many wait nothing more is taken, and the subscriber's policy decides.
+pub const SERVICE_PARKED_MAX: usize = 64;
+
+/// Milliseconds that the drop of a service waits for what is there, unless it says otherwise.
+pub const SERVICE_LINGER_MS_DEFAULT: u64 = 100;
+
 // Relations between limits: whoever changes one is told what else rests on it.
 const _: () = {
     assert!(NAME_BYTES_MAX <= u8::MAX as usize);
