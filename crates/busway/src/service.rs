@@ -33,7 +33,8 @@
 //!
 //! A handler that returns an error, or panics, has failed: the message is tried again as its [`Retry`] says. Each attempt
 //! has the same message, whose source and sequence say which it is, and [`Message::attempt`] its number. With a [`Breaker`] a
-//! handler that fails again and again is not called for a while: attempts are refused and count as failed.
+//! handler that fails again and again is not called for a while: attempts are refused and count as failed. What has no attempt left is
+//! published as a [`DeadLetter`], where a topic was given for that ([`ServiceBuilder::dead_letters`]).
 //!
 //! When to try again, and what to leave alone, is decided by machines that know no clock. They can be used alone:
 //!
@@ -58,6 +59,7 @@ use busway_wire::limits::{
     HOLDS_MAX, SERVICE_CONCURRENCY_MAX, SERVICE_HANDLERS_MAX, SERVICE_LINGER_MS_DEFAULT, SERVICE_PARKED_MAX,
     SERVICE_WORKERS_MAX,
 };
+pub use busway_wire::{DeadLetter, DeadLetterError, DeadReason};
 use busway_wire::{Policy, check_process_name};
 
 use crate::bus::{Bus, Core};
@@ -65,9 +67,11 @@ use crate::error::{Code, Error};
 use crate::ports::lock;
 use crate::sample::Sample;
 
+mod dead_letters;
 mod pool;
 mod schedule;
 
+use dead_letters::DeadLetters;
 use pool::{Desk, Handle, Pool};
 use schedule::Schedule;
 pub use schedule::{HandlerAccount, Order};
@@ -146,6 +150,7 @@ impl Bus {
             name: name.to_owned(),
             hooks: Vec::new(),
             handlers: Vec::new(),
+            dead_letters: None,
             workers: None,
             linger: Duration::from_millis(SERVICE_LINGER_MS_DEFAULT),
         }
@@ -170,6 +175,7 @@ pub struct ServiceBuilder {
     name: String,
     hooks: Vec<Hook>,
     handlers: Vec<Handler>,
+    dead_letters: Option<String>,
     workers: Option<u32>,
     linger: Duration,
 }
@@ -200,6 +206,37 @@ impl ServiceBuilder {
         hook: impl Fn(&Message<'_>) -> A + Send + Sync + 'static,
     ) -> Self {
         self.hooks.push(Box::new(move |message| answered(hook(message))));
+        self
+    }
+
+    /// Publishes on `topic` what a handler gave up: each message whose last attempt failed, with its source, sequence and topic,
+    /// the reason, and its whole payload, as a [`DeadLetter`]. Default: it is counted, and its reason logged.
+    ///
+    /// A dead letter is a message like any other: who subscribes gets it, who comes later and asks for history gets up to 64 of the
+    /// last while the service lives, and a subscriber that may make publishers wait makes a worker wait. What a hook rejected is not
+    /// published, nor is a dead letter again whose handler failed.
+    ///
+    /// ```
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # use busway::service::{DeadLetter, DeadReason};
+    /// # let bus = busway::Bus::open("example-of-dead-letters")?;
+    /// let mut dead = bus.subscriber("orders.dead").open()?;
+    /// let mut publisher = bus.publisher("orders.new").open()?;
+    /// let service = bus
+    ///     .service("billing")
+    ///     .dead_letters("orders.dead")
+    ///     .on("orders.new", |_| Err("no such customer"))
+    ///     .start()?;
+    /// publisher.send(b"17 apples")?;
+    /// let message = dead.recv()?;
+    /// let letter = DeadLetter::decode(&message)?;
+    /// assert_eq!((letter.topic, letter.payload), ("orders.new", &b"17 apples"[..]));
+    /// assert_eq!((letter.reason, letter.error), (DeadReason::Error, "no such customer"));
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn dead_letters(mut self, topic: &str) -> Self {
+        self.dead_letters = Some(topic.to_owned());
         self
     }
 
@@ -264,6 +301,10 @@ impl ServiceBuilder {
         let together = self.handlers.iter().map(|handler| handler.concurrency).fold(0, u32::saturating_add);
         let workers = self.workers.unwrap_or(together.min(SERVICE_WORKERS_MAX));
         let hooks: Arc<[Hook]> = self.hooks.into();
+        let dead_letters = match &self.dead_letters {
+            Some(topic) => Some(Arc::new(DeadLetters::open(&bus, topic)?)),
+            None => None,
+        };
         let mut plans = Vec::with_capacity(self.handlers.len());
         let mut desks = Vec::with_capacity(self.handlers.len());
         for handler in self.handlers {
@@ -288,6 +329,7 @@ impl ServiceBuilder {
                 retry: handler.retry.or_seed(seed),
                 breaker: handler.breaker.map(Mutex::new),
                 subscriber: Mutex::new(Some(subscriber)),
+                dead_letters: dead_letters.clone(),
                 ports: bus.core.ports.clone(),
                 name: name.clone(),
             });

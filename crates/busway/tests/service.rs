@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
-use busway::service::{Breaker, BreakerState, HandlerAccount, Order, Retry, Service};
+use busway::service::{Breaker, BreakerState, DeadLetter, DeadReason, HandlerAccount, Order, Retry, Service};
 use busway::{Account, Bus, Cause, Code, Policy};
 use busway_shm::clock::Deadline;
 
@@ -312,6 +312,54 @@ fn hooks_are_asked_in_order_once_a_message_and_one_that_fails_or_panics_rejects(
 }
 
 #[test]
+fn what_is_given_up_lies_whole_on_the_topic_for_dead_letters_and_none_of_those_is_buried_again() {
+    let scene = Scene::new();
+    let mut dead = scene.bus.subscriber("jobs.dead").policy(Policy::Block).open().unwrap();
+    let mut publisher = scene.bus.publisher("jobs.new").open().unwrap();
+    // Its handler is called with the dead letters as well, and fails at them.
+    let service = scene
+        .bus
+        .service("graves")
+        .dead_letters("jobs.dead")
+        .on("jobs.>", move |message| {
+            if &message[..] == b"panic" {
+                std::panic::panic_any("seen to");
+            }
+            Err("two\nlines")
+        })
+        .retry(Retry::times(2).pause(Duration::ZERO))
+        .breaker(Breaker::default().failures(9).window(HOUR).pause(HOUR))
+        .policy(Policy::Block)
+        .start()
+        .unwrap();
+    let large: Vec<u8> = (0..1_000_000_u32).map(|n| (n % 251) as u8).collect();
+    let mut expect = |payload: &[u8], sequence, reason, error: &str| {
+        publisher.send(payload).unwrap();
+        let message = dead.recv_timeout(PATIENCE).unwrap().expect("a dead letter");
+        let letter = DeadLetter::decode(&message).unwrap();
+        assert!(letter.payload == payload, "the payload is another");
+        assert_eq!((letter.source, letter.sequence), (publisher.id(), sequence));
+        assert_eq!((letter.topic, letter.service, letter.attempts), ("jobs.new", "graves", 3));
+        assert_eq!((letter.reason, letter.error), (reason, error));
+        let counted = || {
+            let account = service.account()[0];
+            assert!(account.buried < sequence + 1, "a dead letter is buried again");
+            account
+        };
+        until("the dead letter is given up as well", || counted().unburied == sequence);
+        let account = counted();
+        assert_eq!((account.failed, account.buried), (2 * sequence, sequence));
+    };
+    expect(&large, 1, DeadReason::Error, "two lines");
+    expect(b"panic", 2, DeadReason::Panic, "seen to");
+    // Those were six attempts, and three at the first dead letter: the breaker is open.
+    expect(b"later", 3, DeadReason::Breaker, "the breaker is open");
+    drop(service);
+    assert!(dead.try_recv().unwrap().is_none());
+    println!("evidence: given_up=6 buried=3 bytes=1000010");
+}
+
+#[test]
 fn closing_handles_what_is_there_and_what_it_has_no_time_for_is_counted() {
     let scene = Scene::new();
     let mut publisher = scene.bus.publisher("jobs").open().unwrap();
@@ -421,4 +469,6 @@ fn the_workers_end_when_the_bus_is_closed_and_settings_out_of_range_are_refused(
     assert_eq!(refused(bus.service("s").on("a", |_| {}).concurrency(0).start()), Code::BadSetting);
     assert_eq!(refused(bus.service("s").on("a", |_| {}).concurrency(1_025).start()), Code::BadSetting);
     assert_eq!(refused(bus.service("s").on("a..b", |_| {}).start()), Code::BadPattern);
+    assert_eq!(refused(bus.service("s").dead_letters("a..b").on("a", |_| {}).start()), Code::BadTopic);
+    assert_eq!(refused(bus.service("s").dead_letters("$a").on("a", |_| {}).start()), Code::ReservedTopic);
 }

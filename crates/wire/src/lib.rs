@@ -12,6 +12,7 @@ extern crate alloc;
 
 mod cause;
 mod control;
+mod dead_letter;
 mod error;
 mod extension;
 mod group;
@@ -27,6 +28,7 @@ mod topic;
 
 pub use cause::Cause;
 pub use control::{Control, ControlKind, decode, encode};
+pub use dead_letter::{DeadLetter, DeadLetterError, DeadLetterHead, DeadReason};
 pub use error::{DecodeError, EncodeError, FrameFault};
 pub use extension::{Extension, ExtensionKind, Extensions, Part};
 pub use group::{Acknowledge, Group, GroupError};

@@ -466,6 +466,10 @@ pub const SERVICE_CONCURRENCY_MAX: u32 = 1_024;
 /// so many wait nothing more is taken, and the subscriber's policy decides.
 pub const SERVICE_PARKED_MAX: usize = 64;
 
+/// Dead letters that a service keeps for subscribers who come later and ask for history: enough to see what is wrong. Of those
+/// that nobody reads, older ones make place.
+pub const SERVICE_DEAD_LETTERS_KEPT: u32 = 64;
+
 /// Milliseconds that the drop of a service waits for what is there, unless it says otherwise.
 pub const SERVICE_LINGER_MS_DEFAULT: u64 = 100;
 

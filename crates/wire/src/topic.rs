@@ -134,7 +134,7 @@ impl Topic {
 }
 
 /// The grammar, but for the dollar sign. The order decides which fault a name with several is told about.
-fn check_topic(text: &str) -> Result<(), NameError> {
+pub(crate) fn check_topic(text: &str) -> Result<(), NameError> {
     let first = name::check_size(text, NAME_BYTES_MAX)?;
     if first == '^' {
         return Err(NameError::new(0, NameFault::Caret));

@@ -12,8 +12,8 @@ use std::mem::{offset_of, size_of_val};
 
 use busway_wire::link::{Identity, RefusalCode};
 use busway_wire::{
-    Cause, Codec, Control, ControlKind, ExtensionKind, Flags, Header, Kind, Pattern, Policy, Record, Topic,
-    VERSION, limits,
+    Cause, Codec, Control, ControlKind, DeadLetterHead, DeadReason, ExtensionKind, Flags, Header, Kind,
+    Pattern, Policy, Record, Topic, VERSION, limits,
 };
 
 const PAGE: &str = include_str!("../../../FORMAT.md");
@@ -85,6 +85,13 @@ fn every_field_of_the_header_lies_where_the_page_says() {
     let record = Record { size: 0.into(), flags: 0, parts: 0, time: 0.into() };
     let structure = fields!(Record, record; size, flags, parts, time);
     compare("#### struct Record", &structure, size_of::<Record>());
+    let head: DeadLetterHead = zerocopy::FromZeros::new_zeroed();
+    let structure = fields!(DeadLetterHead, head; magic, source, sequence, time_ns, correlation, attempts,
+        reason, codec, topic_bytes, error_bytes, service_bytes, reserved);
+    compare("### struct DeadLetterHead", &structure, size_of::<DeadLetterHead>());
+    let reasons = numbered(DeadReason::ALL.map(|reason| (reason as u8, reason.name())));
+    assert_eq!(reasons, pairs("### struct DeadLetterHead", ["number", "reason"]));
+    assert!(PAGE.contains(&format!("the bytes `{}`", str::from_utf8(&DeadLetterHead::MAGIC).unwrap())));
 }
 
 /// Compares a structure with its table; how many fields both have.

@@ -17,7 +17,9 @@ use std::time::Duration;
 use busway_protocol::{Breaker, Ended, Retry, Time};
 use busway_shm::bell::ANY;
 use busway_shm::clock::Deadline;
+use busway_wire::DeadReason;
 
+use super::dead_letters::DeadLetters;
 use super::schedule::{Job, Outcome, Read, Schedule, Work};
 use super::{Hook, Message, now, text_of};
 use crate::error::{Code, Error};
@@ -73,6 +75,7 @@ pub(super) struct Desk {
     pub(super) retry: Retry,
     pub(super) breaker: Option<Mutex<Breaker>>,
     pub(super) subscriber: Mutex<Option<Subscriber>>,
+    pub(super) dead_letters: Option<Arc<DeadLetters>>,
     pub(super) ports: Arc<PortTable>,
     pub(super) name: String,
 }
@@ -136,6 +139,15 @@ impl Desk {
             lock(breaker).settle(now(), pass, ended);
         }
         attempt
+    }
+
+    /// Publishes a message that is given up, where that was asked for; says whether it could.
+    fn bury(&self, job: &Job<Sample>, dead: DeadReason, reason: &str) -> Option<bool> {
+        let buried = self.dead_letters.as_ref()?.bury(&self.name, job, dead, reason);
+        if let Err(why) = &buried {
+            self.say(job, "it is not among the dead letters", why);
+        }
+        Some(buried.is_ok())
     }
 
     /// Says at most once a second what went wrong.
@@ -302,7 +314,7 @@ fn work(shared: &Shared, desks: &[Desk], wakers: &[Waker]) {
 fn handle(shared: &Shared, desk: &Desk, at: usize, mut job: Job<Sample>) {
     let attempt = desk.attempt(&job);
     let topic = job.topic;
-    let reason = match attempt {
+    let (dead, reason) = match attempt {
         Attempt::Well => {
             // The message is let go before the next of its topic comes into hand, and without the lock.
             drop(job);
@@ -315,22 +327,29 @@ fn handle(shared: &Shared, desk: &Desk, at: usize, mut job: Job<Sample>) {
             floor.schedule.count(at, |account| account.hooks_panicked += u64::from(panicked));
             return floor.schedule.done(at, topic, Outcome::Rejected);
         }
-        Attempt::Failed(reason) => reason,
+        Attempt::Failed(reason) => (DeadReason::Error, reason),
         Attempt::Panicked(reason) => {
             lock(&shared.floor).schedule.count(at, |account| account.panicked += 1);
-            reason
+            (DeadReason::Panic, reason)
         }
         Attempt::Refused => {
             lock(&shared.floor).schedule.count(at, |account| account.refused += 1);
-            "the breaker is open".to_owned()
+            (DeadReason::Breaker, "the breaker is open".to_owned())
         }
     };
     match job.attempts.failed(now()) {
         Some(due) => lock(&shared.floor).schedule.again(at, job, due),
         None => {
             desk.say(&job, "it failed", &reason);
+            let buried = desk.bury(&job, dead, &reason);
             drop(job);
-            lock(&shared.floor).schedule.done(at, topic, Outcome::Failed);
+            let mut floor = lock(&shared.floor);
+            floor.schedule.count(at, |account| match buried {
+                Some(true) => account.buried += 1,
+                Some(false) => account.unburied += 1,
+                None => {}
+            });
+            floor.schedule.done(at, topic, Outcome::Failed);
         }
     }
 }

@@ -36,6 +36,11 @@ pub struct HandlerAccount {
     pub handled: u64,
     /// Their last attempt failed.
     pub failed: u64,
+    /// Of those that failed, those that were published as dead letters. With [`dead_letters`](super::ServiceBuilder::dead_letters)
+    /// `failed = buried + unburied`.
+    pub buried: u64,
+    /// Of those that failed, those that could not be published as dead letters, or were dead letters themselves.
+    pub unburied: u64,
     /// A hook refused them, or panicked over them.
     pub rejected: u64,
     /// They waited when the service was closed and its time was up.
