@@ -149,6 +149,27 @@ The last line on stderr is the account: sent 5 subscribers 2 delivered 10 droppe
 Patterns: price.tick is itself, * is one token, > the rest, ^pri every name that begins with these bytes. A
 message that several patterns match is printed once for each.")]
     Sub(SubArgs),
+    /// Send work: each message goes to one puller of each group
+    ///
+    /// Where the pullers have as much as there is room for, it waits. It ends when all is done, or with 1 when --linger has passed;
+    /// the pullers that are there finish what is left.
+    #[command(after_long_help = "Examples:
+  busway push resize cat.png
+  busway push resize --lines --wait --linger 1h < names
+  find . -name '*.png' | busway push resize --lines --linger 1h
+
+The last line on stderr is the account: sent 5 delivered 5 dropped 0 in-flight 0")]
+    Push(PushArgs),
+    /// Take work and print it: what one puller of a group has, no other gets
+    #[command(after_long_help = "Examples:
+  busway pull resize --raw | while read -r name; do convert \"$name\" -resize 100 \"small/$name\"; done
+  busway pull resize --group resizers --ack 30s --attempts 3
+  busway pull 'jobs.>' --json | jq .deliveries
+  busway pull dead-letters.resizers
+
+Without --ack a message is over once it is printed. What no puller of a group acknowledged lies under dead-letters. and the
+name of the group, as long as its last puller runs.")]
+    Pull(PullArgs),
     /// List topics with their publishers and subscribers
     #[command(after_long_help = "Examples:
   busway ls
@@ -296,14 +317,9 @@ pub(crate) struct ExplainArgs {
     pub(crate) page: bool,
 }
 
-/// What `pub` takes.
+/// Where the messages of `pub` and `push` come from.
 #[derive(Debug, Args)]
-pub(crate) struct PubArgs {
-    #[command(flatten)]
-    pub(crate) budget: BudgetArgs,
-    /// Where to publish, a dotted name
-    #[arg(value_name = "TOPIC")]
-    pub(crate) topic: String,
+pub(crate) struct InputArgs {
     /// The message, byte for byte; - is all of stdin
     #[arg(value_name = "BODY", allow_negative_numbers = true)]
     pub(crate) body: Option<OsString>,
@@ -319,6 +335,18 @@ pub(crate) struct PubArgs {
     /// Messages a second
     #[arg(long, value_name = "R", value_parser = str::parse::<Rate>)]
     pub(crate) rate: Option<Rate>,
+}
+
+/// What `pub` takes.
+#[derive(Debug, Args)]
+pub(crate) struct PubArgs {
+    #[command(flatten)]
+    pub(crate) budget: BudgetArgs,
+    /// Where to publish, a dotted name
+    #[arg(value_name = "TOPIC")]
+    pub(crate) topic: String,
+    #[command(flatten)]
+    pub(crate) input: InputArgs,
     /// Wait until N subscribers are attached before sending
     #[arg(long, value_name = "N", num_args = 0..=1, require_equals = true, default_missing_value = "1")]
     pub(crate) wait: Option<u64>,
@@ -328,6 +356,17 @@ pub(crate) struct PubArgs {
     /// How long one reliable subscriber may make it wait in one piece, before it counts what that one loses
     #[arg(long, value_name = "D", value_parser = str::parse::<Span>)]
     pub(crate) max_wait: Option<Span>,
+}
+
+/// How `sub` and `pull` print a message.
+#[derive(Debug, Clone, Copy, Args)]
+pub(crate) struct FormArgs {
+    /// Print the body and a line feed, no topic
+    #[arg(long, conflicts_with = "raw0")]
+    pub(crate) raw: bool,
+    /// Print the body and a NUL, no topic
+    #[arg(long)]
+    pub(crate) raw0: bool,
 }
 
 /// What `sub` takes.
@@ -350,15 +389,57 @@ pub(crate) struct SubArgs {
     /// Begin with up to N messages that were sent before
     #[arg(long, value_name = "N")]
     pub(crate) history: Option<u32>,
-    /// Print the body and a line feed, no topic
-    #[arg(long, conflicts_with = "raw0")]
-    pub(crate) raw: bool,
-    /// Print the body and a NUL, no topic
-    #[arg(long)]
-    pub(crate) raw0: bool,
+    #[command(flatten)]
+    pub(crate) form: FormArgs,
     /// End with exit code 5 at the first loss
     #[arg(long)]
     pub(crate) fail_on_loss: bool,
+}
+
+/// What `push` takes.
+#[derive(Debug, Args)]
+pub(crate) struct PushArgs {
+    #[command(flatten)]
+    pub(crate) budget: BudgetArgs,
+    /// Where to push, a dotted name
+    #[arg(value_name = "TOPIC")]
+    pub(crate) topic: String,
+    #[command(flatten)]
+    pub(crate) input: InputArgs,
+    /// Wait until N pullers are attached before sending
+    #[arg(long, value_name = "N", num_args = 0..=1, require_equals = true, default_missing_value = "1")]
+    pub(crate) wait: Option<u64>,
+    /// How long the pullers may take to finish after the last message
+    #[arg(long, value_name = "D", default_value = "5s", value_parser = str::parse::<Span>)]
+    pub(crate) linger: Span,
+    /// How long there may be no room for a message before it gives up [default: as long as it takes]
+    #[arg(long, value_name = "D", value_parser = str::parse::<Span>)]
+    pub(crate) max_wait: Option<Span>,
+}
+
+/// What `pull` takes.
+#[derive(Debug, Args)]
+pub(crate) struct PullArgs {
+    #[command(flatten)]
+    pub(crate) budget: BudgetArgs,
+    /// What to pull, a topic or a pattern
+    #[arg(value_name = "TOPIC")]
+    pub(crate) pattern: String,
+    /// The group with which it shares the work: each message goes to one puller of each group [default: pullers]
+    #[arg(long, value_name = "G")]
+    pub(crate) group: Option<String>,
+    /// A message is acknowledged once it is printed; one that is not within this time, or whose puller dies, goes to another.
+    /// All pullers of a group say the same
+    #[arg(long, value_name = "D", value_parser = str::parse::<Span>)]
+    pub(crate) ack: Option<Span>,
+    /// Give a message to a puller so often before it lies with the dead letters, 1 to 62 [default: 5]
+    #[arg(long, value_name = "N", requires = "ack", value_parser = clap::value_parser!(u8).range(1..=62))]
+    pub(crate) attempts: Option<u8>,
+    /// End after N messages
+    #[arg(long, short = 'n', value_name = "N")]
+    pub(crate) count: Option<u64>,
+    #[command(flatten)]
+    pub(crate) form: FormArgs,
 }
 
 /// What `ls` takes.
@@ -535,13 +616,13 @@ mod tests {
         let cli = Cli::try_parse_from(["busway", "pub", "t", "--wait", "body"]).expect("a command line");
         let Some(Command::Pub(args)) = cli.command else { panic!("pub was parsed as something else") };
         assert_eq!(args.wait, Some(1));
-        assert_eq!(args.body.as_deref(), Some("body".as_ref()));
+        assert_eq!(args.input.body.as_deref(), Some("body".as_ref()));
     }
 
     #[test]
     fn a_body_may_be_a_negative_number() {
         let cli = Cli::try_parse_from(["busway", "pub", "t", "-5"]).expect("a command line");
         let Some(Command::Pub(args)) = cli.command else { panic!("pub was parsed as something else") };
-        assert_eq!(args.body.as_deref(), Some("-5".as_ref()));
+        assert_eq!(args.input.body.as_deref(), Some("-5".as_ref()));
     }
 }

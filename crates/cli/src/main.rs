@@ -17,6 +17,7 @@ mod duration;
 mod exit;
 mod flows;
 mod info;
+mod input;
 mod lines;
 mod ls;
 mod man;
@@ -24,7 +25,10 @@ mod near;
 mod node;
 mod output;
 mod peers;
+mod printer;
 mod publish;
+mod pull;
+mod push;
 mod rate;
 mod session;
 mod shm;
@@ -97,6 +101,8 @@ fn dispatch(command: Command, global: &Global, output: &mut Output) -> Result<Ex
         Command::Config(which) => configuration::run(&which, &mut context),
         Command::Pub(args) => publish::run(&args, &mut context),
         Command::Sub(args) => subscribe::run(&args, &mut context),
+        Command::Push(args) => push::run(&args, &mut context),
+        Command::Pull(args) => pull::run(&args, &mut context),
         Command::Ls(args) => ls::run(&args, &mut context),
         Command::Info(args) => info::run(&args, &mut context),
         Command::Shm(command::ShmCommand::Ls) => shm::run(&mut context),

@@ -1,12 +1,10 @@
 //! `busway pub`: sends messages, waits for those who must have them, and prints the account.
 //!
-//! The body comes from the command line, from stdin whole or by lines, or is made from a seed. What a subscriber could
-//! not take is the bus's business and stands in the account; this file only drives.
+//! What is sent comes from `input`. What a subscriber could not take is the bus's business and stands in the account; this
+//! file only drives.
 //!
 //! Invariant: the last line on stderr is the account, or with `--json` the only line on stdout.
 
-use std::io;
-use std::os::unix::ffi::OsStringExt;
 use std::time::Duration;
 
 use busway::{Account, Code, Publisher, SendError};
@@ -16,27 +14,12 @@ use crate::clock::{self, Deadline};
 use crate::command::PubArgs;
 use crate::duration;
 use crate::exit::{CommandCode, Exit, Failure};
-use crate::lines::{self, Lines, Stdin};
-use crate::rate::Pace;
+use crate::input::{self, Port, Source};
 use crate::session::{self, Context};
 use crate::signals::Signals;
 
 /// How long one wait inside the bus lasts before signals are looked at.
 const SLICE: Duration = Duration::from_millis(100);
-
-/// Begins the sequence of `--size`; a constant, so that two runs send the same bytes.
-const SEED: u64 = 0x6275_7377_6179_2121;
-
-/// Where messages come from.
-#[derive(Debug)]
-enum Source {
-    /// The same bytes each time.
-    Body(Vec<u8>),
-    /// The lines of stdin.
-    Lines,
-    /// Seeded bytes, other ones in each message.
-    Seeded(usize),
-}
 
 #[derive(Debug, Serialize)]
 struct Summary<'a> {
@@ -51,7 +34,7 @@ struct Summary<'a> {
 
 pub(crate) fn run(args: &PubArgs, context: &mut Context<'_>) -> Result<Exit, Failure> {
     let topic = session::topic(&args.topic)?;
-    let source = source(args, context.signals)?;
+    let source = Source::of(&args.input, "busway pub", context.signals)?;
     let bus = context.join_within("busway-pub", args.budget)?;
     let mut publisher = bus.publisher(topic.as_str());
     if let Some(wait) = args.max_wait {
@@ -60,7 +43,7 @@ pub(crate) fn run(args: &PubArgs, context: &mut Context<'_>) -> Result<Exit, Fai
     let mut publisher = publisher.open()?;
     let started = clock::now_ns();
     let result = wait_for_subscribers(&publisher, args, context)
-        .and_then(|()| send_all(&mut publisher, &source, args, context.signals))
+        .and_then(|()| input::send_all(&mut publisher, &source, &args.input, context.signals))
         .and_then(|()| flush(&mut publisher, args, context.signals));
     let account = publisher.account();
     // The account is the last line on stderr, whatever happened: a failure is told before it.
@@ -85,47 +68,6 @@ pub(crate) fn run(args: &PubArgs, context: &mut Context<'_>) -> Result<Exit, Fai
     }
     summarise(&account, topic.as_str(), clock::now_ns() - started, context)?;
     result.map(|()| Exit::Done)
-}
-
-fn source(args: &PubArgs, signals: &Signals) -> Result<Source, Failure> {
-    let dash = args.body.as_deref().is_some_and(|body| body == "-");
-    if let Some(size) = args.size {
-        let too_large = || {
-            let cause =
-                format!("{} bytes are more than the {} a message may have", size.0, lines::BODY_SIZE_MAX);
-            Failure::usage(cause, "--size", "send it in parts")
-        };
-        let size = usize::try_from(size.0).map_err(|_| too_large())?;
-        return if size > lines::BODY_SIZE_MAX { Err(too_large()) } else { Ok(Source::Seeded(size)) };
-    }
-    match &args.body {
-        Some(body) if args.lines && !dash => Err(Failure::usage(
-            format!("--lines reads stdin, but a BODY is given: '{}'", body.to_string_lossy()),
-            "busway pub",
-            "leave the BODY away, or write - for it",
-        )),
-        None | Some(_) if args.lines => Ok(Source::Lines),
-        Some(_) if dash => match lines::read_all(Stdin::new(signals)) {
-            Ok(body) => Ok(Source::Body(body)),
-            Err(error) => Err(on_stdin(&error, signals)),
-        },
-        Some(body) => Ok(Source::Body(body.clone().into_vec())),
-        None => Err(Failure::usage(
-            "there is nothing to send",
-            "busway pub",
-            "give a BODY, - for stdin, --lines for its lines, or --size",
-        )),
-    }
-}
-
-fn on_stdin(error: &io::Error, signals: &Signals) -> Failure {
-    if let Some(number) = signals.raised() {
-        return Failure::Signalled(number);
-    }
-    if error.kind() == io::ErrorKind::FileTooLarge {
-        return Failure::usage(error.to_string(), "reading stdin", "send it in parts");
-    }
-    Failure::stream(error, "reading stdin")
 }
 
 fn wait_for_subscribers(publisher: &Publisher, args: &PubArgs, context: &Context<'_>) -> Result<(), Failure> {
@@ -154,56 +96,17 @@ fn wait_for_subscribers(publisher: &Publisher, args: &PubArgs, context: &Context
     }
 }
 
-fn send_all(
-    publisher: &mut Publisher,
-    source: &Source,
-    args: &PubArgs,
-    signals: &Signals,
-) -> Result<(), Failure> {
-    let mut pace = args.rate.map(Pace::new);
-    let mut step = || {
-        if let Some(pace) = &mut pace {
-            pace.wait(signals);
-        }
-        signals.check()
-    };
-    match source {
-        Source::Body(body) => {
-            for _ in 0..args.count.unwrap_or(1) {
-                step()?;
-                publisher.send(body)?;
-            }
-        }
-        Source::Seeded(size) => {
-            for number in 0..args.count.unwrap_or(1) {
-                step()?;
-                let mut loan = publisher.loan(*size)?;
-                fill(&mut loan, number);
-                loan.send()?;
-            }
-        }
-        Source::Lines => {
-            let mut lines = Lines::new(Stdin::new(signals));
-            for _ in 0..args.count.unwrap_or(u64::MAX) {
-                let Some(line) = lines.next_line().map_err(|error| on_stdin(&error, signals))? else { break };
-                step()?;
-                publisher.send(line)?;
-            }
-        }
+impl Port for Publisher {
+    fn send(&mut self, body: &[u8], _: &Signals) -> Result<(), Failure> {
+        Publisher::send(self, body)?;
+        Ok(())
     }
-    Ok(())
-}
 
-/// Fills `body` with bytes that depend on the message's number only (splitmix64).
-fn fill(body: &mut [u8], number: u64) {
-    let mut state = SEED ^ number.wrapping_mul(0x9E37_79B9_7F4A_7C15);
-    for part in body.chunks_mut(8) {
-        state = state.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut word = state;
-        word = (word ^ (word >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        word = (word ^ (word >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        let bytes = (word ^ (word >> 31)).to_le_bytes();
-        part.copy_from_slice(&bytes[..part.len()]);
+    fn send_seeded(&mut self, size: usize, number: u64, _: &Signals) -> Result<(), Failure> {
+        let mut loan = self.loan(size)?;
+        input::fill(&mut loan, number);
+        loan.send()?;
+        Ok(())
     }
 }
 
@@ -263,20 +166,4 @@ fn account_open(account: &Account, topic: &str) -> Failure {
         format!("publishing {topic}"),
         format!("busway info {topic}; an open account is a defect of the bus: please report it"),
     )
-}
-
-#[cfg(test)]
-mod tests {
-    use super::fill;
-
-    #[test]
-    fn seeded_bytes_are_the_same_in_each_run_and_differ_between_messages() {
-        let (mut first, mut again, mut second) = ([0; 13], [0; 13], [0; 13]);
-        fill(&mut first, 0);
-        fill(&mut again, 0);
-        fill(&mut second, 1);
-        assert_eq!(first, again);
-        assert_ne!(first, second);
-        assert_ne!(first[8..], [0; 5], "the tail is filled too");
-    }
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use busway::{Bus, BusBuilder, Error, Pattern, Realm, Topic};
 
+use crate::clock::Deadline;
 use crate::command::{BudgetArgs, Global};
 use crate::exit::Failure;
 use crate::output::Output;
@@ -16,6 +17,28 @@ use busway_node::Size;
 /// How long joining may take where `--timeout` does not say: a holder that hangs is found out well before.
 const JOIN_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// How long an idle reader sleeps before it looks for signals: 4 wake-ups a second is the budget of an idle process.
+const SLICE: Duration = Duration::from_millis(250);
+
+/// What ends a reader, beside an error.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Ends<'a> {
+    signals: &'a Signals,
+    deadline: Option<Deadline>,
+}
+
+impl Ends<'_> {
+    /// How long to wait before asking again.
+    pub(crate) fn left(&self) -> Duration {
+        self.deadline.map_or(SLICE, Deadline::left).min(SLICE)
+    }
+
+    /// Whether a signal came or the time is up.
+    pub(crate) fn reached(&self) -> bool {
+        self.signals.raised().is_some() || self.deadline.is_some_and(Deadline::over)
+    }
+}
+
 /// What a command works with.
 #[derive(Debug)]
 pub(crate) struct Context<'a> {
@@ -24,7 +47,12 @@ pub(crate) struct Context<'a> {
     pub(crate) signals: &'a Signals,
 }
 
-impl Context<'_> {
+impl<'a> Context<'a> {
+    /// What ends a reader that begins now.
+    pub(crate) fn ends(&self) -> Ends<'a> {
+        Ends { signals: self.signals, deadline: self.timeout().map(Deadline::after) }
+    }
+
     /// What `--timeout` says, if it was given.
     pub(crate) fn timeout(&self) -> Option<Duration> {
         self.global.timeout.map(|span| span.0)

@@ -17,38 +17,14 @@ use crate::command::SubArgs;
 use crate::duration;
 use crate::exit::{CommandCode, Exit, Failure};
 use crate::near;
-use crate::session::{self, Context};
-use crate::signals::Signals;
-
-use printer::{Form, Printer};
-
-mod printer;
-
-/// How long an idle reader sleeps before it looks for signals: 4 wake-ups a second is the budget of an idle process.
-const SLICE: Duration = Duration::from_millis(250);
+use crate::printer::{Form, Printer};
+use crate::session::{self, Context, Ends};
 
 /// Messages that are printed before another reader gets its turn, and losses and signals are looked at.
 const BATCH: u32 = 256;
 
 /// After this long without a publisher a person is told.
 const LONELY: Duration = Duration::from_secs(2);
-
-/// What ends a reader, beside an error.
-#[derive(Debug, Clone, Copy)]
-struct Ends<'a> {
-    signals: &'a Signals,
-    deadline: Option<Deadline>,
-}
-
-impl Ends<'_> {
-    fn left(&self) -> Duration {
-        self.deadline.map_or(SLICE, Deadline::left).min(SLICE)
-    }
-
-    fn reached(&self) -> bool {
-        self.signals.raised().is_some() || self.deadline.is_some_and(Deadline::over)
-    }
-}
 
 /// What is needed to say what else there is.
 #[derive(Debug, Clone, Copy)]
@@ -60,7 +36,7 @@ struct Host<'a> {
 pub(crate) fn run(args: &SubArgs, context: &mut Context<'_>) -> Result<Exit, Failure> {
     let patterns =
         args.patterns.iter().map(|pattern| session::pattern(pattern)).collect::<Result<Vec<_>, _>>()?;
-    let form = form(args, context)?;
+    let form = Form::of(args.form, context.output, "busway sub")?;
     let bus = context.join_within("busway-sub", args.budget)?;
     let mut subscribers = Vec::new();
     for pattern in &patterns {
@@ -72,8 +48,7 @@ pub(crate) fn run(args: &SubArgs, context: &mut Context<'_>) -> Result<Exit, Fai
         subscribers.push(builder.open()?);
     }
     context.output.note(format_args!("ready {}", args.patterns.join(" ")));
-    let timeout = context.timeout();
-    let ends = Ends { signals: context.signals, deadline: timeout.map(Deadline::after) };
+    let ends = context.ends();
     let printer = Mutex::new(Printer::new(form, args.count, args.fail_on_loss, context.output));
     let result = read_all(subscribers, &printer, ends, Host { bus: &bus, patterns: &args.patterns });
     let mut printer = printer.into_inner().unwrap_or_else(PoisonError::into_inner);
@@ -119,25 +94,6 @@ fn verdict(args: &SubArgs, received: u64, context: &Context<'_>) -> Result<Exit,
 
 fn policy(args: &SubArgs) -> Policy {
     if args.reliable { Policy::Block } else { args.policy.unwrap_or_default() }
-}
-
-fn form(args: &SubArgs, context: &Context<'_>) -> Result<Form, Failure> {
-    let json = context.output.json();
-    if json && (args.raw || args.raw0) {
-        let raw = if args.raw { "--raw" } else { "--raw0" };
-        return Err(Failure::usage(
-            format!("--json cannot be used with {raw}"),
-            "busway sub",
-            "take one of the two",
-        ));
-    }
-    Ok(match (json, args.raw, args.raw0) {
-        (true, ..) => Form::Json,
-        (_, true, _) => Form::Raw(b'\n'),
-        (_, _, true) => Form::Raw(0),
-        _ if context.output.is_terminal() => Form::Escaped,
-        _ => Form::Text,
-    })
 }
 
 fn read_all(

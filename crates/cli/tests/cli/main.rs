@@ -14,6 +14,7 @@ mod node;
 mod pipes;
 mod policies;
 mod pub_sub;
+mod push_pull;
 mod readme;
 mod reload;
 mod signals;

@@ -135,7 +135,7 @@ fn an_interrupted_publisher_says_what_it_sent() {
 }
 
 /// Waits until SIGINT (bit 1 of the mask) is caught, by asking the kernel again and again.
-fn until_signals_are_handled(pid: u32) {
+pub(crate) fn until_signals_are_handled(pid: u32) {
     loop {
         let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("the process is there");
         let caught =

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use crate::harness::Place;
 
 /// Every command of the table, as words.
-const COMMANDS: [&[&str]; 27] = [
+const COMMANDS: [&[&str]; 29] = [
     &[],
     &["up"],
     &["peers"],
@@ -22,6 +22,8 @@ const COMMANDS: [&[&str]; 27] = [
     &["config", "explain"],
     &["pub"],
     &["sub"],
+    &["push"],
+    &["pull"],
     &["ls"],
     &["info"],
     &["shm"],
@@ -80,6 +82,8 @@ fn help_lists_every_command_and_no_hidden_one() {
         "node",
         "peers",
         "pub",
+        "pull",
+        "push",
         "shm",
         "sub",
         "tour",

@@ -20,7 +20,7 @@ fn the_command_alone_prints_five_examples_and_ends_with_nought() {
 #[test]
 fn short_help_is_shorter_than_long_help_which_has_examples() {
     let place = Place::new();
-    for command in ["pub", "sub", "ls", "info", "tour", "doctor", "up"] {
+    for command in ["pub", "sub", "push", "pull", "ls", "info", "tour", "doctor", "up"] {
         let short = place.run(&[command, "-h"]).expect(0).text();
         let long = place.run(&[command, "--help"]).expect(0).text();
         assert!(short.len() < long.len(), "{command}");
@@ -48,6 +48,12 @@ fn a_wrong_command_line_is_reported_in_three_lines() {
         (&["sub", "x", "--policy", "block", "--reliable"], "--reliable"),
         (&["sub", "x", "--raw", "--raw0"], "--raw0"),
         (&["sub", "x", "--count", "-1"], "-1"),
+        (&["push", "x"], "nothing to send"),
+        (&["push", "x.*", "y"], "wildcard"),
+        (&["pull", "x", "--ack", "5"], "5s or 5ms"),
+        (&["pull", "x", "--attempts", "3"], "--ack"),
+        (&["pull", "x", "--ack", "5s", "--attempts", "63"], "1..=62"),
+        (&["pull", "x", "--group", "a b"], "a space"),
         (&["up", "--budget", "0"], "0 bytes"),
         (&["pub", "x", "y", "--budget", "0KiB"], "0 bytes"),
         (&["sub", "x", "--budget", "1GB"], "unknown unit 'GB'"),

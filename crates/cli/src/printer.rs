@@ -1,4 +1,4 @@
-//! How `busway sub` prints: one message in one of five forms, and losses on stderr.
+//! How `busway sub` and `busway pull` print: one message in one of five forms, and losses on stderr.
 //!
 //! It knows nothing of waiting; readers decide when to flush.
 //!
@@ -9,10 +9,11 @@ use std::io::{self, Write};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use busway::{Loss, Sample};
+use busway::{Loss, Sample, Task};
 use serde::Serialize;
 
 use crate::clock::Deadline;
+use crate::command::FormArgs;
 use crate::exit::{CommandCode, Failure};
 use crate::output::Output;
 
@@ -23,7 +24,7 @@ const RANGES_MAX: usize = 64;
 
 /// The form of a message on stdout.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Form {
+pub(crate) enum Form {
     /// Topic, tab, body.
     Text,
     /// The same for a terminal: control characters are shown, not obeyed.
@@ -34,6 +35,28 @@ pub(super) enum Form {
     Json,
 }
 
+impl Form {
+    /// The form that the command line of `command` asks for.
+    pub(crate) fn of(args: FormArgs, output: &Output, command: &str) -> Result<Self, Failure> {
+        let json = output.json();
+        if json && (args.raw || args.raw0) {
+            let raw = if args.raw { "--raw" } else { "--raw0" };
+            return Err(Failure::usage(
+                format!("--json cannot be used with {raw}"),
+                command,
+                "take one of the two",
+            ));
+        }
+        Ok(match (json, args.raw, args.raw0) {
+            (true, ..) => Self::Json,
+            (_, true, _) => Self::Raw(b'\n'),
+            (_, _, true) => Self::Raw(0),
+            _ if output.is_terminal() => Self::Escaped,
+            _ => Self::Text,
+        })
+    }
+}
+
 #[derive(Debug, Serialize)]
 struct Message<'a> {
     topic: &'a str,
@@ -42,6 +65,8 @@ struct Message<'a> {
     publisher: &'a str,
     time_ns: u64,
     size: usize,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    deliveries: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     body: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -83,7 +108,7 @@ impl Untold {
 
 /// Prints messages and counts them.
 #[derive(Debug)]
-pub(super) struct Printer<'a> {
+pub(crate) struct Printer<'a> {
     output: &'a mut Output,
     form: Form,
     count: Option<u64>,
@@ -97,7 +122,7 @@ pub(super) struct Printer<'a> {
 }
 
 impl<'a> Printer<'a> {
-    pub(super) fn new(form: Form, count: Option<u64>, fail_on_loss: bool, output: &'a mut Output) -> Self {
+    pub(crate) fn new(form: Form, count: Option<u64>, fail_on_loss: bool, output: &'a mut Output) -> Self {
         Self {
             output,
             form,
@@ -111,31 +136,40 @@ impl<'a> Printer<'a> {
         }
     }
 
-    pub(super) fn received(&self) -> u64 {
+    pub(crate) fn received(&self) -> u64 {
         self.received
     }
 
-    pub(super) fn lost(&self) -> u64 {
+    pub(crate) fn lost(&self) -> u64 {
         self.lost
     }
 
     /// Makes every reader end.
-    pub(super) fn stop(&mut self) {
+    pub(crate) fn stop(&mut self) {
         self.stopped = true;
     }
 
     /// Whether enough was printed, or a reader failed.
-    pub(super) fn ended(&self) -> bool {
+    pub(crate) fn ended(&self) -> bool {
         self.stopped || self.count.is_some_and(|count| self.received >= count)
     }
 
-    pub(super) fn print(&mut self, sample: &Sample) -> Result<(), Failure> {
+    pub(crate) fn print(&mut self, sample: &Sample) -> Result<(), Failure> {
+        self.print_one(sample, None)
+    }
+
+    /// Prints work, and as JSON how often it was given to a puller.
+    pub(crate) fn print_task(&mut self, task: &Task) -> Result<(), Failure> {
+        self.print_one(task.sample(), Some(task.deliveries()))
+    }
+
+    fn print_one(&mut self, sample: &Sample, deliveries: Option<u32>) -> Result<(), Failure> {
         if self.ended() {
             return Ok(());
         }
         self.received += 1;
         match self.form {
-            Form::Json => self.print_json(sample),
+            Form::Json => self.print_json(sample, deliveries),
             Form::Raw(end) => self.write(&[sample, &[end]]),
             Form::Text => self.write(&[sample.topic().as_bytes(), b"\t", sample, b"\n"]),
             Form::Escaped => {
@@ -145,7 +179,7 @@ impl<'a> Printer<'a> {
         }
     }
 
-    fn print_json(&mut self, sample: &Sample) -> Result<(), Failure> {
+    fn print_json(&mut self, sample: &Sample, deliveries: Option<u32>) -> Result<(), Failure> {
         let body = std::str::from_utf8(sample).ok();
         let publisher = sample.publisher();
         let message = Message {
@@ -155,6 +189,7 @@ impl<'a> Printer<'a> {
             publisher: &publisher.name,
             time_ns: sample.time_ns(),
             size: sample.len(),
+            deliveries,
             body,
             body_base64: body.is_none().then(|| STANDARD.encode(&**sample)),
         };
@@ -168,7 +203,7 @@ impl<'a> Printer<'a> {
     }
 
     /// Counts losses and tells them when it is time. `idle` says that nothing waits.
-    pub(super) fn count_losses(&mut self, losses: Vec<Loss>, idle: bool) -> Result<(), Failure> {
+    pub(crate) fn count_losses(&mut self, losses: Vec<Loss>, idle: bool) -> Result<(), Failure> {
         for loss in losses {
             self.lost = self.lost.saturating_add(loss.count);
             let key = (loss.topic.to_string(), loss.cause.name(), loss.link.clone());
@@ -198,17 +233,22 @@ impl<'a> Printer<'a> {
         self.tell_next = Deadline::after(LOSS_INTERVAL);
     }
 
-    pub(super) fn flush(&mut self) -> Result<(), Failure> {
+    /// A line on stderr that is told also with `-q`.
+    pub(crate) fn warn(&self, line: impl std::fmt::Display) {
+        self.output.warn(line);
+    }
+
+    pub(crate) fn flush(&mut self) -> Result<(), Failure> {
         self.output.flush()
     }
 
     /// Ends silently when nobody reads any more, also while no message comes.
-    pub(super) fn check_reader(&self) -> Result<(), Failure> {
+    pub(crate) fn check_reader(&self) -> Result<(), Failure> {
         if self.output.reader_gone() { Err(Failure::ClosedPipe) } else { Ok(()) }
     }
 
     /// Tells what is left to tell and writes what is left to write.
-    pub(super) fn finish(&mut self) -> Result<(), Failure> {
+    pub(crate) fn finish(&mut self) -> Result<(), Failure> {
         self.tell_losses();
         self.flush()
     }
