@@ -6,7 +6,7 @@
 //! Invariant: [`Bus::close`] and the drop of the last handle return within a second and leave nothing behind.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
 use busway_shm::arena::{ArenaOptions, OwnArena};
@@ -23,6 +23,8 @@ use crate::ports::PortTable;
 use crate::publisher::PublisherBuilder;
 use crate::puller::PullerBuilder;
 use crate::pusher::PusherBuilder;
+use crate::requester::RequesterBuilder;
+use crate::responder::{Lanes, ResponderBuilder};
 use crate::subscriber::SubscriberBuilder;
 use crate::wake::WakeThread;
 
@@ -37,6 +39,8 @@ pub(crate) struct Core {
     pub(crate) control: Control,
     pub(crate) wake: WakeThread,
     pub(crate) timeout: Duration,
+    /// Where this process replies; kept by those who do.
+    pub(crate) lanes: Mutex<Weak<Lanes>>,
     closed: AtomicBool,
     name: String,
     domain: String,
@@ -173,6 +177,30 @@ impl Bus {
     /// A puller of the work of all pushers whose topics match: each message goes to one puller of its group. See [`Bus::pusher`].
     pub fn puller(&self, pattern: &str) -> PullerBuilder {
         PullerBuilder::new(self, Pattern::parse(pattern).map_err(Error::bad_pattern))
+    }
+
+    /// A requester of `topic`: what it asks is answered by one of the responders there. To be opened with [`RequesterBuilder::open`].
+    ///
+    /// ```
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # use std::time::Duration;
+    /// let bus = busway::Bus::open("example-of-requests")?;
+    /// let mut responder = bus.responder("time").open()?;
+    /// let server = std::thread::spawn(move || responder.recv()?.reply(b"noon").map_err(busway::Error::from));
+    /// let requester = bus.requester("time").open()?;
+    /// let reply = requester.request(b"what time is it?", Duration::from_secs(5))?;
+    /// assert_eq!(&reply[..], b"noon");
+    /// # server.join().expect("it does not panic")?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn requester(&self, topic: &str) -> RequesterBuilder {
+        RequesterBuilder::new(self, Topic::new(topic).map_err(Error::from))
+    }
+
+    /// A responder to what is asked on the topics that `pattern` matches: each request goes to one responder. See [`Bus::requester`].
+    pub fn responder(&self, pattern: &str) -> ResponderBuilder {
+        ResponderBuilder::new(self, pattern)
     }
 
     /// What the domain looks like now: topics, ports, processes, segments, each read from its owner's memory.
@@ -379,8 +407,8 @@ impl BusBuilder {
         ports.adopt(&control.domain()).map_err(|error| memory(&error, "the domain's budget"))?;
         let wake = WakeThread::default();
         let closed = AtomicBool::new(false);
-        let core =
-            Core { own, ports, control, wake, timeout: self.timeout, closed, name, domain: self.domain };
+        let (lanes, timeout, domain) = (Mutex::default(), self.timeout, self.domain);
+        let core = Core { own, ports, control, wake, timeout, lanes, closed, name, domain };
         Ok(Bus { core: Arc::new(core) })
     }
 }

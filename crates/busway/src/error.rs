@@ -77,6 +77,12 @@ codes! {
     Evicted = 403, "the subscriber was evicted, because it did not keep up";
     NoSubscribers = 404, "nobody subscribes to the topic";
     TooLate = 405, "an acknowledgement came after its message was given to another puller";
+    NoResponders = 406, "nobody answers requests on the topic";
+    ResponderDied = 407, "the responder died before its last reply";
+    Unanswered = 408, "the responder let the request go without an answer";
+    ResponderFailed = 409, "the responder failed, and says why";
+    ReplyLost = 410, "a reply was lost because the requester did not take its replies in time";
+    Cancelled = 411, "nobody waits for the reply any more";
     LayoutDiffers = 501, "the peer was built with another memory layout";
     SegmentRefused = 502, "a segment from a peer is not what it must be";
     ProtocolBroken = 503, "the peer sent what the control protocol does not allow";

@@ -23,6 +23,8 @@ mod ports;
 mod publisher;
 mod puller;
 mod pusher;
+mod requester;
+mod responder;
 mod runtime;
 mod sample;
 pub mod service;
@@ -53,6 +55,8 @@ pub use outcome::{Behind, Loss, RecvError, SendError, Sent, Unread, Who};
 pub use publisher::{Clock, DetachedLoan, Gating, Loan, Publisher, PublisherBuilder};
 pub use puller::{Late, Puller, PullerBuilder, Task};
 pub use pusher::{Pusher, PusherBuilder};
+pub use requester::{Pending, Reply, RequestError, Requester, RequesterBuilder, Strays};
+pub use responder::{ReplyError, Request, Responder, ResponderBuilder, Unhandled};
 #[doc(hidden)]
 pub use runtime::{Simulated, Stepped, UnderWay, control_due_ns, step_control};
 pub use sample::{PublisherInfo, Sample};

@@ -43,6 +43,15 @@ const RATE_NS: u64 = 1_000_000_000;
 /// Of so many publishers each look is at all of them: it costs little.
 pub(crate) const FULL_MAX: usize = 64;
 
+/// Who waits for replies.
+#[derive(Clone, Debug)]
+pub(crate) struct Asker {
+    /// The bell line on which it sleeps.
+    pub(crate) line: usize,
+    /// Raised when a responder has gone.
+    pub(crate) news: Arc<AtomicU64>,
+}
+
 /// How far a ring was at a time.
 #[derive(Debug)]
 struct Sample {
@@ -365,6 +374,8 @@ pub(crate) struct PortTable {
     carrier: Mutex<Option<Arc<dyn Carrier>>>,
     /// The claims files of the processes from which we pull.
     claims: Mutex<BTreeMap<ProcessId, Region>>,
+    /// Of our rings for requests, by index: who is to know when a responder goes.
+    askers: Mutex<BTreeMap<u32, Asker>>,
     pub(crate) budget: Arc<HoldBudget>,
 }
 
@@ -389,6 +400,7 @@ impl PortTable {
             changed: Condvar::new(),
             carrier: Mutex::new(None),
             claims: Mutex::new(BTreeMap::new()),
+            askers: Mutex::new(BTreeMap::new()),
             budget: Arc::new(HoldBudget::new(u64::from(HOLDS_MAX), HOLD_BYTES_MAX)),
         }
     }
@@ -405,6 +417,15 @@ impl PortTable {
 
     pub(crate) fn add_ring(&self, ring: &Arc<RingShared>) {
         lock(&self.rings).insert(ring.key().index, ring.clone());
+    }
+
+    /// From now on the asker knows when a puller of this ring goes.
+    pub(crate) fn add_asker(&self, ring: EntryKey, asker: Asker) {
+        lock(&self.askers).insert(ring.index, asker);
+    }
+
+    pub(crate) fn remove_asker(&self, ring: EntryKey) {
+        lock(&self.askers).remove(&ring.index);
     }
 
     /// `since_ns` says since when: of rings that are younger nothing is missed. What is read for a peer grows with each
@@ -485,8 +506,15 @@ impl PortTable {
         }
     }
 
-    /// Wakes those who may take what a puller has left.
+    /// Wakes those who may take what a puller has left, and who waits for its replies.
     fn tell_returned(&self, ring: &RingShared, reaped: Reaped) {
+        if reaped.died + reaped.left > 0 {
+            let asker = lock(&self.askers).get(&ring.key().index).cloned();
+            if let Some(Asker { line, news }) = asker {
+                news.fetch_add(1, Ordering::Release); // pairs with Acquire in `requester`
+                self.ring_bell(line);
+            }
+        }
         if reaped.returned > 0 {
             self.ring_bell(Bell::line_of(ring.entry().topic.load(Ordering::Relaxed)));
         }

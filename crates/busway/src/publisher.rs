@@ -12,9 +12,10 @@ use std::time::Duration;
 use busway_shm::clock::{self, Deadline};
 use busway_shm::domain::Domain;
 use busway_shm::ring::{Patience, RingOptions, RingWriter, SLOTS_MAX};
+use busway_shm::seat::RingShared;
 use busway_shm::slot::{INLINE_BYTES, InlineMeta};
 use busway_wire::limits::{MAX_WAIT_MS_DEFAULT, RING_BYTES_DEFAULT, RING_SLOTS_MAX_DEFAULT};
-use busway_wire::{Codec, Flags, HEADER_SIZE, Header, Kind, PortId, Topic, TopicId};
+use busway_wire::{Codec, Flags, HEAD_BYTES, HEADER_SIZE, Header, Kind, PortId, Topic, TopicId};
 use serde::Serialize;
 
 use crate::bus::{Bus, Core};
@@ -56,6 +57,27 @@ pub enum Clock {
     Exact,
 }
 
+/// Whom a ring is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Readers {
+    Subscribers,
+    /// Groups, for the first of which it waits so long.
+    Groups(Duration),
+    /// The responders of its topic.
+    Responders(Duration),
+}
+
+/// What a message says that it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Stamp {
+    pub(crate) kind: Kind,
+    pub(crate) correlation: u64,
+}
+
+impl Stamp {
+    const PUBLISHED: Self = Self { kind: Kind::Publish, correlation: 0 };
+}
+
 /// How a publisher is made. See [`Bus::publisher`].
 #[derive(Clone, Debug)]
 #[must_use = "a publisher is made by `open`"]
@@ -68,6 +90,7 @@ pub struct PublisherBuilder {
     max_wait: Duration,
     gating: Gating,
     clock: Clock,
+    patience: Duration,
 }
 
 impl PublisherBuilder {
@@ -81,7 +104,14 @@ impl PublisherBuilder {
             max_wait: Duration::from_millis(MAX_WAIT_MS_DEFAULT),
             gating: Gating::Allowed,
             clock: Clock::Coarse,
+            patience: Duration::MAX,
         }
+    }
+
+    /// For so long its constructor waits for subscribers that are known to come, where they do not.
+    pub(crate) fn patience(mut self, patience: Duration) -> Self {
+        self.patience = patience;
+        self
     }
 
     /// Messages that the ring holds at most; rounded up to a power of two, at most 2^20. Default 4 096. It starts with
@@ -139,7 +169,7 @@ impl PublisherBuilder {
 
     /// As [`PublisherBuilder::open`], also for what the bus says of itself.
     pub(crate) fn open_reserved(self) -> Result<Publisher, Error> {
-        self.open_with(None)
+        self.open_with(Readers::Subscribers)
     }
 
     /// As [`PublisherBuilder::open`], of a ring for groups, which waits so long for pullers where there are none.
@@ -149,11 +179,32 @@ impl PublisherBuilder {
         {
             Topic::new(topic.as_str())?;
         }
-        self.open_with(Some(late_join))
+        self.open_with(Readers::Groups(late_join))
     }
 
-    fn open_with(self, late_join: Option<Duration>) -> Result<Publisher, Error> {
-        let topic = self.topic?;
+    /// As [`PublisherBuilder::open`], of a ring for requests, which are for the responders of its topic alone.
+    pub(crate) fn open_for_requests(self, late_join: Duration) -> Result<Publisher, Error> {
+        if let Ok(topic) = &self.topic
+            && topic.is_reserved()
+        {
+            Topic::new(topic.as_str())?;
+        }
+        self.open_with(Readers::Responders(late_join))
+    }
+
+    fn options(&self) -> RingOptions {
+        RingOptions {
+            slots_max: self.slots_max.next_power_of_two().max(busway_shm::ring::SLOTS_FIRST),
+            bytes_max: self.bytes_max,
+            history: self.history,
+            max_wait_ns: u64::try_from(self.max_wait.as_nanos()).unwrap_or(u64::MAX),
+            gating: self.gating == Gating::Allowed,
+            relay: false,
+        }
+    }
+
+    fn open_with(self, readers: Readers) -> Result<Publisher, Error> {
+        let topic = self.topic.clone()?;
         let core = self.bus.core.clone();
         core.check()?;
         if self.slots_max == 0 || self.slots_max > SLOTS_MAX || self.history >= SLOTS_MAX {
@@ -165,23 +216,19 @@ impl PublisherBuilder {
             .remedy("use slots_max 1..=1048576"));
         }
         let port = Core::new_port()?;
-        let options = RingOptions {
-            slots_max: self.slots_max.next_power_of_two().max(busway_shm::ring::SLOTS_FIRST),
-            bytes_max: self.bytes_max,
-            history: self.history,
-            max_wait_ns: u64::try_from(self.max_wait.as_nanos()).unwrap_or(u64::MAX),
-            gating: self.gating == Gating::Allowed,
-            relay: false,
-        };
+        let options = self.options();
         let place = format!("publisher of {topic}");
-        let made = match late_join {
-            None => RingWriter::create(&core.own, &topic, port, options),
-            Some(wait) => {
+        let made = match readers {
+            Readers::Subscribers => RingWriter::create(&core.own, &topic, port, options),
+            Readers::Groups(wait) | Readers::Responders(wait) => {
                 let wait_ns = u64::try_from(wait.as_nanos()).unwrap_or(u64::MAX);
                 RingWriter::create_for_groups(&core.own, &topic, port, options, wait_ns)
             }
         };
         let (writer, ring) = made.map_err(|error| memory(&error, &place))?;
+        if matches!(readers, Readers::Responders(_)) {
+            ring.ask();
+        }
         core.ports.add_ring(&ring);
         let created_ns = ring.entry().created_ns.load(busway_shm::sync::Ordering::Relaxed);
         let record = PublisherRecord {
@@ -213,18 +260,21 @@ impl PublisherBuilder {
             relays: false,
         };
         // From here on the drop of `publisher` takes everything back.
-        let matched = match late_join {
-            None => publisher.core.control.publish(record, deadline)?,
-            Some(_) => publisher.core.control.push(record, deadline)?,
+        let subscribers = matches!(readers, Readers::Subscribers);
+        let matched = if subscribers {
+            publisher.core.control.publish(record, deadline)?
+        } else {
+            publisher.core.control.push(record, deadline)?
         };
         let wanted = matched.len();
-        let seated = || if late_join.is_some() { ring.pullers() } else { ring.seated() };
+        let seated = || if subscribers { ring.seated() } else { ring.pullers() };
+        let deadline = deadline.earlier(Deadline::after(self.patience));
         publisher.core.wait_for(deadline, QUIET, || seated() + past(&ring) >= wanted);
         Ok(publisher)
     }
 }
 
-fn past(ring: &busway_shm::seat::RingShared) -> usize {
+fn past(ring: &RingShared) -> usize {
     ring.entry().past_rows.load(busway_shm::sync::Ordering::Relaxed) as usize
 }
 
@@ -319,11 +369,47 @@ impl Publisher {
             loan.copy_from_slice(payload);
             return loan.finish(codec, patience);
         }
+        self.send_small(payload, codec, Stamp::PUBLISHED, patience)
+    }
+
+    /// Sends a message of this kind whose payload lies behind a head.
+    pub(crate) fn send_headed(
+        &mut self,
+        stamp: Stamp,
+        head: [u8; HEAD_BYTES],
+        payload: &[u8],
+        patience: Patience,
+    ) -> Result<Sent, SendError> {
+        self.check()?;
+        let bytes = HEAD_BYTES.saturating_add(payload.len());
+        if bytes > INLINE_BYTES {
+            let mut loan = self.loan_with(bytes, patience)?;
+            // Shorter in a child made by `fork` only.
+            if let Some((before, behind)) = loan.split_at_mut_checked(HEAD_BYTES) {
+                before.copy_from_slice(&head);
+                behind.copy_from_slice(payload);
+            }
+            return loan.finish_as(stamp, Codec::Bytes, patience);
+        }
+        let mut small = [0; INLINE_BYTES];
+        small[..HEAD_BYTES].copy_from_slice(&head);
+        small[HEAD_BYTES..bytes].copy_from_slice(payload);
+        self.send_small(&small[..bytes], Codec::Bytes, stamp, patience)
+    }
+
+    #[inline]
+    fn send_small(
+        &mut self,
+        payload: &[u8],
+        codec: Codec,
+        stamp: Stamp,
+        patience: Patience,
+    ) -> Result<Sent, SendError> {
         let meta = InlineMeta {
             time_ns: self.now_ns(),
-            correlation: 0,
+            correlation: stamp.correlation,
             size: 0,
-            kind: Kind::Publish.number(),
+            kind: stamp.kind.number(),
             flags: self.flags(codec).bits(),
         };
         if let Some(sequence) = self.writer.put_inline(&meta, payload) {
@@ -532,6 +618,11 @@ impl Publisher {
         self.writer.shared().seated()
     }
 
+    /// What the control thread shares with it.
+    pub(crate) fn ring(&self) -> &Arc<RingShared> {
+        self.writer.shared()
+    }
+
     /// Pullers that are attached now; 0 in a child made by `fork`.
     pub(crate) fn pullers(&self) -> usize {
         if self.core.own.forked() { 0 } else { self.writer.shared().pullers() }
@@ -624,11 +715,11 @@ impl Publisher {
     /// Writes the header of the next message where it stays, word by word: a copy of one made elsewhere would be read
     /// again in other pieces than it was written in, and wait for all that was written before, which is the payload.
     #[inline]
-    fn lay_header(&self, header: &mut Header, len: usize, codec: Codec) {
+    fn lay_header(&self, header: &mut Header, len: usize, codec: Codec, stamp: Stamp) {
         header.checksum.set(0);
         header.checksum_payload.set(0);
         header.size.set((HEADER_SIZE + len) as u32);
-        header.kind = Kind::Publish.number();
+        header.kind = stamp.kind.number();
         header.hops_version = Header::FIRST_HOP;
         header.flags = self.flags(codec).bits();
         header.extensions = 0;
@@ -636,7 +727,7 @@ impl Publisher {
         header.source.set(self.port.0);
         header.sequence.set(self.writer.head() + 1);
         header.time_ns.set(self.now_ns());
-        header.correlation.set(0);
+        header.correlation.set(stamp.correlation);
     }
 }
 

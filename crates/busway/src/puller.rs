@@ -16,7 +16,7 @@ use busway_shm::row::RowOptions;
 use busway_shm::row::group::{self, GroupReader, Pulled};
 use busway_shm::sync::spin_hint;
 use busway_wire::limits::HOLDS_MAX;
-use busway_wire::{Acknowledge, Cause, Group, Pattern, Policy, PortId, Topic};
+use busway_wire::{Acknowledge, Cause, Group, Pattern, Policy, PortId, Topic, responders};
 
 use crate::bus::{Bus, Core};
 use crate::control::SubscriberRecord;
@@ -88,6 +88,12 @@ impl PullerBuilder {
     /// copied, and larger ones wait.
     pub fn holds(mut self, tasks: u32) -> Self {
         self.holds = tasks;
+        self
+    }
+
+    /// For requests.
+    pub(crate) fn of_responders(mut self) -> Self {
+        self.group = Ok(responders());
         self
     }
 
@@ -511,6 +517,18 @@ impl Task {
     #[must_use]
     pub fn deliveries(&self) -> u32 {
         self.claim.as_ref().map_or(1, |claim| u32::from(claim.attempt()) + 1)
+    }
+
+    /// Whether it is this puller's still, and its pusher is there.
+    pub(crate) fn is_wanted(&self) -> bool {
+        self.claim.as_ref().is_some_and(group::Task::is_wanted)
+    }
+
+    /// It will not be handled, and is counted.
+    pub(crate) fn lose(mut self, cause: Cause) {
+        if let Some(claim) = self.claim.take() {
+            claim.lose(cause);
+        }
     }
 
     /// It was handled.

@@ -81,6 +81,7 @@ impl Flow {
     pub const fn of(kind: Kind) -> Flow {
         match kind {
             Kind::Publish | Kind::Run => Flow::Data,
+            Kind::Request | Kind::Reply => Flow::Rpc,
             Kind::Hello | Kind::Refusal | Kind::Goodbye => Flow::Transport,
             Kind::Control
             | Kind::Interest

@@ -197,7 +197,7 @@ fn a_size_above_the_bound_of_its_kind_is_refused_from_the_header_alone() {
     assert_eq!(claim(Kind::Publish, piece), Ok(()));
     assert!(matches!(claim(Kind::Publish, piece + 1), Err(DecodeError::TooLarge { .. })));
     for kind in Kind::ALL {
-        if !matches!(kind, Kind::Publish | Kind::Control) {
+        if !matches!(kind, Kind::Publish | Kind::Control | Kind::Request | Kind::Reply) {
             assert_eq!(claim(kind, frame), Ok(()), "{kind}");
             assert!(matches!(claim(kind, frame + 1), Err(DecodeError::TooLarge { .. })), "{kind}");
             assert!(matches!(claim(kind, u32::MAX), Err(DecodeError::TooLarge { .. })), "{kind}");
@@ -207,7 +207,9 @@ fn a_size_above_the_bound_of_its_kind_is_refused_from_the_header_alone() {
 
 #[test]
 fn what_no_link_carries_is_refused_from_the_header_alone() {
-    assert!(matches!(head(|header| header.kind = Kind::Control.number()), Err(DecodeError::Kind { .. })));
+    for kind in [Kind::Control, Kind::Request, Kind::Reply] {
+        assert!(matches!(head(|header| header.kind = kind.number()), Err(DecodeError::Kind { .. })));
+    }
     let unsealed = |header: &mut Header| header.flags = Flags::UNSEALED.bits();
     assert!(matches!(head(unsealed), Err(DecodeError::Flags { .. })));
     let version = |header: &mut Header| header.hops_version = (VERSION + 1) << 4;

@@ -10,6 +10,8 @@
 //!                    +------give back, attempt + 1-----+   +--lose--> LOST of s
 //! ```
 //!
+//! A request is a message whose pusher waits for what comes of it: it may `withdraw` it, free or taken, and whoever has it is then too late.
+//!
 //! A pusher writes nothing here to publish: what is over for the message one turn ago is free for this one. It overwrites the
 //! slot of a message only when that message's word says DONE or LOST (C1); to take a message that nobody has, it must win its word
 //! like a puller (`give_up`). Who finds that an owner is dead, or has had a message for too long, gives back exactly the claim that
@@ -36,6 +38,9 @@ const REST_BITS: u32 = 6;
 const REST_MASK: u64 = (1 << REST_BITS) - 1;
 /// The last attempt that is told from the one before.
 pub const ATTEMPT_MAX: u8 = REST_MASK as u8;
+
+/// Looks at one word before a message is not withdrawn that somebody takes and gives back all the time.
+const WITHDRAWALS: u32 = 8;
 
 const FREE: u64 = 0;
 const TAKEN: u64 = 1;
@@ -194,6 +199,24 @@ impl<'a> Claims<'a> {
             Found::Free(_) | Found::Other => self.change(sequence, found, lost),
             Found::Taken(_) | Found::Done | Found::Lost(_) => false,
         }
+    }
+
+    /// The pusher: says that a message is lost which nobody has yet, or of which whoever has it need not say any more what
+    /// became of it. `false`: it is over, or its word is of another message.
+    pub fn withdraw(&self, sequence: u64, cause: u8) -> bool {
+        // It is free, then taken; by a user who keeps to the page it is not given back.
+        for _ in 0..WITHDRAWALS {
+            let found = self.at(sequence).load(Ordering::Acquire); // pairs with Release in `change`
+            let owner = match self.read(sequence, found) {
+                Found::Free(_) => Owner(0),
+                Found::Taken(claim) => claim.owner(),
+                Found::Done | Found::Lost(_) | Found::Other => return false,
+            };
+            if self.change(sequence, found, word(sequence, owner, LOST, cause & ATTEMPT_MAX)) {
+                return true;
+            }
+        }
+        false
     }
 
     /// C2: exactly the word that was read gives way.

@@ -31,13 +31,14 @@ use crate::marks::Stamp;
 use crate::recycle::Remains;
 use crate::row::{RowAccount, ledger};
 use crate::slot::Slot;
-use crate::sync::{AtomicU64, Ordering, fence};
+use crate::sync::{AtomicBool, AtomicU64, Ordering, fence};
 use crate::view::Mapped;
 use group::{Group, Left, Member};
 
 pub(crate) mod between;
 pub mod group;
 mod place;
+pub mod request;
 #[cfg(test)]
 mod tests;
 
@@ -216,6 +217,8 @@ pub struct RingShared {
     places: bool,
     /// Whether its messages are for groups: for how long without a puller, and in how many slots at most.
     pushes: Option<(u64, u32)>,
+    /// Whether its messages are requests: they are for the responders alone, and nothing else is for those.
+    asks: AtomicBool,
     seats: Mutex<Vec<Seat>>,
     version: AtomicU64,
     /// The last message that was given up though the ring had room for it: later rows begin behind it.
@@ -291,6 +294,7 @@ impl RingShared {
             gating,
             places,
             pushes: None,
+            asks: AtomicBool::new(false),
             seats,
             version,
             given_up,

@@ -51,6 +51,10 @@ pub enum Cause {
     /// It was given to pullers as often as its group allows, and none acknowledged it: it was published on the group's
     /// topic for such messages.
     DeadLetter = 17,
+    /// The deadline of the request had passed: nobody handled it, or nobody waited for its answer any more.
+    Expired = 18,
+    /// Whoever asked did not want the answer any more.
+    Cancelled = 19,
 }
 
 impl Cause {
@@ -58,7 +62,7 @@ impl Cause {
     pub const COUNT: usize = 20;
 
     /// Every cause, in order of its index.
-    pub const ALL: [Cause; 18] = [
+    pub const ALL: [Cause; 20] = [
         Cause::Lapped,
         Cause::Conflated,
         Cause::DropNewest,
@@ -77,6 +81,8 @@ impl Cause {
         Cause::Denied,
         Cause::PullerDied,
         Cause::DeadLetter,
+        Cause::Expired,
+        Cause::Cancelled,
     ];
 
     /// The word of this cause in an account.
@@ -113,6 +119,8 @@ impl Cause {
             Cause::Denied => "denied",
             Cause::PullerDied => "puller_died",
             Cause::DeadLetter => "dead_letter",
+            Cause::Expired => "expired",
+            Cause::Cancelled => "cancelled",
         }
     }
 }

@@ -96,6 +96,10 @@ fn checksum_of_payload(following: &[u8]) -> u64 {
 pub enum Kind {
     /// A message of a publisher to the subscribers of its topic.
     Publish = 1,
+    /// A message that asks for replies.
+    Request = 2,
+    /// An answer to a request, or a part of one.
+    Reply = 3,
     /// A control message between a member of a domain and its rendezvous.
     Control = 16,
     /// The first frame of each side of a link: who it is and what it takes.
@@ -128,8 +132,10 @@ pub enum Kind {
 
 impl Kind {
     /// Every kind, in order of its number.
-    pub const ALL: [Kind; 15] = [
+    pub const ALL: [Kind; 17] = [
         Kind::Publish,
+        Kind::Request,
+        Kind::Reply,
         Kind::Control,
         Kind::Hello,
         Kind::Refusal,
@@ -163,6 +169,8 @@ impl Kind {
     pub const fn name(self) -> &'static str {
         match self {
             Kind::Publish => "publish",
+            Kind::Request => "request",
+            Kind::Reply => "reply",
             Kind::Control => "control",
             Kind::Hello => "hello",
             Kind::Refusal => "refusal",

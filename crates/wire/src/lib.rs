@@ -23,6 +23,7 @@ pub mod link;
 mod name;
 mod pattern;
 mod policy;
+mod request;
 mod run;
 mod topic;
 
@@ -37,5 +38,6 @@ pub use ids::{Generation, PortId, ProcessId, RingIndex, RowIndex, SeatIndex, Top
 pub use name::{NameError, NameFault, check_domain_name, check_process_name, process_name};
 pub use pattern::{Pattern, Prefix, Tokens};
 pub use policy::{Policy, PolicyError};
+pub use request::{HEAD_BYTES, ReplyHead, ReplyState, RequestHead, lane_of, responders};
 pub use run::{Packed, RECORD_SIZE, Record, Records, Run};
 pub use topic::{Topic, cluster_id, named_client_id};

@@ -439,6 +439,31 @@ pub const CLUSTER_EVENTS_MAX: usize = 1_024;
 /// Milliseconds in which an endpoint that closes waits for acknowledgements. What has none is counted.
 pub const CLUSTER_DRAIN_MS: u64 = 1_000;
 
+// Requests.
+
+/// Lanes of one process, one for each requester that it answers: each is a ring of a page and a seat. Past it the one that was used longest ago
+/// is closed, and opened again with its next reply.
+pub const LANES_MAX: usize = 1_024;
+
+/// Milliseconds without a reply after which a lane is closed: to open one takes a word with the rendezvous, and a page is little.
+pub const LANE_IDLE_MS: u64 = 10_000;
+
+/// Milliseconds that the first reply of a lane waits for its requester to take notice. One that is stopped gets what the lane keeps.
+pub const LANE_OPEN_MS: u64 = 100;
+
+/// Replies that a lane keeps for a requester that does not take them. Past it the oldest are lost, and their requests told so.
+pub const LANE_SLOTS_MAX: u32 = 1_024;
+
+/// Bytes of larger replies that a lane keeps. Past it as with `LANE_SLOTS_MAX`; a single larger reply is sent all the same.
+pub const LANE_BYTES_MAX: u64 = 64 * MIB;
+
+/// Replies that a requester keeps for those of its requests that nobody asks for an answer. Past it the newest is lost, and its request told so.
+pub const REPLIES_KEPT_MAX: usize = 4_096;
+
+/// Milliseconds after which a request that was answered, as its responder says, is told that the reply was lost: long enough for a first reply
+/// whose lane is not known yet.
+pub const REPLY_MISSING_MS: u64 = 1_000;
+
 // Services.
 
 /// Failures that a breaker counts before it opens: their times are kept. Who asks for more gets this many.
@@ -522,6 +547,8 @@ const _: () = {
     assert!(CLUSTER_REPLICA_QUEUE_MESSAGES_MAX.is_power_of_two());
     assert!(CLUSTER_CLIENT_QUEUE_MESSAGES_MAX.is_power_of_two());
     assert!(CLUSTER_MESSAGE_BYTES_MAX as u64 <= CLUSTER_CLIENT_QUEUE_BYTES_MAX);
+    assert!(LANE_SLOTS_MAX.is_power_of_two() && LANE_SLOTS_MAX <= RING_SLOTS_HARD_MAX);
+    assert!(5 * LANE_OPEN_MS < REPLY_MISSING_MS && REPLY_MISSING_MS < LANE_IDLE_MS);
     assert!(5 * LINK_RETRY_AFTER_MS <= LINK_RETRY_AFTER_MS_MAX);
     assert!(Control::COUNT < 128, "the number of a control message is one byte of a varint");
 };

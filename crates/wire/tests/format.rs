@@ -13,7 +13,8 @@ use std::mem::{offset_of, size_of_val};
 use busway_wire::link::{Identity, RefusalCode};
 use busway_wire::{
     Cause, Codec, Control, ControlKind, DeadLetterHead, DeadReason, ExtensionKind, Flags, Header, Kind,
-    Pattern, Policy, Record, Topic, VERSION, limits,
+    Pattern, Policy, PortId, Record, ReplyHead, ReplyState, RequestHead, Topic, VERSION, lane_of, limits,
+    responders,
 };
 
 const PAGE: &str = include_str!("../../../FORMAT.md");
@@ -92,6 +93,12 @@ fn every_field_of_the_header_lies_where_the_page_says() {
     let reasons = numbered(DeadReason::ALL.map(|reason| (reason as u8, reason.name())));
     assert_eq!(reasons, pairs("### struct DeadLetterHead", ["number", "reason"]));
     assert!(PAGE.contains(&format!("the bytes `{}`", str::from_utf8(&DeadLetterHead::MAGIC).unwrap())));
+    let request = RequestHead { deadline_ns: 0.into() };
+    let structure = fields!(RequestHead, request; deadline_ns);
+    compare("#### struct RequestHead", &structure, size_of::<RequestHead>());
+    let reply = ReplyHead::new(0, ReplyState::Part);
+    let structure = fields!(ReplyHead, reply; index, state, reserved);
+    compare("#### struct ReplyHead", &structure, size_of::<ReplyHead>());
 }
 
 /// Compares a structure with its table; how many fields both have.
@@ -123,6 +130,15 @@ fn version_kinds_flags_codecs_and_extensions_are_those_of_the_page() {
     assert_eq!(pairs("### Flags", ["codec", "name"]), codecs);
     let extensions = numbered(ExtensionKind::ALL.map(|kind| (kind.number(), kind.name())));
     assert_eq!(pairs("### Extensions", ["type", "extension"]), extensions);
+}
+
+#[test]
+fn requests_and_replies_are_those_of_the_page() {
+    let states = numbered(ReplyState::ALL.map(|state| (state as u8, state.name())));
+    assert_eq!(pairs("#### struct ReplyHead", ["state", "name"]), states);
+    assert!(PAGE.contains(&format!("`{}`", responders())));
+    assert_eq!(lane_of(PortId(0xc0ffee)).as_str(), "$lane.0000000000c0ffee");
+    assert!(PAGE.contains("on the topic `$lane.` and the requester's port"));
 }
 
 #[test]

@@ -13,7 +13,7 @@ use busway_shm::slot::INLINE_BYTES;
 use busway_wire::{Codec, HEADER_SIZE, Header, PortId};
 use zerocopy::FromBytes;
 
-use super::Publisher;
+use super::{Publisher, Stamp};
 use crate::outcome::{SendError, Sent};
 
 /// As aligned as the words of a slot are.
@@ -80,16 +80,28 @@ impl Loan<'_> {
         DetachedLoan { place, len: self.len, port: self.publisher.port }
     }
 
-    pub(crate) fn finish(mut self, codec: Codec, patience: Patience) -> Result<Sent, SendError> {
+    pub(crate) fn finish(self, codec: Codec, patience: Patience) -> Result<Sent, SendError> {
+        self.finish_as(Stamp::PUBLISHED, codec, patience)
+    }
+
+    pub(super) fn finish_as(
+        mut self,
+        stamp: Stamp,
+        codec: Codec,
+        patience: Patience,
+    ) -> Result<Sent, SendError> {
         let len = self.len;
         let sent = match self.place.take() {
-            Some(Place::Inline(small)) => return self.publisher.send_coded(&small.0[..len], codec, patience),
+            Some(Place::Inline(small)) => {
+                self.publisher.check()?;
+                return self.publisher.send_small(&small.0[..len], codec, stamp, patience);
+            }
             Some(Place::Chunk(mut chunk)) => {
                 // None in a child made by `fork`.
                 let Ok((header, _)) = Header::mut_from_prefix(chunk.bytes_mut()) else {
                     return Err(SendError::Forked);
                 };
-                self.publisher.lay_header(header, len, codec);
+                self.publisher.lay_header(header, len, codec, stamp);
                 self.publisher.writer.send_loan(chunk, patience).map_err(|(refusal, chunk)| {
                     self.publisher.writer.put_back(chunk);
                     SendError::of(refusal, &self.publisher.topic)

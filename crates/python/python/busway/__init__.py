@@ -24,6 +24,7 @@ from typing import Any as _Any
 from . import _busway, _errors
 from ._busway import Loan, Origin, Publisher, Sample, Sent, Subscriber
 from ._errors import (
+    Cancelled,
     Closed,
     CodecError,
     Error,
@@ -31,17 +32,23 @@ from ._errors import (
     Forked,
     Full,
     JoinError,
+    NoResponders,
     NoSubscribers,
     PeerError,
+    ReplyLost,
     ResourceError,
+    ResponderDied,
+    ResponderFailed,
     SettingError,
     TimedOut,
     TooLarge,
     TooLate,
+    Unanswered,
 )
 
 __all__ = [
     "Bus",
+    "Cancelled",
     "Closed",
     "CodecError",
     "Error",
@@ -50,11 +57,15 @@ __all__ = [
     "Full",
     "JoinError",
     "Loan",
+    "NoResponders",
     "NoSubscribers",
     "Origin",
     "PeerError",
     "Publisher",
+    "ReplyLost",
     "ResourceError",
+    "ResponderDied",
+    "ResponderFailed",
     "Sample",
     "Sent",
     "SettingError",
@@ -62,6 +73,7 @@ __all__ = [
     "TimedOut",
     "TooLarge",
     "TooLate",
+    "Unanswered",
 ]
 
 _open: _weakref.WeakSet[Bus] = _weakref.WeakSet()

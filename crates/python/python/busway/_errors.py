@@ -23,7 +23,12 @@ __all__ = [
     "TimedOut",
     "Evicted",
     "NoSubscribers",
-    "TooLate",
+    "NoResponders",
+    "ResponderDied",
+    "Unanswered",
+    "ResponderFailed",
+    "ReplyLost",
+    "Cancelled",
     "Forked",
     "Closed",
 ]
@@ -94,6 +99,30 @@ class TooLate(Error):
     """An acknowledgement came after its message was given to another puller (BUS-0405)."""
 
 
+class NoResponders(Error):
+    """Nobody answers requests on the topic (BUS-0406)."""
+
+
+class ResponderDied(Error):
+    """The responder died before its last reply (BUS-0407)."""
+
+
+class Unanswered(Error):
+    """The responder let the request go without an answer (BUS-0408)."""
+
+
+class ResponderFailed(Error):
+    """The responder failed, and says why (BUS-0409)."""
+
+
+class ReplyLost(Error):
+    """A reply was lost because the requester did not take its replies in time (BUS-0410)."""
+
+
+class Cancelled(Error):
+    """Nobody waits for the reply any more (BUS-0411)."""
+
+
 class PeerError(Error):
     """Another process of the domain is not what it must be (05xx)."""
 
@@ -117,6 +146,12 @@ _OF_NUMBER: dict[int, type[Error]] = {
     403: Evicted,
     404: NoSubscribers,
     405: TooLate,
+    406: NoResponders,
+    407: ResponderDied,
+    408: Unanswered,
+    409: ResponderFailed,
+    410: ReplyLost,
+    411: Cancelled,
     601: Forked,
     602: Closed,
     603: ResourceError,

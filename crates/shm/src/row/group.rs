@@ -94,6 +94,13 @@ impl Task {
         !self.row.own.forked() && self.ended(self.run.claims().lose(self.claim, cause as u8))
     }
 
+    /// Whether the message is this puller's still, and its pusher is there.
+    pub fn is_wanted(&self) -> bool {
+        !self.row.own.forked()
+            && !self.row.peer.life().is_gone()
+            && self.run.claims().look(self.claim.sequence()) == Found::Taken(self.claim)
+    }
+
     fn ended(&self, in_time: bool) -> bool {
         if !in_time {
             self.run.head().late.fetch_add(1, Ordering::Relaxed);

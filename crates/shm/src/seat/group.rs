@@ -326,6 +326,9 @@ impl RingShared {
         if self.pushes.is_none() {
             return Err(NOT_PUSHED);
         }
+        if self.asks() != wanted.name().is_reserved() {
+            return Err(ShmError::Refused { what: "requests are for responders, and work is for pullers" });
+        }
         let groups = || seats.iter().filter_map(|seat| seat.group.as_ref());
         let of_name = |group: &&Arc<Group>| {
             group.lock().named.as_ref().is_none_or(|named| named.group.name() == wanted.name())
@@ -345,6 +348,18 @@ impl RingShared {
         let (_, owner) = group.join(&self.own, wanted, process, row)?;
         let from = group.passed();
         Ok((Member { group, owner }, from))
+    }
+
+    /// Since when nobody pulls for the first of its groups.
+    pub(super) fn empty_since(&self) -> Option<u64> {
+        let group = self.lock().iter().find_map(|seat| seat.group.clone())?;
+        group.lock().empty_since_ns
+    }
+
+    /// The claims of the first of its groups.
+    pub(super) fn first_run(&self) -> Option<Run> {
+        let group = self.lock().iter().find_map(|seat| seat.group.clone())?;
+        group.run()
     }
 
     /// How many pullers there are.

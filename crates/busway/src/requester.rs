@@ -1,0 +1,304 @@
+//! Asking: a request goes to one responder, and its replies come back to who asked.
+//!
+//! A requester is a pusher whose messages are for the responders of its topic, and a subscriber of a topic of its own, its *lane*, on
+//! which each process that answers publishes to it. So a request costs what work costs and a reply what a message does; nothing lies between
+//! the two. What a reply cannot say, the claim word of the request does (`busway_shm::seat::request`): that nobody has it, that who had
+//! it died, that it was answered and the answer is lost. A requester looks there when a responder has gone and a few times a second.
+//!
+//! Who does not take its replies loses the oldest of its own lanes, and no responder waits for it: a lane has one subscriber, which does not gate.
+//!
+//! Any number of requests may be under way, and any number of threads may wait. One of those who wait *leads*: it receives for all, and hands
+//! the lead on when it has what it wants. So a lone caller is woken by its reply and by nothing else, and there is no thread between.
+//!
+//! Across a link, which is not built yet, nothing here changes: the far node is a responder of this requester and a requester there, the
+//! lane is a topic that it relays, and the deadline becomes the time that is left (`busway_wire::RequestHead`).
+//!
+//! Invariant: each request that was sent ends once, with its last reply or with one error; a reply is given to the request that it answers
+//! or counted ([`Strays`]).
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use busway_shm::clock::{self, Deadline};
+use busway_shm::ring::Patience;
+use busway_shm::seat::RingShared;
+use busway_shm::sync::{AtomicU64, Ordering};
+use busway_wire::{Cause, Kind, Pattern, PortId, RequestHead, Topic, lane_of};
+
+use crate::bus::{Bus, Core};
+use crate::error::{Code, Error};
+use crate::inspection::Account;
+use crate::outcome::{RecvError, SendError};
+use crate::ports::{Asker, line_of, lock};
+use crate::publisher::{Publisher, PublisherBuilder, Stamp};
+use crate::subscriber::SubscriberBuilder;
+
+mod inbox;
+mod outcome;
+mod pending;
+
+use inbox::Inbox;
+pub use inbox::Strays;
+pub use outcome::{Reply, RequestError};
+pub use pending::Pending;
+
+/// Requests under way, unless the builder says otherwise.
+const IN_FLIGHT_DEFAULT: u32 = 1024;
+/// For so long a request waits for the first responder, unless the builder says otherwise: programs that are started together meet well
+/// within it.
+const LATE_JOIN_DEFAULT: Duration = Duration::from_secs(1);
+/// Replies of one responder that are shown where they lie at one moment. Beyond, those of up to 64 KiB are copied.
+const HOLDS: u32 = 32;
+/// While the ring is full a thread keeps the others from it for so long.
+const ROOM_WAIT: Duration = Duration::from_millis(5);
+
+/// How a requester is made. See [`Bus::requester`].
+#[derive(Clone, Debug)]
+#[must_use = "a requester is made by `open`"]
+pub struct RequesterBuilder {
+    bus: Bus,
+    publisher: PublisherBuilder,
+    late_join: Duration,
+}
+
+impl RequesterBuilder {
+    pub(crate) fn new(bus: &Bus, topic: Result<Topic, Error>) -> Self {
+        let publisher = PublisherBuilder::new(bus, topic).slots_max(IN_FLIGHT_DEFAULT);
+        Self { bus: bus.clone(), publisher, late_join: LATE_JOIN_DEFAULT }
+    }
+
+    /// Requests under way at most; rounded up to a power of two, at least 32, at most 2^20. Default 1 024. One more waits for the oldest.
+    pub fn in_flight(mut self, requests: u32) -> Self {
+        self.publisher = self.publisher.slots_max(requests);
+        self
+    }
+
+    /// Bytes of larger requests under way at most. Default 64 MiB. A single larger request is sent all the same.
+    pub fn bytes_max(mut self, bytes: u64) -> Self {
+        self.publisher = self.publisher.bytes_max(bytes);
+        self
+    }
+
+    /// For so long a request waits for the first responder, or for the next where all have gone. After that it fails at once, as
+    /// [`RequestError::NoResponders`]. Default 1 s.
+    pub fn late_join(mut self, wait: Duration) -> Self {
+        self.late_join = wait;
+        self
+    }
+
+    /// Registers the requester. Returns when the responders that are known now can take what it asks.
+    ///
+    /// # Errors
+    /// A topic that breaks the grammar ([`Code::BadTopic`]) or is reserved ([`Code::ReservedTopic`]), or a setting out of
+    /// range; the rendezvous does not answer ([`Code::HolderSilent`]); memory (03xx); the bus is closed.
+    pub fn open(self) -> Result<Requester, Error> {
+        let core = self.bus.core.clone();
+        let publisher = self.publisher.open_for_requests(self.late_join)?;
+        let lane = lane_of(publisher.id());
+        let pattern = Pattern::parse(lane.as_str()).map_err(Error::bad_pattern)?;
+        let subscriber = SubscriberBuilder::new(&self.bus, Ok(pattern)).holds(HOLDS).open()?;
+        let (port, topic, ring) = (publisher.id(), publisher.topic().clone(), publisher.ring().clone());
+        let news = Arc::new(AtomicU64::new(0));
+        core.ports.add_asker(ring.key(), Asker { line: line_of(Some(&lane)), news: news.clone() });
+        let shared = Shared {
+            inbox: Mutex::new(Inbox::new(subscriber, Core::new_port()?.0)),
+            sending: Mutex::new(publisher),
+            late_join_ns: u64::try_from(self.late_join.as_nanos()).unwrap_or(u64::MAX),
+            core,
+            ring,
+            news,
+            seen: AtomicU64::new(0),
+            looked_ns: AtomicU64::new(0),
+            port,
+            topic,
+        };
+        Ok(Requester { shared: Arc::new(shared) })
+    }
+}
+
+/// What the handles of a requester and its requests share.
+#[derive(Debug)]
+struct Shared {
+    inbox: Mutex<Inbox>,
+    sending: Mutex<Publisher>,
+    ring: Arc<RingShared>,
+    /// Raised when a responder has gone.
+    news: Arc<AtomicU64>,
+    /// The news when the claims were looked at last, and when that was.
+    seen: AtomicU64,
+    looked_ns: AtomicU64,
+    late_join_ns: u64,
+    port: PortId,
+    topic: Topic,
+    // Last: the ring is closed before the bus may be.
+    core: Arc<Core>,
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        if !self.core.own.forked() {
+            self.core.ports.remove_asker(self.ring.key());
+        }
+    }
+}
+
+impl Shared {
+    fn check(&self) -> Result<(), RequestError> {
+        if self.core.own.forked() {
+            return Err(RequestError::Receive(RecvError::Forked));
+        }
+        if self.core.is_closed() { Err(RequestError::Receive(RecvError::Closed)) } else { Ok(()) }
+    }
+
+    /// Until when a request may wait for a responder: now or in the past, where there has been none for too long.
+    fn waits_until(&self) -> Option<Deadline> {
+        let since = self.ring.unanswered_since()?;
+        Some(Deadline::after_from(Duration::from_nanos(self.late_join_ns), since))
+    }
+
+    /// Waits until somebody answers requests.
+    fn wait_for_responders(&self, deadline: Deadline) -> Result<(), RequestError> {
+        let Some(until) = self.waits_until() else { return Ok(()) };
+        let until = until.earlier(deadline);
+        let there = || self.ring.pullers() > 0 || self.core.is_closed();
+        let left = until.remaining().unwrap_or(Duration::MAX);
+        if !there() && !left.is_zero() {
+            self.core.wait_for(until, left, there);
+        }
+        self.check()?;
+        if self.ring.pullers() > 0 {
+            return Ok(());
+        }
+        Err(if deadline.expired() { RequestError::TimedOut } else { RequestError::NoResponders })
+    }
+
+    /// Puts a request into the ring.
+    fn publish(&self, correlation: u64, payload: &[u8], deadline: Deadline) -> Result<u64, RequestError> {
+        let head = RequestHead { deadline_ns: deadline.at_ns().unwrap_or(u64::MAX).into() };
+        let stamp = Stamp { kind: Kind::Request, correlation };
+        loop {
+            let patience = Patience::Until(deadline.earlier(Deadline::after(ROOM_WAIT)));
+            match lock(&self.sending).send_headed(stamp, head.to_bytes(), payload, patience) {
+                Ok(sent) => return Ok(sent.sequence),
+                Err(SendError::Full(_) | SendError::Timeout(_)) if !deadline.expired() => self.check()?,
+                Err(error) => return Err(RequestError::Send(error)),
+            }
+        }
+    }
+
+    /// Nobody waits for this request any more.
+    fn withdraw(&self, sequence: u64, cause: Cause) -> bool {
+        !self.core.own.forked() && self.ring.withdraw(sequence, cause)
+    }
+
+    /// Whether the claims are to be looked at: a responder has gone, or it is some time ago.
+    fn is_due(&self, now_ns: u64) -> bool {
+        // pairs with Release in `PortTable::tell_returned`
+        self.news.load(Ordering::Acquire) != self.seen.load(Ordering::Relaxed)
+            || now_ns.saturating_sub(self.looked_ns.load(Ordering::Relaxed)) >= pending::WATCH_NS
+    }
+}
+
+/// A requester of one topic. Its clones share what is under way; any number of threads may ask at once.
+#[derive(Clone, Debug)]
+pub struct Requester {
+    shared: Arc<Shared>,
+}
+
+impl Requester {
+    /// Asks, and waits for the reply, at most `timeout`. Of a stream of replies it is the first, and the others are not wanted.
+    ///
+    /// # Errors
+    /// [`RequestError`].
+    pub fn request(&self, payload: &[u8], timeout: Duration) -> Result<Reply, RequestError> {
+        self.send(payload, timeout)?.recv()?.ok_or(RequestError::Unanswered)
+    }
+
+    /// Asks, and does not wait for the replies, which nobody waits for any more after `timeout`. It waits, no longer than that, for the first
+    /// responder ([`RequesterBuilder::late_join`]) and for room where as many requests are under way as may be.
+    ///
+    /// # Errors
+    /// [`RequestError::NoResponders`], [`RequestError::TimedOut`], [`RequestError::Send`]; a closed bus. The request was not sent.
+    pub fn send(&self, payload: &[u8], timeout: Duration) -> Result<Pending, RequestError> {
+        let shared = &self.shared;
+        shared.check()?;
+        let deadline = Deadline::after(timeout);
+        shared.wait_for_responders(deadline)?;
+        let correlation = lock(&shared.inbox).begin();
+        // From here on the drop of `pending` takes everything back.
+        let mut pending = Pending::new(shared.clone(), correlation, deadline);
+        let sequence = shared.publish(correlation, payload, deadline)?;
+        pending.is_sent(sequence);
+        Ok(pending)
+    }
+
+    /// Waits until at least `count` responders are there; returns how many are.
+    ///
+    /// # Errors
+    /// [`Code::TimedOut`], [`Code::Closed`], [`Code::Forked`].
+    pub fn wait_for_responders(&self, count: usize, timeout: Duration) -> Result<usize, Error> {
+        let Shared { core, ring, topic, .. } = &*self.shared;
+        core.check()?;
+        let enough = || ring.pullers() >= count || core.is_closed();
+        core.wait_for(Deadline::after(timeout), timeout, enough);
+        core.check()?;
+        let there = ring.pullers();
+        if there >= count {
+            return Ok(there);
+        }
+        Err(Error::new(Code::TimedOut, format!("{there} of {count} responders came within {timeout:?}"))
+            .at(format!("topic {topic}"))
+            .remedy("start responders first, or wait longer"))
+    }
+
+    /// Responders that are there now; 0 in a child made by `fork`.
+    #[must_use]
+    pub fn responders(&self) -> usize {
+        if self.shared.core.own.forked() { 0 } else { self.shared.ring.pullers() }
+    }
+
+    /// Processes that reply to this requester now, or have not closed their lane yet; 0 in a child made by `fork`.
+    #[must_use]
+    pub fn lanes(&self) -> usize {
+        if self.shared.core.own.forked() { 0 } else { lock(&self.shared.inbox).lanes() }
+    }
+
+    /// Requests that have not ended; 0 in a child made by `fork`, which may not take the parent's locks.
+    #[must_use]
+    pub fn under_way(&self) -> usize {
+        if self.shared.core.own.forked() { 0 } else { lock(&self.shared.inbox).under_way() }
+    }
+
+    /// Replies that were given to no request; none in a child made by `fork`.
+    #[must_use]
+    pub fn strays(&self) -> Strays {
+        if self.shared.core.own.forked() { Strays::default() } else { lock(&self.shared.inbox).strays() }
+    }
+
+    /// The ledger: what became of every request. Empty in a child made by `fork`.
+    #[must_use]
+    pub fn account(&self) -> Account {
+        if self.shared.core.own.forked() {
+            Account::default()
+        } else {
+            crate::inspect::account_of(&self.shared.ring)
+        }
+    }
+
+    /// Its id: the source of its requests.
+    #[must_use]
+    pub fn id(&self) -> PortId {
+        self.shared.port
+    }
+
+    /// Its topic.
+    #[must_use]
+    pub fn topic(&self) -> &Topic {
+        &self.shared.topic
+    }
+}
+
+/// Now, as the inbox counts.
+fn now_ns() -> u64 {
+    clock::monotonic_ns()
+}

@@ -1,0 +1,257 @@
+//! Which reply answers which request.
+//!
+//! A table of the requests under way, by correlation, and what came for each. Correlations are counted from a random start and not used
+//! again, so a reply that comes late finds nothing. The first reply binds a request to its responder: another that answers it too is a stranger.
+//!
+//! Whatever a responder sends, it is given to the request whose correlation it bears, or counted. What is kept for requests that nobody asks for
+//! an answer is bounded, in number and in bytes.
+//!
+//! It does not wait, and does not know claims.
+//!
+//! Invariant: a request that has ended takes no reply, and ends once.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::{Arc, Condvar};
+
+use busway_wire::limits::{LANE_BYTES_MAX, REPLIES_KEPT_MAX};
+use busway_wire::{Kind, PortId, ReplyHead, ReplyState};
+
+use super::outcome::{Reply, RequestError};
+use crate::sample::Sample;
+use crate::subscriber::Subscriber;
+
+/// Replies that were given to no request.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Strays {
+    /// Those to requests that had ended.
+    pub late: u64,
+    /// Those that had come before.
+    pub duplicate: u64,
+    /// What is no reply, or answers no request of this requester, or comes from another than who answers it.
+    pub foreign: u64,
+    /// Lost in the lanes of this requester because it did not take them in time.
+    pub lost: u64,
+    /// Lost here because too many were kept for requests that nobody asked for an answer.
+    pub dropped: u64,
+}
+
+/// One request under way.
+#[derive(Debug, Default)]
+pub(super) struct Asked {
+    /// Its place in the ring; 0 until it was sent.
+    pub(super) sequence: u64,
+    replies: VecDeque<Reply>,
+    bytes: usize,
+    from: Option<PortId>,
+    next: u32,
+    pub(super) end: Option<Result<(), RequestError>>,
+    /// Since when its responder says that it was answered.
+    pub(super) done_since: Option<u64>,
+    woken: Arc<Condvar>,
+}
+
+impl Asked {
+    /// Whether it has ended, and nothing is kept for it.
+    pub(super) fn is_over(&self) -> bool {
+        self.end.is_some() && self.replies.is_empty()
+    }
+}
+
+/// What a request has for who asked.
+#[derive(Debug)]
+pub(super) enum Got {
+    Reply(Reply),
+    /// All replies were taken.
+    Over,
+    Failed(RequestError),
+    Nothing,
+}
+
+#[derive(Debug)]
+pub(super) struct Inbox {
+    /// `None` while somebody leads.
+    pub(super) subscriber: Option<Subscriber>,
+    asked: BTreeMap<u64, Asked>,
+    /// Who waits and does not lead.
+    sleeping: BTreeSet<u64>,
+    first: u64,
+    next: u64,
+    kept: usize,
+    kept_bytes: usize,
+    strays: Strays,
+    lanes: usize,
+}
+
+impl Inbox {
+    pub(super) fn new(subscriber: Subscriber, start: u64) -> Self {
+        // The upper half is far away: what is counted from here never comes round.
+        let first = start >> 1;
+        Self {
+            subscriber: Some(subscriber),
+            asked: BTreeMap::new(),
+            sleeping: BTreeSet::new(),
+            first: first.max(1),
+            next: first.max(1),
+            kept: 0,
+            kept_bytes: 0,
+            strays: Strays::default(),
+            lanes: 0,
+        }
+    }
+
+    /// A request begins: its correlation.
+    pub(super) fn begin(&mut self) -> u64 {
+        let correlation = self.next;
+        self.next += 1;
+        self.asked.insert(correlation, Asked::default());
+        correlation
+    }
+
+    pub(super) fn get(&mut self, correlation: u64) -> Option<&mut Asked> {
+        self.asked.get_mut(&correlation)
+    }
+
+    /// Nobody wants the replies of this request any more. Returns it.
+    pub(super) fn forget(&mut self, correlation: u64) -> Option<Asked> {
+        let asked = self.asked.remove(&correlation)?;
+        self.kept -= asked.replies.len();
+        self.kept_bytes -= asked.bytes;
+        Some(asked)
+    }
+
+    /// The requests that were sent and have not ended, with their places in the ring.
+    pub(super) fn open(&self) -> Vec<(u64, u64)> {
+        let open = self.asked.iter().filter(|(_, asked)| asked.end.is_none() && asked.sequence > 0);
+        open.map(|(correlation, asked)| (*correlation, asked.sequence)).collect()
+    }
+
+    /// The next of what this request has.
+    pub(super) fn take(&mut self, correlation: u64) -> Got {
+        let Some(asked) = self.asked.get_mut(&correlation) else { return Got::Over };
+        if let Some(reply) = asked.replies.pop_front() {
+            asked.bytes -= reply.len();
+            self.kept -= 1;
+            self.kept_bytes -= reply.len();
+            return Got::Reply(reply);
+        }
+        match &asked.end {
+            None => Got::Nothing,
+            Some(Ok(())) => Got::Over,
+            Some(Err(error)) => Got::Failed(error.clone()),
+        }
+    }
+
+    /// Whether this request has something, or its end.
+    pub(super) fn has(&self, correlation: u64) -> bool {
+        self.asked.get(&correlation).is_none_or(|asked| !asked.replies.is_empty() || asked.end.is_some())
+    }
+
+    /// Ends a request, if it has not ended.
+    pub(super) fn end(&mut self, correlation: u64, end: Result<(), RequestError>) {
+        let Some(asked) = self.asked.get_mut(&correlation) else { return };
+        asked.end.get_or_insert(end);
+        asked.woken.notify_all();
+    }
+
+    /// Takes a message of a lane in. `for_whom` is who leads, and takes its reply where it lies.
+    pub(super) fn route(&mut self, sample: Sample, for_whom: u64) {
+        let (correlation, source) = (sample.correlation(), sample.source());
+        let head = ReplyHead::split(&sample).map(|(index, state, payload)| (index, state, payload.len()));
+        let Some((index, state, bytes)) = head.filter(|_| sample.kind() == Kind::Reply) else {
+            self.strays.foreign += 1;
+            return;
+        };
+        let Some(asked) = self.asked.get_mut(&correlation) else {
+            // It was ours, or we never asked.
+            if (self.first..self.next).contains(&correlation) {
+                self.strays.late += 1;
+            } else {
+                self.strays.foreign += 1;
+            }
+            return;
+        };
+        if *asked.from.get_or_insert(source) != source {
+            self.strays.foreign += 1;
+            return;
+        }
+        if index < asked.next {
+            self.strays.duplicate += 1;
+            return;
+        }
+        if asked.end.is_some() {
+            self.strays.late += 1;
+            return;
+        }
+        if index > asked.next {
+            // What was between was lost: a stream with a hole is none.
+            asked.next = u32::MAX;
+            return self.end(correlation, Err(RequestError::ReplyLost));
+        }
+        let full = self.kept >= REPLIES_KEPT_MAX || self.kept_bytes as u64 > LANE_BYTES_MAX;
+        if full && matches!(state, ReplyState::Part | ReplyState::Last) {
+            self.strays.dropped += 1;
+            asked.next = u32::MAX;
+            return self.end(correlation, Err(RequestError::ReplyLost));
+        }
+        asked.next += 1;
+        let end = match state {
+            ReplyState::Part => None,
+            ReplyState::Last => Some(Ok(())),
+            ReplyState::Failed => {
+                let why = ReplyHead::split(&sample).map_or_else(Vec::new, |(_, _, why)| why.to_vec());
+                Some(Err(RequestError::Failed(why)))
+            }
+            ReplyState::Unanswered => Some(Err(RequestError::Unanswered)),
+        };
+        if matches!(state, ReplyState::Part | ReplyState::Last) {
+            let reply = Reply::there(sample, index, state == ReplyState::Last);
+            // What waits for another must not keep the memory of its responder.
+            let reply = if correlation == for_whom { reply } else { reply.copied() };
+            asked.replies.push_back(reply);
+            asked.bytes += bytes;
+            self.kept += 1;
+            self.kept_bytes += bytes;
+        }
+        asked.end = end;
+        asked.woken.notify_all();
+    }
+
+    /// Messages of the lanes that were not taken in time.
+    pub(super) fn lose(&mut self, count: u64) {
+        self.strays.lost = self.strays.lost.saturating_add(count);
+    }
+
+    /// The request waits for somebody else to receive its reply: what it sleeps on.
+    pub(super) fn sleep(&mut self, correlation: u64) -> Option<Arc<Condvar>> {
+        let asked = self.asked.get(&correlation)?;
+        self.sleeping.insert(correlation);
+        Some(asked.woken.clone())
+    }
+
+    pub(super) fn wake(&mut self, correlation: u64) {
+        self.sleeping.remove(&correlation);
+    }
+
+    /// Somebody else who waits takes the lead.
+    pub(super) fn hand_on(&mut self, subscriber: Subscriber) {
+        self.lanes = subscriber.publishers();
+        self.subscriber = Some(subscriber);
+        let next = self.sleeping.first().and_then(|next| self.asked.get(next));
+        if let Some(asked) = next {
+            asked.woken.notify_all();
+        }
+    }
+
+    pub(super) fn under_way(&self) -> usize {
+        self.asked.values().filter(|asked| asked.end.is_none()).count()
+    }
+
+    pub(super) fn strays(&self) -> Strays {
+        self.strays
+    }
+
+    pub(super) fn lanes(&self) -> usize {
+        self.subscriber.as_ref().map_or(self.lanes, Subscriber::publishers)
+    }
+}
