@@ -36,6 +36,8 @@
 //! handler that fails again and again is not called for a while: attempts are refused and count as failed. What has no attempt left is
 //! published as a [`DeadLetter`], where a topic was given for that ([`ServiceBuilder::dead_letters`]).
 //!
+//! Who sends has the same for what it sends: see [`Outlet`].
+//!
 //! When to try again, and what to leave alone, is decided by machines that know no clock. They can be used alone:
 //!
 //! ```
@@ -68,10 +70,12 @@ use crate::ports::lock;
 use crate::sample::Sample;
 
 mod dead_letters;
+mod outlet;
 mod pool;
 mod schedule;
 
 use dead_letters::DeadLetters;
+pub use outlet::{Outgoing, Outlet, OutletAccount, OutletError, Port};
 use pool::{Desk, Handle, Pool};
 use schedule::Schedule;
 pub use schedule::{HandlerAccount, Order};

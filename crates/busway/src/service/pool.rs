@@ -224,9 +224,14 @@ impl Pool {
         let mut left = if own > 0 { floor.schedule.close() } else { Vec::new() };
         self.shared.changed.notify_all();
         while floor.alive > own {
-            let Some(rest) = deadline.remaining().filter(|rest| !rest.is_zero()) else { break };
-            let waited = self.shared.changed.wait_timeout(floor, rest);
-            floor = waited.unwrap_or_else(PoisonError::into_inner).0;
+            floor = match deadline.remaining() {
+                None => self.shared.changed.wait(floor).unwrap_or_else(PoisonError::into_inner),
+                Some(rest) if rest.is_zero() => break,
+                Some(rest) => {
+                    let waited = self.shared.changed.wait_timeout(floor, rest);
+                    waited.unwrap_or_else(PoisonError::into_inner).0
+                }
+            };
         }
         left.extend(floor.schedule.close());
         let running = floor.schedule.running();
