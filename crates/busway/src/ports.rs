@@ -241,6 +241,15 @@ impl Subscription {
         }
     }
 
+    /// Gives up a puller's row whose pusher is gone without having given it a place: what the pusher said before it went was
+    /// heard before.
+    fn give_up_place(&self, row: &RowShared) {
+        if self.group.is_some() && !row.is_attached() {
+            row.attached(Err(()));
+            self.version.fetch_add(1, Ordering::Release); // pairs with Acquire in `version`
+        }
+    }
+
     /// Notes that `row` has begun to read. Only the control thread lets rows begin.
     fn begin(&self, row: &RowShared) {
         lock(&self.known).begin(row, clock::monotonic_ns());
@@ -507,7 +516,7 @@ impl PortTable {
     }
 
     /// Wakes those who may take what a puller has left, and who waits for its replies.
-    fn tell_returned(&self, ring: &RingShared, reaped: Reaped) {
+    pub(crate) fn tell_returned(&self, ring: &RingShared, reaped: Reaped) {
         if reaped.died + reaped.left > 0 {
             let asker = lock(&self.askers).get(&ring.key().index).cloned();
             if let Some(Asker { line, news }) = asker {
@@ -823,6 +832,7 @@ impl Ports for PortTable {
             let mut concerned = false;
             for row in subscription.rows_of(process) {
                 subscription.start_without_seat(&row);
+                subscription.give_up_place(&row);
                 concerned = true;
             }
             lock(&subscription.known).gone(process, clock::monotonic_ns());

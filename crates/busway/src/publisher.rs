@@ -689,7 +689,8 @@ impl Publisher {
             return Account::default();
         }
         // Rows that closed and processes that died since the control thread looked are settled now.
-        self.writer.shared().reap();
+        let reaped = self.writer.shared().reap();
+        self.core.ports.tell_returned(self.writer.shared(), reaped);
         crate::inspect::account_of(self.writer.shared())
     }
 

@@ -42,6 +42,8 @@ const HOLDS_DEFAULT: u32 = 15;
 const WATCH_PARTS: u64 = 8;
 /// Before the name of a group: the topic of what none of its pullers acknowledged.
 const DEAD_LETTERS: &str = "dead-letters.";
+/// A message that cannot be laid with the dead letters is tried again after so long: who reads them is slow, or memory is short.
+const ASIDE_NS: u64 = 250_000_000;
 
 /// How a puller is made. See [`Bus::puller`].
 #[derive(Clone, Debug)]
@@ -78,7 +80,7 @@ impl PullerBuilder {
     }
 
     /// How often a message that is to be acknowledged is given to a puller, 1 to 62. Default 5. After that it is pushed on the topic
-    /// `dead-letters.` and the group's name, and counted as `dead_letter`.
+    /// `dead-letters.` and the group's name, and counted as `dead_letter`; it lies there as long as this puller.
     pub fn attempts(mut self, attempts: u8) -> Self {
         self.attempts = attempts;
         self
@@ -153,6 +155,7 @@ impl PullerBuilder {
             unfinished: false,
             watch_ns: 0,
             dead: None,
+            aside: Vec::new(),
         };
         // From here on the drop of `puller` takes everything back.
         let pushers = puller.core.control.pull(record, puller.group.clone(), deadline)? as usize;
@@ -163,6 +166,7 @@ impl PullerBuilder {
             return Err(unmet.error);
         }
         puller.meet();
+        puller.open_dead_letters()?;
         Ok(puller)
     }
 }
@@ -173,6 +177,16 @@ struct Reader {
     reader: GroupReader,
     source: SourceRef,
     tray: SampleTray,
+    /// Where those sleep who want what it pushes.
+    line: usize,
+}
+
+/// A message that could not be laid with the dead letters: nobody else gets it, and what is behind it goes on.
+#[derive(Debug)]
+struct Aside {
+    claim: group::Task,
+    line: usize,
+    until_ns: u64,
 }
 
 /// A puller of one pattern, in one group.
@@ -194,8 +208,9 @@ pub struct Puller {
     unfinished: bool,
     /// When to look next at what others have.
     watch_ns: u64,
-    /// Who takes what nobody acknowledges; opened with the first.
+    /// Who takes what nobody acknowledges.
     dead: Option<Pusher>,
+    aside: Vec<Aside>,
 }
 
 impl Puller {
@@ -259,10 +274,12 @@ impl Puller {
         let bell = domain.bell();
         let sleeper = bell.prepare(self.line);
         // Announced: what comes now will ring. What came before is seen by this look.
-        let next_ns = self.watch(clock::monotonic_ns());
         if let Some(task) = self.take()? {
             return Ok(Some(task));
         }
+        // After the last look: what another has taken since the one before is watched too.
+        let next_ns = self.watch(clock::monotonic_ns());
+        let next_ns = self.aside.iter().map(|aside| aside.until_ns).chain(next_ns).min();
         self.check()?;
         if self.unfinished {
             std::thread::yield_now();
@@ -293,6 +310,9 @@ impl Puller {
                 self.watch(clock::monotonic_ns());
             }
         }
+        if !self.aside.is_empty() {
+            self.bring_back(clock::monotonic_ns());
+        }
         self.unfinished = false;
         let mut left = self.readers.len();
         let mut at = self.turn;
@@ -306,15 +326,20 @@ impl Puller {
                     // The next take begins with the next pusher: none of them starves.
                     self.turn = at + 1;
                     let sample = reader.tray.blank(&reader.source).show(message);
+                    let line = reader.line;
                     // It is busy now: nobody need leave it the messages of other pushers.
                     self.rest_others(at);
-                    if let Some(task) = self.task(sample, claim) {
+                    if let Some(task) = self.task(sample, claim, line) {
                         return Ok(Some(task));
                     }
                     self.unfinished = true;
                     return Ok(None);
                 }
-                Pulled::HoldsExhausted => return Err(RecvError::HoldsExhausted),
+                Pulled::HoldsExhausted => {
+                    // Another may have room for it, and was told before that we had it.
+                    self.core.ports.ring_bell(reader.line);
+                    return Err(RecvError::HoldsExhausted);
+                }
                 Pulled::Unfinished => self.unfinished = true,
                 Pulled::Nothing => {}
                 Pulled::End => {
@@ -330,55 +355,63 @@ impl Puller {
     }
 
     /// What was taken, unless it was given to pullers too often.
-    fn task(&mut self, sample: Sample, claim: group::Task) -> Option<Task> {
+    fn task(&mut self, sample: Sample, claim: group::Task, line: usize) -> Option<Task> {
         let last = self.group.acknowledge().map(|how| how.attempts);
         if last.is_some_and(|attempts| claim.attempt() >= attempts) {
-            self.bury(&sample, claim);
+            self.bury(&sample, claim, line);
             return None;
         }
         let acknowledges = last.is_some();
-        Some(Task {
-            sample,
-            claim: Some(claim),
-            acknowledges,
-            ports: self.core.ports.clone(),
-            line: self.line,
-        })
+        Some(Task { sample, claim: Some(claim), acknowledges, ports: self.core.ports.clone(), line })
     }
 
-    /// Pushes what nobody acknowledged where somebody may look at it. Where that fails the message stays where it is. What nobody
+    /// Before there is a dead letter: a pusher waits for the rendezvous, and who only tries to take waits for nobody. The dead letters
+    /// of those who pull dead letters are lost.
+    fn open_dead_letters(&mut self) -> Result<(), Error> {
+        if self.group.acknowledge().is_some() && !self.pattern.to_string().starts_with(DEAD_LETTERS) {
+            let topic = format!("{DEAD_LETTERS}{}", self.group.name());
+            self.dead = Some(self.bus.pusher(&topic).open()?);
+        }
+        Ok(())
+    }
+
+    /// Pushes what nobody acknowledged where somebody may look at it. Where that fails the message is set aside for a while. What nobody
     /// acknowledged among the dead letters themselves is lost as one: it would come back for ever.
     #[cold]
-    fn bury(&mut self, sample: &Sample, claim: group::Task) {
+    fn bury(&mut self, sample: &Sample, claim: group::Task, line: usize) {
         if sample.topic().starts_with(DEAD_LETTERS) {
             claim.lose(Cause::DeadLetter);
             return;
-        }
-        if self.dead.is_none() {
-            let topic = format!("{DEAD_LETTERS}{}", self.group.name());
-            self.dead = self.bus.pusher(&topic).open().ok();
         }
         let pushed = self.dead.as_mut().is_some_and(|dead| dead.try_send(sample).is_ok());
         if pushed {
             claim.lose(Cause::DeadLetter);
         } else {
-            claim.give_back();
+            let until_ns = clock::monotonic_ns().saturating_add(ASIDE_NS);
+            self.aside.push(Aside { claim, line, until_ns });
+        }
+    }
+
+    /// Frees what was set aside until now: it is the next that is taken, and is tried once more.
+    #[cold]
+    fn bring_back(&mut self, now_ns: u64) {
+        for aside in self.aside.extract_if(.., |aside| aside.until_ns <= now_ns) {
+            aside.claim.give_back();
         }
     }
 
     /// Gives back what others have had for too long; returns when to look again.
     fn watch(&mut self, now_ns: u64) -> Option<u64> {
         let within_ns = u64::from(self.group.acknowledge()?.within_ms) * 1_000_000;
-        let (mut returned, mut next) = (0, None);
+        let mut next = None;
         for reader in &mut self.readers {
             let (count, due) = reader.reader.watch(now_ns);
-            returned += count;
+            if count > 0 {
+                self.core.ports.ring_bell(reader.line);
+            }
             next = [next, due].into_iter().flatten().min();
         }
         self.watch_ns = now_ns.saturating_add(within_ns / WATCH_PARTS);
-        if returned > 0 {
-            self.core.ports.ring_bell(self.line);
-        }
         next
     }
 
@@ -404,16 +437,18 @@ impl Puller {
         let arrived = std::mem::take(&mut self.unseated);
         for arrival in arrived {
             let Some((run, owner)) = arrival.row.place_in_group() else {
-                if !arrival.row.is_refused() && !arrival.row.peer().life().is_gone() {
+                // Also where the pusher has died: the place that it gave may be on its way.
+                if !arrival.row.is_refused() {
                     self.unseated.push(arrival);
                 }
                 continue;
             };
             let peer = arrival.row.peer().clone();
             let publisher = PublisherInfo { name: peer.name(), pid: peer.pid(), port: arrival.publisher };
+            let line = line_of(Some(&arrival.topic));
             let source = SourceRef::alone(Source { topic: arrival.topic, publisher, skip: 0 });
             let reader = GroupReader::new(arrival.row, run, owner, &self.group, peer.uid() != uid);
-            self.readers.push(Reader { reader, source, tray: SampleTray::default() });
+            self.readers.push(Reader { reader, source, tray: SampleTray::default(), line });
         }
     }
 
@@ -463,6 +498,11 @@ impl Drop for Puller {
             return;
         }
         self.rest();
+        for Aside { claim, line, .. } in self.aside.drain(..) {
+            if claim.give_back() {
+                self.core.ports.ring_bell(line);
+            }
+        }
         self.core.ports.remove_subscription(self.port);
         self.core.control.unsubscribe(self.port);
         self.readers.clear();

@@ -58,7 +58,8 @@ impl PusherBuilder {
     }
 
     /// For so long a full ring waits for a group's first puller, or for the next where all have gone. After that the oldest messages give
-    /// way where their place is needed, and are counted as `no_subscriber`. Default 1 s.
+    /// way where their place is needed, and are counted as `no_subscriber`; while another group is pulled, all that waits for the one without
+    /// pullers is. Default 1 s.
     pub fn late_join(mut self, wait: Duration) -> Self {
         self.late_join = wait;
         self

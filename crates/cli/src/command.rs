@@ -168,7 +168,7 @@ The last line on stderr is the account: sent 5 delivered 5 dropped 0 in-flight 0
   busway pull dead-letters.resizers
 
 Without --ack a message is over once it is printed. What no puller of a group acknowledged lies under dead-letters. and the
-name of the group, as long as its last puller runs.")]
+name of the group, as long as the puller runs that laid it there.")]
     Pull(PullArgs),
     /// List topics with their publishers and subscribers
     #[command(after_long_help = "Examples:

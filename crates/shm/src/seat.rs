@@ -418,16 +418,12 @@ impl RingShared {
         self.raise();
         fence(Ordering::SeqCst); // pairs with the fence in `room::look`
         let kept = place::kept(&seats, place, peer.uid(), self.head());
-        let joined = pulls.map(|group| self.join(&mut seats, group, peer.process(), row_key)).transpose()?;
+        let index = self.own.take_entry(Table::Seat)?;
+        let joined = pulls.map(|group| self.join(&mut seats, group, peer.process(), row_key)).transpose();
+        let joined = joined.inspect_err(|_| self.own.give_entry(Table::Seat, index))?;
         let (member, joined_at) = joined.map_or((None, None), |(member, from)| (Some(member), Some(from)));
         let from = joined_at.or(kept.from()).unwrap_or_else(|| self.start_of(&row));
         between::now(between::Step::Placed, self);
-        let refused = |_: &ShmError| {
-            if let Some(member) = &member {
-                member.group.leave(member.owner, (peer.process(), row_key), Left::Closed);
-            }
-        };
-        let index = self.own.take_entry(Table::Seat).inspect_err(refused)?;
         let passed = Arc::new(AtomicU64::new(from));
         let (peer, uid, stands_for) = (peer.clone(), peer.uid(), None);
         let group = None;
@@ -535,11 +531,15 @@ impl RingShared {
         let mut stand_ins = place::StandIns::new(&seats, &deaths, over);
         // A group whose pusher is gone is over with its last puller.
         let pulled = seats.iter().any(|seat| seat.member.is_some());
+        let works = |seat: &Seat| seat.member.is_some() && !deaths.of_seat(seat) && group::reads(seat);
+        let others_pull = seats.iter().any(works);
+        let abandoned = |seat: &Seat| seat.group.as_ref().is_some_and(|group| group.is_abandoned());
         let mut gone = Vec::new();
         seats.retain(|seat| {
             let died = deaths.of_seat(seat);
             let closed = seat.progress(u64::MAX) == Progress::Closed;
-            let given_up = seat.stands_in() && over && !(seat.group.is_some() && pulled);
+            let given_up = seat.stands_in() && over && !(seat.group.is_some() && pulled)
+                || others_pull && abandoned(seat);
             if !died && !closed && !given_up {
                 // Its bus was closed and a task is still there: the task is nobody's, the seat keeps what it holds.
                 if let Some(member) = seat.member.as_ref().filter(|_| seat.peer.life() == Life::Closed) {

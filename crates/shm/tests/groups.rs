@@ -12,6 +12,7 @@ use busway_shm::arena::{ArenaOptions, OwnArena, PeerArena};
 use busway_shm::claims::file::{self, Run, RunAt};
 use busway_shm::claims::{Claims, Owner};
 use busway_shm::clock::{Deadline, monotonic_ns};
+use busway_shm::domain::Domain;
 use busway_shm::error::ShmError;
 use busway_shm::hold::HoldBudget;
 use busway_shm::life::{CLOSED, OWNER_DIED};
@@ -53,9 +54,12 @@ struct Pusher {
 
 impl Pusher {
     fn new(max_wait: Duration, late_join: Duration) -> Self {
-        let own = arena("pusher");
+        Self::of(arena("pusher"), SLOTS as u32, max_wait, late_join)
+    }
+
+    fn of(own: Arc<OwnArena>, slots_max: u32, max_wait: Duration, late_join: Duration) -> Self {
         let options = RingOptions {
-            slots_max: SLOTS as u32,
+            slots_max,
             bytes_max: 64 * MIB,
             history: 0,
             max_wait_ns: max_wait.as_nanos() as u64,
@@ -367,6 +371,84 @@ fn without_a_puller_a_pusher_waits_for_so_long_and_then_counts_what_nobody_got()
     }
     let (_, [_, again, _]) = pusher.account(LOST);
     assert!(again > nobody + 8 * SLOTS, "{again} of {nobody}");
+}
+
+#[test]
+fn a_group_that_nobody_comes_back_to_is_over_while_others_pull() {
+    let mut pusher = Pusher::new(Duration::ZERO, Duration::ZERO);
+    let old = Puller::new(&pusher, &group("v1"));
+    let mut new = Puller::new(&pusher, &group("v2"));
+    drop(old);
+    assert_eq!(pusher.shared.reap().left, 1);
+    for _ in 0..2 * SLOTS {
+        pusher.push_all(1);
+        assert_eq!(new.pull_all().len(), 1);
+    }
+    pusher.shared.reap();
+    let behind = pusher.writer.flush(Deadline::after(Duration::ZERO));
+    assert!(behind.is_empty(), "all that somebody wants is done: {behind:?}");
+    assert_eq!(pusher.shared.seated(), 2, "the group that is there, and its puller");
+    assert_eq!(pusher.account(LOST), (2 * SLOTS, [0, 2 * SLOTS, 0]));
+    let mut again = Puller::new(&pusher, &group("v1"));
+    pusher.push_all(SLOTS / 2);
+    assert_eq!(new.pull_all().len() as u64, SLOTS / 2);
+    assert!(!again.pull_all().is_empty());
+}
+
+#[test]
+fn names_of_groups_that_are_gone_are_no_hindrance_nor_is_how_they_acknowledged() {
+    let pusher = Pusher::new(Duration::ZERO, Duration::ZERO);
+    for name in 0..3 * GROUPS_MAX {
+        drop(Puller::new(&pusher, &group(&format!("release{name}"))));
+        pusher.shared.reap();
+    }
+    assert!(pusher.shared.seated() <= GROUPS_MAX);
+    let mut pusher = Pusher::patient();
+    for how in [group("g"), acknowledged("g", 3), acknowledged("g", 4), group("g")] {
+        pusher.push_all(3);
+        let mut puller = Puller::new(&pusher, &how);
+        let other = Puller::try_new(&pusher, &acknowledged("g", 5));
+        assert!(matches!(other, Err(ShmError::Refused { .. })), "somebody is there");
+        assert_eq!(puller.pull_all().len(), 3, "what waited is not forgotten");
+        drop(puller);
+        pusher.shared.reap();
+    }
+    for name in 1..GROUPS_MAX {
+        drop(Puller::new(&pusher, &group(&format!("release{name}"))));
+        pusher.shared.reap();
+    }
+    let refused = Puller::try_new(&pusher, &group("one.more"));
+    assert!(matches!(refused, Err(ShmError::Refused { .. })), "all of them are waited for still");
+}
+
+#[test]
+fn a_puller_that_there_is_no_memory_for_leaves_no_group_behind() {
+    let own = arena("pusher");
+    own.join(&Arc::new(Domain::create(24 * MIB).expect("a domain"))).expect("there is room for it");
+    // Claims for a million messages: 16 MiB.
+    let mut pusher = Pusher::of(own, 1 << 20, Duration::ZERO, Duration::from_secs(3600));
+    let mut puller = Puller::new(&pusher, &group("g"));
+    for _ in 0..3 {
+        let refused = Puller::try_new(&pusher, &group("other")).err();
+        assert!(matches!(refused, Some(ShmError::Budget { .. })), "no memory for its claims: {refused:?}");
+    }
+    assert_eq!(pusher.shared.seated(), 2, "a group and its puller");
+    pusher.push_all(3);
+    assert_eq!(puller.pull_all(), numbers(1, 3));
+    assert!(pusher.writer.flush(Deadline::after(Duration::ZERO)).is_empty(), "nobody else is waited for");
+    assert_eq!(pusher.account(LOST), (3, [0; 3]));
+}
+
+#[test]
+fn a_pusher_that_says_more_is_there_than_there_is_is_not_looked_at_for_ever() {
+    let mut pusher = Pusher::patient();
+    let mut puller = Puller::new(&pusher, &group("g"));
+    pusher.push_all(3);
+    let at = busway_shm::layout::HEADS_AT + 8 * u64::from(pusher.shared.key().index);
+    let head = pusher.own.tables().at::<AtomicU64>(at).expect("it is there");
+    head.store(5, Ordering::Release);
+    assert_eq!(puller.pull_all(), numbers(1, 3), "and it ends");
+    assert_eq!(pusher.account(LOST), (3, [0, 0, 2]));
 }
 
 #[test]

@@ -112,6 +112,37 @@ fn what_nobody_acknowledges_is_a_dead_letter_after_so_many_attempts() {
 }
 
 #[test]
+fn a_dead_letter_that_finds_no_room_stops_no_other_work_and_is_laid_down_when_there_is() {
+    const LETTERS: u64 = 1024 + 6;
+    let directory = Directory::new();
+    let (one, two) = (directory.join("pusher"), directory.join("puller"));
+    let mut pusher = one.pusher("w").open().unwrap();
+    // Somebody who wants them and takes none: their ring fills.
+    let mut dead = one.puller("dead-letters.g").open().unwrap();
+    let mut puller = two.puller("w").group("g").ack(PATIENCE).attempts(1).open().unwrap();
+    for letter in 1..=LETTERS {
+        pusher.send(&letter.to_le_bytes()).unwrap();
+        let task = puller.recv_timeout(PATIENCE).unwrap().expect("nothing stands before it");
+        assert_eq!(number(&task), letter);
+        task.nack();
+    }
+    pusher.send(&0_u64.to_le_bytes()).unwrap();
+    let task = puller.recv_timeout(PATIENCE).unwrap().expect("nothing stands before it");
+    assert_eq!(number(&task), 0);
+    task.ack().unwrap();
+    let mut letters = BTreeSet::new();
+    let deadline = Deadline::after(PATIENCE);
+    while letters.len() < LETTERS as usize {
+        assert!(!deadline.expired(), "{} came", letters.len());
+        assert!(puller.recv_timeout(Duration::from_millis(1)).unwrap().is_none());
+        letters.extend(all(&mut dead));
+    }
+    assert_eq!(letters, (1..=LETTERS).collect());
+    let account = pusher.account();
+    assert_eq!((account.delivered, account.dropped["dead_letter"]), (1, LETTERS), "{account:?}");
+}
+
+#[test]
 fn an_acknowledgement_that_comes_too_late_is_refused_and_says_so() {
     let directory = Directory::new();
     let (one, two) = (directory.join("pusher"), directory.join("puller"));

@@ -1,7 +1,8 @@
 //! Where claims lie: one file of each process that pushes, which its realm may write.
 //!
 //! The process makes it with its first group and hands it to each puller. It holds no message and no address: what stands in it
-//! decides only who of a group gets what, so a member that writes nonsense there spoils the work of its own group and nothing else.
+//! decides only who of a group gets what, so a member that writes nonsense there spoils the work of the groups of that process, all of which
+//! it can reach, and nothing else.
 //! A run of it belongs to one group on one ring: a head, a line for each puller, and the claim words.
 //!
 //! It does not know what a claim means.

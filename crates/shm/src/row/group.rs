@@ -251,6 +251,11 @@ impl GroupReader {
             }
             // Another row of this process may hold all that it may hold: its user must know.
             Taken::HoldsExhausted => Pulled::HoldsExhausted,
+            // The head said that it is there: a pusher that says so and writes nothing would be looked at for ever.
+            Taken::Empty | Taken::End if self.row().is_attached() => {
+                task.lose(Cause::Corrupt);
+                return None;
+            }
             // Our seat is not there yet.
             Taken::Empty | Taken::End => Pulled::Unfinished,
         };

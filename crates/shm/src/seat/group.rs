@@ -4,7 +4,8 @@
 //! is true of a row that blocks is true of a group, in making room, in waiting, in flushing and in the account, and publishing costs
 //! what it costs without groups. Two things differ. A group is never stalled: where the ring is full of work the *new* message is
 //! refused, since a message that was accepted must not be lost because all are busy. And a group without a puller gates for
-//! as long as `late_join` says, and then gives up the oldest where room is needed, as lost to nobody.
+//! as long as `late_join` says, and then gives up the oldest where room is needed, as lost to nobody; while other groups are pulled
+//! it is over then.
 //!
 //! A ring that pushes has one group from the start, which has no name: the first puller names it, and so gets what was pushed before
 //! it came. A group that comes later begins with the present.
@@ -15,7 +16,7 @@
 //!
 //! It knows no topics and no bells: who finds that messages were given back rings.
 //!
-//! Invariants: (G1) a group's row is written under its lock only. (G2) a claim word of a member is looked for after the member's
+//! Invariants: (G1) a group's row is written under its lock only, and not once it is over. (G2) a claim word of a member is looked for after the member's
 //! death was seen, so that none is made after. (G3) the run of a group is given back when no seat of a member is left.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -23,7 +24,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use busway_wire::limits::{GROUP_PULLERS_MAX, GROUPS_MAX};
 use busway_wire::{Cause, ProcessId};
 
-use super::{EntryKey, RingShared, Seat, place};
+use super::{EntryKey, Rest, RingShared, Seat, place};
 use crate::arena::{OwnArena, PeerArena};
 use crate::claims::file::{Run, RunAt};
 use crate::claims::{Found, Owner};
@@ -64,6 +65,10 @@ struct State {
     named: Option<Named>,
     /// Since when nobody pulls; `None` while somebody does.
     empty_since_ns: Option<u64>,
+    /// Its place was needed since then, and its time was up.
+    abandoned: bool,
+    /// It has no row any more: who still has it in its list is not stopped by it, and writes nothing.
+    over: bool,
 }
 
 #[derive(Debug)]
@@ -111,6 +116,9 @@ impl Group {
     /// Moves the row behind all that is over.
     fn advance(&self, state: &mut State) {
         let head = self.head.load(Ordering::Acquire);
+        if state.over {
+            state.passed = head;
+        }
         while state.passed < head {
             let Some(named) = &state.named else { return };
             let (claims, sequence) = (named.run.claims(), state.passed + 1);
@@ -156,10 +164,13 @@ impl Group {
     /// Whether the group lets the message go whose place is needed, because nobody has pulled for too long.
     pub(crate) fn gives_up(&self, needed: u64, now_ns: u64) -> bool {
         let mut state = self.lock();
-        let Some(since) = state.empty_since_ns else { return false };
-        if now_ns.saturating_sub(since) < self.late_join_ns {
+        if state.over {
+            return true;
+        }
+        if !self.is_forsaken(&state, now_ns) {
             return false;
         }
+        state.abandoned = state.named.is_some();
         let head = self.head.load(Ordering::Acquire);
         let last = needed.saturating_add(u64::from(self.slots_max) / GIVE_UP_PART).min(head);
         while state.passed < last {
@@ -179,6 +190,23 @@ impl Group {
             }
         }
         state.passed >= needed
+    }
+
+    /// Whether nobody has pulled for longer than it waits for somebody.
+    fn is_forsaken(&self, state: &State, now_ns: u64) -> bool {
+        state.empty_since_ns.is_some_and(|since| now_ns.saturating_sub(since) >= self.late_join_ns)
+    }
+
+    /// Whether its place was needed while it was forsaken. While others pull it is over then: one that will never come back, a
+    /// version of a program for one, would be waited for as long as there is a pusher.
+    pub(super) fn is_abandoned(&self) -> bool {
+        self.lock().abandoned
+    }
+
+    /// Since when it is forsaken.
+    fn forsaken_ns(&self, now_ns: u64) -> Option<u64> {
+        let state = self.lock();
+        state.empty_since_ns.filter(|_| self.is_forsaken(&state, now_ns))
     }
 
     /// Where the claims lie, once the group has a name.
@@ -214,6 +242,10 @@ impl Group {
             state.named = Some(Named { group: wanted.clone(), run, pullers: Vec::new() });
         }
         let named = state.named.as_mut().expect("it was given a name");
+        if named.pullers.iter().all(Option::is_none) {
+            // Nobody is there who acknowledges otherwise.
+            named.group = wanted.clone();
+        }
         if named.group != *wanted {
             return Err(ShmError::Refused { what: "another puller of this group acknowledges otherwise" });
         }
@@ -232,7 +264,7 @@ impl Group {
         }
         // At most 256, by the bound above.
         let joined = (named.run.clone(), Owner(free as u16 + 1));
-        state.empty_since_ns = None;
+        (state.empty_since_ns, state.abandoned) = (None, false);
         Ok(joined)
     }
 
@@ -291,7 +323,8 @@ impl RingShared {
     fn group_seat(&self, from: u64) -> Result<Seat, ShmError> {
         let (late_join_ns, slots_max) = self.pushes.ok_or(NOT_PUSHED)?;
         let mut seat = self.own_row(from, place::Row::OF_GROUP)?;
-        let state = State { passed: from, named: None, empty_since_ns: Some(clock::monotonic_ns()) };
+        let empty_since_ns = Some(clock::monotonic_ns());
+        let state = State { passed: from, named: None, empty_since_ns, abandoned: false, over: false };
         let (row, head) = (seat.row.clone(), self.head.clone());
         seat.group = Some(Arc::new(Group { row, head, late_join_ns, slots_max, state: Mutex::new(state) }));
         self.fill_entry(&seat);
@@ -333,20 +366,21 @@ impl RingShared {
         let of_name = |group: &&Arc<Group>| {
             group.lock().named.as_ref().is_none_or(|named| named.group.name() == wanted.name())
         };
-        let group = match groups().find(of_name) {
-            Some(group) => group.clone(),
-            None if groups().count() >= GROUPS_MAX => {
-                return Err(ShmError::Refused { what: "more groups than a pusher has room for" });
-            }
-            None => {
-                let seat = self.group_seat(self.head())?;
-                let group = seat.group.clone().ok_or(NOT_PUSHED)?;
-                seats.push(seat);
-                group
-            }
-        };
-        let (_, owner) = group.join(&self.own, wanted, process, row)?;
-        let from = group.passed();
+        if let Some(group) = groups().find(of_name).cloned() {
+            let (_, owner) = group.join(&self.own, wanted, process, row)?;
+            let from = group.passed();
+            return Ok((Member { group, owner }, from));
+        }
+        if groups().count() >= GROUPS_MAX {
+            self.fold_forsaken(seats)?;
+        }
+        let seat = self.group_seat(self.head())?;
+        let group = seat.group.clone().ok_or(NOT_PUSHED)?;
+        // Without its puller it would gate for nobody.
+        let joined =
+            group.join(&self.own, wanted, process, row).inspect_err(|_| self.fold(&seat, Rest::Kept));
+        let ((_, owner), from) = (joined?, group.passed());
+        seats.push(seat);
         Ok((Member { group, owner }, from))
     }
 
@@ -362,14 +396,30 @@ impl RingShared {
         group.run()
     }
 
+    /// Makes room for another group: the one ends that is forsaken for the longest time.
+    fn fold_forsaken(&self, seats: &mut Vec<Seat>) -> Result<(), ShmError> {
+        let now_ns = clock::monotonic_ns();
+        let since = |seat: &Seat| seat.group.as_ref().and_then(|group| group.forsaken_ns(now_ns));
+        let forsaken = seats.iter().enumerate().filter_map(|(at, seat)| Some((since(seat)?, at))).min();
+        let Some((_, at)) = forsaken else {
+            return Err(ShmError::Refused { what: "more groups than a pusher has room for" });
+        };
+        let seat = seats.remove(at);
+        self.raise();
+        self.fold(&seat, Rest::Died); // K5
+        Ok(())
+    }
+
     /// How many pullers there are.
     pub fn pullers(&self) -> usize {
         self.lock().iter().filter_map(|seat| seat.group.as_ref()).map(|group| group.pullers()).sum()
     }
 
-    /// The claims of a group that is gone.
+    /// The claims of a group that is gone, whose row is free next.
     pub(super) fn free_group(&self, group: &Group) {
-        if let (Some(named), Ok(file)) = (group.lock().named.take(), self.own.claims()) {
+        let mut state = group.lock();
+        state.over = true;
+        if let (Some(named), Ok(file)) = (state.named.take(), self.own.claims()) {
             file.give(&self.own, &named.run);
         }
     }
