@@ -170,6 +170,28 @@ The last line on stderr is the account: sent 5 delivered 5 dropped 0 in-flight 0
 Without --ack a message is over once it is printed. What no puller of a group acknowledged lies under dead-letters. and the
 name of the group, as long as the puller runs that laid it there.")]
     Pull(PullArgs),
+    /// Ask, and print the replies
+    ///
+    /// One responder of the topic answers. --timeout is how long the replies may take, all of them; 5s where it is not given. Where
+    /// nobody answers the topic it ends with 1 after a second.
+    #[command(after_long_help = "Examples:
+  busway req time.now
+  busway req shop.price apple --timeout 500ms
+  busway req image.resize - < cat.png > small.png --raw
+  busway req log.follow --replies 10 --json | jq -r .body")]
+    Req(ReqArgs),
+    /// Answer requests: with a body, with what was asked, or with what a command prints
+    ///
+    /// One request at a time; start it again to share the load. A command gets the request on its stdin and the topic in BUSWAY_TOPIC.
+    /// Where it fails, who asked is told the beginning of its stderr; where nobody waits any more, it is killed.
+    #[command(after_long_help = "Examples:
+  busway reply ping pong
+  busway reply echo --echo
+  busway reply 'text.*' --command 'tr a-z A-Z'
+  busway reply image.resize --command 'convert - -resize 100 -'
+
+The last line on stderr is what it did: answered 5 failed 1 late 0")]
+    Reply(ReplyArgs),
     /// List topics with their publishers and subscribers
     #[command(after_long_help = "Examples:
   busway ls
@@ -440,6 +462,46 @@ pub(crate) struct PullArgs {
     pub(crate) count: Option<u64>,
     #[command(flatten)]
     pub(crate) form: FormArgs,
+}
+
+/// What `req` takes.
+#[derive(Debug, Args)]
+pub(crate) struct ReqArgs {
+    #[command(flatten)]
+    pub(crate) budget: BudgetArgs,
+    /// Whom to ask, a dotted name
+    #[arg(value_name = "TOPIC")]
+    pub(crate) topic: String,
+    /// The request, byte for byte; - is all of stdin [default: nothing]
+    #[arg(value_name = "BODY", allow_negative_numbers = true)]
+    pub(crate) body: Option<OsString>,
+    /// End after N replies [default: after the last]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) replies: Option<u64>,
+    #[command(flatten)]
+    pub(crate) form: FormArgs,
+}
+
+/// What `reply` takes.
+#[derive(Debug, Args)]
+pub(crate) struct ReplyArgs {
+    #[command(flatten)]
+    pub(crate) budget: BudgetArgs,
+    /// What to answer, a topic or a pattern
+    #[arg(value_name = "TOPIC")]
+    pub(crate) pattern: String,
+    /// The reply, byte for byte
+    #[arg(value_name = "BODY", allow_negative_numbers = true, conflicts_with_all = ["command", "echo"])]
+    pub(crate) body: Option<OsString>,
+    /// Reply with what this command of the shell prints; the request is its stdin
+    #[arg(long, value_name = "CMD", conflicts_with = "echo")]
+    pub(crate) command: Option<String>,
+    /// Reply with the request
+    #[arg(long)]
+    pub(crate) echo: bool,
+    /// End after N requests
+    #[arg(long, short = 'n', value_name = "N")]
+    pub(crate) count: Option<u64>,
 }
 
 /// What `ls` takes.

@@ -30,6 +30,8 @@ mod publish;
 mod pull;
 mod push;
 mod rate;
+mod reply;
+mod req;
 mod session;
 mod shm;
 mod signals;
@@ -103,6 +105,8 @@ fn dispatch(command: Command, global: &Global, output: &mut Output) -> Result<Ex
         Command::Sub(args) => subscribe::run(&args, &mut context),
         Command::Push(args) => push::run(&args, &mut context),
         Command::Pull(args) => pull::run(&args, &mut context),
+        Command::Req(args) => req::run(&args, &mut context),
+        Command::Reply(args) => reply::run(&args, &mut context),
         Command::Ls(args) => ls::run(&args, &mut context),
         Command::Info(args) => info::run(&args, &mut context),
         Command::Shm(command::ShmCommand::Ls) => shm::run(&mut context),

@@ -255,7 +255,7 @@ impl<'a> Printer<'a> {
 }
 
 /// The body for a terminal: bytes that would move its cursor or change its state are shown as `\x1b`.
-fn escape(body: &[u8]) -> String {
+pub(crate) fn escape(body: &[u8]) -> String {
     let mut text = String::with_capacity(body.len());
     for chunk in body.utf8_chunks() {
         for character in chunk.valid().chars() {

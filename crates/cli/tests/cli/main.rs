@@ -17,6 +17,7 @@ mod pub_sub;
 mod push_pull;
 mod readme;
 mod reload;
+mod req_reply;
 mod signals;
 mod tables;
 mod tour;

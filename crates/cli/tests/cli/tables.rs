@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use crate::harness::Place;
 
 /// Every command of the table, as words.
-const COMMANDS: [&[&str]; 29] = [
+const COMMANDS: [&[&str]; 31] = [
     &[],
     &["up"],
     &["peers"],
@@ -24,6 +24,8 @@ const COMMANDS: [&[&str]; 29] = [
     &["sub"],
     &["push"],
     &["pull"],
+    &["req"],
+    &["reply"],
     &["ls"],
     &["info"],
     &["shm"],
@@ -84,6 +86,8 @@ fn help_lists_every_command_and_no_hidden_one() {
         "pub",
         "pull",
         "push",
+        "reply",
+        "req",
         "shm",
         "sub",
         "tour",

@@ -20,7 +20,7 @@ fn the_command_alone_prints_five_examples_and_ends_with_nought() {
 #[test]
 fn short_help_is_shorter_than_long_help_which_has_examples() {
     let place = Place::new();
-    for command in ["pub", "sub", "push", "pull", "ls", "info", "tour", "doctor", "up"] {
+    for command in ["pub", "sub", "push", "pull", "req", "reply", "ls", "info", "tour", "doctor", "up"] {
         let short = place.run(&[command, "-h"]).expect(0).text();
         let long = place.run(&[command, "--help"]).expect(0).text();
         assert!(short.len() < long.len(), "{command}");
@@ -54,6 +54,11 @@ fn a_wrong_command_line_is_reported_in_three_lines() {
         (&["pull", "x", "--attempts", "3"], "--ack"),
         (&["pull", "x", "--ack", "5s", "--attempts", "63"], "1..=62"),
         (&["pull", "x", "--group", "a b"], "a space"),
+        (&["req", "x.*", "y"], "wildcard"),
+        (&["req", "x", "--replies", "0"], "0 is not in 1.."),
+        (&["reply", "x"], "nothing to answer with"),
+        (&["reply", "x", "y", "--echo"], "--echo"),
+        (&["reply", "x", "--command", "cat", "--echo"], "--echo"),
         (&["up", "--budget", "0"], "0 bytes"),
         (&["pub", "x", "y", "--budget", "0KiB"], "0 bytes"),
         (&["sub", "x", "--budget", "1GB"], "unknown unit 'GB'"),
