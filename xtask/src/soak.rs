@@ -17,6 +17,8 @@ Runs, built for release, one after the other, until one fails:
   ports    opens and closes 100 000 ports; nothing is left behind (A5)
   hostile  a million rounds of nonsense in every word that a subscriber or a publisher owns (A26, H36)
   stress   a thousand million messages through one ring, to rows that check each while others come and go (A8)
+  fire     100 000 tasks for eight pullers, of which one is killed every second; with acknowledgement each is done at least
+           once, without at most once and else counted (A35)
   flights  the 336 777 records of 2013 (R1, R2), where BUSWAY_FLIGHTS names the file
 
   PART         only these
@@ -40,7 +42,7 @@ struct Part {
     value: Option<&'static str>,
 }
 
-const PARTS: [Part; 5] = [
+const PARTS: [Part; 6] = [
     Part {
         name: "kills",
         package: "busway",
@@ -72,6 +74,14 @@ const PARTS: [Part; 5] = [
         filter: "",
         variable: "BUSWAY_STRESS_MESSAGES",
         value: Some("1000000000"),
+    },
+    Part {
+        name: "fire",
+        package: "busway",
+        target: "groups",
+        filter: "deaths::what_killed_pullers_had",
+        variable: "BUSWAY_FIRE_TASKS",
+        value: Some("100000"),
     },
     Part {
         name: "flights",
@@ -132,6 +142,7 @@ mod tests {
             include_str!("../../crates/busway/tests/processes/ports.rs"),
             include_str!("../../crates/shm/tests/hostile/scene.rs"),
             include_str!("../../crates/shm/tests/stress.rs"),
+            include_str!("../../crates/busway/tests/groups/deaths.rs"),
             include_str!("../../crates/cli/tests/real/flights.rs"),
         ];
         for (part, source) in PARTS.iter().zip(sources) {

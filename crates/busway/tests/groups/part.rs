@@ -176,7 +176,14 @@ pub(crate) fn push(pusher: &mut Pusher, from: u64, to: u64) {
     }
 }
 
+/// Some work, so that a puller is killed now and then while it does it. In a long run so much that it lasts for many kills.
+fn work(rounds: u64) {
+    let state = (0..rounds).fold(1_u64, |state, round| state.wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ round);
+    std::hint::black_box(state);
+}
+
 fn pull(puller: &mut Puller, effects: &mut File, role: Role, over: &AtomicBool) -> u64 {
+    let rounds = if std::env::var_os("BUSWAY_FIRE_TASKS").is_some() { 100_000 } else { 1_000 };
     let mut kept = Vec::new();
     let mut done = 0;
     loop {
@@ -188,6 +195,7 @@ fn pull(puller: &mut Puller, effects: &mut File, role: Role, over: &AtomicBool) 
             continue;
         };
         let effect: [u8; 8] = (*task).try_into().unwrap();
+        work(rounds);
         if role == Role::Pull {
             kept.extend(effect)
         } else {
