@@ -172,6 +172,42 @@ fn a_forked_child_is_told_and_starts_afresh_while_its_parent_goes_on() {
 }
 
 #[test]
+fn a_forked_child_neither_finishes_nor_gives_back_the_work_of_its_parent() {
+    let _alone = alone();
+    let scene = Scene::new();
+    let bus = scene.bus("parent");
+    for (topic, acknowledged) in [("work.once", false), ("work.acknowledged", true)] {
+        let mut pusher = bus.pusher(topic).open().unwrap();
+        let builder = bus.puller(topic);
+        let builder = if acknowledged { builder.ack(PATIENCE) } else { builder };
+        let mut puller = builder.open().unwrap();
+        pusher.send(&[5; 5_000]).unwrap();
+        let task = puller.recv_timeout(PATIENCE).unwrap().expect("there is work");
+        let mut inherited = Some((task, puller, pusher, bus.clone()));
+        let child = fork(|| {
+            let (task, mut puller, mut pusher, bus) = inherited.take().unwrap();
+            assert!(task.is_empty(), "the memory is its parent's");
+            assert!(task.ack().is_err(), "it is its parent's to finish");
+            assert_eq!(puller.try_recv().unwrap_err(), RecvError::Forked);
+            assert_eq!(puller.recv_timeout(PATIENCE).unwrap_err(), RecvError::Forked);
+            assert_eq!((puller.pushers(), puller.unread().len(), pusher.pullers()), (0, 0, 0));
+            assert_eq!(pusher.try_send(b"x").unwrap_err(), SendError::Forked);
+            assert_eq!(bus.puller("work").open().unwrap_err().code(), Code::Forked);
+            assert_eq!(bus.pusher("work").open().unwrap_err().code(), Code::Forked);
+            drop((puller, pusher, bus));
+        });
+        let (_, status) = waitpid(Some(child), WaitOptions::empty()).unwrap().unwrap();
+        assert_eq!(status.exit_status(), Some(0), "the child has seen what it should");
+        let (task, mut puller, mut pusher, _) = inherited.unwrap();
+        assert_eq!(task[..], [5; 5_000], "what the parent has is as it was");
+        assert!(puller.try_recv().unwrap().is_none(), "nobody gave it back");
+        assert!(pusher.flush(Duration::ZERO).is_err(), "nobody finished it");
+        task.ack().unwrap();
+        pusher.flush(PATIENCE).unwrap();
+    }
+}
+
+#[test]
 fn a_forked_child_whose_bus_is_open_before_it_drops_what_it_inherited_keeps_its_own_memory() {
     let _alone = alone();
     let scene = Scene::new();

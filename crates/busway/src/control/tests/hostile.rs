@@ -9,8 +9,8 @@ use busway_shm::clock::Deadline;
 use busway_shm::layout::layout_hash;
 use busway_shm::sync::Ordering;
 use busway_wire::{
-    Control, ControlKind, Generation, Pattern, Policy, PortId, ProcessId, RingIndex, RowIndex, SeatIndex,
-    Topic,
+    Control, ControlKind, Generation, Group, Pattern, Policy, PortId, ProcessId, RingIndex, RowIndex,
+    SeatIndex, Topic,
 };
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -365,6 +365,79 @@ fn only_its_life_word_says_that_a_process_is_gone() {
     for publisher in [&bystanders.holder, &bystanders.member] {
         publisher.ports.until("its death is not told", |told| told.gone == [process]);
     }
+}
+
+/// What a stranger says of the claims of a ring, in the name of this publisher.
+fn joined(publisher: ProcessId, subscriber: ProcessId, row: u32) -> Control {
+    Control::Joined {
+        publisher,
+        ring: RingIndex(0),
+        generation: Generation(1),
+        subscriber,
+        row: RowIndex(row),
+        row_generation: Generation(1),
+        seat: SeatIndex(0),
+        offset: 4096,
+        slots: 64,
+        owner: 1,
+    }
+}
+
+#[test]
+fn a_place_in_a_group_comes_with_one_descriptor_and_from_who_has_the_ring() {
+    let bystanders = Bystanders::new();
+    let member = bystanders.member.process;
+    let other = bystanders.holder.process;
+    let file = std::fs::File::open("/proc/self/exe").unwrap();
+    for (count, in_whose_name) in [(0, None), (2, None), (3, None), (1, Some(other)), (1, Some(member))] {
+        let stranger = Stranger::member(&bystanders.directory);
+        let publisher = in_whose_name.unwrap_or(stranger.arena.process());
+        let mut bytes = Vec::new();
+        busway_wire::encode(&joined(publisher, member, 0), &mut bytes).unwrap();
+        assert!(stranger.send_raw(&bytes, &vec![file.as_fd(); count]));
+        assert_eq!(stranger.refused(), Some(Code::ProtocolBroken), "{count} descriptors, {in_whose_name:?}");
+    }
+    bystanders.check();
+}
+
+#[test]
+fn who_joins_a_group_does_so_for_itself_and_as_it_said_that_it_pulls() {
+    let bystanders = Bystanders::new();
+    let group = |name: &str| Group::new(Topic::new(name).unwrap(), None).unwrap();
+    let mut stranger = Stranger::member(&bystanders.directory);
+    let process = stranger.arena.process();
+    let (port, created_ns) = (PortId(1), 1);
+    let pattern = Pattern::parse("work").unwrap();
+    stranger.say(&Control::Pull { port, pattern, group: group("g"), created_ns });
+    let (publisher, ring, generation, row) = (process, RingIndex(0), Generation(1), RowIndex(0));
+    let join = |subscriber: ProcessId, subscription: PortId, group: Group| Control::Join {
+        publisher,
+        ring,
+        generation,
+        subscriber,
+        subscription,
+        row,
+        row_generation: Generation(1),
+        group,
+    };
+    stranger.say(&Control::Push {
+        port: PortId(2),
+        topic: Topic::new("work").unwrap(),
+        ring,
+        generation,
+        created_ns,
+    });
+    // It is the pusher as well: what is right comes back to it, another group than was said and a subscription that there is
+    // not are refused.
+    for (subscription, name, right) in [(port, "g", true), (port, "other", false), (PortId(9), "g", false)] {
+        stranger.say(&join(process, subscription, group(name)));
+        let answers = |heard: &Control| matches!(heard, Control::AttachRefused { .. } | Control::Join { .. });
+        let answer = std::iter::from_fn(|| stranger.hear()).find(answers);
+        assert_eq!(matches!(answer, Some(Control::Join { .. })), right, "{answer:?}");
+    }
+    stranger.say(&join(bystanders.member.process, port, group("g")));
+    assert_eq!(stranger.refused(), Some(Code::ProtocolBroken));
+    bystanders.check();
 }
 
 fn a_publish(n: u64) -> Control {
