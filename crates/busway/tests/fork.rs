@@ -10,7 +10,7 @@ use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use busway::{Bus, Code, Policy, Publisher, RecvError, Sample, SendError, Subscriber};
+use busway::{Bus, Code, Policy, Publisher, RecvError, ReplyError, Sample, SendError, Subscriber};
 use busway_shm::sync::{AtomicBool, Ordering};
 use place::{PATIENCE, Scene, join};
 use rustix::process::{Pid, WaitOptions, waitpid};
@@ -242,6 +242,52 @@ fn a_forked_child_whose_bus_is_open_before_it_drops_what_it_inherited_keeps_its_
     );
     publisher.send(b"after").unwrap();
     assert_eq!(subscriber.recv_timeout(PATIENCE).unwrap().unwrap()[..], *b"after");
+}
+
+#[test]
+fn a_forked_child_is_told_of_requests_on_both_sides_and_its_parents_go_on() {
+    let _alone = alone();
+    let scene = Scene::new();
+    let bus = scene.bus("parent");
+    let mut responder = bus.responder("asked").open().unwrap();
+    let requester = bus.requester("asked").open().unwrap();
+    let pending = requester.send(&[1; 5_000], PATIENCE).unwrap();
+    let mut request = responder.recv().unwrap();
+    request.reply_part(b"first").unwrap();
+    // A thread that waits has what a child would wait for.
+    let waits = requester.clone();
+    let waits = std::thread::spawn(move || waits.request(b"waits", PATIENCE).unwrap().to_vec());
+    let waiting = responder.recv().unwrap();
+    let mut inherited = Some((bus, responder, requester, pending, request));
+    for _ in 0..4 {
+        let child = fork(|| {
+            let (bus, mut responder, requester, mut pending, mut request) = inherited.take().unwrap();
+            let forked = |error: busway::Error| assert_eq!(error.code(), Code::Forked, "{error}");
+            forked(requester.request(b"x", PATIENCE).unwrap_err().into());
+            forked(requester.wait_for_responders(9, PATIENCE).unwrap_err());
+            forked(pending.recv().unwrap_err().into());
+            forked(pending.try_recv().unwrap_err().into());
+            forked(pending.recv_timeout(PATIENCE).unwrap_err().into());
+            forked(responder.try_recv().unwrap_err().into());
+            forked(responder.recv().unwrap_err().into());
+            forked(bus.requester("x").open().unwrap_err());
+            forked(bus.responder("x").open().unwrap_err());
+            assert!(pending.is_over() && request.is_cancelled() && request.is_empty());
+            assert_eq!((requester.under_way(), requester.responders(), requester.lanes()), (0, 0, 0));
+            assert_eq!(request.reply_part(b"x").unwrap_err(), ReplyError::Cancelled);
+            drop((request, pending, requester, responder, bus));
+        });
+        let (_, status) = waitpid(Some(child), WaitOptions::empty()).unwrap().unwrap();
+        assert_eq!(status.exit_status(), Some(0), "the child was not told, or hangs: {status:?}");
+    }
+    let (_bus, _responder, requester, mut pending, request) = inherited.unwrap();
+    assert_eq!(request[..], [1; 5_000]);
+    request.reply(b"second").unwrap();
+    waiting.reply(b"waited").unwrap();
+    assert_eq!(&pending.recv().unwrap().unwrap()[..], b"first");
+    assert_eq!(&pending.recv().unwrap().unwrap()[..], b"second");
+    assert_eq!(waits.join().unwrap(), b"waited");
+    assert_eq!(requester.account().delivered, 2);
 }
 
 /// Descriptors of this process that refer to memory of a bus.

@@ -128,6 +128,8 @@ impl Pending {
     fn wait(&mut self, until: Deadline) -> Result<Option<Reply>, RequestError> {
         let until = until.earlier(self.deadline);
         let shared = self.shared.clone();
+        // Before the lock, which in a child made by `fork` may be taken for ever.
+        shared.check()?;
         let mut inbox = lock(&shared.inbox);
         loop {
             shared.check()?;

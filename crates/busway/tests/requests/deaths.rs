@@ -49,7 +49,7 @@ fn a_requester_that_is_killed_leaves_nothing_behind() {
     let scene = Scene::new();
     let bus = scene.bus("service");
     let mut responder = bus.responder(TOPIC).open().unwrap();
-    let mut open = Vec::new();
+    let (mut open, mut bytes) = (Vec::new(), Vec::new());
     for _ in 0..ROUNDS {
         let mut victim = scene.start("ask");
         assert_eq!(victim.line(), "ready");
@@ -81,8 +81,16 @@ fn a_requester_that_is_killed_leaves_nothing_behind() {
         drop(requests);
         drop(victim);
         open.push(std::fs::read_dir("/proc/self/fd").unwrap().count());
+        bytes.push(bus.inspect().unwrap().budget.reserved_bytes);
+        // What a dead process took is given back when its death is settled.
+        while bytes.len() > 2 && bytes[bytes.len() - 1] > bytes[1] {
+            assert!(!deadline.expired(), "bytes of the domain after each death: {bytes:?}");
+            assert!(responder.recv_timeout(SOON).unwrap().is_none());
+            let last = bytes.len() - 1;
+            bytes[last] = bus.inspect().unwrap().budget.reserved_bytes;
+        }
     }
     assert_eq!(open[1], open[ROUNDS as usize - 1], "descriptors after each death: {open:?}");
     assert_eq!(bus.held().0, 0);
-    println!("evidence: kills={ROUNDS} descriptors={open:?}");
+    println!("evidence: kills={ROUNDS} descriptors={open:?} bytes={bytes:?}");
 }
