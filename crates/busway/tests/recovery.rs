@@ -144,6 +144,52 @@ fn killed_publishers_and_holders_are_replaced_and_subscribers_go_on() {
     }
 }
 
+#[test]
+fn pushers_and_pullers_meet_whenever_the_holder_is_killed() {
+    const ROUNDS: usize = 24;
+    let scene = Scene::new();
+    let mut holder = scene.start("holds");
+    assert_eq!(holder.line(), "holds");
+    let (pushes, pulls) = (scene.bus("pushes"), scene.bus("pulls"));
+    for round in 0..ROUNDS {
+        let topic = format!("work.{round}");
+        let push = || pushes.pusher(&topic).open().unwrap();
+        let pull = || pulls.puller(&topic).group("g").ack(PATIENCE).open().unwrap();
+        let killed = holder;
+        // Before the other is there, and while both register.
+        let (mut pusher, mut puller) = match round % 3 {
+            0 => {
+                let puller = pull();
+                drop(killed);
+                (push(), puller)
+            }
+            1 => {
+                let pusher = push();
+                drop(killed);
+                (pusher, pull())
+            }
+            _ => std::thread::scope(|scope| {
+                let puller = scope.spawn(pull);
+                drop(killed);
+                (push(), puller.join().unwrap())
+            }),
+        };
+        for message in 0..3_u64 {
+            pusher.send(&message.to_le_bytes()).unwrap();
+        }
+        for message in 0..3_u64 {
+            let task = puller.recv_timeout(PATIENCE).unwrap().expect("they have met");
+            assert_eq!((&task[..], task.deliveries()), (&message.to_le_bytes()[..], 1));
+            task.ack().unwrap();
+        }
+        assert_eq!((pusher.pullers(), puller.pushers()), (1, 1), "each is there once");
+        pusher.flush(PATIENCE).unwrap();
+        holder = scene.start("holds");
+        assert_eq!(holder.line(), "holds");
+    }
+    println!("evidence: holders_killed={ROUNDS}");
+}
+
 /// A publisher whose ring is full because of the subscriber of `child`, which holds the first message.
 fn blocked_by(child: &Child, bus: &Bus, max_wait: Duration) -> Publisher {
     assert_eq!(child.line(), "subscribed");
