@@ -109,6 +109,9 @@ pub(crate) struct Subscription {
     begun: AtomicU64,
     known: Mutex<Known>,
     unmet: Mutex<UnmetList>,
+    /// Of a puller that waits for no thread: what there was when it looked, and when it looks again anyway.
+    seen: AtomicU64,
+    due_ns: AtomicU64,
 }
 
 /// A subscription that was registered, under one of its ports.
@@ -176,7 +179,8 @@ impl Subscription {
         let unmet = Mutex::new(UnmetList::default());
         let (version, begun) = (AtomicU64::new(0), AtomicU64::new(0));
         let (group, filter) = (None, Mutex::new(None));
-        Self { options, group, line, filter, arrivals, version, begun, known, unmet }
+        let (seen, due_ns) = (AtomicU64::new(0), AtomicU64::new(u64::MAX));
+        Self { options, group, line, filter, arrivals, version, begun, known, unmet, seen, due_ns }
     }
 
     /// One that pulls for a group.
@@ -211,8 +215,29 @@ impl Subscription {
     /// Whether a subscriber that looked at `version` may find something now. One of many publishers looks itself: it knows
     /// which of them to look at.
     pub(crate) fn has_news(&self, version: u64) -> bool {
+        if self.group.is_some() {
+            let due = self.due_ns.load(Ordering::Relaxed) <= clock::monotonic_ns();
+            return due || self.version() != version || self.work() != self.seen.load(Ordering::Relaxed);
+        }
         let many = lock(&self.known).rows.len() > FULL_MAX;
         many || self.version() != version || self.rows().iter().any(|row| row.has_news())
+    }
+
+    /// A number that changes when there is more work for a puller: with each message, and with each that was given back. Changes
+    /// that cancel each other out are 2^32 messages apart.
+    pub(crate) fn work(&self) -> u64 {
+        let of = |row: Arc<RowShared>| {
+            let (run, _) = row.place_in_group()?;
+            let returned = run.head().returned.load(Ordering::Acquire); // pairs with Release in `group::Task`
+            Some(row.head().wrapping_add(returned.rotate_left(32)))
+        };
+        self.rows().into_iter().filter_map(of).fold(0, u64::wrapping_add)
+    }
+
+    /// A puller found nothing among this [`Subscription::work`], and looks again at this time whatever comes.
+    pub(crate) fn found_nothing(&self, work: u64, due_ns: Option<u64>) {
+        self.seen.store(work, Ordering::Relaxed);
+        self.due_ns.store(due_ns.unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 
     /// Takes what has arrived.

@@ -9,6 +9,7 @@
 use std::fmt;
 use std::ops::Deref;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use busway_shm::clock::{self, Deadline};
@@ -26,6 +27,7 @@ use crate::ports::unmet::{Short, Unmet};
 use crate::ports::{Arrival, PortTable, Subscription, line_of};
 use crate::pusher::Pusher;
 use crate::sample::{PublisherInfo, Sample, SampleTray, Source, SourceRef};
+use crate::stream::TaskStream;
 
 /// A puller's constructor waits this long after the last news for pushers that are known.
 const QUIET: Duration = Duration::from_secs(1);
@@ -249,6 +251,12 @@ impl Puller {
         task
     }
 
+    /// The tasks as a stream, for any executor. Between two polls, what others have is not watched: where the group acknowledges,
+    /// keep polling or have another puller that waits.
+    pub fn stream(&mut self) -> TaskStream<'_> {
+        TaskStream::new(self)
+    }
+
     fn wait(&mut self, deadline: Deadline) -> Result<Option<Task>, RecvError> {
         let mut looks = 0_u32;
         loop {
@@ -288,6 +296,37 @@ impl Puller {
             let left = [left, deadline.remaining()].into_iter().flatten().min();
             sleeper.wait(left);
         }
+        Ok(None)
+    }
+
+    pub(crate) fn poll(&mut self, context: &mut Context<'_>) -> Poll<Result<Task, RecvError>> {
+        let polled = self.look(context).transpose().map_or(Poll::Pending, Poll::Ready);
+        if polled.is_ready() {
+            self.rest();
+        }
+        polled
+    }
+
+    fn look(&mut self, context: &Context<'_>) -> Result<Option<Task>, RecvError> {
+        self.check()?;
+        // Before the looks: what comes after it is news.
+        let work = self.subscription.work();
+        if let Some(task) = self.take()? {
+            return Ok(Some(task));
+        }
+        let next_ns = self.watch(clock::monotonic_ns());
+        let due_ns = self.aside.iter().map(|aside| aside.until_ns).chain(next_ns).min();
+        self.subscription.found_nothing(work, due_ns);
+        self.core.wake.register(&self.core.ports, &self.subscription, self.version, context.waker());
+        // Registered: what comes now will wake. What came before is seen by this look.
+        let task = self.take();
+        if self.unfinished {
+            context.waker().wake_by_ref();
+        }
+        if let Some(task) = task? {
+            return Ok(Some(task));
+        }
+        self.check()?;
         Ok(None)
     }
 

@@ -1,4 +1,4 @@
-//! Messages as a `Stream`, on any executor.
+//! Messages and tasks as a `Stream`, on any executor.
 //!
 //! It needs no reactor: one thread of the process sleeps on the bell for all streams and wakes their tasks (`wake`).
 
@@ -9,6 +9,7 @@ use std::task::{Context, Poll};
 use futures_core::Stream;
 
 use crate::outcome::RecvError;
+use crate::puller::{Puller, Task};
 use crate::sample::Sample;
 use crate::subscriber::Subscriber;
 
@@ -33,6 +34,40 @@ impl Stream for SampleStream<'_> {
             Poll::Ready(item) => Poll::Ready(Some(item)),
             Poll::Pending => Poll::Pending,
         }
+    }
+}
+
+/// The work of a puller. It ends when the bus is closed, and never for want of pushers.
+#[derive(Debug)]
+pub struct TaskStream<'a> {
+    puller: &'a mut Puller,
+}
+
+impl<'a> TaskStream<'a> {
+    pub(crate) fn new(puller: &'a mut Puller) -> Self {
+        Self { puller }
+    }
+}
+
+impl Stream for TaskStream<'_> {
+    type Item = Result<Task, RecvError>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        match self.puller.poll(context) {
+            Poll::Ready(Err(RecvError::Closed)) => Poll::Ready(None),
+            Poll::Ready(item) => Poll::Ready(Some(item)),
+            Poll::Pending => Poll::Pending,
+        }
+    }
+}
+
+impl Puller {
+    /// Waits for a task without blocking the thread.
+    ///
+    /// # Errors
+    /// [`RecvError`].
+    pub async fn recv_async(&mut self) -> Result<Task, RecvError> {
+        poll_fn(|context| self.poll(context)).await
     }
 }
 

@@ -13,9 +13,10 @@ use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread::Thread;
+use std::time::Duration;
 
 use asleep::until_asleep;
-use busway::{Policy, RecvError, Sample, SampleStream};
+use busway::{Bus, Policy, RecvError, Sample, SampleStream};
 use busway_shm::sync::{AtomicBool, AtomicU64, Ordering};
 use futures_core::Stream;
 use place::{PATIENCE, Scene};
@@ -90,6 +91,77 @@ fn a_task_that_waits_is_woken_by_the_message_and_not_polled() {
     assert!(polls <= 6 * MESSAGES, "{polls} polls for {MESSAGES} messages");
     assert!(polls >= 2 * MESSAGES, "the messages were there before they were waited for: {polls} polls");
     println!("evidence: messages={MESSAGES} polls={polls}");
+}
+
+#[test]
+fn a_task_that_waits_for_work_is_woken_by_it_and_by_what_is_given_back() {
+    const MESSAGES: u64 = 50;
+    let _counted = COUNTED.lock().unwrap_or_else(PoisonError::into_inner);
+    let scene = Scene::new();
+    let (theirs, ours) = (scene.bus("pushes"), scene.bus("waits"));
+    let open = |bus: &Bus| bus.puller("async.*").group("g").ack(PATIENCE).open().unwrap();
+    let mut pusher = theirs.pusher("async.a").open().unwrap();
+    let mut other = open(&theirs);
+    pusher.send(&MESSAGES.to_le_bytes()).unwrap();
+    let held = other.recv_timeout(PATIENCE).unwrap().expect("it is the only one");
+    let mut puller = open(&ours);
+    let (sender, results) = channel();
+    let task = std::thread::spawn(move || {
+        sender.send((0, gettid())).unwrap();
+        let mut all = 0;
+        for message in 0..=MESSAGES {
+            let (task, polls) = block_on(puller.recv_async());
+            let task = task.unwrap();
+            assert_eq!(task[..], message.to_le_bytes());
+            task.ack().unwrap();
+            sender.send((polls, gettid())).unwrap();
+            all += polls;
+        }
+        all
+    });
+    let asleep = || until_asleep(results.recv_timeout(PATIENCE).expect("a task that waits is woken").1);
+    for message in 0..MESSAGES {
+        asleep();
+        pusher.send(&message.to_le_bytes()).unwrap();
+    }
+    asleep();
+    held.nack();
+    let polls = task.join().unwrap();
+    assert!(polls <= 10 * MESSAGES, "it is not polled: {polls}");
+    println!("evidence: messages={MESSAGES} polls={polls}");
+}
+
+#[test]
+fn a_task_that_waits_for_work_is_woken_when_the_time_of_another_is_up_and_at_the_end() {
+    let _counted = COUNTED.lock().unwrap_or_else(PoisonError::into_inner);
+    let scene = Scene::new();
+    let (theirs, ours) = (scene.bus("pushes"), scene.bus("waits"));
+    let within = Duration::from_millis(200);
+    let open = |bus: &Bus| bus.puller("async.*").group("g").ack(within).attempts(60).open().unwrap();
+    let mut pusher = theirs.pusher("async.a").open().unwrap();
+    let mut other = open(&theirs);
+    pusher.send(b"work").unwrap();
+    let _kept = other.recv_timeout(PATIENCE).unwrap().expect("it is the only one");
+    let mut puller = open(&ours);
+    let closer = ours.clone();
+    let (sender, results) = channel();
+    let task = std::thread::spawn(move || {
+        block_on(async {
+            let mut stream = puller.stream();
+            let mut next = async || poll_fn(|context| Pin::new(&mut stream).poll_next(context)).await;
+            let task = next().await.expect("the bus is open").unwrap();
+            sender.send((task[..].to_vec(), task.deliveries())).unwrap();
+            let _ = task.ack();
+            while let Some(again) = next().await {
+                let _ = again.unwrap().ack();
+            }
+        })
+    });
+    let (body, deliveries) = results.recv_timeout(PATIENCE).expect("a task that waits is woken");
+    assert_eq!(body, b"work");
+    assert!(deliveries > 1, "{deliveries}");
+    closer.close();
+    task.join().unwrap();
 }
 
 #[test]
