@@ -36,6 +36,7 @@
 //! handler that fails again and again is not called for a while: attempts are refused and count as failed. What has no attempt left is
 //! published as a [`DeadLetter`], where a topic was given for that ([`ServiceBuilder::dead_letters`]).
 //!
+//! Handlers of shared work ([`ServiceBuilder::pull`]) acknowledge what they handled, and give back what failed.
 //! Who sends has the same for what it sends: see [`Outlet`].
 //!
 //! When to try again, and what to leave alone, is decided by machines that know no clock. They can be used alone:
@@ -67,17 +68,20 @@ use busway_wire::{Policy, check_process_name};
 use crate::bus::{Bus, Core};
 use crate::error::{Code, Error};
 use crate::ports::lock;
+use crate::puller::PullerBuilder;
 use crate::sample::Sample;
 
 mod dead_letters;
+mod intake;
 mod outlet;
 mod pool;
 mod schedule;
 
 use dead_letters::DeadLetters;
+use intake::Intake;
 pub use outlet::{Outgoing, Outlet, OutletAccount, OutletError, Port};
 use pool::{Desk, Handle, Pool};
-use schedule::Schedule;
+use schedule::{Bringer, Schedule};
 pub use schedule::{HandlerAccount, Order};
 
 /// The time of the machines here: the monotonic clock, which nobody sets.
@@ -91,6 +95,7 @@ pub fn now() -> Time {
 pub struct Message<'a> {
     sample: &'a Sample,
     attempt: u32,
+    deliveries: u32,
 }
 
 impl Message<'_> {
@@ -98,6 +103,12 @@ impl Message<'_> {
     #[must_use]
     pub fn attempt(&self) -> u32 {
         self.attempt
+    }
+
+    /// How often it was given to a puller, this time included; 1 for what was published.
+    #[must_use]
+    pub fn deliveries(&self) -> u32 {
+        self.deliveries
     }
 }
 
@@ -161,8 +172,14 @@ impl Bus {
     }
 }
 
+/// Where the messages of a handler come from.
+enum Origin {
+    Pattern(String),
+    Group(PullerBuilder),
+}
+
 struct Handler {
-    pattern: String,
+    origin: Origin,
     handle: Handle,
     policy: Policy,
     history: u64,
@@ -262,17 +279,53 @@ impl ServiceBuilder {
         pattern: &str,
         handler: impl Fn(&Message<'_>) -> A + Send + Sync + 'static,
     ) -> HandlerBuilder {
+        self.add(Origin::Pattern(pattern.to_owned()), Order::Topic, handler);
+        HandlerBuilder { service: self }
+    }
+
+    /// Calls `handler` with each message that this puller is given, as many at once as its concurrency says; another puller of the group
+    /// gets what there is no worker for. What was handled is acknowledged, and so is what a hook rejected.
+    /// What failed is published as a dead letter and acknowledged, where this service has a topic for those; else it is given back. All
+    /// attempts have to fit into the group's time for an acknowledgement.
+    ///
+    /// ```
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # use std::time::Duration;
+    /// # let bus = busway::Bus::open("example-of-pull-handlers")?;
+    /// let mut pusher = bus.pusher("resize").open()?;
+    /// let resizers = bus.puller("resize").group("resizers").ack(Duration::from_secs(30));
+    /// let service = bus.service("images").pull(resizers, |image| println!("{}", image.len())).concurrency(4).start()?;
+    /// pusher.send(b"cat.png")?;
+    /// pusher.flush(Duration::from_secs(5))?;
+    /// assert_eq!(service.close(Duration::from_secs(1)).handlers[0].handled, 1);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn pull<A: Answer>(
+        mut self,
+        puller: PullerBuilder,
+        handler: impl Fn(&Message<'_>) -> A + Send + Sync + 'static,
+    ) -> HandlerBuilder {
+        self.add(Origin::Group(puller), Order::None, handler);
+        HandlerBuilder { service: self }
+    }
+
+    fn add<A: Answer>(
+        &mut self,
+        origin: Origin,
+        order: Order,
+        handler: impl Fn(&Message<'_>) -> A + Send + Sync + 'static,
+    ) {
         self.handlers.push(Handler {
-            pattern: pattern.to_owned(),
+            origin,
             handle: Box::new(move |message| answered(handler(message))),
             policy: Policy::default(),
             history: 0,
             concurrency: 1,
-            order: Order::Topic,
+            order,
             retry: Retry::default(),
             breaker: None,
         });
-        HandlerBuilder { service: self }
     }
 
     fn check(&self) -> Result<(), Error> {
@@ -315,14 +368,21 @@ impl ServiceBuilder {
             // With one hand nothing needs to wait beside it.
             let parked = if handler.concurrency == 1 { 1 } else { SERVICE_PARKED_MAX };
             let holds = handler.concurrency.saturating_add(parked as u32).clamp(15, HOLDS_MAX);
-            let subscriber = bus
-                .subscriber(&handler.pattern)
-                .policy(handler.policy)
-                .history(handler.history)
-                .holds(holds)
-                .open()?;
-            let seed = subscriber.id().0;
+            let (intake, bringer, seed) = match handler.origin {
+                Origin::Pattern(pattern) => {
+                    let subscriber = bus.subscriber(&pattern).policy(handler.policy).history(handler.history);
+                    let subscriber = subscriber.holds(holds).open()?;
+                    let seed = subscriber.id().0;
+                    (Intake::Subscriber(Box::new(subscriber)), Bringer::Worker, seed)
+                }
+                Origin::Group(puller) => {
+                    let puller = puller.holds(holds).open()?;
+                    let seed = puller.id().0;
+                    (Intake::Puller(Box::new(puller)), Bringer::Feeder, seed)
+                }
+            };
             plans.push(schedule::Desk {
+                bringer,
                 concurrency: handler.concurrency as usize,
                 parked_max: parked,
                 order: handler.order,
@@ -332,7 +392,7 @@ impl ServiceBuilder {
                 hooks: hooks.clone(),
                 retry: handler.retry.or_seed(seed),
                 breaker: handler.breaker.map(Mutex::new),
-                subscriber: Mutex::new(Some(subscriber)),
+                intake: Mutex::new(Some(intake)),
                 dead_letters: dead_letters.clone(),
                 ports: bus.core.ports.clone(),
                 name: name.clone(),
@@ -364,12 +424,12 @@ impl HandlerBuilder {
         self.set(|handler| handler.concurrency = messages)
     }
 
-    /// Whether messages of one topic come one after the other. Default: they do.
+    /// Whether messages of one topic come one after the other. Default: they do, but those of a puller do not.
     pub fn order(self, order: Order) -> Self {
         self.set(|handler| handler.order = order)
     }
 
-    /// What happens when this handler is slow. Default: the oldest messages are lost, and counted.
+    /// What happens when this handler is slow. Default: the oldest messages are lost, and counted. Of a puller nothing is lost for that.
     pub fn policy(self, policy: Policy) -> Self {
         self.set(|handler| handler.policy = policy)
     }
@@ -397,6 +457,15 @@ impl HandlerBuilder {
         handler: impl Fn(&Message<'_>) -> A + Send + Sync + 'static,
     ) -> HandlerBuilder {
         self.service.on(pattern, handler)
+    }
+
+    /// Another handler, as [`ServiceBuilder::pull`].
+    pub fn pull<A: Answer>(
+        self,
+        puller: PullerBuilder,
+        handler: impl Fn(&Message<'_>) -> A + Send + Sync + 'static,
+    ) -> HandlerBuilder {
+        self.service.pull(puller, handler)
     }
 
     /// Subscribes and starts the workers.

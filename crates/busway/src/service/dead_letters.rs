@@ -10,12 +10,12 @@ use std::sync::Mutex;
 use busway_wire::limits::SERVICE_DEAD_LETTERS_KEPT;
 use busway_wire::{DeadLetter, DeadReason};
 
+use super::intake::Taken;
 use super::schedule::Job;
 use crate::bus::Bus;
 use crate::error::Error;
 use crate::ports::lock;
 use crate::publisher::Publisher;
-use crate::sample::Sample;
 
 #[derive(Debug)]
 pub(super) struct DeadLetters {
@@ -32,11 +32,11 @@ impl DeadLetters {
     pub(super) fn bury(
         &self,
         service: &str,
-        job: &Job<Sample>,
+        job: &Job<Taken>,
         reason: DeadReason,
         said: &str,
     ) -> Result<(), String> {
-        let message = &job.message;
+        let message = job.message.sample();
         if DeadLetter::decode(message.payload()).is_ok() {
             return Err("it is a dead letter itself".to_owned());
         }

@@ -10,7 +10,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
-use std::task::{Context, Poll, Wake, Waker};
+use std::task::{Poll, Wake, Waker};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -20,32 +20,45 @@ use busway_shm::clock::Deadline;
 use busway_wire::DeadReason;
 
 use super::dead_letters::DeadLetters;
-use super::schedule::{Job, Outcome, Read, Schedule, Work};
+use super::intake::{Intake, Taken};
+use super::schedule::{Feed, Job, Outcome, Read, Schedule, Work};
 use super::{Hook, Message, now, text_of};
 use crate::error::{Code, Error};
 use crate::log::Line;
 use crate::outcome::RecvError;
 use crate::ports::{PortTable, lock};
-use crate::sample::Sample;
-use crate::subscriber::Subscriber;
 
 /// While a subscriber holds as much as it may, it is looked at so often, in nanoseconds, if nothing is done meanwhile.
 const HOLDS_NS: u64 = 10_000_000;
+
+/// A puller is waited at so long at a time: so long its thread may outlast a close.
+const SLICE: Duration = Duration::from_millis(100);
 
 /// What the workers, and who wakes them, share. It owns no port: whoever wakes may be the last to let go of it.
 #[derive(Debug)]
 pub(super) struct Shared {
     pub(super) floor: Mutex<Floor>,
     changed: Condvar,
+    /// For feeders: a hand is free, a worker is idle, or it is over.
+    freed: Condvar,
+    /// For who closes: a thread has ended. Who closes must not take what is meant to wake a worker.
+    ended: Condvar,
 }
 
 #[derive(Debug)]
 pub(super) struct Floor {
-    pub(super) schedule: Schedule<Sample>,
+    pub(super) schedule: Schedule<Taken>,
     /// Workers that sleep.
     idle: usize,
-    /// Workers that have not ended.
+    /// Workers and feeders that have not ended.
     alive: usize,
+}
+
+impl Shared {
+    fn tell_all(&self) {
+        self.changed.notify_all();
+        self.freed.notify_all();
+    }
 }
 
 /// Wakes a worker for one desk.
@@ -74,7 +87,7 @@ pub(super) struct Desk {
     pub(super) hooks: Arc<[Hook]>,
     pub(super) retry: Retry,
     pub(super) breaker: Option<Mutex<Breaker>>,
-    pub(super) subscriber: Mutex<Option<Subscriber>>,
+    pub(super) intake: Mutex<Option<Intake>>,
     pub(super) dead_letters: Option<Arc<DeadLetters>>,
     pub(super) ports: Arc<PortTable>,
     pub(super) name: String,
@@ -91,15 +104,12 @@ enum Attempt {
 
 impl Desk {
     /// The next message, if one is there; else `waker` is told when one may be.
-    fn read(&self, waker: &Waker) -> Read<Sample> {
-        let mut place = lock(&self.subscriber);
-        let Some(subscriber) = place.as_mut() else { return Read::End };
-        match subscriber.poll(&mut Context::from_waker(waker)) {
+    fn read(&self, waker: &Waker) -> Read<Taken> {
+        let mut place = lock(&self.intake);
+        let Some(intake) = place.as_mut() else { return Read::End };
+        match intake.poll(waker) {
             Poll::Pending => Read::Nothing,
-            Poll::Ready(Ok(sample)) => {
-                let attempts = self.retry.begin(sample.source().0 ^ sample.sequence());
-                Read::Message(Job { topic: hash(sample.topic()), attempts, message: sample })
-            }
+            Poll::Ready(Ok(taken)) => Read::Message(self.job(taken)),
             Poll::Ready(Err(RecvError::Evicted(topic))) => {
                 let name = &self.name;
                 self.ports
@@ -113,8 +123,22 @@ impl Desk {
         }
     }
 
-    fn attempt(&self, job: &Job<Sample>) -> Attempt {
-        let message = Message { sample: &job.message, attempt: job.attempts.count() };
+    /// The next message of a puller, waited for. One whose bus is closed has none any more.
+    fn pull(&self, timeout: Duration) -> Result<Option<Job<Taken>>, RecvError> {
+        let mut place = lock(&self.intake);
+        let pulled = place.as_mut().map_or(Err(RecvError::Closed), |intake| intake.pull(timeout));
+        pulled.map(|taken| taken.map(|taken| self.job(taken)))
+    }
+
+    fn job(&self, message: Taken) -> Job<Taken> {
+        let sample = message.sample();
+        let attempts = self.retry.begin(sample.source().0 ^ sample.sequence());
+        Job { topic: hash(sample.topic()), attempts, message }
+    }
+
+    fn attempt(&self, job: &Job<Taken>) -> Attempt {
+        let (sample, deliveries) = (job.message.sample(), job.message.deliveries());
+        let message = Message { sample, attempt: job.attempts.count(), deliveries };
         if message.attempt == 1 {
             for hook in self.hooks.iter() {
                 match catch_unwind(AssertUnwindSafe(|| hook(&message))) {
@@ -142,7 +166,7 @@ impl Desk {
     }
 
     /// Publishes a message that is given up, where that was asked for; says whether it could.
-    fn bury(&self, job: &Job<Sample>, dead: DeadReason, reason: &str) -> Option<bool> {
+    fn bury(&self, job: &Job<Taken>, dead: DeadReason, reason: &str) -> Option<bool> {
         let buried = self.dead_letters.as_ref()?.bury(&self.name, job, dead, reason);
         if let Err(why) = &buried {
             self.say(job, "it is not among the dead letters", why);
@@ -151,9 +175,9 @@ impl Desk {
     }
 
     /// Says at most once a second what went wrong.
-    fn say(&self, job: &Job<Sample>, what: &str, reason: &str) {
+    fn say(&self, job: &Job<Taken>, what: &str, reason: &str) {
         self.ports.warn(Line::Handler, || {
-            let (name, topic, count) = (&self.name, job.message.topic(), job.attempts.count());
+            let (name, topic, count) = (&self.name, job.message.sample().topic(), job.attempts.count());
             let (topic, reason) = (topic.escape_debug(), reason.escape_debug());
             format!("service {name}: topic {topic}: {what} at attempt {count}: {reason}")
         });
@@ -172,20 +196,27 @@ impl Pool {
     pub(super) fn start(
         name: &str,
         desks: Vec<Desk>,
-        schedule: Schedule<Sample>,
+        schedule: Schedule<Taken>,
         workers: usize,
     ) -> Result<Pool, Error> {
         let floor = Mutex::new(Floor { schedule, idle: 0, alive: 0 });
-        let shared = Arc::new(Shared { floor, changed: Condvar::new() });
+        let shared =
+            Arc::new(Shared { floor, changed: Condvar::new(), freed: Condvar::new(), ended: Condvar::new() });
         let mut pool =
             Pool { shared, desks: desks.into(), threads: Vec::with_capacity(workers), closed: false };
         let waker = |at| Waker::from(Arc::new(DeskWaker { shared: pool.shared.clone(), at }));
         let wakers: Arc<[Waker]> = (0..pool.desks.len()).map(waker).collect();
-        for number in 0..workers {
+        let is_fed = |at: &usize| matches!(*lock(&pool.desks[*at].intake), Some(Intake::Puller(_)));
+        let feeders: Vec<usize> = (0..pool.desks.len()).filter(is_fed).collect();
+        for number in 0..workers + feeders.len() {
             let (shared, desks, wakers) = (pool.shared.clone(), pool.desks.clone(), wakers.clone());
             lock(&shared.floor).alive += 1;
             let thread = std::thread::Builder::new().name(format!("bw-{number}-{name}"));
-            match thread.spawn(move || work(&shared, &desks, &wakers)) {
+            let fed = number.checked_sub(workers).map(|feeder| feeders[feeder]);
+            match thread.spawn(move || match fed {
+                None => work(&shared, &desks, &wakers),
+                Some(at) => feed(&shared, &desks[at], at),
+            }) {
                 Ok(thread) => pool.threads.push(thread),
                 Err(error) => {
                     lock(&pool.shared.floor).alive -= 1;
@@ -222,30 +253,30 @@ impl Pool {
         let mut floor = lock(&self.shared.floor);
         floor.schedule.drain();
         let mut left = if own > 0 { floor.schedule.close() } else { Vec::new() };
-        self.shared.changed.notify_all();
+        self.shared.tell_all();
         while floor.alive > own {
             floor = match deadline.remaining() {
-                None => self.shared.changed.wait(floor).unwrap_or_else(PoisonError::into_inner),
+                None => self.shared.ended.wait(floor).unwrap_or_else(PoisonError::into_inner),
                 Some(rest) if rest.is_zero() => break,
                 Some(rest) => {
-                    let waited = self.shared.changed.wait_timeout(floor, rest);
+                    let waited = self.shared.ended.wait_timeout(floor, rest);
                     waited.unwrap_or_else(PoisonError::into_inner).0
                 }
             };
         }
         left.extend(floor.schedule.close());
         let running = floor.schedule.running();
-        self.shared.changed.notify_all();
+        self.shared.tell_all();
         drop(floor);
         // Who sleeps ends now; who runs a handler is not waited for any more.
         let mut floor = lock(&self.shared.floor);
         while floor.alive as u64 > running.max(own as u64) {
-            floor = self.shared.changed.wait(floor).unwrap_or_else(PoisonError::into_inner);
+            floor = self.shared.ended.wait(floor).unwrap_or_else(PoisonError::into_inner);
         }
         drop(floor);
         drop(left);
         for desk in self.desks.iter() {
-            drop(lock(&desk.subscriber).take());
+            drop(lock(&desk.intake).take());
         }
         // Who sleeps for our tasks forgets them.
         if let Some(desk) = self.desks.first() {
@@ -272,7 +303,7 @@ struct Alive<'a>(&'a Shared);
 impl Drop for Alive<'_> {
     fn drop(&mut self) {
         lock(&self.0.floor).alive -= 1;
-        self.0.changed.notify_all();
+        self.0.ended.notify_all();
     }
 }
 
@@ -282,11 +313,12 @@ fn work(shared: &Shared, desks: &[Desk], wakers: &[Waker]) {
     loop {
         match floor.schedule.next(now()) {
             Work::Over => {
-                shared.changed.notify_all();
+                shared.tell_all();
                 return;
             }
             Work::Wait(until) => {
                 floor.idle += 1;
+                shared.freed.notify_all();
                 let rest = until.map(|until| Duration::from_nanos(until.since(now())));
                 floor = match rest {
                     None => shared.changed.wait(floor).unwrap_or_else(PoisonError::into_inner),
@@ -304,6 +336,7 @@ fn work(shared: &Shared, desks: &[Desk], wakers: &[Waker]) {
                 floor.schedule.read(at, read);
             }
             Work::Handle(at, job) => {
+                shared.freed.notify_all();
                 if floor.idle > 0 && floor.schedule.wants_another() {
                     shared.changed.notify_one();
                 }
@@ -315,21 +348,67 @@ fn work(shared: &Shared, desks: &[Desk], wakers: &[Waker]) {
     }
 }
 
+/// Brings what a puller has, as long as somebody can begin it.
+fn feed(shared: &Shared, desk: &Desk, at: usize) {
+    let _alive = Alive(shared);
+    let mut floor = lock(&shared.floor);
+    loop {
+        let idle = floor.idle > 0;
+        let feed = floor.schedule.wants(at, idle);
+        let timeout = match feed {
+            Feed::End => return shared.tell_all(),
+            Feed::Wait => {
+                floor = shared.freed.wait(floor).unwrap_or_else(PoisonError::into_inner);
+                continue;
+            }
+            Feed::Take => SLICE,
+            Feed::Look => Duration::ZERO,
+        };
+        drop(floor);
+        let pulled = desk.pull(timeout);
+        floor = lock(&shared.floor);
+        match pulled {
+            Ok(Some(job)) => floor.schedule.read(at, Read::Message(job)),
+            Ok(None) if feed == Feed::Take => {
+                floor.schedule.read(at, Read::Nothing);
+                continue;
+            }
+            Err(RecvError::HoldsExhausted) => {
+                floor.schedule.read(at, Read::Nothing);
+                let pause = Duration::from_nanos(HOLDS_NS);
+                let waited = shared.freed.wait_timeout(floor, pause);
+                floor = waited.unwrap_or_else(PoisonError::into_inner).0;
+            }
+            Ok(None) | Err(RecvError::Evicted(_) | RecvError::Closed | RecvError::Forked) => {
+                floor.schedule.read(at, Read::End);
+            }
+        }
+        if floor.idle > 0 {
+            shared.changed.notify_one();
+        }
+    }
+}
+
 /// Handles a message once, and tells the schedule what came of it.
-fn handle(shared: &Shared, desk: &Desk, at: usize, mut job: Job<Sample>) {
+fn handle(shared: &Shared, desk: &Desk, at: usize, mut job: Job<Taken>) {
     let attempt = desk.attempt(&job);
     let topic = job.topic;
     let (dead, reason) = match attempt {
         Attempt::Well => {
             // The message is let go before the next of its topic comes into hand, and without the lock.
-            drop(job);
-            return lock(&shared.floor).schedule.done(at, topic, Outcome::Handled);
+            let late = job.message.acknowledge().is_err();
+            let mut floor = lock(&shared.floor);
+            floor.schedule.count(at, |account| account.late += u64::from(late));
+            return floor.schedule.done(at, topic, Outcome::Handled);
         }
         Attempt::Rejected { panicked, reason } => {
             desk.say(&job, if panicked { "a hook panicked" } else { "a hook rejected it" }, &reason);
-            drop(job);
+            let late = job.message.acknowledge().is_err();
             let mut floor = lock(&shared.floor);
-            floor.schedule.count(at, |account| account.hooks_panicked += u64::from(panicked));
+            floor.schedule.count(at, |account| {
+                (account.hooks_panicked, account.late) =
+                    (account.hooks_panicked + u64::from(panicked), account.late + u64::from(late));
+            });
             return floor.schedule.done(at, topic, Outcome::Rejected);
         }
         Attempt::Failed(reason) => (DeadReason::Error, reason),
@@ -347,12 +426,18 @@ fn handle(shared: &Shared, desk: &Desk, at: usize, mut job: Job<Sample>) {
         None => {
             desk.say(&job, "it failed", &reason);
             let buried = desk.bury(&job, dead, &reason);
-            drop(job);
+            // What is among the dead letters need not come back. What is nowhere is given back, where that can be.
+            let late = if buried == Some(true) {
+                job.message.acknowledge().is_err()
+            } else {
+                drop(job);
+                false
+            };
             let mut floor = lock(&shared.floor);
-            floor.schedule.count(at, |account| match buried {
-                Some(true) => account.buried += 1,
-                Some(false) => account.unburied += 1,
-                None => {}
+            floor.schedule.count(at, |account| {
+                account.late += u64::from(late);
+                account.buried += u64::from(buried == Some(true));
+                account.unburied += u64::from(buried == Some(false));
             });
             floor.schedule.done(at, topic, Outcome::Failed);
         }
