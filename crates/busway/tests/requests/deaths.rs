@@ -44,6 +44,62 @@ fn who_had_asked_a_responder_that_is_killed_is_told_and_others_are_answered() {
 }
 
 #[test]
+fn under_fire_each_request_is_answered_or_its_caller_is_told() {
+    const REQUESTS: u32 = 10_000;
+    const KILLS: u32 = 8;
+    let scene = Scene::new();
+    let bus = scene.bus("asks");
+    let start = || {
+        let service = scene.start("work");
+        assert_eq!(service.line(), "ready");
+        service
+    };
+    let mut services: Vec<_> = (0..3).map(|_| start()).collect();
+    let requester = bus.requester(TOPIC).open().unwrap();
+    requester.wait_for_responders(3, PATIENCE).unwrap();
+    let (mut answered, mut died) = (0_u32, 0_u32);
+    let mut asked = std::collections::VecDeque::new();
+    let mut next = |asked: &mut std::collections::VecDeque<(u32, Pending)>| {
+        let Some((number, mut pending)) = asked.pop_front() else { return false };
+        match pending.recv() {
+            Ok(reply) => {
+                assert_eq!(reply.unwrap()[..], number.to_le_bytes());
+                answered += 1;
+            }
+            Err(RequestError::ResponderDied) => died += 1,
+            Err(error) => panic!("request {number}: {error}"),
+        }
+        true
+    };
+    // Killed whenever the next one is ready, and not when nothing is under way.
+    let mut sent = 0;
+    std::thread::scope(|scope| {
+        let killer = scope.spawn(|| {
+            for _ in 0..KILLS {
+                services.push(start());
+                services.remove(0).signal(Signal::KILL);
+            }
+        });
+        while sent < REQUESTS || !killer.is_finished() {
+            asked.push_back((sent, requester.send(&sent.to_le_bytes(), Duration::MAX).unwrap()));
+            sent += 1;
+            if asked.len() >= 200 {
+                next(&mut asked);
+            }
+        }
+    });
+    while next(&mut asked) {}
+    let account = requester.account();
+    let lost = account.dropped.get("puller_died").copied().unwrap_or(0);
+    assert_eq!((account.sent, account.delivered + lost), (sent.into(), sent.into()), "{account:?}");
+    // One that was killed between its reply and its word has answered, and is counted as dead.
+    assert!(answered + died == sent && u64::from(died) <= lost, "{died} of {lost}");
+    assert!(died > 0, "none was killed at work");
+    assert_eq!(requester.under_way(), 0);
+    println!("evidence: requests={sent} kills={KILLS} answered={answered} died={died}");
+}
+
+#[test]
 fn a_requester_that_is_killed_leaves_nothing_behind() {
     const ROUNDS: u32 = 6;
     let scene = Scene::new();

@@ -13,7 +13,12 @@ pub(crate) const TOPIC: &str = "service.work";
 pub(crate) fn play(part: &Part) {
     let bus = part.bus();
     match part.name.as_str() {
-        "echo" => echo(&bus),
+        "echo" => echo(&bus, || ()),
+        "work" => echo(&bus, || {
+            for n in 0..20_000_u32 {
+                std::hint::black_box(n);
+            }
+        }),
         "hold" => hold(&bus),
         "ask" => ask(&bus),
         "callers" => callers(&bus),
@@ -21,13 +26,14 @@ pub(crate) fn play(part: &Part) {
     }
 }
 
-/// Answers everything with what was asked.
-fn echo(bus: &Bus) {
+/// Answers everything with what was asked, after some work.
+fn echo(bus: &Bus, work: impl Fn() + Send + 'static) {
     let mut responder = bus.responder(TOPIC).open().unwrap();
     std::thread::spawn(move || {
         loop {
             let request = responder.recv().unwrap();
             let payload = request.to_vec();
+            work();
             // Who asked may have gone.
             let _ = request.reply(&payload);
         }
