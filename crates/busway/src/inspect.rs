@@ -228,11 +228,18 @@ fn add_subscriber(topic: &mut Found, ring: &FoundRing<'_>, seat: &FoundSeat, pee
     }
     let head = || ring.peer.tables().head(ring.key.index).map_or(0, |head| head.load(Ordering::Acquire));
     // What a puller passes is in the row of its group.
-    let pulls = load(&row.group) != 0 && ring.entry.flags.load(Ordering::Relaxed) & RING_PUSHES != 0;
+    let pushed = ring.entry.flags.load(Ordering::Relaxed) & RING_PUSHES != 0;
+    let pulls = pushed && load(&row.group) != 0;
     let account =
         if pulls { RowAccount::of_puller(row) } else { ledger::read(row, seat.from.min(ring.head), head) };
     topic.view.closed &= account.closed();
     let view = view_of(topic, peer, row, process_state(peer, now_ns), seat.state);
+    if pushed {
+        // The row of a group has its name where others have their port.
+        let (role, group) = if pulls { ("pull", &row.group) } else { ("group", &row.port) };
+        view.policy = role.to_owned();
+        view.group = Some(PortId(load(group)).to_string());
+    }
     view.delivered = view.delivered.saturating_add(account.delivered);
     add_dropped(&mut view.dropped, &account.dropped);
     view.in_flight = view.in_flight.saturating_add(account.in_flight);

@@ -64,8 +64,12 @@ pub struct SubscriberView {
     pub pid: u32,
     /// Its id, in hexadecimal.
     pub port: String,
-    /// What it asked for, as `busway sub --policy` takes it.
+    /// What it asked for, as `busway sub --policy` takes it; `pull` of a puller, and `group` of what stands for a group, whose process is
+    /// its pusher's.
     pub policy: String,
+    /// Of a group and its pullers: the id of the group's name, in hexadecimal, zero before its first puller came.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub group: Option<String>,
     /// How it does.
     pub state: PortState,
     /// Messages that it took.

@@ -82,6 +82,14 @@ fn print_subscriber(subscriber: &SubscriberView, context: &mut Context<'_>) -> R
         .map(|(cause, count)| format!("{count} {cause}"))
         .collect::<Vec<_>>();
     let dropped = if dropped.is_empty() { "nothing".to_string() } else { dropped.join(", ") };
+    if let Some(group) = &subscriber.group {
+        return context.output.line(match policy.as_str() {
+            "pull" => format!("puller      {name} pid {pid} of group {group} {state}: holds {held}"),
+            _ => format!(
+                "group       {group}: delivered {delivered}, dropped {dropped}, waiting or in hand {in_flight}"
+            ),
+        });
+    }
     context.output.line(format_args!(
         "subscriber  {name} pid {pid} {policy} {state}: delivered {delivered}, dropped {dropped}, in flight {in_flight}"
     ))?;

@@ -30,6 +30,47 @@ fn pair(place: &Place) -> (Running, Running, std::process::ChildStdin) {
 }
 
 #[test]
+fn info_shows_a_group_what_it_did_and_its_pullers() {
+    let place = Place::new();
+    let mut command = place.command(&["push", "work", "--lines", "--wait=2"]);
+    command.stdin(Stdio::piped());
+    let mut pusher = Running::start(command);
+    let mut stdin = pusher.stdin().expect("stdin is a pipe");
+    let pullers = [0, 1].map(|_| {
+        let mut puller = place.start(&["pull", "work", "--group", "g"]);
+        puller.stderr_until(|line| line.starts_with("ready "));
+        puller
+    });
+    stdin.write_all(b"one\ntwo\n").expect("lines are written");
+    let view = loop {
+        let view = place.run(&["info", "work", "--json"]).expect(0).object();
+        let readers = view["subscribers"].as_array().expect("a list").clone();
+        let done = |reader: &Value| reader["policy"] == "group" && reader["delivered"] == 2;
+        if readers.len() == 3 && readers.iter().any(done) {
+            break view;
+        }
+    };
+    assert_eq!(view["closed"], true);
+    let readers = view["subscribers"].as_array().expect("a list");
+    let mut shown: Vec<(&str, u64)> = readers
+        .iter()
+        .map(|reader| {
+            assert_eq!(reader["group"], readers[0]["group"], "one group");
+            (reader["policy"].as_str().expect("a word"), reader["pid"].as_u64().expect("a number"))
+        })
+        .collect();
+    shown.sort_unstable();
+    let [mut one, mut two] = pullers.each_ref().map(|puller| u64::from(puller.pid()));
+    (one, two) = (one.min(two), one.max(two));
+    assert_eq!(shown, [("group", pusher.pid().into()), ("pull", one), ("pull", two)]);
+    let text = place.run(&["info", "work"]).expect(0).text();
+    assert_eq!(text.lines().filter(|line| line.starts_with("puller ")).count(), 2, "{text}");
+    assert!(text.contains("delivered 2, dropped nothing, waiting or in hand 0"), "{text}");
+    drop(stdin);
+    pusher.finish().expect(0);
+}
+
+#[test]
 fn ls_and_info_have_the_fields_of_the_contract() {
     let place = Place::new();
     let (publisher, subscriber, _stdin) = pair(&place);
