@@ -130,7 +130,7 @@ pub fn partner(scene: &Scene<'_>, index: usize) -> Result<Outcome, Failure> {
                 let why = port.unread().first().map_or_else(String::new, |unread| unread.error.to_string());
                 return Err(format!("{} of {} publishers; {why}", port.publishers(), scene.plan.size).into());
             }
-            pause(Duration::from_millis(1));
+            pause(Duration::from_millis(10));
         }
         taken[WHOLE].fetch_add(1, Ordering::AcqRel);
     }

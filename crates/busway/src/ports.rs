@@ -107,6 +107,8 @@ pub(crate) struct Subscription {
     version: AtomicU64,
     /// Rows that began to read.
     begun: AtomicU64,
+    /// Rows that read now.
+    reading: Arc<AtomicU64>,
     known: Mutex<Known>,
     unmet: Mutex<UnmetList>,
     /// Of a puller that waits for no thread: what there was when it looked, and when it looks again anyway.
@@ -178,9 +180,9 @@ impl Subscription {
         let (arrivals, known) = (Mutex::new(Vec::new()), Mutex::new(Known::default()));
         let unmet = Mutex::new(UnmetList::default());
         let (version, begun) = (AtomicU64::new(0), AtomicU64::new(0));
-        let (group, filter) = (None, Mutex::new(None));
+        let (group, filter, reading) = (None, Mutex::new(None), Arc::new(AtomicU64::new(0)));
         let (seen, due_ns) = (AtomicU64::new(0), AtomicU64::new(u64::MAX));
-        Self { options, group, line, filter, arrivals, version, begun, known, unmet, seen, due_ns }
+        Self { options, group, line, filter, arrivals, version, begun, reading, known, unmet, seen, due_ns }
     }
 
     /// One that pulls for a group.
@@ -262,7 +264,7 @@ impl Subscription {
         if !pulls && !row.is_attached() && !row.is_refused() && row.peer().life().is_gone() {
             self.begin(row);
             row.start_without_seat();
-            self.settle();
+            self.settle(row);
         }
     }
 
@@ -323,13 +325,15 @@ impl Subscription {
         usize::try_from(self.begun.load(Ordering::Relaxed)).unwrap_or(usize::MAX)
     }
 
-    /// How many publishers are read, or will be.
+    /// How many publishers are read now: what they send from here on is seen. One whose ring has no seat for us yet is not
+    /// among them.
     pub(crate) fn reading(&self) -> usize {
-        lock(&self.known).rows.values().filter(|row| row.strong_count() > 0).count()
+        usize::try_from(self.reading.load(Ordering::Relaxed)).unwrap_or(usize::MAX)
     }
 
     /// A row reads now: the subscriber is to look at it.
-    fn settle(&self) {
+    fn settle(&self, row: &RowShared) {
+        row.count_in(&self.reading);
         self.begun.fetch_add(1, Ordering::Relaxed);
         self.version.fetch_add(1, Ordering::Release); // pairs with Acquire in `version`
     }
@@ -833,7 +837,7 @@ impl Ports for PortTable {
         }
         found.attached(seat.map(|seat| seat.0).map_err(|_| ()));
         if let Some(subscription) = subscription.as_ref().filter(|_| found.is_attached()) {
-            subscription.settle();
+            subscription.settle(&found);
         }
         self.change();
         if let Some(subscription) = subscription {

@@ -20,6 +20,7 @@ mod interest;
 mod newcomer;
 mod news;
 mod occupant;
+mod opening;
 mod peer;
 #[cfg(test)]
 mod scene;

@@ -856,7 +856,8 @@ impl Subscriber {
         self.readers.iter().any(|known| known.port() == source && known.reader.row().has_news())
     }
 
-    /// Publishers that this subscriber reads now; 0 in a child made by `fork`, which may not take the parent's locks.
+    /// Publishers that this subscriber reads now: what they send from here on it sees. 0 in a child made by `fork`, which
+    /// may not take the parent's locks.
     #[must_use]
     pub fn publishers(&self) -> usize {
         if self.core.own.forked() {

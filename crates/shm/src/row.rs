@@ -95,6 +95,8 @@ pub struct RowShared {
     joined_at: AtomicU64,
     /// Of a puller's row, once it has its seat: the claims of its group, and as whom it claims.
     place: OnceLock<(Run, Owner)>,
+    /// Where it is counted from when it reads until it is dropped.
+    counted: OnceLock<Arc<AtomicU64>>,
 }
 
 /// The row waits for its seat.
@@ -171,6 +173,7 @@ impl RowShared {
             looked_at: AtomicU64::new(u64::MAX),
             joined_at: AtomicU64::new(0),
             place: OnceLock::new(),
+            counted: OnceLock::new(),
             entry,
         };
         row.fill(options, group, holds_at, wanted);
@@ -288,6 +291,13 @@ impl RowShared {
         self.attached.load(Ordering::Acquire) == SEATED
     }
 
+    /// Counts this row, which reads now, in `count` until it is dropped. Once: who calls it again changes nothing.
+    pub fn count_in(&self, count: &Arc<AtomicU64>) {
+        if self.counted.set(count.clone()).is_ok() {
+            count.fetch_add(1, Ordering::Relaxed); // a count: it orders nothing
+        }
+    }
+
     /// Called by the control thread before [`RowShared::attached`]: where a puller's claims are.
     pub fn take_place(&self, run: Run, owner: Owner) {
         // Told twice after a take-over: it is the same.
@@ -384,6 +394,9 @@ impl Drop for RowShared {
     fn drop(&mut self) {
         if self.own.forked() {
             return;
+        }
+        if let Some(count) = self.counted.get() {
+            count.fetch_sub(1, Ordering::Relaxed); // a count: it orders nothing
         }
         // pairs with Acquire in `seat`
         self.entry.key.store(key(self.key.generation, state::CLOSED), Ordering::Release);

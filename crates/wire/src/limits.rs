@@ -170,6 +170,10 @@ pub const MEMBERS_MAX: usize = 16_384;
 /// it registers again when it wakes.
 pub const MEMBER_QUEUE_BYTES_MAX: usize = 1 << 20;
 
+/// Seats that a process asks for at once of one publishing process. The others wait for their turn. So 128 processes may
+/// ask one for all of its rings in the same moment, and what waits for it stays below [`MEMBER_QUEUE_MESSAGES_MAX`].
+pub const ASKED_MAX: usize = 8;
+
 /// Messages that wait for one member, as [`MEMBER_QUEUE_BYTES_MAX`].
 pub const MEMBER_QUEUE_MESSAGES_MAX: usize = 1_024;
 

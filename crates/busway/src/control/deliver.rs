@@ -43,6 +43,7 @@ impl Worker {
             Message::Attached { publisher, ring, generation, row, row_generation, seat, .. } => {
                 let (ring, row) = keys(ring, generation, row, row_generation);
                 self.base.ports.attached(publisher, ring, row, Ok(seat));
+                self.answered(publisher, row, now_ns);
             }
             Message::AttachRefused { publisher, ring, generation, row, row_generation, reason, .. } => {
                 let (ring, row) = keys(ring, generation, row, row_generation);
@@ -51,6 +52,7 @@ impl Worker {
                     .log
                     .warn(Line::Refusal, now_ns, || format!("a publisher refused a subscriber: {what}"));
                 self.base.ports.attached(publisher, ring, row, Err(reason));
+                self.answered(publisher, row, now_ns);
             }
             Message::Gone { process } => self.gone(process, now_ns),
             Message::Member { process, .. } => {
@@ -171,7 +173,21 @@ impl Worker {
         self.ask_for_seat(Wanted { publisher: process, ring, subscription, row, policy }, now_ns);
     }
 
+    /// Asks for the seat of a row, now or when it is its turn.
     pub(super) fn ask_for_seat(&mut self, wanted: Wanted, now_ns: u64) {
+        if let Some(wanted) = self.asks.ask(wanted, now_ns) {
+            self.ask_now(wanted, now_ns);
+        }
+    }
+
+    /// A publisher has answered for a row of ours: the next is asked for.
+    fn answered(&mut self, publisher: ProcessId, row: RowKey, now_ns: u64) {
+        if let Some(next) = self.asks.answered(publisher, row, now_ns) {
+            self.ask_now(next, now_ns);
+        }
+    }
+
+    pub(super) fn ask_now(&mut self, wanted: Wanted, now_ns: u64) {
         let Wanted { publisher, ring, subscription, row, policy } = wanted;
         let group = match self.base.shared.lock().registrations.get(&subscription) {
             Some(Registration::Puller(_, group)) => Some(group.clone()),
@@ -323,6 +339,7 @@ impl Worker {
         let (ring, row) = keys(ring, generation, row, row_generation);
         let place = GroupPlace { seat: seat.0, run: RunAt { offset, slots }, owner: Owner(owner) };
         self.base.ports.joined(publisher, ring, row, place, fd);
+        self.answered(publisher, row, now_ns);
     }
 
     /// The arena of a process that a message names: mapped now, if its descriptors lie beside, or known.

@@ -7,6 +7,7 @@
 //!
 //! Invariant: the thread holds the lock exactly while its role is `Holder`.
 
+use super::asks::Asks;
 use super::base::{Base, Interest, Token};
 use super::channel::{ChannelError, Enclosed, Received, explain};
 use super::holder::{Holder, Next};
@@ -58,6 +59,8 @@ pub(super) enum Standing {
 pub(super) struct Worker {
     pub(super) base: Base,
     pub(super) standing: Standing,
+    /// Rows that wait for a seat.
+    pub(super) asks: Asks,
     /// Connections that ended before they were of any use, in a row.
     pub(super) failures: u32,
     next_tick_ns: u64,
@@ -88,7 +91,7 @@ impl Worker {
             system(errno, "cannot watch the wake-up", Code::SocketUnusable).at("bw-control")
         })?;
         let standing = Standing::Searching(Search::new(Turn::Anybodys, 0, 0));
-        Ok(Worker { base, standing, failures: 0, next_tick_ns: 0 })
+        Ok(Worker { base, standing, asks: Asks::default(), failures: 0, next_tick_ns: 0 })
     }
 
     /// The body of the thread.
@@ -239,6 +242,7 @@ impl Worker {
 
     /// Everything that is valid is said to the new holder.
     pub(super) fn register_all(&mut self) {
+        self.asks.clear();
         self.base.shared.update(|state| {
             state.unsent = state.registrations.keys().copied().collect();
             state.withdrawn.clear();
@@ -284,6 +288,9 @@ impl Worker {
         for wanted in self.base.ports.retry(now_ns) {
             self.ask_for_seat(wanted, now_ns);
         }
+        for wanted in self.asks.tick(now_ns) {
+            self.ask_now(wanted, now_ns);
+        }
     }
 
     /// A process has ended: by its life word, or by the holder's word. Only the life word frees what a process holds: a
@@ -310,6 +317,7 @@ impl Worker {
 
     /// Nothing of a process is needed any more.
     fn forget(&mut self, process: ProcessId) {
+        self.asks.gone(process);
         if self.base.peers.part(process) {
             self.base.ports.gone(process);
         }

@@ -110,3 +110,16 @@ fn a_publisher_that_has_refused_is_asked_for_another_row() {
     assert_eq!(second.len(), 1, "{second:?}");
     assert_ne!(second, first);
 }
+
+#[test]
+fn a_publisher_is_counted_as_read_from_the_moment_it_has_a_seat_for_us_until_it_is_left() {
+    let mut scene = Scene::new();
+    scene.refused();
+    let row = scene.retry()[0];
+    assert_eq!(scene.subscription.reading(), 0, "what is sent now is missed");
+    scene.answer(row, Ok(SeatIndex(0)));
+    scene.answer(row, Ok(SeatIndex(0)));
+    assert_eq!(scene.subscription.reading(), 1);
+    drop(scene.subscription.arrived());
+    assert_eq!(scene.subscription.reading(), 0, "nobody reads it");
+}

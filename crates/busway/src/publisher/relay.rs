@@ -147,6 +147,12 @@ impl Relay {
         self.ready
     }
 
+    /// How much of what [`Relay::is_ready`] waits for has come; it only matters that it changes.
+    pub(crate) fn come(&self) -> usize {
+        let shared = self.publisher.writer.shared();
+        usize::from(self.matched.is_some()) + shared.seated() + past(shared)
+    }
+
     /// Stops waiting for subscribers that do not come.
     pub(crate) fn give_up_waiting(&mut self) {
         self.ready = true;

@@ -19,10 +19,8 @@ use busway_wire::{Cause, HEADER_SIZE, Header, PortId, Records};
 use crate::bus::Core;
 use crate::outcome::SendError;
 use crate::publisher::{Missing, Relay, RelayLoan};
+use crate::runtime::opening::{Look, Opened, Opening};
 use crate::runtime::{Outbound, UnderWay};
-
-/// A new relay waits so long for the subscribers that were here before it. One that hangs does not stop the source.
-const ATTACH_NS: u64 = 1_000_000_000;
 
 /// What waits for room.
 #[derive(Debug)]
@@ -100,9 +98,7 @@ impl Lent {
 #[derive(Debug, PartialEq, Eq)]
 enum Stage {
     /// Waits for the subscribers that were here before it.
-    Opening {
-        since_ns: u64,
-    },
+    Opening(Opening),
     Open,
     /// Ends when nothing waits any more.
     Closing,
@@ -142,6 +138,8 @@ pub(crate) struct Imports {
     sources: BTreeMap<PortId, Incoming>,
     /// Sources that are not simply open: to be looked at again.
     waiting: Vec<PortId>,
+    /// Those for which all subscribers have come.
+    opened: Opened,
     /// How many of them have a reserved topic.
     reserved: usize,
 }
@@ -151,7 +149,13 @@ pub(crate) type Inputs = Vec<Input<Outbound>>;
 
 impl Imports {
     pub(crate) fn new(core: &Arc<Core>) -> Self {
-        Self { core: core.clone(), sources: BTreeMap::new(), waiting: Vec::new(), reserved: 0 }
+        Self {
+            core: core.clone(),
+            sources: BTreeMap::new(),
+            waiting: Vec::new(),
+            opened: Opened::default(),
+            reserved: 0,
+        }
     }
 
     /// The peer has announced a source that we want.
@@ -175,7 +179,7 @@ impl Imports {
         match Relay::open(&self.core, &announce.topic, source) {
             Ok(relay) => {
                 self.reserved += usize::from(reserved);
-                let stage = Stage::Opening { since_ns: now_ns };
+                let stage = Stage::Opening(Opening::new(now_ns));
                 self.sources.insert(
                     source,
                     Incoming { relay, reserved, stage, queue: VecDeque::new(), partial: None },
@@ -393,7 +397,7 @@ impl Imports {
 
     /// Whether relay rings wait for their subscribers.
     pub(crate) fn is_opening(&self) -> bool {
-        self.sources.values().any(|incoming| matches!(incoming.stage, Stage::Opening { .. }))
+        self.sources.values().any(|incoming| matches!(incoming.stage, Stage::Opening(_)))
     }
 
     /// Looks again at what was not simply open; true while anything is not.
@@ -404,17 +408,8 @@ impl Imports {
         let mut waiting = std::mem::take(&mut self.waiting);
         waiting.sort_unstable();
         waiting.dedup();
+        self.look_at_relays(&waiting, now_ns, inputs);
         for source in waiting {
-            let Some(incoming) = self.sources.get_mut(&source) else { continue };
-            if let Stage::Opening { since_ns } = incoming.stage {
-                if now_ns.saturating_sub(since_ns) > ATTACH_NS {
-                    incoming.relay.give_up_waiting();
-                }
-                if incoming.relay.is_ready() {
-                    incoming.stage = Stage::Open;
-                    inputs.push(Input::RelayOpened { source });
-                }
-            }
             self.drain(source, inputs);
             let Some(incoming) = self.sources.get(&source) else { continue };
             match (&incoming.stage, incoming.queue.is_empty()) {
@@ -424,10 +419,31 @@ impl Imports {
                     self.sources.remove(&source);
                 }
                 (Stage::Open, true) => {}
-                (Stage::Opening { .. } | Stage::Open | Stage::Closing, _) => self.waiting.push(source),
+                (Stage::Opening(_) | Stage::Open | Stage::Closing, _) => self.waiting.push(source),
             }
         }
         !self.waiting.is_empty()
+    }
+
+    /// Opens those of these sources whose subscribers have come, or for which it was waited long enough.
+    fn look_at_relays(&mut self, waiting: &[PortId], now_ns: u64, inputs: &mut Inputs) {
+        let mut opening: Vec<(u64, PortId)> = Vec::new();
+        for source in waiting {
+            if let Some(Incoming { stage: Stage::Opening(opens), .. }) = self.sources.get(source) {
+                opening.push((opens.since_ns(), *source));
+            }
+        }
+        opening.sort_unstable();
+        let mut look = Look::new(&mut self.opened, now_ns);
+        for (_, source) in opening {
+            let Some(Incoming { stage, relay, .. }) = self.sources.get_mut(&source) else { continue };
+            let Stage::Opening(opening) = stage else { continue };
+            if look.opens(opening, relay.is_ready(), relay.come()) {
+                relay.give_up_waiting();
+                *stage = Stage::Open;
+                inputs.push(Input::RelayOpened { source });
+            }
+        }
     }
 }
 
