@@ -81,7 +81,7 @@ use dead_letters::DeadLetters;
 use intake::Intake;
 pub use outlet::{Outgoing, Outlet, OutletAccount, OutletError, Port};
 use pool::{Desk, Handle, Pool};
-use schedule::{Bringer, Schedule};
+use schedule::Schedule;
 pub use schedule::{HandlerAccount, Order};
 
 /// The time of the machines here: the monotonic clock, which nobody sets.
@@ -365,24 +365,24 @@ impl ServiceBuilder {
         let mut plans = Vec::with_capacity(self.handlers.len());
         let mut desks = Vec::with_capacity(self.handlers.len());
         for handler in self.handlers {
-            // With one hand nothing needs to wait beside it.
-            let parked = if handler.concurrency == 1 { 1 } else { SERVICE_PARKED_MAX };
+            // With one hand nothing needs to wait beside it, and what a puller has others do not get.
+            let alone = handler.concurrency == 1 || matches!(handler.origin, Origin::Group(_));
+            let parked = if alone { 1 } else { SERVICE_PARKED_MAX };
             let holds = handler.concurrency.saturating_add(parked as u32).clamp(15, HOLDS_MAX);
-            let (intake, bringer, seed) = match handler.origin {
+            let (intake, seed) = match handler.origin {
                 Origin::Pattern(pattern) => {
                     let subscriber = bus.subscriber(&pattern).policy(handler.policy).history(handler.history);
                     let subscriber = subscriber.holds(holds).open()?;
                     let seed = subscriber.id().0;
-                    (Intake::Subscriber(Box::new(subscriber)), Bringer::Worker, seed)
+                    (Intake::Subscriber(Box::new(subscriber)), seed)
                 }
                 Origin::Group(puller) => {
                     let puller = puller.holds(holds).open()?;
                     let seed = puller.id().0;
-                    (Intake::Puller(Box::new(puller)), Bringer::Feeder, seed)
+                    (Intake::Puller(Box::new(puller)), seed)
                 }
             };
             plans.push(schedule::Desk {
-                bringer,
                 concurrency: handler.concurrency as usize,
                 parked_max: parked,
                 order: handler.order,

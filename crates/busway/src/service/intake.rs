@@ -1,12 +1,11 @@
 //! Where the messages of a handler come from: a subscriber, or a puller, whose messages are acknowledged or given back.
 //!
-//! Workers read a subscriber, which wakes them. A puller has a thread of its own that waits for work, because it also has to watch
-//! what other pullers of its group have; it takes what a worker can begin at once, so that it keeps nothing from them.
+//! A worker looks for a message when there is a hand for it, so that a puller keeps no work from the others of its group. It decides
+//! nothing.
 //!
 //! Invariant: a task ends in one way: acknowledged when it was handled, rejected or is among the dead letters, else given back.
 
 use std::task::{Context, Poll, Waker};
-use std::time::Duration;
 
 use crate::outcome::RecvError;
 use crate::puller::{Late, Puller, Task};
@@ -53,21 +52,14 @@ impl Taken {
 }
 
 impl Intake {
-    /// The next message, if one is there; else `waker` is told when one may be. A puller has none: its thread brings them.
+    /// The next message, if one is there; else `waker` is told when one may be.
     pub(super) fn poll(&mut self, waker: &Waker) -> Poll<Result<Taken, RecvError>> {
+        let mut context = Context::from_waker(waker);
         match self {
             Intake::Subscriber(subscriber) => {
-                subscriber.poll(&mut Context::from_waker(waker)).map(|taken| taken.map(Taken::Message))
+                subscriber.poll(&mut context).map(|taken| taken.map(Taken::Message))
             }
-            Intake::Puller(_) => Poll::Pending,
-        }
-    }
-
-    /// The next message, waited for. A subscriber has none: its workers read it.
-    pub(super) fn pull(&mut self, timeout: Duration) -> Result<Option<Taken>, RecvError> {
-        match self {
-            Intake::Subscriber(_) => Ok(None),
-            Intake::Puller(puller) => puller.recv_timeout(timeout).map(|task| task.map(Taken::Task)),
+            Intake::Puller(puller) => puller.poll(&mut context).map(|task| task.map(Taken::Task)),
         }
     }
 }

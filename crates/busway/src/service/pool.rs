@@ -21,7 +21,7 @@ use busway_wire::DeadReason;
 
 use super::dead_letters::DeadLetters;
 use super::intake::{Intake, Taken};
-use super::schedule::{Feed, Job, Outcome, Read, Schedule, Work};
+use super::schedule::{Job, Outcome, Read, Schedule, Work};
 use super::{Hook, Message, now, text_of};
 use crate::error::{Code, Error};
 use crate::log::Line;
@@ -31,16 +31,11 @@ use crate::ports::{PortTable, lock};
 /// While a subscriber holds as much as it may, it is looked at so often, in nanoseconds, if nothing is done meanwhile.
 const HOLDS_NS: u64 = 10_000_000;
 
-/// A puller is waited at so long at a time: so long its thread may outlast a close.
-const SLICE: Duration = Duration::from_millis(100);
-
 /// What the workers, and who wakes them, share. It owns no port: whoever wakes may be the last to let go of it.
 #[derive(Debug)]
 pub(super) struct Shared {
     pub(super) floor: Mutex<Floor>,
     changed: Condvar,
-    /// For feeders: a hand is free, a worker is idle, or it is over.
-    freed: Condvar,
     /// For who closes: a thread has ended. Who closes must not take what is meant to wake a worker.
     ended: Condvar,
 }
@@ -50,15 +45,8 @@ pub(super) struct Floor {
     pub(super) schedule: Schedule<Taken>,
     /// Workers that sleep.
     idle: usize,
-    /// Workers and feeders that have not ended.
+    /// Workers that have not ended.
     alive: usize,
-}
-
-impl Shared {
-    fn tell_all(&self) {
-        self.changed.notify_all();
-        self.freed.notify_all();
-    }
 }
 
 /// Wakes a worker for one desk.
@@ -121,13 +109,6 @@ impl Desk {
             }
             Poll::Ready(Err(RecvError::Closed | RecvError::Forked)) => Read::End,
         }
-    }
-
-    /// The next message of a puller, waited for. One whose bus is closed has none any more.
-    fn pull(&self, timeout: Duration) -> Result<Option<Job<Taken>>, RecvError> {
-        let mut place = lock(&self.intake);
-        let pulled = place.as_mut().map_or(Err(RecvError::Closed), |intake| intake.pull(timeout));
-        pulled.map(|taken| taken.map(|taken| self.job(taken)))
     }
 
     fn job(&self, message: Taken) -> Job<Taken> {
@@ -200,23 +181,16 @@ impl Pool {
         workers: usize,
     ) -> Result<Pool, Error> {
         let floor = Mutex::new(Floor { schedule, idle: 0, alive: 0 });
-        let shared =
-            Arc::new(Shared { floor, changed: Condvar::new(), freed: Condvar::new(), ended: Condvar::new() });
+        let shared = Arc::new(Shared { floor, changed: Condvar::new(), ended: Condvar::new() });
         let mut pool =
             Pool { shared, desks: desks.into(), threads: Vec::with_capacity(workers), closed: false };
         let waker = |at| Waker::from(Arc::new(DeskWaker { shared: pool.shared.clone(), at }));
         let wakers: Arc<[Waker]> = (0..pool.desks.len()).map(waker).collect();
-        let is_fed = |at: &usize| matches!(*lock(&pool.desks[*at].intake), Some(Intake::Puller(_)));
-        let feeders: Vec<usize> = (0..pool.desks.len()).filter(is_fed).collect();
-        for number in 0..workers + feeders.len() {
+        for number in 0..workers {
             let (shared, desks, wakers) = (pool.shared.clone(), pool.desks.clone(), wakers.clone());
             lock(&shared.floor).alive += 1;
             let thread = std::thread::Builder::new().name(format!("bw-{number}-{name}"));
-            let fed = number.checked_sub(workers).map(|feeder| feeders[feeder]);
-            match thread.spawn(move || match fed {
-                None => work(&shared, &desks, &wakers),
-                Some(at) => feed(&shared, &desks[at], at),
-            }) {
+            match thread.spawn(move || work(&shared, &desks, &wakers)) {
                 Ok(thread) => pool.threads.push(thread),
                 Err(error) => {
                     lock(&pool.shared.floor).alive -= 1;
@@ -253,7 +227,7 @@ impl Pool {
         let mut floor = lock(&self.shared.floor);
         floor.schedule.drain();
         let mut left = if own > 0 { floor.schedule.close() } else { Vec::new() };
-        self.shared.tell_all();
+        self.shared.changed.notify_all();
         while floor.alive > own {
             floor = match deadline.remaining() {
                 None => self.shared.ended.wait(floor).unwrap_or_else(PoisonError::into_inner),
@@ -266,7 +240,7 @@ impl Pool {
         }
         left.extend(floor.schedule.close());
         let running = floor.schedule.running();
-        self.shared.tell_all();
+        self.shared.changed.notify_all();
         drop(floor);
         // Who sleeps ends now; who runs a handler is not waited for any more.
         let mut floor = lock(&self.shared.floor);
@@ -313,12 +287,11 @@ fn work(shared: &Shared, desks: &[Desk], wakers: &[Waker]) {
     loop {
         match floor.schedule.next(now()) {
             Work::Over => {
-                shared.tell_all();
+                shared.changed.notify_all();
                 return;
             }
             Work::Wait(until) => {
                 floor.idle += 1;
-                shared.freed.notify_all();
                 let rest = until.map(|until| Duration::from_nanos(until.since(now())));
                 floor = match rest {
                     None => shared.changed.wait(floor).unwrap_or_else(PoisonError::into_inner),
@@ -336,7 +309,6 @@ fn work(shared: &Shared, desks: &[Desk], wakers: &[Waker]) {
                 floor.schedule.read(at, read);
             }
             Work::Handle(at, job) => {
-                shared.freed.notify_all();
                 if floor.idle > 0 && floor.schedule.wants_another() {
                     shared.changed.notify_one();
                 }
@@ -344,47 +316,6 @@ fn work(shared: &Shared, desks: &[Desk], wakers: &[Waker]) {
                 handle(shared, &desks[at], at, job);
                 floor = lock(&shared.floor);
             }
-        }
-    }
-}
-
-/// Brings what a puller has, as long as somebody can begin it.
-fn feed(shared: &Shared, desk: &Desk, at: usize) {
-    let _alive = Alive(shared);
-    let mut floor = lock(&shared.floor);
-    loop {
-        let idle = floor.idle > 0;
-        let feed = floor.schedule.wants(at, idle);
-        let timeout = match feed {
-            Feed::End => return shared.tell_all(),
-            Feed::Wait => {
-                floor = shared.freed.wait(floor).unwrap_or_else(PoisonError::into_inner);
-                continue;
-            }
-            Feed::Take => SLICE,
-            Feed::Look => Duration::ZERO,
-        };
-        drop(floor);
-        let pulled = desk.pull(timeout);
-        floor = lock(&shared.floor);
-        match pulled {
-            Ok(Some(job)) => floor.schedule.read(at, Read::Message(job)),
-            Ok(None) if feed == Feed::Take => {
-                floor.schedule.read(at, Read::Nothing);
-                continue;
-            }
-            Err(RecvError::HoldsExhausted) => {
-                floor.schedule.read(at, Read::Nothing);
-                let pause = Duration::from_nanos(HOLDS_NS);
-                let waited = shared.freed.wait_timeout(floor, pause);
-                floor = waited.unwrap_or_else(PoisonError::into_inner).0;
-            }
-            Ok(None) | Err(RecvError::Evicted(_) | RecvError::Closed | RecvError::Forked) => {
-                floor.schedule.read(at, Read::End);
-            }
-        }
-        if floor.idle > 0 {
-            shared.changed.notify_one();
         }
     }
 }

@@ -113,32 +113,9 @@ enum Stage {
     Closed,
 }
 
-/// Who brings messages to a desk.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Bringer {
-    /// Any worker, when it is told to.
-    Worker,
-    /// A thread of the desk's own, which asks ([`Schedule::wants`]).
-    Feeder,
-}
-
-/// What the feeder of a desk is to do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Feed {
-    /// Wait for a message and bring it.
-    Take,
-    /// Bring a message if one is there, else end.
-    Look,
-    /// Wait until something changes.
-    Wait,
-    /// End.
-    End,
-}
-
 /// How a desk works.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Desk {
-    pub(super) bringer: Bringer,
     pub(super) concurrency: usize,
     pub(super) parked_max: usize,
     pub(super) order: Order,
@@ -178,14 +155,12 @@ impl<M> State<M> {
     }
 
     fn idle(&self) -> bool {
-        let fed = self.desk.bringer == Bringer::Feeder;
-        let looks = fed || self.reading || self.ready || self.look_at.is_some();
+        let looks = self.reading || self.ready || self.look_at.is_some();
         self.in_hand.is_empty() && self.parked.is_empty() && (self.ended || !looks)
     }
 
     fn is_to_be_read(&self) -> bool {
-        let may = self.desk.bringer == Bringer::Worker && !self.reading && !self.ended;
-        may && self.ready && self.parked.len() < self.desk.parked_max
+        self.ready && !self.reading && !self.ended && self.parked.len() < self.desk.parked_max
     }
 
     fn due(&self) -> Option<Time> {
@@ -261,22 +236,6 @@ impl<M> Schedule<M> {
             desk.due().is_some() || (desk.has_hand() && (desk.is_to_be_read() || handles))
         };
         self.stage == Stage::Closed || self.desks.iter().any(may)
-    }
-
-    /// What the feeder of this desk is to do; `idle` where a worker has nothing to do. What it takes others of its group do not get, so
-    /// that it takes no more than can be begun at once, and one where all workers are busy with other desks, which has its turn.
-    pub(super) fn wants(&mut self, at: usize, idle: bool) -> Feed {
-        let Some(desk) = self.desks.get_mut(at) else { return Feed::End };
-        if self.stage == Stage::Closed || desk.ended {
-            desk.ended = true;
-            return Feed::End;
-        }
-        let full = desk.in_hand.len() + desk.parked.len() >= desk.desk.concurrency;
-        if full || !idle && !desk.parked.is_empty() {
-            return Feed::Wait;
-        }
-        desk.reading = true;
-        if self.stage == Stage::Draining { Feed::Look } else { Feed::Take }
     }
 
     /// The subscriber of this desk may have something.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use busway_protocol::{Retry, Time};
 
-use super::{Bringer, Desk, Feed, Job, Order, Outcome, Read, Schedule, Work};
+use super::{Desk, Job, Order, Outcome, Read, Schedule, Work};
 
 /// A message: its topic, and its place among those of the topic.
 type Letter = (u64, u64);
@@ -15,7 +15,7 @@ fn job(letter: Letter, retry: Retry) -> Job<Letter> {
 }
 
 fn desk(concurrency: usize, parked_max: usize) -> Desk {
-    Desk { bringer: Bringer::Worker, concurrency, parked_max, order: Order::Topic }
+    Desk { concurrency, parked_max, order: Order::Topic }
 }
 
 /// Reads until nothing more is read, and returns what is to be handled.
@@ -134,39 +134,6 @@ fn what_is_looked_at_later_keeps_a_drain_open_and_nobody_awake_once_it_was_looke
     assert!(matches!(schedule.next(Time(30)), Work::Read(0)));
     schedule.read(0, Read::Nothing);
     assert!(matches!(schedule.next(Time(30)), Work::Over));
-}
-
-#[test]
-fn what_is_fed_is_taken_when_it_can_be_begun_and_a_drain_waits_for_the_last_look() {
-    let fed = Desk { bringer: Bringer::Feeder, order: Order::None, ..desk(2, 2) };
-    let mut schedule: Schedule<Letter> = Schedule::new([fed]);
-    assert!(matches!(schedule.next(Time(0)), Work::Wait(None)), "no worker reads it");
-    assert_eq!(
-        schedule.wants(0, false),
-        Feed::Take,
-        "one has its turn when a worker is done with something else"
-    );
-    schedule.read(0, Read::Message(job((1, 1), Retry::default())));
-    assert_eq!(schedule.wants(0, false), Feed::Wait, "no more of them are kept from others");
-    assert_eq!(schedule.wants(0, true), Feed::Take);
-    schedule.read(0, Read::Message(job((1, 2), Retry::default())));
-    assert_eq!(schedule.wants(0, true), Feed::Wait, "both hands have something");
-    assert!(matches!(schedule.next(Time(0)), Work::Handle(0, _)));
-    assert!(matches!(schedule.next(Time(0)), Work::Handle(0, _)));
-    assert_eq!(schedule.wants(0, true), Feed::Wait);
-    schedule.done(0, 1, Outcome::Handled);
-    schedule.done(0, 1, Outcome::Handled);
-    schedule.drain();
-    assert!(matches!(schedule.next(Time(0)), Work::Wait(None)), "it was not looked at");
-    assert_eq!(schedule.wants(0, true), Feed::Look);
-    schedule.read(0, Read::Message(job((1, 3), Retry::default())));
-    assert!(matches!(schedule.next(Time(0)), Work::Handle(0, _)));
-    assert_eq!(schedule.wants(0, true), Feed::Look);
-    schedule.read(0, Read::End);
-    assert!(matches!(schedule.next(Time(0)), Work::Wait(None)));
-    schedule.done(0, 1, Outcome::Handled);
-    assert!(matches!(schedule.next(Time(0)), Work::Over));
-    assert_eq!(schedule.wants(0, true), Feed::End);
 }
 
 /// What a random world keeps beside the schedule.
