@@ -632,6 +632,35 @@ fn a_puller_that_stops_while_it_looks_for_work_is_waited_for_once() {
 }
 
 #[test]
+fn a_line_that_says_that_its_puller_has_had_everything_starves_nobody() {
+    let mut pusher = Pusher::patient();
+    let mut pullers = [Puller::new(&pusher, &group("g")), Puller::new(&pusher, &group("g"))];
+    let _liar = Puller::new(&pusher, &group("g"));
+    let file = file::map(pusher.own.claims().expect("it is there").fd(), pusher.own.process());
+    let run = Run::of(&file.expect("it is ours"), RunAt { offset: 4096, slots: SLOTS as u32 });
+    let run = run.expect("the first");
+    let (mut now_ns, mut waited, mut shares) = (0_u64, 0_u64, [0, 0]);
+    for round in 0..2_000 {
+        run.lines()[2].turn.store(u64::MAX, Ordering::Relaxed);
+        pusher.push_all(1);
+        let at = round % 2;
+        while let Pulled::Unfinished = match pullers[at].reader.pull(|| now_ns) {
+            Pulled::Message(_, task) => {
+                assert!(task.done());
+                shares[at] += 1;
+                Pulled::Nothing
+            }
+            found => found,
+        } {
+            (now_ns, waited) = (now_ns + 1_000_000, waited + 1);
+            assert!(waited < 10_000, "nobody is waited for again and again");
+        }
+    }
+    println!("evidence: shares={shares:?} waited_ms={waited}");
+    assert_eq!(shares, [1_000, 1_000]);
+}
+
+#[test]
 fn whatever_a_member_writes_into_the_claims_nobody_panics_or_waits_for_ever() {
     for how in [acknowledged("g", 5), group("g")] {
         write_anything(&how);
