@@ -279,10 +279,12 @@ impl Requester {
     #[must_use]
     pub fn account(&self) -> Account {
         if self.shared.core.own.forked() {
-            Account::default()
-        } else {
-            crate::inspect::account_of(&self.shared.ring)
+            return Account::default();
         }
+        // Words of responders that died since the control thread looked are settled now.
+        let reaped = self.shared.ring.reap();
+        self.shared.core.ports.tell_returned(&self.shared.ring, reaped);
+        crate::inspect::account_of(&self.shared.ring)
     }
 
     /// Its id: the source of its requests.

@@ -24,6 +24,7 @@ use crate::puller::{Puller, PullerBuilder, Task};
 
 mod lanes;
 
+use lanes::Lane;
 pub(crate) use lanes::Lanes;
 
 /// Requests of one requester that one responder may have where they lie, unless the builder says otherwise.
@@ -157,7 +158,7 @@ impl Responder {
         }
         let (correlation, requester) = (sample.correlation(), sample.source());
         let lanes = self.lanes.clone();
-        Some(Request { task: Some(task), lanes, deadline_ns, correlation, requester, index: 0 })
+        Some(Request { task: Some(task), lanes, lane: None, deadline_ns, correlation, requester, index: 0 })
     }
 
     /// Requesters that this responder takes from now; 0 in a child made by `fork`.
@@ -253,6 +254,8 @@ pub struct Request {
     /// `None` when it has ended.
     task: Option<Task>,
     lanes: Arc<Lanes>,
+    /// The lane of its replies, from the first on.
+    lane: Option<Arc<Lane>>,
     deadline_ns: u64,
     correlation: u64,
     requester: PortId,
@@ -334,9 +337,10 @@ impl Request {
         said
     }
 
-    fn put(&self, state: ReplyState, payload: &[u8]) -> Result<(), ReplyError> {
+    fn put(&mut self, state: ReplyState, payload: &[u8]) -> Result<(), ReplyError> {
         let stamp = Stamp { kind: Kind::Reply, correlation: self.correlation };
-        self.lanes.send(self.requester, stamp, ReplyHead::new(self.index, state).to_bytes(), payload)
+        let head = ReplyHead::new(self.index, state).to_bytes();
+        self.lanes.send(self.requester, &mut self.lane, stamp, head, payload)
     }
 
     fn end(&mut self) -> Result<(), ReplyError> {

@@ -152,6 +152,7 @@ impl Inbox {
         let Some(asked) = self.asked.get_mut(&correlation) else { return };
         asked.end.get_or_insert(end);
         asked.woken.notify_all();
+        self.sleeping.remove(&correlation);
     }
 
     /// Takes a message of a lane in. `for_whom` is who leads, and takes its reply where it lies.
@@ -206,8 +207,9 @@ impl Inbox {
         };
         if matches!(state, ReplyState::Part | ReplyState::Last) {
             let reply = Reply::there(sample, index, state == ReplyState::Last);
-            // What waits for another must not keep the memory of its responder.
-            let reply = if correlation == for_whom { reply } else { reply.copied() };
+            // What waits, for another or behind another, must not keep the memory of its responder.
+            let taken_now = correlation == for_whom && asked.replies.is_empty();
+            let reply = if taken_now { reply } else { reply.copied() };
             asked.replies.push_back(reply);
             asked.bytes += bytes;
             self.kept += 1;
@@ -215,6 +217,7 @@ impl Inbox {
         }
         asked.end = end;
         asked.woken.notify_all();
+        self.sleeping.remove(&correlation);
     }
 
     /// Messages of the lanes that were not taken in time.
@@ -233,10 +236,18 @@ impl Inbox {
         self.sleeping.remove(&correlation);
     }
 
-    /// Somebody else who waits takes the lead.
+    /// The lead is free: somebody else who waits takes it.
     pub(super) fn hand_on(&mut self, subscriber: Subscriber) {
         self.lanes = subscriber.publishers();
         self.subscriber = Some(subscriber);
+        self.call();
+    }
+
+    /// Wakes one who waits, if nobody leads. Whoever was woken and leaves without having led calls the next.
+    pub(super) fn call(&self) {
+        if self.subscriber.is_none() {
+            return;
+        }
         let next = self.sleeping.first().and_then(|next| self.asked.get(next));
         if let Some(asked) = next {
             asked.woken.notify_all();

@@ -158,6 +158,10 @@ impl Pending {
         let waited = woken.wait_timeout(inbox, most);
         let (mut inbox, _) = waited.unwrap_or_else(std::sync::PoisonError::into_inner);
         inbox.wake(self.correlation);
+        // It leads, or what it has was put here by who led: then another has to.
+        if inbox.has(self.correlation) || until.expired() || self.shared.core.is_closed() {
+            inbox.call();
+        }
         inbox
     }
 

@@ -9,7 +9,8 @@
 //!
 //! It does not know which request is answered.
 //!
-//! Invariant: a lane is opened under its own lock only, so that a requester whose rendezvous is slow holds up its own replies.
+//! Invariants: a lane is opened under its own lock only, so that a requester whose rendezvous is slow holds up its own replies. A
+//! request goes on in the lane in which it has begun to reply, also if that is closed to others meanwhile.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -38,8 +39,9 @@ pub(crate) struct Lanes {
     late: AtomicU64,
 }
 
+/// See the head of this file.
 #[derive(Debug)]
-struct Lane {
+pub(super) struct Lane {
     publisher: Mutex<Option<Publisher>>,
     used_ns: AtomicU64,
 }
@@ -57,16 +59,18 @@ impl Lanes {
         lanes
     }
 
-    /// Publishes a reply to this requester.
+    /// Publishes a reply to this requester. `kept` is the lane of the request, once it has said something: all of its replies
+    /// come from one ring, however long it pauses between them.
     pub(super) fn send(
         &self,
         requester: PortId,
+        kept: &mut Option<Arc<Lane>>,
         stamp: Stamp,
         head: [u8; HEAD_BYTES],
         payload: &[u8],
     ) -> Result<(), ReplyError> {
         self.bus.core.check().map_err(ReplyError::Lane)?;
-        let lane = self.lane(requester);
+        let lane = kept.get_or_insert_with(|| self.lane(requester));
         let mut publisher = lock(&lane.publisher);
         let publisher = match &mut *publisher {
             Some(publisher) => publisher,
@@ -126,11 +130,22 @@ impl Lanes {
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        lock(&self.lanes).is_empty()
+        self.count() == 0
     }
 
     pub(super) fn count(&self) -> usize {
+        // A lock of the parent's may be taken for ever.
+        if self.bus.core.own.forked() {
+            return 0;
+        }
         lock(&self.lanes).len()
+    }
+
+    /// As if nothing had been said for long.
+    #[cfg(test)]
+    pub(super) fn age(&self) {
+        self.swept_ns.store(0, Ordering::Relaxed);
+        lock(&self.lanes).values().for_each(|lane| lane.used_ns.store(0, Ordering::Relaxed));
     }
 
     pub(super) fn count_late(&self) {

@@ -40,6 +40,26 @@ fn begin(request: &mut Request) -> u64 {
 }
 
 #[test]
+fn a_stream_that_pauses_for_longer_than_a_lane_is_kept_comes_whole() {
+    let (bus, directory) = bus("pauses");
+    let mut responder = bus.responder("t").open().unwrap();
+    let requester = bus.requester("t").open().unwrap();
+    let mut pending = requester.send(b"now", PATIENCE).unwrap();
+    let mut request = responder.recv().unwrap();
+    begin(&mut request);
+    assert_eq!(&pending.recv().unwrap().unwrap()[..], b"first");
+    responder.lanes.age();
+    responder.lanes.sweep();
+    assert_eq!(responder.lanes(), 0, "closed to others");
+    request.reply(b"last").unwrap();
+    assert_eq!(&pending.recv().unwrap().unwrap()[..], b"last");
+    assert!(pending.recv().unwrap().is_none());
+    assert_eq!(requester.strays(), Strays::default());
+    drop((pending, requester, responder, bus));
+    std::fs::remove_dir_all(directory).unwrap();
+}
+
+#[test]
 fn a_reply_that_answers_nothing_or_is_not_its_responders_is_counted_and_given_to_nobody() {
     let (bus, directory) = bus("strangers");
     let mut responder = bus.responder("t").open().unwrap();

@@ -89,6 +89,11 @@ fn under_fire_each_request_is_answered_or_its_caller_is_told() {
         }
     });
     while next(&mut asked) {}
+    // A reply is there before the word that says so.
+    let settled = Deadline::after(PATIENCE);
+    while requester.account().in_flight > 0 && !settled.expired() {
+        std::thread::yield_now();
+    }
     let account = requester.account();
     let lost = account.dropped.get("puller_died").copied().unwrap_or(0);
     assert_eq!((account.sent, account.delivered + lost), (sent.into(), sent.into()), "{account:?}");

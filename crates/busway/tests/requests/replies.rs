@@ -58,6 +58,28 @@ fn replies_of_a_stream_come_in_order_and_end() {
 }
 
 #[test]
+fn a_stream_of_large_replies_comes_whole_however_late_it_is_read() {
+    const PARTS: u32 = 100;
+    let scene = Scene::new();
+    let bus = scene.bus("late");
+    let mut responder = bus.responder(TOPIC).open().unwrap();
+    let requester = bus.requester(TOPIC).open().unwrap();
+    let mut pending = requester.send(b"all of it", PATIENCE).unwrap();
+    let mut request = responder.recv().unwrap();
+    for part in 0..PARTS {
+        let mut payload = part.to_le_bytes().to_vec();
+        payload.resize(128 << 10, 7);
+        request.reply_part(&payload).unwrap();
+    }
+    request.reply(b"over").unwrap();
+    for part in 0..PARTS {
+        assert_eq!(&pending.recv().unwrap().unwrap()[..4], part.to_le_bytes());
+    }
+    assert_eq!(&pending.recv().unwrap().unwrap()[..], b"over");
+    println!("evidence: parts={PARTS} bytes={}", 128 << 10);
+}
+
+#[test]
 fn a_hundred_requests_are_all_with_their_service_at_once() {
     let scene = Scene::new();
     let bus = scene.bus("at-once");
