@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::Duration;
 
+use busway_wire::limits::RING_SLOTS_MAX_DEFAULT;
 use rustix::process::Signal;
 
 use crate::harness::{Place, Running, flights};
@@ -41,6 +42,12 @@ impl File {
     pub(crate) fn end_of(&self, part: usize, whole: usize) -> usize {
         let near = self.bytes.len() / whole * part;
         near + self.bytes[near..].iter().position(|byte| *byte == b'\n').expect("a line ends") + 1
+    }
+
+    /// The end of so many lines.
+    fn end_of_lines(&self, lines: usize) -> usize {
+        let ends = self.bytes.iter().enumerate().filter(|(_, byte)| **byte == b'\n');
+        ends.map(|(at, _)| at + 1).nth(lines - 1).expect("so many lines")
     }
 
     /// The begin of the last line.
@@ -136,13 +143,23 @@ fn resident(pid: u32) -> u64 {
 #[test]
 fn records_reach_two_subscribers_unchanged_in_flat_memory() {
     let (place, file) = (Place::new(), File::new());
+    let (line, full) = (file.end_of_lines(1), file.end_of_lines(RING_SLOTS_MAX_DEFAULT as usize));
     let (tenth, last, all) = (file.end_of(1, 10), file.last_line(), file.bytes.len());
-    let marks = [tenth, last, all];
+    let marks = [line, full, tenth, last, all];
     let (first, second) = (Reader::start(&place, &file, &marks), Reader::start(&place, &file, &marks));
     let (publisher, mut input) = publisher(&place);
     let pids = [publisher.pid(), first.process.pid(), second.process.pid()];
+    // The ring grows while somebody is behind: here once, as far as it may, so that what is measured is no growth that is due.
+    input.write_all(&file.bytes[..line]).expect("a line is written");
+    first.wait_for(line);
+    second.wait_for(line);
+    first.process.signal(Signal::STOP);
+    input.write_all(&file.bytes[line..full]).expect("lines are written");
+    second.wait_for(full);
+    first.process.signal(Signal::CONT);
+    first.wait_for(full);
     let mut measured = Vec::new();
-    for (from, to) in [(0, tenth), (tenth, last), (last, all)] {
+    for (from, to) in [(full, tenth), (tenth, last), (last, all)] {
         input.write_all(&file.bytes[from..to]).expect("lines are written");
         first.wait_for(to);
         second.wait_for(to);
