@@ -60,6 +60,10 @@ pub(crate) fn account_of(ring: &RingShared) -> Account {
     for row in &ledgers.present {
         add_row(&mut account, row);
     }
+    if let Some(early) = &ledgers.early {
+        add_row(&mut account, early);
+        account.subscribers -= 1;
+    }
     account.subscribers += ledgers.past_rows;
     account.expected = account.expected.saturating_add(ledgers.past_expected);
     account.delivered = account.delivered.saturating_add(ledgers.past_delivered);
@@ -122,11 +126,15 @@ pub(crate) fn inspect(list: &MemberList, domain: Option<&Domain>) -> Inspection 
         for ring in &rings {
             let topic = topics.entry(ring.topic.clone()).or_insert_with(|| new_topic(&ring.topic));
             // One that has left is no publisher, though what it sent may not have been read yet.
-            if unkey(ring.entry.key.load(Ordering::Acquire)).1 == state::ACTIVE {
-                topic.view.publishers.push(publisher_view(ring, now_ns));
-            }
+            let mut view = publisher_view(ring, now_ns);
             for seat in seats.remove(&ring.key.word()).unwrap_or_default() {
-                add_subscriber(topic, ring, &seat, &peers, now_ns);
+                match early_row(ring, &seat) {
+                    Some(row) => add_early(&mut view, topic, ring, &seat, row),
+                    None => add_subscriber(topic, ring, &seat, &peers, now_ns),
+                }
+            }
+            if unkey(ring.entry.key.load(Ordering::Acquire)).1 == state::ACTIVE {
+                topic.view.publishers.push(view);
             }
         }
         inspection.processes.push(process_view(peer, at == 0, now_ns));
@@ -195,7 +203,34 @@ fn publisher_view(ring: &FoundRing<'_>, now_ns: u64) -> PublisherView {
         sent: ring.head,
         bytes: load(&ring.entry.sent_bytes),
         rate: rate_milli as f64 / 1000.0,
+        waiting: 0,
+        no_subscriber: load(&ring.entry.past_dropped[Cause::NoSubscriber.index()]),
     }
+}
+
+/// The publisher's own row that stands for the first subscriber, if this is its seat: it has nobody's port.
+fn early_row<'a>(ring: &FoundRing<'a>, seat: &FoundSeat) -> Option<&'a RowEntry> {
+    let own = seat.subscriber == ring.peer.process();
+    let row = ring.peer.tables().row(seat.row.index).filter(|_| own)?;
+    let (generation, at) = unkey(row.key.load(Ordering::Acquire)); // pairs with Release in `place`
+    let pushed = ring.entry.flags.load(Ordering::Relaxed) & RING_PUSHES != 0;
+    let of_ring = load(&row.publisher) == ring.peer.process().0 && load(&row.ring) == ring.key.word();
+    let stands = generation == seat.row.generation && at == state::ACTIVE && load(&row.port) == 0;
+    (stands && of_ring && !pushed).then_some(row)
+}
+
+fn add_early(
+    view: &mut PublisherView,
+    topic: &mut Found,
+    ring: &FoundRing<'_>,
+    seat: &FoundSeat,
+    row: &RowEntry,
+) {
+    let head = || ring.peer.tables().head(ring.key.index).map_or(0, |head| head.load(Ordering::Acquire));
+    let account = ledger::read(row, seat.from.min(ring.head), head);
+    topic.view.closed &= account.closed();
+    view.waiting = account.in_flight;
+    view.no_subscriber = view.no_subscriber.saturating_add(account.dropped[Cause::NoSubscriber.index()]);
 }
 
 /// The seats of a process by the key of their ring: the table is gone through once, however many rings there are.

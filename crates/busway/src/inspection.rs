@@ -53,6 +53,10 @@ pub struct PublisherView {
     pub bytes: u64,
     /// Messages a second over the last second or so.
     pub rate: f64,
+    /// Messages that wait for the first subscriber.
+    pub waiting: u64,
+    /// Messages that waited for it in vain, where they were to wait at all.
+    pub no_subscriber: u64,
 }
 
 /// One subscriber of a topic.

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use busway_shm::clock::{self, Deadline};
 use busway_shm::domain::Domain;
+use busway_shm::error::ShmError;
 use busway_shm::ring::{Patience, RingOptions, RingWriter, SLOTS_MAX};
 use busway_shm::seat::RingShared;
 use busway_shm::slot::{INLINE_BYTES, InlineMeta};
@@ -33,6 +34,11 @@ mod relay;
 use loan::Place;
 pub use loan::{DetachedLoan, Loan};
 pub(crate) use relay::{Missing, ORIGIN_BYTES, Relay, RelayLoan};
+
+/// For so long messages wait for the first subscriber, unless the builder says otherwise: not at all. A publisher that nobody reads
+/// takes one page, and one whose messages wait as much as its ring may have; there may be ten thousand of them. And who was
+/// there before is waited for by the constructor, so that only programs which are started together need more.
+const LATE_JOIN_DEFAULT: Duration = Duration::ZERO;
 
 /// A publisher's constructor waits this long after the last news for subscribers that are known to come.
 const QUIET: Duration = Duration::from_secs(1);
@@ -87,6 +93,8 @@ pub struct PublisherBuilder {
     slots_max: u32,
     bytes_max: u64,
     history: u32,
+    history_for: Option<Duration>,
+    late_join: Duration,
     max_wait: Duration,
     gating: Gating,
     clock: Clock,
@@ -101,6 +109,8 @@ impl PublisherBuilder {
             slots_max: RING_SLOTS_MAX_DEFAULT,
             bytes_max: RING_BYTES_DEFAULT,
             history: 0,
+            history_for: None,
+            late_join: LATE_JOIN_DEFAULT,
             max_wait: Duration::from_millis(MAX_WAIT_MS_DEFAULT),
             gating: Gating::Allowed,
             clock: Clock::Coarse,
@@ -131,6 +141,38 @@ impl PublisherBuilder {
     /// which of messages of more than 96 bytes is the last at least, once all present subscribers have read them.
     pub fn history(mut self, messages: u32) -> Self {
         self.history = messages;
+        self
+    }
+
+    /// Keeps what was sent in the last `time` for subscribers who come later and ask for history, as far as `slots_max` and
+    /// `bytes_max` let it: the ring grows for it. Such a subscriber gets nothing that is older, by more than a quarter of a second and a
+    /// sixteenth of the time, but the messages that [`PublisherBuilder::history`] keeps. Default: no time is looked at.
+    pub fn history_for(mut self, time: Duration) -> Self {
+        self.history_for = Some(time);
+        self
+    }
+
+    /// For so long each message that is sent before anybody subscribes waits for the first subscriber, as far as `slots_max` and
+    /// `bytes_max` let it: nobody need sleep before publishing. The first subscriber, here or on another host, reads on from the oldest that
+    /// waits. What waits too long (by up to a quarter of a second and a sixteenth of the time more), or is in the way of newer messages, is
+    /// counted as `no_subscriber`; nothing is ever waited for. [`Publisher::flush`] waits until somebody has come, or the time is up.
+    /// What is sent when all subscribers have gone again does not wait. Default: zero, not at all.
+    ///
+    /// ```
+    /// # let directory = std::env::temp_dir().join(format!("busway-early-{}", std::process::id()));
+    /// use std::time::Duration;
+    /// let bus = busway::Bus::builder().directory(&directory).open()?;
+    /// let mut publisher = bus.publisher("news").late_join(Duration::from_secs(60)).open()?;
+    /// publisher.send(b"nobody is there yet")?;
+    /// let mut subscriber = bus.subscriber("news").open()?;
+    /// assert_eq!(&subscriber.recv()?[..], b"nobody is there yet");
+    /// # drop((subscriber, publisher));
+    /// # bus.close();
+    /// # let _ = std::fs::remove_dir_all(&directory);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn late_join(mut self, time: Duration) -> Self {
+        self.late_join = time;
         self
     }
 
@@ -197,10 +239,21 @@ impl PublisherBuilder {
             slots_max: self.slots_max.next_power_of_two().max(busway_shm::ring::SLOTS_FIRST),
             bytes_max: self.bytes_max,
             history: self.history,
-            max_wait_ns: u64::try_from(self.max_wait.as_nanos()).unwrap_or(u64::MAX),
+            max_wait_ns: nanoseconds(self.max_wait),
             gating: self.gating == Gating::Allowed,
             relay: false,
         }
+    }
+
+    /// Has the ring keep what those will want who come later.
+    fn keep(&self, ring: &RingShared, readers: Readers) -> Result<(), ShmError> {
+        if let Some(time) = self.history_for {
+            ring.keep_history_for(nanoseconds(time));
+        }
+        if readers == Readers::Subscribers && !self.late_join.is_zero() {
+            ring.keep_for_the_first(nanoseconds(self.late_join))?;
+        }
+        Ok(())
     }
 
     fn open_with(self, readers: Readers) -> Result<Publisher, Error> {
@@ -221,14 +274,14 @@ impl PublisherBuilder {
         let made = match readers {
             Readers::Subscribers => RingWriter::create(&core.own, &topic, port, options),
             Readers::Groups(wait) | Readers::Responders(wait) => {
-                let wait_ns = u64::try_from(wait.as_nanos()).unwrap_or(u64::MAX);
-                RingWriter::create_for_groups(&core.own, &topic, port, options, wait_ns)
+                RingWriter::create_for_groups(&core.own, &topic, port, options, nanoseconds(wait))
             }
         };
         let (writer, ring) = made.map_err(|error| memory(&error, &place))?;
         if matches!(readers, Readers::Responders(_)) {
             ring.ask();
         }
+        self.keep(&ring, readers).map_err(|error| memory(&error, &place))?;
         core.ports.add_ring(&ring);
         let created_ns = ring.entry().created_ns.load(busway_shm::sync::Ordering::Relaxed);
         let record = PublisherRecord {
@@ -272,6 +325,10 @@ impl PublisherBuilder {
         publisher.core.wait_for(deadline, QUIET, || seated() + past(&ring) >= wanted);
         Ok(publisher)
     }
+}
+
+fn nanoseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
 fn past(ring: &RingShared) -> usize {
@@ -662,7 +719,8 @@ impl Publisher {
             .remedy("start subscribers first, or wait longer"))
     }
 
-    /// Waits until every subscriber that gates has passed the last message.
+    /// Waits until every subscriber that gates has passed the last message, and until nothing waits for the first
+    /// ([`PublisherBuilder::late_join`]).
     ///
     /// # Errors
     /// [`SendError::Timeout`] with those who have not, when the time is up; a closed bus.

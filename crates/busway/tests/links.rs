@@ -135,6 +135,36 @@ fn who_subscribes_late_on_another_host_gets_nothing_that_was_sent_before() {
 }
 
 #[test]
+fn what_waits_for_the_first_subscriber_waits_beside_a_node_and_goes_to_whoever_is_first_here_or_elsewhere() {
+    let (near, far) = two_hosts();
+    let long = Duration::from_secs(3_600);
+    for (topic, here, elsewhere) in [("near", &near, &far), ("far", &far, &near)] {
+        let mut publisher = near.bus.publisher(topic).late_join(long).open().unwrap();
+        for n in 1..=500_u64 {
+            publisher.send(&n.to_le_bytes()).unwrap();
+        }
+        // The nodes are linked and nobody subscribes: whatever they do, it waits.
+        assert_eq!((publisher.account().in_flight, publisher.account().subscribers), (500, 0), "{topic}");
+        let mut first = here.bus.subscriber(topic).policy(Policy::Block).open().unwrap();
+        publisher.wait_for_subscribers(1, PATIENCE).unwrap();
+        let mut second = elsewhere.bus.subscriber(topic).policy(Policy::Block).open().unwrap();
+        publisher.wait_for_subscribers(2, PATIENCE).unwrap();
+        publisher.send(&501_u64.to_le_bytes()).unwrap();
+        for n in 1..=501_u64 {
+            assert_eq!(receive(&mut first), n.to_le_bytes(), "{topic}");
+        }
+        assert_eq!(receive(&mut second), 501_u64.to_le_bytes(), "{topic}");
+        publisher.flush(PATIENCE).unwrap();
+        let account = publisher.account();
+        assert_eq!(
+            (account.delivered, account.dropped_total(), account.in_flight),
+            (502, 0, 0),
+            "{account:?}"
+        );
+    }
+}
+
+#[test]
 fn a_topic_that_nobody_wants_abroad_does_not_cross_and_one_that_ten_want_crosses_once() {
     let (near, far) = two_hosts();
     let mut unwanted = near.bus.publisher("unwanted").open().unwrap();

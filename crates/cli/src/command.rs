@@ -372,6 +372,9 @@ pub(crate) struct PubArgs {
     /// Wait until N subscribers are attached before sending
     #[arg(long, value_name = "N", num_args = 0..=1, require_equals = true, default_missing_value = "1")]
     pub(crate) wait: Option<u64>,
+    /// Keep each message for the first subscriber for D, where there is none yet, and stay for that long
+    #[arg(long, value_name = "D", value_parser = str::parse::<Span>)]
+    pub(crate) late_join: Option<Span>,
     /// How long reliable subscribers may take to pass the last message
     #[arg(long, value_name = "D", default_value = "5s", value_parser = str::parse::<Span>)]
     pub(crate) linger: Span,

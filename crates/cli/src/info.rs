@@ -64,10 +64,16 @@ fn processes<'a>(view: &TopicView, inspection: &'a Inspection) -> Vec<&'a Proces
 }
 
 fn print_publisher(publisher: &PublisherView, context: &mut Context<'_>) -> Result<(), Failure> {
-    let PublisherView { name, pid, port, sent, bytes, rate } = publisher;
+    let PublisherView { name, pid, port, sent, bytes, rate, waiting, no_subscriber } = publisher;
     let bytes = Size(*bytes);
     context.output.line(format_args!(
         "publisher   {name} pid {pid} port {port}: sent {sent}, {bytes}, {rate:.0} a second"
+    ))?;
+    if *waiting == 0 && *no_subscriber == 0 {
+        return Ok(());
+    }
+    context.output.line(format_args!(
+        "            waiting for the first subscriber {waiting}, waited in vain {no_subscriber}"
     ))
 }
 

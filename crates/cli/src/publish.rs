@@ -40,6 +40,9 @@ pub(crate) fn run(args: &PubArgs, context: &mut Context<'_>) -> Result<Exit, Fai
     if let Some(wait) = args.max_wait {
         publisher = publisher.max_wait(wait.0);
     }
+    if let Some(time) = args.late_join {
+        publisher = publisher.late_join(time.0);
+    }
     let mut publisher = publisher.open()?;
     let started = clock::now_ns();
     let result = wait_for_subscribers(&publisher, args, context)
@@ -110,8 +113,15 @@ impl Port for Publisher {
     }
 }
 
-/// Waits until every reliable subscriber has passed the last message.
+/// Waits until every reliable subscriber has passed the last message, and until nothing waits for the first subscriber any more.
 fn flush(publisher: &mut Publisher, args: &PubArgs, signals: &Signals) -> Result<(), Failure> {
+    while args.late_join.is_some() && publisher.subscribers() == 0 {
+        match publisher.flush(SLICE) {
+            Ok(()) => return Ok(()),
+            Err(SendError::Timeout(_)) => signals.check()?,
+            Err(error) => return Err(error.into()),
+        }
+    }
     let deadline = Deadline::after(args.linger.0);
     loop {
         match publisher.flush(deadline.left().min(SLICE)) {

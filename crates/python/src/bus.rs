@@ -81,9 +81,11 @@ impl Bus {
     /// A publisher of `topic`.
     ///
     /// `slots_max` and `bytes_max` bound its ring; `history` messages are kept for late joiners that ask for some;
-    /// `max_wait` is how many seconds one subscriber may make it wait in one piece; with `gating=False` nobody may.
+    /// `history_for` seconds of them as well. What is sent before anybody subscribes waits for the first subscriber for
+    /// `late_join` seconds, and then is counted as `no_subscriber`. `max_wait` is how many seconds one subscriber may make it wait in one
+    /// piece; with `gating=False` nobody may.
     #[pyo3(signature = (topic, *, slots_max = None, bytes_max = None, history = 0, max_wait = 1.0, gating = true,
-        exact_time = false))]
+        exact_time = false, late_join = 0.0, history_for = None))]
     #[expect(clippy::too_many_arguments, reason = "they are keywords where they are given")]
     fn publisher(
         &self,
@@ -95,16 +97,22 @@ impl Bus {
         max_wait: f64,
         gating: bool,
         exact_time: bool,
+        late_join: f64,
+        history_for: Option<f64>,
     ) -> PyResult<Publisher> {
         let mut builder = self
             .bus
             .publisher(topic)
             .history(history)
+            .late_join(or_endless(Some(late_join)).or_raise(py)?)
             .max_wait(or_endless(Some(max_wait)).or_raise(py)?)
             .gating(if gating { Gating::Allowed } else { Gating::Refused })
             .clock(if exact_time { Clock::Exact } else { Clock::Coarse });
         if let Some(slots) = slots_max {
             builder = builder.slots_max(slots);
+        }
+        if let Some(seconds) = history_for {
+            builder = builder.history_for(or_endless(Some(seconds)).or_raise(py)?);
         }
         if let Some(bytes) = bytes_max {
             builder = builder.bytes_max(bytes);

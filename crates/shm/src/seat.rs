@@ -15,12 +15,13 @@
 //! be reading. A row that reads for somebody elsewhere keeps its place when its process dies, see `place`.
 
 use std::num::NonZeroU64;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use busway_wire::Cause;
 use busway_wire::{Generation, Policy, ProcessId, RingIndex};
 
 use crate::arena::{OwnArena, PeerArena};
+use crate::clock;
 use crate::error::ShmError;
 use crate::heap::Table;
 use crate::layout::{
@@ -33,9 +34,13 @@ use crate::row::{RowAccount, ledger};
 use crate::slot::Slot;
 use crate::sync::{AtomicBool, AtomicU64, Ordering, fence};
 use crate::view::Mapped;
+use age::Ages;
+use early::Early;
 use group::{Group, Left, Member};
 
+mod age;
 pub(crate) mod between;
+pub mod early;
 pub mod group;
 mod place;
 pub mod request;
@@ -97,6 +102,8 @@ pub struct Seat {
     stands_for: Option<Arc<place::Gone>>,
     /// Of a row of our own that stands for a group: that group.
     pub(crate) group: Option<Arc<Group>>,
+    /// Of a row of our own that stands for the first subscriber: what is kept for it.
+    pub(crate) early: Option<Arc<Early>>,
     /// Of a puller's row: its place in its group, which is what gates.
     member: Option<Member>,
 }
@@ -116,6 +123,9 @@ impl Seat {
     pub fn progress(&self, head: u64) -> Progress {
         if let Some(group) = &self.group {
             return Progress::Passed(group.passed().clamp(self.from, head.max(self.from)));
+        }
+        if let Some(early) = &self.early {
+            return Progress::Passed(early.passed().clamp(self.from, head.max(self.from)));
         }
         if self.member.is_some() {
             return if group::reads(self) { Progress::Passed(head) } else { Progress::Closed };
@@ -140,6 +150,9 @@ impl Seat {
     pub fn ledger(&self, head: impl FnOnce() -> u64) -> RowAccount {
         if let Some(group) = &self.group {
             group.passed(); // Its row follows the claims when it is looked at.
+        }
+        if let Some(early) = &self.early {
+            early.passed(); // Nor does anybody else look at the clock.
         }
         if self.member.is_some() {
             return RowAccount::of_puller(&self.row);
@@ -180,6 +193,9 @@ impl Seat {
         if let Some(group) = &self.group {
             return (self.peer.pid(), group.shown());
         }
+        if self.early.is_some() {
+            return (self.peer.pid(), "no subscriber yet".to_owned());
+        }
         match &self.stands_for {
             Some(gone) => (gone.pid, gone.name.clone()),
             None => (self.peer.pid(), self.peer.name()),
@@ -187,7 +203,7 @@ impl Seat {
     }
 
     pub(crate) fn stands_in(&self) -> bool {
-        self.stands_for.is_some() || self.group.is_some()
+        self.stands_for.is_some() || self.group.is_some() || self.early.is_some()
     }
 
     /// Whether its place is kept when its process dies.
@@ -228,6 +244,8 @@ pub struct RingShared {
     /// Lost by groups that are gone, by the causes that are of groups alone.
     past_of_groups: [AtomicU64; CAUSES - CAUSES_SIDE_BY_SIDE],
     remains: Mutex<Option<Remains>>,
+    /// Of a ring that keeps a time's messages for those who come later.
+    history: OnceLock<Mutex<Ages>>,
 }
 
 /// What becomes of what a row that goes had not passed.
@@ -261,6 +279,8 @@ pub struct Ledgers {
     pub head: u64,
     /// Rows that have a seat.
     pub present: Vec<RowAccount>,
+    /// What is kept for the first subscriber, while there is none.
+    pub early: Option<RowAccount>,
     /// Rows that are gone.
     pub past_rows: u64,
     /// Published while each of them was there.
@@ -301,6 +321,7 @@ impl RingShared {
             past_expected,
             past_of_groups: std::array::from_fn(|_| AtomicU64::new(0)),
             remains,
+            history: OnceLock::new(),
         }
     }
 
@@ -362,9 +383,25 @@ impl RingShared {
         self.lock().clone()
     }
 
-    /// Number of seats.
+    /// Number of seats, but for what stands for the first subscriber while there is none.
     pub fn seated(&self) -> usize {
-        self.lock().len()
+        self.lock().iter().filter(|seat| seat.early.is_none()).count()
+    }
+
+    /// From now on the messages of so long ago are kept for rows that come later and ask for history, as far as the ring may
+    /// hold them, and such a row gets no older ones than these and the number that is kept anyway.
+    pub fn keep_history_for(&self, time_ns: u64) {
+        let _ = self.history.set(Mutex::new(Ages::new(time_ns))); // Once: a second time changes nothing.
+    }
+
+    /// Of a ring that keeps a time's messages, the last that is older.
+    pub(crate) fn outdated(&self) -> Option<u64> {
+        let ages = self.history.get()?;
+        let old = ages
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .old(self.head(), clock::monotonic_coarse_ns());
+        Some(old)
     }
 
     pub(crate) fn lock(&self) -> MutexGuard<'_, Vec<Seat>> {
@@ -422,11 +459,12 @@ impl RingShared {
         let joined = pulls.map(|group| self.join(&mut seats, group, peer.process(), row_key)).transpose();
         let joined = joined.inspect_err(|_| self.own.give_entry(Table::Seat, index))?;
         let (member, joined_at) = joined.map_or((None, None), |(member, from)| (Some(member), Some(from)));
-        let from = joined_at.or(kept.from()).unwrap_or_else(|| self.start_of(&row));
+        let first = if pulls.is_none() { early::take_over(&mut seats) } else { None };
+        let from = joined_at.or(kept.from()).unwrap_or_else(|| self.start_for(&row, first.as_ref()));
         between::now(between::Step::Placed, self);
         let passed = Arc::new(AtomicU64::new(from));
         let (peer, uid, stands_for) = (peer.clone(), peer.uid(), None);
-        let group = None;
+        let (group, early) = (None, None);
         let seat = Seat {
             peer,
             row_key,
@@ -441,6 +479,7 @@ impl RingShared {
             uid,
             stands_for,
             group,
+            early,
             member,
         };
         self.fill_entry(&seat);
@@ -448,7 +487,8 @@ impl RingShared {
         seats.push(seat.clone());
         self.entry.seated.store(seats.len() as u64, Ordering::Relaxed);
         self.raise();
-        taken.iter().for_each(|old| self.fold(old, Rest::Kept)); // K5
+        let gone = taken.iter().chain(first.iter().map(|(_, seat)| seat));
+        gone.for_each(|old| self.fold(old, Rest::Kept)); // K5, E2
         Ok(seat)
     }
 
@@ -467,6 +507,16 @@ impl RingShared {
         Ok(row)
     }
 
+    /// The first begins where what was kept for it does. It gets the history that it asks for all the same: what was counted
+    /// as lost to nobody is not lost to it.
+    fn start_for(&self, row: &RowEntry, first: Option<&(u64, Seat)>) -> u64 {
+        match first {
+            Some((from, _)) if row.history.load(Ordering::Relaxed) > 0 => self.start_of(row).min(*from),
+            Some((from, _)) => *from,
+            None => self.start_of(row),
+        }
+    }
+
     /// A subscription that is older than the ring misses nothing; a later one begins at the head, or earlier by
     /// as much history as it wants and the ring still has.
     fn start_of(&self, row: &RowEntry) -> u64 {
@@ -478,7 +528,10 @@ impl RingShared {
         let log2 = self.entry.stage_at.get(stage).map_or(0, |at| at.load(Ordering::Relaxed) & 63);
         let kept = (1_u64 << log2.min(32)) - 1;
         let given_up = self.given_up.load(Ordering::Relaxed).min(head);
-        head.saturating_sub(row.history.load(Ordering::Relaxed).min(kept)).max(given_up)
+        // Of a time's messages no older ones, but those of which a number is kept.
+        let counted = head.saturating_sub(u64::from(self.entry.history.load(Ordering::Relaxed)));
+        let outdated = self.outdated().map_or(0, |outdated| outdated.min(counted));
+        head.saturating_sub(row.history.load(Ordering::Relaxed).min(kept)).max(given_up).max(outdated)
     }
 
     fn fill_entry(&self, seat: &Seat) {
@@ -591,7 +644,9 @@ impl RingShared {
     fn fold(&self, seat: &Seat, rest: Rest) {
         let mut ledger = seat.ledger(|| self.head());
         match rest {
-            Rest::Died | Rest::Left if seat.group.is_some() => ledger.lose_the_rest(Cause::NoSubscriber),
+            Rest::Died | Rest::Left if seat.group.is_some() || seat.early.is_some() => {
+                ledger.lose_the_rest(Cause::NoSubscriber)
+            }
             Rest::Died => ledger.lose_the_rest(Cause::SubscriberDied),
             Rest::Left => ledger.lose_the_rest(Cause::SubscriberLeft),
             Rest::Kept => ledger.expected = ledger.expected.saturating_sub(ledger.in_flight),
@@ -606,7 +661,7 @@ impl RingShared {
             add(sum, lost);
         }
         // Whose place is kept is counted with the row that has it.
-        if rest != Rest::Kept {
+        if rest != Rest::Kept && seat.early.is_none() {
             self.entry.past_rows.fetch_add(1, Ordering::Relaxed);
         }
         if let Some(group) = &seat.group {
@@ -627,9 +682,13 @@ impl RingShared {
     pub fn ledgers(&self) -> Ledgers {
         let seats = self.lock();
         let head = self.head();
+        let rows = |of: &dyn Fn(&Seat) -> bool| -> Vec<RowAccount> {
+            seats.iter().filter(|seat| of(seat)).map(|seat| seat.ledger(|| self.head())).collect()
+        };
         Ledgers {
             head,
-            present: seats.iter().map(|seat| seat.ledger(|| self.head())).collect(),
+            present: rows(&|seat| seat.early.is_none()),
+            early: rows(&|seat| seat.early.is_some()).pop(),
             past_rows: self.entry.past_rows.load(Ordering::Relaxed),
             past_expected: self.past_expected.load(Ordering::Relaxed),
             past_delivered: self.entry.past_delivered.load(Ordering::Relaxed),

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::harness::{Place, Running, keys};
 
-const PUBLISHER: [&str; 6] = ["bytes", "name", "pid", "port", "rate", "sent"];
+const PUBLISHER: [&str; 8] = ["bytes", "name", "no_subscriber", "pid", "port", "rate", "sent", "waiting"];
 const SUBSCRIBER: [&str; 9] =
     ["behind_ms", "delivered", "dropped", "held", "in_flight", "lag", "name", "pid", "policy"];
 

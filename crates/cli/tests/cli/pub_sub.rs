@@ -16,6 +16,21 @@ fn a_line_is_topic_tab_body() {
 }
 
 #[test]
+fn what_is_published_before_anybody_subscribes_waits_for_the_first_as_long_as_it_is_told_to() {
+    let place = Place::new();
+    let publisher = place.start(&["pub", "news", "early", "--count", "3", "--late-join", "60s", "--json"]);
+    let subscriber = place.start(&["sub", "news", "--raw", "--count", "3", "--timeout", "60s"]);
+    assert_eq!(subscriber.finish().expect(0).text(), "early\nearly\nearly\n");
+    let account = publisher.finish().expect(0).object();
+    assert_eq!(
+        (&account["sent"], &account["subscribers"], &account["dropped"]),
+        (&json!(3), &json!(1), &json!({}))
+    );
+    let ended = place.run(&["pub", "news", "in vain", "--late-join", "1ms"]).expect(0);
+    assert_eq!(ended.last_error_line(), "sent 1 subscribers 0 delivered 0 dropped 1 in-flight 0");
+}
+
+#[test]
 fn every_byte_of_a_body_arrives_and_nothing_is_added() {
     let place = Place::new();
     let body: Vec<u8> = (0..=255).cycle().take(100_000).collect();

@@ -32,6 +32,8 @@ class Bus:
         max_wait: float = 1.0,
         gating: bool = True,
         exact_time: bool = False,
+        late_join: float = 0.0,
+        history_for: float | None = None,
     ) -> Publisher: ...
     def subscriber(
         self, pattern: str, *, policy: str = "drop-oldest", history: int = 0, holds: int = 15

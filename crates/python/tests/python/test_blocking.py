@@ -60,6 +60,26 @@ class Blocking(Claims):
         taken = waiting[0].result(PATIENCE), waiting[1].result(PATIENCE)
         self.assertEqual(sorted(bytes(sample) for sample in (taken[0], *taken[1])), [b"1", b"2"])
 
+    def test_what_is_published_before_anybody_subscribes_waits_for_the_first(self):
+        publisher = self.bus.publisher("early", late_join=PATIENCE)
+        for body in (b"1", b"2"):
+            publisher.send(body)
+        self.assertEqual((publisher.account()["in_flight"], publisher.account()["subscribers"]), (2, 0))
+        first, second = self.bus.subscriber("early"), self.bus.subscriber("early")
+        self.assertEqual([bytes(first.recv(PATIENCE)) for _ in range(2)], [b"1", b"2"])
+        self.assertIsNone(second.try_recv())
+        hasty = self.bus.publisher("hasty", late_join=0.001)
+        hasty.send(b"1")
+        hasty.flush(PATIENCE)
+        self.assertEqual(hasty.account()["dropped"], {"no_subscriber": 1})
+        kept = self.bus.publisher("kept", history_for=PATIENCE, history=1)
+        for body in (b"1", b"2"):
+            kept.send(body)
+        late = self.bus.subscriber("kept", history=100)
+        self.assertEqual([bytes(late.recv(PATIENCE)) for _ in range(2)], [b"1", b"2"])
+        with self.assertRaises(busway.SettingError):
+            self.bus.publisher("x", late_join=float("nan"))
+
     def test_an_interrupt_ends_a_wait(self):
         for call in ("subscriber.recv()", "subscriber.recv_many()", "next(iter(subscriber))", "late.wait_for_subscribers()"):
             script = f"""

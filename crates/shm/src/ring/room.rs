@@ -74,12 +74,22 @@ impl RingWriter {
     #[cold]
     pub(super) fn make_room(&mut self, sequence: u64, patience: Patience) -> Result<(), Refusal> {
         self.pass(Needed::SlotFor(sequence), patience)?;
+        self.grow_for_history(sequence);
         let slots = self.stage.mask + 1;
         let gated = self.gate.saturating_sub(1).saturating_add(slots);
         self.limit = gated.min(sequence + slots / 2 - 1);
         debug_assert!(self.limit >= sequence, "room was made");
         self.grow_if_busy(slots);
         Ok(())
+    }
+
+    /// Makes the ring larger where a message that is kept for a time would give way before the next look.
+    fn grow_for_history(&mut self, sequence: u64) {
+        let slots = self.stage.mask + 1;
+        let gives_way = (sequence + slots / 2 - 1).saturating_sub(slots);
+        if gives_way > 0 && self.shared.outdated().is_some_and(|outdated| gives_way > outdated) {
+            self.grow(slots + 1);
+        }
     }
 
     /// Makes a small ring larger whose messages follow each other closely: each look takes the cursor's line from a
@@ -148,6 +158,7 @@ impl RingWriter {
         };
         let Some(passed) = self.places.iter().filter_map(passed).min() else { return };
         let kept = self.head.saturating_sub(u64::from(self.options.history).max(1));
+        let kept = self.shared.outdated().map_or(kept, |outdated| outdated.min(kept));
         let most = passed.min(kept).min(self.gate.saturating_sub(1));
         while self.chunks.front().is_some_and(|(oldest, _)| *oldest <= most) && self.give_up_front() {}
         self.recycle_all();
@@ -238,6 +249,9 @@ impl RingWriter {
                 self.waited(started);
                 return Ok(());
             }
+            if self.give_up_early(needed) {
+                continue;
+            }
             let now = clock::monotonic_ns();
             if started == 0 {
                 started = now;
@@ -255,6 +269,17 @@ impl RingWriter {
                 self.sleep(needed, now, patience);
             }
         }
+    }
+
+    /// What waits for the first subscriber gives way at once: nobody is waited for who is not there. False where nothing of it
+    /// is in the way.
+    fn give_up_early(&self, needed: u64) -> bool {
+        let Some(early) = self.places.iter().find_map(|seat| seat.early.as_ref()) else { return false };
+        let in_the_way = early.passed() < needed;
+        if in_the_way {
+            early.give_up(needed, self.stage.mask + 1);
+        }
+        in_the_way
     }
 
     /// Waits until every row that gates has passed the last message; at most until `deadline` or until this process

@@ -322,7 +322,7 @@ impl RingShared {
     /// A row of ours that stands for a group, and its seat.
     fn group_seat(&self, from: u64) -> Result<Seat, ShmError> {
         let (late_join_ns, slots_max) = self.pushes.ok_or(NOT_PUSHED)?;
-        let mut seat = self.own_row(from, place::Row::OF_GROUP)?;
+        let mut seat = self.own_row(from, place::Row::OF_OURS)?;
         let empty_since_ns = Some(clock::monotonic_ns());
         let state = State { passed: from, named: None, empty_since_ns, abandoned: false, over: false };
         let (row, head) = (seat.row.clone(), self.head.clone());

@@ -130,8 +130,8 @@ pub(super) struct Row {
 }
 
 impl Row {
-    /// That of a group: it gates, and its port is that of nobody.
-    pub(super) const OF_GROUP: Self = Self { port: 0, policy: Policy::Block, place: None };
+    /// One that gates, and whose port is that of nobody: of a group, or of what is kept for the first subscriber.
+    pub(super) const OF_OURS: Self = Self { port: 0, policy: Policy::Block, place: None };
 }
 
 impl RingShared {
@@ -186,6 +186,7 @@ impl RingShared {
             uid,
             stands_for: None,
             group: None,
+            early: None,
             member: None,
         })
     }
