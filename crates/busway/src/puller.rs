@@ -29,6 +29,8 @@ use crate::pusher::Pusher;
 use crate::sample::{PublisherInfo, Sample, SampleTray, Source, SourceRef};
 use crate::stream::TaskStream;
 
+mod look;
+
 /// A puller's constructor waits this long after the last news for pushers that are known.
 const QUIET: Duration = Duration::from_secs(1);
 /// Looks before yielding, and yields before sleeping, as a subscriber's.
@@ -300,14 +302,14 @@ impl Puller {
     }
 
     pub(crate) fn poll(&mut self, context: &mut Context<'_>) -> Poll<Result<Task, RecvError>> {
-        let polled = self.look(context).transpose().map_or(Poll::Pending, Poll::Ready);
+        let polled = self.look_or_register(context).transpose().map_or(Poll::Pending, Poll::Ready);
         if polled.is_ready() {
             self.rest();
         }
         polled
     }
 
-    fn look(&mut self, context: &Context<'_>) -> Result<Option<Task>, RecvError> {
+    fn look_or_register(&mut self, context: &Context<'_>) -> Result<Option<Task>, RecvError> {
         self.check()?;
         // Before the looks: what comes after it is news.
         let work = self.subscription.work();
@@ -615,10 +617,7 @@ impl Task {
     /// # Errors
     /// [`Late`]: it was given to another meanwhile, who handles it as well.
     pub fn ack(mut self) -> Result<(), Late> {
-        match self.claim.take().is_none_or(group::Task::done) {
-            true => Ok(()),
-            false => Err(Late),
-        }
+        self.settle()
     }
 
     /// It was not handled: another puller gets it, or this one again. Where the group does not acknowledge there is nothing

@@ -16,7 +16,7 @@ use crate::bus::Bus;
 use crate::error::Error;
 use crate::inspection::Account;
 use crate::outcome::{SendError, Sent};
-use crate::publisher::{Loan, Publisher, PublisherBuilder};
+use crate::publisher::{DetachedLoan, Loan, Publisher, PublisherBuilder};
 
 /// Messages that wait or are being handled, unless the builder says otherwise: a second's work of a quick puller.
 const SLOTS_DEFAULT: u32 = 1024;
@@ -128,6 +128,22 @@ impl Pusher {
     /// As [`Publisher::loan`].
     pub fn loan(&mut self, len: usize) -> Result<Loan<'_>, SendError> {
         self.publisher.loan(len)
+    }
+
+    /// As [`Pusher::loan`], without waiting for room.
+    ///
+    /// # Errors
+    /// [`SendError::Full`], and as [`Publisher::loan`].
+    pub fn try_loan(&mut self, len: usize) -> Result<Loan<'_>, SendError> {
+        self.publisher.try_loan(len)
+    }
+
+    /// Takes a detached loan back, to send or to drop it.
+    ///
+    /// # Errors
+    /// The loan, where it is another pusher's.
+    pub fn attach(&mut self, loan: DetachedLoan) -> Result<Loan<'_>, DetachedLoan> {
+        self.publisher.attach(loan)
     }
 
     /// Waits until every message is finished.

@@ -7,7 +7,10 @@ use pyo3::prelude::*;
 use serde_json::to_string;
 
 use crate::failure::{OrRaise, inherited};
-use crate::publisher::{Publisher, or_endless};
+use crate::publisher::Publisher;
+use crate::puller::Puller;
+use crate::pusher::Pusher;
+use crate::sender::or_endless;
 use crate::subscriber::Subscriber;
 
 /// A process's name on the bus is no longer.
@@ -138,6 +141,58 @@ impl Bus {
         let builder = self.bus.subscriber(pattern).policy(policy).history(history).holds(holds);
         let subscriber = py.detach(|| builder.open()).or_raise(py)?;
         Ok(Subscriber::new(subscriber, self.bus.clone()))
+    }
+
+    /// A pusher of `topic`: each message goes to one puller of each group.
+    ///
+    /// `slots_max` and `bytes_max` bound its ring; a full one makes it wait `max_wait` seconds before a message is refused, and
+    /// waits `late_join` seconds for the first puller of a group before the oldest messages give way.
+    #[pyo3(signature = (topic, *, slots_max = None, bytes_max = None, max_wait = 1.0, late_join = 1.0))]
+    fn pusher(
+        &self,
+        py: Python<'_>,
+        topic: &str,
+        slots_max: Option<u32>,
+        bytes_max: Option<u64>,
+        max_wait: f64,
+        late_join: f64,
+    ) -> PyResult<Pusher> {
+        let mut builder = self
+            .bus
+            .pusher(topic)
+            .max_wait(or_endless(Some(max_wait)).or_raise(py)?)
+            .late_join(or_endless(Some(late_join)).or_raise(py)?);
+        if let Some(slots) = slots_max {
+            builder = builder.slots_max(slots);
+        }
+        if let Some(bytes) = bytes_max {
+            builder = builder.bytes_max(bytes);
+        }
+        let pusher = py.detach(|| builder.open()).or_raise(py)?;
+        Ok(Pusher::new(pusher, self.bus.clone()))
+    }
+
+    /// A puller of all topics that `pattern` matches: each message goes to one puller of its group.
+    ///
+    /// With `ack`, a task is to be acknowledged within so many seconds; one that is not, or whose puller dies, is given to
+    /// another, `attempts` times in all, and lies with the dead letters then. All pullers of a group say the same. `holds`
+    /// tasks of one pusher may be had at a time where they lie.
+    #[pyo3(signature = (pattern, *, group = "pullers", ack = None, attempts = 5, holds = 15))]
+    fn puller(
+        &self,
+        py: Python<'_>,
+        pattern: &str,
+        group: &str,
+        ack: Option<f64>,
+        attempts: u8,
+        holds: u32,
+    ) -> PyResult<Puller> {
+        let mut builder = self.bus.puller(pattern).group(group).attempts(attempts).holds(holds);
+        if let Some(within) = ack {
+            builder = builder.ack(or_endless(Some(within)).or_raise(py)?);
+        }
+        let puller = py.detach(|| builder.open()).or_raise(py)?;
+        Ok(Puller::new(puller, self.bus.clone(), ack))
     }
 
     /// What the domain looks like now, as `busway ls --json` prints it.

@@ -20,6 +20,21 @@ pub(crate) fn show(bytes: &[u8]) {
     shown.entry(bytes.as_ptr().addr()).or_insert((bytes.len(), 0)).1 += 1;
 }
 
+/// In which process something was made.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Birth(u32);
+
+impl Birth {
+    pub(crate) fn now() -> Self {
+        Self(std::process::id())
+    }
+
+    /// Whether that was a parent of this process.
+    pub(crate) fn is_inherited(self) -> bool {
+        self.0 != std::process::id()
+    }
+}
+
 /// A buffer at this address is gone.
 pub(crate) fn hide(start: usize) {
     let mut shown = SHOWN.lock().unwrap_or_else(PoisonError::into_inner);

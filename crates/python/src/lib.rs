@@ -13,11 +13,17 @@ mod deadline;
 mod doorbell;
 mod failure;
 mod fork;
+mod intake;
 mod loan;
+mod message;
 mod payload;
 mod publisher;
+mod puller;
+mod pusher;
 mod sample;
+mod sender;
 mod subscriber;
+mod task;
 mod turn;
 
 use pyo3::prelude::*;
@@ -34,9 +40,19 @@ mod _busway {
     #[pymodule_export]
     use crate::loan::Loan;
     #[pymodule_export]
-    use crate::publisher::{Publisher, Sent};
+    use crate::message::Message;
+    #[pymodule_export]
+    use crate::publisher::Publisher;
+    #[pymodule_export]
+    use crate::puller::Puller;
+    #[pymodule_export]
+    use crate::pusher::Pusher;
     #[pymodule_export]
     use crate::sample::{Origin, Sample};
     #[pymodule_export]
+    use crate::sender::Sent;
+    #[pymodule_export]
     use crate::subscriber::Subscriber;
+    #[pymodule_export]
+    use crate::task::Task;
 }

@@ -17,7 +17,7 @@ use pyo3::types::PyMemoryView;
 use crate::deadline::Deadline;
 use crate::failure::{OrRaise, inherited, raise};
 use crate::fork;
-use crate::publisher::{Sent, Shared};
+use crate::sender::{Sent, Shared};
 
 /// Room for one message: a buffer that can be written until it is sent.
 ///

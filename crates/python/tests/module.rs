@@ -71,8 +71,21 @@ claims! {
     fn closing_ends_the_tasks_that_wait();
     fn what_is_closed_leaves_nothing_in_the_loop();
 
+    "test_work.Work":
+    fn a_task_is_shown_where_its_pusher_wrote_it_also_after_it_was_acknowledged();
+    fn work_that_was_not_acknowledged_comes_back_and_no_other_does();
+    fn an_acknowledgement_that_is_too_late_is_told_and_what_nobody_acknowledges_lies_with_the_dead();
+    fn programs_share_work_and_what_a_killed_one_had_goes_to_another();
+    fn a_wait_for_work_ends_with_time_interrupts_and_closing();
+    fn a_pusher_without_room_says_so_and_does_not_hold_the_interpreter();
+    fn memory_is_flat_over_a_hundred_thousand_tasks();
+    fn a_loop_pulls_work_and_a_receive_that_is_cancelled_keeps_none();
+    fn a_loop_that_waits_notices_what_others_have_had_for_too_long();
+    fn loops_in_threads_share_work();
+
     "test_forks.Forks":
     fn a_forked_child_is_told_and_opens_a_bus_of_its_own();
+    fn a_child_neither_finishes_nor_gives_back_the_work_of_its_parent();
     fn what_was_shown_before_a_fork_can_be_read_in_the_child();
     fn a_child_that_closes_does_not_make_its_parent_deaf();
     fn messages_that_share_pages_can_be_read_in_a_child();

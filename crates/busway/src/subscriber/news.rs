@@ -1,4 +1,4 @@
-//! Sleeping until something comes for a subscriber, without borrowing it.
+//! Sleeping until something comes for a subscriber or a puller, without borrowing it.
 //!
 //! For those who share a subscriber between threads, as bindings to other languages do: one thread sleeps, and another can
 //! ask what was lost meanwhile. It takes nothing; the look is the caller's.
@@ -14,7 +14,7 @@ use crate::ports::Subscription;
 
 use super::Subscriber;
 
-/// Where to sleep until something comes for a subscriber. Made by [`Subscriber::news`]; it keeps the bus open.
+/// Where to sleep until something comes. Made by [`Subscriber::news`] and [`Puller::news`](crate::Puller::news); it keeps the bus open.
 ///
 /// ```
 /// # fn main() -> Result<(), busway::Error> {
@@ -43,7 +43,7 @@ impl Subscriber {
     /// Where to sleep until something comes, without borrowing the subscriber.
     #[must_use]
     pub fn news(&self) -> News {
-        News { core: self.core.clone(), subscription: self.subscription.clone() }
+        News::of(&self.core, &self.subscription)
     }
 
     /// Whether the last look came to its end before everything had been looked at, because so much was lost: look again
@@ -55,6 +55,10 @@ impl Subscriber {
 }
 
 impl News {
+    pub(crate) fn of(core: &Arc<Core>, subscription: &Arc<Subscription>) -> Self {
+        Self { core: core.clone(), subscription: subscription.clone() }
+    }
+
     /// Announces that the caller sleeps, calls `look`, returns what it found, and sleeps if that is nothing: at most
     /// `timeout`, and until something comes or the bus is closed. It may return for nothing: look again.
     ///

@@ -22,7 +22,7 @@ import weakref as _weakref
 from typing import Any as _Any
 
 from . import _busway, _errors
-from ._busway import Loan, Origin, Publisher, Sample, Sent, Subscriber
+from ._busway import Loan, Message, Origin, Publisher, Puller, Pusher, Sample, Sent, Subscriber, Task
 from ._errors import (
     Cancelled,
     Closed,
@@ -57,11 +57,14 @@ __all__ = [
     "Full",
     "JoinError",
     "Loan",
+    "Message",
     "NoResponders",
     "NoSubscribers",
     "Origin",
     "PeerError",
     "Publisher",
+    "Puller",
+    "Pusher",
     "ReplyLost",
     "ResourceError",
     "ResponderDied",
@@ -70,6 +73,7 @@ __all__ = [
     "Sent",
     "SettingError",
     "Subscriber",
+    "Task",
     "TimedOut",
     "TooLarge",
     "TooLate",

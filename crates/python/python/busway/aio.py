@@ -18,7 +18,7 @@ b'101.5'
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Generator
+from collections.abc import AsyncIterator, Callable, Generator, Sequence
 from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
@@ -28,7 +28,7 @@ import busway
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-__all__ = ["Bus", "Publisher", "Subscriber"]
+__all__ = ["Bus", "Publisher", "Puller", "Pusher", "Subscriber"]
 
 #: Messages that are handed over before the loop has its turn, so that a flood does not stop everything else.
 TURN = 256
@@ -42,9 +42,30 @@ class _Port(Protocol):
     def close(self) -> None: ...
 
 
+class _Sends(_Port, Protocol):
+    def try_send(self, data: Buffer) -> busway.Sent: ...
+    def send(self, data: Buffer, timeout: float | None = None) -> busway.Sent: ...
+    def loan(self, size: int) -> busway.Loan: ...
+    def flush(self, timeout: float | None = 5.0) -> None: ...
+
+
+class _Takes(_Port, Protocol):
+    @property
+    def closed(self) -> bool: ...
+    def try_recv(self) -> Any: ...
+    def try_recv_many(self, most: int = 256) -> list[Any]: ...
+    def _fileno(self) -> int: ...
+    def _arm(self, most: int = 1) -> list[Any]: ...
+    def _clear(self) -> None: ...
+
+
 P = TypeVar("P", bound=_Port)
+N = TypeVar("N", bound=_Sends)
+I = TypeVar("I", bound=_Takes)
+T = TypeVar("T")
 R = TypeVar("R")
 S = TypeVar("S", bound="_Opened[Any]")
+Q = TypeVar("Q", bound="_Intake[Any, Any]")
 
 
 async def _in_slices(wait: Callable[[float], R], timeout: float | None) -> R:
@@ -64,7 +85,7 @@ async def _in_slices(wait: Callable[[float], R], timeout: float | None) -> R:
 class _Opened(Generic[P]):
     """What is opened with `async with` or `await`, and closed without holding the loop up."""
 
-    def __init__(self, open: partial[P]) -> None:
+    def __init__(self, open: Callable[[], P]) -> None:
         self._open = open
         self._port: P | None = None
 
@@ -116,21 +137,24 @@ class Bus(_Opened["busway.Bus"]):
         """A subscriber of `pattern`: `async with` or `await` opens it. Settings as for `busway.Bus.subscriber`."""
         return Subscriber(partial(self._native.subscriber, pattern, **settings))
 
+    def pusher(self, topic: str, **settings: Any) -> Pusher:
+        """A pusher of `topic`: `async with` or `await` opens it. Settings as for `busway.Bus.pusher`."""
+        return Pusher(partial(self._native.pusher, topic, **settings))
+
+    def puller(self, pattern: str, **settings: Any) -> Puller:
+        """A puller of `pattern`: `async with` or `await` opens it. Settings as for `busway.Bus.puller`."""
+        return Puller(partial(self._native.puller, pattern, **settings))
+
     async def inspect(self) -> dict[str, Any]:
         """What the domain looks like now, as `busway ls --json` prints it."""
         return await asyncio.get_running_loop().run_in_executor(None, self._native.inspect)
 
 
-class Publisher(_Opened["busway.Publisher"]):
-    """A publisher of one topic. Tasks may share it."""
-
-    @property
-    def publisher(self) -> busway.Publisher:
-        """The publisher itself, for what need not be awaited."""
-        return self._native
+class _Sender(_Opened[N]):
+    """What sends. Tasks may share it."""
 
     async def send(self, data: Buffer, timeout: float | None = None) -> busway.Sent:
-        """Sends, at once if no subscriber must be waited for, else without holding the loop up."""
+        """Sends, at once if nobody must be waited for, else without holding the loop up."""
         native = self._native
         try:
             return native.try_send(data)
@@ -147,80 +171,100 @@ class Publisher(_Opened["busway.Publisher"]):
         """Room for a message, to be written and sent: `with publisher.loan(n) as loan`."""
         return self._native.loan(size)
 
+    async def flush(self, timeout: float | None = 5.0) -> None:
+        """Waits until all who may be waited for have passed the last message: subscribers have read it, pullers finished."""
+        await _in_slices(self._native.flush, timeout)
+
+
+class Publisher(_Sender["busway.Publisher"]):
+    """A publisher of one topic. Tasks may share it."""
+
+    @property
+    def publisher(self) -> busway.Publisher:
+        """The publisher itself, for what need not be awaited."""
+        return self._native
+
     async def wait_for_subscribers(self, count: int = 1, timeout: float | None = None) -> int:
         """Waits until `count` subscribers at least are attached, and returns how many are."""
         return await _in_slices(partial(self._native.wait_for_subscribers, count), timeout)
 
-    async def flush(self, timeout: float | None = 5.0) -> None:
-        """Waits until every subscriber that may be waited for has passed the last message."""
-        await _in_slices(self._native.flush, timeout)
+
+class Pusher(_Sender["busway.Pusher"]):
+    """A pusher of one topic. Tasks may share it."""
+
+    @property
+    def pusher(self) -> busway.Pusher:
+        """The pusher itself, for what need not be awaited."""
+        return self._native
+
+    async def wait_for_pullers(self, count: int = 1, timeout: float | None = None) -> int:
+        """Waits until `count` pullers at least are attached, and returns how many are."""
+        return await _in_slices(partial(self._native.wait_for_pullers, count), timeout)
 
 
-class Subscriber(_Opened["busway.Subscriber"]):
-    """A subscriber of one pattern: `async for sample in subscriber`, `await subscriber.recv()`.
+class _Intake(_Opened[I], Generic[I, T]):
+    """What takes. Tasks of one loop may share it; each message goes to one of them. A receive that is cancelled has taken
+    nothing."""
 
-    Tasks of one loop may share it; each message goes to one of them. A receive that is cancelled has taken nothing.
-    """
+    #: How it is called in errors.
+    _name = "port"
 
-    def __init__(self, open: partial[busway.Subscriber]) -> None:
+    def __init__(self, open: Callable[[], I]) -> None:
         super().__init__(open)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._fd = -1
         self._waiting: set[asyncio.Future[None]] = set()
         self._in_turn = 0
+        self._timer: asyncio.TimerHandle | None = None
 
-    @property
-    def subscriber(self) -> busway.Subscriber:
-        """The subscriber itself, for what need not be awaited: `losses()`, `account()`."""
-        return self._native
+    def _taken(self, native: Any) -> T:
+        """What it hands over for what it took."""
+        taken: T = native
+        return taken
 
-    async def recv(self) -> busway.Sample:
-        """The next message."""
+    async def recv(self) -> T:
+        """The next."""
         await self._pause()
         native = self._native
         while True:
-            sample = native.try_recv()
-            if sample is None:
-                for sample in await self._news(1):
+            taken = native.try_recv()
+            if taken is None:
+                for taken in await self._news(1):
                     break
-            if sample is not None:
+            if taken is not None:
                 self._in_turn += 1
-                return sample
+                return self._taken(taken)
 
-    async def recv_many(self, most: int = 256) -> list[busway.Sample]:
-        """Waits for a message and returns it with those that are there by then, at most `most`."""
+    async def recv_many(self, most: int = 256) -> list[T]:
+        """Waits for one and returns it with those that are there by then, at most `most`."""
         await self._pause()
         native = self._native
         while most > 0:
             batch = native.try_recv_many(most) or await self._news(most)
             if batch:
                 self._in_turn += len(batch)
-                return batch
+                return [self._taken(taken) for taken in batch]
         return []
 
-    async def batches(self, most: int = 256) -> AsyncIterator[list[busway.Sample]]:
-        """What comes, in lists of at most `most`, until the subscriber or its bus is closed."""
+    async def batches(self, most: int = 256) -> AsyncIterator[list[T]]:
+        """What comes, in lists of at most `most`, until it or its bus is closed."""
         while True:
             try:
                 yield await self.recv_many(most)
             except busway.Closed:
                 return
 
-    def losses(self) -> list[dict[str, Any]]:
-        """What was missed since this was asked last."""
-        return self._native.losses()
-
-    def __aiter__(self) -> Subscriber:
+    def __aiter__(self: Q) -> Q:
         return self
 
-    async def __anext__(self) -> busway.Sample:
+    async def __anext__(self) -> T:
         try:
             return await self.recv()
         except busway.Closed:
             raise StopAsyncIteration from None
 
     async def close(self) -> None:
-        """Ends the subscription; tasks that wait in it end."""
+        """Closes it; tasks that wait in it end."""
         await super().close()
         # Only now: who waits and is woken sees that it is closed, and does not watch again.
         if self._loop is not None and not self._loop.is_closed() and not self._inherited():
@@ -242,11 +286,15 @@ class Subscriber(_Opened["busway.Subscriber"]):
             self._in_turn = 0
             await asyncio.sleep(0)
 
-    async def _news(self, most: int) -> list[busway.Sample]:
+    def _look_again(self) -> float | None:
+        """In how many seconds to look again, whatever comes."""
+        return None
+
+    async def _news(self, most: int) -> Sequence[Any]:
         """What is there, at most `most`; else waits until there may be something, and returns nothing."""
         loop = asyncio.get_running_loop()
         if self._loop not in (None, loop) and not self._loop.is_closed():
-            raise RuntimeError("the subscriber is used by another event loop")
+            raise RuntimeError(f"the {self._name} is used by another event loop")
         batch = self._native._arm(most)
         if batch:
             return batch
@@ -254,8 +302,11 @@ class Subscriber(_Opened["busway.Subscriber"]):
             self._fd = self._native._fileno()
             self._waiting.clear()
             loop.add_reader(self._fd, self._rung)
-            self._loop = loop
+            self._loop, self._timer = loop, None
         self._in_turn = 0
+        after = self._look_again()
+        if self._timer is None and after is not None:
+            self._timer = loop.call_later(after, self._rung)
         waiter = loop.create_future()
         self._waiting.add(waiter)
         try:
@@ -266,8 +317,48 @@ class Subscriber(_Opened["busway.Subscriber"]):
 
     def _rung(self) -> None:
         """Something came: all who wait look, and those who find nothing wait again."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
         if self._port is not None:
             self._port._clear()
         for waiter in self._waiting:
             if not waiter.done():
                 waiter.set_result(None)
+
+
+class Subscriber(_Intake["busway.Subscriber", "busway.Sample"]):
+    """A subscriber of one pattern: `async for sample in subscriber`, `await subscriber.recv()`.
+
+    Tasks of one loop may share it; each message goes to one of them. A receive that is cancelled has taken nothing.
+    """
+
+    _name = "subscriber"
+
+    @property
+    def subscriber(self) -> busway.Subscriber:
+        """The subscriber itself, for what need not be awaited: `losses()`, `account()`."""
+        return self._native
+
+    def losses(self) -> list[dict[str, Any]]:
+        """What was missed since this was asked last."""
+        return self._native.losses()
+
+
+class Puller(_Intake["busway.Puller", "busway.Task"]):
+    """A puller of one pattern, in one group: `async for task in puller`, `await puller.recv()`.
+
+    A task is a `busway.Task`; to acknowledge it or to give it back needs no waiting.
+    """
+
+    _name = "puller"
+
+    @property
+    def puller(self) -> busway.Puller:
+        """The puller itself, for what need not be awaited."""
+        return self._native
+
+    def _look_again(self) -> float | None:
+        # What the others of the group have had for too long is given back by whoever looks.
+        ack = self._native.ack
+        return None if ack is None else min(max(ack / 4, 0.01), 1.0)

@@ -102,6 +102,50 @@ class Forks(Claims):
         loan.send()
         self.assertEqual(subscriber.recv(PATIENCE), b"p" * 1000)
 
+    def test_a_child_neither_finishes_nor_gives_back_the_work_of_its_parent(self):
+        pusher, puller = self.bus.pusher("work"), self.bus.puller("work", ack=PATIENCE)
+        for name in (b"acked" * 100, b"left", b"dropped" * 100):
+            pusher.send(name)
+        tasks = puller.recv_many(3, PATIENCE)
+        view = memoryview(tasks[0])
+
+        def child():
+            task, left, dropped = tasks
+            calls = [
+                lambda: pusher.send(b"x"),
+                lambda: pusher.pullers,
+                lambda: pusher.wait_for_pullers(1),
+                lambda: puller.recv(1),
+                lambda: puller.try_recv_many(),
+                lambda: puller.pushers,
+                lambda: next(iter(puller)),
+                lambda: task.ack(),
+                lambda: task.nack(),
+                lambda: task.done,
+                lambda: bytes(task),
+                lambda: self.bus.pusher("y"),
+                lambda: self.bus.puller("y"),
+            ]
+            for at, call in enumerate(calls):
+                with self.assertRaises(busway.Forked, msg=f"call {at}"):
+                    call()
+            self.assertEqual(bytes(view), bytes(500))
+            with left:
+                pass
+            dropped.release()
+            tasks.clear()
+            puller.close()
+            pusher.close()
+
+        self.assertEqual(self.in_child(child), 0)
+        self.assertEqual([task.done for task in tasks], [False] * 3)
+        self.assertIsNone(puller.try_recv())
+        self.assertEqual(view, b"acked" * 100)
+        for task in tasks:
+            task.ack()
+        pusher.flush(PATIENCE)
+        self.assertEqual(pusher.account()["delivered"], 3)
+
     def test_what_was_shown_before_a_fork_can_be_read_in_the_child(self):
         subscriber, publisher = self.bus.subscriber("x"), self.bus.publisher("x")
         publisher.send(b"l" * 100_000)

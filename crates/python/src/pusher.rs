@@ -1,0 +1,112 @@
+//! Pushing from Python: work that is shared.
+//!
+//! How it sends, `sender` says.
+//!
+//! Invariant: it is withdrawn once, by whoever closes it first.
+
+use std::sync::Arc;
+
+use pyo3::prelude::*;
+
+use crate::loan::Loan;
+use crate::sender::{Port, Sent, Shared};
+
+/// A pusher of one topic: each message goes to one puller of each group. Made by `Bus.pusher`; threads may share it, and take
+/// turns.
+///
+/// ```text
+/// >>> import busway
+/// >>> with busway.Bus("example") as bus, bus.pusher("resize") as pusher:
+/// ...     pusher.send(b"cat.png").sequence, pusher.send_json({"name": "dog.png"}).sequence
+/// (1, 2)
+///
+/// ```
+#[pyclass(frozen, weakref, module = "busway")]
+pub(crate) struct Pusher {
+    shared: Arc<Shared>,
+}
+
+impl Pusher {
+    pub(crate) fn new(pusher: busway::Pusher, bus: busway::Bus) -> Self {
+        Self { shared: Shared::new(Port::Pusher(pusher), bus) }
+    }
+}
+
+#[pymethods]
+impl Pusher {
+    /// Its topic.
+    #[getter]
+    fn topic(&self) -> &str {
+        self.shared.topic()
+    }
+
+    /// Sends bytes, or whatever shows its memory (bytearray, memoryview, an array). Where the ring is full of
+    /// work that nobody has finished, waits for `max_wait`, or for `timeout` seconds, and raises Full or TimedOut.
+    #[pyo3(signature = (data, timeout = None))]
+    fn send(&self, py: Python<'_>, data: &Bound<'_, PyAny>, timeout: Option<f64>) -> PyResult<Sent> {
+        self.shared.send(py, data, timeout)
+    }
+
+    /// Sends without waiting; raises Full where there is no room.
+    fn try_send(&self, py: Python<'_>, data: &Bound<'_, PyAny>) -> PyResult<Sent> {
+        self.shared.try_send(py, data)
+    }
+
+    /// Sends a value as JSON, as `json.dumps` writes it.
+    #[pyo3(signature = (value, timeout = None))]
+    fn send_json(&self, py: Python<'_>, value: &Bound<'_, PyAny>, timeout: Option<f64>) -> PyResult<Sent> {
+        self.shared.send_json(py, value, timeout)
+    }
+
+    /// Room for a message of `size` bytes in the memory where its puller will read it: write it, then `send()` it.
+    fn loan(&self, py: Python<'_>, size: usize) -> PyResult<Loan> {
+        self.shared.loan(py, size)
+    }
+
+    /// Pullers that are attached now.
+    #[getter]
+    fn pullers(&self, py: Python<'_>) -> PyResult<usize> {
+        self.shared.takers(py)
+    }
+
+    /// Waits until `count` pullers at least are attached, and returns how many are; raises TimedOut.
+    #[pyo3(signature = (count = 1, timeout = None))]
+    fn wait_for_pullers(&self, py: Python<'_>, count: usize, timeout: Option<f64>) -> PyResult<usize> {
+        self.shared.wait_for_takers(py, count, timeout)
+    }
+
+    /// Waits until every message is finished; raises TimedOut with the groups that have not.
+    #[pyo3(signature = (timeout = 5.0))]
+    fn flush(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<()> {
+        self.shared.flush(py, timeout)
+    }
+
+    /// What became of every message: sent, delivered, dropped by cause, in flight, for all groups.
+    fn account<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        self.shared.account(py)
+    }
+
+    /// Withdraws the pusher. What was sent stays there for its pullers, while the bus is open.
+    fn close(&self, py: Python<'_>) -> PyResult<()> {
+        self.shared.close(py)
+    }
+
+    /// Whether it was closed.
+    #[getter]
+    fn closed(&self, py: Python<'_>) -> PyResult<bool> {
+        self.shared.closed(py)
+    }
+
+    fn __enter__(slf: Py<Self>) -> Py<Self> {
+        slf
+    }
+
+    #[pyo3(signature = (*_exception))]
+    fn __exit__(&self, py: Python<'_>, _exception: &Bound<'_, PyAny>) -> PyResult<()> {
+        self.shared.close(py)
+    }
+
+    fn __repr__(&self) -> String {
+        format!("<busway.Pusher of {}>", self.shared.topic())
+    }
+}

@@ -1,0 +1,378 @@
+//! Sending from Python: what a publisher and a pusher have in common.
+//!
+//! What need not wait is sent at once, with the interpreter held: to let it go and get it back takes longer than to send.
+//! What must wait, or is large and cannot change, goes without it.
+//!
+//! Invariant: a chunk that was loaned is sent or given back, whoever drops the loan and whenever.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use busway::{Account, Code, DetachedLoan, Error, SendError};
+use pyo3::prelude::*;
+
+use crate::deadline::{Deadline, seconds};
+use crate::failure::{OrRaise, inherited, missed};
+use crate::loan::Loan;
+use crate::payload::Payload;
+use crate::turn::{Missed, Taken, Turn};
+
+/// `bytes` of this size and more are copied without the interpreter: that takes some ten microseconds. Of what may change
+/// meanwhile, such as a bytearray, any size is copied with it.
+const LARGE_BYTES: usize = 256 << 10;
+/// As long as the clock can tell: no limit.
+const ENDLESS: Duration = Duration::MAX;
+
+/// What happened to a message that was sent.
+#[pyclass(frozen, eq, get_all, module = "busway")]
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Sent {
+    /// Its number: from 1, without gaps for each publisher.
+    sequence: u64,
+    /// Nanoseconds that the call waited for subscribers.
+    waited_ns: u64,
+    /// Subscribers that were waited for too long: they are waited for no more until they have caught up.
+    stalled: u32,
+    /// Subscribers that were evicted, because they asked for that.
+    evicted: u32,
+}
+
+impl From<busway::Sent> for Sent {
+    fn from(sent: busway::Sent) -> Self {
+        let busway::Sent { sequence, waited_ns, stalled, evicted, .. } = sent;
+        Self { sequence, waited_ns, stalled, evicted }
+    }
+}
+
+#[pymethods]
+impl Sent {
+    fn __repr__(&self) -> String {
+        let Self { sequence, waited_ns, stalled, evicted } = self;
+        format!("Sent(sequence={sequence}, waited_ns={waited_ns}, stalled={stalled}, evicted={evicted})")
+    }
+}
+
+/// A port that sends.
+#[derive(Debug)]
+pub(crate) enum Port {
+    Publisher(busway::Publisher),
+    Pusher(busway::Pusher),
+}
+
+impl Port {
+    fn try_send(&mut self, bytes: &[u8]) -> Result<busway::Sent, SendError> {
+        match self {
+            Self::Publisher(publisher) => publisher.try_send(bytes),
+            Self::Pusher(pusher) => pusher.try_send(bytes),
+        }
+    }
+
+    fn send(&mut self, bytes: &[u8], deadline: Deadline) -> Result<busway::Sent, SendError> {
+        match (self, deadline.left()) {
+            (Self::Publisher(publisher), None) => publisher.send(bytes),
+            (Self::Publisher(publisher), Some(left)) => publisher.send_timeout(bytes, left),
+            (Self::Pusher(pusher), None) => pusher.send(bytes),
+            (Self::Pusher(pusher), Some(left)) => pusher.send_timeout(bytes, left),
+        }
+    }
+
+    fn try_loan(&mut self, len: usize) -> Result<busway::Loan<'_>, SendError> {
+        match self {
+            Self::Publisher(publisher) => publisher.try_loan(len),
+            Self::Pusher(pusher) => pusher.try_loan(len),
+        }
+    }
+
+    fn loan(&mut self, len: usize) -> Result<busway::Loan<'_>, SendError> {
+        match self {
+            Self::Publisher(publisher) => publisher.loan(len),
+            Self::Pusher(pusher) => pusher.loan(len),
+        }
+    }
+
+    fn attach(&mut self, room: DetachedLoan) -> Result<busway::Loan<'_>, DetachedLoan> {
+        match self {
+            Self::Publisher(publisher) => publisher.attach(room),
+            Self::Pusher(pusher) => pusher.attach(room),
+        }
+    }
+
+    fn flush(&mut self, most: Duration) -> Result<(), SendError> {
+        match self {
+            Self::Publisher(publisher) => publisher.flush(most),
+            Self::Pusher(pusher) => pusher.flush(most),
+        }
+    }
+
+    fn account(&self) -> Account {
+        match self {
+            Self::Publisher(publisher) => publisher.account(),
+            Self::Pusher(pusher) => pusher.account(),
+        }
+    }
+
+    /// Who takes from it now: subscribers or pullers.
+    fn takers(&self) -> usize {
+        match self {
+            Self::Publisher(publisher) => publisher.subscribers(),
+            Self::Pusher(pusher) => pusher.pullers(),
+        }
+    }
+
+    fn wait_for_takers(&self, count: usize, most: Duration) -> Result<usize, Error> {
+        match self {
+            Self::Publisher(publisher) => publisher.wait_for_subscribers(count, most),
+            Self::Pusher(pusher) => pusher.wait_for_pullers(count, most),
+        }
+    }
+
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Publisher(_) => "publisher",
+            Self::Pusher(_) => "pusher",
+        }
+    }
+
+    fn topic(&self) -> &str {
+        match self {
+            Self::Publisher(publisher) => publisher.topic().as_str(),
+            Self::Pusher(pusher) => pusher.topic().as_str(),
+        }
+    }
+}
+
+/// A port that sends, and what its loans share with it.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    turn: Turn<Port>,
+    /// Loans that were dropped while another thread had the port.
+    dropped: Mutex<Vec<DetachedLoan>>,
+    bus: busway::Bus,
+    name: &'static str,
+    topic: String,
+}
+
+impl Shared {
+    pub(crate) fn new(port: Port, bus: busway::Bus) -> Arc<Self> {
+        let (name, topic) = (port.name(), port.topic().to_owned());
+        Arc::new(Self { turn: Turn::new(port), dropped: Mutex::default(), bus, name, topic })
+    }
+
+    /// `Err` in a child made by `fork`, before any lock of the parent's is touched.
+    pub(crate) fn check(&self) -> Result<(), Error> {
+        if self.bus.is_inherited() { Err(inherited()) } else { Ok(()) }
+    }
+
+    pub(crate) fn topic(&self) -> &str {
+        &self.topic
+    }
+
+    /// The port, without the interpreter.
+    fn take(&self, deadline: Deadline) -> Result<Taken<'_, Port>, Error> {
+        self.turn.take(deadline).map_err(|why| missed(why, self.name))
+    }
+
+    /// The port, if no other thread has it.
+    fn try_take(&self) -> Result<Option<Taken<'_, Port>>, Error> {
+        match self.turn.try_take() {
+            Ok(taken) => Ok(Some(taken)),
+            Err(Missed::Away) => Ok(None),
+            Err(why) => Err(missed(why, self.name)),
+        }
+    }
+
+    /// What a call on the port comes to, made without the interpreter.
+    fn with<T: Send>(
+        &self,
+        py: Python<'_>,
+        call: impl FnOnce(&mut Port) -> Result<T, Error> + Send,
+    ) -> PyResult<T> {
+        self.check().or_raise(py)?;
+        py.detach(|| call(&mut *self.take(Deadline::never())?)).or_raise(py)
+    }
+
+    /// Sends what was written into a loan; without the interpreter.
+    pub(crate) fn send_room(&self, room: DetachedLoan, deadline: Deadline) -> Result<Sent, Error> {
+        let mut port = match self.take(deadline) {
+            Ok(port) => port,
+            Err(error) => {
+                self.give_back(room);
+                return Err(error);
+            }
+        };
+        let loan = port.attach(room).map_err(|_| missed(Missed::Closed, "loan"))?;
+        let sent = match deadline.left() {
+            None => loan.send(),
+            Some(left) => loan.send_timeout(left),
+        };
+        Ok(sent?.into())
+    }
+
+    /// Gives back what was not sent, at the latest with the next loan.
+    pub(crate) fn give_back(&self, room: DetachedLoan) {
+        if self.bus.is_inherited() {
+            return;
+        }
+        match self.turn.try_take() {
+            Ok(mut port) => drop(port.attach(room)),
+            Err(Missed::Away) => self.dropped.lock().unwrap_or_else(PoisonError::into_inner).push(room),
+            // Its memory went with the port.
+            Err(Missed::Closed) => {}
+        }
+    }
+
+    fn take_back(&self, port: &mut Port) {
+        let dropped = std::mem::take(&mut *self.dropped.lock().unwrap_or_else(PoisonError::into_inner));
+        for room in dropped {
+            drop(port.attach(room));
+        }
+    }
+
+    /// Sends at once, or says that it must wait: for who takes, for memory, or for another thread.
+    fn send_now(&self, py: Python<'_>, payload: &Payload<'_>) -> PyResult<Option<Sent>> {
+        let Some(mut port) = self.try_take().or_raise(py)? else { return Ok(None) };
+        let sent = match payload {
+            Payload::Bytes(bytes) => port.try_send(bytes),
+            Payload::Buffer(buffer) => match port.try_loan(buffer.len_bytes()) {
+                Ok(mut loan) => {
+                    buffer.copy_to_slice(py, &mut loan)?;
+                    loan.try_send()
+                }
+                Err(error) => Err(error),
+            },
+        };
+        // Put back before anything is raised: that runs Python, which may send.
+        drop(port);
+        match sent {
+            Ok(sent) => Ok(Some(sent.into())),
+            Err(SendError::Full(_)) => Ok(None),
+            Err(error) => Err(error).or_raise(py),
+        }
+    }
+
+    /// Sends without the interpreter.
+    fn send_waiting(&self, py: Python<'_>, bytes: &[u8], deadline: Deadline) -> PyResult<Sent> {
+        py.detach(|| -> Result<Sent, Error> { Ok(self.take(deadline)?.send(bytes, deadline)?.into()) })
+            .or_raise(py)
+    }
+
+    /// Sends, waiting where it must.
+    pub(crate) fn send(
+        &self,
+        py: Python<'_>,
+        data: &Bound<'_, PyAny>,
+        timeout: Option<f64>,
+    ) -> PyResult<Sent> {
+        let deadline = Deadline::after(py, timeout)?;
+        self.check().or_raise(py)?;
+        let payload = Payload::of(data)?;
+        let waits = payload.len() >= LARGE_BYTES && matches!(payload, Payload::Bytes(_));
+        if !waits && let Some(sent) = self.send_now(py, &payload)? {
+            return Ok(sent);
+        }
+        match payload {
+            Payload::Bytes(bytes) => self.send_waiting(py, bytes, deadline),
+            Payload::Buffer(buffer) => {
+                let bytes = buffer.to_vec(py)?;
+                self.send_waiting(py, &bytes, deadline)
+            }
+        }
+    }
+
+    /// Sends, and waits for nothing.
+    pub(crate) fn try_send(&self, py: Python<'_>, data: &Bound<'_, PyAny>) -> PyResult<Sent> {
+        self.check().or_raise(py)?;
+        let payload = Payload::of(data)?;
+        if let Some(sent) = self.send_now(py, &payload)? {
+            return Ok(sent);
+        }
+        let mut port = match self.try_take().or_raise(py)? {
+            Some(port) => port,
+            None => return Err(missed(Missed::Away, self.name)).or_raise(py),
+        };
+        // Full: once more for the names of those who are behind.
+        let sent = match payload {
+            Payload::Bytes(bytes) => port.try_send(bytes),
+            Payload::Buffer(buffer) => port.try_send(&buffer.to_vec(py)?),
+        };
+        drop(port);
+        sent.map(Sent::from).or_raise(py)
+    }
+
+    pub(crate) fn send_json(
+        &self,
+        py: Python<'_>,
+        value: &Bound<'_, PyAny>,
+        timeout: Option<f64>,
+    ) -> PyResult<Sent> {
+        let text = py.import("json")?.call_method1("dumps", (value,))?.call_method0("encode")?;
+        self.send(py, &text, timeout)
+    }
+
+    pub(crate) fn loan(self: &Arc<Self>, py: Python<'_>, size: usize) -> PyResult<Loan> {
+        self.check().or_raise(py)?;
+        let room = py.detach(|| -> Result<DetachedLoan, Error> {
+            let mut port = self.take(Deadline::never())?;
+            self.take_back(&mut port);
+            Ok(port.loan(size)?.detach())
+        });
+        Ok(Loan::new(Box::new(room.or_raise(py)?), self.clone()))
+    }
+
+    /// Who takes from it now.
+    pub(crate) fn takers(&self, py: Python<'_>) -> PyResult<usize> {
+        self.with(py, |port| Ok(port.takers()))
+    }
+
+    /// Waits until so many take from it.
+    pub(crate) fn wait_for_takers(
+        &self,
+        py: Python<'_>,
+        count: usize,
+        timeout: Option<f64>,
+    ) -> PyResult<usize> {
+        let deadline = Deadline::after(py, timeout)?;
+        loop {
+            let waited = self.with(py, |port| Ok(port.wait_for_takers(count, deadline.slice())))?;
+            match waited {
+                Err(error) if error.code() == Code::TimedOut && !deadline.expired() => py.check_signals()?,
+                other => return other.or_raise(py),
+            }
+        }
+    }
+
+    /// Waits until all was taken.
+    pub(crate) fn flush(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<()> {
+        let deadline = Deadline::after(py, timeout)?;
+        loop {
+            let flushed = self.with(py, |port| Ok(port.flush(deadline.slice())))?;
+            match flushed {
+                Err(SendError::Timeout(_)) if !deadline.expired() => py.check_signals()?,
+                other => return other.or_raise(py),
+            }
+        }
+    }
+
+    pub(crate) fn account<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        let account = self.with(py, |port| Ok(port.account()))?;
+        crate::bus::as_dict(py, &account)
+    }
+
+    pub(crate) fn close(&self, py: Python<'_>) -> PyResult<()> {
+        if self.check().is_err() {
+            return Ok(());
+        }
+        py.detach(|| self.turn.close(Deadline::never()).map(drop).map_err(|why| missed(why, self.name)))
+            .or_raise(py)
+    }
+
+    pub(crate) fn closed(&self, py: Python<'_>) -> PyResult<bool> {
+        self.check().or_raise(py)?;
+        Ok(self.turn.is_closed())
+    }
+}
+
+/// Seconds as a duration without an end where none is given.
+pub(crate) fn or_endless(timeout: Option<f64>) -> Result<Duration, Error> {
+    Ok(seconds(timeout)?.unwrap_or(ENDLESS))
+}
