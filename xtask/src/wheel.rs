@@ -78,7 +78,7 @@ fn steps(python: &Path, out: &Path) -> Vec<(&'static str, Command)> {
     let mut tests = module(&["pytest", "-q", "-p", "no:cacheprovider", "tests/python"]);
     tests.env("PYTHONPATH", package.join("tests/python"));
     let cache: PathBuf = out.join("mypy");
-    let mut types = module(&["mypy", "--strict", "python/busway", "--cache-dir"]);
+    let mut types = module(&["mypy", "--strict", "python/busway", "python/message_bus", "--cache-dir"]);
     types.arg(&cache);
     let stubs = module(&["mypy.stubtest", "busway", "--allowlist", "tests/stubtest.txt"]);
     vec![

@@ -1,4 +1,4 @@
-//! What the module `busway` does in a real interpreter: each claim is a Python test of `tests/python`, run by name.
+//! What the modules `busway` and `message_bus` do in a real interpreter: each claim is a Python test of `tests/python`, run by name.
 #![expect(clippy::print_stdout, reason = "the test runner collects skips and evidence")]
 
 #[path = "stage/interpreter.rs"]
@@ -94,6 +94,55 @@ claims! {
     fn messages_go_between_two_interpreters_started_at_once();
     fn a_message_of_the_command_reaches_python();
     fn a_message_of_python_reaches_the_command();
+
+    "test_bus_handlers.Handlers":
+    fn a_handler_is_given_the_whole_message();
+    fn what_can_be_awaited_is_awaited_and_the_rest_is_called_in_a_thread();
+    fn a_handler_that_does_not_return_stops_neither_the_loop_nor_other_topics();
+    fn as_many_handlers_run_at_once_as_were_allowed();
+    fn as_many_threads_are_at_it_as_handlers_were_allowed();
+    fn its_own_handler_comes_before_patterns_and_the_last_one_wins();
+    fn a_handler_that_fails_is_counted_and_told_and_the_next_message_handled();
+    fn a_topic_without_a_handler_is_told_at_the_level_that_was_set();
+    fn a_flood_makes_no_task_and_no_future_for_each_message();
+    fn messages_of_one_publisher_and_topic_come_in_order_and_once();
+    fn a_bus_is_built_anywhere_and_used_in_one_loop_after_the_other();
+
+    "test_bus_events.Events":
+    fn what_is_published_before_its_subscriber_s_task_runs_arrives();
+    fn a_subscriber_of_another_process_that_comes_late_gets_what_was_kept_for_it();
+    fn messages_of_a_new_topic_are_kept_as_long_as_was_said();
+    fn every_text_is_a_topic_and_every_beginning_of_one_a_subscription();
+    fn each_loop_of_a_port_has_its_own_topics_and_a_message_comes_once();
+    fn ports_are_spaces_and_any_number_of_buses_publish_on_one();
+    fn other_programs_of_the_bus_read_and_write_the_same_messages();
+    fn a_message_of_any_size_comes_whole();
+    fn a_stalled_handler_has_its_queue_and_its_publisher_waits_no_longer_than_was_said();
+    fn a_policy_that_drops_makes_nobody_wait();
+    fn an_odd_bus_name_is_a_name();
+
+    "test_bus_settings.Settings":
+    fn the_twelve_keys_have_the_defaults_that_programs_know();
+    fn an_unknown_key_is_told_once_with_what_was_meant();
+    fn a_value_that_cannot_be_meant_is_refused_where_it_is_given();
+    fn serializers_read_what_the_others_wrote_and_a_missing_one_is_told();
+    fn a_strict_bus_raises_what_others_count();
+    fn nothing_is_logged_by_itself_and_nothing_opened_by_building();
+
+    "test_bus_lives.Lives":
+    fn there_are_nine_counts_and_more_for_who_asks();
+    fn what_is_cleaned_up_leaves_nothing_and_may_be_cleaned_up_again();
+    fn two_buses_share_what_a_process_has_and_the_last_one_leaves();
+    fn cleanup_has_an_end_whatever_is_under_way();
+    fn what_was_sent_has_the_linger_to_be_read();
+    fn handlers_that_are_not_to_be_cancelled_come_to_their_end();
+    fn a_handler_may_clean_up_its_own_bus();
+    fn a_forked_child_has_a_bus_that_has_done_nothing();
+    fn an_endpoint_that_fails_is_left_alone_and_comes_back_by_itself();
+    fn a_subscription_that_cannot_be_opened_is_tried_again();
+    fn a_breaker_knows_no_wall_clock_and_lets_one_probe_through();
+    fn a_cause_is_told_now_and_then_with_how_often_it_was_not();
+    fn threads_publish_through_one_bus();
 
     "test_words.Words":
     fn the_stubs_name_what_is_there();

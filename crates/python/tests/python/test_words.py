@@ -8,6 +8,7 @@ import pathlib
 
 import busway
 import busway.aio
+import message_bus
 from busway import _busway, _errors
 from stage import Claims
 
@@ -53,13 +54,14 @@ class Words(Claims):
 
     def test_the_examples_of_the_documentation_run(self):
         attempted = 0
-        for module in (busway, busway.aio, _errors):
+        for module in (busway, busway.aio, _errors, message_bus):
             results = doctest.testmod(module)
             self.assertEqual(results.failed, 0, module.__name__)
             attempted += results.attempted
-        page = SOURCES.parent.parent / "docs/python.md"
-        results = doctest.testfile(str(page), module_relative=False)
-        self.assertEqual(results.failed, 0, page)
-        attempted += results.attempted
+        for name in ("python.md", "message_bus.md"):
+            page = SOURCES.parent.parent / "docs" / name
+            results = doctest.testfile(str(page), module_relative=False)
+            self.assertEqual(results.failed, 0, page)
+            attempted += results.attempted
         self.assertGreater(attempted, 40)
         self.evidence(examples=attempted)

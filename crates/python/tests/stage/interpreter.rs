@@ -17,7 +17,10 @@ const WATCHDOG: Duration = Duration::from_secs(90);
 /// The oldest that the module is for.
 const OLDEST: (u32, u32) = (3, 11);
 
-/// The package as users import it, and who is asked for it.
+/// What the wheel installs.
+const PACKAGES: &[&str] = &["busway", "message_bus"];
+
+/// The packages as users import them, and who is asked for it.
 #[derive(Debug)]
 pub(crate) struct Interpreter {
     program: PathBuf,
@@ -118,24 +121,26 @@ pub(crate) fn build_the_command() {
     assert!(status.expect("cargo starts").success(), "the command does not build");
 }
 
-/// The directory to import `busway` from. Several processes may lay it out at once: each link is put in place whole.
+/// The directory to import the packages from. Several processes may lay it out at once: each link is put in place whole.
 fn laid_out() -> PathBuf {
     let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join("python");
-    let package = path.join("busway");
-    fs::create_dir_all(&package).expect("a directory");
-    let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("python/busway");
-    let mut links = vec![(package.join("_busway.abi3.so"), module())];
-    for entry in fs::read_dir(sources).expect("the sources") {
-        let entry = entry.expect("an entry");
-        if entry.path().is_file() {
-            links.push((package.join(entry.file_name()), entry.path()));
+    let mut links = vec![(path.join("busway/_busway.abi3.so"), module())];
+    for name in PACKAGES {
+        let package = path.join(name);
+        fs::create_dir_all(&package).expect("a directory");
+        let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("python").join(name);
+        for entry in fs::read_dir(sources).expect("the sources") {
+            let entry = entry.expect("an entry");
+            if entry.path().is_file() {
+                links.push((package.join(entry.file_name()), entry.path()));
+            }
         }
     }
     for (link, target) in links {
         if fs::read_link(&link).is_ok_and(|old| old == target) {
             continue;
         }
-        let new = package.join(format!("new-{:016x}", fastrand::u64(..)));
+        let new = link.with_file_name(format!("new-{:016x}", fastrand::u64(..)));
         symlink(target, &new).expect("a link");
         fs::rename(new, link).expect("a link in its place");
     }

@@ -1,0 +1,172 @@
+"""The message bus as its users know it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+import weakref
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import busway
+
+from ._core import Core
+from ._handlers import Function
+from ._log import logger
+from ._metrics import BusMetrics
+from ._outbound import TURN, PublishResult
+from ._publish import Publishing
+from ._serializers import Serializer
+from ._subscribe import Subscribing
+
+_buses: weakref.WeakSet[MessageBus] = weakref.WeakSet()
+
+
+class Ports:
+    """Where events, results and questions go, unless a program says otherwise: any number is a port."""
+
+    GLOBAL_EVENTS = 5555
+    TASK_RESULTS = 5556
+    STATE_MANAGEMENT = 5557
+
+
+class Topics:
+    """Topics that programs have in common."""
+
+    PRICE_TICK = "price.tick"
+
+
+class MessageBus:
+    """Publish/subscribe, push/pull and request/response of one service.
+
+    It can be built anywhere, also where no event loop runs; it opens what it needs when it needs it. A child made by fork has
+    a bus that has done nothing yet, with the same handlers. `context` is accepted and not used: all buses of a process share
+    what they need to share.
+    """
+
+    def __init__(self, service_name: str, config: Mapping[str, Any] | None = None, context: object = None) -> None:
+        self.service_name = service_name
+        self.config = dict(config or {})
+        self._core = Core(service_name, config)
+        self._publishing = Publishing(self._core)
+        self._subscribing = Subscribing(self._core)
+        self._routes = self._publishing.routes
+        self._turn = 0
+        if context is not None:
+            logger.info("the context of %s is not used: all buses of a process share theirs", service_name)
+        _buses.add(self)
+
+    def _fresh(self) -> None:
+        self._core.fresh()
+        self._publishing.fresh()
+        self._subscribing.fresh()
+        self._routes = self._publishing.routes
+
+    @property
+    def serializer(self) -> Serializer:
+        """How messages become text: an object with `dumps` and `loads`. It may be replaced at any time."""
+        return self._core.serializer
+
+    @serializer.setter
+    def serializer(self, serializer: Serializer) -> None:
+        self._core.serializer = serializer
+
+    @property
+    def metrics(self) -> BusMetrics:
+        """The counts of this bus itself; `get_metrics` adds what the bus below has counted."""
+        return self._core.metrics
+
+    async def publish(self, topic: str, data: Any, port: int = Ports.GLOBAL_EVENTS) -> None:
+        """Publishes an event. It raises nothing, unless the bus is strict: what goes wrong is counted and logged."""
+        route = self._routes.get((port, topic))
+        if route is None or not route.is_plain:
+            await self._publishing.publish(topic, data, port)
+            return
+        core = self._core
+        try:
+            sent = {"topic": topic, "sender": core.service, "ts": time.time(), "data": data}
+            route.native.try_send(core.dumps(sent))
+        except Exception:
+            # What it was is found out where there is time for it.
+            await self._publishing.publish(topic, data, port)
+            return
+        core.metrics.messages_sent += 1
+        self._turn += 1
+        if self._turn >= TURN:
+            self._turn = 0
+            await asyncio.sleep(0)
+
+    async def publish_ex(self, topic: str, data: Any, port: int = Ports.GLOBAL_EVENTS) -> PublishResult:
+        """Publishes as `publish`, and says what became of it."""
+        return await self._publishing.publish(topic, data, port)
+
+    async def ready(self, topic: str, port: int = Ports.GLOBAL_EVENTS, timeout: float = 5.0) -> bool:
+        """Waits until somebody subscribes to a topic; False where nobody does in time."""
+        until = time.monotonic() + timeout
+        while True:
+            route = await self._publishing.route(port, topic)
+            if route.native.subscribers:
+                return True
+            if time.monotonic() >= until:
+                return False
+            await asyncio.sleep(0.002)
+
+    async def subscribe_loop(self, port: int, topics: Iterable[str] | str | None = None) -> None:
+        """Brings what is published on a port to its handlers, until it is cancelled or the bus is cleaned up.
+
+        `topics` are what topics begin with; None means all. Each loop has its own.
+        """
+        await self._core.run_loop(self._subscribing.loop(port, topics))
+
+    def register_handler(self, topic: str, fn: Function) -> None:
+        """The handler of a topic, or of a pattern such as `price.*` or `price.>`; the last one wins.
+
+        A coroutine function is awaited, anything else is called in a thread. It is given the whole message: a dict of `topic`,
+        `sender`, `ts` and `data`.
+        """
+        self._subscribing.handlers.set(topic, fn)
+
+    def add_handler(self, topic: str, fn: Function) -> None:
+        """One more handler of a topic or pattern, called after those before it."""
+        self._subscribing.handlers.add(topic, fn)
+
+    async def cleanup(self, cancel_running: bool = True) -> None:
+        """Ends all loops and closes everything, within `close_linger_ms` and a second. It may be called again.
+
+        What was sent has that time to be read. With `cancel_running=False` handlers that run have it to come to their end.
+        """
+        core = self._core
+        if core.closed:
+            return
+        core.closed = True
+        until = time.monotonic() + core.settings.linger
+        publishing = core.in_thread(lambda: self._publishing.close(until))
+        await publishing
+        await core.end_loops(0.5)
+        await self._subscribing.close(cancel_running, until)
+        await asyncio.get_running_loop().run_in_executor(None, core.leave())
+
+    def get_metrics(self, extended: bool = False) -> dict[str, Any]:
+        """The nine counts; with `extended` also `causes`, what waits for handlers, and what was kept for nobody."""
+        counts: dict[str, Any] = self._core.metrics.as_dict()
+        try:
+            counts["outbound_dropped"] += self._publishing.lost()
+            counts["inbound_dropped"] += self._subscribing.lost()
+        except busway.Error:
+            # Closed between two looks: what it had counted is in the counts when it has ended.
+            pass
+        if extended:
+            counts["causes"] = dict(self._core.metrics.causes)
+            counts["inbound_waiting"] = self._subscribing.waiting
+            counts["outbound_kept"] = self._publishing.keeps
+            counts["no_subscriber"] = self._publishing.unattended()
+        return counts
+
+
+def _after_fork() -> None:
+    for bus in list(_buses):
+        bus._fresh()
+
+
+os.register_at_fork(after_in_child=_after_fork)

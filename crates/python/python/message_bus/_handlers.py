@@ -1,0 +1,87 @@
+"""Which handlers a topic has, and how each of them is called.
+
+A handler of the topic itself comes before those of patterns: `price.*` is any one token more, `price.>` one or more. Whether a
+handler is awaited or called in a thread is decided when it is registered.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+#: Anything that takes a message: a coroutine function is awaited, anything else is called in a thread.
+Function = Callable[[Any], Any]
+
+#: Topics whose handlers are remembered. Beyond, all are looked up again.
+KNOWN_MAX = 4096
+
+
+class Handler:
+    """A function and how it is called."""
+
+    __slots__ = ("function", "is_async")
+
+    def __init__(self, function: Function) -> None:
+        if not callable(function):
+            raise TypeError(f"a handler must be callable, not {function!r}")
+        self.function = function
+        self.is_async = _is_async(function)
+
+
+def _is_async(function: Any) -> bool:
+    while isinstance(function, functools.partial):
+        function = function.func
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(getattr(function, "__call__", None))
+
+
+def matches(pattern: str, topic: str) -> bool:
+    """Whether a pattern with `*` and `>` as tokens means this topic."""
+    wanted, tokens = pattern.split("."), topic.split(".")
+    if wanted[-1] == ">":
+        wanted.pop()
+        if len(tokens) <= len(wanted):
+            return False
+        tokens = tokens[: len(wanted)]
+    return len(wanted) == len(tokens) and all(one in ("*", token) for one, token in zip(wanted, tokens))
+
+
+class Handlers:
+    """The handlers of a bus. They may be registered at any time."""
+
+    def __init__(self) -> None:
+        self._registered: dict[str, tuple[Handler, ...]] = {}
+        self._known: dict[str, tuple[Handler, ...]] = {}
+
+    def set(self, topic: str, function: Function) -> None:
+        """The only handler of a topic or pattern: the last one wins."""
+        self._registered[_checked(topic)] = (Handler(function),)
+        self._known = {}
+
+    def add(self, topic: str, function: Function) -> None:
+        """One more handler; they are called in the order in which they were added."""
+        self._registered[_checked(topic)] = (*self._registered.get(topic, ()), Handler(function))
+        self._known = {}
+
+    def of(self, topic: str) -> tuple[Handler, ...]:
+        """The handlers of a topic: its own, or those of the patterns that match it."""
+        known = self._known
+        found = known.get(topic)
+        if found is None:
+            found = self._registered.get(topic) or tuple(
+                handler
+                for pattern, handlers in list(self._registered.items())
+                if ("*" in pattern or ">" in pattern) and matches(pattern, topic)
+                for handler in handlers
+            )
+            if len(known) >= KNOWN_MAX:
+                known.clear()
+            known[topic] = found
+        return found
+
+
+def _checked(topic: str) -> str:
+    if not isinstance(topic, str):
+        raise TypeError(f"a topic is text, not {topic!r}")
+    return topic

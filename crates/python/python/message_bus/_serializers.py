@@ -1,0 +1,79 @@
+"""How messages become text, and back.
+
+Both serializers write JSON, so that each reads what the other wrote. One of the program's own is set by
+`bus.serializer = Custom()`, or given as `config["serializer"]`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import logging
+from typing import Any
+
+from ._log import logger
+
+#: The module, where it is installed.
+orjson: Any
+try:
+    orjson = importlib.import_module("orjson")
+except ImportError:
+    orjson = None
+
+#: The names that `config["serializer"]` knows.
+NAMES = ("json", "orjson")
+
+
+class Serializer:
+    """What a serializer does. `dumps` may return text or bytes; `loads` is given text."""
+
+    def dumps(self, obj: Any) -> str | bytes:
+        raise NotImplementedError
+
+    def loads(self, data: Any) -> Any:
+        raise NotImplementedError
+
+
+class JsonSerializer(Serializer):
+    """JSON by the standard library, without spaces."""
+
+    def __init__(self) -> None:
+        self._encode = json.JSONEncoder(separators=(",", ":")).encode
+
+    def dumps(self, obj: Any) -> str | bytes:
+        return self._encode(obj)
+
+    def loads(self, data: Any) -> Any:
+        return json.loads(data)
+
+
+class OrjsonSerializer(Serializer):
+    """JSON by orjson, which must be installed."""
+
+    def __init__(self) -> None:
+        if orjson is None:
+            raise ImportError("orjson is not installed; try: pip install orjson")
+
+    def dumps(self, obj: Any) -> str | bytes:
+        encoded: bytes = orjson.dumps(obj)
+        return encoded
+
+    def loads(self, data: Any) -> Any:
+        return orjson.loads(data)
+
+
+def build_serializer(name: str) -> Serializer:
+    """The serializer of this name; JSON where orjson is asked for and not installed."""
+    if name not in NAMES:
+        raise ValueError(f"there is no serializer {name!r}; there are: {', '.join(NAMES)}")
+    if name == "json":
+        return JsonSerializer()
+    if orjson is None:
+        logger.log(logging.INFO, "orjson is not installed: JSON is written by the standard library")
+        return JsonSerializer()
+    return OrjsonSerializer()
+
+
+def reads_bytes(serializer: Serializer) -> bool:
+    """Whether it takes bytes as they came: one of the program's own is given text, as its author expects."""
+    return type(serializer) in (JsonSerializer, OrjsonSerializer)

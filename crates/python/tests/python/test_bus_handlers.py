@@ -1,0 +1,303 @@
+"""Messages of `message_bus` and the handlers that they come to."""
+
+import asyncio
+import functools
+import logging
+import threading
+
+from bus_stage import BusClaims, Gate, Held
+from message_bus import MessageBus, Ports, Topics
+from stage import PATIENCE
+
+
+class Handlers(BusClaims):
+    def test_a_handler_is_given_the_whole_message(self):
+        async def main():
+            async with self.bus(name="sender") as bus:
+                seen = []
+                bus.register_handler(Topics.PRICE_TICK, seen.append)
+                await self.listens(bus, ["price.tick"])
+                self.assertIsNone(await bus.publish("price.tick", {"symbol": "BTC", "price": 43210.5}))
+                await self.until(lambda: seen)
+                message = seen[0]
+                self.assertEqual(set(message), {"topic", "sender", "ts", "data"})
+                self.assertEqual((message["topic"], message["sender"]), ("price.tick", "sender"))
+                self.assertEqual(message["data"], {"symbol": "BTC", "price": 43210.5})
+                self.assertIsInstance(message["ts"], float)
+
+        self.run_async(main())
+
+    def test_what_can_be_awaited_is_awaited_and_the_rest_is_called_in_a_thread(self):
+        async def main():
+            home, seen = threading.get_ident(), {}
+
+            class Calls:
+                async def bound(self, message):
+                    await asyncio.sleep(0)
+                    seen["bound"] = threading.get_ident()
+
+                async def __call__(self, message):
+                    await asyncio.sleep(0)
+                    seen["callable"] = threading.get_ident()
+
+            async def partial(name, message):
+                await asyncio.sleep(0)
+                seen[name] = threading.get_ident()
+
+            async def later(message):
+                seen["returned"] = threading.get_ident()
+
+            def sync(name, message):
+                seen[name] = threading.get_ident()
+
+            calls = Calls()
+            async with self.bus() as bus:
+                bus.register_handler("bound", calls.bound)
+                bus.register_handler("callable", calls)
+                bus.register_handler("partial", functools.partial(partial, "partial"))
+                bus.register_handler("returned", lambda message: later(message))
+                bus.register_handler("sync", lambda message: sync("sync", message))
+                bus.register_handler("sync partial", functools.partial(sync, "sync partial"))
+                await self.listens(bus)
+                topics = ["bound", "callable", "partial", "returned", "sync", "sync partial"]
+                for topic in topics:
+                    await bus.publish(topic, None)
+                await self.until(lambda: len(seen) == len(topics))
+                threads = {topic for topic in topics if seen[topic] != home}
+                self.assertEqual(threads, {"sync", "sync partial"})
+
+        self.run_async(main())
+
+    def test_a_handler_that_does_not_return_stops_neither_the_loop_nor_other_topics(self):
+        async def main():
+            held, stuck, seen = Held(), Gate(), []
+            async with self.bus() as bus:
+                bus.register_handler("sync", held)
+                bus.register_handler("async", stuck)
+
+                async def quick(message):
+                    seen.append(message["data"])
+
+                bus.register_handler("quick", quick)
+                await self.listens(bus)
+                await bus.publish("sync", 0)
+                await bus.publish("async", 0)
+                await self.until(lambda: held.threads and stuck.inside)
+                for number in range(100):
+                    await bus.publish("quick", number)
+                await self.until(lambda: len(seen) == 100)
+                self.assertEqual(seen, list(range(100)))
+                self.assertIsNot(held.threads[0], threading.main_thread())
+                held.open.set()
+                stuck.open.set()
+
+        self.run_async(main())
+
+    def test_as_many_handlers_run_at_once_as_were_allowed(self):
+        async def most(config, topics, messages):
+            gate = Gate()
+            async with self.bus(config) as bus:
+                for topic in range(topics):
+                    bus.register_handler(f"t{topic}", gate)
+                await self.listens(bus)
+                for number in range(messages):
+                    await bus.publish(f"t{number % topics}", number)
+                await self.until(lambda: bus.get_metrics()["messages_received"] == messages)
+                for _ in range(300):
+                    await asyncio.sleep(0)
+                inside = gate.inside
+                gate.open.set()
+                await self.until(lambda: len(gate.handled) == messages)
+                self.assertEqual(gate.most, inside)
+                for topic in range(topics):
+                    of = [number for number in gate.handled if number % topics == topic]
+                    self.assertTrue(config.get("ordering") == "none" or of == sorted(of), "in order by topic")
+                return inside
+
+        self.assertEqual(self.run_async(most({"handler_max_concurrency": 20}, 100, 100)), 20)
+        self.assertEqual(self.run_async(most({}, 100, 200)), 100)
+        self.assertEqual(self.run_async(most({"handler_max_concurrency": 20}, 1, 100)), 1)
+        self.assertEqual(self.run_async(most({"handler_max_concurrency": 20, "ordering": "none"}, 1, 100)), 20)
+        self.assertEqual(self.run_async(most({"ordering": "none"}, 1, 100)), 100)
+        self.evidence(topics=100, at_once=20)
+
+    def test_as_many_threads_are_at_it_as_handlers_were_allowed(self):
+        async def main():
+            held = Held()
+            async with self.bus({"handler_max_concurrency": 7}) as bus:
+                for topic in range(20):
+                    bus.register_handler(f"t{topic}", held)
+                await self.listens(bus)
+                for topic in range(20):
+                    await bus.publish(f"t{topic}", None)
+                await self.until(lambda: len(held.threads) == 7)
+                self.assertFalse(await asyncio.to_thread(self.entered_again, held))
+                held.open.set()
+                await self.until(lambda: len(held.threads) == 20)
+
+        self.run_async(main())
+
+    def entered_again(self, held):
+        for _ in range(7):
+            held.entered.acquire(timeout=PATIENCE)
+        return held.entered.acquire(timeout=0.1)
+
+    def test_its_own_handler_comes_before_patterns_and_the_last_one_wins(self):
+        async def main():
+            seen = []
+            async with self.bus() as bus:
+
+                def told(name):
+                    async def handler(message):
+                        seen.append((name, message["topic"]))
+
+                    return handler
+
+                bus.register_handler("price.tick", told("first"))
+                bus.register_handler("price.tick", told("last"))
+                bus.register_handler("price.*", told("one"))
+                bus.register_handler("trade.>", told("rest"))
+                bus.add_handler("trade.>", told("rest again"))
+                await self.listens(bus)
+                for topic in ("price.tick", "price.bid", "price.bid.eu", "trade", "trade.a.b"):
+                    await bus.publish(topic, None)
+                await self.until(lambda: len(seen) == 4)
+                # Registered while the loop runs.
+                bus.register_handler("trade", told("late"))
+                await bus.publish("trade", None)
+                await self.until(lambda: len(seen) == 5)
+            self.assertEqual(
+                sorted(seen),
+                [
+                    ("last", "price.tick"),
+                    ("late", "trade"),
+                    ("one", "price.bid"),
+                    ("rest", "trade.a.b"),
+                    ("rest again", "trade.a.b"),
+                ],
+            )
+
+        self.run_async(main())
+
+    def test_a_handler_that_fails_is_counted_and_told_and_the_next_message_handled(self):
+        async def main():
+            seen = []
+
+            async def fails(message):
+                seen.append(message["data"])
+                if message["data"] == 1:
+                    raise asyncio.CancelledError
+                raise ValueError("no such price")
+
+            def fails_in_a_thread(message):
+                seen.append(message["data"])
+                raise KeyError("price")
+
+            async with self.bus() as bus:
+                bus.register_handler("async", fails)
+                bus.register_handler("sync", fails_in_a_thread)
+                await self.listens(bus)
+                for number in range(3):
+                    await bus.publish("async", number)
+                    await bus.publish("sync", number)
+                await self.until(lambda: bus.get_metrics()["errors"] == 6)
+                self.assertEqual(sorted(seen), [0, 0, 1, 1, 2, 2])
+                metrics = bus.get_metrics(extended=True)
+                self.assertEqual(metrics["causes"], {"errors.handler": 6})
+                self.assertEqual((metrics["messages_received"], metrics["inbound_dropped"]), (6, 0))
+
+        with self.assertLogs("message_bus", logging.ERROR) as logs:
+            self.run_async(main())
+        # One line for each topic, not for each message.
+        self.assertEqual(len(logs.records), 2)
+
+    def test_a_topic_without_a_handler_is_told_at_the_level_that_was_set(self):
+        async def main(config):
+            async with self.bus(config) as bus:
+                await self.listens(bus)
+                for _ in range(5):
+                    await bus.publish("nobody's", None)
+                await self.until(lambda: bus.get_metrics()["messages_received"] == 5)
+
+        with self.assertLogs("message_bus", logging.DEBUG) as logs:
+            self.run_async(main({}))
+        self.assertEqual([(record.levelname, "nobody's" in record.getMessage()) for record in logs.records], [("DEBUG", True)])
+        with self.assertLogs("message_bus", logging.INFO) as logs:
+            self.run_async(main({"log_level_no_handler": "info"}))
+        self.assertEqual([record.levelname for record in logs.records], ["INFO"])
+        self.assertEqual(logging.getLogger("message_bus").level, logging.NOTSET)
+
+    def test_a_flood_makes_no_task_and_no_future_for_each_message(self):
+        made = 0
+
+        class Loop(asyncio.SelectorEventLoop):
+            def create_future(self):
+                nonlocal made
+                made += 1
+                return super().create_future()
+
+            def create_task(self, *arguments, **named):
+                nonlocal made
+                made += 1
+                return super().create_task(*arguments, **named)
+
+        async def main():
+            nonlocal made
+            count, seen = 10_000, 0
+
+            async def handler(message):
+                nonlocal seen
+                seen += 1
+
+            async with self.bus() as bus:
+                bus.register_handler("flood", handler)
+                await self.listens(bus)
+                await bus.publish("flood", 0)
+                await self.until(lambda: seen == 1)
+                made = 0
+                for number in range(1, count):
+                    await bus.publish("flood", number)
+                await self.until(lambda: seen == count)
+                of_the_flood = made
+                self.assertLess(of_the_flood, count // 10)
+                self.evidence(messages=count, tasks_and_futures=of_the_flood)
+
+        with asyncio.Runner(loop_factory=Loop) as runner:
+            runner.run(asyncio.wait_for(main(), 2 * PATIENCE))
+
+    def test_messages_of_one_publisher_and_topic_come_in_order_and_once(self):
+        async def main():
+            seen = {"a": [], "b": []}
+            async with self.bus() as one, self.bus() as other:
+                for topic in seen:
+                    other.register_handler(topic, lambda message: seen[message["topic"]].append(message["data"]))
+                await self.listens(other)
+                for number in range(3000):
+                    await one.publish("ab"[number % 2], number)
+                await self.until(lambda: sum(map(len, seen.values())) == 3000)
+            self.assertEqual(seen, {"a": list(range(0, 3000, 2)), "b": list(range(1, 3000, 2))})
+
+        self.run_async(main())
+
+    def test_a_bus_is_built_anywhere_and_used_in_one_loop_after_the_other(self):
+        bus = MessageBus("api")
+        seen = []
+        bus.register_handler("x", seen.append)
+
+        async def once(number):
+            task = await self.listens(bus)
+            await bus.publish("x", number)
+            await self.until(lambda: len(seen) == number)
+            task.cancel()
+            await asyncio.wait([task])
+            return task.cancelled()
+
+        for number in (1, 2, 3):
+            self.assertTrue(self.run_async(once(number)))
+        thread = threading.Thread(target=lambda: self.run_async(once(4)))
+        thread.start()
+        thread.join(PATIENCE)
+        self.assertEqual([message["data"] for message in seen], [1, 2, 3, 4])
+        self.run_async(bus.cleanup())
+        self.assertEqual(bus.get_metrics()["active_connections"], 0)
+        self.assertEqual(Ports.GLOBAL_EVENTS, 5555)

@@ -1,0 +1,324 @@
+"""How a `message_bus` ends, what it leaves, and what it does with what fails."""
+
+import asyncio
+import gc
+import logging
+import os
+import tempfile
+import threading
+import time
+from unittest import mock
+
+from bus_stage import BusClaims, Gate, Held, threads
+from message_bus import BusMetrics, MessageBus, Ports
+from message_bus._breaker import Breaker
+from message_bus._log import Limited
+from stage import PATIENCE
+
+NINE = [
+    "messages_sent",
+    "messages_received",
+    "errors",
+    "outbound_dropped",
+    "inbound_dropped",
+    "backpressure_events",
+    "request_timeouts",
+    "failed_bind_count",
+    "active_connections",
+]
+
+
+class Lives(BusClaims):
+    def test_there_are_nine_counts_and_more_for_who_asks(self):
+        bus = MessageBus("x")
+        self.assertEqual(list(bus.get_metrics()), NINE)
+        self.assertEqual(list(BusMetrics().as_dict()), NINE)
+        self.assertEqual(list(bus.get_metrics(extended=True))[:9], NINE)
+        self.assertIn("causes", bus.get_metrics(extended=True))
+
+    def test_what_is_cleaned_up_leaves_nothing_and_may_be_cleaned_up_again(self):
+        def descriptors():
+            gc.collect()
+            return len(os.listdir("/proc/self/fd"))
+
+        async def once():
+            async with self.bus() as bus:
+                seen = []
+                bus.register_handler("x", seen.append)
+                loops = [asyncio.create_task(bus.subscribe_loop(port)) for port in (5555, 5556)]
+                for port in (5555, 5556):
+                    await bus.publish("x", port, port)
+                await self.until(lambda: len(seen) == 2)
+                self.assertEqual(bus.get_metrics()["active_connections"], 4)
+                loops[1].cancel()
+                await asyncio.wait([loops[1]])
+                self.assertEqual(bus.get_metrics()["active_connections"], 3)
+                self.assertIsNone(await bus.cleanup())
+                self.assertEqual(bus.get_metrics()["active_connections"], 0)
+                await asyncio.wait_for(loops[0], PATIENCE)
+                self.assertIsNone(await bus.cleanup())
+                # Afterwards nothing is opened again, and nothing raised.
+                self.assertIsNone(await bus.publish("x", 3))
+                self.assertIsNone(await asyncio.wait_for(bus.subscribe_loop(5555), PATIENCE))
+                metrics = bus.get_metrics(extended=True)
+                self.assertEqual(metrics["causes"]["outbound_dropped.closed"], 1)
+                self.assertEqual(metrics["active_connections"], 0)
+
+        self.run_async(once())
+        before = descriptors()
+        for _ in range(20):
+            self.run_async(once())
+        self.assertLess(descriptors(), before + 10, "half of what twenty would leave")
+        deadline = time.monotonic() + PATIENCE
+        while len(threads()) > 1 and time.monotonic() < deadline:
+            time.sleep(0.001)
+        self.assertEqual(len(threads()), 1, threads())
+
+    def test_two_buses_share_what_a_process_has_and_the_last_one_leaves(self):
+        async def main():
+            async with self.bus() as one:
+                async with self.bus() as other:
+                    await one.publish("x", 1)
+                    await other.publish("x", 1)
+                    self.assertEqual(threads().count("bw-control"), 1)
+                await one.publish("x", 2)
+                self.assertEqual(one.get_metrics()["messages_sent"], 2)
+                self.assertEqual(threads().count("bw-control"), 1)
+            self.assertEqual(threads().count("bw-control"), 0)
+
+        self.run_async(main())
+
+    def test_cleanup_has_an_end_whatever_is_under_way(self):
+        async def main():
+            stuck, held = Gate(), Held()
+            bus = MessageBus("x", {"close_linger_ms": 50, "hwm_inbound": 5, "late_join_ms": 1000 * PATIENCE})
+            loop = asyncio.get_running_loop()
+
+            async def stubborn(message):
+                while not held.open.is_set():
+                    try:
+                        await asyncio.sleep(0.01)
+                    except asyncio.CancelledError:
+                        stuck.handled.append("cancelled")
+                raise asyncio.CancelledError
+
+            bus.register_handler("async", stuck)
+            bus.register_handler("sync", held)
+            bus.register_handler("stubborn", stubborn)
+            running = await self.listens(bus)
+            for number in range(50):
+                await bus.publish(("async", "sync", "stubborn")[number % 3], number)
+            await bus.publish("nobody's", 0, 7000)
+            await self.until(lambda: stuck.inside and held.threads)
+            began = loop.time()
+            await bus.cleanup()
+            took = loop.time() - began
+            self.assertLess(took, PATIENCE)
+            self.assertTrue(running.done())
+            metrics = bus.get_metrics(extended=True)
+            # What was taken and not handled, what was not taken, and what was kept for nobody.
+            self.assertGreater(metrics["inbound_dropped"], 0)
+            self.assertEqual(metrics["causes"]["outbound_dropped.closed"], 1)
+            self.assertIn("undelivered", metrics["causes"])
+            held.open.set()
+            self.evidence(seconds=round(took, 2))
+
+        self.run_async(main())
+
+    def test_what_was_sent_has_the_linger_to_be_read(self):
+        async def main(linger):
+            held = Held()
+            async with self.bus({"hwm_inbound": 1, "handler_max_concurrency": 1}) as reader:
+                reader.register_handler("x", held)
+                await self.listens(reader)
+                sender = MessageBus("sender", {"close_linger_ms": linger})
+                await sender.ready("x")
+                for number in range(5):
+                    await sender.publish("x", number)
+                await self.until(lambda: held.threads)
+                closing = asyncio.create_task(sender.cleanup())
+                await self.until(lambda: sender._core.closed)
+                if linger:
+                    held.open.set()
+                await asyncio.wait_for(closing, PATIENCE)
+                undelivered = sender.get_metrics(extended=True)["causes"].get("undelivered", 0)
+                held.open.set()
+                await self.until(lambda: len(held.threads) == 5)
+                return undelivered
+
+        self.assertEqual(self.run_async(main(1000 * PATIENCE)), 0)
+        self.assertEqual(self.run_async(main(0)), 1)
+
+    def test_handlers_that_are_not_to_be_cancelled_come_to_their_end(self):
+        async def main(cancel):
+            bus, stuck = MessageBus("x", {"close_linger_ms": 1000 * PATIENCE}), Gate()
+            bus.register_handler("x", stuck)
+            await self.listens(bus)
+            await bus.publish("x", 1)
+            await self.until(lambda: stuck.inside)
+            closing = asyncio.create_task(bus.cleanup(cancel_running=cancel))
+            await self.until(lambda: bus._core.closed)
+            asyncio.get_running_loop().call_later(0.1, stuck.open.set)
+            await closing
+            return stuck.handled
+
+        self.assertEqual(self.run_async(main(False)), [1])
+        self.assertEqual(self.run_async(main(True)), [])
+
+    def test_a_handler_may_clean_up_its_own_bus(self):
+        async def main():
+            bus, done = MessageBus("x"), asyncio.Event()
+
+            async def handler(message):
+                await bus.cleanup()
+                done.set()
+
+            bus.register_handler("x", handler)
+            running = await self.listens(bus)
+            await bus.publish("x", 1)
+            await asyncio.wait_for(done.wait(), PATIENCE)
+            await asyncio.wait_for(running, PATIENCE)
+
+        self.run_async(main())
+
+    def test_a_forked_child_has_a_bus_that_has_done_nothing(self):
+        bus = MessageBus("x")
+        seen = []
+        bus.register_handler("x", seen.append)
+
+        async def use(number):
+            await self.listens(bus)
+            await bus.publish("x", number)
+            await self.until(lambda: seen and seen[-1]["data"] == number)
+
+        self.run_async(use(1))
+        reading, writing = os.pipe()
+        child = os.fork()
+        if child == 0:
+            try:
+                fresh = set(bus.get_metrics().values()) == {0}
+                self.run_async(use(2))
+                self.run_async(bus.cleanup())
+                os.write(writing, b"good" if fresh and len(seen) == 2 else b"bad")
+            finally:
+                os._exit(0)
+        os.close(writing)
+        with os.fdopen(reading, "rb") as heard:
+            self.assertEqual(heard.read(), b"good")
+        self.assertEqual(os.waitpid(child, 0)[1], 0)
+        self.run_async(use(3))
+        self.assertEqual([message["data"] for message in seen], [1, 3])
+        self.run_async(bus.cleanup())
+
+    def test_an_endpoint_that_fails_is_left_alone_and_comes_back_by_itself(self):
+        async def main(config, opens_after):
+            with tempfile.TemporaryDirectory() as parent:
+                directory = os.path.join(parent, "run")
+                with open(directory, "w") as blocked:
+                    blocked.write("no directory")
+                with mock.patch.dict(os.environ, {"BUSWAY_DIR": directory}):
+                    async with self.bus(config) as bus:
+                        causes = []
+                        for _ in range(opens_after + 2):
+                            causes.append((await bus.publish_ex("x", 1)).cause)
+                        self.assertTrue(all(cause.startswith("BUS-02") for cause in causes[:opens_after]), causes)
+                        self.assertEqual(causes[opens_after:], ["cooldown"] * 2)
+                        metrics = bus.get_metrics()
+                        self.assertEqual(metrics["outbound_dropped"], opens_after + 2)
+                        self.assertEqual((metrics["errors"], metrics["active_connections"]), (opens_after, 0))
+                        self.assertEqual((metrics["failed_bind_count"], metrics["messages_sent"]), (opens_after, 0))
+                        # Another port is another endpoint.
+                        self.assertNotEqual((await bus.publish_ex("x", 1, 7000)).cause, "cooldown")
+                        os.remove(directory)
+                        await self.until(lambda: not bus._core.breaker("pub:5555").opened)
+                        self.assertTrue((await bus.publish_ex("x", 1)).accepted)
+                        self.assertTrue((await bus.publish_ex("x", 1)).accepted)
+
+        self.run_async(main({"failed_socket_cooldown": 0.5}, 3))
+        self.run_async(main({"failed_socket_cooldown": 0.5, "breaker": "strict"}, 1))
+
+    def test_a_subscription_that_cannot_be_opened_is_tried_again(self):
+        async def main():
+            with tempfile.TemporaryDirectory() as parent:
+                directory = os.path.join(parent, "run")
+                with open(directory, "w") as blocked:
+                    blocked.write("no directory")
+                with mock.patch.dict(os.environ, {"BUSWAY_DIR": directory}):
+                    async with self.bus({"late_join_ms": 1000 * PATIENCE}) as bus:
+                        seen = []
+                        bus.register_handler("x", seen.append)
+                        asyncio.create_task(bus.subscribe_loop(5555))
+                        await self.until(lambda: bus.get_metrics()["failed_bind_count"] >= 2)
+                        os.remove(directory)
+                        await bus.publish("x", 1)
+                        await self.until(lambda: seen)
+
+        self.run_async(main())
+
+    def test_a_breaker_knows_no_wall_clock_and_lets_one_probe_through(self):
+        now = [100.0]
+        with mock.patch("time.monotonic", lambda: now[0]), mock.patch("time.time", lambda: 0.0):
+            breaker = Breaker(10.0, 2)
+            for _ in range(2):
+                self.assertTrue(breaker.allows())
+                breaker.failed()
+            self.assertFalse(breaker.allows())
+            now[0] += 9.9
+            self.assertFalse(breaker.allows())
+            now[0] += 0.2
+            self.assertEqual([breaker.allows(), breaker.allows()], [True, False])
+            breaker.failed()
+            self.assertFalse(breaker.allows())
+            now[0] += 10.1
+            self.assertEqual([breaker.allows(), breaker.allows()], [True, False])
+            # A probe that ends without an outcome is no reason to wait for ever.
+            breaker.gave_up()
+            self.assertEqual([breaker.allows(), breaker.allows()], [True, False])
+            breaker.succeeded()
+            self.assertEqual([breaker.allows(), breaker.allows()], [True, True])
+            never = Breaker(0.0, 1)
+            for _ in range(5):
+                never.failed()
+                self.assertTrue(never.allows())
+
+    def test_a_cause_is_told_now_and_then_with_how_often_it_was_not(self):
+        now = [0.0]
+        with mock.patch("time.monotonic", lambda: now[0]), self.assertLogs("message_bus", logging.INFO) as logs:
+            log = Limited()
+            for _ in range(1000):
+                log(logging.INFO, "a", "a %s", "cause")
+                log(logging.INFO, "b", "another")
+                log(logging.DEBUG, "c", "not to be seen")
+            now[0] += 10
+            log(logging.INFO, "a", "a %s", "cause")
+            for number in range(5000):
+                log(logging.INFO, f"many {number}", "many")
+        told = [record.getMessage() for record in logs.records]
+        self.assertEqual(told[:3], ["a cause", "another", "a cause (and 999 more like it)"])
+        self.assertLessEqual(len(log._told), 1024)
+
+    def test_threads_publish_through_one_bus(self):
+        bus, seen = MessageBus("x"), []
+        bus.register_handler("x", lambda message: seen.append(message["data"]))
+
+        async def main():
+            await self.listens(bus, port=Ports.GLOBAL_EVENTS)
+
+            def publish(start):
+                async def publish_all():
+                    for number in range(start, start + 100):
+                        await bus.publish("x", number)
+
+                asyncio.run(publish_all())
+
+            at_work = [threading.Thread(target=publish, args=[1000 * number]) for number in range(4)]
+            for thread in at_work:
+                thread.start()
+            await self.until(lambda: len(seen) == 400)
+            for thread in at_work:
+                await asyncio.to_thread(thread.join, PATIENCE)
+            await bus.cleanup()
+
+        self.run_async(main())
+        self.assertEqual(sorted(seen), [1000 * one + number for one in range(4) for number in range(100)])
+        self.assertEqual([bus.get_metrics()[name] for name in NINE[:5]], [400, 400, 0, 0, 0])
