@@ -13,12 +13,10 @@ use std::time::Duration;
 
 use busway_shm::clock::{self, Deadline};
 use busway_shm::layout::RING_RELAYS;
-use busway_shm::marks::Look;
-use busway_shm::row::{Gap, Message, ReadyRings, RowOptions, RowReader, Taken, TakenSmall};
-use busway_shm::slot;
+use busway_shm::row::{Gap, Message, RowOptions, RowReader, Taken, TakenSmall};
 use busway_shm::sync::spin_hint;
 use busway_wire::limits::{HOLDS_MAX, SAMPLE_SOURCES_MAX};
-use busway_wire::{Pattern, Policy, PortId};
+use busway_wire::{Pattern, Policy, PortId, ProcessId};
 
 use crate::bus::{Bus, Core};
 use crate::control::SubscriberRecord;
@@ -31,9 +29,11 @@ use crate::publisher::ORIGIN_BYTES;
 use crate::sample::{PublisherInfo, Sample, SampleTray, Source, SourceRef};
 use crate::stream::SampleStream;
 
+mod many;
 mod news;
 mod origin;
 
+use many::Many;
 pub use news::News;
 use origin::{Hole, Origin, Verdict};
 
@@ -50,14 +50,6 @@ const LOSSES_MAX: usize = 1024;
 /// Losses of one publisher in one look. An honest one gives up what it gives up in one go, or nearly; one that is not
 /// could go on for ever, and the others wait.
 const GAPS_MAX: u32 = 64;
-/// Of very many publishers all are looked at so long after the last time, whatever their marks say: four times a second, as those look who
-/// carry to other hosts.
-const FULL_NS: u64 = 250_000_000;
-/// Of so many it is then asked whether they have ended, of the others the next times: that is as much work as to take a message of each.
-const ENDS: usize = 1024;
-/// So many messages before its turn something is asked for that is needed then, in two steps: the second is where the first
-/// says. A few messages take as long as memory.
-const AHEAD: usize = 3;
 /// Ended publishers on other hosts of which it is remembered how far they were. Past it a relay that comes again may
 /// bring again what was delivered.
 const ORIGINS_MAX: usize = 65_536;
@@ -177,38 +169,11 @@ impl Reader {
     fn port(&self) -> PortId {
         self.source.publisher.port
     }
-}
 
-/// Beside the readers of many publishers, which of them are to be looked at.
-#[derive(Debug, Default)]
-struct Many {
-    ready: ReadyRings,
-    /// Those that waited for their seats when they were looked at.
-    unseated: BTreeSet<usize>,
-    /// Those that have more and had their part of the last look.
-    later: Vec<usize>,
-    /// When all of them are looked at again.
-    full_at_ns: u64,
-    /// Where the next look for ends begins.
-    ends_at: usize,
-}
-
-impl Many {
-    fn add(&mut self, reader: Option<&Reader>) {
-        if let Some(Reader { reader, .. }) = reader {
-            reader.row().watch(&mut self.ready, reader.reached());
-        }
-    }
-
-    fn remove(&mut self, at: usize) {
-        self.ready.remove(at);
-        let last = self.ready.len();
-        self.later.retain(|later| *later != at);
-        self.later.iter_mut().filter(|later| **later == last).for_each(|later| *later = at);
-        self.unseated.remove(&at);
-        if self.unseated.remove(&last) {
-            self.unseated.insert(at);
-        }
+    /// Where its ring is, among those of all processes.
+    fn key(&self) -> (ProcessId, u32) {
+        let row = self.reader.row();
+        (row.peer().process(), row.ring_key().index)
     }
 }
 
@@ -499,96 +464,6 @@ impl Subscriber {
         Ok(None)
     }
 
-    /// As `take_any`, where the publishers are so many that only those are looked at that have something. It returns from
-    /// where a message was found: to move the result would wait until all that taking it has written is in memory.
-    #[inline(never)]
-    fn take_ready(&mut self) -> Result<Option<Sample>, RecvError> {
-        if let Some(many) = self.many.as_mut().filter(|many| !many.later.is_empty()) {
-            for at in std::mem::take(&mut many.later) {
-                many.ready.again(at);
-            }
-        }
-        let mut looked = false;
-        loop {
-            let Some(at) = self.many.as_mut().and_then(|many| many.ready.pop()) else {
-                if looked {
-                    return Ok(None);
-                }
-                looked = true;
-                self.look();
-                continue;
-            };
-            self.fetch_ahead();
-            let seen = match self.take_small_of(at) {
-                Small::Message(sample) => Ok(Seen::Message(sample)),
-                Small::Empty => Ok(Seen::Nothing),
-                Small::Dropped | Small::Other => self.take_of(at),
-            };
-            let (Some(many), Some(Reader { reader, .. })) = (&mut self.many, self.readers.get(at)) else {
-                seen?;
-                continue;
-            };
-            match seen {
-                Ok(Seen::Message(sample)) => {
-                    many.ready.read(at, reader.reached());
-                    if reader.has_taken() {
-                        many.ready.again(at);
-                    }
-                    return Ok(Some(sample));
-                }
-                Ok(Seen::Nothing) => {
-                    many.ready.rest(at, reader.reached());
-                    // Whether it had its seat when it was looked at, not whether it has it by now.
-                    if !reader.has_begun() {
-                        many.unseated.insert(at);
-                    }
-                }
-                Ok(Seen::More) => many.later.push(at),
-                Ok(Seen::End) => {}
-                Err(error) => {
-                    many.ready.again(at);
-                    return Err(error);
-                }
-            }
-        }
-    }
-
-    /// Finds out which of many publishers have something; now and then also which have ended, which no mark tells of.
-    fn look(&mut self) {
-        let now_ns = clock::monotonic_coarse_ns();
-        let due = self.many.as_ref().is_some_and(|many| now_ns >= many.full_at_ns);
-        if due {
-            let from = self.many.as_ref().map_or(0, |many| many.ends_at);
-            // A relay that stands by is read when another has ended, wherever that one stands.
-            let next = if self.standby.is_empty() {
-                self.drop_finished(from, ENDS)
-            } else {
-                self.drop_finished(0, usize::MAX)
-            };
-            if let Some(many) = &mut self.many {
-                many.full_at_ns = now_ns.saturating_add(FULL_NS);
-                many.ends_at = next;
-            }
-        }
-        if let Some(many) = &mut self.many {
-            many.ready.look(if due { Look::All } else { Look::Marked });
-        }
-    }
-
-    /// Asks for the memory of those that come next: of very many none is in a cache, and to wait for one thing after the
-    /// other would take longer than all that is done with them.
-    #[inline]
-    fn fetch_ahead(&self) {
-        let Some(many) = &self.many else { return };
-        let later = |others: usize| many.ready.later(others).and_then(|at| self.readers.get(at));
-        if let Some(reader) = later(2 * AHEAD) {
-            slot::fetch(reader);
-        }
-        if let Some(reader) = later(AHEAD) {
-            reader.reader.fetch();
-        }
-    }
-
     /// The next message of the publisher at this place, whatever it is.
     fn take_of(&mut self, at: usize) -> Result<Seen, RecvError> {
         let mut gaps = 0;
@@ -700,17 +575,11 @@ impl Subscriber {
         }
         if self.readers.len() + come.len() > FULL_MAX {
             // In the order in which they are looked at, so that what comes next lies behind what there is.
-            come.sort_by_key(|Reader { reader, .. }| {
-                let row = reader.row();
-                (row.peer().process(), row.ring_key().index)
-            });
+            come.sort_by_key(Reader::key);
         }
         come.into_iter().for_each(|reader| self.add(reader));
         if let Some(many) = &mut self.many {
-            // A row may have got its seat.
-            for at in std::mem::take(&mut many.unseated) {
-                many.ready.again(at);
-            }
+            many.seats_came();
         }
         self.look_who_feeds();
     }
@@ -721,17 +590,12 @@ impl Subscriber {
         let count = self.readers.len();
         match &mut self.many {
             Some(many) => {
-                many.add(self.readers.last());
+                many.add(&self.readers);
                 if count.is_multiple_of(SAMPLE_SOURCES_MAX) {
                     join_sources(&mut self.readers[count - SAMPLE_SOURCES_MAX..]);
                 }
             }
-            None if count > FULL_MAX => {
-                let mut many = Box::<Many>::default();
-                self.readers.iter().for_each(|reader| many.add(Some(reader)));
-                self.many = Some(many);
-                self.readers.chunks_exact_mut(SAMPLE_SOURCES_MAX).for_each(join_sources);
-            }
+            None if count > FULL_MAX => self.many = Some(Box::new(Many::of(&mut self.readers))),
             None => {}
         }
     }

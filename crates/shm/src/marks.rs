@@ -104,12 +104,42 @@ struct Mark<W> {
     seen: u64,
 }
 
+/// The rings of one group that are read. What a look reads of each stands beside the same of the others: it looks at 64 of
+/// them for each mark, and of very many nothing is in a cache.
 #[derive(Debug)]
-struct Member<W> {
-    head: W,
-    read: u64,
-    place: usize,
-    queued: bool,
+struct Members<H> {
+    /// The heads of the whole group; `None` where they cannot be mapped: each look gives out all.
+    heads: Option<H>,
+    /// Which of the heads is whose.
+    indices: Vec<u8>,
+    read: Vec<u64>,
+    queued: Vec<bool>,
+    places: Vec<usize>,
+}
+
+impl<H: Deref<Target = [AtomicU64]>> Members<H> {
+    /// Notes that this one is queued; `false` if it was.
+    fn enqueue(&mut self, at: usize) -> bool {
+        self.queued.get_mut(at).is_some_and(|queued| !core::mem::replace(queued, true))
+    }
+
+    fn is_ahead(&self, at: usize) -> bool {
+        let (Some(index), Some(read)) = (self.indices.get(at), self.read.get(at)) else { return false };
+        let head = self.heads.as_deref().and_then(|heads| heads.get(usize::from(*index)));
+        // Acquire: pairs with Release in `ring::published`.
+        head.is_none_or(|head| head.load(Ordering::Acquire) > *read)
+    }
+
+    /// Takes one out. Returns the place of the one that stands there now.
+    fn remove(&mut self, at: usize) -> Option<usize> {
+        if at < self.places.len() {
+            self.indices.swap_remove(at);
+            self.read.swap_remove(at);
+            self.queued.swap_remove(at);
+            self.places.swap_remove(at);
+        }
+        self.places.get(at).copied()
+    }
 }
 
 /// Where the ring of a place is: its group, and the position there.
@@ -121,19 +151,19 @@ struct Where {
 
 /// The rings of one reader, each with a place from 0 without gaps, and which of them are to be looked at.
 #[derive(Debug)]
-pub struct Ready<W> {
+pub struct Ready<W, H> {
     places: Vec<Where>,
     /// Beside each other, as most looks see nothing but the marks.
     marks: Vec<Mark<W>>,
-    members: Vec<Vec<Member<W>>>,
+    members: Vec<Members<H>>,
     groups: BTreeMap<Group, usize>,
-    /// Places; those of which the member does not say that it is queued count for nothing.
+    /// Places; those of which the members do not say that they are queued count for nothing.
     queue: VecDeque<usize>,
     /// So many are given out before the next look.
     left: usize,
 }
 
-impl<W> Default for Ready<W> {
+impl<W, H> Default for Ready<W, H> {
     fn default() -> Self {
         Self {
             places: Vec::new(),
@@ -146,19 +176,31 @@ impl<W> Default for Ready<W> {
     }
 }
 
-impl<W: Deref<Target = AtomicU64>> Ready<W> {
-    /// A ring of which all up to `read` was read, with the next place. It is looked at once, whatever its head says.
-    pub fn add(&mut self, group: Group, mark: Option<W>, head: W, read: u64) {
-        let new = self.marks.len();
-        let group = *self.groups.entry(group).or_insert(new);
+impl<W: Deref<Target = AtomicU64>, H: Deref<Target = [AtomicU64]>> Ready<W, H> {
+    /// A ring of which all up to `read` was read, with the next place. It is looked at once, whatever its head says. `words`
+    /// are the mark of its group and all the heads there, and are only asked for where nothing else of the group is read.
+    pub fn add(
+        &mut self,
+        process: ProcessId,
+        ring: RingIndex,
+        read: u64,
+        words: impl FnOnce(Group) -> (Option<W>, Option<H>),
+    ) {
+        let (id, new) = (Group::of(process, ring), self.marks.len());
+        let group = *self.groups.entry(id).or_insert(new);
         if group == new {
-            self.marks.push(Mark { word: mark, seen: 0 });
-            self.members.push(Vec::new());
+            let (word, heads) = words(id);
+            self.marks.push(Mark { word, seen: 0 });
+            let (indices, read) = (Vec::new(), Vec::new());
+            self.members.push(Members { heads, indices, read, queued: Vec::new(), places: Vec::new() });
         }
         let place = self.places.len();
         if let Some(members) = self.members.get_mut(group) {
-            self.places.push(Where { group, at: members.len() });
-            members.push(Member { head, read, place, queued: false });
+            self.places.push(Where { group, at: members.places.len() });
+            members.indices.push((ring.0 % GROUP) as u8);
+            members.read.push(read);
+            members.queued.push(false);
+            members.places.push(place);
         }
         self.again(place);
     }
@@ -167,19 +209,19 @@ impl<W: Deref<Target = AtomicU64>> Ready<W> {
     pub fn remove(&mut self, place: usize) {
         let Some(Where { group, at }) = self.places.get(place).copied() else { return };
         if let Some(members) = self.members.get_mut(group) {
-            members.swap_remove(at);
-            let moved = members.get(at).map(|moved| moved.place);
+            let moved = members.remove(at);
             if let Some(found) = moved.and_then(|moved| self.places.get_mut(moved)) {
                 found.at = at;
             }
         }
         self.places.swap_remove(place);
-        if let Some(moved) = self.member(place) {
-            moved.place = place;
+        let moved = self.members_of(place).is_some_and(|(members, at)| {
+            members.places[at] = place;
             // Its entry in the queue has another number.
-            if core::mem::take(&mut moved.queued) {
-                self.again(place);
-            }
+            core::mem::take(&mut members.queued[at])
+        });
+        if moved {
+            self.again(place);
         }
     }
 
@@ -199,30 +241,29 @@ impl<W: Deref<Target = AtomicU64>> Ready<W> {
     }
 
     /// All up to `read` was read of the ring at this place; if its head says that there is more it is given out again, after
-    /// the others.
+    /// the others, and this says so.
     #[inline]
-    pub fn read(&mut self, place: usize, read: u64) {
-        let Some(member) = self.member(place) else { return };
-        member.read = read;
-        // Acquire: pairs with Release in `ring::published`.
-        if !member.queued && member.head.load(Ordering::Acquire) > read {
-            member.queued = true;
+    pub fn read(&mut self, place: usize, read: u64) -> bool {
+        let Some((members, at)) = self.members_of(place) else { return false };
+        members.read[at] = read;
+        let more = members.is_ahead(at);
+        if more && members.enqueue(at) {
             self.queue.push_back(place);
         }
+        more
     }
 
     /// There was nothing behind what was read of the ring at this place, whatever its head says. What comes changes it.
     #[inline]
     pub fn rest(&mut self, place: usize, read: u64) {
-        if let Some(member) = self.member(place) {
-            member.read = read;
+        if let Some((members, at)) = self.members_of(place) {
+            members.read[at] = read;
         }
     }
 
     /// The ring at this place is to be looked at, whatever its head says.
     pub fn again(&mut self, place: usize) {
-        if let Some(member) = self.member(place).filter(|member| !member.queued) {
-            member.queued = true;
+        if self.members_of(place).is_some_and(|(members, at)| members.enqueue(at)) {
             self.queue.push_back(place);
         }
     }
@@ -232,8 +273,7 @@ impl<W: Deref<Target = AtomicU64>> Ready<W> {
     pub fn pop(&mut self) -> Option<usize> {
         while self.left > 0 {
             let place = self.queue.pop_front()?;
-            if let Some(member) = self.member(place).filter(|member| member.queued) {
-                member.queued = false;
+            if self.members_of(place).is_some_and(|(members, at)| core::mem::take(&mut members.queued[at])) {
                 self.left -= 1;
                 return Some(place);
             }
@@ -257,11 +297,9 @@ impl<W: Deref<Target = AtomicU64>> Ready<W> {
                     continue;
                 }
             }
-            for member in members {
-                // Acquire: pairs with Release in `ring::published`.
-                if !member.queued && member.head.load(Ordering::Acquire) > member.read {
-                    member.queued = true;
-                    self.queue.push_back(member.place);
+            for at in 0..members.places.len() {
+                if members.is_ahead(at) && members.enqueue(at) {
+                    self.queue.push_back(members.places[at]);
                 }
             }
         }
@@ -280,9 +318,12 @@ impl<W: Deref<Target = AtomicU64>> Ready<W> {
         }
     }
 
-    fn member(&mut self, place: usize) -> Option<&mut Member<W>> {
+    /// The group of this place, and where in it the ring stands: at a place that there is, as `places` says.
+    #[inline]
+    fn members_of(&mut self, place: usize) -> Option<(&mut Members<H>, usize)> {
         let Where { group, at } = *self.places.get(place)?;
-        self.members.get_mut(group)?.get_mut(at)
+        let members = self.members.get_mut(group)?;
+        (at < members.places.len()).then_some((members, at))
     }
 }
 

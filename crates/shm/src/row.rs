@@ -29,7 +29,7 @@ use crate::layout::{
     state, unkey,
 };
 use crate::life::Life;
-use crate::marks::{Group, Ready};
+use crate::marks::{GROUP, Ready};
 use crate::seat::EntryKey;
 use crate::slot::{ChunkRef, InlineMessage};
 use crate::sync::{AtomicU64, Ordering, fence};
@@ -74,7 +74,7 @@ impl Head {
 }
 
 /// The rings of one reader, of which those are named that have something.
-pub type ReadyRings = Ready<Mapped<AtomicU64>>;
+pub type ReadyRings = Ready<Mapped<AtomicU64>, Mapped<[AtomicU64]>>;
 
 /// A row, as long as its reader or one of its samples lives.
 #[derive(Debug)]
@@ -238,10 +238,13 @@ impl RowShared {
 
     /// Adds the row's ring to those of a reader, of which all up to `read` was read.
     pub fn watch(&self, ready: &mut ReadyRings, read: u64) {
-        let group = Group::of(self.peer.process(), RingIndex(self.ring_key.index));
-        // One that cannot be mapped is looked at each time, as those that are not marked.
-        let mark = group.is_marked().then(|| self.peer.tables().at(mark_at(group)).ok()).flatten();
-        ready.add(group, mark, self.head.clone(), read);
+        let tables = self.peer.tables();
+        ready.add(self.peer.process(), RingIndex(self.ring_key.index), read, |group| {
+            // What cannot be mapped is looked at each time, as those that are not marked.
+            let mark = group.is_marked().then(|| tables.at(mark_at(group)).ok()).flatten();
+            let first = HEADS_AT + u64::from(group.number) * u64::from(GROUP) * 8;
+            (mark, tables.arena().slice(first, u64::from(GROUP)).ok())
+        });
     }
 
     /// The publisher's head; at most [`SEQUENCE_MAX`], whatever it wrote there.

@@ -1,5 +1,6 @@
 //! A subscriber and a publisher that writes nonsense into its own memory, which only the inside of a bus can reach.
 
+use std::collections::BTreeSet;
 use std::sync::mpsc::channel;
 use std::time::Duration;
 
@@ -9,11 +10,12 @@ use busway_shm::sync::Ordering;
 use busway_shm::view::Mapped;
 
 use busway_shm::clock::Deadline;
-use busway_wire::{Header, Kind, PortId, Topic};
+use busway_wire::{Header, Kind, Policy, PortId, Topic};
 
 use busway_wire::limits::SAMPLE_SOURCES_MAX;
 
-use super::{ENDS, GAPS_MAX, Subscriber};
+use super::many::ENDS;
+use super::{GAPS_MAX, Subscriber};
 use crate::bus::Bus;
 use crate::control::scratch::Scratch;
 use crate::ports::FULL_MAX;
@@ -212,20 +214,65 @@ fn a_relay_that_stands_by_is_read_at_the_next_look_for_ends_wherever_the_other_s
     look_until(&mut subscriber, |subscriber| subscriber.readers.len() == ENDS);
     let together = subscriber.readers.iter().map(|reader| reader.source.together());
     assert_eq!(together.max(), Some(SAMPLE_SOURCES_MAX), "a sample keeps the names of no more publishers");
-    let begun =
-        |subscriber: &Subscriber| subscriber.readers.get(ENDS).is_some_and(|last| last.reader.has_begun());
+    let of_relay =
+        |subscriber: &Subscriber| subscriber.readers.iter().position(|known| known.origin.is_some());
+    let begun = |subscriber: &Subscriber| {
+        of_relay(subscriber).is_some_and(|at| subscriber.readers[at].reader.has_begun())
+    };
     let ended = relay(&first);
     look_until(&mut subscriber, begun);
     let _other = relay(&second);
     look_until(&mut subscriber, |subscriber| subscriber.standby.len() == 1);
     drop(ended);
     let deadline = Deadline::after(PATIENCE);
-    while !subscriber.readers[ENDS].reader.is_over() {
+    let at = of_relay(&subscriber).expect("it is read");
+    while !subscriber.readers[at].reader.is_over() {
         assert!(!deadline.expired(), "it has ended");
         std::thread::yield_now();
     }
     let many = subscriber.many.as_mut().expect("they are many");
-    (many.full_at_ns, many.ends_at) = (0, 0);
+    // It is the last that would be looked at.
+    (many.full_at_ns, many.ends_at) = (0, (at + 1) % (ENDS + 1));
     assert!(subscriber.try_recv().expect("the bus is open").is_none(), "nothing was sent");
     assert!(subscriber.standby.is_empty(), "one look for ends is enough");
+}
+
+#[test]
+fn readers_of_many_publishers_stand_as_their_rings_do_and_miss_nothing_by_that() {
+    let scratch = Scratch::new();
+    let here = Bus::builder().directory(scratch.path().join("run")).open().expect("a bus");
+    let mut subscriber = here.subscriber("news.*").policy(Policy::Block).open().expect("a subscriber");
+    let mut publishers = others(&here, FULL_MAX + 40);
+    let are_read = |subscriber: &Subscriber, count: usize| {
+        subscriber.readers.len() == count && subscriber.readers.iter().all(|known| known.reader.has_begun())
+    };
+    look_until(&mut subscriber, |subscriber| are_read(subscriber, FULL_MAX + 40));
+    // Every other one ends, and the last takes its place; those that come then have its ring.
+    let mut number = 0;
+    publishers.retain(|_| {
+        number += 1;
+        number % 2 == 0
+    });
+    look_until(&mut subscriber, |subscriber| are_read(subscriber, publishers.len()));
+    for number in 0..FULL_MAX {
+        publishers.push(here.publisher(&format!("news.again-{number}")).open().expect("a publisher"));
+    }
+    let count = publishers.len();
+    look_until(&mut subscriber, |subscriber| are_read(subscriber, count));
+    for publisher in &mut publishers {
+        publisher.send(b"news").expect("there is room");
+    }
+    // A look at all, with messages that were found before it.
+    let first = subscriber.try_recv().expect("the bus is open").expect("there is one").publisher().port;
+    subscriber.many.as_mut().expect("they are many").full_at_ns = 0;
+    let mut seen = BTreeSet::from([first]);
+    let deadline = Deadline::after(PATIENCE);
+    while seen.len() < count {
+        assert!(!deadline.expired(), "{} of {count} are read", seen.len());
+        if let Some(sample) = subscriber.try_recv().expect("the bus is open") {
+            assert!(seen.insert(sample.publisher().port), "each message once");
+        }
+    }
+    assert!(subscriber.try_recv().expect("the bus is open").is_none(), "each sent one");
+    assert!(subscriber.readers.is_sorted_by_key(super::Reader::key), "as their rings do");
 }

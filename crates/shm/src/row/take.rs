@@ -177,6 +177,12 @@ impl RowReader {
         usual
     }
 
+    /// The head says that nothing is behind what was taken: what comes next is not asked for ahead.
+    #[inline]
+    pub fn has_all(&mut self) {
+        self.run = 0;
+    }
+
     /// Takes the next message to `place` if it is a small one and nothing but to take it is to be done, as most often.
     #[inline]
     pub fn take_small(&mut self, place: &mut InlineMessage) -> TakenSmall {

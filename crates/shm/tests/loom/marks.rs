@@ -5,7 +5,7 @@
 
 use std::ops::Deref;
 
-use busway_shm::marks::{Group, Look, Ready, Stamp};
+use busway_shm::marks::{Look, Ready, Stamp};
 use busway_shm::sync::{AtomicU32, AtomicU64, Ordering, fence};
 use busway_wire::{Generation, ProcessId, RingIndex};
 use loom::sync::Arc;
@@ -36,6 +36,17 @@ impl Deref for Word {
     }
 }
 
+#[derive(Clone)]
+struct Heads(Arc<World>);
+
+impl Deref for Heads {
+    type Target = [AtomicU64];
+
+    fn deref(&self) -> &[AtomicU64] {
+        &self.0.words[..2]
+    }
+}
+
 /// Two heads and their mark.
 struct World {
     words: [AtomicU64; 3],
@@ -61,7 +72,7 @@ impl World {
     }
 
     /// Looks at what is named, and marks what is there as found.
-    fn look(&self, ready: &mut Ready<Word>, seeded: Seeded, found: &mut [bool; 2]) {
+    fn look(&self, ready: &mut Ready<Word, Heads>, seeded: Seeded, found: &mut [bool; 2]) {
         match seeded {
             Seeded::NotedLate => ready.look_and_note_late(),
             _ => ready.look(Look::Marked),
@@ -79,9 +90,9 @@ fn two_publishers(seeded: Seeded) {
     let rung = [(); 2].map(|()| AtomicU32::new(0));
     let world = Arc::new(World { words, asleep: AtomicU32::new(0), rung });
     let mut ready = Ready::default();
-    let group = Group::of(ProcessId(1), RingIndex(64));
-    for ring in 0..2 {
-        ready.add(group, Some(Word(Arc::clone(&world), 2)), Word(Arc::clone(&world), ring), 0);
+    for ring in 64..66 {
+        let words = || (Some(Word(Arc::clone(&world), 2)), Some(Heads(Arc::clone(&world))));
+        ready.add(ProcessId(1), RingIndex(ring), 0, |_| words());
     }
     // New ones are looked at whatever the mark says: those looks are over.
     let mut found = [false; 2];
