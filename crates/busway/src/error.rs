@@ -83,6 +83,8 @@ codes! {
     ResponderFailed = 409, "the responder failed, and says why";
     ReplyLost = 410, "a reply was lost because the requester did not take its replies in time";
     Cancelled = 411, "nobody waits for the reply any more";
+    TooManyRequests = 412, "so many requests are under way or unread that the requester has no room for another";
+    TooFarAhead = 413, "a request has not ended, and so many were sent after it that its place is needed";
     LayoutDiffers = 501, "the peer was built with another memory layout";
     SegmentRefused = 502, "a segment from a peer is not what it must be";
     ProtocolBroken = 503, "the peer sent what the control protocol does not allow";

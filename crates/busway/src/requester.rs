@@ -5,7 +5,8 @@
 //! the two. What a reply cannot say, the claim word of the request does (`busway_shm::seat::request`): that nobody has it, that who had
 //! it died, that it was answered and the answer is lost. A requester looks there when a responder has gone and a few times a second.
 //!
-//! Who does not take its replies loses the oldest of its own lanes, and no responder waits for it: a lane has one subscriber, which does not gate.
+//! Who does not take the replies of a stream loses the oldest of its own lanes, and no responder waits for it: a lane has one subscriber, which does not gate. Of
+//! requests with one reply none is lost: no more are under way than a lane has places, and who asks receives what is there before it goes beyond (`inbox`).
 //!
 //! Any number of requests may be under way, and any number of threads may wait. One of those who wait *leads*: it receives for all, and hands
 //! the lead on when it has what it wants. So a lone caller is woken by its reply and by nothing else, and there is no thread between.
@@ -23,6 +24,7 @@ use busway_shm::clock::{self, Deadline};
 use busway_shm::ring::Patience;
 use busway_shm::seat::RingShared;
 use busway_shm::sync::{AtomicU64, Ordering};
+use busway_wire::limits::{REQUESTS_AHEAD_PARTS, REQUESTS_UNDER_WAY_DEFAULT, REQUESTS_UNDER_WAY_MAX};
 use busway_wire::{Cause, Kind, Pattern, PortId, RequestHead, Topic, lane_of};
 
 use crate::bus::{Bus, Core};
@@ -42,8 +44,6 @@ pub use inbox::Strays;
 pub use outcome::{Reply, RequestError};
 pub use pending::Pending;
 
-/// Requests under way, unless the builder says otherwise.
-const IN_FLIGHT_DEFAULT: u32 = 1024;
 /// For so long a request waits for the first responder, unless the builder says otherwise: programs that are started together meet well
 /// within it.
 const LATE_JOIN_DEFAULT: Duration = Duration::from_secs(1);
@@ -58,18 +58,30 @@ const ROOM_WAIT: Duration = Duration::from_millis(5);
 pub struct RequesterBuilder {
     bus: Bus,
     publisher: PublisherBuilder,
+    in_flight: u32,
+    slots_max: Option<u32>,
     late_join: Duration,
 }
 
 impl RequesterBuilder {
     pub(crate) fn new(bus: &Bus, topic: Result<Topic, Error>) -> Self {
-        let publisher = PublisherBuilder::new(bus, topic).slots_max(IN_FLIGHT_DEFAULT);
-        Self { bus: bus.clone(), publisher, late_join: LATE_JOIN_DEFAULT }
+        let publisher = PublisherBuilder::new(bus, topic);
+        let (in_flight, slots_max) = (REQUESTS_UNDER_WAY_DEFAULT, None);
+        Self { bus: bus.clone(), publisher, in_flight, slots_max, late_join: LATE_JOIN_DEFAULT }
     }
 
-    /// Requests under way at most; rounded up to a power of two, at least 32, at most 2^20. Default 1 024. One more waits for the oldest.
+    /// Requests under way at most, 1 to 4 096. Default 1 024. One more waits until one of them has ended, and is refused where none does in its
+    /// own time ([`RequestError::TooMany`]).
     pub fn in_flight(mut self, requests: u32) -> Self {
-        self.publisher = self.publisher.slots_max(requests);
+        self.in_flight = requests;
+        self
+    }
+
+    /// Requests that may be sent after one that has not ended, that one included, at most 2^20; rounded up to a power of two, at least 32. Default: eight
+    /// times as many as may be under way. A request keeps its place among those that were sent until it has ended, so one that takes long holds up what is so far behind it:
+    /// one more waits for it, and is refused where it does not end in time ([`RequestError::TooFarAhead`]).
+    pub fn slots_max(mut self, requests: u32) -> Self {
+        self.slots_max = Some(requests);
         self
     }
 
@@ -93,15 +105,21 @@ impl RequesterBuilder {
     /// range; the rendezvous does not answer ([`Code::HolderSilent`]); memory (03xx); the bus is closed.
     pub fn open(self) -> Result<Requester, Error> {
         let core = self.bus.core.clone();
-        let publisher = self.publisher.open_for_requests(self.late_join)?;
+        if self.in_flight == 0 || self.in_flight > REQUESTS_UNDER_WAY_MAX {
+            let cause = format!("in_flight must be 1 to {REQUESTS_UNDER_WAY_MAX}");
+            return Err(Error::new(Code::BadSetting, cause).at("requester").remedy("use more requesters"));
+        }
+        let slots = self.slots_max.unwrap_or(self.in_flight * REQUESTS_AHEAD_PARTS);
+        let publisher = self.publisher.slots_max(slots).open_for_requests(self.late_join)?;
         let lane = lane_of(publisher.id());
         let pattern = Pattern::parse(lane.as_str()).map_err(Error::bad_pattern)?;
         let subscriber = SubscriberBuilder::new(&self.bus, Ok(pattern)).holds(HOLDS).open()?;
         let (port, topic, ring) = (publisher.id(), publisher.topic().clone(), publisher.ring().clone());
         let news = Arc::new(AtomicU64::new(0));
-        core.ports.add_asker(ring.key(), Asker { line: line_of(Some(&lane)), news: news.clone() });
+        let line = line_of(Some(&lane));
+        core.ports.add_asker(ring.key(), Asker { line, news: news.clone() });
         let shared = Shared {
-            inbox: Mutex::new(Inbox::new(subscriber, Core::new_port()?.0)),
+            inbox: Mutex::new(Inbox::new(subscriber, Core::new_port()?.0, self.in_flight)),
             sending: Mutex::new(publisher),
             late_join_ns: u64::try_from(self.late_join.as_nanos()).unwrap_or(u64::MAX),
             core,
@@ -109,6 +127,7 @@ impl RequesterBuilder {
             news,
             seen: AtomicU64::new(0),
             looked_ns: AtomicU64::new(0),
+            line,
             port,
             topic,
         };
@@ -128,6 +147,8 @@ struct Shared {
     seen: AtomicU64,
     looked_ns: AtomicU64,
     late_join_ns: u64,
+    /// Where who leads sleeps.
+    line: usize,
     port: PortId,
     topic: Topic,
     // Last: the ring is closed before the bus may be.
@@ -172,7 +193,7 @@ impl Shared {
         Err(if deadline.expired() { RequestError::TimedOut } else { RequestError::NoResponders })
     }
 
-    /// Puts a request into the ring.
+    /// Puts a request into the ring; its place there.
     fn publish(&self, correlation: u64, payload: &[u8], deadline: Deadline) -> Result<u64, RequestError> {
         let head = RequestHead { deadline_ns: deadline.at_ns().unwrap_or(u64::MAX).into() };
         let stamp = Stamp { kind: Kind::Request, correlation };
@@ -181,6 +202,7 @@ impl Shared {
             match lock(&self.sending).send_headed(stamp, head.to_bytes(), payload, patience) {
                 Ok(sent) => return Ok(sent.sequence),
                 Err(SendError::Full(_) | SendError::Timeout(_)) if !deadline.expired() => self.check()?,
+                Err(SendError::Full(_) | SendError::Timeout(_)) => return Err(RequestError::TooFarAhead),
                 Err(error) => return Err(RequestError::Send(error)),
             }
         }
@@ -215,18 +237,21 @@ impl Requester {
     }
 
     /// Asks, and does not wait for the replies, which nobody waits for any more after `timeout`. It waits, no longer than that, for the first
-    /// responder ([`RequesterBuilder::late_join`]) and for room where as many requests are under way as may be.
+    /// responder ([`RequesterBuilder::late_join`]) and for a place where as many requests are under way as may be. Meanwhile it receives replies, for whomever they are.
+    ///
+    /// Its reply is kept until it is asked for. Replies to 16 384 requests, or 64 MiB of larger ones, that nobody asks for are as many as are kept: one more request is refused.
     ///
     /// # Errors
-    /// [`RequestError::NoResponders`], [`RequestError::TimedOut`], [`RequestError::Send`]; a closed bus. The request was not sent.
+    /// [`RequestError::NoResponders`], [`RequestError::TimedOut`], [`RequestError::TooMany`], [`RequestError::TooFarAhead`], [`RequestError::Send`]; a closed bus. The request was not sent.
     pub fn send(&self, payload: &[u8], timeout: Duration) -> Result<Pending, RequestError> {
         let shared = &self.shared;
         shared.check()?;
         let deadline = Deadline::after(timeout);
         shared.wait_for_responders(deadline)?;
-        let correlation = lock(&shared.inbox).begin();
+        let correlation = lock(&shared.inbox).begin().ok_or(RequestError::TooMany)?;
         // From here on the drop of `pending` takes everything back.
         let mut pending = Pending::new(shared.clone(), correlation, deadline);
+        pending.take_place()?;
         let sequence = shared.publish(correlation, payload, deadline)?;
         pending.is_sent(sequence);
         Ok(pending)

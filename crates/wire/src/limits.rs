@@ -455,14 +455,28 @@ pub const LANE_IDLE_MS: u64 = 10_000;
 /// Milliseconds that the first reply of a lane waits for its requester to take notice. One that is stopped gets what the lane keeps.
 pub const LANE_OPEN_MS: u64 = 100;
 
-/// Replies that a lane keeps for a requester that does not take them. Past it the oldest are lost, and their requests told so.
-pub const LANE_SLOTS_MAX: u32 = 1_024;
+/// Replies that a lane keeps for a requester that does not take them: one to each request that it may have under way, and half a mebibyte.
+/// Past it, which streams alone can come, the oldest are lost, and their requests told so.
+pub const LANE_SLOTS_MAX: u32 = 4_096;
 
 /// Bytes of larger replies that a lane keeps. Past it as with `LANE_SLOTS_MAX`; a single larger reply is sent all the same.
 pub const LANE_BYTES_MAX: u64 = 64 * MIB;
 
-/// Replies that a requester keeps for those of its requests that nobody asks for an answer. Past it the newest is lost, and its request told so.
+/// Replies behind the first to their request that a requester keeps until they are asked for. Past it the newest is lost, and its request told so.
 pub const REPLIES_KEPT_MAX: usize = 4_096;
+
+/// Requests of one requester that have not ended, unless the user says otherwise: a thousand callers at once. One more waits for one of them to end.
+pub const REQUESTS_UNDER_WAY_DEFAULT: u32 = 1_024;
+
+/// As [`REQUESTS_UNDER_WAY_DEFAULT`], whatever the user says: so that all of their replies lie in one lane until they are taken.
+pub const REQUESTS_UNDER_WAY_MAX: u32 = LANE_SLOTS_MAX;
+
+/// So many times as many requests as may be under way can be sent, unless the user says otherwise, after one that has not ended: a request keeps its
+/// place among those that were sent, and some take much longer than others. One more waits for the oldest to end.
+pub const REQUESTS_AHEAD_PARTS: u32 = 8;
+
+/// Requests of one requester whose replies nobody has taken yet, those under way included: each keeps its first reply. One more is refused.
+pub const REQUESTS_UNREAD_MAX: usize = 16_384;
 
 /// Milliseconds after which a request that was answered, as its responder says, is told that the reply was lost: long enough for a first reply
 /// whose lane is not known yet.
@@ -552,6 +566,10 @@ const _: () = {
     assert!(CLUSTER_CLIENT_QUEUE_MESSAGES_MAX.is_power_of_two());
     assert!(CLUSTER_MESSAGE_BYTES_MAX as u64 <= CLUSTER_CLIENT_QUEUE_BYTES_MAX);
     assert!(LANE_SLOTS_MAX.is_power_of_two() && LANE_SLOTS_MAX <= RING_SLOTS_HARD_MAX);
+    assert!(REQUESTS_UNDER_WAY_DEFAULT <= REQUESTS_UNDER_WAY_MAX);
+    assert!(REQUESTS_UNDER_WAY_MAX <= LANE_SLOTS_MAX, "the replies to all that is under way lie in one lane");
+    assert!(REQUESTS_UNDER_WAY_MAX * REQUESTS_AHEAD_PARTS <= RING_SLOTS_HARD_MAX);
+    assert!(REQUESTS_UNREAD_MAX >= 2 * REQUESTS_UNDER_WAY_MAX as usize);
     assert!(5 * LANE_OPEN_MS < REPLY_MISSING_MS && REPLY_MISSING_MS < LANE_IDLE_MS);
     assert!(5 * LINK_RETRY_AFTER_MS <= LINK_RETRY_AFTER_MS_MAX);
     assert!(Control::COUNT < 128, "the number of a control message is one byte of a varint");

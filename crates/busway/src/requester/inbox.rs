@@ -6,14 +6,17 @@
 //! Whatever a responder sends, it is given to the request whose correlation it bears, or counted. What is kept for requests that nobody asks for
 //! an answer is bounded, in number and in bytes.
 //!
+//! Before it is sent a request has a place among those under way. There are no more places than a lane has slots, and before one is given beyond that what lies in the
+//! lanes is taken in: so the one reply to a request is never lost in its lane, however late it is asked for. Nor here: its place among the kept is its own.
+//!
 //! It does not wait, and does not know claims.
 //!
-//! Invariant: a request that has ended takes no reply, and ends once.
+//! Invariants: a request that has ended takes no reply, and ends once. `open` counts those that have a place and have not ended.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Condvar};
 
-use busway_wire::limits::{LANE_BYTES_MAX, REPLIES_KEPT_MAX};
+use busway_wire::limits::{LANE_BYTES_MAX, LANE_SLOTS_MAX, REPLIES_KEPT_MAX, REQUESTS_UNREAD_MAX};
 use busway_wire::{Kind, PortId, ReplyHead, ReplyState};
 
 use super::outcome::{Reply, RequestError};
@@ -41,6 +44,8 @@ pub struct Strays {
 pub(super) struct Asked {
     /// Its place in the ring; 0 until it was sent.
     pub(super) sequence: u64,
+    /// Whether it has its place among those under way.
+    placed: bool,
     replies: VecDeque<Reply>,
     bytes: usize,
     from: Option<PortId>,
@@ -81,10 +86,17 @@ pub(super) struct Inbox {
     kept_bytes: usize,
     strays: Strays,
     lanes: usize,
+    /// Requests under way at most, and how many are.
+    places: u32,
+    open: u32,
+    /// Who waits for a place.
+    placeless: BTreeSet<u64>,
+    /// Requests whose last reply may lie in a lane unseen.
+    unseen: u32,
 }
 
 impl Inbox {
-    pub(super) fn new(subscriber: Subscriber, start: u64) -> Self {
+    pub(super) fn new(subscriber: Subscriber, start: u64, places: u32) -> Self {
         // The upper half is far away: what is counted from here never comes round.
         let first = start >> 1;
         Self {
@@ -97,15 +109,74 @@ impl Inbox {
             kept_bytes: 0,
             strays: Strays::default(),
             lanes: 0,
+            places,
+            open: 0,
+            placeless: BTreeSet::new(),
+            unseen: 0,
         }
     }
 
-    /// A request begins: its correlation.
-    pub(super) fn begin(&mut self) -> u64 {
+    /// A request begins: its correlation. `None` where replies to too many are unread.
+    pub(super) fn begin(&mut self) -> Option<u64> {
+        if self.asked.len() >= REQUESTS_UNREAD_MAX || self.kept_bytes as u64 > LANE_BYTES_MAX {
+            return None;
+        }
         let correlation = self.next;
         self.next += 1;
         self.asked.insert(correlation, Asked::default());
-        correlation
+        self.placeless.insert(correlation);
+        Some(correlation)
+    }
+
+    /// Whether the next in turn for a place is this one, and there is one.
+    fn may_be_placed(&self, correlation: u64) -> bool {
+        self.open < self.places && self.placeless.first() == Some(&correlation)
+    }
+
+    /// Gives a request its place, if there is one for it.
+    pub(super) fn place(&mut self, correlation: u64) -> bool {
+        if !self.may_be_placed(correlation) {
+            return false;
+        }
+        let Some(asked) = self.asked.get_mut(&correlation) else { return false };
+        asked.placed = true;
+        self.placeless.pop_first();
+        self.open += 1;
+        self.unseen += 1;
+        // There may be one for the next as well.
+        self.call_placeless();
+        true
+    }
+
+    /// Whether one more reply than are there might find its lane full: what lies in the lanes is taken in before this request gets its place.
+    pub(super) fn must_drain(&self, correlation: u64) -> bool {
+        self.unseen >= LANE_SLOTS_MAX && self.may_be_placed(correlation)
+    }
+
+    /// Nothing lies in the lanes that was published before this.
+    pub(super) fn is_drained(&mut self) {
+        self.unseen = self.open;
+    }
+
+    /// Whether somebody waits for a place.
+    pub(super) fn has_placeless(&self) -> bool {
+        !self.placeless.is_empty()
+    }
+
+    fn call_placeless(&mut self) {
+        let Some(next) = self.placeless.first().copied().filter(|_| self.open < self.places) else { return };
+        if let Some(asked) = self.asked.get(&next) {
+            asked.woken.notify_all();
+            self.sleeping.remove(&next);
+        }
+    }
+
+    /// A request that had a place needs it no more.
+    fn give_place(&mut self, placed: bool) {
+        if placed {
+            self.open -= 1;
+            self.call_placeless();
+        }
     }
 
     pub(super) fn get(&mut self, correlation: u64) -> Option<&mut Asked> {
@@ -117,6 +188,11 @@ impl Inbox {
         let asked = self.asked.remove(&correlation)?;
         self.kept -= asked.replies.len();
         self.kept_bytes -= asked.bytes;
+        self.sleeping.remove(&correlation);
+        if self.placeless.remove(&correlation) {
+            self.call_placeless();
+        }
+        self.give_place(asked.placed && asked.end.is_none());
         Some(asked)
     }
 
@@ -144,15 +220,21 @@ impl Inbox {
 
     /// Whether this request has something, or its end.
     pub(super) fn has(&self, correlation: u64) -> bool {
-        self.asked.get(&correlation).is_none_or(|asked| !asked.replies.is_empty() || asked.end.is_some())
+        self.asked.get(&correlation).is_none_or(|asked| {
+            !asked.replies.is_empty()
+                || asked.end.is_some()
+                || !asked.placed && self.may_be_placed(correlation)
+        })
     }
 
     /// Ends a request, if it has not ended.
     pub(super) fn end(&mut self, correlation: u64, end: Result<(), RequestError>) {
         let Some(asked) = self.asked.get_mut(&correlation) else { return };
+        let ends = asked.placed && asked.end.is_none();
         asked.end.get_or_insert(end);
         asked.woken.notify_all();
         self.sleeping.remove(&correlation);
+        self.give_place(ends);
     }
 
     /// Takes a message of a lane in. `for_whom` is who leads, and takes its reply where it lies.
@@ -189,7 +271,9 @@ impl Inbox {
             asked.next = u32::MAX;
             return self.end(correlation, Err(RequestError::ReplyLost));
         }
-        let full = self.kept >= REPLIES_KEPT_MAX || self.kept_bytes as u64 > LANE_BYTES_MAX;
+        // The first is kept whatever others have: there are no more requests than there is room for.
+        let follows = asked.next > 0 && self.kept >= REPLIES_KEPT_MAX;
+        let full = follows || self.kept_bytes as u64 > LANE_BYTES_MAX;
         if full && matches!(state, ReplyState::Part | ReplyState::Last) {
             self.strays.dropped += 1;
             asked.next = u32::MAX;
@@ -215,9 +299,11 @@ impl Inbox {
             self.kept += 1;
             self.kept_bytes += bytes;
         }
+        let ends = asked.placed && end.is_some();
         asked.end = end;
         asked.woken.notify_all();
         self.sleeping.remove(&correlation);
+        self.give_place(ends);
     }
 
     /// Messages of the lanes that were not taken in time.
@@ -255,7 +341,7 @@ impl Inbox {
     }
 
     pub(super) fn under_way(&self) -> usize {
-        self.asked.values().filter(|asked| asked.end.is_none()).count()
+        self.open as usize
     }
 
     pub(super) fn strays(&self) -> Strays {

@@ -26,6 +26,11 @@ pub enum RequestError {
     Failed(Vec<u8>),
     /// It was answered, and the requester has lost a reply, because it did not take its replies in time.
     ReplyLost,
+    /// It was not sent: as many are under way as may be, and none of them ended in time; or replies to so many others are unread.
+    TooMany,
+    /// It was not sent: one that has not ended is so many requests behind that its place is needed, and did not end in time; or larger requests under way have
+    /// as many bytes as they may.
+    TooFarAhead,
     /// It was not sent.
     Send(SendError),
     /// Nothing can be received.
@@ -43,6 +48,8 @@ impl RequestError {
             Self::Unanswered => Code::Unanswered,
             Self::Failed(_) => Code::ResponderFailed,
             Self::ReplyLost => Code::ReplyLost,
+            Self::TooMany => Code::TooManyRequests,
+            Self::TooFarAhead => Code::TooFarAhead,
             Self::Send(error) => error.code(),
             Self::Receive(error) => error.code(),
         }
@@ -63,6 +70,8 @@ impl fmt::Display for RequestError {
             Self::ReplyLost => {
                 formatter.write_str("a reply was lost, because replies were not taken in time")
             }
+            Self::TooMany => formatter.write_str("as many requests are under way or unread as may be"),
+            Self::TooFarAhead => formatter.write_str("a request has not ended, and its place is needed"),
             Self::Send(error) => error.fmt(formatter),
             Self::Receive(error) => error.fmt(formatter),
         }
@@ -82,6 +91,10 @@ impl From<RequestError> for Error {
             RequestError::Unanswered => "look into the log of the responder",
             RequestError::Failed(_) => "see what it says",
             RequestError::ReplyLost => "receive replies as they come, or ask for less at a time",
+            RequestError::TooMany => "receive replies before asking more, or allow more (in_flight)",
+            RequestError::TooFarAhead => {
+                "give slow requests a requester of their own, or a time that is up sooner; or allow more (slots_max)"
+            }
         };
         Error::new(error.code(), error.to_string()).at("request").remedy(remedy)
     }

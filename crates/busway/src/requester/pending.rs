@@ -74,6 +74,32 @@ impl Pending {
         }
     }
 
+    /// Waits for a place among the requests under way, and receives meanwhile.
+    pub(super) fn take_place(&self) -> Result<(), RequestError> {
+        let shared = &*self.shared;
+        let mut inbox = lock(&shared.inbox);
+        loop {
+            shared.check()?;
+            if inbox.must_drain(self.correlation)
+                && let Some(mut subscriber) = inbox.subscriber.take()
+            {
+                drop(inbox);
+                let drained = shared.drain(&mut subscriber, self.correlation);
+                inbox = lock(&shared.inbox);
+                inbox.hand_on(subscriber);
+                drained?;
+                continue;
+            }
+            if inbox.place(self.correlation) {
+                return Ok(());
+            }
+            if self.deadline.expired() {
+                return Err(RequestError::TooMany);
+            }
+            inbox = self.serve(inbox, self.deadline)?;
+        }
+    }
+
     /// Waits for the next reply; `None` after the last.
     ///
     /// # Errors
@@ -137,18 +163,22 @@ impl Pending {
             if !matches!(got, Got::Nothing) || until.expired() {
                 return self.judge(inbox, got);
             }
-            inbox = match inbox.subscriber.take() {
-                Some(mut subscriber) => {
-                    drop(inbox);
-                    let led = shared.lead(&mut subscriber, self.correlation, until);
-                    inbox = lock(&shared.inbox);
-                    inbox.hand_on(subscriber);
-                    led?;
-                    inbox
-                }
-                None => self.sleep(inbox, until),
-            };
+            inbox = self.serve(inbox, until)?;
         }
+    }
+
+    /// Leads, or waits for who does, until there is something for this request.
+    fn serve<'a>(
+        &'a self,
+        mut inbox: MutexGuard<'a, Inbox>,
+        until: Deadline,
+    ) -> Result<MutexGuard<'a, Inbox>, RequestError> {
+        let Some(mut subscriber) = inbox.subscriber.take() else { return Ok(self.sleep(inbox, until)) };
+        drop(inbox);
+        let led = self.shared.lead(&mut subscriber, self.correlation, until);
+        let mut inbox = lock(&self.shared.inbox);
+        inbox.hand_on(subscriber);
+        led.map(|()| inbox)
     }
 
     /// Waits for who leads.
@@ -173,7 +203,7 @@ impl Pending {
             Got::Failed(error) => Err(error),
             Got::Nothing if self.deadline.expired() => {
                 inbox.end(self.correlation, Err(RequestError::TimedOut));
-                drop(inbox);
+                self.shared.tell_placeless(inbox);
                 self.shared.withdraw(self.sequence, Cause::Expired);
                 Err(RequestError::TimedOut)
             }
@@ -188,7 +218,9 @@ impl Drop for Pending {
         if self.shared.core.own.forked() {
             return;
         }
-        let asked = lock(&self.shared.inbox).forget(self.correlation);
+        let mut inbox = lock(&self.shared.inbox);
+        let asked = inbox.forget(self.correlation);
+        self.shared.tell_placeless(inbox);
         if self.sequence > 0 && asked.is_some_and(|asked| asked.end.is_none()) {
             self.shared.withdraw(self.sequence, Cause::Cancelled);
         }
@@ -196,6 +228,15 @@ impl Drop for Pending {
 }
 
 impl Shared {
+    /// A place may have come free: who leads and waits for one sleeps on the bell.
+    fn tell_placeless(&self, inbox: MutexGuard<'_, Inbox>) {
+        let waits = inbox.has_placeless() && inbox.subscriber.is_none();
+        drop(inbox);
+        if waits {
+            self.core.ports.ring_bell(self.line);
+        }
+    }
+
     /// Receives for all who wait, until this request has something.
     fn lead(
         &self,
@@ -212,7 +253,8 @@ impl Shared {
                 return Ok(());
             }
             let seen = self.seen.load(Ordering::Relaxed);
-            let stop = || self.news.load(Ordering::Acquire) != seen; // pairs with Release in `PortTable::tell_returned`
+            let has = || lock(&self.inbox).has(correlation);
+            let stop = || self.news.load(Ordering::Acquire) != seen || has(); // pairs with Release in `PortTable::tell_returned`
             let slice = until.earlier(Deadline::after_from(Duration::from_nanos(WATCH_NS), now_ns));
             match subscriber.recv_unless(slice, stop) {
                 Ok(Some(sample)) => lock(&self.inbox).route(sample, correlation),
@@ -239,6 +281,7 @@ impl Shared {
                 Ok(Some(sample)) => lock(&self.inbox).route(sample, correlation),
                 Ok(None) => {
                     self.count(subscriber);
+                    lock(&self.inbox).is_drained();
                     return Ok(true);
                 }
                 Err(error) => return Err(RequestError::Receive(error)),

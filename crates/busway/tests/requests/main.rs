@@ -4,6 +4,7 @@
 #![expect(clippy::print_stdout, reason = "the evidence of a row is what its test prints")]
 #![expect(clippy::unwrap_used, reason = "a test fails where its story breaks")]
 
+mod budgets;
 mod deaths;
 mod ends;
 #[path = "../scene/part.rs"]

@@ -41,8 +41,10 @@ from ._errors import (
     ResponderFailed,
     SettingError,
     TimedOut,
+    TooFarAhead,
     TooLarge,
     TooLate,
+    TooManyRequests,
     Unanswered,
 )
 
@@ -75,8 +77,10 @@ __all__ = [
     "Subscriber",
     "Task",
     "TimedOut",
+    "TooFarAhead",
     "TooLarge",
     "TooLate",
+    "TooManyRequests",
     "Unanswered",
 ]
 

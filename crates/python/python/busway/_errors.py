@@ -29,6 +29,8 @@ __all__ = [
     "ResponderFailed",
     "ReplyLost",
     "Cancelled",
+    "TooManyRequests",
+    "TooFarAhead",
     "Forked",
     "Closed",
 ]
@@ -123,6 +125,14 @@ class Cancelled(Error):
     """Nobody waits for the reply any more (BUS-0411)."""
 
 
+class TooManyRequests(Error):
+    """So many requests are under way or unread that the requester has no room for another (BUS-0412)."""
+
+
+class TooFarAhead(Error):
+    """A request has not ended, and so many were sent after it that its place is needed (BUS-0413)."""
+
+
 class PeerError(Error):
     """Another process of the domain is not what it must be (05xx)."""
 
@@ -152,6 +162,8 @@ _OF_NUMBER: dict[int, type[Error]] = {
     409: ResponderFailed,
     410: ReplyLost,
     411: Cancelled,
+    412: TooManyRequests,
+    413: TooFarAhead,
     601: Forked,
     602: Closed,
     603: ResourceError,
