@@ -98,7 +98,7 @@ pub struct PublisherBuilder {
     max_wait: Duration,
     gating: Gating,
     clock: Clock,
-    patience: Duration,
+    kept_for_first: bool,
 }
 
 impl PublisherBuilder {
@@ -114,13 +114,14 @@ impl PublisherBuilder {
             max_wait: Duration::from_millis(MAX_WAIT_MS_DEFAULT),
             gating: Gating::Allowed,
             clock: Clock::Coarse,
-            patience: Duration::MAX,
+            kept_for_first: false,
         }
     }
 
-    /// For so long its constructor waits for subscribers that are known to come, where they do not.
-    pub(crate) fn patience(mut self, patience: Duration) -> Self {
-        self.patience = patience;
+    /// Its constructor does not wait for subscribers that are known to come: what is sent until the first is there is kept for it, as
+    /// much as the ring may hold.
+    pub(crate) fn kept_for_first(mut self) -> Self {
+        self.kept_for_first = true;
         self
     }
 
@@ -277,7 +278,10 @@ impl PublisherBuilder {
                 RingWriter::create_for_groups(&core.own, &topic, port, options, nanoseconds(wait))
             }
         };
-        let (writer, ring) = made.map_err(|error| memory(&error, &place))?;
+        let (mut writer, ring) = made.map_err(|error| memory(&error, &place))?;
+        if self.kept_for_first {
+            writer.await_first();
+        }
         if matches!(readers, Readers::Responders(_)) {
             ring.ask();
         }
@@ -321,8 +325,9 @@ impl PublisherBuilder {
         };
         let wanted = matched.len();
         let seated = || if subscribers { ring.seated() } else { ring.pullers() };
-        let deadline = deadline.earlier(Deadline::after(self.patience));
-        publisher.core.wait_for(deadline, QUIET, || seated() + past(&ring) >= wanted);
+        if !self.kept_for_first {
+            publisher.core.wait_for(deadline, QUIET, || seated() + past(&ring) >= wanted);
+        }
         Ok(publisher)
     }
 }
@@ -673,6 +678,12 @@ impl Publisher {
             return 0;
         }
         self.writer.shared().seated()
+    }
+
+    /// Whether a subscriber has come, also where it has gone since.
+    pub(crate) fn was_met(&self) -> bool {
+        let ring = self.writer.shared();
+        ring.seated() + past(ring) > 0
     }
 
     /// What the control thread shares with it.

@@ -36,6 +36,8 @@ const QUIET: Duration = Duration::from_secs(1);
 /// Looks before yielding, and yields before sleeping, as a subscriber's.
 const SPINS: u32 = 100;
 const YIELDS: u32 = 4;
+/// Who has as many tasks as it may looks again so often whether one is over.
+const HAND: Duration = Duration::from_millis(5);
 /// The group of who does not name one.
 const GROUP_DEFAULT: &str = "pullers";
 /// Pullers to which a message is given, unless the builder says otherwise.
@@ -221,7 +223,7 @@ impl Puller {
     /// Takes a message if one is free.
     ///
     /// # Errors
-    /// [`RecvError`].
+    /// [`RecvError`]; [`RecvError::HoldsExhausted`] where it has as many tasks as it may and the next is too large to be copied.
     pub fn try_recv(&mut self) -> Result<Option<Task>, RecvError> {
         self.check()?;
         let task = self.take();
@@ -229,7 +231,7 @@ impl Puller {
         task
     }
 
-    /// Waits for a message.
+    /// Waits for a message; where this puller has as many tasks as it may, until one of them is over. So who keeps all of them waits for ever.
     ///
     /// # Errors
     /// [`RecvError`].
@@ -243,7 +245,7 @@ impl Puller {
         task
     }
 
-    /// Waits for a message, at most `timeout`; `None` when the time is up.
+    /// As [`Puller::recv`], at most `timeout`; `None` when the time is up.
     ///
     /// # Errors
     /// [`RecvError`].
@@ -263,8 +265,19 @@ impl Puller {
         let mut looks = 0_u32;
         loop {
             self.check()?;
-            if let Some(task) = self.take()? {
-                return Ok(Some(task));
+            match self.take() {
+                Err(RecvError::HoldsExhausted) if deadline.expired() => return Ok(None),
+                Err(RecvError::HoldsExhausted) => {
+                    // Nobody rings when a task is over, and a ring would wake those who cannot take either.
+                    self.rest();
+                    std::thread::park_timeout(deadline.remaining().unwrap_or(HAND).min(HAND));
+                    continue;
+                }
+                taken => {
+                    if let Some(task) = taken? {
+                        return Ok(Some(task));
+                    }
+                }
             }
             looks = looks.saturating_add(1);
             if looks <= SPINS {
@@ -284,8 +297,14 @@ impl Puller {
         let bell = domain.bell();
         let sleeper = bell.prepare(self.line);
         // Announced: what comes now will ring. What came before is seen by this look.
-        if let Some(task) = self.take()? {
-            return Ok(Some(task));
+        match self.take() {
+            // Said by the next look.
+            Err(RecvError::HoldsExhausted) => return Ok(None),
+            taken => {
+                if let Some(task) = taken? {
+                    return Ok(Some(task));
+                }
+            }
         }
         // After the last look: what another has taken since the one before is watched too.
         let next_ns = self.watch(clock::monotonic_ns());
@@ -313,11 +332,21 @@ impl Puller {
         self.check()?;
         // Before the looks: what comes after it is news.
         let work = self.subscription.work();
-        if let Some(task) = self.take()? {
+        let mut full = false;
+        let mut unless_full = |taken| match taken {
+            Err(RecvError::HoldsExhausted) => {
+                full = true;
+                Ok(None)
+            }
+            taken => taken,
+        };
+        if let Some(task) = unless_full(self.take())? {
             return Ok(Some(task));
         }
-        let next_ns = self.watch(clock::monotonic_ns());
-        let due_ns = self.aside.iter().map(|aside| aside.until_ns).chain(next_ns).min();
+        let now_ns = clock::monotonic_ns();
+        let next_ns = self.watch(now_ns);
+        let hand_ns = full.then(|| now_ns.saturating_add(HAND.as_nanos() as u64));
+        let due_ns = self.aside.iter().map(|aside| aside.until_ns).chain(next_ns).chain(hand_ns).min();
         self.subscription.found_nothing(work, due_ns);
         self.core.wake.register(&self.core.ports, &self.subscription, self.version, context.waker());
         // Registered: what comes now will wake. What came before is seen by this look.
@@ -325,8 +354,15 @@ impl Puller {
         if self.unfinished {
             context.waker().wake_by_ref();
         }
-        if let Some(task) = task? {
-            return Ok(Some(task));
+        match task {
+            // It has been found before, or the bell that told of work rings for the next look.
+            Err(RecvError::HoldsExhausted) if full => {}
+            Err(RecvError::HoldsExhausted) => context.waker().wake_by_ref(),
+            task => {
+                if let Some(task) = task? {
+                    return Ok(Some(task));
+                }
+            }
         }
         self.check()?;
         Ok(None)
@@ -598,6 +634,11 @@ impl Task {
     #[must_use]
     pub fn deliveries(&self) -> u32 {
         self.claim.as_ref().map_or(1, |claim| u32::from(claim.attempt()) + 1)
+    }
+
+    /// Who pushed it.
+    pub(crate) fn pusher(&self) -> Option<group::Pusher> {
+        self.claim.as_ref().map(group::Task::pusher)
     }
 
     /// Whether it is this puller's still, and its pusher is there.

@@ -199,7 +199,15 @@ impl Shared {
         let stamp = Stamp { kind: Kind::Request, correlation };
         loop {
             let patience = Patience::Until(deadline.earlier(Deadline::after(ROOM_WAIT)));
-            match lock(&self.sending).send_headed(stamp, head.to_bytes(), payload, patience) {
+            let mut sending = lock(&self.sending);
+            // Before it can be answered: a reply is believed of who has taken it.
+            let placed = |sequence| lock(&self.inbox).is_sent(correlation, sequence);
+            placed(self.ring.head() + 1);
+            let sent = sending.send_headed(stamp, head.to_bytes(), payload, patience);
+            if sent.is_err() {
+                placed(0);
+            }
+            match sent {
                 Ok(sent) => return Ok(sent.sequence),
                 Err(SendError::Full(_) | SendError::Timeout(_)) if !deadline.expired() => self.check()?,
                 Err(SendError::Full(_) | SendError::Timeout(_)) => return Err(RequestError::TooFarAhead),

@@ -24,8 +24,8 @@ use crate::puller::{Puller, PullerBuilder, Task};
 
 mod lanes;
 
-use lanes::Lane;
 pub(crate) use lanes::Lanes;
+use lanes::{Lane, To};
 
 /// Requests of one requester that one responder may have where they lie, unless the builder says otherwise.
 const HOLDS_DEFAULT: u32 = 64;
@@ -88,7 +88,7 @@ impl Responder {
     /// Takes a request if one is there.
     ///
     /// # Errors
-    /// [`RecvError`].
+    /// [`RecvError`]; [`RecvError::HoldsExhausted`] where it has as many requests as it may and the next is too large to be copied.
     pub fn try_recv(&mut self) -> Result<Option<Request>, RecvError> {
         self.lanes.sweep();
         while let Some(task) = self.puller.try_recv()? {
@@ -99,7 +99,7 @@ impl Responder {
         Ok(None)
     }
 
-    /// Waits for a request.
+    /// Waits for a request; where this responder has as many as it may, until one of them has ended. So who keeps all of them waits for ever.
     ///
     /// # Errors
     /// [`RecvError`].
@@ -329,9 +329,7 @@ impl Request {
         }
         let said = self.put(state, payload);
         if said.is_err() {
-            // A word without a payload needs no memory.
-            let _ = self.put(ReplyState::Unanswered, &[]);
-            drop(self.task.take());
+            self.leave_unanswered();
         }
         self.index = self.index.saturating_add(1);
         said
@@ -340,7 +338,20 @@ impl Request {
     fn put(&mut self, state: ReplyState, payload: &[u8]) -> Result<(), ReplyError> {
         let stamp = Stamp { kind: Kind::Reply, correlation: self.correlation };
         let head = ReplyHead::new(self.index, state).to_bytes();
-        self.lanes.send(self.requester, &mut self.lane, stamp, head, payload)
+        let to = To { requester: self.requester, task: self.task.as_ref(), deadline_ns: self.deadline_ns };
+        self.lanes.send(&to, &mut self.lane, stamp, head, payload)
+    }
+
+    /// Tells who asks that no answer follows; where that cannot be said either, the claim does.
+    fn leave_unanswered(&mut self) {
+        // A word without a payload needs no memory.
+        let told = self.put(ReplyState::Unanswered, &[]).is_ok();
+        let Some(task) = self.task.take() else { return };
+        if told {
+            drop(task);
+        } else {
+            task.lose(Cause::Cancelled);
+        }
     }
 
     fn end(&mut self) -> Result<(), ReplyError> {
@@ -369,9 +380,8 @@ impl AsRef<[u8]> for Request {
 impl Drop for Request {
     fn drop(&mut self) {
         if self.task.is_some() && !self.is_cancelled() {
-            let _ = self.put(ReplyState::Unanswered, &[]);
+            self.leave_unanswered();
         }
-        // The claim is done when its task is dropped.
     }
 }
 

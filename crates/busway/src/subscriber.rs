@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use busway_shm::clock::{self, Deadline};
 use busway_shm::layout::RING_RELAYS;
-use busway_shm::row::{Gap, Message, RowOptions, RowReader, Taken, TakenSmall};
+use busway_shm::row::{Gap, Message, RowOptions, RowReader, RowShared, Taken, TakenSmall};
 use busway_shm::sync::spin_hint;
 use busway_wire::limits::{HOLDS_MAX, SAMPLE_SOURCES_MAX};
 use busway_wire::{Pattern, Policy, PortId, ProcessId};
@@ -718,6 +718,18 @@ impl Subscriber {
     /// Whether something of `source` is there, or its end.
     pub(crate) fn has_of(&self, source: PortId) -> bool {
         self.readers.iter().any(|known| known.port() == source && known.reader.row().has_news())
+    }
+
+    /// Whose publisher this is, of those that are read.
+    pub(crate) fn process_of(&self, publisher: PortId) -> Option<ProcessId> {
+        let reader = self.readers.iter().find(|reader| reader.port() == publisher)?;
+        Some(reader.reader.row().peer().process())
+    }
+
+    /// Whether it reads a publisher of this process.
+    pub(crate) fn reads(&self, process: ProcessId) -> bool {
+        let of_it = |row: &RowShared| row.peer().process() == process && row.is_attached();
+        self.readers.iter().any(|reader| of_it(reader.reader.row()))
     }
 
     /// Publishers that this subscriber reads now: what they send from here on it sees. 0 in a child made by `fork`, which

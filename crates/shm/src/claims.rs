@@ -154,6 +154,13 @@ impl<'a> Claims<'a> {
         self.read(sequence, self.at(sequence).load(Ordering::Acquire)) // pairs with Release in `change`
     }
 
+    /// Who handled a message that is done.
+    pub fn done_by(&self, sequence: u64) -> Option<Owner> {
+        let found = self.at(sequence).load(Ordering::Acquire); // pairs with Release in `change`
+        (self.read(sequence, found) == Found::Done && found >> 24 == sequence & SEQUENCE_MASK)
+            .then_some(Owner((found >> 8) as u16))
+    }
+
     /// Takes a message that is published, if nobody has it.
     #[inline]
     pub fn claim(&self, sequence: u64, owner: Owner) -> Option<Claim> {

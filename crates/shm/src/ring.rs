@@ -156,6 +156,8 @@ pub struct RingWriter {
     /// Of the last loan that was sent.
     spare_keep: Option<SpareKeep>,
     sent: Sent,
+    /// Whether it keeps what it may for the first row, which is on its way.
+    awaits: bool,
 }
 
 impl RingWriter {
@@ -245,8 +247,14 @@ impl RingWriter {
             recycler: Recycler::default(),
             spare_keep: None,
             sent: Sent::default(),
+            awaits: false,
         };
         Ok((writer, shared))
+    }
+
+    /// From now on, until it has its first row, the ring grows as for one that has read nothing.
+    pub fn await_first(&mut self) {
+        self.awaits = true;
     }
 
     /// What the control thread shares with us.

@@ -80,7 +80,7 @@ fn every_field_of_an_arena_lies_where_the_page_says() {
             dropped_by_group, spare),
         check!(SeatEntry, 64; key, subscriber, row, ring, from, waits, waited_ns, stalls),
         check!(ClaimsHeader, 64; magic, layout, process, spare),
-        check!(GroupHead, 64; returned, late, woken, lines, spare),
+        check!(GroupHead, 64; returned, late, woken, lines, left),
         check!(PullerLine, 64; turn, looking, spare),
         check!(DomainHeader, 128; magic, layout, size, budget, reserved, bytes_reserved, ledger_reserved),
     ];

@@ -452,8 +452,9 @@ pub const LANES_MAX: usize = 1_024;
 /// Milliseconds without a reply after which a lane is closed: to open one takes a word with the rendezvous, and a page is little.
 pub const LANE_IDLE_MS: u64 = 10_000;
 
-/// Milliseconds that the first reply of a lane waits for its requester to take notice. One that is stopped gets what the lane keeps.
-pub const LANE_OPEN_MS: u64 = 100;
+/// Milliseconds that the last responder of a process waits, when it is dropped, for requesters that it has answered and that have not taken notice of their lanes
+/// yet: a rendezvous that is busy takes some hundred. What they have not noticed then is lost, and their requests are told so.
+pub const LANE_LINGER_MS: u64 = 3_000;
 
 /// Replies that a lane keeps for a requester that does not take them: one to each request that it may have under way, and half a mebibyte.
 /// Past it, which streams alone can come, the oldest are lost, and their requests told so.
@@ -478,9 +479,9 @@ pub const REQUESTS_AHEAD_PARTS: u32 = 8;
 /// Requests of one requester whose replies nobody has taken yet, those under way included: each keeps its first reply. One more is refused.
 pub const REQUESTS_UNREAD_MAX: usize = 16_384;
 
-/// Milliseconds after which a request that was answered, as its responder says, is told that the reply was lost: long enough for a first reply
-/// whose lane is not known yet.
-pub const REPLY_MISSING_MS: u64 = 1_000;
+/// Milliseconds after which a request that was answered, as its responder says, is told that the reply was lost: longer than a responder that goes
+/// waits for us. While the responder is there and its lane is not yet, nothing is lost.
+pub const REPLY_MISSING_MS: u64 = 4_000;
 
 // Services.
 
@@ -570,7 +571,7 @@ const _: () = {
     assert!(REQUESTS_UNDER_WAY_MAX <= LANE_SLOTS_MAX, "the replies to all that is under way lie in one lane");
     assert!(REQUESTS_UNDER_WAY_MAX * REQUESTS_AHEAD_PARTS <= RING_SLOTS_HARD_MAX);
     assert!(REQUESTS_UNREAD_MAX >= 2 * REQUESTS_UNDER_WAY_MAX as usize);
-    assert!(5 * LANE_OPEN_MS < REPLY_MISSING_MS && REPLY_MISSING_MS < LANE_IDLE_MS);
+    assert!(LANE_LINGER_MS < REPLY_MISSING_MS && REPLY_MISSING_MS < LANE_IDLE_MS);
     assert!(5 * LINK_RETRY_AFTER_MS <= LINK_RETRY_AFTER_MS_MAX);
     assert!(Control::COUNT < 128, "the number of a control message is one byte of a varint");
 };

@@ -1,7 +1,8 @@
 //! Which reply answers which request.
 //!
 //! A table of the requests under way, by correlation, and what came for each. Correlations are counted from a random start and not used
-//! again, so a reply that comes late finds nothing. The first reply binds a request to its responder: another that answers it too is a stranger.
+//! again, so a reply that comes late finds nothing. The first reply binds a request to its responder: another that answers it too is a stranger,
+//! and so is who answers first a request that it has not taken, as the claim of the request says.
 //!
 //! Whatever a responder sends, it is given to the request whose correlation it bears, or counted. What is kept for requests that nobody asks for
 //! an answer is bounded, in number and in bytes.
@@ -17,7 +18,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Condvar};
 
 use busway_wire::limits::{LANE_BYTES_MAX, LANE_SLOTS_MAX, REPLIES_KEPT_MAX, REQUESTS_UNREAD_MAX};
-use busway_wire::{Kind, PortId, ReplyHead, ReplyState};
+use busway_wire::{Kind, PortId, ProcessId, ReplyHead, ReplyState};
 
 use super::outcome::{Reply, RequestError};
 use crate::sample::Sample;
@@ -51,12 +52,21 @@ pub(super) struct Asked {
     from: Option<PortId>,
     next: u32,
     pub(super) end: Option<Result<(), RequestError>>,
-    /// Since when its responder says that it was answered.
-    pub(super) done_since: Option<u64>,
+    /// What had been lost in the lanes when it was sent.
+    lost_before: u64,
+    /// By whom it was answered, as its claim says, and since when it says so.
+    done: Option<(Option<ProcessId>, u64)>,
     woken: Arc<Condvar>,
 }
 
 impl Asked {
+    /// For how long it has been done, as its claim says, by the same one or by one who is gone.
+    pub(super) fn done_for_ns(&mut self, by: Option<ProcessId>, now_ns: u64) -> u64 {
+        let known = self.done.filter(|(known, _)| *known == by);
+        let (_, since_ns) = *self.done.insert(known.unwrap_or((by, now_ns)));
+        now_ns.saturating_sub(since_ns)
+    }
+
     /// Whether it has ended, and nothing is kept for it.
     pub(super) fn is_over(&self) -> bool {
         self.end.is_some() && self.replies.is_empty()
@@ -140,6 +150,7 @@ impl Inbox {
         }
         let Some(asked) = self.asked.get_mut(&correlation) else { return false };
         asked.placed = true;
+        asked.lost_before = self.strays.lost;
         self.placeless.pop_first();
         self.open += 1;
         self.unseen += 1;
@@ -176,6 +187,13 @@ impl Inbox {
         if placed {
             self.open -= 1;
             self.call_placeless();
+        }
+    }
+
+    /// It is sent as the message of this sequence; 0: it is not yet.
+    pub(super) fn is_sent(&mut self, correlation: u64, sequence: u64) {
+        if let Some(asked) = self.asked.get_mut(&correlation) {
+            asked.sequence = sequence;
         }
     }
 
@@ -237,8 +255,9 @@ impl Inbox {
         self.give_place(ends);
     }
 
-    /// Takes a message of a lane in. `for_whom` is who leads, and takes its reply where it lies.
-    pub(super) fn route(&mut self, sample: Sample, for_whom: u64) {
+    /// Takes a message of a lane in. `for_whom` is who leads, and takes its reply where it lies. `is_its` says whether the request of this sequence is with this
+    /// source.
+    pub(super) fn route(&mut self, sample: Sample, for_whom: u64, is_its: impl FnOnce(u64, PortId) -> bool) {
         let (correlation, source) = (sample.correlation(), sample.source());
         let head = ReplyHead::split(&sample).map(|(index, state, payload)| (index, state, payload.len()));
         let Some((index, state, bytes)) = head.filter(|_| sample.kind() == Kind::Reply) else {
@@ -254,10 +273,11 @@ impl Inbox {
             }
             return;
         };
-        if *asked.from.get_or_insert(source) != source {
+        if asked.from.map_or_else(|| !is_its(asked.sequence, source), |from| from != source) {
             self.strays.foreign += 1;
             return;
         }
+        asked.from = Some(source);
         if index < asked.next {
             self.strays.duplicate += 1;
             return;
@@ -304,6 +324,11 @@ impl Inbox {
         asked.woken.notify_all();
         self.sleeping.remove(&correlation);
         self.give_place(ends);
+    }
+
+    /// Whether nothing was lost in the lanes since this request was sent.
+    pub(super) fn has_lost_nothing(&self, correlation: u64) -> bool {
+        self.asked.get(&correlation).is_some_and(|asked| asked.lost_before == self.strays.lost)
     }
 
     /// Messages of the lanes that were not taken in time.

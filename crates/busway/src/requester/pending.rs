@@ -19,6 +19,7 @@ use super::inbox::{Got, Inbox};
 use super::outcome::{Reply, RequestError};
 use super::{Shared, now_ns};
 use crate::ports::lock;
+use crate::sample::Sample;
 use crate::subscriber::Subscriber;
 
 /// The claims are looked at so often, whatever is heard: a responder that closes is noticed then.
@@ -69,9 +70,6 @@ impl Pending {
 
     pub(super) fn is_sent(&mut self, sequence: u64) {
         self.sequence = sequence;
-        if let Some(asked) = lock(&self.shared.inbox).get(self.correlation) {
-            asked.sequence = sequence;
-        }
     }
 
     /// Waits for a place among the requests under way, and receives meanwhile.
@@ -143,6 +141,11 @@ impl Pending {
             return true;
         }
         lock(&self.shared.inbox).get(self.correlation).is_none_or(|asked| asked.is_over())
+    }
+
+    #[cfg(test)]
+    pub(crate) fn correlation(&self) -> u64 {
+        self.correlation
     }
 
     /// What is left of its time.
@@ -257,7 +260,7 @@ impl Shared {
             let stop = || self.news.load(Ordering::Acquire) != seen || has(); // pairs with Release in `PortTable::tell_returned`
             let slice = until.earlier(Deadline::after_from(Duration::from_nanos(WATCH_NS), now_ns));
             match subscriber.recv_unless(slice, stop) {
-                Ok(Some(sample)) => lock(&self.inbox).route(sample, correlation),
+                Ok(Some(sample)) => self.route(subscriber, sample, correlation),
                 Ok(None) => {}
                 Err(error) => return Err(RequestError::Receive(error)),
             }
@@ -278,7 +281,7 @@ impl Shared {
     fn drain(&self, subscriber: &mut Subscriber, correlation: u64) -> Result<bool, RequestError> {
         for _ in 0..DRAIN_MAX {
             match subscriber.try_recv() {
-                Ok(Some(sample)) => lock(&self.inbox).route(sample, correlation),
+                Ok(Some(sample)) => self.route(subscriber, sample, correlation),
                 Ok(None) => {
                     self.count(subscriber);
                     lock(&self.inbox).is_drained();
@@ -288,6 +291,17 @@ impl Shared {
             }
         }
         Ok(false)
+    }
+
+    /// Gives a message of a lane to the request that it answers.
+    fn route(&self, subscriber: &Subscriber, sample: Sample, correlation: u64) {
+        let is_its = |sequence, source| match self.ring.standing(sequence) {
+            Standing::Waiting => false,
+            Standing::Taken(process) => process.is_none() || process == subscriber.process_of(source),
+            // Who had it may have gone, and another may have its place.
+            Standing::Done(_) | Standing::Lost(_) => true,
+        };
+        lock(&self.inbox).route(sample, correlation, is_its);
     }
 
     fn count(&self, subscriber: &mut Subscriber) {
@@ -301,7 +315,7 @@ impl Shared {
     fn look(&self, subscriber: &mut Subscriber, correlation: u64, now_ns: u64) -> Result<(), RequestError> {
         let news = self.news.load(Ordering::Acquire); // pairs with Release in `PortTable::tell_returned`
         let open = lock(&self.inbox).open();
-        let standings = self.ring.standings(open.iter().map(|(_, sequence)| *sequence));
+        let standings: Vec<_> = open.iter().map(|(_, sequence)| self.ring.standing(*sequence)).collect();
         let deserted = self.waits_until().is_some_and(|until| until.expired_at(now_ns));
         // What was published before a word said so is there by now.
         if !self.drain(subscriber, correlation)? {
@@ -311,16 +325,18 @@ impl Shared {
         self.seen.store(news, Ordering::Relaxed);
         let mut inbox = lock(&self.inbox);
         for ((correlation, sequence), standing) in open.into_iter().zip(standings) {
+            let whole = inbox.has_lost_nothing(correlation);
             let Some(asked) = inbox.get(correlation).filter(|asked| asked.end.is_none()) else { continue };
             let error = match standing {
-                Standing::Taken => continue,
+                Standing::Taken(_) => continue,
                 Standing::Waiting if deserted && self.ring.withdraw(sequence, Cause::NoSubscriber) => {
                     RequestError::NoResponders
                 }
                 Standing::Waiting => continue,
-                Standing::Done => {
-                    let since = *asked.done_since.get_or_insert(now_ns);
-                    if now_ns.saturating_sub(since) < REPLY_MISSING_MS * 1_000_000 {
+                Standing::Done(by) => {
+                    // It is there, and its lane is on its way to us: the reply is waited for as long as the request.
+                    let comes = whole && by.is_some_and(|process| !subscriber.reads(process));
+                    if comes || asked.done_for_ns(by, now_ns) < REPLY_MISSING_MS * 1_000_000 {
                         continue;
                     }
                     RequestError::ReplyLost

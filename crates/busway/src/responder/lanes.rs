@@ -7,6 +7,9 @@
 //! A lane is closed when its requester is gone, or when it was not used for a while; there are at most `LANES_MAX`. Who answers looks for
 //! such lanes in passing, so there is no thread for it, and a process that takes no requests keeps its lanes until it does or goes.
 //!
+//! What is said before the requester has taken notice of its lane waits there, as long as any of the requests so answered is waited for, and nobody waits for that:
+//! no reply, and no other request. Only the last responder that goes waits a moment, or its first reply would go with it.
+//!
 //! It does not know which request is answered.
 //!
 //! Invariants: a lane is opened under its own lock only, so that a requester whose rendezvous is slow holds up its own replies. A
@@ -16,16 +19,19 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use busway_shm::clock;
+use busway_shm::clock::{self, Deadline};
 use busway_shm::ring::Patience;
+use busway_shm::row::group::Pusher;
 use busway_shm::sync::{AtomicU64, Ordering};
-use busway_wire::limits::{LANE_BYTES_MAX, LANE_IDLE_MS, LANE_OPEN_MS, LANE_SLOTS_MAX, LANES_MAX};
+use busway_wire::limits::{LANE_BYTES_MAX, LANE_IDLE_MS, LANE_LINGER_MS, LANE_SLOTS_MAX, LANES_MAX};
 use busway_wire::{HEAD_BYTES, PortId, lane_of};
 
 use super::ReplyError;
 use crate::bus::Bus;
+use crate::error::{Code, Error};
 use crate::ports::lock;
 use crate::publisher::{Gating, Publisher, Stamp};
+use crate::puller::Task;
 
 /// Lanes that are not needed any more are looked for so often.
 const SWEEP_NS: u64 = 1_000_000_000;
@@ -44,6 +50,32 @@ pub(crate) struct Lanes {
 pub(super) struct Lane {
     publisher: Mutex<Option<Publisher>>,
     used_ns: AtomicU64,
+    /// Until when somebody waits for what lies here, at the latest.
+    wanted_ns: AtomicU64,
+    requester: Option<Pusher>,
+}
+
+impl Lane {
+    /// Whether it is not in use, and nobody is on the way to it.
+    fn may_close(&self, now_ns: u64) -> bool {
+        let Ok(publisher) = self.publisher.try_lock() else { return false };
+        publisher.as_ref().is_none_or(|publisher| !self.is_awaited(publisher, now_ns))
+    }
+
+    /// Whether its requester has not taken notice of it, and may still.
+    fn is_awaited(&self, publisher: &Publisher, now_ns: u64) -> bool {
+        let gone = self.requester.as_ref().is_none_or(Pusher::is_gone);
+        !gone && now_ns < self.wanted_ns.load(Ordering::Relaxed) && !publisher.was_met()
+    }
+}
+
+/// Whom a reply is for.
+#[derive(Debug)]
+pub(super) struct To<'a> {
+    pub(super) requester: PortId,
+    /// The request, where it lies in the requester's ring.
+    pub(super) task: Option<&'a Task>,
+    pub(super) deadline_ns: u64,
 }
 
 impl Lanes {
@@ -63,18 +95,22 @@ impl Lanes {
     /// come from one ring, however long it pauses between them.
     pub(super) fn send(
         &self,
-        requester: PortId,
+        to: &To<'_>,
         kept: &mut Option<Arc<Lane>>,
         stamp: Stamp,
         head: [u8; HEAD_BYTES],
         payload: &[u8],
     ) -> Result<(), ReplyError> {
         self.bus.core.check().map_err(ReplyError::Lane)?;
-        let lane = kept.get_or_insert_with(|| self.lane(requester));
+        let lane = match kept {
+            Some(lane) => lane,
+            none => none.insert(self.lane(to)?),
+        };
+        lane.wanted_ns.fetch_max(to.deadline_ns, Ordering::Relaxed);
         let mut publisher = lock(&lane.publisher);
         let publisher = match &mut *publisher {
             Some(publisher) => publisher,
-            none => none.insert(self.open(requester)?),
+            none => none.insert(self.open(to.requester)?),
         };
         // Nobody may make it wait; what is in the way is given up.
         publisher.send_headed(stamp, head, payload, Patience::None).map_err(ReplyError::Send)?;
@@ -89,25 +125,30 @@ impl Lanes {
             .slots_max(LANE_SLOTS_MAX)
             .bytes_max(LANE_BYTES_MAX)
             .gating(Gating::Refused)
-            .patience(Duration::from_millis(LANE_OPEN_MS))
+            .kept_for_first()
             .open_reserved();
         opened.map_err(ReplyError::Lane)
     }
 
-    fn lane(&self, requester: PortId) -> Arc<Lane> {
+    /// The lane to this requester; a new one takes the place of the one that was used longest ago, but of none that is awaited.
+    fn lane(&self, to: &To<'_>) -> Result<Arc<Lane>, ReplyError> {
         let mut lanes = lock(&self.lanes);
-        if let Some(lane) = lanes.get(&requester) {
-            return lane.clone();
+        if let Some(lane) = lanes.get(&to.requester) {
+            return Ok(lane.clone());
         }
         if lanes.len() >= LANES_MAX {
-            let oldest = lanes.iter().min_by_key(|(_, lane)| lane.used_ns.load(Ordering::Relaxed));
-            let oldest = oldest.map(|(requester, _)| *requester);
-            oldest.and_then(|oldest| lanes.remove(&oldest));
+            let now_ns = clock::monotonic_ns();
+            let idle = lanes.iter().filter(|(_, lane)| lane.may_close(now_ns));
+            let oldest = idle.min_by_key(|(_, lane)| lane.used_ns.load(Ordering::Relaxed));
+            let oldest = oldest.map(|(requester, _)| *requester).ok_or_else(no_lane)?;
+            lanes.remove(&oldest);
         }
         let used_ns = AtomicU64::new(clock::monotonic_coarse_ns());
-        let lane = Arc::new(Lane { publisher: Mutex::default(), used_ns });
-        lanes.insert(requester, lane.clone());
-        lane
+        let (publisher, wanted_ns) = (Mutex::default(), AtomicU64::new(to.deadline_ns));
+        let requester = to.task.and_then(Task::pusher);
+        let lane = Arc::new(Lane { publisher, used_ns, wanted_ns, requester });
+        lanes.insert(to.requester, lane.clone());
+        Ok(lane)
     }
 
     /// Closes the lanes that nobody reads or uses, now and then.
@@ -124,8 +165,10 @@ impl Lanes {
             let idle_ns = now_ns.saturating_sub(lane.used_ns.load(Ordering::Relaxed));
             // One that is locked is in use.
             let Ok(publisher) = lane.publisher.try_lock() else { return true };
-            let read = publisher.as_ref().is_some_and(|publisher| publisher.subscribers() > 0);
+            let Some(publisher) = publisher.as_ref() else { return idle_ns < SWEEP_NS };
+            let read = publisher.subscribers() > 0;
             idle_ns < if read { LANE_IDLE_MS * 1_000_000 } else { SWEEP_NS }
+                || lane.is_awaited(publisher, clock::monotonic_ns())
         });
     }
 
@@ -141,6 +184,14 @@ impl Lanes {
         lock(&self.lanes).len()
     }
 
+    /// Whether the requester of no lane has still to take notice of it.
+    fn are_all_met(&self) -> bool {
+        let now_ns = clock::monotonic_ns();
+        lock(&self.lanes).values().all(|lane| {
+            lock(&lane.publisher).as_ref().is_none_or(|publisher| !lane.is_awaited(publisher, now_ns))
+        })
+    }
+
     /// As if nothing had been said for long.
     #[cfg(test)]
     pub(super) fn age(&self) {
@@ -154,5 +205,23 @@ impl Lanes {
 
     pub(super) fn late(&self) -> u64 {
         self.late.load(Ordering::Relaxed)
+    }
+}
+
+fn no_lane() -> ReplyError {
+    let cause = format!("{LANES_MAX} requesters that were answered have not taken notice yet");
+    ReplyError::Lane(
+        Error::new(Code::TooManyPorts, cause).at("reply").remedy("start more responders, as processes"),
+    )
+}
+
+impl Drop for Lanes {
+    fn drop(&mut self) {
+        if self.bus.core.own.forked() {
+            return;
+        }
+        let core = self.bus.core.clone();
+        let linger = Duration::from_millis(LANE_LINGER_MS);
+        core.wait_for(Deadline::after(linger), linger, || core.is_closed() || self.are_all_met());
     }
 }

@@ -97,6 +97,39 @@ fn a_reply_that_answers_nothing_or_is_not_its_responders_is_counted_and_given_to
 }
 
 #[test]
+fn a_first_reply_is_believed_only_of_who_has_taken_the_request() {
+    let (bus, directory) = bus("first");
+    let other = Bus::builder().directory(&directory).name("stranger").open().unwrap();
+    let mut responder = bus.responder("t").open().unwrap();
+    let requester = bus.requester("t").open().unwrap();
+    let mut stranger = stranger(&other, &requester);
+    stranger.wait_for_subscribers(1, PATIENCE).unwrap();
+    let mut pending = requester.send(b"who?", PATIENCE).unwrap();
+    let correlation = pending.correlation();
+    let mut expected = 0;
+    let mut try_all = |pending: &mut crate::requester::Pending| {
+        for (index, state) in [(0, ReplyState::Part), (7, ReplyState::Last), (0, ReplyState::Unanswered)] {
+            put(&mut stranger, reply(correlation), index, state, b"me");
+            expected += 1;
+        }
+        let deadline = Deadline::after(PATIENCE);
+        while requester.strays().foreign < expected {
+            assert!(!deadline.expired(), "{:?}", requester.strays());
+            assert!(pending.try_recv().unwrap().is_none());
+        }
+    };
+    // Nobody has it, then somebody has.
+    try_all(&mut pending);
+    let request = responder.recv().unwrap();
+    try_all(&mut pending);
+    request.reply(b"I").unwrap();
+    assert_eq!(&pending.recv().unwrap().unwrap()[..], b"I");
+    assert_eq!(requester.strays(), Strays { foreign: 6, ..Strays::default() });
+    drop((pending, bus, other));
+    let _ = std::fs::remove_dir_all(directory);
+}
+
+#[test]
 #[expect(clippy::print_stdout, reason = "the evidence of a row is what its test prints")]
 fn whatever_bytes_lie_in_a_lane_a_request_gets_its_own_reply() {
     let seed = busway_shm::sys::identity::random_u64().unwrap();

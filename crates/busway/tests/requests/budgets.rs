@@ -1,5 +1,7 @@
 //! What is under way, what waits to be read, and what a slow request keeps from others.
 
+use std::time::Duration;
+
 use busway::{Code, Request, RequestError, Responder};
 
 use crate::place::{PATIENCE, Scene};
@@ -152,4 +154,63 @@ fn replies_that_nobody_reads_are_kept_up_to_a_number_beyond_which_no_more_is_ask
     server.join().unwrap();
     assert_eq!(requester.strays(), busway::Strays::default());
     println!("evidence: unread={UNREAD} lost=0");
+}
+
+#[test]
+fn a_responder_that_is_closed_with_a_request_in_hand_is_not_there_any_more() {
+    let scene = Scene::new();
+    let bus = scene.bus("asks");
+    let mut responder = scene.bus("answers").responder(TOPIC).open().unwrap();
+    let requester = bus.requester(TOPIC).late_join(Duration::ZERO).open().unwrap();
+    requester.wait_for_responders(1, PATIENCE).unwrap();
+    let mut held = requester.send(b"the one that it has", PATIENCE).unwrap();
+    let request = responder.recv_timeout(PATIENCE).unwrap().unwrap();
+    let mut behind = requester.send(b"one that nobody has", Duration::MAX).unwrap();
+    drop(responder);
+    assert_eq!(behind.recv().unwrap_err(), RequestError::NoResponders);
+    assert_eq!(requester.responders(), 0);
+    assert_eq!(requester.request(b"anybody?", Duration::MAX).unwrap_err(), RequestError::NoResponders);
+    // What it had it may answer still.
+    request.reply(b"here").unwrap();
+    assert_eq!(&held.recv().unwrap().unwrap()[..], b"here");
+}
+
+#[test]
+fn a_responder_that_holds_as_much_as_it_may_waits_until_it_has_let_go() {
+    const LARGE: usize = 1 << 20;
+    let scene = Scene::new();
+    let bus = scene.bus("asks");
+    let mut responder = scene.bus("answers").responder(TOPIC).holds(1).open().unwrap();
+    let requester = bus.requester(TOPIC).open().unwrap();
+    requester.wait_for_responders(1, PATIENCE).unwrap();
+    let mut asked: Vec<_> =
+        (0..3).map(|n| requester.send(&vec![n; LARGE], Duration::from_secs(60)).unwrap()).collect();
+    let (hand, handed) = std::sync::mpsc::channel::<Request>();
+    let (full, filled) = std::sync::mpsc::channel::<()>();
+    let worker = std::thread::spawn(move || {
+        for request in handed {
+            // Until the loop has found that it may not hold another.
+            filled.recv().unwrap();
+            let first = request[..1].to_vec();
+            request.reply(&first).unwrap();
+        }
+    });
+    for n in 0..3 {
+        let request = responder.recv_timeout(SOON).unwrap_or_else(|error| panic!("request {n}: {error}"));
+        let request = match request {
+            Some(request) => request,
+            None => {
+                full.send(()).unwrap();
+                responder.recv().unwrap_or_else(|error| panic!("request {n}: {error}"))
+            }
+        };
+        hand.send(request).unwrap();
+    }
+    full.send(()).unwrap();
+    drop(hand);
+    for (n, pending) in (0_u8..).zip(&mut asked) {
+        assert_eq!(&pending.recv().unwrap().unwrap()[..], [n]);
+    }
+    worker.join().unwrap();
+    println!("evidence: holds=1 large={}", asked.len());
 }

@@ -21,6 +21,7 @@ pub(crate) fn play(part: &Part) {
         }),
         "hold" => hold(&bus),
         "ask" => ask(&bus),
+        "ask-twice" => ask_twice(&bus),
         "callers" => callers(&bus),
         other => panic!("there is no part {other}"),
     }
@@ -68,6 +69,19 @@ fn ask(bus: &Bus) {
         let reply = all[0].recv().unwrap().unwrap();
         say(&format!("{} bytes", reply.len()));
     }
+}
+
+/// Asks as often as it is told, and takes the replies when it is told to.
+fn ask_twice(bus: &Bus) {
+    let requester = bus.requester(TOPIC).open().unwrap();
+    say("ready");
+    let count: usize = hear().unwrap().parse().unwrap();
+    let asked: Vec<_> = (0..count).map(|_| requester.send(b"hello?", PATIENCE).unwrap()).collect();
+    say("asked");
+    hear().unwrap();
+    let replies = asked.into_iter().filter_map(|mut pending| pending.recv().unwrap());
+    say(&format!("{} replies", replies.filter(|reply| reply.len() == 1_000).count()));
+    while hear().is_some() {}
 }
 
 /// Many callers at once.

@@ -57,8 +57,33 @@ pub struct GroupHead {
     pub woken: AtomicU64,
     /// Lines in use, from the first.
     pub lines: AtomicU64,
-    /// Zero.
-    pub spare: [AtomicU64; 4],
+    /// One bit for each puller that takes nothing more and has not done with what it has.
+    pub left: [AtomicU64; 4],
+}
+
+impl GroupHead {
+    fn left_bit(&self, place: usize) -> Option<(&AtomicU64, u64)> {
+        Some((self.left.get(place / 64)?, 1 << (place % 64)))
+    }
+
+    /// Whether the puller in this place takes nothing more.
+    pub fn has_left(&self, place: usize) -> bool {
+        self.left_bit(place).is_some_and(|(word, bit)| word.load(Ordering::Relaxed) & bit != 0)
+    }
+
+    /// The puller in this place takes nothing more.
+    pub fn leave(&self, place: usize) {
+        if let Some((word, bit)) = self.left_bit(place) {
+            word.fetch_or(bit, Ordering::Relaxed); // a hint: what becomes of its claims they say
+        }
+    }
+
+    /// Another puller has this place.
+    pub fn join(&self, place: usize) {
+        if let Some((word, bit)) = self.left_bit(place) {
+            word.fetch_and(!bit, Ordering::Relaxed);
+        }
+    }
 }
 
 /// What one puller of a group says to the others.
@@ -86,6 +111,7 @@ unsafe impl Shared for PullerLine {}
 const _: () = {
     assert!(size_of::<ClaimsHeader>() == 64 && size_of::<GroupHead>() == 64 && size_of::<PullerLine>() == 64);
     assert!(run_bytes(SLOTS_MAX) < CLAIMS_BYTES - PAGE);
+    assert!(GROUP_PULLERS_MAX as usize <= 4 * 64, "each puller has its bit");
 };
 
 /// Byte offset of the claim words in a run.

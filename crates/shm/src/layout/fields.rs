@@ -60,7 +60,7 @@ pub const ARENA: [Structure; 9] = [
         dropped_by_group, spare),
     structure!(SeatEntry: key, subscriber, row, ring, from, waits, waited_ns, stalls),
     structure!(ClaimsHeader: magic, layout, process, spare),
-    structure!(GroupHead: returned, late, woken, lines, spare),
+    structure!(GroupHead: returned, late, woken, lines, left),
     structure!(PullerLine: turn, looking, spare),
     Structure { name: "Slot", bytes: size_of::<Slot>(), fields: &SLOT },
 ];

@@ -353,7 +353,8 @@ impl RingWriter {
 
     fn survey(&self, needed: u64) -> Survey {
         let head = self.head;
-        let mut survey = Survey { gate: u64::MAX, slowest: u64::MAX, back: Vec::new() };
+        let slowest = if self.awaits && self.places.is_empty() { 1 } else { u64::MAX };
+        let mut survey = Survey { gate: u64::MAX, slowest, back: Vec::new() };
         let slots = self.stage.mask + 1;
         // A row that cannot make us wait matters only while the ring may still grow for it: its cursor lies in a line
         // that its process writes, and costs a transfer between processors.

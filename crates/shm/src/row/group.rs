@@ -23,12 +23,14 @@ use std::sync::Arc;
 use busway_wire::{Acknowledge, Cause, Group, Policy};
 
 use super::{Message, RowReader, RowShared, Taken};
+use crate::arena::PeerArena;
 use crate::claims::file::Run;
 use crate::claims::{Claim, Found, Owner};
-use crate::layout::{state, unkey};
-use crate::life::Life;
+use crate::layout::{RingEntry, state, unkey};
+use crate::seat::EntryKey;
 use crate::sync::{Ordering, fence};
 use crate::sys::futex;
+use crate::view::Mapped;
 use crate::view::futex_half;
 
 /// Claim words in one look.
@@ -94,6 +96,11 @@ impl Task {
         !self.row.own.forked() && self.ended(self.run.claims().lose(self.claim, cause as u8))
     }
 
+    /// Who pushed it, to be asked later whether it is there.
+    pub fn pusher(&self) -> Pusher {
+        Pusher { peer: self.row.peer.clone(), ring: self.row.ring.clone(), key: self.row.ring_key }
+    }
+
     /// Whether the message is this puller's still, and its pusher is there.
     pub fn is_wanted(&self) -> bool {
         !self.row.own.forked()
@@ -117,6 +124,26 @@ impl Task {
         }
         true
     }
+}
+
+/// A pusher, as long as somebody wants to know whether it is there. It keeps its memory mapped, and no row.
+#[derive(Clone, Debug)]
+pub struct Pusher {
+    peer: Arc<PeerArena>,
+    ring: Mapped<RingEntry>,
+    key: EntryKey,
+}
+
+impl Pusher {
+    /// Whether it was closed, or its process is dead or has left.
+    pub fn is_gone(&self) -> bool {
+        is_over(&self.ring, self.key) || self.peer.life().is_gone()
+    }
+}
+
+fn is_over(ring: &RingEntry, ring_key: EntryKey) -> bool {
+    let (generation, at) = unkey(ring.key.load(Ordering::Acquire)); // pairs with Release in `RingShared::leave`
+    generation != ring_key.generation || matches!(at, state::CLOSED | state::FREE)
 }
 
 /// A puller on one ring.
@@ -266,10 +293,7 @@ impl GroupReader {
 
     fn publisher_is_gone(&self) -> bool {
         let row = self.row();
-        let (generation, at) = unkey(row.ring.key.load(Ordering::Acquire)); // pairs with Release in `RingShared::leave`
-        generation != row.ring_key.generation
-            || matches!(at, state::CLOSED | state::FREE)
-            || matches!(row.peer.life(), Life::Dead | Life::Closed)
+        is_over(&row.ring, row.ring_key) || row.peer.life().is_gone()
     }
 
     /// Whether no message up to `head` can come free again. Where nothing is acknowledged, none does.
@@ -317,6 +341,15 @@ impl GroupReader {
         let head = self.row().head();
         self.come_up(head);
         self.at > head
+    }
+}
+
+impl Drop for GroupReader {
+    fn drop(&mut self) {
+        // What it has taken may take long: nobody need wait for it to take more.
+        if !self.row().own.forked() {
+            self.run.head().leave(usize::from(self.owner.0).wrapping_sub(1));
+        }
     }
 }
 

@@ -24,6 +24,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use busway_wire::limits::{GROUP_PULLERS_MAX, GROUPS_MAX};
 use busway_wire::{Cause, ProcessId};
 
+use super::request::Standing;
 use super::{EntryKey, Rest, RingShared, Seat, place};
 use crate::arena::{OwnArena, PeerArena};
 use crate::claims::file::{Run, RunAt};
@@ -65,6 +66,8 @@ struct State {
     named: Option<Named>,
     /// Since when nobody pulls; `None` while somebody does.
     empty_since_ns: Option<u64>,
+    /// Since when all who are there only finish what they have.
+    left_since_ns: Option<u64>,
     /// Its place was needed since then, and its time was up.
     abandoned: bool,
     /// It has no row any more: who still has it in its list is not stopped by it, and writes nothing.
@@ -82,6 +85,13 @@ impl Named {
     /// The puller's process and row, if there is one in this place.
     fn who(&self, owner: Owner) -> Option<(ProcessId, EntryKey)> {
         self.pullers.get(usize::from(owner.0).wrapping_sub(1)).copied().flatten()
+    }
+
+    /// Pullers that take what comes: not those that have closed and only finish what they have.
+    fn takers(&self) -> usize {
+        let head = self.run.head();
+        let takes = |(place, puller): &(usize, &Option<_>)| puller.is_some() && !head.has_left(*place);
+        self.pullers.iter().enumerate().filter(takes).count()
     }
 }
 
@@ -222,8 +232,37 @@ impl Group {
         }
     }
 
+    /// Those that take what comes.
     fn pullers(&self) -> usize {
-        self.lock().named.as_ref().map_or(0, |named| named.pullers.iter().flatten().count())
+        self.lock().named.as_ref().map_or(0, Named::takers)
+    }
+
+    /// Since when nobody takes what comes.
+    fn unattended_since(&self) -> Option<u64> {
+        let mut state = self.lock();
+        if state.empty_since_ns.is_some() {
+            return state.empty_since_ns;
+        }
+        if state.named.as_ref().is_some_and(|named| named.takers() > 0) {
+            return None;
+        }
+        // Whoever closed with something in hand said so in its own time, and no more.
+        Some(*state.left_since_ns.get_or_insert_with(clock::monotonic_ns))
+    }
+
+    /// What became of a request so far.
+    fn standing(&self, sequence: u64) -> Standing {
+        let state = self.lock();
+        let Some(named) = &state.named else { return Standing::Waiting };
+        let claims = named.run.claims();
+        let process = |owner| named.who(owner).map(|(process, _)| process);
+        match claims.look(sequence) {
+            Found::Free(_) => Standing::Waiting,
+            Found::Taken(claim) => Standing::Taken(process(claim.owner())),
+            // The word is of a later message: this one is over, or that would not be there.
+            Found::Done | Found::Other => Standing::Done(claims.done_by(sequence).and_then(process)),
+            Found::Lost(cause) => Standing::Lost(Cause::from_index(cause.into()).unwrap_or(Cause::Corrupt)),
+        }
     }
 
     /// Takes a puller in.
@@ -262,9 +301,10 @@ impl Group {
         if let Some(line) = named.run.lines().get(free) {
             line.looking.store(0, Ordering::Relaxed);
         }
+        named.run.head().join(free);
         // At most 256, by the bound above.
         let joined = (named.run.clone(), Owner(free as u16 + 1));
-        (state.empty_since_ns, state.abandoned) = (None, false);
+        (state.empty_since_ns, state.left_since_ns, state.abandoned) = (None, None, false);
         Ok(joined)
     }
 
@@ -324,7 +364,14 @@ impl RingShared {
         let (late_join_ns, slots_max) = self.pushes.ok_or(NOT_PUSHED)?;
         let mut seat = self.own_row(from, place::Row::OF_OURS)?;
         let empty_since_ns = Some(clock::monotonic_ns());
-        let state = State { passed: from, named: None, empty_since_ns, abandoned: false, over: false };
+        let state = State {
+            passed: from,
+            named: None,
+            empty_since_ns,
+            left_since_ns: None,
+            abandoned: false,
+            over: false,
+        };
         let (row, head) = (seat.row.clone(), self.head.clone());
         seat.group = Some(Arc::new(Group { row, head, late_join_ns, slots_max, state: Mutex::new(state) }));
         self.fill_entry(&seat);
@@ -384,10 +431,17 @@ impl RingShared {
         Ok((Member { group, owner }, from))
     }
 
-    /// Since when nobody pulls for the first of its groups.
-    pub(super) fn empty_since(&self) -> Option<u64> {
-        let group = self.lock().iter().find_map(|seat| seat.group.clone())?;
-        group.lock().empty_since_ns
+    /// Since when nobody takes what comes for the first of its groups.
+    pub(super) fn unattended_since(&self) -> Option<u64> {
+        let seats = self.lock();
+        seats.iter().find_map(|seat| seat.group.as_ref())?.unattended_since()
+    }
+
+    /// What became of a message so far, for the first of its groups.
+    pub(super) fn standing_of(&self, sequence: u64) -> Standing {
+        let seats = self.lock();
+        let group = seats.iter().find_map(|seat| seat.group.as_ref());
+        group.map_or(Standing::Waiting, |group| group.standing(sequence))
     }
 
     /// The claims of the first of its groups.
@@ -410,7 +464,7 @@ impl RingShared {
         Ok(())
     }
 
-    /// How many pullers there are.
+    /// How many pullers there are that take what comes.
     pub fn pullers(&self) -> usize {
         self.lock().iter().filter_map(|seat| seat.group.as_ref()).map(|group| group.pullers()).sum()
     }

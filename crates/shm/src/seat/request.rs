@@ -8,10 +8,9 @@
 //!
 //! Invariant: nothing here waits, and a word of another message is left alone (`Claims::withdraw`).
 
-use busway_wire::Cause;
+use busway_wire::{Cause, ProcessId};
 
 use super::RingShared;
-use crate::claims::Found;
 use crate::sync::Ordering;
 
 /// What the claim word of a request says.
@@ -19,10 +18,10 @@ use crate::sync::Ordering;
 pub enum Standing {
     /// Nobody has it.
     Waiting,
-    /// A responder has it.
-    Taken,
-    /// Its responder has done with it. Whatever it replied was published before.
-    Done,
+    /// A responder of this process has it.
+    Taken(Option<ProcessId>),
+    /// Its responder has done with it, and is of this process, if it is there still. Whatever it replied was published before.
+    Done(Option<ProcessId>),
     /// It is lost.
     Lost(Cause),
 }
@@ -37,24 +36,14 @@ impl RingShared {
         self.asks.load(Ordering::Relaxed)
     }
 
-    /// Since when there is no responder, on the monotonic clock; `None` while there is one.
+    /// Since when there is no responder that takes requests, on the monotonic clock; `None` while there is one. One that was closed and has some in hand takes no more.
     pub fn unanswered_since(&self) -> Option<u64> {
-        self.empty_since()
+        self.unattended_since()
     }
 
-    /// What became of these requests, each of which was sent.
-    pub fn standings(&self, sequences: impl Iterator<Item = u64>) -> Vec<Standing> {
-        let run = self.first_run();
-        let standing = |sequence| match run.as_ref().map(|run| run.claims().look(sequence)) {
-            None | Some(Found::Free(_)) => Standing::Waiting,
-            Some(Found::Taken(_)) => Standing::Taken,
-            // The word is of a later message: this one is over, or that would not be there.
-            Some(Found::Done | Found::Other) => Standing::Done,
-            Some(Found::Lost(cause)) => {
-                Standing::Lost(Cause::from_index(cause.into()).unwrap_or(Cause::Corrupt))
-            }
-        };
-        sequences.map(standing).collect()
+    /// What became of this request, which was sent.
+    pub fn standing(&self, sequence: u64) -> Standing {
+        self.standing_of(sequence)
     }
 
     /// Takes a request back: nobody will handle it, and who does is told so. `false`: it is over.
