@@ -121,6 +121,15 @@ claims! {
     fn a_policy_that_drops_makes_nobody_wait();
     fn an_odd_bus_name_is_a_name();
 
+    "test_bus_results.Results":
+    fn results_that_were_pushed_before_anybody_pulled_reach_who_pulls();
+    fn each_result_goes_to_one_of_those_who_pull();
+    fn a_full_queue_makes_who_pushes_wait_no_longer_than_was_said();
+    fn a_result_that_fails_or_cannot_be_read_does_not_end_the_loop();
+    fn a_plain_method_is_called_in_a_thread_and_what_nobody_overrides_logs();
+    fn a_loop_whose_results_are_slow_takes_one_at_a_time();
+    fn results_are_pushed_in_a_flood_and_leave_nothing();
+
     "test_bus_settings.Settings":
     fn the_twelve_keys_have_the_defaults_that_programs_know();
     fn an_unknown_key_is_told_once_with_what_was_meant();

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import time
 import weakref
@@ -15,8 +16,8 @@ from ._core import Core
 from ._handlers import Function
 from ._log import logger
 from ._metrics import BusMetrics
-from ._outbound import TURN, PublishResult
-from ._publish import Publishing
+from ._outbound import TURN, Publishing, PublishResult, Pushing, Route
+from ._pull import Pulling
 from ._serializers import Serializer
 from ._subscribe import Subscribing
 
@@ -51,6 +52,8 @@ class MessageBus:
         self._core = Core(service_name, config)
         self._publishing = Publishing(self._core)
         self._subscribing = Subscribing(self._core)
+        self._pushing = Pushing(self._core)
+        self._pulling = Pulling(self._core)
         self._routes = self._publishing.routes
         self._turn = 0
         if context is not None:
@@ -59,8 +62,8 @@ class MessageBus:
 
     def _fresh(self) -> None:
         self._core.fresh()
-        self._publishing.fresh()
-        self._subscribing.fresh()
+        for pattern in (self._publishing, self._subscribing, self._pushing, self._pulling):
+            pattern.fresh()
         self._routes = self._publishing.routes
 
     @property
@@ -79,34 +82,37 @@ class MessageBus:
 
     async def publish(self, topic: str, data: Any, port: int = Ports.GLOBAL_EVENTS) -> None:
         """Publishes an event. It raises nothing, unless the bus is strict: what goes wrong is counted and logged."""
-        route = self._routes.get((port, topic))
-        if route is None or not route.is_plain:
-            await self._publishing.publish(topic, data, port)
-            return
         core = self._core
-        try:
-            sent = {"topic": topic, "sender": core.service, "ts": time.time(), "data": data}
-            route.native.try_send(core.dumps(sent))
-        except Exception:
-            # What it was is found out where there is time for it.
-            await self._publishing.publish(topic, data, port)
-            return
-        core.metrics.messages_sent += 1
-        self._turn += 1
-        if self._turn >= TURN:
+        message = {"topic": topic, "sender": core.service, "ts": time.time(), "data": data}
+        if not self._sent(self._routes.get((port, topic)), message):
+            await self._publishing.send(port, topic, message)
+        elif self._turn >= TURN:
             self._turn = 0
             await asyncio.sleep(0)
 
+    def _sent(self, route: Route | None, message: dict[str, Any]) -> bool:
+        """Sends a message if nothing is in its way. What is, is found out where there is time for it."""
+        if route is None or route.waiting:
+            return False
+        try:
+            route.native.try_send(self._core.dumps(message))
+        except Exception:
+            return False
+        self._core.metrics.messages_sent += 1
+        self._turn += 1
+        return True
+
     async def publish_ex(self, topic: str, data: Any, port: int = Ports.GLOBAL_EVENTS) -> PublishResult:
         """Publishes as `publish`, and says what became of it."""
-        return await self._publishing.publish(topic, data, port)
+        message = {"topic": topic, "sender": self._core.service, "ts": time.time(), "data": data}
+        return await self._publishing.send(port, topic, message)
 
     async def ready(self, topic: str, port: int = Ports.GLOBAL_EVENTS, timeout: float = 5.0) -> bool:
         """Waits until somebody subscribes to a topic; False where nobody does in time."""
         until = time.monotonic() + timeout
         while True:
             route = await self._publishing.route(port, topic)
-            if route.native.subscribers:
+            if route.is_heard():
                 return True
             if time.monotonic() >= until:
                 return False
@@ -131,6 +137,23 @@ class MessageBus:
         """One more handler of a topic or pattern, called after those before it."""
         self._subscribing.handlers.add(topic, fn)
 
+    async def push_result(self, data: Any, port: int = Ports.TASK_RESULTS) -> None:
+        """Sends a result to one of those who pull. It raises nothing, unless the bus is strict."""
+        message = self._core.envelope(data)
+        if not self._sent(self._pushing.routes.get((port, "")), message):
+            await self._pushing.send(port, "", message)
+        elif self._turn >= TURN:
+            self._turn = 0
+            await asyncio.sleep(0)
+
+    async def pull_results_loop(self, port: int = Ports.TASK_RESULTS) -> None:
+        """Hands results to `_handle_pulled_message`, one after the other, until it is cancelled or the bus is cleaned up."""
+        await self._core.run_loop(self._pulling.loop(port, self._handle_pulled_message))
+
+    async def _handle_pulled_message(self, message: dict[str, Any]) -> None:
+        """What is done with a result: a dict of `sender`, `ts` and `data`. To be overridden."""
+        self._core.log(logging.DEBUG, "pulled", "a result of %s was pulled", message.get("sender"))
+
     async def cleanup(self, cancel_running: bool = True) -> None:
         """Ends all loops and closes everything, within `close_linger_ms` and a second. It may be called again.
 
@@ -141,8 +164,8 @@ class MessageBus:
             return
         core.closed = True
         until = time.monotonic() + core.settings.linger
-        publishing = core.in_thread(lambda: self._publishing.close(until))
-        await publishing
+        await core.in_thread(lambda: self._publishing.close(until))
+        await core.in_thread(lambda: self._pushing.close(until))
         await core.end_loops(0.5)
         await self._subscribing.close(cancel_running, until)
         await asyncio.get_running_loop().run_in_executor(None, core.leave())
@@ -151,16 +174,15 @@ class MessageBus:
         """The nine counts; with `extended` also `causes`, what waits for handlers, and what was kept for nobody."""
         counts: dict[str, Any] = self._core.metrics.as_dict()
         try:
-            counts["outbound_dropped"] += self._publishing.lost()
+            counts["outbound_dropped"] += self._publishing.lost() + self._pushing.lost()
             counts["inbound_dropped"] += self._subscribing.lost()
         except busway.Error:
             # Closed between two looks: what it had counted is in the counts when it has ended.
             pass
         if extended:
             counts["causes"] = dict(self._core.metrics.causes)
-            counts["inbound_waiting"] = self._subscribing.waiting
-            counts["outbound_kept"] = self._publishing.keeps
-            counts["no_subscriber"] = self._publishing.unattended()
+            counts["inbound_waiting"] = self._subscribing.waiting + self._pulling.waiting
+            counts["no_subscriber"] = self._publishing.unattended() + self._pushing.unattended()
         return counts
 
 

@@ -8,12 +8,13 @@ Invariant: an endpoint counts as a connection exactly while something of it is o
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Coroutine, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import Any, TypeVar
 
 import busway
@@ -29,6 +30,10 @@ T = TypeVar("T")
 
 #: Threads that open and close endpoints, which may take a moment: few are ever at it at once.
 THREADS = 4
+#: Threads of sync handlers where their number is not limited: as many as `asyncio.to_thread` has on a large machine.
+HANDLER_THREADS = 32
+#: The shortest and longest pause before an endpoint that could not be opened is tried again, in seconds.
+PAUSE = (0.05, 1.0)
 
 
 class Core:
@@ -48,6 +53,7 @@ class Core:
         self._lock = threading.Lock()
         self._membership: Membership | None = None
         self._pool: ThreadPoolExecutor | None = None
+        self._handler_pool: ThreadPoolExecutor | None = None
         self._loops: dict[asyncio.Task[None], asyncio.AbstractEventLoop] = {}
 
     @property
@@ -96,6 +102,63 @@ class Core:
                 self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="message_bus")
             pool = self._pool
         return await asyncio.get_running_loop().run_in_executor(pool, call)
+
+    @property
+    def handler_threads(self) -> Executor:
+        """Where sync handlers are called."""
+        config = self.settings
+        if config.sync_executor is not None:
+            return config.sync_executor
+        with self._lock:
+            if self._handler_pool is None:
+                threads = config.handler_max_concurrency or HANDLER_THREADS
+                self._handler_pool = ThreadPoolExecutor(threads, thread_name_prefix="message_bus handler")
+            return self._handler_pool
+
+    async def in_handler_thread(self, call: Callable[[], T]) -> T:
+        """What a function of the program returns, called where sync handlers are."""
+        context = contextvars.copy_context()
+        return await asyncio.get_running_loop().run_in_executor(self.handler_threads, context.run, call)
+
+    def undecodable(self, error: Exception) -> None:
+        """A message came that cannot be read."""
+        self.metrics.dropped_inbound("undecodable")
+        self.metrics.error("undecodable")
+        self.log(logging.WARNING, "undecodable", "a message that came cannot be read: %r", error)
+
+    def handler_failed(self, of: str, error: BaseException) -> None:
+        """A handler raised `error`; raises it on where it is our own task that was cancelled."""
+        task = asyncio.current_task()
+        if isinstance(error, asyncio.CancelledError) and (self.closed or (task is not None and task.cancelling())):
+            raise error
+        self.metrics.error("handler")
+        self.log(logging.ERROR, f"handler of {of}", "a handler of %s failed: %r", of, error, error=error)
+
+    async def keep_open(self, endpoint: str, open: Callable[[], T], use: Callable[[T], Awaitable[None]]) -> None:
+        """Opens an endpoint and uses it, and again where that ends with an error; until the bus is closed."""
+        pause = PAUSE[0]
+        while not self.closed:
+            try:
+                native = await self.in_thread(open)
+            except busway.Closed:
+                return
+            except busway.Error as error:
+                self.metrics.error(error.code)
+                self.not_opened(endpoint, error)
+                await asyncio.sleep(pause)
+                pause = min(2 * pause, PAUSE[1])
+                continue
+            pause = PAUSE[0]
+            self.opened(endpoint)
+            try:
+                await use(native)
+            except busway.Closed:
+                return
+            except busway.Error as error:
+                self.metrics.error(error.code)
+                self.log(logging.ERROR, f"use {endpoint}", "%s: %s", endpoint, error)
+            finally:
+                self.ended(endpoint)
 
     def opened(self, endpoint: str) -> None:
         """Something of an endpoint was opened."""
@@ -153,14 +216,15 @@ class Core:
         """Ends the membership and the threads; what it returns is called where a moment does not matter."""
         with self._lock:
             membership, self._membership = self._membership, None
-            pool, self._pool = self._pool, None
+            pools = [pool for pool in (self._pool, self._handler_pool) if pool is not None]
+            self._pool = self._handler_pool = None
             self._open.clear()
             self.metrics.active_connections = 0
 
         def last() -> None:
             if membership is not None:
                 membership.release()
-            if pool is not None:
+            for pool in pools:
                 pool.shutdown(wait=False, cancel_futures=True)
 
         return last

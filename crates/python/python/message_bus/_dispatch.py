@@ -10,17 +10,14 @@ Invariant: a lane is in the hands of one task at most; what an inbox has counted
 from __future__ import annotations
 
 import asyncio
-import contextvars
 import inspect
-import logging
 from collections import deque
 from collections.abc import Awaitable
-from concurrent.futures import Executor
+from functools import partial
 from typing import Any
 
+from ._core import Core
 from ._handlers import Handler
-from ._log import Limited
-from ._metrics import BusMetrics
 
 #: Messages of a lane that are handled before another lane has its turn, and so at most in one call of a thread.
 TURN = 64
@@ -69,14 +66,10 @@ class _Outcome:
 class Dispatcher:
     """The handlers' tasks of one bus in one event loop."""
 
-    def __init__(
-        self, concurrency: int, by_topic: bool, executor: Executor | None, metrics: BusMetrics, log: Limited
-    ) -> None:
+    def __init__(self, core: Core, concurrency: int, by_topic: bool) -> None:
+        self._core = core
         self._concurrency = concurrency
         self._by_topic = by_topic
-        self._executor = executor
-        self._metrics = metrics
-        self._log = log
         self._lanes: dict[str, _Lane] = {}
         self._ready: deque[_Lane] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -158,7 +151,7 @@ class Dispatcher:
                         else:
                             await self._in_thread(handler, [message])
                     except (Exception, asyncio.CancelledError) as error:
-                        self._failed(lane.topic, error)
+                        self._core.handler_failed(lane.topic, error)
             finally:
                 inbox.done(1)
 
@@ -173,7 +166,7 @@ class Dispatcher:
         try:
             await self._in_thread(handler, messages, lane.topic)
         except (Exception, asyncio.CancelledError) as error:
-            self._failed(lane.topic, error)
+            self._core.handler_failed(lane.topic, error)
         finally:
             for inbox in inboxes:
                 inbox.done(1)
@@ -181,21 +174,19 @@ class Dispatcher:
     async def _in_thread(self, handler: Handler, messages: list[dict[str, Any]], topic: str = "") -> None:
         """Calls a function in a thread with each of the messages, and awaits what it returns to be awaited."""
         outcome = _Outcome()
-        call = contextvars.copy_context().run
-        loop = asyncio.get_running_loop()
-        await loop.run_in_executor(self._executor, call, self._call, handler, messages, outcome)
+        await self._core.in_handler_thread(partial(self._call, handler, messages, outcome))
         for error in outcome.errors:
-            self._failed(topic, error)
+            self._core.handler_failed(topic, error)
         for awaitable in outcome.awaitables:
             try:
                 await awaitable
             except (Exception, asyncio.CancelledError) as error:
-                self._failed(topic, error)
+                self._core.handler_failed(topic, error)
 
     def _call(self, handler: Handler, messages: list[dict[str, Any]], outcome: _Outcome) -> None:
         for message in messages:
             if self._closed:
-                self._metrics.dropped_inbound("closed")
+                self._core.metrics.dropped_inbound("closed")
                 continue
             try:
                 returned = handler.function(message)
@@ -204,10 +195,3 @@ class Dispatcher:
             else:
                 if inspect.isawaitable(returned):
                     outcome.awaitables.append(returned)
-
-    def _failed(self, topic: str, error: BaseException) -> None:
-        task = asyncio.current_task()
-        if isinstance(error, asyncio.CancelledError) and (self._closed or (task is not None and task.cancelling())):
-            raise error
-        self._metrics.error("handler")
-        self._log(logging.ERROR, f"handler of {topic}", "a handler of %s failed: %r", topic, error, error=error)

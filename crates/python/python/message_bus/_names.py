@@ -26,6 +26,16 @@ def space(port: int) -> str:
     return f"port.{port}."
 
 
+def results(port: int) -> str:
+    """The name under which the results of a port are shared."""
+    return f"results.{port}"
+
+
+def requests(port: int) -> str:
+    """The name under which the requests of a port are answered."""
+    return f"requests.{port}"
+
+
 def _character(one: str) -> str:
     if one not in "%*>" and one.isprintable() and not one.isspace():
         return one

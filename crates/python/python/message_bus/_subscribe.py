@@ -11,9 +11,6 @@ import logging
 import time
 import weakref
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
-from typing import Any
 
 import busway
 from busway import aio
@@ -28,12 +25,8 @@ from ._outbound import lost
 BATCH = 256
 #: Samples that a subscriber may hold while a batch is read.
 HOLDS = 64
-#: Threads of sync handlers where their number is not limited: as many as `asyncio.to_thread` has on a large machine.
-THREADS = 32
 #: Seconds between two looks for what was lost.
 LOOK = 1.0
-#: The shortest and longest pause before an endpoint that could not be opened is tried again, in seconds.
-PAUSE = (0.05, 1.0)
 
 
 def disjoint(prefixes: Iterable[str]) -> list[str]:
@@ -61,10 +54,9 @@ class Subscribing:
         self.fresh()
 
     def fresh(self) -> None:
-        self._subscribers: dict[aio.Subscriber, int] = {}
+        self._subscribers: set[aio.Subscriber] = set()
         self._inboxes: set[Inbox] = set()
         self._lost = 0
-        self._threads: ThreadPoolExecutor | None = None
         self._dispatchers: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Dispatcher] = weakref.WeakKeyDictionary()
 
     async def loop(self, port: int, topics: Iterable[str] | str | None) -> None:
@@ -89,44 +81,24 @@ class Subscribing:
 
     async def _read(self, port: int, pattern: str, cut: tuple[str, ...] | None, inbox: Inbox) -> None:
         """Reads one pattern; where it cannot be read it is tried again."""
-        core, pause = self._core, PAUSE[0]
-        while not core.closed:
-            try:
-                subscriber = await self._opened(pattern)
-            except busway.Closed:
-                return
-            except busway.Error as error:
-                core.metrics.error(error.code)
-                core.not_opened(f"sub:{port}", error)
-                await asyncio.sleep(pause)
-                pause = min(2 * pause, PAUSE[1])
-                continue
-            pause = PAUSE[0]
-            core.opened(f"sub:{port}")
-            self._subscribers[subscriber] = 0
-            try:
-                await self._take_batches(subscriber, cut, inbox)
-            except busway.Closed:
-                return
-            except busway.Error as error:
-                core.metrics.error(error.code)
-                core.log(logging.ERROR, f"read {port}", "reading port %s: %s", port, error)
-            finally:
-                self._settle(subscriber)
-                del self._subscribers[subscriber]
-                core.ended(f"sub:{port}")
-                await subscriber.close()
-
-    async def _opened(self, pattern: str) -> aio.Subscriber:
         core = self._core
 
         def open() -> busway.Subscriber:
             return core.bus().subscriber(pattern, policy=core.settings.policy, holds=HOLDS)
 
-        # Opened by a thread of ours: the loop's own may all be busy with what the program gave them.
-        subscriber = aio.Subscriber(partial(open))
-        subscriber._port = await core.in_thread(open)
-        return subscriber
+        async def use(native: busway.Subscriber) -> None:
+            subscriber = aio.Subscriber(open)
+            # Opened by a thread of ours: the loop's own may all be busy with what the program gave them.
+            subscriber._port = native
+            self._subscribers.add(subscriber)
+            try:
+                await self._take_batches(subscriber, cut, inbox)
+            finally:
+                self._settle(subscriber)
+                self._subscribers.discard(subscriber)
+                await subscriber.close()
+
+        await core.keep_open(f"sub:{port}", open, use)
 
     async def _take_batches(self, subscriber: aio.Subscriber, cut: tuple[str, ...] | None, inbox: Inbox) -> None:
         dispatcher = self._dispatcher()
@@ -162,7 +134,7 @@ class Subscribing:
                     raise TypeError("its topic is no text")
                 handlers = handlers_of(topic)
             except Exception as error:
-                self._undecodable(error)
+                core.undecodable(error)
                 continue
             if cut is not None and not topic.startswith(cut):
                 core.metrics.messages_received -= 1
@@ -172,12 +144,6 @@ class Subscribing:
                 core.metrics.causes["no_handler"] += 1
                 level = core.settings.log_level_no_handler
                 core.log(level, f"no handler {topic}", "there is no handler for %s", topic)
-
-    def _undecodable(self, error: Exception) -> None:
-        core = self._core
-        core.metrics.dropped_inbound("undecodable")
-        core.metrics.error("undecodable")
-        core.log(logging.WARNING, "undecodable", "a message that came cannot be read: %r", error)
 
     def _tell_losses(self, subscriber: aio.Subscriber) -> None:
         for loss in subscriber.losses():
@@ -196,15 +162,9 @@ class Subscribing:
         loop = asyncio.get_running_loop()
         found = self._dispatchers.get(loop)
         if found is None:
-            core, config = self._core, self._core.settings
+            config = self._core.settings
             concurrency = config.handler_max_concurrency or config.hwm_inbound
-            executor = config.sync_executor
-            if executor is None:
-                if self._threads is None:
-                    threads = config.handler_max_concurrency or THREADS
-                    self._threads = ThreadPoolExecutor(threads, thread_name_prefix="message_bus handler")
-                executor = self._threads
-            found = Dispatcher(concurrency, config.ordering == "topic", executor, core.metrics, core.log)
+            found = Dispatcher(self._core, concurrency, config.ordering == "topic")
             self._dispatchers[loop] = found
         return found
 
@@ -231,5 +191,3 @@ class Subscribing:
             tasks = [task for task in dispatcher.running if task is not current]
             if tasks:
                 await asyncio.wait(tasks, timeout=max(0.0, until - time.monotonic()) + 0.5)
-        if self._threads is not None:
-            self._threads.shutdown(wait=False, cancel_futures=True)
