@@ -60,7 +60,7 @@ pub use responder::{ReplyError, Request, Responder, ResponderBuilder, Unhandled}
 #[doc(hidden)]
 pub use runtime::{Simulated, Stepped, UnderWay, control_due_ns, step_control};
 pub use sample::{PublisherInfo, Sample};
-pub use stream::{SampleStream, TaskStream};
+pub use stream::{RequestStream, SampleStream, TaskStream};
 pub use subscriber::{News, Subscriber, SubscriberBuilder};
 pub use tls::Tls;
 pub use typed::{TypedLoan, TypedPublisher};

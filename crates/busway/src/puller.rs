@@ -647,7 +647,7 @@ impl Task {
     }
 
     /// It will not be handled, and is counted.
-    pub(crate) fn lose(mut self, cause: Cause) {
+    pub(crate) fn lose(&mut self, cause: Cause) {
         if let Some(claim) = self.claim.take() {
             claim.lose(cause);
         }

@@ -38,6 +38,7 @@ use crate::subscriber::SubscriberBuilder;
 mod inbox;
 mod outcome;
 mod pending;
+mod watch;
 
 use inbox::Inbox;
 pub use inbox::Strays;
@@ -179,8 +180,8 @@ impl Shared {
 
     /// Waits until somebody answers requests.
     fn wait_for_responders(&self, deadline: Deadline) -> Result<(), RequestError> {
-        let Some(until) = self.waits_until() else { return Ok(()) };
-        let until = until.earlier(deadline);
+        let Some(late) = self.waits_until() else { return Ok(()) };
+        let until = late.earlier(deadline);
         let there = || self.ring.pullers() > 0 || self.core.is_closed();
         let left = until.remaining().unwrap_or(Duration::MAX);
         if !there() && !left.is_zero() {
@@ -190,15 +191,21 @@ impl Shared {
         if self.ring.pullers() > 0 {
             return Ok(());
         }
-        Err(if deadline.expired() { RequestError::TimedOut } else { RequestError::NoResponders })
+        Err(if late.expired() { RequestError::NoResponders } else { RequestError::TimedOut })
     }
 
     /// Puts a request into the ring; its place there.
-    fn publish(&self, correlation: u64, payload: &[u8], deadline: Deadline) -> Result<u64, RequestError> {
+    fn publish(
+        &self,
+        correlation: u64,
+        payload: &[u8],
+        deadline: Deadline,
+        until: Deadline,
+    ) -> Result<u64, RequestError> {
         let head = RequestHead { deadline_ns: deadline.at_ns().unwrap_or(u64::MAX).into() };
         let stamp = Stamp { kind: Kind::Request, correlation };
         loop {
-            let patience = Patience::Until(deadline.earlier(Deadline::after(ROOM_WAIT)));
+            let patience = Patience::Until(until.earlier(Deadline::after(ROOM_WAIT)));
             let mut sending = lock(&self.sending);
             // Before it can be answered: a reply is believed of who has taken it.
             let placed = |sequence| lock(&self.inbox).is_sent(correlation, sequence);
@@ -209,7 +216,7 @@ impl Shared {
             }
             match sent {
                 Ok(sent) => return Ok(sent.sequence),
-                Err(SendError::Full(_) | SendError::Timeout(_)) if !deadline.expired() => self.check()?,
+                Err(SendError::Full(_) | SendError::Timeout(_)) if !until.expired() => self.check()?,
                 Err(SendError::Full(_) | SendError::Timeout(_)) => return Err(RequestError::TooFarAhead),
                 Err(error) => return Err(RequestError::Send(error)),
             }
@@ -252,15 +259,47 @@ impl Requester {
     /// # Errors
     /// [`RequestError::NoResponders`], [`RequestError::TimedOut`], [`RequestError::TooMany`], [`RequestError::TooFarAhead`], [`RequestError::Send`]; a closed bus. The request was not sent.
     pub fn send(&self, payload: &[u8], timeout: Duration) -> Result<Pending, RequestError> {
+        let deadline = Deadline::after(timeout);
+        self.send_until(payload, deadline, deadline)
+    }
+
+    /// As [`Requester::send`], and returns `None` where it would have to wait for longer than `wait`: the request was not sent, and may be tried
+    /// again.
+    ///
+    /// # Errors
+    /// As [`Requester::send`].
+    pub fn send_within(
+        &self,
+        payload: &[u8],
+        timeout: Duration,
+        wait: Duration,
+    ) -> Result<Option<Pending>, RequestError> {
+        let deadline = Deadline::after(timeout);
+        match self.send_until(payload, deadline, deadline.earlier(Deadline::after(wait))) {
+            Err(RequestError::TimedOut | RequestError::TooMany | RequestError::TooFarAhead)
+                if !deadline.expired() =>
+            {
+                Ok(None)
+            }
+            sent => sent.map(Some),
+        }
+    }
+
+    /// Sends what is waited for until `deadline`, if that can be done by `until`.
+    fn send_until(
+        &self,
+        payload: &[u8],
+        deadline: Deadline,
+        until: Deadline,
+    ) -> Result<Pending, RequestError> {
         let shared = &self.shared;
         shared.check()?;
-        let deadline = Deadline::after(timeout);
-        shared.wait_for_responders(deadline)?;
+        shared.wait_for_responders(until)?;
         let correlation = lock(&shared.inbox).begin().ok_or(RequestError::TooMany)?;
         // From here on the drop of `pending` takes everything back.
         let mut pending = Pending::new(shared.clone(), correlation, deadline);
-        pending.take_place()?;
-        let sequence = shared.publish(correlation, payload, deadline)?;
+        pending.take_place(until)?;
+        let sequence = shared.publish(correlation, payload, deadline, until)?;
         pending.is_sent(sequence);
         Ok(pending)
     }

@@ -21,8 +21,10 @@ use crate::error::{Code, Error};
 use crate::outcome::{RecvError, SendError};
 use crate::publisher::Stamp;
 use crate::puller::{Puller, PullerBuilder, Task};
+use crate::sample::Sample;
 
 mod lanes;
+mod look;
 
 pub(crate) use lanes::Lanes;
 use lanes::{Lane, To};
@@ -138,7 +140,7 @@ impl Responder {
     }
 
     /// What was taken, if it is to be handled.
-    fn accept(&mut self, task: Task) -> Option<Request> {
+    fn accept(&mut self, mut task: Task) -> Option<Request> {
         let sample = task.sample();
         let head = RequestHead::split(sample).filter(|_| sample.kind() == Kind::Request);
         let Some((head, _)) = head.filter(|_| sample.correlation() != 0) else {
@@ -158,7 +160,16 @@ impl Responder {
         }
         let (correlation, requester) = (sample.correlation(), sample.source());
         let lanes = self.lanes.clone();
-        Some(Request { task: Some(task), lanes, lane: None, deadline_ns, correlation, requester, index: 0 })
+        Some(Request {
+            task: Some(task),
+            over: None,
+            lanes,
+            lane: None,
+            deadline_ns,
+            correlation,
+            requester,
+            index: 0,
+        })
     }
 
     /// Requesters that this responder takes from now; 0 in a child made by `fork`.
@@ -253,6 +264,8 @@ impl From<ReplyError> for Error {
 pub struct Request {
     /// `None` when it has ended.
     task: Option<Task>,
+    /// What it was, after that: its payload may still be read.
+    over: Option<Task>,
     lanes: Arc<Lanes>,
     /// The lane of its replies, from the first on.
     lane: Option<Arc<Lane>>,
@@ -263,17 +276,27 @@ pub struct Request {
 }
 
 impl Request {
+    fn sample(&self) -> Option<&Sample> {
+        self.task.as_ref().or(self.over.as_ref()).map(Task::sample)
+    }
+
+    /// Whether the payload lies in the requester's memory and is held there.
+    #[must_use]
+    pub fn is_held(&self) -> bool {
+        self.sample().is_some_and(Sample::is_held)
+    }
+
     /// The payload, where the requester put it.
     #[must_use]
     pub fn payload(&self) -> &[u8] {
-        let bytes = self.task.as_ref().map_or(&[][..], |task| task.sample().payload());
+        let bytes = self.sample().map_or(&[][..], Sample::payload);
         RequestHead::split(bytes).map_or(&[], |(_, payload)| payload)
     }
 
     /// The name of its topic.
     #[must_use]
     pub fn topic(&self) -> &str {
-        self.task.as_ref().map_or("", |task| task.sample().topic())
+        self.sample().map_or("", Sample::topic)
     }
 
     /// Who asks.
@@ -299,8 +322,7 @@ impl Request {
     /// # Errors
     /// [`ReplyError`].
     pub fn reply(mut self, payload: &[u8]) -> Result<(), ReplyError> {
-        self.say(ReplyState::Last, payload)?;
-        self.end()
+        self.answer(payload)
     }
 
     /// A reply that others follow.
@@ -316,15 +338,13 @@ impl Request {
     /// # Errors
     /// [`ReplyError`].
     pub fn fail(mut self, why: &[u8]) -> Result<(), ReplyError> {
-        self.say(ReplyState::Failed, why)?;
-        self.end()
+        self.refuse(why)
     }
 
     fn say(&mut self, state: ReplyState, payload: &[u8]) -> Result<(), ReplyError> {
         if self.is_cancelled() {
             self.lanes.count_late();
-            // Its claim is gone: there is nothing to end, and nobody to tell.
-            drop(self.task.take());
+            self.close();
             return Err(ReplyError::Cancelled);
         }
         let said = self.put(state, payload);
@@ -340,26 +360,6 @@ impl Request {
         let head = ReplyHead::new(self.index, state).to_bytes();
         let to = To { requester: self.requester, task: self.task.as_ref(), deadline_ns: self.deadline_ns };
         self.lanes.send(&to, &mut self.lane, stamp, head, payload)
-    }
-
-    /// Tells who asks that no answer follows; where that cannot be said either, the claim does.
-    fn leave_unanswered(&mut self) {
-        // A word without a payload needs no memory.
-        let told = self.put(ReplyState::Unanswered, &[]).is_ok();
-        let Some(task) = self.task.take() else { return };
-        if told {
-            drop(task);
-        } else {
-            task.lose(Cause::Cancelled);
-        }
-    }
-
-    fn end(&mut self) -> Result<(), ReplyError> {
-        let Some(task) = self.task.take() else { return Ok(()) };
-        task.ack().map_err(|_| {
-            self.lanes.count_late();
-            ReplyError::Cancelled
-        })
     }
 }
 

@@ -1,4 +1,4 @@
-//! Messages and tasks as a `Stream`, on any executor.
+//! Messages, tasks and requests as a `Stream`, on any executor.
 //!
 //! It needs no reactor: one thread of the process sleeps on the bell for all streams and wakes their tasks (`wake`).
 
@@ -10,6 +10,7 @@ use futures_core::Stream;
 
 use crate::outcome::RecvError;
 use crate::puller::{Puller, Task};
+use crate::responder::{Request, Responder};
 use crate::sample::Sample;
 use crate::subscriber::Subscriber;
 
@@ -54,6 +55,30 @@ impl Stream for TaskStream<'_> {
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         match self.puller.poll(context) {
+            Poll::Ready(Err(RecvError::Closed)) => Poll::Ready(None),
+            Poll::Ready(item) => Poll::Ready(Some(item)),
+            Poll::Pending => Poll::Pending,
+        }
+    }
+}
+
+/// The requests of a responder. It ends when the bus is closed, and never for want of requesters.
+#[derive(Debug)]
+pub struct RequestStream<'a> {
+    responder: &'a mut Responder,
+}
+
+impl<'a> RequestStream<'a> {
+    pub(crate) fn new(responder: &'a mut Responder) -> Self {
+        Self { responder }
+    }
+}
+
+impl Stream for RequestStream<'_> {
+    type Item = Result<Request, RecvError>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        match self.responder.poll(context) {
             Poll::Ready(Err(RecvError::Closed)) => Poll::Ready(None),
             Poll::Ready(item) => Poll::Ready(Some(item)),
             Poll::Pending => Poll::Pending,

@@ -10,6 +10,8 @@ use crate::failure::{OrRaise, inherited};
 use crate::publisher::Publisher;
 use crate::puller::Puller;
 use crate::pusher::Pusher;
+use crate::requester::Requester;
+use crate::responder::Responder;
 use crate::sender::or_endless;
 use crate::subscriber::Subscriber;
 
@@ -193,6 +195,43 @@ impl Bus {
         }
         let puller = py.detach(|| builder.open()).or_raise(py)?;
         Ok(Puller::new(puller, self.bus.clone(), ack))
+    }
+
+    /// A requester of `topic`: what it asks is answered by one of the responders there.
+    ///
+    /// `in_flight` requests may be under way, `slots_max` sent after one that has not ended, `bytes_max` is for larger ones; a
+    /// request waits `late_join` seconds for the first responder.
+    #[pyo3(signature = (topic, *, in_flight = None, slots_max = None, bytes_max = None, late_join = 1.0))]
+    fn requester(
+        &self,
+        py: Python<'_>,
+        topic: &str,
+        in_flight: Option<u32>,
+        slots_max: Option<u32>,
+        bytes_max: Option<u64>,
+        late_join: f64,
+    ) -> PyResult<Requester> {
+        let mut builder = self.bus.requester(topic).late_join(or_endless(Some(late_join)).or_raise(py)?);
+        if let Some(requests) = in_flight {
+            builder = builder.in_flight(requests);
+        }
+        if let Some(slots) = slots_max {
+            builder = builder.slots_max(slots);
+        }
+        if let Some(bytes) = bytes_max {
+            builder = builder.bytes_max(bytes);
+        }
+        let requester = py.detach(|| builder.open()).or_raise(py)?;
+        Ok(Requester::new(requester, self.bus.clone()))
+    }
+
+    /// A responder to what is asked on the topics that `pattern` matches: each request goes to one responder, which may have
+    /// `holds` of one requester at a time where they lie.
+    #[pyo3(signature = (pattern, *, holds = 64))]
+    fn responder(&self, py: Python<'_>, pattern: &str, holds: u32) -> PyResult<Responder> {
+        let builder = self.bus.responder(pattern).holds(holds);
+        let responder = py.detach(|| builder.open()).or_raise(py)?;
+        Ok(Responder::new(responder, self.bus.clone()))
     }
 
     /// What the domain looks like now, as `busway ls --json` prints it.

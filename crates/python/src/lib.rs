@@ -20,6 +20,10 @@ mod payload;
 mod publisher;
 mod puller;
 mod pusher;
+mod reply;
+mod request;
+mod requester;
+mod responder;
 mod sample;
 mod sender;
 mod subscriber;
@@ -47,6 +51,14 @@ mod _busway {
     use crate::puller::Puller;
     #[pymodule_export]
     use crate::pusher::Pusher;
+    #[pymodule_export]
+    use crate::reply::Reply;
+    #[pymodule_export]
+    use crate::request::Request;
+    #[pymodule_export]
+    use crate::requester::{Pending, Requester};
+    #[pymodule_export]
+    use crate::responder::Responder;
     #[pymodule_export]
     use crate::sample::{Origin, Sample};
     #[pymodule_export]

@@ -24,6 +24,8 @@ use crate::payload::Payload;
 pub(crate) enum Body {
     Sample(busway::Sample),
     Task(Box<busway::Task>),
+    Reply(busway::Reply),
+    Request(Box<busway::Request>),
 }
 
 impl Body {
@@ -31,6 +33,8 @@ impl Body {
         match self {
             Self::Sample(sample) => sample,
             Self::Task(task) => task,
+            Self::Reply(reply) => reply,
+            Self::Request(request) => request,
         }
     }
 
@@ -38,6 +42,8 @@ impl Body {
         match self {
             Self::Sample(sample) => sample.is_held(),
             Self::Task(task) => task.sample().is_held(),
+            Self::Reply(reply) => reply.is_held(),
+            Self::Request(request) => request.is_held(),
         }
     }
 
@@ -45,6 +51,8 @@ impl Body {
         match self {
             Self::Sample(_) => "sample",
             Self::Task(_) => "task",
+            Self::Reply(_) => "reply",
+            Self::Request(_) => "request",
         }
     }
 
@@ -52,6 +60,13 @@ impl Body {
     fn here(&self) -> Option<&[u8]> {
         let payload = self.payload();
         if self.is_held() && payload.is_empty() { None } else { Some(payload) }
+    }
+}
+
+/// Lets it go. A request that was not answered is told to be so, which may take a moment.
+fn drop_body(py: Python<'_>, body: Option<Body>) {
+    if matches!(body, Some(Body::Request(_))) {
+        py.detach(|| drop(body));
     }
 }
 
@@ -89,12 +104,17 @@ impl Message {
         self.lock().body.as_mut().map(what).ok_or_else(released)
     }
 
+    /// What the body comes to, also without the interpreter; `None` where it was released.
+    pub(crate) fn of_request<T>(&self, what: impl FnOnce(&mut Body) -> Option<T>) -> Option<T> {
+        self.lock().body.as_mut().and_then(what)
+    }
+
     fn payload<T>(&self, py: Python<'_>, what: impl FnOnce(&[u8]) -> T) -> PyResult<T> {
         self.of(|body| body.here().map(what))?.ok_or_else(|| raise(py, &inherited()))
     }
 
     /// Lets it go, unless something shows it.
-    pub(crate) fn let_go(&self) -> PyResult<()> {
+    pub(crate) fn let_go(&self, py: Python<'_>) -> PyResult<()> {
         let mut state = self.lock();
         if state.exports > 0 {
             let kind = state.body.as_ref().map_or("message", Body::kind);
@@ -103,7 +123,7 @@ impl Message {
         }
         let body = state.body.take();
         drop(state);
-        drop(body);
+        drop_body(py, body);
         Ok(())
     }
 
@@ -134,8 +154,8 @@ impl Message {
     }
 
     /// Lets the memory go. Raises BufferError while a memoryview or an array still shows it.
-    fn release(&self) -> PyResult<()> {
-        self.let_go()
+    fn release(&self, py: Python<'_>) -> PyResult<()> {
+        self.let_go(py)
     }
 
     fn __enter__(slf: Py<Self>) -> Py<Self> {
@@ -143,8 +163,8 @@ impl Message {
     }
 
     #[pyo3(signature = (*_exception))]
-    fn __exit__(&self, _exception: &Bound<'_, PyAny>) -> PyResult<()> {
-        self.let_go()
+    fn __exit__(&self, py: Python<'_>, _exception: &Bound<'_, PyAny>) -> PyResult<()> {
+        self.let_go(py)
     }
 
     fn __len__(&self, py: Python<'_>) -> PyResult<usize> {
@@ -204,5 +224,15 @@ impl Message {
         fork::hide(unsafe { (*view).buf }.addr());
         let mut state = self.lock();
         state.exports = state.exports.saturating_sub(1);
+    }
+}
+
+impl Drop for Message {
+    fn drop(&mut self) {
+        let body = self.state.get_mut().unwrap_or_else(PoisonError::into_inner).body.take();
+        if matches!(body, Some(Body::Request(_))) {
+            // At the end of the interpreter there is nobody to be let go.
+            Python::try_attach(|py| drop_body(py, body));
+        }
     }
 }

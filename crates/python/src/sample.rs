@@ -53,6 +53,7 @@ impl Sample {
         let of = |body: &mut Body| match body {
             Body::Sample(sample) => Some(what(sample)),
             Body::Task(task) => Some(what(task.sample())),
+            Body::Reply(_) | Body::Request(_) => None,
         };
         slf.as_super().get().of(of)?.ok_or_else(released)
     }

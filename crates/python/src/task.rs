@@ -54,7 +54,7 @@ impl Task {
         }
         let ended = slf.as_super().as_super().get().of(|body| match body {
             Body::Task(task) if task.is_open() => Some(end(task)),
-            Body::Task(_) | Body::Sample(_) => None,
+            Body::Task(_) | Body::Sample(_) | Body::Reply(_) | Body::Request(_) => None,
         });
         Ok(ended.unwrap_or_default())
     }
@@ -103,7 +103,7 @@ impl Task {
             Err(_) => Ok(()),
         };
         // What still shows it keeps it.
-        let _ = slf.as_super().as_super().get().let_go();
+        let _ = slf.as_super().as_super().get().let_go(slf.py());
         ended
     }
 }

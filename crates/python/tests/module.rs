@@ -83,9 +83,23 @@ claims! {
     fn a_loop_that_waits_notices_what_others_have_had_for_too_long();
     fn loops_in_threads_share_work();
 
+    "test_requests.Requests":
+    fn what_is_asked_and_replied_is_shown_where_it_was_written();
+    fn each_way_in_which_a_request_ends_has_its_class();
+    fn a_wait_for_a_reply_or_a_request_ends_with_time_interrupts_and_closing();
+    fn threads_ask_and_answer_at_once();
+    fn a_loop_has_thousands_of_requests_under_way();
+    fn a_loop_is_told_how_each_request_ends();
+    fn closing_ends_the_tasks_that_wait_for_replies_and_for_requests();
+    fn a_requester_goes_from_loop_to_loop_and_nothing_is_left_behind();
+    fn memory_is_flat_over_a_hundred_thousand_requests();
+    fn nothing_of_a_request_is_kept_by_a_cycle_or_at_the_end_of_the_interpreter();
+
     "test_forks.Forks":
     fn a_forked_child_is_told_and_opens_a_bus_of_its_own();
     fn a_child_neither_finishes_nor_gives_back_the_work_of_its_parent();
+    fn a_child_neither_answers_nor_cancels_the_requests_of_its_parent();
+    fn a_child_that_closes_a_requester_leaves_its_parent_s_loop_alone();
     fn what_was_shown_before_a_fork_can_be_read_in_the_child();
     fn a_child_that_closes_does_not_make_its_parent_deaf();
     fn messages_that_share_pages_can_be_read_in_a_child();

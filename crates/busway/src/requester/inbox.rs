@@ -21,6 +21,7 @@ use busway_wire::limits::{LANE_BYTES_MAX, LANE_SLOTS_MAX, REPLIES_KEPT_MAX, REQU
 use busway_wire::{Kind, PortId, ProcessId, ReplyHead, ReplyState};
 
 use super::outcome::{Reply, RequestError};
+use super::watch::Watched;
 use crate::sample::Sample;
 use crate::subscriber::Subscriber;
 
@@ -56,6 +57,8 @@ pub(super) struct Asked {
     lost_before: u64,
     /// By whom it was answered, as its claim says, and since when it says so.
     done: Option<(Option<ProcessId>, u64)>,
+    /// By when it is up, where it is watched.
+    pub(super) until_ns: Option<u64>,
     woken: Arc<Condvar>,
 }
 
@@ -87,7 +90,8 @@ pub(super) enum Got {
 pub(super) struct Inbox {
     /// `None` while somebody leads.
     pub(super) subscriber: Option<Subscriber>,
-    asked: BTreeMap<u64, Asked>,
+    pub(super) asked: BTreeMap<u64, Asked>,
+    pub(super) watched: Watched,
     /// Who waits and does not lead.
     sleeping: BTreeSet<u64>,
     first: u64,
@@ -112,6 +116,7 @@ impl Inbox {
         Self {
             subscriber: Some(subscriber),
             asked: BTreeMap::new(),
+            watched: Watched::default(),
             sleeping: BTreeSet::new(),
             first: first.max(1),
             next: first.max(1),
@@ -204,6 +209,8 @@ impl Inbox {
     /// Nobody wants the replies of this request any more. Returns it.
     pub(super) fn forget(&mut self, correlation: u64) -> Option<Asked> {
         let asked = self.asked.remove(&correlation)?;
+        self.watched.forget(correlation, &asked);
+        asked.replies.iter().for_each(|reply| self.watched.took(&asked, reply));
         self.kept -= asked.replies.len();
         self.kept_bytes -= asked.bytes;
         self.sleeping.remove(&correlation);
@@ -227,8 +234,10 @@ impl Inbox {
             asked.bytes -= reply.len();
             self.kept -= 1;
             self.kept_bytes -= reply.len();
+            self.watched.took(asked, &reply);
             return Got::Reply(reply);
         }
+        self.watched.has_nothing(correlation);
         match &asked.end {
             None => Got::Nothing,
             Some(Ok(())) => Got::Over,
@@ -251,6 +260,7 @@ impl Inbox {
         let ends = asked.placed && asked.end.is_none();
         asked.end.get_or_insert(end);
         asked.woken.notify_all();
+        self.watched.tell(correlation, asked);
         self.sleeping.remove(&correlation);
         self.give_place(ends);
     }
@@ -313,7 +323,7 @@ impl Inbox {
             let reply = Reply::there(sample, index, state == ReplyState::Last);
             // What waits, for another or behind another, must not keep the memory of its responder.
             let taken_now = correlation == for_whom && asked.replies.is_empty();
-            let reply = if taken_now { reply } else { reply.copied() };
+            let reply = if taken_now || self.watched.shows(asked, &reply) { reply } else { reply.copied() };
             asked.replies.push_back(reply);
             asked.bytes += bytes;
             self.kept += 1;
@@ -322,6 +332,7 @@ impl Inbox {
         let ends = asked.placed && end.is_some();
         asked.end = end;
         asked.woken.notify_all();
+        self.watched.tell(correlation, asked);
         self.sleeping.remove(&correlation);
         self.give_place(ends);
     }
@@ -360,8 +371,9 @@ impl Inbox {
             return;
         }
         let next = self.sleeping.first().and_then(|next| self.asked.get(next));
-        if let Some(asked) = next {
-            asked.woken.notify_all();
+        match next {
+            Some(asked) => asked.woken.notify_all(),
+            None => self.watched.wake(),
         }
     }
 

@@ -152,6 +152,12 @@ impl Reply {
         self.last
     }
 
+    /// Whether the payload lies in the responder's memory and is held there.
+    #[must_use]
+    pub fn is_held(&self) -> bool {
+        matches!(&self.body, Body::There(sample) if sample.is_held())
+    }
+
     /// The value that the payload holds as JSON.
     ///
     /// # Errors

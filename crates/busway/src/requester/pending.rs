@@ -27,7 +27,7 @@ pub(super) const WATCH_NS: u64 = 250_000_000;
 /// Who waits for another that leads looks so often whether there is one.
 const SLEEP: Duration = Duration::from_secs(1);
 /// Messages that are received before the claims are judged.
-const DRAIN_MAX: u32 = 4 * LANE_SLOTS_MAX;
+pub(super) const DRAIN_MAX: u32 = 4 * LANE_SLOTS_MAX;
 
 /// A request under way. Its replies come until the last one; dropped before that, it is cancelled.
 ///
@@ -57,10 +57,10 @@ const DRAIN_MAX: u32 = 4 * LANE_SLOTS_MAX;
 #[derive(Debug)]
 #[must_use = "a request whose pending is dropped is cancelled"]
 pub struct Pending {
-    shared: Arc<Shared>,
-    correlation: u64,
+    pub(super) shared: Arc<Shared>,
+    pub(super) correlation: u64,
     sequence: u64,
-    deadline: Deadline,
+    pub(super) deadline: Deadline,
 }
 
 impl Pending {
@@ -73,7 +73,7 @@ impl Pending {
     }
 
     /// Waits for a place among the requests under way, and receives meanwhile.
-    pub(super) fn take_place(&self) -> Result<(), RequestError> {
+    pub(super) fn take_place(&self, until: Deadline) -> Result<(), RequestError> {
         let shared = &*self.shared;
         let mut inbox = lock(&shared.inbox);
         loop {
@@ -91,10 +91,10 @@ impl Pending {
             if inbox.place(self.correlation) {
                 return Ok(());
             }
-            if self.deadline.expired() {
+            if until.expired() {
                 return Err(RequestError::TooMany);
             }
-            inbox = self.serve(inbox, self.deadline)?;
+            inbox = self.serve(inbox, until)?;
         }
     }
 
@@ -199,7 +199,11 @@ impl Pending {
     }
 
     /// What the caller is told.
-    fn judge(&self, mut inbox: MutexGuard<'_, Inbox>, got: Got) -> Result<Option<Reply>, RequestError> {
+    pub(super) fn judge(
+        &self,
+        mut inbox: MutexGuard<'_, Inbox>,
+        got: Got,
+    ) -> Result<Option<Reply>, RequestError> {
         match got {
             Got::Reply(reply) => Ok(Some(reply)),
             Got::Over => Ok(None),
@@ -294,7 +298,7 @@ impl Shared {
     }
 
     /// Gives a message of a lane to the request that it answers.
-    fn route(&self, subscriber: &Subscriber, sample: Sample, correlation: u64) {
+    pub(super) fn route(&self, subscriber: &Subscriber, sample: Sample, correlation: u64) {
         let is_its = |sequence, source| match self.ring.standing(sequence) {
             Standing::Waiting => false,
             Standing::Taken(process) => process.is_none() || process == subscriber.process_of(source),
@@ -304,7 +308,7 @@ impl Shared {
         lock(&self.inbox).route(sample, correlation, is_its);
     }
 
-    fn count(&self, subscriber: &mut Subscriber) {
+    pub(super) fn count(&self, subscriber: &mut Subscriber) {
         let lost = subscriber.losses().iter().fold(0_u64, |sum, loss| sum.saturating_add(loss.count));
         if lost > 0 {
             lock(&self.inbox).lose(lost);
@@ -312,7 +316,12 @@ impl Shared {
     }
 
     /// Looks what became of the requests under way.
-    fn look(&self, subscriber: &mut Subscriber, correlation: u64, now_ns: u64) -> Result<(), RequestError> {
+    pub(super) fn look(
+        &self,
+        subscriber: &mut Subscriber,
+        correlation: u64,
+        now_ns: u64,
+    ) -> Result<(), RequestError> {
         let news = self.news.load(Ordering::Acquire); // pairs with Release in `PortTable::tell_returned`
         let open = lock(&self.inbox).open();
         let standings: Vec<_> = open.iter().map(|(_, sequence)| self.ring.standing(*sequence)).collect();

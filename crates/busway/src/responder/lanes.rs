@@ -172,6 +172,15 @@ impl Lanes {
         });
     }
 
+    /// Whether there is a lane to this requester, and nobody is at it.
+    pub(super) fn is_open(&self, requester: PortId) -> bool {
+        if self.bus.core.own.forked() {
+            return false;
+        }
+        let lane = lock(&self.lanes).get(&requester).cloned();
+        lane.is_some_and(|lane| lane.publisher.try_lock().is_ok_and(|publisher| publisher.is_some()))
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.count() == 0
     }

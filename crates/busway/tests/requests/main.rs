@@ -13,6 +13,7 @@ mod part;
 mod place;
 mod replies;
 mod service;
+mod watched;
 
 #[test]
 fn plays_its_part_if_it_was_started_for_one() {

@@ -1,4 +1,4 @@
-"""Busway: publish and subscribe between the programs of one host, through shared memory.
+"""Busway: messages, work and requests between the programs of one host, through shared memory.
 
 A message is laid out once, in memory that its publisher owns; a subscriber reads it there. Nothing is to be started before.
 
@@ -22,7 +22,23 @@ import weakref as _weakref
 from typing import Any as _Any
 
 from . import _busway, _errors
-from ._busway import Loan, Message, Origin, Publisher, Puller, Pusher, Sample, Sent, Subscriber, Task
+from ._busway import (
+    Loan,
+    Message,
+    Origin,
+    Pending,
+    Publisher,
+    Puller,
+    Pusher,
+    Reply,
+    Request,
+    Requester,
+    Responder,
+    Sample,
+    Sent,
+    Subscriber,
+    Task,
+)
 from ._errors import (
     Cancelled,
     Closed,
@@ -64,11 +80,16 @@ __all__ = [
     "NoSubscribers",
     "Origin",
     "PeerError",
+    "Pending",
     "Publisher",
     "Puller",
     "Pusher",
+    "Reply",
     "ReplyLost",
+    "Request",
+    "Requester",
     "ResourceError",
+    "Responder",
     "ResponderDied",
     "ResponderFailed",
     "Sample",

@@ -116,6 +116,9 @@ class Unanswered(Error):
 class ResponderFailed(Error):
     """The responder failed, and says why (BUS-0409)."""
 
+    #: What it says, as it said it.
+    why: bytes = b""
+
 
 class ReplyLost(Error):
     """A reply was lost because the requester did not take its replies in time (BUS-0410)."""

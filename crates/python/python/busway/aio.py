@@ -18,6 +18,7 @@ b'101.5'
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Generator, Sequence
 from functools import partial
 from types import TracebackType
@@ -28,7 +29,7 @@ import busway
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-__all__ = ["Bus", "Publisher", "Puller", "Pusher", "Subscriber"]
+__all__ = ["Bus", "Pending", "Publisher", "Puller", "Pusher", "Requester", "Responder", "Subscriber"]
 
 #: Messages that are handed over before the loop has its turn, so that a flood does not stop everything else.
 TURN = 256
@@ -49,17 +50,21 @@ class _Sends(_Port, Protocol):
     def flush(self, timeout: float | None = 5.0) -> None: ...
 
 
-class _Takes(_Port, Protocol):
+class _Watches(_Port, Protocol):
     @property
     def closed(self) -> bool: ...
+    def _fileno(self) -> int: ...
+
+
+class _Takes(_Watches, Protocol):
     def try_recv(self) -> Any: ...
     def try_recv_many(self, most: int = 256) -> list[Any]: ...
-    def _fileno(self) -> int: ...
     def _arm(self, most: int = 1) -> list[Any]: ...
     def _clear(self) -> None: ...
 
 
 P = TypeVar("P", bound=_Port)
+W = TypeVar("W", bound=_Watches)
 N = TypeVar("N", bound=_Sends)
 I = TypeVar("I", bound=_Takes)
 T = TypeVar("T")
@@ -145,6 +150,14 @@ class Bus(_Opened["busway.Bus"]):
         """A puller of `pattern`: `async with` or `await` opens it. Settings as for `busway.Bus.puller`."""
         return Puller(partial(self._native.puller, pattern, **settings))
 
+    def requester(self, topic: str, **settings: Any) -> Requester:
+        """A requester of `topic`: `async with` or `await` opens it. Settings as for `busway.Bus.requester`."""
+        return Requester(partial(self._native.requester, topic, **settings))
+
+    def responder(self, pattern: str, **settings: Any) -> Responder:
+        """A responder of `pattern`: `async with` or `await` opens it. Settings as for `busway.Bus.responder`."""
+        return Responder(partial(self._native.responder, pattern, **settings))
+
     async def inspect(self) -> dict[str, Any]:
         """What the domain looks like now, as `busway ls --json` prints it."""
         return await asyncio.get_running_loop().run_in_executor(None, self._native.inspect)
@@ -202,7 +215,30 @@ class Pusher(_Sender["busway.Pusher"]):
         return await _in_slices(partial(self._native.wait_for_pullers, count), timeout)
 
 
-class _Intake(_Opened[I], Generic[I, T]):
+class _Watched(_Opened[W]):
+    """What a loop watches: one loop at a time."""
+
+    def __init__(self, open: Callable[[], W]) -> None:
+        super().__init__(open)
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._fd = -1
+
+    def _inherited(self) -> bool:
+        """Whether this is a child made by fork: what the loop watches is shared with the parent, which watches on."""
+        try:
+            self._native.closed
+        except busway.Forked:
+            return True
+        return False
+
+    def _leave(self) -> None:
+        """The loop watches it no more."""
+        if self._loop is not None and not self._loop.is_closed() and not self._inherited():
+            self._loop.remove_reader(self._fd)
+        self._loop = None
+
+
+class _Intake(_Watched[I], Generic[I, T]):
     """What takes. Tasks of one loop may share it; each message goes to one of them. A receive that is cancelled has taken
     nothing."""
 
@@ -211,8 +247,6 @@ class _Intake(_Opened[I], Generic[I, T]):
 
     def __init__(self, open: Callable[[], I]) -> None:
         super().__init__(open)
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._fd = -1
         self._waiting: set[asyncio.Future[None]] = set()
         self._in_turn = 0
         self._timer: asyncio.TimerHandle | None = None
@@ -267,18 +301,8 @@ class _Intake(_Opened[I], Generic[I, T]):
         """Closes it; tasks that wait in it end."""
         await super().close()
         # Only now: who waits and is woken sees that it is closed, and does not watch again.
-        if self._loop is not None and not self._loop.is_closed() and not self._inherited():
-            self._loop.remove_reader(self._fd)
-        self._loop = None
+        self._leave()
         self._rung()
-
-    def _inherited(self) -> bool:
-        """Whether this is a child made by fork: what the loop watches is shared with the parent, which watches on."""
-        try:
-            self._native.closed
-        except busway.Forked:
-            return True
-        return False
 
     async def _pause(self) -> None:
         """Gives the loop its turn after many messages that were there already; before the next is taken, not after it."""
@@ -362,3 +386,241 @@ class Puller(_Intake["busway.Puller", "busway.Task"]):
         # What the others of the group have had for too long is given back by whoever looks.
         ack = self._native.ack
         return None if ack is None else min(max(ack / 4, 0.01), 1.0)
+
+
+class Responder(_Intake["busway.Responder", "busway.Request"]):
+    """A responder to what is asked on the topics of one pattern: `async for request in responder`.
+
+    A request is a `busway.Request`. `request.reply()` needs no waiting once there is a lane to who asks; to open one takes a
+    moment, for which `await responder.reply(request, data)` leaves the loop its turn.
+    """
+
+    _name = "responder"
+
+    @property
+    def responder(self) -> busway.Responder:
+        """The responder itself, for what need not be awaited: `unhandled()`."""
+        return self._native
+
+    async def reply(self, request: busway.Request, data: Buffer) -> None:
+        """The reply, or the last one."""
+        await _said(request, partial(request.reply, data))
+
+    async def reply_part(self, request: busway.Request, data: Buffer) -> None:
+        """A reply that others follow."""
+        await _said(request, partial(request.reply_part, data))
+
+    async def fail(self, request: busway.Request, why: Buffer | str | None = None) -> None:
+        """There is no answer, and why: who asked gets ResponderFailed."""
+        await _said(request, partial(request.fail, why))
+
+    def _look_again(self) -> float | None:
+        # Lanes that nobody needs any more are closed by who looks.
+        return 1.0 if self._native.lanes > 0 else None
+
+
+async def _said(request: busway.Request, say: Callable[[], None]) -> None:
+    if request._has_lane():
+        say()
+    else:
+        await asyncio.get_running_loop().run_in_executor(None, say)
+
+
+class Requester(_Watched["busway.Requester"]):
+    """A requester of one topic: `await requester.request(data)`. Tasks of one loop may share it.
+
+    The loop watches one descriptor for all requests that are under way.
+    """
+
+    def __init__(self, open: Callable[[], busway.Requester]) -> None:
+        super().__init__(open)
+        #: Who waits for a reply, by the number of its request.
+        self._waiting: dict[int, asyncio.Future[None]] = {}
+        #: Who waits until there is a place for one more.
+        self._placeless: deque[asyncio.Future[None]] = deque()
+        self._timer: asyncio.TimerHandle | None = None
+
+    @property
+    def requester(self) -> busway.Requester:
+        """The requester itself, for what need not be awaited: `strays()`, `account()`."""
+        return self._native
+
+    async def request(self, data: Buffer, timeout: float | None = 5.0) -> busway.Reply:
+        """Asks, and waits for the reply, at most `timeout` seconds. Of a stream of replies it is the first, and the others are
+        not wanted. Raises NoResponders, ResponderDied, Unanswered, ResponderFailed, ReplyLost or TimedOut."""
+        async with await self.send(data, timeout) as pending:
+            reply = await pending.recv()
+            if reply is None:
+                raise busway.Unanswered(408, "the responder let the request go without an answer", "request")
+            return reply
+
+    async def send(self, data: Buffer, timeout: float | None = 5.0) -> Pending:
+        """Asks, and does not wait for the replies, for which nobody waits any more after `timeout` seconds. It waits for the
+        first responder (`late_join`), and for a place where as many requests are under way as may be."""
+        loop = self._watch()
+        native = self._native
+        pending = native._send(data, timeout, 0.0)
+        if pending is None:
+            # What is sent later is what was there now.
+            data = bytes(data)
+            end = None if timeout is None else loop.time() + timeout
+            while pending is None:
+                left = None if end is None else end - loop.time()
+                if native.under_way > 0:
+                    await self._place()
+                    left = None if end is None else end - loop.time()
+                    pending = native._send(data, left, 0.0)
+                else:
+                    # Nobody answers yet.
+                    pending = await loop.run_in_executor(None, native._send, data, left, SLICE)
+        return Pending(self, pending)
+
+    async def wait_for_responders(self, count: int = 1, timeout: float | None = None) -> int:
+        """Waits until `count` responders at least are there, and returns how many are."""
+        return await _in_slices(partial(self._native.wait_for_responders, count), timeout)
+
+    async def close(self) -> None:
+        """Asks no more; tasks that wait for replies or for a place end."""
+        await super().close()
+        self._leave()
+        self._stop_timer()
+        self._end()
+
+    def _watch(self) -> asyncio.AbstractEventLoop:
+        """Has the running loop watch the replies."""
+        loop = asyncio.get_running_loop()
+        if self._loop is loop:
+            return loop
+        if self._loop is not None and not self._loop.is_closed():
+            raise RuntimeError("the requester is used by another event loop")
+        self._fd = self._native._fileno()
+        self._waiting.clear()
+        self._placeless.clear()
+        self._timer = None
+        loop.add_reader(self._fd, self._rung)
+        self._loop = loop
+        self._rung()
+        return loop
+
+    async def _answer(self, id: int) -> None:
+        """Waits until this request has something."""
+        loop = self._watch()
+        if id in self._waiting:
+            raise RuntimeError("another task waits for the reply")
+        waiter = loop.create_future()
+        self._waiting[id] = waiter
+        try:
+            await waiter
+        finally:
+            if self._waiting.get(id) is waiter:
+                del self._waiting[id]
+
+    async def _place(self) -> None:
+        """Waits until a request has ended, or for a moment."""
+        waiter = self._watch().create_future()
+        self._placeless.append(waiter)
+        try:
+            await waiter
+        except asyncio.CancelledError:
+            if waiter.done() and not waiter.cancelled():
+                # The place is for the next.
+                self._call(1)
+            raise
+
+    def _call(self, count: int) -> None:
+        while self._placeless and count > 0:
+            waiter = self._placeless.popleft()
+            if not waiter.done():
+                waiter.set_result(None)
+                count -= 1
+
+    def _tick(self) -> None:
+        self._timer = None
+        self._rung()
+        # Their time may be up.
+        self._call(len(self._placeless))
+
+    def _rung(self) -> None:
+        """Something came: those who have something look."""
+        self._stop_timer()
+        if self._port is None or self._loop is None:
+            return
+        try:
+            ready, again = self._port._turn()
+        except busway.Error as error:
+            # Each is told by its own look.
+            self._end()
+            if not isinstance(error, (busway.Closed, busway.Forked)):
+                self._timer = self._loop.call_later(SLICE, self._tick)
+            return
+        for id in ready:
+            waiter = self._waiting.pop(id, None)
+            if waiter is not None and not waiter.done():
+                waiter.set_result(None)
+        self._call(len(ready))
+        if again is not None:
+            self._timer = self._loop.call_later(again, self._tick)
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _end(self) -> None:
+        for waiter in [*self._waiting.values(), *self._placeless]:
+            if not waiter.done():
+                waiter.set_result(None)
+        self._waiting.clear()
+        self._placeless.clear()
+
+
+class Pending:
+    """A request under way: `async for reply in pending`, `await pending.recv()`. At the end of an `async with`, or when it is
+    dropped, it is cancelled."""
+
+    def __init__(self, requester: Requester, native: busway.Pending) -> None:
+        self._requester = requester
+        self._pending = native
+
+    async def recv(self) -> busway.Reply | None:
+        """The next reply; None after the last. One task at a time waits for it."""
+        native = self._pending
+        while True:
+            reply, over = native._take()
+            if over or reply is not None:
+                return reply
+            if self._requester._native.closed:
+                native.cancel()
+                continue
+            await self._requester._answer(native._id)
+
+    @property
+    def over(self) -> bool:
+        """Whether all replies were taken, or there will be none."""
+        return self._pending.over
+
+    @property
+    def remaining(self) -> float | None:
+        """For how many seconds it is waited for; None without end."""
+        return self._pending.remaining
+
+    def cancel(self) -> None:
+        """The replies are not wanted any more."""
+        self._pending.cancel()
+
+    def __aiter__(self) -> Pending:
+        return self
+
+    async def __anext__(self) -> busway.Reply:
+        reply = await self.recv()
+        if reply is None:
+            raise StopAsyncIteration
+        return reply
+
+    async def __aenter__(self) -> Pending:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.cancel()

@@ -146,6 +146,99 @@ class Forks(Claims):
         pusher.flush(PATIENCE)
         self.assertEqual(pusher.account()["delivered"], 3)
 
+    def test_a_child_neither_answers_nor_cancels_the_requests_of_its_parent(self):
+        requester, responder = self.bus.requester("ask"), self.bus.responder("ask")
+        pendings = [requester.send(b"q" * 300, timeout=PATIENCE) for _ in range(3)]
+        requests = responder.recv_many(3, PATIENCE)
+        requests[2].reply(b"r" * 500)
+        reply = pendings[2].recv()
+        asked, answer = memoryview(requests[0]), memoryview(reply)
+        stop = threading.Event()
+
+        # Threads that are in the midst of a call when the process forks.
+        def work():
+            while not stop.is_set():
+                with requester.send(b"cancelled", timeout=PATIENCE):
+                    responder.try_recv()
+
+        def child():
+            calls = [
+                lambda: requester.request(b"x"),
+                lambda: requester.send(b"x"),
+                lambda: requester.responders,
+                lambda: requester.under_way,
+                lambda: requester.strays(),
+                lambda: requester.account(),
+                lambda: requester.wait_for_responders(1),
+                lambda: pendings[0].recv(),
+                lambda: pendings[0].try_recv(),
+                lambda: pendings[0].over,
+                lambda: pendings[0].remaining,
+                lambda: next(iter(pendings[0])),
+                lambda: responder.recv(),
+                lambda: responder.try_recv(),
+                lambda: responder.unhandled(),
+                lambda: requests[0].reply(b"x"),
+                lambda: requests[0].reply_part(b"x"),
+                lambda: requests[0].fail(),
+                lambda: requests[0].is_cancelled,
+                lambda: requests[0].done,
+                lambda: bytes(requests[0]),
+                lambda: bytes(reply),
+                lambda: self.bus.requester("y"),
+                lambda: self.bus.responder("y"),
+            ]
+            for at, call in enumerate(calls):
+                with self.assertRaises(busway.Forked, msg=f"call {at}"):
+                    call()
+            self.assertEqual((bytes(asked), bytes(answer)), (bytes(300), bytes(500)))
+            with requests[1]:
+                pass
+            requests.clear()
+            pendings[0].cancel()
+            pendings.clear()
+            requester.close()
+            responder.close()
+            with busway.Bus("forks") as own, own.requester("child") as mine:
+                self.assertEqual(mine.request(b"from the child", PATIENCE), b"heard")
+
+        elsewhere = self.bus.responder("child")
+        thread = threading.Thread(target=work)
+        thread.start()
+        answering = threading.Thread(target=lambda: [elsewhere.recv(PATIENCE).reply(b"heard") for _ in range(3)])
+        answering.start()
+        try:
+            for _ in range(3):
+                self.assertEqual(self.in_child(child), 0)
+        finally:
+            stop.set()
+            thread.join(PATIENCE)
+            answering.join(PATIENCE)
+        self.assertEqual((asked, answer), (b"q" * 300, b"r" * 500))
+        for request, pending in zip(requests[:2], pendings[:2]):
+            self.assertFalse(request.is_cancelled or pending.over)
+            request.reply(b"answered")
+            self.assertEqual(pending.recv(PATIENCE), b"answered")
+
+    def test_a_child_that_closes_a_requester_leaves_its_parent_s_loop_alone(self):
+        native, responder = self.bus.requester("ask"), self.bus.responder("ask")
+        requester = aio.Requester(lambda: native)
+        loop = asyncio.new_event_loop()
+        self.addCleanup(loop.close)
+
+        async def start():
+            await requester
+            waiting = asyncio.create_task(requester.request(b"x", PATIENCE))
+            await asyncio.sleep(0)
+            return waiting
+
+        waiting = loop.run_until_complete(start())
+        request = responder.recv(PATIENCE)
+        self.assertEqual(self.in_child(lambda: asyncio.run(requester.close())), 0)
+        request.reply(b"answered")
+        self.assertEqual(self.in_child(lambda: asyncio.run(requester.close())), 0)
+        self.assertEqual(bytes(loop.run_until_complete(asyncio.wait_for(waiting, PATIENCE))), b"answered")
+
     def test_what_was_shown_before_a_fork_can_be_read_in_the_child(self):
         subscriber, publisher = self.bus.subscriber("x"), self.bus.publisher("x")
         publisher.send(b"l" * 100_000)
