@@ -81,7 +81,20 @@ pub(crate) struct Stamp {
 }
 
 impl Stamp {
-    const PUBLISHED: Self = Self { kind: Kind::Publish, correlation: 0 };
+    const fn of(kind: Kind) -> Self {
+        Self { kind, correlation: 0 }
+    }
+}
+
+impl Readers {
+    /// What messages for them are, where nothing else is said.
+    const fn stamp(self) -> Stamp {
+        Stamp::of(match self {
+            Self::Subscribers => Kind::Publish,
+            Self::Groups(_) => Kind::Push,
+            Self::Responders(_) => Kind::Request,
+        })
+    }
 }
 
 /// How a publisher is made. See [`Bus::publisher`].
@@ -314,6 +327,7 @@ impl PublisherBuilder {
             unpaced: 0,
             carrier,
             untold: 0,
+            stamp: readers.stamp(),
             relays: false,
         };
         // From here on the drop of `publisher` takes everything back.
@@ -325,9 +339,8 @@ impl PublisherBuilder {
         };
         let wanted = matched.len();
         let seated = || if subscribers { ring.seated() } else { ring.pullers() };
-        if !self.kept_for_first {
-            publisher.core.wait_for(deadline, QUIET, || seated() + past(&ring) >= wanted);
-        }
+        let enough = || self.kept_for_first || seated() + past(&ring) >= wanted;
+        publisher.core.wait_for(deadline, QUIET, enough);
         Ok(publisher)
     }
 }
@@ -368,6 +381,8 @@ pub struct Publisher {
     carrier: Option<Weak<dyn Carrier>>,
     /// Messages of which it need not be told: it has so much to carry that it is asked for nothing.
     untold: u32,
+    /// What its messages are, where nothing else is said.
+    stamp: Stamp,
     /// Stands for a publisher elsewhere: the node that writes here knows of each message.
     relays: bool,
     // Last: the ring is closed before the bus may be.
@@ -431,7 +446,7 @@ impl Publisher {
             loan.copy_from_slice(payload);
             return loan.finish(codec, patience);
         }
-        self.send_small(payload, codec, Stamp::PUBLISHED, patience)
+        self.send_small(payload, codec, self.stamp, patience)
     }
 
     /// Sends a message of this kind whose payload lies behind a head.

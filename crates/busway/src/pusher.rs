@@ -146,10 +146,11 @@ impl Pusher {
         self.publisher.attach(loan)
     }
 
-    /// Waits until every message is finished.
+    /// Waits until every message is finished. Not for groups for which nobody has pulled for as long as [`PusherBuilder::late_join`] says: where only they
+    /// are left it returns at once. What they have not is kept for them as long as this pusher, and until its place is needed.
     ///
     /// # Errors
-    /// [`SendError::Timeout`] with the groups that have not, when the time is up; a closed bus.
+    /// [`SendError::Timeout`] with the groups that have not, when the time is up or they are forsaken; a closed bus.
     pub fn flush(&mut self, timeout: Duration) -> Result<(), SendError> {
         self.publisher.flush(timeout)
     }

@@ -25,6 +25,8 @@ use crate::signals::Signals;
 
 /// How often it is looked whether a command is still waited for.
 const SLICE: Duration = Duration::from_millis(20);
+/// The first pause before it is asked again whether a command has ended that has closed its stdout and stderr: most end with that.
+const PAUSE: Duration = Duration::from_micros(200);
 /// So much of its stderr says why a command failed.
 const WHY_BYTES_MAX: usize = 1024;
 
@@ -178,11 +180,17 @@ impl Streams {
     /// Waits for the end of the command.
     fn wait(&self, child: &mut Child, request: &Request, signals: &Signals) -> Outcome {
         let (mut out, mut err) = (None, None);
+        let mut pause = PAUSE;
         loop {
             match self.said.recv_timeout(SLICE) {
                 Ok(Said::Out(bytes)) => out = Some(bytes),
                 Ok(Said::Err(bytes)) => err = Some(bytes),
-                Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {}
+                Err(RecvTimeoutError::Timeout) => {}
+                // It has closed both and goes on: nothing tells of its end but asking.
+                Err(RecvTimeoutError::Disconnected) => {
+                    std::thread::park_timeout(pause);
+                    pause = SLICE.min(pause * 2);
+                }
             }
             if request.is_cancelled() || signals.raised().is_some() {
                 return Outcome::Unwanted;

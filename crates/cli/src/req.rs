@@ -42,7 +42,8 @@ pub(crate) fn run(args: &ReqArgs, context: &mut Context<'_>) -> Result<Exit, Fai
     let mut replies = 0;
     let result = requester
         .send(&body, context.join_timeout())
-        .map_err(|error| failure(error, args))
+        // Who waits for the first responder is not asked meanwhile.
+        .map_err(|error| context.signals.check().err().unwrap_or_else(|| failure(error, args)))
         .and_then(|mut pending| receive(&mut pending, form, args, &mut replies, context));
     if !matches!(result, Err(Failure::ClosedPipe)) {
         context.output.note(format_args!("replies {replies}"));

@@ -80,7 +80,7 @@ impl Flow {
     #[must_use]
     pub const fn of(kind: Kind) -> Flow {
         match kind {
-            Kind::Publish | Kind::Run => Flow::Data,
+            Kind::Publish | Kind::Push | Kind::Run => Flow::Data,
             Kind::Request | Kind::Reply => Flow::Rpc,
             Kind::Hello | Kind::Refusal | Kind::Goodbye => Flow::Transport,
             Kind::Control

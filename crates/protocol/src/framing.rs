@@ -157,8 +157,8 @@ impl Framer {
         let size = u64::from(header.size.get());
         let size_max = match header.kind() {
             Some(Kind::Publish) => (HEADER_SIZE + header.extension_bytes()) as u64 + LINK_PIECE_BYTES_MAX,
-            // Requests and their replies are of one host.
-            Some(Kind::Control | Kind::Request | Kind::Reply) | None => {
+            // Requests, their replies and work are of one host.
+            Some(Kind::Control | Kind::Request | Kind::Reply | Kind::Push) | None => {
                 return Err(DecodeError::Kind { kind: header.kind });
             }
             Some(

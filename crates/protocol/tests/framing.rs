@@ -197,7 +197,7 @@ fn a_size_above_the_bound_of_its_kind_is_refused_from_the_header_alone() {
     assert_eq!(claim(Kind::Publish, piece), Ok(()));
     assert!(matches!(claim(Kind::Publish, piece + 1), Err(DecodeError::TooLarge { .. })));
     for kind in Kind::ALL {
-        if !matches!(kind, Kind::Publish | Kind::Control | Kind::Request | Kind::Reply) {
+        if !matches!(kind, Kind::Publish | Kind::Control | Kind::Request | Kind::Reply | Kind::Push) {
             assert_eq!(claim(kind, frame), Ok(()), "{kind}");
             assert!(matches!(claim(kind, frame + 1), Err(DecodeError::TooLarge { .. })), "{kind}");
             assert!(matches!(claim(kind, u32::MAX), Err(DecodeError::TooLarge { .. })), "{kind}");
@@ -207,7 +207,7 @@ fn a_size_above_the_bound_of_its_kind_is_refused_from_the_header_alone() {
 
 #[test]
 fn what_no_link_carries_is_refused_from_the_header_alone() {
-    for kind in [Kind::Control, Kind::Request, Kind::Reply] {
+    for kind in [Kind::Control, Kind::Request, Kind::Reply, Kind::Push] {
         assert!(matches!(head(|header| header.kind = kind.number()), Err(DecodeError::Kind { .. })));
     }
     let unsealed = |header: &mut Header| header.flags = Flags::UNSEALED.bits();

@@ -10,6 +10,7 @@ use core::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::limits::{GROUP_ACK_MS_MAX, GROUP_ATTEMPTS_MAX};
+use crate::request::responders;
 use crate::topic::Topic;
 
 /// A group, as its pullers name it. Its name follows the grammar of topics.
@@ -92,6 +93,19 @@ impl Group {
             }
         }
         Ok(Group { name, acknowledge })
+    }
+
+    /// Whether a process may pull for it: users name their groups, and of those of the bus there is the one of the responders, which
+    /// acknowledges nothing.
+    ///
+    /// ```
+    /// use busway_wire::{Group, Topic, responders};
+    /// assert!(Group::new(responders(), None).unwrap().is_open());
+    /// assert!(!Group::new(Topic::reserved("$other").unwrap(), None).unwrap().is_open());
+    /// ```
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        !self.name.is_reserved() || self.name == responders() && self.acknowledge.is_none()
     }
 
     /// Its name.

@@ -100,6 +100,8 @@ pub enum Kind {
     Request = 2,
     /// An answer to a request, or a part of one.
     Reply = 3,
+    /// A message of a pusher to one puller of each group.
+    Push = 4,
     /// A control message between a member of a domain and its rendezvous.
     Control = 16,
     /// The first frame of each side of a link: who it is and what it takes.
@@ -132,10 +134,11 @@ pub enum Kind {
 
 impl Kind {
     /// Every kind, in order of its number.
-    pub const ALL: [Kind; 17] = [
+    pub const ALL: [Kind; 18] = [
         Kind::Publish,
         Kind::Request,
         Kind::Reply,
+        Kind::Push,
         Kind::Control,
         Kind::Hello,
         Kind::Refusal,
@@ -171,6 +174,7 @@ impl Kind {
             Kind::Publish => "publish",
             Kind::Request => "request",
             Kind::Reply => "reply",
+            Kind::Push => "push",
             Kind::Control => "control",
             Kind::Hello => "hello",
             Kind::Refusal => "refusal",

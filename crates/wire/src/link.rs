@@ -408,6 +408,7 @@ pub const fn seed_of(kind: Kind, cluster: Seed) -> Seed {
         Kind::Publish
         | Kind::Request
         | Kind::Reply
+        | Kind::Push
         | Kind::Control
         | Kind::Interest
         | Kind::Announce
@@ -478,7 +479,7 @@ pub fn decode(header: &Header, body: &[u8]) -> Result<Frame, DecodeError> {
         Kind::Goodbye => Frame::Goodbye { reason: read_body(kind, body)? },
         Kind::Deny => Frame::Deny(read_body(kind, body)?),
         // Messages are no frames of this sort: a run is read by `Records`.
-        Kind::Publish | Kind::Request | Kind::Reply | Kind::Run | Kind::Control => {
+        Kind::Publish | Kind::Request | Kind::Reply | Kind::Push | Kind::Run | Kind::Control => {
             return Err(DecodeError::Kind { kind: header.kind });
         }
     };

@@ -162,7 +162,7 @@ fn a_header_that_says_more_than_a_frame_may_is_refused() {
     assert_eq!(with(|header| header.time_ns.set(1)), Err(DecodeError::Reserved { offset: 48 }));
     assert_eq!(with(|header| header.correlation.set(1)), Err(DecodeError::Reserved { offset: 56 }));
     assert_eq!(with(|header| header.hops_version |= 1), Err(DecodeError::Reserved { offset: 21 }));
-    for kind in [Kind::Publish, Kind::Request, Kind::Reply, Kind::Control] {
+    for kind in [Kind::Publish, Kind::Request, Kind::Reply, Kind::Push, Kind::Control] {
         assert_eq!(read(&sealed(Header::new(kind), &body)), Err(DecodeError::Kind { kind: kind.number() }));
     }
 }

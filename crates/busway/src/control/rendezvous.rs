@@ -311,6 +311,9 @@ impl<F: Clone> Rendezvous<F> {
                 let subscription = Subscription { query, policy, group, created_ns, seen, found, answered };
                 self.subscribe(from, port, subscription, out);
             }
+            Control::Pull { group, .. } if !group.is_open() => {
+                refuse(from, Code::ReservedTopic, "names that begin with `$` belong to the bus", out);
+            }
             Control::Pull { port, pattern, group, created_ns } => {
                 let (seen, found, answered) = (Serial::default(), 0, false);
                 let query = Query { pattern, export: false, meets: Meets::Groups };

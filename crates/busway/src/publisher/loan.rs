@@ -81,7 +81,8 @@ impl Loan<'_> {
     }
 
     pub(crate) fn finish(self, codec: Codec, patience: Patience) -> Result<Sent, SendError> {
-        self.finish_as(Stamp::PUBLISHED, codec, patience)
+        let stamp = self.publisher.stamp;
+        self.finish_as(stamp, codec, patience)
     }
 
     pub(super) fn finish_as(

@@ -16,7 +16,7 @@ use busway_wire::limits::{RING_BYTES_DEFAULT, RING_SLOTS_MAX_DEFAULT};
 use busway_wire::{Cause, Flags, HEADER_SIZE, Header, Kind, PortId, Records, Topic};
 use zerocopy::{FromBytes, IntoBytes};
 
-use super::{Publisher, past};
+use super::{Publisher, Stamp, past};
 use crate::bus::Core;
 use crate::control::PublisherRecord;
 use crate::error::{Error, memory};
@@ -127,6 +127,7 @@ impl Relay {
             unpaced: 0,
             carrier: None,
             untold: 0,
+            stamp: Stamp::of(Kind::Publish),
             relays: true,
         };
         // From here on the drop of `publisher` takes everything back.

@@ -90,6 +90,43 @@ fn what_is_pushed_before_anybody_pulls_waits_and_when_the_time_is_up_is_counted(
 }
 
 #[test]
+fn work_says_that_it_is_work() {
+    let directory = Directory::new();
+    let bus = directory.join("both");
+    let mut puller = bus.puller("w").open().unwrap();
+    let mut pusher = bus.pusher("w").open().unwrap();
+    pusher.send(&[1; 8]).unwrap();
+    pusher.send(&[2; 5_000]).unwrap();
+    pusher.send_json(&3).unwrap();
+    let mut loan = pusher.loan(200_000).unwrap();
+    loan.fill(4);
+    loan.send().unwrap();
+    for _ in 0..4 {
+        let task = puller.recv_timeout(PATIENCE).unwrap().unwrap();
+        assert_eq!(task.sample().kind(), busway_wire::Kind::Push, "{} bytes", task.len());
+    }
+}
+
+#[test]
+fn a_flush_waits_for_no_group_that_nobody_came_to_in_time() {
+    let directory = Directory::new();
+    let bus = directory.join("both");
+    let mut pusher = bus.pusher("w").late_join(Duration::ZERO).open().unwrap();
+    pusher.send(&7_u64.to_le_bytes()).unwrap();
+    let deadline = Deadline::after(PATIENCE);
+    let Err(SendError::Timeout(behind)) = pusher.flush(Duration::MAX) else { panic!("nobody has done it") };
+    assert!(!deadline.expired());
+    assert_eq!(behind.0.len(), 1, "{behind}");
+    // It is kept all the same, and a flush waits for who is there.
+    let mut puller = bus.puller("w").open().unwrap();
+    let task = puller.recv_timeout(PATIENCE).unwrap().unwrap();
+    assert!(matches!(pusher.flush(Duration::from_millis(20)), Err(SendError::Timeout(_))));
+    task.ack().unwrap();
+    pusher.flush(PATIENCE).unwrap();
+    assert_eq!(pusher.account().delivered, 1);
+}
+
+#[test]
 fn what_nobody_acknowledges_is_a_dead_letter_after_so_many_attempts() {
     let directory = Directory::new();
     let (one, two) = (directory.join("pusher"), directory.join("puller"));

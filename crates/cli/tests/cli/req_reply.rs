@@ -90,6 +90,23 @@ fn a_command_for_which_nobody_waits_is_killed_and_the_next_request_is_answered()
 }
 
 #[test]
+fn a_command_that_closes_what_it_prints_to_and_goes_on_costs_no_processor() {
+    let place = Place::new();
+    let service = reply(&place, &["quiet", "--command", "exec >&- 2>&-; sleep 3"]);
+    let ticks = || -> u64 {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", service.pid())).expect("it runs");
+        let after = stat.rsplit(')').next().expect("a name stands in brackets");
+        after.split_whitespace().skip(11).take(2).map(|word| word.parse::<u64>().expect("a number")).sum()
+    };
+    let before = ticks();
+    assert_eq!(place.run(&["req", "quiet", "--timeout", "60s"]).expect(0).text(), "\n");
+    let used = ticks() - before;
+    // Of 300 that a processor has in that time.
+    assert!(used < 20, "{used} ticks for one command that does nothing");
+    interrupted(service);
+}
+
+#[test]
 fn requests_are_counted_and_limited() {
     let place = Place::new();
     let service = reply(&place, &["n", "--echo", "--count", "2"]);

@@ -71,6 +71,27 @@ fn a_pusher_takes_only_what_nobody_has() {
 }
 
 #[test]
+fn a_request_is_taken_back_while_nobody_has_it_and_while_somebody_has_and_not_after() {
+    let words = words(4, 0);
+    let claims = Claims::new(&words);
+    assert!(claims.withdraw(1, 19), "nobody has it");
+    assert_eq!((claims.look(1), claims.done_by(1)), (Found::Lost(19), None));
+    assert!(claims.claim(1, A).is_none() && !claims.withdraw(1, 18), "it is over");
+    let claim = claims.claim(2, B).expect("nobody has it");
+    assert!(claims.withdraw(2, 18), "somebody has it");
+    assert_eq!(claims.look(2), Found::Lost(18));
+    assert!(!claims.done(claim) && !claims.give_back(claim), "its responder is too late");
+    let claim = claims.claim(3, A).expect("nobody has it");
+    assert_eq!(claims.done_by(3), None, "it is in hand");
+    assert!(claims.done(claim) && !claims.withdraw(3, 19), "it was answered");
+    assert_eq!((claims.look(3), claims.done_by(3)), (Found::Done, Some(A)));
+    // The words are those of later messages now.
+    assert!(claims.claim(7, B).is_some());
+    assert!(!claims.withdraw(3, 19) && claims.done_by(3).is_none());
+    assert!(matches!(claims.look(7), Found::Taken(_)), "the word of another is left alone");
+}
+
+#[test]
 fn no_word_makes_anybody_panic_and_the_pusher_gets_past_it() {
     let mut rng = fastrand::Rng::with_seed(41);
     let words = words(8, 0);

@@ -283,7 +283,7 @@ impl RingWriter {
     }
 
     /// Waits until every row that gates has passed the last message; at most until `deadline` or until this process
-    /// leaves the bus. Returns who has not. Rows that are stalled, evicted or dead are not waited for.
+    /// leaves the bus, or while all who have not are groups for which nobody pulls in time. Returns who has not. Rows that are stalled, evicted or dead are not waited for.
     pub fn flush(&mut self, deadline: clock::Deadline) -> Vec<RowName> {
         let mut spins = 0;
         loop {
@@ -296,7 +296,8 @@ impl RingWriter {
                 .collect();
             // A seat of a list that has changed meanwhile may be free because another row has its place.
             let all = who.is_empty() && self.shared.version() == self.seen;
-            if all || deadline.expired() || self.shared.own().closed() {
+            let in_vain = !who.is_empty() && self.is_forsaken(needed - 1);
+            if all || in_vain || deadline.expired() || self.shared.own().closed() {
                 return who;
             }
             if spins < SPINS {
@@ -306,6 +307,14 @@ impl RingWriter {
                 self.sleep(needed - 1, clock::monotonic_ns(), Patience::Until(deadline));
             }
         }
+    }
+
+    /// Whether all that have not passed this message are groups for which nobody has pulled for longer than they are waited for.
+    fn is_forsaken(&self, needed: u64) -> bool {
+        let now_ns = clock::monotonic_ns();
+        let forsaken =
+            |seat: &Seat| seat.group.as_ref().is_some_and(|group| group.forsaken_ns(now_ns).is_some());
+        self.places.iter().filter(|seat| self.blocks(seat, needed)).all(forsaken)
     }
 
     /// What all rows together may make one message wait.

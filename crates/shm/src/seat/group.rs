@@ -214,7 +214,7 @@ impl Group {
     }
 
     /// Since when it is forsaken.
-    fn forsaken_ns(&self, now_ns: u64) -> Option<u64> {
+    pub(crate) fn forsaken_ns(&self, now_ns: u64) -> Option<u64> {
         let state = self.lock();
         state.empty_since_ns.filter(|_| self.is_forsaken(&state, now_ns))
     }
@@ -406,7 +406,7 @@ impl RingShared {
         if self.pushes.is_none() {
             return Err(NOT_PUSHED);
         }
-        if self.asks() != wanted.name().is_reserved() {
+        if self.asks() != wanted.name().is_reserved() || !wanted.is_open() {
             return Err(ShmError::Refused { what: "requests are for responders, and work is for pullers" });
         }
         let groups = || seats.iter().filter_map(|seat| seat.group.as_ref());

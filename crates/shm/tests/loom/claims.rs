@@ -319,3 +319,152 @@ fn of_an_acknowledgement_and_who_gives_back_one_is_late_and_knows() {
 fn an_acknowledgement_by_a_plain_store_is_found() {
     failure_is_found("claims_done_stored", "in time", || late(Change::Stored));
 }
+
+/// How a requester takes a request back.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Withdrawal {
+    Shipped,
+    /// Without comparing the word that was seen.
+    Stored,
+}
+
+/// A requester takes its request back while two responders come for it.
+fn withdrawn(how: Withdrawal) {
+    let queue = Queue::new();
+    let responders: Vec<_> = [A, B]
+        .into_iter()
+        .map(|owner| {
+            let queue = Arc::clone(&queue);
+            thread::spawn(move || queue.take(owner).is_some_and(|claim| queue.finish(claim, Change::Shipped)))
+        })
+        .collect();
+    let requester = {
+        let queue = Arc::clone(&queue);
+        thread::spawn(move || match how {
+            Withdrawal::Shipped => queue.claims().withdraw(1, CAUSE),
+            Withdrawal::Stored => {
+                queue.words[0].store((1 << 24) | (3 << 6) | u64::from(CAUSE), Ordering::Release);
+                true
+            }
+        })
+    };
+    let taken_back = requester.join().expect("it only takes back");
+    let answered =
+        responders.into_iter().map(|responder| responder.join().expect("it had the request for itself"));
+    let answered = answered.filter(|answered| *answered).count();
+    assert_eq!(answered + usize::from(taken_back), 1, "a request ended {answered} and {taken_back} times");
+    let expected = if taken_back { Found::Lost(CAUSE) } else { Found::Done };
+    assert_eq!(queue.claims().look(1), expected, "a request ended otherwise than was told");
+}
+
+#[test]
+fn a_request_is_answered_or_taken_back_and_never_both() {
+    holds("claims_withdrawn", || withdrawn(Withdrawal::Shipped));
+}
+
+#[test]
+fn a_request_that_is_taken_back_by_a_plain_store_is_found() {
+    failure_is_found("claims_withdrawn_stored", "a request ended", || withdrawn(Withdrawal::Stored));
+}
+
+/// How a responder sees whether its request is waited for still.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Wanted {
+    /// `row::group::Task::is_wanted`: the word is as it made it.
+    Exactly,
+    /// The word says whose the message is, and nothing else is looked at.
+    ByOwner,
+}
+
+/// A responder looks whether its request is wanted, after the requester has said that it is not.
+fn wanted(how: Wanted) {
+    let queue = Queue::new();
+    let responders: Vec<_> = [A, B]
+        .into_iter()
+        .map(|owner| {
+            let queue = Arc::clone(&queue);
+            thread::spawn(move || {
+                let Some(claim) = queue.take(owner) else { return };
+                let told = queue.dead.load(Ordering::Acquire) == 1;
+                let wanted = match how {
+                    Wanted::Exactly => queue.claims().look(1) == Found::Taken(claim),
+                    Wanted::ByOwner => (queue.words[0].load(Ordering::Acquire) >> 8) as u16 == owner.0,
+                };
+                assert!(!(told && wanted), "what was taken back is handled");
+                queue.finish(claim, Change::Shipped);
+            })
+        })
+        .collect();
+    let requester = {
+        let queue = Arc::clone(&queue);
+        thread::spawn(move || {
+            if queue.claims().withdraw(1, CAUSE) {
+                queue.dead.store(1, Ordering::Release);
+            }
+        })
+    };
+    requester.join().expect("it only takes back");
+    responders.into_iter().for_each(|responder| responder.join().expect("it sees that nobody waits"));
+}
+
+#[test]
+fn who_handles_a_request_sees_that_it_was_taken_back() {
+    holds("claims_wanted", || wanted(Wanted::Exactly));
+}
+
+#[test]
+fn a_responder_that_looks_only_whose_a_request_is_is_found() {
+    failure_is_found("claims_wanted_by_owner", "is handled", || wanted(Wanted::ByOwner));
+}
+
+/// When a responder says that a request is done.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Said {
+    BehindTheReply,
+    Before,
+}
+
+/// A requester looks at the word of its request, and then for the reply.
+fn standing(said: Said) {
+    let queue = Queue::new();
+    let responders: Vec<_> = [A, B]
+        .into_iter()
+        .map(|owner| {
+            let queue = Arc::clone(&queue);
+            thread::spawn(move || {
+                let Some(claim) = queue.take(owner) else { return };
+                // `dead` stands for the head of the lane.
+                if said == Said::Before {
+                    queue.finish(claim, Change::Shipped);
+                }
+                queue.dead.store(1, Ordering::Relaxed);
+                if said == Said::BehindTheReply {
+                    queue.finish(claim, Change::Shipped);
+                }
+            })
+        })
+        .collect();
+    let requester = {
+        let queue = Arc::clone(&queue);
+        thread::spawn(move || {
+            for _ in 0..2 {
+                if queue.claims().look(1) == Found::Done {
+                    assert_eq!(queue.claims().done_by(1).map(|owner| owner == A || owner == B), Some(true));
+                    assert_eq!(queue.dead.load(Ordering::Relaxed), 1, "it is done without a reply");
+                }
+            }
+        })
+    };
+    requester.join().expect("it only looks");
+    responders.into_iter().for_each(|responder| responder.join().expect("it only replies"));
+}
+
+#[test]
+fn who_sees_that_a_request_is_done_finds_its_reply() {
+    holds("claims_standing", || standing(Said::BehindTheReply));
+}
+
+#[test]
+fn a_request_that_is_done_before_its_reply_is_found() {
+    failure_is_found("claims_standing_before", "without a reply", || standing(Said::Before));
+}

@@ -401,6 +401,28 @@ fn a_place_in_a_group_comes_with_one_descriptor_and_from_who_has_the_ring() {
 }
 
 #[test]
+fn nobody_pulls_for_a_group_of_the_bus_but_responders_do_for_theirs() {
+    let bystanders = Bystanders::new();
+    let pull = |name: Topic, acknowledge| Control::Pull {
+        port: PortId(1),
+        pattern: Pattern::parse("work").unwrap(),
+        group: Group::new(name, acknowledge).unwrap(),
+        created_ns: 1,
+    };
+    let acknowledged = Some(busway_wire::Acknowledge { within_ms: 1, attempts: 1 });
+    for (name, acknowledge) in [("$mine", None), ("$responders.of", None), ("$responders", acknowledged)] {
+        let mut stranger = Stranger::member(&bystanders.directory);
+        stranger.say(&pull(Topic::reserved(name).unwrap(), acknowledge));
+        assert_eq!(stranger.refused(), Some(Code::ReservedTopic), "{name} {acknowledge:?}");
+    }
+    let mut stranger = Stranger::member(&bystanders.directory);
+    stranger.say(&pull(Topic::reserved("$responders").unwrap(), None));
+    let answers = |heard: &Control| matches!(heard, Control::Subscribed { .. });
+    assert!(std::iter::from_fn(|| stranger.hear()).any(|heard| answers(&heard)), "it may");
+    bystanders.check();
+}
+
+#[test]
 fn who_joins_a_group_does_so_for_itself_and_as_it_said_that_it_pulls() {
     let bystanders = Bystanders::new();
     let group = |name: &str| Group::new(Topic::new(name).unwrap(), None).unwrap();
