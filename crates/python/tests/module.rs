@@ -95,6 +95,13 @@ claims! {
     fn memory_is_flat_over_a_hundred_thousand_requests();
     fn nothing_of_a_request_is_kept_by_a_cycle_or_at_the_end_of_the_interpreter();
 
+    "test_handlers.Handlers":
+    fn as_many_handlers_run_at_once_as_may_and_no_more_is_taken();
+    fn what_a_handler_raises_is_told_and_ends_nothing_else();
+    fn handlers_that_are_cancelled_leave_their_requests_unanswered_and_their_work_to_others();
+    fn work_that_fails_is_tried_again_and_the_rest_is_acknowledged();
+    fn who_holds_as_much_as_it_may_goes_on_when_a_handler_has_let_go();
+
     "test_forks.Forks":
     fn a_forked_child_is_told_and_opens_a_bus_of_its_own();
     fn a_child_neither_finishes_nor_gives_back_the_work_of_its_parent();

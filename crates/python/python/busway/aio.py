@@ -26,10 +26,12 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 import busway
 
+from ._handlers import serve, work
+
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-__all__ = ["Bus", "Pending", "Publisher", "Puller", "Pusher", "Requester", "Responder", "Subscriber"]
+__all__ = ["Bus", "Pending", "Publisher", "Puller", "Pusher", "Requester", "Responder", "Subscriber", "serve", "work"]
 
 #: Messages that are handed over before the loop has its turn, so that a flood does not stop everything else.
 TURN = 256
