@@ -695,6 +695,21 @@ impl Publisher {
         self.writer.shared().seated()
     }
 
+    /// Bytes of its ring.
+    pub(crate) fn ring_bytes(&self) -> u64 {
+        self.writer.bytes()
+    }
+
+    /// Whether all who subscribe have taken everything.
+    pub(crate) fn was_read(&mut self) -> bool {
+        self.writer.behind().is_empty()
+    }
+
+    /// Gives up the oldest messages until the chunks have no more than so many bytes; nobody is waited for.
+    pub(crate) fn give_up_to(&mut self, most: u64) {
+        self.writer.give_up_to(most);
+    }
+
     /// Whether a subscriber has come, also where it has gone since.
     pub(crate) fn was_met(&self) -> bool {
         let ring = self.writer.shared();

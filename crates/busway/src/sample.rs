@@ -12,6 +12,7 @@ use std::sync::Arc;
 use busway_shm::row::{Body, Message};
 use busway_shm::slot::InlineMessage;
 use busway_shm::tray::{Item, Lay, Tray};
+use busway_wire::limits::VALUE_DEPTH_MAX;
 use busway_wire::{Codec, Flags, Kind, PortId, Topic};
 use serde::de::DeserializeOwned;
 use zerocopy::{FromBytes, Immutable, KnownLayout};
@@ -310,7 +311,9 @@ impl Sample {
     /// # Errors
     /// [`Code::DecodeFailed`].
     pub fn msgpack<T: DeserializeOwned>(&self) -> Result<T, Error> {
-        rmp_serde::from_slice(self.payload()).map_err(|error| self.undecodable(&error))
+        let mut decoder = rmp_serde::Deserializer::from_read_ref(self.payload());
+        decoder.set_max_depth(VALUE_DEPTH_MAX);
+        T::deserialize(&mut decoder).map_err(|error| self.undecodable(&error))
     }
 
     fn undecodable(&self, error: &dyn fmt::Display) -> Error {

@@ -550,6 +550,20 @@ impl RingWriter {
             .collect()
     }
 
+    /// Bytes of its slots, and of the chunks that they name.
+    pub fn bytes(&self) -> u64 {
+        let stages = std::iter::once(&self.stage).chain(&self.older);
+        stages.map(|stage| (stage.mask + 1) * size_of::<Slot>() as u64).sum::<u64>() + self.chunk_bytes
+    }
+
+    /// Gives up the oldest messages until the chunks that are named have no more than so many bytes. For rings that no row gates: whoever has not read
+    /// them finds that they are lost.
+    pub fn give_up_to(&mut self, most: u64) {
+        debug_assert!(!self.options.gating, "nobody is promised these messages");
+        while self.chunk_bytes > most && self.give_up_front() {}
+        self.recycle_all();
+    }
+
     /// Number of rows that have a seat.
     pub fn seated(&mut self) -> usize {
         self.refresh();

@@ -443,6 +443,9 @@ pub const CLUSTER_EVENTS_MAX: usize = 1_024;
 /// Milliseconds in which an endpoint that closes waits for acknowledgements. What has none is counted.
 pub const CLUSTER_DRAIN_MS: u64 = 1_000;
 
+/// How deep a value in MessagePack may nest where it is decoded, as one in JSON may: each level takes stack. A deeper one is an error.
+pub const VALUE_DEPTH_MAX: usize = 128;
+
 // Requests.
 
 /// Lanes of one process, one for each requester that it answers: each is a ring of a page and a seat. Past it the one that was used longest ago
@@ -462,6 +465,10 @@ pub const LANE_SLOTS_MAX: u32 = 4_096;
 
 /// Bytes of larger replies that a lane keeps. Past it as with `LANE_SLOTS_MAX`; a single larger reply is sent all the same.
 pub const LANE_BYTES_MAX: u64 = 64 * MIB;
+
+/// Bytes of the lanes of one process, slots and larger replies: a few that are full. Past it lanes are closed that were not used for longest, first those whose
+/// replies were taken; what lies in the others is lost, and told as with `LANE_SLOTS_MAX`. A single larger reply is sent all the same.
+pub const LANES_BYTES_MAX: u64 = 4 * LANE_BYTES_MAX;
 
 /// Replies behind the first to their request that a requester keeps until they are asked for. Past it the newest is lost, and its request told so.
 pub const REPLIES_KEPT_MAX: usize = 4_096;

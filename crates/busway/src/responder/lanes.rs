@@ -4,8 +4,11 @@
 //! does not take its replies loses the oldest of them, and nobody waits for it. One ring for all requesters would make each read the replies to the
 //! others, and let the slowest decide what is kept for all.
 //!
-//! A lane is closed when its requester is gone, or when it was not used for a while; there are at most `LANES_MAX`. Who answers looks for
+//! A lane is closed when its requester is gone, or when it was not used for a while and its replies were taken; there are at most `LANES_MAX`. Who answers looks for
 //! such lanes in passing, so there is no thread for it, and a process that takes no requests keeps its lanes until it does or goes.
+//!
+//! All lanes together have at most `LANES_BYTES_MAX`. Beyond that those that were not used for longest are closed, first those whose replies were taken; then
+//! they lose what was not, and at last the lane that wants more loses its own oldest.
 //!
 //! What is said before the requester has taken notice of its lane waits there, as long as any of the requests so answered is waited for, and nobody waits for that:
 //! no reply, and no other request. Only the last responder that goes waits a moment, or its first reply would go with it.
@@ -23,7 +26,9 @@ use busway_shm::clock::{self, Deadline};
 use busway_shm::ring::Patience;
 use busway_shm::row::group::Pusher;
 use busway_shm::sync::{AtomicU64, Ordering};
-use busway_wire::limits::{LANE_BYTES_MAX, LANE_IDLE_MS, LANE_LINGER_MS, LANE_SLOTS_MAX, LANES_MAX};
+use busway_wire::limits::{
+    LANE_BYTES_MAX, LANE_IDLE_MS, LANE_LINGER_MS, LANE_SLOTS_MAX, LANES_BYTES_MAX, LANES_MAX,
+};
 use busway_wire::{HEAD_BYTES, PortId, lane_of};
 
 use super::ReplyError;
@@ -41,6 +46,8 @@ const SWEEP_NS: u64 = 1_000_000_000;
 pub(crate) struct Lanes {
     bus: Bus,
     lanes: Mutex<BTreeMap<PortId, Arc<Lane>>>,
+    /// Of all lanes.
+    bytes: Arc<AtomicU64>,
     swept_ns: AtomicU64,
     late: AtomicU64,
 }
@@ -50,12 +57,31 @@ pub(crate) struct Lanes {
 pub(super) struct Lane {
     publisher: Mutex<Option<Publisher>>,
     used_ns: AtomicU64,
+    /// Of its ring, as it was counted last, and of all lanes.
+    bytes: AtomicU64,
+    bytes_of_all: Arc<AtomicU64>,
     /// Until when somebody waits for what lies here, at the latest.
     wanted_ns: AtomicU64,
     requester: Option<Pusher>,
 }
 
+impl Drop for Lane {
+    fn drop(&mut self) {
+        self.bytes_of_all.fetch_sub(self.bytes.load(Ordering::Relaxed), Ordering::Relaxed);
+    }
+}
+
 impl Lane {
+    /// Counts its bytes anew; returns those of all lanes.
+    fn count(&self, publisher: &Publisher) -> u64 {
+        let now = publisher.ring_bytes();
+        let before = self.bytes.swap(now, Ordering::Relaxed);
+        // Each adds what it takes away later: the sum never falls below zero.
+        self.bytes_of_all.fetch_add(now, Ordering::Relaxed);
+        let all = self.bytes_of_all.fetch_sub(before, Ordering::Relaxed);
+        all.saturating_sub(before)
+    }
+
     /// Whether it is not in use, and nobody is on the way to it.
     fn may_close(&self, now_ns: u64) -> bool {
         let Ok(publisher) = self.publisher.try_lock() else { return false };
@@ -86,7 +112,8 @@ impl Lanes {
             return lanes;
         }
         let (swept_ns, late) = (AtomicU64::new(0), AtomicU64::new(0));
-        let lanes = Arc::new(Self { bus: bus.clone(), lanes: Mutex::default(), swept_ns, late });
+        let (bus, lanes, bytes) = (bus.clone(), Mutex::default(), Arc::default());
+        let lanes = Arc::new(Self { bus, lanes, bytes, swept_ns, late });
         *known = Arc::downgrade(&lanes);
         lanes
     }
@@ -115,7 +142,49 @@ impl Lanes {
         // Nobody may make it wait; what is in the way is given up.
         publisher.send_headed(stamp, head, payload, Patience::None).map_err(ReplyError::Send)?;
         lane.used_ns.store(clock::monotonic_coarse_ns(), Ordering::Relaxed);
+        if lane.count(publisher) > LANES_BYTES_MAX {
+            self.make_room(lane, publisher, payload.len() as u64);
+        }
         Ok(())
+    }
+
+    /// Brings all lanes back within their bytes, after this one has taken more; `len` are those of its last reply, which stays.
+    #[cold]
+    fn make_room(&self, own: &Arc<Lane>, publisher: &mut Publisher, len: u64) {
+        let mut lanes = lock(&self.lanes);
+        let mut others: Vec<(u64, PortId)> = lanes
+            .iter()
+            .filter(|(_, lane)| !Arc::ptr_eq(lane, own))
+            .map(|(requester, lane)| (lane.used_ns.load(Ordering::Relaxed), *requester))
+            .collect();
+        others.sort_unstable();
+        let is_over = || self.bytes.load(Ordering::Relaxed) > LANES_BYTES_MAX;
+        for only_read in [true, false] {
+            for (_, requester) in &others {
+                if !is_over() {
+                    return;
+                }
+                let Some(lane) = lanes.get(requester) else { continue };
+                // One that is locked is in use.
+                let Ok(mut other) = lane.publisher.try_lock() else { continue };
+                let Some(unused) = other.as_mut() else { continue };
+                let was_read = unused.was_met() && unused.was_read();
+                if !was_read && only_read {
+                    continue;
+                }
+                unused.give_up_to(0);
+                lane.count(unused);
+                let closes = was_read;
+                drop(other);
+                if closes {
+                    lanes.remove(requester);
+                }
+            }
+        }
+        let over = self.bytes.load(Ordering::Relaxed).saturating_sub(LANES_BYTES_MAX);
+        // A chunk is larger than what lies in it, by less than once more.
+        publisher.give_up_to(publisher.ring_bytes().saturating_sub(over).max(2 * len));
+        own.count(publisher);
     }
 
     fn open(&self, requester: PortId) -> Result<Publisher, ReplyError> {
@@ -146,7 +215,8 @@ impl Lanes {
         let used_ns = AtomicU64::new(clock::monotonic_coarse_ns());
         let (publisher, wanted_ns) = (Mutex::default(), AtomicU64::new(to.deadline_ns));
         let requester = to.task.and_then(Task::pusher);
-        let lane = Arc::new(Lane { publisher, used_ns, wanted_ns, requester });
+        let (bytes, bytes_of_all) = (AtomicU64::new(0), self.bytes.clone());
+        let lane = Arc::new(Lane { publisher, used_ns, bytes, bytes_of_all, wanted_ns, requester });
         lanes.insert(to.requester, lane.clone());
         Ok(lane)
     }
@@ -164,11 +234,13 @@ impl Lanes {
         lock(&self.lanes).retain(|_, lane| {
             let idle_ns = now_ns.saturating_sub(lane.used_ns.load(Ordering::Relaxed));
             // One that is locked is in use.
-            let Ok(publisher) = lane.publisher.try_lock() else { return true };
-            let Some(publisher) = publisher.as_ref() else { return idle_ns < SWEEP_NS };
+            let Ok(mut publisher) = lane.publisher.try_lock() else { return true };
+            let Some(publisher) = publisher.as_mut() else { return idle_ns < SWEEP_NS };
             let read = publisher.subscribers() > 0;
             idle_ns < if read { LANE_IDLE_MS * 1_000_000 } else { SWEEP_NS }
                 || lane.is_awaited(publisher, clock::monotonic_ns())
+                // What nobody takes counts as long as it is there, so the lane is.
+                || read && !publisher.was_read()
         });
     }
 

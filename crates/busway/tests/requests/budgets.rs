@@ -214,3 +214,39 @@ fn a_responder_that_holds_as_much_as_it_may_waits_until_it_has_let_go() {
     worker.join().unwrap();
     println!("evidence: holds=1 large={}", asked.len());
 }
+
+#[test]
+fn the_lanes_of_a_process_have_a_bound_together_and_who_takes_its_replies_loses_none() {
+    const LARGE: usize = 1 << 20;
+    const STREAMS: usize = 10;
+    let scene = Scene::new();
+    let answers = scene.bus("answers");
+    let mut responder = answers.responder(TOPIC).open().unwrap();
+    // Each of them leaves as much unread as one may.
+    let buses: Vec<_> = (0..STREAMS).map(|n| scene.bus(&format!("unread{n}"))).collect();
+    let quick = scene.bus("quick").requester(TOPIC).open().unwrap();
+    let reserved = || answers.inspect().unwrap().budget.reserved_bytes;
+    let before = reserved();
+    let mut most = 0;
+    let mut unread = Vec::new();
+    for bus in &buses {
+        let requester = bus.requester(TOPIC).open().unwrap();
+        unread.push(requester.send(b"everything", PATIENCE).unwrap());
+        let mut stream = responder.recv_timeout(PATIENCE).unwrap().unwrap();
+        for part in 0..60_u8 {
+            stream.reply_part(&vec![part; LARGE]).unwrap();
+            if part % 20 == 0 {
+                let mut asked = quick.send(&[part; 3], PATIENCE).unwrap();
+                responder.recv_timeout(PATIENCE).unwrap().unwrap().reply(&[part; 1_000]).unwrap();
+                assert_eq!(&asked.recv().unwrap().unwrap()[..], [part; 1_000]);
+            }
+        }
+        stream.reply(b"over").unwrap();
+        most = most.max(reserved().saturating_sub(before));
+    }
+    assert_eq!(quick.strays(), busway::Strays::default());
+    // And what rings have beside: arenas take memory in larger pieces.
+    let bound = busway_wire::limits::LANES_BYTES_MAX * 3 / 2;
+    assert!(most < bound, "{most} of {bound}");
+    println!("evidence: unread={STREAMS} of 60 MiB reserved={most}");
+}

@@ -7,6 +7,7 @@
 mod budgets;
 mod deaths;
 mod ends;
+mod hostile;
 #[path = "../scene/part.rs"]
 mod part;
 #[path = "../scene/place.rs"]

@@ -222,7 +222,7 @@ impl RingWriter {
         Ok(self.give_up_front())
     }
 
-    fn give_up_front(&mut self) -> bool {
+    pub(super) fn give_up_front(&mut self) -> bool {
         let Some((oldest, sized)) = self.chunks.pop_front() else { return false };
         self.shared.give_up(oldest);
         self.overwrite(oldest);
