@@ -19,6 +19,7 @@ use crate::control::{Control, ControlSettings, Role, Runs};
 use crate::directory::{Directory, Realm};
 use crate::error::{Code, Error, memory};
 use crate::inspection::Inspection;
+use crate::metrics::ProcessMetrics;
 use crate::ports::PortTable;
 use crate::publisher::PublisherBuilder;
 use crate::puller::PullerBuilder;
@@ -212,6 +213,26 @@ impl Bus {
         self.core.check()?;
         let list = self.core.control.members(Deadline::after(self.core.timeout))?;
         Ok(crate::inspect::inspect(&list, self.core.ports.domain().as_deref()))
+    }
+
+    /// What this process has counted, see [`metrics`](crate::metrics). Nobody is asked.
+    ///
+    /// # Errors
+    /// [`Code::Closed`], [`Code::Forked`].
+    pub fn metrics(&self) -> Result<ProcessMetrics, Error> {
+        self.core.check()?;
+        let Core { own, ports, .. } = &*self.core;
+        Ok(crate::metrics::of_own(own.process(), own.tables(), &ports.rings()))
+    }
+
+    /// What each living process of the domain has counted, by name, read from its owner's memory.
+    ///
+    /// # Errors
+    /// As [`Bus::inspect`].
+    pub fn metrics_of_all(&self) -> Result<Vec<ProcessMetrics>, Error> {
+        self.core.check()?;
+        let list = self.core.control.members(Deadline::after(self.core.timeout))?;
+        Ok(crate::metrics::of_all(&list.members))
     }
 
     /// The name of this process on the bus.

@@ -13,7 +13,7 @@ use busway_shm::arena::PeerArena;
 use busway_shm::clock;
 use busway_shm::domain::Domain;
 use busway_shm::layout::{
-    CAUSES, RING_PUSHES, RINGS_MAX, RingEntry, RowEntry, SEATS_MAX, STAGES_MAX, state, unkey,
+    CAUSES, RING_PUSHES, RING_RELAYS, RINGS_MAX, RingEntry, RowEntry, SEATS_MAX, STAGES_MAX, state, unkey,
 };
 use busway_shm::life::Life;
 use busway_shm::row::{RowAccount, ledger, policy_from_word};
@@ -73,7 +73,7 @@ pub(crate) fn account_of(ring: &RingShared) -> Account {
 }
 
 /// How a process does, by its life word and its heartbeat.
-fn process_state(peer: &PeerArena, now_ns: u64) -> PortState {
+pub(crate) fn process_state(peer: &PeerArena, now_ns: u64) -> PortState {
     match peer.life() {
         Life::Dead | Life::Closed => PortState::Dead,
         Life::Starting | Life::Alive => {
@@ -111,7 +111,7 @@ struct Found {
 }
 
 type Topics = BTreeMap<String, Found>;
-type Peers<'a> = BTreeMap<ProcessId, &'a Arc<PeerArena>>;
+pub(crate) type Peers<'a> = BTreeMap<ProcessId, &'a Arc<PeerArena>>;
 
 /// What `Bus::inspect` returns.
 pub(crate) fn inspect(list: &MemberList, domain: Option<&Domain>) -> Inspection {
@@ -226,8 +226,7 @@ fn add_early(
     seat: &FoundSeat,
     row: &RowEntry,
 ) {
-    let head = || ring.peer.tables().head(ring.key.index).map_or(0, |head| head.load(Ordering::Acquire));
-    let account = ledger::read(row, seat.from.min(ring.head), head);
+    let account = ledger_of(ring, seat, row);
     topic.view.closed &= account.closed();
     view.waiting = account.in_flight;
     view.no_subscriber = view.no_subscriber.saturating_add(account.dropped[Cause::NoSubscriber.index()]);
@@ -251,22 +250,56 @@ fn seats_of(peer: &Arc<PeerArena>) -> BTreeMap<u64, Vec<FoundSeat>> {
     seats
 }
 
-/// Adds a row to the topic's subscribers, one entry a port, and says whether its account closes.
-fn add_subscriber(topic: &mut Found, ring: &FoundRing<'_>, seat: &FoundSeat, peers: &Peers<'_>, now_ns: u64) {
-    let Some(peer) = peers.get(&seat.subscriber) else { return };
-    let Some(row) = peer.tables().row(seat.row.index) else { return };
+/// The row of a seat, where both sides say that it is: a seat may name whose row it likes.
+fn row_of<'a>(
+    ring: &FoundRing<'_>,
+    seat: &FoundSeat,
+    peers: &Peers<'a>,
+) -> Option<(&'a Arc<PeerArena>, &'a RowEntry)> {
+    let peer = *peers.get(&seat.subscriber)?;
+    let row = peer.tables().row(seat.row.index)?;
     let (generation, at) = unkey(row.key.load(Ordering::Acquire)); // pairs with Release in `row`
-    // Both sides must say so: a seat may name whose row it likes.
     let reads = load(&row.publisher) == ring.peer.process().0 && load(&row.ring) == ring.key.word();
-    if generation != seat.row.generation || at == state::FREE || !reads {
-        return;
+    (generation == seat.row.generation && at != state::FREE && reads).then_some((peer, row))
+}
+
+fn ledger_of(ring: &FoundRing<'_>, seat: &FoundSeat, row: &RowEntry) -> RowAccount {
+    // What a puller passes is in the row of its group.
+    if ring.entry.flags.load(Ordering::Relaxed) & RING_PUSHES != 0 && load(&row.group) != 0 {
+        return RowAccount::of_puller(row);
     }
     let head = || ring.peer.tables().head(ring.key.index).map_or(0, |head| head.load(Ordering::Acquire));
-    // What a puller passes is in the row of its group.
+    ledger::read(row, seat.from.min(ring.head), head)
+}
+
+/// What became of what a process has sent through the rings that it has now, but for relays: the account of each row that is there, and for
+/// each ring what rows had counted that are gone.
+pub(crate) fn accounts_of(peer: &Arc<PeerArena>, peers: &Peers<'_>) -> (Vec<RowAccount>, Vec<RowAccount>) {
+    let (mut present, mut past) = (Vec::new(), Vec::new());
+    let mut seats = seats_of(peer);
+    for ring in rings_of(peer) {
+        if ring.entry.flags.load(Ordering::Relaxed) & RING_RELAYS != 0 {
+            continue;
+        }
+        for seat in seats.remove(&ring.key.word()).unwrap_or_default() {
+            present.extend(row_of(&ring, &seat, peers).map(|(_, row)| ledger_of(&ring, &seat, row)));
+        }
+        let dropped = |cause: usize| ring.entry.past_dropped.get(cause).map_or(0, load);
+        past.push(RowAccount {
+            delivered: load(&ring.entry.past_delivered),
+            dropped: std::array::from_fn(dropped),
+            ..RowAccount::default()
+        });
+    }
+    (present, past)
+}
+
+/// Adds a row to the topic's subscribers, one entry a port, and says whether its account closes.
+fn add_subscriber(topic: &mut Found, ring: &FoundRing<'_>, seat: &FoundSeat, peers: &Peers<'_>, now_ns: u64) {
+    let Some((peer, row)) = row_of(ring, seat, peers) else { return };
     let pushed = ring.entry.flags.load(Ordering::Relaxed) & RING_PUSHES != 0;
     let pulls = pushed && load(&row.group) != 0;
-    let account =
-        if pulls { RowAccount::of_puller(row) } else { ledger::read(row, seat.from.min(ring.head), head) };
+    let account = ledger_of(ring, seat, row);
     topic.view.closed &= account.closed();
     let view = view_of(topic, peer, row, process_state(peer, now_ns), seat.state);
     if pushed {

@@ -17,6 +17,7 @@ mod error;
 mod inspect;
 mod inspection;
 mod log;
+pub mod metrics;
 mod node;
 mod outcome;
 mod ports;

@@ -15,6 +15,7 @@ use busway_shm::arena::{OwnArena, PeerArena};
 use busway_shm::bell::{ANY, Bell};
 use busway_shm::claims::file::{self, ClaimsFile, Run};
 use busway_shm::clock::{self, Deadline};
+use busway_shm::counters::Event;
 use busway_shm::domain::Domain;
 use busway_shm::error::ShmError;
 use busway_shm::hold::HoldBudget;
@@ -514,6 +515,16 @@ impl PortTable {
         let milli = u128::from(head - sample.head.min(head)) * 1_000_000_000_000 / u128::from(passed_ns);
         ring.entry().rate_milli.store(u64::try_from(milli).unwrap_or(u64::MAX), Ordering::Relaxed);
         (sample.at_ns, sample.head) = (now_ns, head);
+    }
+
+    /// Our rings.
+    pub(crate) fn rings(&self) -> Vec<Arc<RingShared>> {
+        lock(&self.rings).values().cloned().collect()
+    }
+
+    /// Counts that this happened so often.
+    pub(crate) fn count(&self, event: Event, times: u64) {
+        self.own.count(event, times);
     }
 
     /// Frees what rows have left at our rings, of the next so many.

@@ -10,6 +10,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use busway_shm::clock::{self, Deadline};
+use busway_shm::counters::Event;
 use busway_shm::domain::Domain;
 use busway_shm::error::ShmError;
 use busway_shm::ring::{Patience, RingOptions, RingWriter, SLOTS_MAX};
@@ -420,7 +421,8 @@ impl Publisher {
     /// # Errors
     /// [`SendError::Encode`], and as [`Publisher::send`].
     pub fn send_json<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<Sent, SendError> {
-        let bytes = serde_json::to_vec(value).map_err(|error| SendError::Encode(error.to_string()))?;
+        let bytes = serde_json::to_vec(value).map_err(|error| SendError::Encode(error.to_string()));
+        let bytes = self.counted(bytes)?;
         self.send_coded(&bytes, Codec::Json, Patience::Until(Deadline::never()))
     }
 
@@ -429,7 +431,8 @@ impl Publisher {
     /// # Errors
     /// [`SendError::Encode`], and as [`Publisher::send`].
     pub fn send_msgpack<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<Sent, SendError> {
-        let bytes = rmp_serde::to_vec_named(value).map_err(|error| SendError::Encode(error.to_string()))?;
+        let bytes = rmp_serde::to_vec_named(value).map_err(|error| SendError::Encode(error.to_string()));
+        let bytes = self.counted(bytes)?;
         self.send_coded(&bytes, Codec::MessagePack, Patience::Until(Deadline::never()))
     }
 
@@ -440,13 +443,38 @@ impl Publisher {
         codec: Codec,
         patience: Patience,
     ) -> Result<Sent, SendError> {
-        self.check()?;
         if payload.len() > INLINE_BYTES {
             let mut loan = self.loan_with(payload.len(), patience)?;
             loan.copy_from_slice(payload);
             return loan.finish(codec, patience);
         }
-        self.send_small(payload, codec, self.stamp, patience)
+        let sent = self.check().and_then(|()| self.send_small(payload, codec, self.stamp, patience));
+        self.counted(sent)
+    }
+
+    /// Counts what was refused to a caller.
+    #[inline]
+    pub(super) fn counted<T>(&self, sent: Result<T, SendError>) -> Result<T, SendError> {
+        if let Err(error) = &sent {
+            self.count(error);
+        }
+        sent
+    }
+
+    #[cold]
+    fn count(&self, error: &SendError) {
+        self.core.ports.count(
+            match error {
+                SendError::Full(_) => Event::SendFull,
+                SendError::Timeout(_) => Event::SendTimeout,
+                SendError::TooLarge { .. } => Event::SendTooLarge,
+                SendError::OutOfMemory(_) => Event::SendMemory,
+                SendError::Encode(_) => Event::SendEncode,
+                // Of a closed bus nobody reads the words any more, and in a child they are the parent's.
+                SendError::Closed | SendError::Forked => return,
+            },
+            1,
+        );
     }
 
     /// Sends a message of this kind whose payload lies behind a head.
@@ -460,7 +488,8 @@ impl Publisher {
         self.check()?;
         let bytes = HEAD_BYTES.saturating_add(payload.len());
         if bytes > INLINE_BYTES {
-            let mut loan = self.loan_with(bytes, patience)?;
+            let place = self.place(bytes, patience)?;
+            let mut loan = Loan::new(self, place, bytes);
             // Shorter in a child made by `fork` only.
             if let Some((before, behind)) = loan.split_at_mut_checked(HEAD_BYTES) {
                 before.copy_from_slice(&head);
@@ -518,8 +547,14 @@ impl Publisher {
     }
 
     fn loan_with(&mut self, len: usize, patience: Patience) -> Result<Loan<'_>, SendError> {
+        let place = self.place(len, patience);
+        let place = self.counted(place)?;
+        Ok(Loan::new(self, place, len))
+    }
+
+    fn place(&mut self, len: usize, patience: Patience) -> Result<Place, SendError> {
         self.check()?;
-        let place = if len <= INLINE_BYTES {
+        Ok(if len <= INLINE_BYTES {
             Place::small()
         } else {
             let bytes = (HEADER_SIZE as u64).saturating_add(len as u64);
@@ -531,8 +566,7 @@ impl Publisher {
                 chunk.bytes_mut()[..HEADER_SIZE].fill(0);
             }
             Place::Chunk(chunk)
-        };
-        Ok(Loan::new(self, place, len))
+        })
     }
 
     #[inline]

@@ -21,6 +21,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use busway_shm::clock::{self, Deadline};
+use busway_shm::counters::Event;
 use busway_shm::ring::Patience;
 use busway_shm::seat::RingShared;
 use busway_shm::sync::{AtomicU64, Ordering};
@@ -223,6 +224,26 @@ impl Shared {
         }
     }
 
+    /// Counts what a request came to.
+    fn count_end(&self, end: &Result<(), RequestError>) {
+        let event = match end {
+            Ok(()) => Event::RequestAnswered,
+            Err(RequestError::TimedOut) => Event::RequestTimedOut,
+            Err(RequestError::NoResponders) => Event::RequestNoResponders,
+            Err(RequestError::ResponderDied) => Event::RequestResponderDied,
+            Err(RequestError::Unanswered) => Event::RequestUnanswered,
+            Err(RequestError::Failed(_)) => Event::RequestFailed,
+            Err(RequestError::ReplyLost) => Event::RequestReplyLost,
+            Err(
+                RequestError::Send(_)
+                | RequestError::Receive(_)
+                | RequestError::TooMany
+                | RequestError::TooFarAhead,
+            ) => Event::RequestRefused,
+        };
+        self.core.ports.count(event, 1);
+    }
+
     /// Nobody waits for this request any more.
     fn withdraw(&self, sequence: u64, cause: Cause) -> bool {
         !self.core.own.forked() && self.ring.withdraw(sequence, cause)
@@ -260,7 +281,7 @@ impl Requester {
     /// [`RequestError::NoResponders`], [`RequestError::TimedOut`], [`RequestError::TooMany`], [`RequestError::TooFarAhead`], [`RequestError::Send`]; a closed bus. The request was not sent.
     pub fn send(&self, payload: &[u8], timeout: Duration) -> Result<Pending, RequestError> {
         let deadline = Deadline::after(timeout);
-        self.send_until(payload, deadline, deadline)
+        self.counted(self.send_until(payload, deadline, deadline))
     }
 
     /// As [`Requester::send`], and returns `None` where it would have to wait for longer than `wait`: the request was not sent, and may be tried
@@ -281,8 +302,13 @@ impl Requester {
             {
                 Ok(None)
             }
-            sent => sent.map(Some),
+            sent => self.counted(sent).map(Some),
         }
+    }
+
+    /// Counts a request that was not sent.
+    fn counted<T>(&self, sent: Result<T, RequestError>) -> Result<T, RequestError> {
+        sent.inspect_err(|error| self.shared.count_end(&Err(error.clone())))
     }
 
     /// Sends what is waited for until `deadline`, if that can be done by `until`.

@@ -202,6 +202,16 @@ The last line on stderr is what it did: answered 5 failed 1 late 0")]
   busway info flights
   busway info flights --json | jq .subscribers")]
     Info(InfoArgs),
+    /// Show what each process has counted: sent, received, lost and why, what waited, what failed
+    ///
+    /// On a terminal the table renews itself until it is interrupted; elsewhere it is printed once. Nobody is asked for it: it is read
+    /// where it is counted.
+    #[command(after_long_help = "Examples:
+  busway stat
+  busway stat --json | jq '.metrics.dropped'
+  busway stat --prometheus
+  busway stat --interval 5s --count 12")]
+    Stat(StatArgs),
     /// Look at the shared memory
     #[command(subcommand)]
     Shm(ShmCommand),
@@ -521,6 +531,20 @@ pub(crate) struct InfoArgs {
     /// The topic, or the pattern of a subscription that has no publisher
     #[arg(value_name = "TOPIC")]
     pub(crate) topic: String,
+}
+
+/// What `stat` takes.
+#[derive(Debug, Args)]
+pub(crate) struct StatArgs {
+    /// Print the text that Prometheus reads
+    #[arg(long, conflicts_with = "json")]
+    pub(crate) prometheus: bool,
+    /// Look again after D, until interrupted [default on a terminal: 1s]
+    #[arg(long, value_name = "D", value_parser = str::parse::<Span>)]
+    pub(crate) interval: Option<Span>,
+    /// Look N times
+    #[arg(long, short = 'n', value_name = "N")]
+    pub(crate) count: Option<u64>,
 }
 
 /// The commands below `cert`.

@@ -35,6 +35,7 @@ mod req;
 mod session;
 mod shm;
 mod signals;
+mod stat;
 mod subscribe;
 mod tour;
 mod up;
@@ -109,6 +110,7 @@ fn dispatch(command: Command, global: &Global, output: &mut Output) -> Result<Ex
         Command::Reply(args) => reply::run(&args, &mut context),
         Command::Ls(args) => ls::run(&args, &mut context),
         Command::Info(args) => info::run(&args, &mut context),
+        Command::Stat(args) => stat::run(&args, &mut context),
         Command::Shm(command::ShmCommand::Ls) => shm::run(&mut context),
         Command::Bench(which) => bench::run(&which, &mut context),
         Command::Doctor => doctor::run(&mut context),

@@ -241,6 +241,27 @@ impl Bus {
         as_dict(py, &inspection)
     }
 
+    /// What this process has counted, by name: numbers, or dicts by label. docs/metrics.md lists the names.
+    fn metrics<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        let bus = &self.bus;
+        let metrics = py.detach(|| bus.metrics()).or_raise(py)?;
+        as_dict(py, &metrics)?.get_item("metrics")
+    }
+
+    /// What each living process of the domain has counted, as `busway stat --json` prints it.
+    fn metrics_of_all<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        let bus = &self.bus;
+        let metrics = py.detach(|| bus.metrics_of_all()).or_raise(py)?;
+        as_dict(py, &metrics)
+    }
+
+    /// This process's metrics as the text that Prometheus reads.
+    fn prometheus(&self, py: Python<'_>) -> PyResult<String> {
+        let bus = &self.bus;
+        let metrics = py.detach(|| bus.metrics()).or_raise(py)?;
+        Ok(busway::metrics::prometheus(&[metrics]))
+    }
+
     /// The name of this process on the bus.
     #[getter]
     fn name(&self) -> &str {

@@ -58,6 +58,7 @@ claims! {
     fn what_was_lost_is_told_and_the_account_closes();
     fn what_follows_a_batch_is_told_by_the_next_call();
     fn what_is_published_before_anybody_subscribes_waits_for_the_first();
+    fn what_a_process_counts_is_a_dict();
 
     "test_asyncio.Asyncio":
     fn a_loop_receives_while_it_does_other_things();

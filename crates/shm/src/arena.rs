@@ -18,15 +18,15 @@ use crate::error::ShmError;
 use crate::fork::PrivateFd;
 use crate::heap::{Heap, Table};
 use crate::layout::{
-    ARENA_BYTES_MAX, ARENA_BYTES_MIN, EXTENTS_AT, LAYOUT_VERSION, MAGIC, NAME_BYTES, PAGE, ROWS_MAX,
-    layout_hash, state, unkey,
+    ARENA_BYTES_MAX, ARENA_BYTES_MIN, CounterPage, EXTENTS_AT, LAYOUT_VERSION, MAGIC, NAME_BYTES, PAGE,
+    ROWS_MAX, key, layout_hash, state, unkey,
 };
 use crate::life::Life;
 use crate::seat::EntryKey;
 use crate::sync::{AtomicU32, Ordering};
 use crate::sys::memfd::{self, Mapping, SealKind};
 use crate::window::Windows;
-use crate::{clock, fork, sys};
+use crate::{clock, counters, fork, sys};
 
 mod peer;
 mod tables;
@@ -74,6 +74,8 @@ pub struct OwnArena {
     mirror: OnceLock<Arc<PeerArena>>,
     /// The claims of the groups of our rings, once there is one.
     claims: Mutex<Option<Arc<ClaimsFile>>>,
+    /// One fold at a time.
+    pub(crate) folds: Mutex<()>,
     process: ProcessId,
     forks: u64,
 }
@@ -121,6 +123,7 @@ impl OwnArena {
             share: OnceLock::new(),
             mirror: OnceLock::new(),
             claims: Mutex::new(None),
+            folds: Mutex::new(()),
             forks: fork::generation()?,
             tables,
             arena_fd,
@@ -159,6 +162,11 @@ impl OwnArena {
     /// The tables.
     pub fn tables(&self) -> &Tables {
         &self.tables
+    }
+
+    /// What this process has counted.
+    pub fn counters(&self) -> &CounterPage {
+        self.tables.counters()
     }
 
     /// Our incarnation.
@@ -271,7 +279,7 @@ impl OwnArena {
                 let mut closing = self.closing.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
                 closing.push(ClosingRow { row, seat, peer: peer.clone() });
             }
-            None => self.give_entry(Table::Row, row.index),
+            None => self.give_row(row),
         }
         let mut open = self.open_rows.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         *open -= 1;
@@ -292,15 +300,27 @@ impl OwnArena {
                 at == state::FREE || !ours
             });
             if dead || noted {
-                self.give_entry(Table::Row, closed.row.index);
+                self.give_row(closed.row);
             }
             !(dead || noted)
         });
         // Only the exactness of their publishers' accounts is lost: the generation tells the next use apart.
         let surplus = closing.len().saturating_sub(CLOSING_MAX);
         for closed in closing.drain(..surplus) {
-            self.give_entry(Table::Row, closed.row.index);
+            self.give_row(closed.row);
         }
+    }
+
+    /// The entry of a row is free, and what it had counted is the process's.
+    fn give_row(&self, row: EntryKey) {
+        if let Some(entry) = self.tables.row(row.index) {
+            self.folding(|page| {
+                counters::add(&page.past_received, entry.delivered.load(Ordering::Relaxed));
+                counters::add_causes(&page.past_missed, entry.all_lost());
+                entry.key.store(key(row.generation, state::FREE), Ordering::Release); // pairs with Acquire in `seat`
+            });
+        }
+        self.give_entry(Table::Row, row.index);
     }
 
     /// Rows that are closed and not yet free.

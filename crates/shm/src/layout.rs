@@ -17,7 +17,7 @@ pub mod fields;
 /// "BUSWAYA1", the first eight bytes of an arena.
 pub const MAGIC: u64 = u64::from_le_bytes(*b"BUSWAYA1");
 /// Raised with every change of a layout.
-pub const LAYOUT_VERSION: u32 = 6;
+pub const LAYOUT_VERSION: u32 = 7;
 
 /// Most extents of a process.
 pub const EXTENTS_MAX: u32 = 4095;
@@ -48,6 +48,11 @@ pub const HUGE: u64 = 2 << 20;
 /// A page; the unit of commitment.
 pub const PAGE: u64 = 4096;
 
+/// Words for what is counted for the process itself: more than there are, so that another moves no word.
+pub const EVENTS: usize = 64;
+
+/// Byte offset of the counters of the process.
+pub const COUNTERS_AT: u64 = PAGE;
 /// Byte offset of the extent table.
 pub const EXTENTS_AT: u64 = 4 * PAGE;
 /// Byte offset of the heads.
@@ -77,7 +82,7 @@ macro_rules! shared {
         unsafe impl Shared for $kind {}
     )* };
 }
-shared!(ArenaHeader, ExtentEntry, RingEntry, RowEntry, SeatEntry, Slot);
+shared!(ArenaHeader, CounterPage, ExtentEntry, RingEntry, RowEntry, SeatEntry, Slot);
 
 /// The first page of an arena.
 #[repr(C, align(64))]
@@ -123,6 +128,34 @@ pub struct ArenaHeader {
     pub spare: [AtomicU32; 5],
     /// The process's name, UTF-8.
     pub name: [AtomicU64; NAME_BYTES / 8],
+}
+
+/// What a process has counted, beside what its rings and rows count while they are there. See `counters`.
+#[repr(C, align(64))]
+#[derive(Debug)]
+pub struct CounterPage {
+    /// Odd while what an entry counted is moved here.
+    pub folds: AtomicU64,
+    /// Messages of rings that are gone, but for relays.
+    pub past_sent: AtomicU64,
+    /// Bytes of their payloads.
+    pub past_bytes: AtomicU64,
+    /// Messages of relays that are gone.
+    pub past_relayed: AtomicU64,
+    /// Sends that had to wait, of rings that are gone.
+    pub past_waits: AtomicU64,
+    /// Delivered to the rows of rings that are gone, but for relays.
+    pub past_delivered: AtomicU64,
+    /// Taken by rows of ours that are gone.
+    pub past_received: AtomicU64,
+    /// Zero.
+    pub spare: AtomicU64,
+    /// Lost by the rows of rings that are gone, by cause.
+    pub past_dropped: [AtomicU64; CAUSES],
+    /// Lost by rows of ours that are gone, by cause.
+    pub past_missed: [AtomicU64; CAUSES],
+    /// What is counted for the process itself, by the index of the event.
+    pub events: [AtomicU64; EVENTS],
 }
 
 /// A word with a cache line to itself.
@@ -337,6 +370,7 @@ pub const fn layout_hash() -> u64 {
         &fields::ARENA,
         &[
             LAYOUT_VERSION as u64,
+            COUNTERS_AT,
             EXTENTS_AT,
             HEADS_AT,
             MARKS_AT,
@@ -357,7 +391,8 @@ pub const fn layout_hash() -> u64 {
 }
 
 const _: () = {
-    assert!(size_of::<ArenaHeader>() <= EXTENTS_AT as usize);
+    assert!(size_of::<ArenaHeader>() <= COUNTERS_AT as usize);
+    assert!(COUNTERS_AT as usize + size_of::<CounterPage>() <= EXTENTS_AT as usize);
     assert!(size_of::<RingEntry>() == 832 && size_of::<RowEntry>() == 448 && size_of::<SeatEntry>() == 64);
     assert!(EXTENTS_AT + (EXTENTS_MAX as u64) * (size_of::<ExtentEntry>() as u64) <= HEADS_AT);
     assert!(HEADS_AT + (RINGS_MAX as u64) * 8 <= MARKS_AT);

@@ -27,6 +27,8 @@ pub mod claims;
 #[cfg(not(loom))]
 pub mod clock;
 #[cfg(not(loom))]
+pub mod counters;
+#[cfg(not(loom))]
 #[expect(unsafe_code, reason = "promises that its structures may lie in shared memory")]
 pub mod domain;
 #[cfg(not(loom))]

@@ -22,10 +22,12 @@ use busway_wire::{Generation, Policy, ProcessId, RingIndex};
 
 use crate::arena::{OwnArena, PeerArena};
 use crate::clock;
+use crate::counters;
 use crate::error::ShmError;
 use crate::heap::Table;
 use crate::layout::{
-    CAUSES, CAUSES_SIDE_BY_SIDE, PAGE, ROW_HOLDS, ROWS_AT, RingEntry, RowEntry, SeatEntry, key, state, unkey,
+    CAUSES, CAUSES_SIDE_BY_SIDE, CounterPage, PAGE, RING_RELAYS, ROW_HOLDS, ROWS_AT, RingEntry, RowEntry,
+    SeatEntry, key, state, unkey,
 };
 use crate::life::Life;
 use crate::marks::Stamp;
@@ -651,6 +653,11 @@ impl RingShared {
             Rest::Left => ledger.lose_the_rest(Cause::SubscriberLeft),
             Rest::Kept => ledger.expected = ledger.expected.saturating_sub(ledger.in_flight),
         }
+        self.own.folding(|_| self.fold_ledger(seat, rest, &ledger));
+        between::now(between::Step::Folded, self);
+    }
+
+    fn fold_ledger(&self, seat: &Seat, rest: Rest, ledger: &RowAccount) {
         self.past_expected.fetch_add(ledger.expected, Ordering::Relaxed);
         // Only this thread adds: a row that lies about its numbers does not turn them round.
         let add = |sum: &AtomicU64, count: u64| {
@@ -675,7 +682,6 @@ impl RingShared {
             entry.key.store(key(generation, state::FREE), Ordering::Release);
             self.own.give_entry(Table::Seat, seat.index);
         }
-        between::now(between::Step::Folded, self);
     }
 
     /// The ledgers of all rows that there ever were: those that are there, and the sums of those that are gone.
@@ -713,12 +719,28 @@ impl RingShared {
         unkey(self.entry.key.load(Ordering::Acquire)).1 == state::FREE
     }
 
+    /// What the ring has counted is the process's from now on.
+    fn fold_ring(&self, page: &CounterPage) {
+        let entry = &self.entry;
+        let all = |word: &AtomicU64| word.load(Ordering::Relaxed);
+        if entry.flags.load(Ordering::Relaxed) & RING_RELAYS != 0 {
+            counters::add(&page.past_relayed, self.head());
+        } else {
+            counters::add(&page.past_sent, self.head());
+            counters::add(&page.past_bytes, all(&entry.sent_bytes));
+            counters::add(&page.past_delivered, all(&entry.past_delivered));
+            counters::add_causes(&page.past_dropped, entry.past_dropped.iter().chain(&self.past_of_groups));
+        }
+        counters::add(&page.past_waits, all(&entry.waits));
+        entry.key.store(key(self.key.generation, state::FREE), Ordering::Release);
+    }
+
     fn free(&self) {
         let Some(remains) = self.remains.lock().unwrap_or_else(PoisonError::into_inner).take() else {
             return;
         };
         remains.give_back(&self.own);
-        self.entry.key.store(key(self.key.generation, state::FREE), Ordering::Release);
+        self.own.folding(|page| self.fold_ring(page));
         let stages = self.entry.stages_used.load(Ordering::Relaxed) as usize;
         for at in self.entry.stage_at.iter().take(stages) {
             let at = at.load(Ordering::Relaxed);

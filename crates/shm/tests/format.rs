@@ -8,11 +8,12 @@ use std::mem::offset_of;
 
 use busway_shm::claims::file::{ClaimsHeader, GroupHead, PullerLine};
 use busway_shm::claims::{self, Claims, Found, Owner};
+use busway_shm::counters::Event;
 use busway_shm::domain::{self, DomainHeader};
 use busway_shm::layout::{
-    ARENA_BYTES_MAX, ARENA_BYTES_MIN, ArenaHeader, EXTENTS_AT, EXTENTS_MAX, ExtentEntry, HEADS_AT, HEAP_AT,
-    MAGIC, MARKS, MARKS_AT, RINGS_AT, RINGS_MAX, ROWS_AT, ROWS_MAX, RingEntry, RowEntry, SEATS_AT, SEATS_MAX,
-    SeatEntry, layout_hash, state,
+    ARENA_BYTES_MAX, ARENA_BYTES_MIN, ArenaHeader, COUNTERS_AT, CounterPage, EVENTS, EXTENTS_AT, EXTENTS_MAX,
+    ExtentEntry, HEADS_AT, HEAP_AT, MAGIC, MARKS, MARKS_AT, RINGS_AT, RINGS_MAX, ROWS_AT, ROWS_MAX,
+    RingEntry, RowEntry, SEATS_AT, SEATS_MAX, SeatEntry, layout_hash, state,
 };
 use busway_shm::slot::{ChunkRef, INLINE_BYTES, InlineMeta, Look, SLOT_BYTES, Slot};
 use busway_shm::sync::{AtomicU64, Ordering};
@@ -71,6 +72,8 @@ fn every_field_of_an_arena_lies_where_the_page_says() {
         check!(ArenaHeader, 256; magic, layout_hash, version, pid, process, arena_bytes, bulk_bytes, started_ns, uid,
             flags, life, beat_ns, committed_bytes, rings_used, rows_used, seats_used, extents_used,
             name_bytes, spare, name),
+        check!(CounterPage, 896; folds, past_sent, past_bytes, past_relayed, past_waits, past_delivered, past_received, spare,
+            past_dropped, past_missed, events),
         check!(ExtentEntry, 32; offset, chunk_bytes, count, bulk, spare),
         check!(RingEntry, 832; key, topic, port, created_ns, stages_used, topic_bytes, history, flags, closed_at, rate_milli,
             waiting, waits, refused, evicted, past_delivered, past_rows, sent_bytes, lag_high, seated, past_dropped, stage_at,
@@ -125,12 +128,25 @@ fn a_claim_word_has_the_bits_that_the_page_says() {
 }
 
 #[test]
+fn events_have_the_places_that_the_page_says() {
+    let page: Vec<(String, String)> = rows("### Events", &["index", "event", "counted"])
+        .into_iter()
+        .map(|row| (row[0].clone(), row[1].clone()))
+        .collect();
+    let code: Vec<(String, String)> =
+        Event::ALL.iter().map(|event| ((*event as usize).to_string(), event.name().to_owned())).collect();
+    assert_eq!(page, code);
+    assert!(code.len() <= EVENTS);
+}
+
+#[test]
 fn regions_limits_and_hashes_are_those_of_the_page() {
     let region = |at: u64, entries: u32, name: &str, bytes: usize| {
         (at.to_string(), entries.to_string(), name.to_owned(), bytes)
     };
     let code = [
         region(0, 1, "ArenaHeader", size_of::<ArenaHeader>()),
+        region(COUNTERS_AT, 1, "CounterPage", size_of::<CounterPage>()),
         region(EXTENTS_AT, EXTENTS_MAX, "ExtentEntry", size_of::<ExtentEntry>()),
         region(HEADS_AT, RINGS_MAX, "", 8),
         region(MARKS_AT, MARKS, "", 8),

@@ -12,7 +12,9 @@ use std::time::Duration;
 
 use busway_protocol::flow::Flow;
 use busway_protocol::{Passing, PeerId, Traffic};
+use busway_shm::arena::OwnArena;
 use busway_shm::clock::Deadline;
+use busway_shm::counters::Event;
 use busway_wire::{Cause, Topic};
 use serde::{Deserialize, Serialize};
 
@@ -163,13 +165,13 @@ impl Reporter {
         let flows = Topic::reserved(FLOWS_TOPIC).map_err(Error::from)?;
         let flows = bus.publisher_of(flows).slots_max(32).history(1).open_reserved()?;
         let (stop, stopped) = mpsc::channel();
-        let kept = hub.clone();
+        let (kept, own) = (hub.clone(), bus.core.own.clone());
         let thread = std::thread::Builder::new().name("bw-status".to_owned()).spawn(move || {
             let (mut publisher, mut flows) = (publisher, flows);
             let mut seen = 0;
             let mut told = None::<Deadline>;
             loop {
-                report(&hub, &mut publisher);
+                report(&hub, &mut publisher, &own);
                 // They change with every message, so that only the clock says when.
                 if told.is_none_or(|told| told.remaining().is_some_and(|left| left.is_zero())) {
                     report_flows(&hub, &mut flows);
@@ -179,7 +181,10 @@ impl Reporter {
                 // A thousand clients that come at once are told of together.
                 match stopped.recv_timeout(SETTLE) {
                     Err(RecvTimeoutError::Timeout) => {}
-                    Ok(()) | Err(RecvTimeoutError::Disconnected) => return,
+                    Ok(()) | Err(RecvTimeoutError::Disconnected) => {
+                        own.set_level(Event::Links, 0);
+                        return;
+                    }
                 }
             }
         });
@@ -192,8 +197,11 @@ impl Reporter {
     }
 }
 
-fn report(hub: &Hub, publisher: &mut Publisher) {
-    let peers: Vec<PeerStatus> = hub.peers().into_iter().map(PeerStatus::from).collect();
+fn report(hub: &Hub, publisher: &mut Publisher, own: &OwnArena) {
+    let peers: Vec<PeerView> = hub.peers();
+    let stand = peers.iter().filter(|peer| matches!(peer.state, LinkState::Connected | LinkState::Draining));
+    own.set_level(Event::Links, stand.count() as u64);
+    let peers: Vec<PeerStatus> = peers.into_iter().map(PeerStatus::from).collect();
     if let Err(error) = publisher.send_json(&peers) {
         tracing::debug!(target: "busway::link", "cannot say how the links are: {error}");
     }

@@ -80,13 +80,14 @@ impl Loan<'_> {
         DetachedLoan { place, len: self.len, port: self.publisher.port }
     }
 
-    pub(crate) fn finish(self, codec: Codec, patience: Patience) -> Result<Sent, SendError> {
+    pub(crate) fn finish(mut self, codec: Codec, patience: Patience) -> Result<Sent, SendError> {
         let stamp = self.publisher.stamp;
-        self.finish_as(stamp, codec, patience)
+        let sent = self.finish_as(stamp, codec, patience);
+        self.publisher.counted(sent)
     }
 
     pub(super) fn finish_as(
-        mut self,
+        &mut self,
         stamp: Stamp,
         codec: Codec,
         patience: Patience,

@@ -10,6 +10,7 @@ use std::sync::{Arc, MutexGuard};
 use std::time::Duration;
 
 use busway_shm::clock::Deadline;
+use busway_shm::counters::Event;
 use busway_shm::seat::request::Standing;
 use busway_shm::sync::Ordering;
 use busway_wire::Cause;
@@ -228,8 +229,14 @@ impl Drop for Pending {
         let mut inbox = lock(&self.shared.inbox);
         let asked = inbox.forget(self.correlation);
         self.shared.tell_placeless(inbox);
-        if self.sequence > 0 && asked.is_some_and(|asked| asked.end.is_none()) {
-            self.shared.withdraw(self.sequence, Cause::Cancelled);
+        // What was not sent was counted when it was refused.
+        let Some(asked) = asked.filter(|_| self.sequence > 0) else { return };
+        match asked.end {
+            Some(end) => self.shared.count_end(&end),
+            None => {
+                self.shared.core.ports.count(Event::RequestCancelled, 1);
+                self.shared.withdraw(self.sequence, Cause::Cancelled);
+            }
         }
     }
 }

@@ -15,6 +15,7 @@ use busway_io::{Driver, Epoll, Event, Fault, Listen, ListenerId};
 use busway_protocol::membership::Attempt;
 use busway_protocol::{Config, Input, Passing, PeerId, State, Time};
 use busway_shm::bell::ANY;
+use busway_shm::counters;
 use busway_shm::sync::{AtomicBool, AtomicU64, Ordering};
 
 use busway_wire::PortId;
@@ -183,7 +184,10 @@ impl<D: Wires> Shared<D> {
         let (mut listening, mut listeners) = (Vec::new(), Vec::new());
         for address in &config.listen {
             let how = Listen { address: *address, backlog: 4_096, refusal: crate::runtime::door::too_full() };
-            let stands = driver.listen(how).map_err(|error| unusable(*address, &error))?;
+            let stands = driver.listen(how).map_err(|error| {
+                core.ports.count(counters::Event::BindFailed, 1);
+                unusable(*address, &error)
+            })?;
             listening.push(stands.address);
             listeners.push(stands.listener);
         }

@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use busway_protocol::{Breaker, BreakerState, Ended, Retry, Time};
 use busway_shm::clock::Deadline;
+use busway_shm::counters::Event;
 use busway_wire::Topic;
 
 use super::{Answer, answered, now, text_of};
@@ -266,6 +267,7 @@ impl Outlet {
         self.account.asked += 1;
         if let Err(reason) = self.ask(payload) {
             self.account.rejected += 1;
+            self.core.ports.count(Event::OutletRejected, 1);
             return Err(OutletError::Rejected(reason));
         }
         let mut attempts = self.retry.begin(self.account.asked);
@@ -273,6 +275,7 @@ impl Outlet {
             let pass = match self.breaker.as_mut().map(|breaker| breaker.admit(now())) {
                 Some(Err(refused)) => {
                     self.account.refused += 1;
+                    self.core.ports.count(Event::OutletRefused, 1);
                     return Err(OutletError::Open(refused.until));
                 }
                 Some(Ok(pass)) => Some(pass),
@@ -296,6 +299,7 @@ impl Outlet {
                 && self.pause(due, deadline)
             {
                 self.account.retried += 1;
+                self.core.ports.count(Event::OutletRetried, 1);
                 continue;
             }
             self.account.failed += 1;

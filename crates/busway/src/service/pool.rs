@@ -17,6 +17,7 @@ use std::time::Duration;
 use busway_protocol::{Breaker, Ended, Retry, Time};
 use busway_shm::bell::ANY;
 use busway_shm::clock::Deadline;
+use busway_shm::counters::Event;
 use busway_wire::DeadReason;
 
 use super::dead_letters::DeadLetters;
@@ -153,6 +154,11 @@ impl Desk {
             self.say(job, "it is not among the dead letters", why);
         }
         Some(buried.is_ok())
+    }
+
+    /// Counts what happened.
+    fn tell(&self, events: &[(Event, bool)]) {
+        events.iter().filter(|(_, happened)| *happened).for_each(|(event, _)| self.ports.count(*event, 1));
     }
 
     /// Says at most once a second what went wrong.
@@ -330,7 +336,9 @@ fn handle(shared: &Shared, desk: &Desk, at: usize, mut job: Job<Taken>) {
             let late = job.message.acknowledge().is_err();
             let mut floor = lock(&shared.floor);
             floor.schedule.count(at, |account| account.late += u64::from(late));
-            return floor.schedule.done(at, topic, Outcome::Handled);
+            floor.schedule.done(at, topic, Outcome::Handled);
+            drop(floor);
+            return desk.tell(&[(Event::Handled, true), (Event::HandlerLate, late)]);
         }
         Attempt::Rejected { panicked, reason } => {
             desk.say(&job, if panicked { "a hook panicked" } else { "a hook rejected it" }, &reason);
@@ -340,20 +348,27 @@ fn handle(shared: &Shared, desk: &Desk, at: usize, mut job: Job<Taken>) {
                 (account.hooks_panicked, account.late) =
                     (account.hooks_panicked + u64::from(panicked), account.late + u64::from(late));
             });
-            return floor.schedule.done(at, topic, Outcome::Rejected);
+            floor.schedule.done(at, topic, Outcome::Rejected);
+            drop(floor);
+            return desk.tell(&[(Event::HandlerRejected, true), (Event::HandlerLate, late)]);
         }
         Attempt::Failed(reason) => (DeadReason::Error, reason),
         Attempt::Panicked(reason) => {
+            desk.tell(&[(Event::HandlerPanicked, true)]);
             lock(&shared.floor).schedule.count(at, |account| account.panicked += 1);
             (DeadReason::Panic, reason)
         }
         Attempt::Refused => {
+            desk.tell(&[(Event::HandlerRefused, true)]);
             lock(&shared.floor).schedule.count(at, |account| account.refused += 1);
             (DeadReason::Breaker, "the breaker is open".to_owned())
         }
     };
     match job.attempts.failed(now()) {
-        Some(due) => lock(&shared.floor).schedule.again(at, job, due),
+        Some(due) => {
+            desk.tell(&[(Event::HandlerRetried, true)]);
+            lock(&shared.floor).schedule.again(at, job, due);
+        }
         None => {
             desk.say(&job, "it failed", &reason);
             let buried = desk.bury(&job, dead, &reason);
@@ -371,6 +386,13 @@ fn handle(shared: &Shared, desk: &Desk, at: usize, mut job: Job<Taken>) {
                 account.unburied += u64::from(buried == Some(false));
             });
             floor.schedule.done(at, topic, Outcome::Failed);
+            drop(floor);
+            desk.tell(&[
+                (Event::HandlerFailed, true),
+                (Event::HandlerLate, late),
+                (Event::HandlerBuried, buried == Some(true)),
+                (Event::HandlerUnburied, buried == Some(false)),
+            ]);
         }
     }
 }

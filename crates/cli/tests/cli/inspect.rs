@@ -1,9 +1,9 @@
-//! `ls`, `info`, `shm ls`: fields, and what does not match.
+//! `ls`, `info`, `stat`, `shm ls`: fields, and what does not match.
 
 use std::io::Write;
 use std::process::Stdio;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::harness::{Place, Running, keys};
 
@@ -173,4 +173,39 @@ fn what_is_not_there_ends_with_one() {
     assert_eq!(place.run(&["ls", "nothing.>"]).expect(1).report().0, "BUS-0805");
     assert_eq!(place.run(&["info", "nothing"]).expect(1).report().0, "BUS-0805");
     place.run(&["ls"]).expect(0);
+}
+
+#[test]
+fn what_each_process_has_counted_is_a_table_or_json_or_what_prometheus_reads() {
+    let place = Place::new();
+    let subscriber = place.subscribe(&["x", "--reliable"]);
+    let publisher =
+        place.start(&["pub", "x", "12345", "--count", "2", "--rate", "1000", "--wait", "--late-join", "60s"]);
+    publisher.finish().expect(0);
+    let all: Vec<Value> = place
+        .run(&["stat", "--json"])
+        .expect(0)
+        .lines()
+        .iter()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    let [process] = &all[..] else { panic!("it shows who is there, and not itself: {all:?}") };
+    assert_eq!(keys(process), ["metrics", "name", "pid", "process"]);
+    assert_eq!(
+        (&process["name"], &process["metrics"]["messages_received"]),
+        (&json!("busway-sub"), &json!(2))
+    );
+    assert_eq!(process["metrics"]["inbound_dropped"]["lapped"], 0);
+    let text = place.run(&["stat", "--prometheus"]).expect(0).text();
+    assert!(
+        text.contains(
+            "# TYPE busway_messages_received_total counter\nbusway_messages_received_total{process="
+        ),
+        "{text}"
+    );
+    let lines = place.run(&["stat", "--interval", "1ms", "--count", "3"]).expect(0).lines();
+    let of = |line: &String| line.starts_with("busway-sub ");
+    assert_eq!((lines.len(), lines.iter().filter(|line| of(line)).count()), (6, 3), "{lines:?}");
+    assert!(lines[0].starts_with("NAME") && lines[5].contains(" 2 "), "{lines:?}");
+    drop(subscriber);
 }

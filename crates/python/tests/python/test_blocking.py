@@ -80,6 +80,19 @@ class Blocking(Claims):
         with self.assertRaises(busway.SettingError):
             self.bus.publisher("x", late_join=float("nan"))
 
+    def test_what_a_process_counts_is_a_dict(self):
+        subscriber, publisher = self.bus.subscriber("counted"), self.bus.publisher("counted")
+        for body in (b"1", b"22"):
+            publisher.send(body)
+        subscriber.recv(PATIENCE)
+        metrics = self.bus.metrics()
+        counted = {name: metrics[name] for name in ("messages_sent", "messages_received", "bytes_sent", "in_flight")}
+        self.assertEqual(counted, {"messages_sent": 2, "messages_received": 1, "bytes_sent": 3, "in_flight": 1})
+        self.assertEqual((metrics["inbound_dropped"]["lapped"], metrics["accounts_open"]), (0, 0))
+        everybody = self.bus.metrics_of_all()
+        self.assertIn(self.bus.name, [process["name"] for process in everybody])
+        self.assertIn("# TYPE busway_messages_sent_total counter\n", self.bus.prometheus())
+
     def test_an_interrupt_ends_a_wait(self):
         for call in ("subscriber.recv()", "subscriber.recv_many()", "next(iter(subscriber))", "late.wait_for_subscribers()"):
             script = f"""

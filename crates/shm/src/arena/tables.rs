@@ -10,8 +10,8 @@ use crate::error::ShmError;
 use crate::fork::PrivateFd;
 use crate::heap::CHUNK_BYTES_MAX;
 use crate::layout::{
-    ArenaHeader, EXTENTS_AT, EXTENTS_MAX, ExtentEntry, HEADS_AT, NAME_BYTES, RINGS_AT, RINGS_MAX, ROWS_AT,
-    ROWS_MAX, RingEntry, RowEntry, SEATS_AT, SEATS_MAX, SeatEntry,
+    ArenaHeader, COUNTERS_AT, CounterPage, EXTENTS_AT, EXTENTS_MAX, ExtentEntry, HEADS_AT, NAME_BYTES,
+    RINGS_AT, RINGS_MAX, ROWS_AT, ROWS_MAX, RingEntry, RowEntry, SEATS_AT, SEATS_MAX, SeatEntry,
 };
 use crate::life::{self, Life};
 use crate::slot::ChunkRef;
@@ -28,6 +28,7 @@ use super::FLAG_LEFT;
 #[derive(Debug)]
 pub struct Tables {
     header: Mapped<ArenaHeader>,
+    counters: Mapped<CounterPage>,
     parts: OnceLock<Parts>,
     arena: Windows,
     bulk: Windows,
@@ -66,7 +67,8 @@ impl Parts {
 
 impl Tables {
     pub(super) fn new(arena: Windows, bulk: Windows, files: Option<Files>) -> Result<Self, ShmError> {
-        Ok(Self { header: arena.seed().get(0)?, parts: OnceLock::new(), arena, bulk, files })
+        let (header, counters) = (arena.seed().get(0)?, arena.seed().get(COUNTERS_AT)?);
+        Ok(Self { header, counters, parts: OnceLock::new(), arena, bulk, files })
     }
 
     #[inline]
@@ -83,6 +85,11 @@ impl Tables {
     /// The first page.
     pub fn header(&self) -> &ArenaHeader {
         &self.header
+    }
+
+    /// What the process has counted.
+    pub fn counters(&self) -> &CounterPage {
+        &self.counters
     }
 
     /// What the owner's life word and flags say: one that has left and holds samples is closed, until it dies.

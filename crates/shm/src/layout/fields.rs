@@ -6,7 +6,7 @@
 //!
 //! It does not know what a field means: that is what `LAYOUT_VERSION` is for.
 
-use super::{ArenaHeader, ExtentEntry, RingEntry, RowEntry, SeatEntry};
+use super::{ArenaHeader, CounterPage, ExtentEntry, RingEntry, RowEntry, SeatEntry};
 use crate::bell::Line;
 use crate::claims::file::{ClaimsHeader, GroupHead, PullerLine};
 use crate::domain::DomainHeader;
@@ -47,10 +47,12 @@ macro_rules! structure {
 }
 
 /// What an arena is made of, and the claims file that goes with it.
-pub const ARENA: [Structure; 9] = [
+pub const ARENA: [Structure; 10] = [
     structure!(ArenaHeader: magic, layout_hash, version, pid, process, arena_bytes, bulk_bytes, started_ns, uid, flags,
         life, beat_ns, committed_bytes, rings_used, rows_used, seats_used, extents_used, name_bytes,
         spare, name),
+    structure!(CounterPage: folds, past_sent, past_bytes, past_relayed, past_waits, past_delivered, past_received, spare,
+        past_dropped, past_missed, events),
     structure!(ExtentEntry: offset, chunk_bytes, count, bulk, spare),
     structure!(RingEntry: key, topic, port, created_ns, stages_used, topic_bytes, history, flags, closed_at, rate_milli,
         waiting, waits, refused, evicted, past_delivered, past_rows, sent_bytes, lag_high, seated, past_dropped,

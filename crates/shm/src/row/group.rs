@@ -26,6 +26,7 @@ use super::{Message, RowReader, RowShared, Taken};
 use crate::arena::PeerArena;
 use crate::claims::file::Run;
 use crate::claims::{Claim, Found, Owner};
+use crate::counters;
 use crate::layout::{RingEntry, state, unkey};
 use crate::seat::EntryKey;
 use crate::sync::{Ordering, fence};
@@ -269,6 +270,8 @@ impl GroupReader {
         let instead = match self.reader.take_at(claim.sequence()) {
             Taken::Message(message) if message.sequence == claim.sequence() => {
                 self.say_taken();
+                // For who counts what this process took: the account is the group's.
+                counters::add(&self.row().entry.delivered, 1);
                 return Some(Pulled::Message(message, task));
             }
             // What lay there was no message: nobody else would find one.

@@ -1,0 +1,308 @@
+//! What is counted, and whether anybody counts it.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![expect(clippy::print_stdout, reason = "the test runner collects lines of evidence")]
+
+use std::collections::BTreeMap;
+use std::net::TcpListener;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::PathBuf;
+use std::sync::mpsc::sync_channel;
+use std::time::Duration;
+
+use busway::metrics::{METRICS, MetricKind, ProcessMetrics};
+use busway::service::{Breaker, Retry};
+use busway::{Bus, Node, Policy, RequestError, SendError};
+use busway_shm::clock::Deadline;
+
+const PATIENCE: Duration = Duration::from_secs(20);
+const HOUR: Duration = Duration::from_secs(3_600);
+
+/// A directory that is removed at the end.
+struct Directory(PathBuf);
+
+impl Directory {
+    fn new() -> Self {
+        let name = format!("busway-metrics-{}-{:x}", std::process::id(), fastrand::u64(..));
+        let path = std::env::temp_dir().join(name);
+        std::fs::DirBuilder::new().mode(0o700).create(&path).unwrap();
+        Self(path)
+    }
+
+    fn join(&self, name: &str) -> Bus {
+        let bus = Bus::builder().directory(&self.0).domain("metrics").name(name).arena_bytes(1 << 30);
+        bus.open().unwrap()
+    }
+}
+
+impl Drop for Directory {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// The values that are above zero, by name and label.
+fn fed(metrics: &ProcessMetrics) -> BTreeMap<String, u64> {
+    let label = |label: Option<(&str, &str)>| label.map_or(String::new(), |(_, value)| format!(" {value}"));
+    let fed = metrics.values.iter().filter(|value| value.value > 0);
+    fed.map(|value| (format!("{}{}", value.name, label(value.label)), value.value)).collect()
+}
+
+fn until(metrics: impl Fn() -> ProcessMetrics, what: &str, holds: impl Fn(&ProcessMetrics) -> bool) {
+    let deadline = Deadline::after(PATIENCE);
+    loop {
+        let now = metrics();
+        if holds(&now) {
+            return;
+        }
+        assert!(!deadline.expired(), "{what}: {:?}", fed(&now));
+        std::thread::yield_now();
+    }
+}
+
+/// Refusals and losses of messages.
+fn lose(bus: &Bus, reader: &Bus) {
+    let mut full = bus.publisher("full").slots_max(32).open().unwrap();
+    let strict = reader.subscriber("full").policy(Policy::Fail).open().unwrap();
+    for _ in 0..32 {
+        full.send(b"x").unwrap();
+    }
+    assert!(matches!(full.send(b"x"), Err(SendError::Full(_))));
+    drop(strict);
+    let mut waits = bus.publisher("waits").slots_max(32).max_wait(PATIENCE).open().unwrap();
+    let _block = reader.subscriber("waits").policy(Policy::Block).open().unwrap();
+    for _ in 0..32 {
+        waits.send(b"x").unwrap();
+    }
+    assert!(matches!(waits.send_timeout(b"x", Duration::from_millis(2)), Err(SendError::Timeout(_))));
+    assert!(matches!(waits.loan(usize::MAX / 4).map(|_| ()), Err(SendError::TooLarge { .. })));
+    let no_json = BTreeMap::from([(vec![1], 1)]);
+    assert!(matches!(waits.send_json(&no_json), Err(SendError::Encode(_))));
+    let mut early = bus.publisher("early").late_join(Duration::from_millis(1)).open().unwrap();
+    early.send(b"x").unwrap();
+    early.flush(PATIENCE).unwrap();
+    let mut laps = bus.publisher("laps").slots_max(32).open().unwrap();
+    let mut slow = bus.subscriber("laps").open().unwrap();
+    for _ in 0..100 {
+        laps.send(b"x").unwrap();
+    }
+    let kept = slow.recv_timeout(PATIENCE).unwrap();
+    assert!(kept.is_some());
+    let mut outlet = bus.outlet(laps).before_send(|body| if body.is_empty() { Err("empty") } else { Ok(()) });
+    assert!(outlet.send(b"").is_err());
+    let full = bus.publisher("full.too").slots_max(32).open().unwrap();
+    let _strict = reader.subscriber("full.too").policy(Policy::Fail).open().unwrap();
+    let mut outlet = bus.outlet(full).retry(Retry::times(2)).breaker(Breaker::default());
+    while outlet.send(b"x").is_ok() {}
+    while outlet.account().refused == 0 {
+        assert!(outlet.send(b"x").is_err());
+    }
+}
+
+/// Requests with each outcome that a test can wait for.
+fn ask(bus: &Bus, reader: &Bus) {
+    let alone = bus.requester("nobody").late_join(Duration::ZERO).open().unwrap();
+    assert_eq!(alone.request(b"?", PATIENCE).unwrap_err(), RequestError::NoResponders);
+    let requester = bus.requester("time").open().unwrap();
+    let mut responder = reader.responder("time").open().unwrap();
+    let server = std::thread::spawn(move || {
+        responder.recv().unwrap().reply(b"noon").unwrap();
+        responder.recv().unwrap().fail(b"no").unwrap();
+        drop(responder.recv().unwrap());
+        (responder.recv().unwrap(), responder)
+    });
+    assert_eq!(&requester.request(b"1", PATIENCE).unwrap()[..], b"noon");
+    assert_eq!(requester.request(b"2", PATIENCE).unwrap_err(), RequestError::Failed(b"no".to_vec()));
+    assert_eq!(requester.request(b"3", PATIENCE).unwrap_err(), RequestError::Unanswered);
+    assert_eq!(requester.request(b"4", Duration::from_millis(5)).unwrap_err(), RequestError::TimedOut);
+    drop(requester.send(b"5", PATIENCE).unwrap());
+    drop(server.join().unwrap());
+}
+
+/// Handlers with each outcome.
+fn handle(bus: &Bus) {
+    let mut publisher = bus.publisher("orders").open().unwrap();
+    let (tell, told) = sync_channel(64);
+    let service = bus
+        .service("billing")
+        .after_receive(|message| if message.is_empty() { Err("empty") } else { Ok(()) })
+        .dead_letters("orders.dead")
+        .on("orders", move |message| {
+            tell.try_send(message.to_vec()).unwrap();
+            assert!(&message[..] != b"panic", "as it was told");
+            if &message[..] == b"fail" { Err("as it was told") } else { Ok(()) }
+        })
+        .retry(Retry::times(2).pause(Duration::from_millis(1)))
+        .breaker(Breaker::default().failures(4).window(HOUR).pause(HOUR))
+        .start()
+        .unwrap();
+    for order in [&b""[..], b"well", b"fail", b"panic", b"refused"] {
+        publisher.send(order).unwrap();
+    }
+    for _ in 0..5 {
+        told.recv_timeout(PATIENCE).unwrap();
+    }
+    let closed = service.close(PATIENCE);
+    assert_eq!(closed.handlers[0].received, 5, "{closed:?}");
+}
+
+#[test]
+fn every_name_in_the_table_is_fed_by_something() {
+    let (here, there) = (Directory::new(), Directory::new());
+    let (bus, reader, far) = (here.join("counts"), here.join("reads"), there.join("far"));
+    lose(&bus, &reader);
+    ask(&bus, &reader);
+    handle(&bus);
+    let mut pusher = bus.pusher("work").open().unwrap();
+    let mut puller = bus.puller("work").open().unwrap();
+    pusher.send(b"x").unwrap();
+    let before = bus.metrics().unwrap().get("messages_received").unwrap();
+    puller.recv().unwrap().ack().unwrap();
+    assert_eq!(bus.metrics().unwrap().get("messages_received"), Some(before + 1), "a puller receives");
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let at = |address| Node::builder().cluster("test").index(1).listen(address);
+    assert!(at(taken.local_addr().unwrap()).open(&bus).is_err());
+    let node = at("127.0.0.1:0".parse().unwrap()).open(&bus).unwrap();
+    let other = Node::builder().cluster("test").index(0).peer(1, &node.listening()[0].to_string());
+    let other = other.open(&far).unwrap();
+    assert!(node.wait_for_peers(1, PATIENCE));
+    until(|| bus.metrics().unwrap(), "a link", |now| now.get("active_connections") == Some(1));
+    let mut abroad = bus.subscriber("abroad").policy(Policy::Block).open().unwrap();
+    let mut brings = far.publisher("abroad").open().unwrap();
+    brings.wait_for_subscribers(1, PATIENCE).unwrap();
+    // One that is not copied out.
+    brings.send(&[7; 1000]).unwrap();
+    let sample = abroad.recv_timeout(PATIENCE).unwrap().unwrap();
+    let _later = reader.subscriber("under.way").open().unwrap();
+    let mut under_way = bus.publisher("under.way").open().unwrap();
+    under_way.send(b"x").unwrap();
+    let metrics = bus.metrics().unwrap();
+    let fed = fed(&metrics);
+    for metric in METRICS.iter().filter(|metric| metric.name != "accounts_open") {
+        assert!(metrics.get(metric.name).unwrap() > 0, "nothing feeds {}: {fed:?}", metric.name);
+    }
+    assert_eq!(metrics.get("accounts_open"), Some(0));
+    for (name, labels) in [
+        ("errors", &["send", "request", "handler", "bind"][..]),
+        (
+            "outbound_dropped",
+            &["full", "timeout", "too_large", "encode", "rejected", "cooldown", "no_subscriber"],
+        ),
+        ("requests", &["answered", "timed_out", "no_responders", "unanswered", "failed", "cancelled"]),
+        ("handled", &["handled", "failed", "rejected"]),
+        ("handler_events", &["retried", "panicked", "refused", "buried"]),
+        ("inbound_dropped", &["lapped"]),
+        ("dropped", &["lapped", "no_subscriber", "subscriber_left"]),
+    ] {
+        for label in labels {
+            assert!(metrics.with(name, label).unwrap() > 0, "nothing feeds {name} {label}: {fed:?}");
+        }
+    }
+    assert_eq!(metrics.get("request_timeouts"), metrics.with("requests", "timed_out"));
+    drop((sample, other));
+    until(|| bus.metrics().unwrap(), "the end of a link", |now| now.get("active_connections") == Some(0));
+    println!("evidence: names={} values={}", METRICS.len(), fed.len());
+}
+
+#[test]
+fn what_ports_have_counted_that_are_gone_stays_counted_once_and_nothing_goes_back() {
+    let directory = Directory::new();
+    let (bus, other, watches) = (directory.join("one"), directory.join("two"), directory.join("watches"));
+    let seed = 5;
+    let mut rng = fastrand::Rng::with_seed(seed);
+    let (tell, told) = sync_channel::<()>(0);
+    let watcher = std::thread::spawn({
+        let bus = bus.clone();
+        move || {
+            let mut last: BTreeMap<(String, String), u64> = BTreeMap::new();
+            let mut looks = 0_u64;
+            while told.try_recv() == Err(std::sync::mpsc::TryRecvError::Empty) {
+                // Its own account is exact in each moment; that of others is read while they go on.
+                let mut all = watches.metrics_of_all().unwrap();
+                let mut own = bus.metrics().unwrap();
+                own.process.push_str(" itself");
+                all.push(own);
+                for of in &all {
+                    for name in ["messages_sent", "messages_received", "bytes_sent"] {
+                        let now = of.get(name).unwrap();
+                        let before = last.insert((of.process.clone(), name.to_owned()), now).unwrap_or(0);
+                        assert!(
+                            now >= before,
+                            "seed {seed}: {name} of {} went from {before} to {now}",
+                            of.name
+                        );
+                    }
+                }
+                looks += 1;
+            }
+            looks
+        }
+    });
+    let (mut sent, mut received) = (0, 0);
+    for n in 0..300 {
+        // Each its own: a publisher waits a while for a subscriber of its topic that has just gone.
+        let topic = format!("x{n}");
+        let mut publisher = bus.publisher(&topic).open().unwrap();
+        let count = rng.u64(0..40);
+        let mut subscriber = other.subscriber(&topic).policy(Policy::Block).open().unwrap();
+        for _ in 0..count {
+            publisher.send(b"1234").unwrap();
+        }
+        let takes = rng.u64(0..=count);
+        (0..takes).for_each(|_| assert!(subscriber.recv_timeout(PATIENCE).unwrap().is_some()));
+        (sent, received) = (sent + count, received + takes);
+    }
+    drop(tell);
+    let looks = watcher.join().unwrap();
+    let of = |name: &str| other.metrics_of_all().unwrap().into_iter().find(|of| of.name == name).unwrap();
+    let own = bus.metrics().unwrap();
+    assert_eq!((own.get("messages_sent"), own.get("bytes_sent")), (Some(sent), Some(4 * sent)));
+    assert_eq!(of("one").get("messages_sent"), Some(sent), "as others see it");
+    assert_eq!(
+        (other.metrics().unwrap().get("messages_received"), of("two").get("messages_received")),
+        (Some(received), Some(received))
+    );
+    let lost = Some(sent - received);
+    until(|| bus.metrics().unwrap(), "all are settled", |own| own.with("dropped", "subscriber_left") == lost);
+    until(|| of("one"), "also for others", |own| own.with("dropped", "subscriber_left") == lost);
+    let own = bus.metrics().unwrap();
+    assert_eq!(
+        (own.get("delivered"), own.get("in_flight"), own.get("accounts_open")),
+        (Some(received), Some(0), Some(0))
+    );
+    println!("evidence: publishers=300 sent={sent} received={received} looks={looks}");
+}
+
+#[test]
+fn the_page_on_metrics_is_the_table() {
+    let page = include_str!("../../../docs/metrics.md");
+    let shown: Vec<&str> = page.lines().filter(|line| line.starts_with("| `busway_")).collect();
+    let line = |metric: &busway::metrics::Metric| {
+        let (suffix, kind) = match metric.kind {
+            MetricKind::Counter => ("_total", "counter"),
+            _ => ("", "gauge"),
+        };
+        let label = metric.label.map_or("-".to_owned(), |label| format!("`{label}`"));
+        format!(
+            "| `busway_{}{suffix}` | {kind} | {} | {label} | {} | {} |",
+            metric.name, metric.unit, metric.help, metric.counted
+        )
+    };
+    let table: Vec<String> = METRICS.iter().map(line).collect();
+    assert_eq!(shown, table, "the table:\n{}", table.join("\n"));
+    for name in METRICS.iter().map(|metric| metric.name) {
+        assert!(name.chars().all(|c| c.is_ascii_lowercase() || c == '_'), "{name}");
+        assert_eq!(METRICS.iter().filter(|metric| metric.name == name).count(), 1, "{name} twice");
+    }
+    let first = [
+        "messages_sent",
+        "messages_received",
+        "errors",
+        "outbound_dropped",
+        "inbound_dropped",
+        "backpressure_events",
+        "request_timeouts",
+        "failed_bind_count",
+        "active_connections",
+    ];
+    assert_eq!(METRICS.iter().take(9).map(|metric| metric.name).collect::<Vec<_>>(), first);
+}

@@ -1,0 +1,161 @@
+//! What a process has counted since it began, in the second page of its arena: whoever may map it may read it.
+//!
+//! Most counters of a process are those of its rings and rows, which are counted where they happen, by one writer each, and cost
+//! nothing more. What a ring or a row had counted is added here when its entry is free for another. What happens rarely, and
+//! belongs to neither, is an [`Event`] and counted here.
+//!
+//! It knows no names for people, and makes no sums: `busway::metrics` does.
+//!
+//! Invariant: `folds` is odd while something is moved from an entry to the page; who reads both, and sees the same even number before
+//! and after, has counted nothing twice and nothing not at all.
+
+use std::sync::PoisonError;
+
+use crate::arena::OwnArena;
+use crate::layout::{CAUSES, CounterPage};
+use crate::sync::{AtomicU64, Ordering, fence};
+
+macro_rules! events {
+    ($($(#[$doc:meta])* $name:ident = $index:literal, $text:literal;)+) => {
+        /// What is counted for the process itself. The number is a word's place in its page, and never changes its meaning.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum Event {
+            $($(#[$doc])* $name = $index,)+
+        }
+
+        impl Event {
+            /// Every event, in order of its index.
+            pub const ALL: &[Event] = &[$(Event::$name),+];
+
+            /// The name in FORMAT.md.
+            #[must_use]
+            pub fn name(self) -> &'static str {
+                match self { $(Event::$name => $text),+ }
+            }
+        }
+    };
+}
+
+events! {
+    /// A send was refused: a ring was full, and nobody was to be waited for, or no longer.
+    SendFull = 0, "send_full";
+    /// A send was refused: the time of its caller was up.
+    SendTimeout = 1, "send_timeout";
+    /// A send was refused for want of memory.
+    SendMemory = 2, "send_memory";
+    /// A send was refused: the message is larger than any may be.
+    SendTooLarge = 3, "send_too_large";
+    /// A value could not be encoded.
+    SendEncode = 4, "send_encode";
+    /// A request had its last reply.
+    RequestAnswered = 5, "request_answered";
+    /// There was no reply in time.
+    RequestTimedOut = 6, "request_timed_out";
+    /// Nobody answers.
+    RequestNoResponders = 7, "request_no_responders";
+    /// The responder died.
+    RequestResponderDied = 8, "request_responder_died";
+    /// The responder let it go.
+    RequestUnanswered = 9, "request_unanswered";
+    /// The responder failed.
+    RequestFailed = 10, "request_failed";
+    /// A reply was lost.
+    RequestReplyLost = 11, "request_reply_lost";
+    /// It could not be sent, or its reply not be received.
+    RequestRefused = 12, "request_refused";
+    /// Who asked did not want the answer any more.
+    RequestCancelled = 13, "request_cancelled";
+    /// A handler was done with a message.
+    Handled = 14, "handled";
+    /// The last attempt at a message failed.
+    HandlerFailed = 15, "handler_failed";
+    /// A hook rejected a message.
+    HandlerRejected = 16, "handler_rejected";
+    /// An attempt failed and another follows.
+    HandlerRetried = 17, "handler_retried";
+    /// A handler panicked.
+    HandlerPanicked = 18, "handler_panicked";
+    /// A breaker refused an attempt.
+    HandlerRefused = 19, "handler_refused";
+    /// A message is among the dead letters of a service.
+    HandlerBuried = 20, "handler_buried";
+    /// A message should be among the dead letters of a service, and is not.
+    HandlerUnburied = 21, "handler_unburied";
+    /// An acknowledgement came too late.
+    HandlerLate = 22, "handler_late";
+    /// A hook of an outlet rejected a message.
+    OutletRejected = 23, "outlet_rejected";
+    /// The breaker of an outlet refused a message.
+    OutletRefused = 24, "outlet_refused";
+    /// An attempt of an outlet failed and another follows.
+    OutletRetried = 25, "outlet_retried";
+    /// The node could not listen at an address.
+    BindFailed = 26, "bind_failed";
+    /// Links that stand now: a level, not a sum.
+    Links = 27, "links";
+}
+
+impl CounterPage {
+    /// How often this happened.
+    #[must_use]
+    pub fn event(&self, event: Event) -> u64 {
+        self.events.get(event as usize).map_or(0, |word| word.load(Ordering::Relaxed))
+    }
+
+    /// What `read` makes of the page and of the entries that are folded into it, at a moment when nothing is; what it made of
+    /// them last where there is no such moment, as of a process that died in the midst of it.
+    pub fn at_one_moment<T>(&self, mut read: impl FnMut() -> T) -> T {
+        const TRIES: u32 = 16;
+        for _ in 1..TRIES {
+            let before = self.folds.load(Ordering::Acquire); // pairs with Release in `folding`
+            let value = read();
+            fence(Ordering::SeqCst); // pairs with the fence in `folding`
+            if before.is_multiple_of(2) && self.folds.load(Ordering::Relaxed) == before {
+                return value;
+            }
+            std::thread::yield_now();
+        }
+        read()
+    }
+}
+
+impl OwnArena {
+    /// Counts that this happened so often.
+    pub fn count(&self, event: Event, times: u64) {
+        if !self.forked()
+            && let Some(word) = self.counters().events.get(event as usize)
+        {
+            word.fetch_add(times, Ordering::Relaxed);
+        }
+    }
+
+    /// So it is now, of an event that is a level.
+    pub fn set_level(&self, event: Event, level: u64) {
+        if let Some(word) = self.counters().events.get(event as usize) {
+            word.store(level, Ordering::Relaxed);
+        }
+    }
+
+    /// Moves what an entry has counted to the page, or from one entry to another.
+    pub(crate) fn folding<T>(&self, fold: impl FnOnce(&CounterPage) -> T) -> T {
+        let _one_at_a_time = self.folds.lock().unwrap_or_else(PoisonError::into_inner);
+        let page = self.counters();
+        page.folds.fetch_add(1, Ordering::Relaxed);
+        fence(Ordering::SeqCst); // pairs with the fence in `at_one_moment`
+        let value = fold(page);
+        page.folds.fetch_add(1, Ordering::Release); // pairs with Acquire in `at_one_moment`
+        value
+    }
+}
+
+/// Adds to a word that we alone write.
+pub(crate) fn add(word: &AtomicU64, count: u64) {
+    word.store(word.load(Ordering::Relaxed).saturating_add(count), Ordering::Relaxed);
+}
+
+/// Adds counters by cause, in their order.
+pub(crate) fn add_causes<'a>(to: &[AtomicU64; CAUSES], from: impl Iterator<Item = &'a AtomicU64>) {
+    for (word, count) in to.iter().zip(from) {
+        add(word, count.load(Ordering::Relaxed));
+    }
+}
