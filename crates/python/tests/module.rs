@@ -130,6 +130,15 @@ claims! {
     fn messages_of_one_publisher_and_topic_come_in_order_and_once();
     fn a_bus_is_built_anywhere_and_used_in_one_loop_after_the_other();
 
+    "test_bus_document.Document":
+    fn the_quick_start_runs_as_it_stands_and_leaves_nothing();
+    fn its_names_are_ours();
+    fn its_handlers_handle();
+    fn its_state_bus_answers_once_it_has_imported_what_it_uses();
+    fn its_result_bus_prints_and_its_extension_echoes();
+    fn its_serializer_and_its_lifecycle_are_as_it_says();
+    fn its_web_service_answers();
+
     "test_bus_events.Events":
     fn what_is_published_before_its_subscriber_s_task_runs_arrives();
     fn a_subscriber_of_another_process_that_comes_late_gets_what_was_kept_for_it();
@@ -140,8 +149,24 @@ claims! {
     fn other_programs_of_the_bus_read_and_write_the_same_messages();
     fn a_message_of_any_size_comes_whole();
     fn a_stalled_handler_has_its_queue_and_its_publisher_waits_no_longer_than_was_said();
+    fn counts_do_not_fall_when_a_slow_subscriber_leaves();
     fn a_policy_that_drops_makes_nobody_wait();
     fn an_odd_bus_name_is_a_name();
+
+    "test_bus_requests.Requests":
+    fn a_request_is_answered_whoever_came_first();
+    fn what_nobody_overrides_says_so_and_a_plain_method_is_called_in_a_thread();
+    fn a_hundred_requests_are_under_way_at_once_and_each_has_its_own_answer();
+    fn a_request_that_is_late_returns_none_and_locks_nothing();
+    fn the_time_of_a_request_is_shared_or_halved_as_was_said();
+    fn that_nobody_answers_is_known_before_the_time_is_over();
+    fn requests_of_a_port_that_failed_are_left_alone_and_counted_and_come_back();
+    fn whatever_an_answer_comes_to_the_loop_goes_on();
+    fn a_requester_that_gives_up_or_dies_does_not_end_the_loop();
+    fn a_loop_to_which_no_request_comes_ticks_and_goes_on();
+    fn an_answer_that_cannot_be_sent_in_time_is_dropped_and_the_loop_goes_on();
+    fn a_bus_that_is_cleaned_up_answers_and_asks_no_more();
+    fn one_bus_asks_from_one_loop_after_the_other();
 
     "test_bus_results.Results":
     fn results_that_were_pushed_before_anybody_pulled_reach_who_pulls();
@@ -157,6 +182,7 @@ claims! {
     fn an_unknown_key_is_told_once_with_what_was_meant();
     fn a_value_that_cannot_be_meant_is_refused_where_it_is_given();
     fn serializers_read_what_the_others_wrote_and_a_missing_one_is_told();
+    fn domains_are_apart_and_sync_handlers_run_where_was_said();
     fn a_strict_bus_raises_what_others_count();
     fn nothing_is_logged_by_itself_and_nothing_opened_by_building();
 
@@ -165,6 +191,7 @@ claims! {
     fn what_is_cleaned_up_leaves_nothing_and_may_be_cleaned_up_again();
     fn two_buses_share_what_a_process_has_and_the_last_one_leaves();
     fn cleanup_has_an_end_whatever_is_under_way();
+    fn what_is_refused_does_not_hold_the_loop_up();
     fn what_was_sent_has_the_linger_to_be_read();
     fn handlers_that_are_not_to_be_cancelled_come_to_their_end();
     fn a_handler_may_clean_up_its_own_bus();

@@ -24,11 +24,13 @@ from ._bus import MessageBus, Ports, Topics
 from ._config import DEFAULT_CONFIG
 from ._metrics import BusMetrics
 from ._outbound import PublishResult
+from ._request import Cooldown
 from ._serializers import JsonSerializer, OrjsonSerializer, Serializer, build_serializer
 
 __all__ = [
     "DEFAULT_CONFIG",
     "BusMetrics",
+    "Cooldown",
     "JsonSerializer",
     "MessageBus",
     "OrjsonSerializer",

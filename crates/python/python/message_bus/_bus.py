@@ -18,6 +18,7 @@ from ._log import logger
 from ._metrics import BusMetrics
 from ._outbound import TURN, Publishing, PublishResult, Pushing, Route
 from ._pull import Pulling
+from ._request import Answering, Asking
 from ._serializers import Serializer
 from ._subscribe import Subscribing
 
@@ -54,6 +55,8 @@ class MessageBus:
         self._subscribing = Subscribing(self._core)
         self._pushing = Pushing(self._core)
         self._pulling = Pulling(self._core)
+        self._asking = Asking(self._core)
+        self._answering = Answering(self._core)
         self._routes = self._publishing.routes
         self._turn = 0
         if context is not None:
@@ -62,8 +65,10 @@ class MessageBus:
 
     def _fresh(self) -> None:
         self._core.fresh()
-        for pattern in (self._publishing, self._subscribing, self._pushing, self._pulling):
-            pattern.fresh()
+        for events in (self._publishing, self._subscribing):
+            events.fresh()
+        for work in (self._pushing, self._pulling, self._asking, self._answering):
+            work.fresh()
         self._routes = self._publishing.routes
 
     @property
@@ -154,6 +159,32 @@ class MessageBus:
         """What is done with a result: a dict of `sender`, `ts` and `data`. To be overridden."""
         self._core.log(logging.DEBUG, "pulled", "a result of %s was pulled", message.get("sender"))
 
+    async def request(self, data: Any, port: int = Ports.STATE_MANAGEMENT, timeout: float | None = None) -> Any:
+        """Asks, and returns the answer; None where there is none in time, unless the bus is strict.
+
+        `timeout` in seconds takes the place of `req_total_timeout`; 0 means that one.
+        """
+        try:
+            return await self._asking.request(data, port, timeout)
+        except Exception as error:
+            if self._core.settings.strict:
+                raise
+            cause = f"request {port} {type(error).__name__}"
+            self._core.log(logging.WARNING, cause, "a request on port %s has no answer: %s", port, error)
+            return None
+
+    async def request_ex(self, data: Any, port: int = Ports.STATE_MANAGEMENT, timeout: float | None = None) -> Any:
+        """Asks as `request`, and raises what went wrong: `busway.NoResponders`, `busway.TimedOut`, `Cooldown` and others."""
+        return await self._asking.request(data, port, timeout)
+
+    async def response_loop(self, port: int = Ports.STATE_MANAGEMENT) -> None:
+        """Answers requests by `_handle_request`, many at once, until it is cancelled or the bus is cleaned up."""
+        await self._core.run_loop(self._answering.loop(port, self._handle_request))
+
+    async def _handle_request(self, request: dict[str, Any]) -> Any:
+        """The answer to a request: a dict of `sender`, `ts` and `data`. To be overridden."""
+        return {"status": "not_implemented"}
+
     async def cleanup(self, cancel_running: bool = True) -> None:
         """Ends all loops and closes everything, within `close_linger_ms` and a second. It may be called again.
 
@@ -166,6 +197,7 @@ class MessageBus:
         until = time.monotonic() + core.settings.linger
         await core.in_thread(lambda: self._publishing.close(until))
         await core.in_thread(lambda: self._pushing.close(until))
+        await self._asking.close()
         await core.end_loops(0.5)
         await self._subscribing.close(cancel_running, until)
         await asyncio.get_running_loop().run_in_executor(None, core.leave())
@@ -181,7 +213,7 @@ class MessageBus:
             pass
         if extended:
             counts["causes"] = dict(self._core.metrics.causes)
-            counts["inbound_waiting"] = self._subscribing.waiting + self._pulling.waiting
+            counts["inbound_waiting"] = self._subscribing.waiting + self._pulling.waiting + self._answering.waiting
             counts["no_subscriber"] = self._publishing.unattended() + self._pushing.unattended()
         return counts
 

@@ -72,6 +72,7 @@ class Route:
         #: Subscribers for which the publisher waits no more, each time that one became so.
         self.stalled = 0
         self._slots = slots
+        self._lost = 0
 
     def is_heard(self) -> bool:
         """Whether anybody listens."""
@@ -83,7 +84,9 @@ class Route:
         account = self.native.account()
         # What a slow subscriber will not find any more counts as soon as it is gone, not when that one looks.
         beyond = account["in_flight"] - self._slots * max(1, account["subscribers"])
-        return max(lost(account) + max(0, int(beyond)), self.stalled)
+        # Who leaves takes along what it had not read, and a count never falls.
+        self._lost = max(lost(account) + max(0, int(beyond)), self.stalled, self._lost)
+        return self._lost
 
     def unattended(self) -> int:
         """Messages for which nobody came in time."""
@@ -116,10 +119,11 @@ class Outbound:
         core = self._core
         endpoint = f"{self._pattern}:{port}"
         breaker = core.breaker(endpoint)
-        if core.closed:
-            return self._dropped("closed")
-        if not breaker.allows():
-            return self._dropped("cooldown")
+        refused = "closed" if core.closed else None if breaker.allows() else "cooldown"
+        if refused is not None:
+            # A flood of what is refused must not have the loop for itself.
+            await asyncio.sleep(0)
+            return self._dropped(refused)
         try:
             payload = core.dumps(message)
             if not isinstance(topic, str):

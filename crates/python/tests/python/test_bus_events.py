@@ -259,6 +259,24 @@ asyncio.run(main())
         with self.assertLogs("message_bus", "WARNING"):
             self.run_async(main())
 
+    def test_counts_do_not_fall_when_a_slow_subscriber_leaves(self):
+        async def main():
+            stuck = Gate()
+            async with self.bus({"hwm_outbound": 32, "pub_send_timeout": 0.05}) as sender:
+                async with self.bus({"hwm_inbound": 1}) as slow:
+                    slow.register_handler("x", stuck)
+                    await self.listens(slow)
+                    await sender.ready("x")
+                    for number in range(200):
+                        await sender.publish("x", number)
+                    before = sender.get_metrics()["outbound_dropped"]
+                    self.assertGreaterEqual(before, 200 - 1 - 1 - 32)
+                await sender.publish("x", 200)
+                self.assertGreaterEqual(sender.get_metrics()["outbound_dropped"], before)
+
+        with self.assertLogs("message_bus", "WARNING"):
+            self.run_async(main())
+
     def test_a_policy_that_drops_makes_nobody_wait(self):
         async def main():
             stuck = Gate()

@@ -127,6 +127,24 @@ class Lives(BusClaims):
 
         self.run_async(main())
 
+    def test_what_is_refused_does_not_hold_the_loop_up(self):
+        async def main():
+            bus, turns = MessageBus("x"), 0
+            await bus.cleanup()
+
+            async def flood():
+                for number in range(1000):
+                    await bus.publish("x", number)
+
+            flooding = asyncio.create_task(flood())
+            while not flooding.done():
+                await asyncio.sleep(0)
+                turns += 1
+            self.assertGreater(turns, 100)
+            self.assertEqual(bus.get_metrics()["outbound_dropped"], 1000)
+
+        self.run_async(main())
+
     def test_what_was_sent_has_the_linger_to_be_read(self):
         async def main(linger):
             held = Held()

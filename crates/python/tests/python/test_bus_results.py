@@ -24,7 +24,8 @@ class ResultBus(MessageBus):
 class Results(BusClaims):
     def test_results_that_were_pushed_before_anybody_pulled_reach_who_pulls(self):
         async def main():
-            async with self.bus(name="worker") as worker, self.bus(kind=ResultBus) as collector:
+            config = {"late_join_ms": 0}
+            async with self.bus(config, name="worker") as worker, self.bus(kind=ResultBus) as collector:
                 for number in range(20):
                     self.assertIsNone(await worker.push_result({"task": number}))
                 pulling = asyncio.create_task(collector.pull_results_loop())
@@ -167,24 +168,34 @@ asyncio.run(main())
 
     def test_a_loop_whose_results_are_slow_takes_one_at_a_time(self):
         class Slow(ResultBus):
-            gate = None
+            slow = held = None
 
             async def _handle_pulled_message(self, message):
-                await self.gate(message)
+                await super()._handle_pulled_message(message)
+                if message["data"] == "slow":
+                    await self.slow(message)
+                elif len(self.results) > 101:
+                    await self.held(message)
 
         async def main():
             async with self.bus() as bus, self.bus(kind=Slow) as slow, self.bus(kind=ResultBus) as quick:
-                slow.gate = Gate()
+                slow.slow, slow.held = Gate(), Gate()
                 asyncio.create_task(slow.pull_results_loop())
-                await bus.push_result(0)
-                await self.until(lambda: slow.gate.inside == 1)
-                asyncio.create_task(quick.pull_results_loop())
-                for number in range(1, 500):
+                # By now it takes many at once.
+                for number in range(100):
                     await bus.push_result(number)
-                # What the slow one has not taken the other has.
-                await self.until(lambda: len(quick.results) == 499)
+                await self.until(lambda: len(slow.results) == 100)
+                await bus.push_result("slow")
+                await self.until(lambda: slow.slow.inside == 1)
+                for number in range(50):
+                    await bus.push_result(number)
+                asyncio.get_running_loop().call_later(0.1, slow.slow.open.set)
+                await self.until(lambda: slow.held.inside == 1)
+                # What it has not taken the other has.
+                asyncio.create_task(quick.pull_results_loop())
+                await self.until(lambda: len(quick.results) == 49)
                 self.assertEqual(slow.get_metrics(extended=True)["inbound_waiting"], 1)
-                slow.gate.open.set()
+                slow.held.open.set()
 
         self.run_async(main())
 

@@ -3,6 +3,7 @@
 import logging
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 from bus_stage import BusClaims
 from message_bus import (
@@ -137,6 +138,31 @@ class Settings(BusClaims):
         for kind in Text, Bytes:
             self.run_async(main({}, kind))
         self.assertIsInstance(MessageBus("x", {"serializer": Text()}).serializer, Text)
+
+    def test_domains_are_apart_and_sync_handlers_run_where_was_said(self):
+        class Counts(ThreadPoolExecutor):
+            submitted = 0
+
+            def submit(self, *arguments):
+                self.submitted += 1
+                return super().submit(*arguments)
+
+        async def main():
+            with Counts(1) as executor:
+                async with self.bus({"domain": "one", "sync_executor": executor}) as one, self.bus({"domain": "two"}) as two:
+                    seen = []
+                    for bus in (one, two):
+                        bus.register_handler("x", lambda message: seen.append(message["data"]))
+                        await self.listens(bus)
+                    await two.publish("x", "two")
+                    await one.publish("x", "one")
+                    await self.until(lambda: len(seen) == 2)
+                    self.assertEqual([bus.get_metrics()["messages_received"] for bus in (one, two)], [1, 1])
+                self.assertEqual(executor.submitted, 1)
+                # It is the program's: it works on.
+                self.assertEqual(executor.submit(len, "abc").result(), 3)
+
+        self.run_async(main())
 
     def test_a_strict_bus_raises_what_others_count(self):
         async def main():

@@ -58,7 +58,7 @@ class Words(Claims):
             results = doctest.testmod(module)
             self.assertEqual(results.failed, 0, module.__name__)
             attempted += results.attempted
-        for name in ("python.md", "message_bus.md"):
+        for name in ("python.md", "message_bus.md", "from_zeromq.md", "from_nats.md"):
             page = SOURCES.parent.parent / "docs" / name
             results = doctest.testfile(str(page), module_relative=False)
             self.assertEqual(results.failed, 0, page)

@@ -1,0 +1,1 @@
+bus = MessageBus("svc", config={"handler_max_concurrency": 50})

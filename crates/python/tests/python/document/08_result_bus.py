@@ -1,0 +1,3 @@
+class ResultBus(MessageBus):
+    async def _handle_pulled_message(self, message):
+        print("Result:", message)

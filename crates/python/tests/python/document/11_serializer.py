@@ -1,0 +1,1 @@
+bus = MessageBus("svc", config={"serializer": "orjson"})

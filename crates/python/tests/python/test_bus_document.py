@@ -1,0 +1,199 @@
+"""The examples of the ZeroMQ message bus document, as they stand there, run: each file of `document/` is one of them.
+
+What an example takes for granted is given to it. That of the state bus needs `import time`, which it does not have itself.
+"""
+
+import ast
+import asyncio
+import contextlib
+import importlib.util
+import io
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+import types
+import venv
+
+import busway
+import message_bus
+from bus_stage import BusClaims
+from message_bus import MessageBus, Ports, Topics
+from stage import PATIENCE
+
+BLOCKS = pathlib.Path(__file__).with_name("document")
+#: What the quick start says, whatever comes first.
+SAYS = {"Price update: {'symbol': 'BTC', 'price': 43210.5}", "State response: {'status': 'not_implemented'}"}
+#: Runs the quick start, and looks at what it counted and at what it left.
+LOOKS = """
+import asyncio, gc, json, message_bus, os, runpy, sys, threading, warnings
+cleanup = message_bus.MessageBus.cleanup
+
+async def counted(self, *arguments):
+    print(json.dumps(self.get_metrics()), file=sys.stderr)
+    await cleanup(self, *arguments)
+
+message_bus.MessageBus.cleanup = counted
+before = set(os.listdir("/proc/self/fd"))
+runpy.run_path(sys.argv[1], run_name="__main__")
+gc.collect()
+assert threading.active_count() == 1, threading.enumerate()
+left = [os.readlink(f"/proc/self/fd/{fd}") for fd in set(os.listdir("/proc/self/fd")) - before if os.path.islink(f"/proc/self/fd/{fd}")]
+assert not [fd for fd in left if "socket" in fd or "memfd" in fd], left
+"""
+
+
+class Document(BusClaims):
+    def block(self, name, **given):
+        """Runs an example, with what it takes for granted; returns its names."""
+        names = dict(given)
+        exec(compile((BLOCKS / name).read_text(), name, "exec"), names)
+        return names
+
+    async def block_in_loop(self, name, **given):
+        """The same where it awaits at its outermost level."""
+        names = dict(given)
+        code = compile((BLOCKS / name).read_text(), name, "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+        result = eval(code, names)
+        if result is not None:
+            await result
+        return names
+
+    def interpreter(self, parent):
+        """A Python that has our packages, and nothing else."""
+        venv.create(parent / "venv", symlinks=True, with_pip=False)
+        packages = parent / "packages"
+        packages.mkdir()
+        for package in (busway, message_bus):
+            (packages / package.__name__).symlink_to(pathlib.Path(package.__file__).parent)
+        environment = {**os.environ, "PYTHONPATH": str(packages), "BUSWAY_DIR": str(parent / "run")}
+        return [str(parent / "venv/bin/python"), "-W", "error"], environment
+
+    def test_the_quick_start_runs_as_it_stands_and_leaves_nothing(self):
+        shared = set(os.listdir("/dev/shm"))
+        with tempfile.TemporaryDirectory() as directory:
+            parent = pathlib.Path(directory)
+            python, environment = self.interpreter(parent)
+            lacks = subprocess.run([*python, "-c", "import zmq"], env=environment, capture_output=True, timeout=PATIENCE)
+            self.assertIn(b"No module named 'zmq'", lacks.stderr)
+            program = [*python, str(BLOCKS / "02_quick_start.py")]
+            done = subprocess.run(program, env=environment, capture_output=True, text=True, timeout=2 * PATIENCE)
+            self.assertEqual((done.returncode, done.stderr), (0, ""))
+            self.assertEqual((set(done.stdout.splitlines()), len(done.stdout.splitlines())), (SAYS, 2))
+            program = [*python, "-c", LOOKS, str(BLOCKS / "02_quick_start.py")]
+            done = subprocess.run(program, env=environment, capture_output=True, text=True, timeout=2 * PATIENCE)
+            self.assertEqual(done.returncode, 0, done.stderr)
+            self.assertEqual(set(done.stdout.splitlines()), SAYS)
+            counts = ast.literal_eval(done.stderr)
+            self.assertEqual((counts["messages_sent"], counts["messages_received"]), (3, 3))
+            others = set(counts) - {"messages_sent", "messages_received", "active_connections"}
+            self.assertEqual({name: counts[name] for name in others}, dict.fromkeys(others, 0))
+            self.assertEqual(counts["active_connections"], 6)
+            self.assertEqual(list((parent / "run").rglob("*.sock")), [])
+        self.assertEqual(set(os.listdir("/dev/shm")) - shared, set())
+
+    def test_its_names_are_ours(self):
+        names = self.block("03_names.py")
+        for theirs, ours in ((names["Ports"], Ports), (names["Topics"], Topics)):
+            public = {name: value for name, value in vars(theirs).items() if not name.startswith("_")}
+            self.assertEqual({name: getattr(ours, name) for name in public}, public)
+        self.assertEqual(MessageBus("svc").get_metrics().keys(), self.metrics().keys())
+
+    def metrics(self):
+        return ast.literal_eval((BLOCKS / "09_metrics.py").read_text())
+
+    def test_its_handlers_handle(self):
+        async def main():
+            async with self.bus() as bus:
+                self.block("06_handlers.py", bus=bus, asyncio=asyncio)
+                await self.listens(bus)
+                for topic in ("price.tick", "trade.executed"):
+                    await bus.publish(topic, {})
+                await self.until(lambda: bus.get_metrics()["messages_received"] == 2)
+                await self.until(lambda: bus.get_metrics(extended=True)["inbound_waiting"] == 0)
+                self.assertEqual(bus.get_metrics()["errors"], 0)
+            limited = self.block("06_concurrency.py", MessageBus=MessageBus)["bus"]
+            self.assertEqual(limited.config, {"handler_max_concurrency": 50})
+
+        self.run_async(main())
+
+    def test_its_state_bus_answers_once_it_has_imported_what_it_uses(self):
+        async def main(given):
+            async with self.bus(kind=self.block("07_state_bus.py", MessageBus=MessageBus, **given)["StateBus"]) as bus:
+                asyncio.create_task(bus.response_loop())
+                return [await bus.request({"op": op}) for op in ("get_state", "other")]
+
+        import time
+
+        state, unknown = self.run_async(main({"time": time}))
+        self.assertEqual((state["state"], unknown), ("OK", {"error": "unknown op"}))
+        state, unknown = self.run_async(main({}))
+        self.assertEqual(state["error"], "Handler error: name 'time' is not defined")
+
+    def test_its_result_bus_prints_and_its_extension_echoes(self):
+        async def main():
+            async with self.bus(kind=self.block("08_result_bus.py", MessageBus=MessageBus)["ResultBus"]) as bus:
+                said = io.StringIO()
+                with contextlib.redirect_stdout(said):
+                    asyncio.create_task(bus.pull_results_loop())
+                    await bus.push_result({"task_id": "abc123"})
+                    await self.until(lambda: said.getvalue())
+                self.assertTrue(said.getvalue().startswith("Result: {"), said.getvalue())
+            async with self.bus(kind=self.block("12_extension.py", MessageBus=MessageBus)["MyBus"]) as bus:
+                asyncio.create_task(bus.response_loop())
+                asyncio.create_task(bus.pull_results_loop())
+                self.assertEqual(await bus.request({"a": 1}), {"echo": {"a": 1}})
+                await bus.push_result(1)
+                await self.until(lambda: bus.get_metrics()["messages_received"] == 2)
+                self.assertEqual(bus.get_metrics()["errors"], 0)
+
+        self.run_async(main())
+
+    def test_its_serializer_and_its_lifecycle_are_as_it_says(self):
+        with self.assertNoLogs("message_bus", "WARNING"):
+            bus = self.block("11_serializer.py", MessageBus=MessageBus)["bus"]
+        self.assertEqual(bus.config, {"serializer": "orjson"})
+
+        async def main():
+            bus = MessageBus("lifecycle")
+            names = await self.block_in_loop("13_lifecycle.py", bus=bus, asyncio=asyncio, Ports=Ports)
+            self.assertEqual([task.done() for task in names["tasks"]], [True, True])
+            self.assertEqual(bus.get_metrics()["active_connections"], 0)
+
+        self.run_async(main())
+
+    def test_its_web_service_answers(self):
+        class FastAPI:
+            """As much of it as the example uses, where it is not installed."""
+
+            def __init__(self):
+                self.events, self.routes = {}, {}
+
+            def on_event(self, event):
+                return lambda function: self.events.setdefault(event, function)
+
+            def get(self, path):
+                return lambda function: self.routes.setdefault(path, function)
+
+        stand_in = types.ModuleType("fastapi")
+        stand_in.FastAPI = FastAPI
+        there = sys.modules.get("fastapi")
+        sys.modules["fastapi"] = stand_in
+        try:
+            # Where no event loop runs.
+            names = self.block("17_web.py", MessageBus=MessageBus)
+        finally:
+            del sys.modules["fastapi"]
+            if there is not None:
+                sys.modules["fastapi"] = there
+
+        async def main():
+            app = names["app"]
+            await app.events["startup"]()
+            answers = [await app.routes["/state"]() for _ in range(3)]
+            await app.events["shutdown"]()
+            return answers
+
+        self.assertEqual(self.run_async(main()), [{"raw": {"status": "not_implemented"}}] * 3)
+        self.evidence(fastapi="here" if importlib.util.find_spec("fastapi") else "stood in for")
