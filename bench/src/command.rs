@@ -13,7 +13,7 @@ use crate::outcome::Outcome;
 use crate::partners::die_with_parent;
 use crate::plan::Plan;
 use crate::stage::Stage;
-use crate::{Failure, cell};
+use crate::{Failure, cell, python};
 use std::io::Write;
 
 /// The sides that a program can measure.
@@ -44,6 +44,7 @@ impl Sides for Ours {
             "rings" => rings::conduct(plan),
             "futex" => cell::conduct::<BareFutex>(plan),
             "tcp" => cell::conduct::<BareTcp>(plan),
+            side if side.starts_with("python-") => python::conduct(plan),
             #[cfg(feature = "bus")]
             "busway" | "link" | "link-tls" => crate::bus::conduct(plan),
             other => Err(format!("this program cannot measure {other}").into()),

@@ -17,6 +17,7 @@ pub mod outcome;
 pub mod partners;
 pub mod place;
 pub mod plan;
+pub mod python;
 pub mod stage;
 
 #[cfg(feature = "bus")]

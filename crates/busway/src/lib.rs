@@ -53,7 +53,7 @@ pub use inspection::{
 };
 pub use node::{FLOWS_TOPIC, FlowStatus, LinkState, Node, NodeBuilder, PEERS_TOPIC, PeerStatus, PeerView};
 pub use outcome::{Behind, Loss, RecvError, SendError, Sent, Unread, Who};
-pub use publisher::{Clock, DetachedLoan, Gating, Loan, Publisher, PublisherBuilder};
+pub use publisher::{Batch, Clock, DetachedLoan, Gating, Loan, Publisher, PublisherBuilder};
 pub use puller::{Late, Puller, PullerBuilder, Task};
 pub use pusher::{Pusher, PusherBuilder};
 pub use requester::{Pending, Reply, RequestError, Requester, RequesterBuilder, Strays};

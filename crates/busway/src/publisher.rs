@@ -29,9 +29,11 @@ use crate::outcome::{Behind, SendError, Sent, Who};
 use crate::ports::{Ahead, Carrier, line_of, ring_key};
 use crate::typed::TypedPublisher;
 
+mod batch;
 mod loan;
 mod relay;
 
+pub use batch::Batch;
 use loan::Place;
 pub use loan::{DetachedLoan, Loan};
 pub(crate) use relay::{Missing, ORIGIN_BYTES, Relay, RelayLoan};
@@ -416,6 +418,11 @@ impl Publisher {
         self.send_coded(payload, Codec::Bytes, Patience::None)
     }
 
+    /// Several messages, of which those who sleep are told once: for who has more to send at once. See [`Batch`].
+    pub fn batch(&mut self) -> Batch<'_> {
+        Batch::new(self)
+    }
+
     /// Sends a value as JSON.
     ///
     /// # Errors
@@ -511,19 +518,25 @@ impl Publisher {
         stamp: Stamp,
         patience: Patience,
     ) -> Result<Sent, SendError> {
-        let meta = InlineMeta {
-            time_ns: self.now_ns(),
-            correlation: stamp.correlation,
-            size: 0,
-            kind: stamp.kind.number(),
-            flags: self.flags(codec).bits(),
-        };
+        let meta = self.meta(codec, stamp);
         if let Some(sequence) = self.writer.put_inline(&meta, payload) {
             self.tell(payload.len());
             return Ok(Sent { sequence, waited_ns: 0, stalled: 0, evicted: 0 });
         }
         let sent = self.writer.send_inline(&meta, payload, patience);
         self.after(sent.map_err(|refusal| SendError::of(refusal, &self.topic)), payload.len())
+    }
+
+    /// What lies before a small payload.
+    #[inline]
+    fn meta(&self, codec: Codec, stamp: Stamp) -> InlineMeta {
+        InlineMeta {
+            time_ns: self.now_ns(),
+            correlation: stamp.correlation,
+            size: 0,
+            kind: stamp.kind.number(),
+            flags: self.flags(codec).bits(),
+        }
     }
 
     /// A place for a payload of `len` bytes, in the memory where subscribers will read it. At most 96 bytes lie in the

@@ -16,7 +16,7 @@ use crate::bus::Bus;
 use crate::error::Error;
 use crate::inspection::Account;
 use crate::outcome::{SendError, Sent};
-use crate::publisher::{DetachedLoan, Loan, Publisher, PublisherBuilder};
+use crate::publisher::{Batch, DetachedLoan, Loan, Publisher, PublisherBuilder};
 
 /// Messages that wait or are being handled, unless the builder says otherwise: a second's work of a quick puller.
 const SLOTS_DEFAULT: u32 = 1024;
@@ -104,6 +104,11 @@ impl Pusher {
     #[inline]
     pub fn try_send(&mut self, payload: &[u8]) -> Result<Sent, SendError> {
         self.publisher.try_send(payload)
+    }
+
+    /// Several messages, of which pullers that sleep are told once. See [`Batch`].
+    pub fn batch(&mut self) -> Batch<'_> {
+        self.publisher.batch()
     }
 
     /// Sends a value as JSON.

@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use asleep::until_asleep;
 use busway::{Bus, Policy, RecvError, Sample, SampleStream};
+use busway_shm::clock;
 use busway_shm::sync::{AtomicBool, AtomicU64, Ordering};
 use futures_core::Stream;
 use place::{PATIENCE, Scene};
@@ -235,4 +236,87 @@ fn one_thread_sleeps_for_a_hundred_tasks_and_wakes_the_one_that_a_message_is_for
     // other topics sleeps on.
     assert!(polls <= 8 * TASKS as u64, "{polls} looks of {TASKS} tasks");
     println!("evidence: tasks={TASKS} polls={polls}");
+}
+
+/// Batches of which one half is measured: by the timer each would take half a second on the average.
+const BATCHES: usize = 21;
+
+/// The middle of these times.
+fn woken_within(mut micros: Vec<u64>) -> u64 {
+    micros.sort_unstable();
+    let middle = micros[micros.len() / 2];
+    assert!(middle < 100_000, "half of the batches took {middle} us and more");
+    middle
+}
+
+#[test]
+fn a_task_is_woken_when_a_batch_ends() {
+    let _counted = COUNTED.lock().unwrap_or_else(PoisonError::into_inner);
+    let scene = Scene::new();
+    let (theirs, ours) = (scene.bus("publishes"), scene.bus("waits"));
+    let mut subscriber = ours.subscriber("batch").policy(Policy::Block).open().unwrap();
+    let mut publisher = theirs.publisher("batch").max_wait(PATIENCE).open().unwrap();
+    let (sender, results) = channel();
+    let reads = std::thread::spawn(move || {
+        for _ in 0..BATCHES {
+            sender.send(gettid()).unwrap();
+            for message in 0..3 {
+                assert_eq!(block_on(subscriber.recv_async()).0.unwrap().payload(), [message]);
+            }
+        }
+        sender.send(gettid()).unwrap();
+    });
+    let mut micros = Vec::new();
+    let mut thread = results.recv_timeout(PATIENCE).unwrap();
+    for _ in 0..BATCHES {
+        until_asleep(thread);
+        let begin = clock::monotonic_ns();
+        let mut batch = publisher.batch();
+        for message in 0..3 {
+            batch.send(&[message]).unwrap();
+        }
+        drop(batch);
+        thread = results.recv_timeout(PATIENCE).unwrap();
+        micros.push((clock::monotonic_ns() - begin) / 1000);
+    }
+    reads.join().unwrap();
+    println!("evidence: batches={BATCHES} p50_us={}", woken_within(micros));
+}
+
+#[test]
+fn a_task_is_woken_before_a_batch_waits_for_somebody_else() {
+    const RING: u8 = 32;
+    let _counted = COUNTED.lock().unwrap_or_else(PoisonError::into_inner);
+    let scene = Scene::new();
+    let (theirs, ours) = (scene.bus("publishes"), scene.bus("waits"));
+    let mut micros = Vec::new();
+    for _ in 0..BATCHES {
+        let mut waits = ours.subscriber("batch").open().unwrap();
+        let mut slow = ours.subscriber("batch").policy(Policy::Block).open().unwrap();
+        let builder = theirs.publisher("batch").slots_max(RING.into()).max_wait(PATIENCE);
+        let mut publisher = builder.open().unwrap();
+        let (sender, results) = channel();
+        let reads = std::thread::spawn(move || {
+            for message in 0..RING {
+                if message == RING - 8 {
+                    sender.send(gettid()).unwrap();
+                }
+                assert_eq!(block_on(waits.recv_async()).0.unwrap().payload(), [message]);
+            }
+            // Only now the publisher has room.
+            assert_eq!(slow.recv().unwrap().payload(), [0]);
+            slow
+        });
+        let mut batch = publisher.batch();
+        (0..RING - 8).for_each(|message| assert!(batch.send(&[message]).is_ok()));
+        batch.tell();
+        until_asleep(results.recv_timeout(PATIENCE).unwrap());
+        (RING - 8..RING).for_each(|message| assert!(batch.send(&[message]).is_ok()));
+        let begin = clock::monotonic_ns();
+        batch.send(&[RING]).unwrap();
+        micros.push((clock::monotonic_ns() - begin) / 1000);
+        drop(batch);
+        drop(reads.join().unwrap());
+    }
+    println!("evidence: batches={BATCHES} p50_us={}", woken_within(micros));
 }

@@ -51,6 +51,23 @@ impl Publisher {
         self.shared.try_send(py, data)
     }
 
+    /// Sends all of a list of messages, waiting as `send` does, and returns how many: those who sleep are woken once for all
+    /// that has room. `timeout` is for all of them. What is raised says in `sent` how many were sent before.
+    #[pyo3(signature = (messages, timeout = None))]
+    fn send_many(
+        &self,
+        py: Python<'_>,
+        messages: &Bound<'_, PyAny>,
+        timeout: Option<f64>,
+    ) -> PyResult<usize> {
+        self.shared.send_many(py, messages, timeout)
+    }
+
+    /// Sends the first of a list of messages, as many as there is room for, and returns how many; waits for nothing.
+    fn try_send_many(&self, py: Python<'_>, messages: &Bound<'_, PyAny>) -> PyResult<usize> {
+        self.shared.try_send_many(py, messages)
+    }
+
     /// Sends a value as JSON, as `json.dumps` writes it.
     #[pyo3(signature = (value, timeout = None))]
     fn send_json(&self, py: Python<'_>, value: &Bound<'_, PyAny>, timeout: Option<f64>) -> PyResult<Sent> {

@@ -9,7 +9,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use busway::{Account, Code, DetachedLoan, Error, SendError};
+use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyString};
 
 use crate::deadline::{Deadline, seconds};
 use crate::failure::{OrRaise, inherited, missed};
@@ -20,6 +22,8 @@ use crate::turn::{Missed, Taken, Turn};
 /// `bytes` of this size and more are copied without the interpreter: that takes some ten microseconds. Of what may change
 /// meanwhile, such as a bytearray, any size is copied with it.
 const LARGE_BYTES: usize = 256 << 10;
+/// So many messages of a list are sent while the interpreter is held: a tenth of a millisecond.
+const SOME: usize = 1024;
 /// As long as the clock can tell: no limit.
 const ENDLESS: Duration = Duration::MAX;
 
@@ -64,6 +68,13 @@ impl Port {
         match self {
             Self::Publisher(publisher) => publisher.try_send(bytes),
             Self::Pusher(pusher) => pusher.try_send(bytes),
+        }
+    }
+
+    fn batch(&mut self) -> busway::Batch<'_> {
+        match self {
+            Self::Publisher(publisher) => publisher.batch(),
+            Self::Pusher(pusher) => pusher.batch(),
         }
     }
 
@@ -299,6 +310,88 @@ impl Shared {
         sent.map(Sent::from).or_raise(py)
     }
 
+    /// Sends all of these, waiting where it must, and returns how many. Who raises says in `sent` how many were sent before.
+    pub(crate) fn send_many(
+        &self,
+        py: Python<'_>,
+        messages: &Bound<'_, PyAny>,
+        timeout: Option<f64>,
+    ) -> PyResult<usize> {
+        let deadline = Deadline::after(py, timeout)?;
+        self.check().or_raise(py)?;
+        let all = all_of(messages)?;
+        let payloads = payloads_of(&all)?;
+        let mut sent = 0;
+        self.send_all(py, &payloads, deadline, &mut sent).map_err(|error| told(py, error, sent))?;
+        Ok(sent)
+    }
+
+    fn send_all(
+        &self,
+        py: Python<'_>,
+        payloads: &[Payload<'_>],
+        deadline: Deadline,
+        sent: &mut usize,
+    ) -> PyResult<()> {
+        while let Some(rest) = payloads.get(*sent..).filter(|rest| !rest.is_empty()) {
+            let some = rest.get(..SOME).unwrap_or(rest);
+            let gone = self.send_some(py, some, sent)?;
+            if gone < some.len() {
+                match &some[gone] {
+                    Payload::Bytes(bytes) => self.send_waiting(py, bytes, deadline)?,
+                    Payload::Buffer(buffer) => {
+                        let bytes = buffer.to_vec(py)?;
+                        self.send_waiting(py, &bytes, deadline)?
+                    }
+                };
+                *sent += 1;
+            }
+            // Other threads had to wait for the interpreter.
+            py.detach(|| {});
+            py.check_signals()?;
+        }
+        Ok(())
+    }
+
+    /// Sends those of these for which there is room, and returns how many.
+    pub(crate) fn try_send_many(&self, py: Python<'_>, messages: &Bound<'_, PyAny>) -> PyResult<usize> {
+        self.check().or_raise(py)?;
+        let all = all_of(messages)?;
+        let payloads = payloads_of(&all)?;
+        let mut sent = 0;
+        for some in payloads.chunks(SOME) {
+            let gone = self.send_some(py, some, &mut sent).map_err(|error| told(py, error, sent))?;
+            if gone < some.len() {
+                break;
+            }
+        }
+        Ok(sent)
+    }
+
+    /// Sends the first of these, as many as there is room for; the interpreter is held. `sent` grows by as many.
+    fn send_some(&self, py: Python<'_>, payloads: &[Payload<'_>], sent: &mut usize) -> PyResult<usize> {
+        let Some(mut port) = self.try_take().or_raise(py)? else { return Ok(0) };
+        let mut batch = port.batch();
+        let mut gone = 0;
+        let ended = payloads.iter().try_for_each(|payload| {
+            let said = match payload {
+                Payload::Bytes(bytes) => batch.try_send(bytes),
+                Payload::Buffer(buffer) => batch.try_send(&buffer.to_vec(py).map_err(Unsent::Raised)?),
+            };
+            gone += usize::from(said.is_ok());
+            said.map(drop).map_err(Unsent::Refused)
+        });
+        drop(batch);
+        // Put back before anything is raised: that runs Python, which may send.
+        drop(port);
+        *sent += gone;
+        match ended {
+            Ok(()) | Err(Unsent::Refused(SendError::Full(_))) => Ok(gone),
+            Err(Unsent::Refused(error)) => Err(error).or_raise(py),
+            Err(Unsent::Raised(error)) => Err(error),
+        }
+    }
+
     pub(crate) fn send_json(
         &self,
         py: Python<'_>,
@@ -370,6 +463,31 @@ impl Shared {
         self.check().or_raise(py)?;
         Ok(self.turn.is_closed())
     }
+}
+
+/// Why a message of a list was not sent.
+enum Unsent {
+    Refused(SendError),
+    Raised(PyErr),
+}
+
+/// What there is to send, so that nothing of Python's runs while it is sent.
+fn all_of<'py>(messages: &Bound<'py, PyAny>) -> PyResult<Vec<Bound<'py, PyAny>>> {
+    if messages.is_instance_of::<PyBytes>() || messages.is_instance_of::<PyString>() {
+        return Err(PyTypeError::new_err("several messages are a list of them, not one"));
+    }
+    messages.try_iter()?.collect()
+}
+
+fn payloads_of<'py>(all: &'py [Bound<'py, PyAny>]) -> PyResult<Vec<Payload<'py>>> {
+    all.iter().map(Payload::of).collect()
+}
+
+/// The error says how many messages were sent before it.
+fn told(py: Python<'_>, error: PyErr, sent: usize) -> PyErr {
+    // What cannot be told is no reason to raise something else.
+    let _ = error.value(py).setattr("sent", sent);
+    error
 }
 
 /// Seconds as a duration without an end where none is given.

@@ -52,6 +52,7 @@ claims! {
     fn the_interpreter_is_free_while_a_thread_waits();
     fn an_interrupt_ends_a_wait();
     fn closing_ends_every_wait();
+    fn a_list_is_sent_whole_and_in_order_and_who_refuses_it_says_how_much_was_sent();
     fn threads_share_a_publisher_and_a_subscriber();
     fn a_publisher_that_waits_lets_the_interpreter_go();
     fn every_code_has_its_class_and_says_what_to_try();
@@ -61,6 +62,7 @@ claims! {
     fn what_a_process_counts_is_a_dict();
 
     "test_asyncio.Asyncio":
+    fn a_loop_sends_a_list_and_goes_on_while_there_is_no_room();
     fn a_loop_receives_while_it_does_other_things();
     fn a_loop_is_woken_once_for_whatever_has_come();
     fn a_receive_that_is_cancelled_has_taken_nothing();

@@ -47,6 +47,8 @@ class Error(Exception):
     place: str
     #: What to try; empty if there is nothing to try.
     remedy: str
+    #: What `send_many` raises: how many messages were sent before it.
+    sent: int = 0
 
     def __init__(self, number: int, cause: str, place: str = "", remedy: str = "") -> None:
         # Not by the next class: an OSError, as TimeoutError is, would take the number for an errno.

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Generator, Sequence
+from collections.abc import AsyncIterator, Callable, Generator, Iterable, Sequence
 from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
@@ -175,6 +175,19 @@ class _Sender(_Opened[N]):
             return native.try_send(data)
         except (busway.Full, busway.TimedOut):
             return await asyncio.get_running_loop().run_in_executor(None, native.send, data, timeout)
+
+    async def send_many(self, messages: Iterable[Buffer], timeout: float | None = None) -> int:
+        """Sends all of these, and returns how many: at once where there is room, else without holding the loop up."""
+        native, everything = self._native, list(messages)
+        sent = native.try_send_many(everything)
+        if sent < len(everything):
+            rest = everything[sent:]
+            try:
+                sent += await asyncio.get_running_loop().run_in_executor(None, native.send_many, rest, timeout)
+            except busway.Error as error:
+                error.sent += sent
+                raise
+        return sent
 
     async def send_json(self, value: object, timeout: float | None = None) -> busway.Sent:
         """Sends a value as JSON."""

@@ -45,6 +45,25 @@ with busway.Bus("asyncio") as bus, bus.publisher("x.y") as publisher:
         self.assertGreater(turns, 3)
         self.evidence(messages=3000, turns_of_another_task=turns)
 
+    def test_a_loop_sends_a_list_and_goes_on_while_there_is_no_room(self):
+        sent = [b"%d" % number for number in range(500)]
+
+        async def main():
+            async with aio.Bus("asyncio") as bus:
+                publisher = await bus.publisher("x", slots_max=32, max_wait=PATIENCE)
+                subscriber = await bus.subscriber("x", policy="block")
+                await publisher.wait_for_subscribers(1, PATIENCE)
+                many, got = asyncio.create_task(publisher.send_many(sent, PATIENCE)), []
+                # Nobody reads before this loop has its turn.
+                while len(got) < len(sent):
+                    got += [bytes(sample) for sample in await subscriber.recv_many()]
+                self.assertEqual((await many, got), (len(sent), sent))
+                with self.assertRaises(busway.TimedOut) as told:
+                    await publisher.send_many(sent, 0.05)
+                self.assertEqual(told.exception.sent, 32)
+
+        asyncio.run(asyncio.wait_for(main(), 3 * PATIENCE))
+
     def test_a_loop_is_woken_once_for_whatever_has_come(self):
         async def main():
             async with aio.Bus("asyncio") as bus:

@@ -1,5 +1,6 @@
 """The calls that wait."""
 
+import array
 import pickle
 import signal
 import threading
@@ -132,6 +133,38 @@ with busway.Bus("interrupted") as bus:
             with self.assertRaises(busway.Closed):
                 bus.publisher("x")
             self.assertTrue(bus.closed)
+
+    def test_a_list_is_sent_whole_and_in_order_and_who_refuses_it_says_how_much_was_sent(self):
+        publisher = self.bus.publisher("many", slots_max=32, max_wait=PATIENCE)
+        self.assertEqual((publisher.send_many([]), publisher.try_send_many(iter(()))), (0, 0))
+        subscriber = self.bus.subscriber("many", policy="block")
+        publisher.wait_for_subscribers(1, PATIENCE)
+        # More than the ring has room for, of every kind.
+        kinds = [bytes, bytearray, memoryview, lambda text: array.array("B", text)]
+        sent = [b"%d" % number * (1 + number % 40) for number in range(5_000)]
+        many = self.pool.submit(publisher.send_many, (kinds[at % 4](text) for at, text in enumerate(sent)), PATIENCE)
+        got = []
+        while len(got) < len(sent) and (samples := subscriber.recv_many(timeout=PATIENCE)):
+            got += [bytes(sample) for sample in samples]
+        self.assertEqual((many.result(PATIENCE), got == sent), (len(sent), True))
+        # What has room, and no more.
+        self.assertEqual(publisher.try_send_many([b"room"] * 50), 32)
+        with self.assertRaises(busway.TimedOut) as told:
+            publisher.send_many([b"x"], 0.01)
+        self.assertEqual(told.exception.sent, 0)
+        self.assertEqual(len(subscriber.recv_many(32, PATIENCE)), 32)
+        with self.assertRaises(busway.TimedOut) as told:
+            publisher.send_many([b"y"] * 50, 0.05)
+        self.assertEqual((told.exception.sent, len(subscriber.recv_many(64, PATIENCE))), (32, 32))
+        # What is no message is refused before any is sent.
+        for refused in (b"one", "one", 7, [b"y", "text"], [b"y", None]):
+            for send in (publisher.send_many, publisher.try_send_many):
+                with self.assertRaises(TypeError):
+                    send(refused)
+        self.assertIsNone(subscriber.try_recv())
+        publisher.close()
+        with self.assertRaises(busway.Closed):
+            publisher.send_many([b"late"])
 
     def test_threads_share_a_publisher_and_a_subscriber(self):
         subscriber = self.bus.subscriber("x", policy="block")
