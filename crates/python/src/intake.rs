@@ -278,6 +278,15 @@ impl<P: Port> Intake<P> {
     }
 }
 
+impl<P: Port> Drop for Intake<P> {
+    fn drop(&mut self) {
+        // To go may take a moment, as for a responder whose first reply is on its way.
+        if self.check().is_ok() {
+            Python::try_attach(|py| py.detach(|| self.turn.close(Deadline::never()).map(drop)));
+        }
+    }
+}
+
 /// Whether it says that the port or its bus is closed.
 pub(crate) fn is_closed(py: Python<'_>, error: &PyErr) -> bool {
     let code = error.value(py).getattr("code").and_then(|code| code.extract::<String>());

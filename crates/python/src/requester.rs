@@ -267,6 +267,13 @@ impl Requester {
     }
 }
 
+impl Drop for Requester {
+    fn drop(&mut self) {
+        let requester = self.requester.get_mut().unwrap_or_else(PoisonError::into_inner).take();
+        Python::try_attach(|py| py.detach(|| drop(requester)));
+    }
+}
+
 impl Requester {
     fn doorbell(&self, py: Python<'_>) -> PyResult<Arc<Doorbell>> {
         self.check().or_raise(py)?;
