@@ -181,6 +181,8 @@ pub(crate) struct PublisherRecord {
     pub(crate) created_ns: u64,
     /// Its messages come from another host.
     pub(crate) relay: bool,
+    /// Of one for groups: its messages come from another host and are for this one alone.
+    pub(crate) only: Option<Topic>,
 }
 
 /// A subscriber as it is registered.
@@ -199,6 +201,8 @@ pub(crate) struct SubscriberRecord {
 pub(crate) enum Watched {
     /// Somebody subscribes. May be said again.
     Wanted { process: ProcessId, port: PortId, pattern: Pattern, policy: Policy },
+    /// Somebody pulls. May be said again.
+    Pulled { process: ProcessId, port: PortId, pattern: Pattern, group: Group },
     /// A subscription is gone.
     Unwanted { process: ProcessId, port: PortId },
     /// A listing begins: another holder may have been told less than the last.

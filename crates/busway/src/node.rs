@@ -69,6 +69,7 @@ pub struct NodeBuilder {
     flows: FlowLimits,
     data: Granted,
     name: Option<String>,
+    shares_work: bool,
     plain_beyond_loopback: bool,
     tls: Option<Tls>,
     token: Option<Secret>,
@@ -219,13 +220,21 @@ impl NodeBuilder {
         network: &busway_io::Network,
         host: busway_io::HostId,
     ) -> Result<Stepped, Error> {
-        Stepped::open(bus, self.config()?, network, host)
+        // The desk of work has a thread.
+        Stepped::open(bus, self.apart().config()?, network, host)
+    }
+
+    /// Groups and requests stay on its host.
+    pub(crate) fn apart(mut self) -> Self {
+        self.shares_work = false;
+        self
     }
 
     fn config(self) -> Result<HubConfig, Error> {
         self.check()?;
         let tokens = self.tokens()?;
         Ok(HubConfig {
+            shares_work: self.shares_work,
             cluster: self.cluster,
             identity: self.identity,
             listen: self.listen,
@@ -416,6 +425,7 @@ impl Node {
             },
             data: Granted { messages: LINK_CREDIT_MESSAGES_DEFAULT, bytes: LINK_CREDIT_BYTES_DEFAULT },
             name: None,
+            shares_work: true,
             plain_beyond_loopback: false,
             tls: None,
             token: None,

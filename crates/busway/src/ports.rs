@@ -8,7 +8,7 @@
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Condvar, LazyLock, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use busway_shm::arena::{OwnArena, PeerArena};
@@ -86,7 +86,8 @@ pub(crate) struct Arrival {
 }
 
 /// Of which topics a subscription gets rows.
-pub(crate) struct Filter(pub(crate) Box<dyn Fn(&Topic) -> bool + Send + Sync>);
+#[derive(Clone)]
+pub(crate) struct Filter(pub(crate) Arc<dyn Fn(&Topic) -> bool + Send + Sync>);
 
 impl std::fmt::Debug for Filter {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -647,6 +648,17 @@ impl PortTable {
         }
     }
 
+    /// Wakes a node that waits for what becomes of the work that it has laid out here.
+    pub(crate) fn ring_work(&self) {
+        // A child made by `fork` has no bell, and may not take the parent's locks.
+        if self.own.forked() {
+            return;
+        }
+        if let Some(domain) = self.domain() {
+            domain.bell().ring(work_line());
+        }
+    }
+
     pub(crate) fn ring_bell(&self, line: usize) {
         if let Some(domain) = self.domain() {
             domain.bell().finish(line);
@@ -741,6 +753,12 @@ fn entry_of(key: RingKey) -> EntryKey {
 
 fn row_entry(key: RowKey) -> EntryKey {
     EntryKey { index: key.index.0, generation: key.generation.0 }
+}
+
+/// The line on which a node sleeps that lays out work of other hosts and has nothing else to wait for.
+pub(crate) fn work_line() -> usize {
+    static LINE: LazyLock<usize> = LazyLock::new(|| line_of(Some(&busway_wire::work::topic())));
+    *LINE
 }
 
 /// The line on which those sleep who want exactly this topic, or any.

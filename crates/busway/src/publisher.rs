@@ -32,11 +32,13 @@ use crate::typed::TypedPublisher;
 mod batch;
 mod loan;
 mod relay;
+mod work;
 
 pub use batch::Batch;
 use loan::Place;
 pub use loan::{DetachedLoan, Loan};
 pub(crate) use relay::{Missing, ORIGIN_BYTES, Relay, RelayLoan};
+pub(crate) use work::{WORK_ORIGIN_BYTES, WorkOrigin};
 
 /// For so long messages wait for the first subscriber, unless the builder says otherwise: not at all. A publisher that nobody reads
 /// takes one page, and one whose messages wait as much as its ring may have; there may be ten thousand of them. And who was
@@ -115,6 +117,7 @@ pub struct PublisherBuilder {
     gating: Gating,
     clock: Clock,
     kept_for_first: bool,
+    only: Option<Topic>,
 }
 
 impl PublisherBuilder {
@@ -131,6 +134,7 @@ impl PublisherBuilder {
             gating: Gating::Allowed,
             clock: Clock::Coarse,
             kept_for_first: false,
+            only: None,
         }
     }
 
@@ -138,6 +142,12 @@ impl PublisherBuilder {
     /// much as the ring may hold.
     pub(crate) fn kept_for_first(mut self) -> Self {
         self.kept_for_first = true;
+        self
+    }
+
+    /// What it pushes comes from another host, and is for this group alone.
+    pub(crate) fn only(mut self, group: Topic) -> Self {
+        self.only = Some(group);
         self
     }
 
@@ -258,7 +268,8 @@ impl PublisherBuilder {
             history: self.history,
             max_wait_ns: nanoseconds(self.max_wait),
             gating: self.gating == Gating::Allowed,
-            relay: false,
+            // Of requests it is the node that asks, and not who asked there: its messages are its own.
+            relay: self.only.as_ref().is_some_and(|group| !group.is_reserved()),
         }
     }
 
@@ -304,13 +315,8 @@ impl PublisherBuilder {
         self.keep(&ring, readers).map_err(|error| memory(&error, &place))?;
         core.ports.add_ring(&ring);
         let created_ns = ring.entry().created_ns.load(busway_shm::sync::Ordering::Relaxed);
-        let record = PublisherRecord {
-            port,
-            topic: topic.clone(),
-            ring: ring_key(ring.key()),
-            created_ns,
-            relay: false,
-        };
+        let (at, relay, only) = (ring_key(ring.key()), self.only.is_some(), self.only);
+        let record = PublisherRecord { port, topic: topic.clone(), ring: at, created_ns, relay, only };
         let line = line_of(Some(&topic));
         let domain = core.ports.domain().ok_or_else(crate::bus::closed)?;
         let domain_version = core.ports.domain_version();
@@ -484,6 +490,18 @@ impl Publisher {
         );
     }
 
+    /// Pushes a task of another host, which was given to pullers there so often before, without waiting.
+    pub(crate) fn push_work(
+        &mut self,
+        origin: WorkOrigin,
+        attempt: u8,
+        codec: Codec,
+        payload: &[u8],
+    ) -> Result<Sent, SendError> {
+        self.writer.shared().begins_at(self.writer.head() + 1, attempt);
+        self.send_behind(self.stamp, origin.to_bytes(), codec, payload, Patience::None)
+    }
+
     /// Sends a message of this kind whose payload lies behind a head.
     pub(crate) fn send_headed(
         &mut self,
@@ -492,22 +510,33 @@ impl Publisher {
         payload: &[u8],
         patience: Patience,
     ) -> Result<Sent, SendError> {
+        self.send_behind(stamp, head, Codec::Bytes, payload, patience)
+    }
+
+    fn send_behind<const HEAD: usize>(
+        &mut self,
+        stamp: Stamp,
+        head: [u8; HEAD],
+        codec: Codec,
+        payload: &[u8],
+        patience: Patience,
+    ) -> Result<Sent, SendError> {
         self.check()?;
-        let bytes = HEAD_BYTES.saturating_add(payload.len());
+        let bytes = HEAD.saturating_add(payload.len());
         if bytes > INLINE_BYTES {
             let place = self.place(bytes, patience)?;
             let mut loan = Loan::new(self, place, bytes);
             // Shorter in a child made by `fork` only.
-            if let Some((before, behind)) = loan.split_at_mut_checked(HEAD_BYTES) {
+            if let Some((before, behind)) = loan.split_at_mut_checked(HEAD) {
                 before.copy_from_slice(&head);
                 behind.copy_from_slice(payload);
             }
-            return loan.finish_as(stamp, Codec::Bytes, patience);
+            return loan.finish_as(stamp, codec, patience);
         }
         let mut small = [0; INLINE_BYTES];
-        small[..HEAD_BYTES].copy_from_slice(&head);
-        small[HEAD_BYTES..bytes].copy_from_slice(payload);
-        self.send_small(&small[..bytes], Codec::Bytes, stamp, patience)
+        small[..HEAD].copy_from_slice(&head);
+        small[HEAD..bytes].copy_from_slice(payload);
+        self.send_small(&small[..bytes], codec, stamp, patience)
     }
 
     #[inline]

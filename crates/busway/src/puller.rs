@@ -13,6 +13,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use busway_shm::clock::{self, Deadline};
+use busway_shm::layout::RING_RELAYS;
 use busway_shm::row::RowOptions;
 use busway_shm::row::group::{self, GroupReader, Pulled};
 use busway_shm::sync::spin_hint;
@@ -24,7 +25,8 @@ use crate::control::SubscriberRecord;
 use crate::error::{Code, Error};
 use crate::outcome::{RecvError, Unread};
 use crate::ports::unmet::{Short, Unmet};
-use crate::ports::{Arrival, PortTable, Subscription, line_of};
+use crate::ports::{Arrival, Filter, PortTable, Subscription, line_of, work_line};
+use crate::publisher::WORK_ORIGIN_BYTES;
 use crate::pusher::Pusher;
 use crate::sample::{PublisherInfo, Sample, SampleTray, Source, SourceRef};
 use crate::stream::TaskStream;
@@ -61,13 +63,22 @@ pub struct PullerBuilder {
     within: Option<Duration>,
     attempts: u8,
     holds: u32,
+    export: Option<Filter>,
 }
 
 impl PullerBuilder {
     pub(crate) fn new(bus: &Bus, pattern: Result<Pattern, Error>) -> Self {
         let group = Topic::new(GROUP_DEFAULT).map_err(Error::from);
         let bus = bus.clone();
-        Self { bus, pattern, group, within: None, attempts: ATTEMPTS_DEFAULT, holds: HOLDS_DEFAULT }
+        Self {
+            bus,
+            pattern,
+            group,
+            within: None,
+            attempts: ATTEMPTS_DEFAULT,
+            holds: HOLDS_DEFAULT,
+            export: None,
+        }
     }
 
     /// The group with which it shares the work: each message goes to one puller of each group. Default `pullers`. The name follows the
@@ -96,6 +107,15 @@ impl PullerBuilder {
     /// copied, and larger ones wait.
     pub fn holds(mut self, tasks: u32) -> Self {
         self.holds = tasks;
+        self
+    }
+
+    /// On behalf of another host, of the topics that it may have.
+    pub(crate) fn export(mut self, group: &Group, filter: Filter) -> Self {
+        self.group = Ok(group.name().clone());
+        self.within = group.acknowledge().map(|how| Duration::from_millis(u64::from(how.within_ms)));
+        self.attempts = group.acknowledge().map_or(ATTEMPTS_DEFAULT, |how| how.attempts);
+        self.export = Some(filter);
         self
     }
 
@@ -141,10 +161,15 @@ impl PullerBuilder {
         let created_ns = clock::monotonic_ns();
         let (policy, holds) = (Policy::default(), self.holds);
         let options = RowOptions { port, policy, history: 0, holds, created_ns, place: 0 };
-        let line = line_of(pattern.exact());
-        let subscription = Arc::new(Subscription::for_group(options, line, group.clone()));
+        let export = self.export.is_some();
+        let line = if export { work_line() } else { line_of(pattern.exact()) };
+        let subscription = Subscription::for_group(options, line, group.clone());
+        if let Some(filter) = self.export {
+            subscription.set_filter(filter);
+        }
+        let subscription = Arc::new(subscription);
         core.ports.add_subscription(port, &subscription, created_ns);
-        let record = SubscriberRecord { port, pattern: pattern.clone(), policy, created_ns, export: false };
+        let record = SubscriberRecord { port, pattern: pattern.clone(), policy, created_ns, export };
         let deadline = Deadline::after(core.timeout);
         let mut puller = Puller {
             bus: self.bus,
@@ -162,6 +187,7 @@ impl PullerBuilder {
             watch_ns: 0,
             dead: None,
             aside: Vec::new(),
+            lays_out: false,
         };
         // From here on the drop of `puller` takes everything back.
         let pushers = puller.core.control.pull(record, puller.group.clone(), deadline)? as usize;
@@ -185,6 +211,8 @@ struct Reader {
     tray: SampleTray,
     /// Where those sleep who want what it pushes.
     line: usize,
+    /// It is a node that lays out work of another host, and waits for what becomes of it.
+    of_node: bool,
 }
 
 /// A message that could not be laid with the dead letters: nobody else gets it, and what is behind it goes on.
@@ -217,6 +245,8 @@ pub struct Puller {
     /// Who takes what nobody acknowledges.
     dead: Option<Pusher>,
     aside: Vec<Aside>,
+    /// A node lays work of other hosts out for it.
+    lays_out: bool,
 }
 
 impl Puller {
@@ -313,6 +343,9 @@ impl Puller {
         if self.unfinished {
             std::thread::yield_now();
         } else if self.subscription.version() == self.version {
+            if self.lays_out {
+                self.core.ports.ring_work();
+            }
             let left = next_ns.map(|next| Duration::from_nanos(next.saturating_sub(clock::monotonic_ns())));
             let left = [left, deadline.remaining()].into_iter().flatten().min();
             sleeper.wait(left);
@@ -403,10 +436,11 @@ impl Puller {
                     // The next take begins with the next pusher: none of them starves.
                     self.turn = at + 1;
                     let sample = reader.tray.blank(&reader.source).show(message);
-                    let line = reader.line;
+                    let sample = if reader.of_node { sample.of_work() } else { sample };
+                    let (line, of_node) = (reader.line, reader.of_node);
                     // It is busy now: nobody need leave it the messages of other pushers.
                     self.rest_others(at);
-                    if let Some(task) = self.task(sample, claim, line) {
+                    if let Some(task) = self.task(sample, claim, line, of_node) {
                         return Ok(Some(task));
                     }
                     self.unfinished = true;
@@ -432,14 +466,14 @@ impl Puller {
     }
 
     /// What was taken, unless it was given to pullers too often.
-    fn task(&mut self, sample: Sample, claim: group::Task, line: usize) -> Option<Task> {
+    fn task(&mut self, sample: Sample, claim: group::Task, line: usize, of_node: bool) -> Option<Task> {
         let last = self.group.acknowledge().map(|how| how.attempts);
         if last.is_some_and(|attempts| claim.attempt() >= attempts) {
             self.bury(&sample, claim, line);
             return None;
         }
         let acknowledges = last.is_some();
-        Some(Task { sample, claim: Some(claim), acknowledges, ports: self.core.ports.clone(), line })
+        Some(Task { sample, claim: Some(claim), acknowledges, ports: self.core.ports.clone(), line, of_node })
     }
 
     /// Before there is a dead letter: a pusher waits for the rendezvous, and who only tries to take waits for nobody. The dead letters
@@ -458,11 +492,13 @@ impl Puller {
     fn bury(&mut self, sample: &Sample, claim: group::Task, line: usize) {
         if sample.topic().starts_with(DEAD_LETTERS) {
             claim.lose(Cause::DeadLetter);
+            self.core.ports.ring_work();
             return;
         }
         let pushed = self.dead.as_mut().is_some_and(|dead| dead.try_send(sample).is_ok());
         if pushed {
             claim.lose(Cause::DeadLetter);
+            self.core.ports.ring_work();
         } else {
             let until_ns = clock::monotonic_ns().saturating_add(ASIDE_NS);
             self.aside.push(Aside { claim, line, until_ns });
@@ -478,7 +514,7 @@ impl Puller {
     }
 
     /// Gives back what others have had for too long; returns when to look again.
-    fn watch(&mut self, now_ns: u64) -> Option<u64> {
+    pub(crate) fn watch(&mut self, now_ns: u64) -> Option<u64> {
         let within_ns = u64::from(self.group.acknowledge()?.within_ms) * 1_000_000;
         let mut next = None;
         for reader in &mut self.readers {
@@ -493,7 +529,7 @@ impl Puller {
     }
 
     /// Nobody need leave a message to who does not look for one. In a child made by `fork` nothing is mapped to say it in.
-    fn rest(&mut self) {
+    pub(crate) fn rest(&mut self) {
         if self.core.own.forked() {
             return;
         }
@@ -523,9 +559,14 @@ impl Puller {
             let peer = arrival.row.peer().clone();
             let publisher = PublisherInfo { name: peer.name(), pid: peer.pid(), port: arrival.publisher };
             let line = line_of(Some(&arrival.topic));
-            let source = SourceRef::alone(Source { topic: arrival.topic, publisher, skip: 0 });
+            let flags = arrival.row.ring().flags.load(busway_shm::sync::Ordering::Relaxed);
+            let relays = flags & RING_RELAYS != 0;
+            let of_node = relays || self.group.name().is_reserved();
+            self.lays_out |= of_node;
+            let skip = if relays { WORK_ORIGIN_BYTES as u8 } else { 0 };
+            let source = SourceRef::alone(Source { topic: arrival.topic, publisher, skip });
             let reader = GroupReader::new(arrival.row, run, owner, &self.group, peer.uid() != uid);
-            self.readers.push(Reader { reader, source, tray: SampleTray::default(), line });
+            self.readers.push(Reader { reader, source, tray: SampleTray::default(), line, of_node });
         }
     }
 
@@ -621,6 +662,8 @@ pub struct Task {
     acknowledges: bool,
     ports: Arc<PortTable>,
     line: usize,
+    /// A node waits for what becomes of it.
+    of_node: bool,
 }
 
 impl Task {
@@ -636,9 +679,9 @@ impl Task {
         self.claim.as_ref().map_or(1, |claim| u32::from(claim.attempt()) + 1)
     }
 
-    /// Who pushed it.
-    pub(crate) fn pusher(&self) -> Option<group::Pusher> {
-        self.claim.as_ref().map(group::Task::pusher)
+    /// Its claim, while it is this puller's.
+    pub(crate) fn claim(&self) -> Option<&group::Task> {
+        self.claim.as_ref()
     }
 
     /// Whether it is this puller's still, and its pusher is there.
@@ -650,6 +693,19 @@ impl Task {
     pub(crate) fn lose(&mut self, cause: Cause) {
         if let Some(claim) = self.claim.take() {
             claim.lose(cause);
+            self.tell_node();
+        }
+    }
+
+    /// The claim alone, of a message whose payload was copied, and where to ring when it is given back.
+    pub(crate) fn into_claim(mut self) -> Option<(group::Task, usize)> {
+        let line = self.line;
+        self.claim.take().map(|claim| (claim, line))
+    }
+
+    fn tell_node(&self) {
+        if self.of_node {
+            self.ports.ring_work();
         }
     }
 
@@ -674,6 +730,7 @@ impl Task {
         } else if claim.give_back() {
             self.ports.ring_bell(self.line);
         }
+        self.tell_node();
     }
 }
 

@@ -11,8 +11,8 @@
 //! Any number of requests may be under way, and any number of threads may wait. One of those who wait *leads*: it receives for all, and hands
 //! the lead on when it has what it wants. So a lone caller is woken by its reply and by nothing else, and there is no thread between.
 //!
-//! Across a link, which is not built yet, nothing here changes: the far node is a responder of this requester and a requester there, the
-//! lane is a topic that it relays, and the deadline becomes the time that is left (`busway_wire::RequestHead`).
+//! Across a link nothing here changes: the node beside it is a responder of this requester, and the far node a requester there; the replies are
+//! words between them, and the deadline becomes the time that is left (`busway_wire::work`).
 //!
 //! Invariant: each request that was sent ends once, with its last reply or with one error; a reply is given to the request that it answers
 //! or counted ([`Strays`]).
@@ -26,7 +26,7 @@ use busway_shm::ring::Patience;
 use busway_shm::seat::RingShared;
 use busway_shm::sync::{AtomicU64, Ordering};
 use busway_wire::limits::{REQUESTS_AHEAD_PARTS, REQUESTS_UNDER_WAY_DEFAULT, REQUESTS_UNDER_WAY_MAX};
-use busway_wire::{Cause, Kind, Pattern, PortId, RequestHead, Topic, lane_of};
+use busway_wire::{Cause, Kind, Pattern, PortId, RequestHead, Topic, lane_of, responders};
 
 use crate::bus::{Bus, Core};
 use crate::error::{Code, Error};
@@ -97,6 +97,13 @@ impl RequesterBuilder {
     /// [`RequestError::NoResponders`]. Default 1 s.
     pub fn late_join(mut self, wait: Duration) -> Self {
         self.late_join = wait;
+        self
+    }
+
+    /// For requests of another host.
+    pub(crate) fn for_another_host(mut self) -> Self {
+        self.publisher = self.publisher.only(responders());
+        self.late_join = Duration::ZERO;
         self
     }
 
@@ -383,6 +390,11 @@ impl Requester {
         let reaped = self.shared.ring.reap();
         self.shared.core.ports.tell_returned(&self.shared.ring, reaped);
         crate::inspect::account_of(&self.shared.ring)
+    }
+
+    /// The ring of its requests.
+    pub(crate) fn ring(&self) -> &Arc<RingShared> {
+        &self.shared.ring
     }
 
     /// Its id: the source of its requests.

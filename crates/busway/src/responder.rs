@@ -26,8 +26,7 @@ use crate::sample::Sample;
 mod lanes;
 mod look;
 
-pub(crate) use lanes::Lanes;
-use lanes::{Lane, To};
+pub(crate) use lanes::{Lane, Lanes, To};
 
 /// Requests of one requester that one responder may have where they lie, unless the builder says otherwise.
 const HOLDS_DEFAULT: u32 = 64;
@@ -358,7 +357,11 @@ impl Request {
     fn put(&mut self, state: ReplyState, payload: &[u8]) -> Result<(), ReplyError> {
         let stamp = Stamp { kind: Kind::Reply, correlation: self.correlation };
         let head = ReplyHead::new(self.index, state).to_bytes();
-        let to = To { requester: self.requester, task: self.task.as_ref(), deadline_ns: self.deadline_ns };
+        let to = To {
+            requester: self.requester,
+            claim: self.task.as_ref().and_then(Task::claim),
+            deadline_ns: self.deadline_ns,
+        };
         self.lanes.send(&to, &mut self.lane, stamp, head, payload)
     }
 }

@@ -11,6 +11,7 @@
 mod backlog;
 mod cipher;
 mod crew;
+mod desk;
 mod door;
 mod export;
 mod gate;

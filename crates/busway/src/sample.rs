@@ -18,7 +18,7 @@ use serde::de::DeserializeOwned;
 use zerocopy::{FromBytes, Immutable, KnownLayout};
 
 use crate::error::{Code, Error};
-use crate::publisher::{Missing, ORIGIN_BYTES};
+use crate::publisher::{Missing, ORIGIN_BYTES, WORK_ORIGIN_BYTES, WorkOrigin};
 
 /// Who published a message.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -222,6 +222,19 @@ impl Sample {
         self.shown.sequence
     }
 
+    /// Of a task that another host gave: what it is there. Sets its sequence.
+    pub(crate) fn of_work(mut self) -> Self {
+        if let Some(origin) = self.work_origin() {
+            self.shown.sequence = origin.sequence;
+        }
+        self
+    }
+
+    fn work_origin(&self) -> Option<WorkOrigin> {
+        let is_work = usize::from(self.shown.source.skip) == WORK_ORIGIN_BYTES;
+        is_work.then(|| WorkOrigin::of(self.bytes())).flatten()
+    }
+
     /// Who published it.
     #[must_use]
     pub fn publisher(&self) -> &PublisherInfo {
@@ -231,6 +244,9 @@ impl Sample {
     /// The port that published it.
     #[must_use]
     pub fn source(&self) -> PortId {
+        if let Some(origin) = self.work_origin() {
+            return origin.source;
+        }
         self.shown.source.publisher.port
     }
 

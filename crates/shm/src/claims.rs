@@ -179,13 +179,26 @@ impl<'a> Claims<'a> {
     /// Frees a claim of somebody who is dead or has had it for too long, or one's own; it counts as an attempt. `false`: it is not
     /// as it was seen any more.
     pub fn give_back(&self, claim: Claim) -> bool {
-        let attempt = claim.attempt().saturating_add(1).min(ATTEMPT_MAX);
-        self.change(claim.sequence, claim.word, word(claim.sequence, Owner(0), FREE, attempt))
+        self.give_back_as(claim, claim.attempt().saturating_add(1))
     }
 
     /// Frees one's own claim of a message that was not looked at; it does not count.
     pub fn put_back(&self, claim: Claim) -> bool {
         self.change(claim.sequence, claim.word, word(claim.sequence, Owner(0), FREE, claim.attempt()))
+    }
+
+    /// As [`Claims::give_back`], of a message that was given to pullers so often in all.
+    pub fn give_back_as(&self, claim: Claim, attempt: u8) -> bool {
+        let attempt = attempt.min(ATTEMPT_MAX);
+        self.change(claim.sequence, claim.word, word(claim.sequence, Owner(0), FREE, attempt))
+    }
+
+    /// The pusher, before it publishes this message, and when all that is before the one a turn ago is over: it was given to
+    /// pullers so often elsewhere. `false`: the word is of another message.
+    pub fn begin_at(&self, sequence: u64, attempt: u8) -> bool {
+        let found = self.at(sequence).load(Ordering::Acquire); // pairs with Release in `change`
+        let free = word(sequence, Owner(0), FREE, attempt.min(ATTEMPT_MAX));
+        self.read(sequence, found) == Found::Free(0) && self.change(sequence, found, free)
     }
 
     /// Says that a message which was taken is lost, for the cause of this index.

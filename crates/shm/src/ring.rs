@@ -186,8 +186,8 @@ impl RingWriter {
         options: RingOptions,
         late_join_ns: u64,
     ) -> Result<(Self, Arc<RingShared>), ShmError> {
-        if !options.gating || options.relay || !options.slots_max.is_power_of_two() {
-            return Err(ShmError::Refused { what: "a ring for groups gates, and is its own" });
+        if !options.gating || !options.slots_max.is_power_of_two() {
+            return Err(ShmError::Refused { what: "a ring for groups gates" });
         }
         let made = Self::create_with(own, topic, port, options, Some(late_join_ns))?;
         made.1.open_groups()?;

@@ -48,6 +48,7 @@ mod place;
 pub mod request;
 #[cfg(test)]
 mod tests;
+pub mod work;
 
 /// Most hold words of a row that a publisher looks at; more are refused at the seat.
 pub const HOLDS_MAX: u64 = 4096;

@@ -259,6 +259,8 @@ pub enum Control {
         generation: Generation,
         /// When it was opened, in nanoseconds of the host's monotonic clock.
         created_ns: u64,
+        /// The messages come from another host and are for this group alone: nobody carries them on to a third.
+        only: Option<Topic>,
     },
     /// Member to holder: it pulls for a group. Answered as `Subscribe`; ends with `Unsubscribe`.
     Pull {
@@ -270,6 +272,8 @@ pub enum Control {
         group: Group,
         /// When it was opened, in nanoseconds of the host's monotonic clock.
         created_ns: u64,
+        /// It pulls on behalf of another host: what came from one does not match it, and no watcher is told of it.
+        export: bool,
     },
     /// Puller to holder to pusher: take this row into its group. Descriptors as with `Attach`; refused by `AttachRefused`.
     Join {
@@ -312,6 +316,17 @@ pub enum Control {
         slots: u32,
         /// As whom the row claims.
         owner: u16,
+    },
+    /// Holder to member that watches: somebody pulls. Ends with `Unwanted`.
+    Pulled {
+        /// The puller's process.
+        process: ProcessId,
+        /// The subscription.
+        port: PortId,
+        /// What it asks for.
+        pattern: Pattern,
+        /// For which group.
+        group: Group,
     },
 }
 
@@ -383,6 +398,7 @@ control_kinds!(
     Pull,
     Join,
     Joined,
+    Pulled,
 );
 
 impl ControlKind {

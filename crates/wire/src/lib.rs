@@ -26,6 +26,7 @@ mod policy;
 mod request;
 mod run;
 mod topic;
+pub mod work;
 
 pub use cause::Cause;
 pub use control::{Control, ControlKind, decode, encode};

@@ -90,12 +90,14 @@ pub enum ReplyState {
     Failed = 2,
     /// The responder let the request go.
     Unanswered = 3,
+    /// The responder, on another host, died or cannot be reached any more: who carried the request there says so.
+    Died = 4,
 }
 
 impl ReplyState {
     /// Every state, in order of its number.
-    pub const ALL: [ReplyState; 4] =
-        [ReplyState::Part, ReplyState::Last, ReplyState::Failed, ReplyState::Unanswered];
+    pub const ALL: [ReplyState; 5] =
+        [ReplyState::Part, ReplyState::Last, ReplyState::Failed, ReplyState::Unanswered, ReplyState::Died];
 
     /// The name in FORMAT.md.
     #[must_use]
@@ -105,6 +107,7 @@ impl ReplyState {
             ReplyState::Last => "last",
             ReplyState::Failed => "failed",
             ReplyState::Unanswered => "unanswered",
+            ReplyState::Died => "died",
         }
     }
 }
@@ -135,7 +138,7 @@ impl ReplyHead {
     /// let mut reply = ReplyHead::new(3, ReplyState::Last).to_bytes().to_vec();
     /// reply.extend(b"42");
     /// assert_eq!(ReplyHead::split(&reply), Some((3, ReplyState::Last, &b"42"[..])));
-    /// reply[4] = 4;
+    /// reply[4] = 5;
     /// assert_eq!(ReplyHead::split(&reply), None);
     /// ```
     #[must_use]

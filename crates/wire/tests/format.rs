@@ -256,7 +256,7 @@ fn is_of(value: &str, of: &str) -> bool {
         }
         "Group" => value.starts_with("Group {"),
         "Policy" => ["Block", "DropNewest"].iter().any(|start| value.starts_with(start)),
-        "option of u64" => value.starts_with("Some("),
+        "option of u64" | "option of text" => value.starts_with("Some("),
         // A secret: only its length is shown.
         "bytes" => value.starts_with("(3 bytes)"),
         "list of Wanted" => value.starts_with("[Wanted {"),

@@ -29,7 +29,7 @@ struct Setup {
 
 impl Setup {
     fn new(cluster: &str, own: PeerId) -> Self {
-        let node = Node::builder().cluster(cluster);
+        let node = Node::builder().apart().cluster(cluster);
         let node = match own {
             PeerId::Node { index } => node.index(index),
             PeerId::Client { id } => node.client(id),

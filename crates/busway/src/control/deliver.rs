@@ -76,6 +76,9 @@ impl Worker {
             Message::Wanted { process, port, pattern, policy } => {
                 self.base.ports.watched(Watched::Wanted { process, port, pattern, policy });
             }
+            Message::Pulled { process, port, pattern, group } => {
+                self.base.ports.watched(Watched::Pulled { process, port, pattern, group });
+            }
             Message::Unwanted { process, port } => {
                 self.base.ports.watched(Watched::Unwanted { process, port })
             }

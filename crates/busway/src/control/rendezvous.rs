@@ -294,19 +294,21 @@ impl<F: Clone> Rendezvous<F> {
     fn message(&mut self, from: MemberId, message: Control, out: &mut Vec<Output<F>>) {
         match message {
             Control::Publish { port, topic, ring, generation, created_ns, relay } => {
-                let (member, meets) = (from, Meets::Subscribers);
-                let publisher = Publisher { member, port, topic, ring, generation, created_ns, relay, meets };
+                let (member, meets, only) = (from, Meets::Subscribers, None);
+                let publisher =
+                    Publisher { member, port, topic, ring, generation, created_ns, relay, meets, only };
                 self.publish(publisher, out);
             }
-            Control::Push { port, topic, ring, generation, created_ns } => {
-                let (member, relay, meets) = (from, false, Meets::Groups);
-                let publisher = Publisher { member, port, topic, ring, generation, created_ns, relay, meets };
+            Control::Push { port, topic, ring, generation, created_ns, only } => {
+                let (member, relay, meets) = (from, only.is_some(), Meets::Groups);
+                let publisher =
+                    Publisher { member, port, topic, ring, generation, created_ns, relay, meets, only };
                 self.publish(publisher, out);
             }
             Control::Unpublish { port } => self.unpublish(from, port),
             Control::Subscribe { port, pattern, policy, created_ns, export } => {
                 let (seen, found, answered) = (Serial::default(), 0, false);
-                let query = Query { pattern, export, meets: Meets::Subscribers };
+                let query = Query { pattern, export, meets: Meets::Subscribers, group: None };
                 let group = None;
                 let subscription = Subscription { query, policy, group, created_ns, seen, found, answered };
                 self.subscribe(from, port, subscription, out);
@@ -314,9 +316,10 @@ impl<F: Clone> Rendezvous<F> {
             Control::Pull { group, .. } if !group.is_open() => {
                 refuse(from, Code::ReservedTopic, "names that begin with `$` belong to the bus", out);
             }
-            Control::Pull { port, pattern, group, created_ns } => {
+            Control::Pull { port, pattern, group, created_ns, export } => {
                 let (seen, found, answered) = (Serial::default(), 0, false);
-                let query = Query { pattern, export: false, meets: Meets::Groups };
+                let of = Some(group.name().clone());
+                let query = Query { pattern, export, meets: Meets::Groups, group: of };
                 let (policy, group) = (Policy::default(), Some(group));
                 let subscription = Subscription { query, policy, group, created_ns, seen, found, answered };
                 self.subscribe(from, port, subscription, out);
@@ -349,6 +352,7 @@ impl<F: Clone> Rendezvous<F> {
             | Control::Member { .. }
             | Control::InspectEnd { .. }
             | Control::Wanted { .. }
+            | Control::Pulled { .. }
             | Control::Unwanted { .. }
             | Control::WatchEnd { .. }
             | Control::Moving { .. }

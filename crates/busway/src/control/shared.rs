@@ -69,20 +69,20 @@ impl Registration {
 
     pub(super) fn message(&self) -> Message {
         match self.clone() {
-            Registration::Publisher(PublisherRecord { port, topic, ring, created_ns, relay }) => {
+            Registration::Publisher(PublisherRecord { port, topic, ring, created_ns, relay, only: _ }) => {
                 let (ring, generation) = (ring.index, ring.generation);
                 Message::Publish { port, topic, ring, generation, created_ns, relay }
             }
             Registration::Subscriber(SubscriberRecord { port, pattern, policy, created_ns, export }) => {
                 Message::Subscribe { port, pattern, policy, created_ns, export }
             }
-            Registration::Pusher(PublisherRecord { port, topic, ring, created_ns, relay: _ }) => {
+            Registration::Pusher(PublisherRecord { port, topic, ring, created_ns, relay: _, only }) => {
                 let (ring, generation) = (ring.index, ring.generation);
-                Message::Push { port, topic, ring, generation, created_ns }
+                Message::Push { port, topic, ring, generation, created_ns, only }
             }
             Registration::Puller(record, group) => {
-                let SubscriberRecord { port, pattern, policy: _, created_ns, export: _ } = record;
-                Message::Pull { port, pattern, group, created_ns }
+                let SubscriberRecord { port, pattern, policy: _, created_ns, export } = record;
+                Message::Pull { port, pattern, group, created_ns, export }
             }
         }
     }

@@ -193,7 +193,8 @@ impl Process {
         let index = RingIndex(u32::try_from(port.0 & 0xffff).unwrap());
         let ring = RingKey { index, generation: Generation(1) };
         let topic = Topic::new(topic).unwrap();
-        let record = PublisherRecord { port, topic, ring, created_ns: monotonic_ns(), relay: false };
+        let record =
+            PublisherRecord { port, topic, ring, created_ns: monotonic_ns(), relay: false, only: None };
         self.control.publish(record, deadline).map(|matched| (port, matched))
     }
 

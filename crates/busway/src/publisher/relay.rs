@@ -111,7 +111,8 @@ impl Relay {
         core.ports.add_ring(&ring);
         let created_ns = ring.entry().created_ns.load(Ordering::Relaxed);
         let ring = ring_key(ring.key());
-        let record = PublisherRecord { port: source, topic: topic.clone(), ring, created_ns, relay: true };
+        let record =
+            PublisherRecord { port: source, topic: topic.clone(), ring, created_ns, relay: true, only: None };
         let domain = core.ports.domain().ok_or_else(crate::bus::closed)?;
         let publisher = Publisher {
             core: core.clone(),

@@ -62,10 +62,12 @@ impl Task {
     /// # Errors
     /// As [`Task::ack`].
     pub fn settle(&mut self) -> Result<(), Late> {
-        match self.claim.take().is_none_or(super::group::Task::done) {
+        let settled = match self.claim.take().is_none_or(super::group::Task::done) {
             true => Ok(()),
             false => Err(Late),
-        }
+        };
+        self.tell_node();
+        settled
     }
 
     /// As [`Task::nack`], while the message is still read: its memory is held until the task is dropped.

@@ -318,6 +318,7 @@ impl Inbox {
                 Some(Err(RequestError::Failed(why)))
             }
             ReplyState::Unanswered => Some(Err(RequestError::Unanswered)),
+            ReplyState::Died => Some(Err(RequestError::ResponderDied)),
         };
         if matches!(state, ReplyState::Part | ReplyState::Last) {
             let reply = Reply::there(sample, index, state == ReplyState::Last);

@@ -149,6 +149,11 @@ impl Pending {
         self.correlation
     }
 
+    /// Its place in the ring of its requester.
+    pub(crate) fn sequence(&self) -> u64 {
+        self.sequence
+    }
+
     /// What is left of its time.
     #[must_use]
     pub fn remaining(&self) -> Option<Duration> {

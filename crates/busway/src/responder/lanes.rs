@@ -24,7 +24,7 @@ use std::time::Duration;
 
 use busway_shm::clock::{self, Deadline};
 use busway_shm::ring::Patience;
-use busway_shm::row::group::Pusher;
+use busway_shm::row::group::{self, Pusher};
 use busway_shm::sync::{AtomicU64, Ordering};
 use busway_wire::limits::{
     LANE_BYTES_MAX, LANE_IDLE_MS, LANE_LINGER_MS, LANE_SLOTS_MAX, LANES_BYTES_MAX, LANES_MAX,
@@ -36,7 +36,6 @@ use crate::bus::Bus;
 use crate::error::{Code, Error};
 use crate::ports::lock;
 use crate::publisher::{Gating, Publisher, Stamp};
-use crate::puller::Task;
 
 /// Lanes that are not needed any more are looked for so often.
 const SWEEP_NS: u64 = 1_000_000_000;
@@ -54,7 +53,7 @@ pub(crate) struct Lanes {
 
 /// See the head of this file.
 #[derive(Debug)]
-pub(super) struct Lane {
+pub(crate) struct Lane {
     publisher: Mutex<Option<Publisher>>,
     used_ns: AtomicU64,
     /// Of its ring, as it was counted last, and of all lanes.
@@ -97,16 +96,16 @@ impl Lane {
 
 /// Whom a reply is for.
 #[derive(Debug)]
-pub(super) struct To<'a> {
-    pub(super) requester: PortId,
-    /// The request, where it lies in the requester's ring.
-    pub(super) task: Option<&'a Task>,
-    pub(super) deadline_ns: u64,
+pub(crate) struct To<'a> {
+    pub(crate) requester: PortId,
+    /// The claim of the request, in the requester's ring.
+    pub(crate) claim: Option<&'a group::Task>,
+    pub(crate) deadline_ns: u64,
 }
 
 impl Lanes {
     /// Those of this process.
-    pub(super) fn of(bus: &Bus) -> Arc<Self> {
+    pub(crate) fn of(bus: &Bus) -> Arc<Self> {
         let mut known = lock(&bus.core.lanes);
         if let Some(lanes) = known.upgrade() {
             return lanes;
@@ -120,7 +119,7 @@ impl Lanes {
 
     /// Publishes a reply to this requester. `kept` is the lane of the request, once it has said something: all of its replies
     /// come from one ring, however long it pauses between them.
-    pub(super) fn send(
+    pub(crate) fn send(
         &self,
         to: &To<'_>,
         kept: &mut Option<Arc<Lane>>,
@@ -214,7 +213,7 @@ impl Lanes {
         }
         let used_ns = AtomicU64::new(clock::monotonic_coarse_ns());
         let (publisher, wanted_ns) = (Mutex::default(), AtomicU64::new(to.deadline_ns));
-        let requester = to.task.and_then(Task::pusher);
+        let requester = to.claim.map(group::Task::pusher);
         let (bytes, bytes_of_all) = (AtomicU64::new(0), self.bytes.clone());
         let lane = Arc::new(Lane { publisher, used_ns, bytes, bytes_of_all, wanted_ns, requester });
         lanes.insert(to.requester, lane.clone());
@@ -222,7 +221,7 @@ impl Lanes {
     }
 
     /// Closes the lanes that nobody reads or uses, now and then.
-    pub(super) fn sweep(&self) {
+    pub(crate) fn sweep(&self) {
         if self.bus.core.own.forked() {
             return;
         }

@@ -51,6 +51,8 @@ pub(crate) enum Outbound {
     Small(InlineMessage, usize),
     /// Where it lies, held until this is dropped.
     Held(Arc<Message>, usize),
+    /// A word about work.
+    Said(Arc<[u8]>),
 }
 
 /// The number under which publishers keep the place of what a node reads for a peer; never 0.
@@ -63,6 +65,7 @@ impl AsRef<[u8]> for Outbound {
         let (bytes, skip) = match self {
             Outbound::Small(inline, skip) => (inline.payload(), *skip),
             Outbound::Held(message, skip) => (bytes_of(message), *skip),
+            Outbound::Said(body) => (&**body, 0),
         };
         bytes.get(skip..).unwrap_or_default()
     }
@@ -293,7 +296,7 @@ impl Exports {
         for subscription in [&self.lossy, &self.reliable] {
             let (permits, peer) = (self.permits.clone(), self.peer);
             let may = move |topic: &Topic| hears(&permits, peer, topic);
-            subscription.set_filter(Filter(Box::new(may)));
+            subscription.set_filter(Filter(Arc::new(may)));
         }
     }
 

@@ -25,9 +25,10 @@ use crate::bus::Core;
 use crate::control::Watched;
 use crate::error::{Code, Error};
 use crate::node::{FlowLimits, Granted, LinkState, PeerView, Strangers};
-use crate::ports::{Carrier, lock};
+use crate::ports::{Carrier, lock, work_line};
 use crate::runtime::backlog::Backlogs;
 use crate::runtime::crew::{Carried, Crew};
+use crate::runtime::desk::Desk;
 use crate::runtime::door::Change;
 use crate::runtime::gate::Gates;
 use crate::runtime::interest::Interests;
@@ -72,6 +73,8 @@ pub(crate) struct HubConfig {
     pub(crate) tokens: Tokens,
     /// What others may do; everything without it.
     pub(crate) acl: Option<Acl>,
+    /// Groups and requests are shared with other hosts.
+    pub(crate) shares_work: bool,
 }
 
 /// What the membership knows of a peer, for people.
@@ -144,6 +147,8 @@ pub(super) struct Shared<D> {
     pub(super) strangers: Mutex<VecDeque<Known>>,
     /// What the control thread has said and the receiving thread has not heard.
     watched: Mutex<Vec<Watched>>,
+    /// The same, for who shares work with other hosts, if somebody does.
+    pub(super) watched_of_work: Mutex<Vec<Watched>>,
     /// What a person has changed and the receiving thread has not.
     pub(super) changes_wanted: Mutex<Vec<Change>>,
     /// Addresses that were looked up.
@@ -217,6 +222,7 @@ impl<D: Wires> Shared<D> {
             backlogs: Arc::new(Backlogs::default()),
             carried: Carried::new(),
             watched: Mutex::new(Vec::new()),
+            watched_of_work: Mutex::new(Vec::new()),
             changes_wanted: Mutex::new(Vec::new()),
             resolved: Mutex::new(Vec::new()),
             news: AtomicBool::new(false),
@@ -339,6 +345,10 @@ impl<D: Wires> Shared<D> {
         if watched.is_empty() {
             return;
         }
+        if self.config.shares_work {
+            lock(&self.watched_of_work).extend(watched.iter().cloned());
+            self.core.ports.ring_bell(work_line());
+        }
         let mut tell = Vec::new();
         let mut interests = lock(&self.interests);
         for watched in watched {
@@ -440,6 +450,10 @@ impl Hub {
             move || crew.receive()
         })?;
         hub.run("bw-link-tx", move || crew.send())?;
+        if hub.shared.config.shares_work {
+            let desk = Desk::new(hub.shared.clone())?;
+            hub.run("bw-work", move || desk.run())?;
+        }
         core.control.watch()?;
         Ok(hub)
     }
@@ -599,6 +613,7 @@ impl Drop for Hub {
         self.shared.stop();
         self.shared.driver.wake();
         self.shared.core.ports.ring_bell(ANY);
+        self.shared.core.ports.ring_bell(work_line());
         self.crew.leave();
         self.crew.stop_lingering();
         for thread in self.threads.drain(..) {

@@ -50,6 +50,8 @@ impl Interests {
                 self.wanted((process, port), &pattern, policy, tell);
             }
             Watched::Unwanted { process, port } => self.unwanted((process, port), tell),
+            // `work` tells of it.
+            Watched::Pulled { .. } => {}
             Watched::Begin => self.listing += 1,
             Watched::End => {
                 let listing = self.listing;

@@ -26,12 +26,14 @@ use crate::ports::lock;
 use crate::publisher::Missing;
 use crate::runtime::backlog::{Backlog, Backlogs};
 use crate::runtime::cipher::{Cipher, Trouble};
+use crate::runtime::desk::Channel;
 use crate::runtime::export::{Care, Exports};
 use crate::runtime::gate::{Gates, Passage};
 use crate::runtime::import::{Imports, Inputs, Lent};
 use crate::runtime::{Goal, Outbound, Pieces, Staging, UnderWay};
 
 mod fill;
+mod words;
 
 /// What a step did that others have to know.
 #[derive(Debug)]
@@ -168,6 +170,8 @@ pub(crate) struct Peer {
     permits: Permits,
     exports: Exports,
     pub(crate) imports: Imports,
+    /// What is said about work, if that is shared with other hosts.
+    channel: Option<Channel>,
     wire: Option<Wire>,
     host: String,
     speakers: Arc<Speakers>,
@@ -213,6 +217,7 @@ impl Peer {
             permits: permits.clone(),
             exports: Exports::new(core, id, permits, place)?,
             imports: Imports::new(core),
+            channel: None,
             wire: None,
             host,
             speakers,
@@ -298,6 +303,9 @@ impl Peer {
     }
 
     fn lost(&mut self, now: Time) {
+        if let Some(channel) = &mut self.channel {
+            channel.lost();
+        }
         self.session.disconnected(now, &mut self.outputs);
         self.carry_out(now);
     }
@@ -576,6 +584,15 @@ impl Peer {
     }
 
     fn deliver(&mut self, now: Time, delivery: Delivery<'_>) {
+        let source = match &delivery {
+            Delivery::Message { header, .. }
+            | Delivery::Run { header, .. }
+            | Delivery::Begin { header, .. } => header.source(),
+            Delivery::Bytes { source, .. } | Delivery::End { source } => *source,
+        };
+        if let Some(channel) = self.channel.as_mut().filter(|channel| channel.is_theirs(source)) {
+            return channel.deliver(delivery);
+        }
         self.imports.deliver(delivery, &mut self.inputs);
         self.delivered += 1;
         // Not after every message: what was published is told once for all of them.
@@ -614,6 +631,7 @@ impl Peer {
     }
 
     fn carry_out_one(&mut self, now: Time, output: Output) {
+        let Some(output) = self.carry_out_of_work(output) else { return };
         match output {
             Output::Established { hello, restarted } => {
                 tracing::info!(target: "busway::link", peer = %self.id, name = %hello.name.escape_debug(), restarted, "linked");

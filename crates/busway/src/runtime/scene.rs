@@ -21,6 +21,7 @@ pub(crate) fn address(host: HostId) -> SocketAddr {
 /// The lower index dials the other.
 pub(crate) fn config(index: u8, own: HostId, peers: &[(u8, HostId)]) -> HubConfig {
     HubConfig {
+        shares_work: false,
         cluster: "test".to_owned(),
         identity: PeerId::Node { index },
         listen: vec![address(own)],

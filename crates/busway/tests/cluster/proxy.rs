@@ -4,13 +4,14 @@ use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 
-use busway_shm::sync::{AtomicU64, Ordering};
+use busway_shm::sync::{AtomicBool, AtomicU64, Ordering};
 
 /// Passes on what comes to its address.
 pub(crate) struct Proxy {
     address: SocketAddr,
-    open: Arc<Mutex<Vec<TcpStream>>>,
+    streams: Arc<Mutex<Vec<TcpStream>>>,
     cuts: AtomicU64,
+    closed: Arc<AtomicBool>,
 }
 
 impl Proxy {
@@ -19,11 +20,16 @@ impl Proxy {
         let address = listener.local_addr().unwrap();
         let open = Arc::new(Mutex::new(Vec::new()));
         let kept = open.clone();
+        let closed = Arc::new(AtomicBool::new(false));
+        let refuses = closed.clone();
         // Ends with the process.
         std::thread::spawn(move || {
             for near in listener.incoming() {
                 let (Ok(near), Ok(far)) = (near, TcpStream::connect(target)) else { continue };
                 let mut open = kept.lock().unwrap();
+                if refuses.load(Ordering::SeqCst) {
+                    continue;
+                }
                 for (from, to) in [(&near, &far), (&far, &near)] {
                     let (from, to) = (from.try_clone().unwrap(), to.try_clone().unwrap());
                     open.push(from.try_clone().unwrap());
@@ -31,7 +37,7 @@ impl Proxy {
                 }
             }
         });
-        Self { address, open, cuts: AtomicU64::new(0) }
+        Self { address, streams: open, cuts: AtomicU64::new(0), closed }
     }
 
     pub(crate) fn address(&self) -> SocketAddr {
@@ -40,10 +46,21 @@ impl Proxy {
 
     /// Ends every connection, whatever is on its way.
     pub(crate) fn cut(&self) {
-        for stream in self.open.lock().unwrap().drain(..) {
+        self.close();
+        self.open();
+    }
+
+    /// As `cut`, and lets none through until it is opened again.
+    pub(crate) fn close(&self) {
+        self.closed.store(true, Ordering::SeqCst);
+        for stream in self.streams.lock().unwrap().drain(..) {
             let _ = stream.shutdown(Shutdown::Both);
         }
         self.cuts.fetch_add(1, Ordering::SeqCst);
+    }
+
+    pub(crate) fn open(&self) {
+        self.closed.store(false, Ordering::SeqCst);
     }
 
     pub(crate) fn cuts(&self) -> u64 {

@@ -15,7 +15,7 @@ const DEADLINE: Duration = Duration::from_secs(60);
 const KILLS: usize = 3;
 
 /// A node that listens where the kernel chooses, or at a port that was its own before.
-fn listen(place: &Place, index: &str, address: &str) -> (Running, BufReader<PipeReader>, String) {
+pub(crate) fn listen(place: &Place, index: &str, address: &str) -> (Running, BufReader<PipeReader>, String) {
     let (node, stream, line) = Running::spoken(place.command(&["up", "--index", index, "--listen", address]));
     let listening =
         line.split_whitespace().find_map(|word| word.strip_prefix("listen=")).expect("it listens");
@@ -23,7 +23,7 @@ fn listen(place: &Place, index: &str, address: &str) -> (Running, BufReader<Pipe
     (node, stream, listening)
 }
 
-fn dial(place: &Place, index: &str, peer: &str) -> (Running, BufReader<PipeReader>) {
+pub(crate) fn dial(place: &Place, index: &str, peer: &str) -> (Running, BufReader<PipeReader>) {
     let (node, stream, _) = Running::spoken(place.command(&["up", "--index", index, "--peer", peer]));
     (node, stream)
 }

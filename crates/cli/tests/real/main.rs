@@ -17,3 +17,4 @@ mod nothing_started;
 mod shortage;
 mod stopped;
 mod users;
+mod work;

@@ -92,6 +92,15 @@ impl Task {
         in_time
     }
 
+    /// As [`Task::give_back`], of a message that was given to pullers so often in all; as often as before, it was not looked at.
+    pub fn give_back_as(self, attempt: u8) -> bool {
+        let in_time = !self.row.own.forked() && self.run.claims().give_back_as(self.claim, attempt);
+        if in_time {
+            self.run.head().returned.fetch_add(1, Ordering::Release); // pairs with Acquire in `look`
+        }
+        in_time
+    }
+
     /// The message is lost, and counted as such.
     pub fn lose(self, cause: Cause) -> bool {
         !self.row.own.forked() && self.ended(self.run.claims().lose(self.claim, cause as u8))

@@ -171,6 +171,19 @@ impl Group {
         self.row.cursor.store(state.passed, Ordering::Release); // pairs with Acquire in `ledger::read`
     }
 
+    /// Notes of the next message how often it was given to pullers elsewhere, before it is published.
+    fn begin_at(&self, sequence: u64, attempt: u8) {
+        let mut state = self.lock();
+        self.advance(&mut state);
+        // Before that the word says what became of another message, which is still to be counted.
+        if state.passed.saturating_add(u64::from(self.slots_max)) < sequence {
+            return;
+        }
+        if let Some(named) = &state.named {
+            named.run.claims().begin_at(sequence, attempt);
+        }
+    }
+
     /// Whether the group lets the message go whose place is needed, because nobody has pulled for too long.
     pub(crate) fn gives_up(&self, needed: u64, now_ns: u64) -> bool {
         let mut state = self.lock();
@@ -429,6 +442,14 @@ impl RingShared {
         let ((_, owner), from) = (joined?, group.passed());
         seats.push(seat);
         Ok((Member { group, owner }, from))
+    }
+
+    /// Notes of the next message how often it was given to pullers of the first of its groups before.
+    pub(super) fn begin_first_at(&self, sequence: u64, attempt: u8) {
+        let group = self.lock().iter().find_map(|seat| seat.group.clone());
+        if let Some(group) = group {
+            group.begin_at(sequence, attempt);
+        }
     }
 
     /// Since when nobody takes what comes for the first of its groups.

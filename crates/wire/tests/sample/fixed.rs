@@ -84,10 +84,13 @@ fn of_groups(kind: ControlKind) -> Option<Control> {
     let acknowledge = Acknowledge { within_ms: 30_000, attempts: 5 };
     let group = Group::new(Topic::new("resizers").unwrap(), Some(acknowledge)).unwrap();
     Some(match kind {
-        ControlKind::Push => Control::Push { port, topic, ring, generation, created_ns },
+        ControlKind::Push => {
+            let only = Some(Topic::new("resizers").unwrap());
+            Control::Push { port, topic, ring, generation, created_ns, only }
+        }
         ControlKind::Pull => {
             let pattern = Pattern::parse("price.>").unwrap();
-            Control::Pull { port, pattern, group, created_ns }
+            Control::Pull { port, pattern, group, created_ns, export: true }
         }
         ControlKind::Join => Control::Join {
             publisher,
@@ -99,6 +102,10 @@ fn of_groups(kind: ControlKind) -> Option<Control> {
             row_generation,
             group,
         },
+        ControlKind::Pulled => {
+            let pattern = Pattern::parse("price.>").unwrap();
+            Control::Pulled { process: subscriber, port, pattern, group }
+        }
         ControlKind::Joined => {
             let (seat, offset, slots, owner) = (SeatIndex(10), 4096, 1024, 3);
             Control::Joined {

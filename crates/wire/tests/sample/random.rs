@@ -86,7 +86,10 @@ fn of_groups(kind: ControlKind, rng: &mut fastrand::Rng) -> Option<Control> {
     let (row, row_generation) = (RowIndex(small(rng)), Generation(small(rng)));
     let created_ns = number(rng);
     Some(match kind {
-        ControlKind::Push => Control::Push { port, topic: topic(rng), ring, generation, created_ns },
+        ControlKind::Push => {
+            let only = rng.bool().then(|| topic(rng));
+            Control::Push { port, topic: topic(rng), ring, generation, created_ns, only }
+        }
         ControlKind::Join => {
             let (subscription, group) = (port, group(rng));
             Control::Join {
@@ -112,7 +115,13 @@ fn of_groups(kind: ControlKind, rng: &mut fastrand::Rng) -> Option<Control> {
             slots: small(rng),
             owner: rng.u16(..) >> rng.u32(0..16),
         },
-        ControlKind::Pull => Control::Pull { port, pattern: pattern(rng), group: group(rng), created_ns },
+        ControlKind::Pull => {
+            let (pattern, group) = (pattern(rng), group(rng));
+            Control::Pull { port, pattern, group, created_ns, export: rng.bool() }
+        }
+        ControlKind::Pulled => {
+            Control::Pulled { process: subscriber, port, pattern: pattern(rng), group: group(rng) }
+        }
         _ => return None,
     })
 }

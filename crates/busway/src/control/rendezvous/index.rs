@@ -37,6 +37,8 @@ pub(super) struct Publisher {
     /// What it publishes comes from another host.
     pub(super) relay: bool,
     pub(super) meets: Meets,
+    /// What it pushes is for this group alone.
+    pub(super) only: Option<Topic>,
 }
 
 /// What a subscription asks for.
@@ -46,18 +48,21 @@ pub(super) struct Query {
     /// On behalf of another host: relays do not match.
     pub(super) export: bool,
     pub(super) meets: Meets,
+    /// For which group it pulls.
+    pub(super) group: Option<Topic>,
 }
 
 impl Query {
     /// Whether watchers are told of it: it is of this host, and asks for what other hosts can send.
     pub(super) fn is_told(&self) -> bool {
-        !self.export && self.meets == Meets::Subscribers
+        !self.export
     }
 
     pub(super) fn matches(&self, publisher: &Publisher) -> bool {
         self.meets == publisher.meets
             && self.pattern.matches(&publisher.topic)
             && !(self.export && publisher.relay)
+            && (publisher.only.is_none() || publisher.only == self.group)
     }
 }
 
@@ -198,7 +203,7 @@ mod tests {
     use busway_wire::{Generation, Pattern, PortId, RingIndex, Topic};
 
     fn query(pattern: Pattern) -> Query {
-        Query { pattern, export: false, meets: Meets::Subscribers }
+        Query { pattern, export: false, meets: Meets::Subscribers, group: None }
     }
 
     /// A publisher of this topic that nobody has registered.
@@ -212,6 +217,7 @@ mod tests {
             created_ns: 0,
             relay: false,
             meets: Meets::Subscribers,
+            only: None,
         }
     }
 
@@ -230,6 +236,7 @@ mod tests {
                 created_ns: 0,
                 relay: false,
                 meets: Meets::Subscribers,
+                only: None,
             });
         }
         index

@@ -64,12 +64,16 @@ impl<F: Clone> Rendezvous<F> {
         let found = self.members.get(&member).and_then(|found| {
             let subscription = found.subscriptions.get(&port).filter(|found| found.query.is_told())?;
             let (process, policy) = (found.identity.process, subscription.policy);
-            Some(Control::Wanted { process, port, pattern: subscription.query.pattern.clone(), policy })
+            let pattern = subscription.query.pattern.clone();
+            Some(match subscription.group.clone() {
+                Some(group) => Control::Pulled { process, port, pattern, group },
+                None => Control::Wanted { process, port, pattern, policy },
+            })
         });
         let watch = self.member(to).watch.as_mut().expect("it was there two lines above");
         let message = match found {
             Some(message) => {
-                if let Control::Wanted { process, .. } = &message {
+                if let Control::Wanted { process, .. } | Control::Pulled { process, .. } = &message {
                     watch.told.insert((member, port), *process);
                 }
                 message
@@ -89,7 +93,7 @@ impl<F: Clone> Rendezvous<F> {
 mod tests {
     use super::super::tests::{Story, publish, subscribe};
     use super::super::{Leaving, MemberId};
-    use busway_wire::Control;
+    use busway_wire::{Control, Generation, Group, Pattern, PortId, RingIndex, Topic};
 
     fn exported(port: u64, pattern: &str) -> Control {
         match subscribe(port, pattern, 0) {
@@ -160,6 +164,55 @@ mod tests {
         story.say(0, exported(11, "price.tick"));
         story.say(0, exported(12, "price.tock"));
         assert_eq!(rings(&mut story, 0), [31]);
+    }
+
+    fn pull(port: u64, group: &str, export: bool) -> Control {
+        let group = Group::new(Topic::new(group).unwrap(), None).unwrap();
+        let pattern = Pattern::parse("work").unwrap();
+        Control::Pull { port: PortId(port), pattern, group, created_ns: 0, export }
+    }
+
+    fn push(port: u64, only: Option<&str>) -> Control {
+        let (topic, only) = (Topic::new("work").unwrap(), only.map(|group| Topic::new(group).unwrap()));
+        let ring = RingIndex(u32::try_from(port).unwrap());
+        Control::Push { port: PortId(port), topic, ring, generation: Generation(1), created_ns: 0, only }
+    }
+
+    #[test]
+    fn what_another_host_gives_is_for_its_group_alone_and_is_not_pulled_for_a_third() {
+        let mut story = Story::with_members(3);
+        story.say(0, Control::Watch {});
+        story.say(0, pull(10, "g", true));
+        story.say(1, pull(20, "g", false));
+        story.say(1, pull(21, "other", false));
+        let told: Vec<String> = story
+            .heard(0)
+            .into_iter()
+            .filter_map(|(message, _)| match message {
+                Control::Pulled { process, port, group, .. } => {
+                    Some(format!("+{} {} {}", process.0, port.0, group.name()))
+                }
+                _ => None,
+            })
+            .collect();
+        assert_eq!(told, ["+1 20 g", "+1 21 other"], "what is pulled for another host is not told");
+        story.say(2, push(30, Some("g")));
+        story.say(2, push(31, None));
+        let mut met = |n: u64| {
+            let met = story.heard(n).into_iter().filter_map(|(message, _)| match message {
+                Control::RingAdded { subscription, port, .. } => Some((subscription.0, port.0)),
+                _ => None,
+            });
+            let mut met: Vec<_> = met.collect();
+            met.sort_unstable();
+            met
+        };
+        assert_eq!(met(0), [(10, 31)]);
+        assert_eq!(met(1), [(20, 30), (20, 31), (21, 31)]);
+        story.say(1, Control::Unsubscribe { port: PortId(20) });
+        let gone =
+            |(message, _): &(Control, _)| matches!(message, Control::Unwanted { port: PortId(20), .. });
+        assert!(story.heard(0).iter().any(gone), "nobody was told that it pulls no more");
     }
 
     #[test]

@@ -407,6 +407,7 @@ fn nobody_pulls_for_a_group_of_the_bus_but_responders_do_for_theirs() {
         port: PortId(1),
         pattern: Pattern::parse("work").unwrap(),
         group: Group::new(name, acknowledge).unwrap(),
+        export: false,
         created_ns: 1,
     };
     let acknowledged = Some(busway_wire::Acknowledge { within_ms: 1, attempts: 1 });
@@ -430,7 +431,7 @@ fn who_joins_a_group_does_so_for_itself_and_as_it_said_that_it_pulls() {
     let process = stranger.arena.process();
     let (port, created_ns) = (PortId(1), 1);
     let pattern = Pattern::parse("work").unwrap();
-    stranger.say(&Control::Pull { port, pattern, group: group("g"), created_ns });
+    stranger.say(&Control::Pull { port, pattern, group: group("g"), created_ns, export: false });
     let (publisher, ring, generation, row) = (process, RingIndex(0), Generation(1), RowIndex(0));
     let join = |subscriber: ProcessId, subscription: PortId, group: Group| Control::Join {
         publisher,
@@ -448,6 +449,7 @@ fn who_joins_a_group_does_so_for_itself_and_as_it_said_that_it_pulls() {
         ring,
         generation,
         created_ns,
+        only: None,
     });
     // It is the pusher as well: what is right comes back to it, another group than was said and a subscription that there is
     // not are refused.

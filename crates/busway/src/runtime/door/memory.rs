@@ -11,6 +11,7 @@ use busway_protocol::{PeerId, Permits, Principal, Session};
 
 use crate::acl::Acl;
 use crate::ports::lock;
+use crate::runtime::desk::Channel;
 use crate::runtime::door::Door;
 use crate::runtime::export::place_of;
 use crate::runtime::hub::Wires;
@@ -30,9 +31,12 @@ impl<D: Wires> Door<D> {
         let (host, speakers) = (config.host.clone(), self.shared.speakers.clone());
         let shares = Shares { gates: self.shared.gates.clone(), backlogs: self.shared.backlogs.clone() };
         let permits = Permits::new(principal, self.shared.acl().as_ref().map(Acl::rules));
-        let made = Peer::new(&self.shared.core, session, permits, host, place, speakers, shares);
-        let mut peer = match made {
-            Ok(peer) => peer,
+        let core = &self.shared.core;
+        let channel = config.shares_work.then(|| Channel::new(core, self.link.hello.instance, &host));
+        let made = Peer::new(core, session, permits, host, place, speakers, shares);
+        let made = made.and_then(|peer| Ok((peer, channel.transpose()?)));
+        let (mut peer, channel) = match made {
+            Ok(made) => made,
             Err(error) => {
                 tracing::warn!(target: "busway::link", peer = %id, "no room for a peer: {error}");
                 return None;
@@ -40,6 +44,9 @@ impl<D: Wires> Door<D> {
         };
         for want in interests.all() {
             peer.tell(&self.shared.driver, want);
+        }
+        if let Some(channel) = channel {
+            peer.share_work(&self.shared.driver, channel);
         }
         let peer = Arc::new(Mutex::new(peer));
         self.shared.insert(id, peer.clone());

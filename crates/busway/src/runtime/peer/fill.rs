@@ -144,7 +144,7 @@ impl Peer {
 
     /// As `fill`, of sources whose head says that there is something, each once. Ends are not found by that.
     fn fill_from_news(&mut self, now: Time) -> usize {
-        let (mut all, mut held_up, mut bytes) = (0, false, FILL_BYTES);
+        let (mut all, mut held_up, mut bytes) = (self.pump_words(now), false, FILL_BYTES);
         let count = self.exports.count();
         let start = self.turn.min(count);
         for places in [start..count, 0..start] {
@@ -197,6 +197,9 @@ impl Peer {
     /// Gives the session the next messages of a source that may send, at most `most`, and no more when `bytes` of runs are
     /// used up.
     fn fill_from(&mut self, now: Time, source: PortId, most: usize, bytes: &mut usize) -> usize {
+        if self.is_channel(source) {
+            return self.pump_words(now);
+        }
         let mut read = 0;
         while read < most && *bytes > 0 && (read == 0 || self.session.may_send(source)) {
             let mut room = self.session.room(source);

@@ -1,0 +1,131 @@
+//! Opens ports for who shares work: it asks the rendezvous, which may take a while, and whoever serves all peers must not wait for it.
+//!
+//! Invariant: each port that was asked for is answered once, in the order of asking.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Condvar, Mutex};
+use std::thread::JoinHandle;
+
+use busway_protocol::PeerId;
+use busway_wire::Topic;
+
+use crate::bus::{Bus, Core};
+use crate::error::{Code, Error};
+use crate::ports::{lock, work_line};
+use crate::publisher::Publisher;
+use crate::puller::{Puller, PullerBuilder};
+use crate::requester::Requester;
+
+/// For whom a port is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct For {
+    pub(super) peer: PeerId,
+    /// The number of the start of the peer for which it is.
+    pub(super) instance: u64,
+    pub(super) pull: u32,
+}
+
+/// A port that is wanted.
+pub(super) enum Wanted {
+    /// Of the topics and the group of a pull of the peer.
+    Puller(Box<PullerBuilder>),
+    /// For tasks of the peer on this topic, for this group of ours.
+    Pusher(Topic, Topic),
+    /// For requests of the peer on this topic.
+    Requester(Topic),
+}
+
+/// A port that was wanted.
+pub(super) enum Opened {
+    Puller(Puller),
+    Pusher(Topic, Publisher),
+    Requester(Topic, Requester),
+    /// It cannot be had. Of a pusher or requester its topic is named.
+    Refused(Option<Topic>, Error),
+}
+
+#[derive(Default)]
+struct State {
+    wanted: VecDeque<(For, Wanted)>,
+    opened: Vec<(For, Opened)>,
+    stopping: bool,
+}
+
+/// See the head of this file.
+pub(super) struct Opener {
+    state: Arc<(Mutex<State>, Condvar)>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Opener {
+    pub(super) fn start(core: &Arc<Core>) -> Result<Self, Error> {
+        let state = Arc::new((Mutex::new(State::default()), Condvar::new()));
+        let (shared, bus) = (state.clone(), Bus { core: core.clone() });
+        let thread = std::thread::Builder::new().name("bw-work-open".to_owned());
+        let thread = thread.spawn(move || run(&shared, &bus)).map_err(|error| {
+            Error::new(Code::ThreadRefused, format!("a thread cannot be started: {error}"))
+                .at("bw-work-open")
+                .remedy("raise the limit on processes: ulimit -u")
+        })?;
+        Ok(Self { state, thread: Some(thread) })
+    }
+
+    pub(super) fn want(&self, whom: For, wanted: Wanted) {
+        let (state, news) = &*self.state;
+        lock(state).wanted.push_back((whom, wanted));
+        news.notify_one();
+    }
+
+    pub(super) fn take(&self) -> Vec<(For, Opened)> {
+        std::mem::take(&mut lock(&self.state.0).opened)
+    }
+}
+
+impl Drop for Opener {
+    fn drop(&mut self) {
+        let (state, news) = &*self.state;
+        let mut stopped = lock(state);
+        stopped.stopping = true;
+        stopped.wanted.clear();
+        drop(stopped);
+        news.notify_one();
+        if let Some(thread) = self.thread.take() {
+            // It has nothing to say; a panic was printed when it happened.
+            let _ = thread.join();
+        }
+    }
+}
+
+fn run(shared: &(Mutex<State>, Condvar), bus: &Bus) {
+    let (state, news) = shared;
+    loop {
+        let waiting = lock(state);
+        let idle = |state: &mut State| state.wanted.is_empty() && !state.stopping;
+        let mut waiting = news.wait_while(waiting, idle).unwrap_or_else(std::sync::PoisonError::into_inner);
+        if waiting.stopping {
+            return;
+        }
+        let Some((whom, wanted)) = waiting.wanted.pop_front() else { continue };
+        drop(waiting);
+        let opened = open(bus, wanted);
+        lock(state).opened.push((whom, opened));
+        bus.core.ports.ring_bell(work_line());
+    }
+}
+
+fn open(bus: &Bus, wanted: Wanted) -> Opened {
+    match wanted {
+        Wanted::Puller(builder) => match builder.open() {
+            Ok(puller) => Opened::Puller(puller),
+            Err(error) => Opened::Refused(None, error),
+        },
+        Wanted::Pusher(topic, group) => match bus.pusher(topic.as_str()).open_for_work(group) {
+            Ok(pusher) => Opened::Pusher(topic, pusher),
+            Err(error) => Opened::Refused(Some(topic), error),
+        },
+        Wanted::Requester(topic) => match bus.requester(topic.as_str()).for_another_host().open() {
+            Ok(requester) => Opened::Requester(topic, requester),
+            Err(error) => Opened::Refused(Some(topic), error),
+        },
+    }
+}

@@ -1,0 +1,110 @@
+//! What a peer says about work, and what is said to it: outputs of the session that concern no ring.
+//!
+//! Invariant: what concerns the channel is done here and nowhere else, whoever asks.
+
+use busway_io::Driver;
+use busway_protocol::{Input, Output, Permits, Time};
+use busway_wire::PortId;
+
+use crate::runtime::desk::{Channel, Standing, WANT};
+use crate::runtime::peer::Peer;
+use crate::runtime::{Pieces, Staging};
+
+/// Words read for a peer before others have their turn.
+const WORDS_MAX: usize = 64;
+
+impl Peer {
+    /// Does what the session asks for, if it concerns words about work; returns it if not.
+    pub(super) fn carry_out_of_work(&mut self, output: Output) -> Option<Output> {
+        let Some(channel) = &mut self.channel else { return Some(output) };
+        let ours = channel.source();
+        match &output {
+            Output::Established { hello, .. } => {
+                channel.established(hello.instance, &mut self.inputs);
+                return Some(output);
+            }
+            Output::PeerWants { pattern, .. } if pattern.exact() == Some(channel.topic()) => {
+                channel.wanted(&mut self.inputs);
+            }
+            Output::OpenRelay { announce } if announce.topic == *channel.topic() => {
+                channel.open(announce.source, &mut self.inputs);
+            }
+            Output::CloseRelay { source } if channel.is_theirs(*source) => channel.close(),
+            Output::Abort { source } if channel.is_theirs(*source) => channel.abort(),
+            Output::RelayGap { source, to, .. } if channel.is_theirs(*source) => {
+                self.inputs.push(Input::Published { source: *source, sequence: *to });
+            }
+            Output::Pass { source, to } if *source == ours => channel.confirm(*to),
+            Output::Rewind { source, to } if *source == ours => channel.rewind(*to),
+            Output::SourceDone { source, .. } | Output::SourceDenied { source, .. } if *source == ours => {}
+            _ => return Some(output),
+        }
+        None
+    }
+
+    /// Begins to listen for the peer's words about work, and to say ours.
+    pub(crate) fn share_work<D: Driver<Staging, Pieces>>(&mut self, driver: &D, channel: Channel) {
+        let channel = self.channel.insert(channel);
+        let pattern = busway_wire::Pattern::Exact(channel.topic().clone());
+        self.tell(driver, Input::Want { id: WANT, pattern, reliable: true });
+    }
+
+    /// Takes what has come. Returns how the peer stands, or `None` where work is not shared.
+    pub(crate) fn take_words<D: Driver<Staging, Pieces>>(
+        &mut self,
+        driver: &D,
+        come: &mut Vec<Vec<u8>>,
+    ) -> Option<Standing> {
+        let channel = self.channel.as_mut()?;
+        channel.take(come, &mut self.inputs);
+        let standing = channel.standing();
+        if !self.inputs.is_empty() {
+            self.answer(Time(driver.now_ns()));
+            self.write(driver);
+        }
+        Some(standing)
+    }
+
+    /// Says these bodies to this start of the peer.
+    pub(crate) fn say_words<D: Driver<Staging, Pieces>>(&mut self, driver: &D, to: u64, say: Vec<Vec<u8>>) {
+        let Some(channel) = &mut self.channel else { return };
+        say.into_iter().for_each(|body| channel.say(to, body));
+        self.pump_words(Time(driver.now_ns()));
+        self.write(driver);
+    }
+
+    /// What the peer may do.
+    pub(crate) fn permits(&self) -> &Permits {
+        &self.permits
+    }
+
+    /// Whether words wait that the session may be given.
+    pub(super) fn has_words(&self) -> bool {
+        self.channel
+            .as_ref()
+            .is_some_and(|channel| channel.has_next() && self.session.may_send(channel.source()))
+    }
+
+    /// Whether this is the source of our words.
+    pub(super) fn is_channel(&self, source: PortId) -> bool {
+        self.channel.as_ref().is_some_and(|channel| channel.source() == source)
+    }
+
+    /// Gives the session the next words, as far as it has room. Returns how many.
+    pub(super) fn pump_words(&mut self, now: Time) -> usize {
+        let mut said = 0;
+        while said < WORDS_MAX
+            && self.has_words()
+            && let Some(channel) = &mut self.channel
+            && let Some((header, payload)) = channel.next()
+        {
+            let source = header.source();
+            self.session.handle(now, Input::Publish { source, header, payload }, &mut self.outputs);
+            said += 1;
+        }
+        if !self.outputs.is_empty() {
+            self.carry_out(now);
+        }
+        said
+    }
+}

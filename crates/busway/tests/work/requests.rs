@@ -1,0 +1,75 @@
+//! Requests of one host that responders of the other answer.
+
+use std::time::Duration;
+
+use busway::RequestError;
+
+use crate::stage::{PATIENCE, two_hosts, until};
+
+#[test]
+fn a_request_is_answered_on_another_host_with_a_stream_a_failure_or_nothing() {
+    let (near, far) = two_hosts();
+    let requester = near.bus.requester("count").open().unwrap();
+    let mut responder = far.bus.responder("count").open().unwrap();
+    requester.wait_for_responders(1, PATIENCE).unwrap();
+    for size in [0_usize, 10, 100, 5_000, 300_000] {
+        let asked = vec![7; size];
+        let mut pending = requester.send(&asked, PATIENCE).unwrap();
+        let mut request = responder.recv_timeout(PATIENCE).unwrap().expect("a request");
+        assert_eq!((request.payload(), request.topic()), (&asked[..], "count"));
+        assert!(request.remaining() <= PATIENCE && !request.is_cancelled());
+        request.reply_part(&asked).unwrap();
+        request.reply_part(b"two").unwrap();
+        request.reply(b"three").unwrap();
+        assert_eq!(&pending.recv().unwrap().unwrap()[..], &asked[..]);
+        assert_eq!(&pending.recv().unwrap().unwrap()[..], b"two");
+        let last = pending.recv().unwrap().unwrap();
+        assert!(last.is_last() && &last[..] == b"three");
+        assert!(pending.recv().unwrap().is_none());
+    }
+    let mut pending = requester.send(b"fail", PATIENCE).unwrap();
+    let mut request = responder.recv_timeout(PATIENCE).unwrap().expect("a request");
+    request.reply_part(b"begun").unwrap();
+    request.fail(b"no luck").unwrap();
+    assert_eq!(&pending.recv().unwrap().unwrap()[..], b"begun");
+    assert_eq!(pending.recv().unwrap_err(), RequestError::Failed(b"no luck".to_vec()));
+    let mut pending = requester.send(b"nothing", PATIENCE).unwrap();
+    drop(responder.recv_timeout(PATIENCE).unwrap().expect("a request"));
+    assert_eq!(pending.recv().unwrap_err(), RequestError::Unanswered);
+    until("all is over", || requester.under_way() == 0);
+}
+
+#[test]
+fn without_a_responder_on_either_host_a_request_fails_at_once_and_a_late_one_is_waited_for() {
+    let (near, far) = two_hosts();
+    let requester = near.bus.requester("count").late_join(Duration::ZERO).open().unwrap();
+    assert_eq!(requester.request(b"?", PATIENCE).unwrap_err(), RequestError::NoResponders);
+    let patient = near.bus.requester("count").late_join(PATIENCE).open().unwrap();
+    let server = std::thread::spawn({
+        let bus = far.bus.clone();
+        move || bus.responder("count").open().unwrap().recv().unwrap().reply(b"yes").unwrap()
+    });
+    assert_eq!(&patient.request(b"?", PATIENCE).unwrap()[..], b"yes");
+    server.join().unwrap();
+    until("the responder has gone", || requester.responders() == 0);
+    assert_eq!(requester.request(b"?", PATIENCE).unwrap_err(), RequestError::NoResponders);
+}
+
+#[test]
+fn a_request_that_nobody_waits_for_any_more_is_cancelled_on_the_other_host() {
+    let (near, far) = two_hosts();
+    let requester = near.bus.requester("count").open().unwrap();
+    let mut responder = far.bus.responder("count").open().unwrap();
+    requester.wait_for_responders(1, PATIENCE).unwrap();
+    let pending = requester.send(b"dropped", Duration::from_secs(600)).unwrap();
+    let request = responder.recv_timeout(PATIENCE).unwrap().expect("a request");
+    assert!(!request.is_cancelled());
+    drop(pending);
+    until("it is cancelled", || request.is_cancelled());
+    drop(request);
+    let mut pending = requester.send(b"late", Duration::from_millis(400)).unwrap();
+    let request = responder.recv_timeout(PATIENCE).unwrap().expect("a request");
+    assert!(request.remaining() <= Duration::from_millis(400), "{:?}", request.remaining());
+    assert_eq!(pending.recv().unwrap_err(), RequestError::TimedOut);
+    until("it is over there too", || request.is_cancelled() || request.remaining().is_zero());
+}

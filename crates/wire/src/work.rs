@@ -1,0 +1,152 @@
+//! What two hosts say to each other about work that they share, and about requests.
+//!
+//! These words travel as messages of one source on each way of a link, on a topic that no user has, so that they come whole, in order and
+//! once, over any number of connections. A host says for which groups its programs pull and how much they are ready for; the other takes
+//! so much from its pushers, in the name of the group, and is told what became of it. A request is work whose group is that of the responders.
+//!
+//! A body is a word in postcard, and behind it a payload where the word has one. The correlation of the message is the number of the start of
+//! the host that is spoken to: what was said to an earlier start of it means nothing to this one.
+//!
+//! It does not know who may say what, nor what follows.
+//!
+//! Invariant: a word has one encoding. `decode` accepts no bytes but those that `encode` makes of its result.
+
+use alloc::vec::Vec;
+
+use serde::{Deserialize, Serialize};
+
+use crate::cause::Cause;
+use crate::error::{DecodeError, FrameFault};
+use crate::group::Group;
+use crate::header::Kind;
+use crate::ids::PortId;
+use crate::pattern::Pattern;
+use crate::topic::Topic;
+
+/// The topic of these words.
+const WORK: &str = "$work";
+
+/// The topic of the messages in which these words travel.
+///
+/// ```
+/// assert!(busway_wire::work::topic().is_reserved());
+/// ```
+#[must_use]
+pub fn topic() -> Topic {
+    Topic::reserved(WORK).expect("it is in the grammar")
+}
+
+/// What became of work that was given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum End {
+    /// It was handled.
+    Done,
+    /// It is lost.
+    Lost(Cause),
+    /// Nobody there has it. It was given to pullers so often, those before it came included.
+    Back {
+        /// How often.
+        attempt: u8,
+    },
+}
+
+/// One thing that is said. The order of the variants is the format: a new one goes to the end.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Word {
+    /// Programs of the sender's host pull.
+    Pull {
+        /// The sender's number for it.
+        pull: u32,
+        /// The topics.
+        pattern: Pattern,
+        /// For which group.
+        group: Group,
+    },
+    /// They no longer do.
+    Unpull {
+        /// The number.
+        pull: u32,
+    },
+    /// So many tasks may be given, since the beginning; it says all.
+    Grant {
+        /// For which pull.
+        pull: u32,
+        /// How many.
+        tasks: u64,
+    },
+    /// A task, or a request, for that pull. The payload follows.
+    Task {
+        /// For which pull.
+        pull: u32,
+        /// The sender's number for it.
+        task: u64,
+        /// Its topic.
+        topic: Topic,
+        /// Who pushed it.
+        source: PortId,
+        /// Its sequence there.
+        sequence: u64,
+        /// How often it was given to a puller before.
+        attempt: u8,
+        /// The codec of its payload, as in a header's flags.
+        flags: u8,
+        /// Of a request: for how long somebody waits, in nanoseconds; of a task 0.
+        left_ns: u64,
+    },
+    /// Nobody waits for that request any more.
+    Cancel {
+        /// The number.
+        task: u64,
+    },
+    /// A task is over.
+    Over {
+        /// The receiver's number for it.
+        task: u64,
+        /// What became of it.
+        end: End,
+    },
+    /// A reply to a request. The payload follows.
+    Reply {
+        /// The receiver's number for the request.
+        task: u64,
+        /// The place of the reply among all to it.
+        index: u32,
+        /// The number of a [`ReplyState`](crate::ReplyState).
+        state: u8,
+    },
+}
+
+/// Replaces `out` by the body of a message that says this.
+pub fn encode(word: &Word, payload: &[u8], out: &mut Vec<u8>) {
+    out.clear();
+    *out = postcard::to_extend(word, core::mem::take(out))
+        .expect("a vector takes any number of bytes, and no field has an unknown length");
+    out.extend_from_slice(payload);
+}
+
+/// Reads a body: what it says, and the payload behind it.
+///
+/// ```
+/// use busway_wire::work::{Word, decode, encode};
+/// let mut body = Vec::new();
+/// encode(&Word::Grant { pull: 3, tasks: 7 }, b"", &mut body);
+/// assert_eq!(decode(&body), Ok((Word::Grant { pull: 3, tasks: 7 }, &b""[..])));
+/// assert!(decode(&body[..1]).is_err());
+/// ```
+///
+/// # Errors
+/// Bytes that are no word, a second encoding of one, or a payload behind one that has none.
+pub fn decode(body: &[u8]) -> Result<(Word, &[u8]), DecodeError> {
+    let fault = |fault| DecodeError::Frame { kind: Kind::Publish, fault };
+    let (word, payload) = postcard::take_from_bytes::<Word>(body).map_err(|_| fault(FrameFault::Body))?;
+    let mut again = Vec::new();
+    encode(&word, &[], &mut again);
+    if body.get(..again.len()) != Some(&again) {
+        return Err(fault(FrameFault::NotCanonical));
+    }
+    let has_payload = matches!(word, Word::Task { .. } | Word::Reply { .. });
+    if !has_payload && !payload.is_empty() {
+        return Err(fault(FrameFault::Trailing { size: payload.len() }));
+    }
+    Ok((word, payload))
+}
