@@ -12,6 +12,7 @@ pub mod link;
 pub mod loan;
 pub mod lookup;
 pub mod medium;
+pub mod requests;
 pub mod steps;
 pub mod topics;
 
@@ -48,6 +49,8 @@ pub fn conduct(plan: &Plan) -> Result<Outcome, Failure> {
         "death" => death::conduct,
         "steps" => return steps::conduct(plan),
         "steps-inside" => return steps::inside(plan),
+        "requests" => return cell::conduct_requests::<requests::Requests>(plan),
+        "requests-slow" => requests::slow,
         "footprint" => return footprint::footprint(plan),
         "cold-tour" => return footprint::cold_tour(),
         _ => return cell::conduct::<Busway>(plan),
@@ -72,6 +75,8 @@ pub fn partner(scene: &Scene<'_>, index: usize) -> Result<Outcome, Failure> {
         "lookup" => lookup::partner,
         "topics" => topics::partner,
         "death" => |scene, _| death::partner(scene),
+        "requests" => |scene, _| cell::partner_requests::<requests::Requests>(scene),
+        "requests-slow" => |scene, _| requests::slow_service(scene),
         _ => return cell::partner::<Busway>(scene, index),
     };
     place::pin(scene.plan.cpus[1])?;

@@ -7,6 +7,7 @@ pub mod fanout;
 pub mod flood;
 pub mod oneway;
 pub mod rate;
+pub mod requests;
 pub mod throughput;
 pub mod wake;
 
@@ -54,6 +55,25 @@ pub fn partner<M: Medium>(scene: &Scene<'_>, index: usize) -> Result<Outcome, Fa
     }
 }
 
+/// Runs the first side of the cell `requests` of `A`.
+///
+/// # Errors
+/// A process of it fails.
+pub fn conduct_requests<A: requests::Answers>(plan: &Plan) -> Result<Outcome, Failure> {
+    let stage = Stage::create()?;
+    place::pin(plan.cpus[0])?;
+    requests::conduct::<A>(&Scene { plan, stage: &stage, owner: std::process::id() })
+}
+
+/// Runs the service of the cell `requests`.
+///
+/// # Errors
+/// The medium fails.
+pub fn partner_requests<A: requests::Answers>(scene: &Scene<'_>) -> Result<Outcome, Failure> {
+    place::pin(scene.plan.cpus[1])?;
+    requests::partner::<A>(scene)
+}
+
 /// Joins what both sides found: numbers and latencies of `other`, threads side by side.
 pub fn join(mut own: Outcome, other: Outcome) -> Outcome {
     own.values.extend(other.values);
@@ -72,7 +92,7 @@ pub fn outcome() -> Outcome {
 const CROWD: usize = 32;
 
 /// Starts as many partners as the plan asks for, at least one, and waits until all are ready.
-fn partners(scene: &Scene<'_>) -> Result<Partners, Failure> {
+pub(crate) fn partners(scene: &Scene<'_>) -> Result<Partners, Failure> {
     let mut partners = Partners::none();
     for index in 0..scene.plan.receivers.max(1) {
         partners.add(scene, index)?;

@@ -24,6 +24,14 @@ struct Rivals;
 
 impl Sides for Rivals {
     fn conduct(&self, plan: &Plan) -> Result<Outcome, Failure> {
+        if plan.cell == "requests" {
+            return match plan.side.as_str() {
+                "libzmq" => cell::conduct_requests::<Libzmq>(plan),
+                "zenoh" => cell::conduct_requests::<Zenoh>(plan),
+                "nats" => cell::conduct_requests::<Nats>(plan),
+                other => Err(format!("this program cannot ask {other}").into()),
+            };
+        }
         match plan.side.as_str() {
             "iceoryx2" => cell::conduct::<Iceoryx2>(plan),
             "libzmq" => cell::conduct::<Libzmq>(plan),
@@ -34,6 +42,14 @@ impl Sides for Rivals {
     }
 
     fn partner(&self, scene: &Scene<'_>, index: usize) -> Result<Outcome, Failure> {
+        if scene.plan.cell == "requests" {
+            return match scene.plan.side.as_str() {
+                "libzmq" => cell::partner_requests::<Libzmq>(scene),
+                "zenoh" => cell::partner_requests::<Zenoh>(scene),
+                "nats" => cell::partner_requests::<Nats>(scene),
+                other => Err(format!("this program cannot ask {other}").into()),
+            };
+        }
         match scene.plan.side.as_str() {
             "iceoryx2" => cell::partner::<Iceoryx2>(scene, index),
             "libzmq" => cell::partner::<Libzmq>(scene, index),

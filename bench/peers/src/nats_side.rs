@@ -4,10 +4,15 @@
 //! it always is; it may run on both processors.
 
 use async_nats::{Client, ConnectOptions, Subscriber};
+use busway_bench::cell::requests::{Answers, Asker, answer};
 use busway_bench::clock::pause;
 use busway_bench::floor::tcp::{port_of, tell_port};
-use busway_bench::medium::{Channel, Letter, Medium, Quality, Receiver, Scene, Sender};
+use busway_bench::medium::{
+    Channel, END, Letter, Medium, Quality, Receiver, Scene, Sender, from_bytes, to_bytes,
+};
 use busway_bench::{Failure, place};
+use futures_util::future::BoxFuture;
+use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt, StreamExt};
 use std::net::{Ipv4Addr, TcpListener};
 use std::process::{Child, Command, Stdio};
@@ -169,5 +174,65 @@ impl Receiver for NatsReceiver {
         };
         look(&message.ok_or("the subscription has ended")?.payload);
         Ok(true)
+    }
+}
+
+/// What a service listens to.
+const SERVICE: &str = "bench.service";
+
+/// A client that asks.
+pub(crate) struct NatsAsker {
+    asked: FuturesUnordered<BoxFuture<'static, Result<Letter, Failure>>>,
+    client: Nats,
+}
+
+impl Answers for Nats {
+    type Asker = NatsAsker;
+
+    fn asker(scene: &Scene<'_>, _: usize) -> Result<NatsAsker, Failure> {
+        Ok(NatsAsker { asked: FuturesUnordered::new(), client: Self::open(scene)? })
+    }
+
+    fn serve(scene: &Scene<'_>, ready: impl FnOnce() -> Result<(), Failure>) -> Result<(), Failure> {
+        let nats = Self::open(scene)?;
+        let Self { client, runtime, .. } = &nats;
+        let mut subscriber = runtime.block_on(async {
+            let subscriber = client.subscribe(SERVICE).await?;
+            client.flush().await?;
+            Ok::<_, Failure>(subscriber)
+        })?;
+        ready()?;
+        runtime.block_on(async {
+            while let Some(message) = subscriber.next().await {
+                let letter = from_bytes(&message.payload)?;
+                let to = message.reply.ok_or("a request without a place for its reply")?;
+                client.publish(to, to_bytes(&answer(&letter)).to_vec().into()).await?;
+                if letter[0] == END {
+                    client.flush().await?;
+                    return Ok(());
+                }
+            }
+            Err("the subscription has ended".into())
+        })
+    }
+}
+
+impl Asker for NatsAsker {
+    fn settle(&mut self) -> Result<(), Failure> {
+        Ok(())
+    }
+
+    fn ask(&mut self, letter: &Letter) -> Result<(), Failure> {
+        let (client, payload) = (self.client.client.clone(), to_bytes(letter).to_vec());
+        self.asked.push(Box::pin(async move {
+            let message = client.request(SERVICE, payload.into()).await?;
+            from_bytes(&message.payload)
+        }));
+        Ok(())
+    }
+
+    fn reply(&mut self) -> Result<Letter, Failure> {
+        let next = self.client.runtime.clone().block_on(self.asked.next());
+        next.ok_or("nothing was asked")?
     }
 }

@@ -3,14 +3,19 @@
 //! Every setting and the page that recommends it stand in `settings/zenoh.md`.
 
 use busway_bench::Failure;
+use busway_bench::cell::requests::{Answers, Asker, answer};
 use busway_bench::clock::pause;
 use busway_bench::floor::tcp::{port_of, tell_port};
-use busway_bench::medium::{Channel, Letter, Medium, Quality, Receiver, Scene, Sender};
+use busway_bench::medium::{
+    Channel, END, Letter, Medium, Quality, Receiver, Scene, Sender, from_bytes, to_bytes,
+};
+use std::collections::VecDeque;
 use std::net::{Ipv4Addr, TcpListener};
 use std::time::Duration;
 use zenoh::handlers::{FifoChannel, FifoChannelHandler};
 use zenoh::pubsub::{Publisher, Subscriber};
 use zenoh::qos::CongestionControl;
+use zenoh::query::Reply;
 use zenoh::sample::Sample;
 use zenoh::{Config, Session, Wait};
 
@@ -135,5 +140,61 @@ impl Receiver for ZenohReceiver {
             }
         }
         Ok(true)
+    }
+}
+
+/// What a queryable answers.
+const SERVICE: &str = "bench/service";
+
+/// A session that asks.
+pub(crate) struct ZenohAsker {
+    asked: VecDeque<FifoChannelHandler<Reply>>,
+    session: Session,
+}
+
+impl Answers for Zenoh {
+    type Asker = ZenohAsker;
+
+    fn asker(scene: &Scene<'_>, at_once: usize) -> Result<ZenohAsker, Failure> {
+        Ok(ZenohAsker { asked: VecDeque::with_capacity(at_once), session: Self::open(scene)?.session })
+    }
+
+    fn serve(scene: &Scene<'_>, ready: impl FnOnce() -> Result<(), Failure>) -> Result<(), Failure> {
+        let Self { session, .. } = Self::open(scene)?;
+        let queryable = session.declare_queryable(SERVICE).wait().map_err(failure)?;
+        ready()?;
+        loop {
+            let query = queryable.recv().map_err(failure)?;
+            let payload = query.payload().ok_or("a query without a payload")?.to_bytes();
+            let letter = from_bytes(&payload)?;
+            query.reply(SERVICE, to_bytes(&answer(&letter)).to_vec()).wait().map_err(failure)?;
+            if letter[0] == END {
+                drop(query);
+                // It goes out on a thread of its own.
+                pause(Duration::from_secs(1));
+                return Ok(());
+            }
+        }
+    }
+}
+
+impl Asker for ZenohAsker {
+    fn settle(&mut self) -> Result<(), Failure> {
+        // As with its publishers.
+        pause(Duration::from_secs(1));
+        Ok(())
+    }
+
+    fn ask(&mut self, letter: &Letter) -> Result<(), Failure> {
+        let replies = self.session.get(SERVICE).payload(to_bytes(letter).to_vec()).wait();
+        self.asked.push_back(replies.map_err(failure)?);
+        Ok(())
+    }
+
+    fn reply(&mut self) -> Result<Letter, Failure> {
+        let replies = self.asked.pop_front().ok_or("nothing was asked")?;
+        let reply = replies.recv().map_err(failure)?;
+        let sample = reply.result().map_err(|_| "a query that failed")?;
+        from_bytes(&sample.payload().to_bytes())
     }
 }

@@ -1,10 +1,13 @@
-//! libzmq: PUSH and PULL over TCP of loopback, as its own throughput program does.
+//! libzmq: PUSH and PULL over TCP of loopback, as its own throughput program does; requests over a socket of the host.
 //!
 //! Every setting and the page that recommends it stand in `settings/libzmq.md`.
 
 use busway_bench::Failure;
+use busway_bench::cell::requests::{Answers, Asker, answer};
 use busway_bench::floor::tcp::{port_of, tell_port};
-use busway_bench::medium::{Channel, Letter, Medium, Quality, Receiver, Scene, Sender};
+use busway_bench::medium::{
+    Channel, END, Letter, Medium, Quality, Receiver, Scene, Sender, from_bytes, to_bytes,
+};
 use std::cell::RefCell;
 use std::time::Duration;
 use zmq::{Context, Message, Socket};
@@ -95,5 +98,65 @@ impl Receiver for LibzmqReceiver {
             Err(error) => return Err(error.into()),
         }
         Ok(true)
+    }
+}
+
+/// REQ for one request under way, DEALER for more.
+pub(crate) struct LibzmqAsker {
+    socket: Socket,
+    // Ends after its socket.
+    _context: Context,
+}
+
+fn endpoint(owner: u32) -> String {
+    format!("ipc://@busway-bench-{owner}")
+}
+
+impl Answers for Libzmq {
+    type Asker = LibzmqAsker;
+
+    fn asker(scene: &Scene<'_>, at_once: usize) -> Result<LibzmqAsker, Failure> {
+        let context = Context::new();
+        let socket = context.socket(if at_once == 1 { zmq::REQ } else { zmq::DEALER })?;
+        socket.set_rcvtimeo(SILENCE_MS)?;
+        socket.bind(&endpoint(scene.owner))?;
+        Ok(LibzmqAsker { socket, _context: context })
+    }
+
+    fn serve(scene: &Scene<'_>, ready: impl FnOnce() -> Result<(), Failure>) -> Result<(), Failure> {
+        let context = Context::new();
+        let one = scene.plan.size <= 1;
+        let socket = context.socket(if one { zmq::REP } else { zmq::ROUTER })?;
+        socket.set_rcvtimeo(SILENCE_MS)?;
+        socket.connect(&endpoint(scene.owner))?;
+        ready()?;
+        let mut message = Message::new();
+        loop {
+            let who = if one { None } else { Some(socket.recv_msg(0)?) };
+            socket.recv(&mut message, 0)?;
+            let letter = from_bytes(&message)?;
+            if let Some(who) = who {
+                socket.send(who, zmq::SNDMORE)?;
+            }
+            socket.send(&to_bytes(&answer(&letter))[..], 0)?;
+            if letter[0] == END {
+                return Ok(());
+            }
+        }
+    }
+}
+
+impl Asker for LibzmqAsker {
+    fn settle(&mut self) -> Result<(), Failure> {
+        // Who sends waits for somebody to be there.
+        Ok(())
+    }
+
+    fn ask(&mut self, letter: &Letter) -> Result<(), Failure> {
+        Ok(self.socket.send(&to_bytes(letter)[..], 0)?)
+    }
+
+    fn reply(&mut self) -> Result<Letter, Failure> {
+        from_bytes(&self.socket.recv_msg(0)?)
     }
 }

@@ -25,6 +25,8 @@ pub fn figures(settings: &Settings) -> Vec<Figure> {
         maker.p11(),
         maker.p12(),
         maker.p13(),
+        maker.p14(),
+        maker.p14b(),
         maker.p15a(),
         maker.p15b(),
         maker.p18(),
@@ -421,6 +423,39 @@ impl Maker<'_> {
     /// One cell a side, with payloads of one size.
     fn sized(&self, sides: &[&str], size: u64, messages: u64) -> Vec<Plan> {
         sides.iter().map(|side| Plan { size, ..self.cell(side, "flood", messages) }).collect()
+    }
+
+    fn p14(&self) -> Figure {
+        let at_once = [(1_u64, 100_000), (100, 1_000_000)];
+        let sides = ["busway", "libzmq", "zenoh", "nats"];
+        let plans = |(size, messages): (u64, u64)| {
+            sides.map(|side| Plan { size, ..self.cell(side, "requests", messages) })
+        };
+        let claims = at_once.iter().flat_map(|(count, _)| {
+            let rate = move |side: &str| read(&format!("{side} requests of {count}"), "requests_per_s");
+            sides[1..].iter().map(move |rival| {
+                let name = format!("busway / {rival}, {count} under way");
+                claim(&name, rate("busway"), Against::Over(rate(rival)), Bar::AtLeast(1.5))
+            })
+        });
+        Figure {
+            method: "One caller, one service, 64 B asked and 64 B replied, 1 and 100 requests under way; both sides sleep when there is nothing to do. Each reply is compared with its request. \
+                     Ours are a requester and a responder; libzmq has REQ and REP for one request under way, DEALER and ROUTER for more, over a socket of the host; zenoh gets of a queryable, peer to peer over TCP of loopback; NATS its requests, with its server between, a third process, which may use both processors",
+            cells: at_once.into_iter().flat_map(plans).collect(),
+            claims: claims.collect(),
+            ..plain("P14", "Requests a second on one host, against libzmq, zenoh and NATS")
+        }
+    }
+
+    fn p14b(&self) -> Figure {
+        let all = read("busway requests-slow", "all_replied_ns");
+        Figure {
+            method: "A hundred requests are asked at once of a service that takes 50 ms for each, a thread a request; from before the first is asked until the last reply was read, the median of the tries of a round",
+            cells: vec![self.cell("busway", "requests-slow", 20)],
+            claims: vec![claim("a hundred requests", all, Against::Nothing, Bar::AtMost(100e6))],
+            rounds_max: 3,
+            ..plain("P14b", "A hundred requests at once to a service of 50 ms")
+        }
     }
 
     fn p15a(&self) -> Figure {
