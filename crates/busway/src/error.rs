@@ -85,6 +85,8 @@ codes! {
     Cancelled = 411, "nobody waits for the reply any more";
     TooManyRequests = 412, "so many requests are under way or unread that the requester has no room for another";
     TooFarAhead = 413, "a request has not ended, and so many were sent after it that its place is needed";
+    Rejected = 414, "a hook rejected the message before it was sent";
+    BreakerOpen = 415, "sending failed again and again, and nothing is tried for a while";
     LayoutDiffers = 501, "the peer was built with another memory layout";
     SegmentRefused = 502, "a segment from a peer is not what it must be";
     ProtocolBroken = 503, "the peer sent what the control protocol does not allow";

@@ -9,7 +9,7 @@ use std::sync::mpsc::channel;
 use std::time::Duration;
 
 use busway::service::{Breaker, BreakerState, OutletError, Retry};
-use busway::{Bus, Policy, Publisher, SendError, Subscriber};
+use busway::{Bus, Code, Error, Policy, Publisher, SendError, Subscriber};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 const HOUR: Duration = Duration::from_secs(3_600);
@@ -180,4 +180,27 @@ fn a_pause_ends_with_its_deadline_and_with_the_bus() {
     let closed = told.recv_timeout(PATIENCE).expect("it goes on pausing on a closed bus");
     assert_eq!(closed, Err(OutletError::Refused(SendError::Closed)));
     sender.join().unwrap();
+}
+
+#[test]
+fn what_an_outlet_refuses_has_a_code_and_says_what_to_try() {
+    let scene = Scene::new();
+    let (publisher, _subscriber, _) = scene.full();
+    let breaker = Breaker::default().failures(1).window(HOUR).pause(HOUR);
+    let mut outlet = scene
+        .bus
+        .outlet(publisher)
+        .before_send(|order| if order.is_empty() { Err("an empty order") } else { Ok(()) })
+        .breaker(breaker);
+    let ends =
+        [outlet.send(b"").unwrap_err(), outlet.send(b"x").unwrap_err(), outlet.send(b"x").unwrap_err()];
+    assert_eq!(ends.each_ref().map(OutletError::code), [Code::Rejected, Code::Full, Code::BreakerOpen]);
+    for (end, says) in ends.into_iter().zip(["an empty order", "full", "failed again and again"]) {
+        let (code, error) = (end.code(), Error::from(end));
+        let text = error.to_string();
+        assert_eq!(error.code(), code);
+        assert!(text.contains(&code.to_string()) && text.contains("try: "), "{text}");
+        assert!(code == Code::Full || text.contains(says), "{text}");
+    }
+    println!("evidence: codes=3");
 }

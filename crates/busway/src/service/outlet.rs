@@ -20,6 +20,7 @@ use busway_wire::Topic;
 
 use super::{Answer, answered, now, text_of};
 use crate::bus::{Bus, Core};
+use crate::error::{Code, Error};
 use crate::outcome::{SendError, Sent};
 use crate::publisher::Publisher;
 use crate::pusher::Pusher;
@@ -100,6 +101,29 @@ pub enum OutletError {
     Open(Time),
     /// It was refused, at the last attempt.
     Refused(SendError),
+}
+
+impl OutletError {
+    /// The stable code.
+    #[must_use]
+    pub fn code(&self) -> Code {
+        match self {
+            OutletError::Rejected(_) => Code::Rejected,
+            OutletError::Open(_) => Code::BreakerOpen,
+            OutletError::Refused(error) => error.code(),
+        }
+    }
+}
+
+impl From<OutletError> for Error {
+    fn from(error: OutletError) -> Self {
+        let remedy = match &error {
+            OutletError::Refused(inner) => return inner.clone().into(),
+            OutletError::Rejected(_) => "send what the hook lets through, or change the hook",
+            OutletError::Open(_) => "try again after that time, and look at who is behind with busway info",
+        };
+        Error::new(error.code(), error.to_string()).at("send").remedy(remedy)
+    }
 }
 
 impl fmt::Display for OutletError {

@@ -40,6 +40,7 @@ from ._busway import (
     Task,
 )
 from ._errors import (
+    BreakerOpen,
     Cancelled,
     Closed,
     CodecError,
@@ -51,6 +52,7 @@ from ._errors import (
     NoResponders,
     NoSubscribers,
     PeerError,
+    Rejected,
     ReplyLost,
     ResourceError,
     ResponderDied,
@@ -65,6 +67,7 @@ from ._errors import (
 )
 
 __all__ = [
+    "BreakerOpen",
     "Bus",
     "Cancelled",
     "Closed",
@@ -84,6 +87,7 @@ __all__ = [
     "Publisher",
     "Puller",
     "Pusher",
+    "Rejected",
     "Reply",
     "ReplyLost",
     "Request",
