@@ -550,3 +550,29 @@ fn a_process_that_is_only_said_to_be_gone_keeps_what_it_holds_and_is_waited_for_
     assert!(sent < 100, "it gates again");
     drop(held);
 }
+
+#[test]
+fn a_flush_names_nobody_who_has_passed_the_last_message_while_it_looked() {
+    let rounds: u64 = if cfg!(miri) { 50 } else { 20_000 };
+    let mut pair = Pair::new(RingOptions { max_wait_ns: u64::MAX, ..options() });
+    let mut reader = pair.subscribe(Policy::Block);
+    std::thread::scope(|scope| {
+        let reads = scope.spawn(move || {
+            let mut read = 0;
+            while read < rounds {
+                match reader.take() {
+                    Taken::Message(_) => read += 1,
+                    Taken::Empty => std::thread::yield_now(),
+                    other => panic!("{other:?} after {read} messages"),
+                }
+            }
+        });
+        for round in 0..rounds {
+            pair.send(b"last", patient()).expect("the reader reads");
+            let behind = pair.writer.flush(Deadline::after(Duration::from_secs(20)));
+            assert!(behind.is_empty(), "round {round}: {behind:?}");
+        }
+        reads.join().expect("it reads all");
+    });
+    println!("evidence: flushes={rounds}");
+}

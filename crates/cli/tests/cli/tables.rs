@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use crate::harness::Place;
 
 /// Every command of the table, as words.
-const COMMANDS: [&[&str]; 31] = [
+const COMMANDS: [&[&str]; 32] = [
     &[],
     &["up"],
     &["peers"],
@@ -26,6 +26,7 @@ const COMMANDS: [&[&str]; 31] = [
     &["pull"],
     &["req"],
     &["reply"],
+    &["stat"],
     &["ls"],
     &["info"],
     &["shm"],
@@ -89,6 +90,7 @@ fn help_lists_every_command_and_no_hidden_one() {
         "reply",
         "req",
         "shm",
+        "stat",
         "sub",
         "tour",
         "up",

@@ -288,33 +288,22 @@ impl RingWriter {
         let mut spins = 0;
         loop {
             self.refresh();
-            let needed = self.head + 1;
-            let who: Vec<RowName> = self
-                .places
-                .iter()
-                .filter_map(|seat| self.name_if_blocking(seat, needed.saturating_sub(1)))
-                .collect();
+            let needed = self.head;
+            let behind: Vec<&Seat> = self.places.iter().filter(|seat| self.blocks(seat, needed)).collect();
             // A seat of a list that has changed meanwhile may be free because another row has its place.
-            let all = who.is_empty() && self.shared.version() == self.seen;
-            let in_vain = !who.is_empty() && self.is_forsaken(needed - 1);
+            let all = behind.is_empty() && self.shared.version() == self.seen;
+            let in_vain = !behind.is_empty() && are_forsaken(&behind);
             if all || in_vain || deadline.expired() || self.shared.own().closed() {
-                return who;
+                // Those that have passed it meanwhile are not named.
+                return behind.into_iter().filter_map(|seat| self.name_if_behind(seat, self.head)).collect();
             }
             if spins < SPINS {
                 spins += 1;
                 pause(spins);
             } else {
-                self.sleep(needed - 1, clock::monotonic_ns(), Patience::Until(deadline));
+                self.sleep(needed, clock::monotonic_ns(), Patience::Until(deadline));
             }
         }
-    }
-
-    /// Whether all that have not passed this message are groups for which nobody has pulled for longer than they are waited for.
-    fn is_forsaken(&self, needed: u64) -> bool {
-        let now_ns = clock::monotonic_ns();
-        let forsaken =
-            |seat: &Seat| seat.group.as_ref().is_some_and(|group| group.forsaken_ns(now_ns).is_some());
-        self.places.iter().filter(|seat| self.blocks(seat, needed)).all(forsaken)
     }
 
     /// What all rows together may make one message wait.
@@ -538,6 +527,12 @@ impl RingWriter {
         }
         waiting.store(0, Ordering::Relaxed);
     }
+}
+
+/// Whether all of these are groups for which nobody has pulled for longer than they are waited for.
+fn are_forsaken(seats: &[&Seat]) -> bool {
+    let now_ns = clock::monotonic_ns();
+    seats.iter().all(|seat| seat.group.as_ref().is_some_and(|group| group.forsaken_ns(now_ns).is_some()))
 }
 
 /// What `waiting` says: the low half of the sequence that the publisher wants passed, made odd, so that it is not zero.

@@ -50,8 +50,8 @@ impl RowAccount {
     }
 }
 
-/// The ledger of a row whose account begins behind `from`. `head` is asked after the row was read, so that no message
-/// of an honest row lies beyond it.
+/// The ledger of a row whose account begins behind `from`. `head` is asked after the row was read, so that of an honest row
+/// nothing lies beyond it but the one message whose publisher has written the slot and not the head.
 pub fn read(row: &RowEntry, from: u64, head: impl FnOnce() -> u64) -> RowAccount {
     if unkey(row.key.load(Ordering::Acquire)).1 == state::STARTING {
         let waiting = head().saturating_sub(from);
@@ -68,6 +68,8 @@ pub fn read(row: &RowEntry, from: u64, head: impl FnOnce() -> u64) -> RowAccount
     let losing = row.losing.load(Ordering::Acquire); // pairs with Release in `take::lose`
     let after = row.cursor.load(Ordering::Acquire);
     let head = head().max(from);
+    // A publisher that was killed between a slot and its head has published what was taken from that slot, and nothing behind it.
+    let head = if head.checked_add(1) == Some(after) { after } else { head };
     let first = first.clamp(from, head);
     let (before, after) = (before.clamp(first, head), after.clamp(first, head));
     let held = u64::from(row.held.load(Ordering::Relaxed));

@@ -51,6 +51,20 @@ fn a_row_that_died_in_the_middle_of_a_step_accounts_for_every_message() {
 }
 
 #[test]
+fn a_message_whose_publisher_died_before_it_wrote_the_head_is_accounted_for() {
+    let beyond = |messages: u64| {
+        of(|row| {
+            row.cursor.store(HEAD + messages, Ordering::Relaxed);
+            row.delivered.store(85 + messages, Ordering::Relaxed);
+        })
+    };
+    let account = beyond(1);
+    assert_eq!((account.expected, account.delivered, account.in_flight, account.closed()), (91, 86, 0, true));
+    assert!(beyond(0).closed());
+    assert!(!beyond(2).closed(), "nobody has published what lies behind it");
+}
+
+#[test]
 fn a_row_that_counts_wrongly_leaves_its_account_open() {
     type Wrong = (&'static str, fn(&RowEntry));
     let wrong: [Wrong; 7] = [
