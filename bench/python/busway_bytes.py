@@ -22,7 +22,7 @@ def receive(place: str, expected: int) -> None:
                 samples = subscriber.recv_many(1024, timeout=0.5)
             except busway.TimedOut:
                 continue
-            done = count.add_all([sequence_of(sample)[0] for sample in samples])
+            done = bool(samples) and count.add_all([sequence_of(sample)[0] for sample in samples])
         count.tell()
 
 
