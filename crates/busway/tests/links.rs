@@ -536,6 +536,12 @@ fn a_node_gets_its_source_back_from_a_client_that_announced_it_first() {
         }
     };
     let (mut thief, _) = Stranger::client("test", 9, home.address());
+    // Before it is wanted nobody listens to what is announced.
+    let forged = Pattern::parse("forged").unwrap();
+    thief.hear_until(|frame| match frame {
+        Frame::Interest(interest) => interest.add.iter().any(|wanted| wanted.pattern == forged),
+        _ => false,
+    });
     thief.say(&announce(publisher.id(), Topic::new("forged").unwrap(), true));
     has(1);
     far.start(0, "127.0.0.1:0".parse().unwrap(), &[(1, home.address())]);
