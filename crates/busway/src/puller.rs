@@ -280,7 +280,11 @@ impl Puller {
     /// # Errors
     /// [`RecvError`].
     pub fn recv_timeout(&mut self, timeout: Duration) -> Result<Option<Task>, RecvError> {
-        let task = self.wait(Deadline::after(timeout));
+        self.recv_until(Deadline::after(timeout))
+    }
+
+    pub(crate) fn recv_until(&mut self, deadline: Deadline) -> Result<Option<Task>, RecvError> {
+        let task = self.wait(deadline);
         self.rest();
         task
     }

@@ -209,11 +209,14 @@ impl Shared {
         payload: &[u8],
         deadline: Deadline,
         until: Deadline,
+        began_ns: u64,
     ) -> Result<u64, RequestError> {
         let head = RequestHead { deadline_ns: deadline.at_ns().unwrap_or(u64::MAX).into() };
         let stamp = Stamp { kind: Kind::Request, correlation };
+        // The clock is read again only where there was no room.
+        let mut room_until = Deadline::after_from(ROOM_WAIT, began_ns);
         loop {
-            let patience = Patience::Until(until.earlier(Deadline::after(ROOM_WAIT)));
+            let patience = Patience::Until(until.earlier(room_until));
             let mut sending = lock(&self.sending);
             // Before it can be answered: a reply is believed of who has taken it.
             let placed = |sequence| lock(&self.inbox).is_sent(correlation, sequence);
@@ -222,12 +225,14 @@ impl Shared {
             if sent.is_err() {
                 placed(0);
             }
+            drop(sending);
             match sent {
                 Ok(sent) => return Ok(sent.sequence),
                 Err(SendError::Full(_) | SendError::Timeout(_)) if !until.expired() => self.check()?,
                 Err(SendError::Full(_) | SendError::Timeout(_)) => return Err(RequestError::TooFarAhead),
                 Err(error) => return Err(RequestError::Send(error)),
             }
+            room_until = Deadline::after(ROOM_WAIT);
         }
     }
 
@@ -287,8 +292,9 @@ impl Requester {
     /// # Errors
     /// [`RequestError::NoResponders`], [`RequestError::TimedOut`], [`RequestError::TooMany`], [`RequestError::TooFarAhead`], [`RequestError::Send`]; a closed bus. The request was not sent.
     pub fn send(&self, payload: &[u8], timeout: Duration) -> Result<Pending, RequestError> {
-        let deadline = Deadline::after(timeout);
-        self.counted(self.send_until(payload, deadline, deadline))
+        let began_ns = now_ns();
+        let deadline = Deadline::after_from(timeout, began_ns);
+        self.counted(self.send_until(payload, deadline, deadline, began_ns))
     }
 
     /// As [`Requester::send`], and returns `None` where it would have to wait for longer than `wait`: the request was not sent, and may be tried
@@ -302,8 +308,10 @@ impl Requester {
         timeout: Duration,
         wait: Duration,
     ) -> Result<Option<Pending>, RequestError> {
-        let deadline = Deadline::after(timeout);
-        match self.send_until(payload, deadline, deadline.earlier(Deadline::after(wait))) {
+        let began_ns = now_ns();
+        let deadline = Deadline::after_from(timeout, began_ns);
+        let until = deadline.earlier(Deadline::after_from(wait, began_ns));
+        match self.send_until(payload, deadline, until, began_ns) {
             Err(RequestError::TimedOut | RequestError::TooMany | RequestError::TooFarAhead)
                 if !deadline.expired() =>
             {
@@ -324,15 +332,18 @@ impl Requester {
         payload: &[u8],
         deadline: Deadline,
         until: Deadline,
+        began_ns: u64,
     ) -> Result<Pending, RequestError> {
         let shared = &self.shared;
         shared.check()?;
         shared.wait_for_responders(until)?;
-        let correlation = lock(&shared.inbox).begin().ok_or(RequestError::TooMany)?;
+        let (correlation, placed) = lock(&shared.inbox).begin().ok_or(RequestError::TooMany)?;
         // From here on the drop of `pending` takes everything back.
         let mut pending = Pending::new(shared.clone(), correlation, deadline);
-        pending.take_place(until)?;
-        let sequence = shared.publish(correlation, payload, deadline, until)?;
+        if !placed {
+            pending.take_place(until)?;
+        }
+        let sequence = shared.publish(correlation, payload, deadline, until, began_ns)?;
         pending.is_sent(sequence);
         Ok(pending)
     }

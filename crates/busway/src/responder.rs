@@ -124,9 +124,9 @@ impl Responder {
         loop {
             self.lanes.sweep();
             // Somebody has to look after lanes that nobody needs any more.
-            let most = if self.lanes.is_empty() { Duration::MAX } else { SWEEP };
-            let left = deadline.remaining().unwrap_or(Duration::MAX);
-            match self.puller.recv_timeout(left.min(most))? {
+            let sweep = Deadline::after_from(SWEEP, clock::monotonic_coarse_ns());
+            let until = if self.lanes.is_empty() { deadline } else { deadline.earlier(sweep) };
+            match self.puller.recv_until(until)? {
                 Some(task) => {
                     if let Some(request) = self.accept(task) {
                         return Ok(Some(request));

@@ -59,7 +59,8 @@ pub(super) struct Asked {
     done: Option<(Option<ProcessId>, u64)>,
     /// By when it is up, where it is watched.
     pub(super) until_ns: Option<u64>,
-    woken: Arc<Condvar>,
+    /// Of who waits for another to receive its reply; made when somebody does.
+    woken: Option<Arc<Condvar>>,
 }
 
 impl Asked {
@@ -131,16 +132,29 @@ impl Inbox {
         }
     }
 
-    /// A request begins: its correlation. `None` where replies to too many are unread.
-    pub(super) fn begin(&mut self) -> Option<u64> {
+    /// A request begins: its correlation, and whether it has its place already. `None` where replies to too many are unread.
+    pub(super) fn begin(&mut self) -> Option<(u64, bool)> {
         if self.asked.len() >= REQUESTS_UNREAD_MAX || self.kept_bytes as u64 > LANE_BYTES_MAX {
             return None;
         }
         let correlation = self.next;
         self.next += 1;
-        self.asked.insert(correlation, Asked::default());
-        self.placeless.insert(correlation);
-        Some(correlation)
+        let placed = self.open < self.places && self.unseen < LANE_SLOTS_MAX && self.placeless.is_empty();
+        let mut asked = Asked::default();
+        if placed {
+            self.take_place(&mut asked);
+        } else {
+            self.placeless.insert(correlation);
+        }
+        self.asked.insert(correlation, asked);
+        Some((correlation, placed))
+    }
+
+    fn take_place(&mut self, asked: &mut Asked) {
+        asked.placed = true;
+        asked.lost_before = self.strays.lost;
+        self.open += 1;
+        self.unseen += 1;
     }
 
     /// Whether the next in turn for a place is this one, and there is one.
@@ -153,12 +167,10 @@ impl Inbox {
         if !self.may_be_placed(correlation) {
             return false;
         }
-        let Some(asked) = self.asked.get_mut(&correlation) else { return false };
-        asked.placed = true;
-        asked.lost_before = self.strays.lost;
+        let Some(mut asked) = self.asked.remove(&correlation) else { return false };
+        self.take_place(&mut asked);
+        self.asked.insert(correlation, asked);
         self.placeless.pop_first();
-        self.open += 1;
-        self.unseen += 1;
         // There may be one for the next as well.
         self.call_placeless();
         true
@@ -180,10 +192,19 @@ impl Inbox {
     }
 
     fn call_placeless(&mut self) {
-        let Some(next) = self.placeless.first().copied().filter(|_| self.open < self.places) else { return };
-        if let Some(asked) = self.asked.get(&next) {
-            asked.woken.notify_all();
-            self.sleeping.remove(&next);
+        if let Some(next) = self.placeless.first().copied().filter(|_| self.open < self.places) {
+            self.rouse(next);
+        }
+    }
+
+    /// Wakes who waits for this request and does not lead, if somebody does: to notify a condition is a call of the kernel, also where nobody
+    /// waits.
+    fn rouse(&mut self, correlation: u64) {
+        if !self.sleeping.is_empty()
+            && self.sleeping.remove(&correlation)
+            && let Some(woken) = self.asked.get(&correlation).and_then(|asked| asked.woken.as_ref())
+        {
+            woken.notify_all();
         }
     }
 
@@ -259,9 +280,8 @@ impl Inbox {
         let Some(asked) = self.asked.get_mut(&correlation) else { return };
         let ends = asked.placed && asked.end.is_none();
         asked.end.get_or_insert(end);
-        asked.woken.notify_all();
         self.watched.tell(correlation, asked);
-        self.sleeping.remove(&correlation);
+        self.rouse(correlation);
         self.give_place(ends);
     }
 
@@ -332,9 +352,8 @@ impl Inbox {
         }
         let ends = asked.placed && end.is_some();
         asked.end = end;
-        asked.woken.notify_all();
         self.watched.tell(correlation, asked);
-        self.sleeping.remove(&correlation);
+        self.rouse(correlation);
         self.give_place(ends);
     }
 
@@ -350,9 +369,9 @@ impl Inbox {
 
     /// The request waits for somebody else to receive its reply: what it sleeps on.
     pub(super) fn sleep(&mut self, correlation: u64) -> Option<Arc<Condvar>> {
-        let asked = self.asked.get(&correlation)?;
+        let asked = self.asked.get_mut(&correlation)?;
         self.sleeping.insert(correlation);
-        Some(asked.woken.clone())
+        Some(asked.woken.get_or_insert_default().clone())
     }
 
     pub(super) fn wake(&mut self, correlation: u64) {
@@ -371,9 +390,9 @@ impl Inbox {
         if self.subscriber.is_none() {
             return;
         }
-        let next = self.sleeping.first().and_then(|next| self.asked.get(next));
+        let next = self.sleeping.first().and_then(|next| self.asked.get(next)?.woken.as_ref());
         match next {
-            Some(asked) => asked.woken.notify_all(),
+            Some(woken) => woken.notify_all(),
             None => self.watched.wake(),
         }
     }

@@ -9,7 +9,7 @@
 use std::sync::{Arc, MutexGuard};
 use std::time::Duration;
 
-use busway_shm::clock::Deadline;
+use busway_shm::clock::{self, Deadline};
 use busway_shm::counters::Event;
 use busway_shm::seat::request::Standing;
 use busway_shm::sync::Ordering;
@@ -166,13 +166,16 @@ impl Pending {
         // Before the lock, which in a child made by `fork` may be taken for ever.
         shared.check()?;
         let mut inbox = lock(&shared.inbox);
+        let mut served = false;
         loop {
             shared.check()?;
             let got = inbox.take(self.correlation);
-            if !matches!(got, Got::Nothing) || until.expired() {
+            // What is there is taken before the clock is asked.
+            if !matches!(got, Got::Nothing) || served && until.expired() {
                 return self.judge(inbox, got);
             }
             inbox = self.serve(inbox, until)?;
+            served = true;
         }
     }
 
@@ -263,24 +266,34 @@ impl Shared {
         correlation: u64,
         until: Deadline,
     ) -> Result<(), RequestError> {
+        // What is there already needs no exact clock.
+        if !self.is_due(clock::monotonic_coarse_ns())
+            && let Some(sample) = subscriber.try_recv().map_err(RequestError::Receive)?
+        {
+            let has = self.route(subscriber, sample, correlation);
+            self.count(subscriber);
+            if has {
+                return Ok(());
+            }
+        }
         loop {
             let now_ns = now_ns();
             if self.is_due(now_ns) {
                 self.look(subscriber, correlation, now_ns)?;
             }
-            if lock(&self.inbox).has(correlation) || until.expired() {
+            if lock(&self.inbox).has(correlation) || until.expired_at(now_ns) {
                 return Ok(());
             }
             let seen = self.seen.load(Ordering::Relaxed);
             let has = || lock(&self.inbox).has(correlation);
             let stop = || self.news.load(Ordering::Acquire) != seen || has(); // pairs with Release in `PortTable::tell_returned`
             let slice = until.earlier(Deadline::after_from(Duration::from_nanos(WATCH_NS), now_ns));
-            match subscriber.recv_unless(slice, stop) {
-                Ok(Some(sample)) => self.route(subscriber, sample, correlation),
-                Ok(None) => {}
-                Err(error) => return Err(RequestError::Receive(error)),
-            }
+            let received = subscriber.recv_unless(slice, stop).map_err(RequestError::Receive)?;
+            let has = received.is_some_and(|sample| self.route(subscriber, sample, correlation));
             self.count(subscriber);
+            if has {
+                return Ok(());
+            }
         }
     }
 
@@ -297,7 +310,7 @@ impl Shared {
     fn drain(&self, subscriber: &mut Subscriber, correlation: u64) -> Result<bool, RequestError> {
         for _ in 0..DRAIN_MAX {
             match subscriber.try_recv() {
-                Ok(Some(sample)) => self.route(subscriber, sample, correlation),
+                Ok(Some(sample)) => _ = self.route(subscriber, sample, correlation),
                 Ok(None) => {
                     self.count(subscriber);
                     lock(&self.inbox).is_drained();
@@ -309,15 +322,17 @@ impl Shared {
         Ok(false)
     }
 
-    /// Gives a message of a lane to the request that it answers.
-    pub(super) fn route(&self, subscriber: &Subscriber, sample: Sample, correlation: u64) {
+    /// Gives a message of a lane to the request that it answers. Whether the request `correlation` has something now.
+    pub(super) fn route(&self, subscriber: &Subscriber, sample: Sample, correlation: u64) -> bool {
         let is_its = |sequence, source| match self.ring.standing(sequence) {
             Standing::Waiting => false,
             Standing::Taken(process) => process.is_none() || process == subscriber.process_of(source),
             // Who had it may have gone, and another may have its place.
             Standing::Done(_) | Standing::Lost(_) => true,
         };
-        lock(&self.inbox).route(sample, correlation, is_its);
+        let mut inbox = lock(&self.inbox);
+        inbox.route(sample, correlation, is_its);
+        inbox.has(correlation)
     }
 
     pub(super) fn count(&self, subscriber: &mut Subscriber) {

@@ -243,7 +243,7 @@ impl Shared {
         }
         for _ in 0..DRAIN_MAX {
             match subscriber.poll(context) {
-                Poll::Ready(Ok(sample)) => self.route(subscriber, sample, NOBODY),
+                Poll::Ready(Ok(sample)) => _ = self.route(subscriber, sample, NOBODY),
                 Poll::Ready(Err(error)) => return Err(RequestError::Receive(error)),
                 Poll::Pending => {
                     self.count(subscriber);
