@@ -73,10 +73,21 @@ pub(crate) fn build(locked: bool) -> Result<Vec<Case>, Failure> {
         command.arg("--locked");
     }
     let mut cases = list(compile(command)?)?;
+    build_examples(locked)?;
     if let Some(command) = loom_build(locked) {
         cases.extend(list(compile(command)?)?);
     }
     Ok(cases)
+}
+
+/// The examples as programs, which their tests start: those would build them otherwise, one for all and all in wait for it.
+fn build_examples(locked: bool) -> Result<(), Failure> {
+    let mut command = workspace::cargo();
+    command.args(["build", "--quiet", "--examples"]).current_dir(workspace::root().join("examples"));
+    if locked {
+        command.arg("--locked");
+    }
+    compile(command).map(|_| ())
 }
 
 /// The models of the memory protocols: another `cfg`, hence another target folder.

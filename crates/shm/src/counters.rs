@@ -10,10 +10,13 @@
 //! and after, has counted nothing twice and nothing not at all.
 
 use std::sync::PoisonError;
+use std::time::Duration;
 
 use crate::arena::OwnArena;
 use crate::layout::{CAUSES, CounterPage};
 use crate::sync::{AtomicU64, Ordering, fence};
+#[cfg(not(loom))]
+use crate::{sync::AtomicU32, sys::futex};
 
 macro_rules! events {
     ($($(#[$doc:meta])* $name:ident = $index:literal, $text:literal;)+) => {
@@ -103,17 +106,24 @@ impl CounterPage {
     }
 
     /// What `read` makes of the page and of the entries that are folded into it, at a moment when nothing is; what it made of
-    /// them last where there is no such moment, as of a process that died in the midst of it.
+    /// them last where there is no such moment for a tenth of a second, as of a process that died or was stopped in the midst of it.
     pub fn at_one_moment<T>(&self, mut read: impl FnMut() -> T) -> T {
-        const TRIES: u32 = 16;
-        for _ in 1..TRIES {
+        // Who folds may have lost its processor to others.
+        const YIELDS: u32 = 16;
+        const PAUSES: u32 = 500;
+        const PAUSE: Duration = Duration::from_micros(200);
+        for pass in 0..YIELDS + PAUSES {
             let before = self.folds.load(Ordering::Acquire); // pairs with Release in `folding`
             let value = read();
             fence(Ordering::SeqCst); // pairs with the fence in `folding`
             if before.is_multiple_of(2) && self.folds.load(Ordering::Relaxed) == before {
                 return value;
             }
-            std::thread::yield_now();
+            if pass < YIELDS {
+                std::thread::yield_now();
+            } else {
+                pause(PAUSE);
+            }
         }
         read()
     }
@@ -148,6 +158,14 @@ impl OwnArena {
     }
 }
 
+/// Not a park of the thread: that would swallow a call of its own for another reason.
+fn pause(time: Duration) {
+    #[cfg(not(loom))]
+    let _ = futex::wait(&AtomicU32::new(0), 0, Some(time));
+    #[cfg(loom)]
+    let _ = time;
+}
+
 /// Adds to a word that we alone write.
 pub(crate) fn add(word: &AtomicU64, count: u64) {
     word.store(word.load(Ordering::Relaxed).saturating_add(count), Ordering::Relaxed);
@@ -157,5 +175,53 @@ pub(crate) fn add(word: &AtomicU64, count: u64) {
 pub(crate) fn add_causes<'a>(to: &[AtomicU64; CAUSES], from: impl Iterator<Item = &'a AtomicU64>) {
     for (word, count) in to.iter().zip(from) {
         add(word, count.load(Ordering::Relaxed));
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+#[expect(clippy::print_stdout, reason = "the test runner collects lines of evidence")]
+mod tests {
+    use super::*;
+    use crate::arena::ArenaOptions;
+    use std::sync::mpsc;
+
+    /// A thread that has lost its processor in the midst of a fold is waited for: longer than a few looks take.
+    #[test]
+    fn who_reads_while_something_is_moved_for_long_sees_it_once() {
+        let options = ArenaOptions { name: "folds".into(), bytes_max: 64 << 20, monitored: false };
+        let own = OwnArena::create(&options).expect("an arena");
+        let entry = AtomicU64::new(7);
+        let (looked, looks) = mpsc::channel();
+        let (begun, begins) = mpsc::channel();
+        let (sum, count) = std::thread::scope(|scope| {
+            let (own, entry) = (&own, &entry);
+            scope.spawn(move || {
+                own.folding(|page| {
+                    add(&page.past_sent, entry.load(Ordering::Relaxed));
+                    begun.send(()).expect("the reader waits");
+                    // Looks that find it in two places.
+                    for _ in 0..40 {
+                        if looks.recv().is_err() {
+                            break;
+                        }
+                    }
+                    entry.store(0, Ordering::Relaxed);
+                });
+            });
+            begins.recv().expect("the fold begins");
+            let mut count = 0;
+            let page = own.counters();
+            let sum = page.at_one_moment(|| {
+                count += 1;
+                // Nobody hears it once the fold is over.
+                let _ = looked.send(());
+                page.past_sent.load(Ordering::Relaxed) + entry.load(Ordering::Relaxed)
+            });
+            // In a build where it gives up early the other thread must not wait for ever.
+            drop(looked);
+            (sum, count)
+        });
+        assert_eq!(sum, 7, "after {count} looks");
+        println!("evidence: looks={count}");
     }
 }

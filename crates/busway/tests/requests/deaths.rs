@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use busway::{Pending, RequestError};
+use busway::{Pending, Request, RequestError, Responder};
 use busway_shm::clock::Deadline;
 
+use crate::part::Child;
 use crate::place::{PATIENCE, Scene};
 use crate::service::{SOON, TOPIC};
 use rustix::process::Signal;
@@ -110,8 +111,9 @@ const SETTLED: u32 = 40;
 #[test]
 fn a_requester_that_is_killed_leaves_nothing_behind() {
     // A page has room for nine entries of the table of rows: what each death left behind would take another page in these.
-    const CALM: u32 = 10;
-    const KILLS_MAX: u32 = 40;
+    const AT_ONCE: usize = 5;
+    const CALM: usize = 10;
+    const KILLS_MAX: usize = 60;
     let scene = Scene::new();
     let bus = scene.bus("service");
     let mut responder = bus.responder(TOPIC).open().unwrap();
@@ -122,20 +124,12 @@ fn a_requester_that_is_killed_leaves_nothing_behind() {
     let (mut most, mut kills, mut calm) = ((0, 0), 0, 0);
     while calm < CALM {
         assert!(kills < KILLS_MAX, "after {kills} deaths it still grows: {most:?} descriptors and bytes");
-        let mut victim = scene.start("ask");
-        assert_eq!(victim.line(), "ready");
-        let asks = std::thread::spawn(move || {
-            let first = victim.ask("8");
-            (victim, first)
-        });
-        let mut requests: Vec<_> =
-            (0..8).map(|_| responder.recv_timeout(PATIENCE).unwrap().unwrap()).collect();
-        requests.remove(0).reply(&[7; 1000]).unwrap();
-        let (victim, first) = asks.join().unwrap();
-        assert_eq!((first.as_str(), responder.lanes()), ("1000 bytes", 1));
-        victim.signal(Signal::KILL);
+        let (victims, mut requests): (Vec<_>, Vec<_>) =
+            (0..AT_ONCE).map(|_| one_answer_of_eight(&scene, &mut responder)).unzip();
+        assert_eq!(responder.lanes(), AT_ONCE);
+        victims.iter().for_each(|victim| victim.signal(Signal::KILL));
         let deadline = Deadline::after(PATIENCE);
-        while requests.iter().any(|request| !request.is_cancelled())
+        while requests.iter().flatten().any(|request| !request.is_cancelled())
             || responder.lanes() + responder.requesters() > 0
         {
             assert!(
@@ -150,7 +144,7 @@ fn a_requester_that_is_killed_leaves_nothing_behind() {
             }
         }
         drop(requests);
-        drop(victim);
+        drop(victims);
         // What a dead process took is given back when its death is settled. How many entries of a table were in use at one moment
         // depends on when that was, and their memory stays the table's: so it may grow, and not go on growing.
         let (mut now, mut looks) = (used(), 0);
@@ -159,12 +153,27 @@ fn a_requester_that_is_killed_leaves_nothing_behind() {
             let before = std::mem::replace(&mut now, used());
             looks = if now == before { looks + 1 } else { 0 };
         }
-        calm = if now.0 > most.0 || now.1 > most.1 { 0 } else { calm + 1 };
+        calm = if now.0 > most.0 || now.1 > most.1 { 0 } else { calm + AT_ONCE };
         most = (most.0.max(now.0), most.1.max(now.1));
-        kills += 1;
+        kills += AT_ONCE;
     }
     assert_eq!(bus.held().0, 0);
     println!("evidence: kills={kills} calm={CALM} descriptors={} bytes={}", most.0, most.1);
+}
+
+/// A process that has asked eight times and had one answer, and the requests that wait for theirs.
+fn one_answer_of_eight(scene: &Scene, responder: &mut Responder) -> (Child, Vec<Request>) {
+    let mut victim = scene.start("ask");
+    assert_eq!(victim.line(), "ready");
+    let asks = std::thread::spawn(move || {
+        let first = victim.ask("8");
+        (victim, first)
+    });
+    let mut requests: Vec<_> = (0..8).map(|_| responder.recv_timeout(PATIENCE).unwrap().unwrap()).collect();
+    requests.remove(0).reply(&[7; 1000]).unwrap();
+    let (victim, first) = asks.join().unwrap();
+    assert_eq!(first, "1000 bytes");
+    (victim, requests)
 }
 
 #[test]
