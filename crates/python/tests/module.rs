@@ -170,6 +170,12 @@ claims! {
     fn a_bus_that_is_cleaned_up_answers_and_asks_no_more();
     fn one_bus_asks_from_one_loop_after_the_other();
 
+    "test_bus_processes.Processes":
+    fn sync_handlers_run_in_processes_that_end_with_the_bus();
+    fn what_another_process_cannot_find_is_refused_where_it_is_registered();
+    fn a_process_that_is_killed_costs_what_it_had_and_the_next_message_has_another();
+    fn no_process_outlives_the_program_that_it_works_for();
+
     "test_bus_results.Results":
     fn results_that_were_pushed_before_anybody_pulled_reach_who_pulls();
     fn each_result_goes_to_one_of_those_who_pull();
@@ -177,6 +183,7 @@ claims! {
     fn a_result_that_fails_or_cannot_be_read_does_not_end_the_loop();
     fn a_plain_method_is_called_in_a_thread_and_what_nobody_overrides_logs();
     fn a_loop_whose_results_are_slow_takes_one_at_a_time();
+    fn a_loop_that_is_cancelled_leaves_what_it_had_taken_to_the_next();
     fn results_are_pushed_in_a_flood_and_leave_nothing();
 
     "test_bus_settings.Settings":
@@ -184,6 +191,7 @@ claims! {
     fn an_unknown_key_is_told_once_with_what_was_meant();
     fn a_value_that_cannot_be_meant_is_refused_where_it_is_given();
     fn serializers_read_what_the_others_wrote_and_a_missing_one_is_told();
+    fn what_json_has_no_words_for_is_neither_written_nor_read();
     fn domains_are_apart_and_sync_handlers_run_where_was_said();
     fn a_strict_bus_raises_what_others_count();
     fn nothing_is_logged_by_itself_and_nothing_opened_by_building();
@@ -196,11 +204,13 @@ claims! {
     fn what_is_refused_does_not_hold_the_loop_up();
     fn what_was_sent_has_the_linger_to_be_read();
     fn handlers_that_are_not_to_be_cancelled_come_to_their_end();
+    fn requests_and_results_that_are_not_to_be_cancelled_come_to_their_end();
     fn a_handler_may_clean_up_its_own_bus();
     fn a_forked_child_has_a_bus_that_has_done_nothing();
     fn an_endpoint_that_fails_is_left_alone_and_comes_back_by_itself();
     fn a_subscription_that_cannot_be_opened_is_tried_again();
     fn a_breaker_knows_no_wall_clock_and_lets_one_probe_through();
+    fn who_was_let_through_before_a_breaker_opened_decides_nothing_any_more();
     fn a_cause_is_told_now_and_then_with_how_often_it_was_not();
     fn threads_publish_through_one_bus();
 

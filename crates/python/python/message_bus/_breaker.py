@@ -1,8 +1,11 @@
-"""What leaves an endpoint alone for a while after it has failed.
+"""What leaves an endpoint, or a handler, alone for a while after it has failed.
 
 Closed, it lets everybody through. After `failures` in a row it is open for `cooldown` seconds, and refuses at once. Then one
 call is let through as a probe: its outcome closes or opens it again. The clock is monotonic: setting the wall clock neither
 opens nor shortens anything.
+
+Invariant: who passed before the last change of the state decides nothing any more: a straggler neither ends the probe of
+another nor makes the pause longer. A probe that never ends stands in nobody's way for longer than the pause.
 """
 
 from __future__ import annotations
@@ -18,32 +21,47 @@ class Breaker:
         self._cooldown = cooldown
         self._failures = failures
         self._in_row = 0
+        #: When the pause is over; and while a probe is under way, when it is waited for no more.
         self._until = 0.0
         self._probing = False
+        #: Raised with each change of the state.
+        self._epoch = 0
 
     @property
     def opened(self) -> bool:
         """Whether calls are refused now."""
-        return self._in_row >= self._failures and (self._probing or time.monotonic() < self._until)
+        return self._in_row >= self._failures and time.monotonic() < self._until
 
-    def allows(self) -> bool:
-        """Whether a call may go; it then says how it ended by `succeeded`, `failed` or `gave_up`."""
+    def admit(self) -> int | None:
+        """Leave to try, to be given back by `succeeded`, `failed` or `gave_up`; None where nothing is tried now."""
         if self._cooldown == 0 or self._in_row < self._failures:
-            return True
-        if self.opened:
-            return False
+            return self._epoch
+        now = time.monotonic()
+        if now < self._until:
+            return None
+        self._epoch += 1
         self._probing = True
-        return True
+        self._until = now + self._cooldown
+        return self._epoch
 
-    def succeeded(self) -> None:
-        self._in_row = 0
-        self._probing = False
+    def succeeded(self, leave: int) -> None:
+        if leave == self._epoch:
+            self._epoch += self._probing
+            self._in_row = 0
+            self._probing = False
 
-    def failed(self) -> None:
+    def failed(self, leave: int) -> None:
+        if leave != self._epoch:
+            return
         self._in_row += 1
-        self._probing = False
-        self._until = time.monotonic() + self._cooldown
+        if self._cooldown and self._in_row >= self._failures:
+            self._epoch += 1
+            self._probing = False
+            self._until = time.monotonic() + self._cooldown
 
-    def gave_up(self) -> None:
-        """The call ended without an outcome: it was cancelled. The next one is the probe."""
-        self._probing = False
+    def gave_up(self, leave: int) -> None:
+        """The call ended without an outcome: it was cancelled. Of a probe, the next one is the probe."""
+        if leave == self._epoch and self._probing:
+            self._epoch += 1
+            self._probing = False
+            self._until = 0.0

@@ -89,7 +89,12 @@ class MessageBus:
         """Publishes an event. It raises nothing, unless the bus is strict: what goes wrong is counted and logged."""
         core = self._core
         message = {"topic": topic, "sender": core.service, "ts": time.time(), "data": data}
-        if not self._sent(self._routes.get((port, topic)), message):
+        try:
+            route = self._routes.get((port, topic))
+        except TypeError:
+            # It can be no port or no topic, which is counted with the rest.
+            route = None
+        if not self._sent(route, message):
             await self._publishing.send(port, topic, message)
         elif self._turn >= TURN:
             self._turn = 0
@@ -145,7 +150,11 @@ class MessageBus:
     async def push_result(self, data: Any, port: int = Ports.TASK_RESULTS) -> None:
         """Sends a result to one of those who pull. It raises nothing, unless the bus is strict."""
         message = self._core.envelope(data)
-        if not self._sent(self._pushing.routes.get((port, "")), message):
+        try:
+            route = self._pushing.routes.get((port, ""))
+        except TypeError:
+            route = None
+        if not self._sent(route, message):
             await self._pushing.send(port, "", message)
         elif self._turn >= TURN:
             self._turn = 0
@@ -188,19 +197,26 @@ class MessageBus:
     async def cleanup(self, cancel_running: bool = True) -> None:
         """Ends all loops and closes everything, within `close_linger_ms` and a second. It may be called again.
 
-        What was sent has that time to be read. With `cancel_running=False` handlers that run have it to come to their end.
+        What was sent has that time to be read. With `cancel_running=False` handlers of events, results and requests that run
+        have it to come to their end: they may still answer and publish.
         """
         core = self._core
-        if core.closed:
+        linger = core.settings.linger
+        until = time.monotonic() + linger
+        if not core.end(0.0 if cancel_running else until):
             return
+        if not cancel_running:
+            # Nothing more is taken; what is being handled may still answer and publish.
+            await core.end_loops(linger + 0.5)
+            await self._subscribing.drain(until)
         core.closed = True
-        until = time.monotonic() + core.settings.linger
         await core.in_thread(lambda: self._publishing.close(until))
         await core.in_thread(lambda: self._pushing.close(until))
         await self._asking.close()
         await core.end_loops(0.5)
-        await self._subscribing.close(cancel_running, until)
-        await asyncio.get_running_loop().run_in_executor(None, core.leave())
+        await self._subscribing.close(until)
+        self._pulling.close()
+        await asyncio.get_running_loop().run_in_executor(None, core.leave(until))
 
     def get_metrics(self, extended: bool = False) -> dict[str, Any]:
         """The nine counts; with `extended` also `causes`, what waits for handlers, and what was kept for nobody."""

@@ -6,7 +6,7 @@ import difflib
 import logging
 import math
 from collections.abc import Mapping
-from concurrent.futures import Executor
+from concurrent.futures import Executor, ProcessPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -69,6 +69,7 @@ class Settings:
     req_timeout_split: str
     strict: bool
     sync_executor: Executor | None
+    in_processes: bool
 
 
 def _wrong(key: str, value: object, wanted: str) -> ValueError:
@@ -113,10 +114,12 @@ def _level(value: object) -> int:
 
 
 def _executor(value: object) -> Executor | None:
+    if isinstance(value, ProcessPoolExecutor):
+        raise ValueError("config['sync_executor'] is a ProcessPoolExecutor: set it to 'process', which starts processes as they must be")
     if isinstance(value, Executor):
         return value
-    if value != "thread":
-        raise _wrong("sync_executor", value, "'thread' or a concurrent.futures.Executor")
+    if value not in ("thread", "process"):
+        raise _wrong("sync_executor", value, "'thread', 'process' or a concurrent.futures.Executor of threads")
     return None
 
 
@@ -168,4 +171,5 @@ def settings(config: Mapping[str, Any] | None) -> Settings:
         req_timeout_split=_word(given, "req_timeout_split", "shared", "half"),
         strict=given["strict"],
         sync_executor=_executor(given["sync_executor"]),
+        in_processes=given["sync_executor"] == "process",
     )

@@ -13,8 +13,9 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
-from concurrent.futures import Executor, ThreadPoolExecutor
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping
+from concurrent.futures import BrokenExecutor, Executor, ThreadPoolExecutor
+from functools import partial
 from typing import Any, TypeVar
 
 import busway
@@ -23,6 +24,7 @@ from ._breaker import FAILURES, Breaker
 from ._config import settings
 from ._log import Limited
 from ._metrics import BusMetrics
+from ._processes import Processes
 from ._runtime import Membership
 from ._serializers import Serializer, reads_bytes
 
@@ -47,13 +49,18 @@ class Core:
     def fresh(self) -> None:
         """The state of a bus that has done nothing yet: a new one's, and a forked child's."""
         self.metrics = BusMetrics()
+        #: Cleanup has begun: nothing new is started. By `end_by` what runs has come to its end; then all is closed.
+        self.ending = False
+        self.end_by = 0.0
         self.closed = False
+        self._cleaner: asyncio.Task[Any] | None = None
         self._breakers: dict[str, Breaker] = {}
         self._open: Counter[str] = Counter()
         self._lock = threading.Lock()
         self._membership: Membership | None = None
         self._pool: ThreadPoolExecutor | None = None
         self._handler_pool: ThreadPoolExecutor | None = None
+        self._processes: Processes | None = None
         self._loops: dict[asyncio.Task[None], asyncio.AbstractEventLoop] = {}
 
     @property
@@ -120,6 +127,32 @@ class Core:
         context = contextvars.copy_context()
         return await asyncio.get_running_loop().run_in_executor(self.handler_threads, context.run, call)
 
+    async def in_handler_process(self, function: bytes, messages: list[dict[str, Any]]) -> list[str]:
+        """Calls a function of the program with each of the messages, in another process; returns what it raised."""
+        with self._lock:
+            if self._processes is None:
+                self._processes = Processes(self.settings.handler_max_concurrency)
+            processes = self._processes
+        try:
+            return await asyncio.wrap_future(await self.in_thread(partial(processes.call, function, messages)))
+        except BrokenExecutor as error:
+            # A process was killed, and took the others along: the next message has new ones.
+            with self._lock:
+                if self._processes is processes:
+                    self._processes = None
+            return [repr(error)] * len(messages)
+
+    def decoded(self, payload: bytes) -> dict[str, Any] | None:
+        """A message that came; None where it cannot be read, which is counted."""
+        try:
+            message = self.loads(payload)
+            if not isinstance(message, dict):
+                raise TypeError("it is no dict")
+        except Exception as error:
+            self.undecodable(error)
+            return None
+        return message
+
     def undecodable(self, error: Exception) -> None:
         """A message came that cannot be read."""
         self.metrics.dropped_inbound("undecodable")
@@ -137,7 +170,7 @@ class Core:
     async def keep_open(self, endpoint: str, open: Callable[[], T], use: Callable[[T], Awaitable[None]]) -> None:
         """Opens an endpoint and uses it, and again where that ends with an error; until the bus is closed."""
         pause = PAUSE[0]
-        while not self.closed:
+        while not self.ending:
             try:
                 native = await self.in_thread(open)
             except busway.Closed:
@@ -180,7 +213,7 @@ class Core:
 
     async def run_loop(self, body: Coroutine[Any, Any, None]) -> None:
         """Runs what a `..._loop` does until it is cancelled, or until the bus is cleaned up, and then returns."""
-        if self.closed:
+        if self.ending:
             body.close()
             self.log(logging.WARNING, "loop after cleanup", "a loop of %s was started after cleanup", self.service)
             return
@@ -197,6 +230,41 @@ class Core:
         if not task.cancelled():
             task.result()
 
+    def end(self, by: float) -> bool:
+        """Cleanup begins; False where it has begun before. What is cancelled has until `by` to come to its end."""
+        with self._lock:
+            if self.ending:
+                return False
+            self.ending = True
+        self.end_by = by
+        # A handler may clean up its own bus: it is not cancelled, nor waited for.
+        self._cleaner = asyncio.current_task()
+        return True
+
+    async def to_its_end(self, body: Coroutine[Any, Any, None]) -> None:
+        """Runs `body`. Where this task is cancelled by `cleanup`, it has the time that was said there."""
+        task = asyncio.get_running_loop().create_task(body)
+        try:
+            await asyncio.wait({task})
+        finally:
+            await self.wind_up({task})
+        if not task.cancelled():
+            task.result()
+
+    async def wind_up(self, tasks: Collection[asyncio.Task[None]]) -> None:
+        """Gives tasks the time that `cleanup` has for them, and cancels those that are not done then."""
+        going = {task for task in tasks if not task.done() and task is not self._cleaner}
+        try:
+            left = self.end_by - time.monotonic()
+            if going and left > 0:
+                await asyncio.wait(going, timeout=left)
+        finally:
+            going = {task for task in going if not task.done()}
+            for task in going:
+                task.cancel()
+            if going:
+                await asyncio.wait(going, timeout=0.5)
+
     async def end_loops(self, timeout: float) -> None:
         """Ends what `run_loop` runs, here and in other event loops."""
         here = asyncio.get_running_loop()
@@ -212,11 +280,12 @@ class Core:
         if mine:
             await asyncio.wait(mine, timeout=timeout)
 
-    def leave(self) -> Callable[[], None]:
+    def leave(self, by: float) -> Callable[[], None]:
         """Ends the membership and the threads; what it returns is called where a moment does not matter."""
         with self._lock:
             membership, self._membership = self._membership, None
             pools = [pool for pool in (self._pool, self._handler_pool) if pool is not None]
+            processes, self._processes = self._processes, None
             self._pool = self._handler_pool = None
             self._open.clear()
             self.metrics.active_connections = 0
@@ -224,6 +293,8 @@ class Core:
         def last() -> None:
             if membership is not None:
                 membership.release()
+            if processes is not None:
+                processes.close(by)
             for pool in pools:
                 pool.shutdown(wait=False, cancel_futures=True)
 

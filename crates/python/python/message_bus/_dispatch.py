@@ -18,6 +18,7 @@ from typing import Any
 
 from ._core import Core
 from ._handlers import Handler
+from ._processes import HandlerFailed
 
 #: Messages of a lane that are handled before another lane has its turn, and so at most in one call of a thread.
 TURN = 64
@@ -172,7 +173,11 @@ class Dispatcher:
                 inbox.done(1)
 
     async def _in_thread(self, handler: Handler, messages: list[dict[str, Any]], topic: str = "") -> None:
-        """Calls a function in a thread with each of the messages, and awaits what it returns to be awaited."""
+        """Calls a function in a thread with each of the messages, and awaits what it returns to be awaited; or in a process."""
+        if handler.pickled is not None:
+            for failed in await self._core.in_handler_process(handler.pickled, messages):
+                self._core.handler_failed(topic, HandlerFailed(failed))
+            return
         outcome = _Outcome()
         await self._core.in_handler_thread(partial(self._call, handler, messages, outcome))
         for error in outcome.errors:

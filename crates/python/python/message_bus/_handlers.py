@@ -11,6 +11,8 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
+from ._processes import pickled
+
 #: Anything that takes a message: a coroutine function is awaited, anything else is called in a thread.
 Function = Callable[[Any], Any]
 
@@ -21,13 +23,15 @@ KNOWN_MAX = 4096
 class Handler:
     """A function and how it is called."""
 
-    __slots__ = ("function", "is_async")
+    __slots__ = ("function", "is_async", "pickled")
 
-    def __init__(self, function: Function) -> None:
+    def __init__(self, function: Function, in_process: bool) -> None:
         if not callable(function):
             raise TypeError(f"a handler must be callable, not {function!r}")
         self.function = function
         self.is_async = _is_async(function)
+        #: What another process finds it by, where it is called in one.
+        self.pickled = pickled(function) if in_process and not self.is_async else None
 
 
 def _is_async(function: Any) -> bool:
@@ -50,18 +54,19 @@ def matches(pattern: str, topic: str) -> bool:
 class Handlers:
     """The handlers of a bus. They may be registered at any time."""
 
-    def __init__(self) -> None:
+    def __init__(self, in_process: bool) -> None:
+        self._in_process = in_process
         self._registered: dict[str, tuple[Handler, ...]] = {}
         self._known: dict[str, tuple[Handler, ...]] = {}
 
     def set(self, topic: str, function: Function) -> None:
         """The only handler of a topic or pattern: the last one wins."""
-        self._registered[_checked(topic)] = (Handler(function),)
+        self._registered[_checked(topic)] = (Handler(function, self._in_process),)
         self._known = {}
 
     def add(self, topic: str, function: Function) -> None:
         """One more handler; they are called in the order in which they were added."""
-        self._registered[_checked(topic)] = (*self._registered.get(topic, ()), Handler(function))
+        self._registered[_checked(topic)] = (*self._registered.get(topic, ()), Handler(function, self._in_process))
         self._known = {}
 
     def of(self, topic: str) -> tuple[Handler, ...]:

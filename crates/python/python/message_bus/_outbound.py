@@ -119,38 +119,39 @@ class Outbound:
         core = self._core
         endpoint = f"{self._pattern}:{port}"
         breaker = core.breaker(endpoint)
-        refused = "closed" if core.closed else None if breaker.allows() else "cooldown"
-        if refused is not None:
+        leave = None if core.closed else breaker.admit()
+        if leave is None:
             # A flood of what is refused must not have the loop for itself.
             await asyncio.sleep(0)
-            return self._dropped(refused)
+            return self._dropped("closed" if core.closed else "cooldown")
         try:
             payload = core.dumps(message)
             if not isinstance(topic, str):
                 raise TypeError(f"a topic is text, not {topic!r}")
+            hash(port)
         except Exception as error:
-            breaker.gave_up()
+            breaker.gave_up(leave)
             return self._dropped("unserialisable", error)
         try:
             route = await self.route(port, topic)
             await self._send(route, payload)
         except busway.Full as error:
             # Somebody is slow; the endpoint is well.
-            breaker.gave_up()
+            breaker.gave_up(leave)
             return self._dropped("timeout", error)
         except busway.TooLarge as error:
-            breaker.gave_up()
+            breaker.gave_up(leave)
             return self._dropped("too_large", error)
         except busway.Closed as error:
-            breaker.gave_up()
+            breaker.gave_up(leave)
             return self._dropped("closed", error)
         except busway.Error as error:
-            breaker.failed()
+            breaker.failed(leave)
             return self._dropped(error.code, error)
         except BaseException:
-            breaker.gave_up()
+            breaker.gave_up(leave)
             raise
-        breaker.succeeded()
+        breaker.succeeded(leave)
         core.metrics.messages_sent += 1
         # Who has just been made to listen has its turn first.
         await asyncio.sleep(0)

@@ -1,6 +1,8 @@
 """Pulling: the loop that takes results, each of which goes to one loop, and hands them to the bus one after the other.
 
 As long as results are handled quickly it takes many at once; while they are slow it takes one, so that other loops get theirs.
+
+Invariant: a result that was taken is handled, or kept for the next loop of its port, or was counted as dropped.
 """
 
 from __future__ import annotations
@@ -9,6 +11,7 @@ import asyncio
 import inspect
 import logging
 import time
+from collections import deque
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -41,10 +44,22 @@ class Pulling:
         self.fresh()
 
     def fresh(self) -> None:
-        self.waiting = 0
+        #: By port, what loops that were cancelled had taken and not handled: nobody else can have it.
+        self._left: dict[int, deque[bytes]] = {}
+        #: What loops have taken and not handled yet.
+        self._taken: list[deque[bytes]] = []
+        #: Results that are in a handler.
+        self._in_hand = 0
+
+    @property
+    def waiting(self) -> int:
+        """Results that were taken and are not handled."""
+        return self._in_hand + sum(map(len, [*self._left.values(), *self._taken]))
 
     async def loop(self, port: int, handle: Callable[[Any], Any]) -> None:
         """Hands over results until it is cancelled."""
+        mine = self._left.pop(port, None) or deque()
+        self._taken.append(mine)
 
         def open() -> busway.Puller:
             return self._core.bus().puller(results(port), holds=HOLDS)
@@ -53,50 +68,52 @@ class Pulling:
             puller = aio.Puller(open)
             puller._port = native
             try:
-                await self._take_batches(puller, handle)
+                await self._take_batches(puller, mine, handle)
             finally:
                 await puller.close()
 
-        await self._core.keep_open(f"pull:{port}", open, use)
-
-    async def _take_batches(self, puller: aio.Puller, handle: Callable[[Any], Any]) -> None:
-        most = 1
-        while True:
-            try:
-                batch = await puller.recv_many(most)
-            except busway.ResourceError as error:
-                self._core.log(logging.DEBUG, "holds", "%s", error)
-                await asyncio.sleep(0)
-                continue
-            payloads = [bytes(task) for task in batch]
-            del batch
-            self._core.metrics.messages_received += len(payloads)
-            began = time.monotonic()
-            await self._handle_all(payloads, handle)
-            slow = time.monotonic() - began > SLOW
-            most = 1 if slow else min(2 * most, BATCH, self._core.settings.hwm_inbound)
-
-    async def _handle_all(self, payloads: list[bytes], handle: Callable[[Any], Any]) -> None:
-        core, self.waiting = self._core, self.waiting + len(payloads)
-        done = 0
         try:
-            for payload in payloads:
-                done += 1
-                try:
-                    message = core.loads(payload)
-                    if not isinstance(message, dict):
-                        raise TypeError("it is no dict")
-                except Exception as error:
-                    core.undecodable(error)
-                else:
-                    try:
-                        await answer_of(handle, message, core)
-                    except (Exception, asyncio.CancelledError) as error:
-                        core.handler_failed("results", error)
-                self.waiting -= 1
+            await self._core.keep_open(f"pull:{port}", open, use)
         finally:
-            # Whoever is cancelled in the middle loses the rest, which nobody else has.
-            left = len(payloads) - done
-            self.waiting -= left
-            if left:
-                core.metrics.dropped_inbound("closed", left)
+            self._taken = [one for one in self._taken if one is not mine]
+            if mine:
+                self._left.setdefault(port, deque()).extend(mine)
+
+    async def _take_batches(self, puller: aio.Puller, mine: deque[bytes], handle: Callable[[Any], Any]) -> None:
+        core, most = self._core, 1
+        while True:
+            if not mine:
+                try:
+                    batch = await puller.recv_many(most)
+                except busway.ResourceError as error:
+                    core.log(logging.DEBUG, "holds", "%s", error)
+                    await asyncio.sleep(0)
+                    continue
+                mine.extend([bytes(task) for task in batch])
+                core.metrics.messages_received += len(batch)
+                del batch
+            began = time.monotonic()
+            await core.to_its_end(self._handle_all(mine, handle))
+            slow = time.monotonic() - began > SLOW
+            most = 1 if slow else min(2 * most, BATCH, core.settings.hwm_inbound)
+
+    async def _handle_all(self, mine: deque[bytes], handle: Callable[[Any], Any]) -> None:
+        core = self._core
+        while mine:
+            payload = mine.popleft()
+            self._in_hand += 1
+            try:
+                message = core.decoded(payload)
+                if message is not None:
+                    await answer_of(handle, message, core)
+            except (Exception, asyncio.CancelledError) as error:
+                core.handler_failed("results", error)
+            finally:
+                self._in_hand -= 1
+
+    def close(self) -> None:
+        """What nobody handles any more is lost."""
+        lost = sum(map(len, self._left.values()))
+        self._left.clear()
+        if lost:
+            self._core.metrics.dropped_inbound("closed", lost)

@@ -49,19 +49,20 @@ class Asking:
         if core.closed:
             core.metrics.dropped_outbound("closed")
             raise busway.Closed(602, "the message bus was cleaned up", core.service)
-        if not breaker.allows():
+        leave = breaker.admit()
+        if leave is None:
             core.metrics.dropped_outbound("cooldown")
             raise Cooldown(f"requests of port {port} are left alone, because they have failed a moment ago")
         try:
-            return await self._asked(data, port, timeout or core.settings.req_total_timeout, breaker)
+            return await self._asked(data, port, timeout or core.settings.req_total_timeout, breaker, leave)
         except Exception as error:
             core.metrics.error(error.code if isinstance(error, busway.Error) else type(error).__name__)
             raise
         finally:
             # Where it had no outcome: it was cancelled, or has failed before anybody was asked.
-            breaker.gave_up()
+            breaker.gave_up(leave)
 
-    async def _asked(self, data: Any, port: int, total: float, breaker: Breaker) -> Any:
+    async def _asked(self, data: Any, port: int, total: float, breaker: Breaker, leave: int) -> Any:
         core = self._core
         try:
             payload = core.dumps(core.envelope(data))
@@ -72,7 +73,7 @@ class Asking:
             reply = await self._reply(payload, port, total)
         except (busway.TimedOut, TimeoutError) as error:
             core.metrics.request_timeouts += 1
-            breaker.failed()
+            breaker.failed(leave)
             if isinstance(error, busway.TimedOut):
                 raise
             raise busway.TimedOut(402, f"no answer within {total:g} s", f"port {port}") from None
@@ -82,16 +83,16 @@ class Asking:
             place, remedy = f"port {port}", f"start response_loop({port}), or wait longer for it (late_join_ms)"
             raise busway.NoResponders(406, "nobody answers requests", place, remedy) from None
         except (busway.ResponderDied, busway.Unanswered, busway.ReplyLost):
-            breaker.failed()
+            breaker.failed(leave)
             raise
         except busway.ResponderFailed:
-            breaker.succeeded()
+            breaker.succeeded(leave)
             raise
         except busway.Error as error:
             core.metrics.dropped_outbound(error.code)
-            breaker.failed()
+            breaker.failed(leave)
             raise
-        breaker.succeeded()
+        breaker.succeeded(leave)
         try:
             return core.loads(reply)
         except Exception:
@@ -173,10 +174,8 @@ class Answering:
             try:
                 await self._take_all(responder, handle, running)
             finally:
-                for task in running:
-                    task.cancel()
-                if running:
-                    await asyncio.wait(running, timeout=0.5)
+                # They answer through it.
+                await self._core.wind_up(running)
                 await responder.close()
 
         await self._core.keep_open(f"rep:{port}", open, use)

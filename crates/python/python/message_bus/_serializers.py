@@ -35,16 +35,21 @@ class Serializer:
 
 
 class JsonSerializer(Serializer):
-    """JSON by the standard library, without spaces."""
+    """JSON by the standard library, without spaces. What JSON has no words for (NaN, infinity) is neither written nor read."""
 
     def __init__(self) -> None:
-        self._encode = json.JSONEncoder(separators=(",", ":")).encode
+        self._encode = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
+        self._decode = json.JSONDecoder(parse_constant=_no_number).decode
 
     def dumps(self, obj: Any) -> str | bytes:
         return self._encode(obj)
 
     def loads(self, data: Any) -> Any:
-        return json.loads(data)
+        return self._decode(data.decode() if isinstance(data, (bytes, bytearray)) else data)
+
+
+def _no_number(word: str) -> Any:
+    raise ValueError(f"{word} is no number of JSON")
 
 
 class OrjsonSerializer(Serializer):

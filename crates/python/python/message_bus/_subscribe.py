@@ -50,7 +50,7 @@ def asked_for(topics: Iterable[str] | str | None) -> list[str]:
 class Subscribing:
     def __init__(self, core: Core) -> None:
         self._core = core
-        self.handlers = Handlers()
+        self.handlers = Handlers(core.settings.in_processes)
         self.fresh()
 
     def fresh(self) -> None:
@@ -178,13 +178,20 @@ class Subscribing:
         alive = sum(lost(subscriber.subscriber.account()) for subscriber in list(self._subscribers))
         return self._lost + alive
 
-    async def close(self, cancel: bool, until: float) -> None:
-        """Ends the handlers' tasks of this event loop; where they are not to be cancelled, they have until `until`."""
+    async def drain(self, until: float) -> None:
+        """Lets the handlers' tasks of this event loop come to their end, until `until`."""
+        dispatcher = self._dispatchers.get(asyncio.get_running_loop())
+        current = asyncio.current_task()
+        while dispatcher is not None and time.monotonic() < until:
+            if not any(task is not current for task in dispatcher.running):
+                return
+            await asyncio.sleep(0.002)
+
+    async def close(self, until: float) -> None:
+        """Ends the handlers' tasks of this event loop."""
         dispatcher = self._dispatchers.get(asyncio.get_running_loop())
         if dispatcher is not None:
             current = asyncio.current_task()
-            while not cancel and time.monotonic() < until and any(task is not current for task in dispatcher.running):
-                await asyncio.sleep(0.002)
             left = dispatcher.close()
             if left:
                 self._core.metrics.dropped_inbound("closed", left)

@@ -177,7 +177,7 @@ class Lives(BusClaims):
             await bus.publish("x", 1)
             await self.until(lambda: stuck.inside)
             closing = asyncio.create_task(bus.cleanup(cancel_running=cancel))
-            await self.until(lambda: bus._core.closed)
+            await self.until(lambda: bus._core.ending)
             asyncio.get_running_loop().call_later(0.1, stuck.open.set)
             await closing
             return stuck.handled
@@ -185,21 +185,77 @@ class Lives(BusClaims):
         self.assertEqual(self.run_async(main(False)), [1])
         self.assertEqual(self.run_async(main(True)), [])
 
+    def test_requests_and_results_that_are_not_to_be_cancelled_come_to_their_end(self):
+        class Both(MessageBus):
+            async def _handle_request(self, request):
+                await self.answering({"data": "request"})
+                return "answered"
+
+            async def _handle_pulled_message(self, message):
+                await self.pulling(message)
+                await self.publish("found", message["data"])
+
+        async def main(cancel):
+            bus = Both("x", {"close_linger_ms": 1000 * PATIENCE})
+            bus.answering, bus.pulling, heard = Gate(), Gate(), []
+            async with self.bus() as other:
+                other.register_handler("found", lambda message: heard.append(message["data"]))
+                await self.listens(other)
+                asyncio.create_task(bus.response_loop())
+                asyncio.create_task(bus.pull_results_loop())
+                for number in range(3):
+                    await other.push_result(number)
+                asking = asyncio.create_task(other.request(1))
+                await self.until(lambda: bus.answering.inside and bus.pulling.inside)
+                closing = asyncio.create_task(bus.cleanup(cancel_running=cancel))
+                await self.until(lambda: bus._core.ending)
+                asyncio.get_running_loop().call_later(0.1, bus.answering.open.set)
+                asyncio.get_running_loop().call_later(0.1, bus.pulling.open.set)
+                await closing
+                taken = bus.get_metrics()["messages_received"] - 1
+                if not cancel:
+                    await self.until(lambda: len(heard) == taken)
+                self.assertEqual(bus.get_metrics()["inbound_dropped"], 0 if not cancel else taken - 1)
+                return await asking, bus.pulling.handled
+
+        answer, handled = self.run_async(main(False))
+        self.assertEqual((answer, handled[0]), ("answered", 0))
+        with self.assertLogs("message_bus", logging.WARNING):
+            self.assertEqual(self.run_async(main(True)), (None, []))
+
     def test_a_handler_may_clean_up_its_own_bus(self):
-        async def main():
-            bus, done = MessageBus("x"), asyncio.Event()
+        class Ends(MessageBus):
+            async def ends(self, message):
+                await self.cleanup(cancel_running=self.cancel)
+                self.done.set()
 
-            async def handler(message):
-                await bus.cleanup()
-                done.set()
+            async def _handle_pulled_message(self, message):
+                await self.ends(message)
 
-            bus.register_handler("x", handler)
-            running = await self.listens(bus)
-            await bus.publish("x", 1)
-            await asyncio.wait_for(done.wait(), PATIENCE)
-            await asyncio.wait_for(running, PATIENCE)
+            async def _handle_request(self, request):
+                await self.ends(request)
 
-        self.run_async(main())
+        async def main(cancel, of):
+            bus = Ends("x", {"req_total_timeout": 0.5})
+            bus.done, bus.cancel = asyncio.Event(), cancel
+            bus.register_handler("x", bus.ends)
+            async with self.bus({"req_total_timeout": 0.5}) as other:
+                if of == "event":
+                    running = await self.listens(bus)
+                    await other.publish("x", 1)
+                elif of == "result":
+                    running = asyncio.create_task(bus.pull_results_loop())
+                    await other.push_result(1)
+                else:
+                    running = asyncio.create_task(bus.response_loop())
+                    await other.request(1)
+                await asyncio.wait_for(bus.done.wait(), PATIENCE)
+                await asyncio.wait_for(running, PATIENCE)
+
+        for cancel in (True, False):
+            for of in ("event", "result", "request"):
+                with self.subTest(cancel=cancel, of=of):
+                    self.run_async(main(cancel, of))
 
     def test_a_forked_child_has_a_bus_that_has_done_nothing(self):
         bus = MessageBus("x")
@@ -280,26 +336,62 @@ class Lives(BusClaims):
         with mock.patch("time.monotonic", lambda: now[0]), mock.patch("time.time", lambda: 0.0):
             breaker = Breaker(10.0, 2)
             for _ in range(2):
-                self.assertTrue(breaker.allows())
-                breaker.failed()
-            self.assertFalse(breaker.allows())
+                breaker.failed(breaker.admit())
+            self.assertIsNone(breaker.admit())
             now[0] += 9.9
-            self.assertFalse(breaker.allows())
+            self.assertIsNone(breaker.admit())
             now[0] += 0.2
-            self.assertEqual([breaker.allows(), breaker.allows()], [True, False])
-            breaker.failed()
-            self.assertFalse(breaker.allows())
+            probe, other = breaker.admit(), breaker.admit()
+            self.assertIsNotNone(probe)
+            self.assertIsNone(other)
+            breaker.failed(probe)
+            self.assertIsNone(breaker.admit())
             now[0] += 10.1
-            self.assertEqual([breaker.allows(), breaker.allows()], [True, False])
+            probe, other = breaker.admit(), breaker.admit()
+            self.assertIsNone(other)
             # A probe that ends without an outcome is no reason to wait for ever.
-            breaker.gave_up()
-            self.assertEqual([breaker.allows(), breaker.allows()], [True, False])
-            breaker.succeeded()
-            self.assertEqual([breaker.allows(), breaker.allows()], [True, True])
+            breaker.gave_up(probe)
+            probe, other = breaker.admit(), breaker.admit()
+            self.assertIsNone(other)
+            breaker.succeeded(probe)
+            self.assertIsNotNone(breaker.admit())
+            self.assertIsNotNone(breaker.admit())
             never = Breaker(0.0, 1)
             for _ in range(5):
-                never.failed()
-                self.assertTrue(never.allows())
+                never.failed(never.admit())
+                self.assertIsNotNone(never.admit())
+
+    def test_who_was_let_through_before_a_breaker_opened_decides_nothing_any_more(self):
+        now = [100.0]
+        with mock.patch("time.monotonic", lambda: now[0]):
+            breaker = Breaker(10.0, 2)
+            stragglers = [breaker.admit() for _ in range(6)]
+            for leave in stragglers[:2]:
+                breaker.failed(leave)
+            now[0] += 9.0
+            # It failed long after the others: the pause is no longer for it.
+            breaker.failed(stragglers[2])
+            now[0] += 1.1
+            probe = breaker.admit()
+            self.assertIsNotNone(probe)
+            # Neither is the probe over for who comes late, nor the breaker closed.
+            breaker.gave_up(stragglers[3])
+            breaker.succeeded(stragglers[4])
+            self.assertIsNone(breaker.admit())
+            self.assertTrue(breaker.opened)
+            breaker.succeeded(probe)
+            breaker.failed(stragglers[5])
+            breaker.failed(breaker.admit())
+            self.assertIsNotNone(breaker.admit())
+            # A probe that never ends stands in the way for one pause.
+            breaker.failed(breaker.admit())
+            now[0] += 10.1
+            lost = breaker.admit()
+            self.assertIsNone(breaker.admit())
+            now[0] += 10.1
+            self.assertIsNotNone(breaker.admit())
+            breaker.succeeded(lost)
+            self.assertIsNone(breaker.admit())
 
     def test_a_cause_is_told_now_and_then_with_how_often_it_was_not(self):
         now = [0.0]

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import threading
+from unittest import mock
 
 import busway
 from bus_stage import BusClaims, Gate, threads
@@ -198,6 +199,40 @@ asyncio.run(main())
                 slow.held.open.set()
 
         self.run_async(main())
+
+    def test_a_loop_that_is_cancelled_leaves_what_it_had_taken_to_the_next(self):
+        async def main():
+            async with self.bus() as bus, self.bus(kind=ResultBus) as collector:
+                gate, handle = Gate(), collector._handle_pulled_message
+
+                async def stuck(message):
+                    await (gate if message["data"] == "stuck" else handle)(message)
+
+                collector._handle_pulled_message = stuck
+                pulling = asyncio.create_task(collector.pull_results_loop())
+                for number in range(100):
+                    await bus.push_result(number)
+                await self.until(lambda: len(collector.results) == 100)
+                # They come as one batch, and the first of it is stuck.
+                native = bus._pushing.routes[Ports.TASK_RESULTS, ""].native
+                for data in ("stuck", *range(100, 110)):
+                    native.try_send(bus._core.dumps(bus._core.envelope(data)))
+                await self.until(lambda: gate.inside)
+                waits = collector.get_metrics(extended=True)["inbound_waiting"]
+                pulling.cancel()
+                await asyncio.wait([pulling])
+                self.assertTrue(pulling.cancelled())
+                self.assertEqual(collector.get_metrics(extended=True)["inbound_waiting"], waits - 1)
+                self.assertGreater(waits, 1)
+                asyncio.create_task(collector.pull_results_loop())
+                await self.until(lambda: len(collector.results) == 110)
+                self.assertEqual([message["data"] for message in collector.results], list(range(110)))
+                self.assertEqual(collector.get_metrics()["inbound_dropped"], 0)
+                self.evidence(left=waits - 1)
+
+        # However long something takes here, it is not slow.
+        with mock.patch("message_bus._pull.SLOW", PATIENCE):
+            self.run_async(main())
 
     def test_results_are_pushed_in_a_flood_and_leave_nothing(self):
         async def main():

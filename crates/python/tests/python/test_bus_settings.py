@@ -76,7 +76,7 @@ class Settings(BusClaims):
             "policy": ["sometimes", "fail"],
             "req_timeout_split": ["third"],
             "strict": ["yes", 1],
-            "sync_executor": ["process", None],
+            "sync_executor": ["processes", None],
         }
         self.assertEqual(set(wrong), set(DEFAULT_CONFIG))
         for key, values in wrong.items():
@@ -139,6 +139,24 @@ class Settings(BusClaims):
             self.run_async(main({}, kind))
         self.assertIsInstance(MessageBus("x", {"serializer": Text()}).serializer, Text)
 
+    def test_what_json_has_no_words_for_is_neither_written_nor_read(self):
+        for value in (float("nan"), float("inf"), [float("-inf")]):
+            with self.assertRaises(ValueError):
+                JsonSerializer().dumps(value)
+        for text in ("NaN", "[Infinity]", b'{"a":-Infinity}'):
+            with self.assertRaises(ValueError):
+                JsonSerializer().loads(text)
+            if _serializers.orjson is not None:
+                with self.assertRaises(ValueError):
+                    OrjsonSerializer().loads(text)
+        self.assertEqual(JsonSerializer().loads(b'{"a":"\xc3\xa9"}'), {"a": "é"})
+
+        async def main():
+            async with self.bus() as bus:
+                self.assertEqual((await bus.publish_ex("x", float("nan"))).cause, "unserialisable")
+
+        self.run_async(main())
+
     def test_domains_are_apart_and_sync_handlers_run_where_was_said(self):
         class Counts(ThreadPoolExecutor):
             submitted = 0
@@ -171,9 +189,17 @@ class Settings(BusClaims):
                     await bus.publish("x", object())
                 self.assertEqual(bus.get_metrics()["outbound_dropped"], 1)
             async with self.bus() as bus:
-                for wrong in (5, None, b"x"):
+                for wrong in (5, None, b"x", ["a"], {}):
                     self.assertIsNone(await bus.publish(wrong, {}))
-                self.assertEqual(bus.get_metrics()["errors"], 3)
+                # What cannot be looked up is no reason to raise either.
+                self.assertIsNone(await bus.publish("x", {}, port=[5555]))
+                self.assertIsNone(await bus.push_result({}, port={}))
+                metrics = bus.get_metrics(extended=True)
+                self.assertEqual((metrics["errors"], metrics["outbound_dropped"], metrics["messages_sent"]), (7, 7, 0))
+                self.assertEqual(metrics["causes"]["outbound_dropped.unserialisable"], 7)
+            async with self.bus({"strict": True}) as bus:
+                with self.assertRaises(TypeError):
+                    await bus.publish(["a"], {})
 
         self.run_async(main())
 
