@@ -214,6 +214,14 @@ claims! {
     fn a_cause_is_told_now_and_then_with_how_often_it_was_not();
     fn threads_publish_through_one_bus();
 
+    "test_bus_limits.Limits":
+    fn the_eleventh_result_meets_a_limit_of_ten();
+    fn who_pushes_waits_as_long_as_was_said_and_not_at_all_where_that_is_0();
+    fn who_publishes_waits_as_long_as_was_said_and_not_at_all_where_that_is_0();
+    fn an_answer_has_the_time_that_was_said_and_hardly_any_where_that_is_0();
+    fn what_is_published_in_one_turn_goes_as_one_batch_and_the_first_at_once();
+    fn a_batch_for_which_there_is_no_room_after_all_waits_for_it_in_its_order();
+
     "test_words.Words":
     fn the_stubs_name_what_is_there();
     fn the_examples_of_the_documentation_run();

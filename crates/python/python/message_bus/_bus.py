@@ -16,9 +16,10 @@ from ._core import Core
 from ._handlers import Function
 from ._log import logger
 from ._metrics import BusMetrics
-from ._outbound import TURN, Publishing, PublishResult, Pushing, Route
+from ._outbound import Publishing, PublishResult, Pushing
 from ._pull import Pulling
 from ._request import Answering, Asking
+from ._route import TURN, Route
 from ._serializers import Serializer
 from ._subscribe import Subscribing
 
@@ -57,7 +58,7 @@ class MessageBus:
         self._pulling = Pulling(self._core)
         self._asking = Asking(self._core)
         self._answering = Answering(self._core)
-        self._routes = self._publishing.routes
+        self._look_for_routes()
         self._turn = 0
         if context is not None:
             logger.info("the context of %s is not used: all buses of a process share theirs", service_name)
@@ -69,7 +70,13 @@ class MessageBus:
             events.fresh()
         for work in (self._pushing, self._pulling, self._asking, self._answering):
             work.fresh()
-        self._routes = self._publishing.routes
+        self._look_for_routes()
+
+    def _look_for_routes(self) -> None:
+        """Where a message may go by the short way: nobody is told then what becomes of it later, so that a strict bus has none."""
+        short = not self._core.settings.strict
+        self._routes = self._publishing.routes if short else {}
+        self._results = self._pushing.routes if short else {}
 
     @property
     def serializer(self) -> Serializer:
@@ -87,28 +94,22 @@ class MessageBus:
 
     async def publish(self, topic: str, data: Any, port: int = Ports.GLOBAL_EVENTS) -> None:
         """Publishes an event. It raises nothing, unless the bus is strict: what goes wrong is counted and logged."""
-        core = self._core
-        message = {"topic": topic, "sender": core.service, "ts": time.time(), "data": data}
-        try:
-            route = self._routes.get((port, topic))
-        except TypeError:
-            # It can be no port or no topic, which is counted with the rest.
-            route = None
-        if not self._sent(route, message):
+        message = {"topic": topic, "sender": self._core.service, "ts": time.time(), "data": data}
+        if not self._sent(self._routes, port, topic, message):
             await self._publishing.send(port, topic, message)
         elif self._turn >= TURN:
             self._turn = 0
             await asyncio.sleep(0)
 
-    def _sent(self, route: Route | None, message: dict[str, Any]) -> bool:
+    def _sent(self, routes: dict[tuple[int, str], Route], port: int, topic: str, message: dict[str, Any]) -> bool:
         """Sends a message if nothing is in its way. What is, is found out where there is time for it."""
-        if route is None or route.waiting:
-            return False
         try:
-            route.native.try_send(self._core.dumps(message))
+            route = routes.get((port, topic))
+            if route is None or route.waiting:
+                return False
+            route.take(self._core.dumps(message), asyncio.get_running_loop())
         except Exception:
             return False
-        self._core.metrics.messages_sent += 1
         self._turn += 1
         return True
 
@@ -150,11 +151,7 @@ class MessageBus:
     async def push_result(self, data: Any, port: int = Ports.TASK_RESULTS) -> None:
         """Sends a result to one of those who pull. It raises nothing, unless the bus is strict."""
         message = self._core.envelope(data)
-        try:
-            route = self._pushing.routes.get((port, ""))
-        except TypeError:
-            route = None
-        if not self._sent(route, message):
+        if not self._sent(self._results, port, "", message):
             await self._pushing.send(port, "", message)
         elif self._turn >= TURN:
             self._turn = 0
@@ -209,6 +206,8 @@ class MessageBus:
             # Nothing more is taken; what is being handled may still answer and publish.
             await core.end_loops(linger + 0.5)
             await self._subscribing.drain(until)
+        for outbound in (self._publishing, self._pushing):
+            outbound.flush()
         core.closed = True
         await core.in_thread(lambda: self._publishing.close(until))
         await core.in_thread(lambda: self._pushing.close(until))
@@ -220,6 +219,8 @@ class MessageBus:
 
     def get_metrics(self, extended: bool = False) -> dict[str, Any]:
         """The nine counts; with `extended` also `causes`, what waits for handlers, and what was kept for nobody."""
+        for outbound in (self._publishing, self._pushing):
+            outbound.flush()
         counts: dict[str, Any] = self._core.metrics.as_dict()
         try:
             counts["outbound_dropped"] += self._publishing.lost() + self._pushing.lost()

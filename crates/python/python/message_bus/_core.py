@@ -159,6 +159,13 @@ class Core:
         self.metrics.error("undecodable")
         self.log(logging.WARNING, "undecodable", "a message that came cannot be read: %r", error)
 
+    def lost_on_the_way(self, endpoint: str, error: busway.Error) -> None:
+        """A message that was accepted could not be sent."""
+        cause = "timeout" if isinstance(error, busway.Full) else error.code
+        self.metrics.dropped_outbound(cause)
+        self.metrics.error(cause)
+        self.log(logging.WARNING, f"{endpoint} {cause}", "a message was dropped: %s", error)
+
     def handler_failed(self, of: str, error: BaseException) -> None:
         """A handler raised `error`; raises it on where it is our own task that was cancelled."""
         task = asyncio.current_task()

@@ -30,30 +30,42 @@ class Inbox:
     def __init__(self, most: int) -> None:
         self.most = most
         self.waiting = 0
+        #: Somebody waits for room.
+        self.wanted = False
         self._room = asyncio.Event()
 
     async def room(self) -> int:
         """Waits until there is room, and says for how many messages."""
         while self.waiting >= self.most:
             self._room.clear()
+            self.wanted = True
             await self._room.wait()
         return self.most - self.waiting
 
     def done(self, count: int) -> None:
         self.waiting -= count
-        self._room.set()
+        if self.wanted:
+            self.wanted = False
+            self._room.set()
 
 
-_Item = tuple[Inbox, tuple[Handler, ...], dict[str, Any]]
+class Run:
+    """Messages of one lane that came together, for the same handlers."""
+
+    __slots__ = ("handlers", "inbox", "messages")
+
+    def __init__(self, inbox: Inbox, handlers: tuple[Handler, ...]) -> None:
+        self.inbox = inbox
+        self.handlers = handlers
+        self.messages: deque[dict[str, Any]] = deque()
 
 
 class _Lane:
-    __slots__ = ("is_ready", "items", "topic")
+    __slots__ = ("runs", "topic")
 
     def __init__(self, topic: str) -> None:
         self.topic = topic
-        self.items: deque[_Item] = deque()
-        self.is_ready = True
+        self.runs: deque[Run] = deque()
 
 
 class _Outcome:
@@ -70,7 +82,7 @@ class Dispatcher:
     def __init__(self, core: Core, concurrency: int, by_topic: bool) -> None:
         self._core = core
         self._concurrency = concurrency
-        self._by_topic = by_topic
+        self.by_topic = by_topic
         self._lanes: dict[str, _Lane] = {}
         self._ready: deque[_Lane] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -85,16 +97,20 @@ class Dispatcher:
         """The tasks that are at it."""
         return self._tasks
 
-    def feed(self, inbox: Inbox, handlers: tuple[Handler, ...], topic: str, message: dict[str, Any]) -> None:
-        """Puts a message into its lane. `start` then sees to it that somebody comes."""
-        inbox.waiting += 1
-        lane = self._lanes.get(topic) if self._by_topic else None
+    def feed(self, inbox: Inbox, handlers: tuple[Handler, ...], topic: str) -> deque[dict[str, Any]]:
+        """Where messages of a topic are put. `start` then sees to it that somebody comes; until then nobody takes them.
+
+        Where each message has a lane of its own it is for one.
+        """
+        lane = self._lanes.get(topic) if self.by_topic else None
         if lane is None:
             lane = _Lane(topic)
             self._ready.append(lane)
-            if self._by_topic:
+            if self.by_topic:
                 self._lanes[topic] = lane
-        lane.items.append((inbox, handlers, message))
+        run = Run(inbox, handlers)
+        lane.runs.append(run)
+        return run.messages
 
     def start(self) -> None:
         """Starts a task if there is something to do that no task is about to do."""
@@ -108,7 +124,11 @@ class Dispatcher:
     def close(self) -> int:
         """Ends the tasks; returns how many messages were not handled."""
         self._closed = True
-        left = sum(len(lane.items) for lane in self._lanes.values() or self._ready)
+        left = 0
+        for lane in self._lanes.values() or self._ready:
+            for run in lane.runs:
+                left += len(run.messages)
+                run.messages.clear()
         self._lanes.clear()
         self._ready.clear()
         current = asyncio.current_task()
@@ -124,7 +144,7 @@ class Dispatcher:
             # Whoever comes next is there when this task waits in a handler, and finds nothing if it does not.
             self.start()
             await self._carry(lane)
-            if lane.items:
+            if lane.runs:
                 self._ready.append(lane)
             elif self._lanes.get(lane.topic) is lane:
                 del self._lanes[lane.topic]
@@ -135,44 +155,69 @@ class Dispatcher:
 
     async def _carry(self, lane: _Lane) -> None:
         """Handles what lies in a lane, for one turn."""
-        for _ in range(TURN):
-            if not lane.items:
-                return
-            inbox, handlers, message = lane.items[0]
-            if len(handlers) == 1 and not handlers[0].is_async:
-                await self._carry_to_thread(lane, handlers[0])
-                return
-            lane.items.popleft()
+        turn = TURN
+        while lane.runs and turn > 0:
+            run = lane.runs[0]
+            if len(run.handlers) > 1:
+                turn -= await self._carry_to_all(lane, run, turn)
+            elif run.handlers[0].is_async:
+                turn -= await self._carry_here(lane, run, turn)
+            else:
+                await self._carry_to_thread(lane, run)
+                turn = 0
+            if not run.messages and lane.runs and lane.runs[0] is run:
+                lane.runs.popleft()
+
+    async def _carry_here(self, lane: _Lane, run: Run, most: int) -> int:
+        """Awaits one handler for so many messages of a run; returns for how many."""
+        inbox, messages, function = run.inbox, run.messages, run.handlers[0].function
+        count = 0
+        while messages and count < most:
+            message = messages.popleft()
+            count += 1
             self._in_turn += 1
             try:
-                for handler in handlers:
+                await function(message)
+            except (Exception, asyncio.CancelledError) as error:
+                inbox.done(1)
+                self._core.handler_failed(lane.topic, error)
+                continue
+            inbox.waiting -= 1
+            if inbox.wanted:
+                inbox.done(0)
+        return count
+
+    async def _carry_to_all(self, lane: _Lane, run: Run, most: int) -> int:
+        """The same where there are several handlers."""
+        count = 0
+        while run.messages and count < most:
+            message = run.messages.popleft()
+            count += 1
+            self._in_turn += 1
+            try:
+                for handler in run.handlers:
                     try:
                         if handler.is_async:
                             await handler.function(message)
                         else:
-                            await self._in_thread(handler, [message])
+                            await self._in_thread(handler, [message], lane.topic)
                     except (Exception, asyncio.CancelledError) as error:
                         self._core.handler_failed(lane.topic, error)
             finally:
-                inbox.done(1)
+                run.inbox.done(1)
+        return count
 
-    async def _carry_to_thread(self, lane: _Lane, handler: Handler) -> None:
+    async def _carry_to_thread(self, lane: _Lane, run: Run) -> None:
         """Handles what waits for the same function in one call of a thread."""
-        inboxes: list[Inbox] = []
-        messages: list[dict[str, Any]] = []
-        while lane.items and len(messages) < TURN and lane.items[0][1][0] is handler and len(lane.items[0][1]) == 1:
-            inbox, _, message = lane.items.popleft()
-            inboxes.append(inbox)
-            messages.append(message)
+        messages = [run.messages.popleft() for _ in range(min(TURN, len(run.messages)))]
         try:
-            await self._in_thread(handler, messages, lane.topic)
+            await self._in_thread(run.handlers[0], messages, lane.topic)
         except (Exception, asyncio.CancelledError) as error:
             self._core.handler_failed(lane.topic, error)
         finally:
-            for inbox in inboxes:
-                inbox.done(1)
+            run.inbox.done(len(messages))
 
-    async def _in_thread(self, handler: Handler, messages: list[dict[str, Any]], topic: str = "") -> None:
+    async def _in_thread(self, handler: Handler, messages: list[dict[str, Any]], topic: str) -> None:
         """Calls a function in a thread with each of the messages, and awaits what it returns to be awaited; or in a process."""
         if handler.pickled is not None:
             for failed in await self._core.in_handler_process(handler.pickled, messages):

@@ -13,7 +13,6 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -22,22 +21,13 @@ import busway
 
 from ._core import Core
 from ._names import name, results
+from ._route import Port, Route, slots, when_there_is_room
 
-#: Messages that are sent before the loop has its turn: a flood must not keep others from reading it.
-TURN = 64
 #: Topics that have a port at once. Beyond, the one that was opened first is closed; what it sent is read on.
 ROUTES_MAX = 4096
 #: Seconds that results wait for the first loop that pulls them: a day. They are work, which nobody wants to lose; what bounds
 #: them is the length of the queue.
 RESULTS_WAIT = 86400.0
-#: What an account tells that is no fault: who left, and what nobody waited for.
-NO_FAULT = frozenset(
-    ["conflated", "no_subscriber", "subscriber_died", "subscriber_left", "expired", "cancelled", "dead_letter"]
-)
-
-_Port = busway.Publisher | busway.Pusher
-
-
 @dataclass(frozen=True, slots=True)
 class PublishResult:
     """What became of a message that was to go out."""
@@ -50,47 +40,6 @@ class PublishResult:
 
 
 ACCEPTED = PublishResult(True)
-
-
-def lost(account: dict[str, Any]) -> int:
-    """Messages of an account that are lost, and should not have been."""
-    return sum(count for cause, count in account["dropped"].items() if cause not in NO_FAULT)
-
-
-def slots(hwm: int) -> int:
-    """Messages that a ring of the bus holds for so many: the next power of two, at least 32."""
-    return max(32, 1 << (hwm - 1).bit_length())
-
-
-class Route:
-    """A port of the bus for one topic."""
-
-    def __init__(self, endpoint: str, native: _Port, slots: int) -> None:
-        self.endpoint = endpoint
-        self.native = native
-        self.waiting = 0
-        #: Subscribers for which the publisher waits no more, each time that one became so.
-        self.stalled = 0
-        self._slots = slots
-        self._lost = 0
-
-    def is_heard(self) -> bool:
-        """Whether anybody listens."""
-        native = self.native
-        return bool(native.subscribers if isinstance(native, busway.Publisher) else native.pullers)
-
-    def losses(self) -> int:
-        """Messages that were sent and are lost, for each subscriber that has lost them."""
-        account = self.native.account()
-        # What a slow subscriber will not find any more counts as soon as it is gone, not when that one looks.
-        beyond = account["in_flight"] - self._slots * max(1, account["subscribers"])
-        # Who leaves takes along what it had not read, and a count never falls.
-        self._lost = max(lost(account) + max(0, int(beyond)), self.stalled, self._lost)
-        return self._lost
-
-    def unattended(self) -> int:
-        """Messages for which nobody came in time."""
-        return int(self.native.account()["dropped"].get("no_subscriber", 0))
 
 
 class Outbound:
@@ -110,9 +59,13 @@ class Outbound:
         self._lost = 0
         self._unattended = 0
 
-    def open(self, port: int, topic: str) -> _Port:
+    def open(self, port: int, topic: str) -> Port:
         """A port of the bus for a topic; it may take a moment."""
         raise NotImplementedError
+
+    def exactly(self) -> int | None:
+        """How many messages may wait, where that is held to the letter and not to the size of a ring."""
+        return None
 
     async def send(self, port: int, topic: str, message: dict[str, Any]) -> PublishResult:
         """Sends a message whatever it takes, or drops it."""
@@ -169,9 +122,13 @@ class Outbound:
 
     async def _send(self, route: Route, payload: bytes) -> None:
         """Sends, and waits for room as long as may be."""
+        loop = asyncio.get_running_loop()
+        route.flush(loop)
+        while route.rest is not None and route.rest.get_loop() is loop:
+            await asyncio.wait({route.rest})
         if not route.waiting:
             try:
-                route.native.try_send(payload)
+                route.send_now(payload)
                 return
             except busway.Full:
                 pass
@@ -179,7 +136,7 @@ class Outbound:
         core.metrics.backpressure_events += 1
         route.waiting += 1
         try:
-            sent = await self.when_there_is_room(partial(route.native.try_send, payload))
+            sent = await when_there_is_room(partial(route.send_now, payload), self._timeout)
         finally:
             route.waiting -= 1
         if sent.stalled:
@@ -187,19 +144,6 @@ class Outbound:
             text = "%d subscribers of %s did not take a message within %s s: they are waited for when they have caught up"
             cause = f"stalled {route.native.topic}"
             core.log(logging.WARNING, cause, text, sent.stalled, route.native.topic, self._timeout)
-
-    async def when_there_is_room(self, send: Callable[[], busway.Sent]) -> busway.Sent:
-        """Tries to send until it works. Raises Full when the time is over."""
-        until = time.monotonic() + self._timeout
-        pause = 0.0
-        while True:
-            await asyncio.sleep(pause)
-            try:
-                return send()
-            except busway.Full:
-                if time.monotonic() >= until:
-                    raise
-            pause = min(max(2 * pause, 0.0002), 0.005)
 
     async def route(self, port: int, topic: str) -> Route:
         """The route of a topic, which is opened if it is not there."""
@@ -223,7 +167,7 @@ class Outbound:
                 raise
             if len(self.routes) >= ROUTES_MAX:
                 self._close(self.routes.pop(next(iter(self.routes))))
-            route = Route(endpoint, native, slots(core.settings.hwm_outbound))
+            route = Route(core, endpoint, native, self.exactly(), self._timeout)
             core.opened(endpoint)
             self.routes[port, topic] = route
             return route
@@ -233,6 +177,15 @@ class Outbound:
         self._unattended += route.unattended()
         route.native.close()
         self._core.ended(route.endpoint)
+
+    def flush(self) -> None:
+        """Sends what waits for the end of this turn of the loop, so that it is counted."""
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            return
+        for route in list(self.routes.values()):
+            route.flush(loop)
 
     def lost(self) -> int:
         """Messages that were sent and are lost."""
@@ -276,6 +229,10 @@ class Publishing(Outbound):
 class Pushing(Outbound):
     def __init__(self, core: Core) -> None:
         super().__init__(core, "push", core.settings.push_send_timeout)
+
+    def exactly(self) -> int | None:
+        # All who pull are one reader, so that it can be counted what waits.
+        return self._core.settings.hwm_outbound
 
     def open(self, port: int, topic: str) -> busway.Pusher:
         config = self._core.settings

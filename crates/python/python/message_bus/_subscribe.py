@@ -10,7 +10,9 @@ import asyncio
 import logging
 import time
 import weakref
+from collections import deque
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import busway
 from busway import aio
@@ -19,7 +21,7 @@ from ._core import Core
 from ._dispatch import Dispatcher, Inbox
 from ._handlers import Handlers
 from ._names import is_cut, pattern
-from ._outbound import lost
+from ._route import lost
 
 #: Messages that are taken at once.
 BATCH = 256
@@ -112,7 +114,7 @@ class Subscribing:
                 self._core.log(logging.DEBUG, "holds", "%s", error)
                 await asyncio.sleep(0)
                 continue
-            payloads = [bytes(sample) for sample in batch]
+            payloads = list(map(bytes, batch))
             del batch
             self._hand_over(payloads, cut, inbox, dispatcher)
             dispatcher.start()
@@ -123,27 +125,47 @@ class Subscribing:
     def _hand_over(
         self, payloads: Sequence[bytes], cut: tuple[str, ...] | None, inbox: Inbox, dispatcher: Dispatcher
     ) -> None:
-        """Decodes a batch and puts it where its handlers find it."""
-        core, loads, handlers_of, feed = self._core, self._core.loads, self.handlers.of, dispatcher.feed
+        """Decodes a batch and puts it where its handlers find it: those of a topic that came together in one go."""
+        core, loads = self._core, self._core.loads
         core.metrics.messages_received += len(payloads)
+        before: str | None = None
+        run: deque[dict[str, Any]] | None = None
+        count = 0
         for payload in payloads:
             try:
                 message = loads(payload)
                 topic = message["topic"]
-                if not isinstance(topic, str):
-                    raise TypeError("its topic is no text")
-                handlers = handlers_of(topic)
+                if topic != before:
+                    if not isinstance(topic, str):
+                        raise TypeError("its topic is no text")
+                    run = self._place_of(topic, cut, inbox, dispatcher)
+                    before = topic if dispatcher.by_topic else None
             except Exception as error:
                 core.undecodable(error)
                 continue
-            if cut is not None and not topic.startswith(cut):
-                core.metrics.messages_received -= 1
-            elif handlers:
-                feed(inbox, handlers, topic, message)
+            if run is not None:
+                run.append(message)
+                count += 1
             else:
-                core.metrics.causes["no_handler"] += 1
-                level = core.settings.log_level_no_handler
-                core.log(level, f"no handler {topic}", "there is no handler for %s", topic)
+                self._leave(topic, cut)
+        inbox.waiting += count
+
+    def _place_of(
+        self, topic: str, cut: tuple[str, ...] | None, inbox: Inbox, dispatcher: Dispatcher
+    ) -> deque[dict[str, Any]] | None:
+        """Where messages of a topic go; None where nobody handles them."""
+        handlers = self.handlers.of(topic) if cut is None or topic.startswith(cut) else ()
+        return dispatcher.feed(inbox, handlers, topic) if handlers else None
+
+    def _leave(self, topic: str, cut: tuple[str, ...] | None) -> None:
+        """A message that is not for this loop, or for which there is no handler."""
+        core = self._core
+        if cut is not None and not topic.startswith(cut):
+            core.metrics.messages_received -= 1
+            return
+        core.metrics.causes["no_handler"] += 1
+        level = core.settings.log_level_no_handler
+        core.log(level, f"no handler {topic}", "there is no handler for %s", topic)
 
     def _tell_losses(self, subscriber: aio.Subscriber) -> None:
         for loss in subscriber.losses():

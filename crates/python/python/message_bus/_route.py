@@ -1,0 +1,176 @@
+"""A port of the bus for one topic, and what is sent through it within one turn of an event loop.
+
+The first message of a turn goes at once, so that one alone is not held up by what its task does next. Those after it wait for
+the end of the turn and go as one batch: no more than there is surely room for, so that nothing of it has to be waited for.
+
+Invariant: what a task hands in leaves in its order; what is in the batch is sent by the loop of the route, and counted then.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import busway
+
+from ._core import Core
+
+#: Messages that are sent before the loop has its turn: a flood must not keep others from reading it.
+TURN = 64
+#: Larger messages are not put into a batch, which is copied in one piece.
+BATCHED_BYTES_MAX = 1 << 16
+#: The shortest and longest pause before the next look for room, in seconds: who reads a queue of a thousand has read half of it.
+PAUSE = (0.001, 0.005)
+#: What an account tells that is no fault: who left, and what nobody waited for.
+NO_FAULT = frozenset(
+    ["conflated", "no_subscriber", "subscriber_died", "subscriber_left", "expired", "cancelled", "dead_letter"]
+)
+
+Port = busway.Publisher | busway.Pusher
+
+
+def lost(account: dict[str, Any]) -> int:
+    """Messages of an account that are lost, and should not have been."""
+    return sum(count for cause, count in account["dropped"].items() if cause not in NO_FAULT)
+
+
+def slots(hwm: int) -> int:
+    """Messages that a ring of the bus holds for so many: the next power of two, at least 32."""
+    return max(32, 1 << (hwm - 1).bit_length())
+
+
+async def when_there_is_room(send: Callable[[], busway.Sent], timeout: float) -> busway.Sent:
+    """Tries to send until it works. Raises Full when the time is over."""
+    loop = asyncio.get_running_loop()
+    until = loop.time() + timeout
+    pause = 0.0
+    while True:
+        await asyncio.sleep(pause)
+        try:
+            return send()
+        except busway.Full:
+            if loop.time() >= until:
+                raise
+        pause = min(max(2 * pause, PAUSE[0]), PAUSE[1])
+
+
+class Route:
+    def __init__(self, core: Core, endpoint: str, native: Port, exactly: int | None, timeout: float) -> None:
+        self.endpoint = endpoint
+        self.native = native
+        #: Senders that wait for room.
+        self.waiting = 0
+        #: Subscribers for which the publisher waits no more, each time that one became so.
+        self.stalled = 0
+        self.slots = slots(core.settings.hwm_outbound)
+        #: Sends the rest of a batch for which there was no room.
+        self.rest: asyncio.Task[None] | None = None
+        self._core = core
+        self._timeout = timeout
+        #: Messages that may wait, where that is held to the letter.
+        self._exactly = exactly
+        #: The loop that sends batches: the first one, until it is closed.
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._in_turn = False
+        self._batch: list[bytes] = []
+        #: Messages for which there is room, as far as was looked.
+        self._credit = 0
+        self._lost = 0
+
+    def is_heard(self) -> bool:
+        """Whether anybody listens."""
+        native = self.native
+        return bool(native.subscribers if isinstance(native, busway.Publisher) else native.pullers)
+
+    def room(self) -> int:
+        """Messages for which there is room: so many at least, and exactly where one reads it."""
+        return (self._exactly or self.slots) - int(self.native.account()["in_flight"])
+
+    def send_now(self, payload: bytes) -> busway.Sent:
+        """Sends, or raises Full."""
+        if self._exactly is not None and self._credit <= 0 and self.room() <= 0:
+            raise busway.Full(401, "as many messages wait as may", self.native.topic, "raise hwm_outbound")
+        sent = self.native.try_send(payload)
+        self._credit -= 1
+        return sent
+
+    def take(self, payload: bytes, loop: asyncio.AbstractEventLoop) -> None:
+        """Sends a message, at the end of this turn of the loop if not at once. Raises what hinders it now."""
+        if self._loop is not loop and not self._is_for(loop):
+            self.send_now(payload)
+        elif self._in_turn and self._credit > 0 and len(payload) <= BATCHED_BYTES_MAX:
+            self._credit -= 1
+            self._batch.append(payload)
+            return
+        else:
+            if self._batch:
+                self.flush(loop)
+            self.send_now(payload)
+            if not self._in_turn:
+                self._in_turn = True
+                loop.call_soon(self._end_turn, loop)
+        self._core.metrics.messages_sent += 1
+
+    def _is_for(self, loop: asyncio.AbstractEventLoop) -> bool:
+        """Whether the loop may send batches, from now on."""
+        if self._loop is None or self._loop.is_closed():
+            self._loop, self._in_turn, self._credit, self.rest = loop, False, 0, None
+        return self._loop is loop
+
+    def _end_turn(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._in_turn = False
+        self.flush(loop)
+        if self._credit < TURN:
+            try:
+                self._credit = self.room()
+            except busway.Error:
+                self._credit = 0
+
+    def flush(self, loop: asyncio.AbstractEventLoop | None) -> None:
+        """Sends what waits for the end of the turn, where it is this loop that does."""
+        while self._batch and self._loop is loop and self.rest is None:
+            batch, self._batch = self._batch, []
+            failed = None
+            try:
+                sent = self.native.try_send_many(batch)
+            except busway.Error as error:
+                sent, failed = error.sent, error
+            self._core.metrics.messages_sent += sent
+            self._batch = batch[sent:]
+            if failed is not None:
+                del self._batch[0]
+                self._core.lost_on_the_way(self.endpoint, failed)
+            elif self._batch:
+                # There is less room than there was: memory is short, or another thread had it.
+                self._credit = 0
+                self.waiting += 1
+                self.rest = asyncio.get_running_loop().create_task(self._send_rest())
+
+    async def _send_rest(self) -> None:
+        try:
+            while self._batch:
+                payload = self._batch.pop(0)
+                try:
+                    await when_there_is_room(partial(self.send_now, payload), self._timeout)
+                except busway.Error as error:
+                    self._core.lost_on_the_way(self.endpoint, error)
+                else:
+                    self._core.metrics.messages_sent += 1
+        finally:
+            self.waiting -= 1
+            self.rest = None
+
+    def losses(self) -> int:
+        """Messages that were sent and are lost, for each subscriber that has lost them."""
+        account = self.native.account()
+        # What a slow subscriber will not find any more counts as soon as it is gone, not when that one looks.
+        beyond = account["in_flight"] - self.slots * max(1, account["subscribers"])
+        # Who leaves takes along what it had not read, and a count never falls.
+        self._lost = max(lost(account) + max(0, int(beyond)), self.stalled, self._lost)
+        return self._lost
+
+    def unattended(self) -> int:
+        """Messages for which nobody came in time."""
+        return int(self.native.account()["dropped"].get("no_subscriber", 0))

@@ -1,0 +1,199 @@
+"""The limits of `message_bus` that its configuration sets: each with values on both sides of its default, and with 0."""
+
+import asyncio
+import logging
+from unittest import mock
+
+from bus_stage import BusClaims, Gate
+from message_bus import DEFAULT_CONFIG, MessageBus
+from stage import PATIENCE
+
+#: Longer than the default times of sending, which are a second.
+LONGER = 1.5
+
+
+class ResultBus(MessageBus):
+    def __init__(self, *arguments):
+        super().__init__(*arguments)
+        self.results = []
+
+    async def _handle_pulled_message(self, message):
+        self.results.append(message["data"])
+
+
+class Limits(BusClaims):
+    async def passes(self, seconds, *tasks):
+        """Lets a time pass that is longer than a default, while tasks must still wait."""
+        done, _ = await asyncio.wait(tasks, timeout=seconds)
+        self.assertEqual(done, set())
+
+    def test_the_eleventh_result_meets_a_limit_of_ten(self):
+        async def main(hwm):
+            async with self.bus({"hwm_outbound": hwm, "push_send_timeout": 0}) as bus, self.bus(kind=ResultBus) as collector:
+                for number in range(hwm):
+                    await bus.push_result(number)
+                metrics = bus.get_metrics()
+                self.assertEqual((metrics["messages_sent"], metrics["backpressure_events"]), (hwm, 0))
+                for _ in range(3):
+                    await bus.push_result("too many")
+                metrics = bus.get_metrics(extended=True)
+                self.assertEqual((metrics["messages_sent"], metrics["backpressure_events"]), (hwm, 3))
+                self.assertEqual(metrics["causes"]["outbound_dropped.timeout"], 3)
+                asyncio.create_task(collector.pull_results_loop())
+                await self.until(lambda: len(collector.results) == hwm)
+                # As many again, whether they go one by one or many in a turn of the loop.
+                for number in range(hwm, 2 * hwm):
+                    self.assertIsNone(await bus.push_result(number))
+                    await self.until(lambda: len(collector.results) > number)
+                self.assertEqual(collector.results, list(range(2 * hwm)))
+
+        with self.assertLogs("message_bus", logging.WARNING):
+            for hwm in (1, 10, 33, 100):
+                self.run_async(main(hwm))
+
+    def test_who_pushes_waits_as_long_as_was_said_and_not_at_all_where_that_is_0(self):
+        async def main():
+            config = {"hwm_outbound": 10, "push_send_timeout": PATIENCE}
+            async with self.bus(config) as bus, self.bus(kind=ResultBus) as collector:
+                for number in range(10):
+                    await bus.push_result(number)
+                waits = asyncio.create_task(bus.push_result(10))
+                await self.passes(LONGER, waits)
+                asyncio.create_task(collector.pull_results_loop())
+                await waits
+                await self.until(lambda: len(collector.results) == 11)
+                self.assertEqual(bus.get_metrics()["outbound_dropped"], 0)
+            async with self.bus({"hwm_outbound": 10, "push_send_timeout": 0}) as bus:
+                # So many would take a minute.
+                for number in range(70):
+                    await bus.push_result(number)
+                self.assertEqual(bus.get_metrics()["outbound_dropped"], 60)
+
+        with self.assertLogs("message_bus", logging.WARNING):
+            self.run_async(main())
+
+    def test_who_publishes_waits_as_long_as_was_said_and_not_at_all_where_that_is_0(self):
+        async def main(timeout):
+            stuck = Gate()
+            async with self.bus({"hwm_outbound": 32, "pub_send_timeout": timeout}) as bus, self.bus({"hwm_inbound": 1}) as slow:
+                slow.register_handler("x", stuck)
+                await self.listens(slow)
+                await bus.ready("x")
+
+                async def publishes():
+                    for number in range(100):
+                        await bus.publish("x", number)
+
+                publishing = asyncio.create_task(publishes())
+                if timeout:
+                    await self.until(lambda: bus.get_metrics()["backpressure_events"] == 1)
+                    await self.passes(LONGER, publishing)
+                    stuck.open.set()
+                await publishing
+                await self.until(lambda: bus.get_metrics()["messages_sent"] == 100)
+                stuck.open.set()
+                await self.until(lambda: stuck.handled and stuck.handled[-1] == 99)
+                metrics = bus.get_metrics()
+                return metrics["backpressure_events"] > 0, metrics["outbound_dropped"], len(stuck.handled)
+
+        self.assertEqual(self.run_async(main(PATIENCE)), (True, 0, 100))
+        waited, lost, handled = self.run_async(main(0))
+        self.assertFalse(waited)
+        self.assertEqual(lost + handled, 100)
+        self.assertGreater(lost, 0)
+
+    def test_an_answer_has_the_time_that_was_said_and_hardly_any_where_that_is_0(self):
+        takes = {}
+
+        async def slowly(responder, request, data):
+            await asyncio.sleep(takes[data])
+            request.reply(data)
+
+        class Echo(MessageBus):
+            async def _handle_request(self, request):
+                return request["data"]
+
+        async def main(timeout, seconds, port):
+            async with self.bus({"rep_send_timeout": timeout}, kind=Echo) as echo, self.bus() as bus:
+                takes[str(port).encode()] = seconds
+                asyncio.create_task(echo.response_loop(port))
+                answer = await bus.request(port, port, timeout=PATIENCE)
+                return answer == port, echo.get_metrics()["outbound_dropped"]
+
+        async def all_of_them():
+            default = DEFAULT_CONFIG["rep_send_timeout"]
+            return await asyncio.gather(main(PATIENCE, default + 0.5, 1), main(0.1, default - 0.5, 2), main(0, 1.0, 3))
+
+        with mock.patch("busway.aio.Responder.reply", slowly), self.assertLogs("message_bus", logging.WARNING):
+            self.assertEqual(self.run_async(all_of_them()), [(True, 0), (False, 1), (False, 1)])
+
+    def test_what_is_published_in_one_turn_goes_as_one_batch_and_the_first_at_once(self):
+        calls = []
+
+        async def main():
+            async with self.bus() as bus, self.bus() as other:
+                seen = []
+
+                async def handler(message):
+                    seen.append(message["data"])
+
+                other.register_handler("x", handler)
+                await self.listens(other)
+                await bus.ready("x")
+                await bus.publish("x", 0)
+                await self.until(lambda: seen == [0])
+                route = bus._publishing.routes[5555, "x"]
+                native = route.native
+
+                class Counts:
+                    def __getattr__(self, name):
+                        calls.append(name)
+                        return getattr(native, name)
+
+                route.native = Counts()
+                for number in range(1, 41):
+                    await bus.publish("x", number)
+                # Nothing had its turn yet, and the first is on its way.
+                self.assertEqual([name for name in calls if name.startswith("try")], ["try_send"])
+                await asyncio.sleep(0)
+                self.assertEqual([name for name in calls if name.startswith("try")], ["try_send", "try_send_many"])
+                await bus.publish("x", 41)
+                await bus.publish("x", 42)
+                # What is counted is what was sent.
+                self.assertEqual(bus.get_metrics()["messages_sent"], 43)
+                self.assertTrue((await bus.publish_ex("x", 43)).accepted)
+                await self.until(lambda: len(seen) == 44)
+                self.assertEqual(seen, list(range(44)))
+                # What is left for the end of a turn is sent by cleanup.
+                for number in range(44, 50):
+                    await bus.publish("x", number)
+                await bus.cleanup()
+                await self.until(lambda: len(seen) == 50)
+                self.assertEqual((seen[-1], bus.get_metrics()["messages_sent"]), (49, 50))
+
+        self.run_async(main())
+
+    def test_a_batch_for_which_there_is_no_room_after_all_waits_for_it_in_its_order(self):
+        async def main():
+            stuck = Gate()
+            async with self.bus({"hwm_outbound": 32, "pub_send_timeout": PATIENCE}) as bus, self.bus({"hwm_inbound": 1}) as slow:
+                slow.register_handler("x", stuck)
+                await self.listens(slow)
+                await bus.ready("x")
+                await bus.publish("x", 0)
+                await self.until(lambda: stuck.inside)
+                await bus.publish("x", 1)
+                await asyncio.sleep(0)
+                # It believes that there is more room than there is, as where another thread has used it.
+                bus._publishing.routes[5555, "x"]._credit = 1000
+                for number in range(2, 60):
+                    await bus.publish("x", number)
+                stuck.open.set()
+                for number in range(60, 90):
+                    await bus.publish("x", number)
+                await self.until(lambda: len(stuck.handled) == 90)
+                self.assertEqual(stuck.handled, list(range(90)))
+                metrics = bus.get_metrics()
+                self.assertEqual((metrics["messages_sent"], metrics["outbound_dropped"], metrics["errors"]), (90, 0, 0))
+
+        self.run_async(main())
