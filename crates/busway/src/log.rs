@@ -20,6 +20,7 @@ pub(crate) enum Line {
     Budget,
     Role,
     Handler,
+    Slow,
 }
 
 /// Lets one line a second of each kind through and counts the rest.
@@ -80,6 +81,7 @@ impl Line {
             Line::Budget => "budget",
             Line::Role => "role",
             Line::Handler => "handler",
+            Line::Slow => "slow",
         }
     }
 }

@@ -241,7 +241,17 @@ impl Subscription {
     /// A puller found nothing among this [`Subscription::work`], and looks again at this time whatever comes.
     pub(crate) fn found_nothing(&self, work: u64, due_ns: Option<u64>) {
         self.seen.store(work, Ordering::Relaxed);
+        self.look_by(due_ns);
+    }
+
+    /// A puller looks again at this time whatever comes.
+    pub(crate) fn look_by(&self, due_ns: Option<u64>) {
         self.due_ns.store(due_ns.unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    /// When its puller looks again whatever comes, if it said so.
+    pub(crate) fn due_ns(&self) -> Option<u64> {
+        Some(self.due_ns.load(Ordering::Relaxed)).filter(|due_ns| *due_ns < u64::MAX)
     }
 
     /// Takes what has arrived.
@@ -526,6 +536,16 @@ impl PortTable {
     /// Counts that this happened so often.
     pub(crate) fn count(&self, event: Event, times: u64) {
         self.own.count(event, times);
+    }
+
+    /// One more, of an event that is a level.
+    pub(crate) fn raise(&self, event: Event) {
+        self.own.raise(event);
+    }
+
+    /// One less, of an event that is a level.
+    pub(crate) fn lower(&self, event: Event) {
+        self.own.lower(event);
     }
 
     /// Frees what rows have left at our rings, of the next so many.

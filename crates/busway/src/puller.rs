@@ -2,7 +2,7 @@
 //!
 //! A puller looks at every pusher whose topic matches, in turn, and claims the first message that nobody has (`busway_shm::row::group`).
 //! It waits as a subscriber does: by spinning a little, then yielding, then asleep on the bell. In a group that acknowledges it watches
-//! what the other pullers have, and gives back what they have had for too long.
+//! what the other pullers have, and gives back what they have had for too long; what was given back it leaves alone for a while.
 //!
 //! Invariant: a task that was returned is nobody else's until it is acknowledged, given back, dropped or too late.
 
@@ -15,9 +15,9 @@ use std::time::Duration;
 use busway_shm::clock::{self, Deadline};
 use busway_shm::layout::RING_RELAYS;
 use busway_shm::row::RowOptions;
-use busway_shm::row::group::{self, GroupReader, Pulled};
+use busway_shm::row::group::{self, GroupReader, Pauses, Pulled};
 use busway_shm::sync::spin_hint;
-use busway_wire::limits::HOLDS_MAX;
+use busway_wire::limits::{HOLDS_MAX, REDELIVERY_MS_DEFAULT, REDELIVERY_MS_MAX, RETRY_PAUSE_MS_MAX};
 use busway_wire::{Acknowledge, Cause, Group, Pattern, Policy, PortId, Topic, responders};
 
 use crate::bus::{Bus, Core};
@@ -53,6 +53,12 @@ const DEAD_LETTERS: &str = "dead-letters.";
 /// A message that cannot be laid with the dead letters is tried again after so long: who reads them is slow, or memory is short.
 const ASIDE_NS: u64 = 250_000_000;
 
+/// FNV-1a: topics are short, and two with the same number only wait for each other.
+pub(crate) fn topic_number(topic: &str) -> u64 {
+    let step = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+    topic.bytes().fold(0xcbf2_9ce4_8422_2325, step)
+}
+
 /// How a puller is made. See [`Bus::puller`].
 #[derive(Clone, Debug)]
 #[must_use = "a puller is made by `open`"]
@@ -63,6 +69,7 @@ pub struct PullerBuilder {
     within: Option<Duration>,
     attempts: u8,
     holds: u32,
+    redelivery: Duration,
     export: Option<Filter>,
 }
 
@@ -77,6 +84,7 @@ impl PullerBuilder {
             within: None,
             attempts: ATTEMPTS_DEFAULT,
             holds: HOLDS_DEFAULT,
+            redelivery: Duration::from_millis(REDELIVERY_MS_DEFAULT),
             export: None,
         }
     }
@@ -100,6 +108,14 @@ impl PullerBuilder {
     /// `dead-letters.` and the group's name, and counted as `dead_letter`; it lies there as long as this puller.
     pub fn attempts(mut self, attempts: u8) -> Self {
         self.attempts = attempts;
+        self
+    }
+
+    /// How long a task that was given back, or not acknowledged in time, is left alone before this puller takes it again: between half of `first` and all of it, before each further
+    /// delivery twice as long, up to 10 s, or `first` if that is longer; at most an hour. Default 100 ms; zero: at once. What is behind it goes on meanwhile, and what the last puller gave back
+    /// is with the dead letters at once. All pullers of a group should say the same: the task goes to the first that takes it.
+    pub fn redelivery(mut self, first: Duration) -> Self {
+        self.redelivery = first;
         self
     }
 
@@ -157,6 +173,9 @@ impl PullerBuilder {
                 .at(format!("puller of {pattern}"))
                 .remedy("take fewer tasks at a time"));
         }
+        let first = self.redelivery.min(Duration::from_millis(RETRY_PAUSE_MS_MAX));
+        let most = first.max(Duration::from_millis(REDELIVERY_MS_MAX));
+        let [first_ns, most_ns] = [first, most].map(|pause| pause.as_nanos() as u64);
         let port = Core::new_port()?;
         let created_ns = clock::monotonic_ns();
         let (policy, holds) = (Policy::default(), self.holds);
@@ -188,6 +207,10 @@ impl PullerBuilder {
             dead: None,
             aside: Vec::new(),
             lays_out: false,
+            habits: Box::new(Habits {
+                busy: Vec::new(),
+                pauses: Pauses { first_ns, most_ns, here_only: false },
+            }),
         };
         // From here on the drop of `puller` takes everything back.
         let pushers = puller.core.control.pull(record, puller.group.clone(), deadline)? as usize;
@@ -211,6 +234,8 @@ struct Reader {
     tray: SampleTray,
     /// Where those sleep who want what it pushes.
     line: usize,
+    /// The number of its topic.
+    topic: u64,
     /// It is a node that lays out work of another host, and waits for what becomes of it.
     of_node: bool,
 }
@@ -221,6 +246,14 @@ struct Aside {
     claim: group::Task,
     line: usize,
     until_ns: u64,
+}
+
+/// What a puller leaves alone.
+#[derive(Debug)]
+struct Habits {
+    /// Topics that others are to have for now, by their numbers.
+    busy: Vec<u64>,
+    pauses: Pauses,
 }
 
 /// A puller of one pattern, in one group.
@@ -247,6 +280,7 @@ pub struct Puller {
     aside: Vec<Aside>,
     /// A node lays work of other hosts out for it.
     lays_out: bool,
+    habits: Box<Habits>,
 }
 
 impl Puller {
@@ -357,6 +391,11 @@ impl Puller {
         Ok(None)
     }
 
+    /// Messages of these topics are left to others from now on.
+    pub(crate) fn leave(&mut self, busy: Vec<u64>) {
+        self.habits.busy = busy;
+    }
+
     pub(crate) fn poll(&mut self, context: &mut Context<'_>) -> Poll<Result<Task, RecvError>> {
         let polled = self.look_or_register(context).transpose().map_or(Poll::Pending, Poll::Ready);
         if polled.is_ready() {
@@ -435,6 +474,12 @@ impl Puller {
                 at = 0;
             }
             let reader = &mut self.readers[at];
+            if self.habits.busy.contains(&reader.topic) {
+                reader.reader.rest();
+                at += 1;
+                left -= 1;
+                continue;
+            }
             match reader.reader.pull(clock::monotonic_ns) {
                 Pulled::Message(message, claim) => {
                     // The next take begins with the next pusher: none of them starves.
@@ -526,7 +571,7 @@ impl Puller {
             if count > 0 {
                 self.core.ports.ring_bell(reader.line);
             }
-            next = [next, due].into_iter().flatten().min();
+            next = [next, due, reader.reader.rested_ns()].into_iter().flatten().min();
         }
         self.watch_ns = now_ns.saturating_add(within_ns / WATCH_PARTS);
         next
@@ -568,9 +613,12 @@ impl Puller {
             let of_node = relays || self.group.name().is_reserved();
             self.lays_out |= of_node;
             let skip = if relays { WORK_ORIGIN_BYTES as u8 } else { 0 };
+            let topic = topic_number(arrival.topic.as_str());
             let source = SourceRef::alone(Source { topic: arrival.topic, publisher, skip });
-            let reader = GroupReader::new(arrival.row, run, owner, &self.group, peer.uid() != uid);
-            self.readers.push(Reader { reader, source, tray: SampleTray::default(), line, of_node });
+            let mut reader = GroupReader::new(arrival.row, run, owner, &self.group, peer.uid() != uid);
+            // What a node lays out has rested where it comes from.
+            reader.rests(Pauses { here_only: of_node, ..self.habits.pauses });
+            self.readers.push(Reader { reader, source, tray: SampleTray::default(), line, topic, of_node });
         }
     }
 
@@ -721,10 +769,31 @@ impl Task {
         self.settle()
     }
 
-    /// It was not handled: another puller gets it, or this one again. Where the group does not acknowledge there is nothing
-    /// to give back, and it is over.
+    /// It was not handled: after a pause ([`PullerBuilder::redelivery`]) another puller gets it, or this one again. Where the group does not acknowledge there is
+    /// nothing to give back, and it is over.
     pub fn nack(mut self) {
         self.end();
+    }
+
+    /// Nobody has begun with it: another puller gets it at once, or this one again, and it counts as no delivery. For who ends, or finds that it has no time for
+    /// what it took. Where the group does not acknowledge there is nothing to give back, and it is over.
+    pub fn pass_on(mut self) {
+        self.put_back();
+    }
+
+    pub(crate) fn put_back(&mut self) {
+        let Some(claim) = self.claim.take() else { return };
+        if !self.acknowledges {
+            claim.done();
+        } else if claim.put_back() {
+            self.ports.ring_bell(self.line);
+        }
+        self.tell_node();
+    }
+
+    /// Whether it can be given back.
+    pub(crate) fn acknowledges(&self) -> bool {
+        self.acknowledges
     }
 
     fn end(&mut self) {

@@ -33,10 +33,11 @@
 //!
 //! A handler that returns an error, or panics, has failed: the message is tried again as its [`Retry`] says. Each attempt
 //! has the same message, whose source and sequence say which it is, and [`Message::attempt`] its number. With a [`Breaker`] a
-//! handler that fails again and again is not called for a while: attempts are refused and count as failed. What has no attempt left is
+//! handler that fails again and again is not called for a while: attempts at what was published are refused and count as failed, and no shared work is taken. What has no attempt left is
 //! published as a [`DeadLetter`], where a topic was given for that ([`ServiceBuilder::dead_letters`]).
 //!
-//! Handlers of shared work ([`ServiceBuilder::pull`]) acknowledge what they handled, and give back what failed.
+//! Handlers of shared work ([`ServiceBuilder::pull`]) acknowledge what they handled, and give back what failed, which rests a while before it comes again
+//! ([`PullerBuilder::redelivery`]).
 //! Who sends has the same for what it sends: see [`Outlet`].
 //!
 //! When to try again, and what to leave alone, is decided by machines that know no clock. They can be used alone:
@@ -60,7 +61,7 @@ use std::time::Duration;
 pub use busway_protocol::{Attempts, Breaker, BreakerState, Ended, Pass, Refused, Retry, Time};
 use busway_wire::limits::{
     HOLDS_MAX, SERVICE_CONCURRENCY_MAX, SERVICE_HANDLERS_MAX, SERVICE_LINGER_MS_DEFAULT, SERVICE_PARKED_MAX,
-    SERVICE_WORKERS_MAX,
+    SERVICE_SLOW_MS_DEFAULT, SERVICE_WORKERS_MAX,
 };
 pub use busway_wire::{DeadLetter, DeadLetterError, DeadReason};
 use busway_wire::{Policy, check_process_name};
@@ -72,17 +73,21 @@ use crate::puller::PullerBuilder;
 use crate::sample::Sample;
 
 mod dead_letters;
+mod desk;
 mod intake;
 mod outlet;
+mod pace;
 mod pool;
 mod schedule;
 
 use dead_letters::DeadLetters;
-use intake::Intake;
+use desk::{Desk, Handle};
+use intake::{Intake, Taken};
 pub use outlet::{Outgoing, Outlet, OutletAccount, OutletError, Port};
-use pool::{Desk, Handle, Pool};
-use schedule::Schedule;
+use pace::Pace;
+use pool::Pool;
 pub use schedule::{HandlerAccount, Order};
+use schedule::{Job, Plan, Schedule, Share};
 
 /// The time of the machines here: the monotonic clock, which nobody sets.
 #[must_use]
@@ -96,6 +101,13 @@ pub struct Message<'a> {
     sample: &'a Sample,
     attempt: u32,
     deliveries: u32,
+}
+
+impl<'a> Message<'a> {
+    fn of(job: &'a Job<Taken>) -> Message<'a> {
+        let (sample, deliveries) = (job.message.sample(), job.message.deliveries());
+        Message { sample, attempt: job.attempts.count(), deliveries }
+    }
 }
 
 impl Message<'_> {
@@ -187,6 +199,7 @@ struct Handler {
     order: Order,
     retry: Retry,
     breaker: Option<Breaker>,
+    slow: Duration,
 }
 
 /// How a service is made. See [`Bus::service`] and the head of [this module](self).
@@ -325,6 +338,7 @@ impl ServiceBuilder {
             order,
             retry: Retry::default(),
             breaker: None,
+            slow: Duration::from_millis(SERVICE_SLOW_MS_DEFAULT),
         });
     }
 
@@ -369,6 +383,10 @@ impl ServiceBuilder {
             let alone = handler.concurrency == 1 || matches!(handler.origin, Origin::Group(_));
             let parked = if alone { 1 } else { SERVICE_PARKED_MAX };
             let holds = handler.concurrency.saturating_add(parked as u32).clamp(15, HOLDS_MAX);
+            let share = match handler.origin {
+                Origin::Pattern(_) => Share::Own,
+                Origin::Group(_) => Share::Shared,
+            };
             let (intake, seed) = match handler.origin {
                 Origin::Pattern(pattern) => {
                     let subscriber = bus.subscriber(&pattern).policy(handler.policy).history(handler.history);
@@ -382,10 +400,11 @@ impl ServiceBuilder {
                     (Intake::Puller(Box::new(puller)), seed)
                 }
             };
-            plans.push(schedule::Desk {
+            plans.push(Plan {
                 concurrency: handler.concurrency as usize,
                 parked_max: parked,
                 order: handler.order,
+                share,
             });
             desks.push(Desk {
                 handle: handler.handle,
@@ -395,6 +414,7 @@ impl ServiceBuilder {
                 intake: Mutex::new(Some(intake)),
                 dead_letters: dead_letters.clone(),
                 ports: bus.core.ports.clone(),
+                pace: Pace::new(handler.slow),
                 name: name.clone(),
             });
         }
@@ -424,7 +444,8 @@ impl HandlerBuilder {
         self.set(|handler| handler.concurrency = messages)
     }
 
-    /// Whether messages of one topic come one after the other. Default: they do, but those of a puller do not.
+    /// Whether messages of one topic come one after the other. Default: they do, but those of a puller do not. A puller that is asked for it takes none of a topic of which it has one
+    /// in hand: others of the group may have it, and here it waits for nobody.
     pub fn order(self, order: Order) -> Self {
         self.set(|handler| handler.order = order)
     }
@@ -445,9 +466,15 @@ impl HandlerBuilder {
         self.set(|handler| handler.retry = retry)
     }
 
-    /// Leaves this handler alone for a while when it fails again and again. Default: it is always called.
+    /// Leaves this handler alone for a while when it fails again and again. Default: it is always called. While the breaker is open no shared work is taken, so that it stays
+    /// where another of the group may have it; what was taken before goes back, or waits where it cannot. An attempt at what was published is refused, and has failed.
     pub fn breaker(self, breaker: Breaker) -> Self {
         self.set(|handler| handler.breaker = Some(breaker))
+    }
+
+    /// A call of the handler that takes longer is counted ([`HandlerAccount::slow`]) and logged, at most one a second, with what 99 of a hundred calls take. Default 1 s.
+    pub fn slow_after(self, bound: Duration) -> Self {
+        self.set(|handler| handler.slow = bound)
     }
 
     /// Another handler, with a subscriber of its own: a message that both match comes to both.
@@ -512,7 +539,11 @@ impl Service {
             return Vec::new();
         }
         let floor = lock(&self.pool.shared().floor);
-        (0..self.pool.desks().len()).map(|at| floor.schedule.account(at)).collect()
+        let account = |(at, desk): (usize, &Desk)| {
+            let (slow, p99) = (desk.pace.slow(), desk.pace.p99());
+            HandlerAccount { slow, p99, ..floor.schedule.account(at) }
+        };
+        self.pool.desks().iter().enumerate().map(account).collect()
     }
 
     /// The state of each handler's breaker, in the order in which they were added; `None` where there is none.
@@ -525,9 +556,9 @@ impl Service {
         self.pool.desks().iter().map(state).collect()
     }
 
-    /// Handles what has come, for at most `linger`, and ends. What has been taken and is not handled by then is counted as
-    /// dropped; what is still in the rings is counted by the bus as `subscriber_left`. Called inside of a handler it handles
-    /// nothing more.
+    /// Handles what has come, for at most `linger`, and ends. What is published later is not handled any more, and of shared work nothing more is taken: what this service has in hand it
+    /// handles, and the rest is for others of the group. What has been taken and is not handled by then is counted as dropped, and shared work is given back; what is
+    /// still in the rings is counted by the bus as `subscriber_left`. Called inside of a handler it handles nothing more.
     pub fn close(mut self, linger: Duration) -> Closed {
         let running = self.end(linger);
         Closed { handlers: self.account(), running }

@@ -29,6 +29,7 @@ use crate::publisher::ORIGIN_BYTES;
 use crate::sample::{PublisherInfo, Sample, SampleTray, Source, SourceRef};
 use crate::stream::SampleStream;
 
+mod last;
 mod many;
 mod news;
 mod origin;
@@ -137,6 +138,7 @@ impl SubscriberBuilder {
             standby: Vec::new(),
             origins: BTreeMap::new(),
             held: BTreeSet::new(),
+            ends: false,
             carrier: None,
             busy: 0,
         };
@@ -163,6 +165,8 @@ struct Reader {
     origin: Option<Origin>,
     /// Its messages stay where they are.
     held: bool,
+    /// The last that is taken, of a subscriber that ends.
+    last: Option<u64>,
 }
 
 impl Reader {
@@ -206,6 +210,8 @@ pub struct Subscriber {
     origins: BTreeMap<PortId, u64>,
     /// Publishers whose messages stay where they are: back pressure on them alone.
     held: BTreeSet<PortId>,
+    /// Only what was there when that was said is taken any more.
+    ends: bool,
     /// The node of this process, while it is all that brings us something.
     carrier: Option<Weak<dyn Carrier>>,
     /// Looks since that node was told that we are busy with what it brought.
@@ -565,8 +571,8 @@ impl Subscriber {
             let reader = RowReader::new(arrival.row, self.policy, peer.uid() != uid);
             let origin = relay
                 .then(|| self.origins.remove(&arrival.publisher).map_or_else(Origin::default, Origin::after));
-            let held = self.held.contains(&arrival.publisher);
-            let reader = Reader { reader, source, origin, held };
+            let held = self.ends || self.held.contains(&arrival.publisher);
+            let reader = Reader { reader, source, origin, held, last: None };
             if reader.origin.is_some() && !self.relayed.insert(reader.port()) {
                 self.standby.push(reader);
             } else {

@@ -2,15 +2,18 @@
 //!
 //! It starts with the first task that finds nothing. It announces that it sleeps (which makes publishers ring), wakes the
 //! tasks for which something came before that, and then sleeps. A task that registers while it sleeps looks again itself.
-//! It takes no messages: of each waiting subscription it only asks whether there may be news.
+//! It takes no messages: of each waiting subscription it only asks whether there may be news. Who waits for a time as well is woken at that time, as there is no
+//! other thread for it.
 //!
 //! Invariant: after a task has registered and looked once more in vain, the next message for its subscription wakes it.
 
 use std::sync::{Arc, Mutex, Weak};
 use std::task::Waker;
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use busway_shm::bell::ANY;
+use busway_shm::clock;
 
 use crate::ports::{PortTable, Subscription, lock};
 
@@ -25,6 +28,8 @@ struct State {
     waiting: Vec<Waiting>,
     thread: Option<JoinHandle<()>>,
     stopping: bool,
+    /// Until when the thread sleeps, whatever comes.
+    until_ns: Option<u64>,
 }
 
 /// A task that waits. Of one subscription only one can: it is borrowed for that.
@@ -44,6 +49,12 @@ impl Waiting {
 }
 
 impl State {
+    /// When the first of those that wait looks again whatever comes.
+    fn due_ns(&self) -> Option<u64> {
+        let due = |waiting: &Waiting| waiting.subscription.upgrade()?.due_ns();
+        self.waiting.iter().filter_map(due).min()
+    }
+
     /// Adds a task, unless a later look of the same subscription is known.
     fn wait(&mut self, waiting: Waiting) {
         if !self.waiting.iter().any(|known| known.subscription.ptr_eq(&waiting.subscription)) {
@@ -66,6 +77,7 @@ impl WakeThread {
         if state.stopping {
             return;
         }
+        let due_ns = subscription.due_ns();
         let subscription = Arc::downgrade(subscription);
         state.waiting.retain(|known| !known.subscription.ptr_eq(&subscription));
         state.waiting.push(Waiting { subscription, version, waker: waker.clone() });
@@ -78,6 +90,12 @@ impl WakeThread {
                 // Without a thread the task polls: slow, and nothing is lost.
                 Err(_) => waker.wake_by_ref(),
             }
+        } else if let Some(due_ns) = due_ns
+            && state.until_ns.is_none_or(|until_ns| due_ns < until_ns)
+        {
+            state.until_ns = Some(due_ns);
+            drop(state);
+            ports.ring_bell(ANY);
         }
     }
 
@@ -124,7 +142,14 @@ fn run(state: &Mutex<State>, ports: &PortTable) {
         if wake(state) {
             return;
         }
-        sleeper.wait(None);
+        let until_ns = {
+            let mut state = lock(state);
+            state.until_ns = state.due_ns();
+            state.until_ns
+        };
+        let left =
+            until_ns.map(|until_ns| Duration::from_nanos(until_ns.saturating_sub(clock::monotonic_ns())));
+        sleeper.wait(left);
         if wake(state) {
             return;
         }

@@ -4,7 +4,9 @@
 #![expect(clippy::print_stdout, reason = "the evidence of a row is what its test prints")]
 #![expect(clippy::unwrap_used, reason = "a test fails where its story breaks")]
 
+use busway_shm::sync::{AtomicBool, AtomicU64, Ordering};
 use std::path::PathBuf;
+use std::sync::mpsc::channel;
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
@@ -402,6 +404,71 @@ fn closing_handles_what_is_there_and_what_it_has_no_time_for_is_counted() {
         assert_eq!(counted.handled, if linger.is_zero() { 0 } else { 20 });
     }
     println!("evidence: sent=60 lost_uncounted=0");
+}
+
+#[test]
+fn closing_under_load_handles_what_had_come_and_goes_on_with_nothing_else() {
+    let scene = Scene::new();
+    let mut publisher = scene.bus.publisher("load").max_wait(PATIENCE).open().unwrap();
+    let notes = Notes::default();
+    let wrote = notes.clone();
+    let service = scene.bus.service("load").on("load", move |message| {
+        if message.sequence() == 100 {
+            wrote.write("busy");
+        }
+        std::thread::yield_now();
+    });
+    let service = service.policy(Policy::Block).start().unwrap();
+    let (sent, over) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
+    let (counts, stop) = (sent.clone(), over.clone());
+    // Its ring is full most of the time: there is always more.
+    let publishes = std::thread::spawn(move || {
+        while !stop.load(Ordering::Relaxed) {
+            if publisher.send_timeout(b"x", Duration::from_millis(100)).is_ok() {
+                counts.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+    });
+    notes.wait_for(1);
+    let (close, closed) = channel();
+    let before = sent.load(Ordering::Relaxed);
+    std::thread::spawn(move || close.send(service.close(HOUR)).unwrap());
+    let closed = closed.recv_timeout(PATIENCE).expect("it goes on for as long as it may linger");
+    let account = closed.handlers[0];
+    assert!(account.handled >= before, "what had come: {account:?}, {before} sent");
+    assert_eq!((account.received, account.dropped, closed.running), (account.handled, 0, 0));
+    over.store(true, Ordering::Relaxed);
+    publishes.join().unwrap();
+    println!("evidence: sent_before={before} handled={}", account.handled);
+}
+
+#[test]
+fn a_handler_that_takes_too_long_is_counted_and_how_long_calls_take_is_known() {
+    let scene = Scene::new();
+    let mut publisher = scene.bus.publisher("slow").open().unwrap();
+    let (notes, waits) = (Notes::default(), Notes::default());
+    let (wrote, gate) = (notes.clone(), waits.clone());
+    let service = scene
+        .bus
+        .service("slow")
+        .on("slow", move |_| {
+            wrote.write("in");
+            gate.gate();
+        })
+        .slow_after(Duration::ZERO)
+        .on("slow", |_| ())
+        .slow_after(HOUR)
+        .start()
+        .unwrap();
+    publisher.send(b"x").unwrap();
+    notes.wait_for(1);
+    until("it runs", || scene.bus.metrics().unwrap().get("handlers_running") == Some(1));
+    waits.open();
+    let closed = service.close(PATIENCE).handlers;
+    assert_eq!((closed[0].slow, closed[1].slow), (1, 0));
+    assert!(closed.iter().all(|account| !account.p99.is_zero()), "{closed:?}");
+    let metrics = scene.bus.metrics().unwrap();
+    assert_eq!((metrics.get("handlers_running"), metrics.with("handler_events", "slow")), (Some(0), Some(1)));
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! When something that fails is not tried for a while.
 //!
-//! Who is about to try asks ([`Breaker::admit`]) and tells how it ended ([`Breaker::settle`]). As many bad ends within the
+//! Who is about to try asks ([`Breaker::admit`]) and tells how it ended ([`Breaker::settle`]), or that it was not tried ([`Breaker::forgo`]). As many bad ends within the
 //! window as are allowed open the breaker: then nothing passes for a pause. After it the breaker is half-open: a few
 //! probes pass; if all of them end well it closes, and one bad end opens it again. It knows no clock and calls nothing.
 //!
@@ -197,6 +197,21 @@ impl Breaker {
             }
             (State::HalfOpen { .. }, Ended::Badly) => self.open(now),
         }
+    }
+
+    /// Gives back a pass with which nothing was tried: who found nothing to do keeps no probe from who does.
+    pub fn forgo(&mut self, pass: Pass) {
+        if pass.epoch == self.epoch
+            && let State::HalfOpen { passed, .. } = &mut self.state
+        {
+            *passed = passed.saturating_sub(1);
+        }
+    }
+
+    /// Whether this pass is still good: nothing was decided since it was given.
+    #[must_use]
+    pub fn holds(&self, pass: &Pass) -> bool {
+        pass.epoch == self.epoch
     }
 
     /// Its state at this time.

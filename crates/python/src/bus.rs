@@ -177,9 +177,11 @@ impl Bus {
     /// A puller of all topics that `pattern` matches: each message goes to one puller of its group.
     ///
     /// With `ack`, a task is to be acknowledged within so many seconds; one that is not, or whose puller dies, is given to
-    /// another, `attempts` times in all, and lies with the dead letters then. All pullers of a group say the same. `holds`
-    /// tasks of one pusher may be had at a time where they lie.
-    #[pyo3(signature = (pattern, *, group = "pullers", ack = None, attempts = 5, holds = 15))]
+    /// another, `attempts` times in all, and lies with the dead letters then. All pullers of a group say the same. What was given
+    /// back rests `redelivery` seconds before it comes again, twice as long each time, up to 10 s. `holds` tasks of one pusher
+    /// may be had at a time where they lie.
+    #[pyo3(signature = (pattern, *, group = "pullers", ack = None, attempts = 5, holds = 15, redelivery = 0.1))]
+    #[expect(clippy::too_many_arguments, reason = "they are keywords where they are given")]
     fn puller(
         &self,
         py: Python<'_>,
@@ -188,8 +190,11 @@ impl Bus {
         ack: Option<f64>,
         attempts: u8,
         holds: u32,
+        redelivery: f64,
     ) -> PyResult<Puller> {
-        let mut builder = self.bus.puller(pattern).group(group).attempts(attempts).holds(holds);
+        let rest = or_endless(Some(redelivery)).or_raise(py)?;
+        let mut builder =
+            self.bus.puller(pattern).group(group).attempts(attempts).holds(holds).redelivery(rest);
         if let Some(within) = ack {
             builder = builder.ack(or_endless(Some(within)).or_raise(py)?);
         }

@@ -96,6 +96,14 @@ events! {
     BindFailed = 26, "bind_failed";
     /// Links that stand now: a level, not a sum.
     Links = 27, "links";
+    /// A call of a handler took longer than it should.
+    HandlerSlow = 28, "handler_slow";
+    /// A handler gave shared work back, because its breaker had opened.
+    HandlerReturned = 29, "handler_returned";
+    /// Handlers that run now: a level, not a sum.
+    HandlersRunning = 30, "handlers_running";
+    /// Nobody waited any more for the reply to a request that a handler had.
+    HandlerExpired = 31, "handler_expired";
 }
 
 impl CounterPage {
@@ -143,6 +151,20 @@ impl OwnArena {
     pub fn set_level(&self, event: Event, level: u64) {
         if let Some(word) = self.counters().events.get(event as usize) {
             word.store(level, Ordering::Relaxed);
+        }
+    }
+
+    /// One more, of an event that is a level.
+    pub fn raise(&self, event: Event) {
+        self.count(event, 1);
+    }
+
+    /// One less, of an event that is a level and was raised before.
+    pub fn lower(&self, event: Event) {
+        if !self.forked()
+            && let Some(word) = self.counters().events.get(event as usize)
+        {
+            word.fetch_sub(1, Ordering::Relaxed);
         }
     }
 

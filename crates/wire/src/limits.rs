@@ -504,6 +504,13 @@ pub const RETRY_TIMES_MAX: u32 = 100;
 /// Milliseconds before something is tried again: an hour, after which it is no retry any more. Who asks for more gets this.
 pub const RETRY_PAUSE_MS_MAX: u64 = 3_600_000;
 
+/// Milliseconds that a task which was given back is left alone before its second delivery, unless its puller says otherwise: what it needs may be away, and
+/// whoever gave it back would be given it again at once. Before each further delivery it is twice as long.
+pub const REDELIVERY_MS_DEFAULT: u64 = 100;
+
+/// The longest of these pauses, in milliseconds, but where the first was asked to be longer: one that grows for ever is a loss.
+pub const REDELIVERY_MS_MAX: u64 = 10_000;
+
 /// Handlers of one service: each has a subscriber and a place in a list that is gone through. The builder refuses more.
 pub const SERVICE_HANDLERS_MAX: usize = 1_024;
 
@@ -520,6 +527,9 @@ pub const SERVICE_PARKED_MAX: usize = 64;
 /// Dead letters that a service keeps for subscribers who come later and ask for history: enough to see what is wrong. Of those
 /// that nobody reads, older ones make place.
 pub const SERVICE_DEAD_LETTERS_KEPT: u32 = 64;
+
+/// Milliseconds that a call of a handler may take before it is told, unless it says otherwise: who waits for it would notice.
+pub const SERVICE_SLOW_MS_DEFAULT: u64 = 1_000;
 
 /// Milliseconds that the drop of a service waits for what is there, unless it says otherwise.
 pub const SERVICE_LINGER_MS_DEFAULT: u64 = 100;

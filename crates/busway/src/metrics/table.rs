@@ -264,9 +264,20 @@ pub static METRICS: &[Metric] = &[
                 ("buried", Event::HandlerBuried),
                 ("unburied", Event::HandlerUnburied),
                 ("late", Event::HandlerLate),
+                ("returned", Event::HandlerReturned),
+                ("slow", Event::HandlerSlow),
             ];
             events(sums, values, &shown);
         },
+    },
+    Metric {
+        name: "handlers_running",
+        kind: MetricKind::Gauge,
+        unit: "messages",
+        label: None,
+        help: "Messages that handlers of services are being called with now",
+        counted: "where a handler is called, and where it returns",
+        read: |sums, values| values("", sums.event(Event::HandlersRunning)),
     },
     Metric {
         name: "sends_retried",

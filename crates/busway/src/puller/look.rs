@@ -43,8 +43,13 @@ impl Puller {
     pub fn look(&mut self) -> Result<Option<Task>, RecvError> {
         self.check()?;
         let looked = self.take();
-        if !matches!(looked, Ok(None)) {
-            self.rest();
+        match looked {
+            Ok(None) => {
+                // Nobody rings when something has rested.
+                let rested_ns = self.readers.iter().filter_map(|reader| reader.reader.rested_ns()).min();
+                self.subscription.look_by(rested_ns);
+            }
+            Ok(Some(_)) | Err(_) => self.rest(),
         }
         looked
     }

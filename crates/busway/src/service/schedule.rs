@@ -1,18 +1,20 @@
 //! Which worker does what next: it reads a subscriber, handles a message, or waits.
 //!
-//! Each handler has a desk. A message is taken from its subscriber only when the desk has a hand free for it, and waits
+//! Each handler has a place here. A message is taken from its subscriber only when there is a hand free for it, and waits
 //! here (parked) while another of its topic is in hand. One that failed and is to be tried again keeps its hand, so that
 //! what waits for its time is bounded like what runs. It knows no threads, no clock and no ports: workers ask, and tell.
 //!
 //! Invariants, checked step by step in the tests:
-//! - of one desk no more messages are in hand than its concurrency, and no more parked than it has room for;
+//! - of one handler no more messages are in hand than its concurrency, and no more parked than it has room for;
 //! - with [`Order::Topic`] no two messages of one topic are in hand, and they come into hands in the order in which they were read;
 //! - one worker reads a subscriber at a time;
-//! - `received = handled + failed + rejected + dropped + in hand + parked`.
+//! - what is shared with others is not read any more once it drains;
+//! - `received = handled + failed + rejected + returned + dropped + in hand + parked`.
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
-use busway_protocol::{Attempts, Time};
+use busway_protocol::{Attempts, Pass, Time};
 
 /// Whether messages of one topic are handled one after the other.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -26,7 +28,7 @@ pub enum Order {
 
 /// What became of the messages of one handler.
 ///
-/// `received = handled + failed + rejected + dropped + in_hand + parked`, at any time.
+/// `received = handled + failed + rejected + returned + dropped + in_hand + parked`, at any time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct HandlerAccount {
@@ -43,6 +45,8 @@ pub struct HandlerAccount {
     pub unburied: u64,
     /// A hook refused them, or panicked over them.
     pub rejected: u64,
+    /// Given back to the group because the breaker had opened: they come again, here or elsewhere.
+    pub returned: u64,
     /// They waited when the service was closed and its time was up.
     pub dropped: u64,
     /// Being handled, or waiting for their next attempt.
@@ -59,6 +63,10 @@ pub struct HandlerAccount {
     pub late: u64,
     /// Hooks that panicked.
     pub hooks_panicked: u64,
+    /// Calls of the handler that took longer than [`slow_after`](super::HandlerBuilder::slow_after) says.
+    pub slow: u64,
+    /// Of a hundred calls of the handler 99 took no longer than this; up to twice as long as they did. Zero before the first.
+    pub p99: Duration,
 }
 
 /// How the work on a message ended for good.
@@ -67,6 +75,7 @@ pub(super) enum Outcome {
     Handled,
     Failed,
     Rejected,
+    Returned,
 }
 
 /// A message with what is known of its handling.
@@ -76,6 +85,8 @@ pub(super) struct Job<M> {
     /// Of its topic. Two topics with the same are handled one after the other, which harms nobody.
     pub(super) topic: u64,
     pub(super) attempts: Attempts,
+    /// Leave of the breaker to try it, where that had to be had before it was taken.
+    pub(super) pass: Option<Pass>,
 }
 
 /// What a worker is to do.
@@ -113,17 +124,27 @@ enum Stage {
     Closed,
 }
 
-/// How a desk works.
+/// Whom messages are for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Share {
+    /// For this handler: all that came is its.
+    Own,
+    /// For one of a group: what it does not take another gets.
+    Shared,
+}
+
+/// How the work of one handler is done.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Desk {
+pub(super) struct Plan {
     pub(super) concurrency: usize,
     pub(super) parked_max: usize,
     pub(super) order: Order,
+    pub(super) share: Share,
 }
 
 #[derive(Debug)]
 struct State<M> {
-    desk: Desk,
+    plan: Plan,
     /// Topics of the messages in hand.
     in_hand: Vec<u64>,
     parked: VecDeque<Job<M>>,
@@ -147,20 +168,22 @@ pub(super) struct Schedule<M> {
 
 impl<M> State<M> {
     fn has_hand(&self) -> bool {
-        self.in_hand.len() < self.desk.concurrency
+        self.in_hand.len() < self.plan.concurrency
     }
 
     fn is_free(&self, topic: u64) -> bool {
-        self.desk.order == Order::None || !self.in_hand.contains(&topic)
+        self.plan.order == Order::None || !self.in_hand.contains(&topic)
     }
 
     fn idle(&self) -> bool {
-        let looks = self.reading || self.ready || self.look_at.is_some();
-        self.in_hand.is_empty() && self.parked.is_empty() && (self.ended || !looks)
+        let looks = self.ready || self.look_at.is_some();
+        // What is read now may bring one.
+        let works = self.reading || !self.in_hand.is_empty() || !self.parked.is_empty();
+        !works && (self.ended || !looks)
     }
 
     fn is_to_be_read(&self) -> bool {
-        self.ready && !self.reading && !self.ended && self.parked.len() < self.desk.parked_max
+        self.ready && !self.reading && !self.ended && self.parked.len() < self.plan.parked_max
     }
 
     fn due(&self) -> Option<Time> {
@@ -195,11 +218,11 @@ impl<M> State<M> {
 }
 
 impl<M> Schedule<M> {
-    pub(super) fn new(desks: impl IntoIterator<Item = Desk>) -> Self {
-        let state = |desk: Desk| State {
-            desk,
-            in_hand: Vec::with_capacity(desk.concurrency),
-            parked: VecDeque::with_capacity(desk.parked_max),
+    pub(super) fn new(plans: impl IntoIterator<Item = Plan>) -> Self {
+        let state = |plan: Plan| State {
+            plan,
+            in_hand: Vec::with_capacity(plan.concurrency),
+            parked: VecDeque::with_capacity(plan.parked_max),
             waiting: Vec::new(),
             ready: true,
             reading: false,
@@ -207,7 +230,7 @@ impl<M> Schedule<M> {
             ended: false,
             account: HandlerAccount::default(),
         };
-        Self { desks: desks.into_iter().map(state).collect(), turn: 0, stage: Stage::Open }
+        Self { desks: plans.into_iter().map(state).collect(), turn: 0, stage: Stage::Open }
     }
 
     /// What a worker is to do now. Desks have their turns.
@@ -245,27 +268,35 @@ impl<M> Schedule<M> {
         }
     }
 
-    /// The subscriber of this desk was read.
-    pub(super) fn read(&mut self, at: usize, read: Read<M>) {
-        let closed = self.stage == Stage::Closed;
-        let Some(desk) = self.desks.get_mut(at) else { return };
+    /// Topics of which nothing is to be read now: it would wait here, where another could have it.
+    pub(super) fn busy(&self, at: usize) -> Vec<u64> {
+        let keeps = |desk: &&State<M>| desk.plan.share == Share::Shared && desk.plan.order == Order::Topic;
+        self.desks.get(at).filter(keeps).map_or_else(Vec::new, |desk| desk.in_hand.clone())
+    }
+
+    /// The subscriber of this desk was read. What came too late is handed out to be let go.
+    pub(super) fn read(&mut self, at: usize, read: Read<M>) -> Option<Job<M>> {
+        let stage = self.stage;
+        let desk = self.desks.get_mut(at)?;
         // An earlier time to look is met by this look. One that stayed while all hands are full would be waited for without end.
         (desk.reading, desk.look_at) = (false, None);
         match read {
             Read::Message(job) => {
                 desk.ready = true;
                 desk.account.received += 1;
-                if closed {
+                if stage == Stage::Closed {
                     desk.account.dropped += 1;
-                } else {
-                    desk.parked.push_back(job);
+                    return Some(job);
                 }
+                desk.parked.push_back(job);
             }
-            Read::Nothing => {}
+            // What came before it had to end was there to be found, unless the look began earlier than that.
+            Read::Nothing => desk.ended |= stage == Stage::Draining && !desk.ready,
             Read::Again => desk.ready = true,
             Read::Later(time) => desk.look_at = Some(time),
             Read::End => desk.ended = true,
         }
+        None
     }
 
     /// What was handled is done with.
@@ -274,29 +305,41 @@ impl<M> Schedule<M> {
         if let Some(place) = desk.in_hand.iter().position(|known| *known == topic) {
             desk.in_hand.swap_remove(place);
         }
-        if desk.look_at.take().is_some() {
+        if desk.look_at.take().is_some()
+            || (desk.plan.share, desk.plan.order) == (Share::Shared, Order::Topic)
+        {
             desk.ready = true;
         }
         match outcome {
             Outcome::Handled => desk.account.handled += 1,
             Outcome::Failed => desk.account.failed += 1,
             Outcome::Rejected => desk.account.rejected += 1,
+            Outcome::Returned => desk.account.returned += 1,
         }
     }
 
     /// What was handled is to be tried again at this time; it keeps its hand.
-    pub(super) fn again(&mut self, at: usize, job: Job<M>, due: Time) {
-        let closed = self.stage == Stage::Closed;
-        let Some(desk) = self.desks.get_mut(at) else { return };
-        if closed {
-            desk.account.dropped += 1;
-            if let Some(place) = desk.in_hand.iter().position(|known| *known == job.topic) {
-                desk.in_hand.swap_remove(place);
-            }
-        } else {
-            desk.account.retried += 1;
-            desk.waiting.push((due, job));
+    pub(super) fn again(&mut self, at: usize, job: Job<M>, due: Time) -> Option<Job<M>> {
+        let late = self.later(at, job, due);
+        if late.is_none() {
+            self.count(at, |account| account.retried += 1);
         }
+        late
+    }
+
+    /// As `again`, of what was not tried. What comes too late is handed out to be let go.
+    pub(super) fn later(&mut self, at: usize, job: Job<M>, due: Time) -> Option<Job<M>> {
+        let closed = self.stage == Stage::Closed;
+        let desk = self.desks.get_mut(at)?;
+        if !closed {
+            desk.waiting.push((due, job));
+            return None;
+        }
+        desk.account.dropped += 1;
+        if let Some(place) = desk.in_hand.iter().position(|known| *known == job.topic) {
+            desk.in_hand.swap_remove(place);
+        }
+        Some(job)
     }
 
     /// Counts what happened on the way.
@@ -306,11 +349,14 @@ impl<M> Schedule<M> {
         }
     }
 
-    /// From now on it is over as soon as nothing is there.
+    /// From now on it is over as soon as nothing is there. Of what others may have nothing more is read.
     pub(super) fn drain(&mut self) {
         if self.stage == Stage::Open {
             self.stage = Stage::Draining;
-            self.desks.iter_mut().for_each(|desk| desk.ready = true);
+            for desk in &mut self.desks {
+                desk.ready = true;
+                desk.ended |= desk.plan.share == Share::Shared;
+            }
         }
     }
 

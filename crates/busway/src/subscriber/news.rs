@@ -8,6 +8,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use busway_shm::clock;
+
 use crate::bus::Core;
 use crate::outcome::RecvError;
 use crate::ports::Subscription;
@@ -85,7 +87,9 @@ impl News {
         }
         // A publisher that was met meanwhile may have something that the look could not see.
         if self.subscription.version() == version {
-            sleeper.wait(Some(timeout));
+            let due_ns = self.subscription.due_ns();
+            let due = due_ns.map(|due_ns| Duration::from_nanos(due_ns.saturating_sub(clock::monotonic_ns())));
+            sleeper.wait(Some(due.map_or(timeout, |due| due.min(timeout))));
         }
         Ok(None)
     }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use busway::{Bus, Code, Late, Puller, SendError};
-use busway_shm::clock::Deadline;
+use busway_shm::clock::{self, Deadline};
 
 use crate::part::{Directory, PATIENCE};
 
@@ -131,7 +131,8 @@ fn what_nobody_acknowledges_is_a_dead_letter_after_so_many_attempts() {
     let directory = Directory::new();
     let (one, two) = (directory.join("pusher"), directory.join("puller"));
     let mut pusher = one.pusher("w").open().unwrap();
-    let mut puller = two.puller("w").group("g").ack(PATIENCE).attempts(3).open().unwrap();
+    let puller = two.puller("w").group("g").ack(PATIENCE).attempts(3);
+    let mut puller = puller.redelivery(Duration::ZERO).open().unwrap();
     pusher.send(&7_u64.to_le_bytes()).unwrap();
     pusher.send(&8_u64.to_le_bytes()).unwrap();
     for delivery in 1..=3 {
@@ -146,6 +147,85 @@ fn what_nobody_acknowledges_is_a_dead_letter_after_so_many_attempts() {
     pusher.flush(PATIENCE).unwrap();
     let account = pusher.account();
     assert_eq!((account.delivered, account.dropped["dead_letter"]), (1, 1), "{account:?}");
+}
+
+#[test]
+fn what_is_given_back_rests_holds_up_nothing_and_is_another_s_who_waits_for_no_rest() {
+    let directory = Directory::new();
+    let (one, two) = (directory.join("pusher"), directory.join("puller"));
+    let mut pusher = one.pusher("w").open().unwrap();
+    let open = |rest| two.puller("w").group("g").ack(PATIENCE).attempts(4).redelivery(rest).open().unwrap();
+    let mut puller = open(Duration::from_secs(3_600));
+    for letter in 1..=3_u64 {
+        pusher.send(&letter.to_le_bytes()).unwrap();
+    }
+    let task = puller.recv().unwrap();
+    assert_eq!((number(&task), task.deliveries()), (1, 1));
+    task.nack();
+    assert_eq!(all(&mut puller), [2, 3], "what is behind it goes on");
+    assert!(puller.recv_timeout(Duration::from_millis(20)).unwrap().is_none(), "it rests");
+    assert!(pusher.account().in_flight > 0);
+    let mut other = open(Duration::ZERO);
+    let task = other.recv_timeout(PATIENCE).unwrap().expect("who waits for no rest has it");
+    assert_eq!((number(&task), task.deliveries()), (1, 2));
+    task.pass_on();
+    let task = other.recv_timeout(PATIENCE).unwrap().expect("it was passed on");
+    assert_eq!((number(&task), task.deliveries()), (1, 2), "that is no delivery");
+    task.nack();
+    for delivery in 3..=4 {
+        let task = other.recv_timeout(PATIENCE).unwrap().expect("it again");
+        assert_eq!(task.deliveries(), delivery);
+        task.nack();
+    }
+    // Its last puller had it: nobody waits for the dead letter.
+    assert!(puller.try_recv().unwrap().is_none());
+    assert_eq!(pusher.account().dropped["dead_letter"], 1);
+}
+
+#[test]
+fn what_was_passed_on_by_who_ends_is_another_s_at_once() {
+    let directory = Directory::new();
+    let bus = directory.join("both");
+    let mut pusher = bus.pusher("w").open().unwrap();
+    let hour = Duration::from_secs(3_600);
+    let open = || bus.puller("w").group("g").ack(hour).redelivery(hour).open().unwrap();
+    let (mut one, mut two) = (open(), open());
+    pusher.send(&7_u64.to_le_bytes()).unwrap();
+    let task = one.recv_timeout(PATIENCE).unwrap().expect("it is there");
+    task.pass_on();
+    drop(one);
+    let task = two.recv_timeout(PATIENCE).unwrap().expect("without a rest");
+    assert_eq!((number(&task), task.deliveries()), (7, 1));
+    task.ack().unwrap();
+}
+
+#[test]
+fn who_sleeps_is_woken_when_what_was_given_back_has_rested() {
+    let directory = Directory::new();
+    let bus = directory.join("both");
+    let rest = Duration::from_millis(60);
+    let mut pusher = bus.pusher("w").open().unwrap();
+    let mut puller = bus.puller("w").group("g").ack(PATIENCE).redelivery(rest).open().unwrap();
+    pusher.send(&7_u64.to_le_bytes()).unwrap();
+    let given_back = |task: busway::Task| {
+        task.nack();
+        clock::monotonic_ns()
+    };
+    let since = given_back(puller.recv().unwrap());
+    let task = puller.recv_timeout(PATIENCE).unwrap().expect("it has rested");
+    let rested = Duration::from_nanos(clock::monotonic_ns() - since);
+    assert!(rested >= rest / 2, "it came after {rested:?}");
+    let since = given_back(task);
+    let news = puller.news();
+    let task = loop {
+        // Longer than it rests: who sleeps so long is woken before.
+        if let Some(taken) = news.wait(PATIENCE, || puller.look().transpose()).unwrap() {
+            break taken.unwrap();
+        }
+    };
+    let rested = Duration::from_nanos(clock::monotonic_ns() - since);
+    assert!(rested >= rest && task.deliveries() == 3, "it came after {rested:?}");
+    task.ack().unwrap();
 }
 
 #[test]

@@ -71,6 +71,24 @@ fn one_bad_probe_opens_it_for_another_pause() {
 }
 
 #[test]
+fn who_passed_and_found_nothing_to_try_leaves_its_place_to_another() {
+    let mut breaker = open().probes(1);
+    let early = open().admit(at(2_002)).unwrap();
+    for _ in 0..3 {
+        let probe = breaker.admit(at(2_002)).expect("nobody probes");
+        assert!(breaker.holds(&probe));
+        assert!(breaker.admit(at(2_002)).is_err(), "one at a time");
+        breaker.forgo(probe);
+    }
+    let probe = breaker.admit(at(2_003)).expect("nobody probes");
+    breaker.settle(at(2_003), probe, Ended::Well);
+    assert_eq!(breaker.state(at(2_003)), BreakerState::Closed);
+    assert!(!breaker.holds(&early), "it has closed since");
+    breaker.forgo(early);
+    assert_eq!(breaker.state(at(2_003)), BreakerState::Closed);
+}
+
+#[test]
 fn what_passed_before_it_opened_decides_nothing_later() {
     let mut breaker = breaker();
     let early: Vec<Pass> = (0..4).map(|_| breaker.admit(at(0)).unwrap()).collect();

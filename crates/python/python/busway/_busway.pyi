@@ -68,7 +68,14 @@ class Bus:
         late_join: float = 1.0,
     ) -> Pusher: ...
     def puller(
-        self, pattern: str, *, group: str = "pullers", ack: float | None = None, attempts: int = 5, holds: int = 15
+        self,
+        pattern: str,
+        *,
+        group: str = "pullers",
+        ack: float | None = None,
+        attempts: int = 5,
+        holds: int = 15,
+        redelivery: float = 0.1,
     ) -> Puller: ...
     def requester(
         self,

@@ -50,7 +50,7 @@ class Work(Claims):
 
     def test_work_that_was_not_acknowledged_comes_back_and_no_other_does(self):
         pusher = self.bus.pusher("x")
-        puller = self.bus.puller("x", group="workers", ack=PATIENCE, attempts=62)
+        puller = self.bus.puller("x", group="workers", ack=PATIENCE, attempts=62, redelivery=0)
         given = 0
 
         def next_is(deliveries):

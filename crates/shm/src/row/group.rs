@@ -8,6 +8,10 @@
 //! acknowledgement may take is given back, by whoever sees it, with or without its pusher. The time is that of who watches, so a
 //! puller that has just come waits once more as long.
 //!
+//! What was given back is left alone for a while, twice as long each time (`Pauses`): who failed does not fail again at once. Like the
+//! time of an acknowledgement the pause is that of who looks, from when it saw the message free, so nothing more is shared and nobody who dies takes a time with
+//! it. What was put back unseen has no new attempt, and does not wait.
+//!
 //! Equal pullers get equal shares: who has had `AHEAD_MAX` messages more than one who is looking for work too leaves it the next,
 //! and takes it all the same when that one does not come for `COURTESY_NS`. Without this the one that runs takes all while the others
 //! wait for a processor.
@@ -33,6 +37,11 @@ use crate::sync::{Ordering, fence};
 use crate::sys::futex;
 use crate::view::Mapped;
 use crate::view::futex_half;
+
+mod resting;
+
+pub use resting::Pauses;
+use resting::Resting;
 
 /// Claim words in one look.
 const LOOKS_MAX: u32 = 4096;
@@ -86,6 +95,15 @@ impl Task {
     /// The message was not handled: another puller gets it, or the same. `false`: that was done by somebody already.
     pub fn give_back(self) -> bool {
         let in_time = !self.row.own.forked() && self.run.claims().give_back(self.claim);
+        if in_time {
+            self.run.head().returned.fetch_add(1, Ordering::Release); // pairs with Acquire in `look`
+        }
+        in_time
+    }
+
+    /// The message was not looked at: another puller gets it at once, and nothing is counted. `false`: it was given to another already.
+    pub fn put_back(self) -> bool {
+        let in_time = !self.row.own.forked() && self.run.claims().put_back(self.claim);
         if in_time {
             self.run.head().returned.fetch_add(1, Ordering::Release); // pairs with Acquire in `look`
         }
@@ -180,6 +198,7 @@ pub struct GroupReader {
     absent: BTreeMap<usize, u64>,
     /// Claims of which it knows since when they have stood.
     watched: BTreeMap<u64, (Claim, u64)>,
+    resting: Resting,
 }
 
 impl GroupReader {
@@ -205,7 +224,18 @@ impl GroupReader {
             courtesy: None,
             absent: BTreeMap::new(),
             watched: BTreeMap::new(),
+            resting: Resting::default(),
         }
+    }
+
+    /// What was given back is left alone for so long. Without this it is taken at once.
+    pub fn rests(&mut self, pauses: Pauses) {
+        self.resting.pauses = pauses;
+    }
+
+    /// When something that was given back may be taken again.
+    pub fn rested_ns(&self) -> Option<u64> {
+        self.resting.next_ns
     }
 
     /// The row.
@@ -227,17 +257,20 @@ impl GroupReader {
         self.run.lines().get(usize::from(self.owner.0).wrapping_sub(1))
     }
 
-    /// Takes a message if one is free. Never waits. `now_ns` is asked only where another is ahead.
-    pub fn pull(&mut self, now_ns: impl FnOnce() -> u64) -> Pulled {
+    /// Takes a message if one is free. Never waits. `now_ns` is asked only where another is ahead, or something was given back.
+    pub fn pull(&mut self, now_ns: impl Fn() -> u64) -> Pulled {
         // Read in this order: everything that a dead process stored is visible once its death is.
         let over = self.publisher_is_gone();
         let head = self.row().head();
         self.come_up(head);
+        if let Some(rested) = self.resting.rested(&now_ns) {
+            self.at = self.at.min(rested).max(self.low + 1);
+        }
         self.say_looking();
         if self.at > head {
             return if over && self.nothing_follows(head) { Pulled::End } else { Pulled::Nothing };
         }
-        if self.is_courteous(now_ns) {
+        if self.is_courteous(&now_ns) {
             return Pulled::Unfinished;
         }
         for _ in 0..LOOKS_MAX {
@@ -246,12 +279,29 @@ impl GroupReader {
             }
             let sequence = self.at;
             self.at += 1;
+            if self.is_resting(sequence, &now_ns) {
+                continue;
+            }
             let Some(claim) = self.run.claims().claim(sequence, self.owner) else { continue };
             if let Some(pulled) = self.read(claim) {
                 return pulled;
             }
         }
         Pulled::Unfinished
+    }
+
+    /// Whether a message was given back a short while ago, and is to be given to a puller again.
+    fn is_resting(&mut self, sequence: u64, now_ns: impl FnOnce() -> u64) -> bool {
+        let Some(how) = self.acknowledge.filter(|_| self.resting.pauses.first_ns > 0) else { return false };
+        match self.run.claims().look(sequence) {
+            Found::Free(attempt) if attempt > 0 && attempt < how.attempts => {
+                self.resting.is_resting(sequence, attempt, now_ns())
+            }
+            _ => {
+                self.resting.forget(sequence);
+                false
+            }
+        }
     }
 
     /// Goes past what is over.
@@ -265,6 +315,7 @@ impl GroupReader {
             }
             self.low += 1;
         }
+        self.resting.forget_up_to(self.low);
         let returned = self.run.head().returned.load(Ordering::Acquire); // pairs with Release in `Task::give_back`
         if returned != self.returned {
             self.returned = returned;

@@ -5,17 +5,17 @@ use std::time::Duration;
 
 use busway_protocol::{Retry, Time};
 
-use super::{Desk, Job, Order, Outcome, Read, Schedule, Work};
+use super::{Job, Order, Outcome, Plan, Read, Schedule, Share, Work};
 
 /// A message: its topic, and its place among those of the topic.
 type Letter = (u64, u64);
 
 fn job(letter: Letter, retry: Retry) -> Job<Letter> {
-    Job { message: letter, topic: letter.0, attempts: retry.begin(letter.1) }
+    Job { message: letter, topic: letter.0, attempts: retry.begin(letter.1), pass: None }
 }
 
-fn desk(concurrency: usize, parked_max: usize) -> Desk {
-    Desk { concurrency, parked_max, order: Order::Topic }
+fn desk(concurrency: usize, parked_max: usize) -> Plan {
+    Plan { concurrency, parked_max, order: Order::Topic, share: Share::Own }
 }
 
 /// Reads until nothing more is read, and returns what is to be handled.
@@ -136,11 +136,31 @@ fn what_is_looked_at_later_keeps_a_drain_open_and_nobody_awake_once_it_was_looke
     assert!(matches!(schedule.next(Time(30)), Work::Over));
 }
 
+#[test]
+fn of_what_others_may_have_nothing_is_read_once_it_drains_and_what_is_in_hand_is_finished() {
+    let mut schedule = Schedule::new([Plan { share: Share::Shared, ..desk(3, 1) }]);
+    let mut queue = VecDeque::from([(1, 1)]);
+    assert_eq!(fill(&mut schedule, &mut queue, Time(0)), [(1, 1)]);
+    assert_eq!(schedule.busy(0), [1], "of its topic nothing is to be read");
+    schedule.woken(0);
+    assert!(matches!(schedule.next(Time(0)), Work::Read(0)));
+    schedule.drain();
+    assert!(matches!(schedule.next(Time(0)), Work::Wait(None)), "what is read now may bring one");
+    schedule.done(0, 1, Outcome::Handled);
+    assert!(matches!(schedule.next(Time(0)), Work::Wait(None)));
+    assert!(schedule.read(0, Read::Message(job((2, 1), Retry::default()))).is_none());
+    assert!(matches!(schedule.next(Time(0)), Work::Handle(0, _)), "it was taken");
+    schedule.woken(0);
+    assert!(matches!(schedule.next(Time(0)), Work::Wait(None)), "and nothing more is");
+    schedule.done(0, 2, Outcome::Handled);
+    assert!(matches!(schedule.next(Time(0)), Work::Over));
+}
+
 /// What a random world keeps beside the schedule.
 struct World {
     random: fastrand::Rng,
     schedule: Schedule<Letter>,
-    desks: Vec<Desk>,
+    desks: Vec<Plan>,
     queues: Vec<VecDeque<Letter>>,
     sent: Vec<BTreeMap<u64, u64>>,
     /// The last message of each topic that was begun.
@@ -219,7 +239,7 @@ impl World {
         }
         let (at, mut job) = self.hands.swap_remove(self.random.usize(..self.hands.len()));
         match (self.random.u8(0..10), job.attempts.failed(self.now)) {
-            (0..=2, Some(due)) => self.schedule.again(at, job, due),
+            (0..=2, Some(due)) => assert!(self.schedule.again(at, job, due).is_none(), "it is open"),
             (0..=2, None) => self.schedule.done(at, job.topic, Outcome::Failed),
             _ => self.schedule.done(at, job.topic, Outcome::Handled),
         }
@@ -228,7 +248,8 @@ impl World {
     fn check(&self) {
         for at in 0..self.desks.len() {
             let account = self.schedule.account(at);
-            let ended = account.handled + account.failed + account.rejected + account.dropped;
+            let ended =
+                account.handled + account.failed + account.rejected + account.returned + account.dropped;
             assert_eq!(account.received, ended + account.in_hand + account.parked, "desk {at}: {account:?}");
             assert!(account.in_hand as usize <= self.desks[at].concurrency);
             assert!(account.parked as usize <= self.desks[at].parked_max);

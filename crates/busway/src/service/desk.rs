@@ -1,0 +1,327 @@
+//! One handler with what belongs to it: what it reads, hooks, breaker, retries, and what becomes of a message after each attempt.
+//!
+//! Of what is shared with others nothing is taken that could not be tried: the breaker is asked first, and while it lets nobody through the work stays where another
+//! may have it. What was taken before that goes back. What was published is for this handler alone: there an attempt that is refused has failed.
+//!
+//! It knows neither threads nor futures: who calls the handler tells how that ended.
+//!
+//! Invariant: what panics in a handler or a hook ends nothing but the attempt.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Mutex};
+use std::task::{Poll, Waker};
+use std::time::Duration;
+
+use busway_protocol::{Breaker, Ended, Pass, Refused, Retry, Time};
+use busway_shm::counters::Event;
+use busway_wire::DeadReason;
+
+use super::dead_letters::DeadLetters;
+use super::intake::{Intake, Taken};
+use super::pace::Pace;
+use super::schedule::{HandlerAccount, Job, Outcome, Read, Schedule};
+use super::{Hook, Message, now, text_of};
+use crate::log::Line;
+use crate::outcome::RecvError;
+use crate::ports::{PortTable, lock};
+use crate::puller::topic_number;
+
+/// While a subscriber holds as much as it may, it is looked at so often, in nanoseconds, if nothing is done meanwhile.
+const HOLDS_NS: u64 = 10_000_000;
+
+/// What a handler makes of a message.
+pub(super) type Handle = Box<dyn Fn(&Message<'_>) -> Result<(), String> + Send + Sync>;
+
+/// See the head of this file.
+pub(super) struct Desk {
+    pub(super) handle: Handle,
+    pub(super) hooks: Arc<[Hook]>,
+    pub(super) retry: Retry,
+    pub(super) breaker: Option<Mutex<Breaker>>,
+    pub(super) intake: Mutex<Option<Intake>>,
+    pub(super) dead_letters: Option<Arc<DeadLetters>>,
+    pub(super) ports: Arc<PortTable>,
+    pub(super) pace: Pace,
+    pub(super) name: String,
+}
+
+/// How one attempt ended.
+pub(super) enum Attempt {
+    Well,
+    Failed(String),
+    Panicked(String),
+    /// The breaker lets nobody through before this time.
+    Refused(Time),
+    Rejected {
+        panicked: bool,
+        reason: String,
+    },
+}
+
+/// What becomes of a message.
+enum Fate {
+    /// It is over.
+    Over(Outcome),
+    /// Another attempt follows.
+    Again(Job<Taken>, Time),
+    /// It was not tried, and is looked at then.
+    Later(Job<Taken>, Time),
+}
+
+/// What became of a message, to be told to the schedule.
+pub(super) struct End {
+    topic: u64,
+    fate: Fate,
+    /// What it adds to the account.
+    adds: HandlerAccount,
+}
+
+impl End {
+    /// Tells the schedule. What comes too late is handed out to be let go.
+    pub(super) fn tell(self, schedule: &mut Schedule<Taken>, at: usize) -> Option<Job<Taken>> {
+        let Self { topic, fate, adds } = self;
+        schedule.count(at, |account| {
+            account.panicked += adds.panicked;
+            account.refused += adds.refused;
+            account.late += adds.late;
+            account.buried += adds.buried;
+            account.unburied += adds.unburied;
+            account.hooks_panicked += adds.hooks_panicked;
+        });
+        match fate {
+            Fate::Over(outcome) => {
+                schedule.done(at, topic, outcome);
+                None
+            }
+            Fate::Again(job, due) => schedule.again(at, job, due),
+            Fate::Later(job, due) => schedule.later(at, job, due),
+        }
+    }
+}
+
+impl Desk {
+    /// The next message, if one is there; else `waker` is told when one may be. Of `busy` topics others are to have it.
+    pub(super) fn read(&self, busy: Vec<u64>, waker: &Waker) -> Read<Taken> {
+        let mut place = lock(&self.intake);
+        let Some(intake) = place.as_mut() else { return Read::End };
+        let pass = match intake.is_shared().then(|| self.admit()) {
+            Some(Err(refused)) => {
+                intake.rest();
+                return Read::Later(refused.until);
+            }
+            Some(Ok(pass)) => pass,
+            None => None,
+        };
+        let polled = intake.poll(busy, waker);
+        if let Poll::Ready(Ok(taken)) = polled {
+            return Read::Message(self.job(taken, pass));
+        }
+        self.forgo(pass);
+        match polled {
+            Poll::Pending | Poll::Ready(Ok(_)) => Read::Nothing,
+            Poll::Ready(Err(RecvError::Evicted(topic))) => {
+                let name = &self.name;
+                self.ports
+                    .warn(Line::Evicted, || format!("service {name}: evicted by a publisher of {topic}"));
+                Read::Again
+            }
+            Poll::Ready(Err(RecvError::HoldsExhausted)) => {
+                Read::Later(Time(now().0.saturating_add(HOLDS_NS)))
+            }
+            Poll::Ready(Err(RecvError::Closed | RecvError::Forked)) => Read::End,
+        }
+    }
+
+    fn job(&self, message: Taken, pass: Option<Pass>) -> Job<Taken> {
+        let sample = message.sample();
+        let attempts = self.retry.begin(sample.source().0 ^ sample.sequence());
+        Job { topic: topic_number(sample.topic()), attempts, pass, message }
+    }
+
+    /// From now on only what has come is read.
+    pub(super) fn end_here(&self) {
+        if let Some(intake) = lock(&self.intake).as_mut() {
+            intake.end_here();
+        }
+    }
+
+    /// Leave of the breaker, where there is one.
+    fn admit(&self) -> Result<Option<Pass>, Refused> {
+        self.breaker.as_ref().map(|breaker| lock(breaker).admit(now())).transpose()
+    }
+
+    /// Nothing was tried with it.
+    fn forgo(&self, pass: Option<Pass>) {
+        if let Some((breaker, pass)) = self.breaker.as_ref().zip(pass) {
+            lock(breaker).forgo(pass);
+        }
+    }
+
+    /// Asks the hooks, where it is the first attempt, and the breaker.
+    fn begin(&self, job: &mut Job<Taken>) -> Result<Option<Pass>, Attempt> {
+        let pass = job.pass.take();
+        let message = Message::of(job);
+        if message.attempt == 1
+            && let Err(rejected) = self.ask(&message)
+        {
+            self.forgo(pass);
+            return Err(rejected);
+        }
+        // It may have opened since the message was taken.
+        let holds = |pass: &Pass| self.breaker.as_ref().is_some_and(|breaker| lock(breaker).holds(pass));
+        match pass.filter(holds) {
+            Some(pass) => Ok(Some(pass)),
+            None => self.admit().map_err(|refused| Attempt::Refused(refused.until)),
+        }
+    }
+
+    fn ask(&self, message: &Message<'_>) -> Result<(), Attempt> {
+        for hook in self.hooks.iter() {
+            match catch_unwind(AssertUnwindSafe(|| hook(message))) {
+                Ok(Ok(())) => {}
+                Ok(Err(reason)) => return Err(Attempt::Rejected { panicked: false, reason }),
+                Err(panic) => return Err(Attempt::Rejected { panicked: true, reason: text_of(panic) }),
+            }
+        }
+        Ok(())
+    }
+
+    /// Calls the handler with it once.
+    pub(super) fn attempt(&self, job: &mut Job<Taken>) -> Attempt {
+        let pass = match self.begin(job) {
+            Ok(pass) => pass,
+            Err(ended) => return ended,
+        };
+        let began = self.called();
+        let attempt = match catch_unwind(AssertUnwindSafe(|| (self.handle)(&Message::of(job)))) {
+            Ok(Ok(())) => Attempt::Well,
+            Ok(Err(reason)) => Attempt::Failed(reason),
+            Err(panic) => Attempt::Panicked(text_of(panic)),
+        };
+        self.returned(job, began, pass, &attempt);
+        attempt
+    }
+
+    /// The handler is called.
+    fn called(&self) -> Time {
+        self.ports.raise(Event::HandlersRunning);
+        now()
+    }
+
+    /// The handler has returned.
+    fn returned(&self, job: &Job<Taken>, began: Time, pass: Option<Pass>, attempt: &Attempt) {
+        self.ports.lower(Event::HandlersRunning);
+        if let Some(slow) = self.pace.took(Duration::from_nanos(now().since(began))) {
+            self.tell(&[(Event::HandlerSlow, true)]);
+            self.ports.warn(Line::Slow, || {
+                let (name, topic) = (&self.name, job.message.sample().topic().escape_debug());
+                format!("service {name}: topic {topic}: {slow}")
+            });
+        }
+        if let Some((breaker, pass)) = self.breaker.as_ref().zip(pass) {
+            let ended = if matches!(attempt, Attempt::Well) { Ended::Well } else { Ended::Badly };
+            lock(breaker).settle(now(), pass, ended);
+        }
+    }
+
+    /// What becomes of a message after an attempt; acknowledges, gives back and buries.
+    pub(super) fn judge(&self, mut job: Job<Taken>, attempt: Attempt) -> End {
+        let topic = job.topic;
+        let mut adds = HandlerAccount::default();
+        let (dead, reason) = match attempt {
+            Attempt::Well => {
+                // The message is let go before the next of its topic comes into hand, and without the lock.
+                adds.late = u64::from(job.message.acknowledge().is_err());
+                self.tell(&[(Event::Handled, true), (Event::HandlerLate, adds.late > 0)]);
+                return End { topic, fate: Fate::Over(Outcome::Handled), adds };
+            }
+            Attempt::Rejected { panicked, reason } => {
+                self.say(&job, if panicked { "a hook panicked" } else { "a hook rejected it" }, &reason);
+                adds.hooks_panicked = u64::from(panicked);
+                adds.late = u64::from(job.message.acknowledge().is_err());
+                self.tell(&[(Event::HandlerRejected, true), (Event::HandlerLate, adds.late > 0)]);
+                return End { topic, fate: Fate::Over(Outcome::Rejected), adds };
+            }
+            Attempt::Failed(reason) => (DeadReason::Error, reason),
+            Attempt::Panicked(reason) => {
+                self.tell(&[(Event::HandlerPanicked, true)]);
+                adds.panicked = 1;
+                (DeadReason::Panic, reason)
+            }
+            Attempt::Refused(until) => {
+                self.tell(&[(Event::HandlerRefused, true)]);
+                adds.refused = 1;
+                if job.message.is_shared() {
+                    return End { topic, fate: self.leave(job, until), adds };
+                }
+                (DeadReason::Breaker, "the breaker is open".to_owned())
+            }
+        };
+        let fate = match job.attempts.failed(now()) {
+            Some(due) => {
+                self.tell(&[(Event::HandlerRetried, true)]);
+                Fate::Again(job, due)
+            }
+            None => {
+                self.give_up(job, dead, &reason, &mut adds);
+                Fate::Over(Outcome::Failed)
+            }
+        };
+        End { topic, fate, adds }
+    }
+
+    /// Shared work that may not be tried now: another may have it, where it can be given back.
+    fn leave(&self, job: Job<Taken>, until: Time) -> Fate {
+        if !job.message.comes_again() {
+            return Fate::Later(job, until);
+        }
+        self.tell(&[(Event::HandlerReturned, true)]);
+        let begun = job.attempts.count() > 1;
+        job.message.let_go(begun);
+        Fate::Over(Outcome::Returned)
+    }
+
+    /// The last attempt has failed. What is among the dead letters need not come back. What is nowhere is given back, where that can be.
+    fn give_up(&self, job: Job<Taken>, dead: DeadReason, reason: &str, adds: &mut HandlerAccount) {
+        self.say(&job, "it failed", reason);
+        let buried = self.bury(&job, dead, reason);
+        let late = if buried == Some(true) {
+            job.message.acknowledge().is_err()
+        } else {
+            drop(job);
+            false
+        };
+        adds.late = u64::from(late);
+        adds.buried = u64::from(buried == Some(true));
+        adds.unburied = u64::from(buried == Some(false));
+        self.tell(&[
+            (Event::HandlerFailed, true),
+            (Event::HandlerLate, late),
+            (Event::HandlerBuried, buried == Some(true)),
+            (Event::HandlerUnburied, buried == Some(false)),
+        ]);
+    }
+
+    /// Publishes a message that is given up, where that was asked for; says whether it could.
+    fn bury(&self, job: &Job<Taken>, dead: DeadReason, reason: &str) -> Option<bool> {
+        let buried = self.dead_letters.as_ref()?.bury(&self.name, job, dead, reason);
+        if let Err(why) = &buried {
+            self.say(job, "it is not among the dead letters", why);
+        }
+        Some(buried.is_ok())
+    }
+
+    /// Counts what happened.
+    fn tell(&self, events: &[(Event, bool)]) {
+        events.iter().filter(|(_, happened)| *happened).for_each(|(event, _)| self.ports.count(*event, 1));
+    }
+
+    /// Says at most once a second what went wrong.
+    fn say(&self, job: &Job<Taken>, what: &str, reason: &str) {
+        self.ports.warn(Line::Handler, || {
+            let (name, topic, count) = (&self.name, job.message.sample().topic(), job.attempts.count());
+            let (topic, reason) = (topic.escape_debug(), reason.escape_debug());
+            format!("service {name}: topic {topic}: {what} at attempt {count}: {reason}")
+        });
+    }
+}

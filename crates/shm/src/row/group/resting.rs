@@ -1,0 +1,134 @@
+//! Messages of a group that were given back, and are left alone for a while.
+//!
+//! What failed does not fail again at once: before the second delivery there is a pause, and before each one behind it one twice as long. Each puller measures
+//! it for itself, from when it saw the message free: nothing is shared for it, and nobody who dies takes a time with it. The pause is drawn from the
+//! message, so that pullers agree, and messages that failed together do not come again together.
+//!
+//! It does not look at claims and knows no clock: it is told both.
+//!
+//! Invariant: a message rests once for each time that it was given back, and no longer than the longest pause.
+
+use std::collections::BTreeMap;
+
+/// How long what was given back is left alone: before the second delivery up to `first_ns`, then twice as long each time, up to `most_ns`.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Pauses {
+    /// Nanoseconds; 0: it is taken at once.
+    pub first_ns: u64,
+    /// Nanoseconds.
+    pub most_ns: u64,
+    /// A message that was given to pullers elsewhere has waited there: only what is given back here waits here.
+    pub here_only: bool,
+}
+
+impl Pauses {
+    /// Between half and all of the longest, by the message: those that failed together do not come again together.
+    fn of(&self, sequence: u64, attempt: u8) -> u64 {
+        let doublings = u32::from(attempt.saturating_sub(1)).min(63);
+        let longest = self.first_ns.saturating_mul(1 << doublings).min(self.most_ns);
+        let half = longest / 2;
+        // Steps of the odd number next to 2^64 divided by the golden ratio lie far from each other.
+        let random = (sequence ^ u64::from(attempt) << 32).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
+        half + random % (longest - half + 1)
+    }
+}
+
+/// Messages that were given back and are left alone.
+#[derive(Debug, Default)]
+pub(super) struct Resting {
+    pub(super) pauses: Pauses,
+    /// By sequence: how often it was given back, and until when it rests. None is over, so there are no more than slots.
+    until: BTreeMap<u64, (u8, u64)>,
+    /// When the first of them has rested; of those that have, once each.
+    pub(super) next_ns: Option<u64>,
+    /// All up to here were looked at.
+    seen: u64,
+}
+
+impl Resting {
+    /// Whether this message, which was given back so often, is left alone now.
+    pub(super) fn is_resting(&mut self, sequence: u64, attempt: u8, now_ns: u64) -> bool {
+        let new = sequence > self.seen;
+        self.seen = self.seen.max(sequence);
+        if let Some((_, until_ns)) = self.until.get(&sequence).filter(|(known, _)| *known == attempt) {
+            return *until_ns > now_ns;
+        }
+        let rests = !(new && self.pauses.here_only);
+        let pause_ns = if rests { self.pauses.of(sequence, attempt) } else { 0 };
+        let until_ns = now_ns.saturating_add(pause_ns);
+        self.until.insert(sequence, (attempt, until_ns));
+        if pause_ns > 0 {
+            self.next_ns = [self.next_ns, Some(until_ns)].into_iter().flatten().min();
+        }
+        pause_ns > 0
+    }
+
+    /// It is nobody's any more, or somebody's.
+    pub(super) fn forget(&mut self, sequence: u64) {
+        self.seen = self.seen.max(sequence);
+        if !self.until.is_empty() {
+            self.until.remove(&sequence);
+        }
+    }
+
+    /// All up to here are over.
+    pub(super) fn forget_up_to(&mut self, low: u64) {
+        while self.until.first_key_value().is_some_and(|(sequence, _)| *sequence <= low) {
+            self.until.pop_first();
+        }
+    }
+
+    /// The first that has rested by now, if that is news.
+    pub(super) fn rested(&mut self, now_ns: impl FnOnce() -> u64) -> Option<u64> {
+        let next_ns = self.next_ns?;
+        let now_ns = now_ns();
+        if next_ns > now_ns {
+            return None;
+        }
+        let later = self.until.values().map(|(_, until_ns)| *until_ns).filter(|until_ns| *until_ns > now_ns);
+        self.next_ns = later.min();
+        self.until.iter().find(|(_, (_, until_ns))| *until_ns <= now_ns).map(|(sequence, _)| *sequence)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Pauses, Resting};
+
+    const MS: u64 = 1_000_000;
+    const PAUSES: Pauses = Pauses { first_ns: 100 * MS, most_ns: 300 * MS, here_only: false };
+
+    #[test]
+    fn pauses_double_up_to_the_longest_and_lie_between_half_and_all() {
+        for sequence in 1..1_000 {
+            for (attempt, longest) in [(1, 100), (2, 200), (3, 300), (4, 300), (62, 300)] {
+                let pause = PAUSES.of(sequence, attempt);
+                assert!((longest * MS / 2..=longest * MS).contains(&pause), "{sequence} {attempt}: {pause}");
+            }
+        }
+        assert_eq!(Pauses::default().of(1, 1), 0);
+    }
+
+    #[test]
+    fn what_was_given_back_rests_once_and_anew_when_it_is_given_back_again() {
+        let mut resting = Resting { pauses: PAUSES, ..Resting::default() };
+        assert!(resting.is_resting(7, 1, 0));
+        let until = resting.next_ns.expect("a time");
+        assert!(resting.is_resting(7, 1, until - 1) && resting.rested(|| until - 1).is_none());
+        assert_eq!(resting.rested(|| until), Some(7));
+        assert_eq!(resting.rested(|| until + 1), None, "that is told once");
+        assert!(!resting.is_resting(7, 1, until), "also if somebody put it back");
+        assert!(resting.is_resting(7, 2, until));
+        resting.forget_up_to(7);
+        assert!(resting.until.is_empty());
+    }
+
+    #[test]
+    fn what_was_given_back_elsewhere_has_rested_there() {
+        let mut resting = Resting { pauses: Pauses { here_only: true, ..PAUSES }, ..Resting::default() };
+        assert!(!resting.is_resting(3, 2, 0), "it came so");
+        assert!(resting.is_resting(3, 3, 0), "it was given back here");
+        resting.forget(4);
+        assert!(resting.is_resting(4, 1, 0));
+    }
+}
