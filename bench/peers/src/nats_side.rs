@@ -196,6 +196,8 @@ impl Answers for Nats {
     fn serve(scene: &Scene<'_>, ready: impl FnOnce() -> Result<(), Failure>) -> Result<(), Failure> {
         let nats = Self::open(scene)?;
         let Self { client, runtime, .. } = &nats;
+        // A subscription tells its client of its end by a task.
+        let _entered = runtime.enter();
         let mut subscriber = runtime.block_on(async {
             let subscriber = client.subscribe(SERVICE).await?;
             client.flush().await?;

@@ -13,8 +13,15 @@ use crate::deadline::Deadline;
 /// What several threads use in turn.
 #[derive(Debug)]
 pub(crate) struct Turn<T> {
-    state: Mutex<State<T>>,
+    place: Mutex<Place<T>>,
     came_back: Condvar,
+}
+
+#[derive(Debug)]
+struct Place<T> {
+    state: State<T>,
+    /// Who waits for it to come back: to notify a condition is a call of the kernel, also where nobody waits.
+    waiting: usize,
 }
 
 #[derive(Debug)]
@@ -42,17 +49,18 @@ pub(crate) struct Taken<'a, T> {
 
 impl<T> Turn<T> {
     pub(crate) fn new(item: T) -> Self {
-        Self { state: Mutex::new(State::Here(Box::new(item))), came_back: Condvar::new() }
+        let place = Place { state: State::Here(Box::new(item)), waiting: 0 };
+        Self { place: Mutex::new(place), came_back: Condvar::new() }
     }
 
-    fn lock(&self) -> MutexGuard<'_, State<T>> {
+    fn lock(&self) -> MutexGuard<'_, Place<T>> {
         // Nothing that could panic is done under the lock.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.place.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// It, if nobody has it.
     pub(crate) fn try_take(&self) -> Result<Taken<'_, T>, Missed> {
-        self.take_from(&mut self.lock())
+        self.take_from(&mut self.lock().state)
     }
 
     fn take_from(&self, state: &mut State<T>) -> Result<Taken<'_, T>, Missed> {
@@ -68,13 +76,15 @@ impl<T> Turn<T> {
 
     /// It, as soon as nobody has it. Call this without the interpreter.
     pub(crate) fn take(&self, deadline: Deadline) -> Result<Taken<'_, T>, Missed> {
-        let mut state = self.lock();
+        let mut place = self.lock();
         loop {
-            match self.take_from(&mut state) {
+            match self.take_from(&mut place.state) {
                 Err(Missed::Away) if !deadline.expired() => {
                     let slice = deadline.slice();
-                    let waited = self.came_back.wait_timeout(state, slice);
-                    state = waited.unwrap_or_else(PoisonError::into_inner).0;
+                    place.waiting += 1;
+                    let waited = self.came_back.wait_timeout(place, slice);
+                    place = waited.unwrap_or_else(PoisonError::into_inner).0;
+                    place.waiting -= 1;
                 }
                 other => return other,
             }
@@ -86,7 +96,7 @@ impl<T> Turn<T> {
         match self.take(deadline) {
             Ok(mut taken) => {
                 let item = taken.item.take();
-                *self.lock() = State::Closed;
+                self.lock().state = State::Closed;
                 self.came_back.notify_all();
                 Ok(item)
             }
@@ -96,15 +106,20 @@ impl<T> Turn<T> {
     }
 
     pub(crate) fn is_closed(&self) -> bool {
-        matches!(*self.lock(), State::Closed)
+        matches!(self.lock().state, State::Closed)
     }
 }
 
 impl<T> Drop for Taken<'_, T> {
     fn drop(&mut self) {
         if let Some(item) = self.item.take() {
-            *self.turn.lock() = State::Here(item);
-            self.turn.came_back.notify_one();
+            let mut place = self.turn.lock();
+            place.state = State::Here(item);
+            let waits = place.waiting > 0;
+            drop(place);
+            if waits {
+                self.turn.came_back.notify_one();
+            }
         }
     }
 }

@@ -65,6 +65,7 @@ claims! {
     fn a_loop_sends_a_list_and_goes_on_while_there_is_no_room();
     fn a_loop_receives_while_it_does_other_things();
     fn a_loop_is_woken_once_for_whatever_has_come();
+    fn a_loop_that_receives_much_is_not_woken_for_it();
     fn a_receive_that_is_cancelled_has_taken_nothing();
     fn a_task_that_is_quicker_does_not_take_the_wake_up_of_another();
     fn a_flood_does_not_stop_the_loop();

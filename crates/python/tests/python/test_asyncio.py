@@ -95,6 +95,43 @@ with busway.Bus("asyncio") as bus, bus.publisher("x.y") as publisher:
         self.assertLessEqual(rung, 60)
         self.evidence(messages=2000, wake_ups=rung)
 
+    def test_a_loop_that_receives_much_is_not_woken_for_it(self):
+        rounds = 500
+
+        async def main():
+            async with aio.Bus("asyncio") as bus:
+                subscriber = await bus.subscriber("x", policy="block")
+                publisher = await bus.publisher("x")
+                await publisher.wait_for_subscribers(1, PATIENCE)
+                waits, wait = 0, subscriber._news
+
+                async def news(most, loop):
+                    nonlocal waits
+                    waits += 1
+                    return await wait(most, loop)
+
+                subscriber._news = news
+
+                async def send():
+                    for _ in range(rounds):
+                        await publisher.send_many([b"1", b"2"])
+                        await asyncio.sleep(0)
+
+                sends, got = asyncio.create_task(send()), 0
+                while got < 2 * rounds:
+                    got += len(await subscriber.recv_many())
+                await sends
+                much = waits
+                # And where nothing comes it does not go on looking.
+                with self.assertRaises(asyncio.TimeoutError):
+                    await asyncio.wait_for(subscriber.recv_many(), 0.05)
+                return much, waits - much
+
+        much, idle = asyncio.run(asyncio.wait_for(main(), 3 * PATIENCE))
+        self.assertLessEqual(much, rounds // 50)
+        self.assertEqual(idle, 1)
+        self.evidence(rounds=rounds, waits=much, waits_of_an_idle_loop=idle)
+
     def test_a_receive_that_is_cancelled_has_taken_nothing(self):
         async def main():
             async with aio.Bus("asyncio") as bus:
