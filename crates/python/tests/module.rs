@@ -223,6 +223,15 @@ claims! {
     fn what_is_published_in_one_turn_goes_as_one_batch_and_the_first_at_once();
     fn a_batch_for_which_there_is_no_room_after_all_waits_for_it_in_its_order();
 
+    "test_bus_care.Care":
+    fn hooks_see_each_message_in_their_order_and_may_change_or_refuse_it();
+    fn a_handler_that_fails_is_tried_again_as_often_as_was_said_and_then_its_message_is_a_dead_letter();
+    fn a_handler_of_dead_letters_that_fails_buries_nothing_again();
+    fn a_handler_that_fails_again_and_again_is_left_alone_and_others_are_not();
+    fn a_slow_handler_is_told_with_the_time_of_99_of_100_calls();
+    fn a_pattern_that_can_match_nothing_is_refused();
+    fn what_fails_is_sent_again_as_often_as_was_said_with_the_same_id();
+
     "test_words.Words":
     fn the_stubs_name_what_is_there();
     fn the_examples_of_the_documentation_run();

@@ -22,6 +22,7 @@ from __future__ import annotations
 
 from ._bus import MessageBus, Ports, Topics
 from ._config import DEFAULT_CONFIG
+from ._hooks import Rejected
 from ._metrics import BusMetrics
 from ._outbound import PublishResult
 from ._request import Cooldown
@@ -36,6 +37,7 @@ __all__ = [
     "OrjsonSerializer",
     "Ports",
     "PublishResult",
+    "Rejected",
     "Serializer",
     "Topics",
     "build_serializer",

@@ -6,14 +6,17 @@ import asyncio
 import logging
 import os
 import time
+import uuid
 import weakref
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import busway
 
+from ._care import care_of
 from ._core import Core
 from ._handlers import Function
+from ._hooks import Hook, checked
 from ._log import logger
 from ._metrics import BusMetrics
 from ._outbound import Publishing, PublishResult, Pushing
@@ -53,12 +56,14 @@ class MessageBus:
         self.config = dict(config or {})
         self._core = Core(service_name, config)
         self._publishing = Publishing(self._core)
+        self._core.bury = self._publishing.send
         self._subscribing = Subscribing(self._core)
         self._pushing = Pushing(self._core)
         self._pulling = Pulling(self._core)
         self._asking = Asking(self._core)
         self._answering = Answering(self._core)
         self._look_for_routes()
+        self._retries = self._core.settings.retry is not None
         self._turn = 0
         if context is not None:
             logger.info("the context of %s is not used: all buses of a process share theirs", service_name)
@@ -74,7 +79,8 @@ class MessageBus:
 
     def _look_for_routes(self) -> None:
         """Where a message may go by the short way: nobody is told then what becomes of it later, so that a strict bus has none."""
-        short = not self._core.settings.strict
+        core = self._core
+        short = not core.settings.strict and not core.before_send
         self._routes = self._publishing.routes if short else {}
         self._results = self._pushing.routes if short else {}
 
@@ -95,6 +101,8 @@ class MessageBus:
     async def publish(self, topic: str, data: Any, port: int = Ports.GLOBAL_EVENTS) -> None:
         """Publishes an event. It raises nothing, unless the bus is strict: what goes wrong is counted and logged."""
         message = {"topic": topic, "sender": self._core.service, "ts": time.time(), "data": data}
+        if self._retries:
+            message["id"] = uuid.uuid4().hex
         if not self._sent(self._routes, port, topic, message):
             await self._publishing.send(port, topic, message)
         elif self._turn >= TURN:
@@ -116,6 +124,8 @@ class MessageBus:
     async def publish_ex(self, topic: str, data: Any, port: int = Ports.GLOBAL_EVENTS) -> PublishResult:
         """Publishes as `publish`, and says what became of it."""
         message = {"topic": topic, "sender": self._core.service, "ts": time.time(), "data": data}
+        if self._retries:
+            message["id"] = uuid.uuid4().hex
         return await self._publishing.send(port, topic, message)
 
     async def ready(self, topic: str, port: int = Ports.GLOBAL_EVENTS, timeout: float = 5.0) -> bool:
@@ -136,21 +146,54 @@ class MessageBus:
         """
         await self._core.run_loop(self._subscribing.loop(port, topics))
 
-    def register_handler(self, topic: str, fn: Function) -> None:
+    def register_handler(
+        self,
+        topic: str,
+        fn: Function,
+        *,
+        retry: Mapping[str, Any] | None = None,
+        breaker: Mapping[str, Any] | None = None,
+        dead_letter: str | None = None,
+    ) -> None:
         """The handler of a topic, or of a pattern such as `price.*` or `price.>`; the last one wins.
 
         A coroutine function is awaited, anything else is called in a thread. It is given the whole message: a dict of `topic`,
-        `sender`, `ts` and `data`.
+        `sender`, `ts` and `data`. Where it raises it is called again as `retry` says (`max`, `base_ms`, `cap_ms`, `jitter`);
+        after so many failures in a row as `breaker` says (`failures`, `cooldown`) it is left alone for a while. What it gave up
+        is dropped, and published on the topic `dead_letter`.
         """
-        self._subscribing.handlers.set(topic, fn)
+        self._subscribing.handlers.set(topic, fn, care_of(retry, breaker, dead_letter))
 
-    def add_handler(self, topic: str, fn: Function) -> None:
-        """One more handler of a topic or pattern, called after those before it."""
-        self._subscribing.handlers.add(topic, fn)
+    def add_handler(
+        self,
+        topic: str,
+        fn: Function,
+        *,
+        retry: Mapping[str, Any] | None = None,
+        breaker: Mapping[str, Any] | None = None,
+        dead_letter: str | None = None,
+    ) -> None:
+        """One more handler of a topic or pattern, called after those before it, each with its own care."""
+        self._subscribing.handlers.add(topic, fn, care_of(retry, breaker, dead_letter))
+
+    def use(self, *, before_send: Hook | None = None, after_receive: Hook | None = None) -> None:
+        """Hooks, called in the order in which they were added with each message: events, results and requests.
+
+        A hook is given the message as a dict. It lets it pass by returning None, replaces it by returning a dict, and refuses it
+        by returning False or raising `Rejected`, which is counted. It may be a coroutine function; else it must be quick.
+        """
+        core = self._core
+        if before_send is not None:
+            core.before_send = (*core.before_send, checked(before_send))
+        if after_receive is not None:
+            core.after_receive = (*core.after_receive, checked(after_receive))
+        self._look_for_routes()
 
     async def push_result(self, data: Any, port: int = Ports.TASK_RESULTS) -> None:
         """Sends a result to one of those who pull. It raises nothing, unless the bus is strict."""
         message = self._core.envelope(data)
+        if self._retries:
+            message["id"] = uuid.uuid4().hex
         if not self._sent(self._results, port, "", message):
             await self._pushing.send(port, "", message)
         elif self._turn >= TURN:
@@ -230,6 +273,7 @@ class MessageBus:
             pass
         if extended:
             counts["causes"] = dict(self._core.metrics.causes)
+            counts["handlers"] = self._subscribing.handlers.times()
             counts["inbound_waiting"] = self._subscribing.waiting + self._pulling.waiting + self._answering.waiting
             counts["no_subscriber"] = self._publishing.unattended() + self._pushing.unattended()
         return counts

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ._log import logger
+from ._retry import Retry, retry_of
 from ._serializers import Serializer, build_serializer
 
 #: Messages of a queue for which 0 stands, and the most that may be asked for: what a ring of the bus holds at most.
@@ -36,11 +37,13 @@ DEFAULT_CONFIG: dict[str, Any] = {
     "ordering": "topic",
     "policy": "block",
     "req_timeout_split": "shared",
+    "retry": None,
+    "slow_handler_ms": 1000,
     "strict": False,
     "sync_executor": "thread",
 }
 #: Words that will mean something: told apart from a typing error.
-NOT_YET = ("node", "retry", "tls", "token")
+NOT_YET = ("node", "tls", "token")
 #: What happens to messages for which a subscriber has no room, in the words of `busway sub --policy`.
 POLICIES = ("block", "drop-oldest", "keep-latest")
 
@@ -67,6 +70,8 @@ class Settings:
     ordering: str
     policy: str
     req_timeout_split: str
+    retry: Retry | None
+    slow_handler: float
     strict: bool
     sync_executor: Executor | None
     in_processes: bool
@@ -169,6 +174,8 @@ def settings(config: Mapping[str, Any] | None) -> Settings:
         ordering=_word(given, "ordering", "topic", "none"),
         policy=_word(given, "policy", *POLICIES),
         req_timeout_split=_word(given, "req_timeout_split", "shared", "half"),
+        retry=retry_of(given["retry"], "config['retry']"),
+        slow_handler=_seconds(given, "slow_handler_ms", 1000),
         strict=given["strict"],
         sync_executor=_executor(given["sync_executor"]),
         in_processes=given["sync_executor"] == "process",

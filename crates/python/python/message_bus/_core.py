@@ -22,6 +22,7 @@ import busway
 
 from ._breaker import FAILURES, Breaker
 from ._config import settings
+from ._hooks import Hook, Rejected, passed
 from ._log import Limited
 from ._metrics import BusMetrics
 from ._processes import Processes
@@ -44,6 +45,10 @@ class Core:
         self.settings = settings(config)
         self.log = Limited()
         self.serializer = self.settings.serializer
+        self.before_send: tuple[Hook, ...] = ()
+        self.after_receive: tuple[Hook, ...] = ()
+        #: Publishes a message that a handler gave up, on a port and a topic.
+        self.bury: Callable[[int, str, dict[str, Any]], Awaitable[object]]
         self.fresh()
 
     def fresh(self) -> None:
@@ -85,6 +90,19 @@ class Core:
     def envelope(self, data: Any) -> dict[str, Any]:
         """What goes around the data of a result or a request."""
         return {"sender": self.service, "ts": time.time(), "data": data}
+
+    async def received(self, message: dict[str, Any]) -> dict[str, Any] | None:
+        """A message that came, behind the hooks; None where one refused it, which is counted."""
+        if not self.after_receive:
+            return message
+        try:
+            return await passed(self.after_receive, message)
+        except Exception as error:
+            self.metrics.dropped_inbound("rejected")
+            if not isinstance(error, Rejected):
+                self.metrics.error("hook")
+            self.log(logging.WARNING, "received rejected", "a message that came was refused: %r", error)
+            return None
 
     def breaker(self, endpoint: str) -> Breaker:
         found = self._breakers.get(endpoint)
@@ -166,10 +184,14 @@ class Core:
         self.metrics.error(cause)
         self.log(logging.WARNING, f"{endpoint} {cause}", "a message was dropped: %s", error)
 
+    def is_cancelled(self) -> bool:
+        """Whether it is our own task that is cancelled, and not what it waits for."""
+        task = asyncio.current_task()
+        return self.closed or (task is not None and task.cancelling() > 0)
+
     def handler_failed(self, of: str, error: BaseException) -> None:
         """A handler raised `error`; raises it on where it is our own task that was cancelled."""
-        task = asyncio.current_task()
-        if isinstance(error, asyncio.CancelledError) and (self.closed or (task is not None and task.cancelling())):
+        if isinstance(error, asyncio.CancelledError) and self.is_cancelled():
             raise error
         self.metrics.error("handler")
         self.log(logging.ERROR, f"handler of {of}", "a handler of %s failed: %r", of, error, error=error)

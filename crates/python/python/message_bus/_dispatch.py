@@ -11,11 +11,14 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import logging
+import time
 from collections import deque
 from collections.abc import Awaitable
 from functools import partial
 from typing import Any
 
+from ._care import QUICK
 from ._core import Core
 from ._handlers import Handler
 from ._processes import HandlerFailed
@@ -27,7 +30,8 @@ TURN = 64
 class Inbox:
     """How much of one subscription waits to be handled."""
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, port: int, most: int) -> None:
+        self.port = port
         self.most = most
         self.waiting = 0
         #: Somebody waits for room.
@@ -73,7 +77,8 @@ class _Outcome:
 
     def __init__(self) -> None:
         self.awaitables: list[Awaitable[Any]] = []
-        self.errors: list[Exception] = []
+        self.errors: list[BaseException] = []
+        self.slow: list[float] = []
 
 
 class Dispatcher:
@@ -158,7 +163,7 @@ class Dispatcher:
         turn = TURN
         while lane.runs and turn > 0:
             run = lane.runs[0]
-            if len(run.handlers) > 1:
+            if len(run.handlers) > 1 or run.handlers[0].care is not None or self._core.after_receive:
                 turn -= await self._carry_to_all(lane, run, turn)
             elif run.handlers[0].is_async:
                 turn -= await self._carry_here(lane, run, turn)
@@ -170,8 +175,10 @@ class Dispatcher:
 
     async def _carry_here(self, lane: _Lane, run: Run, most: int) -> int:
         """Awaits one handler for so many messages of a run; returns for how many."""
-        inbox, messages, function = run.inbox, run.messages, run.handlers[0].function
+        inbox, messages, handler, clock = run.inbox, run.messages, run.handlers[0], time.monotonic
+        function = handler.function
         count = 0
+        before = clock()
         while messages and count < most:
             message = messages.popleft()
             count += 1
@@ -181,63 +188,152 @@ class Dispatcher:
             except (Exception, asyncio.CancelledError) as error:
                 inbox.done(1)
                 self._core.handler_failed(lane.topic, error)
-                continue
-            inbox.waiting -= 1
-            if inbox.wanted:
-                inbox.done(0)
+            else:
+                inbox.waiting -= 1
+                if inbox.wanted:
+                    inbox.done(0)
+            now = clock()
+            if now - before > QUICK:
+                self._took(handler, now - before)
+            before = now
+        handler.times.calls += count
         return count
 
     async def _carry_to_all(self, lane: _Lane, run: Run, most: int) -> int:
-        """The same where there are several handlers."""
+        """The same where there are hooks, several handlers, or one that wants care."""
         count = 0
         while run.messages and count < most:
             message = run.messages.popleft()
             count += 1
             self._in_turn += 1
             try:
-                for handler in run.handlers:
-                    try:
-                        if handler.is_async:
-                            await handler.function(message)
-                        else:
-                            await self._in_thread(handler, [message], lane.topic)
-                    except (Exception, asyncio.CancelledError) as error:
-                        self._core.handler_failed(lane.topic, error)
+                passed = await self._core.received(message)
+                for handler in run.handlers if passed is not None else ():
+                    await self._handle(run.inbox.port, lane.topic, handler, passed)
             finally:
                 run.inbox.done(1)
         return count
 
+    async def _handle(self, port: int, topic: str, handler: Handler, message: dict[str, Any] | None) -> None:
+        """Has one message handled by one handler, with the care that was asked for."""
+        care, breaker, failed = handler.care, None, 0
+        if care is not None:
+            breaker = care.breaker
+        leave = breaker.admit() if breaker is not None else 0
+        if leave is None:
+            await self._give_up(port, topic, handler, message, "breaker", 0)
+            return
+        while True:
+            try:
+                error = await self._once(topic, handler, message)
+            except BaseException:
+                if breaker is not None:
+                    breaker.gave_up(leave)
+                raise
+            if error is None:
+                if breaker is not None:
+                    breaker.succeeded(leave)
+                return
+            failed += 1
+            retry = care.retry if care is not None else None
+            if retry is None or failed > retry.times:
+                break
+            self._core.metrics.causes["handler_retried"] += 1
+            try:
+                await asyncio.sleep(retry.pause(failed))
+            except BaseException:
+                if breaker is not None:
+                    breaker.gave_up(leave)
+                raise
+        if breaker is not None:
+            breaker.failed(leave)
+        if care is not None:
+            await self._give_up(port, topic, handler, message, repr(error), failed)
+
+    async def _once(self, topic: str, handler: Handler, message: dict[str, Any] | None) -> BaseException | None:
+        """Calls a handler; returns what it raised, which is counted."""
+        before = time.monotonic()
+        error: BaseException | None = None
+        try:
+            if handler.is_async:
+                await handler.function(message)
+            else:
+                for error in await self._in_thread(handler, [message]):
+                    self._core.handler_failed(topic, error)
+        except (Exception, asyncio.CancelledError) as raised:
+            self._core.handler_failed(topic, raised)
+            error = raised
+        handler.times.calls += 1
+        took = time.monotonic() - before
+        if handler.is_async and took > QUICK:
+            self._took(handler, took)
+        return error
+
+    async def _give_up(
+        self, port: int, topic: str, handler: Handler, message: dict[str, Any] | None, why: str, attempts: int
+    ) -> None:
+        """A message is not handled by a handler, and goes where it was said."""
+        core = self._core
+        core.metrics.dropped_inbound("breaker" if not attempts else "given_up")
+        dead_letter = handler.care.dead_letter if handler.care is not None else None
+        # A handler of dead letters has none.
+        if dead_letter is None or dead_letter == topic:
+            return
+        data = {"topic": topic, "handler": handler.topic, "error": why, "attempts": attempts, "message": message}
+        envelope = {"topic": dead_letter, "sender": core.service, "ts": time.time(), "data": data}
+        try:
+            await core.bury(port, dead_letter, envelope)
+        except Exception as error:
+            core.log(logging.WARNING, "dead letter", "a dead letter cannot be published: %s", error)
+
+    def _took(self, handler: Handler, seconds: float) -> None:
+        """A call was not quick; where it was slow that is told."""
+        handler.times.took(seconds)
+        core, times = self._core, handler.times
+        if 0 < core.settings.slow_handler <= seconds:
+            core.metrics.causes["slow_handler"] += 1
+            text = "a handler of %s took %.3f s; 99 of 100 of its %d calls take at most %.3f s"
+            calls = max(times.calls, 1)
+            core.log(logging.WARNING, f"slow {handler.topic}", text, handler.topic, seconds, calls, times.p99())
+
     async def _carry_to_thread(self, lane: _Lane, run: Run) -> None:
         """Handles what waits for the same function in one call of a thread."""
+        handler = run.handlers[0]
         messages = [run.messages.popleft() for _ in range(min(TURN, len(run.messages)))]
         try:
-            await self._in_thread(run.handlers[0], messages, lane.topic)
+            for failed in await self._in_thread(handler, messages):
+                self._core.handler_failed(lane.topic, failed)
         except (Exception, asyncio.CancelledError) as error:
             self._core.handler_failed(lane.topic, error)
         finally:
             run.inbox.done(len(messages))
+            handler.times.calls += len(messages)
 
-    async def _in_thread(self, handler: Handler, messages: list[dict[str, Any]], topic: str) -> None:
+    async def _in_thread(self, handler: Handler, messages: list[Any]) -> list[BaseException]:
         """Calls a function in a thread with each of the messages, and awaits what it returns to be awaited; or in a process."""
         if handler.pickled is not None:
-            for failed in await self._core.in_handler_process(handler.pickled, messages):
-                self._core.handler_failed(topic, HandlerFailed(failed))
-            return
+            return [HandlerFailed(text) for text in await self._core.in_handler_process(handler.pickled, messages)]
         outcome = _Outcome()
         await self._core.in_handler_thread(partial(self._call, handler, messages, outcome))
-        for error in outcome.errors:
-            self._core.handler_failed(topic, error)
+        for seconds in outcome.slow:
+            self._took(handler, seconds)
         for awaitable in outcome.awaitables:
             try:
                 await awaitable
-            except (Exception, asyncio.CancelledError) as error:
-                self._core.handler_failed(topic, error)
+            except Exception as error:
+                outcome.errors.append(error)
+            except asyncio.CancelledError as error:
+                if self._core.is_cancelled():
+                    raise
+                outcome.errors.append(error)
+        return outcome.errors
 
     def _call(self, handler: Handler, messages: list[dict[str, Any]], outcome: _Outcome) -> None:
         for message in messages:
             if self._closed:
                 self._core.metrics.dropped_inbound("closed")
                 continue
+            before = time.monotonic()
             try:
                 returned = handler.function(message)
             except Exception as error:
@@ -245,3 +341,6 @@ class Dispatcher:
             else:
                 if inspect.isawaitable(returned):
                     outcome.awaitables.append(returned)
+            took = time.monotonic() - before
+            if took > QUICK:
+                outcome.slow.append(took)

@@ -19,7 +19,9 @@ from typing import Any
 
 import busway
 
+from ._breaker import Breaker
 from ._core import Core
+from ._hooks import Rejected, passed
 from ._names import name, results
 from ._route import Port, Route, slots, when_there_is_room
 
@@ -34,12 +36,20 @@ class PublishResult:
 
     #: Whether the bus has it.
     accepted: bool
-    #: Why it was dropped, where it was not accepted: `timeout`, `cooldown`, `unserialisable`, `too_large`, `closed`, or the
+    #: Why it was dropped, where it was not accepted: `timeout`, `cooldown`, `rejected`, `unserialisable`, `too_large`, `closed`, or the
     #: code of an error.
     cause: str | None = None
 
 
 ACCEPTED = PublishResult(True)
+
+
+def _cause(error: busway.Error) -> str:
+    if isinstance(error, busway.Full):
+        return "timeout"
+    if isinstance(error, busway.TooLarge):
+        return "too_large"
+    return "closed" if isinstance(error, busway.Closed) else error.code
 
 
 class Outbound:
@@ -78,42 +88,59 @@ class Outbound:
             await asyncio.sleep(0)
             return self._dropped("closed" if core.closed else "cooldown")
         try:
+            if core.before_send:
+                message = await passed(core.before_send, message)
             payload = core.dumps(message)
             if not isinstance(topic, str):
                 raise TypeError(f"a topic is text, not {topic!r}")
             hash(port)
         except Exception as error:
             breaker.gave_up(leave)
-            return self._dropped("unserialisable", error)
-        try:
-            route = await self.route(port, topic)
-            await self._send(route, payload)
-        except busway.Full as error:
-            # Somebody is slow; the endpoint is well.
-            breaker.gave_up(leave)
-            return self._dropped("timeout", error)
-        except busway.TooLarge as error:
-            breaker.gave_up(leave)
-            return self._dropped("too_large", error)
-        except busway.Closed as error:
-            breaker.gave_up(leave)
-            return self._dropped("closed", error)
-        except busway.Error as error:
-            breaker.failed(leave)
-            return self._dropped(error.code, error)
+            return self._dropped("rejected" if isinstance(error, Rejected) else "unserialisable", error)
         except BaseException:
             breaker.gave_up(leave)
             raise
+        failed = await self._tried(port, topic, payload, breaker, leave)
+        if failed is not None:
+            return self._dropped(_cause(failed), failed)
         breaker.succeeded(leave)
         core.metrics.messages_sent += 1
         # Who has just been made to listen has its turn first.
         await asyncio.sleep(0)
         return ACCEPTED
 
+    async def _tried(self, port: int, topic: str, payload: bytes, breaker: Breaker, leave: int) -> busway.Error | None:
+        """Sends a message, and again where that fails, as often as was said; returns what it failed of at last."""
+        core, retry, failed = self._core, self._core.settings.retry, 0
+        while True:
+            try:
+                route = await self.route(port, topic)
+                await self._send(route, payload)
+                return None
+            except busway.Error as error:
+                failed += 1
+                is_over = isinstance(error, (busway.TooLarge, busway.Closed)) or core.ending
+                if retry is None or failed > retry.times or is_over:
+                    # Where somebody is slow the endpoint is well.
+                    if isinstance(error, (busway.Full, busway.TooLarge, busway.Closed)):
+                        breaker.gave_up(leave)
+                    else:
+                        breaker.failed(leave)
+                    return error
+            except BaseException:
+                breaker.gave_up(leave)
+                raise
+            core.metrics.causes["retried"] += 1
+            try:
+                await asyncio.sleep(retry.pause(failed))
+            except BaseException:
+                breaker.gave_up(leave)
+                raise
+
     def _dropped(self, cause: str, error: Exception | None = None) -> PublishResult:
         metrics = self._core.metrics
         metrics.dropped_outbound(cause)
-        if error is not None:
+        if error is not None and cause != "rejected":
             metrics.error(cause)
         self._core.log(logging.WARNING, f"{self._pattern} {cause}", "a message was dropped: %s", error or cause)
         if self._core.settings.strict:
@@ -149,6 +176,9 @@ class Outbound:
         """The route of a topic, which is opened if it is not there."""
         route = self.routes.get((port, topic))
         if route is None:
+            if len(self.routes) >= ROUTES_MAX:
+                # It is about to be closed.
+                next(iter(self.routes.values())).flush(asyncio.get_running_loop())
             route = await self._core.in_thread(partial(self._opened, port, topic))
         return route
 

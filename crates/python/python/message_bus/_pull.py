@@ -105,6 +105,8 @@ class Pulling:
             try:
                 message = core.decoded(payload)
                 if message is not None:
+                    message = await core.received(message)
+                if message is not None:
                     await answer_of(handle, message, core)
             except (Exception, asyncio.CancelledError) as error:
                 core.handler_failed("results", error)

@@ -19,6 +19,7 @@ from busway import aio
 
 from ._breaker import Breaker
 from ._core import Core
+from ._hooks import Rejected, passed
 from ._names import requests
 from ._pull import answer_of
 
@@ -55,6 +56,8 @@ class Asking:
             raise Cooldown(f"requests of port {port} are left alone, because they have failed a moment ago")
         try:
             return await self._asked(data, port, timeout or core.settings.req_total_timeout, breaker, leave)
+        except Rejected:
+            raise
         except Exception as error:
             core.metrics.error(error.code if isinstance(error, busway.Error) else type(error).__name__)
             raise
@@ -65,7 +68,13 @@ class Asking:
     async def _asked(self, data: Any, port: int, total: float, breaker: Breaker, leave: int) -> Any:
         core = self._core
         try:
-            payload = core.dumps(core.envelope(data))
+            message = core.envelope(data)
+            if core.before_send:
+                message = await passed(core.before_send, message)
+            payload = core.dumps(message)
+        except Rejected:
+            core.metrics.dropped_outbound("rejected")
+            raise
         except Exception:
             core.metrics.dropped_outbound("unserialisable")
             raise
@@ -233,6 +242,10 @@ class Answering:
         except Exception as error:
             core.undecodable(error)
             return core.dumps({"error": f"Invalid JSON: {error}", "ts": time.time()})
+        if core.after_receive:
+            message = await core.received(message)
+            if message is None:
+                return core.dumps({"error": "Rejected", "ts": time.time()})
         try:
             return core.dumps(await answer_of(handle, message, core))
         except (Exception, asyncio.CancelledError) as error:

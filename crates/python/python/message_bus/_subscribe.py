@@ -64,7 +64,7 @@ class Subscribing:
     async def loop(self, port: int, topics: Iterable[str] | str | None) -> None:
         """Brings messages to their handlers until it is cancelled."""
         prefixes = asked_for(topics)
-        inbox = Inbox(self._core.settings.hwm_inbound)
+        inbox = Inbox(port, self._core.settings.hwm_inbound)
         self._inboxes.add(inbox)
         patterns: dict[str, list[str]] = {}
         for prefix in prefixes:

@@ -75,6 +75,8 @@ class Settings(BusClaims):
             "ordering": ["some", None, []],
             "policy": ["sometimes", "fail"],
             "req_timeout_split": ["third"],
+            "retry": [3, {"times": 3}, {"max": -1}, {"max": 101}, {"max": True}, {"base_ms": -1}, {"cap_ms": float("nan")}, {"jitter": 0.5}],
+            "slow_handler_ms": [-1, None],
             "strict": ["yes", 1],
             "sync_executor": ["processes", None],
         }
