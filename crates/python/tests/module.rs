@@ -232,6 +232,17 @@ claims! {
     fn a_pattern_that_can_match_nothing_is_refused();
     fn what_fails_is_sent_again_as_often_as_was_said_with_the_same_id();
 
+    "test_bus_payloads.Counts":
+    fn what_became_of_what_was_sent_is_told_and_adds_up();
+    fn the_counts_are_text_and_found_at_an_address_with_no_code();
+    fn an_address_that_another_program_has_does_not_end_the_bus();
+
+    "test_bus_payloads.Payloads":
+    fn bytes_go_as_they_are_and_what_is_none_is_refused();
+    fn bytes_that_are_no_message_are_refused_whatever_they_are();
+    fn messagepack_and_tables_go_where_their_packages_are();
+    fn a_package_that_is_not_installed_is_named_with_how_to_get_it();
+
     "test_words.Words":
     fn the_stubs_name_what_is_there();
     fn the_examples_of_the_documentation_run();

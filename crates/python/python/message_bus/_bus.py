@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import time
 import uuid
 import weakref
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -18,7 +20,7 @@ from ._core import Core
 from ._handlers import Function
 from ._hooks import Hook, checked
 from ._log import logger
-from ._metrics import BusMetrics
+from ._metrics import BusMetrics, text_of
 from ._outbound import Publishing, PublishResult, Pushing
 from ._pull import Pulling
 from ._request import Answering, Asking
@@ -57,6 +59,7 @@ class MessageBus:
         self._core = Core(service_name, config)
         self._publishing = Publishing(self._core)
         self._core.bury = self._publishing.send
+        self._core.shown = weakref.WeakMethod(self._shown)
         self._subscribing = Subscribing(self._core)
         self._pushing = Pushing(self._core)
         self._pulling = Pulling(self._core)
@@ -261,7 +264,8 @@ class MessageBus:
         await asyncio.get_running_loop().run_in_executor(None, core.leave(until))
 
     def get_metrics(self, extended: bool = False) -> dict[str, Any]:
-        """The nine counts; with `extended` also `causes`, what waits for handlers, and what was kept for nobody."""
+        """The nine counts; with `extended` also `causes`, what waits for handlers and what they took, and what became of what
+        was sent: `expected` is `delivered` and `in_flight` and `lost`."""
         for outbound in (self._publishing, self._pushing):
             outbound.flush()
         counts: dict[str, Any] = self._core.metrics.as_dict()
@@ -275,8 +279,23 @@ class MessageBus:
             counts["causes"] = dict(self._core.metrics.causes)
             counts["handlers"] = self._subscribing.handlers.times()
             counts["inbound_waiting"] = self._subscribing.waiting + self._pulling.waiting + self._answering.waiting
-            counts["no_subscriber"] = self._publishing.unattended() + self._pushing.unattended()
+            account: Counter[str] = Counter()
+            counts["no_subscriber"] = 0
+            with contextlib.suppress(busway.Error):
+                counts["no_subscriber"] = self._publishing.unattended() + self._pushing.unattended()
+                account = self._publishing.account() + self._pushing.account()
+            for name in ("expected", "delivered", "in_flight"):
+                counts[name] = account.pop(name, 0)
+            counts["lost"] = {cause.removeprefix("lost."): count for cause, count in account.items()}
         return counts
+
+
+    def metrics_text(self) -> str:
+        """The counts as Prometheus reads them. With `metrics_port` they are at `http://127.0.0.1:PORT/metrics`, with no code."""
+        return text_of([self._shown()])
+
+    def _shown(self) -> tuple[str, dict[str, Any]]:
+        return self.service_name, self.get_metrics(extended=True)
 
 
 def _after_fork() -> None:

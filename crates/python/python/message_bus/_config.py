@@ -34,6 +34,7 @@ DEFAULT_CONFIG: dict[str, Any] = {
     "breaker": "repeated",
     "domain": "default",
     "late_join_ms": 1000,
+    "metrics_port": None,
     "ordering": "topic",
     "policy": "block",
     "req_timeout_split": "shared",
@@ -67,6 +68,7 @@ class Settings:
     breaker: str
     domain: str
     late_join: float
+    metrics_port: int | None
     ordering: str
     policy: str
     req_timeout_split: str
@@ -107,6 +109,14 @@ def _concurrency(value: object) -> int | None:
         return None
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise _wrong("handler_max_concurrency", value, "None or a number of 1 or more")
+    return value
+
+
+def _port(value: object) -> int | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 65535:
+        raise _wrong("metrics_port", value, "None or a port of this host, 1 to 65535")
     return value
 
 
@@ -171,6 +181,7 @@ def settings(config: Mapping[str, Any] | None) -> Settings:
         breaker=_word(given, "breaker", "repeated", "strict"),
         domain=given["domain"],
         late_join=_seconds(given, "late_join_ms", 1000),
+        metrics_port=_port(given["metrics_port"]),
         ordering=_word(given, "ordering", "topic", "none"),
         policy=_word(given, "policy", *POLICIES),
         req_timeout_split=_word(given, "req_timeout_split", "shared", "half"),

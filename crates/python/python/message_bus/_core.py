@@ -12,6 +12,7 @@ import contextvars
 import logging
 import threading
 import time
+import weakref
 from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping
 from concurrent.futures import BrokenExecutor, Executor, ThreadPoolExecutor
@@ -24,7 +25,7 @@ from ._breaker import FAILURES, Breaker
 from ._config import settings
 from ._hooks import Hook, Rejected, passed
 from ._log import Limited
-from ._metrics import BusMetrics
+from ._metrics import BusMetrics, Shown
 from ._processes import Processes
 from ._runtime import Membership
 from ._serializers import Serializer, reads_bytes
@@ -47,6 +48,8 @@ class Core:
         self.serializer = self.settings.serializer
         self.before_send: tuple[Hook, ...] = ()
         self.after_receive: tuple[Hook, ...] = ()
+        #: The counts of the bus, as long as it is there.
+        self.shown: weakref.WeakMethod[Callable[[], Shown]]
         #: Publishes a message that a handler gave up, on a port and a topic.
         self.bury: Callable[[int, str, dict[str, Any]], Awaitable[object]]
         self.fresh()
@@ -118,7 +121,27 @@ class Core:
                 raise busway.Closed(602, "the message bus was cleaned up", self.service)
             if self._membership is None:
                 self._membership = Membership(self.settings.domain, self.service)
+                self._show()
             return self._membership.bus
+
+    def _show(self) -> None:
+        """Shows the counts where that was said."""
+        port = self.settings.metrics_port
+        if port is None:
+            return
+
+        # Only who wants it pays for a server.
+        from ._exporter import show
+
+        def shown() -> Shown | None:
+            bus = self.shown()
+            return bus() if bus is not None else None
+
+        try:
+            show(port, id(self), shown)
+        except OSError as error:
+            # No program should end for want of being watched.
+            self.not_opened(f"metrics:{port}", error)
 
     async def in_thread(self, call: Callable[[], T]) -> T:
         """What `call` returns, called where it does not hold the loop up."""
@@ -320,6 +343,10 @@ class Core:
             self.metrics.active_connections = 0
 
         def last() -> None:
+            if self.settings.metrics_port is not None:
+                from ._exporter import hide
+
+                hide(self.settings.metrics_port, id(self))
             if membership is not None:
                 membership.release()
             if processes is not None:

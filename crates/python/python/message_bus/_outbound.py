@@ -13,6 +13,7 @@ import asyncio
 import logging
 import threading
 import time
+from collections import Counter
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -65,9 +66,10 @@ class Outbound:
         #: By port and topic, the one that was opened first at the beginning.
         self.routes: dict[tuple[int, str], Route] = {}
         self._opening = threading.Lock()
-        #: What routes that are closed have lost.
+        #: What routes that are closed have lost, and what became of what they sent.
         self._lost = 0
         self._unattended = 0
+        self._past: Counter[str] = Counter()
 
     def open(self, port: int, topic: str) -> Port:
         """A port of the bus for a topic; it may take a moment."""
@@ -205,6 +207,7 @@ class Outbound:
     def _close(self, route: Route) -> None:
         self._lost += route.losses()
         self._unattended += route.unattended()
+        self._past += route.account()
         route.native.close()
         self._core.ended(route.endpoint)
 
@@ -216,6 +219,10 @@ class Outbound:
             return
         for route in list(self.routes.values()):
             route.flush(loop)
+
+    def account(self) -> Counter[str]:
+        """What became of what was sent: `delivered`, `in_flight`, and each cause of a loss as `lost.CAUSE`."""
+        return sum((route.account() for route in list(self.routes.values())), Counter(self._past))
 
     def lost(self) -> int:
         """Messages that were sent and are lost."""

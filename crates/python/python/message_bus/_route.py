@@ -9,6 +9,7 @@ Invariant: what a task hands in leaves in its order; what is in the batch is sen
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -170,6 +171,13 @@ class Route:
         # Who leaves takes along what it had not read, and a count never falls.
         self._lost = max(lost(account) + max(0, int(beyond)), self.stalled, self._lost)
         return self._lost
+
+    def account(self) -> Counter[str]:
+        """What became of what was sent: what was taken, what is under way, and what was lost, by cause."""
+        account = self.native.account()
+        counts = Counter({f"lost.{cause}": count for cause, count in account["dropped"].items()})
+        counts.update(delivered=account["delivered"], in_flight=account["in_flight"], expected=account["expected"])
+        return counts
 
     def unattended(self) -> int:
         """Messages for which nobody came in time."""

@@ -1,6 +1,6 @@
 """How messages become text, and back.
 
-Both serializers write JSON, so that each reads what the other wrote. One of the program's own is set by
+`json` and `orjson` write JSON, so that each reads what the other wrote; those for other data are in `_payloads`. One of the program's own is set by
 `bus.serializer = Custom()`, or given as `config["serializer"]`.
 """
 
@@ -21,7 +21,7 @@ except ImportError:
     orjson = None
 
 #: The names that `config["serializer"]` knows.
-NAMES = ("json", "orjson")
+NAMES = ("json", "orjson", "msgpack", "raw", "arrow")
 
 
 class Serializer:
@@ -68,11 +68,15 @@ class OrjsonSerializer(Serializer):
 
 
 def build_serializer(name: str) -> Serializer:
-    """The serializer of this name; JSON where orjson is asked for and not installed."""
+    """The serializer of this name; JSON where orjson is asked for and not installed. Raises ImportError, with what to install."""
     if name not in NAMES:
         raise ValueError(f"there is no serializer {name!r}; there are: {', '.join(NAMES)}")
     if name == "json":
         return JsonSerializer()
+    if name != "orjson":
+        payloads = importlib.import_module("._payloads", __package__)
+        made: Serializer = getattr(payloads, f"{name.capitalize()}Serializer")()
+        return made
     if orjson is None:
         logger.log(logging.INFO, "orjson is not installed: JSON is written by the standard library")
         return JsonSerializer()
@@ -81,4 +85,4 @@ def build_serializer(name: str) -> Serializer:
 
 def reads_bytes(serializer: Serializer) -> bool:
     """Whether it takes bytes as they came: one of the program's own is given text, as its author expects."""
-    return type(serializer) in (JsonSerializer, OrjsonSerializer)
+    return type(serializer).__module__.rpartition(".")[0] == __package__

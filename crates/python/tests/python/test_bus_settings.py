@@ -72,6 +72,7 @@ class Settings(BusClaims):
             "breaker": ["never", True],
             "domain": [5],
             "late_join_ms": [-1],
+            "metrics_port": [0, -1, 65536, "9100", True],
             "ordering": ["some", None, []],
             "policy": ["sometimes", "fail"],
             "req_timeout_split": ["third"],
@@ -91,7 +92,7 @@ class Settings(BusClaims):
             self.assertIsInstance(MessageBus("x", config), MessageBus)
 
     def test_serializers_read_what_the_others_wrote_and_a_missing_one_is_told(self):
-        with self.assertRaisesRegex(ValueError, "json, orjson"):
+        with self.assertRaisesRegex(ValueError, "json, orjson, msgpack, raw, arrow"):
             build_serializer("yaml")
         self.assertEqual(JsonSerializer().dumps({"a": [1, "é"]}), '{"a":[1,"\\u00e9"]}')
         there = _serializers.orjson

@@ -1,0 +1,195 @@
+"""Data of `message_bus` that is no JSON, and the counts as others read them."""
+
+import asyncio
+import importlib.util
+import logging
+import random
+import socket
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from unittest import mock
+
+from bus_stage import BusClaims
+from message_bus import MessageBus, build_serializer
+from message_bus._payloads import RawSerializer
+from stage import PATIENCE
+
+
+class Echo(MessageBus):
+    def __init__(self, *arguments):
+        super().__init__(*arguments)
+        self.results = []
+
+    async def _handle_pulled_message(self, message):
+        self.results.append(message["data"])
+
+    async def _handle_request(self, request):
+        return request["data"]
+
+
+def there(name):
+    return importlib.util.find_spec(name) is not None
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+class Payloads(BusClaims):
+    async def round(self, serializer, data):
+        """What becomes of data that is published, pushed and asked with."""
+        async with self.bus({"serializer": serializer}) as sender, self.bus({"serializer": serializer}, kind=Echo) as bus:
+            seen = []
+            bus.register_handler("x", seen.append)
+            await self.listens(bus)
+            asyncio.create_task(bus.pull_results_loop())
+            asyncio.create_task(bus.response_loop())
+            await sender.publish("x", data)
+            await sender.push_result(data)
+            answer = await sender.request(data, timeout=PATIENCE)
+            await self.until(lambda: seen and bus.results)
+            self.assertEqual((seen[0]["topic"], seen[0]["sender"]), ("x", "test"))
+            self.assertEqual(sender.get_metrics()["errors"] + bus.get_metrics()["errors"], 0)
+            return seen[0]["data"], bus.results[0], answer
+
+    def test_bytes_go_as_they_are_and_what_is_none_is_refused(self):
+        data = bytes(range(256)) * 300
+        for one in (data, bytearray(data), memoryview(data)):
+            self.assertEqual(self.run_async(self.round("raw", one)), (data, data, data))
+
+        async def main():
+            async with self.bus({"serializer": "raw"}) as bus:
+                for wrong in ({"a": 1}, "text", 5, None):
+                    self.assertEqual((await bus.publish_ex("x", wrong)).cause, "unserialisable")
+
+        self.run_async(main())
+
+    def test_bytes_that_are_no_message_are_refused_whatever_they_are(self):
+        raw, seed = RawSerializer(), 47
+        random.seed(seed)
+        good = raw.dumps({"topic": "x", "sender": "y", "ts": 1.0, "data": b"data"})
+        self.assertEqual(raw.loads(good)["data"], b"data")
+        # Its head says that it is longer than the message.
+        empty = bytearray(raw.dumps({"sender": "y", "data": b""}))
+        self.assertEqual(raw.loads(empty), {"sender": "y", "data": b""})
+        empty[1] += 1
+        with self.assertRaises(ValueError):
+            raw.loads(empty)
+        refused = 0
+        for _ in range(20_000):
+            bad = bytearray(good)
+            for _ in range(random.randint(1, 4)):
+                bad[random.randrange(min(len(bad), 12))] = random.randrange(256)
+            del bad[random.randint(0, len(bad)) :]
+            try:
+                raw.loads(bytes(bad))
+            except ValueError:
+                refused += 1
+        self.assertGreater(refused, 10_000)
+        self.evidence(seed=seed, messages=20_000, refused=refused)
+
+    def test_messagepack_and_tables_go_where_their_packages_are(self):
+        lacking = []
+        if there("msgpack"):
+            data = {"a": [1, 2.5, b"bytes", None], 7: "é"}
+            self.assertEqual(self.run_async(self.round("msgpack", data)), (data, data, data))
+        else:
+            lacking.append("msgpack")
+        if there("pyarrow"):
+            import pyarrow
+
+            table = pyarrow.table({"symbol": ["BTC", "ETH"], "price": [1.5, 2.5]})
+            for data in (table, table.to_batches()[0]):
+                for came in self.run_async(self.round("arrow", data)):
+                    self.assertTrue(came.equals(table))
+        else:
+            lacking.append("pyarrow")
+        self.evidence(lacking=",".join(lacking) or "none")
+
+    def test_a_package_that_is_not_installed_is_named_with_how_to_get_it(self):
+        for name, package in (("msgpack", "msgpack"), ("arrow", "pyarrow")):
+            with mock.patch.dict(sys.modules, {package: None}):
+                with self.assertRaisesRegex(ImportError, f"pip install {package}"):
+                    build_serializer(name)
+                with self.assertRaisesRegex(ImportError, f"pip install {package}"):
+                    MessageBus("x", {"serializer": name})
+        script = "import message_bus, sys\nassert not {'msgpack', 'pyarrow', 'http.server'} & set(sys.modules), 'imported'\n"
+        self.assertEqual(subprocess.run([sys.executable, "-c", script], timeout=PATIENCE).returncode, 0)
+
+
+class Counts(BusClaims):
+    def test_what_became_of_what_was_sent_is_told_and_adds_up(self):
+        async def main():
+            async with self.bus() as bus, self.bus(kind=Echo) as other:
+                seen = []
+                other.register_handler("x", seen.append)
+                await self.listens(other, ["x"])
+                asyncio.create_task(other.pull_results_loop())
+                for number in range(50):
+                    await bus.publish("x", number)
+                    await bus.push_result(number)
+                await bus.publish("nobody's", 0)
+                await self.until(lambda: len(seen) == len(other.results) == 50)
+                await self.until(lambda: bus.get_metrics(extended=True)["delivered"] == 100)
+                counts = bus.get_metrics(extended=True)
+                self.assertEqual(counts["expected"], counts["delivered"] + counts["in_flight"] + sum(counts["lost"].values()))
+                self.assertEqual((counts["in_flight"], counts["lost"]), (1, {}))
+                # What a route has counted stays when it is closed.
+                await bus.cleanup()
+                self.assertEqual(bus.get_metrics(extended=True)["delivered"], 100)
+
+        self.run_async(main())
+
+    def test_the_counts_are_text_and_found_at_an_address_with_no_code(self):
+        port = free_port()
+
+        def get(path="/metrics"):
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=PATIENCE) as answer:
+                return answer.read().decode()
+
+        async def main():
+            config = {"metrics_port": port}
+            odd = 'a"b\\c\n'
+            async with self.bus(config, name="first") as bus:
+                self.assertIn('bus_messages_sent_total{service="first"} 0', bus.metrics_text())
+                async with self.bus(config, name=odd) as other:
+                    for number in range(3):
+                        await bus.publish("x", number)
+                    await other.publish("x", 3)
+                    await other.publish("x", object())
+                    text = await asyncio.to_thread(get)
+                    self.assertIn('bus_messages_sent_total{service="first"} 3', text)
+                    self.assertIn('bus_errors_total{service="a\\"b\\\\c\\n"} 1', text)
+                    self.assertIn('bus_causes_total{service="a\\"b\\\\c\\n",cause="outbound_dropped.unserialisable"} 1', text)
+                    self.assertIn("# TYPE bus_active_connections gauge", text)
+                    names = {line.split("{")[0] for line in text.splitlines() if not line.startswith("#")}
+                    for name in list(bus.get_metrics()):
+                        self.assertTrue({f"bus_{name}_total", f"bus_{name}"} & names, name)
+                    for line in text.splitlines():
+                        self.assertRegex(line, r'^(# (HELP|TYPE) bus_\w+ .+|bus_\w+\{service="([^"\\]|\\.)*"(,cause="[^"]*")?\} \d+)$')
+                    with self.assertRaises(urllib.error.HTTPError):
+                        await asyncio.to_thread(get, "/secret")
+                # Who is cleaned up is not shown.
+                text = await asyncio.to_thread(get)
+                self.assertEqual((text.count("first") > 0, 'a\\"b' in text), (True, False))
+            with self.assertRaises(OSError):
+                await asyncio.to_thread(get)
+
+        with self.assertLogs("message_bus", logging.WARNING):
+            self.run_async(main())
+
+    def test_an_address_that_another_program_has_does_not_end_the_bus(self):
+        async def main(port):
+            async with self.bus({"metrics_port": port}) as bus:
+                self.assertTrue((await bus.publish_ex("x", 1)).accepted)
+                self.assertEqual(bus.get_metrics()["failed_bind_count"], 1)
+
+        with socket.socket() as taken, self.assertLogs("message_bus", logging.ERROR) as logs:
+            taken.bind(("127.0.0.1", 0))
+            taken.listen()
+            self.run_async(main(taken.getsockname()[1]))
+        self.assertIn("cannot be opened", logs.records[0].getMessage())
