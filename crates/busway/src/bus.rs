@@ -13,11 +13,12 @@ use busway_shm::arena::{ArenaOptions, OwnArena};
 use busway_shm::clock::Deadline;
 use busway_shm::sync::{AtomicBool, Ordering};
 use busway_wire::limits::ARENA_BYTES_DEFAULT;
-use busway_wire::{Pattern, PortId, Topic};
+use busway_wire::{MessageId, Pattern, PortId, Topic};
 
 use crate::control::{Control, ControlSettings, Role, Runs};
 use crate::directory::{Directory, Realm};
 use crate::error::{Code, Error, memory};
+use crate::ids::Ids;
 use crate::inspection::Inspection;
 use crate::metrics::ProcessMetrics;
 use crate::ports::PortTable;
@@ -42,6 +43,7 @@ pub(crate) struct Core {
     pub(crate) timeout: Duration,
     /// Where this process replies; kept by those who do.
     pub(crate) lanes: Mutex<Weak<Lanes>>,
+    pub(crate) ids: Ids,
     closed: AtomicBool,
     name: String,
     domain: String,
@@ -233,6 +235,16 @@ impl Bus {
         self.core.check()?;
         let list = self.core.control.members(Deadline::after(self.core.timeout))?;
         Ok(crate::metrics::of_all(&list.members))
+    }
+
+    /// An id for a message, greater than all that were drawn from this bus before: a ULID. A message has it when it is sent
+    /// [with it](crate::Publisher::in_context).
+    ///
+    /// # Errors
+    /// The bus is closed, or was inherited by `fork`; the kernel gives no random numbers ([`Code::MemoryRefused`]).
+    pub fn next_id(&self) -> Result<MessageId, Error> {
+        self.core.check()?;
+        self.core.ids.next()
     }
 
     /// The name of this process on the bus.
@@ -429,7 +441,8 @@ impl BusBuilder {
         let wake = WakeThread::default();
         let closed = AtomicBool::new(false);
         let (lanes, timeout, domain) = (Mutex::default(), self.timeout, self.domain);
-        let core = Core { own, ports, control, wake, timeout, lanes, closed, name, domain };
+        let ids = Ids::default();
+        let core = Core { own, ports, control, wake, timeout, lanes, ids, closed, name, domain };
         Ok(Bus { core: Arc::new(core) })
     }
 }

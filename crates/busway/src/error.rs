@@ -51,6 +51,8 @@ codes! {
     TooLarge = 107, "a message is larger than its publisher allows";
     TopicClash = 108, "another topic has the same id";
     BadCredentials = 109, "a certificate, a key or a token cannot be used";
+    BadTrace = 110, "a trace context cannot be read";
+    BadId = 111, "the id of a message cannot be read";
     DirectoryOwner = 201, "the runtime directory belongs to somebody else";
     DirectoryMode = 202, "the runtime directory is open to others, or closed to us";
     DirectoryKind = 203, "the runtime directory is a symbolic link or not a directory";

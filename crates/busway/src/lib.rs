@@ -14,6 +14,7 @@ pub mod cluster;
 mod control;
 mod directory;
 mod error;
+mod ids;
 mod inspect;
 mod inspection;
 mod log;
@@ -40,8 +41,8 @@ pub use acl::{Acl, AclRule};
 pub use bus::{Bus, BusBuilder};
 pub use busway_protocol::{Principal, PrincipalError};
 pub use busway_wire::{
-    Cause, Codec, Kind, NameError, Pattern, Policy, PolicyError, PortId, ProcessId, Topic, TopicId,
-    check_domain_name,
+    Cause, Codec, Context, Kind, MessageId, MessageIdError, NameError, Pattern, Policy, PolicyError, PortId,
+    ProcessId, Sampled, SpanId, Topic, TopicId, TraceError, TraceId, TraceParent, check_domain_name,
 };
 pub use directory::Realm;
 #[doc(hidden)]
@@ -53,10 +54,10 @@ pub use inspection::{
 };
 pub use node::{FLOWS_TOPIC, FlowStatus, LinkState, Node, NodeBuilder, PEERS_TOPIC, PeerStatus, PeerView};
 pub use outcome::{Behind, Loss, RecvError, SendError, Sent, Unread, Who};
-pub use publisher::{Batch, Clock, DetachedLoan, Gating, Loan, Publisher, PublisherBuilder};
+pub use publisher::{Batch, Clock, DetachedLoan, Gating, InContext, Loan, Publisher, PublisherBuilder};
 pub use puller::{Late, Puller, PullerBuilder, Task};
 pub use pusher::{Pusher, PusherBuilder};
-pub use requester::{Pending, Reply, RequestError, Requester, RequesterBuilder, Strays};
+pub use requester::{Pending, Reply, RequestError, Requester, RequesterBuilder, RequesterInContext, Strays};
 pub use responder::{ReplyError, Request, Responder, ResponderBuilder, Unhandled};
 #[doc(hidden)]
 pub use runtime::{Simulated, Stepped, UnderWay, control_due_ns, step_control};

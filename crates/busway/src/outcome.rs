@@ -7,7 +7,7 @@ use std::fmt;
 
 use busway_shm::error::ShmError;
 use busway_shm::ring::{Refusal, RowName};
-use busway_wire::{Cause, NameError, NameFault, PolicyError, PortId, Topic};
+use busway_wire::{Cause, MessageIdError, NameError, NameFault, PolicyError, PortId, Topic, TraceError};
 
 use crate::error::{Code, Error, memory};
 use crate::sample::PublisherInfo;
@@ -234,6 +234,19 @@ fn named(code: Code, error: &NameError) -> Error {
 impl From<PolicyError> for Error {
     fn from(error: PolicyError) -> Self {
         Error::new(Code::BadPolicy, error.to_string()).at("a policy").remedy("see busway sub --help")
+    }
+}
+
+impl From<TraceError> for Error {
+    fn from(error: TraceError) -> Self {
+        let remedy = "take both as the header of the request has them, or leave the tracestate out";
+        Error::new(Code::BadTrace, error.to_string()).at("a trace").remedy(remedy)
+    }
+}
+
+impl From<MessageIdError> for Error {
+    fn from(error: MessageIdError) -> Self {
+        Error::new(Code::BadId, error.to_string()).at("an id").remedy("draw one: busway pub --id new")
     }
 }
 

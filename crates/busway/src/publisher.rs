@@ -30,11 +30,14 @@ use crate::ports::{Ahead, Carrier, line_of, ring_key};
 use crate::typed::TypedPublisher;
 
 mod batch;
+mod context;
 mod loan;
 mod relay;
 mod work;
 
 pub use batch::Batch;
+pub(crate) use context::Beside;
+pub use context::InContext;
 use loan::Place;
 pub use loan::{DetachedLoan, Loan};
 pub(crate) use relay::{Missing, ORIGIN_BYTES, Relay, RelayLoan};
@@ -496,10 +499,11 @@ impl Publisher {
         origin: WorkOrigin,
         attempt: u8,
         codec: Codec,
+        beside: &Beside<'_>,
         payload: &[u8],
     ) -> Result<Sent, SendError> {
         self.writer.shared().begins_at(self.writer.head() + 1, attempt);
-        self.send_behind(self.stamp, origin.to_bytes(), codec, payload, Patience::None)
+        self.send_behind(self.stamp, origin.to_bytes(), codec, beside, payload, Patience::None)
     }
 
     /// Sends a message of this kind whose payload lies behind a head.
@@ -507,10 +511,11 @@ impl Publisher {
         &mut self,
         stamp: Stamp,
         head: [u8; HEAD_BYTES],
+        beside: &Beside<'_>,
         payload: &[u8],
         patience: Patience,
     ) -> Result<Sent, SendError> {
-        self.send_behind(stamp, head, Codec::Bytes, payload, patience)
+        self.send_behind(stamp, head, Codec::Bytes, beside, payload, patience)
     }
 
     fn send_behind<const HEAD: usize>(
@@ -518,9 +523,13 @@ impl Publisher {
         stamp: Stamp,
         head: [u8; HEAD],
         codec: Codec,
+        beside: &Beside<'_>,
         payload: &[u8],
         patience: Patience,
     ) -> Result<Sent, SendError> {
+        if !beside.is_empty() {
+            return self.send_beside(stamp, beside, &head, codec, payload, patience);
+        }
         self.check()?;
         let bytes = HEAD.saturating_add(payload.len());
         if bytes > INLINE_BYTES {

@@ -9,14 +9,14 @@
 
 use std::time::Duration;
 
-use busway_wire::{PortId, Topic};
+use busway_wire::{Context, PortId, Topic};
 use serde::Serialize;
 
 use crate::bus::Bus;
 use crate::error::Error;
 use crate::inspection::Account;
 use crate::outcome::{SendError, Sent};
-use crate::publisher::{Batch, DetachedLoan, Loan, Publisher, PublisherBuilder};
+use crate::publisher::{Batch, DetachedLoan, InContext, Loan, Publisher, PublisherBuilder};
 
 /// Messages that wait or are being handled, unless the builder says otherwise: a second's work of a quick puller.
 const SLOTS_DEFAULT: u32 = 1024;
@@ -114,6 +114,11 @@ impl Pusher {
     /// Several messages, of which pullers that sleep are told once. See [`Batch`].
     pub fn batch(&mut self) -> Batch<'_> {
         self.publisher.batch()
+    }
+
+    /// What is sent through what this returns bears this context: an id, a trace, or both.
+    pub fn in_context<'a>(&'a mut self, context: Context<'a>) -> InContext<'a> {
+        self.publisher.in_context(context)
     }
 
     /// Sends a value as JSON.

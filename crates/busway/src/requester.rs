@@ -26,14 +26,14 @@ use busway_shm::ring::Patience;
 use busway_shm::seat::RingShared;
 use busway_shm::sync::{AtomicU64, Ordering};
 use busway_wire::limits::{REQUESTS_AHEAD_PARTS, REQUESTS_UNDER_WAY_DEFAULT, REQUESTS_UNDER_WAY_MAX};
-use busway_wire::{Cause, Kind, Pattern, PortId, RequestHead, Topic, lane_of, responders};
+use busway_wire::{Cause, Context, Kind, Pattern, PortId, RequestHead, Topic, lane_of, responders};
 
 use crate::bus::{Bus, Core};
 use crate::error::{Code, Error};
 use crate::inspection::Account;
 use crate::outcome::{RecvError, SendError};
 use crate::ports::{Asker, line_of, lock};
-use crate::publisher::{Publisher, PublisherBuilder, Stamp};
+use crate::publisher::{Beside, Publisher, PublisherBuilder, Stamp};
 use crate::subscriber::SubscriberBuilder;
 
 mod inbox;
@@ -206,6 +206,7 @@ impl Shared {
     fn publish(
         &self,
         correlation: u64,
+        beside: &Beside<'_>,
         payload: &[u8],
         deadline: Deadline,
         until: Deadline,
@@ -221,7 +222,7 @@ impl Shared {
             // Before it can be answered: a reply is believed of who has taken it.
             let placed = |sequence| lock(&self.inbox).is_sent(correlation, sequence);
             placed(self.ring.head() + 1);
-            let sent = sending.send_headed(stamp, head.to_bytes(), payload, patience);
+            let sent = sending.send_headed(stamp, head.to_bytes(), beside, payload, patience);
             if sent.is_err() {
                 placed(0);
             }
@@ -284,6 +285,11 @@ impl Requester {
         self.send(payload, timeout)?.recv()?.ok_or(RequestError::Unanswered)
     }
 
+    /// What is asked through what this returns bears this context: an id, a trace, or both.
+    pub fn in_context<'a>(&'a self, context: Context<'a>) -> RequesterInContext<'a> {
+        RequesterInContext { requester: self, beside: Beside::Context(context) }
+    }
+
     /// Asks, and does not wait for the replies, which nobody waits for any more after `timeout`. It waits, no longer than that, for the first
     /// responder ([`RequesterBuilder::late_join`]) and for a place where as many requests are under way as may be. Meanwhile it receives replies, for whomever they are.
     ///
@@ -292,9 +298,19 @@ impl Requester {
     /// # Errors
     /// [`RequestError::NoResponders`], [`RequestError::TimedOut`], [`RequestError::TooMany`], [`RequestError::TooFarAhead`], [`RequestError::Send`]; a closed bus. The request was not sent.
     pub fn send(&self, payload: &[u8], timeout: Duration) -> Result<Pending, RequestError> {
+        self.send_beside(&Beside::NOTHING, payload, timeout)
+    }
+
+    /// As [`Requester::send`], with something beside the payload.
+    pub(crate) fn send_beside(
+        &self,
+        beside: &Beside<'_>,
+        payload: &[u8],
+        timeout: Duration,
+    ) -> Result<Pending, RequestError> {
         let began_ns = now_ns();
         let deadline = Deadline::after_from(timeout, began_ns);
-        self.counted(self.send_until(payload, deadline, deadline, began_ns))
+        self.counted(self.send_until(beside, payload, deadline, deadline, began_ns))
     }
 
     /// As [`Requester::send`], and returns `None` where it would have to wait for longer than `wait`: the request was not sent, and may be tried
@@ -308,10 +324,20 @@ impl Requester {
         timeout: Duration,
         wait: Duration,
     ) -> Result<Option<Pending>, RequestError> {
+        self.send_beside_within(&Beside::NOTHING, payload, timeout, wait)
+    }
+
+    fn send_beside_within(
+        &self,
+        beside: &Beside<'_>,
+        payload: &[u8],
+        timeout: Duration,
+        wait: Duration,
+    ) -> Result<Option<Pending>, RequestError> {
         let began_ns = now_ns();
         let deadline = Deadline::after_from(timeout, began_ns);
         let until = deadline.earlier(Deadline::after_from(wait, began_ns));
-        match self.send_until(payload, deadline, until, began_ns) {
+        match self.send_until(beside, payload, deadline, until, began_ns) {
             Err(RequestError::TimedOut | RequestError::TooMany | RequestError::TooFarAhead)
                 if !deadline.expired() =>
             {
@@ -329,6 +355,7 @@ impl Requester {
     /// Sends what is waited for until `deadline`, if that can be done by `until`.
     fn send_until(
         &self,
+        beside: &Beside<'_>,
         payload: &[u8],
         deadline: Deadline,
         until: Deadline,
@@ -343,7 +370,7 @@ impl Requester {
         if !placed {
             pending.take_place(until)?;
         }
-        let sequence = shared.publish(correlation, payload, deadline, until, began_ns)?;
+        let sequence = shared.publish(correlation, beside, payload, deadline, until, began_ns)?;
         pending.is_sent(sequence);
         Ok(pending)
     }
@@ -418,6 +445,67 @@ impl Requester {
     #[must_use]
     pub fn topic(&self) -> &Topic {
         &self.shared.topic
+    }
+}
+
+/// A requester whose next requests bear a context; so do their replies, as far as its trace goes. Made by [`Requester::in_context`].
+///
+/// ```
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # use std::time::Duration;
+/// use busway::Context;
+/// let bus = busway::Bus::open("example-of-a-request-in-a-context")?;
+/// let mut responder = bus.responder("double").open()?;
+/// let server = std::thread::spawn(move || {
+///     let request = responder.recv()?;
+///     let trace = request.trace();
+///     request.reply(b"34")?;
+///     Ok::<_, busway::Error>(trace)
+/// });
+/// let trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01".parse()?;
+/// let requester = bus.requester("double").open()?;
+/// let asking = requester.in_context(Context::default().with_trace(trace));
+/// let reply = asking.request(b"17", Duration::from_secs(5))?;
+/// assert_eq!(reply.trace(), Some(trace));
+/// assert_eq!(server.join().expect("it does not panic")?, Some(trace));
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Copy, Debug)]
+#[must_use = "it asks what it is given"]
+pub struct RequesterInContext<'a> {
+    requester: &'a Requester,
+    beside: Beside<'a>,
+}
+
+impl RequesterInContext<'_> {
+    /// As [`Requester::request`].
+    ///
+    /// # Errors
+    /// As [`Requester::request`].
+    pub fn request(&self, payload: &[u8], timeout: Duration) -> Result<Reply, RequestError> {
+        self.send(payload, timeout)?.recv()?.ok_or(RequestError::Unanswered)
+    }
+
+    /// As [`Requester::send`].
+    ///
+    /// # Errors
+    /// As [`Requester::send`].
+    pub fn send(&self, payload: &[u8], timeout: Duration) -> Result<Pending, RequestError> {
+        self.requester.send_beside(&self.beside, payload, timeout)
+    }
+
+    /// As [`Requester::send_within`].
+    ///
+    /// # Errors
+    /// As [`Requester::send_within`].
+    pub fn send_within(
+        &self,
+        payload: &[u8],
+        timeout: Duration,
+        wait: Duration,
+    ) -> Result<Option<Pending>, RequestError> {
+        self.requester.send_beside_within(&self.beside, payload, timeout, wait)
     }
 }
 

@@ -14,12 +14,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use busway_shm::clock::{self, Deadline};
-use busway_wire::{Cause, Kind, Pattern, PortId, ReplyHead, ReplyState, RequestHead};
+use busway_wire::{
+    Cause, Context, Kind, MessageId, Pattern, PortId, ReplyHead, ReplyState, RequestHead, TraceParent,
+};
 
 use crate::bus::Bus;
 use crate::error::{Code, Error};
 use crate::outcome::{RecvError, SendError};
-use crate::publisher::Stamp;
+use crate::publisher::{Beside, Stamp};
 use crate::puller::{Puller, PullerBuilder, Task};
 use crate::sample::Sample;
 
@@ -298,6 +300,30 @@ impl Request {
         self.sample().map_or("", Sample::topic)
     }
 
+    /// What it says beside its payload: its id, and the trace to which it belongs. Its replies belong to the same trace.
+    #[must_use]
+    pub fn context(&self) -> Context<'_> {
+        self.sample().map(Sample::context).unwrap_or_default()
+    }
+
+    /// Its id, if who asks gave it one.
+    #[must_use]
+    pub fn id(&self) -> Option<MessageId> {
+        self.context().id()
+    }
+
+    /// The trace to which it belongs, if who asks said so.
+    #[must_use]
+    pub fn trace(&self) -> Option<TraceParent> {
+        self.context().trace()
+    }
+
+    /// A span of `tracing` for what is done with it, as [`Sample::span`].
+    #[must_use]
+    pub fn span(&self) -> tracing::Span {
+        self.sample().map_or_else(tracing::Span::none, Sample::span)
+    }
+
     /// Who asks.
     #[must_use]
     pub fn requester(&self) -> PortId {
@@ -362,7 +388,9 @@ impl Request {
             claim: self.task.as_ref().and_then(Task::claim),
             deadline_ns: self.deadline_ns,
         };
-        self.lanes.send(&to, &mut self.lane, stamp, head, payload)
+        let asked = self.task.as_ref().map(|task| task.sample().context().without_id());
+        let beside = Beside::Context(asked.unwrap_or_default());
+        self.lanes.send(&to, &mut self.lane, stamp, head, &beside, payload)
     }
 }
 

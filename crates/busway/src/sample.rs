@@ -12,8 +12,11 @@ use std::sync::Arc;
 use busway_shm::row::{Body, Message};
 use busway_shm::slot::InlineMessage;
 use busway_shm::tray::{Item, Lay, Tray};
+use busway_wire::Topic;
 use busway_wire::limits::VALUE_DEPTH_MAX;
-use busway_wire::{Codec, Flags, Kind, PortId, Topic};
+use busway_wire::{
+    Codec, Context as MessageContext, Extensions, Flags, Kind, MessageId, PortId, TraceParent,
+};
 use serde::de::DeserializeOwned;
 use zerocopy::{FromBytes, Immutable, KnownLayout};
 
@@ -203,11 +206,52 @@ impl Sample {
 
     #[inline]
     fn bytes(&self) -> &[u8] {
-        match &self.shown.body {
-            Body::Inline(inline) => inline.payload(),
-            Body::Chunk(chunk) => chunk.payload(),
-            Body::Copied(_, payload) => payload,
+        self.shown.body.payload()
+    }
+
+    /// What it says beside its payload: its id, and the trace to which it belongs. It is read where it lies, each time that this is
+    /// asked; of most messages it says nothing, and costs nothing.
+    #[must_use]
+    pub fn context(&self) -> MessageContext<'_> {
+        MessageContext::read(Extensions::new(self.extensions()))
+    }
+
+    /// Its id, if who sent it gave it one.
+    #[must_use]
+    pub fn id(&self) -> Option<MessageId> {
+        self.context().id()
+    }
+
+    /// The trace to which it belongs, if who sent it said so.
+    #[must_use]
+    pub fn trace(&self) -> Option<TraceParent> {
+        self.context().trace()
+    }
+
+    /// A span of `tracing` for what is done with this message: of level info, with its topic, sequence, and where it has them `trace_id`,
+    /// `parent_id` and `id`. Where it has no trace it is a span that nobody sees.
+    #[must_use]
+    pub fn span(&self) -> tracing::Span {
+        let context = self.context();
+        let Some(trace) = context.trace() else { return tracing::Span::none() };
+        let span = tracing::info_span!(
+            target: "busway::message",
+            "message",
+            topic = self.topic(),
+            sequence = self.sequence(),
+            trace_id = %trace.trace_id(),
+            parent_id = %trace.parent_id(),
+            id = tracing::field::Empty,
+        );
+        if let Some(id) = context.id() {
+            span.record("id", tracing::field::display(id));
         }
+        span
+    }
+
+    /// What stands between header and payload.
+    pub(crate) fn extensions(&self) -> &[u8] {
+        self.shown.body.extensions()
     }
 
     /// The name of its topic.

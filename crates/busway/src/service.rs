@@ -83,7 +83,7 @@ mod schedule;
 use dead_letters::DeadLetters;
 use desk::{Desk, Handle};
 use intake::{Intake, Taken};
-pub use outlet::{Outgoing, Outlet, OutletAccount, OutletError, Port};
+pub use outlet::{Outgoing, Outlet, OutletAccount, OutletError, OutletInContext, Port};
 use pace::Pace;
 use pool::Pool;
 pub use schedule::{HandlerAccount, Order};

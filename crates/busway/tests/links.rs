@@ -1,5 +1,6 @@
 //! Two hosts on one: two domains that share nothing, each with a node, linked over the loopback.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking, also in what its tests share")]
+#![expect(clippy::print_stdout, reason = "the evidence of a row is what its test prints")]
 
 #[path = "scene/stranger.rs"]
 mod stranger;
@@ -12,7 +13,7 @@ use std::time::Duration;
 
 use busway_shm::clock::Deadline;
 
-use busway::{Bus, Cause, LinkState, Node, Policy, Subscriber};
+use busway::{Bus, Cause, Context, LinkState, Node, Policy, Subscriber};
 use busway_wire::link::{Accept, Frame, Identity, Interest, Wanted};
 use busway_wire::{Pattern, Topic};
 use stranger::{Stranger, announce, hello};
@@ -81,6 +82,54 @@ fn two_hosts() -> (Host, Host) {
     near.wait_for_peers(1);
     far.wait_for_peers(1);
     (near, far)
+}
+
+#[test]
+fn what_a_message_says_beside_its_payload_crosses_a_link_whatever_its_size() {
+    let (near, far) = two_hosts();
+    // Of those that are held more than there may be are kept: the rest is copied.
+    let mut subscriber = far.bus.subscriber("sizes").policy(Policy::Block).holds(2).open().unwrap();
+    let mut publisher = near.bus.publisher("sizes").open().unwrap();
+    publisher.wait_for_subscribers(1, PATIENCE).unwrap();
+    let trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01".parse().unwrap();
+    let mut state = String::from("a=");
+    state.extend(std::iter::repeat_n('b', 255));
+    let traced = Context::default().with_trace(trace);
+    let mut sent = Vec::new();
+    for size in [0_usize, 60, 88, 89, 96, 97, 5_000, 100_000, 1 << 20, (3 << 20) + 5] {
+        let all = traced.with_state(&state).unwrap().with_id(near.bus.next_id().unwrap());
+        for context in [Context::default(), traced, all, Context::default()] {
+            let payload: Vec<u8> = (0..size).map(|at| (at / 7 + size) as u8).collect();
+            sent.push((context, payload));
+        }
+    }
+    let mut seen = 0;
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for (context, payload) in &sent {
+                publisher.in_context(*context).send(payload).unwrap();
+            }
+        });
+        let mut kept = std::collections::VecDeque::new();
+        for (context, payload) in &sent {
+            if payload.len() > 5_000 {
+                // What is too large to be copied waits for a hold.
+                kept.clear();
+            }
+            let message = subscriber.recv_timeout(PATIENCE).unwrap().expect("a message");
+            assert!(message.payload() == payload, "of {} bytes", payload.len());
+            assert_eq!(message.context(), *context, "of {} bytes", payload.len());
+            seen += u64::from(!message.context().is_empty());
+            if payload.len() <= 5_000 {
+                kept.push_back(message);
+            }
+            if kept.len() > 4 {
+                kept.pop_front();
+            }
+        }
+    });
+    assert!(subscriber.losses().is_empty());
+    println!("evidence: messages={} with_context={seen}", sent.len());
 }
 
 fn receive(subscriber: &mut Subscriber) -> Vec<u8> {

@@ -13,8 +13,8 @@
 use std::sync::{Arc, OnceLock};
 
 use busway_wire::Cause;
-use busway_wire::Header;
 use busway_wire::Policy;
+use busway_wire::{HEADER_SIZE, Header};
 use busway_wire::{PortId, RingIndex};
 
 use crate::arena::{OwnArena, PeerArena};
@@ -453,8 +453,40 @@ pub enum Body {
     Inline(InlineMessage),
     /// In the publisher's memory, held until this is dropped.
     Chunk(HeldChunk),
-    /// Copied, because no more samples may be held or because its publisher is another user.
+    /// Copied, because no more samples may be held or because its publisher is another user: what follows the header.
     Copied(Header, Vec<u8>),
+}
+
+impl Body {
+    /// The payload; nothing in a child made by `fork` where it is held.
+    #[inline]
+    pub fn payload(&self) -> &[u8] {
+        match self {
+            Body::Inline(inline) => inline.payload(),
+            Body::Chunk(chunk) => chunk.payload(),
+            Body::Copied(header, following) => following.get(header.extension_bytes()..).unwrap_or_default(),
+        }
+    }
+
+    /// What a message on the wire has behind its header: extensions, and payload.
+    pub fn following(&self) -> &[u8] {
+        match self {
+            Body::Inline(inline) => inline.payload(),
+            Body::Chunk(chunk) => chunk.following(),
+            Body::Copied(_, following) => following,
+        }
+    }
+
+    /// What stands between header and payload. Only its length was checked.
+    #[inline]
+    pub fn extensions(&self) -> &[u8] {
+        match self {
+            Body::Inline(_) => &[],
+            Body::Chunk(chunk) if chunk.skip == HEADER_SIZE => &[],
+            Body::Chunk(chunk) => chunk.following().get(..chunk.skip - HEADER_SIZE).unwrap_or_default(),
+            Body::Copied(header, following) => following.get(..header.extension_bytes()).unwrap_or_default(),
+        }
+    }
 }
 
 /// A chunk that is held.
@@ -472,6 +504,14 @@ impl HeldChunk {
     /// The message's header, as it was checked.
     pub fn header(&self) -> &Header {
         &self.header
+    }
+
+    /// What lies behind the header, as [`Body::following`].
+    fn following(&self) -> &[u8] {
+        if self.row.own.forked() {
+            return &[];
+        }
+        self.payload.as_slice().get(HEADER_SIZE..).unwrap_or_default()
     }
 
     /// The payload, in the publisher's memory; nothing in a child made by `fork`, which does not have that memory.

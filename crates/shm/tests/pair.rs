@@ -110,11 +110,7 @@ fn payload(sequence: u64) -> Vec<u8> {
 }
 
 fn bytes(message: &Message) -> &[u8] {
-    match &message.body {
-        Body::Inline(inline) => inline.payload(),
-        Body::Chunk(chunk) => chunk.payload(),
-        Body::Copied(_, payload) => payload,
-    }
+    message.body.payload()
 }
 
 fn drain(reader: &mut RowReader) -> (Vec<u64>, Vec<(Cause, u64)>) {

@@ -15,7 +15,7 @@ use crate::limits::{EXTENSION_BYTES_MAX, MESSAGE_BYTES_MAX};
 const MUST_UNDERSTAND: u16 = 1 << 15;
 
 /// Bytes of `{type, length}` before the value.
-const PREFIX_SIZE: usize = 4;
+pub(crate) const PREFIX_SIZE: usize = 4;
 
 /// The unit in which the header counts extensions.
 pub(crate) const UNIT: usize = 8;
@@ -30,23 +30,29 @@ pub enum ExtensionKind {
     ContentType = 2,
     /// The schema of the payload.
     Schema = 3,
-    /// The W3C trace context.
+    /// The trace to which the message belongs: W3C Trace Context.
     Traceparent = 4,
     /// Headers that the user set.
     Headers = 5,
     /// The message is one part of a larger one; must be understood.
     Part = 6,
+    /// What vendors keep beside the trace.
+    Tracestate = 7,
+    /// The id of the message, which it keeps however often it is sent.
+    MessageId = 8,
 }
 
 impl ExtensionKind {
     /// Every type, in order of its number.
-    pub const ALL: [ExtensionKind; 6] = [
+    pub const ALL: [ExtensionKind; 8] = [
         ExtensionKind::Deadline,
         ExtensionKind::ContentType,
         ExtensionKind::Schema,
         ExtensionKind::Traceparent,
         ExtensionKind::Headers,
         ExtensionKind::Part,
+        ExtensionKind::Tracestate,
+        ExtensionKind::MessageId,
     ];
 
     /// The name in FORMAT.md.
@@ -59,6 +65,8 @@ impl ExtensionKind {
             ExtensionKind::Traceparent => "traceparent",
             ExtensionKind::Headers => "headers",
             ExtensionKind::Part => "part",
+            ExtensionKind::Tracestate => "tracestate",
+            ExtensionKind::MessageId => "message_id",
         }
     }
 
@@ -187,8 +195,19 @@ impl<'a> Extensions<'a> {
         Ok(())
     }
 
+    /// Writes one extension to a place that is as long as it is with its padding.
+    pub(crate) fn write(place: &mut [u8], kind: ExtensionKind, value: &[u8]) {
+        let length = u16::try_from(value.len()).unwrap_or_default();
+        let parts = [&kind.word().to_le_bytes()[..], &length.to_le_bytes(), value];
+        let bytes = parts.into_iter().flatten().copied().chain(core::iter::repeat(0));
+        place.iter_mut().zip(bytes).for_each(|(to, from)| *to = from);
+    }
+
     /// Checks that all are well-formed and that those that must be understood are known.
-    pub(crate) fn check(bytes: &'a [u8]) -> Result<(), DecodeError> {
+    ///
+    /// # Errors
+    /// The first that is not.
+    pub fn check(bytes: &'a [u8]) -> Result<(), DecodeError> {
         Extensions::new(bytes).try_for_each(|extension| extension.map(|_| ()))
     }
 

@@ -50,6 +50,13 @@ pub const MESSAGE_BYTES_MAX: u64 = GIB;
 /// Bytes of all extensions of one message: their length is one byte, in units of 8. More is refused by `seal`.
 pub const EXTENSION_BYTES_MAX: usize = 255 * 8;
 
+/// Bytes of a `tracestate`: W3C Trace Context asks for 512 at least, and each message of a trace bears them. A longer one is refused
+/// by who sets it; one that came is left away.
+pub const TRACE_STATE_BYTES_MAX: usize = 512;
+
+/// Members of a `tracestate`: as many as W3C Trace Context allows. As above.
+pub const TRACE_STATE_MEMBERS_MAX: usize = 32;
+
 /// Bytes of one control message, header included. One datagram of a unix socket, well below the 208 KiB that
 /// the kernel queues by default. Encoding fails above it; a longer datagram is refused before it is read.
 pub const CONTROL_BYTES_MAX: usize = 64 << 10;

@@ -69,13 +69,15 @@ impl Missing {
 #[derive(Debug)]
 pub(crate) struct RelayLoan {
     chunk: busway_shm::ring::Loan,
+    /// Bytes of extensions, which are there.
+    skip: usize,
     len: usize,
 }
 
 impl RelayLoan {
     /// The payload: what was there before until it is written.
     pub(crate) fn bytes_mut(&mut self) -> &mut [u8] {
-        let from = HEADER_SIZE + ORIGIN_BYTES;
+        let from = HEADER_SIZE + self.skip + ORIGIN_BYTES;
         &mut self.chunk.bytes_mut()[from..from + self.len]
     }
 }
@@ -164,9 +166,14 @@ impl Relay {
     ///
     /// # Errors
     /// [`SendError::Full`] where a subscriber would have to be waited for: try again when it has moved.
-    pub(crate) fn send(&mut self, header: &Header, payload: &[u8]) -> Result<(), SendError> {
-        if ORIGIN_BYTES + payload.len() > INLINE_BYTES {
-            let sent = self.send_large(*header, payload)?;
+    pub(crate) fn send(
+        &mut self,
+        header: &Header,
+        extensions: &[u8],
+        payload: &[u8],
+    ) -> Result<(), SendError> {
+        if !extensions.is_empty() || ORIGIN_BYTES + payload.len() > INLINE_BYTES {
+            let sent = self.send_large(*header, extensions, payload)?;
             return self.publisher.after(Ok(sent), payload.len()).map(drop);
         }
         let mut bytes = [0; INLINE_BYTES];
@@ -209,7 +216,7 @@ impl Relay {
                         None => writer.send_inline(&meta, &bytes[..end], Patience::None).ok(),
                     }
                 }
-                None => self.send_large(message.header(run), message.payload).ok(),
+                None => self.send_large(message.header(run), &[], message.payload).ok(),
             };
             let Some(sent) = sent else {
                 *records = rest;
@@ -228,8 +235,8 @@ impl Relay {
     }
 
     /// Publishes a message that does not lie in its slot, and leaves the bell to the caller.
-    fn send_large(&mut self, header: Header, payload: &[u8]) -> Result<Sent, SendError> {
-        let mut loan = self.loan(payload.len())?;
+    fn send_large(&mut self, header: Header, extensions: &[u8], payload: &[u8]) -> Result<Sent, SendError> {
+        let mut loan = self.loan(extensions, payload.len())?;
         loan.bytes_mut().copy_from_slice(payload);
         self.put_in(header, loan).map_err(|unsent| {
             let (error, loan) = *unsent;
@@ -254,15 +261,20 @@ impl Relay {
         self.publisher.after(Ok(sent), bytes.len()).map(drop)
     }
 
-    /// Room for a large payload, to be read into before its end has arrived.
+    /// Room for a large payload, to be read into before its end has arrived, behind these extensions, which the session has checked.
     ///
     /// # Errors
     /// Memory, and as [`Relay::send`].
-    pub(crate) fn loan(&mut self, len: usize) -> Result<RelayLoan, SendError> {
-        let bytes = ((HEADER_SIZE + ORIGIN_BYTES) as u64).saturating_add(len as u64);
+    pub(crate) fn loan(&mut self, extensions: &[u8], len: usize) -> Result<RelayLoan, SendError> {
+        let skip = extensions.len();
+        let bytes = ((HEADER_SIZE + skip + ORIGIN_BYTES) as u64).saturating_add(len as u64);
         let chunk = self.publisher.writer.loan(bytes, Patience::None);
-        let chunk = chunk.map_err(|refusal| SendError::of(refusal, &self.publisher.topic))?;
-        Ok(RelayLoan { chunk, len })
+        let mut chunk = chunk.map_err(|refusal| SendError::of(refusal, &self.publisher.topic))?;
+        // Nothing in a child made by `fork`.
+        if let Some(place) = chunk.bytes_mut().get_mut(HEADER_SIZE..HEADER_SIZE + skip) {
+            place.copy_from_slice(extensions);
+        }
+        Ok(RelayLoan { chunk, skip, len })
     }
 
     /// Publishes a loan that was written.
@@ -281,7 +293,7 @@ impl Relay {
     // than it was written in, and waits for all that was written before it, which is the payload.
     #[inline(always)]
     fn put_in(&mut self, header: Header, mut loan: RelayLoan) -> Result<Sent, Unsent> {
-        let len = loan.len;
+        let (skip, len) = (loan.skip, loan.len);
         let sequence = self.publisher.writer.head() + 1;
         // None in a child made by `fork`.
         let Ok((local, rest)) = Header::mut_from_prefix(loan.chunk.bytes_mut()) else {
@@ -289,22 +301,23 @@ impl Relay {
         };
         local.checksum.set(0);
         local.checksum_payload.set(0);
-        local.size.set((HEADER_SIZE + ORIGIN_BYTES + len) as u32);
+        local.size.set((HEADER_SIZE + skip + ORIGIN_BYTES + len) as u32);
         local.kind = header.kind;
         local.hops_version = header.hops_version;
         local.flags = relayed(header.flags);
-        local.extensions = 0;
+        // Of what came in parts the header counts the message's own, of a run none: what is here is what counts.
+        local.extensions = (skip / 8) as u8;
         local.topic = header.topic;
         local.source = header.source;
         local.sequence.set(sequence);
         local.time_ns = header.time_ns;
         local.correlation = header.correlation;
-        rest[..ORIGIN_BYTES].copy_from_slice(header.sequence.as_bytes());
+        rest[skip..skip + ORIGIN_BYTES].copy_from_slice(header.sequence.as_bytes());
         match self.publisher.writer.send_loan(loan.chunk, Patience::None) {
             Ok(sent) => Ok(sent),
             Err((refusal, chunk)) => {
                 let error = SendError::of(refusal, &self.publisher.topic);
-                Err(Box::new((error, RelayLoan { chunk, len })))
+                Err(Box::new((error, RelayLoan { chunk, skip, len })))
             }
         }
     }

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::ops::Deref;
 
-use busway_wire::ReplyHead;
+use busway_wire::{Context, Extensions, ReplyHead, TraceParent};
 use serde::de::DeserializeOwned;
 
 use crate::error::{Code, Error};
@@ -112,7 +112,8 @@ pub struct Reply {
 enum Body {
     /// Shown where it lies, behind its head.
     There(Sample),
-    Copied(Box<[u8]>),
+    /// Extensions, so many bytes, and the payload.
+    Copied(Box<[u8]>, usize),
 }
 
 impl Reply {
@@ -125,7 +126,9 @@ impl Reply {
     pub(super) fn copied(self) -> Self {
         match &self.body {
             Body::There(sample) if sample.is_held() => {
-                Self { body: Body::Copied(self.payload().into()), ..self }
+                let extensions = sample.extensions();
+                let copy = [extensions, self.payload()].concat();
+                Self { body: Body::Copied(copy.into(), extensions.len()), ..self }
             }
             _ => self,
         }
@@ -136,8 +139,23 @@ impl Reply {
     pub fn payload(&self) -> &[u8] {
         match &self.body {
             Body::There(sample) => ReplyHead::split(sample).map_or(&[], |(_, _, payload)| payload),
-            Body::Copied(payload) => payload,
+            Body::Copied(copy, skip) => copy.get(*skip..).unwrap_or_default(),
         }
+    }
+
+    /// What it says beside its payload: the trace of what was asked, unless who answers said another.
+    #[must_use]
+    pub fn context(&self) -> Context<'_> {
+        match &self.body {
+            Body::There(sample) => sample.context(),
+            Body::Copied(copy, skip) => Context::read(Extensions::new(copy.get(..*skip).unwrap_or_default())),
+        }
+    }
+
+    /// The trace to which it belongs.
+    #[must_use]
+    pub fn trace(&self) -> Option<TraceParent> {
+        self.context().trace()
     }
 
     /// Its place among the replies to its request, from 0.

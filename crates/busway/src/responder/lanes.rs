@@ -35,7 +35,7 @@ use super::ReplyError;
 use crate::bus::Bus;
 use crate::error::{Code, Error};
 use crate::ports::lock;
-use crate::publisher::{Gating, Publisher, Stamp};
+use crate::publisher::{Beside, Gating, Publisher, Stamp};
 
 /// Lanes that are not needed any more are looked for so often.
 const SWEEP_NS: u64 = 1_000_000_000;
@@ -125,6 +125,7 @@ impl Lanes {
         kept: &mut Option<Arc<Lane>>,
         stamp: Stamp,
         head: [u8; HEAD_BYTES],
+        beside: &Beside<'_>,
         payload: &[u8],
     ) -> Result<(), ReplyError> {
         self.bus.core.check().map_err(ReplyError::Lane)?;
@@ -139,7 +140,7 @@ impl Lanes {
             none => none.insert(self.open(to.requester)?),
         };
         // Nobody may make it wait; what is in the way is given up.
-        publisher.send_headed(stamp, head, payload, Patience::None).map_err(ReplyError::Send)?;
+        publisher.send_headed(stamp, head, beside, payload, Patience::None).map_err(ReplyError::Send)?;
         lane.used_ns.store(clock::monotonic_coarse_ns(), Ordering::Relaxed);
         if lane.count(publisher) > LANES_BYTES_MAX {
             self.make_room(lane, publisher, payload.len() as u64);

@@ -8,7 +8,7 @@ use busway_wire::{Kind, ReplyHead, ReplyState, lane_of};
 
 use super::Request;
 use crate::bus::Bus;
-use crate::publisher::{Publisher, Stamp};
+use crate::publisher::{Beside, Publisher, Stamp};
 use crate::requester::{Requester, Strays};
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -30,7 +30,7 @@ fn reply(correlation: u64) -> Stamp {
 
 fn put(publisher: &mut Publisher, stamp: Stamp, index: u32, state: ReplyState, payload: &[u8]) {
     let head = ReplyHead::new(index, state).to_bytes();
-    publisher.send_headed(stamp, head, payload, Patience::None).unwrap();
+    publisher.send_headed(stamp, head, &Beside::NOTHING, payload, Patience::None).unwrap();
 }
 
 /// Asks, and lets the responder say the first of its replies.
@@ -154,7 +154,7 @@ fn whatever_bytes_lie_in_a_lane_a_request_gets_its_own_reply() {
             let mut head = [0; 8];
             random.fill(&mut head[..random.clone().usize(0..9)]);
             let payload = vec![0xa5; random.usize(0..200)];
-            stranger.send_headed(stamp, head, &payload, Patience::None).unwrap();
+            stranger.send_headed(stamp, head, &Beside::NOTHING, &payload, Patience::None).unwrap();
             // No head at all.
             stranger.try_send(&payload[..random.usize(0..8).min(payload.len())]).unwrap();
         }

@@ -15,8 +15,10 @@ use busway_protocol::{Deed, PeerId, Permits, Room};
 use busway_shm::clock;
 use busway_shm::row::{Body, Gap, Message, RowOptions, RowReader, Taken, TakenSmall};
 use busway_shm::slot::InlineMessage;
-use busway_wire::limits::{HOLDS_MAX, LINK_RUN_PAYLOAD_BYTES_MAX};
-use busway_wire::{Cause, Flags, HEADER_SIZE, Header, Kind, Pattern, Policy, PortId, Run, Topic, TopicId};
+use busway_wire::limits::{EXTENSION_BYTES_MAX, HOLDS_MAX, LINK_RUN_PAYLOAD_BYTES_MAX};
+use busway_wire::{
+    Cause, Extensions, Flags, HEADER_SIZE, Header, Kind, Part, Pattern, Policy, PortId, Run, Topic, TopicId,
+};
 
 use crate::bus::Core;
 use crate::cluster::may_hear;
@@ -64,18 +66,10 @@ impl AsRef<[u8]> for Outbound {
     fn as_ref(&self) -> &[u8] {
         let (bytes, skip) = match self {
             Outbound::Small(inline, skip) => (inline.payload(), *skip),
-            Outbound::Held(message, skip) => (bytes_of(message), *skip),
+            Outbound::Held(message, skip) => (message.body.following(), *skip),
             Outbound::Said(body) => (&**body, 0),
         };
         bytes.get(skip..).unwrap_or_default()
-    }
-}
-
-fn bytes_of(message: &Message) -> &[u8] {
-    match &message.body {
-        Body::Inline(inline) => inline.payload(),
-        Body::Chunk(chunk) => chunk.payload(),
-        Body::Copied(_, payload) => payload,
     }
 }
 
@@ -202,7 +196,8 @@ impl Exported {
         let mut refused = Copied::Not;
         let copied = self.reader.copy_next(LINK_RUN_PAYLOAD_BYTES_MAX, |header, payload| {
             let flags = Flags::from_bits(header.flags).filter(|flags| !flags.has(Flags::RELAYED));
-            let Some(flags) = flags.filter(|_| header.sequence.get() == sequence) else { return false };
+            let plain = header.extensions == 0 && header.sequence.get() == sequence;
+            let Some(flags) = flags.filter(|_| plain) else { return false };
             let (time_ns, correlation) = (header.time_ns.get(), header.correlation.get());
             let first = run.count() == 0;
             if first {
@@ -683,7 +678,8 @@ impl Drop for Exports {
 
 /// Puts a message into a run that it follows, if it is one for runs and has room there.
 fn pack(run: &mut Run, room: &Room, header: &Header, payload: &[u8]) -> bool {
-    let Some(flags) = Flags::from_bits(header.flags) else { return false };
+    // What a message says beside its payload has no place there.
+    let Some(flags) = Flags::from_bits(header.flags).filter(|_| header.extensions == 0) else { return false };
     let (sequence, time_ns) = (header.sequence.get(), header.time_ns.get());
     if run.count() == 0 {
         run.begin(TopicId(header.topic.get()), header.source(), sequence, time_ns);
@@ -693,40 +689,68 @@ fn pack(run: &mut Run, room: &Room, header: &Header, payload: &[u8]) -> bool {
         && run.push(flags.without(Flags::OF_A_HOST).bits(), time_ns, header.correlation.get(), payload)
 }
 
-/// The header that a message travels with, and how many bytes before its payload are not part of it.
+/// The header that a message travels with, and how many bytes of what follows it are not sent.
 fn header_of(message: &Message, source: PortId, topic: TopicId) -> (Header, usize) {
     let mut header = Header::new(Kind::Publish);
-    let len = match &message.body {
+    match &message.body {
         Body::Inline(inline) => {
             header.time_ns.set(inline.meta.time_ns);
             header.correlation.set(inline.meta.correlation);
             header.kind = inline.meta.kind;
             header.flags = inline.meta.flags;
-            inline.payload().len()
         }
-        Body::Chunk(chunk) => {
-            header = *chunk.header();
-            chunk.payload().len()
-        }
-        Body::Copied(copied, payload) => {
-            header = *copied;
-            payload.len()
-        }
-    };
+        Body::Chunk(chunk) => header = *chunk.header(),
+        Body::Copied(copied, _) => header = *copied,
+    }
     let flags = Flags::from_bits(header.flags).unwrap_or_default();
     header.sequence.set(message.sequence);
     let relayed =
-        flags.has(Flags::RELAYED).then(|| bytes_of(message).first_chunk::<ORIGIN_BYTES>()).flatten();
-    let skip = match relayed {
-        Some(origin) => {
-            header.sequence.set(u64::from_le_bytes(*origin));
-            ORIGIN_BYTES
-        }
-        None => 0,
-    };
-    header.extensions = 0;
+        flags.has(Flags::RELAYED).then(|| message.body.payload().first_chunk::<ORIGIN_BYTES>()).flatten();
+    let mut skip = 0;
+    if let Some(origin) = relayed {
+        header.sequence.set(u64::from_le_bytes(*origin));
+        skip = ORIGIN_BYTES;
+    }
+    let extensions = message.body.extensions();
+    // What stands between extensions and payload is not sent, so they are not either: no relay is carried on. Nor are those that the
+    // peer would close its link for; a part is ours to make.
+    if skip > 0 || !may_go(extensions) {
+        skip += extensions.len();
+        header.extensions = 0;
+    }
     header.topic.set(topic.0);
     header.source.set(source.0);
-    header.size.set((HEADER_SIZE + len - skip) as u32);
+    header.size.set((HEADER_SIZE + message.body.following().len().saturating_sub(skip)) as u32);
     (header, skip)
+}
+
+/// Whether a peer takes these extensions of a message of a program of this host.
+fn may_go(extensions: &[u8]) -> bool {
+    extensions.is_empty()
+        || extensions.len() + Part::SIZE <= EXTENSION_BYTES_MAX
+            && Extensions::check(extensions).is_ok()
+            && matches!(Part::of(Extensions::new(extensions)), Ok(None))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::may_go;
+    use busway_wire::{Context, ExtensionKind, Extensions, MessageId, Part};
+
+    #[test]
+    fn extensions_for_which_a_peer_would_close_its_link_do_not_go() {
+        let context = Context::default().with_id(MessageId(7));
+        let mut good = vec![0; context.size()];
+        context.write(&mut good);
+        assert!(may_go(&[]) && may_go(&good));
+        for cut in 1..good.len() {
+            assert!(!may_go(&good[..cut]), "{cut}");
+        }
+        let mut part = good.clone();
+        Part { message: 1, offset: 0, total: 9 }.push(&mut part).unwrap();
+        let mut long = Vec::new();
+        Extensions::push(&mut long, ExtensionKind::Headers, &[0; 2_020]).unwrap();
+        assert!(!may_go(&part) && !may_go(&long), "a part is ours to make, and needs its room");
+        assert!(!may_go(&[0; 8]) && !may_go(&[0xff; 64]));
+    }
 }

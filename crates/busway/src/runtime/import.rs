@@ -25,6 +25,7 @@ use crate::runtime::{Outbound, UnderWay};
 /// What waits for room.
 #[derive(Debug)]
 enum Queued {
+    /// Extensions, as many bytes as the header says, and payload.
     Copied(Header, Vec<u8>),
     Loaned(Header, RelayLoan),
     Missing(Missing),
@@ -45,15 +46,15 @@ impl Queued {
 pub(crate) struct Partial {
     header: Header,
     place: Place,
-    /// Bytes of extensions, which stay outside.
+    /// Bytes of extensions, which have come with the header.
     skip: u64,
 }
 
 #[derive(Debug)]
 enum Place {
     Loaned(RelayLoan),
-    /// No chunk was to be had at once: a subscriber holds too many.
-    Copied(Vec<u8>),
+    /// No chunk was to be had at once: a subscriber holds too many. So many bytes before the payload are extensions.
+    Copied(Vec<u8>, usize),
     /// No memory at all.
     Dropped,
 }
@@ -63,7 +64,7 @@ impl Place {
     fn from(&mut self, at: u64) -> &mut [u8] {
         let all = match self {
             Place::Loaned(loan) => loan.bytes_mut(),
-            Place::Copied(copy) => copy.as_mut_slice(),
+            Place::Copied(copy, skip) => copy.get_mut(*skip..).unwrap_or_default(),
             Place::Dropped => &mut [],
         };
         all.get_mut(usize::try_from(at).unwrap_or(usize::MAX)..).unwrap_or_default()
@@ -123,7 +124,7 @@ impl Drop for Incoming {
         });
         let partial = self.partial.take().and_then(|partial| match partial.place {
             Place::Loaned(loan) => Some(loan),
-            Place::Copied(_) | Place::Dropped => None,
+            Place::Copied(..) | Place::Dropped => None,
         });
         for loan in waiting.chain(partial) {
             self.relay.put_back(loan);
@@ -223,12 +224,9 @@ impl Imports {
     /// What is read of the peer's bytes.
     pub(crate) fn deliver(&mut self, delivery: Delivery<'_>, inputs: &mut Inputs) {
         match delivery {
-            Delivery::Message { header, body } => {
-                let payload = body.get(header.extension_bytes()..).unwrap_or_default();
-                self.message(&header, payload, inputs);
-            }
+            Delivery::Message { header, body } => self.message(&header, body, inputs),
             Delivery::Run { header, records } => self.run(&header, records, inputs),
-            Delivery::Begin { header, .. } => self.begin(header, inputs),
+            Delivery::Begin { header, extensions } => self.begin(header, extensions, inputs),
             Delivery::Bytes { source, offset, bytes } => {
                 let Some(partial) = self.partial(source) else { return };
                 // Extensions come first, and may end in the middle of these bytes.
@@ -284,14 +282,15 @@ impl Imports {
         self.sources.get_mut(&source)?.partial.as_mut()
     }
 
-    fn message(&mut self, header: &Header, payload: &[u8], inputs: &mut Inputs) {
+    fn message(&mut self, header: &Header, body: &[u8], inputs: &mut Inputs) {
         let (source, sequence) = (header.source(), header.sequence.get());
         let Some(incoming) = self.sources.get_mut(&source) else {
             inputs.push(Input::Dropped { source, sequence, cause: Cause::SpoofedSource });
             return;
         };
         if incoming.queue.is_empty() {
-            match incoming.relay.send(header, payload) {
+            let (extensions, payload) = parted(header, body);
+            match incoming.relay.send(header, extensions, payload) {
                 Ok(()) => return published(source, sequence, inputs),
                 Err(error) if waits(&error) => {}
                 Err(_) => {
@@ -299,7 +298,7 @@ impl Imports {
                 }
             }
         }
-        match copy_of(payload) {
+        match copy_of(body) {
             Some(copy) => self.wait(source, Queued::Copied(*header, copy), inputs),
             None => inputs.push(Input::Dropped { source, sequence, cause: Cause::LinkBudget }),
         }
@@ -320,7 +319,7 @@ impl Imports {
         }
     }
 
-    fn begin(&mut self, header: Header, inputs: &mut Inputs) {
+    fn begin(&mut self, header: Header, extensions: &[u8], inputs: &mut Inputs) {
         let source = header.source();
         let Some(incoming) = self.sources.get_mut(&source) else {
             let sequence = header.sequence.get();
@@ -329,15 +328,16 @@ impl Imports {
         let skip = header.extension_bytes() as u64;
         let size = u64::from(header.size.get()).saturating_sub(HEADER_SIZE as u64);
         let len = usize::try_from(size.saturating_sub(skip)).unwrap_or(usize::MAX);
-        let place = match incoming.relay.loan(len) {
+        let place = match incoming.relay.loan(extensions, len) {
             Ok(loan) => Place::Loaned(loan),
             Err(_) => {
                 // Refused rather than aborted: the peer says how large it is, within what it was granted.
                 let mut copy = Vec::new();
-                match copy.try_reserve_exact(len) {
+                match copy.try_reserve_exact(extensions.len().saturating_add(len)) {
                     Ok(()) => {
+                        copy.extend_from_slice(extensions);
                         copy.extend(std::iter::repeat_n(0, len));
-                        Place::Copied(copy)
+                        Place::Copied(copy, extensions.len())
                     }
                     Err(_) => Place::Dropped,
                 }
@@ -352,7 +352,7 @@ impl Imports {
         let sequence = header.sequence.get();
         match place {
             Place::Dropped => inputs.push(Input::Dropped { source, sequence, cause: Cause::LinkBudget }),
-            Place::Copied(copy) => self.wait(source, Queued::Copied(header, copy), inputs),
+            Place::Copied(copy, _) => self.wait(source, Queued::Copied(header, copy), inputs),
             Place::Loaned(loan) => self.wait(source, Queued::Loaned(header, loan), inputs),
         }
         self.drain(source, inputs);
@@ -372,7 +372,10 @@ impl Imports {
             let sequence = first.sequence();
             let kept = match first {
                 Queued::Copied(header, copy) => {
-                    relay.send(&header, &copy).map_err(|error| (error, Queued::Copied(header, copy)))
+                    let (extensions, payload) = parted(&header, &copy);
+                    relay
+                        .send(&header, extensions, payload)
+                        .map_err(|error| (error, Queued::Copied(header, copy)))
                 }
                 Queued::Loaned(header, loan) => relay.finish(&header, loan).map_err(|unsent| {
                     let (error, loan) = *unsent;
@@ -445,6 +448,11 @@ impl Imports {
             }
         }
     }
+}
+
+/// What follows the header of a message: extensions, and payload.
+fn parted<'a>(header: &Header, body: &'a [u8]) -> (&'a [u8], &'a [u8]) {
+    body.split_at_checked(header.extension_bytes()).unwrap_or_default()
 }
 
 /// All up to `sequence` stands in the ring: one word for as many messages as followed each other.

@@ -188,6 +188,9 @@ impl Desk {
 
     /// Calls the handler with it once.
     pub(super) fn attempt(&self, job: &mut Job<Taken>) -> Attempt {
+        // Nobody's where the message belongs to no trace.
+        let span = job.message.sample().span();
+        let _under_way = span.enter();
         let pass = match self.begin(job) {
             Ok(pass) => pass,
             Err(ended) => return ended,

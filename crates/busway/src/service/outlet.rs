@@ -16,7 +16,7 @@ use std::time::Duration;
 use busway_protocol::{Breaker, BreakerState, Ended, Retry, Time};
 use busway_shm::clock::Deadline;
 use busway_shm::counters::Event;
-use busway_wire::Topic;
+use busway_wire::{Context, Topic};
 
 use super::{Answer, answered, now, text_of};
 use crate::bus::{Bus, Core};
@@ -58,12 +58,14 @@ impl Port {
         }
     }
 
-    fn send(&mut self, payload: &[u8], deadline: Deadline) -> Result<Sent, SendError> {
-        match (self, deadline.remaining()) {
-            (Port::Publisher(publisher), None) => publisher.send(payload),
-            (Port::Publisher(publisher), Some(rest)) => publisher.send_timeout(payload, rest),
-            (Port::Pusher(pusher), None) => pusher.send(payload),
-            (Port::Pusher(pusher), Some(rest)) => pusher.send_timeout(payload, rest),
+    fn send(&mut self, message: &Outgoing<'_>, deadline: Deadline) -> Result<Sent, SendError> {
+        let mut port = match self {
+            Port::Publisher(publisher) => publisher.in_context(message.context),
+            Port::Pusher(pusher) => pusher.in_context(message.context),
+        };
+        match deadline.remaining() {
+            None => port.send(message.payload),
+            Some(rest) => port.send_timeout(message.payload, rest),
         }
     }
 }
@@ -72,14 +74,21 @@ impl Port {
 #[derive(Clone, Copy, Debug)]
 pub struct Outgoing<'a> {
     topic: &'a Topic,
+    context: Context<'a>,
     payload: &'a [u8],
 }
 
-impl Outgoing<'_> {
+impl<'a> Outgoing<'a> {
     /// Where it goes.
     #[must_use]
     pub fn topic(&self) -> &Topic {
         self.topic
+    }
+
+    /// What it says beside its payload.
+    #[must_use]
+    pub fn context(&self) -> Context<'a> {
+        self.context
     }
 }
 
@@ -176,6 +185,7 @@ pub struct Outlet {
     hooks: Vec<SendHook>,
     retry: Retry,
     breaker: Option<Breaker>,
+    gives_ids: bool,
     account: OutletAccount,
     core: Arc<Core>,
 }
@@ -215,6 +225,7 @@ impl Bus {
             hooks: Vec::new(),
             retry: Retry::default(),
             breaker: None,
+            gives_ids: false,
             account: OutletAccount::default(),
             core: self.core.clone(),
         }
@@ -247,12 +258,25 @@ impl Outlet {
         self
     }
 
+    /// Gives each message that has no id one, before its first attempt: it is the same in all of them, and hooks see it.
+    #[must_use]
+    pub fn with_ids(mut self) -> Self {
+        self.gives_ids = true;
+        self
+    }
+
+    /// What is sent through what this returns bears this context, the same in each attempt. Who sends the same again, also
+    /// from another process, gives it the same id.
+    pub fn in_context<'a>(&'a mut self, context: Context<'a>) -> OutletInContext<'a> {
+        OutletInContext { outlet: self, context }
+    }
+
     /// Sends, in as many attempts as may be.
     ///
     /// # Errors
     /// [`OutletError`], with what [`Publisher::send`] or [`Pusher::send`] said at the last attempt.
     pub fn send(&mut self, payload: &[u8]) -> Result<Sent, OutletError> {
-        self.deliver(payload, Deadline::never())
+        self.deliver(Context::default(), payload, Deadline::never())
     }
 
     /// Sends, with all attempts and the pauses between them within `timeout`.
@@ -260,7 +284,7 @@ impl Outlet {
     /// # Errors
     /// As [`Outlet::send`].
     pub fn send_timeout(&mut self, payload: &[u8], timeout: Duration) -> Result<Sent, OutletError> {
-        self.deliver(payload, Deadline::after(timeout))
+        self.deliver(Context::default(), payload, Deadline::after(timeout))
     }
 
     /// What became of the messages.
@@ -287,13 +311,26 @@ impl Outlet {
         self.port
     }
 
-    fn deliver(&mut self, payload: &[u8], deadline: Deadline) -> Result<Sent, OutletError> {
+    fn deliver(
+        &mut self,
+        context: Context<'_>,
+        payload: &[u8],
+        deadline: Deadline,
+    ) -> Result<Sent, OutletError> {
         self.account.asked += 1;
-        if let Err(reason) = self.ask(payload) {
-            self.account.rejected += 1;
-            self.core.ports.count(Event::OutletRejected, 1);
-            return Err(OutletError::Rejected(reason));
-        }
+        let topic = self.port.topic().clone();
+        let asked = self.with_id(context).and_then(|context| {
+            let message = Outgoing { topic: &topic, context, payload };
+            self.ask(&message).map(|()| message)
+        });
+        let message = match asked {
+            Ok(message) => message,
+            Err(reason) => {
+                self.account.rejected += 1;
+                self.core.ports.count(Event::OutletRejected, 1);
+                return Err(OutletError::Rejected(reason));
+            }
+        };
         let mut attempts = self.retry.begin(self.account.asked);
         loop {
             let pass = match self.breaker.as_mut().map(|breaker| breaker.admit(now())) {
@@ -305,7 +342,7 @@ impl Outlet {
                 Some(Ok(pass)) => Some(pass),
                 None => None,
             };
-            let sent = self.port.send(payload, deadline);
+            let sent = self.port.send(&message, deadline);
             // What the caller has to mend says nothing about the other side.
             let ended = if sent.as_ref().is_err_and(passes) { Ended::Badly } else { Ended::Well };
             if let (Some(breaker), Some(pass)) = (&mut self.breaker, pass) {
@@ -331,10 +368,18 @@ impl Outlet {
         }
     }
 
-    fn ask(&mut self, payload: &[u8]) -> Result<(), String> {
-        let message = Outgoing { topic: self.port.topic(), payload };
+    /// The context with an id, where it is to have one and has none. Of a bus that is closed or inherited nothing is sent anyway.
+    fn with_id<'a>(&self, context: Context<'a>) -> Result<Context<'a>, String> {
+        if !self.gives_ids || context.id().is_some() || self.core.check().is_err() {
+            return Ok(context);
+        }
+        let id = self.core.ids.next().map_err(|error| error.cause().to_owned())?;
+        Ok(context.with_id(id))
+    }
+
+    fn ask(&mut self, message: &Outgoing<'_>) -> Result<(), String> {
         for hook in &mut self.hooks {
-            match catch_unwind(AssertUnwindSafe(|| hook(&message))) {
+            match catch_unwind(AssertUnwindSafe(|| hook(message))) {
                 Ok(answer) => answer?,
                 Err(panic) => {
                     self.account.hooks_panicked += 1;
@@ -361,6 +406,32 @@ impl Outlet {
             self.core.ports.wait_for(until, SLICE, || self.core.is_closed());
         }
         false
+    }
+}
+
+/// An outlet whose next messages bear a context. Made by [`Outlet::in_context`].
+#[derive(Debug)]
+#[must_use = "it sends what it is given"]
+pub struct OutletInContext<'a> {
+    outlet: &'a mut Outlet,
+    context: Context<'a>,
+}
+
+impl OutletInContext<'_> {
+    /// As [`Outlet::send`].
+    ///
+    /// # Errors
+    /// As [`Outlet::send`].
+    pub fn send(&mut self, payload: &[u8]) -> Result<Sent, OutletError> {
+        self.outlet.deliver(self.context, payload, Deadline::never())
+    }
+
+    /// As [`Outlet::send_timeout`].
+    ///
+    /// # Errors
+    /// As [`Outlet::send`].
+    pub fn send_timeout(&mut self, payload: &[u8], timeout: Duration) -> Result<Sent, OutletError> {
+        self.outlet.deliver(self.context, payload, Deadline::after(timeout))
     }
 }
 

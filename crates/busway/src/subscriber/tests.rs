@@ -118,7 +118,7 @@ fn a_relay_takes_the_place_of_one_that_brought_nothing() {
     drop(silent);
     let mut header = Header::new(Kind::Publish);
     header.sequence.set(1);
-    next.send(&header, b"first").expect("there is room");
+    next.send(&header, &[], b"first").expect("there is room");
     let deadline = Deadline::after(PATIENCE);
     let mut looks = 0;
     let got = loop {
@@ -154,7 +154,7 @@ fn relay(bus: &Bus) -> Relay {
 fn send(relay: &mut Relay, sequence: u64) {
     let mut header = Header::new(Kind::Publish);
     header.sequence.set(sequence);
-    relay.send(&header, b"news").expect("there is room");
+    relay.send(&header, &[], b"news").expect("there is room");
 }
 
 /// Looks until it is so; nothing comes meanwhile.

@@ -79,11 +79,7 @@ pub(crate) fn payload(sequence: u64) -> Vec<u8> {
 }
 
 pub(crate) fn bytes(message: &Message) -> &[u8] {
-    match &message.body {
-        Body::Inline(inline) => inline.payload(),
-        Body::Chunk(chunk) => chunk.payload(),
-        Body::Copied(_, payload) => payload,
-    }
+    message.body.payload()
 }
 
 /// A subscriber that keeps to the rules.

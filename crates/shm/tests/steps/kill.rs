@@ -53,7 +53,7 @@ impl Scene {
                 inline.payload()
             }
             Body::Chunk(chunk) => chunk.payload(),
-            Body::Copied(_, payload) => payload,
+            Body::Copied(..) => message.body.payload(),
         };
         assert_eq!(found, self.payload(message.sequence), "half a message, {}", message.sequence);
     }

@@ -24,7 +24,7 @@ use super::opener::{For, Wanted};
 use super::pulls::Pulls;
 use super::{Context, put};
 use crate::outcome::SendError;
-use crate::publisher::{Publisher, WorkOrigin};
+use crate::publisher::{Beside, Publisher, WorkOrigin};
 use crate::requester::{Pending, RequestError, Requester};
 
 /// What nobody has taken for so long is not kept from others: many time slices of a machine with more work than processors, so that it is seldom
@@ -396,7 +396,7 @@ impl Ring {
             back
         } else {
             let codec = Flags::from_bits(flags).unwrap_or_default().codec();
-            match self.publisher.push_work(origin, attempt, codec, &payload) {
+            match self.publisher.push_work(origin, attempt, codec, &Beside::NOTHING, &payload) {
                 Ok(sent) => {
                     self.tasks.insert(sent.sequence, (task, since_ns));
                     return 0;

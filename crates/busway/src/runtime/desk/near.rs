@@ -23,7 +23,7 @@ use busway_wire::{
 use super::Context;
 use super::opener::{For, Wanted};
 use crate::ports::Filter;
-use crate::publisher::Stamp;
+use crate::publisher::{Beside, Stamp};
 use crate::puller::{Puller, PullerBuilder, Task};
 use crate::responder::{Lane, To};
 
@@ -373,12 +373,12 @@ impl Asked {
         let head: [u8; HEAD_BYTES] = ReplyHead::new(index, state).to_bytes();
         self.next = index.saturating_add(1);
         let to = To { requester: self.requester, claim: Some(claim), deadline_ns: self.deadline_ns };
-        let said = context.lanes.send(&to, &mut self.lane, stamp, head, payload);
+        let said = context.lanes.send(&to, &mut self.lane, stamp, head, &Beside::NOTHING, payload);
         if let Err(error) = said {
             tracing::debug!(target: "busway::work", "a reply of another host is lost: {error}");
             // A word without a payload needs no memory; where that fails too, the claim says that the reply is lost.
             let head = ReplyHead::new(index, ReplyState::Unanswered).to_bytes();
-            let _ = context.lanes.send(&to, &mut self.lane, stamp, head, &[]);
+            let _ = context.lanes.send(&to, &mut self.lane, stamp, head, &Beside::NOTHING, &[]);
         }
     }
 }

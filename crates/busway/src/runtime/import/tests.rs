@@ -60,7 +60,7 @@ fn whatever_ends_a_source_the_memory_of_what_has_not_come_to_its_ring_goes_back(
         imports.open(&announce(), 0, &mut inputs);
         // One that is complete and found no room, and one that has begun.
         let incoming = imports.sources.get_mut(&SOURCE).expect("a source");
-        let loan = incoming.relay.loan(BYTES).expect("memory");
+        let loan = incoming.relay.loan(&[], BYTES).expect("memory");
         imports.wait(SOURCE, Queued::Loaned(header(1), loan), &mut inputs);
         imports.deliver(Delivery::Begin { header: header(2), extensions: &[] }, &mut inputs);
         let (all, free) = bus.core.own.census();

@@ -105,16 +105,16 @@ impl RowReader {
     }
 
     fn copy(&self, place: ChunkPlace) -> Result<(Header, Vec<u8>), Cause> {
-        let (header, size, skip) = self.header(place).ok_or(Cause::Corrupt)?;
+        let (header, size, _) = self.header(place).ok_or(Cause::Corrupt)?;
         let bytes = self.row.peer.tables().chunk_bytes(place, size).map_err(|error| match error {
             ShmError::Memory { .. } => Cause::HoldBudget,
             _ => Cause::Corrupt,
         })?;
-        let payload = bytes.as_slice().get(skip..).ok_or(Cause::Corrupt)?;
+        let following = bytes.as_slice().get(HEADER_SIZE..).ok_or(Cause::Corrupt)?;
         let mut copy = Vec::new();
         // Refused rather than aborted: a publisher of another user decides how large this is, up to a gigabyte.
-        copy.try_reserve_exact(payload.len()).map_err(|_| Cause::HoldBudget)?;
-        copy.extend_from_slice(payload);
+        copy.try_reserve_exact(following.len()).map_err(|_| Cause::HoldBudget)?;
+        copy.extend_from_slice(following);
         Ok((header, copy))
     }
 

@@ -1,0 +1,268 @@
+//! What messages say beside their payload: ids and traces, in memory, in requests and their replies, in handlers and outlets.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking, also in what its tests share")]
+#![expect(clippy::print_stdout, reason = "the evidence of a row is what its test prints")]
+
+use std::path::PathBuf;
+use std::sync::mpsc::{Sender, channel};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use busway::service::Retry;
+use busway::{Bus, Codec, Context, MessageId, Policy, TraceParent};
+use tracing::field::{Field, Visit};
+use tracing::span;
+
+const PATIENCE: Duration = Duration::from_secs(30);
+const TRACE: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+
+struct Scene {
+    bus: Bus,
+    directory: PathBuf,
+}
+
+impl Scene {
+    fn new() -> Scene {
+        let random = busway_shm::sys::identity::random_u64().unwrap();
+        let directory = std::env::temp_dir().join(format!("busway-context-{random:016x}"));
+        Scene { bus: Bus::builder().directory(&directory).open().unwrap(), directory }
+    }
+}
+
+impl Drop for Scene {
+    fn drop(&mut self) {
+        self.bus.close();
+        let _ = std::fs::remove_dir_all(&self.directory);
+    }
+}
+
+fn trace() -> TraceParent {
+    TRACE.parse().unwrap()
+}
+
+/// Every context that differs in what it has.
+fn contexts(id: MessageId) -> [Context<'static>; 5] {
+    let none = Context::default();
+    let traced = none.with_trace(trace());
+    let state = traced.with_state("rojo=00f067aa0ba902b7,congo=t61rcWkgMzE").unwrap();
+    [none, none.with_id(id), traced, state, state.with_id(id)]
+}
+
+fn payload(size: usize) -> Vec<u8> {
+    (0..size).map(|at| (at * 31 + size) as u8).collect()
+}
+
+#[test]
+fn a_message_says_its_id_and_its_trace_where_it_lies_whatever_its_size() {
+    let scene = Scene::new();
+    // What is not held is copied, and has it too.
+    let mut subscriber = scene.bus.subscriber("a.>").policy(Policy::Block).holds(1).open().unwrap();
+    let mut publisher = scene.bus.publisher("a.b").open().unwrap();
+    let (mut held, mut copied) = (0, 0);
+    for size in [0, 1, 95, 96, 97, 4_096, 60_000] {
+        for context in contexts(scene.bus.next_id().unwrap()) {
+            let payload = payload(size);
+            publisher.in_context(context).send(&payload).unwrap();
+            let kept = subscriber.recv_timeout(PATIENCE).unwrap().unwrap();
+            publisher.in_context(context).send_timeout(&payload, PATIENCE).unwrap();
+            let other = subscriber.recv_timeout(PATIENCE).unwrap().unwrap();
+            for message in [kept, other] {
+                assert_eq!((message.payload(), message.context()), (&payload[..], context));
+                assert_eq!((message.id(), message.trace()), (context.id(), context.trace()));
+                held += u64::from(message.is_held());
+                copied += u64::from(!message.is_held() && size > 96);
+                assert!(!context.is_empty() || size > 96 || !message.is_held(), "a slot is enough for it");
+            }
+        }
+    }
+    publisher.in_context(contexts(MessageId(1))[4]).send_json(&[1, 2]).unwrap();
+    let json = subscriber.recv_timeout(PATIENCE).unwrap().unwrap();
+    assert_eq!(
+        (json.codec(), json.json::<Vec<u32>>().unwrap(), json.id()),
+        (Codec::Json, vec![1, 2], Some(MessageId(1)))
+    );
+    assert!(held > 0 && copied > 0);
+    assert_eq!(
+        publisher.bytes_sent(),
+        2 * 5 * (1 + 95 + 96 + 97 + 4_096 + 60_000) + 5,
+        "payloads are counted, and nothing else"
+    );
+    println!("evidence: held={held} copied={copied}");
+}
+
+#[test]
+fn tasks_bear_their_context_to_whoever_gets_them_and_when_they_come_again() {
+    let scene = Scene::new();
+    let mut puller = scene.bus.puller("jobs").ack(Duration::from_secs(60)).open().unwrap();
+    let mut pusher = scene.bus.pusher("jobs").open().unwrap();
+    let context = contexts(scene.bus.next_id().unwrap())[4];
+    pusher.in_context(context).send(b"work").unwrap();
+    let first = puller.recv_timeout(PATIENCE).unwrap().unwrap();
+    assert_eq!(first.sample().context(), context);
+    first.nack();
+    let again = puller.recv_timeout(PATIENCE).unwrap().unwrap();
+    assert_eq!((again.deliveries(), again.sample().context(), &again[..]), (2, context, &b"work"[..]));
+    again.ack().unwrap();
+}
+
+#[test]
+fn a_reply_belongs_to_the_trace_of_its_request_also_one_that_was_copied() {
+    let scene = Scene::new();
+    let mut responder = scene.bus.responder("ask").open().unwrap();
+    let server = std::thread::spawn(move || {
+        let mut seen = Vec::new();
+        for _ in 0..6 {
+            let mut request = responder.recv_timeout(PATIENCE).unwrap().expect("a request");
+            let size: usize =
+                String::from_utf8(request.to_vec()).unwrap().trim_end_matches('.').parse().unwrap();
+            let (id, trace, state) = (request.id(), request.trace(), request.context().state().to_owned());
+            seen.push((id, trace, state));
+            request.reply_part(&payload(size)).unwrap();
+            request.reply(&payload(size)).unwrap();
+        }
+        seen
+    });
+    let requester = scene.bus.requester("ask").open().unwrap();
+    requester.wait_for_responders(1, PATIENCE).unwrap();
+    let [none, .., all] = contexts(MessageId(5));
+    let mut pending = Vec::new();
+    for size in [0, 50, 50_000] {
+        for context in [none, all] {
+            let asked = format!("{size}{}", ".".repeat(size / 10));
+            pending.push((
+                size,
+                context,
+                requester.in_context(context).send(asked.as_bytes(), PATIENCE).unwrap(),
+            ));
+        }
+    }
+    // The last is received first, so that those of the others wait as copies.
+    for (size, context, mut pending) in pending.into_iter().rev() {
+        let mut count = 0;
+        while let Some(reply) = pending.recv().unwrap() {
+            assert_eq!((&reply[..], reply.context()), (&payload(size)[..], context.without_id()), "{size}");
+            count += 1;
+        }
+        assert_eq!(count, 2);
+    }
+    let seen = server.join().unwrap();
+    let expected = |context: &Context<'_>| (context.id(), context.trace(), context.state().to_owned());
+    for (at, seen) in seen.iter().enumerate() {
+        assert_eq!(*seen, expected(if at % 2 == 0 { &none } else { &all }));
+    }
+    println!("evidence: replies=12");
+}
+
+/// Notes the spans that are entered and left, with their fields.
+#[derive(Clone)]
+struct Spans {
+    entered: Arc<Mutex<Vec<Vec<String>>>>,
+    known: Arc<Mutex<Vec<Vec<String>>>>,
+}
+
+struct Fields<'a>(&'a mut Vec<String>);
+
+impl Visit for Fields<'_> {
+    fn record_debug(&mut self, field: &Field, value: &dyn std::fmt::Debug) {
+        self.0.push(format!("{}={value:?}", field.name()));
+    }
+}
+
+impl tracing::Subscriber for Spans {
+    fn enabled(&self, metadata: &tracing::Metadata<'_>) -> bool {
+        metadata.is_span() && metadata.target() == "busway::message"
+    }
+
+    fn new_span(&self, span: &span::Attributes<'_>) -> span::Id {
+        let mut fields = vec![span.metadata().name().to_owned()];
+        span.record(&mut Fields(&mut fields));
+        let mut known = self.known.lock().unwrap();
+        known.push(fields);
+        span::Id::from_u64(known.len() as u64)
+    }
+
+    fn record(&self, span: &span::Id, values: &span::Record<'_>) {
+        let mut known = self.known.lock().unwrap();
+        values.record(&mut Fields(&mut known[span.into_u64() as usize - 1]));
+    }
+
+    fn record_follows_from(&self, _: &span::Id, _: &span::Id) {}
+
+    fn event(&self, _: &tracing::Event<'_>) {}
+
+    fn enter(&self, span: &span::Id) {
+        let known = self.known.lock().unwrap()[span.into_u64() as usize - 1].clone();
+        self.entered.lock().unwrap().push(known);
+    }
+
+    fn exit(&self, _: &span::Id) {}
+}
+
+#[test]
+fn a_handler_runs_in_a_span_that_says_its_trace_its_parent_and_its_id() {
+    let scene = Scene::new();
+    let spans = Spans { entered: Arc::default(), known: Arc::default() };
+    // The workers are threads of the service: theirs is the subscriber of all. No other test here has spans.
+    tracing::subscriber::set_global_default(spans.clone()).unwrap();
+    let (tell, told): (Sender<Vec<Vec<String>>>, _) = channel();
+    let seen = spans.clone();
+    let service = scene
+        .bus
+        .service("traced")
+        .on("orders", move |_| tell.send(std::mem::take(&mut *seen.entered.lock().unwrap())).unwrap())
+        .start()
+        .unwrap();
+    let mut publisher = scene.bus.publisher("orders").open().unwrap();
+    let [none, _, traced, _, all] = contexts(MessageId(3));
+    for context in [none, traced, all] {
+        publisher.in_context(context).send(b"17 apples").unwrap();
+        let mut said = vec!["message".to_owned()];
+        if context.trace().is_some() {
+            let sequence = if context.id().is_some() { 3 } else { 2 };
+            said.extend([
+                "topic=\"orders\"".to_owned(),
+                format!("sequence={sequence}"),
+                "trace_id=4bf92f3577b34da6a3ce929d0e0e4736".to_owned(),
+                "parent_id=00f067aa0ba902b7".to_owned(),
+            ]);
+        }
+        said.extend(context.id().map(|id| format!("id={id}")));
+        let entered = told.recv_timeout(PATIENCE).unwrap();
+        assert_eq!(entered, if context.is_empty() { vec![] } else { vec![said] });
+    }
+    service.close(PATIENCE);
+    println!("evidence: spans=2");
+}
+
+#[test]
+fn an_outlet_gives_each_message_one_id_and_keeps_it_in_every_attempt() {
+    let scene = Scene::new();
+    let mut subscriber = scene.bus.subscriber("jobs").policy(Policy::Fail).open().unwrap();
+    let mut publisher = scene.bus.publisher("jobs").slots_max(32).open().unwrap();
+    let mut before = 0;
+    while publisher.try_send(b"before").is_ok() {
+        before += 1;
+    }
+    let (tell, told) = channel();
+    let mut outlet = scene
+        .bus
+        .outlet(publisher)
+        .with_ids()
+        .before_send(move |message| tell.send(message.context().id().unwrap()).unwrap())
+        .retry(Retry::times(1_000).pause(Duration::from_millis(5)).cap(Duration::from_millis(20)));
+    let reader = std::thread::spawn(move || {
+        let first = told.recv_timeout(PATIENCE).unwrap();
+        let mut ids = Vec::new();
+        for _ in 0..before + 2 {
+            ids.extend(subscriber.recv_timeout(PATIENCE).unwrap().expect("a message").id());
+        }
+        (ids, first, told.recv_timeout(PATIENCE).unwrap())
+    });
+    outlet.send(b"one").unwrap();
+    let id = scene.bus.next_id().unwrap();
+    outlet.in_context(Context::default().with_id(id)).send(b"two").unwrap();
+    let (ids, first, second) = reader.join().unwrap();
+    assert_eq!((ids, second), (vec![first, id], id), "an id that the caller gave is kept");
+    assert!(first < id, "it was drawn before");
+    assert_eq!(outlet.account().sent, 2);
+    println!("evidence: attempts={}", outlet.account().retried + 2);
+}
