@@ -1,4 +1,5 @@
-//! The steady state: once a ring has grown, a message that is sent, taken and dropped allocates nothing.
+//! What is asked of the allocator: nothing for a message of the steady state that is sent, taken and dropped; and for what a stranger
+//! claims, no more than what it sent.
 //!
 //! Sends and takes on one thread, by turns, so that what happens does not depend on how the machine lets two threads run.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking, also in what its tests share")]
@@ -20,6 +21,7 @@ struct Counting;
 thread_local! {
     // Without a destructor and constant at start, so that counting itself never allocates.
     static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
+    static BYTES: Cell<u64> = const { Cell::new(0) };
 }
 
 #[global_allocator]
@@ -31,6 +33,7 @@ unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         // A thread that is being taken down has no counter any more, and is not measured.
         let _ = ALLOCATIONS.try_with(|count| count.set(count.get() + 1));
+        let _ = BYTES.try_with(|bytes| bytes.set(bytes.get().saturating_add(layout.size() as u64)));
         // SAFETY: the caller keeps the contract of `GlobalAlloc::alloc`, which is the system's.
         unsafe { System.alloc(layout) }
     }
@@ -125,4 +128,40 @@ fn a_ring_that_has_grown_allocates_nothing_for_a_message() {
         );
         assert_eq!(allocations, 0, "{round:?}");
     }
+}
+
+/// What decoding this asked of the allocator, touched or not, as a reply and as work; it is refused.
+fn asked_for<T: serde::de::DeserializeOwned + std::fmt::Debug>(bus: &busway::Bus, payload: &[u8]) -> u64 {
+    let mut puller = bus.puller("work").open().unwrap();
+    bus.pusher("work").open().unwrap().send(payload).unwrap();
+    let task = puller.recv_timeout(PATIENCE).unwrap().unwrap();
+    let before = BYTES.get();
+    let decoded: Result<T, _> = task.sample().msgpack();
+    let bytes = BYTES.get() - before;
+    assert_eq!(decoded.expect_err("it claims more than there is").code(), busway::Code::DecodeFailed);
+    task.ack().unwrap();
+    bytes
+}
+
+#[test]
+fn what_claims_four_thousand_million_elements_is_given_no_memory_for_them() {
+    /// A mebibyte for each level of what is decoded, and the text of the error.
+    const MOST: u64 = 4 << 20;
+    let scene = Scene::new();
+    let bus = scene.bus("both");
+    let mut most = 0;
+    // An array, a map, a text and bytes of 2^32 - 1 elements, and an array of which each element claims as many.
+    for head in [0xdd_u8, 0xdf, 0xdb, 0xc6] {
+        let payload = [head, 0xff, 0xff, 0xff, 0xff];
+        let asked = [
+            asked_for::<Vec<u64>>(&bus, &payload),
+            asked_for::<std::collections::BTreeMap<String, u64>>(&bus, &payload),
+            asked_for::<String>(&bus, &payload),
+            asked_for::<serde_json::Value>(&bus, &payload),
+            asked_for::<Vec<Vec<Vec<u64>>>>(&bus, &payload.repeat(100)),
+        ];
+        assert!(asked.iter().all(|bytes| *bytes <= MOST), "{head:x}: {asked:?} bytes for five");
+        most = asked.into_iter().fold(most, u64::max);
+    }
+    println!("evidence: bytes_asked_for={most}");
 }

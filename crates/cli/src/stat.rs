@@ -24,7 +24,15 @@ const HOME: &str = "\x1b[H\x1b[J";
 /// What had been sent and received when it was looked at last, by process.
 type Before = BTreeMap<String, (u64, u64)>;
 
+/// A signal is how one that shows again and again ends: with what it has shown.
 pub(crate) fn run(args: &StatArgs, context: &mut Context<'_>) -> Result<Exit, Failure> {
+    match show(args, context) {
+        Err(Failure::Signalled(_)) => Ok(Exit::Done),
+        ended => ended,
+    }
+}
+
+fn show(args: &StatArgs, context: &mut Context<'_>) -> Result<Exit, Failure> {
     let table = !context.output.json() && !args.prometheus;
     let live = table && context.output.is_terminal();
     let endless = live || args.interval.is_some();

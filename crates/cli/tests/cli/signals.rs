@@ -1,4 +1,4 @@
-//! SIGINT and SIGTERM: `up` and `sub` end with 0 and their summary, all others with 130.
+//! SIGINT and SIGTERM: `up`, `sub`, `pull`, `reply` and `stat` end with 0 and what they have to say, all others with 128 and the signal's number.
 
 use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
@@ -82,6 +82,34 @@ fn up_says_when_it_is_ready_and_ends_when_told() {
         up.signal(signal);
         up.finish().expect(0);
         assert_eq!(names(&place.bus_directory()), ["lab.lock"], "only the empty lock remains");
+    }
+}
+
+#[test]
+fn counts_that_are_shown_again_and_again_end_when_told() {
+    for (signal, format) in [(Signal::INT, "--json"), (Signal::TERM, "--prometheus")] {
+        let place = Place::new();
+        let subscriber = place.subscribe(&["x"]);
+        let mut command = place.command(&["stat", format, "--interval", "10ms"]);
+        let (reader, writer) = std::io::pipe().expect("a pipe");
+        command.stdout(writer);
+        let stat = Running::start(command);
+        let mut line = String::new();
+        std::io::BufRead::read_line(&mut std::io::BufReader::new(&reader), &mut line)
+            .expect("a line is read");
+        stat.signal(signal);
+        stat.finish().expect(0);
+        // And one whose reader has stopped reading.
+        let mut command = place.command(&["stat", format, "--interval", "1ms"]);
+        let (reader, writer) = std::io::pipe().expect("a pipe");
+        command.stdout(writer);
+        let stat = Running::start(command);
+        let full = || rustix::io::ioctl_fionread(&reader).expect("a pipe has a length") >= 30_000;
+        crate::node::until("nobody reads what stat writes", full);
+        stat.signal(signal);
+        stat.finish().expect(0);
+        subscriber.signal(Signal::INT);
+        subscriber.finish().expect(0);
     }
 }
 
