@@ -2,18 +2,24 @@
 //!
 //! Within a millisecond the next is the last and one, so that they sort as they were drawn; where the clock goes back they go on from the
 //! latest time that was seen. Of the 80 bits that are not time the first is zero when they are drawn: counting up from there does not
-//! reach the end. It gives no message an id by itself.
+//! reach the end. And what a reader remembers, to drop what comes again. It gives no message an id by itself.
 //!
 //! Invariant: an id is greater than all that were drawn before it from the same bus.
 
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
+use busway_shm::arena::OwnArena;
 use busway_shm::clock;
 use busway_shm::sys::identity::random_u64;
 use busway_wire::MessageId;
+use busway_wire::limits::IDS_SEEN_MAX;
 
-use crate::error::{Error, memory};
+use crate::error::{Code, Error, memory};
 use crate::ports::lock;
+
+mod seen;
+
+pub(crate) use seen::Seen;
 
 /// Nanoseconds of a millisecond.
 const MS: u64 = 1_000_000;
@@ -40,6 +46,24 @@ impl Ids {
             Some(_) | None => fresh,
         };
         *last.insert(next)
+    }
+}
+
+/// What a reader remembers, of so many ids.
+pub(crate) fn seen(
+    ids: Option<u32>,
+    own: &Arc<OwnArena>,
+    at: impl FnOnce() -> String,
+) -> Result<Option<Seen>, Error> {
+    match ids {
+        None => Ok(None),
+        Some(ids @ 1..=IDS_SEEN_MAX) => Ok(Some(Seen::new(ids, own))),
+        Some(_) => {
+            let cause = format!("ids that are remembered must be 1 to {IDS_SEEN_MAX}");
+            Err(Error::new(Code::BadSetting, cause)
+                .at(at())
+                .remedy("remember fewer: the last are what comes again"))
+        }
     }
 }
 

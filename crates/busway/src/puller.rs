@@ -18,11 +18,12 @@ use busway_shm::row::RowOptions;
 use busway_shm::row::group::{self, GroupReader, Pauses, Pulled};
 use busway_shm::sync::spin_hint;
 use busway_wire::limits::{HOLDS_MAX, REDELIVERY_MS_DEFAULT, REDELIVERY_MS_MAX, RETRY_PAUSE_MS_MAX};
-use busway_wire::{Acknowledge, Cause, Group, Pattern, Policy, PortId, Topic, responders};
+use busway_wire::{Acknowledge, Cause, Group, MessageId, Pattern, Policy, PortId, Topic, responders};
 
 use crate::bus::{Bus, Core};
 use crate::control::SubscriberRecord;
 use crate::error::{Code, Error};
+use crate::ids::Seen;
 use crate::outcome::{RecvError, Unread};
 use crate::ports::unmet::{Short, Unmet};
 use crate::ports::{Arrival, Filter, PortTable, Subscription, line_of, work_line};
@@ -70,6 +71,7 @@ pub struct PullerBuilder {
     attempts: u8,
     holds: u32,
     redelivery: Duration,
+    duplicates: Option<u32>,
     export: Option<Filter>,
 }
 
@@ -85,6 +87,7 @@ impl PullerBuilder {
             attempts: ATTEMPTS_DEFAULT,
             holds: HOLDS_DEFAULT,
             redelivery: Duration::from_millis(REDELIVERY_MS_DEFAULT),
+            duplicates: None,
             export: None,
         }
     }
@@ -123,6 +126,15 @@ impl PullerBuilder {
     /// copied, and larger ones wait.
     pub fn holds(mut self, tasks: u32) -> Self {
         self.holds = tasks;
+        self
+    }
+
+    /// Drops a message whose [id](Sample::id) is among the last so many that were done here, 1 to 1 048 576: it is counted as `duplicate`, and is over. Done is
+    /// what was acknowledged, also too late, and in a group that does not acknowledge what was taken and is over. So a task that is given again because nobody
+    /// did it is no duplicate, one that this puller did and could not say so is, and of two tasks of one id that are under way at once both are done. Each
+    /// puller remembers its own; another of the group knows nothing of it. What has no id is never dropped for that. Default: everything is taken.
+    pub fn drop_duplicates(mut self, ids: u32) -> Self {
+        self.duplicates = Some(ids);
         self
     }
 
@@ -176,6 +188,7 @@ impl PullerBuilder {
         let first = self.redelivery.min(Duration::from_millis(RETRY_PAUSE_MS_MAX));
         let most = first.max(Duration::from_millis(REDELIVERY_MS_MAX));
         let [first_ns, most_ns] = [first, most].map(|pause| pause.as_nanos() as u64);
+        let seen = crate::ids::seen(self.duplicates, &core.own, || format!("puller of {pattern}"))?;
         let port = Core::new_port()?;
         let created_ns = clock::monotonic_ns();
         let (policy, holds) = (Policy::default(), self.holds);
@@ -211,6 +224,7 @@ impl PullerBuilder {
                 busy: Vec::new(),
                 pauses: Pauses { first_ns, most_ns, here_only: false },
             }),
+            seen,
         };
         // From here on the drop of `puller` takes everything back.
         let pushers = puller.core.control.pull(record, puller.group.clone(), deadline)? as usize;
@@ -281,6 +295,8 @@ pub struct Puller {
     /// A node lays work of other hosts out for it.
     lays_out: bool,
     habits: Box<Habits>,
+    /// What was done here, where it is not to be done again.
+    seen: Option<Seen>,
 }
 
 impl Puller {
@@ -516,13 +532,25 @@ impl Puller {
 
     /// What was taken, unless it was given to pullers too often.
     fn task(&mut self, sample: Sample, claim: group::Task, line: usize, of_node: bool) -> Option<Task> {
+        let mut done = None;
+        if let Some(seen) = &self.seen
+            && let Some(id) = sample.id()
+        {
+            if seen.has(id) {
+                claim.lose(Cause::Duplicate);
+                self.core.ports.ring_work();
+                return None;
+            }
+            done = Some((seen.clone(), id));
+        }
         let last = self.group.acknowledge().map(|how| how.attempts);
         if last.is_some_and(|attempts| claim.attempt() >= attempts) {
             self.bury(&sample, claim, line);
             return None;
         }
         let acknowledges = last.is_some();
-        Some(Task { sample, claim: Some(claim), acknowledges, ports: self.core.ports.clone(), line, of_node })
+        let ports = self.core.ports.clone();
+        Some(Task { sample, claim: Some(claim), acknowledges, ports, line, of_node, done })
     }
 
     /// Before there is a dead letter: a pusher waits for the rendezvous, and who only tries to take waits for nobody. The dead letters
@@ -716,9 +744,18 @@ pub struct Task {
     line: usize,
     /// A node waits for what becomes of it.
     of_node: bool,
+    /// Where to note that it was done.
+    done: Option<(Seen, MessageId)>,
 }
 
 impl Task {
+    /// It was done here.
+    fn note_done(&mut self) {
+        if let Some((seen, id)) = self.done.take() {
+            seen.add(id);
+        }
+    }
+
     /// The message.
     #[must_use]
     pub fn sample(&self) -> &Sample {
@@ -800,6 +837,7 @@ impl Task {
         let Some(claim) = self.claim.take() else { return };
         if !self.acknowledges {
             claim.done();
+            self.note_done();
         } else if claim.give_back() {
             self.ports.ring_bell(self.line);
         }

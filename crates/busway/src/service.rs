@@ -187,7 +187,7 @@ impl Bus {
 /// Where the messages of a handler come from.
 enum Origin {
     Pattern(String),
-    Group(PullerBuilder),
+    Group(Box<PullerBuilder>),
 }
 
 struct Handler {
@@ -195,6 +195,7 @@ struct Handler {
     handle: Handle,
     policy: Policy,
     history: u64,
+    duplicates: Option<u32>,
     concurrency: u32,
     order: Order,
     retry: Retry,
@@ -319,7 +320,7 @@ impl ServiceBuilder {
         puller: PullerBuilder,
         handler: impl Fn(&Message<'_>) -> A + Send + Sync + 'static,
     ) -> HandlerBuilder {
-        self.add(Origin::Group(puller), Order::None, handler);
+        self.add(Origin::Group(Box::new(puller)), Order::None, handler);
         HandlerBuilder { service: self }
     }
 
@@ -334,6 +335,7 @@ impl ServiceBuilder {
             handle: Box::new(move |message| answered(handler(message))),
             policy: Policy::default(),
             history: 0,
+            duplicates: None,
             concurrency: 1,
             order,
             retry: Retry::default(),
@@ -390,11 +392,19 @@ impl ServiceBuilder {
             let (intake, seed) = match handler.origin {
                 Origin::Pattern(pattern) => {
                     let subscriber = bus.subscriber(&pattern).policy(handler.policy).history(handler.history);
+                    let subscriber = match handler.duplicates {
+                        Some(ids) => subscriber.drop_duplicates(ids),
+                        None => subscriber,
+                    };
                     let subscriber = subscriber.holds(holds).open()?;
                     let seed = subscriber.id().0;
                     (Intake::Subscriber(Box::new(subscriber)), seed)
                 }
                 Origin::Group(puller) => {
+                    let puller = match handler.duplicates {
+                        Some(ids) => puller.drop_duplicates(ids),
+                        None => *puller,
+                    };
                     let puller = puller.holds(holds).open()?;
                     let seed = puller.id().0;
                     (Intake::Puller(Box::new(puller)), seed)
@@ -458,6 +468,12 @@ impl HandlerBuilder {
     /// Messages from before the start, as far as publishers still have them. Default 0.
     pub fn history(self, messages: u64) -> Self {
         self.set(|handler| handler.history = messages)
+    }
+
+    /// Drops what comes again, by its id, as [`SubscriberBuilder::drop_duplicates`](crate::SubscriberBuilder::drop_duplicates) and
+    /// [`PullerBuilder::drop_duplicates`] say. The attempts of this handler at one message are none. Default: everything is handled.
+    pub fn drop_duplicates(self, ids: u32) -> Self {
+        self.set(|handler| handler.duplicates = Some(ids))
     }
 
     /// How often a message whose handling failed is tried again. Default: not at all. Meanwhile others of its topic wait, unless

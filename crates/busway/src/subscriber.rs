@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use busway_shm::clock::{self, Deadline};
 use busway_shm::layout::RING_RELAYS;
-use busway_shm::row::{Gap, Message, RowOptions, RowReader, RowShared, Taken, TakenSmall};
+use busway_shm::row::{Gap, Message, RowOptions, RowReader, RowShared, Sieve, Taken, TakenSmall};
 use busway_shm::sync::spin_hint;
 use busway_wire::limits::{HOLDS_MAX, SAMPLE_SOURCES_MAX};
 use busway_wire::{Pattern, Policy, PortId, ProcessId};
@@ -66,11 +66,13 @@ pub struct SubscriberBuilder {
     policy: Policy,
     history: u64,
     holds: u32,
+    duplicates: Option<u32>,
 }
 
 impl SubscriberBuilder {
     pub(crate) fn new(bus: &Bus, pattern: Result<Pattern, Error>) -> Self {
-        Self { bus: bus.clone(), pattern, policy: Policy::default(), history: 0, holds: HOLDS_DEFAULT }
+        let (policy, holds) = (Policy::default(), HOLDS_DEFAULT);
+        Self { bus: bus.clone(), pattern, policy, history: 0, holds, duplicates: None }
     }
 
     /// What happens when this subscriber is slow. Default: the oldest messages are lost, and counted.
@@ -92,6 +94,31 @@ impl SubscriberBuilder {
         self
     }
 
+    /// Drops a message whose [id](Sample::id) is among the last so many that came, 1 to 1 048 576, from whichever publisher: it is counted as
+    /// lost, with the cause `duplicate`. An id is remembered from when its message was taken; 64 bytes are enough for each. What has no id is never dropped
+    /// for that. Default: everything is taken as it comes.
+    ///
+    /// ```
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use busway::{Cause, Context};
+    /// let bus = busway::Bus::open("example-of-duplicates")?;
+    /// let mut subscriber = bus.subscriber("orders").drop_duplicates(1_000).open()?;
+    /// let mut publisher = bus.publisher("orders").open()?;
+    /// let order = Context::default().with_id(bus.next_id()?);
+    /// publisher.in_context(order).send(b"17 apples")?;
+    /// publisher.in_context(order).send(b"17 apples")?; // who sent it did not know that it had gone out
+    /// publisher.send(b"the next")?;
+    /// assert_eq!(&subscriber.recv()?[..], b"17 apples");
+    /// assert_eq!(&subscriber.recv()?[..], b"the next");
+    /// assert_eq!(subscriber.losses()[0].cause, Cause::Duplicate);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn drop_duplicates(mut self, ids: u32) -> Self {
+        self.duplicates = Some(ids);
+        self
+    }
+
     /// Registers the subscriber. Returns when the publishers that are known now are attached, or have refused: those are
     /// tried again, and [`Subscriber::unread`] names them meanwhile.
     ///
@@ -108,6 +135,7 @@ impl SubscriberBuilder {
                 .at(format!("subscriber of {pattern}"))
                 .remedy("hold fewer samples, or copy what must be kept"));
         }
+        let seen = crate::ids::seen(self.duplicates, &core.own, || format!("subscriber of {pattern}"))?;
         let holds = match policy {
             Policy::DropNewest { depth } => self.holds.max(depth),
             _ => self.holds,
@@ -124,6 +152,7 @@ impl SubscriberBuilder {
             subscription,
             pattern,
             policy,
+            sieve: seen.map(|seen| seen.sieve()),
             port,
             readers: Vec::new(),
             tray: SampleTray::default(),
@@ -188,6 +217,8 @@ pub struct Subscriber {
     subscription: Arc<Subscription>,
     pattern: Pattern,
     policy: Policy,
+    /// What it has had, where it is not to have it again.
+    sieve: Option<Sieve>,
     port: PortId,
     readers: Vec<Reader>,
     /// One for all publishers: of very many it is in a cache, and what each had for itself would not be.
@@ -568,7 +599,10 @@ impl Subscriber {
             let relay = flags & RING_RELAYS != 0;
             let skip = if relay { ORIGIN_BYTES as u8 } else { 0 };
             let source = SourceRef::alone(Source { topic: arrival.topic, publisher, skip });
-            let reader = RowReader::new(arrival.row, self.policy, peer.uid() != uid);
+            let mut reader = RowReader::new(arrival.row, self.policy, peer.uid() != uid);
+            if let Some(sieve) = &self.sieve {
+                reader.drop_duplicates(sieve.clone());
+            }
             let origin = relay
                 .then(|| self.origins.remove(&arrival.publisher).map_or_else(Origin::default, Origin::after));
             let held = self.ends || self.held.contains(&arrival.publisher);

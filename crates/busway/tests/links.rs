@@ -132,6 +132,32 @@ fn what_a_message_says_beside_its_payload_crosses_a_link_whatever_its_size() {
     println!("evidence: messages={} with_context={seen}", sent.len());
 }
 
+#[test]
+fn what_another_host_sends_again_is_dropped_by_who_wants_each_once() {
+    let (near, far) = two_hosts();
+    let mut subscriber =
+        far.bus.subscriber("orders").policy(Policy::Block).drop_duplicates(100).open().unwrap();
+    let id = Context::default().with_id(near.bus.next_id().unwrap());
+    // Who sends it again has taken the place of who did not know that it had gone out.
+    for (first, payload) in [(true, "small"), (false, "small"), (false, "the end")] {
+        let mut publisher = near.bus.publisher("orders").open().unwrap();
+        publisher.wait_for_subscribers(1, PATIENCE).unwrap();
+        publisher.in_context(id).send(payload.as_bytes()).unwrap();
+        publisher.in_context(id).send(&vec![7; 200_000]).unwrap();
+        publisher.send(b"without an id").unwrap();
+        if first {
+            assert_eq!(receive(&mut subscriber), b"small");
+        }
+        assert_eq!(receive(&mut subscriber), b"without an id");
+        publisher.flush(PATIENCE).unwrap();
+    }
+    let lost = subscriber.losses();
+    assert!(lost.iter().all(|loss| loss.cause == Cause::Duplicate), "{lost:?}");
+    assert_eq!(lost.iter().map(|loss| loss.count).sum::<u64>(), 5);
+    assert_eq!(subscriber.account().dropped.get(Cause::Duplicate.name()), Some(&5));
+    println!("evidence: duplicates=5");
+}
+
 fn receive(subscriber: &mut Subscriber) -> Vec<u8> {
     subscriber.recv_timeout(PATIENCE).unwrap().expect("a message").to_vec()
 }

@@ -17,7 +17,7 @@ pub mod fields;
 /// "BUSWAYA1", the first eight bytes of an arena.
 pub const MAGIC: u64 = u64::from_le_bytes(*b"BUSWAYA1");
 /// Raised with every change of a layout.
-pub const LAYOUT_VERSION: u32 = 7;
+pub const LAYOUT_VERSION: u32 = 8;
 
 /// Most extents of a process.
 pub const EXTENTS_MAX: u32 = 4095;
@@ -34,9 +34,9 @@ pub const STAGES_MAX: usize = 16;
 /// Hold words that lie in the row itself.
 pub const ROW_HOLDS: usize = 16;
 /// Counters by cause in an account.
-pub const CAUSES: usize = 20;
-/// Of these, those that lie side by side in rows and rings. The others are of groups alone, and stand where a row had words to
-/// spare: a row has seven lines and a ring thirteen so that the same field of many does not fall on a few sets of a cache.
+pub const CAUSES: usize = 21;
+/// Of these, those that lie side by side in rows and rings. The others are seldom, most of them of groups alone, and stand where a row had
+/// words to spare: a row has seven lines and a ring thirteen so that the same field of many does not fall on a few sets of a cache.
 pub const CAUSES_SIDE_BY_SIDE: usize = 16;
 /// Longest topic name, in bytes.
 pub const TOPIC_BYTES: usize = 256;
@@ -49,7 +49,7 @@ pub const HUGE: u64 = 2 << 20;
 pub const PAGE: u64 = 4096;
 
 /// Words for what is counted for the process itself: more than there are, so that another moves no word.
-pub const EVENTS: usize = 64;
+pub const EVENTS: usize = 62;
 
 /// Byte offset of the counters of the process.
 pub const COUNTERS_AT: u64 = PAGE;
@@ -285,7 +285,7 @@ pub struct RowEntry {
     /// Lost, by the causes behind those of `dropped`.
     pub dropped_by_group: [AtomicU64; CAUSES - CAUSES_SIDE_BY_SIDE],
     /// Zero.
-    pub spare: [AtomicU64; 2],
+    pub spare: AtomicU64,
 }
 
 impl RowEntry {

@@ -10,6 +10,7 @@
 //! stored before a fence after which the slot was unchanged; a hold never moves to another word. (W3)
 //! `cursor - first` = delivered + dropped: every sequence that was passed is counted once, before it is passed (`ledger`).
 
+use std::fmt;
 use std::sync::{Arc, OnceLock};
 
 use busway_wire::Cause;
@@ -508,18 +509,21 @@ impl HeldChunk {
 
     /// What lies behind the header, as [`Body::following`].
     fn following(&self) -> &[u8] {
+        self.lying().get(HEADER_SIZE..).unwrap_or_default()
+    }
+
+    /// The chunk as far as the message goes; nothing in a child made by `fork`, which does not have that memory.
+    #[inline]
+    fn lying(&self) -> &[u8] {
         if self.row.own.forked() {
             return &[];
         }
-        self.payload.as_slice().get(HEADER_SIZE..).unwrap_or_default()
+        self.payload.as_slice()
     }
 
     /// The payload, in the publisher's memory; nothing in a child made by `fork`, which does not have that memory.
     pub fn payload(&self) -> &[u8] {
-        if self.row.own.forked() {
-            return &[];
-        }
-        self.payload.as_slice().get(self.skip..).unwrap_or_default()
+        self.lying().get(self.skip..).unwrap_or_default()
     }
 }
 
@@ -528,6 +532,29 @@ impl Drop for HeldChunk {
         if !self.row.own.forked() {
             self.row.release(self.at, self.bytes);
         }
+    }
+}
+
+/// What is asked about each message that has extensions before it is counted as taken: whether it is wanted. Its clones are the same.
+#[derive(Clone)]
+pub struct Sieve(Arc<Wants>);
+
+type Wants = dyn Fn(&[u8]) -> bool + Send + Sync;
+
+impl Sieve {
+    /// Is given the extensions of a message, of which only the length was checked.
+    pub fn new(wants: impl Fn(&[u8]) -> bool + Send + Sync + 'static) -> Self {
+        Self(Arc::new(wants))
+    }
+
+    fn wants(&self, extensions: &[u8]) -> bool {
+        (self.0)(extensions)
+    }
+}
+
+impl fmt::Debug for Sieve {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("Sieve")
     }
 }
 

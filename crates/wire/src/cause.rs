@@ -55,14 +55,16 @@ pub enum Cause {
     Expired = 18,
     /// Whoever asked did not want the answer any more.
     Cancelled = 19,
+    /// A message of the same id came before it, and its reader wants each once.
+    Duplicate = 20,
 }
 
 impl Cause {
     /// Words reserved for causes in an account. More than there are, so that a new cause moves no other word.
-    pub const COUNT: usize = 20;
+    pub const COUNT: usize = 21;
 
     /// Every cause, in order of its index.
-    pub const ALL: [Cause; 20] = [
+    pub const ALL: [Cause; 21] = [
         Cause::Lapped,
         Cause::Conflated,
         Cause::DropNewest,
@@ -83,6 +85,7 @@ impl Cause {
         Cause::DeadLetter,
         Cause::Expired,
         Cause::Cancelled,
+        Cause::Duplicate,
     ];
 
     /// The word of this cause in an account.
@@ -121,6 +124,7 @@ impl Cause {
             Cause::DeadLetter => "dead_letter",
             Cause::Expired => "expired",
             Cause::Cancelled => "cancelled",
+            Cause::Duplicate => "duplicate",
         }
     }
 }

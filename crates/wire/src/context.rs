@@ -133,7 +133,7 @@ impl<'a> Context<'a> {
             } else if number == ExtensionKind::Tracestate.number() && state.is_none() {
                 state = core::str::from_utf8(value).ok().filter(|text| check_state(text).is_ok());
             } else if number == ExtensionKind::MessageId.number() && context.id.is_none() {
-                context.id = value.try_into().ok().map(|bytes| MessageId(u128::from_be_bytes(bytes)));
+                context.id = value.try_into().ok().map(|bytes| MessageId(u128::from_le_bytes(bytes)));
             }
         }
         context.state = state.filter(|_| context.trace.is_some()).unwrap_or_default();

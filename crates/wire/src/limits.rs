@@ -57,6 +57,16 @@ pub const TRACE_STATE_BYTES_MAX: usize = 512;
 /// Members of a `tracestate`: as many as W3C Trace Context allows. As above.
 pub const TRACE_STATE_MEMBERS_MAX: usize = 32;
 
+/// Bytes that the ids which one reader remembers take at most, to drop what comes again. More is refused when the reader is made.
+pub const IDS_SEEN_BYTES_MAX: usize = 64 << 20;
+
+/// Bytes of one of them, counted generously: the id twice, once in order of its coming and once in order of its value, with what the two lists
+/// have to spare.
+pub const ID_SEEN_BYTES: usize = 64;
+
+/// Ids that one reader remembers at most: see [`IDS_SEEN_BYTES_MAX`].
+pub const IDS_SEEN_MAX: u32 = (IDS_SEEN_BYTES_MAX / ID_SEEN_BYTES) as u32;
+
 /// Bytes of one control message, header included. One datagram of a unix socket, well below the 208 KiB that
 /// the kernel queues by default. Encoding fails above it; a longer datagram is refused before it is read.
 pub const CONTROL_BYTES_MAX: usize = 64 << 10;

@@ -54,10 +54,10 @@ impl MessageId {
         (self.0 >> RANDOM_BITS) as u64
     }
 
-    /// Its bytes, as a message has them: the highest first.
+    /// Its bytes, as a message has them: the lowest first, as of every number there.
     #[must_use]
     pub const fn to_bytes(self) -> [u8; MessageId::SIZE] {
-        self.0.to_be_bytes()
+        self.0.to_le_bytes()
     }
 }
 

@@ -71,6 +71,7 @@ impl Task {
             true => Ok(()),
             false => Err(Late),
         };
+        self.note_done();
         self.tell_node();
         settled
     }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use busway_wire::Cause;
 use busway_wire::Policy;
 
-use super::{Body, Gap, Message, REFUSED, RowShared, SEATED, Taken, TakenSmall};
+use super::{Body, Gap, Message, REFUSED, RowShared, SEATED, Sieve, Taken, TakenSmall};
 use crate::layout::{RING_GATES, RingEntry, RowEntry, STAGES_MAX, state, unkey};
 use crate::life::Life;
 use crate::ring::SLOTS_MAX;
@@ -76,6 +76,8 @@ pub struct RowReader {
     over: bool,
     /// The cursor moves by `confirm` only.
     confirms: bool,
+    /// What it has had it is not to have again.
+    sieve: Option<Sieve>,
 }
 
 impl RowReader {
@@ -104,7 +106,13 @@ impl RowReader {
             delivered: 0,
             over: false,
             confirms: false,
+            sieve: None,
         }
+    }
+
+    /// From now on what does not pass the sieve is lost as [`Cause::Duplicate`].
+    pub fn drop_duplicates(&mut self, sieve: Sieve) {
+        self.sieve = Some(sieve);
     }
 
     /// From now on messages that were taken stay where they are until [`RowReader::confirm`]: for who carries them on

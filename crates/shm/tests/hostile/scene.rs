@@ -8,7 +8,7 @@ use busway_shm::clock::{Deadline, monotonic_ns};
 use busway_shm::hold::HoldBudget;
 use busway_shm::layout::ARENA_BYTES_MIN;
 use busway_shm::ring::{Patience, Refusal, RingOptions, RingWriter, Sent};
-use busway_shm::row::{Body, Message, RowOptions, RowReader, RowShared};
+use busway_shm::row::{Message, RowOptions, RowReader, RowShared};
 use busway_shm::seat::{EntryKey, RingShared};
 use busway_shm::slot::{INLINE_BYTES, InlineMeta};
 use busway_wire::limits::{HOLD_BYTES_MAX, HOLDS_MAX};

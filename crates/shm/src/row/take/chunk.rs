@@ -75,10 +75,13 @@ impl RowReader {
         let still = self.still(word);
         self.row.holds.unborrow();
         match (copied, still) {
-            (Ok((header, payload)), true) => {
+            (Ok((header, following)), true) => {
+                if !self.is_first(following.get(..header.extension_bytes()).unwrap_or_default()) {
+                    return Some(self.lose(1, Cause::Duplicate));
+                }
                 let sequence = self.next;
                 self.took(sequence);
-                Some(Taken::Message(Message { sequence, body: Body::Copied(header, payload) }))
+                Some(Taken::Message(Message { sequence, body: Body::Copied(header, following) }))
             }
             (Err(cause), true) => Some(self.lose(1, cause)),
             (_, false) => self.lapped(),
@@ -98,10 +101,19 @@ impl RowReader {
             self.row.release(at, place.bytes);
             return self.lose(1, Cause::Corrupt);
         };
+        if !self.is_first(payload.as_slice().get(HEADER_SIZE..skip).unwrap_or_default()) {
+            self.row.release(at, place.bytes);
+            return self.lose(1, Cause::Duplicate);
+        }
         let sequence = self.next;
         self.took(sequence);
         let held = HeldChunk { row: self.row.clone(), at, bytes: place.bytes, payload, header, skip };
         Taken::Message(Message { sequence, body: Body::Chunk(held) })
+    }
+
+    /// Whether this reader wants a message with these extensions: it has had none of the same id.
+    fn is_first(&self, extensions: &[u8]) -> bool {
+        extensions.is_empty() || self.sieve.as_ref().is_none_or(|sieve| sieve.wants(extensions))
     }
 
     fn copy(&self, place: ChunkPlace) -> Result<(Header, Vec<u8>), Cause> {
