@@ -20,6 +20,8 @@ pub(crate) enum Wheel {
 
 const LIMIT: Duration = Duration::from_secs(900);
 const TOOLS: &[&str] = &["maturin>=1.9,<2", "mypy>=1.18,<3", "pytest>=8,<10"];
+/// What tests use where it is there: the programs' own packages. Where pip has one of them not, its test says so.
+const EXTRAS: &[&str] = &["fastapi", "msgpack", "orjson", "pyarrow"];
 const OLD: &str = "import sys; sys.exit(sys.version_info < (3, 11))";
 
 /// Builds, installs and tries it.
@@ -39,6 +41,11 @@ pub(crate) fn run() -> Result<Wheel, Failure> {
         if !quiet(step)? {
             return Ok(Wheel::Nothing(what.to_owned()));
         }
+    }
+    for extra in EXTRAS {
+        let mut package = Command::new(&python);
+        package.args(["-m", "pip", "install", "--quiet", "--only-binary", ":all:", extra]);
+        quiet(package)?;
     }
     for (name, step) in steps(&python, &out) {
         let end = process::run(step, name, LIMIT, Output::Shown)?;

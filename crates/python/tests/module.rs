@@ -134,6 +134,7 @@ claims! {
     fn a_bus_is_built_anywhere_and_used_in_one_loop_after_the_other();
 
     "test_bus_document.Document":
+    fn the_lifespan_of_our_page_answers();
     fn the_quick_start_runs_as_it_stands_and_leaves_nothing();
     fn its_names_are_ours();
     fn its_handlers_handle();
@@ -242,6 +243,11 @@ claims! {
     fn bytes_that_are_no_message_are_refused_whatever_they_are();
     fn messagepack_and_tables_go_where_their_packages_are();
     fn a_package_that_is_not_installed_is_named_with_how_to_get_it();
+
+    "test_bus_check.Check":
+    fn where_all_is_well_the_check_says_so_and_leaves_nothing();
+    fn a_message_bus_in_the_folder_of_the_program_is_told();
+    fn what_is_not_well_is_told_with_what_to_try();
 
     "test_words.Words":
     fn the_stubs_name_what_is_there();
