@@ -166,6 +166,22 @@ impl Permits {
         }
     }
 
+    /// Whether it may do this with a topic that the pattern matches. `false`: with none; what it may is asked for each topic by its name.
+    #[must_use]
+    pub fn could(&self, deed: Deed, pattern: &Pattern) -> bool {
+        if is_reserved(pattern.as_str()) {
+            return false;
+        }
+        let Some(acl) = &self.acl else { return true };
+        acl.of(&self.who).any(|rule| {
+            let allowed = match deed {
+                Deed::Publish => &rule.publish,
+                Deed::Subscribe => &rule.subscribe,
+            };
+            allowed.iter().any(|allowed| allowed.may_meet(pattern))
+        })
+    }
+
     /// Why it may not, for people.
     #[must_use]
     pub fn refusal(&self, deed: Deed, topic: &Topic) -> String {

@@ -85,6 +85,24 @@ impl Pattern {
         }
     }
 
+    /// Whether a topic may match both. `false`: none does; of prefixes it may be true where none does either.
+    ///
+    /// ```
+    /// use busway_wire::Pattern;
+    /// let orders: Pattern = "order.*".parse()?;
+    /// assert!(orders.may_meet(&"*.new".parse()?));
+    /// assert!(!orders.may_meet(&"price.>".parse()?));
+    /// # Ok::<(), busway_wire::NameError>(())
+    /// ```
+    #[must_use]
+    pub fn may_meet(&self, other: &Pattern) -> bool {
+        match (self, other) {
+            (Pattern::Exact(topic), pattern) | (pattern, Pattern::Exact(topic)) => pattern.matches(topic),
+            (Pattern::Tokens(one), Pattern::Tokens(two)) => tokens_meet(&one.0, &two.0),
+            (Pattern::Prefix(_), _) | (_, Pattern::Prefix(_)) => true,
+        }
+    }
+
     /// The topic, if the pattern can match no other.
     #[must_use]
     pub fn exact(&self) -> Option<&Topic> {
@@ -129,6 +147,18 @@ fn token_match(pattern: &str, topic: &str) -> bool {
         }
     }
     tokens.next().is_none()
+}
+
+/// Whether a name can have the tokens of both.
+fn tokens_meet(one: &str, two: &str) -> bool {
+    let (mut one, mut two) = (one.split('.'), two.split('.'));
+    loop {
+        match (one.next(), two.next()) {
+            (None, None) | (Some(">"), Some(_)) | (Some(_), Some(">")) => return true,
+            (Some(a), Some(b)) if a == b || a == "*" || b == "*" => {}
+            _ => return false,
+        }
+    }
 }
 
 impl Prefix {

@@ -129,3 +129,46 @@ fn who_text(who: &Principal) -> (&'static str, &Principal) {
         Principal::Client { .. } => ("client", who),
     }
 }
+
+#[test]
+fn of_a_pattern_it_is_known_whether_anything_of_it_could_be_allowed() {
+    let lamp = Principal::client("lamp").expect("a name");
+    let rules = vec![rule("client/lamp", [&["a.*"], &["a.b", "c.>", "^pre"], &[], &["a.b"]])];
+    let permits = Permits::new(lamp.clone(), Some(&Acl::new(rules)));
+    let could = |deed, text: &str| permits.could(deed, &Pattern::parse(text).expect("a pattern"));
+    for (text, publishes) in
+        [(">", true), ("*", false), ("*.x", true), ("a.>", true), ("a.b.c", false), ("b.*", false)]
+    {
+        assert_eq!(could(Deed::Publish, text), publishes, "{text}");
+    }
+    // A prefix may meet anything: what it may is asked for each topic.
+    for text in ["d", "d.*", "c.x", "a.b"] {
+        assert!(text == "d" || could(Deed::Subscribe, text), "{text}");
+    }
+    assert!(!could(Deed::Subscribe, "$bus.>"));
+    assert!(Permits::new(lamp, None).could(Deed::Publish, &Pattern::parse("x").expect("a pattern")));
+}
+
+/// Whatever is allowed of a topic could be allowed of each pattern that matches it.
+#[test]
+fn what_is_allowed_of_a_topic_could_be_of_every_pattern_that_matches_it() {
+    let mut rng = fastrand::Rng::with_seed(11);
+    let mut both = 0;
+    let text = |rng: &mut fastrand::Rng, wild: bool| {
+        let tokens: Vec<&str> = (0..rng.usize(1..4))
+            .map(|_| if wild && rng.u8(..3) == 0 { "*" } else { ["a", "b"][rng.usize(..2)] })
+            .collect();
+        let end = if wild && rng.u8(..4) == 0 { ".>" } else { "" };
+        format!("{}{end}", tokens.join("."))
+    };
+    for _ in 0..20_000 {
+        let (one, two) = (text(&mut rng, true), text(&mut rng, true));
+        let name = topic(&text(&mut rng, false));
+        let (one, two) = (Pattern::parse(&one).expect("a pattern"), Pattern::parse(&two).expect("a pattern"));
+        if one.matches(&name) && two.matches(&name) {
+            both += 1;
+            assert!(one.may_meet(&two) && two.may_meet(&one), "{name}: {one} and {two}");
+        }
+    }
+    assert!(both > 500, "{both}");
+}
