@@ -230,7 +230,10 @@ impl PullerBuilder {
         let pushers = puller.core.control.pull(record, puller.group.clone(), deadline)? as usize;
         let subscription = puller.subscription.clone();
         let settled = || subscription.begun() + subscription.unmet_count() >= pushers;
-        puller.core.wait_for(deadline, QUIET, settled);
+        // Who pulls for another host takes what there is when it looks, and may not have all that was counted.
+        if !export {
+            puller.core.wait_for(deadline, QUIET, settled);
+        }
         if let Some(unmet) = subscription.unmet().into_iter().find(|unmet| unmet.short == Short::Own) {
             return Err(unmet.error);
         }
@@ -595,7 +598,8 @@ impl Puller {
         let within_ns = u64::from(self.group.acknowledge()?.within_ms) * 1_000_000;
         let mut next = None;
         for reader in &mut self.readers {
-            let (count, due) = reader.reader.watch(now_ns);
+            // The time of what another host has given runs there, and it says when that is up: two clocks would give it twice.
+            let (count, due) = if reader.of_node { (0, None) } else { reader.reader.watch(now_ns) };
             if count > 0 {
                 self.core.ports.ring_bell(reader.line);
             }
@@ -616,6 +620,17 @@ impl Puller {
     fn rest_others(&mut self, but: usize) {
         let others = self.readers.iter_mut().enumerate().filter(|(at, _)| *at != but);
         others.for_each(|(_, reader)| reader.reader.rest());
+    }
+
+    /// It takes nothing more of this topic, and no pusher but those of the filter from now on. What it has taken stays its.
+    pub(crate) fn forgo(&mut self, topic: &Topic, filter: Filter) {
+        self.subscription.set_filter(filter);
+        self.meet();
+        self.rest();
+        self.readers.retain(|reader| reader.source.topic != *topic);
+        self.unseated.retain(|arrival| arrival.topic != *topic);
+        // The control thread frees the rows.
+        self.core.control.poke();
     }
 
     /// Takes up the pushers that the control thread has met.

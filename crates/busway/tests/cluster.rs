@@ -6,6 +6,7 @@
 #[expect(dead_code, reason = "it serves other tests as well, which use the rest")]
 mod peer;
 #[path = "cluster/proxy.rs"]
+#[expect(dead_code, reason = "the tests of work between hosts use more of it")]
 mod proxy;
 #[path = "cluster/stage.rs"]
 #[expect(dead_code, reason = "it serves another test as well, which uses the rest")]

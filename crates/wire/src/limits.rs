@@ -382,6 +382,28 @@ pub const LINK_TOKENS_MAX: usize = LINK_CLIENTS_DEFAULT as usize;
 /// refused when they are read.
 pub const ACL_PATTERNS_MAX: usize = 4_096;
 
+// Work across links.
+
+/// Words about work that wait for a peer to confirm them: who keeps to the page causes some thousand, an answer for each task that it
+/// may give and has given. It is some 30 MB of heap. Past it what waits is dropped, and both begin anew.
+pub const WORK_WORDS_MAX: usize = 262_144;
+
+/// Bytes of a word that comes in pieces from a peer which has no work of ours and may give us none: more than any word has without a
+/// payload. What is larger is not kept, and both begin anew.
+pub const WORK_STRANGER_BYTES_MAX: usize = 64 << 10;
+
+/// Tasks of one pull that a peer has at a time: more than any host works on. Beyond it nothing more is given for that pull.
+pub const WORK_GIVEN_MAX: u64 = 1_024;
+
+/// Pulls of a peer: as many groups and patterns as a host has, by far. A further one is not heard.
+pub const WORK_PULLS_MAX: usize = 4_096;
+
+/// Topics of one pull that the peer may not be given, as it said. At one more nothing is given for that pull any more.
+pub const WORK_DENIED_MAX: usize = 1_024;
+
+/// Pullers that are opened for one peer at a time: one after the other, in turn with those for others. The next waits for one of them.
+pub const WORK_OPENINGS_MAX: usize = 16;
+
 /// Messages that a peer may have under way to us unless the user says otherwise: half a million a second over
 /// 32 ms. Past it the peer waits.
 pub const LINK_CREDIT_MESSAGES_DEFAULT: u64 = 16_384;

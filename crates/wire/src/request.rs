@@ -1,8 +1,8 @@
 //! What stands before the payload of a request and of a reply, and on which topic replies travel.
 //!
 //! A head is 8 bytes and lies before the payload, not in the extensions: a slot has none, and most requests and replies lie in a
-//! slot. A node that carries a request to another host puts the time that is left into the extension `deadline` there, since the clock
-//! of a head is that of its host, and the node there makes a head of it again; correlation and source travel as they are.
+//! slot. A request that is carried to another host is asked there anew: what travels is the time that is left (`work`), since the clock of a head
+//! is that of its host.
 //!
 //! It does not know who waits for what, nor what time it is.
 //!

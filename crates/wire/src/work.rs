@@ -4,8 +4,8 @@
 //! once, over any number of connections. A host says for which groups its programs pull and how much they are ready for; the other takes
 //! so much from its pushers, in the name of the group, and is told what became of it. A request is work whose group is that of the responders.
 //!
-//! A body is a word in postcard, and behind it a payload where the word has one. The correlation of the message is the number of the start of
-//! the host that is spoken to: what was said to an earlier start of it means nothing to this one.
+//! A body is a word in postcard, and behind it a payload where the word has one. The correlation of the message is the source of the words of
+//! the host that is spoken to: what was said to an earlier source of it means nothing to this one.
 //!
 //! It does not know who may say what, nor what follows.
 //!
@@ -48,12 +48,14 @@ pub enum End {
         /// How often.
         attempt: u8,
     },
+    /// It may not be pushed there by who gave it: it counts as not given.
+    Denied,
 }
 
 /// One thing that is said. The order of the variants is the format: a new one goes to the end.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Word {
-    /// Programs of the sender's host pull.
+    /// Programs of the sender's host pull. Said again, what was denied may be given again.
     Pull {
         /// The sender's number for it.
         pull: u32,
@@ -93,8 +95,11 @@ pub enum Word {
         /// Of a request: for how long somebody waits, in nanoseconds; of a task 0.
         left_ns: u64,
     },
-    /// Nobody waits for that request any more.
+    /// That task is not the receiver's any more: nobody waits for that request, or it is given to another. In the place of a task that has
+    /// not been said it is one that came and is over.
     Cancel {
+        /// For which pull it was.
+        pull: u32,
         /// The number.
         task: u64,
     },

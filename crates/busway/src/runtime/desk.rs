@@ -20,6 +20,9 @@ mod far;
 mod near;
 mod opener;
 mod pulls;
+mod says;
+#[cfg(test)]
+mod scene;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -36,11 +39,12 @@ use crate::ports::{PortTable, lock, work_line};
 use crate::responder::Lanes;
 use crate::runtime::hub::{Shared, Wires};
 
-pub(crate) use channel::{Channel, Standing, WANT};
+pub(crate) use channel::{Between, Channel, Standing, WANT};
 use far::Far;
 use near::{Look, Near};
 use opener::{For, Opened, Opener};
 use pulls::Pulls;
+pub(crate) use says::Says;
 
 /// A link that is away for so long does not end a request: that is how a newer one takes its place.
 const BLINK_NS: u64 = 200_000_000;
@@ -61,18 +65,20 @@ pub(super) struct Context<'a> {
     lanes: &'a Arc<Lanes>,
     permits: &'a Permits,
     whom: For,
+    /// When this look began.
+    now_ns: u64,
 }
 
 /// One peer.
 #[derive(Default)]
 struct Partner {
-    /// The number of its latest start; 0 before its first hello.
-    instance: u64,
     /// Since when its link is gone.
     down_ns: Option<u64>,
     requests_ended: bool,
     gone: bool,
     permits: Option<Permits>,
+    /// Words that could not be read, or meant nothing.
+    nonsense: u64,
     near: Near,
     far: Far,
 }
@@ -84,7 +90,8 @@ pub(super) struct Desk<D> {
     lanes: Arc<Lanes>,
     opener: Opener,
     pulls: Pulls,
-    partners: BTreeMap<PeerId, Partner>,
+    /// Those whose source is known, and between which sources their words go.
+    partners: BTreeMap<PeerId, (Between, Partner)>,
 }
 
 impl<D: Wires> Desk<D> {
@@ -97,7 +104,7 @@ impl<D: Wires> Desk<D> {
     /// The body of `bw-work`.
     pub(super) fn run(mut self) {
         let mut idle = 0;
-        while !self.shared.stopping() {
+        while !self.shared.work_ends() {
             let Some(domain) = self.bus.core.ports.domain() else { return };
             let look = self.step();
             idle = if look.again { 0 } else { idle + 1 };
@@ -108,7 +115,7 @@ impl<D: Wires> Desk<D> {
             let sleeper = domain.bell().prepare(if look.any { ANY } else { work_line() });
             // Announced: what comes now rings. What came before is found by this look.
             let last = self.step();
-            if last.again || last.any != look.any || self.shared.stopping() {
+            if last.again || last.any != look.any || self.shared.work_ends() {
                 idle = 0;
                 continue;
             }
@@ -119,11 +126,14 @@ impl<D: Wires> Desk<D> {
         self.end();
     }
 
-    /// The node ends: what peers have of this host is not done again by others where that is not allowed.
+    /// The node ends: what nobody here has begun goes back to whose it is, and what peers have of this host is not done again by others where
+    /// that is not allowed.
     fn end(&mut self) {
-        let peers: Vec<PeerId> = self.partners.keys().copied().collect();
-        for peer in peers {
-            self.forget(peer);
+        let peers = lock(&self.shared.peers).clone();
+        for (id, peer) in peers {
+            let mut say = Says::default();
+            let Some(between) = self.forget(id, &mut say) else { continue };
+            lock(&peer).say_words(&self.shared.driver, between, say, false);
         }
     }
 
@@ -138,115 +148,135 @@ impl<D: Wires> Desk<D> {
         let gone: Vec<PeerId> =
             self.partners.keys().filter(|peer| !peers.contains_key(peer)).copied().collect();
         for peer in gone {
-            self.forget(peer);
+            // Nobody hears what is said of it.
+            self.forget(peer, &mut Says::default());
         }
         let mut opened = self.opener.take();
         for (id, peer) in peers {
-            let (mut say, mut come) = (Vec::new(), Vec::new());
+            let (mut say, mut come) = (Says::default(), Vec::new());
             let (standing, permits) = {
                 let mut peer = lock(&peer);
                 let standing = peer.take_words(&self.shared.driver, &mut come);
                 (standing, peer.permits().clone())
             };
             let Some(standing) = standing else { continue };
-            let theirs = opened.extract_if(.., |(whom, _)| whom.peer == id).collect();
-            look.again |= !come.is_empty();
-            look.add(self.serve(id, &permits, standing, come, theirs, &mut say));
+            let former = self.partners.get(&id).map(|(between, _)| *between);
+            if former.is_some_and(|former| Some(former) != standing.between) {
+                // It is another start of it, or knows nothing of us: nobody hears what is said of the former.
+                self.forget(id, &mut Says::default());
+            }
+            let Some(between) = standing.between else { continue };
+            let theirs = opened.extract_if(.., |(whom, _)| whom.peer == id && whom.between == between);
+            let heard = Heard { come, opened: theirs.collect() };
+            look.again |= !heard.come.is_empty();
+            let (of_it, shares) = self.serve(id, &permits, (between, standing), heard, &mut say);
+            look.add(of_it);
             if !say.is_empty() {
                 look.again = true;
-                lock(&peer).say_words(&self.shared.driver, standing.instance, say);
+                lock(&peer).say_words(&self.shared.driver, between, say, shares);
             }
         }
         look
     }
 
-    fn forget(&mut self, id: PeerId) {
-        let Some(mut partner) = self.partners.remove(&id) else { return };
+    /// Returns between which sources it was spoken with.
+    fn forget(&mut self, id: PeerId, say: &mut Says) -> Option<Between> {
+        let (between, mut partner) = self.partners.remove(&id)?;
         // Nothing is opened for it any more.
         let nobody = || Permits::new(Principal::Node { index: 0 }, None);
         let permits = partner.permits.clone().unwrap_or_else(nobody);
-        let whom = For { peer: id, instance: partner.instance, pull: 0 };
-        let context = self.context(&permits, whom);
-        partner.near.end_all(&context);
-        partner.far.forget();
+        let context = self.context(&permits, id, between);
+        partner.near.end_all(&context, say);
+        partner.far.forget(say);
+        Some(between)
     }
 
-    fn context<'a>(&'a self, permits: &'a Permits, whom: For) -> Context<'a> {
+    fn context<'a>(&'a self, permits: &'a Permits, peer: PeerId, between: Between) -> Context<'a> {
         let Self { bus, lanes, opener, .. } = self;
-        Context { bus, ports: &bus.core.ports, opener, lanes, permits, whom }
+        let (whom, now_ns) = (For { peer, between, pull: 0, number: 0 }, clock::monotonic_ns());
+        Context { bus, ports: &bus.core.ports, opener, lanes, permits, whom, now_ns }
     }
 
-    /// Takes what a peer has said, and puts what is to be said to it.
+    /// Takes what a peer has said, and puts what is to be said to it. Returns also whether it has work of ours, or may give us some.
     fn serve(
         &mut self,
         id: PeerId,
         permits: &Permits,
-        standing: Standing,
-        come: Vec<Vec<u8>>,
-        opened: Vec<(For, Opened)>,
-        say: &mut Vec<Vec<u8>>,
-    ) -> Look {
+        (between, standing): (Between, Standing),
+        heard: Heard,
+        say: &mut Says,
+    ) -> (Look, bool) {
         let mut look = Look::default();
-        if standing.instance == 0 {
-            return look;
-        }
-        let mut partner = self.partners.remove(&id).unwrap_or_default();
-        let context = self.context(permits, For { peer: id, instance: standing.instance, pull: 0 });
-        if partner.instance != standing.instance {
-            partner.near.end_all(&context);
-            partner.far.forget();
-            partner = Partner { instance: standing.instance, ..Partner::default() };
-        }
+        let mut partner = self.partners.remove(&id).map(|(_, partner)| partner).unwrap_or_default();
+        let context = self.context(permits, id, between);
         if partner.permits.as_ref() != Some(permits) && partner.permits.replace(permits.clone()).is_some() {
             partner.near.permit(&context);
+            partner.far.permit();
         }
-        partner.stand(&context, standing, &mut look);
-        for body in come {
+        partner.stand(&context, standing, say, &mut look);
+        for body in heard.come {
             partner.heard(&context, &self.pulls, &body, say);
         }
-        for (whom, opened) in opened {
-            if whom.instance == partner.instance {
-                partner.opened(whom.pull, opened, say);
-            }
+        for (whom, opened) in heard.opened {
+            partner.opened(&context, &whom, opened, say);
         }
-        let room = standing.up && standing.waiting_bytes < WAITING_BYTES_MAX;
-        look.add(partner.near.step(&context, say, room));
-        look.add(partner.far.step(&self.pulls, say, room));
-        self.partners.insert(id, partner);
-        look
+        look.add(partner.near.step(&context, say, standing.has_room()));
+        look.add(partner.far.step(&context, &self.pulls, say, standing));
+        let shares = partner.near.gives() || partner.far.takes();
+        self.partners.insert(id, (between, partner));
+        (look, shares)
+    }
+}
+
+/// What a peer has said, and what was opened for it.
+struct Heard {
+    come: Vec<Vec<u8>>,
+    opened: Vec<(For, Opened)>,
+}
+
+impl Standing {
+    /// Whether more may be given.
+    fn has_room(&self) -> bool {
+        self.up && self.waiting_bytes < WAITING_BYTES_MAX
     }
 }
 
 impl Partner {
     /// Follows from the link's coming and going.
-    fn stand(&mut self, context: &Context<'_>, standing: Standing, look: &mut Look) {
+    fn stand(&mut self, context: &Context<'_>, standing: Standing, say: &mut Says, look: &mut Look) {
         if standing.up {
-            (self.down_ns, self.requests_ended, self.gone) = (None, false, false);
+            if std::mem::take(&mut self.requests_ended) {
+                self.near.back(context);
+            }
+            (self.down_ns, self.gone) = (None, false);
             return;
         }
-        let now_ns = clock::monotonic_ns();
+        let now_ns = context.now_ns;
         let down_ns = *self.down_ns.get_or_insert(now_ns);
         if now_ns < down_ns + BLINK_NS {
             look.by(down_ns + BLINK_NS);
             return;
         }
         if !std::mem::replace(&mut self.requests_ended, true) {
-            self.near.end_requests(context);
-            self.far.end_requests();
+            self.near.end_requests(context, say);
+            self.far.end_requests(say);
         }
         if now_ns < down_ns + GONE_NS {
             look.by(down_ns + GONE_NS);
         } else if !std::mem::replace(&mut self.gone, true) {
-            self.near.end_all(context);
+            self.near.end_all(context, say);
         }
     }
 
-    fn heard(&mut self, context: &Context<'_>, pulls: &Pulls, body: &[u8], say: &mut Vec<Vec<u8>>) {
+    fn heard(&mut self, context: &Context<'_>, pulls: &Pulls, body: &[u8], say: &mut Says) {
         let (word, payload) = match decode(body) {
             Ok(heard) => heard,
             Err(error) => {
-                // It bears a good checksum: the peer is of another version, or lies.
-                tracing::warn!(target: "busway::work", peer = %context.whom.peer, "not understood: {error}");
+                // It bears a good checksum: the peer is of another version, or lies. Once is enough to be told.
+                self.nonsense += 1;
+                if self.nonsense == 1 {
+                    tracing::warn!(target: "busway::work", peer = %context.whom.peer, "not understood: {error}");
+                }
                 return;
             }
         };
@@ -257,29 +287,23 @@ impl Partner {
             Word::Over { task, end } => self.near.over(context, task, end),
             Word::Reply { task, index, state } => self.near.reply(context, task, index, state, payload),
             Word::Task { .. } => self.far.task(context, pulls, word, payload, say),
-            Word::Cancel { task } => self.far.cancel(task),
+            Word::Cancel { pull, task } => self.far.cancel(pull, task),
         }
     }
 
-    fn opened(&mut self, pull: u32, opened: Opened, say: &mut Vec<Vec<u8>>) {
+    fn opened(&mut self, context: &Context<'_>, whom: &For, opened: Opened, say: &mut Says) {
+        let (pull, now_ns) = (whom.pull, context.now_ns);
         match opened {
-            Opened::Puller(puller) => self.near.opened(pull, puller),
-            Opened::Pusher(topic, publisher) => self.far.laid_out(pull, &topic, publisher, say),
-            Opened::Requester(topic, requester) => self.far.asks(pull, &topic, requester, say),
+            Opened::Puller(puller) => self.near.opened(context, whom, puller),
+            Opened::Pusher(topic, publisher) => self.far.laid_out(now_ns, pull, &topic, publisher, say),
+            Opened::Requester(topic, requester) => self.far.asks(now_ns, pull, &topic, requester, say),
             Opened::Refused(topic, error) => {
                 tracing::warn!(target: "busway::work", "no port for work of another host: {error}");
                 match topic {
-                    Some(topic) => self.far.refused(pull, &topic, say),
-                    None => self.near.refused(pull),
+                    Some(topic) => self.far.refused(now_ns, pull, &topic, say),
+                    None => self.near.refused(context, whom),
                 }
             }
         }
     }
-}
-
-/// Something to be said that has no payload.
-fn put(say: &mut Vec<Vec<u8>>, word: &Word) {
-    let mut body = Vec::new();
-    busway_wire::work::encode(word, &[], &mut body);
-    say.push(body);
 }

@@ -159,6 +159,7 @@ pub(super) struct Shared<D> {
     pub(super) linger: Mutex<()>,
     pub(super) lingered: Condvar,
     stop: AtomicBool,
+    work_ends: AtomicBool,
 }
 
 impl<D> std::fmt::Debug for Shared<D> {
@@ -229,6 +230,7 @@ impl<D: Wires> Shared<D> {
             linger: Mutex::new(()),
             lingered: Condvar::new(),
             stop: AtomicBool::new(false),
+            work_ends: AtomicBool::new(false),
         });
         Ok((shared, listening))
     }
@@ -258,6 +260,11 @@ impl<D: Wires> Shared<D> {
 
     pub(super) fn stopping(&self) -> bool {
         self.stop.load(Ordering::Acquire) // pairs with Release in `stop`
+    }
+
+    /// Whether nothing more is shared with peers.
+    pub(super) fn work_ends(&self) -> bool {
+        self.work_ends.load(Ordering::Acquire) // pairs with Release in `Hub::drop`
     }
 
     /// The threads end from now on.
@@ -431,6 +438,8 @@ pub(crate) struct Hub {
     crew: Arc<Crew<Sockets>>,
     listening: Vec<SocketAddr>,
     threads: Vec<JoinHandle<()>>,
+    /// The thread that shares work, which ends first: what it says last goes out over the links.
+    desk: Option<JoinHandle<()>>,
 }
 
 impl Hub {
@@ -444,7 +453,7 @@ impl Hub {
         let (shared, listening) = Shared::listen(core.clone(), driver, config)?;
         let crew = Arc::new(Crew::new(shared.clone()));
         core.ports.set_carrier(Some(crew.clone()));
-        let mut hub = Hub { shared, crew: crew.clone(), listening, threads: Vec::new() };
+        let mut hub = Hub { shared, crew: crew.clone(), listening, threads: Vec::new(), desk: None };
         hub.run("bw-link-rx", {
             let crew = crew.clone();
             move || crew.receive()
@@ -453,6 +462,7 @@ impl Hub {
         if hub.shared.config.shares_work {
             let desk = Desk::new(hub.shared.clone())?;
             hub.run("bw-work", move || desk.run())?;
+            hub.desk = hub.threads.pop();
         }
         core.control.watch()?;
         Ok(hub)
@@ -607,13 +617,19 @@ impl Drop for Hub {
         self.shared.core.ports.set_carrier(None);
         let now = Time(self.shared.driver.now_ns());
         tracing::debug!(target: "busway::link", at = now.0, "the links are ending");
+        self.shared.work_ends.store(true, Ordering::Release); // pairs with Acquire in `Shared::work_ends`
+        self.shared.core.ports.ring_bell(ANY);
+        self.shared.core.ports.ring_bell(work_line());
+        if let Some(desk) = self.desk.take() {
+            // It has nothing to say; a panic was printed when it happened.
+            let _ = desk.join();
+        }
         // What was published before we are dropped is on its way, also what was left to `bw-link-tx`.
         self.shared.pump();
         self.shared.drain();
         self.shared.stop();
         self.shared.driver.wake();
         self.shared.core.ports.ring_bell(ANY);
-        self.shared.core.ports.ring_bell(work_line());
         self.crew.leave();
         self.crew.stop_lingering();
         for thread in self.threads.drain(..) {

@@ -9,9 +9,20 @@ use busway_shm::sync::{AtomicBool, AtomicU64, Ordering};
 /// Passes on what comes to its address.
 pub(crate) struct Proxy {
     address: SocketAddr,
-    streams: Arc<Mutex<Vec<TcpStream>>>,
+    /// Of each connection the side of who dialed, and the other.
+    streams: Arc<Mutex<Vec<[TcpStream; 2]>>>,
     cuts: AtomicU64,
     closed: Arc<AtomicBool>,
+    mode: Arc<Mode>,
+}
+
+/// What becomes of bytes, and of who does not dial.
+#[derive(Default)]
+struct Mode {
+    /// Bytes go nowhere, and nobody is told.
+    swallows: AtomicBool,
+    /// Who does not dial is not told that the other is gone.
+    is_silent: AtomicBool,
 }
 
 impl Proxy {
@@ -22,6 +33,8 @@ impl Proxy {
         let kept = open.clone();
         let closed = Arc::new(AtomicBool::new(false));
         let refuses = closed.clone();
+        let mode = Arc::new(Mode::default());
+        let of_all = mode.clone();
         // Ends with the process.
         std::thread::spawn(move || {
             for near in listener.incoming() {
@@ -32,12 +45,13 @@ impl Proxy {
                 }
                 for (from, to) in [(&near, &far), (&far, &near)] {
                     let (from, to) = (from.try_clone().unwrap(), to.try_clone().unwrap());
-                    open.push(from.try_clone().unwrap());
-                    std::thread::spawn(move || pass(from, to));
+                    let mode = of_all.clone();
+                    std::thread::spawn(move || pass(from, to, &mode));
                 }
+                open.push([near, far]);
             }
         });
-        Self { address, streams: open, cuts: AtomicU64::new(0), closed }
+        Self { address, streams: open, cuts: AtomicU64::new(0), closed, mode }
     }
 
     pub(crate) fn address(&self) -> SocketAddr {
@@ -53,14 +67,30 @@ impl Proxy {
     /// As `cut`, and lets none through until it is opened again.
     pub(crate) fn close(&self) {
         self.closed.store(true, Ordering::SeqCst);
-        for stream in self.streams.lock().unwrap().drain(..) {
+        for stream in self.streams.lock().unwrap().drain(..).flatten() {
             let _ = stream.shutdown(Shutdown::Both);
         }
         self.cuts.fetch_add(1, Ordering::SeqCst);
     }
 
     pub(crate) fn open(&self) {
+        self.mode.swallows.store(false, Ordering::SeqCst);
+        self.mode.is_silent.store(false, Ordering::SeqCst);
         self.closed.store(false, Ordering::SeqCst);
+    }
+
+    /// From now on bytes go nowhere, until it is closed.
+    pub(crate) fn swallow(&self) {
+        self.mode.swallows.store(true, Ordering::SeqCst);
+    }
+
+    /// As `close`, for who dials; the other is not told.
+    pub(crate) fn close_for_who_dials(&self) {
+        self.closed.store(true, Ordering::SeqCst);
+        self.mode.is_silent.store(true, Ordering::SeqCst);
+        for [near, _] in &*self.streams.lock().unwrap() {
+            let _ = near.shutdown(Shutdown::Both);
+        }
     }
 
     pub(crate) fn cuts(&self) -> u64 {
@@ -68,12 +98,14 @@ impl Proxy {
     }
 }
 
-fn pass(mut from: TcpStream, mut to: TcpStream) {
+fn pass(mut from: TcpStream, mut to: TcpStream, mode: &Mode) {
     let mut bytes = vec![0; 64 << 10];
     while let Ok(count @ 1..) = from.read(&mut bytes) {
-        if to.write_all(&bytes[..count]).is_err() {
+        if !mode.swallows.load(Ordering::SeqCst) && to.write_all(&bytes[..count]).is_err() {
             break;
         }
     }
-    let _ = to.shutdown(Shutdown::Both);
+    if !mode.is_silent.load(Ordering::SeqCst) {
+        let _ = to.shutdown(Shutdown::Both);
+    }
 }

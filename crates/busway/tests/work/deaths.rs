@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use busway::{Cause, RequestError};
+use busway_shm::clock::Deadline;
 
 use crate::part::{ACK, Part};
 use crate::proxy::Proxy;
@@ -164,4 +165,203 @@ fn what_a_host_that_is_gone_had_is_done_here_or_lost_with_its_link_and_counted()
     assert_eq!(account.dropped.get(Cause::LinkLost.name()), Some(&1), "{account:?}");
     drop(held);
     println!("evidence: acknowledged=done link_lost=1");
+}
+
+/// Two hosts behind a proxy: the first dials.
+fn proxied() -> (Host, Proxy, Host) {
+    let far = Host::new(1, &[]);
+    let proxy = Proxy::to(far.address());
+    let near = Host::new(0, &[(1, proxy.address())]);
+    near.wait_for_peers(1);
+    far.wait_for_peers(1);
+    (near, proxy, far)
+}
+
+#[test]
+fn a_host_that_is_away_counts_as_nobody_and_pulls_and_answers_again_when_it_is_back() {
+    let (near, proxy, far) = proxied();
+    let mut pusher = near.bus.pusher("work").slots_max(32).open().unwrap();
+    let requester = near.bus.requester("ask").late_join(Duration::ZERO).open().unwrap();
+    let mut there = far.bus.puller("work").group("far").open().unwrap();
+    let mut responder = far.bus.responder("ask").open().unwrap();
+    pusher.wait_for_pullers(1, PATIENCE).unwrap();
+    requester.wait_for_responders(1, PATIENCE).unwrap();
+    proxy.close();
+    until("nobody answers", || requester.responders() == 0);
+    assert_eq!(requester.request(b"?", PATIENCE).unwrap_err(), RequestError::NoResponders);
+    assert_eq!(pusher.pullers(), 1, "a task waits for the link longer than a request");
+    until("nobody pulls", || pusher.pullers() == 0);
+    // Another group has what is pushed, however much that is.
+    let mut here = near.bus.puller("work").group("near").open().unwrap();
+    for n in 0..200_u64 {
+        let pushed = || pusher.send(&n.to_le_bytes()).is_ok();
+        until("the group that is gone gives way", pushed);
+        let task = here.recv_timeout(PATIENCE).unwrap().expect("a task");
+        assert_eq!(&task[..], n.to_le_bytes());
+        task.ack().unwrap();
+    }
+    proxy.open();
+    pusher.wait_for_pullers(2, PATIENCE).unwrap();
+    pusher.send(b"again").unwrap();
+    until("it is done there", || {
+        there.recv_timeout(PATIENCE).unwrap().is_some_and(|task| &task[..] == b"again")
+    });
+    requester.wait_for_responders(1, PATIENCE).unwrap();
+    let mut pending = requester.send(b"again", PATIENCE).unwrap();
+    responder.recv_timeout(PATIENCE).unwrap().expect("a request").reply(b"yes").unwrap();
+    assert_eq!(&pending.recv().unwrap().unwrap()[..], b"yes");
+}
+
+#[test]
+fn what_was_given_to_others_while_its_host_was_away_is_not_done_there_when_it_is_back() {
+    let (near, proxy, far) = proxied();
+    let mut pusher = near.bus.pusher("work").open().unwrap();
+    let requester = near.bus.requester("ask").open().unwrap();
+    let mut there = far.bus.puller("work").ack(ACK).open().unwrap();
+    let mut responder = far.bus.responder("ask").open().unwrap();
+    pusher.wait_for_pullers(1, PATIENCE).unwrap();
+    requester.wait_for_responders(1, PATIENCE).unwrap();
+    // They look for work, and are granted some.
+    let looks = |there: &mut busway::Puller, responder: &mut busway::Responder| {
+        let none = Duration::from_millis(50);
+        assert!(there.recv_timeout(none).unwrap().is_none());
+        assert!(responder.recv_timeout(none).unwrap().is_none());
+    };
+    pusher.send(b"held").unwrap();
+    let held = there.recv_timeout(PATIENCE).unwrap().expect("a task");
+    looks(&mut there, &mut responder);
+    proxy.swallow();
+    // On its way, and never there.
+    pusher.send(b"first").unwrap();
+    let mut asked = requester.send(b"first", Duration::from_secs(600)).unwrap();
+    looks(&mut there, &mut responder);
+    proxy.close();
+    assert_eq!(asked.recv().unwrap_err(), RequestError::ResponderDied);
+    let mut here = near.bus.puller("work").ack(ACK).open().unwrap();
+    let mut done: Vec<(Vec<u8>, u32)> = Vec::new();
+    for _ in 0..2 {
+        let task = here.recv_timeout(PATIENCE).unwrap().expect("it again");
+        done.push((task.to_vec(), task.deliveries()));
+        task.ack().unwrap();
+    }
+    done.sort();
+    assert_eq!(done, [(b"first".to_vec(), 2), (b"held".to_vec(), 2)]);
+    drop(here);
+    proxy.open();
+    pusher.wait_for_pullers(1, PATIENCE).unwrap();
+    requester.wait_for_responders(1, PATIENCE).unwrap();
+    pusher.send(b"second").unwrap();
+    let task = there.recv_timeout(PATIENCE).unwrap().expect("a task");
+    assert_eq!((&task[..], task.deliveries()), (&b"second"[..], 1), "what is over is not done again");
+    task.ack().unwrap();
+    assert!(held.ack().is_err(), "another has done it, and who had it is told");
+    let mut pending = requester.send(b"second", PATIENCE).unwrap();
+    let request = responder.recv_timeout(PATIENCE).unwrap().expect("a request");
+    assert_eq!(request.payload(), b"second", "what is over is not asked again");
+    request.reply(b"yes").unwrap();
+    assert_eq!(&pending.recv().unwrap().unwrap()[..], b"yes");
+    pusher.flush(PATIENCE).unwrap();
+    let account = pusher.account();
+    assert_eq!((account.delivered, account.dropped_total()), (3, 0), "{account:?}");
+    println!("evidence: away=5s tasks=3 done=3 twice_uncounted=0 requests_after_their_end=0");
+}
+
+#[test]
+fn of_tasks_that_nobody_acknowledges_none_is_done_twice_and_each_is_done_or_counted_though_their_host_was_away()
+ {
+    let (near, proxy, far) = proxied();
+    let mut pusher = near.bus.pusher("work").open().unwrap();
+    let mut there = far.bus.puller("work").open().unwrap();
+    pusher.wait_for_pullers(1, PATIENCE).unwrap();
+    let mut done: BTreeMap<u64, u32> = BTreeMap::new();
+    let mut count = |task: busway::Task| {
+        *done.entry(u64::from_le_bytes(task[..].try_into().unwrap())).or_default() += 1;
+    };
+    for n in 0..100_u64 {
+        pusher.send(&n.to_le_bytes()).unwrap();
+    }
+    for _ in 0..50 {
+        count(there.recv_timeout(PATIENCE).unwrap().expect("a task"));
+    }
+    proxy.swallow();
+    while let Some(task) = there.recv_timeout(Duration::from_millis(300)).unwrap() {
+        count(task);
+    }
+    proxy.close();
+    until("nobody pulls", || pusher.pullers() == 0);
+    let mut here = near.bus.puller("work").open().unwrap();
+    proxy.open();
+    pusher.wait_for_pullers(2, PATIENCE).unwrap();
+    let mut idle = 0;
+    while idle < 3 {
+        for puller in [&mut here, &mut there] {
+            match puller.recv_timeout(Duration::from_millis(200)).unwrap() {
+                Some(task) => (idle, ()) = (0, count(task)),
+                None => idle += 1,
+            }
+        }
+    }
+    pusher.flush(PATIENCE).unwrap();
+    let account = pusher.account();
+    let lost = account.dropped_total();
+    assert!(done.values().all(|times| *times == 1), "{done:?}");
+    // What was done there while nobody could be told is done, and counted as lost with its link.
+    assert_eq!(account.dropped.get(Cause::LinkLost.name()).copied().unwrap_or_default(), lost, "{account:?}");
+    assert_eq!((account.delivered + lost, done.len() as u64 + lost >= 100), (100, true), "{account:?}");
+    println!("evidence: tasks=100 done={} link_lost={lost} twice=0", done.len());
+}
+
+#[test]
+fn a_request_ends_also_where_only_one_side_has_missed_the_link() {
+    for asks_who_dials in [true, false] {
+        let (dials, proxy, waits) = proxied();
+        let (near, far) = if asks_who_dials { (&dials, &waits) } else { (&waits, &dials) };
+        let requester = near.bus.requester("ask").open().unwrap();
+        let mut responder = far.bus.responder("ask").open().unwrap();
+        requester.wait_for_responders(1, PATIENCE).unwrap();
+        let mut pending = requester.send(b"?", Duration::from_secs(600)).unwrap();
+        let request = responder.recv_timeout(PATIENCE).unwrap().expect("a request");
+        proxy.close_for_who_dials();
+        if asks_who_dials {
+            assert_eq!(pending.recv().unwrap_err(), RequestError::ResponderDied);
+        } else {
+            until("it is cancelled there", || request.is_cancelled());
+        }
+        proxy.open();
+        if asks_who_dials {
+            until("it is cancelled there", || request.is_cancelled());
+        } else {
+            let told = pending.recv_timeout(PATIENCE);
+            assert_eq!(told.unwrap_err(), RequestError::ResponderDied);
+        }
+    }
+}
+
+#[test]
+fn a_node_that_ends_gives_back_what_nobody_there_has_begun() {
+    let (near, mut far) = two_hosts();
+    let mut pusher = near.bus.pusher("work").open().unwrap();
+    let mut there = far.bus.puller("work").open().unwrap();
+    pusher.wait_for_pullers(1, PATIENCE).unwrap();
+    for n in 0..300_u64 {
+        pusher.send(&n.to_le_bytes()).unwrap();
+    }
+    let mut done = Vec::new();
+    for _ in 0..60 {
+        done.push(there.recv_timeout(PATIENCE).unwrap().expect("a task").to_vec());
+    }
+    // What it was granted beyond is there by now, and lies ready.
+    let settled = Deadline::after(Duration::from_millis(60));
+    until("it has settled", || settled.expired());
+    far.node = None;
+    let mut here = near.bus.puller("work").open().unwrap();
+    while let Some(task) = here.recv_timeout(Duration::from_secs(1)).unwrap() {
+        done.push(task.to_vec());
+    }
+    pusher.flush(PATIENCE).unwrap();
+    let account = pusher.account();
+    assert_eq!((account.delivered, account.dropped_total()), (300, 0), "{account:?}");
+    done.sort();
+    done.dedup();
+    assert_eq!(done.len(), 300);
 }

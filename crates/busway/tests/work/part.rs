@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use busway::Node;
 
-use crate::stage::{PATIENCE, join};
+use crate::stage::{PATIENCE, join, until};
 
 const DIRECTORY: &str = "BUSWAY_WORK_DIRECTORY";
 const ROLE: &str = "BUSWAY_WORK_ROLE";
@@ -24,8 +24,8 @@ pub(crate) struct Part {
 }
 
 impl Part {
-    /// Starts one in the domain of this directory: `hold` takes a task, which is to be acknowledged, and keeps it; `answer` takes a request and says
-    /// nothing; `node` is the node with index 0, which links with the peer.
+    /// Starts one in the domain of this directory: `hold` takes a task, which is to be acknowledged, and keeps it; `pull` takes
+    /// and does what comes; `answer` takes a request and says nothing; `node` is the node with index 0, which links with the peer.
     pub(crate) fn start(directory: &Path, role: &str, peer: Option<SocketAddr>) -> Self {
         let mut child = Command::new(std::env::current_exe().unwrap())
             .args(["--exact", "part::works_if_it_was_started_as_a_part", "--nocapture", "--test-threads=1"])
@@ -52,6 +52,28 @@ impl Part {
                 return;
             }
         }
+    }
+
+    /// SIGSTOP: it stays, and does nothing. Returns when each of its threads has stopped.
+    pub(crate) fn stop(&self) {
+        self.signal("-STOP");
+        let threads = format!("/proc/{}/task", self.child.id());
+        until("it has stopped", || {
+            std::fs::read_dir(&threads).unwrap().all(|thread| {
+                let stat = std::fs::read_to_string(thread.unwrap().path().join("stat"));
+                stat.is_ok_and(|stat| stat.rsplit(')').next().is_some_and(|rest| rest.starts_with(" T")))
+            })
+        });
+    }
+
+    /// SIGCONT.
+    pub(crate) fn go_on(&self) {
+        self.signal("-CONT");
+    }
+
+    fn signal(&self, signal: &str) {
+        let sent = Command::new("kill").arg(signal).arg(self.child.id().to_string()).status().unwrap();
+        assert!(sent.success());
     }
 
     /// SIGKILL.
@@ -86,6 +108,14 @@ fn works_if_it_was_started_as_a_part() {
             say("has");
             let _ = std::io::stdin().read_to_end(&mut Vec::new());
             drop(task);
+        }
+        "pull" => {
+            let mut puller = bus.puller("work").open().unwrap();
+            say("ready");
+            loop {
+                drop(puller.recv().unwrap());
+                say("has");
+            }
         }
         "answer" => {
             let mut responder = bus.responder("work").open().unwrap();

@@ -3,9 +3,10 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use busway::{Acl, AclRule, Cause, Puller};
+use busway::{Acl, AclRule, Puller, RequestError};
 use busway_shm::clock::Deadline;
 
+use crate::part::Part;
 use crate::stage::{Host, PATIENCE, two_hosts, until};
 
 /// Works for so long, at something for which it needs no processor: two that spin would leave the nodes none.
@@ -164,6 +165,112 @@ fn a_host_pulls_what_it_may_subscribe_to_and_pushes_what_it_may_publish_and_noth
         task.ack().unwrap();
     }
     assert_eq!(topics.into_iter().collect::<Vec<_>>(), ["may.push"]);
+    until("who may not push there has no puller there", || refused.pullers() == 0);
+    // Nobody did it, and nobody lost it.
+    let mut here = near.bus.puller(">").open().unwrap();
+    let task = here.recv_timeout(PATIENCE).unwrap().expect("a task");
+    assert_eq!((task.sample().topic(), &task[..], task.deliveries()), ("may.not", &b"task"[..], 1));
+    task.ack().unwrap();
     refused.flush(PATIENCE).unwrap();
-    assert_eq!(refused.account().dropped.get(Cause::Denied.name()), Some(&1), "{:?}", refused.account());
+    assert_eq!(refused.account().dropped_total(), 0, "{:?}", refused.account());
+}
+
+#[test]
+fn what_another_host_denies_is_done_by_who_may_have_it_and_none_of_it_is_lost() {
+    const TASKS: u64 = 300;
+    let list = |topics: &[&str]| topics.iter().map(|topic| (*topic).to_owned()).collect::<Vec<_>>();
+    let rule = |topics: &[&str]| AclRule {
+        identity: "node/0".to_owned(),
+        publish: list(topics),
+        subscribe: list(&[">"]),
+        ..AclRule::default()
+    };
+    let far = Host::with_rules(1, Acl::new([rule(&["may.push"])]).unwrap());
+    let near = Host::new(0, &[(1, far.address())]);
+    near.wait_for_peers(1);
+    let mut there = far.bus.puller(">").open().unwrap();
+    let mut here = near.bus.puller("may.not").open().unwrap();
+    let mut pusher = near.bus.pusher("may.not").open().unwrap();
+    let requester = near.bus.requester("may.not").late_join(Duration::ZERO).open().unwrap();
+    let _responder = far.bus.responder("*.*").open().unwrap();
+    pusher.wait_for_pullers(1, PATIENCE).unwrap();
+    for n in 0..TASKS {
+        pusher.send(&n.to_le_bytes()).unwrap();
+    }
+    let mut done = pull_all(&mut here, Duration::ZERO);
+    done.sort_unstable();
+    assert_eq!(done, (0..TASKS).collect::<Vec<_>>());
+    assert!(there.try_recv().unwrap().is_none());
+    assert_eq!(pusher.account().dropped_total(), 0, "{:?}", pusher.account());
+    // Nor may it ask there; whether it was there before it said so or not, nobody answers.
+    assert_eq!(requester.request(b"?", PATIENCE).unwrap_err(), RequestError::NoResponders);
+    // Other rules hold at once, also for what was denied.
+    far.node.as_ref().unwrap().set_acl(Acl::new([rule(&[">"])]).unwrap());
+    drop(here);
+    pusher.wait_for_pullers(1, PATIENCE).unwrap();
+    pusher.send(&TASKS.to_le_bytes()).unwrap();
+    assert_eq!(pull_all(&mut there, Duration::ZERO), [TASKS]);
+    println!("evidence: denied={TASKS} lost=0 done_elsewhere={TASKS}");
+}
+
+#[test]
+fn a_puller_of_another_host_that_was_stopped_has_work_again_soon_after_it_goes_on() {
+    let (near, far) = two_hosts();
+    let mut part = Part::start(&far.directory.0, "pull", None);
+    let mut pusher = near.bus.pusher("work").open().unwrap();
+    pusher.wait_for_pullers(1, PATIENCE).unwrap();
+    pusher.send(b"one").unwrap();
+    part.hear("has");
+    // It looks for more, and that is known.
+    let settled = Deadline::after(Duration::from_millis(100));
+    until("it has settled", || settled.expired());
+    part.stop();
+    pusher.send(b"two").unwrap();
+    // What it does not take comes back, and is done here.
+    let mut here = near.bus.puller("work").open().unwrap();
+    let task = here.recv_timeout(PATIENCE).unwrap().expect("a task");
+    assert_eq!((&task[..], task.deliveries()), (&b"two"[..], 1));
+    drop((task, here));
+    part.go_on();
+    let stopped = Deadline::after(Duration::from_secs(15));
+    pusher.send(b"three").unwrap();
+    part.hear("has");
+    assert!(!stopped.expired(), "it had nothing for longer than it was stopped");
+    pusher.flush(PATIENCE).unwrap();
+}
+
+#[test]
+fn a_peer_that_was_forgotten_while_it_lived_shares_work_again() {
+    let (near, far) = two_hosts();
+    let mut hosts = [&near, &far].map(|host| {
+        let pusher = host.bus.pusher(if host.directory.0 == near.directory.0 { "there" } else { "here" });
+        (
+            pusher.open().unwrap(),
+            host.bus
+                .puller(if host.directory.0 == near.directory.0 { "here" } else { "there" })
+                .open()
+                .unwrap(),
+        )
+    });
+    let mut cross = |round: u64| {
+        for at in [0, 1] {
+            hosts[at].0.wait_for_pullers(1, PATIENCE).unwrap();
+            hosts[at].0.send(&round.to_le_bytes()).unwrap();
+            let task = hosts[1 - at].1.recv_timeout(PATIENCE).unwrap().expect("a task");
+            assert_eq!(&task[..], round.to_le_bytes());
+            task.ack().unwrap();
+            hosts[at].0.flush(PATIENCE).unwrap();
+        }
+    };
+    for round in 0..20 {
+        cross(round);
+    }
+    let node = near.node.as_ref().unwrap();
+    node.set_peers([].into()).unwrap();
+    until("it is forgotten", || node.peers().is_empty());
+    node.set_peers([(1, far.address().to_string())].into()).unwrap();
+    near.wait_for_peers(1);
+    for round in 20..40 {
+        cross(round);
+    }
 }

@@ -136,6 +136,11 @@ impl Task {
             && self.run.claims().look(self.claim.sequence()) == Found::Taken(self.claim)
     }
 
+    /// Whether the message is this puller's still, whatever became of its pusher.
+    pub fn is_held(&self) -> bool {
+        !self.row.own.forked() && self.run.claims().look(self.claim.sequence()) == Found::Taken(self.claim)
+    }
+
     fn ended(&self, in_time: bool) -> bool {
         if !in_time {
             self.run.head().late.fetch_add(1, Ordering::Relaxed);

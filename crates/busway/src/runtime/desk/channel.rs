@@ -1,17 +1,23 @@
 //! What is said to a peer about work, and what it says: one source on each way of its link, which no ring stands behind.
 //!
 //! Words wait here until the peer has confirmed them, so that a new connection goes on where the last one ended, and what has come waits
-//! here until it is taken: the peer is not answered before, so that its window bounds what waits. Each word bears the number of the start of
-//! the peer for which it is; what comes for an earlier start of ours is dropped.
+//! here until it is taken: the peer is not answered before, so that its window bounds what waits. Each word bears the source of the peer's
+//! words for which it is; what comes for an earlier source of ours is dropped. So a host that has forgotten the other, which both need not
+//! notice, begins anew with it as one that has started again does.
 //!
-//! It does not know what the words mean, and says and hears nothing by itself.
+//! A peer that takes our words and does not confirm them, and one of whose words some are lost, is begun anew with: under a new source.
 //!
-//! Invariant: `out` holds each word from the first that the peer has not confirmed, in order; its sequences have no hole.
+//! It does not know what the words mean, but that a task which is over need not be said any more, and says and hears nothing by itself.
+//!
+//! Invariant: `out` holds each word from the first that the peer has not confirmed, in order; its sequences have no hole. It is never longer
+//! than `WORK_WORDS_MAX`.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use busway_protocol::{Delivery, Input};
+use busway_shm::clock;
+use busway_wire::limits::{WORK_STRANGER_BYTES_MAX, WORK_WORDS_MAX};
 use busway_wire::link::{Announce, label_of};
 use busway_wire::work::topic;
 use busway_wire::{HEADER_SIZE, Header, Kind, PortId, Topic};
@@ -20,16 +26,19 @@ use crate::bus::Core;
 use crate::error::Error;
 use crate::ports::work_line;
 use crate::runtime::Outbound;
+use crate::runtime::desk::says::Saying;
 use crate::runtime::import::Inputs;
 
 /// Our number, at a peer, for its words about work: interests are counted from 1.
 pub(crate) const WANT: u32 = u32::MAX;
 
-/// A body under way to the peer.
+/// A word under way to the peer.
 #[derive(Clone, Debug)]
 struct Said {
-    to: u64,
-    body: Arc<[u8]>,
+    to: PortId,
+    /// `None`: it was for an earlier source of the peer's, and only keeps its place.
+    saying: Option<Saying>,
+    size: usize,
 }
 
 /// A body that has come.
@@ -40,6 +49,14 @@ struct Came {
     body: Vec<u8>,
 }
 
+/// A body that comes in pieces.
+#[derive(Debug)]
+struct Partial {
+    header: Header,
+    /// `None`: it is not for us, or there is no room for it.
+    body: Option<Vec<u8>>,
+}
+
 /// See the head of this file.
 #[derive(Debug)]
 pub(crate) struct Channel {
@@ -47,8 +64,7 @@ pub(crate) struct Channel {
     source: PortId,
     topic: Topic,
     host: String,
-    /// The number of our start, and of the latest of the peer's.
-    own: u64,
+    /// The number of the latest start of the peer.
     instance: u64,
     up: bool,
     told: bool,
@@ -57,16 +73,30 @@ pub(crate) struct Channel {
     confirmed: u64,
     read: u64,
     waiting_bytes: usize,
+    /// Where the tasks lie that `out` gives.
+    gives: BTreeMap<u64, u64>,
     theirs: Option<PortId>,
     inbox: VecDeque<Came>,
-    partial: Option<(Header, Vec<u8>)>,
+    partial: Option<Partial>,
+    /// It was given work, or may give us some: its words may be large.
+    shares: bool,
+    /// Words of the peer are lost: what we know of it may be wrong.
+    has_lost: bool,
+    warned: bool,
+}
+
+/// Between which two sources words go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Between {
+    pub(crate) theirs: PortId,
+    pub(crate) ours: PortId,
 }
 
 /// What is known of a peer when words are exchanged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Standing {
-    /// The number of its latest start; 0 before its first hello.
-    pub(crate) instance: u64,
+    /// The sources of its words and of ours; `None` before it has announced one. Others than before: one of us begins anew.
+    pub(crate) between: Option<Between>,
     /// The link stands.
     pub(crate) up: bool,
     /// Bytes that were said and that the peer has not confirmed.
@@ -74,13 +104,12 @@ pub(crate) struct Standing {
 }
 
 impl Channel {
-    pub(crate) fn new(core: &Arc<Core>, own: u64, host: &str) -> Result<Self, Error> {
+    pub(crate) fn new(core: &Arc<Core>, host: &str) -> Result<Self, Error> {
         Ok(Self {
             core: core.clone(),
             source: Core::new_port()?,
             topic: topic(),
             host: host.to_owned(),
-            own,
             instance: 0,
             up: false,
             told: false,
@@ -88,9 +117,13 @@ impl Channel {
             confirmed: 0,
             read: 0,
             waiting_bytes: 0,
+            gives: BTreeMap::new(),
             theirs: None,
             inbox: VecDeque::new(),
             partial: None,
+            shares: false,
+            has_lost: false,
+            warned: false,
         })
     }
 
@@ -107,7 +140,8 @@ impl Channel {
     }
 
     pub(crate) fn standing(&self) -> Standing {
-        Standing { instance: self.instance, up: self.up, waiting_bytes: self.waiting_bytes }
+        let between = self.theirs.map(|theirs| Between { theirs, ours: self.source });
+        Standing { between, up: self.up, waiting_bytes: self.waiting_bytes }
     }
 
     /// Somebody looks what has come.
@@ -118,14 +152,26 @@ impl Channel {
     /// A link stands. What an earlier start of the peer said and nobody has heard is forgotten.
     pub(crate) fn established(&mut self, instance: u64, inputs: &mut Inputs) {
         if self.instance != instance {
-            let last = self.inbox.back().map(|came| came.sequence);
-            self.inbox.clear();
-            if let (Some(source), Some(sequence)) = (self.theirs, last) {
-                inputs.push(Input::Published { source, sequence });
-            }
+            self.forget_theirs(inputs);
         }
         (self.instance, self.up) = (instance, true);
         self.wake();
+    }
+
+    /// What the peer has said means nothing any more, nor what was for it.
+    fn forget_theirs(&mut self, inputs: &mut Inputs) {
+        let last = self.inbox.back().map(|came| came.sequence);
+        self.inbox.clear();
+        self.partial = None;
+        if let (Some(source), Some(sequence)) = (self.theirs.take(), last) {
+            inputs.push(Input::Published { source, sequence });
+        }
+        for said in &mut self.out {
+            (said.saying, said.size) = (None, 0);
+        }
+        self.gives.clear();
+        self.waiting_bytes = 0;
+        (self.shares, self.has_lost) = (false, false);
     }
 
     pub(crate) fn lost(&mut self) {
@@ -136,9 +182,12 @@ impl Channel {
 
     /// The peer wants to hear of work.
     pub(crate) fn wanted(&mut self, inputs: &mut Inputs) {
-        if std::mem::replace(&mut self.told, true) {
-            return;
+        if !std::mem::replace(&mut self.told, true) {
+            self.announce(inputs);
         }
+    }
+
+    fn announce(&self, inputs: &mut Inputs) {
         let announce = Announce {
             source: self.source,
             topic: self.topic.clone(),
@@ -152,22 +201,70 @@ impl Channel {
         inputs.push(Input::Source { announce, next: self.read + 1 });
     }
 
-    /// Says something to this start of the peer.
-    pub(crate) fn say(&mut self, to: u64, body: Vec<u8>) {
-        self.waiting_bytes += body.len();
-        self.out.push_back(Said { to, body: body.into() });
+    /// Begins anew with the peer, under another source: what was said and heard means nothing any more.
+    fn begin_anew(&mut self, why: &str, inputs: &mut Inputs) {
+        if !std::mem::replace(&mut self.warned, true) {
+            tracing::warn!(target: "busway::work", "begins anew with a peer, and says so once: {why}");
+        }
+        self.has_lost = false;
+        // Where there is no number for one, nothing changes; it is tried again with the next word.
+        let Ok(source) = Core::new_port() else { return };
+        let former = std::mem::replace(&mut self.source, source);
+        self.out.clear();
+        self.gives.clear();
+        (self.confirmed, self.read, self.waiting_bytes) = (0, 0, 0);
+        if self.told {
+            inputs.push(Input::Revoked { source: former });
+            self.announce(inputs);
+        }
+        self.wake();
+    }
+
+    /// Says something to the peer, if it is who it was for.
+    pub(crate) fn say(&mut self, between: Between, saying: Saying, inputs: &mut Inputs) {
+        if self.standing().between != Some(between) {
+            return;
+        }
+        if let Saying::Cancel { task, .. } = saying
+            && let Some(sequence) = self.gives.remove(&task)
+            && !self.instead(sequence, &saying)
+        {
+            return;
+        }
+        if self.out.len() >= WORK_WORDS_MAX {
+            return self.begin_anew("it takes our words and confirms none", inputs);
+        }
+        let (size, to) = (saying.size(), between.theirs);
+        self.waiting_bytes += size;
+        if let Some(task) = saying.gives() {
+            self.gives.insert(task, self.confirmed + self.out.len() as u64 + 1);
+        }
+        self.out.push_back(Said { to, saying: Some(saying), size });
+    }
+
+    /// Puts a word in the place of one that the peer has not confirmed. Returns whether the other may be there already.
+    fn instead(&mut self, sequence: u64, saying: &Saying) -> bool {
+        let at = sequence.checked_sub(self.confirmed + 1).and_then(|at| usize::try_from(at).ok());
+        let Some(said) = at.and_then(|at| self.out.get_mut(at)) else { return true };
+        let size = saying.size();
+        self.waiting_bytes = (self.waiting_bytes + size).saturating_sub(said.size);
+        (said.saying, said.size) = (Some(saying.clone()), size);
+        sequence <= self.read
     }
 
     /// The next word for the session, if there is one.
     pub(crate) fn next(&mut self) -> Option<(Header, Outbound)> {
         let at = usize::try_from(self.read - self.confirmed).ok()?;
-        let Said { to, body } = self.out.get(at)?.clone();
+        let said = self.out.get(at)?;
+        let body =
+            said.saying.as_ref().map_or_else(|| [].into(), |saying| saying.body(clock::monotonic_ns()));
+        let to = said.to;
         self.read += 1;
         let mut header = Header::new(Kind::Publish);
         header.topic.set(self.topic.id().0);
         header.source.set(self.source.0);
         header.sequence.set(self.read);
-        header.correlation.set(to);
+        header.correlation.set(to.0);
         header.size.set(u32::try_from(HEADER_SIZE + body.len()).unwrap_or(u32::MAX));
         Some((header, Outbound::Said(body)))
     }
@@ -181,7 +278,11 @@ impl Channel {
         let sequence = sequence.min(self.read);
         while self.confirmed < sequence {
             self.confirmed += 1;
-            self.waiting_bytes -= self.out.pop_front().map_or(0, |said| said.body.len());
+            let Some(said) = self.out.pop_front() else { continue };
+            self.waiting_bytes = self.waiting_bytes.saturating_sub(said.size);
+            if let Some(task) = said.saying.as_ref().and_then(Saying::gives) {
+                self.gives.remove(&task);
+            }
         }
     }
 
@@ -192,13 +293,31 @@ impl Channel {
 
     /// The peer has announced the source of its words.
     pub(crate) fn open(&mut self, source: PortId, inputs: &mut Inputs) {
+        if self.theirs.is_some_and(|theirs| theirs != source) {
+            self.forget_theirs(inputs);
+        }
         self.theirs = Some(source);
         self.partial = None;
         inputs.push(Input::RelayOpened { source });
+        self.wake();
     }
 
-    pub(crate) fn close(&mut self) {
-        (self.theirs, self.partial) = (None, None);
+    /// Nothing of the peer's source comes any more.
+    pub(crate) fn close(&mut self, inputs: &mut Inputs) {
+        self.forget_theirs(inputs);
+        self.wake();
+    }
+
+    /// Words of the peer will not come: both begin anew.
+    pub(crate) fn gap(&mut self, source: PortId, to: u64, inputs: &mut Inputs) {
+        inputs.push(Input::Published { source, sequence: to });
+        self.has_lost = true;
+        self.wake();
+    }
+
+    /// The peer was given work, or may give us some.
+    pub(crate) fn shares_work(&mut self) {
+        self.shares = true;
     }
 
     pub(crate) fn abort(&mut self) {
@@ -209,41 +328,70 @@ impl Channel {
     pub(crate) fn deliver(&mut self, delivery: Delivery<'_>) {
         match delivery {
             Delivery::Message { header, body } => {
-                self.come(&header, body.get(header.extension_bytes()..).unwrap_or_default().to_vec());
+                let body = body.get(header.extension_bytes()..).unwrap_or_default().to_vec();
+                self.come(&header, Some(body));
             }
             Delivery::Run { header, records } => {
                 for message in records {
-                    self.come(&message.header(&header), message.payload.to_vec());
+                    self.come(&message.header(&header), Some(message.payload.to_vec()));
                 }
             }
-            Delivery::Begin { header, extensions } => self.partial = Some((header, extensions.to_vec())),
-            Delivery::Bytes { bytes, .. } => {
-                if let Some((_, body)) = &mut self.partial {
-                    body.extend_from_slice(bytes);
+            Delivery::Begin { header, .. } => {
+                let body = self.room_for(&header);
+                self.partial = Some(Partial { header, body });
+            }
+            Delivery::Bytes { bytes, offset, .. } => {
+                if let Some(Partial { header, body: Some(body) }) = &mut self.partial {
+                    // The extensions are no part of the body; the caller says where these bytes belong.
+                    let skip = header
+                        .extension_bytes()
+                        .saturating_sub(usize::try_from(offset).unwrap_or(usize::MAX));
+                    body.extend_from_slice(bytes.get(skip..).unwrap_or_default());
                 }
             }
             Delivery::End { .. } => {
-                if let Some((header, mut body)) = self.partial.take() {
-                    body.drain(..header.extension_bytes().min(body.len()));
+                if let Some(Partial { header, body }) = self.partial.take() {
                     self.come(&header, body);
                 }
             }
         }
     }
 
-    fn come(&mut self, header: &Header, body: Vec<u8>) {
-        let for_us = header.correlation.get() == self.own;
-        let body = if for_us { body } else { Vec::new() };
+    fn is_for_us(&self, header: &Header) -> bool {
+        header.correlation.get() == self.source.0
+    }
+
+    /// Memory for a body that comes in pieces: refused rather than aborted, and none for who has no work of ours and may give us none.
+    fn room_for(&self, header: &Header) -> Option<Vec<u8>> {
+        let size =
+            usize::try_from(header.size.get()).ok()?.saturating_sub(HEADER_SIZE + header.extension_bytes());
+        if !self.is_for_us(header) || (!self.shares && size > WORK_STRANGER_BYTES_MAX) {
+            return None;
+        }
+        let mut body = Vec::new();
+        body.try_reserve_exact(size).ok().map(|()| body)
+    }
+
+    fn come(&mut self, header: &Header, body: Option<Vec<u8>>) {
+        let for_us = self.is_for_us(header);
+        self.has_lost |= for_us && body.is_none();
+        let body = body.filter(|_| for_us).unwrap_or_default();
         self.inbox.push_back(Came { sequence: header.sequence.get(), for_us, body });
         self.wake();
     }
 
     /// Takes what has come; the session is told that it has its place.
     pub(crate) fn take(&mut self, come: &mut Vec<Vec<u8>>, inputs: &mut Inputs) {
-        let Some(last) = self.inbox.back().map(|came| came.sequence) else { return };
-        come.extend(self.inbox.drain(..).filter(|came| came.for_us).map(|came| came.body));
-        if let Some(source) = self.theirs {
+        if let (Some(source), Some(last)) = (self.theirs, self.inbox.back().map(|came| came.sequence)) {
+            come.extend(self.inbox.drain(..).filter(|came| came.for_us).map(|came| came.body));
             inputs.push(Input::Published { source, sequence: last });
+        }
+        if self.has_lost {
+            come.clear();
+            self.begin_anew("words of it are lost", inputs);
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

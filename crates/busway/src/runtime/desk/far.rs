@@ -5,15 +5,17 @@
 //! so many more as they have handled in [`PREFETCH_NS`] of late, so that who is quick need not wait for a word to go there and back, and who
 //! is slow or has stopped keeps nothing from others. What nobody has taken for [`STALE_NS`] goes back to the peer.
 //!
-//! It does not know links, nor whose the tasks were.
+//! What we want is told while the link stands, and to who may push some of it. A task that the peer may not push is not taken: it goes back as
+//! one that was not given, and costs nothing of what was granted.
 //!
-//! Invariant: each task that came is told as over once, or is of a peer that is gone.
+//! It does not know links or clocks, nor whose the tasks were.
+//!
+//! Invariant: each task that came is told as over once, or was cancelled, or is of a peer that is gone. Nothing here waits.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use busway_protocol::Deed;
-use busway_shm::clock;
 use busway_shm::seat::RingShared;
 use busway_shm::seat::work::Stands;
 use busway_wire::work::{End, Word};
@@ -22,8 +24,9 @@ use busway_wire::{Cause, Flags, ReplyState, Topic};
 use super::near::Look;
 use super::opener::{For, Wanted};
 use super::pulls::Pulls;
-use super::{Context, put};
-use crate::outcome::SendError;
+use super::says::Says;
+use super::{Context, Standing, WAITING_BYTES_MAX};
+use crate::outcome::{RecvError, SendError};
 use crate::publisher::{Beside, Publisher, WorkOrigin};
 use crate::requester::{Pending, RequestError, Requester};
 
@@ -42,10 +45,14 @@ const LOOK_NS: u64 = 20_000_000;
 const IDLE_NS: u64 = 30_000_000_000;
 /// Topics of one pull that are laid out at a time. What comes of another goes back.
 const RINGS_MAX: usize = 1_024;
+/// Who took nothing for too long is tried again after so long: it may have been stopped, and go on.
+const ABSENT_NS: u64 = 1_000_000_000;
+/// Where there is no memory, or no port, nothing more is granted for so long.
+const SHORT_NS: u64 = 1_000_000_000;
 /// Replies of one request that are told before others have their turn.
 const REPLIES_MAX: usize = 64;
 
-/// A task that has come.
+/// A task that has come, of a request with the time that is left.
 struct Came {
     task: u64,
     origin: WorkOrigin,
@@ -66,6 +73,8 @@ struct Ring {
 struct Asked {
     requester: Requester,
     pending: BTreeMap<u64, Pending>,
+    /// Those for which there is no room yet.
+    waiting: VecDeque<Came>,
 }
 
 /// One topic.
@@ -79,8 +88,9 @@ enum Place {
 #[derive(Default)]
 struct Watch {
     seen: Vec<u64>,
-    /// Who looked and took nothing for too long, and what it said then: it counts again when it says something else.
+    /// Who looked and took nothing for too long, and what it said then: it counts again when it says something else, or some time later.
     absent: BTreeMap<usize, u64>,
+    absent_until_ns: u64,
     used_ns: u64,
 }
 
@@ -96,6 +106,8 @@ struct Taking {
     measured: u64,
     measured_ns: u64,
     rate: u64,
+    /// Nothing is granted before that: memory or a port was missing.
+    short_until_ns: u64,
 }
 
 /// See the head of this file.
@@ -103,6 +115,8 @@ struct Taking {
 pub(super) struct Far {
     takings: BTreeMap<u32, Taking>,
     told: BTreeSet<u32>,
+    /// The number of the latest task that came, or that was cancelled before it did.
+    last: u64,
 }
 
 impl Far {
@@ -113,44 +127,44 @@ impl Far {
         pulls: &Pulls,
         word: Word,
         payload: &[u8],
-        say: &mut Vec<Vec<u8>>,
+        say: &mut Says,
     ) {
         let Word::Task { pull, task, topic, source, sequence, attempt, flags, left_ns } = word else {
             return;
         };
-        let (since_ns, payload) = (clock::monotonic_ns(), payload.to_vec());
+        self.last = self.last.max(task);
+        let (since_ns, payload) = (context.now_ns, payload.to_vec());
         let origin = WorkOrigin { source, sequence };
         let came = Came { task, origin, attempt, flags, left_ns, since_ns, payload };
-        let Some(known) = pulls.get(pull) else { return over(say, task, End::Back { attempt }) };
-        let taking = self.takings.entry(pull).or_default();
-        if taking.came >= taking.granted {
-            // Nobody who keeps to the page gives more than was granted.
+        // Nobody who keeps to the page gives more than was granted.
+        let Some(taking) = self.takings.get_mut(&pull).filter(|taking| taking.came < taking.granted) else {
             return over(say, task, End::Back { attempt });
-        }
-        taking.came += 1;
-        if topic.is_reserved()
-            || !known.pattern.matches(&topic)
+        };
+        let known = pulls.get(pull);
+        if known.is_some_and(|known| topic.is_reserved() || !known.pattern.matches(&topic))
             || !context.permits.allow(Deed::Publish, &topic)
         {
-            taking.finished += 1;
-            return over(say, task, End::Lost(Cause::Denied));
+            return over(say, task, End::Denied);
         }
-        if let Some((place, watch)) = taking.places.get_mut(&topic) {
-            watch.used_ns = since_ns;
-            let finished = match place {
-                Place::Opening(waiting) => {
-                    waiting.push(came);
-                    0
-                }
-                Place::Ring(ring) => ring.lay(came, say),
-                Place::Asked(asked) => asked.ask(came, say),
-            };
-            taking.finished += finished;
-            return;
-        }
-        if taking.places.len() >= RINGS_MAX {
+        taking.came += 1;
+        let Some(known) = known else {
             taking.finished += 1;
             return over(say, task, End::Back { attempt });
+        };
+        if let Some((place, watch)) = taking.places.get_mut(&topic) {
+            watch.used_ns = since_ns;
+            let end = match place {
+                Place::Opening(waiting) => {
+                    waiting.push(came);
+                    None
+                }
+                Place::Ring(ring) => ring.lay(came),
+                Place::Asked(asked) => asked.ask(came, since_ns),
+            };
+            return taking.ends(end, since_ns, say);
+        }
+        if taking.places.len() >= RINGS_MAX {
+            return taking.ends(Some((task, End::Back { attempt })), since_ns, say);
         }
         let whom = For { pull, ..context.whom.clone() };
         let wanted = match known.group.name().is_reserved() {
@@ -165,33 +179,44 @@ impl Far {
     /// A ring that was wanted is there.
     pub(super) fn laid_out(
         &mut self,
+        now_ns: u64,
         pull: u32,
         topic: &Topic,
         publisher: Publisher,
-        say: &mut Vec<Vec<u8>>,
+        say: &mut Says,
     ) {
         let Some((taking, waiting)) = self.waiting(pull, topic) else { return };
         let mut ring = Ring { publisher, tasks: BTreeMap::new() };
-        let finished: u64 = waiting.into_iter().map(|came| ring.lay(came, say)).sum();
-        taking.finished += finished;
+        for came in waiting {
+            let end = ring.lay(came);
+            taking.ends(end, now_ns, say);
+        }
         taking.settle(topic, Place::Ring(Box::new(ring)));
     }
 
     /// A requester that was wanted is there.
-    pub(super) fn asks(&mut self, pull: u32, topic: &Topic, requester: Requester, say: &mut Vec<Vec<u8>>) {
+    pub(super) fn asks(
+        &mut self,
+        now_ns: u64,
+        pull: u32,
+        topic: &Topic,
+        requester: Requester,
+        say: &mut Says,
+    ) {
         let Some((taking, waiting)) = self.waiting(pull, topic) else { return };
-        let mut asked = Asked { requester, pending: BTreeMap::new() };
-        let finished: u64 = waiting.into_iter().map(|came| asked.ask(came, say)).sum();
-        taking.finished += finished;
+        let mut asked = Asked { requester, pending: BTreeMap::new(), waiting: VecDeque::new() };
+        for came in waiting {
+            let end = asked.ask(came, now_ns);
+            taking.ends(end, now_ns, say);
+        }
         taking.settle(topic, Place::Asked(asked));
     }
 
     /// It cannot be had: what waits for it goes back.
-    pub(super) fn refused(&mut self, pull: u32, topic: &Topic, say: &mut Vec<Vec<u8>>) {
+    pub(super) fn refused(&mut self, now_ns: u64, pull: u32, topic: &Topic, say: &mut Says) {
         let Some((taking, waiting)) = self.waiting(pull, topic) else { return };
         for Came { task, attempt, .. } in waiting {
-            taking.finished += 1;
-            over(say, task, End::Back { attempt });
+            taking.ends(Some((task, End::Back { attempt })), now_ns, say);
         }
         taking.places.remove(topic);
     }
@@ -207,56 +232,85 @@ impl Far {
         }
     }
 
-    /// Nobody waits for that request any more.
-    pub(super) fn cancel(&mut self, task: u64) {
-        for taking in self.takings.values_mut() {
-            for (place, _) in taking.places.values_mut() {
-                let gone = match place {
-                    Place::Opening(waiting) => {
-                        let before = waiting.len();
-                        waiting.retain(|came| came.task != task);
-                        before > waiting.len()
-                    }
-                    Place::Asked(asked) => asked.pending.remove(&task).is_some(),
-                    Place::Ring(_) => false,
-                };
-                if gone {
-                    taking.finished += 1;
-                    return;
+    /// That task is not ours any more: whoever has it is too late.
+    pub(super) fn cancel(&mut self, pull: u32, task: u64) {
+        if task > self.last {
+            // In the place of one that was over before it went.
+            self.last = task;
+            if let Some(taking) = self.takings.get_mut(&pull) {
+                taking.came += 1;
+                taking.finished += 1;
+            }
+            return;
+        }
+        let Some(taking) = self.takings.get_mut(&pull) else { return };
+        for (place, _) in taking.places.values_mut() {
+            let gone = match place {
+                Place::Opening(waiting) => {
+                    let before = waiting.len();
+                    waiting.retain(|came| came.task != task);
+                    before > waiting.len()
                 }
+                Place::Asked(asked) => {
+                    let before = asked.waiting.len();
+                    asked.waiting.retain(|came| came.task != task);
+                    before > asked.waiting.len() || asked.pending.remove(&task).is_some()
+                }
+                Place::Ring(ring) => ring.cancel(task),
+            };
+            if gone {
+                taking.finished += 1;
+                return;
             }
         }
     }
 
-    /// The link is gone: nobody waits for replies over it.
-    pub(super) fn end_requests(&mut self) {
+    /// The link is gone: nobody waits for replies over it. The peer, which need not have noticed, is told when it is back.
+    pub(super) fn end_requests(&mut self, say: &mut Says) {
         for taking in self.takings.values_mut() {
             for (place, _) in taking.places.values_mut() {
+                let mut ended = Vec::new();
                 match place {
                     Place::Asked(asked) => {
-                        taking.finished += asked.pending.len() as u64;
-                        asked.pending.clear();
+                        ended.extend(std::mem::take(&mut asked.pending).into_keys());
+                        ended.extend(asked.waiting.drain(..).map(|came| came.task));
                     }
                     Place::Opening(waiting) => {
-                        let before = waiting.len();
-                        waiting.retain(|came| came.left_ns == 0);
-                        taking.finished += (before - waiting.len()) as u64;
+                        ended.extend(waiting.extract_if(.., |came| came.left_ns > 0).map(|came| came.task));
                     }
                     Place::Ring(_) => {}
+                }
+                for task in ended {
+                    taking.finished += 1;
+                    tell(say, task, 0, ReplyState::Died, &[]);
+                    over(say, task, End::Lost(Cause::LinkLost));
                 }
             }
         }
     }
 
     /// The peer has started again, or is gone: nothing of what it gave is its any more. What somebody here has, is finished; what nobody has,
-    /// is not begun.
-    pub(super) fn forget(&mut self) {
+    /// is not begun, and goes back if the peer hears of it.
+    pub(super) fn forget(&mut self, say: &mut Says) {
+        let mut back = |task, attempt| over(say, task, End::Back { attempt });
         for taking in self.takings.values() {
             for (place, _) in taking.places.values() {
-                if let Place::Ring(ring) = place {
-                    for sequence in ring.tasks.keys() {
-                        // Who has it finishes it.
-                        let _ = ring.shared().take_back(*sequence);
+                match place {
+                    Place::Ring(ring) => {
+                        let shared = ring.shared();
+                        let all = shared.stand(ring.tasks.keys().copied());
+                        for ((sequence, (task, _)), stands) in ring.tasks.iter().zip(all) {
+                            // Who has it finishes it.
+                            if let Stands::Waiting(attempt) = stands
+                                && shared.take_back(*sequence)
+                            {
+                                back(*task, attempt);
+                            }
+                        }
+                    }
+                    Place::Opening(waiting) => waiting.iter().for_each(|came| back(came.task, came.attempt)),
+                    Place::Asked(asked) => {
+                        asked.waiting.iter().for_each(|came| back(came.task, came.attempt))
                     }
                 }
             }
@@ -265,31 +319,57 @@ impl Far {
         self.told.clear();
     }
 
+    /// The peer may do something else than before: it may be given what it was denied.
+    pub(super) fn permit(&mut self) {
+        self.told.clear();
+    }
+
     /// Tells what has changed. Returns when to look again.
-    pub(super) fn step(&mut self, pulls: &Pulls, say: &mut Vec<Vec<u8>>, room: bool) -> Look {
+    pub(super) fn step(
+        &mut self,
+        context: &Context<'_>,
+        pulls: &Pulls,
+        say: &mut Says,
+        standing: Standing,
+    ) -> Look {
         let mut look = Look::default();
-        let now_ns = clock::monotonic_ns();
+        let now_ns = context.now_ns;
+        if standing.up {
+            self.tell_pulls(context, pulls, say);
+        }
+        let room = standing.has_room();
+        let told = &self.told;
+        self.takings.retain(|pull, taking| {
+            let pullers = pulls.get(*pull).map_or(0, |known| known.pullers);
+            let busy = taking.step(pullers, now_ns, say, room, &mut look);
+            // What may be given is a state: later is enough where nobody hears it now.
+            if pullers > 0 && standing.up && told.contains(pull) && taking.grant(pullers, now_ns, &mut look) {
+                say.word(&Word::Grant { pull: *pull, tasks: taking.granted });
+            }
+            busy || pullers > 0
+        });
+        look
+    }
+
+    fn tell_pulls(&mut self, context: &Context<'_>, pulls: &Pulls, say: &mut Says) {
         for (pull, known) in pulls.all() {
-            if self.told.insert(pull) {
+            if !self.told.contains(&pull) && context.permits.could(Deed::Publish, &known.pattern) {
+                self.told.insert(pull);
                 let (pattern, group) = (known.pattern.clone(), known.group.clone());
-                put(say, &Word::Pull { pull, pattern, group });
+                say.word(&Word::Pull { pull, pattern, group });
                 self.takings.entry(pull).or_default();
             }
         }
         let gone: Vec<u32> = self.told.iter().filter(|pull| pulls.get(**pull).is_none()).copied().collect();
         for pull in gone {
             self.told.remove(&pull);
-            put(say, &Word::Unpull { pull });
+            say.word(&Word::Unpull { pull });
         }
-        self.takings.retain(|pull, taking| {
-            let pullers = pulls.get(*pull).map_or(0, |known| known.pullers);
-            let busy = taking.step(pullers, now_ns, say, room, &mut look);
-            if pullers > 0 && taking.grant(pullers, now_ns) {
-                put(say, &Word::Grant { pull: *pull, tasks: taking.granted });
-            }
-            busy || pullers > 0
-        });
-        look
+    }
+
+    /// Whether the peer may give us anything, or could before.
+    pub(super) fn takes(&self) -> bool {
+        !self.takings.is_empty()
     }
 }
 
@@ -300,22 +380,27 @@ impl Taking {
         }
     }
 
+    /// Tells of a task that is over, if there is one. One that goes back was not wanted: nothing more is granted for a while.
+    fn ends(&mut self, end: Option<(u64, End)>, now_ns: u64, say: &mut Says) {
+        let Some((task, end)) = end else { return };
+        self.finished += 1;
+        if matches!(end, End::Back { .. }) {
+            self.short_until_ns = now_ns.saturating_add(SHORT_NS);
+        }
+        over(say, task, end);
+    }
+
     /// Whether something is under way.
-    fn step(
-        &mut self,
-        pullers: u64,
-        now_ns: u64,
-        say: &mut Vec<Vec<u8>>,
-        room: bool,
-        look: &mut Look,
-    ) -> bool {
+    fn step(&mut self, pullers: u64, now_ns: u64, say: &mut Says, room: bool, look: &mut Look) -> bool {
         let mut busy = false;
         let before = self.finished;
         self.places.retain(|_, (place, watch)| {
             let (finished, under_way) = match place {
                 Place::Opening(waiting) => (0, waiting.len()),
                 Place::Ring(ring) => (ring.step(pullers, watch, now_ns, say), ring.tasks.len()),
-                Place::Asked(asked) => (asked.step(say, room, look), asked.pending.len()),
+                Place::Asked(asked) => {
+                    (asked.step(now_ns, say, room, look), asked.pending.len() + asked.waiting.len())
+                }
             };
             self.finished += finished;
             busy |= under_way > 0;
@@ -331,7 +416,11 @@ impl Taking {
     }
 
     /// Whether the peer may give more than it was told.
-    fn grant(&mut self, pullers: u64, now_ns: u64) -> bool {
+    fn grant(&mut self, pullers: u64, now_ns: u64, look: &mut Look) -> bool {
+        if now_ns < self.short_until_ns {
+            look.by(self.short_until_ns);
+            return false;
+        }
         let passed_ns = now_ns.saturating_sub(self.measured_ns);
         if passed_ns >= RATE_NS {
             let count = self.handled - self.measured;
@@ -345,10 +434,15 @@ impl Taking {
             let (ring, of_it) = match place {
                 Place::Opening(_) => continue,
                 Place::Ring(ring) => (ring.shared().clone(), ring.taken()),
+                // As much as it takes is under way: what waits comes first.
+                Place::Asked(asked) if !asked.waiting.is_empty() => {
+                    ready = ready.max(Some(0));
+                    continue;
+                }
                 Place::Asked(asked) => (asked.requester.ring().clone(), asked.taken()),
             };
             taken += of_it;
-            ready = ready.max(Some(watch.ready(&ring)));
+            ready = ready.max(Some(watch.ready(&ring, now_ns, look)));
         }
         let wanted = self.finished + taken + ready.unwrap_or(pullers) + ahead;
         let more = wanted > self.granted;
@@ -359,8 +453,13 @@ impl Taking {
 
 impl Watch {
     /// How many look for work now, or have looked since this was asked last.
-    fn ready(&mut self, ring: &RingShared) -> u64 {
+    fn ready(&mut self, ring: &RingShared, now_ns: u64, look: &mut Look) -> u64 {
         let looking = ring.looking();
+        if now_ns >= self.absent_until_ns {
+            self.absent.clear();
+        } else {
+            look.by(self.absent_until_ns);
+        }
         let mut ready = 0;
         for (at, now) in looking.iter().enumerate() {
             let moved = self.seen.get(at).is_some_and(|seen| seen != now);
@@ -372,8 +471,9 @@ impl Watch {
     }
 
     /// Something lay there for too long: who looks for work does not come.
-    fn nobody_came(&mut self, ring: &RingShared) {
+    fn nobody_came(&mut self, ring: &RingShared, now_ns: u64) {
         self.absent = ring.looking().into_iter().enumerate().collect();
+        self.absent_until_ns = now_ns.saturating_add(ABSENT_NS);
     }
 }
 
@@ -388,29 +488,36 @@ impl Ring {
         stand.into_iter().filter(|stands| *stands == Stands::Taken).count() as u64
     }
 
-    /// Lays a task out. Returns how many are over by that.
-    fn lay(&mut self, came: Came, say: &mut Vec<Vec<u8>>) -> u64 {
+    /// Lays a task out. Returns it where it is over by that.
+    fn lay(&mut self, came: Came) -> Option<(u64, End)> {
         let Came { task, origin, attempt, flags, since_ns, payload, .. } = came;
         let back = End::Back { attempt };
-        let end = if self.shared().pullers() == 0 {
-            back
-        } else {
-            let codec = Flags::from_bits(flags).unwrap_or_default().codec();
-            match self.publisher.push_work(origin, attempt, codec, &Beside::NOTHING, &payload) {
-                Ok(sent) => {
-                    self.tasks.insert(sent.sequence, (task, since_ns));
-                    return 0;
-                }
-                Err(SendError::TooLarge { .. }) => End::Lost(Cause::LinkBudget),
-                Err(_) => back,
+        if self.shared().pullers() == 0 {
+            return Some((task, back));
+        }
+        let codec = Flags::from_bits(flags).unwrap_or_default().codec();
+        match self.publisher.push_work(origin, attempt, codec, &Beside::NOTHING, &payload) {
+            Ok(sent) => {
+                self.tasks.insert(sent.sequence, (task, since_ns));
+                None
             }
+            Err(SendError::TooLarge { .. }) => Some((task, End::Lost(Cause::LinkBudget))),
+            Err(_) => Some((task, back)),
+        }
+    }
+
+    /// Takes a task out of reach, whoever has it. `false`: it does not lie here.
+    fn cancel(&mut self, task: u64) -> bool {
+        let Some(sequence) = self.tasks.iter().find(|(_, (of, _))| *of == task).map(|(at, _)| *at) else {
+            return false;
         };
-        over(say, task, end);
-        1
+        // What is over here by now was told, and that means nothing any more.
+        let _ = self.shared().withdraw(sequence, Cause::Cancelled);
+        self.tasks.remove(&sequence).is_some()
     }
 
     /// Tells what has ended, and takes back what nobody takes. Returns how many that were.
-    fn step(&mut self, pullers: u64, watch: &mut Watch, now_ns: u64, say: &mut Vec<Vec<u8>>) -> u64 {
+    fn step(&mut self, pullers: u64, watch: &mut Watch, now_ns: u64, say: &mut Says) -> u64 {
         let before = self.tasks.len();
         let ring = self.publisher.ring().clone();
         let mut stale = false;
@@ -438,7 +545,7 @@ impl Ring {
             self.tasks.remove(sequence);
         }
         if stale {
-            watch.nobody_came(&ring);
+            watch.nobody_came(&ring, now_ns);
         }
         (before - self.tasks.len()) as u64
     }
@@ -451,32 +558,65 @@ impl Asked {
         stand.into_iter().filter(|stands| *stands == Stands::Taken).count() as u64
     }
 
-    /// Asks. Returns how many requests are over by that.
-    fn ask(&mut self, came: Came, say: &mut Vec<Vec<u8>>) -> u64 {
-        let Came { task, attempt, left_ns, since_ns, payload, .. } = came;
-        let spent_ns = clock::monotonic_ns().saturating_sub(since_ns);
-        let left = Duration::from_nanos(left_ns.saturating_sub(spent_ns));
-        let end = match self.requester.send(&payload, left) {
-            Ok(pending) => {
-                self.pending.insert(task, pending);
-                return 0;
-            }
-            Err(RequestError::TimedOut) => End::Lost(Cause::Expired),
-            Err(RequestError::Send(SendError::TooLarge { .. })) => End::Lost(Cause::LinkBudget),
-            Err(_) => End::Back { attempt },
-        };
-        over(say, task, end);
-        1
+    /// Asks, or keeps what there is no room for. Returns the request where it is over by that.
+    fn ask(&mut self, came: Came, now_ns: u64) -> Option<(u64, End)> {
+        if !self.waiting.is_empty() {
+            self.waiting.push_back(came);
+            return None;
+        }
+        self.try_ask(came, now_ns)
     }
 
-    /// Tells the replies that have come. Returns how many requests are over.
-    fn step(&mut self, say: &mut Vec<Vec<u8>>, room: bool, look: &mut Look) -> u64 {
+    fn try_ask(&mut self, came: Came, now_ns: u64) -> Option<(u64, End)> {
+        let spent_ns = now_ns.saturating_sub(came.since_ns);
+        let left = Duration::from_nanos(came.left_ns.saturating_sub(spent_ns));
+        let (task, attempt) = (came.task, came.attempt);
+        if left.is_zero() {
+            return Some((task, End::Lost(Cause::Expired)));
+        }
+        match self.requester.send_within(&came.payload, left, Duration::ZERO) {
+            Ok(Some(pending)) => {
+                self.pending.insert(task, pending);
+                None
+            }
+            Ok(None) if spent_ns >= STALE_NS => Some((task, End::Back { attempt })),
+            Ok(None) => {
+                self.waiting.push_front(came);
+                None
+            }
+            Err(RequestError::TimedOut) => Some((task, End::Lost(Cause::Expired))),
+            Err(RequestError::Send(SendError::TooLarge { .. })) => Some((task, End::Lost(Cause::LinkBudget))),
+            Err(_) => Some((task, End::Back { attempt })),
+        }
+    }
+
+    /// Asks what waits, and tells the replies that have come. Returns how many requests are over.
+    fn step(&mut self, now_ns: u64, say: &mut Says, room: bool, look: &mut Look) -> u64 {
+        let mut finished = 0;
+        while let Some(came) = self.waiting.pop_front() {
+            let (left, end) = (self.waiting.len(), self.try_ask(came, now_ns));
+            if let Some((task, end)) = end {
+                finished += 1;
+                over(say, task, end);
+            }
+            // It is the first again.
+            if self.waiting.len() > left {
+                break;
+            }
+        }
+        finished + self.tell_replies(say, room, look)
+    }
+
+    fn tell_replies(&mut self, say: &mut Says, room: bool, look: &mut Look) -> u64 {
         if !room {
             return 0;
         }
         let before = self.pending.len();
         self.pending.retain(|task, pending| {
             for _ in 0..REPLIES_MAX {
+                if say.bytes() >= WAITING_BYTES_MAX {
+                    return true;
+                }
                 match pending.try_recv() {
                     Ok(Some(reply)) => {
                         let last = reply.is_last();
@@ -491,7 +631,8 @@ impl Asked {
                         over(say, *task, End::Done);
                         return false;
                     }
-                    Ok(None) => return true,
+                    // Other rows of this process hold what it may hold: the reply lies there still.
+                    Ok(None) | Err(RequestError::Receive(RecvError::HoldsExhausted)) => return true,
                     Err(error) => {
                         failed(say, *task, &error);
                         return false;
@@ -506,7 +647,7 @@ impl Asked {
 }
 
 /// A request has come to an error.
-fn failed(say: &mut Vec<Vec<u8>>, task: u64, error: &RequestError) {
+fn failed(say: &mut Says, task: u64, error: &RequestError) {
     // What is no reply has no place among them: who takes it gives it one.
     let last = 0;
     match error {
@@ -533,12 +674,13 @@ fn failed(say: &mut Vec<Vec<u8>>, task: u64, error: &RequestError) {
     }
 }
 
-fn over(say: &mut Vec<Vec<u8>>, task: u64, end: End) {
-    put(say, &Word::Over { task, end });
+fn over(say: &mut Says, task: u64, end: End) {
+    say.word(&Word::Over { task, end });
 }
 
-fn tell(say: &mut Vec<Vec<u8>>, task: u64, index: u32, state: ReplyState, payload: &[u8]) {
-    let mut body = Vec::new();
-    busway_wire::work::encode(&Word::Reply { task, index, state: state as u8 }, payload, &mut body);
-    say.push(body);
+fn tell(say: &mut Says, task: u64, index: u32, state: ReplyState, payload: &[u8]) {
+    say.with(&Word::Reply { task, index, state: state as u8 }, payload);
 }
+
+#[cfg(test)]
+mod tests;

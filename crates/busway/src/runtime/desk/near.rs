@@ -3,18 +3,21 @@
 //! For each pull of the peer there is a puller here, which takes as much as the peer is ready for and no more. What it took is its claim
 //! until the peer has said what became of it, so that a task is one puller's at a time, whichever host that is on; the time for an
 //! acknowledgement runs here. If the peer is gone, or was away for too long, what is to be acknowledged is given back and the rest is
-//! lost with its link. A request ends with the link at once: its requester is told.
+//! lost with its link. A request ends with the link at once: its requester is told. While it is away the peer is no puller here.
 //!
-//! It does not know links, nor what the peer does with a task.
+//! What the peer may read is asked for each task. What it says that we may not push there is given to others, and it gets no more of that topic.
 //!
-//! Invariant: a task that was given ends once: as the peer says, or when the peer is gone; what is said of it after that means nothing.
+//! It does not know links or clocks, nor what the peer does with a task.
+//!
+//! Invariant: a task that was given ends once: as the peer says, or when the peer is gone; what is said of it after that means nothing. Where
+//! it ends otherwise than the peer has said, the peer is told. One puller of a pull is asked for at a time.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use busway_protocol::Deed;
-use busway_shm::clock;
 use busway_shm::row::group;
+use busway_wire::limits::{WORK_DENIED_MAX, WORK_GIVEN_MAX, WORK_OPENINGS_MAX, WORK_PULLS_MAX};
 use busway_wire::work::{End, Word};
 use busway_wire::{
     Cause, Group, HEAD_BYTES, Kind, Pattern, PortId, ReplyHead, ReplyState, RequestHead, Topic, responders,
@@ -22,15 +25,12 @@ use busway_wire::{
 
 use super::Context;
 use super::opener::{For, Wanted};
+use super::says::{Saying, Says};
 use crate::ports::Filter;
 use crate::publisher::{Beside, Stamp};
 use crate::puller::{Puller, PullerBuilder, Task};
 use crate::responder::{Lane, To};
 
-/// Pulls of a peer: as many groups and patterns as a host has at most, by far.
-const PULLS_MAX: usize = 4_096;
-/// Tasks of one pull that a peer has at a time: more than any host works on.
-const GIVEN_MAX: u64 = 1_024;
 /// Tasks of one pull that are given before others have their turn.
 const TURN_MAX: usize = 64;
 /// Bytes that wait for the peer, beyond which nothing more is pulled for it.
@@ -49,17 +49,31 @@ struct Giving {
     puller: Option<Puller>,
     /// Those that it had before, until what they took is over.
     former: Vec<Puller>,
+    /// The number of the puller that is asked for, and whether another is wanted by now.
+    opening: Option<(u64, Wish)>,
     granted: u64,
     given: u64,
     under_way: u64,
-    /// No puller can be had: when it is tried again.
+    /// When a puller is asked for.
     again_ns: Option<u64>,
+    /// Topics that we may not push there.
+    denied: BTreeSet<Topic>,
     ending: bool,
+    /// The peer is not there.
+    away: bool,
+}
+
+/// What is wanted of a puller that was asked for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Wish {
+    This,
+    Another,
 }
 
 /// A task that the peer has.
 struct Given {
     pull: u32,
+    topic: Topic,
     claim: group::Task,
     /// Where to ring when it is given back.
     line: usize,
@@ -82,6 +96,7 @@ pub(super) struct Near {
     pulls: BTreeMap<u32, Giving>,
     given: BTreeMap<u64, Given>,
     next: u64,
+    opened: u64,
     looked_ns: u64,
 }
 
@@ -93,90 +108,93 @@ impl Near {
         if name.is_reserved() && (*name != responders() || group.acknowledge().is_some()) {
             return;
         }
-        let known = self.pulls.get(&pull);
-        let same =
-            known.is_some_and(|known| known.pattern == pattern && known.group == group && !known.ending);
-        if same || (known.is_none() && self.pulls.len() >= PULLS_MAX) {
+        if let Some(known) = self.pulls.get_mut(&pull) {
+            // A number is not used for something else: nobody who keeps to the page says so.
+            if known.pattern != pattern || known.group != group {
+                return;
+            }
+            // Said again: it may be given what was denied.
+            if std::mem::replace(&mut known.ending, false) || !known.denied.is_empty() {
+                known.denied.clear();
+                known.renew(context.now_ns);
+            }
             return;
         }
-        let former = self
-            .pulls
-            .remove(&pull)
-            .map_or_else(Vec::new, |known| known.former.into_iter().chain(known.puller).collect());
-        let giving = Giving {
-            pattern,
-            group,
-            puller: None,
-            former,
-            granted: 0,
-            given: 0,
-            under_way: 0,
-            again_ns: None,
-            ending: false,
-        };
-        open(context, pull, &giving);
-        self.pulls.insert(pull, giving);
+        if self.pulls.len() >= WORK_PULLS_MAX {
+            return;
+        }
+        self.pulls.insert(pull, Giving::new(pattern, group, context.now_ns));
     }
 
     pub(super) fn unpull(&mut self, pull: u32) {
         if let Some(giving) = self.pulls.get_mut(&pull) {
             giving.ending = true;
-            giving.former.extend(giving.puller.take().map(|mut puller| {
-                puller.rest();
-                puller
-            }));
+            giving.let_go();
         }
     }
 
     pub(super) fn grant(&mut self, pull: u32, tasks: u64) {
         if let Some(giving) = self.pulls.get_mut(&pull) {
-            let most = giving.given.saturating_add(GIVEN_MAX);
-            giving.granted = giving.granted.max(tasks.min(most));
+            giving.granted = giving.granted.max(tasks);
         }
     }
 
-    /// A puller that was wanted is there.
-    pub(super) fn opened(&mut self, pull: u32, mut puller: Puller) {
-        match self.pulls.get_mut(&pull).filter(|giving| !giving.ending && giving.puller.is_none()) {
-            Some(giving) => giving.puller = Some(puller),
-            None => puller.rest(),
+    /// A puller that was asked for is there.
+    pub(super) fn opened(&mut self, context: &Context<'_>, whom: &For, puller: Puller) {
+        let Some((giving, wish)) = self.asked_for(whom) else { return };
+        match wish {
+            Wish::This if !giving.ending && !giving.away => giving.puller = Some(puller),
+            Wish::This => {}
+            Wish::Another => giving.again_ns = Some(context.now_ns),
         }
     }
 
-    /// A puller that was wanted cannot be had now.
-    pub(super) fn refused(&mut self, pull: u32) {
-        if let Some(giving) = self.pulls.get_mut(&pull).filter(|giving| giving.puller.is_none()) {
-            giving.again_ns = Some(clock::monotonic_ns().saturating_add(REFUSED_NS));
+    /// A puller that was asked for cannot be had now.
+    pub(super) fn refused(&mut self, context: &Context<'_>, whom: &For) {
+        if let Some((giving, _)) = self.asked_for(whom) {
+            giving.again_ns = Some(context.now_ns.saturating_add(REFUSED_NS));
         }
+    }
+
+    fn asked_for(&mut self, whom: &For) -> Option<(&mut Giving, Wish)> {
+        let giving = self.pulls.get_mut(&whom.pull)?;
+        let (_, wish) = giving.opening.take_if(|(number, _)| *number == whom.number)?;
+        Some((giving, wish))
     }
 
     /// The peer may do something else than before: what is pulled for it is asked for anew.
     pub(super) fn permit(&mut self, context: &Context<'_>) {
-        for (pull, giving) in self.pulls.iter_mut().filter(|(_, giving)| !giving.ending) {
-            giving.former.extend(giving.puller.take().map(|mut puller| {
-                puller.rest();
-                puller
-            }));
-            open(context, *pull, giving);
+        for giving in self.pulls.values_mut() {
+            giving.renew(context.now_ns);
         }
     }
 
     /// The peer says what became of a task.
     pub(super) fn over(&mut self, context: &Context<'_>, task: u64, end: End) {
         let Some(given) = self.take(task) else { return };
-        match end {
-            End::Done => drop(given.claim.done()),
-            End::Lost(cause) => drop(given.claim.lose(cause)),
-            End::Back { attempt } => {
-                let attempt = attempt.max(given.claim.attempt());
-                if given.claim.give_back_as(attempt) {
-                    context.ports.ring_bell(given.line);
-                }
+        let attempt = match end {
+            End::Done => {
+                given.claim.done();
+                return;
             }
+            End::Lost(cause) => {
+                given.claim.lose(cause);
+                return;
+            }
+            End::Back { attempt } => attempt.max(given.claim.attempt()),
+            End::Denied => {
+                if let Some(giving) = self.pulls.get_mut(&given.pull) {
+                    giving.deny(given.topic, context);
+                }
+                given.claim.attempt()
+            }
+        };
+        if given.claim.give_back_as(attempt) {
+            context.ports.ring_bell(given.line);
         }
     }
 
-    /// A reply to a request of this host.
+    /// A reply to a request of this host. The last is the end of the request, whatever follows.
     pub(super) fn reply(&mut self, context: &Context<'_>, task: u64, index: u32, state: u8, payload: &[u8]) {
         let state = ReplyState::ALL.get(usize::from(state));
         let Some((Given { claim, asked: Some(asked), .. }, state)) = self.given.get_mut(&task).zip(state)
@@ -189,6 +207,13 @@ impl Near {
             ReplyState::Failed | ReplyState::Unanswered | ReplyState::Died => asked.next,
         };
         asked.say(context, claim, index, *state, payload);
+        match state {
+            ReplyState::Last | ReplyState::Failed | ReplyState::Unanswered => {
+                self.over(context, task, End::Done);
+            }
+            // Why, its end says.
+            ReplyState::Part | ReplyState::Died => {}
+        }
     }
 
     fn take(&mut self, task: u64) -> Option<Given> {
@@ -199,51 +224,70 @@ impl Near {
         Some(given)
     }
 
-    /// Requests end with their link.
-    pub(super) fn end_requests(&mut self, context: &Context<'_>) {
-        let asked: Vec<u64> =
-            self.given.iter().filter(|(_, given)| given.asked.is_some()).map(|(task, _)| *task).collect();
-        for task in asked {
-            if let Some(given) = self.take(task) {
-                given.end(context);
-            }
+    /// Requests end with their link, and are cancelled where they are. The peer answers none until it is back.
+    pub(super) fn end_requests(&mut self, context: &Context<'_>, say: &mut Says) {
+        self.end(context, say, |given| given.asked.is_some());
+        self.leave(|giving| giving.group.name().is_reserved());
+    }
+
+    /// The peer is gone, or was away for so long that it counts as gone: what it has is given back or lost. It pulls nothing until it is back.
+    pub(super) fn end_all(&mut self, context: &Context<'_>, say: &mut Says) {
+        self.end(context, say, |_| true);
+        self.leave(|_| true);
+    }
+
+    fn end(&mut self, context: &Context<'_>, say: &mut Says, which: impl Fn(&Given) -> bool) {
+        let ended: Vec<u64> =
+            self.given.iter().filter(|(_, given)| which(given)).map(|(task, _)| *task).collect();
+        for task in ended {
+            let Some(given) = self.take(task) else { continue };
+            say.push(Saying::Cancel { pull: given.pull, task });
+            given.end(context);
         }
     }
 
-    /// The peer is gone, or was away for so long that it counts as gone: what it has is given back or lost.
-    pub(super) fn end_all(&mut self, context: &Context<'_>) {
-        while let Some((task, _)) = self.given.first_key_value() {
-            let task = *task;
-            if let Some(given) = self.take(task) {
-                given.end(context);
+    fn leave(&mut self, which: impl Fn(&Giving) -> bool) {
+        for giving in self.pulls.values_mut().filter(|giving| which(giving)) {
+            giving.away = true;
+            giving.let_go();
+        }
+    }
+
+    /// The peer was away, and is there again.
+    pub(super) fn back(&mut self, context: &Context<'_>) {
+        for giving in self.pulls.values_mut() {
+            if std::mem::replace(&mut giving.away, false) {
+                giving.renew(context.now_ns);
             }
         }
     }
 
     /// Gives what the peer is ready for, and looks after what it has. Returns whether there may be more at once.
-    pub(super) fn step(&mut self, context: &Context<'_>, say: &mut Vec<Vec<u8>>, room: bool) -> Look {
+    pub(super) fn step(&mut self, context: &Context<'_>, say: &mut Says, room: bool) -> Look {
         let mut look = Look::default();
-        let now_ns = clock::monotonic_ns();
+        let now_ns = context.now_ns;
         if now_ns.saturating_sub(self.looked_ns) >= CANCEL_NS {
             self.looked_ns = now_ns;
-            self.cancel(say);
+            self.cancel(now_ns, say);
         }
-        if self.given.values().any(|given| given.asked.is_some()) {
+        if !self.given.is_empty() {
             look.by(now_ns.saturating_add(CANCEL_NS));
         }
         self.pulls.retain(|_, giving| {
             if giving.under_way == 0 {
                 giving.former.clear();
             }
-            !giving.ending || giving.under_way > 0
+            // Of one that was asked for the answer is waited for: who says and takes back asks for no more than who stays.
+            !giving.ending || giving.under_way > 0 || giving.opening.is_some()
         });
         let mut all = std::mem::take(&mut self.pulls);
+        let mut openings = all.values().filter(|giving| giving.opening.is_some()).count();
         for (pull, giving) in &mut all {
-            if let Some(again_ns) = giving.again_ns.filter(|_| !giving.ending) {
-                look.by(again_ns);
-                if now_ns >= again_ns {
-                    giving.again_ns = None;
-                    open(context, *pull, giving);
+            if let Some(again_ns) = giving.again_ns {
+                if now_ns < again_ns {
+                    look.by(again_ns);
+                } else if openings < WORK_OPENINGS_MAX {
+                    openings += usize::from(giving.ask(context, *pull, &mut self.opened));
                 }
             }
             self.give(context, *pull, giving, room, say, &mut look);
@@ -252,35 +296,33 @@ impl Near {
         look
     }
 
+    /// Whether the peer has had anything of this host.
+    pub(super) fn gives(&self) -> bool {
+        self.next > 0
+    }
+
     fn give(
         &mut self,
         context: &Context<'_>,
         pull: u32,
         giving: &mut Giving,
         room: bool,
-        say: &mut Vec<Vec<u8>>,
+        say: &mut Says,
         look: &mut Look,
     ) {
         let Some(mut puller) = giving.puller.take() else { return };
-        let now_ns = clock::monotonic_ns();
+        let now_ns = context.now_ns;
         if let Some(due_ns) = puller.watch(now_ns) {
             look.by(due_ns);
         }
         let mut turn = 0;
-        let room = |say: &Vec<Vec<u8>>| room && say.iter().map(Vec::len).sum::<usize>() < WAITING_BYTES_MAX;
-        while giving.given < giving.granted && turn < TURN_MAX && room(say) {
+        let mut keeps = true;
+        let room = |say: &Says| room && say.bytes() < WAITING_BYTES_MAX;
+        while keeps && giving.may_have_more() && turn < TURN_MAX && room(say) {
             match puller.look() {
                 Ok(Some(task)) => {
                     turn += 1;
-                    if let Some((word, payload, given)) = self.given_of(pull, giving, task) {
-                        let Word::Task { task, .. } = word else { continue };
-                        let mut body = Vec::new();
-                        busway_wire::work::encode(&word, &payload, &mut body);
-                        say.push(body);
-                        giving.given += 1;
-                        giving.under_way += 1;
-                        self.given.insert(task, given);
-                    }
+                    keeps = self.give_one(context, pull, giving, task, say);
                 }
                 Ok(None) => break,
                 Err(error) => {
@@ -290,58 +332,180 @@ impl Near {
                 }
             }
         }
-        if giving.given < giving.granted && room(say) {
+        if keeps && giving.may_have_more() && room(say) {
             look.again |= turn >= TURN_MAX || puller.must_look_again();
             look.any |= puller.pushers() > 0;
         } else {
             puller.rest();
         }
         giving.puller = Some(puller);
+        if !keeps {
+            giving.renew(now_ns);
+        }
     }
 
-    /// What is said of a task that was taken, if it is to be given.
-    fn given_of(&mut self, pull: u32, giving: &Giving, mut task: Task) -> Option<(Word, Vec<u8>, Given)> {
+    /// Gives a task that was taken. `false`: the peer may not have it, and others do; the puller takes what it should not.
+    fn give_one(
+        &mut self,
+        context: &Context<'_>,
+        pull: u32,
+        giving: &mut Giving,
+        mut task: Task,
+        say: &mut Says,
+    ) -> bool {
         let sample = task.sample();
         let (source, sequence, flags) = (sample.source(), sample.sequence(), sample.codec());
-        let topic = Topic::new(sample.topic()).ok()?;
-        let mut left_ns = 0;
+        let Ok(topic) = Topic::new(sample.topic()) else { return true };
+        if !context.permits.allow(Deed::Subscribe, &topic) || giving.denied.contains(&topic) {
+            if let Some((claim, line)) = task.into_claim() {
+                let attempt = claim.attempt();
+                if claim.give_back_as(attempt) {
+                    context.ports.ring_bell(line);
+                }
+            }
+            return false;
+        }
         let mut asked = None;
         let mut payload = sample.payload();
         if giving.group.name().is_reserved() {
             let head = RequestHead::split(payload).filter(|_| sample.kind() == Kind::Request);
             let Some((head, rest)) = head.filter(|_| sample.correlation() != 0) else {
                 task.lose(Cause::Corrupt);
-                return None;
+                return true;
             };
-            left_ns = head.deadline_ns.get().saturating_sub(clock::monotonic_ns());
-            if left_ns == 0 {
+            let deadline_ns = head.deadline_ns.get();
+            if deadline_ns <= context.now_ns {
                 task.lose(Cause::Expired);
-                return None;
+                return true;
             }
             payload = rest;
             let correlation = sample.correlation();
-            let deadline_ns = head.deadline_ns.get();
             asked = Some(Asked { requester: source, correlation, deadline_ns, lane: None, next: 0 });
         }
         let payload = payload.to_vec();
-        self.next += 1;
         let acknowledges = giving.group.acknowledge().is_some();
-        let (claim, line) = task.into_claim()?;
+        let Some((claim, line)) = task.into_claim() else { return true };
         let flags = busway_wire::Flags::from_codec(flags).bits();
         let attempt = claim.attempt();
-        let word = Word::Task { pull, task: self.next, topic, source, sequence, attempt, flags, left_ns };
-        Some((word, payload, Given { pull, claim, line, acknowledges, asked }))
+        self.next += 1;
+        let (task, of) = (self.next, topic.clone());
+        let word = Word::Task { pull, task, topic: of, source, sequence, attempt, flags, left_ns: 0 };
+        say.task(word, &payload, asked.as_ref().map(|asked| asked.deadline_ns));
+        giving.given += 1;
+        giving.under_way += 1;
+        self.given.insert(task, Given { pull, topic, claim, line, acknowledges, asked });
+        true
     }
 
-    /// Tells the peer of requests for which nobody waits any more.
-    fn cancel(&mut self, say: &mut Vec<Vec<u8>>) {
-        let gone = |given: &Given| given.asked.is_some() && !given.claim.is_wanted();
-        let gone: Vec<u64> =
-            self.given.iter().filter(|(_, given)| gone(given)).map(|(task, _)| *task).collect();
-        for task in gone {
-            self.take(task);
-            super::put(say, &Word::Cancel { task });
+    /// Tells the peer of what is not its any more: requests for which nobody waits, and tasks whose time is up, which others get.
+    fn cancel(&mut self, now_ns: u64, say: &mut Says) {
+        let is_over = |given: &Given| match &given.asked {
+            Some(asked) => asked.deadline_ns <= now_ns || !given.claim.is_wanted(),
+            None => !given.claim.is_held(),
+        };
+        let over: Vec<u64> =
+            self.given.iter().filter(|(_, given)| is_over(given)).map(|(task, _)| *task).collect();
+        for task in over {
+            let Some(given) = self.take(task) else { continue };
+            if given.asked.is_some() {
+                given.claim.lose(Cause::Expired);
+            }
+            say.push(Saying::Cancel { pull: given.pull, task });
         }
+    }
+}
+
+impl Giving {
+    fn new(pattern: Pattern, group: Group, now_ns: u64) -> Self {
+        Self {
+            pattern,
+            group,
+            puller: None,
+            former: Vec::new(),
+            opening: None,
+            granted: 0,
+            given: 0,
+            under_way: 0,
+            again_ns: Some(now_ns),
+            denied: BTreeSet::new(),
+            ending: false,
+            away: false,
+        }
+    }
+
+    fn may_have_more(&self) -> bool {
+        self.given < self.granted && self.under_way < WORK_GIVEN_MAX
+    }
+
+    /// It takes nothing more with the puller that it has.
+    fn let_go(&mut self) {
+        self.again_ns = None;
+        if let Some((_, wish)) = &mut self.opening {
+            *wish = Wish::Another;
+        }
+        if let Some(mut puller) = self.puller.take() {
+            puller.rest();
+            // What it took is its until it is over.
+            if self.under_way > 0 {
+                self.former.push(puller);
+            }
+        }
+        if self.under_way == 0 {
+            self.former.clear();
+        }
+    }
+
+    /// Another puller is wanted than it has, or was asked for.
+    fn renew(&mut self, now_ns: u64) {
+        self.let_go();
+        if self.opening.is_none() && !self.ending && !self.away {
+            self.again_ns = Some(now_ns);
+        }
+    }
+
+    /// We may not push this there: that task counts as not given, and others get it.
+    fn deny(&mut self, topic: Topic, context: &Context<'_>) {
+        self.given = self.given.saturating_sub(1);
+        if !self.denied.insert(topic.clone()) {
+            return;
+        }
+        let (pull, group) = (&self.pattern, self.group.name());
+        tracing::info!(target: "busway::work", peer = %context.whom.peer, "may not push {topic} for {pull} of {group}");
+        if self.denied.len() > WORK_DENIED_MAX {
+            self.ending = true;
+            return self.let_go();
+        }
+        let filter = self.filter(context);
+        match &mut self.puller {
+            Some(puller) => puller.forgo(&topic, filter),
+            None => self.renew(context.now_ns),
+        }
+    }
+
+    /// What the peer may have now.
+    fn filter(&self, context: &Context<'_>) -> Filter {
+        let (permits, denied) = (context.permits.clone(), self.denied.clone());
+        Filter(Arc::new(move |topic: &Topic| {
+            !topic.is_reserved() && permits.allow(Deed::Subscribe, topic) && !denied.contains(topic)
+        }))
+    }
+
+    /// Asks for a puller, if the peer may read anything of it. Returns whether it does.
+    fn ask(&mut self, context: &Context<'_>, pull: u32, number: &mut u64) -> bool {
+        self.again_ns = None;
+        if self.ending || self.away || self.opening.is_some() {
+            return false;
+        }
+        if !context.permits.could(Deed::Subscribe, &self.pattern) {
+            return false;
+        }
+        let builder = PullerBuilder::new(context.bus, Ok(self.pattern.clone()));
+        let builder = builder.export(&self.group, self.filter(context));
+        *number += 1;
+        self.opening = Some((*number, Wish::This));
+        let whom = For { pull, number: *number, ..context.whom.clone() };
+        context.opener.want(whom, Wanted::Puller(Box::new(builder)));
+        true
     }
 }
 
@@ -408,11 +572,5 @@ impl Look {
     }
 }
 
-fn open(context: &Context<'_>, pull: u32, giving: &Giving) {
-    let permits = context.permits.clone();
-    let may = move |topic: &Topic| !topic.is_reserved() && permits.allow(Deed::Subscribe, topic);
-    let builder = PullerBuilder::new(context.bus, Ok(giving.pattern.clone()));
-    let builder = builder.export(&giving.group, Filter(Arc::new(may)));
-    let whom = For { pull, ..context.whom.clone() };
-    context.opener.want(whom, Wanted::Puller(Box::new(builder)));
-}
+#[cfg(test)]
+mod tests;

@@ -1,8 +1,11 @@
 //! Opens ports for who shares work: it asks the rendezvous, which may take a while, and whoever serves all peers must not wait for it.
 //!
-//! Invariant: each port that was asked for is answered once, in the order of asking.
+//! Peers have their turn one after the other, so that none waits for all that another wants.
+//!
+//! Invariant: each port that was asked for is answered once, in the order of asking of its peer.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
+use std::ops::Bound::{Excluded, Unbounded};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread::JoinHandle;
 
@@ -15,14 +18,17 @@ use crate::ports::{lock, work_line};
 use crate::publisher::Publisher;
 use crate::puller::{Puller, PullerBuilder};
 use crate::requester::Requester;
+use crate::runtime::desk::Between;
 
 /// For whom a port is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct For {
     pub(super) peer: PeerId,
-    /// The number of the start of the peer for which it is.
-    pub(super) instance: u64,
+    /// Between which sources words go with the peer for which it is.
+    pub(super) between: Between,
     pub(super) pull: u32,
+    /// Of a puller, which of those that were asked for it is.
+    pub(super) number: u64,
 }
 
 /// A port that is wanted.
@@ -46,9 +52,27 @@ pub(super) enum Opened {
 
 #[derive(Default)]
 struct State {
-    wanted: VecDeque<(For, Wanted)>,
+    /// Nothing of a peer is not there.
+    wanted: BTreeMap<PeerId, VecDeque<(For, Wanted)>>,
+    /// Whose turn it was last.
+    turn: Option<PeerId>,
     opened: Vec<(For, Opened)>,
     stopping: bool,
+}
+
+impl State {
+    /// The next, of the peer whose turn it is.
+    fn next(&mut self) -> Option<(For, Wanted)> {
+        let behind = self.turn.and_then(|turn| self.wanted.range((Excluded(turn), Unbounded)).next());
+        let peer = *behind.or_else(|| self.wanted.first_key_value())?.0;
+        self.turn = Some(peer);
+        let queue = self.wanted.get_mut(&peer)?;
+        let next = queue.pop_front();
+        if queue.is_empty() {
+            self.wanted.remove(&peer);
+        }
+        next
+    }
 }
 
 /// See the head of this file.
@@ -70,9 +94,28 @@ impl Opener {
         Ok(Self { state, thread: Some(thread) })
     }
 
+    /// One that opens nothing by itself.
+    #[cfg(test)]
+    pub(super) fn without_thread() -> Self {
+        Self { state: Arc::default(), thread: None }
+    }
+
+    /// How many ports are asked for.
+    #[cfg(test)]
+    pub(super) fn waiting(&self) -> usize {
+        lock(&self.state.0).wanted.values().map(VecDeque::len).sum()
+    }
+
+    /// For whom they are, in their order; none is asked for any more.
+    #[cfg(test)]
+    pub(super) fn taken(&self) -> Vec<For> {
+        let mut state = lock(&self.state.0);
+        std::iter::from_fn(|| state.next()).map(|(whom, _)| whom).collect()
+    }
+
     pub(super) fn want(&self, whom: For, wanted: Wanted) {
         let (state, news) = &*self.state;
-        lock(state).wanted.push_back((whom, wanted));
+        lock(state).wanted.entry(whom.peer).or_default().push_back((whom, wanted));
         news.notify_one();
     }
 
@@ -105,7 +148,7 @@ fn run(shared: &(Mutex<State>, Condvar), bus: &Bus) {
         if waiting.stopping {
             return;
         }
-        let Some((whom, wanted)) = waiting.wanted.pop_front() else { continue };
+        let Some((whom, wanted)) = waiting.next() else { continue };
         drop(waiting);
         let opened = open(bus, wanted);
         lock(state).opened.push((whom, opened));

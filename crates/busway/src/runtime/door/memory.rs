@@ -32,7 +32,7 @@ impl<D: Wires> Door<D> {
         let shares = Shares { gates: self.shared.gates.clone(), backlogs: self.shared.backlogs.clone() };
         let permits = Permits::new(principal, self.shared.acl().as_ref().map(Acl::rules));
         let core = &self.shared.core;
-        let channel = config.shares_work.then(|| Channel::new(core, self.link.hello.instance, &host));
+        let channel = config.shares_work.then(|| Channel::new(core, &host));
         let made = Peer::new(core, session, permits, host, place, speakers, shares);
         let made = made.and_then(|peer| Ok((peer, channel.transpose()?)));
         let (mut peer, channel) = match made {
@@ -42,11 +42,12 @@ impl<D: Wires> Door<D> {
                 return None;
             }
         };
-        for want in interests.all() {
-            peer.tell(&self.shared.driver, want);
-        }
+        // Before all else that is wanted, of which there may be as much as a peer takes.
         if let Some(channel) = channel {
             peer.share_work(&self.shared.driver, channel);
+        }
+        for want in interests.all() {
+            peer.tell(&self.shared.driver, want);
         }
         let peer = Arc::new(Mutex::new(peer));
         self.shared.insert(id, peer.clone());

@@ -6,7 +6,7 @@ use busway_io::Driver;
 use busway_protocol::{Input, Output, Permits, Time};
 use busway_wire::PortId;
 
-use crate::runtime::desk::{Channel, Standing, WANT};
+use crate::runtime::desk::{Between, Channel, Says, Standing, WANT};
 use crate::runtime::peer::Peer;
 use crate::runtime::{Pieces, Staging};
 
@@ -29,10 +29,10 @@ impl Peer {
             Output::OpenRelay { announce } if announce.topic == *channel.topic() => {
                 channel.open(announce.source, &mut self.inputs);
             }
-            Output::CloseRelay { source } if channel.is_theirs(*source) => channel.close(),
+            Output::CloseRelay { source } if channel.is_theirs(*source) => channel.close(&mut self.inputs),
             Output::Abort { source } if channel.is_theirs(*source) => channel.abort(),
             Output::RelayGap { source, to, .. } if channel.is_theirs(*source) => {
-                self.inputs.push(Input::Published { source: *source, sequence: *to });
+                channel.gap(*source, *to, &mut self.inputs);
             }
             Output::Pass { source, to } if *source == ours => channel.confirm(*to),
             Output::Rewind { source, to } if *source == ours => channel.rewind(*to),
@@ -65,11 +65,26 @@ impl Peer {
         Some(standing)
     }
 
-    /// Says these bodies to this start of the peer.
-    pub(crate) fn say_words<D: Driver<Staging, Pieces>>(&mut self, driver: &D, to: u64, say: Vec<Vec<u8>>) {
+    /// Says this to the peer, if it is who it was for. Who shares work with it takes larger words of it.
+    pub(crate) fn say_words<D: Driver<Staging, Pieces>>(
+        &mut self,
+        driver: &D,
+        between: Between,
+        say: Says,
+        shares: bool,
+    ) {
         let Some(channel) = &mut self.channel else { return };
-        say.into_iter().for_each(|body| channel.say(to, body));
-        self.pump_words(Time(driver.now_ns()));
+        if shares {
+            channel.shares_work();
+        }
+        for saying in say.into_all() {
+            channel.say(between, saying, &mut self.inputs);
+        }
+        let now = Time(driver.now_ns());
+        if !self.inputs.is_empty() {
+            self.answer(now);
+        }
+        self.pump_words(now);
         self.write(driver);
     }
 

@@ -1,0 +1,183 @@
+//! What waits for a peer, and what comes of it, without a link.
+#![expect(clippy::print_stdout, reason = "the evidence of a row is what its test prints")]
+
+use busway_protocol::{Delivery, Input};
+use busway_wire::limits::{WORK_STRANGER_BYTES_MAX, WORK_WORDS_MAX};
+use busway_wire::work::{Word, decode};
+use busway_wire::{HEADER_SIZE, Header, Kind, PortId, Topic};
+
+use super::{Between, Channel};
+use crate::bus::Bus;
+use crate::runtime::Outbound;
+use crate::runtime::desk::says::Saying;
+use crate::runtime::import::Inputs;
+
+const THEIRS: PortId = PortId(7);
+
+struct Scene {
+    channel: Channel,
+    inputs: Inputs,
+    _bus: Bus,
+    directory: std::path::PathBuf,
+}
+
+impl Scene {
+    fn new() -> Self {
+        let random = busway_shm::sys::identity::random_u64().unwrap();
+        let directory = std::env::temp_dir().join(format!("busway-words-{random:016x}"));
+        let bus = Bus::builder().directory(&directory).open().unwrap();
+        let mut channel = Channel::new(&bus.core, "here").unwrap();
+        let mut inputs = Inputs::new();
+        channel.established(1, &mut inputs);
+        channel.wanted(&mut inputs);
+        channel.open(THEIRS, &mut inputs);
+        Self { channel, inputs, _bus: bus, directory }
+    }
+
+    fn between(&self) -> Between {
+        self.channel.standing().between.unwrap()
+    }
+
+    fn say(&mut self, saying: Saying) {
+        self.channel.say(self.between(), saying, &mut self.inputs);
+    }
+
+    /// What goes next.
+    fn next(&mut self) -> Option<(u64, Vec<u8>)> {
+        let (header, outbound) = self.channel.next()?;
+        let Outbound::Said(body) = outbound else { panic!("it is a word") };
+        Some((header.sequence.get(), body.to_vec()))
+    }
+
+    fn header(&self, to: PortId, sequence: u64, bytes: usize) -> Header {
+        let mut header = Header::new(Kind::Publish);
+        header.source.set(THEIRS.0);
+        header.sequence.set(sequence);
+        header.correlation.set(to.0);
+        header.size.set((HEADER_SIZE + bytes) as u32);
+        header
+    }
+
+    fn begins_anew(&self) -> usize {
+        self.inputs.iter().filter(|input| matches!(input, Input::Revoked { .. })).count()
+    }
+}
+
+impl Drop for Scene {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.directory);
+    }
+}
+
+fn task(task: u64, left: Option<u64>) -> Saying {
+    let (topic, source) = (Topic::new("t").unwrap(), PortId(3));
+    let word = Word::Task { pull: 1, task, topic, source, sequence: 1, attempt: 0, flags: 0, left_ns: 0 };
+    let mut says = crate::runtime::desk::Says::default();
+    says.task(word, b"payload", left);
+    says.into_all().remove(0)
+}
+
+fn word(body: &[u8]) -> Word {
+    decode(body).unwrap().0
+}
+
+#[test]
+fn words_that_a_peer_never_confirms_are_bounded_and_then_both_begin_anew() {
+    let mut scene = Scene::new();
+    let first = scene.between();
+    for pull in 0..2 * WORK_WORDS_MAX as u32 {
+        let mut says = crate::runtime::desk::Says::default();
+        says.word(&Word::Unpull { pull });
+        for saying in says.into_all() {
+            scene.say(saying);
+        }
+        while scene.channel.next().is_some() {}
+        assert!(scene.channel.out.len() <= WORK_WORDS_MAX);
+    }
+    assert_eq!(scene.begins_anew(), 1);
+    let second = scene.between();
+    assert_ne!(first.ours, second.ours, "who hears it knows that it begins anew");
+    // What is said to the former is said to nobody.
+    let waiting = scene.channel.out.len();
+    scene.channel.say(first, task(1, None), &mut scene.inputs);
+    assert_eq!(scene.channel.out.len(), waiting);
+    println!("evidence: said={} kept={WORK_WORDS_MAX}", 2 * WORK_WORDS_MAX);
+}
+
+#[test]
+fn a_task_that_is_over_before_it_went_is_not_said_and_one_that_may_be_there_is_cancelled_too() {
+    let mut scene = Scene::new();
+    scene.say(task(1, None));
+    scene.say(task(2, None));
+    assert!(matches!(word(&scene.next().unwrap().1), Word::Task { task: 1, .. }));
+    for task in [1, 2] {
+        scene.say(Saying::Cancel { pull: 1, task });
+    }
+    assert_eq!(word(&scene.next().unwrap().1), Word::Cancel { pull: 1, task: 2 }, "in its place");
+    assert_eq!(word(&scene.next().unwrap().1), Word::Cancel { pull: 1, task: 1 }, "behind it");
+    assert!(scene.next().is_none());
+    // The connection ends before anything was confirmed.
+    scene.channel.rewind(0);
+    let again: Vec<_> = std::iter::from_fn(|| scene.next()).collect();
+    let words: Vec<Word> = again.iter().map(|(_, body)| word(body)).collect();
+    let cancel = |task| Word::Cancel { pull: 1, task };
+    assert_eq!(words, [cancel(1), cancel(2), cancel(1)]);
+    assert_eq!(again.iter().map(|(sequence, _)| *sequence).collect::<Vec<_>>(), [1, 2, 3]);
+    scene.channel.confirm(3);
+    assert_eq!(scene.channel.standing().waiting_bytes, 0);
+}
+
+#[test]
+fn what_is_left_of_the_time_of_a_request_is_what_is_left_when_it_goes() {
+    let now = busway_shm::clock::monotonic_ns();
+    let request = task(1, Some(now + 1_000));
+    let left = |now_ns: u64| match word(&request.body(now_ns)) {
+        Word::Task { left_ns, .. } => left_ns,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!((left(now), left(now + 600), left(now + 5_000)), (1_000, 400, 1));
+}
+
+#[test]
+fn what_was_said_for_an_earlier_source_of_a_peer_keeps_its_place_and_says_nothing() {
+    let mut scene = Scene::new();
+    scene.say(task(1, None));
+    scene.channel.open(PortId(8), &mut scene.inputs);
+    scene.say(task(1, None));
+    let said: Vec<_> = std::iter::from_fn(|| scene.next()).collect();
+    assert!(said[0].1.is_empty(), "nobody is there for whom it was");
+    assert!(matches!(word(&said[1].1), Word::Task { task: 1, .. }));
+}
+
+#[test]
+fn a_peer_without_work_sends_no_large_word_and_what_is_for_another_takes_no_memory() {
+    let mut scene = Scene::new();
+    let large = WORK_STRANGER_BYTES_MAX + 1;
+    let ours = scene.between().ours;
+    let send = |scene: &mut Scene, to: PortId, sequence: u64| {
+        let header = scene.header(to, sequence, large);
+        scene.channel.deliver(Delivery::Begin { header, extensions: &[] });
+        let kept = scene.channel.partial.as_ref().is_some_and(|partial| partial.body.is_some());
+        scene.channel.deliver(Delivery::Bytes { source: THEIRS, offset: 0, bytes: &vec![0; large] });
+        scene.channel.deliver(Delivery::End { source: THEIRS });
+        let mut come = Vec::new();
+        scene.channel.take(&mut come, &mut scene.inputs);
+        (kept, come.len())
+    };
+    assert_eq!(send(&mut scene, PortId(99), 1), (false, 0), "for an earlier source of ours");
+    assert_eq!(scene.begins_anew(), 0);
+    scene.channel.shares_work();
+    assert_eq!(send(&mut scene, ours, 2), (true, 1));
+    scene.channel.shares = false;
+    assert_eq!(send(&mut scene, ours, 3), (false, 0));
+    assert_eq!(scene.begins_anew(), 1, "what it said is not whole any more");
+}
+
+#[test]
+fn words_that_are_lost_on_the_way_begin_both_anew() {
+    let mut scene = Scene::new();
+    scene.channel.gap(THEIRS, 3, &mut scene.inputs);
+    let mut come = Vec::new();
+    scene.channel.take(&mut come, &mut scene.inputs);
+    assert_eq!((scene.begins_anew(), come.len()), (1, 0));
+}

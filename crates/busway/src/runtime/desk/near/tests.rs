@@ -1,0 +1,99 @@
+//! What a peer says that it pulls, without a link: what is asked of the rendezvous for it.
+#![expect(clippy::print_stdout, reason = "the evidence of a row is what its test prints")]
+
+use busway_protocol::PeerId;
+use busway_wire::limits::WORK_OPENINGS_MAX;
+use busway_wire::{Group, Pattern, Topic};
+
+use super::Near;
+use crate::puller::PullerBuilder;
+use crate::runtime::desk::Says;
+use crate::runtime::desk::opener::{For, Wanted};
+use crate::runtime::desk::scene::Scene;
+
+fn step(scene: &Scene, near: &mut Near, now_ns: u64) {
+    near.step(&scene.context(now_ns), &mut Says::default(), true);
+}
+
+fn pattern(text: &str) -> Pattern {
+    Pattern::parse(text).unwrap()
+}
+
+fn group() -> Group {
+    Group::new(Topic::new("g").unwrap(), None).unwrap()
+}
+
+#[test]
+fn however_much_a_peer_says_that_it_pulls_few_pullers_are_asked_for_at_a_time() {
+    let scene = Scene::new();
+    let mut near = Near::default();
+    for round in 0..1_000 {
+        near.pull(&scene.context(round), 1, pattern(["a", "b"][round as usize % 2]), group());
+        step(&scene, &mut near, round);
+        assert_eq!(scene.opener.waiting(), 1, "a number is one pull");
+    }
+    for pull in 2..1_000 {
+        near.pull(&scene.context(2_000), pull, pattern("a"), group());
+        step(&scene, &mut near, 2_000);
+        // It may take them back, and say others.
+        near.unpull(pull - 1);
+    }
+    assert!(scene.opener.waiting() <= WORK_OPENINGS_MAX, "{}", scene.opener.waiting());
+    println!("evidence: pulls=2000 asked_for={}", scene.opener.waiting());
+}
+
+#[test]
+fn for_who_may_read_nothing_of_it_no_puller_is_asked_for() {
+    let mut scene = Scene::new();
+    scene.may(&[], &["price.>"]);
+    let mut near = Near::default();
+    near.pull(&scene.context(0), 1, pattern("order.*"), group());
+    step(&scene, &mut near, 0);
+    assert_eq!(scene.opener.waiting(), 0);
+    near.pull(&scene.context(0), 2, pattern("*.eu"), group());
+    step(&scene, &mut near, 0);
+    assert_eq!(scene.opener.waiting(), 1);
+    scene.may(&[], &["price.>", "order.>"]);
+    near.permit(&scene.context(1));
+    step(&scene, &mut near, 1);
+    assert_eq!(scene.opener.waiting(), 2, "what it may now is asked for");
+}
+
+#[test]
+fn a_puller_that_was_asked_for_under_other_rules_is_not_kept_and_another_is_asked_for() {
+    let mut scene = Scene::new();
+    let mut near = Near::default();
+    near.pull(&scene.context(0), 1, pattern(">"), group());
+    step(&scene, &mut near, 0);
+    scene.may(&[], &["b"]);
+    near.permit(&scene.context(1));
+    let asked_for = scene.opener.taken();
+    let puller = || PullerBuilder::new(&scene.bus, Ok(pattern(">"))).open().unwrap();
+    near.opened(&scene.context(1), &asked_for[0], puller());
+    assert!(near.pulls[&1].puller.is_none(), "it has what was allowed when it was asked for");
+    step(&scene, &mut near, 2);
+    let again = scene.opener.taken();
+    assert_eq!(again.len(), 1);
+    // An answer to what was asked before is none to this.
+    near.opened(&scene.context(2), &asked_for[0], puller());
+    assert!(near.pulls[&1].puller.is_none());
+    near.opened(&scene.context(2), &again[0], puller());
+    assert!(near.pulls[&1].puller.is_some());
+}
+
+#[test]
+fn peers_have_their_ports_opened_in_turn() {
+    let scene = Scene::new();
+    let whom = |index, pull| For { peer: PeerId::Node { index }, pull, ..scene.context(0).whom };
+    for pull in 0..3 {
+        for index in [1, 2] {
+            if index == 1 || pull == 0 {
+                let builder = PullerBuilder::new(&scene.bus, Ok(pattern("a")));
+                scene.opener.want(whom(index, pull), Wanted::Puller(Box::new(builder)));
+            }
+        }
+    }
+    let order: Vec<_> = scene.opener.taken().into_iter().map(|whom| (whom.peer, whom.pull)).collect();
+    let node = |index| PeerId::Node { index };
+    assert_eq!(order, [(node(1), 0), (node(2), 0), (node(1), 1), (node(1), 2)]);
+}
