@@ -105,8 +105,68 @@ fn a_puller_of_another_host_that_does_not_come_keeps_nothing_from_one_that_does(
     pusher.flush(PATIENCE).unwrap();
 }
 
+/// Three hosts: the first is linked with the second, the second with the third, and the first with the third if it is to be.
+fn three_hosts(linked: bool) -> [Host; 3] {
+    let third = Host::new(2, &[]);
+    let far = Host::new(1, &[(2, third.address())]);
+    let mut peers = vec![(1, far.address())];
+    peers.extend(linked.then(|| (2, third.address())));
+    let near = Host::new(0, &peers);
+    near.wait_for_peers(peers.len());
+    far.wait_for_peers(2);
+    third.wait_for_peers(peers.len());
+    [near, far, third]
+}
+
 #[test]
-fn groups_of_another_host_get_each_task_once_each_and_a_third_host_none_of_it_twice() {
+fn of_three_hosts_that_are_all_linked_one_puller_of_each_group_does_each_task() {
+    const TASKS: u64 = 300;
+    let [near, far, third] = three_hosts(true);
+    let mut pusher = near.bus.pusher("work").open().unwrap();
+    let pull = |host: &Host, group: &str| host.bus.puller("work").group(group).open().unwrap();
+    let mut pullers = [pull(&far, "one"), pull(&third, "one"), pull(&third, "two"), pull(&near, "two")];
+    pusher.wait_for_pullers(4, PATIENCE).unwrap();
+    let done = std::thread::scope(|scope| {
+        let parts =
+            pullers.each_mut().map(|puller| scope.spawn(|| pull_all(puller, Duration::from_millis(1))));
+        for n in 0..TASKS {
+            pusher.send(&n.to_le_bytes()).unwrap();
+        }
+        parts.map(|part| part.join().unwrap())
+    });
+    pusher.flush(PATIENCE).unwrap();
+    for group in done.chunks(2) {
+        let mut all = group.concat();
+        all.sort_unstable();
+        assert_eq!(all, (0..TASKS).collect::<Vec<_>>(), "each once in each group");
+    }
+    println!("evidence: hosts=3 groups=2 tasks={TASKS} twice=0 lost=0");
+}
+
+#[test]
+fn what_came_over_a_link_is_not_given_on_to_a_third_host() {
+    let [near, far, third] = three_hosts(false);
+    let mut pusher = near.bus.pusher("work").open().unwrap();
+    let mut there = far.bus.puller("work").open().unwrap();
+    let mut beyond = third.bus.puller("work").open().unwrap();
+    let mut own = far.bus.pusher("work").open().unwrap();
+    pusher.wait_for_pullers(1, PATIENCE).unwrap();
+    own.wait_for_pullers(2, PATIENCE).unwrap();
+    assert_eq!(pusher.pullers(), 1, "of a host that is not linked nobody is known");
+    for n in 0..50_u64 {
+        pusher.send(&n.to_le_bytes()).unwrap();
+    }
+    // One is busy, and the other has nothing to do.
+    let held = there.recv_timeout(PATIENCE).unwrap().expect("a task");
+    assert!(beyond.recv_timeout(Duration::from_secs(1)).unwrap().is_none());
+    held.ack().unwrap();
+    assert_eq!(pull_all(&mut there, Duration::ZERO).len(), 49);
+    own.send(&u64::MAX.to_le_bytes()).unwrap();
+    assert_eq!(pull_all(&mut beyond, Duration::ZERO), [u64::MAX], "what its own programs push is");
+}
+
+#[test]
+fn groups_of_another_host_get_each_task_once_each_and_none_of_it_twice() {
     let (near, far) = two_hosts();
     let mut pusher = near.bus.pusher("work").open().unwrap();
     let mut one = far.bus.puller("work").group("one").open().unwrap();
