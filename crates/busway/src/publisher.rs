@@ -502,8 +502,13 @@ impl Publisher {
         beside: &Beside<'_>,
         payload: &[u8],
     ) -> Result<Sent, SendError> {
-        self.writer.shared().begins_at(self.writer.head() + 1, attempt);
-        self.send_behind(self.stamp, origin.to_bytes(), codec, beside, payload, Patience::None)
+        let next = self.writer.head() + 1;
+        self.writer.shared().begins_at(next, attempt);
+        let sent = self.send_behind(self.stamp, origin.to_bytes(), codec, beside, payload, Patience::None);
+        if sent.is_err() && attempt > 0 {
+            self.writer.shared().begins_not(next);
+        }
+        sent
     }
 
     /// Sends a message of this kind whose payload lies behind a head.

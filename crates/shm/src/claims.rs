@@ -194,11 +194,11 @@ impl<'a> Claims<'a> {
     }
 
     /// The pusher, before it publishes this message, and when all that is before the one a turn ago is over: it was given to
-    /// pullers so often elsewhere. `false`: the word is of another message.
+    /// pullers so often elsewhere. It may be said once more, of what was not published. `false`: the word is of another message.
     pub fn begin_at(&self, sequence: u64, attempt: u8) -> bool {
         let found = self.at(sequence).load(Ordering::Acquire); // pairs with Release in `change`
         let free = word(sequence, Owner(0), FREE, attempt.min(ATTEMPT_MAX));
-        self.read(sequence, found) == Found::Free(0) && self.change(sequence, found, free)
+        matches!(self.read(sequence, found), Found::Free(_)) && self.change(sequence, found, free)
     }
 
     /// Says that a message which was taken is lost, for the cause of this index.

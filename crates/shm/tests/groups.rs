@@ -190,6 +190,24 @@ fn numbers(from: u64, to: u64) -> Vec<u64> {
 const LOST: [Cause; 3] = [Cause::PullerDied, Cause::NoSubscriber, Cause::Corrupt];
 
 #[test]
+fn how_often_a_message_was_given_before_is_not_said_of_the_next_where_it_was_not_published() {
+    let mut pusher = Pusher::patient();
+    let mut puller = Puller::new(&pusher, &acknowledged("g", 5));
+    pusher.shared.begins_at(1, 3);
+    pusher.push_all(1);
+    let (_, task) = puller.pull().expect("work");
+    assert_eq!(task.attempt(), 3);
+    assert!(task.done());
+    // There was no room for it: another message has its place.
+    pusher.shared.begins_at(2, 4);
+    pusher.shared.begins_not(2);
+    pusher.push_all(1);
+    let (_, task) = puller.pull().expect("work");
+    assert_eq!(task.attempt(), 0);
+    assert!(task.done());
+}
+
+#[test]
 fn what_is_pushed_before_the_first_puller_waits_for_it_and_the_full_ring_refuses_the_new_message() {
     let mut pusher = Pusher::patient();
     let full = (0..10 * SLOTS).find_map(|_| pusher.push(Patience::None).err());

@@ -34,6 +34,11 @@ impl RingShared {
         }
     }
 
+    /// It was not published: another has its place, of which nothing is known yet.
+    pub fn begins_not(&self, sequence: u64) {
+        self.begin_first_at(sequence, 0);
+    }
+
     /// How these messages stand, each of which was sent.
     pub fn stand(&self, sequences: impl Iterator<Item = u64>) -> Vec<Stands> {
         let run = self.first_run();
