@@ -6,7 +6,7 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use busway::Policy;
+use busway::{MessageId, MessageIdError, Policy, TraceParent};
 use clap::{ArgAction, Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
@@ -182,7 +182,8 @@ name of the group, as long as the puller runs that laid it there.")]
     Req(ReqArgs),
     /// Answer requests: with a body, with what was asked, or with what a command prints
     ///
-    /// One request at a time; start it again to share the load. A command gets the request on its stdin and the topic in BUSWAY_TOPIC.
+    /// One request at a time; start it again to share the load. A command gets the request on its stdin and the topic in BUSWAY_TOPIC,
+    /// and where the request has them its id in BUSWAY_ID and its trace in TRACEPARENT and TRACESTATE.
     /// Where it fails, who asked is told the beginning of its stderr; where nobody waits any more, it is killed.
     #[command(after_long_help = "Examples:
   busway reply ping pong
@@ -369,6 +370,33 @@ pub(crate) struct InputArgs {
     pub(crate) rate: Option<Rate>,
 }
 
+/// The id of a message, as `--id` has it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum IdArg {
+    /// Another for each message.
+    New,
+    /// This one.
+    Given(MessageId),
+}
+
+fn id(text: &str) -> Result<IdArg, MessageIdError> {
+    if text == "new" { Ok(IdArg::New) } else { text.parse().map(IdArg::Given) }
+}
+
+/// What messages say beside their body.
+#[derive(Debug, Args)]
+pub(crate) struct ContextArgs {
+    /// The id of the message, a ULID; new draws one for each. What is sent again with the same id is dropped by who asks for that
+    #[arg(long, value_name = "ID", value_parser = id)]
+    pub(crate) id: Option<IdArg>,
+    /// The trace to which it belongs, as W3C Trace Context writes it: 00-TRACE-PARENT-FLAGS
+    #[arg(long, value_name = "TRACE", value_parser = str::parse::<TraceParent>)]
+    pub(crate) traceparent: Option<TraceParent>,
+    /// What vendors keep beside the trace: KEY=VALUE,...
+    #[arg(long, value_name = "STATE", requires = "traceparent")]
+    pub(crate) tracestate: Option<String>,
+}
+
 /// What `pub` takes.
 #[derive(Debug, Args)]
 pub(crate) struct PubArgs {
@@ -379,6 +407,8 @@ pub(crate) struct PubArgs {
     pub(crate) topic: String,
     #[command(flatten)]
     pub(crate) input: InputArgs,
+    #[command(flatten)]
+    pub(crate) beside: ContextArgs,
     /// Wait until N subscribers are attached before sending
     #[arg(long, value_name = "N", num_args = 0..=1, require_equals = true, default_missing_value = "1")]
     pub(crate) wait: Option<u64>,
@@ -424,6 +454,9 @@ pub(crate) struct SubArgs {
     /// Begin with up to N messages that were sent before
     #[arg(long, value_name = "N")]
     pub(crate) history: Option<u32>,
+    /// Print a message whose id is among those of the last N once; what comes again is lost, as duplicate
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_048_576))]
+    pub(crate) drop_duplicates: Option<u32>,
     #[command(flatten)]
     pub(crate) form: FormArgs,
     /// End with exit code 5 at the first loss
@@ -441,6 +474,8 @@ pub(crate) struct PushArgs {
     pub(crate) topic: String,
     #[command(flatten)]
     pub(crate) input: InputArgs,
+    #[command(flatten)]
+    pub(crate) beside: ContextArgs,
     /// Wait until N pullers are attached before sending
     #[arg(long, value_name = "N", num_args = 0..=1, require_equals = true, default_missing_value = "1")]
     pub(crate) wait: Option<u64>,
@@ -473,6 +508,9 @@ pub(crate) struct PullArgs {
     /// End after N messages
     #[arg(long, short = 'n', value_name = "N")]
     pub(crate) count: Option<u64>,
+    /// Do work whose id is among those of the last N that it did once; what comes again is over, as duplicate
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_048_576))]
+    pub(crate) drop_duplicates: Option<u32>,
     #[command(flatten)]
     pub(crate) form: FormArgs,
 }
@@ -488,6 +526,8 @@ pub(crate) struct ReqArgs {
     /// The request, byte for byte; - is all of stdin [default: nothing]
     #[arg(value_name = "BODY", allow_negative_numbers = true)]
     pub(crate) body: Option<OsString>,
+    #[command(flatten)]
+    pub(crate) beside: ContextArgs,
     /// End after N replies [default: after the last]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) replies: Option<u64>,

@@ -6,6 +6,7 @@
 //! Invariant: every way out goes through [`finish`], so codes and reports are the same everywhere.
 
 mod bench;
+mod beside;
 mod cert;
 mod children;
 mod clock;

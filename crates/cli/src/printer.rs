@@ -12,6 +12,7 @@ use base64::engine::general_purpose::STANDARD;
 use busway::{Loss, Sample, Task};
 use serde::Serialize;
 
+use crate::beside::Shown;
 use crate::clock::Deadline;
 use crate::command::FormArgs;
 use crate::exit::{CommandCode, Failure};
@@ -67,6 +68,8 @@ struct Message<'a> {
     size: usize,
     #[serde(skip_serializing_if = "Option::is_none")]
     deliveries: Option<u32>,
+    #[serde(flatten)]
+    beside: Shown,
     #[serde(skip_serializing_if = "Option::is_none")]
     body: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -190,6 +193,7 @@ impl<'a> Printer<'a> {
             time_ns: sample.time_ns(),
             size: sample.len(),
             deliveries,
+            beside: Shown::of(&sample.context()),
             body,
             body_base64: body.is_none().then(|| STANDARD.encode(&**sample)),
         };

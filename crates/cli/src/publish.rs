@@ -10,6 +10,7 @@ use std::time::Duration;
 use busway::{Account, Code, Publisher, SendError};
 use serde::Serialize;
 
+use crate::beside::Beside;
 use crate::clock::{self, Deadline};
 use crate::command::PubArgs;
 use crate::duration;
@@ -44,9 +45,13 @@ pub(crate) fn run(args: &PubArgs, context: &mut Context<'_>) -> Result<Exit, Fai
         publisher = publisher.late_join(time.0);
     }
     let mut publisher = publisher.open()?;
+    let beside = Beside::of(&args.beside, &bus)?;
     let started = clock::now_ns();
     let result = wait_for_subscribers(&publisher, args, context)
-        .and_then(|()| input::send_all(&mut publisher, &source, &args.input, context.signals))
+        .and_then(|()| {
+            let mut port = Speaking { publisher: &mut publisher, beside };
+            input::send_all(&mut port, &source, &args.input, context.signals)
+        })
         .and_then(|()| flush(&mut publisher, args, context.signals));
     let account = publisher.account();
     // The account is the last line on stderr, whatever happened: a failure is told before it.
@@ -99,14 +104,26 @@ fn wait_for_subscribers(publisher: &Publisher, args: &PubArgs, context: &Context
     }
 }
 
-impl Port for Publisher {
+/// A publisher, with what its messages say beside their body.
+#[derive(Debug)]
+struct Speaking<'a> {
+    publisher: &'a mut Publisher,
+    beside: Beside<'a>,
+}
+
+impl Port for Speaking<'_> {
     fn send(&mut self, body: &[u8], _: &Signals) -> Result<(), Failure> {
-        Publisher::send(self, body)?;
+        self.publisher.in_context(self.beside.next()?).send(body)?;
         Ok(())
     }
 
-    fn send_seeded(&mut self, size: usize, number: u64, _: &Signals) -> Result<(), Failure> {
-        let mut loan = self.loan(size)?;
+    fn send_seeded(&mut self, size: usize, number: u64, signals: &Signals) -> Result<(), Failure> {
+        if !self.beside.is_empty() {
+            let mut body = vec![0; size];
+            input::fill(&mut body, number);
+            return self.send(&body, signals);
+        }
+        let mut loan = self.publisher.loan(size)?;
         input::fill(&mut loan, number);
         loan.send()?;
         Ok(())

@@ -50,6 +50,9 @@ pub(crate) fn run(args: &PullArgs, context: &mut Context<'_>) -> Result<Exit, Fa
     if let Some(within) = args.ack {
         puller = puller.ack(within.0);
     }
+    if let Some(ids) = args.drop_duplicates {
+        puller = puller.drop_duplicates(ids);
+    }
     if let Some(attempts) = args.attempts {
         puller = puller.attempts(attempts);
     }

@@ -10,6 +10,7 @@ use std::time::Duration;
 use busway::{Account, Code, Pusher, SendError};
 use serde::Serialize;
 
+use crate::beside::Beside;
 use crate::clock::{self, Deadline};
 use crate::command::PushArgs;
 use crate::duration;
@@ -38,6 +39,7 @@ struct Summary<'a> {
 #[derive(Debug)]
 struct Patient<'a> {
     pusher: Pusher,
+    beside: Beside<'a>,
     topic: &'a str,
     max_wait: Option<Duration>,
     seeded: Vec<u8>,
@@ -49,7 +51,8 @@ pub(crate) fn run(args: &PushArgs, context: &mut Context<'_>) -> Result<Exit, Fa
     let bus = context.join_within("busway-push", args.budget)?;
     let pusher = bus.pusher(topic.as_str()).max_wait(SLICE).late_join(FOR_EVER).open()?;
     let max_wait = args.max_wait.map(|span| span.0);
-    let mut port = Patient { pusher, topic: topic.as_str(), max_wait, seeded: Vec::new() };
+    let beside = Beside::of(&args.beside, &bus)?;
+    let mut port = Patient { pusher, beside, topic: topic.as_str(), max_wait, seeded: Vec::new() };
     if args.wait.is_none() && port.pusher.pullers() == 0 {
         context.output.note(format_args!("note: nobody pulls {topic} yet; --wait waits for a puller"));
     }
@@ -72,8 +75,10 @@ pub(crate) fn run(args: &PushArgs, context: &mut Context<'_>) -> Result<Exit, Fa
 impl Port for Patient<'_> {
     fn send(&mut self, body: &[u8], signals: &Signals) -> Result<(), Failure> {
         let deadline = self.max_wait.map(Deadline::after);
+        // The same, however often it is tried.
+        let context = self.beside.next()?;
         loop {
-            match self.pusher.send(body) {
+            match self.pusher.in_context(context).send(body) {
                 Ok(_) => return Ok(()),
                 Err(SendError::Full(behind)) if deadline.is_some_and(Deadline::over) => {
                     return Err(Failure::new(

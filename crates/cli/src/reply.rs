@@ -16,6 +16,7 @@ use std::time::Duration;
 use busway::{Request, Responder};
 use rustix::process::{Pid, Signal, kill_process_group};
 
+use crate::beside::Shown;
 use crate::command::ReplyArgs;
 use crate::duration;
 use crate::exit::{CommandCode, Exit, Failure};
@@ -124,6 +125,10 @@ fn execute(command: &str, request: &Request, signals: &Signals) -> Outcome {
     let spawned = Command::new("sh")
         .args(["-c", command])
         .env("BUSWAY_TOPIC", request.topic())
+        .env_remove("BUSWAY_ID")
+        .env_remove("TRACEPARENT")
+        .env_remove("TRACESTATE")
+        .envs(Shown::of(&request.context()).variables())
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())

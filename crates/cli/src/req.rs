@@ -12,6 +12,7 @@ use base64::engine::general_purpose::STANDARD;
 use busway::{Error, Pending, Reply, RequestError};
 use serde::Serialize;
 
+use crate::beside::{Beside, Shown};
 use crate::command::{InputArgs, ReqArgs};
 use crate::exit::{CommandCode, Exit, Failure};
 use crate::input::Source;
@@ -27,6 +28,8 @@ struct Message<'a> {
     index: u32,
     last: bool,
     size: usize,
+    #[serde(flatten)]
+    beside: Shown,
     #[serde(skip_serializing_if = "Option::is_none")]
     body: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -40,7 +43,9 @@ pub(crate) fn run(args: &ReqArgs, context: &mut Context<'_>) -> Result<Exit, Fai
     let bus = context.join_within("busway-req", args.budget)?;
     let requester = bus.requester(topic.as_str()).open()?;
     let mut replies = 0;
+    let beside = Beside::of(&args.beside, &bus)?.next()?;
     let result = requester
+        .in_context(beside)
         .send(&body, context.join_timeout())
         // Who waits for the first responder is not asked meanwhile.
         .map_err(|error| context.signals.check().err().unwrap_or_else(|| failure(error, args)))
@@ -113,6 +118,7 @@ fn print(reply: &Reply, form: Form, output: &mut Output) -> Result<(), Failure> 
                 index: reply.index(),
                 last: reply.is_last(),
                 size: reply.len(),
+                beside: Shown::of(&reply.context()),
                 body,
                 body_base64: body.is_none().then(|| STANDARD.encode(&**reply)),
             });

@@ -42,6 +42,9 @@ pub(crate) fn run(args: &SubArgs, context: &mut Context<'_>) -> Result<Exit, Fai
     for pattern in &patterns {
         let mut builder = bus.subscriber(&pattern.to_string());
         builder = builder.policy(policy(args));
+        if let Some(ids) = args.drop_duplicates {
+            builder = builder.drop_duplicates(ids);
+        }
         if let Some(count) = args.history {
             builder = builder.history(u64::from(count));
         }

@@ -4,6 +4,7 @@
 //! that says what it waits for, with a deadline that only a defect reaches.
 
 mod bench;
+mod beside;
 mod cert;
 mod config;
 mod directory;
@@ -18,6 +19,7 @@ mod push_pull;
 mod readme;
 mod reload;
 mod req_reply;
+mod secrets;
 mod signals;
 mod tables;
 mod tour;

@@ -219,6 +219,10 @@ impl Kind {
             Kind::Endpoint => endpoint(text)?,
             Kind::Identity => identity(text)?,
             Kind::Path if text.contains('\0') => return Err("it has a NUL".to_owned()),
+            // It would be shown as a path is.
+            Kind::Path if text.contains("-----BEGIN") => {
+                return Err("it is what a file should hold, and no path".to_owned());
+            }
             Kind::Path
             | Kind::Flag
             | Kind::Count { .. }
