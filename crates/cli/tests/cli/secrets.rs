@@ -91,6 +91,56 @@ fn client(pki: &Path, token: &str, to: &str) -> (Place, String) {
     (place, path)
 }
 
+/// What users send goes by every command, and is printed by those alone whose work that is.
+fn users_send(near: &Place, far: &Place, hidden: &mut Hidden) {
+    let puller = far.start(&["pull", "jobs", "--json", "--log", "trace", "--count", "1"]);
+    let mut responder = far.start(&["reply", "ask", "--echo", "--log", "trace", "--count", "1"]);
+    responder.stderr_until(|line| line.starts_with("ready "));
+    for place in [near, far] {
+        let sent = place
+            .run_with(PAYLOAD.as_bytes(), &["pub", "news", "-", "--json", "--log", "trace", "--wait"])
+            .expect(0);
+        hidden.look_at("pub", &sent);
+    }
+    let pushed = near
+        .run_with(PAYLOAD.as_bytes(), &["push", "jobs", "-", "--json", "--log", "trace", "--linger", "30s"])
+        .expect(0);
+    hidden.look_at("push", &pushed);
+    let asked = near
+        .run_with(PAYLOAD.as_bytes(), &["req", "ask", "-", "--log", "trace", "--timeout", "30s"])
+        .expect(0);
+    hidden.look("req", &asked.stderr.join("\n"));
+    hidden.look("reply", &responder.finish().expect(0).stderr.join("\n"));
+    let pulled = puller.finish().expect(0);
+    assert!(pulled.text().contains(PAYLOAD));
+    hidden.look("pull", &pulled.stderr.join("\n"));
+}
+
+/// Every command that shows something, with every log line.
+fn all_are_asked(places: &[&Place], hidden: &mut Hidden) {
+    let commands: [&[&str]; 13] = [
+        &["stat"],
+        &["stat", "--json"],
+        &["stat", "--prometheus"],
+        &["ls", "--json"],
+        &["info", "news", "--json"],
+        &["peers"],
+        &["peers", "--json"],
+        &["flows", "--json"],
+        &["node", "info"],
+        &["node", "info", "--json"],
+        &["shm", "ls", "--json"],
+        &["doctor", "--json"],
+        &["doctor"],
+    ];
+    for place in places {
+        for command in commands {
+            let ended = place.run(&[command, &["--log", "trace"]].concat());
+            hidden.look_at(&command.join(" "), &ended);
+        }
+    }
+}
+
 #[test]
 fn no_secret_and_no_payload_is_shown_counted_logged_or_seen_from_outside() {
     let near = Place::new();
@@ -133,51 +183,9 @@ fn no_secret_and_no_payload_is_shown_counted_logged_or_seen_from_outside() {
         peers.contains("\"last_error\":\"")
     });
 
-    // What users send goes by every command, and is printed by those alone whose work that is.
     let subscriber = far.subscribe(&["news", "--json", "--log", "trace"]);
-    let puller = far.start(&["pull", "jobs", "--json", "--log", "trace", "--count", "1"]);
-    let mut responder = far.start(&["reply", "ask", "--echo", "--log", "trace", "--count", "1"]);
-    responder.stderr_until(|line| line.starts_with("ready "));
-    for place in [&near, &far] {
-        let sent = place
-            .run_with(PAYLOAD.as_bytes(), &["pub", "news", "-", "--json", "--log", "trace", "--wait"])
-            .expect(0);
-        hidden.look_at("pub", &sent);
-    }
-    let pushed = near
-        .run_with(PAYLOAD.as_bytes(), &["push", "jobs", "-", "--json", "--log", "trace", "--linger", "30s"])
-        .expect(0);
-    hidden.look_at("push", &pushed);
-    let asked = near
-        .run_with(PAYLOAD.as_bytes(), &["req", "ask", "-", "--log", "trace", "--timeout", "30s"])
-        .expect(0);
-    hidden.look("req", &asked.stderr.join("\n"));
-    hidden.look("reply", &responder.finish().expect(0).stderr.join("\n"));
-    let pulled = puller.finish().expect(0);
-    assert!(pulled.text().contains(PAYLOAD));
-    hidden.look("pull", &pulled.stderr.join("\n"));
-
-    let commands: [&[&str]; 13] = [
-        &["stat"],
-        &["stat", "--json"],
-        &["stat", "--prometheus"],
-        &["ls", "--json"],
-        &["info", "news", "--json"],
-        &["peers"],
-        &["peers", "--json"],
-        &["flows", "--json"],
-        &["node", "info"],
-        &["node", "info", "--json"],
-        &["shm", "ls", "--json"],
-        &["doctor", "--json"],
-        &["doctor"],
-    ];
-    for place in [&near, &far, &stranger] {
-        for command in commands {
-            let ended = place.run(&[command, &["--log", "trace"]].concat());
-            hidden.look_at(&command.join(" "), &ended);
-        }
-    }
+    users_send(&near, &far, &mut hidden);
+    all_are_asked(&[&near, &far, &stranger], &mut hidden);
     for (place, file) in [(&near, &file), (&far, &far_file)] {
         for command in [&["config", "show"][..], &["config", "show", "--json"], &["config", "check"]] {
             let ended = place.run(&[command, &[file.as_str(), "--log", "trace"]].concat()).expect(0);
