@@ -441,6 +441,9 @@ impl Puller {
         let now_ns = clock::monotonic_ns();
         let next_ns = self.watch(now_ns);
         let hand_ns = full.then(|| now_ns.saturating_add(HAND.as_nanos() as u64));
+        // What a look has just passed by, since it was full before, is not looked at again at once.
+        let next_ns =
+            next_ns.map(|next_ns| if full { next_ns.max(now_ns + HAND.as_nanos() as u64) } else { next_ns });
         let due_ns = self.aside.iter().map(|aside| aside.until_ns).chain(next_ns).chain(hand_ns).min();
         self.subscription.found_nothing(work, due_ns);
         self.core.wake.register(&self.core.ports, &self.subscription, self.version, context.waker());
@@ -603,7 +606,10 @@ impl Puller {
             if count > 0 {
                 self.core.ports.ring_bell(reader.line);
             }
-            next = [next, due, reader.reader.rested_ns()].into_iter().flatten().min();
+            // What is left to others is looked at when it is in hand no more, and not before.
+            let rested =
+                if self.habits.busy.contains(&reader.topic) { None } else { reader.reader.rested_ns() };
+            next = [next, due, rested].into_iter().flatten().min();
         }
         self.watch_ns = now_ns.saturating_add(within_ns / WATCH_PARTS);
         next
@@ -890,3 +896,6 @@ impl fmt::Debug for Task {
             .finish()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -408,38 +408,47 @@ fn closing_handles_what_is_there_and_what_it_has_no_time_for_is_counted() {
 
 #[test]
 fn closing_under_load_handles_what_had_come_and_goes_on_with_nothing_else() {
+    let (account, before) = close_under_load(Policy::Block);
+    assert!(account.handled >= before, "what had come: {account:?}, {before} sent");
+    println!("evidence: sent_before={before} handled={}", account.handled);
+}
+
+#[test]
+fn closing_under_load_ends_also_where_what_is_too_much_is_lost() {
+    for policy in [Policy::DropNewest { depth: 64 }, Policy::DropOldest { depth: 64 }, Policy::KeepLatest] {
+        let (account, before) = close_under_load(policy);
+        println!("evidence: policy={policy:?} sent_before={before} handled={}", account.handled);
+    }
+}
+
+/// Closes a service whose handler publishes more than it handles, and that may linger for an hour. Its account, and what was sent before.
+fn close_under_load(policy: Policy) -> (HandlerAccount, u64) {
     let scene = Scene::new();
-    let mut publisher = scene.bus.publisher("load").max_wait(PATIENCE).open().unwrap();
-    let notes = Notes::default();
-    let wrote = notes.clone();
+    let mut first = scene.bus.publisher("load").open().unwrap();
+    let publisher = Mutex::new(scene.bus.publisher("load").open().unwrap());
+    let (notes, sent) = (Notes::default(), Arc::new(AtomicU64::new(0)));
+    let (wrote, counts, begun) = (notes.clone(), sent.clone(), AtomicBool::new(false));
     let service = scene.bus.service("load").on("load", move |message| {
-        if message.sequence() == 100 {
+        if message.sequence() >= 100 && !begun.swap(true, Ordering::Relaxed) {
             wrote.write("busy");
         }
-        std::thread::yield_now();
-    });
-    let service = service.policy(Policy::Block).start().unwrap();
-    let (sent, over) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
-    let (counts, stop) = (sent.clone(), over.clone());
-    // Its ring is full most of the time: there is always more.
-    let publishes = std::thread::spawn(move || {
-        while !stop.load(Ordering::Relaxed) {
-            if publisher.send_timeout(b"x", Duration::from_millis(100)).is_ok() {
-                counts.fetch_add(1, Ordering::Relaxed);
-            }
+        let mut publisher = publisher.lock().unwrap();
+        for _ in 0..2 {
+            // A full ring waits for this handler.
+            counts.fetch_add(u64::from(publisher.try_send(b"x").is_ok()), Ordering::Relaxed);
         }
     });
+    let service = service.policy(policy).start().unwrap();
+    first.send(b"x").unwrap();
+    drop(first);
     notes.wait_for(1);
     let (close, closed) = channel();
     let before = sent.load(Ordering::Relaxed);
     std::thread::spawn(move || close.send(service.close(HOUR)).unwrap());
     let closed = closed.recv_timeout(PATIENCE).expect("it goes on for as long as it may linger");
     let account = closed.handlers[0];
-    assert!(account.handled >= before, "what had come: {account:?}, {before} sent");
     assert_eq!((account.received, account.dropped, closed.running), (account.handled, 0, 0));
-    over.store(true, Ordering::Relaxed);
-    publishes.join().unwrap();
-    println!("evidence: sent_before={before} handled={}", account.handled);
+    (account, before)
 }
 
 #[test]

@@ -6,8 +6,9 @@
 //!
 //! Invariants, each compared with a naive model in the tests:
 //! - open, nothing passes before the pause is over;
-//! - half-open, no more than the probes pass, and what passed earlier decides nothing;
-//! - a probe that never ends counts as a bad one after a pause: no state holds for ever against who goes on asking;
+//! - half-open, no more than the probes pass, and what passed before it opened decides nothing;
+//! - a probe that does not end counts as a bad one after a pause: no state holds for ever against who goes on asking. If it then ends well it is a good
+//!   one all the same: what takes longer than the pause does not keep the breaker open, and what failed that late decides nothing;
 //! - it keeps the times of fewer failures than open it, whatever happens.
 
 use alloc::collections::VecDeque;
@@ -103,6 +104,8 @@ pub struct Breaker {
     state: State,
     /// Raised with each change of the state.
     epoch: u64,
+    /// The epoch that began with the last decision: it closed, or a bad end opened it. Who passed later has passed as a probe.
+    decided_epoch: u64,
     opened: u64,
     refused: u64,
 }
@@ -117,6 +120,7 @@ impl Default for Breaker {
             probes: 1,
             state: State::Closed(VecDeque::new()),
             epoch: 0,
+            decided_epoch: 0,
             opened: 0,
             refused: 0,
         }
@@ -171,9 +175,12 @@ impl Breaker {
         Err(Refused { until })
     }
 
-    /// Tells how it ended. What was let through before the state changed decides nothing any more.
+    /// Tells how it ended. What was let through before the state changed decides nothing any more, but a probe that was waited for too short.
     pub fn settle(&mut self, now: Time, pass: Pass, ended: Ended) {
         if pass.epoch != self.epoch {
+            if pass.epoch > self.decided_epoch && ended == Ended::Well {
+                self.late_probe(now);
+            }
             return;
         }
         let (failures, probes) = (self.failures as usize, self.probes);
@@ -185,6 +192,7 @@ impl Breaker {
                 }
                 if times.len() + 1 >= failures {
                     self.open(now);
+                    self.decided_epoch = self.epoch;
                 } else {
                     times.push_back(now);
                 }
@@ -192,10 +200,30 @@ impl Breaker {
             (State::HalfOpen { well, .. }, Ended::Well) => {
                 *well += 1;
                 if *well >= probes {
-                    self.change(State::Closed(VecDeque::new()));
+                    self.close();
                 }
             }
-            (State::HalfOpen { .. }, Ended::Badly) => self.open(now),
+            (State::HalfOpen { .. }, Ended::Badly) => {
+                self.open(now);
+                self.decided_epoch = self.epoch;
+            }
+        }
+    }
+
+    /// A probe that was given up has ended well. It counts among those of now.
+    fn late_probe(&mut self, now: Time) {
+        if matches!(self.state, State::Open { .. }) {
+            self.change(State::HalfOpen { passed: 0, well: 0, last: now });
+        }
+        let probes = self.probes;
+        if let State::HalfOpen { passed, well, last } = &mut self.state {
+            *well += 1;
+            if *passed < probes {
+                (*passed, *last) = (*passed + 1, now);
+            }
+            if *well >= probes {
+                self.close();
+            }
         }
     }
 
@@ -254,6 +282,11 @@ impl Breaker {
     fn open(&mut self, now: Time) {
         self.opened = self.opened.saturating_add(1);
         self.change(State::Open { until: later(now, self.pause_ns) });
+    }
+
+    fn close(&mut self) {
+        self.change(State::Closed(VecDeque::new()));
+        self.decided_epoch = self.epoch;
     }
 
     fn change(&mut self, state: State) {

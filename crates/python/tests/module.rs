@@ -213,6 +213,7 @@ claims! {
     fn a_subscription_that_cannot_be_opened_is_tried_again();
     fn a_breaker_knows_no_wall_clock_and_lets_one_probe_through();
     fn who_was_let_through_before_a_breaker_opened_decides_nothing_any_more();
+    fn what_takes_longer_than_the_pause_and_ends_well_closes_a_breaker();
     fn a_cause_is_told_now_and_then_with_how_often_it_was_not();
     fn threads_publish_through_one_bus();
 

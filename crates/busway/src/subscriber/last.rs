@@ -3,7 +3,8 @@
 //! Who ends in order handles what has come. Under load something always comes, so an end is drawn through each ring where its publisher is at that moment.
 //! It stops nobody: what lies behind the end is counted when the subscriber is dropped.
 //!
-//! Invariant: once it ends no message is taken that was published later, of whomever it is.
+//! Invariant: once it ends no message is taken that was published later, of whomever it is, but one of a ring that has run over: what it then has is
+//! what is newer.
 
 use super::Subscriber;
 
@@ -17,7 +18,9 @@ impl Subscriber {
         self.meet();
         self.ends = true;
         for reader in self.readers.iter_mut().chain(&mut self.standby) {
-            reader.last = Some(reader.reader.row().head());
+            let last = reader.reader.row().head();
+            reader.last = Some(last);
+            reader.reader.end_at(last);
         }
         self.stop_at_the_end();
     }

@@ -108,8 +108,31 @@ fn probes_that_never_end_count_as_bad_ones_after_a_pause() {
     assert_eq!(breaker.admit(at(4_499)).unwrap_err().until, at(4_500), "they may yet end");
     assert_eq!(breaker.admit(at(4_500)).unwrap_err().until, at(6_500), "they have not");
     let _probe = breaker.admit(at(6_500)).unwrap();
-    lost.into_iter().for_each(|pass| breaker.settle(at(6_501), pass, Ended::Well));
-    assert_eq!(breaker.state(at(6_501)), BreakerState::HalfOpen, "what ends that late decides nothing");
+    lost.into_iter().for_each(|pass| breaker.settle(at(6_501), pass, Ended::Badly));
+    assert_eq!(breaker.state(at(6_501)), BreakerState::HalfOpen, "what fails that late decides nothing");
+}
+
+#[test]
+fn what_takes_longer_than_the_pause_and_ends_well_closes_it() {
+    // Calls each 10 ms that all take three seconds and succeed.
+    let (mut breaker, mut under_way) = (open().probes(1), Vec::new());
+    let mut refused = 0;
+    for ms in (2_010..20_000).step_by(10) {
+        let over = under_way.extract_if(.., |(since, _)| ms - *since >= 3_000);
+        over.for_each(|(_, pass)| breaker.settle(at(ms), pass, Ended::Well));
+        match breaker.admit(at(ms)) {
+            Ok(pass) => under_way.push((ms, pass)),
+            Err(_) => refused += 1,
+        }
+    }
+    assert_eq!(breaker.state(at(20_000)), BreakerState::Closed);
+    assert!(refused <= 300, "{refused} refused in the three seconds of the first probe");
+    // A bad end decides: who was under way beside it and ends well does not.
+    let mut breaker = open();
+    let (bad, good) = (breaker.admit(at(2_002)).unwrap(), breaker.admit(at(2_002)).unwrap());
+    breaker.settle(at(2_003), bad, Ended::Badly);
+    breaker.settle(at(2_004), good, Ended::Well);
+    assert_eq!(breaker.state(at(2_004)), BreakerState::Open);
 }
 
 /// The sentences of the file's head, kept in the plainest way: everything that ever happened is remembered.
@@ -119,8 +142,9 @@ struct Model {
     pause: u64,
     probes: usize,
     phase: Phase,
-    /// The state has changed so often.
+    /// The state has changed so often, and had when it closed last or something failed too often.
     changes: u64,
+    decided: u64,
 }
 
 enum Phase {
@@ -160,6 +184,23 @@ impl Model {
 
     fn settle(&mut self, now: u64, pass: u64, well: bool) {
         if pass != self.changes {
+            if pass <= self.decided || !well {
+                return;
+            }
+            // A probe that was waited for too short.
+            if matches!(self.phase, Phase::Open { .. }) {
+                self.enter(Phase::HalfOpen { let_through: Vec::new(), good: 0 });
+            }
+            if let Phase::HalfOpen { let_through, good } = &mut self.phase {
+                *good += 1;
+                if let_through.len() < self.probes {
+                    let_through.push(now);
+                }
+                if *good == self.probes {
+                    self.enter(Phase::Closed { bad: Vec::new() });
+                    self.decided = self.changes;
+                }
+            }
             return;
         }
         let opens = match &mut self.phase {
@@ -178,8 +219,10 @@ impl Model {
         };
         if opens {
             self.enter(Phase::Open { since: now });
+            self.decided = self.changes;
         } else if matches!(&self.phase, Phase::HalfOpen { good, .. } if *good == self.probes) {
             self.enter(Phase::Closed { bad: Vec::new() });
+            self.decided = self.changes;
         }
     }
 
@@ -206,7 +249,7 @@ fn in_a_hundred_thousand_random_steps_it_does_what_the_model_does() {
             .probes(probes);
         let phase = Phase::Closed { bad: Vec::new() };
         let (failures, probes) = (failures as usize, probes as usize);
-        let mut model = Model { failures, window, pause, probes, phase, changes: 0 };
+        let mut model = Model { failures, window, pause, probes, phase, changes: 0, decided: 0 };
         let (mut now, mut under_way) = (1_000, Vec::<(Pass, u64)>::new());
         let badness = random.f64();
         for step in 0..1_100 {

@@ -4,8 +4,9 @@ Closed, it lets everybody through. After `failures` in a row it is open for `coo
 call is let through as a probe: its outcome closes or opens it again. The clock is monotonic: setting the wall clock neither
 opens nor shortens anything.
 
-Invariant: who passed before the last change of the state decides nothing any more: a straggler neither ends the probe of
-another nor makes the pause longer. A probe that never ends stands in nobody's way for longer than the pause.
+Invariant: who passed before the last decision decides nothing any more: a straggler neither ends the probe of another nor makes
+the pause longer. A probe that never ends stands in nobody's way for longer than the pause; one that ends well after that closes it all
+the same, so that what takes longer than the pause does not keep it open.
 """
 
 from __future__ import annotations
@@ -24,8 +25,9 @@ class Breaker:
         #: When the pause is over; and while a probe is under way, when it is waited for no more.
         self._until = 0.0
         self._probing = False
-        #: Raised with each change of the state.
+        #: Raised with each change of the state; and what it was at the last decision: it closed, or something failed too often.
         self._epoch = 0
+        self._decided = 0
 
     @property
     def opened(self) -> bool:
@@ -45,8 +47,10 @@ class Breaker:
         return self._epoch
 
     def succeeded(self, leave: int) -> None:
-        if leave == self._epoch:
-            self._epoch += self._probing
+        if leave == self._epoch or leave > self._decided and self._in_row >= self._failures:
+            if self._in_row >= self._failures:
+                self._epoch += 1
+                self._decided = self._epoch
             self._in_row = 0
             self._probing = False
 
@@ -56,6 +60,7 @@ class Breaker:
         self._in_row += 1
         if self._cooldown and self._in_row >= self._failures:
             self._epoch += 1
+            self._decided = self._epoch
             self._probing = False
             self._until = time.monotonic() + self._cooldown
 

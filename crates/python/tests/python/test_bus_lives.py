@@ -361,6 +361,27 @@ class Lives(BusClaims):
                 never.failed(never.admit())
                 self.assertIsNotNone(never.admit())
 
+    def test_what_takes_longer_than_the_pause_and_ends_well_closes_a_breaker(self):
+        now = [100.0]
+        with mock.patch("time.monotonic", lambda: now[0]):
+            breaker = Breaker(1.0, 2)
+            for _ in range(2):
+                breaker.failed(breaker.admit())
+            under_way, refused = [], 0
+            # Calls each 10 ms that all take 1.5 s and succeed.
+            for _ in range(1000):
+                now[0] += 0.01
+                for since, leave in [call for call in under_way if now[0] - call[0] >= 1.5]:
+                    under_way.remove((since, leave))
+                    breaker.succeeded(leave)
+                leave = breaker.admit()
+                if leave is None:
+                    refused += 1
+                else:
+                    under_way.append((now[0], leave))
+            self.assertLessEqual(refused, 250)
+            self.assertFalse(breaker.opened)
+
     def test_who_was_let_through_before_a_breaker_opened_decides_nothing_any_more(self):
         now = [100.0]
         with mock.patch("time.monotonic", lambda: now[0]):
@@ -390,7 +411,7 @@ class Lives(BusClaims):
             self.assertIsNone(breaker.admit())
             now[0] += 10.1
             self.assertIsNotNone(breaker.admit())
-            breaker.succeeded(lost)
+            breaker.failed(lost)
             self.assertIsNone(breaker.admit())
 
     def test_a_cause_is_told_now_and_then_with_how_often_it_was_not(self):

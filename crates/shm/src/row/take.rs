@@ -78,6 +78,8 @@ pub struct RowReader {
     confirms: bool,
     /// What it has had it is not to have again.
     sieve: Option<Sieve>,
+    /// Drop newest: nothing behind this is taken any more.
+    last: u64,
 }
 
 impl RowReader {
@@ -104,6 +106,7 @@ impl RowReader {
             woken_for: 0,
             empties: 0,
             delivered: 0,
+            last: u64::MAX,
             over: false,
             confirms: false,
             sieve: None,
@@ -509,7 +512,7 @@ impl RowReader {
 
     /// Drop newest: what came since the last take is held, oldest first, until `depth` messages wait; the rest is lost.
     fn take_oldest(&mut self, depth: usize) -> Taken {
-        while self.queued.as_ref().map_or(0, |queued| queued.len()) < depth {
+        while self.next <= self.last && self.queued.as_ref().map_or(0, |queued| queued.len()) < depth {
             match self.take_next() {
                 Taken::Message(message) => self.queued.get_or_insert_default().push_back(message),
                 Taken::Gap(gap) => return Taken::Gap(gap),
@@ -517,7 +520,7 @@ impl RowReader {
             }
         }
         let newer = self.waiting();
-        if newer > 0 && newer <= AHEAD_MAX {
+        if newer > 0 && newer <= AHEAD_MAX && self.next <= self.last {
             return self.lose(newer, Cause::DropNewest);
         }
         self.take_queued().map_or(Taken::Empty, Taken::Message)
@@ -552,6 +555,11 @@ impl RowReader {
     /// Whether it had its seat when it was looked at last.
     pub fn has_begun(&self) -> bool {
         self.stage.is_some()
+    }
+
+    /// Nothing behind this sequence is taken before it is asked for any more.
+    pub fn end_at(&mut self, last: u64) {
+        self.last = last;
     }
 
     /// Whether messages lie here that have not been returned yet.
