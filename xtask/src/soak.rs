@@ -19,6 +19,8 @@ Runs, built for release, one after the other, until one fails:
   stress   a thousand million messages through one ring, to rows that check each while others come and go (A8)
   fire     100 000 tasks for eight pullers, of which one is killed every second; with acknowledgement each is done at least
            once, without at most once and else counted (A35)
+  pairs    1 000 pairs of fresh interpreters for each Python package, a publisher and a subscriber started at once, in either order: no
+           first message is lost (Y15)
   flights  the 336 777 records of 2013 (R1, R2), where BUSWAY_FLIGHTS names the file
 
   PART         only these
@@ -42,7 +44,7 @@ struct Part {
     value: Option<&'static str>,
 }
 
-const PARTS: [Part; 6] = [
+const PARTS: [Part; 7] = [
     Part {
         name: "kills",
         package: "busway",
@@ -82,6 +84,14 @@ const PARTS: [Part; 6] = [
         filter: "deaths::what_killed_pullers_had",
         variable: "BUSWAY_FIRE_TASKS",
         value: Some("100000"),
+    },
+    Part {
+        name: "pairs",
+        package: "busway-python",
+        target: "module",
+        filter: "no_first_message_is_lost",
+        variable: "BUSWAY_PAIRS",
+        value: Some("1000"),
     },
     Part {
         name: "flights",
@@ -143,6 +153,10 @@ mod tests {
             include_str!("../../crates/shm/tests/hostile/scene.rs"),
             include_str!("../../crates/shm/tests/stress.rs"),
             include_str!("../../crates/busway/tests/groups/deaths.rs"),
+            concat!(
+                include_str!("../../crates/python/tests/module.rs"),
+                include_str!("../../crates/python/tests/stage/interpreter.rs"),
+            ),
             include_str!("../../crates/cli/tests/real/flights.rs"),
         ];
         for (part, source) in PARTS.iter().zip(sources) {

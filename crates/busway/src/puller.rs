@@ -173,8 +173,9 @@ impl PullerBuilder {
     /// Registers the puller. Returns when it can take from the pushers that are known now.
     ///
     /// # Errors
-    /// A pattern or a name that breaks the grammar ([`Code::BadPattern`], [`Code::BadTopic`]) or a setting out of range; another
-    /// acknowledgement than the group has ([`Code::SeatRefused`]); the rendezvous does not answer ([`Code::HolderSilent`]); memory (03xx); the bus is closed.
+    /// A pattern or a name that breaks the grammar ([`Code::BadPattern`], [`Code::BadTopic`]) or a setting out of range; the rendezvous
+    /// does not answer ([`Code::HolderSilent`]); memory (03xx); the bus is closed. That the others of the group acknowledge otherwise is
+    /// no error here: each pusher has groups of its own, also one that comes later, and [`Puller::unread`] says which has refused.
     pub fn open(self) -> Result<Puller, Error> {
         let group = self.group_of()?;
         let pattern = self.pattern?;

@@ -36,6 +36,11 @@ pub(crate) trait Port: Send + 'static {
     fn must_look_again(&self) -> bool;
     fn news(&self) -> News;
     fn poll(&mut self, context: &mut Context<'_>) -> Poll<Result<Self::Item, RecvError>>;
+
+    /// Who is not taken from though it matches, and why: told where nothing came in time.
+    fn unmet(&self) -> Option<String> {
+        None
+    }
 }
 
 /// A port that several threads or an event loop take from.
@@ -156,6 +161,10 @@ impl<P: Port> Intake<P> {
             None => {
                 let (cause, remedy) = P::NOTHING;
                 let place = format!("{} of {}", P::NAME, self.pattern);
+                let cause = match self.with(py, |port| Ok(port.unmet()))? {
+                    Some(unmet) => format!("{cause}, and {unmet}"),
+                    None => cause.to_owned(),
+                };
                 Err(Error::new(Code::TimedOut, cause).at(place).remedy(remedy)).or_raise(py)
             }
         }

@@ -14,6 +14,7 @@ mod doorbell;
 mod failure;
 mod fork;
 mod intake;
+mod last;
 mod loan;
 mod message;
 mod payload;

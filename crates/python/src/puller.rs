@@ -8,11 +8,12 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use busway::{News, RecvError};
+use busway::{News, RecvError, Unread};
 use futures_core::Stream;
 use pyo3::prelude::*;
 
 use crate::intake::{Intake, Port, all};
+use crate::last::Last;
 use crate::task::Task;
 
 impl Port for busway::Puller {
@@ -41,6 +42,17 @@ impl Port for busway::Puller {
         self.news()
     }
 
+    fn unmet(&self) -> Option<String> {
+        let first = self.unread().into_iter().next()?;
+        let Unread { topic, publisher, error, .. } = first;
+        Some(format!(
+            "{topic} of {} (pid {}) cannot be pulled: {}",
+            publisher.name,
+            publisher.pid,
+            error.cause()
+        ))
+    }
+
     fn poll(&mut self, context: &mut Context<'_>) -> Poll<Result<busway::Task, RecvError>> {
         Pin::new(&mut self.stream()).poll_next(context).map(|taken| taken.unwrap_or(Err(RecvError::Closed)))
     }
@@ -65,12 +77,29 @@ pub(crate) struct Puller {
     intake: Intake<busway::Puller>,
     group: String,
     ack: Option<f64>,
+    last: Last,
 }
 
 impl Puller {
     pub(crate) fn new(puller: busway::Puller, bus: busway::Bus, ack: Option<f64>) -> Self {
         let (pattern, group) = (puller.pattern().to_string(), puller.group().as_str().to_owned());
-        Self { intake: Intake::new(puller, bus, pattern), group, ack }
+        Self { intake: Intake::new(puller, bus, pattern), group, ack, last: Last::default() }
+    }
+
+    /// Before a wait, and where it is closed: where nothing is acknowledged, what this thread took is over.
+    fn end_last(&self, py: Python<'_>) {
+        if self.ack.is_none() {
+            self.last.end(py);
+        }
+    }
+
+    /// For Python, and remembered where nothing is acknowledged.
+    fn shown(&self, py: Python<'_>, task: busway::Task) -> PyResult<Py<Task>> {
+        let task = Task::shown(py, task)?;
+        if self.ack.is_none() {
+            self.last.note(py, std::slice::from_ref(&task))?;
+        }
+        Ok(task)
     }
 }
 
@@ -94,10 +123,12 @@ impl Puller {
         self.ack
     }
 
-    /// Waits for a task; raises TimedOut when `timeout` seconds are over before one comes.
+    /// Waits for a task; raises TimedOut when `timeout` seconds are over before one comes. Where the group does not acknowledge, what
+    /// this thread had taken is over then.
     #[pyo3(signature = (timeout = None))]
     fn recv(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<Py<Task>> {
-        Task::shown(py, self.intake.recv(py, timeout)?)
+        self.end_last(py);
+        self.shown(py, self.intake.recv(py, timeout)?)
     }
 
     /// A task if one is free, or None.
@@ -109,7 +140,12 @@ impl Puller {
     /// are over before one comes. Who asks for many keeps them from the other pullers of the group.
     #[pyo3(signature = (most = 256, timeout = None))]
     fn recv_many(&self, py: Python<'_>, most: usize, timeout: Option<f64>) -> PyResult<Vec<Py<Task>>> {
-        all(py, self.intake.recv_many(py, most, timeout)?, Task::shown)
+        self.end_last(py);
+        let tasks = all(py, self.intake.recv_many(py, most, timeout)?, Task::shown)?;
+        if self.ack.is_none() {
+            self.last.note(py, &tasks)?;
+        }
+        Ok(tasks)
     }
 
     /// The tasks that are free, at most `most`.
@@ -124,8 +160,29 @@ impl Puller {
         self.intake.with(py, |puller| Ok(puller.pushers()))
     }
 
+    /// Pushers that match and that it cannot take from, and why: memory, or a group whose other pullers acknowledge otherwise. A dict
+    /// each: topic, name and pid of the pusher, code, cause, remedy. It is tried again.
+    fn unread<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        let unread = self.intake.with(py, |puller| Ok(puller.unread()))?;
+        let unread: Vec<serde_json::Value> = unread
+            .into_iter()
+            .map(|Unread { topic, publisher, error, .. }| {
+                serde_json::json!({
+                    "topic": topic.as_str(),
+                    "name": publisher.name,
+                    "pid": publisher.pid,
+                    "code": error.code().to_string(),
+                    "cause": error.cause(),
+                    "remedy": error.try_(),
+                })
+            })
+            .collect();
+        crate::bus::as_dict(py, &unread)
+    }
+
     /// Leaves the group; threads that wait in it return. Tasks that were taken stay what they are.
     fn close(&self, py: Python<'_>) -> PyResult<()> {
+        self.end_last(py);
         self.intake.close(py)
     }
 
@@ -141,7 +198,8 @@ impl Puller {
 
     /// The next task; the end when the puller or its bus is closed.
     fn __next__(&self, py: Python<'_>) -> PyResult<Option<Py<Task>>> {
-        self.intake.next(py)?.map(|task| Task::shown(py, task)).transpose()
+        self.end_last(py);
+        self.intake.next(py)?.map(|task| self.shown(py, task)).transpose()
     }
 
     fn __enter__(slf: Py<Self>) -> Py<Self> {
@@ -150,6 +208,7 @@ impl Puller {
 
     #[pyo3(signature = (*_exception))]
     fn __exit__(&self, py: Python<'_>, _exception: &Bound<'_, PyAny>) -> PyResult<()> {
+        self.end_last(py);
         self.intake.close(py)
     }
 

@@ -15,7 +15,8 @@ use crate::sample::Sample;
 /// A message that this puller alone has. Made by `Puller.recv`.
 ///
 /// `with task:` acknowledges it at the end of the block, and gives it back where the block raises. One that is dropped or
-/// released before it was acknowledged is given back; where its group does not acknowledge it is over then.
+/// released before it was acknowledged is given back; where its group does not acknowledge it is over then, and when its thread
+/// waits for the next.
 ///
 /// ```text
 /// >>> import busway
@@ -45,6 +46,12 @@ impl Task {
         let own = Self { deliveries: task.deliveries(), birth: Birth::now() };
         let base = PyClassInitializer::from(Message::new(Body::Task(Box::new(task))));
         Py::new(py, base.add_subclass(Sample).add_subclass(own))
+    }
+
+    /// It is over, if it is not yet; what shows it goes on to do so.
+    pub(crate) fn end(slf: &Bound<'_, Self>) {
+        // A child made by fork leaves it to its parent.
+        let _ = Self::ending(slf, busway::Task::settle);
     }
 
     /// What ends it comes to; `None` where it has ended.

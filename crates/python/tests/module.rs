@@ -86,6 +86,9 @@ claims! {
     fn a_loop_pulls_work_and_a_receive_that_is_cancelled_keeps_none();
     fn a_loop_that_waits_notices_what_others_have_had_for_too_long();
     fn loops_in_threads_share_work();
+    fn a_task_that_stands_in_a_variable_does_not_hold_up_who_waits_for_the_next();
+    fn a_loop_that_keeps_a_task_in_a_variable_gets_the_next();
+    fn a_puller_that_acknowledges_otherwise_than_its_group_is_told();
 
     "test_requests.Requests":
     fn what_is_asked_and_replied_is_shown_where_it_was_written();
@@ -119,6 +122,13 @@ claims! {
     fn messages_go_between_two_interpreters_started_at_once();
     fn a_message_of_the_command_reaches_python();
     fn a_message_of_python_reaches_the_command();
+
+    "test_pairs.Pairs":
+    fn no_first_message_is_lost_between_two_fresh_interpreters();
+    fn no_first_message_is_lost_between_two_fresh_programs_of_message_bus();
+
+    "test_flights.Flights":
+    fn four_programs_group_the_flights_of_a_year_and_a_fifth_adds_them_up();
 
     "test_bus_handlers.Handlers":
     fn a_handler_is_given_the_whole_message();

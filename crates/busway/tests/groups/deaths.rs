@@ -1,16 +1,16 @@
 //! Pullers and pushers that are killed.
 //!
-//! What is done is what stands in the files of the pullers. `cargo xtask soak fire` pushes `BUSWAY_FIRE_TASKS` instead of what the suite
-//! has patience for.
+//! What is done is what stands in the files of the pullers. `cargo xtask soak fire` pushes `BUSWAY_FIRE_TASKS`, with a hundred times the work
+//! in each, so that it is under fire for minutes.
 
 use busway_shm::clock::monotonic_ns;
 
 use crate::part::{Directory, PATIENCE, Part, Role, TOPIC, push};
 
-const TASKS: u64 = 20_000;
+const TASKS: u64 = 100_000;
 const PULLERS: usize = 8;
 /// Kills beside those of each second: one after each part of the tasks, so that a short run has some.
-const PARTS: u64 = 5;
+const PARTS: u64 = 20;
 
 /// What was done under fire.
 struct Fire {

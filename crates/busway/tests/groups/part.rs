@@ -183,7 +183,7 @@ fn work(rounds: u64) {
 }
 
 fn pull(puller: &mut Puller, effects: &mut File, role: Role, over: &AtomicBool) -> u64 {
-    let rounds = if std::env::var_os("BUSWAY_FIRE_TASKS").is_some() { 100_000 } else { 1_000 };
+    let rounds = if std::env::var_os("BUSWAY_FIRE_TASKS").is_some() { 100_000 } else { 5_000 };
     let mut kept = Vec::new();
     let mut done = 0;
     loop {

@@ -140,4 +140,5 @@ async def work(puller: Puller, handler: Callable[[busway.Task], Awaitable[Any]],
             # Also TooLate: it was given to another meanwhile.
             _tell("a handler of work failed", error)
 
-    await _handle(puller.recv, handle, at_once)
+    # Not `recv`, by which the one before would be over.
+    await _handle(puller._next, handle, at_once)

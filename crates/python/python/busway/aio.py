@@ -20,9 +20,11 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Generator, Iterable, Sequence
+from contextlib import suppress
 from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+from weakref import ref
 
 import busway
 
@@ -279,6 +281,9 @@ class _Intake(_Watched[I], Generic[I, T]):
 
     async def recv(self) -> T:
         """The next."""
+        return await self._next()
+
+    async def _next(self) -> T:
         await self._pause()
         native = self._native
         while True:
@@ -418,6 +423,50 @@ class Puller(_Intake["busway.Puller", "busway.Task"]):
     """
 
     _name = "puller"
+
+    def __init__(self, open: Callable[[], busway.Puller]) -> None:
+        super().__init__(open)
+        #: What each task of the loop took last, where nothing is acknowledged.
+        self._last: dict[asyncio.Task[Any] | None, list[ref[busway.Task]]] = {}
+
+    async def recv(self) -> busway.Task:
+        """The next. Where the group does not acknowledge, what this task of the loop had taken is over then: it may stand in a
+        variable until the next comes, and that may wait for it."""
+        self._end_last()
+        task = await self._next()
+        self._note([task])
+        return task
+
+    async def recv_many(self, most: int = 256) -> list[busway.Task]:
+        """Waits for one and returns it with those that are there by then, at most `most`; what was taken before is over, as with
+        `recv`."""
+        self._end_last()
+        tasks = await super().recv_many(most)
+        self._note(tasks)
+        return tasks
+
+    def _end_last(self) -> None:
+        """What this task of the loop took is over, and what those took that have ended, as those of `asyncio.wait_for`."""
+        me = asyncio.current_task()
+        for taker in [taker for taker in self._last if taker in (me, None) or taker.done()]:
+            for last in self._last.pop(taker):
+                task = last()
+                if task is not None:
+                    with suppress(busway.Error, ValueError):
+                        task.ack()
+
+    def _note(self, tasks: list[busway.Task]) -> None:
+        if self._native.ack is None:
+            self._last[asyncio.current_task()] = [ref(task) for task in tasks]
+
+    def unread(self) -> list[dict[str, Any]]:
+        """Pushers that match and that it cannot take from, and why."""
+        return self._native.unread()
+
+    async def close(self) -> None:
+        """Leaves the group; tasks of the loop that wait in it end."""
+        self._end_last()
+        await super().close()
 
     @property
     def puller(self) -> busway.Puller:

@@ -72,10 +72,10 @@ class Child:
             text=True,
         )
 
-    def hear(self) -> str:
+    def hear(self, patience: float = PATIENCE) -> str:
         """Its next line; '' at its end, which comes if it says nothing for too long."""
         assert self.process.stdout is not None
-        watchdog = threading.Timer(PATIENCE, self.process.kill)
+        watchdog = threading.Timer(patience, self.process.kill)
         watchdog.start()
         try:
             return self.process.stdout.readline().strip()

@@ -327,3 +327,85 @@ with busway.Bus("interrupted") as bus:
             shares = [call.result(PATIENCE) for call in loops]
         self.assertEqual(sum(shares), 3000)
         self.evidence(tasks=3000, shares=shares)
+
+    def full_behind_one(self, takes):
+        """What `takes` of one puller is not over, and the ring is full behind it; others have done the rest."""
+        pusher, other = self.bus.pusher("x", slots_max=32), self.bus.puller("x", group="kept")
+        pusher.send(b"kept")
+        kept = takes()
+        sent = 1
+        with self.assertRaises(busway.Full):
+            while True:
+                pusher.try_send(b"other")
+                sent += 1
+                self.assertEqual(bytes(other.recv(PATIENCE)), b"other")
+        other.close()
+        return pusher, kept, sent
+
+    def test_a_task_that_stands_in_a_variable_does_not_hold_up_who_waits_for_the_next(self):
+        puller = self.bus.puller("x", group="kept")
+        takes = {
+            "recv": lambda: puller.recv(PATIENCE),
+            "next": lambda: next(puller),
+            "recv_many": lambda: puller.recv_many(1, PATIENCE)[0],
+        }
+        for name, take in takes.items():
+            pusher, kept, sent = self.full_behind_one(take)
+            with ThreadPoolExecutor(1) as pool:
+                self.assertFalse(kept.done, name)
+                sending = pool.submit(pusher.send, b"next", PATIENCE)
+                self.assertEqual(bytes(take()), b"next", name)
+                self.assertEqual(sending.result(PATIENCE).sequence, sent + 1)
+            self.assertTrue(kept.done, name)
+            self.assertEqual(bytes(kept), b"kept")
+            # What another thread has in hand is not over.
+            pusher.send(b"last")
+            last = take()
+            with ThreadPoolExecutor(1) as pool, self.assertRaises(busway.TimedOut):
+                pool.submit(puller.recv, 0).result(PATIENCE)
+            self.assertFalse(last.done)
+            last.ack()
+            pusher.flush(PATIENCE)
+            self.assertEqual(pusher.account()["dropped"], {}, name)
+            pusher.close()
+
+    def test_a_loop_that_keeps_a_task_in_a_variable_gets_the_next(self):
+        async def main():
+            async with aio.Bus("work") as bus, bus.puller("x", group="kept") as puller:
+
+                async def waits():
+                    return await asyncio.wait_for(puller.recv(), PATIENCE)
+
+                for take in (puller.recv, waits, lambda: anext(aiter(puller))):
+                    pusher = self.bus.pusher("x", slots_max=32)
+                    pusher.send(b"kept")
+                    kept = await take()
+                    other = await bus.puller("x", group="kept")
+                    with self.assertRaises(busway.Full):
+                        while True:
+                            pusher.try_send(b"other")
+                            self.assertEqual(bytes(await other.recv()), b"other")
+                    await other.close()
+                    self.assertFalse(kept.done)
+                    sending = asyncio.create_task(asyncio.to_thread(pusher.send, b"next", PATIENCE))
+                    async with asyncio.timeout(PATIENCE):
+                        self.assertEqual(bytes(await take()), b"next")
+                    await sending
+                    self.assertEqual((kept.done, bytes(kept)), (True, b"kept"))
+                    pusher.close()
+
+        asyncio.run(main())
+
+    def test_a_puller_that_acknowledges_otherwise_than_its_group_is_told(self):
+        pusher, first = self.bus.pusher("x"), self.bus.puller("x")
+        pusher.wait_for_pullers(1, PATIENCE)
+        self.assertEqual(first.unread(), [])
+        other = self.bus.puller("x", ack=30)
+        (unread,) = other.unread()
+        self.assertEqual((unread["topic"], unread["code"], unread["pid"]), ("x", "BUS-0309", os.getpid()))
+        pusher.send(b"work")
+        with self.assertRaises(busway.TimedOut) as raised:
+            other.recv(0)
+        self.assertIn("cannot be pulled: " + unread["cause"], raised.exception.cause)
+        self.assertEqual(bytes(first.recv(PATIENCE)), b"work")
+        self.evidence(told=unread["cause"].replace(" ", "_"))
