@@ -7,6 +7,7 @@ use pyo3::prelude::*;
 use serde_json::to_string;
 
 use crate::failure::{OrRaise, inherited};
+use crate::number::Number;
 use crate::publisher::Publisher;
 use crate::puller::Puller;
 use crate::pusher::Pusher;
@@ -60,8 +61,8 @@ impl Bus {
         name: Option<&str>,
         timeout: f64,
         group: Option<&str>,
-        budget: Option<u64>,
-        arena_bytes: Option<u64>,
+        budget: Option<Number<u64>>,
+        arena_bytes: Option<Number<u64>>,
     ) -> PyResult<Self> {
         let name = name.map_or_else(|| program(py), str::to_owned);
         let mut builder = busway::Bus::builder()
@@ -74,10 +75,10 @@ impl Bus {
         if let Some(group) = group {
             builder = builder.realm(Realm::group(group).or_raise(py)?);
         }
-        if let Some(bytes) = budget {
+        if let Some(Number(bytes)) = budget {
             builder = builder.budget(bytes);
         }
-        if let Some(bytes) = arena_bytes {
+        if let Some(Number(bytes)) = arena_bytes {
             builder = builder.arena_bytes(bytes);
         }
         Ok(Self { bus: py.detach(|| builder.open()).or_raise(py)? })
@@ -89,16 +90,16 @@ impl Bus {
     /// `history_for` seconds of them as well. What is sent before anybody subscribes waits for the first subscriber for
     /// `late_join` seconds, and then is counted as `no_subscriber`. `max_wait` is how many seconds one subscriber may make it wait in one
     /// piece; with `gating=False` nobody may.
-    #[pyo3(signature = (topic, *, slots_max = None, bytes_max = None, history = 0, max_wait = 1.0, gating = true,
+    #[pyo3(signature = (topic, *, slots_max = None, bytes_max = None, history = Number(0), max_wait = 1.0, gating = true,
         exact_time = false, late_join = 0.0, history_for = None))]
     #[expect(clippy::too_many_arguments, reason = "they are keywords where they are given")]
     fn publisher(
         &self,
         py: Python<'_>,
         topic: &str,
-        slots_max: Option<u32>,
-        bytes_max: Option<u64>,
-        history: u32,
+        slots_max: Option<Number<u32>>,
+        bytes_max: Option<Number<u64>>,
+        history: Number<u32>,
         max_wait: f64,
         gating: bool,
         exact_time: bool,
@@ -108,18 +109,18 @@ impl Bus {
         let mut builder = self
             .bus
             .publisher(topic)
-            .history(history)
+            .history(history.0)
             .late_join(or_endless(Some(late_join)).or_raise(py)?)
             .max_wait(or_endless(Some(max_wait)).or_raise(py)?)
             .gating(if gating { Gating::Allowed } else { Gating::Refused })
             .clock(if exact_time { Clock::Exact } else { Clock::Coarse });
-        if let Some(slots) = slots_max {
+        if let Some(Number(slots)) = slots_max {
             builder = builder.slots_max(slots);
         }
         if let Some(seconds) = history_for {
             builder = builder.history_for(or_endless(Some(seconds)).or_raise(py)?);
         }
-        if let Some(bytes) = bytes_max {
+        if let Some(Number(bytes)) = bytes_max {
             builder = builder.bytes_max(bytes);
         }
         let publisher = py.detach(|| builder.open()).or_raise(py)?;
@@ -130,17 +131,17 @@ impl Bus {
     ///
     /// `policy` says what happens when it is slow: `drop-oldest[:N]`, `keep-latest`, `drop-newest:N`, `block`, `fail`,
     /// `evict`. `history` messages from before are read where they still are; `holds` samples of one publisher may be held.
-    #[pyo3(signature = (pattern, *, policy = "drop-oldest", history = 0, holds = 15))]
+    #[pyo3(signature = (pattern, *, policy = "drop-oldest", history = Number(0), holds = Number(15)))]
     fn subscriber(
         &self,
         py: Python<'_>,
         pattern: &str,
         policy: &str,
-        history: u64,
-        holds: u32,
+        history: Number<u64>,
+        holds: Number<u32>,
     ) -> PyResult<Subscriber> {
         let policy: Policy = policy.parse::<Policy>().map_err(Error::from).or_raise(py)?;
-        let builder = self.bus.subscriber(pattern).policy(policy).history(history).holds(holds);
+        let builder = self.bus.subscriber(pattern).policy(policy).history(history.0).holds(holds.0);
         let subscriber = py.detach(|| builder.open()).or_raise(py)?;
         Ok(Subscriber::new(subscriber, self.bus.clone()))
     }
@@ -154,8 +155,8 @@ impl Bus {
         &self,
         py: Python<'_>,
         topic: &str,
-        slots_max: Option<u32>,
-        bytes_max: Option<u64>,
+        slots_max: Option<Number<u32>>,
+        bytes_max: Option<Number<u64>>,
         max_wait: f64,
         late_join: f64,
     ) -> PyResult<Pusher> {
@@ -164,10 +165,10 @@ impl Bus {
             .pusher(topic)
             .max_wait(or_endless(Some(max_wait)).or_raise(py)?)
             .late_join(or_endless(Some(late_join)).or_raise(py)?);
-        if let Some(slots) = slots_max {
+        if let Some(Number(slots)) = slots_max {
             builder = builder.slots_max(slots);
         }
-        if let Some(bytes) = bytes_max {
+        if let Some(Number(bytes)) = bytes_max {
             builder = builder.bytes_max(bytes);
         }
         let pusher = py.detach(|| builder.open()).or_raise(py)?;
@@ -180,7 +181,8 @@ impl Bus {
     /// another, `attempts` times in all, and lies with the dead letters then. All pullers of a group say the same. What was given
     /// back rests `redelivery` seconds before it comes again, twice as long each time, up to 10 s. `holds` tasks of one pusher
     /// may be had at a time where they lie.
-    #[pyo3(signature = (pattern, *, group = "pullers", ack = None, attempts = 5, holds = 15, redelivery = 0.1))]
+    #[pyo3(signature = (pattern, *, group = "pullers", ack = None, attempts = Number(5), holds = Number(15),
+        redelivery = 0.1))]
     #[expect(clippy::too_many_arguments, reason = "they are keywords where they are given")]
     fn puller(
         &self,
@@ -188,13 +190,13 @@ impl Bus {
         pattern: &str,
         group: &str,
         ack: Option<f64>,
-        attempts: u8,
-        holds: u32,
+        attempts: Number<u8>,
+        holds: Number<u32>,
         redelivery: f64,
     ) -> PyResult<Puller> {
         let rest = or_endless(Some(redelivery)).or_raise(py)?;
         let mut builder =
-            self.bus.puller(pattern).group(group).attempts(attempts).holds(holds).redelivery(rest);
+            self.bus.puller(pattern).group(group).attempts(attempts.0).holds(holds.0).redelivery(rest);
         if let Some(within) = ack {
             builder = builder.ack(or_endless(Some(within)).or_raise(py)?);
         }
@@ -211,19 +213,19 @@ impl Bus {
         &self,
         py: Python<'_>,
         topic: &str,
-        in_flight: Option<u32>,
-        slots_max: Option<u32>,
-        bytes_max: Option<u64>,
+        in_flight: Option<Number<u32>>,
+        slots_max: Option<Number<u32>>,
+        bytes_max: Option<Number<u64>>,
         late_join: f64,
     ) -> PyResult<Requester> {
         let mut builder = self.bus.requester(topic).late_join(or_endless(Some(late_join)).or_raise(py)?);
-        if let Some(requests) = in_flight {
+        if let Some(Number(requests)) = in_flight {
             builder = builder.in_flight(requests);
         }
-        if let Some(slots) = slots_max {
+        if let Some(Number(slots)) = slots_max {
             builder = builder.slots_max(slots);
         }
-        if let Some(bytes) = bytes_max {
+        if let Some(Number(bytes)) = bytes_max {
             builder = builder.bytes_max(bytes);
         }
         let requester = py.detach(|| builder.open()).or_raise(py)?;
@@ -232,9 +234,9 @@ impl Bus {
 
     /// A responder to what is asked on the topics that `pattern` matches: each request goes to one responder, which may have
     /// `holds` of one requester at a time where they lie.
-    #[pyo3(signature = (pattern, *, holds = 64))]
-    fn responder(&self, py: Python<'_>, pattern: &str, holds: u32) -> PyResult<Responder> {
-        let builder = self.bus.responder(pattern).holds(holds);
+    #[pyo3(signature = (pattern, *, holds = Number(64)))]
+    fn responder(&self, py: Python<'_>, pattern: &str, holds: Number<u32>) -> PyResult<Responder> {
+        let builder = self.bus.responder(pattern).holds(holds.0);
         let responder = py.detach(|| builder.open()).or_raise(py)?;
         Ok(Responder::new(responder, self.bus.clone()))
     }

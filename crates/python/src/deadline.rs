@@ -29,6 +29,11 @@ impl Deadline {
         Ok(Self(now().checked_add(timeout)))
     }
 
+    /// A moment that is over.
+    pub(crate) fn over() -> Self {
+        Self(Some(Duration::ZERO))
+    }
+
     /// No limit.
     pub(crate) fn never() -> Self {
         Self(None)

@@ -17,6 +17,7 @@ mod intake;
 mod last;
 mod loan;
 mod message;
+mod number;
 mod payload;
 mod publisher;
 mod puller;

@@ -8,7 +8,7 @@
 //! message, which keeps the body while `exports` is not 0.
 
 use std::ffi::{c_int, c_void};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 
 use pyo3::exceptions::{PyBufferError, PyValueError};
 use pyo3::ffi;
@@ -95,27 +95,35 @@ impl Message {
         Self { state: Mutex::new(State { body: Some(body), exports: 0 }) }
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Who opens a lane for a reply has it for as long as that takes: it is waited for without the interpreter.
+    fn lock(&self, py: Python<'_>) -> MutexGuard<'_, State> {
+        loop {
+            match self.state.try_lock() {
+                Ok(state) => return state,
+                Err(TryLockError::Poisoned(poisoned)) => return poisoned.into_inner(),
+                Err(TryLockError::WouldBlock) => py.detach(|| drop(self.state.lock())),
+            }
+        }
     }
 
     /// What the body comes to. No Python runs under the lock: another thread might ask for it meanwhile.
-    pub(crate) fn of<T>(&self, what: impl FnOnce(&mut Body) -> T) -> PyResult<T> {
-        self.lock().body.as_mut().map(what).ok_or_else(released)
+    pub(crate) fn of<T>(&self, py: Python<'_>, what: impl FnOnce(&mut Body) -> T) -> PyResult<T> {
+        self.lock(py).body.as_mut().map(what).ok_or_else(released)
     }
 
     /// What the body comes to, also without the interpreter; `None` where it was released.
     pub(crate) fn of_request<T>(&self, what: impl FnOnce(&mut Body) -> Option<T>) -> Option<T> {
-        self.lock().body.as_mut().and_then(what)
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.body.as_mut().and_then(what)
     }
 
     fn payload<T>(&self, py: Python<'_>, what: impl FnOnce(&[u8]) -> T) -> PyResult<T> {
-        self.of(|body| body.here().map(what))?.ok_or_else(|| raise(py, &inherited()))
+        self.of(py, |body| body.here().map(what))?.ok_or_else(|| raise(py, &inherited()))
     }
 
     /// Lets it go, unless something shows it.
     pub(crate) fn let_go(&self, py: Python<'_>) -> PyResult<()> {
-        let mut state = self.lock();
+        let mut state = self.lock(py);
         if state.exports > 0 {
             let kind = state.body.as_ref().map_or("message", Body::kind);
             let cause = format!("the {kind} is still shown by {} buffers; release them first", state.exports);
@@ -128,8 +136,8 @@ impl Message {
     }
 
     /// For `repr`: what kind it is and how long, or `None` where it was released.
-    pub(crate) fn size(&self) -> Option<(&'static str, usize)> {
-        self.lock().body.as_ref().map(|body| (body.kind(), body.payload().len()))
+    pub(crate) fn size(&self, py: Python<'_>) -> Option<(&'static str, usize)> {
+        self.lock(py).body.as_ref().map(|body| (body.kind(), body.payload().len()))
     }
 }
 
@@ -137,8 +145,8 @@ impl Message {
 impl Message {
     /// Whether it lies in the memory of who sent it and is held there.
     #[getter]
-    fn held(&self) -> PyResult<bool> {
-        self.of(|body| body.is_held())
+    fn held(&self, py: Python<'_>) -> PyResult<bool> {
+        self.of(py, |body| body.is_held())
     }
 
     /// The payload where it lies, read-only.
@@ -147,10 +155,10 @@ impl Message {
         PyMemoryView::from(slf.as_any())
     }
 
-    /// The value that the payload holds as JSON.
+    /// The value that the payload holds as JSON. Raises CodecError.
     fn json<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         let bytes = self.payload(py, |payload| PyBytes::new(py, payload).unbind())?;
-        py.import("json")?.call_method1("loads", (bytes,))
+        py.import("busway._codec")?.call_method1("decoded", (bytes,))
     }
 
     /// Lets the memory go. Raises BufferError while a memoryview or an array still shows it.
@@ -188,8 +196,8 @@ impl Message {
         Ok(equal.into_pyobject(py)?.to_owned().into_any().unbind())
     }
 
-    fn __repr__(&self) -> String {
-        match self.size() {
+    fn __repr__(&self, py: Python<'_>) -> String {
+        match self.size(py) {
             None => "<busway message released>".to_owned(),
             Some((kind, bytes)) => format!("<busway {kind} of {bytes} bytes>"),
         }
@@ -202,7 +210,7 @@ impl Message {
         }
         // Asked without the lock, for what it raises.
         slf.get().payload(slf.py(), |_| ())?;
-        let mut state = slf.get().lock();
+        let mut state = slf.get().lock(slf.py());
         let payload = state.body.as_ref().and_then(Body::here).ok_or_else(released)?;
         // Never written through: the view is read-only.
         let start = payload.as_ptr().cast_mut().cast::<c_void>();
@@ -219,10 +227,10 @@ impl Message {
     }
 
     #[expect(unsafe_code, reason = "the buffer protocol is a pair of C functions")]
-    unsafe fn __releasebuffer__(&self, view: *mut ffi::Py_buffer) {
+    unsafe fn __releasebuffer__(&self, py: Python<'_>, view: *mut ffi::Py_buffer) {
         // SAFETY: the interpreter gives the view that `__getbuffer__` filled.
         fork::hide(unsafe { (*view).buf }.addr());
-        let mut state = self.lock();
+        let mut state = self.lock(py);
         state.exports = state.exports.saturating_sub(1);
     }
 }

@@ -108,6 +108,11 @@ impl Publisher {
         self.shared.close(py)
     }
 
+    /// For an event loop: sends bytes if there is room by now, or returns None; raises where the port has waited as long as it may.
+    fn _send_soon(&self, py: Python<'_>, data: &Bound<'_, PyAny>) -> PyResult<Option<Sent>> {
+        self.shared.send_soon(py, data)
+    }
+
     /// Whether it was closed.
     #[getter]
     fn closed(&self, py: Python<'_>) -> PyResult<bool> {

@@ -29,7 +29,7 @@ impl Reply {
 #[pymethods]
 impl Reply {
     fn __repr__(slf: &Bound<'_, Self>) -> String {
-        match slf.as_super().get().size() {
+        match slf.as_super().get().size(slf.py()) {
             None => "<busway.Reply released>".to_owned(),
             Some((_, bytes)) => format!("<busway.Reply {} of {bytes} bytes>", slf.get().index),
         }

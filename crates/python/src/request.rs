@@ -59,7 +59,7 @@ impl Request {
             Body::Request(request) => Some(what(request)),
             Body::Sample(_) | Body::Task(_) | Body::Reply(_) => None,
         };
-        slf.as_super().get().of(of)?.ok_or_else(released)
+        slf.as_super().get().of(slf.py(), of)?.ok_or_else(released)
     }
 
     /// Says something to who asked: at once where there is a lane, else without the interpreter.
@@ -148,7 +148,7 @@ impl Request {
 
     /// A value as JSON, as the reply or the last one.
     fn reply_json(slf: &Bound<'_, Self>, value: &Bound<'_, PyAny>) -> PyResult<()> {
-        let text = slf.py().import("json")?.call_method1("dumps", (value,))?.call_method0("encode")?;
+        let text = slf.py().import("busway._codec")?.call_method1("encoded", (value,))?;
         Self::reply(slf, &text)
     }
 
@@ -188,7 +188,7 @@ impl Request {
     }
 
     fn __repr__(slf: &Bound<'_, Self>) -> String {
-        match slf.as_super().get().size() {
+        match slf.as_super().get().size(slf.py()) {
             None => "<busway.Request released>".to_owned(),
             Some((_, bytes)) => format!("<busway.Request on {}, {bytes} bytes>", slf.get().topic),
         }

@@ -55,7 +55,7 @@ impl Sample {
             Body::Task(task) => Some(what(task.sample())),
             Body::Reply(_) | Body::Request(_) => None,
         };
-        slf.as_super().get().of(of)?.ok_or_else(released)
+        slf.as_super().get().of(slf.py(), of)?.ok_or_else(released)
     }
 }
 
@@ -89,7 +89,7 @@ impl Sample {
     }
 
     fn __repr__(slf: &Bound<'_, Self>) -> String {
-        let Some((kind, bytes)) = slf.as_super().get().size() else {
+        let Some((kind, bytes)) = slf.as_super().get().size(slf.py()) else {
             return "<busway.Sample released>".to_owned();
         };
         let kind = if kind == "task" { "Task" } else { "Sample" };

@@ -290,6 +290,26 @@ impl Shared {
         }
     }
 
+    /// For an event loop: sends where there is room by now, or says that there is none. It raises where the port has been full for as long as
+    /// it waits, which `try_send` cannot tell from a port that is full just now.
+    pub(crate) fn send_soon(&self, py: Python<'_>, data: &Bound<'_, PyAny>) -> PyResult<Option<Sent>> {
+        self.check().or_raise(py)?;
+        let payload = Payload::of(data)?;
+        let Payload::Bytes(bytes) = payload else {
+            return Err(PyTypeError::new_err("what is sent later is bytes"));
+        };
+        let deadline = Deadline::over();
+        let sent = py.detach(|| -> Result<Option<Sent>, Error> {
+            let Some(mut port) = self.try_take()? else { return Ok(None) };
+            match port.send(bytes, deadline) {
+                Ok(sent) => Ok(Some(sent.into())),
+                Err(SendError::Timeout(_)) => Ok(None),
+                Err(error) => Err(error.into()),
+            }
+        });
+        sent.or_raise(py)
+    }
+
     /// Sends, and waits for nothing.
     pub(crate) fn try_send(&self, py: Python<'_>, data: &Bound<'_, PyAny>) -> PyResult<Sent> {
         self.check().or_raise(py)?;
@@ -398,7 +418,7 @@ impl Shared {
         value: &Bound<'_, PyAny>,
         timeout: Option<f64>,
     ) -> PyResult<Sent> {
-        let text = py.import("json")?.call_method1("dumps", (value,))?.call_method0("encode")?;
+        let text = py.import("busway._codec")?.call_method1("encoded", (value,))?;
         self.send(py, &text, timeout)
     }
 

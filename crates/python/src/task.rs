@@ -59,7 +59,7 @@ impl Task {
         if slf.get().birth.is_inherited() {
             return Err(inherited()).or_raise(slf.py());
         }
-        let ended = slf.as_super().as_super().get().of(|body| match body {
+        let ended = slf.as_super().as_super().get().of(slf.py(), |body| match body {
             Body::Task(task) if task.is_open() => Some(end(task)),
             Body::Task(_) | Body::Sample(_) | Body::Reply(_) | Body::Request(_) => None,
         });

@@ -39,6 +39,7 @@ claims! {
     fn a_sample_that_is_shown_is_not_released_and_one_that_is_released_is_not_shown();
     fn no_more_memory_is_held_than_was_allowed();
     fn a_sample_is_compared_measured_and_decoded_like_bytes();
+    fn bytes_that_hold_no_json_and_values_that_are_none_are_errors_of_the_bus();
 
     "test_loans.Loans":
     fn a_loan_is_written_where_it_is_read();
@@ -53,6 +54,7 @@ claims! {
     fn an_interrupt_ends_a_wait();
     fn closing_ends_every_wait();
     fn a_list_is_sent_whole_and_in_order_and_who_refuses_it_says_how_much_was_sent();
+    fn a_number_that_fits_no_setting_is_refused_as_a_setting();
     fn threads_share_a_publisher_and_a_subscriber();
     fn a_publisher_that_waits_lets_the_interpreter_go();
     fn every_code_has_its_class_and_says_what_to_try();
@@ -70,6 +72,9 @@ claims! {
     fn a_task_that_is_quicker_does_not_take_the_wake_up_of_another();
     fn a_flood_does_not_stop_the_loop();
     fn a_publisher_that_must_wait_does_not_hold_the_loop_up();
+    fn a_send_that_is_cancelled_is_not_sent();
+    fn who_waits_for_room_leaves_the_threads_to_who_makes_it();
+    fn a_send_that_waits_says_when_its_time_or_that_of_its_port_is_over();
     fn a_publisher_s_wait_that_is_cancelled_ends();
     fn each_loop_has_its_turn_and_two_at_a_time_are_refused();
     fn closing_ends_the_tasks_that_wait();
@@ -101,6 +106,7 @@ claims! {
     fn a_requester_goes_from_loop_to_loop_and_nothing_is_left_behind();
     fn memory_is_flat_over_a_hundred_thousand_requests();
     fn nothing_of_a_request_is_kept_by_a_cycle_or_at_the_end_of_the_interpreter();
+    fn who_looks_at_a_request_while_its_lane_is_opened_leaves_the_interpreter_to_others();
 
     "test_handlers.Handlers":
     fn as_many_handlers_run_at_once_as_may_and_no_more_is_taken();
@@ -263,6 +269,7 @@ claims! {
     "test_words.Words":
     fn the_stubs_name_what_is_there();
     fn the_examples_of_the_documentation_run();
+    fn the_example_programs_say_what_they_do();
 }
 
 #[test]

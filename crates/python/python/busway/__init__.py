@@ -40,7 +40,6 @@ from ._busway import (
     Task,
 )
 from ._errors import (
-    BreakerOpen,
     Cancelled,
     Closed,
     CodecError,
@@ -52,7 +51,6 @@ from ._errors import (
     NoResponders,
     NoSubscribers,
     PeerError,
-    Rejected,
     ReplyLost,
     ResourceError,
     ResponderDied,
@@ -67,7 +65,6 @@ from ._errors import (
 )
 
 __all__ = [
-    "BreakerOpen",
     "Bus",
     "Cancelled",
     "Closed",
@@ -87,7 +84,6 @@ __all__ = [
     "Publisher",
     "Puller",
     "Pusher",
-    "Rejected",
     "Reply",
     "ReplyLost",
     "Request",

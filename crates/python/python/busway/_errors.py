@@ -31,8 +31,6 @@ __all__ = [
     "Cancelled",
     "TooManyRequests",
     "TooFarAhead",
-    "Rejected",
-    "BreakerOpen",
     "Forked",
     "Closed",
 ]
@@ -140,14 +138,6 @@ class TooFarAhead(Error):
     """A request has not ended, and so many were sent after it that its place is needed (BUS-0413)."""
 
 
-class Rejected(Error):
-    """A hook rejected the message before it was sent (BUS-0414)."""
-
-
-class BreakerOpen(Error):
-    """Sending failed again and again, and nothing is tried for a while (BUS-0415)."""
-
-
 class PeerError(Error):
     """Another process of the domain is not what it must be (05xx)."""
 
@@ -179,8 +169,6 @@ _OF_NUMBER: dict[int, type[Error]] = {
     411: Cancelled,
     412: TooManyRequests,
     413: TooFarAhead,
-    414: Rejected,
-    415: BreakerOpen,
     601: Forked,
     602: Closed,
     603: ResourceError,

@@ -141,4 +141,4 @@ async def work(puller: Puller, handler: Callable[[busway.Task], Awaitable[Any]],
             _tell("a handler of work failed", error)
 
     # Not `recv`, by which the one before would be over.
-    await _handle(puller._next, handle, at_once)
+    await _handle(puller._one, handle, at_once)

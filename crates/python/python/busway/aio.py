@@ -28,6 +28,7 @@ from weakref import ref
 
 import busway
 
+from ._codec import encoded
 from ._handlers import serve, work
 
 if TYPE_CHECKING:
@@ -45,6 +46,10 @@ LOOKS = 4
 SLICE = 0.1
 
 
+#: Seconds between two looks for room: few at first, and so many that a publisher that waits long costs little.
+PAUSE_MIN, PAUSE_MAX = 0.0002, 0.005
+
+
 class _Port(Protocol):
     def close(self) -> None: ...
 
@@ -52,6 +57,7 @@ class _Port(Protocol):
 class _Sends(_Port, Protocol):
     def try_send(self, data: Buffer) -> busway.Sent: ...
     def send(self, data: Buffer, timeout: float | None = None) -> busway.Sent: ...
+    def _send_soon(self, data: bytes) -> busway.Sent | None: ...
     def try_send_many(self, messages: Iterable[Buffer]) -> int: ...
     def send_many(self, messages: Iterable[Buffer], timeout: float | None = None) -> int: ...
     def loan(self, size: int) -> busway.Loan: ...
@@ -175,31 +181,48 @@ class _Sender(_Opened[N]):
     """What sends. Tasks may share it."""
 
     async def send(self, data: Buffer, timeout: float | None = None) -> busway.Sent:
-        """Sends, at once if nobody must be waited for, else without holding the loop up."""
+        """Sends, at once if nobody must be waited for, else without holding the loop up. Where it is cancelled, it is not sent."""
         native = self._native
         try:
             return native.try_send(data)
-        except (busway.Full, busway.TimedOut):
-            return await asyncio.get_running_loop().run_in_executor(None, native.send, data, timeout)
+        except (busway.Full, busway.TimedOut) as full:
+            return await self._when_there_is_room(full, bytes(data), timeout)
+
+    async def _when_there_is_room(self, full: busway.Error, data: bytes, timeout: float | None) -> busway.Sent:
+        """Looks now and then: a thread would send what is not wanted any more, and those of the loop are needed by who makes room."""
+        native, loop = self._native, asyncio.get_running_loop()
+        if timeout is not None and timeout != timeout:
+            # A time that is no number, which it says.
+            native.flush(timeout)
+        end = None if timeout is None else loop.time() + timeout
+        pause = 0.0
+        while end is None or loop.time() < end:
+            await asyncio.sleep(pause)
+            sent = native._send_soon(data)
+            if sent is not None:
+                return sent
+            pause = min(max(2 * pause, PAUSE_MIN), PAUSE_MAX)
+        raise busway.TimedOut(402, full.cause, full.place, full.remedy) from None
 
     async def send_many(self, messages: Iterable[Buffer], timeout: float | None = None) -> int:
-        """Sends all of these, and returns how many: at once where there is room, else without holding the loop up."""
+        """Sends all of these, and returns how many: at once where there is room, else without holding the loop up. Where it is
+        cancelled, the first of them are sent, and no more."""
         native, everything = self._native, list(messages)
-        sent = native.try_send_many(everything)
-        if sent < len(everything):
-            rest = everything[sent:]
+        loop, sent = asyncio.get_running_loop(), native.try_send_many(everything)
+        end = None if timeout is None else loop.time() + timeout
+        while sent < len(everything):
             try:
-                sent += await asyncio.get_running_loop().run_in_executor(None, native.send_many, rest, timeout)
+                await self.send(everything[sent], None if end is None else end - loop.time())
+                sent += 1
+                sent += native.try_send_many(everything[sent : sent + TURN])
             except busway.Error as error:
                 error.sent += sent
                 raise
         return sent
 
     async def send_json(self, value: object, timeout: float | None = None) -> busway.Sent:
-        """Sends a value as JSON."""
-        import json
-
-        return await self.send(json.dumps(value).encode(), timeout)
+        """Sends a value as JSON. Raises CodecError."""
+        return await self.send(encoded(value), timeout)
 
     def loan(self, size: int) -> busway.Loan:
         """Room for a message, to be written and sent: `with publisher.loan(n) as loan`."""
@@ -281,9 +304,9 @@ class _Intake(_Watched[I], Generic[I, T]):
 
     async def recv(self) -> T:
         """The next."""
-        return await self._next()
+        return await self._one()
 
-    async def _next(self) -> T:
+    async def _one(self) -> T:
         await self._pause()
         native = self._native
         while True:
@@ -433,7 +456,7 @@ class Puller(_Intake["busway.Puller", "busway.Task"]):
         """The next. Where the group does not acknowledge, what this task of the loop had taken is over then: it may stand in a
         variable until the next comes, and that may wait for it."""
         self._end_last()
-        task = await self._next()
+        task = await self._one()
         self._note([task])
         return task
 

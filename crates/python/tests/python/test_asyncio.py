@@ -253,6 +253,69 @@ with busway.Bus("asyncio") as bus, bus.publisher("x.y") as publisher:
         self.assertEqual([bytes(sample) for sample in asyncio.run(main(False))], [b"one", b"two"])
         self.assertEqual([type(error) for error in asyncio.run(main(True))], [busway.Closed] * 2)
 
+    def test_a_send_that_is_cancelled_is_not_sent(self):
+        async def main(turns):
+            async with aio.Bus("asyncio") as bus:
+                subscriber = await bus.subscriber("x", policy="block")
+                publisher = await bus.publisher("x", slots_max=32, max_wait=PATIENCE)
+                sent = publisher.publisher.try_send_many([b"there"] * 100)
+                sends = publisher.send(b"cancelled"), publisher.send_many([b"cancelled"] * 3), publisher.send_json("cancelled")
+                sending = [asyncio.create_task(send) for send in sends]
+                for _ in range(turns):
+                    await asyncio.sleep(0)
+                for task in sending:
+                    task.cancel()
+                ended = await asyncio.gather(*sending, return_exceptions=True)
+                self.assertEqual([type(error) for error in ended], [asyncio.CancelledError] * 3)
+                for _ in range(sent):
+                    self.assertEqual(bytes(await subscriber.recv()), b"there")
+                # A thread that waits for room would have it now.
+                async with asyncio.timeout(PATIENCE):
+                    self.assertEqual((await publisher.send(b"last")).sequence, sent + 1)
+                    self.assertEqual(bytes(await subscriber.recv()), b"last")
+                return sent
+
+        shown = [asyncio.run(main(turns)) for turns in (0, 1, 2, 3, 50)]
+        self.evidence(cancelled=3 * len(shown), sent=0)
+
+    def test_who_waits_for_room_leaves_the_threads_to_who_makes_it(self):
+        async def main():
+            async with aio.Bus("asyncio") as bus:
+                pusher = await bus.pusher("x", slots_max=32, max_wait=PATIENCE)
+                there = pusher.pusher.try_send_many([b"there"] * 100)
+                # More than the loop has threads, of which some puller needs one to be opened.
+                waiting = [asyncio.create_task(pusher.send(b"%d" % number)) for number in range(100)]
+                for _ in range(10):
+                    await asyncio.sleep(0)
+                async with asyncio.timeout(PATIENCE / 2), bus.puller("x") as puller:
+                    taken = [bytes(await puller.recv()) for _ in range(there + len(waiting))]
+                await asyncio.gather(*waiting)
+                self.assertEqual(sorted(taken), sorted([b"there"] * there + [b"%d" % number for number in range(100)]))
+                return pusher.pusher.account()["dropped"]
+
+        self.assertEqual(asyncio.run(main()), {})
+
+    def test_a_send_that_waits_says_when_its_time_or_that_of_its_port_is_over(self):
+        async def main():
+            async with aio.Bus("asyncio") as bus:
+                pusher = await bus.pusher("x", slots_max=32, max_wait=0.05)
+                pusher.pusher.try_send_many([b"there"] * 100)
+                for timeout, error in ((0.01, busway.TimedOut), (-1, busway.TimedOut), (float("nan"), busway.SettingError)):
+                    with self.assertRaises(error):
+                        await pusher.send(b"late", timeout)
+                with self.assertRaises(busway.Full) as raised:
+                    async with asyncio.timeout(PATIENCE):
+                        await pusher.send(b"late")
+                self.assertEqual(raised.exception.code, "BUS-0401")
+                publisher, lazy = await bus.publisher("y", slots_max=32, max_wait=0.05), await bus.subscriber("y", policy="block")
+                publisher.publisher.try_send_many([b"there"] * 100)
+                async with asyncio.timeout(PATIENCE):
+                    self.assertEqual((await publisher.send(b"goes on")).stalled, 1)
+                    self.assertEqual(await publisher.send_many([b"more"] * 50), 50)
+                await lazy.close()
+
+        asyncio.run(main())
+
     def test_a_publisher_s_wait_that_is_cancelled_ends(self):
         script = """
 import asyncio

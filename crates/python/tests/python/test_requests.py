@@ -2,10 +2,11 @@
 
 import asyncio
 import gc
+import os
 import signal
 import threading
 import weakref
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 
 import busway
 from busway import aio
@@ -434,3 +435,32 @@ print("ends", flush=True)
         with Child(script) as child:
             self.assertEqual(child.hear(), "ends")
             self.assertEqual(child.process.wait(PATIENCE), 0)
+
+    def test_who_looks_at_a_request_while_its_lane_is_opened_leaves_the_interpreter_to_others(self):
+        # The rendezvous is another program, which is stopped while a lane is to be opened.
+        holder = """
+with busway.Bus("stopped"):
+    print("ready", flush=True)
+    sys.stdin.readline()
+"""
+        with Child(holder) as child:
+            self.assertEqual(child.hear(), "ready")
+            with busway.Bus("stopped", timeout=2 * PATIENCE) as bus, busway.Bus("stopped", name="asks", timeout=2 * PATIENCE) as other:
+                responder, requester = bus.responder("x"), other.requester("x")
+                pending = requester.send(b"what?", timeout=2 * PATIENCE)
+                request = responder.recv(PATIENCE)
+                looks = (lambda: request.remaining, lambda: request.is_cancelled, lambda: request.done, lambda: len(request))
+                os.kill(child.process.pid, signal.SIGSTOP)
+                try:
+                    with ThreadPoolExecutor(1 + len(looks)) as pool:
+                        reply = pool.submit(request.reply, b"that")
+                        seen = [pool.submit(look) for look in looks]
+                        # This thread goes on, or nobody would let the rendezvous go on before the bus gives up.
+                        wait(seen, 0.5)
+                        os.kill(child.process.pid, signal.SIGCONT)
+                        self.assertIsNone(reply.result(2 * PATIENCE))
+                        for look in seen:
+                            look.result(PATIENCE)
+                finally:
+                    os.kill(child.process.pid, signal.SIGCONT)
+                self.assertEqual(bytes(pending.recv(PATIENCE)), b"that")

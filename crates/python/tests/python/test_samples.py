@@ -124,3 +124,28 @@ with busway.Bus("samples") as bus, bus.publisher("large") as publisher:
         self.assertEqual(sample.publisher.name, self.bus.name)
         self.assertEqual(b"".join([empty, sample]), bytes(sample))
         self.assertGreater(sample.time_ns, 1_600_000_000_000_000_000)
+
+    def test_bytes_that_hold_no_json_and_values_that_are_none_are_errors_of_the_bus(self):
+        subscriber, publisher = self.bus.subscriber("x"), self.bus.publisher("x")
+        hostile = [b"", b"{", b"\xff\xfe\xfd", b"[" * 100_000, b'{"a":' * 50_000, b"\x80abc", b"1 2", b'"\\ud800', b"\x00" * 7, b"9" * 5000]
+        for payload in hostile:
+            publisher.send(payload)
+            with subscriber.recv(PATIENCE) as sample, self.assertRaises(busway.CodecError) as raised:
+                sample.json()
+            error = raised.exception
+            self.assertEqual((error.code, isinstance(error, ValueError)), ("BUS-0702", True), payload[:9])
+            self.assertLess(len(error.cause), 300)
+            self.assertIsNotNone(error.__cause__)
+        cycle = []
+        cycle.append(cycle)
+        deep = []
+        for _ in range(100_000):
+            deep = [deep]
+        for value in ({1, 2}, object(), cycle, deep, {(1, 2): 3}):
+            with self.assertRaises(busway.CodecError) as raised:
+                publisher.send_json(value)
+            self.assertEqual(raised.exception.code, "BUS-0701")
+        while deep:
+            deep = deep.pop()
+        self.assertIsNone(subscriber.try_recv())
+        self.evidence(hostile=len(hostile))

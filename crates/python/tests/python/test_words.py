@@ -2,15 +2,18 @@
 
 import ast
 import doctest
+import importlib.util
 import inspect
 import os
 import pathlib
+import subprocess
+import sys
 
 import busway
 import busway.aio
 import message_bus
 from busway import _busway, _errors
-from stage import Claims
+from stage import PATIENCE, Claims
 
 SOURCES = pathlib.Path(os.environ["BUSWAY_SOURCES"])
 #: What Python adds to every class and module.
@@ -65,3 +68,21 @@ class Words(Claims):
             attempted += results.attempted
         self.assertGreater(attempted, 40)
         self.evidence(examples=attempted)
+
+    def test_the_example_programs_say_what_they_do(self):
+        says = {
+            "pubsub": "price.tick 1 101.5\nprice.tick 2 101.6\nprice.tick 3 101.7\ndropped {}\n",
+            "work": "done 100 of 100\n",
+            "requests": "one answer b'done'\na stream [b'0', b'1', b'2', b'done']\nan error b'a number below zero'\nnobody BUS-0406\n",
+            "numpy_view": "1000000 False 499999500000.0\n",
+        }
+        examples = SOURCES.parent.parent / "examples/python"
+        self.assertEqual({path.stem for path in examples.glob("*.py")}, set(says))
+        has_numpy = importlib.util.find_spec("numpy") is not None
+        for name, text in says.items():
+            if name == "numpy_view" and not has_numpy:
+                continue
+            command = [sys.executable, "-W", "error", str(examples / f"{name}.py")]
+            done = subprocess.run(command, capture_output=True, text=True, timeout=2 * PATIENCE)
+            self.assertEqual((done.returncode, done.stdout, done.stderr), (0, text, ""), name)
+        self.evidence(programs=len(says), numpy="here" if has_numpy else "absent")

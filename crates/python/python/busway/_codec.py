@@ -1,0 +1,34 @@
+"""JSON as the bus speaks it: what does not work is an error of the bus.
+
+It takes and makes what `json` does. The compiled half asks it too.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from ._errors import CodecError
+
+__all__ = ["decoded", "encoded"]
+
+#: What people are shown of the words of `json`: bytes of a stranger may make them as long as the message.
+WORDS_MAX = 200
+
+
+def encoded(value: object) -> bytes:
+    """A value as JSON. Raises CodecError, whatever does not work."""
+    try:
+        return json.dumps(value).encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        why = f"the value cannot be encoded as JSON: {str(error)[:WORDS_MAX]}"
+        raise CodecError(701, why, "send", "send dicts, lists, texts, numbers, or bytes that were encoded before") from error
+
+
+def decoded(payload: bytes) -> Any:
+    """The value that bytes hold as JSON. Raises CodecError, whatever they are."""
+    try:
+        return json.loads(payload)
+    except (ValueError, RecursionError) as error:
+        why = f"the bytes do not hold JSON: {str(error)[:WORDS_MAX]}"
+        raise CodecError(702, why, "json", "look at bytes(message), and at who sent it") from error
