@@ -327,7 +327,7 @@ impl Requester {
         self.send_beside_within(&Beside::NOTHING, payload, timeout, wait)
     }
 
-    fn send_beside_within(
+    pub(crate) fn send_beside_within(
         &self,
         beside: &Beside<'_>,
         payload: &[u8],

@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::cause::Cause;
 use crate::error::{DecodeError, FrameFault};
+use crate::extension::{Extensions, Part};
 use crate::group::Group;
 use crate::header::Kind;
 use crate::ids::PortId;
@@ -94,6 +95,8 @@ pub enum Word {
         flags: u8,
         /// Of a request: for how long somebody waits, in nanoseconds; of a task 0.
         left_ns: u64,
+        /// Bytes of extensions before the payload, divided by 8.
+        extensions: u8,
     },
     /// That task is not the receiver's any more: nobody waits for that request, or it is given to another. In the place of a task that has
     /// not been said it is one that came and is over.
@@ -118,7 +121,26 @@ pub enum Word {
         index: u32,
         /// The number of a [`ReplyState`](crate::ReplyState).
         state: u8,
+        /// Bytes of extensions before the payload, divided by 8.
+        extensions: u8,
     },
+}
+
+/// What follows a task or a reply: extensions, and payload. Where there are not so many bytes all are payload; extensions that are
+/// malformed, or say that it is a part of something, are left away.
+///
+/// ```
+/// use busway_wire::work::parted;
+/// assert_eq!(parted(0, b"payload"), (&b""[..], &b"payload"[..]));
+/// assert_eq!(parted(1, b"garbage!payload"), (&b""[..], &b"payload"[..]));
+/// ```
+#[must_use]
+pub fn parted(extensions: u8, following: &[u8]) -> (&[u8], &[u8]) {
+    let size = usize::from(extensions) * 8;
+    let (extensions, payload) = following.split_at_checked(size).unwrap_or((&[], following));
+    let whole = matches!(Part::of(Extensions::new(extensions)), Ok(None));
+    let sound = whole && Extensions::check(extensions).is_ok();
+    (if sound { extensions } else { &[] }, payload)
 }
 
 /// Replaces `out` by the body of a message that says this.

@@ -16,6 +16,7 @@ fn all() -> Vec<(Word, &'static [u8], &'static str)> {
         attempt: 1,
         flags: 8,
         left_ns: 0,
+        extensions: 0,
     };
     vec![
         (
@@ -25,13 +26,13 @@ fn all() -> Vec<(Word, &'static [u8], &'static str)> {
         ),
         (Word::Unpull { pull: 3 }, b"", "0103"),
         (Word::Grant { pull: 3, tasks: 300 }, b"", "0203ac02"),
-        (task, b"body", "0303ac020a70726963652e7469636b98aed8a8c1e28489112a010800626f6479"),
+        (task, b"body", "0303ac020a70726963652e7469636b98aed8a8c1e28489112a01080000626f6479"),
         (Word::Cancel { pull: 3, task: 300 }, b"", "0403ac02"),
         (Word::Over { task: 300, end: End::Done }, b"", "05ac0200"),
         (Word::Over { task: 300, end: End::Lost(Cause::PullerDied) }, b"", "05ac020110"),
         (Word::Over { task: 300, end: End::Back { attempt: 2 } }, b"", "05ac020202"),
         (Word::Over { task: 300, end: End::Denied }, b"", "05ac0203"),
-        (Word::Reply { task: 300, index: 7, state: 1 }, b"body", "06ac020701626f6479"),
+        (Word::Reply { task: 300, index: 7, state: 1, extensions: 2 }, b"body", "06ac02070102626f6479"),
     ]
 }
 

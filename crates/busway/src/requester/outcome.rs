@@ -158,6 +158,14 @@ impl Reply {
         self.context().trace()
     }
 
+    /// What stands between header and payload.
+    pub(crate) fn extensions(&self) -> &[u8] {
+        match &self.body {
+            Body::There(sample) => sample.extensions(),
+            Body::Copied(copy, skip) => copy.get(..*skip).unwrap_or_default(),
+        }
+    }
+
     /// Its place among the replies to its request, from 0.
     #[must_use]
     pub fn index(&self) -> u32 {

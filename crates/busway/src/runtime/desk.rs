@@ -31,7 +31,7 @@ use std::time::Duration;
 use busway_protocol::{PeerId, Permits, Principal};
 use busway_shm::bell::ANY;
 use busway_shm::clock;
-use busway_wire::work::{Word, decode};
+use busway_wire::work::{Word, decode, parted};
 
 use crate::bus::Bus;
 use crate::error::Error;
@@ -285,7 +285,9 @@ impl Partner {
             Word::Unpull { pull } => self.near.unpull(pull),
             Word::Grant { pull, tasks } => self.near.grant(pull, tasks),
             Word::Over { task, end } => self.near.over(context, task, end),
-            Word::Reply { task, index, state } => self.near.reply(context, task, index, state, payload),
+            Word::Reply { task, index, state, extensions } => {
+                self.near.reply(context, task, index, state, parted(extensions, payload));
+            }
             Word::Task { .. } => self.far.task(context, pulls, word, payload, say),
             Word::Cancel { pull, task } => self.far.cancel(pull, task),
         }

@@ -3,6 +3,7 @@
 #![expect(clippy::print_stdout, reason = "the evidence of a row is what its test prints")]
 
 mod acknowledged;
+mod context;
 mod deaths;
 mod part;
 #[path = "../cluster/proxy.rs"]

@@ -18,7 +18,7 @@ use std::time::Duration;
 use busway_protocol::Deed;
 use busway_shm::seat::RingShared;
 use busway_shm::seat::work::Stands;
-use busway_wire::work::{End, Word};
+use busway_wire::work::{End, Word, parted};
 use busway_wire::{Cause, Flags, ReplyState, Topic};
 
 use super::near::Look;
@@ -60,6 +60,8 @@ struct Came {
     flags: u8,
     left_ns: u64,
     since_ns: u64,
+    /// What it says beside its payload, checked.
+    beside: Vec<u8>,
     payload: Vec<u8>,
 }
 
@@ -129,13 +131,15 @@ impl Far {
         payload: &[u8],
         say: &mut Says,
     ) {
-        let Word::Task { pull, task, topic, source, sequence, attempt, flags, left_ns } = word else {
+        let Word::Task { pull, task, topic, source, sequence, attempt, flags, left_ns, extensions } = word
+        else {
             return;
         };
         self.last = self.last.max(task);
-        let (since_ns, payload) = (context.now_ns, payload.to_vec());
+        let (beside, payload) = parted(extensions, payload);
+        let (since_ns, beside, payload) = (context.now_ns, beside.to_vec(), payload.to_vec());
         let origin = WorkOrigin { source, sequence };
-        let came = Came { task, origin, attempt, flags, left_ns, since_ns, payload };
+        let came = Came { task, origin, attempt, flags, left_ns, since_ns, beside, payload };
         // Nobody who keeps to the page gives more than was granted.
         let Some(taking) = self.takings.get_mut(&pull).filter(|taking| taking.came < taking.granted) else {
             return over(say, task, End::Back { attempt });
@@ -490,13 +494,13 @@ impl Ring {
 
     /// Lays a task out. Returns it where it is over by that.
     fn lay(&mut self, came: Came) -> Option<(u64, End)> {
-        let Came { task, origin, attempt, flags, since_ns, payload, .. } = came;
+        let Came { task, origin, attempt, flags, since_ns, beside, payload, .. } = came;
         let back = End::Back { attempt };
         if self.shared().pullers() == 0 {
             return Some((task, back));
         }
         let codec = Flags::from_bits(flags).unwrap_or_default().codec();
-        match self.publisher.push_work(origin, attempt, codec, &Beside::NOTHING, &payload) {
+        match self.publisher.push_work(origin, attempt, codec, &Beside::Came(&beside), &payload) {
             Ok(sent) => {
                 self.tasks.insert(sent.sequence, (task, since_ns));
                 None
@@ -574,7 +578,8 @@ impl Asked {
         if left.is_zero() {
             return Some((task, End::Lost(Cause::Expired)));
         }
-        match self.requester.send_within(&came.payload, left, Duration::ZERO) {
+        let beside = Beside::Came(&came.beside);
+        match self.requester.send_beside_within(&beside, &came.payload, left, Duration::ZERO) {
             Ok(Some(pending)) => {
                 self.pending.insert(task, pending);
                 None
@@ -621,9 +626,12 @@ impl Asked {
                     Ok(Some(reply)) => {
                         let last = reply.is_last();
                         let state = if last { ReplyState::Last } else { ReplyState::Part };
-                        tell(say, *task, reply.index(), state, &reply);
+                        let extensions = reply.extensions();
+                        let following = [extensions, &reply].concat();
+                        let (task, index, extensions) = (*task, reply.index(), (extensions.len() / 8) as u8);
+                        say.with(&Word::Reply { task, index, state: state as u8, extensions }, &following);
                         if last {
-                            over(say, *task, End::Done);
+                            over(say, task, End::Done);
                             return false;
                         }
                     }
@@ -679,7 +687,7 @@ fn over(say: &mut Says, task: u64, end: End) {
 }
 
 fn tell(say: &mut Says, task: u64, index: u32, state: ReplyState, payload: &[u8]) {
-    say.with(&Word::Reply { task, index, state: state as u8 }, payload);
+    say.with(&Word::Reply { task, index, state: state as u8, extensions: 0 }, payload);
 }
 
 #[cfg(test)]

@@ -18,7 +18,7 @@ use std::sync::Arc;
 use busway_protocol::Deed;
 use busway_shm::row::group;
 use busway_wire::limits::{WORK_DENIED_MAX, WORK_GIVEN_MAX, WORK_OPENINGS_MAX, WORK_PULLS_MAX};
-use busway_wire::work::{End, Word};
+use busway_wire::work::{End, Word, parted};
 use busway_wire::{
     Cause, Group, HEAD_BYTES, Kind, Pattern, PortId, ReplyHead, ReplyState, RequestHead, Topic, responders,
 };
@@ -195,7 +195,14 @@ impl Near {
     }
 
     /// A reply to a request of this host. The last is the end of the request, whatever follows.
-    pub(super) fn reply(&mut self, context: &Context<'_>, task: u64, index: u32, state: u8, payload: &[u8]) {
+    pub(super) fn reply(
+        &mut self,
+        context: &Context<'_>,
+        task: u64,
+        index: u32,
+        state: u8,
+        following: (&[u8], &[u8]),
+    ) {
         let state = ReplyState::ALL.get(usize::from(state));
         let Some((Given { claim, asked: Some(asked), .. }, state)) = self.given.get_mut(&task).zip(state)
         else {
@@ -206,7 +213,7 @@ impl Near {
             ReplyState::Part | ReplyState::Last => index,
             ReplyState::Failed | ReplyState::Unanswered | ReplyState::Died => asked.next,
         };
-        asked.say(context, claim, index, *state, payload);
+        asked.say(context, claim, index, *state, following);
         match state {
             ReplyState::Last | ReplyState::Failed | ReplyState::Unanswered => {
                 self.over(context, task, End::Done);
@@ -382,15 +389,19 @@ impl Near {
             let correlation = sample.correlation();
             asked = Some(Asked { requester: source, correlation, deadline_ns, lane: None, next: 0 });
         }
-        let payload = payload.to_vec();
+        // Whatever a program of this host wrote there, the peer gets what is sound.
+        let beside = sample.extensions();
+        let (beside, _) = parted((beside.len() / 8) as u8, beside);
+        let (following, extensions) = ([beside, payload].concat(), (beside.len() / 8) as u8);
         let acknowledges = giving.group.acknowledge().is_some();
         let Some((claim, line)) = task.into_claim() else { return true };
         let flags = busway_wire::Flags::from_codec(flags).bits();
         let attempt = claim.attempt();
         self.next += 1;
         let (task, of) = (self.next, topic.clone());
-        let word = Word::Task { pull, task, topic: of, source, sequence, attempt, flags, left_ns: 0 };
-        say.task(word, &payload, asked.as_ref().map(|asked| asked.deadline_ns));
+        let word =
+            Word::Task { pull, task, topic: of, source, sequence, attempt, flags, left_ns: 0, extensions };
+        say.task(word, &following, asked.as_ref().map(|asked| asked.deadline_ns));
         giving.given += 1;
         giving.under_way += 1;
         self.given.insert(task, Given { pull, topic, claim, line, acknowledges, asked });
@@ -514,7 +525,7 @@ impl Given {
     fn end(self, context: &Context<'_>) {
         if let Some(mut asked) = self.asked {
             let next = asked.next;
-            asked.say(context, &self.claim, next, ReplyState::Died, &[]);
+            asked.say(context, &self.claim, next, ReplyState::Died, (&[], &[]));
             self.claim.lose(Cause::LinkLost);
         } else if !self.acknowledges {
             self.claim.lose(Cause::LinkLost);
@@ -531,13 +542,13 @@ impl Asked {
         claim: &group::Task,
         index: u32,
         state: ReplyState,
-        payload: &[u8],
+        (beside, payload): (&[u8], &[u8]),
     ) {
         let stamp = Stamp { kind: Kind::Reply, correlation: self.correlation };
         let head: [u8; HEAD_BYTES] = ReplyHead::new(index, state).to_bytes();
         self.next = index.saturating_add(1);
         let to = To { requester: self.requester, claim: Some(claim), deadline_ns: self.deadline_ns };
-        let said = context.lanes.send(&to, &mut self.lane, stamp, head, &Beside::NOTHING, payload);
+        let said = context.lanes.send(&to, &mut self.lane, stamp, head, &Beside::Came(beside), payload);
         if let Err(error) = said {
             tracing::debug!(target: "busway::work", "a reply of another host is lost: {error}");
             // A word without a payload needs no memory; where that fails too, the claim says that the reply is lost.

@@ -71,7 +71,17 @@ impl Drop for Scene {
 
 fn task(task: u64, left: Option<u64>) -> Saying {
     let (topic, source) = (Topic::new("t").unwrap(), PortId(3));
-    let word = Word::Task { pull: 1, task, topic, source, sequence: 1, attempt: 0, flags: 0, left_ns: 0 };
+    let word = Word::Task {
+        pull: 1,
+        task,
+        topic,
+        source,
+        sequence: 1,
+        attempt: 0,
+        flags: 0,
+        left_ns: 0,
+        extensions: 0,
+    };
     let mut says = crate::runtime::desk::Says::default();
     says.task(word, b"payload", left);
     says.into_all().remove(0)

@@ -67,7 +67,17 @@ fn a_task_that_may_not_be_pushed_and_one_that_was_over_before_it_went_cost_what_
     step(&scene, &mut far, &pulls, UP);
     let task = |task, topic: &str| {
         let (topic, source) = (Topic::new(topic).unwrap(), PortId(3));
-        Word::Task { pull: 1, task, topic, source, sequence: 1, attempt: 0, flags: 0, left_ns: 0 }
+        Word::Task {
+            pull: 1,
+            task,
+            topic,
+            source,
+            sequence: 1,
+            attempt: 0,
+            flags: 0,
+            left_ns: 0,
+            extensions: 0,
+        }
     };
     let mut says = Says::default();
     for number in 1..=10 {
