@@ -850,6 +850,11 @@ impl Task {
         self.tell_node();
     }
 
+    /// So many bytes more before its payload are not part of it.
+    pub(crate) fn skip(&mut self, bytes: u8) {
+        self.sample.skip(bytes);
+    }
+
     /// Whether it can be given back.
     pub(crate) fn acknowledges(&self) -> bool {
         self.acknowledges

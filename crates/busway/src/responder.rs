@@ -35,6 +35,9 @@ const HOLDS_DEFAULT: u32 = 64;
 /// While there are lanes, those that are not needed any more are looked for so often.
 const SWEEP: Duration = Duration::from_secs(1);
 
+/// Before the payload of a request.
+const REQUEST_HEAD_BYTES: u8 = size_of::<RequestHead>() as u8;
+
 /// How a responder is made. See [`Bus::responder`].
 #[derive(Clone, Debug)]
 #[must_use = "a responder is made by `open`"]
@@ -160,6 +163,7 @@ impl Responder {
             return None;
         }
         let (correlation, requester) = (sample.correlation(), sample.source());
+        task.skip(REQUEST_HEAD_BYTES);
         let lanes = self.lanes.clone();
         Some(Request {
             task: Some(task),
@@ -201,6 +205,16 @@ impl Responder {
     #[must_use]
     pub fn pattern(&self) -> &Pattern {
         self.puller.pattern()
+    }
+
+    /// Nobody need leave it a request: it does not look for one now.
+    pub(crate) fn rest(&mut self) {
+        self.puller.rest();
+    }
+
+    /// Requests of these topics are left to others from now on.
+    pub(crate) fn leave(&mut self, busy: Vec<u64>) {
+        self.puller.leave(busy);
     }
 
     /// Its id.
@@ -277,7 +291,8 @@ pub struct Request {
 }
 
 impl Request {
-    fn sample(&self) -> Option<&Sample> {
+    /// What was asked, without the head of a request.
+    pub(crate) fn sample(&self) -> Option<&Sample> {
         self.task.as_ref().or(self.over.as_ref()).map(Task::sample)
     }
 
@@ -290,8 +305,7 @@ impl Request {
     /// The payload, where the requester put it.
     #[must_use]
     pub fn payload(&self) -> &[u8] {
-        let bytes = self.sample().map_or(&[][..], Sample::payload);
-        RequestHead::split(bytes).map_or(&[], |(_, payload)| payload)
+        self.sample().map_or(&[][..], Sample::payload)
     }
 
     /// The name of its topic.

@@ -196,6 +196,11 @@ impl Sample {
         Ok(self)
     }
 
+    /// So many bytes more before its payload are not part of it.
+    pub(crate) fn skip(&mut self, bytes: u8) {
+        self.shown.source.skip = self.shown.source.skip.saturating_add(bytes);
+    }
+
     /// The payload. In a child made by `fork` one that [is held](Sample::is_held) is empty.
     #[must_use]
     #[inline]
@@ -275,7 +280,9 @@ impl Sample {
     }
 
     fn work_origin(&self) -> Option<WorkOrigin> {
-        let is_work = usize::from(self.shown.source.skip) == WORK_ORIGIN_BYTES;
+        // What its ring says, and not what more is left out of this one.
+        let source: &Source = &self.shown.source;
+        let is_work = usize::from(source.skip) == WORK_ORIGIN_BYTES;
         is_work.then(|| WorkOrigin::of(self.bytes())).flatten()
     }
 

@@ -38,7 +38,8 @@
 //!
 //! Handlers of shared work ([`ServiceBuilder::pull`]) acknowledge what they handled, and give back what failed, which rests a while before it comes again
 //! ([`PullerBuilder::redelivery`]).
-//! Who sends has the same for what it sends: see [`Outlet`].
+//! Handlers of requests ([`ServiceBuilder::reply`]) return the reply, and who asked is told why where they fail. Handlers may be futures ([`ServiceBuilder::on_async`]): a
+//! [`Driver`] runs them on whichever executor the program has. Who sends has the same for what it sends: see [`Outlet`].
 //!
 //! When to try again, and what to leave alone, is decided by machines that know no clock. They can be used alone:
 //!
@@ -59,6 +60,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 pub use busway_protocol::{Attempts, Breaker, BreakerState, Ended, Pass, Refused, Retry, Time};
+use busway_shm::clock::Deadline;
 use busway_wire::limits::{
     HOLDS_MAX, SERVICE_CONCURRENCY_MAX, SERVICE_HANDLERS_MAX, SERVICE_LINGER_MS_DEFAULT, SERVICE_PARKED_MAX,
     SERVICE_SLOW_MS_DEFAULT, SERVICE_WORKERS_MAX,
@@ -70,10 +72,12 @@ use crate::bus::{Bus, Core};
 use crate::error::{Code, Error};
 use crate::ports::lock;
 use crate::puller::PullerBuilder;
+use crate::responder::ResponderBuilder;
 use crate::sample::Sample;
 
 mod dead_letters;
 mod desk;
+mod driver;
 mod intake;
 mod outlet;
 mod pace;
@@ -81,7 +85,9 @@ mod pool;
 mod schedule;
 
 use dead_letters::DeadLetters;
-use desk::{Desk, Handle};
+use desk::{Bytes, Call, CallAsync, Desk, Handle};
+use driver::Board;
+pub use driver::{Driver, Received};
 use intake::{Intake, Taken};
 pub use outlet::{Outgoing, Outlet, OutletAccount, OutletError, OutletInContext, Port};
 use pace::Pace;
@@ -98,15 +104,13 @@ pub fn now() -> Time {
 /// A message in the hands of a handler or of a hook. Derefs to its [`Sample`].
 #[derive(Debug)]
 pub struct Message<'a> {
-    sample: &'a Sample,
+    taken: &'a Taken,
     attempt: u32,
-    deliveries: u32,
 }
 
 impl<'a> Message<'a> {
     fn of(job: &'a Job<Taken>) -> Message<'a> {
-        let (sample, deliveries) = (job.message.sample(), job.message.deliveries());
-        Message { sample, attempt: job.attempts.count(), deliveries }
+        Message { taken: &job.message, attempt: job.attempts.count() }
     }
 }
 
@@ -117,10 +121,22 @@ impl Message<'_> {
         self.attempt
     }
 
-    /// How often it was given to a puller, this time included; 1 for what was published.
+    /// How often it was given to a puller, this time included; 1 for what was published or asked.
     #[must_use]
     pub fn deliveries(&self) -> u32 {
-        self.deliveries
+        self.taken.deliveries()
+    }
+
+    /// For how long a reply is waited for; `None` where nobody asked.
+    #[must_use]
+    pub fn remaining(&self) -> Option<Duration> {
+        self.taken.remaining()
+    }
+
+    /// Whether nobody waits for the reply any more: the time is up, the request was cancelled, or who asked is gone.
+    #[must_use]
+    pub fn is_cancelled(&self) -> bool {
+        self.taken.is_cancelled()
     }
 }
 
@@ -128,7 +144,7 @@ impl Deref for Message<'_> {
     type Target = Sample;
 
     fn deref(&self) -> &Sample {
-        self.sample
+        self.taken.sample()
     }
 }
 
@@ -188,6 +204,21 @@ impl Bus {
 enum Origin {
     Pattern(String),
     Group(Box<PullerBuilder>),
+    Requests(Box<ResponderBuilder>),
+}
+
+/// What a handler makes of a message, where nobody asked.
+fn made(answer: impl Answer) -> Result<Option<Bytes>, String> {
+    answered(answer).map(|()| None)
+}
+
+/// What a handler answers who asked.
+fn reply_of<R, E>(answer: Result<R, E>) -> Result<Option<Bytes>, String>
+where
+    R: AsRef<[u8]> + Send + 'static,
+    E: fmt::Display,
+{
+    answer.map(|bytes| Some(Box::new(bytes) as Bytes)).map_err(|error| error.to_string())
 }
 
 struct Handler {
@@ -293,7 +324,8 @@ impl ServiceBuilder {
         pattern: &str,
         handler: impl Fn(&Message<'_>) -> A + Send + Sync + 'static,
     ) -> HandlerBuilder {
-        self.add(Origin::Pattern(pattern.to_owned()), Order::Topic, handler);
+        let call: Call = Box::new(move |message| made(handler(message)));
+        self.add(Origin::Pattern(pattern.to_owned()), Order::Topic, Handle::Call(call));
         HandlerBuilder { service: self }
     }
 
@@ -320,19 +352,131 @@ impl ServiceBuilder {
         puller: PullerBuilder,
         handler: impl Fn(&Message<'_>) -> A + Send + Sync + 'static,
     ) -> HandlerBuilder {
-        self.add(Origin::Group(Box::new(puller)), Order::None, handler);
+        let call: Call = Box::new(move |message| made(handler(message)));
+        self.add(Origin::Group(Box::new(puller)), Order::None, Handle::Call(call));
         HandlerBuilder { service: self }
     }
 
-    fn add<A: Answer>(
-        &mut self,
-        origin: Origin,
-        order: Order,
-        handler: impl Fn(&Message<'_>) -> A + Send + Sync + 'static,
-    ) {
+    /// Answers each request of a topic that `pattern` matches with what `handler` returns. Where its last attempt fails, or panics, or a hook rejects the request, who asked is told
+    /// why (`RequestError::Failed`). A request for which nobody waits any more is not handled, and an attempt that would come too late is not waited for. While the
+    /// breaker is open no request is taken: other responders may have it.
+    ///
+    /// ```
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # use std::time::Duration;
+    /// let bus = busway::Bus::open("example-of-reply-handlers")?;
+    /// let service = bus
+    ///     .service("shop")
+    ///     .reply("shop.price", |request| match &request[..] {
+    ///         b"apple" => Ok("42"),
+    ///         _ => Err("no such thing"),
+    ///     })
+    ///     .concurrency(4)
+    ///     .start()?;
+    /// let requester = bus.requester("shop.price").open()?;
+    /// assert_eq!(&requester.request(b"apple", Duration::from_secs(5))?[..], b"42");
+    /// assert_eq!(service.close(Duration::from_secs(1)).handlers[0].handled, 1);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn reply<R, E>(
+        mut self,
+        pattern: &str,
+        handler: impl Fn(&Message<'_>) -> Result<R, E> + Send + Sync + 'static,
+    ) -> HandlerBuilder
+    where
+        R: AsRef<[u8]> + Send + 'static,
+        E: fmt::Display,
+    {
+        let call: Call = Box::new(move |message| reply_of(handler(message)));
+        self.add(Origin::Requests(Box::new(self.bus.responder(pattern))), Order::None, Handle::Call(call));
+        HandlerBuilder { service: self }
+    }
+
+    /// As [`ServiceBuilder::on`], with a handler that is a future: a [`Driver`] runs it, on whichever executor there is ([`HandlerBuilder::drive`]).
+    ///
+    /// ```
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # use std::pin::pin;
+    /// # use std::sync::{Arc, mpsc};
+    /// # use std::task::{Context, Poll, Wake, Waker};
+    /// # use std::time::Duration;
+    /// # struct Unpark(std::thread::Thread);
+    /// # impl Wake for Unpark {
+    /// #     fn wake(self: Arc<Self>) { self.0.unpark(); }
+    /// # }
+    /// # fn block_on(future: impl Future<Output = ()>) {
+    /// #     let (mut future, waker) = (pin!(future), Waker::from(Arc::new(Unpark(std::thread::current()))));
+    /// #     while future.as_mut().poll(&mut Context::from_waker(&waker)).is_pending() { std::thread::park(); }
+    /// # }
+    /// let bus = busway::Bus::open("example-of-async-handlers")?;
+    /// let mut publisher = bus.publisher("orders.new").open()?;
+    /// let (sender, receiver) = mpsc::channel();
+    /// let (service, driver) = bus
+    ///     .service("billing")
+    ///     .on_async("orders.>", move |order| {
+    ///         let sender = sender.clone();
+    ///         async move { sender.send(order.to_vec()).map_err(|error| error.to_string()) }
+    ///     })
+    ///     .concurrency(100)
+    ///     .drive()?;
+    /// let runs = std::thread::spawn(move || block_on(driver));
+    /// publisher.send(b"17 apples")?;
+    /// assert_eq!(receiver.recv_timeout(Duration::from_secs(5))?, b"17 apples");
+    /// assert_eq!(service.close(Duration::from_secs(1)).handlers[0].handled, 1);
+    /// # runs.join().expect("it does not panic");
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn on_async<A, F>(
+        mut self,
+        pattern: &str,
+        handler: impl Fn(Received) -> F + Send + Sync + 'static,
+    ) -> HandlerBuilder
+    where
+        A: Answer + 'static,
+        F: Future<Output = A> + Send + 'static,
+    {
+        let handle = handle_async(handler, made);
+        self.add(Origin::Pattern(pattern.to_owned()), Order::Topic, handle);
+        HandlerBuilder { service: self }
+    }
+
+    /// As [`ServiceBuilder::pull`], with a handler that is a future.
+    pub fn pull_async<A, F>(
+        mut self,
+        puller: PullerBuilder,
+        handler: impl Fn(Received) -> F + Send + Sync + 'static,
+    ) -> HandlerBuilder
+    where
+        A: Answer + 'static,
+        F: Future<Output = A> + Send + 'static,
+    {
+        let handle = handle_async(handler, made);
+        self.add(Origin::Group(Box::new(puller)), Order::None, handle);
+        HandlerBuilder { service: self }
+    }
+
+    /// As [`ServiceBuilder::reply`], with a handler that is a future.
+    pub fn reply_async<R, E, F>(
+        mut self,
+        pattern: &str,
+        handler: impl Fn(Received) -> F + Send + Sync + 'static,
+    ) -> HandlerBuilder
+    where
+        R: AsRef<[u8]> + Send + 'static,
+        E: fmt::Display + 'static,
+        F: Future<Output = Result<R, E>> + Send + 'static,
+    {
+        let handle = handle_async(handler, reply_of);
+        self.add(Origin::Requests(Box::new(self.bus.responder(pattern))), Order::None, handle);
+        HandlerBuilder { service: self }
+    }
+
+    fn add(&mut self, origin: Origin, order: Order, handle: Handle) {
         self.handlers.push(Handler {
             origin,
-            handle: Box::new(move |message| answered(handler(message))),
+            handle,
             policy: Policy::default(),
             history: 0,
             duplicates: None,
@@ -368,68 +512,110 @@ impl ServiceBuilder {
         Ok(())
     }
 
-    fn start(self) -> Result<Service, Error> {
+    /// Opens what the handlers read, and divides them between workers and a driver.
+    fn open(self) -> Result<(Service, Driver), Error> {
         self.check()?;
         let (bus, name) = (self.bus, self.name);
-        let together = self.handlers.iter().map(|handler| handler.concurrency).fold(0, u32::saturating_add);
-        let workers = self.workers.unwrap_or(together.min(SERVICE_WORKERS_MAX));
+        let called = |handler: &&Handler| matches!(handler.handle, Handle::Call(_));
+        let hands = self.handlers.iter().filter(called).map(|handler| handler.concurrency);
+        let together = hands.fold(0, u32::saturating_add);
+        let workers =
+            if together == 0 { 0 } else { self.workers.unwrap_or(together.min(SERVICE_WORKERS_MAX)) };
         let hooks: Arc<[Hook]> = self.hooks.into();
         let dead_letters = match &self.dead_letters {
             Some(topic) => Some(Arc::new(DeadLetters::open(&bus, topic)?)),
             None => None,
         };
-        let mut plans = Vec::with_capacity(self.handlers.len());
-        let mut desks = Vec::with_capacity(self.handlers.len());
+        let (mut called, mut driven) = ((Vec::new(), Vec::new()), (Vec::new(), Vec::new()));
+        let mut places = Vec::with_capacity(self.handlers.len());
         for handler in self.handlers {
-            // With one hand nothing needs to wait beside it, and what a puller has others do not get.
-            let alone = handler.concurrency == 1 || matches!(handler.origin, Origin::Group(_));
-            let parked = if alone { 1 } else { SERVICE_PARKED_MAX };
-            let holds = handler.concurrency.saturating_add(parked as u32).clamp(15, HOLDS_MAX);
-            let share = match handler.origin {
-                Origin::Pattern(_) => Share::Own,
-                Origin::Group(_) => Share::Shared,
+            let (desk, plan) = handler.open(&bus, &name, &hooks, dead_letters.as_ref())?;
+            let (of, place): (_, fn(usize) -> Place) = match desk.handle {
+                Handle::Call(_) => (&mut called, Place::Workers),
+                Handle::Future(_) => (&mut driven, Place::Driver),
             };
-            let (intake, seed) = match handler.origin {
-                Origin::Pattern(pattern) => {
-                    let subscriber = bus.subscriber(&pattern).policy(handler.policy).history(handler.history);
-                    let subscriber = match handler.duplicates {
-                        Some(ids) => subscriber.drop_duplicates(ids),
-                        None => subscriber,
-                    };
-                    let subscriber = subscriber.holds(holds).open()?;
-                    let seed = subscriber.id().0;
-                    (Intake::Subscriber(Box::new(subscriber)), seed)
-                }
-                Origin::Group(puller) => {
-                    let puller = match handler.duplicates {
-                        Some(ids) => puller.drop_duplicates(ids),
-                        None => *puller,
-                    };
-                    let puller = puller.holds(holds).open()?;
-                    let seed = puller.id().0;
-                    (Intake::Puller(Box::new(puller)), seed)
-                }
-            };
-            plans.push(Plan {
-                concurrency: handler.concurrency as usize,
-                parked_max: parked,
-                order: handler.order,
-                share,
-            });
-            desks.push(Desk {
-                handle: handler.handle,
-                hooks: hooks.clone(),
-                retry: handler.retry.or_seed(seed),
-                breaker: handler.breaker.map(Mutex::new),
-                intake: Mutex::new(Some(intake)),
-                dead_letters: dead_letters.clone(),
-                ports: bus.core.ports.clone(),
-                pace: Pace::new(handler.slow),
-                name: name.clone(),
-            });
+            places.push(place(of.0.len()));
+            of.0.push(desk);
+            of.1.push(plan);
         }
-        let pool = Pool::start(&name, desks, Schedule::new(plans), workers as usize)?;
-        Ok(Service { pool, name, linger: self.linger, core: bus.core })
+        let driver = Driver::new(driven.0, Schedule::new(driven.1), bus.core.clone());
+        let pool = Pool::start(&name, called.0, Schedule::new(called.1), workers as usize)?;
+        let board = driver.board();
+        Ok((Service { pool, board, places, name, linger: self.linger, core: bus.core }, driver))
+    }
+}
+
+/// The handle of a handler that is a future.
+fn handle_async<A, F>(
+    handler: impl Fn(Received) -> F + Send + Sync + 'static,
+    made: fn(A) -> Result<Option<Bytes>, String>,
+) -> Handle
+where
+    A: 'static,
+    F: Future<Output = A> + Send + 'static,
+{
+    let call: CallAsync = Box::new(move |message| {
+        let future = handler(message);
+        Box::pin(async move { made(future.await) })
+    });
+    Handle::Future(call)
+}
+
+impl Handler {
+    fn open(
+        self,
+        bus: &Bus,
+        name: &str,
+        hooks: &Arc<[Hook]>,
+        dead_letters: Option<&Arc<DeadLetters>>,
+    ) -> Result<(Desk, Plan), Error> {
+        let share = match self.origin {
+            Origin::Pattern(_) => Share::Own,
+            Origin::Group(_) | Origin::Requests(_) => Share::Shared,
+        };
+        // With one hand nothing needs to wait beside it, and what a puller has others do not get.
+        let parked = if self.concurrency == 1 || share == Share::Shared { 1 } else { SERVICE_PARKED_MAX };
+        let holds = self.concurrency.saturating_add(parked as u32).clamp(15, HOLDS_MAX);
+        let (intake, seed) = match self.origin {
+            Origin::Pattern(pattern) => {
+                let subscriber = bus.subscriber(&pattern).policy(self.policy).history(self.history);
+                let subscriber = match self.duplicates {
+                    Some(ids) => subscriber.drop_duplicates(ids),
+                    None => subscriber,
+                };
+                let subscriber = subscriber.holds(holds).open()?;
+                let seed = subscriber.id().0;
+                (Intake::Subscriber(Box::new(subscriber)), seed)
+            }
+            Origin::Group(puller) => {
+                let puller = match self.duplicates {
+                    Some(ids) => puller.drop_duplicates(ids),
+                    None => *puller,
+                };
+                let puller = puller.holds(holds).open()?;
+                let seed = puller.id().0;
+                (Intake::Puller(Box::new(puller)), seed)
+            }
+            Origin::Requests(responder) => {
+                let responder = responder.holds(holds).open()?;
+                let seed = responder.id().0;
+                (Intake::Responder(Box::new(responder)), seed)
+            }
+        };
+        let concurrency = self.concurrency as usize;
+        let plan = Plan { concurrency, parked_max: parked, order: self.order, share };
+        let desk = Desk {
+            handle: self.handle,
+            hooks: hooks.clone(),
+            retry: self.retry.or_seed(seed),
+            breaker: self.breaker.map(Mutex::new),
+            intake: Mutex::new(Some(intake)),
+            dead_letters: dead_letters.cloned(),
+            ports: bus.core.ports.clone(),
+            pace: Pace::new(self.slow),
+            name: name.to_owned(),
+        };
+        Ok((desk, plan))
     }
 }
 
@@ -511,23 +697,101 @@ impl HandlerBuilder {
         self.service.pull(puller, handler)
     }
 
+    /// Another handler, as [`ServiceBuilder::reply`].
+    pub fn reply<R, E>(
+        self,
+        pattern: &str,
+        handler: impl Fn(&Message<'_>) -> Result<R, E> + Send + Sync + 'static,
+    ) -> HandlerBuilder
+    where
+        R: AsRef<[u8]> + Send + 'static,
+        E: fmt::Display,
+    {
+        self.service.reply(pattern, handler)
+    }
+
+    /// Another handler, as [`ServiceBuilder::on_async`].
+    pub fn on_async<A, F>(
+        self,
+        pattern: &str,
+        handler: impl Fn(Received) -> F + Send + Sync + 'static,
+    ) -> HandlerBuilder
+    where
+        A: Answer + 'static,
+        F: Future<Output = A> + Send + 'static,
+    {
+        self.service.on_async(pattern, handler)
+    }
+
+    /// Another handler, as [`ServiceBuilder::pull_async`].
+    pub fn pull_async<A, F>(
+        self,
+        puller: PullerBuilder,
+        handler: impl Fn(Received) -> F + Send + Sync + 'static,
+    ) -> HandlerBuilder
+    where
+        A: Answer + 'static,
+        F: Future<Output = A> + Send + 'static,
+    {
+        self.service.pull_async(puller, handler)
+    }
+
+    /// Another handler, as [`ServiceBuilder::reply_async`].
+    pub fn reply_async<R, E, F>(
+        self,
+        pattern: &str,
+        handler: impl Fn(Received) -> F + Send + Sync + 'static,
+    ) -> HandlerBuilder
+    where
+        R: AsRef<[u8]> + Send + 'static,
+        E: fmt::Display + 'static,
+        F: Future<Output = Result<R, E>> + Send + 'static,
+    {
+        self.service.reply_async(pattern, handler)
+    }
+
+    /// As [`HandlerBuilder::start`], with handlers that are futures: they run while the [`Driver`] is polled, which is for the program to spawn. The other handlers have
+    /// their workers, as ever.
+    ///
+    /// # Errors
+    /// As [`HandlerBuilder::start`].
+    pub fn drive(self) -> Result<(Service, Driver), Error> {
+        self.service.open()
+    }
+
     /// Subscribes and starts the workers.
     ///
     /// # Errors
-    /// A setting out of its range; a thread that cannot be started ([`Code::ThreadRefused`]); and as
+    /// A setting out of its range, or a handler that is a future, which nobody would drive ([`Code::BadSetting`]); a thread that cannot be started ([`Code::ThreadRefused`]); and as
     /// [`SubscriberBuilder::open`](crate::SubscriberBuilder::open).
     pub fn start(self) -> Result<Service, Error> {
-        self.service.start()
+        let later = |handler: &Handler| matches!(handler.handle, Handle::Future(_));
+        if self.service.handlers.iter().any(later) {
+            return Err(Error::new(Code::BadSetting, "nobody drives the handlers that are futures")
+                .at(format!("service {}", self.service.name.escape_debug()))
+                .remedy("call drive instead of start, and spawn the driver"));
+        }
+        self.service.open().map(|(service, _)| service)
     }
 }
 
 /// Handlers that are at work. Dropped, it closes with the linger time that it was made with, also inside of one of its handlers.
 pub struct Service {
     pool: Pool,
+    board: Arc<Board>,
+    /// Where each handler is, in the order in which they were added.
+    places: Vec<Place>,
     name: String,
     linger: Duration,
     // Last: the pool is closed before the bus may be.
     core: Arc<Core>,
+}
+
+/// Where a handler is: among those that workers call, or those of the driver.
+#[derive(Clone, Copy, Debug)]
+enum Place {
+    Workers(usize),
+    Driver(usize),
 }
 
 impl fmt::Debug for Service {
@@ -554,12 +818,23 @@ impl Service {
         if self.core.own.forked() {
             return Vec::new();
         }
-        let floor = lock(&self.pool.shared().floor);
-        let account = |(at, desk): (usize, &Desk)| {
-            let (slow, p99) = (desk.pace.slow(), desk.pace.p99());
-            HandlerAccount { slow, p99, ..floor.schedule.account(at) }
+        let account = |place: &Place| {
+            let account = match place {
+                Place::Workers(at) => lock(&self.pool.shared().floor).schedule.account(*at),
+                Place::Driver(at) => self.board.account(*at),
+            };
+            let pace = self.desk(*place).map(|desk| (desk.pace.slow(), desk.pace.p99()));
+            let (slow, p99) = pace.unwrap_or_default();
+            HandlerAccount { slow, p99, ..account }
         };
-        self.pool.desks().iter().enumerate().map(account).collect()
+        self.places.iter().map(account).collect()
+    }
+
+    fn desk(&self, place: Place) -> Option<&Desk> {
+        match place {
+            Place::Workers(at) => self.pool.desks().get(at),
+            Place::Driver(at) => self.board.desks().get(at),
+        }
     }
 
     /// The state of each handler's breaker, in the order in which they were added; `None` where there is none.
@@ -569,15 +844,26 @@ impl Service {
             return Vec::new();
         }
         let state = |desk: &Desk| desk.breaker.as_ref().map(|breaker| lock(breaker).state(now()));
-        self.pool.desks().iter().map(state).collect()
+        self.places.iter().map(|place| self.desk(*place).and_then(state)).collect()
     }
 
     /// Handles what has come, for at most `linger`, and ends. What is published later is not handled any more, and of shared work nothing more is taken: what this service has in hand it
     /// handles, and the rest is for others of the group. What has been taken and is not handled by then is counted as dropped, and shared work is given back; what is
     /// still in the rings is counted by the bus as `subscriber_left`. Called inside of a handler it handles nothing more.
+    ///
+    /// It blocks: where handlers are futures, call it from a thread that their driver does not need, or [`drain`](Service::drain) first and await the driver. Futures that are not done by
+    /// then are dropped when the driver is polled next.
     pub fn close(mut self, linger: Duration) -> Closed {
         let running = self.end(linger);
         Closed { handlers: self.account(), running }
+    }
+
+    /// Takes nothing new from now on, as [`close`](Service::close), and does not wait: the [`Driver`] ends when what has come to handlers that are futures is handled.
+    pub fn drain(&self) {
+        if !self.core.own.forked() {
+            self.board.drain();
+            self.pool.drain();
+        }
     }
 
     fn end(&mut self, linger: Duration) -> u64 {
@@ -585,7 +871,11 @@ impl Service {
             self.pool.forget();
             return 0;
         }
-        self.pool.close(linger)
+        let deadline = Deadline::after(linger);
+        self.drain();
+        let running = self.pool.close(linger);
+        // Workers and the driver have the same time.
+        running + self.board.close(deadline.remaining().unwrap_or(Duration::MAX))
     }
 }
 

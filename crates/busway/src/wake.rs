@@ -7,7 +7,7 @@
 //!
 //! Invariant: after a task has registered and looked once more in vain, the next message for its subscription wakes it.
 
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::task::Waker;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -30,6 +30,15 @@ struct State {
     stopping: bool,
     /// Until when the thread sleeps, whatever comes.
     until_ns: Option<u64>,
+    /// Who wants to be woken at a time, and by nothing else: one time each.
+    timers: Vec<Timer>,
+}
+
+#[derive(Debug)]
+struct Timer {
+    whose: usize,
+    due_ns: u64,
+    waker: Waker,
 }
 
 /// A task that waits. Of one subscription only one can: it is borrowed for that.
@@ -52,7 +61,14 @@ impl State {
     /// When the first of those that wait looks again whatever comes.
     fn due_ns(&self) -> Option<u64> {
         let due = |waiting: &Waiting| waiting.subscription.upgrade()?.due_ns();
-        self.waiting.iter().filter_map(due).min()
+        self.waiting.iter().filter_map(due).chain(self.timers.iter().map(|timer| timer.due_ns)).min()
+    }
+
+    /// Those whose time has come; all at the end.
+    fn rung(&mut self) -> Vec<Waker> {
+        let (now_ns, all) = (clock::monotonic_ns(), self.stopping);
+        let rung = self.timers.extract_if(.., |timer| all || timer.due_ns <= now_ns);
+        rung.map(|timer| timer.waker).collect()
     }
 
     /// Adds a task, unless a later look of the same subscription is known.
@@ -81,6 +97,33 @@ impl WakeThread {
         let subscription = Arc::downgrade(subscription);
         state.waiting.retain(|known| !known.subscription.ptr_eq(&subscription));
         state.waiting.push(Waiting { subscription, version, waker: waker.clone() });
+        self.awake(state, ports, due_ns, waker);
+    }
+
+    /// The task of `waker` will be woken at this time, and not at the one that was given before under this number. On a bus that is closed nothing is waited for.
+    pub(crate) fn wake_at(&self, ports: &Arc<PortTable>, whose: usize, due_ns: u64, waker: &Waker) {
+        let mut state = lock(&self.state);
+        if state.stopping {
+            return;
+        }
+        state.timers.retain(|timer| timer.whose != whose);
+        state.timers.push(Timer { whose, due_ns, waker: waker.clone() });
+        self.awake(state, ports, Some(due_ns), waker);
+    }
+
+    /// The time that was given under this number is waited for no more.
+    pub(crate) fn forget(&self, whose: usize) {
+        lock(&self.state).timers.retain(|timer| timer.whose != whose);
+    }
+
+    /// The thread runs, and does not sleep beyond this time.
+    fn awake(
+        &self,
+        mut state: MutexGuard<'_, State>,
+        ports: &Arc<PortTable>,
+        due_ns: Option<u64>,
+        waker: &Waker,
+    ) {
         if state.thread.is_none() {
             let (shared, ports) = (self.state.clone(), ports.clone());
             let thread =
@@ -116,9 +159,9 @@ impl WakeThread {
 
 /// Wakes the tasks for which there may be news, and at the end all of them; says whether that is the end.
 fn wake(state: &Mutex<State>) -> bool {
-    let (all, stopping) = {
+    let (all, rung, stopping) = {
         let mut state = lock(state);
-        (std::mem::take(&mut state.waiting), state.stopping)
+        (std::mem::take(&mut state.waiting), state.rung(), state.stopping)
     };
     // Without the lock: looking at rows and waking run the code of others.
     let (woken, waiting): (Vec<_>, Vec<_>) =
@@ -127,8 +170,8 @@ fn wake(state: &Mutex<State>) -> bool {
         let mut state = lock(state);
         waiting.into_iter().for_each(|waiting| state.wait(waiting));
     }
-    for task in woken {
-        task.waker.wake();
+    for waker in woken.into_iter().map(|task| task.waker).chain(rung) {
+        waker.wake();
     }
     stopping
 }

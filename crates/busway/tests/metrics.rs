@@ -181,7 +181,15 @@ fn handle(bus: &Bus) {
     assert_eq!(closed.handlers[0].received, 5, "{closed:?}");
 }
 
-/// Handlers of shared work, and of dead letters.
+fn until_cancelled(is: impl Fn() -> bool) {
+    let deadline = Deadline::after(PATIENCE);
+    while !is() {
+        assert!(!deadline.expired(), "it is waited for");
+        std::thread::yield_now();
+    }
+}
+
+/// Handlers of shared work, of requests and of dead letters.
 fn share(bus: &Bus) {
     let mut pusher = bus.pusher("tasks").open().unwrap();
     let puller = || bus.puller("tasks").group("g").ack(Duration::from_millis(50)).redelivery(Duration::ZERO);
@@ -213,6 +221,15 @@ fn share(bus: &Bus) {
     task.ack().unwrap();
     let account = service.close(PATIENCE).handlers[0];
     assert_eq!((account.late, account.returned), (1, 1), "{account:?}");
+    let service = bus.service("late").reply("late", |request| {
+        until_cancelled(|| request.is_cancelled());
+        Ok::<_, String>("nobody waits")
+    });
+    let service = service.start().unwrap();
+    let requester = bus.requester("late").open().unwrap();
+    assert_eq!(requester.request(b"?", Duration::from_millis(20)).unwrap_err(), RequestError::TimedOut);
+    until(|| bus.metrics().unwrap(), "expired", |now| now.with("handler_events", "expired") > Some(0));
+    drop((service, requester));
     let mut letters = bus.publisher("dead").open().unwrap();
     let service =
         bus.service("digs").dead_letters("dead").on("dead", |_| Err("not even this")).start().unwrap();

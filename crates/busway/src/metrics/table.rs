@@ -266,6 +266,7 @@ pub static METRICS: &[Metric] = &[
                 ("late", Event::HandlerLate),
                 ("returned", Event::HandlerReturned),
                 ("slow", Event::HandlerSlow),
+                ("expired", Event::HandlerExpired),
             ];
             events(sums, values, &shown);
         },

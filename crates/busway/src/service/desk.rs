@@ -8,6 +8,7 @@
 //! Invariant: what panics in a handler or a hook ends nothing but the attempt.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::task::{Poll, Waker};
 use std::time::Duration;
@@ -17,20 +18,36 @@ use busway_shm::counters::Event;
 use busway_wire::DeadReason;
 
 use super::dead_letters::DeadLetters;
-use super::intake::{Intake, Taken};
+use super::intake::{Intake, Over, Taken};
 use super::pace::Pace;
 use super::schedule::{HandlerAccount, Job, Outcome, Read, Schedule};
-use super::{Hook, Message, now, text_of};
+use super::{Hook, Message, Received, now, text_of};
 use crate::log::Line;
 use crate::outcome::RecvError;
 use crate::ports::{PortTable, lock};
 use crate::puller::topic_number;
+use crate::sample::Sample;
 
 /// While a subscriber holds as much as it may, it is looked at so often, in nanoseconds, if nothing is done meanwhile.
 const HOLDS_NS: u64 = 10_000_000;
 
-/// What a handler makes of a message.
-pub(super) type Handle = Box<dyn Fn(&Message<'_>) -> Result<(), String> + Send + Sync>;
+/// What a handler answers: bytes for who asked; nothing where nobody did.
+pub(super) type Bytes = Box<dyn AsRef<[u8]> + Send>;
+/// What a handler made of a message.
+pub(super) type Made = Result<Option<Bytes>, String>;
+/// What makes something of a message.
+pub(super) type Call = Box<dyn Fn(&Message<'_>) -> Made + Send + Sync>;
+/// What makes something of a message later.
+pub(super) type CallAsync = Box<dyn Fn(Received) -> Later + Send + Sync>;
+pub(super) type Later = Pin<Box<dyn Future<Output = Made> + Send>>;
+
+/// A handler.
+pub(super) enum Handle {
+    /// A worker calls it.
+    Call(Call),
+    /// A driver polls what it returns.
+    Future(CallAsync),
+}
 
 /// See the head of this file.
 pub(super) struct Desk {
@@ -47,7 +64,9 @@ pub(super) struct Desk {
 
 /// How one attempt ended.
 pub(super) enum Attempt {
-    Well,
+    Well(Option<Bytes>),
+    /// Nobody waits for what comes of it any more.
+    Expired,
     Failed(String),
     Panicked(String),
     /// The breaker lets nobody through before this time.
@@ -87,6 +106,7 @@ impl End {
             account.buried += adds.buried;
             account.unburied += adds.unburied;
             account.hooks_panicked += adds.hooks_panicked;
+            account.expired += adds.expired;
         });
         match fate {
             Fate::Over(outcome) => {
@@ -95,6 +115,17 @@ impl End {
             }
             Fate::Again(job, due) => schedule.again(at, job, due),
             Fate::Later(job, due) => schedule.later(at, job, due),
+        }
+    }
+}
+
+impl Attempt {
+    /// How a call ended.
+    pub(super) fn of(made: std::thread::Result<Made>) -> Attempt {
+        match made {
+            Ok(Ok(answer)) => Attempt::Well(answer),
+            Ok(Err(reason)) => Attempt::Failed(reason),
+            Err(panic) => Attempt::Panicked(text_of(panic)),
         }
     }
 }
@@ -158,8 +189,12 @@ impl Desk {
     }
 
     /// Asks the hooks, where it is the first attempt, and the breaker.
-    fn begin(&self, job: &mut Job<Taken>) -> Result<Option<Pass>, Attempt> {
+    pub(super) fn begin(&self, job: &mut Job<Taken>) -> Result<Option<Pass>, Attempt> {
         let pass = job.pass.take();
+        if job.message.is_cancelled() {
+            self.forgo(pass);
+            return Err(Attempt::Expired);
+        }
         let message = Message::of(job);
         if message.attempt == 1
             && let Err(rejected) = self.ask(&message)
@@ -195,36 +230,41 @@ impl Desk {
             Ok(pass) => pass,
             Err(ended) => return ended,
         };
-        let began = self.called();
-        let attempt = match catch_unwind(AssertUnwindSafe(|| (self.handle)(&Message::of(job)))) {
-            Ok(Ok(())) => Attempt::Well,
-            Ok(Err(reason)) => Attempt::Failed(reason),
-            Err(panic) => Attempt::Panicked(text_of(panic)),
+        let Handle::Call(call) = &self.handle else {
+            self.forgo(pass);
+            return Attempt::Failed("nobody drives it".to_owned());
         };
-        self.returned(job, began, pass, &attempt);
+        let began = self.called();
+        let attempt = Attempt::of(catch_unwind(AssertUnwindSafe(|| call(&Message::of(job)))));
+        self.returned(job.message.sample(), began, pass, &attempt);
         attempt
     }
 
     /// The handler is called.
-    fn called(&self) -> Time {
+    pub(super) fn called(&self) -> Time {
         self.ports.raise(Event::HandlersRunning);
         now()
     }
 
     /// The handler has returned.
-    fn returned(&self, job: &Job<Taken>, began: Time, pass: Option<Pass>, attempt: &Attempt) {
+    pub(super) fn returned(&self, sample: &Sample, began: Time, pass: Option<Pass>, attempt: &Attempt) {
         self.ports.lower(Event::HandlersRunning);
         if let Some(slow) = self.pace.took(Duration::from_nanos(now().since(began))) {
             self.tell(&[(Event::HandlerSlow, true)]);
             self.ports.warn(Line::Slow, || {
-                let (name, topic) = (&self.name, job.message.sample().topic().escape_debug());
+                let (name, topic) = (&self.name, sample.topic().escape_debug());
                 format!("service {name}: topic {topic}: {slow}")
             });
         }
         if let Some((breaker, pass)) = self.breaker.as_ref().zip(pass) {
-            let ended = if matches!(attempt, Attempt::Well) { Ended::Well } else { Ended::Badly };
+            let ended = if matches!(attempt, Attempt::Well(_)) { Ended::Well } else { Ended::Badly };
             lock(breaker).settle(now(), pass, ended);
         }
+    }
+
+    /// The handler will not return.
+    pub(super) fn abandoned(&self) {
+        self.ports.lower(Event::HandlersRunning);
     }
 
     /// What becomes of a message after an attempt; acknowledges, gives back and buries.
@@ -232,17 +272,23 @@ impl Desk {
         let topic = job.topic;
         let mut adds = HandlerAccount::default();
         let (dead, reason) = match attempt {
-            Attempt::Well => {
+            Attempt::Well(answer) => {
                 // The message is let go before the next of its topic comes into hand, and without the lock.
-                adds.late = u64::from(job.message.acknowledge().is_err());
-                self.tell(&[(Event::Handled, true), (Event::HandlerLate, adds.late > 0)]);
+                let answer = answer.as_ref().map_or(&[][..], |answer| (**answer).as_ref());
+                self.over(job.message.done(answer), &mut adds);
+                self.tell(&[(Event::Handled, true)]);
                 return End { topic, fate: Fate::Over(Outcome::Handled), adds };
+            }
+            Attempt::Expired => {
+                drop(job);
+                self.over(Over::Expired, &mut adds);
+                return End { topic, fate: Fate::Over(Outcome::Expired), adds };
             }
             Attempt::Rejected { panicked, reason } => {
                 self.say(&job, if panicked { "a hook panicked" } else { "a hook rejected it" }, &reason);
                 adds.hooks_panicked = u64::from(panicked);
-                adds.late = u64::from(job.message.acknowledge().is_err());
-                self.tell(&[(Event::HandlerRejected, true), (Event::HandlerLate, adds.late > 0)]);
+                self.over(job.message.failed(&format!("rejected: {reason}")), &mut adds);
+                self.tell(&[(Event::HandlerRejected, true)]);
                 return End { topic, fate: Fate::Over(Outcome::Rejected), adds };
             }
             Attempt::Failed(reason) => (DeadReason::Error, reason),
@@ -260,7 +306,13 @@ impl Desk {
                 (DeadReason::Breaker, "the breaker is open".to_owned())
             }
         };
-        let fate = match job.attempts.failed(now()) {
+        // Who asked need not wait for a breaker, nor for an attempt that comes too late.
+        let too_late = |due: Time| {
+            let rest = Duration::from_nanos(due.since(now()));
+            dead == DeadReason::Breaker || job.message.remaining().is_some_and(|left| left <= rest)
+        };
+        let due = job.attempts.failed(now()).filter(|due| !(job.message.is_request() && too_late(*due)));
+        let fate = match due {
             Some(due) => {
                 self.tell(&[(Event::HandlerRetried, true)]);
                 Fate::Again(job, due)
@@ -284,25 +336,39 @@ impl Desk {
         Fate::Over(Outcome::Returned)
     }
 
-    /// The last attempt has failed. What is among the dead letters need not come back. What is nowhere is given back, where that can be.
+    /// The last attempt has failed. Who asked is told why. What is among the dead letters need not come back; what is nowhere is given back, where that can be.
     fn give_up(&self, job: Job<Taken>, dead: DeadReason, reason: &str, adds: &mut HandlerAccount) {
         self.say(&job, "it failed", reason);
+        self.tell(&[(Event::HandlerFailed, true)]);
+        if job.message.is_request() {
+            let why =
+                if dead == DeadReason::Panic { format!("a panic: {reason}") } else { reason.to_owned() };
+            return self.over(job.message.failed(&why), adds);
+        }
         let buried = self.bury(&job, dead, reason);
-        let late = if buried == Some(true) {
-            job.message.acknowledge().is_err()
-        } else {
-            drop(job);
-            false
-        };
-        adds.late = u64::from(late);
+        if buried == Some(true) {
+            self.over(job.message.done(&[]), adds);
+        }
         adds.buried = u64::from(buried == Some(true));
         adds.unburied = u64::from(buried == Some(false));
         self.tell(&[
-            (Event::HandlerFailed, true),
-            (Event::HandlerLate, late),
             (Event::HandlerBuried, buried == Some(true)),
             (Event::HandlerUnburied, buried == Some(false)),
         ]);
+    }
+
+    /// Counts what the end of a message left to be said.
+    fn over(&self, over: Over, adds: &mut HandlerAccount) {
+        match over {
+            Over::InTime => {}
+            Over::Late => adds.late = 1,
+            Over::Expired => adds.expired = 1,
+            Over::Unsent(why) => {
+                let name = &self.name;
+                self.ports.warn(Line::Handler, || format!("service {name}: a reply was not sent: {why}"));
+            }
+        }
+        self.tell(&[(Event::HandlerLate, adds.late > 0), (Event::HandlerExpired, adds.expired > 0)]);
     }
 
     /// Publishes a message that is given up, where that was asked for; says whether it could.

@@ -108,6 +108,13 @@ impl Pool {
         &self.desks
     }
 
+    /// From now on only what has come is taken.
+    pub(super) fn drain(&self) {
+        self.desks.iter().for_each(Desk::end_here);
+        lock(&self.shared.floor).schedule.drain();
+        self.shared.changed.notify_all();
+    }
+
     /// Handles what is there, as far as `linger` goes, ends the workers, and says how many handlers still run. From inside a
     /// handler nothing more is handled, and its own thread ends after it.
     pub(super) fn close(&mut self, linger: Duration) -> u64 {
@@ -117,11 +124,8 @@ impl Pool {
         let deadline = Deadline::after(linger);
         let current = std::thread::current().id();
         let own = usize::from(self.threads.iter().any(|thread| thread.thread().id() == current));
-        for desk in self.desks.iter() {
-            desk.end_here();
-        }
+        self.drain();
         let mut floor = lock(&self.shared.floor);
-        floor.schedule.drain();
         let mut left = if own > 0 { floor.schedule.close() } else { Vec::new() };
         self.shared.changed.notify_all();
         while floor.alive > own {
@@ -229,7 +233,7 @@ fn work(shared: &Shared, desks: &[Desk], wakers: &[Waker]) {
 }
 
 /// What nobody handles any more goes back, where it can.
-fn let_go(job: Job<Taken>) {
+pub(super) fn let_go(job: Job<Taken>) {
     let begun = job.attempts.count() > 1;
     job.message.let_go(begun);
 }

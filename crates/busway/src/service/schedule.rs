@@ -9,7 +9,7 @@
 //! - with [`Order::Topic`] no two messages of one topic are in hand, and they come into hands in the order in which they were read;
 //! - one worker reads a subscriber at a time;
 //! - what is shared with others is not read any more once it drains;
-//! - `received = handled + failed + rejected + returned + dropped + in hand + parked`.
+//! - `received = handled + failed + rejected + returned + unwanted + dropped + in hand + parked`.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -28,7 +28,7 @@ pub enum Order {
 
 /// What became of the messages of one handler.
 ///
-/// `received = handled + failed + rejected + returned + dropped + in_hand + parked`, at any time.
+/// `received = handled + failed + rejected + returned + unwanted + dropped + in_hand + parked`, at any time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct HandlerAccount {
@@ -47,6 +47,8 @@ pub struct HandlerAccount {
     pub rejected: u64,
     /// Given back to the group because the breaker had opened: they come again, here or elsewhere.
     pub returned: u64,
+    /// Requests for whose reply nobody waited any more when their turn came: the handler was not called.
+    pub unwanted: u64,
     /// They waited when the service was closed and its time was up.
     pub dropped: u64,
     /// Being handled, or waiting for their next attempt.
@@ -63,6 +65,8 @@ pub struct HandlerAccount {
     pub late: u64,
     /// Hooks that panicked.
     pub hooks_panicked: u64,
+    /// Replies for which nobody waited any more, the unwanted requests among them.
+    pub expired: u64,
     /// Calls of the handler that took longer than [`slow_after`](super::HandlerBuilder::slow_after) says.
     pub slow: u64,
     /// Of a hundred calls of the handler 99 took no longer than this; up to twice as long as they did. Zero before the first.
@@ -76,6 +80,8 @@ pub(super) enum Outcome {
     Failed,
     Rejected,
     Returned,
+    Expired,
+    Dropped,
 }
 
 /// A message with what is known of its handling.
@@ -274,6 +280,13 @@ impl<M> Schedule<M> {
         self.desks.get(at).filter(keeps).map_or_else(Vec::new, |desk| desk.in_hand.clone())
     }
 
+    /// This desk was to be read, and was not.
+    pub(super) fn unread(&mut self, at: usize) {
+        if let Some(desk) = self.desks.get_mut(at) {
+            (desk.ready, desk.reading) = (true, false);
+        }
+    }
+
     /// The subscriber of this desk was read. What came too late is handed out to be let go.
     pub(super) fn read(&mut self, at: usize, read: Read<M>) -> Option<Job<M>> {
         let stage = self.stage;
@@ -315,6 +328,8 @@ impl<M> Schedule<M> {
             Outcome::Failed => desk.account.failed += 1,
             Outcome::Rejected => desk.account.rejected += 1,
             Outcome::Returned => desk.account.returned += 1,
+            Outcome::Expired => desk.account.unwanted += 1,
+            Outcome::Dropped => desk.account.dropped += 1,
         }
     }
 
