@@ -19,9 +19,12 @@ pub(crate) enum Wheel {
 }
 
 const LIMIT: Duration = Duration::from_secs(900);
-const TOOLS: &[&str] = &["maturin>=1.9,<2", "mypy>=1.18,<3", "pytest>=8,<10"];
+// numpy is for an example, which shows a message to it.
+const TOOLS: &[&str] = &["maturin>=1.9,<2", "mypy>=1.18,<3", "pytest>=8,<10", "numpy>=1.26,<3"];
 /// What tests use where it is there: the programs' own packages. Where pip has one of them not, its test says so.
 const EXTRAS: &[&str] = &["fastapi", "msgpack", "orjson", "pyarrow"];
+/// From the package's directory.
+const EXAMPLES: &str = "../../examples/python";
 const OLD: &str = "import sys; sys.exit(sys.version_info < (3, 11))";
 
 /// Builds, installs and tries it.
@@ -83,11 +86,13 @@ fn steps(python: &Path, out: &Path) -> Vec<(&'static str, Command)> {
     let mut install = module(&["pip", "install", "--quiet", "--no-deps", "--no-index", "busway"]);
     install.arg("--find-links").arg(out);
     let mut tests = module(&["pytest", "-q", "-p", "no:cacheprovider", "tests/python"]);
-    tests.env("PYTHONPATH", package.join("tests/python"));
+    // The module as cargo builds it has started many pairs of interpreters: here it is tried that the wheel can.
+    tests.env("PYTHONPATH", package.join("tests/python")).env("BUSWAY_PAIRS", "10");
     let cache: PathBuf = out.join("mypy");
-    let mut types = module(&["mypy", "--strict", "python/busway", "python/message_bus", "--cache-dir"]);
+    let mut types =
+        module(&["mypy", "--strict", "python/busway", "python/message_bus", EXAMPLES, "--cache-dir"]);
     types.arg(&cache);
-    let stubs = module(&["mypy.stubtest", "busway", "--allowlist", "tests/stubtest.txt"]);
+    let stubs = module(&["mypy.stubtest", "busway", "message_bus", "--allowlist", "tests/stubtest.txt"]);
     vec![
         ("wheel-command", tool),
         ("wheel-build", wheel),

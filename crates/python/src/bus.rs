@@ -90,8 +90,10 @@ impl Bus {
     /// `history_for` seconds of them as well. What is sent before anybody subscribes waits for the first subscriber for
     /// `late_join` seconds, and then is counted as `no_subscriber`. `max_wait` is how many seconds one subscriber may make it wait in one
     /// piece; with `gating=False` nobody may.
+    // The text, here and below, for a default of ours that Python does not show.
     #[pyo3(signature = (topic, *, slots_max = None, bytes_max = None, history = Number(0), max_wait = 1.0, gating = true,
-        exact_time = false, late_join = 0.0, history_for = None))]
+        exact_time = false, late_join = 0.0, history_for = None), text_signature = "($self, topic, *, slots_max=None, bytes_max=None, \
+        history=0, max_wait=1.0, gating=True, exact_time=False, late_join=0.0, history_for=None)")]
     #[expect(clippy::too_many_arguments, reason = "they are keywords where they are given")]
     fn publisher(
         &self,
@@ -131,7 +133,8 @@ impl Bus {
     ///
     /// `policy` says what happens when it is slow: `drop-oldest[:N]`, `keep-latest`, `drop-newest:N`, `block`, `fail`,
     /// `evict`. `history` messages from before are read where they still are; `holds` samples of one publisher may be held.
-    #[pyo3(signature = (pattern, *, policy = "drop-oldest", history = Number(0), holds = Number(15)))]
+    #[pyo3(signature = (pattern, *, policy = "drop-oldest", history = Number(0), holds = Number(15)),
+        text_signature = "($self, pattern, *, policy='drop-oldest', history=0, holds=15)")]
     fn subscriber(
         &self,
         py: Python<'_>,
@@ -182,7 +185,7 @@ impl Bus {
     /// back rests `redelivery` seconds before it comes again, twice as long each time, up to 10 s. `holds` tasks of one pusher
     /// may be had at a time where they lie.
     #[pyo3(signature = (pattern, *, group = "pullers", ack = None, attempts = Number(5), holds = Number(15),
-        redelivery = 0.1))]
+        redelivery = 0.1), text_signature = "($self, pattern, *, group='pullers', ack=None, attempts=5, holds=15, redelivery=0.1)")]
     #[expect(clippy::too_many_arguments, reason = "they are keywords where they are given")]
     fn puller(
         &self,
@@ -234,7 +237,7 @@ impl Bus {
 
     /// A responder to what is asked on the topics that `pattern` matches: each request goes to one responder, which may have
     /// `holds` of one requester at a time where they lie.
-    #[pyo3(signature = (pattern, *, holds = Number(64)))]
+    #[pyo3(signature = (pattern, *, holds = Number(64)), text_signature = "($self, pattern, *, holds=64)")]
     fn responder(&self, py: Python<'_>, pattern: &str, holds: Number<u32>) -> PyResult<Responder> {
         let builder = self.bus.responder(pattern).holds(holds.0);
         let responder = py.detach(|| builder.open()).or_raise(py)?;
