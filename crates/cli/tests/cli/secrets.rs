@@ -218,6 +218,7 @@ fn a_configuration_that_is_wrong_is_told_without_its_secrets() {
     let mut hidden = Hidden::of(&pki);
     let key = fs::read_to_string(pki.join("node-0.key")).expect("a key");
     let inline = key.replace('\n', "\\n");
+    let pem = |name: &str| pki.join(name).display().to_string();
     let long = TOKEN.repeat(100);
     let wrong = [
         format!("[node]\ntoken = \"{TOKEN}\n"),
@@ -231,7 +232,11 @@ fn a_configuration_that_is_wrong_is_told_without_its_secrets() {
         format!("[tokens]\n\"a b\" = \"{TOKEN}\"\n"),
         format!("[tokens]\na = \"{TOKEN}\"\nb = \"{TOKEN}\"\n"),
         format!("tokens = \"{TOKEN}\"\n"),
-        format!("[tls]\nkey = \"{inline}\"\n"),
+        format!(
+            "[node]\nlisten = [\"127.0.0.1:0\"]\n[tls]\nca = \"{}\"\ncert = \"{}\"\nkey = \"{inline}\"\n",
+            pem("ca.pem"),
+            pem("node-0.pem")
+        ),
         format!("[node]\ntoken = \"\\q{TOKEN}\"\n"),
     ];
     for text in &wrong {
