@@ -157,7 +157,7 @@ impl Framer {
         let size = u64::from(header.size.get());
         let size_max = match header.kind() {
             Some(Kind::Publish) => (HEADER_SIZE + header.extension_bytes()) as u64 + LINK_PIECE_BYTES_MAX,
-            // Requests, their replies and work are of one host.
+            // Of one host: what of requests and work crosses a link are words in messages of kind publish.
             Some(Kind::Control | Kind::Request | Kind::Reply | Kind::Push) | None => {
                 return Err(DecodeError::Kind { kind: header.kind });
             }

@@ -6,13 +6,13 @@
 //! is slow or has stopped keeps nothing from others. What nobody has taken for [`STALE_NS`] goes back to the peer.
 //!
 //! What we want is told while the link stands, and to who may push some of it. A task that the peer may not push is not taken: it goes back as
-//! one that was not given, and costs nothing of what was granted.
+//! one that came and is over, and another is granted in its place.
 //!
 //! It does not know links or clocks, nor whose the tasks were.
 //!
 //! Invariant: each task that came is told as over once, or was cancelled, or is of a peer that is gone. Nothing here waits.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use busway_protocol::Deed;
@@ -96,9 +96,31 @@ struct Watch {
     used_ns: u64,
 }
 
+/// What has ended in a look.
+#[derive(Default)]
+struct Ended {
+    /// Handled, or lost.
+    handled: u64,
+    /// Nobody had it.
+    back: u64,
+}
+
+impl Ended {
+    fn count(&mut self, end: End) {
+        match end {
+            End::Back { .. } | End::Denied => self.back += 1,
+            End::Done | End::Lost(_) => self.handled += 1,
+        }
+    }
+}
+
 /// One pull of ours, as far as this peer gives to it.
 #[derive(Default)]
 struct Taking {
+    /// Which pull of ours it is.
+    of: u32,
+    /// It was taken back: nothing more is granted.
+    ending: bool,
     granted: u64,
     came: u64,
     finished: u64,
@@ -115,8 +137,13 @@ struct Taking {
 /// See the head of this file.
 #[derive(Default)]
 pub(super) struct Far {
+    /// By the numbers that the peer was told.
     takings: BTreeMap<u32, Taking>,
-    told: BTreeSet<u32>,
+    /// Those numbers, by our own. What is told anew after it was taken back has another, so that both count from 0.
+    told: BTreeMap<u32, u32>,
+    numbers: u32,
+    /// What the peer may do has changed, and it was not told since.
+    permitted: bool,
     /// The number of the latest task that came, or that was cancelled before it did.
     last: u64,
 }
@@ -144,13 +171,15 @@ impl Far {
         let Some(taking) = self.takings.get_mut(&pull).filter(|taking| taking.came < taking.granted) else {
             return over(say, task, End::Back { attempt });
         };
-        let known = pulls.get(pull);
+        // Whatever comes of it: what was given there came here.
+        taking.came += 1;
+        let known = pulls.get(taking.of);
         if known.is_some_and(|known| topic.is_reserved() || !known.pattern.matches(&topic))
             || !context.permits.allow(Deed::Publish, &topic)
         {
+            taking.finished += 1;
             return over(say, task, End::Denied);
         }
-        taking.came += 1;
         let Some(known) = known else {
             taking.finished += 1;
             return over(say, task, End::Back { attempt });
@@ -325,7 +354,7 @@ impl Far {
 
     /// The peer may do something else than before: it may be given what it was denied.
     pub(super) fn permit(&mut self) {
-        self.told.clear();
+        self.permitted = true;
     }
 
     /// Tells what has changed. Returns when to look again.
@@ -342,32 +371,49 @@ impl Far {
             self.tell_pulls(context, pulls, say);
         }
         let room = standing.has_room();
-        let told = &self.told;
         self.takings.retain(|pull, taking| {
-            let pullers = pulls.get(*pull).map_or(0, |known| known.pullers);
+            let pullers = pulls.get(taking.of).map_or(0, |known| known.pullers);
             let busy = taking.step(pullers, now_ns, say, room, &mut look);
             // What may be given is a state: later is enough where nobody hears it now.
-            if pullers > 0 && standing.up && told.contains(pull) && taking.grant(pullers, now_ns, &mut look) {
+            let wanted = pullers > 0 && !taking.ending;
+            if wanted && standing.up && taking.grant(pullers, now_ns, &mut look) {
                 say.word(&Word::Grant { pull: *pull, tasks: taking.granted });
             }
-            busy || pullers > 0
+            busy || wanted
         });
         look
     }
 
     fn tell_pulls(&mut self, context: &Context<'_>, pulls: &Pulls, say: &mut Says) {
-        for (pull, known) in pulls.all() {
-            if !self.told.contains(&pull) && context.permits.could(Deed::Publish, &known.pattern) {
-                self.told.insert(pull);
+        let may = |pattern| context.permits.could(Deed::Publish, pattern);
+        let permitted = std::mem::take(&mut self.permitted);
+        let takings = &mut self.takings;
+        self.told.retain(|of, number| {
+            let pull = *number;
+            let Some(known) = pulls.get(*of).filter(|known| !permitted || may(&known.pattern)) else {
+                if let Some(taking) = takings.get_mut(&pull) {
+                    taking.ending = true;
+                }
+                say.word(&Word::Unpull { pull });
+                return false;
+            };
+            // It may be given what it was denied.
+            if permitted {
                 let (pattern, group) = (known.pattern.clone(), known.group.clone());
                 say.word(&Word::Pull { pull, pattern, group });
-                self.takings.entry(pull).or_default();
+                let tasks = takings.get(&pull).map_or(0, |taking| taking.granted);
+                say.word(&Word::Grant { pull, tasks });
             }
-        }
-        let gone: Vec<u32> = self.told.iter().filter(|pull| pulls.get(**pull).is_none()).copied().collect();
-        for pull in gone {
-            self.told.remove(&pull);
-            say.word(&Word::Unpull { pull });
+            true
+        });
+        for (of, known) in pulls.all() {
+            if !self.told.contains_key(&of) && may(&known.pattern) {
+                self.numbers = self.numbers.wrapping_add(1);
+                let (pull, pattern, group) = (self.numbers, known.pattern.clone(), known.group.clone());
+                self.told.insert(of, pull);
+                say.word(&Word::Pull { pull, pattern, group });
+                self.takings.insert(pull, Taking { of, ..Taking::default() });
+            }
         }
     }
 
@@ -397,22 +443,26 @@ impl Taking {
     /// Whether something is under way.
     fn step(&mut self, pullers: u64, now_ns: u64, say: &mut Says, room: bool, look: &mut Look) -> bool {
         let mut busy = false;
-        let before = self.finished;
         self.places.retain(|_, (place, watch)| {
-            let (finished, under_way) = match place {
-                Place::Opening(waiting) => (0, waiting.len()),
+            let (ended, under_way) = match place {
+                Place::Opening(waiting) => (Ended::default(), waiting.len()),
                 Place::Ring(ring) => (ring.step(pullers, watch, now_ns, say), ring.tasks.len()),
                 Place::Asked(asked) => {
-                    (asked.step(now_ns, say, room, look), asked.pending.len() + asked.waiting.len())
+                    let ended = asked.step(now_ns, say, room, look);
+                    // Who answered is gone, or has no room: nothing more is granted for a while.
+                    if ended.back > 0 {
+                        self.short_until_ns = now_ns.saturating_add(SHORT_NS);
+                    }
+                    (ended, asked.pending.len() + asked.waiting.len())
                 }
             };
-            self.finished += finished;
+            self.finished += ended.handled + ended.back;
+            self.handled += ended.handled;
             busy |= under_way > 0;
             look.any |= under_way > 0 && matches!(place, Place::Asked(_));
             let idle = now_ns.saturating_sub(watch.used_ns) >= IDLE_NS || pullers == 0;
             under_way > 0 || !idle
         });
-        self.handled += self.finished - before;
         if busy {
             look.by(now_ns.saturating_add(LOOK_NS));
         }
@@ -520,9 +570,9 @@ impl Ring {
         self.tasks.remove(&sequence).is_some()
     }
 
-    /// Tells what has ended, and takes back what nobody takes. Returns how many that were.
-    fn step(&mut self, pullers: u64, watch: &mut Watch, now_ns: u64, say: &mut Says) -> u64 {
-        let before = self.tasks.len();
+    /// Tells what has ended, and takes back what nobody takes.
+    fn step(&mut self, pullers: u64, watch: &mut Watch, now_ns: u64, say: &mut Says) -> Ended {
+        let mut ended = Ended::default();
         let ring = self.publisher.ring().clone();
         let mut stale = false;
         // From the youngest on: what is not taken back meanwhile was pushed before what is.
@@ -546,12 +596,13 @@ impl Ring {
                 }
             };
             over(say, *task, end);
+            ended.count(end);
             self.tasks.remove(sequence);
         }
         if stale {
             watch.nobody_came(&ring, now_ns);
         }
-        (before - self.tasks.len()) as u64
+        ended
     }
 }
 
@@ -595,13 +646,13 @@ impl Asked {
         }
     }
 
-    /// Asks what waits, and tells the replies that have come. Returns how many requests are over.
-    fn step(&mut self, now_ns: u64, say: &mut Says, room: bool, look: &mut Look) -> u64 {
-        let mut finished = 0;
+    /// Asks what waits, and tells the replies that have come.
+    fn step(&mut self, now_ns: u64, say: &mut Says, room: bool, look: &mut Look) -> Ended {
+        let mut ended = Ended::default();
         while let Some(came) = self.waiting.pop_front() {
             let (left, end) = (self.waiting.len(), self.try_ask(came, now_ns));
             if let Some((task, end)) = end {
-                finished += 1;
+                ended.count(end);
                 over(say, task, end);
             }
             // It is the first again.
@@ -609,14 +660,14 @@ impl Asked {
                 break;
             }
         }
-        finished + self.tell_replies(say, room, look)
+        self.tell_replies(say, room, look, &mut ended);
+        ended
     }
 
-    fn tell_replies(&mut self, say: &mut Says, room: bool, look: &mut Look) -> u64 {
+    fn tell_replies(&mut self, say: &mut Says, room: bool, look: &mut Look, ended: &mut Ended) {
         if !room {
-            return 0;
+            return;
         }
-        let before = self.pending.len();
         self.pending.retain(|task, pending| {
             for _ in 0..REPLIES_MAX {
                 if say.bytes() >= WAITING_BYTES_MAX {
@@ -631,18 +682,20 @@ impl Asked {
                         let (task, index, extensions) = (*task, reply.index(), (extensions.len() / 8) as u8);
                         say.with(&Word::Reply { task, index, state: state as u8, extensions }, &following);
                         if last {
+                            ended.count(End::Done);
                             over(say, task, End::Done);
                             return false;
                         }
                     }
                     Ok(None) if pending.is_over() => {
+                        ended.count(End::Done);
                         over(say, *task, End::Done);
                         return false;
                     }
                     // Other rows of this process hold what it may hold: the reply lies there still.
                     Ok(None) | Err(RequestError::Receive(RecvError::HoldsExhausted)) => return true,
                     Err(error) => {
-                        failed(say, *task, &error);
+                        ended.count(failed(say, *task, &error));
                         return false;
                     }
                 }
@@ -650,36 +703,37 @@ impl Asked {
             look.again = true;
             true
         });
-        (before - self.pending.len()) as u64
     }
 }
 
-/// A request has come to an error.
-fn failed(say: &mut Says, task: u64, error: &RequestError) {
+/// A request has come to an error. Returns how it ended.
+fn failed(say: &mut Says, task: u64, error: &RequestError) -> End {
     // What is no reply has no place among them: who takes it gives it one.
     let last = 0;
-    match error {
-        RequestError::NoResponders => over(say, task, End::Back { attempt: 0 }),
+    let end = match error {
+        RequestError::NoResponders => End::Back { attempt: 0 },
         RequestError::ResponderDied => {
             tell(say, task, last, ReplyState::Died, &[]);
-            over(say, task, End::Lost(Cause::PullerDied));
+            End::Lost(Cause::PullerDied)
         }
-        RequestError::TimedOut => over(say, task, End::Lost(Cause::Expired)),
+        RequestError::TimedOut => End::Lost(Cause::Expired),
         RequestError::Failed(why) => {
             tell(say, task, last, ReplyState::Failed, why);
-            over(say, task, End::Done);
+            End::Done
         }
         RequestError::Unanswered => {
             tell(say, task, last, ReplyState::Unanswered, &[]);
-            over(say, task, End::Done);
+            End::Done
         }
         // Done, and no reply: who asked is told that it is lost.
         RequestError::ReplyLost
         | RequestError::TooMany
         | RequestError::TooFarAhead
         | RequestError::Send(_)
-        | RequestError::Receive(_) => over(say, task, End::Done),
-    }
+        | RequestError::Receive(_) => End::Done,
+    };
+    over(say, task, end);
+    end
 }
 
 fn over(say: &mut Says, task: u64, end: End) {

@@ -39,6 +39,8 @@ const WAITING_BYTES_MAX: usize = 16 << 20;
 const CANCEL_NS: u64 = 20_000_000;
 /// A puller that cannot be had is asked for again after so long.
 const REFUSED_NS: u64 = 1_000_000_000;
+/// With so many earlier pullers that have tasks no further one is asked for: a peer that ends nothing would have one more with each word.
+const FORMER_MAX: usize = 2;
 /// What cannot be taken at the moment is tried again after so long.
 const AGAIN_NS: u64 = 20_000_000;
 
@@ -46,9 +48,9 @@ const AGAIN_NS: u64 = 20_000_000;
 struct Giving {
     pattern: Pattern,
     group: Group,
-    puller: Option<Puller>,
+    puller: Option<Holder>,
     /// Those that it had before, until what they took is over.
-    former: Vec<Puller>,
+    former: Vec<Holder>,
     /// The number of the puller that is asked for, and whether another is wanted by now.
     opening: Option<(u64, Wish)>,
     granted: u64,
@@ -58,9 +60,19 @@ struct Giving {
     again_ns: Option<u64>,
     /// Topics that we may not push there.
     denied: BTreeSet<Topic>,
+    /// There were too many of these: nothing more until the peer says anew that it pulls. What was granted and given stays counted.
+    stopped: bool,
+    /// It was taken back, for good: its number is not used again.
     ending: bool,
     /// The peer is not there.
     away: bool,
+}
+
+/// A puller, and how much the peer has of what it took.
+struct Holder {
+    number: u64,
+    under_way: u64,
+    puller: Puller,
 }
 
 /// What is wanted of a puller that was asked for.
@@ -73,6 +85,8 @@ enum Wish {
 /// A task that the peer has.
 struct Given {
     pull: u32,
+    /// Which puller took it.
+    number: u64,
     topic: Topic,
     claim: group::Task,
     /// Where to ring when it is given back.
@@ -110,11 +124,11 @@ impl Near {
         }
         if let Some(known) = self.pulls.get_mut(&pull) {
             // A number is not used for something else: nobody who keeps to the page says so.
-            if known.pattern != pattern || known.group != group {
+            if known.pattern != pattern || known.group != group || known.ending {
                 return;
             }
             // Said again: it may be given what was denied.
-            if std::mem::replace(&mut known.ending, false) || !known.denied.is_empty() {
+            if std::mem::take(&mut known.stopped) || !known.denied.is_empty() {
                 known.denied.clear();
                 known.renew(context.now_ns);
             }
@@ -143,7 +157,9 @@ impl Near {
     pub(super) fn opened(&mut self, context: &Context<'_>, whom: &For, puller: Puller) {
         let Some((giving, wish)) = self.asked_for(whom) else { return };
         match wish {
-            Wish::This if !giving.ending && !giving.away => giving.puller = Some(puller),
+            Wish::This if !giving.ends() => {
+                giving.puller = Some(Holder { number: whom.number, under_way: 0, puller });
+            }
             Wish::This => {}
             Wish::Another => giving.again_ns = Some(context.now_ns),
         }
@@ -227,6 +243,10 @@ impl Near {
         let given = self.given.remove(&task)?;
         if let Some(giving) = self.pulls.get_mut(&given.pull) {
             giving.under_way = giving.under_way.saturating_sub(1);
+            let mut holders = giving.puller.iter_mut().chain(&mut giving.former);
+            if let Some(holder) = holders.find(|holder| holder.number == given.number) {
+                holder.under_way = holder.under_way.saturating_sub(1);
+            }
         }
         Some(given)
     }
@@ -281,9 +301,7 @@ impl Near {
             look.by(now_ns.saturating_add(CANCEL_NS));
         }
         self.pulls.retain(|_, giving| {
-            if giving.under_way == 0 {
-                giving.former.clear();
-            }
+            giving.former.retain(|holder| holder.under_way > 0);
             // Of one that was asked for the answer is waited for: who says and takes back asks for no more than who stays.
             !giving.ending || giving.under_way > 0 || giving.opening.is_some()
         });
@@ -293,7 +311,7 @@ impl Near {
             if let Some(again_ns) = giving.again_ns {
                 if now_ns < again_ns {
                     look.by(again_ns);
-                } else if openings < WORK_OPENINGS_MAX {
+                } else if openings < WORK_OPENINGS_MAX && giving.former.len() < FORMER_MAX {
                     openings += usize::from(giving.ask(context, *pull, &mut self.opened));
                 }
             }
@@ -317,7 +335,8 @@ impl Near {
         say: &mut Says,
         look: &mut Look,
     ) {
-        let Some(mut puller) = giving.puller.take() else { return };
+        let Some(mut holder) = giving.puller.take() else { return };
+        let (puller, before) = (&mut holder.puller, giving.under_way);
         let now_ns = context.now_ns;
         if let Some(due_ns) = puller.watch(now_ns) {
             look.by(due_ns);
@@ -329,7 +348,7 @@ impl Near {
             match puller.look() {
                 Ok(Some(task)) => {
                     turn += 1;
-                    keeps = self.give_one(context, pull, giving, task, say);
+                    keeps = self.give_one(context, (pull, holder.number), giving, task, say);
                 }
                 Ok(None) => break,
                 Err(error) => {
@@ -345,7 +364,8 @@ impl Near {
         } else {
             puller.rest();
         }
-        giving.puller = Some(puller);
+        holder.under_way += giving.under_way - before;
+        giving.puller = Some(holder);
         if !keeps {
             giving.renew(now_ns);
         }
@@ -355,7 +375,7 @@ impl Near {
     fn give_one(
         &mut self,
         context: &Context<'_>,
-        pull: u32,
+        (pull, number): (u32, u64),
         giving: &mut Giving,
         mut task: Task,
         say: &mut Says,
@@ -404,7 +424,7 @@ impl Near {
         say.task(word, &following, asked.as_ref().map(|asked| asked.deadline_ns));
         giving.given += 1;
         giving.under_way += 1;
-        self.given.insert(task, Given { pull, topic, claim, line, acknowledges, asked });
+        self.given.insert(task, Given { pull, number, topic, claim, line, acknowledges, asked });
         true
     }
 
@@ -439,6 +459,7 @@ impl Giving {
             under_way: 0,
             again_ns: Some(now_ns),
             denied: BTreeSet::new(),
+            stopped: false,
             ending: false,
             away: false,
         }
@@ -454,41 +475,43 @@ impl Giving {
         if let Some((_, wish)) = &mut self.opening {
             *wish = Wish::Another;
         }
-        if let Some(mut puller) = self.puller.take() {
-            puller.rest();
+        if let Some(mut holder) = self.puller.take() {
+            holder.puller.rest();
             // What it took is its until it is over.
-            if self.under_way > 0 {
-                self.former.push(puller);
+            if holder.under_way > 0 {
+                self.former.push(holder);
             }
         }
-        if self.under_way == 0 {
-            self.former.clear();
-        }
+    }
+
+    /// Nothing is pulled for it.
+    fn ends(&self) -> bool {
+        self.ending || self.stopped || self.away
     }
 
     /// Another puller is wanted than it has, or was asked for.
     fn renew(&mut self, now_ns: u64) {
         self.let_go();
-        if self.opening.is_none() && !self.ending && !self.away {
+        if self.opening.is_none() && !self.ends() {
             self.again_ns = Some(now_ns);
         }
     }
 
-    /// We may not push this there: that task counts as not given, and others get it.
+    /// We may not push this there: others get it.
     fn deny(&mut self, topic: Topic, context: &Context<'_>) {
-        self.given = self.given.saturating_sub(1);
-        if !self.denied.insert(topic.clone()) {
+        if self.stopped || !self.denied.insert(topic.clone()) {
             return;
         }
         let (pull, group) = (&self.pattern, self.group.name());
         tracing::info!(target: "busway::work", peer = %context.whom.peer, "may not push {topic} for {pull} of {group}");
         if self.denied.len() > WORK_DENIED_MAX {
-            self.ending = true;
+            self.stopped = true;
+            self.denied.clear();
             return self.let_go();
         }
         let filter = self.filter(context);
         match &mut self.puller {
-            Some(puller) => puller.forgo(&topic, filter),
+            Some(holder) => holder.puller.forgo(&topic, filter),
             None => self.renew(context.now_ns),
         }
     }
@@ -504,7 +527,7 @@ impl Giving {
     /// Asks for a puller, if the peer may read anything of it. Returns whether it does.
     fn ask(&mut self, context: &Context<'_>, pull: u32, number: &mut u64) -> bool {
         self.again_ns = None;
-        if self.ending || self.away || self.opening.is_some() {
+        if self.ends() || self.opening.is_some() {
             return false;
         }
         if !context.permits.could(Deed::Subscribe, &self.pattern) {

@@ -79,17 +79,69 @@ fn a_task_that_may_not_be_pushed_and_one_that_was_over_before_it_went_cost_what_
             extensions: 0,
         }
     };
-    let mut says = Says::default();
     for number in 1..=10 {
+        let mut says = Says::default();
         far.task(&scene.context(0), &pulls, task(number, "may.not"), &[], &mut says);
+        assert_eq!(words(says), [Word::Over { task: number, end: End::Denied }]);
+        // It came and is over, also where its giver had ended it before: so one more is granted.
+        assert_eq!(step(&scene, &mut far, &pulls, UP), [Word::Grant { pull: 1, tasks: number + 1 }]);
     }
-    let denied = |task| Word::Over { task, end: End::Denied };
-    assert_eq!(words(says), (1..=10).map(denied).collect::<Vec<_>>());
-    assert!(step(&scene, &mut far, &pulls, UP).is_empty(), "no more is granted for it");
     // It takes the one that is granted, and is not there: so one more is.
     far.cancel(1, 11);
-    assert_eq!(step(&scene, &mut far, &pulls, UP), [Word::Grant { pull: 1, tasks: 2 }]);
+    assert_eq!(step(&scene, &mut far, &pulls, UP), [Word::Grant { pull: 1, tasks: 12 }]);
     // Said once more behind its place, it is not one more.
     far.cancel(1, 11);
     assert!(step(&scene, &mut far, &pulls, UP).is_empty());
+}
+
+#[test]
+fn a_pull_that_goes_while_rights_change_or_that_they_end_is_taken_back_and_comes_again_as_another() {
+    let (mut scene, mut far, mut pulls) = (Scene::new(), Far::default(), Pulls::default());
+    pulls.watched(pulled(1, "order.>"));
+    assert_eq!(step(&scene, &mut far, &pulls, UP).len(), 2);
+    // The link is closed for it; what may be given is said as it stands.
+    far.permit();
+    assert!(step(&scene, &mut far, &pulls, Standing { up: false, ..UP }).is_empty());
+    let said = step(&scene, &mut far, &pulls, UP);
+    assert!(matches!(said[..], [Word::Pull { pull: 1, .. }, Word::Grant { pull: 1, tasks: 1 }]), "{said:?}");
+    scene.may(&[], &[]);
+    far.permit();
+    assert_eq!(step(&scene, &mut far, &pulls, UP), [Word::Unpull { pull: 1 }]);
+    scene.may(&["order.new"], &[]);
+    far.permit();
+    let said = step(&scene, &mut far, &pulls, UP);
+    assert!(matches!(said[..], [Word::Pull { pull: 2, .. }, Word::Grant { pull: 2, tasks: 1 }]), "{said:?}");
+    far.permit();
+    pulls.watched(Watched::Unwanted { process: ProcessId(1), port: PortId(1) });
+    assert_eq!(step(&scene, &mut far, &pulls, UP), [Word::Unpull { pull: 2 }]);
+    assert!(step(&scene, &mut far, &pulls, UP).is_empty());
+}
+
+#[test]
+fn what_nobody_took_counts_for_nothing_that_is_granted_ahead() {
+    let (scene, mut far, mut pulls) = (Scene::new(), Far::default(), Pulls::default());
+    let puller = scene.bus.puller("t").group("g").open().unwrap();
+    pulls.watched(pulled(1, "t"));
+    step(&scene, &mut far, &pulls, UP);
+    let (topic, source) = (Topic::new("t").unwrap(), PortId(3));
+    let word = Word::Task {
+        pull: 1,
+        task: 1,
+        topic: topic.clone(),
+        source,
+        sequence: 1,
+        attempt: 0,
+        flags: 0,
+        left_ns: 0,
+        extensions: 0,
+    };
+    let mut says = Says::default();
+    far.task(&scene.context(0), &pulls, word, &[], &mut says);
+    let pusher = scene.bus.pusher("t").open_for_work(Topic::new("g").unwrap()).unwrap();
+    pusher.wait_for_pullers(1, std::time::Duration::from_secs(30)).unwrap();
+    far.laid_out(0, 1, &topic, pusher, &mut says);
+    far.step(&scene.context(super::STALE_NS), &pulls, &mut says, UP);
+    assert!(words(says).contains(&Word::Over { task: 1, end: End::Back { attempt: 0 } }));
+    assert_eq!((far.takings[&1].finished, far.takings[&1].handled), (1, 0));
+    drop(puller);
 }

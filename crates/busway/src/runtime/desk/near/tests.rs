@@ -2,10 +2,11 @@
 #![expect(clippy::print_stdout, reason = "the evidence of a row is what its test prints")]
 
 use busway_protocol::PeerId;
-use busway_wire::limits::WORK_OPENINGS_MAX;
+use busway_wire::limits::{WORK_DENIED_MAX, WORK_OPENINGS_MAX};
+use busway_wire::work::End;
 use busway_wire::{Group, Pattern, Topic};
 
-use super::Near;
+use super::{FORMER_MAX, Near};
 use crate::puller::PullerBuilder;
 use crate::runtime::desk::Says;
 use crate::runtime::desk::opener::{For, Wanted};
@@ -96,4 +97,74 @@ fn peers_have_their_ports_opened_in_turn() {
     let order: Vec<_> = scene.opener.taken().into_iter().map(|whom| (whom.peer, whom.pull)).collect();
     let node = |index| PeerId::Node { index };
     assert_eq!(order, [(node(1), 0), (node(2), 0), (node(1), 1), (node(1), 2)]);
+}
+
+/// Answers what was asked for, gives one task that is pushed meanwhile, and returns it.
+fn given(scene: &Scene, near: &mut Near, pusher: &mut crate::pusher::Pusher, now_ns: u64) -> Option<u64> {
+    step(scene, near, now_ns);
+    for whom in scene.opener.taken() {
+        let puller = scene.bus.puller("a").group("g").open().unwrap();
+        near.opened(&scene.context(now_ns), &whom, puller);
+    }
+    near.pulls[&1].puller.as_ref()?;
+    pusher.send(b"task").unwrap();
+    let before = near.next;
+    let until_ns = busway_shm::clock::monotonic_ns() + 30_000_000_000;
+    while near.next == before {
+        assert!(busway_shm::clock::monotonic_ns() < until_ns, "nothing is given");
+        step(scene, near, now_ns);
+    }
+    Some(near.next)
+}
+
+#[test]
+fn a_peer_that_ends_nothing_has_few_pullers_and_one_that_works_on_goes_on() {
+    let scene = Scene::new();
+    let mut pusher = scene.bus.pusher("a").open().unwrap();
+    for lies in [false, true] {
+        let mut near = Near::default();
+        near.pull(&scene.context(0), 1, pattern("a"), group());
+        near.grant(1, 1_000);
+        let (mut had, mut pullers) = (0, 0);
+        for round in 1..=20 {
+            let task = given(&scene, &mut near, &mut pusher, round);
+            had += u64::from(task.is_some());
+            // One task is under way for ever; of the others an honest peer says what became of them.
+            if let Some(task) = task.filter(|task| !lies && *task > 1) {
+                near.over(&scene.context(round), task, End::Done);
+            }
+            near.permit(&scene.context(round));
+            let pull = &near.pulls[&1];
+            pullers = pullers.max(pull.former.len() + usize::from(pull.puller.is_some()));
+        }
+        assert_eq!(had, if lies { FORMER_MAX as u64 } else { 20 });
+        assert!(pullers <= FORMER_MAX, "{pullers}");
+        println!("evidence: lies={lies} rounds=20 given={had} pullers={pullers}");
+        near.end_all(&scene.context(30), &mut Says::default());
+    }
+}
+
+#[test]
+fn a_pull_that_ended_at_its_last_denied_topic_works_again_when_it_is_said_again() {
+    let scene = Scene::new();
+    let mut pusher = scene.bus.pusher("a").open().unwrap();
+    let mut near = Near::default();
+    near.pull(&scene.context(0), 1, pattern(">"), group());
+    near.grant(1, 3);
+    let task = given(&scene, &mut near, &mut pusher, 1).unwrap();
+    near.over(&scene.context(1), task, End::Done);
+    for number in 0..=WORK_DENIED_MAX {
+        let topic = Topic::new(&format!("t{number}")).unwrap();
+        near.pulls.get_mut(&1).unwrap().deny(topic, &scene.context(2));
+    }
+    step(&scene, &mut near, 3);
+    let _ = scene.opener.taken();
+    assert!(near.pulls[&1].puller.is_none());
+    near.pull(&scene.context(4), 1, pattern(">"), group());
+    assert_eq!((near.pulls[&1].granted, near.pulls[&1].given), (3, 1), "it counts on");
+    given(&scene, &mut near, &mut pusher, 5).unwrap();
+    // The answer to a task that had ended here before costs nothing either.
+    near.over(&scene.context(6), task, End::Denied);
+    near.over(&scene.context(6), near.next, End::Denied);
+    assert_eq!(near.pulls[&1].given, 2, "it was given, and is over");
 }
