@@ -65,3 +65,37 @@ fn a_task_that_has_rested_wakes_nobody_while_its_topic_is_in_hand() {
     drop((puller, pusher, bus));
     std::fs::remove_dir_all(directory).unwrap();
 }
+
+#[test]
+fn work_that_comes_while_another_pusher_goes_wakes_who_waits() {
+    let random = busway_shm::sys::identity::random_u64().unwrap();
+    let directory = std::env::temp_dir().join(format!("busway-goes-{random:016x}"));
+    let bus = Bus::builder().directory(&directory).open().unwrap();
+    let mut puller = bus.puller("work").group("g").open().unwrap();
+    let mut stays = bus.pusher("work").open().unwrap();
+    stays.wait_for_pullers(1, PATIENCE).unwrap();
+    let (mut rounds, mut lost) = (0, 0);
+    while rounds < 20 {
+        // It goes, and with it as many messages as come then.
+        let mut goes = bus.pusher("work").open().unwrap();
+        goes.wait_for_pullers(1, PATIENCE).unwrap();
+        goes.send(b"first").unwrap();
+        puller.recv_timeout(PATIENCE).unwrap().unwrap().ack().unwrap();
+        drop(goes);
+        let woken = Arc::new(Woken { thread: thread::current(), count: AtomicU64::new(0) });
+        let waker = woken.clone().into();
+        assert!(matches!(puller.poll(&mut Context::from_waker(&waker)), Poll::Pending));
+        stays.send(b"then").unwrap();
+        let until = Deadline::after(Duration::from_secs(2));
+        while woken.count.load(Ordering::Relaxed) == 0 && !until.expired() {
+            thread::park_timeout(until.remaining().unwrap_or_default());
+        }
+        lost += u32::from(woken.count.load(Ordering::Relaxed) == 0);
+        puller.recv_timeout(PATIENCE).unwrap().unwrap().ack().unwrap();
+        rounds += 1;
+    }
+    assert_eq!(lost, 0, "of {rounds} messages nobody was told");
+    println!("evidence: rounds={rounds}");
+    drop((puller, stays, bus));
+    std::fs::remove_dir_all(directory).unwrap();
+}
