@@ -51,6 +51,8 @@ const HOLDS_DEFAULT: u32 = 15;
 const WATCH_PARTS: u64 = 8;
 /// Before the name of a group: the topic of what none of its pullers acknowledged.
 const DEAD_LETTERS: &str = "dead-letters.";
+/// Messages in one look that are nobody's work: duplicates, and what goes to the dead letters.
+const PASSED_MAX: u32 = 64;
 /// A message that cannot be laid with the dead letters is tried again after so long: who reads them is slow, or memory is short.
 const ASIDE_NS: u64 = 250_000_000;
 
@@ -490,6 +492,7 @@ impl Puller {
             self.bring_back(clock::monotonic_ns());
         }
         self.unfinished = false;
+        let mut passed = 0;
         let mut left = self.readers.len();
         let mut at = self.turn;
         while left > 0 {
@@ -514,6 +517,11 @@ impl Puller {
                     self.rest_others(at);
                     if let Some(task) = self.task(sample, claim, line, of_node) {
                         return Ok(Some(task));
+                    }
+                    // What had come, and what goes to the dead letters, is nobody's: what lies behind it is.
+                    passed += 1;
+                    if passed < PASSED_MAX {
+                        continue;
                     }
                     self.unfinished = true;
                     return Ok(None);
@@ -543,12 +551,13 @@ impl Puller {
         if let Some(seen) = &self.seen
             && let Some(id) = sample.id()
         {
-            if seen.has(id) {
+            let topic = topic_number(sample.topic());
+            if seen.has(topic, id) {
                 claim.lose(Cause::Duplicate);
                 self.core.ports.ring_work();
                 return None;
             }
-            done = Some((seen.clone(), id));
+            done = Some((seen.clone(), topic, id));
         }
         let last = self.group.acknowledge().map(|how| how.attempts);
         if last.is_some_and(|attempts| claim.attempt() >= attempts) {
@@ -767,14 +776,14 @@ pub struct Task {
     /// A node waits for what becomes of it.
     of_node: bool,
     /// Where to note that it was done.
-    done: Option<(Seen, MessageId)>,
+    done: Option<(Seen, u64, MessageId)>,
 }
 
 impl Task {
     /// It was done here.
     fn note_done(&mut self) {
-        if let Some((seen, id)) = self.done.take() {
-            seen.add(id);
+        if let Some((seen, topic, id)) = self.done.take() {
+            seen.add(topic, id);
         }
     }
 
@@ -842,6 +851,7 @@ impl Task {
 
     pub(crate) fn put_back(&mut self) {
         let Some(claim) = self.claim.take() else { return };
+        self.forgets();
         if !self.acknowledges {
             claim.done();
         } else if claim.put_back() {
@@ -865,10 +875,18 @@ impl Task {
         if !self.acknowledges {
             claim.done();
             self.note_done();
-        } else if claim.give_back() {
-            self.ports.ring_bell(self.line);
+        } else {
+            self.forgets();
+            if claim.give_back() {
+                self.ports.ring_bell(self.line);
+            }
         }
         self.tell_node();
+    }
+
+    /// It was not done here, however it ends: what comes with its id is to be done.
+    pub(crate) fn forgets(&mut self) {
+        self.done = None;
     }
 }
 

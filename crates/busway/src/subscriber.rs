@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use busway_shm::clock::{self, Deadline};
 use busway_shm::layout::RING_RELAYS;
-use busway_shm::row::{Gap, Message, RowOptions, RowReader, RowShared, Sieve, Taken, TakenSmall};
+use busway_shm::row::{Gap, Message, RowOptions, RowReader, RowShared, Taken, TakenSmall};
 use busway_shm::sync::spin_hint;
 use busway_wire::limits::{HOLDS_MAX, SAMPLE_SOURCES_MAX};
 use busway_wire::{Pattern, Policy, PortId, ProcessId};
@@ -152,7 +152,7 @@ impl SubscriberBuilder {
             subscription,
             pattern,
             policy,
-            sieve: seen.map(|seen| seen.sieve()),
+            seen,
             port,
             readers: Vec::new(),
             tray: SampleTray::default(),
@@ -218,7 +218,7 @@ pub struct Subscriber {
     pattern: Pattern,
     policy: Policy,
     /// What it has had, where it is not to have it again.
-    sieve: Option<Sieve>,
+    seen: Option<crate::ids::Seen>,
     port: PortId,
     readers: Vec<Reader>,
     /// One for all publishers: of very many it is in a cache, and what each had for itself would not be.
@@ -538,7 +538,7 @@ impl Subscriber {
             Taken::Gap(gap) if self.readers[at].origin.is_some() => {
                 // Which of the origin's messages they were, the next one says.
                 if let Some(origin) = &mut self.readers[at].origin {
-                    origin.missed(gap.cause);
+                    origin.missed(gap.cause, gap.count);
                 }
                 Ok(Next::SameReader)
             }
@@ -598,11 +598,11 @@ impl Subscriber {
             let flags = arrival.row.ring().flags.load(busway_shm::sync::Ordering::Relaxed);
             let relay = flags & RING_RELAYS != 0;
             let skip = if relay { ORIGIN_BYTES as u8 } else { 0 };
-            let source = SourceRef::alone(Source { topic: arrival.topic, publisher, skip });
             let mut reader = RowReader::new(arrival.row, self.policy, peer.uid() != uid);
-            if let Some(sieve) = &self.sieve {
-                reader.drop_duplicates(sieve.clone());
+            if let Some(seen) = &self.seen {
+                reader.drop_duplicates(seen.sieve(arrival.topic.as_str()));
             }
+            let source = SourceRef::alone(Source { topic: arrival.topic, publisher, skip });
             let origin = relay
                 .then(|| self.origins.remove(&arrival.publisher).map_or_else(Origin::default, Origin::after));
             let held = self.ends || self.held.contains(&arrival.publisher);

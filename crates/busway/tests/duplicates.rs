@@ -178,6 +178,95 @@ fn in_a_group_that_does_not_acknowledge_what_was_taken_and_is_over_was_done() {
 }
 
 #[test]
+fn what_was_given_up_is_done_when_it_is_sent_again_with_its_id() {
+    let scene = Scene::new();
+    let mut dead = scene.bus.subscriber("dead").policy(Policy::Block).open().unwrap();
+    for ack in [Some(Duration::from_secs(3_600)), None] {
+        let topic = if ack.is_some() { "acknowledged" } else { "once" };
+        let mut pusher = scene.bus.pusher(topic).open().unwrap();
+        let (tell, told) = channel();
+        let puller = scene.bus.puller(topic).drop_duplicates(100);
+        let puller = match ack {
+            Some(within) => puller.ack(within),
+            None => puller,
+        };
+        let service = scene.bus.service(topic).dead_letters("dead").pull(puller, move |_| {
+            tell.send(()).unwrap();
+            Err("what it needs is away")
+        });
+        let service = service.start().unwrap();
+        for _ in 0..2 {
+            pusher.in_context(id(1)).send(b"work").unwrap();
+            assert!(told.recv_timeout(PATIENCE).is_ok(), "{topic}: it is called");
+            assert!(dead.recv_timeout(PATIENCE).unwrap().is_some(), "{topic}");
+        }
+        service.close(PATIENCE);
+    }
+}
+
+#[test]
+fn what_bears_an_id_on_one_topic_takes_nothing_from_another() {
+    let scene = Scene::new();
+    let mut all = scene.bus.subscriber("orders.*").policy(Policy::Block).drop_duplicates(100).open().unwrap();
+    let mut puller = scene.bus.puller("jobs.*").drop_duplicates(100).open().unwrap();
+    for topic in ["a", "b", "a", "b"] {
+        let mut publisher = scene.bus.publisher(&format!("orders.{topic}")).open().unwrap();
+        publisher.in_context(id(1)).send(topic.as_bytes()).unwrap();
+        let mut pusher = scene.bus.pusher(&format!("jobs.{topic}")).open().unwrap();
+        pusher.in_context(id(1)).send(topic.as_bytes()).unwrap();
+        pusher.wait_for_pullers(1, PATIENCE).unwrap();
+        if let Some(task) = puller.recv_timeout(Duration::from_millis(200)).unwrap() {
+            assert_eq!(&task[..], topic.as_bytes());
+            task.ack().unwrap();
+        }
+    }
+    let mut taken = Vec::new();
+    while let Some(sample) = all.recv_timeout(Duration::from_millis(200)).unwrap() {
+        taken.push(sample.to_vec());
+    }
+    assert_eq!(taken, [b"a", b"b"]);
+}
+
+#[test]
+fn what_lies_behind_duplicates_is_found_by_the_next_look() {
+    let scene = Scene::new();
+    let mut puller = scene.bus.puller("jobs").drop_duplicates(100).open().unwrap();
+    let mut pusher = scene.bus.pusher("jobs").slots_max(2_048).open().unwrap();
+    pusher.wait_for_pullers(1, PATIENCE).unwrap();
+    for _ in 0..1_001 {
+        pusher.in_context(id(1)).send(b"same").unwrap();
+    }
+    pusher.in_context(id(2)).send(b"other").unwrap();
+    take(&mut puller).ack().unwrap();
+    let looks = (1..).find(|_| puller.try_recv().unwrap().is_some_and(|task| &task[..] == b"other"));
+    assert!(looks.is_some_and(|looks| looks <= 1_000 / 60), "{looks:?} looks");
+    println!("evidence: duplicates=1000 looks={}", looks.unwrap_or_default());
+}
+
+#[test]
+fn what_was_given_back_and_then_settled_was_not_done() {
+    let scene = Scene::new();
+    let mut puller = scene
+        .bus
+        .puller("jobs")
+        .ack(Duration::from_secs(3_600))
+        .redelivery(Duration::ZERO)
+        .drop_duplicates(100)
+        .open()
+        .unwrap();
+    let mut pusher = scene.bus.pusher("jobs").open().unwrap();
+    pusher.in_context(id(1)).send(b"work").unwrap();
+    let mut task = take(&mut puller);
+    task.give_back();
+    // As one does who settles all there is.
+    let _ = task.settle();
+    drop(task);
+    let again = take(&mut puller);
+    assert_eq!(again.deliveries(), 2);
+    again.ack().unwrap();
+}
+
+#[test]
 fn a_handler_is_called_again_for_what_failed_and_not_for_what_comes_again() {
     let scene = Scene::new();
     let (tell, told) = channel();

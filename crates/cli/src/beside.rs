@@ -62,7 +62,7 @@ impl Shown {
         Self {
             id: context.id().as_ref().map(MessageId::to_string),
             traceparent: context.trace().map(|trace| trace.to_string()),
-            tracestate: (!state.is_empty()).then(|| state.to_owned()),
+            tracestate: (!state.is_empty()).then_some(state),
         }
     }
 

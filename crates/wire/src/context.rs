@@ -3,7 +3,11 @@
 //! Both are optional and lie in extensions, so that a message without them has no byte more. A context is read where it
 //! lies. What it does not know, or what is malformed, it leaves alone: a message is not lost for what stands beside it.
 //!
-//! Invariant: what a context that was read has is well-formed. `write` fills exactly `size` bytes.
+//! The text of vendors is bytes here: who wrote them may still change them, and text must not change. It is checked of a copy, when it is asked for.
+//!
+//! Invariant: what a context says is well-formed. `write` fills exactly `size` bytes.
+
+use alloc::string::String;
 
 use crate::extension::{Extension, ExtensionKind, Extensions, PREFIX_SIZE, UNIT};
 use crate::limits::TRACE_STATE_BYTES_MAX;
@@ -24,7 +28,7 @@ use crate::trace::{TraceError, TraceParent, check_state};
 pub struct Context<'a> {
     id: Option<MessageId>,
     trace: Option<TraceParent>,
-    state: &'a str,
+    state: &'a [u8],
 }
 
 /// Bytes of an extension with so long a value.
@@ -46,7 +50,7 @@ impl<'a> Context<'a> {
     /// The same in this trace, without what vendors said of another.
     #[must_use]
     pub fn with_trace(self, trace: TraceParent) -> Context<'a> {
-        Context { trace: Some(trace), state: "", ..self }
+        Context { trace: Some(trace), state: &[], ..self }
     }
 
     /// The same with this `tracestate`: what vendors keep beside the trace.
@@ -58,7 +62,7 @@ impl<'a> Context<'a> {
         if self.trace.is_none() && !state.is_empty() {
             return Err(TraceError::StateAlone);
         }
-        Ok(Context { state, ..self })
+        Ok(Context { state: state.as_bytes(), ..self })
     }
 
     /// The id.
@@ -73,10 +77,11 @@ impl<'a> Context<'a> {
         self.trace
     }
 
-    /// What vendors keep beside the trace; empty where that is nothing.
+    /// What vendors keep beside the trace, copied; empty where that is nothing, or is malformed.
     #[must_use]
-    pub fn state(&self) -> &'a str {
-        self.state
+    pub fn state(&self) -> String {
+        let text = String::from_utf8(self.state.to_vec()).unwrap_or_default();
+        if check_state(&text).is_ok() { text } else { String::new() }
     }
 
     /// Only the trace: what an answer has of what it answers.
@@ -108,7 +113,7 @@ impl<'a> Context<'a> {
         let mut rest = out;
         let id = self.id.map(MessageId::to_bytes);
         let trace = self.trace.map(TraceParent::to_bytes);
-        let state = (!self.state.is_empty()).then_some(self.state.as_bytes());
+        let state = (!self.state.is_empty()).then_some(self.state);
         let all = [
             (ExtensionKind::Traceparent, trace.as_ref().map(<[u8; TraceParent::SIZE]>::as_slice)),
             (ExtensionKind::Tracestate, state),
@@ -131,7 +136,7 @@ impl<'a> Context<'a> {
             if number == ExtensionKind::Traceparent.number() && context.trace.is_none() {
                 context.trace = TraceParent::of(value);
             } else if number == ExtensionKind::Tracestate.number() && state.is_none() {
-                state = core::str::from_utf8(value).ok().filter(|text| check_state(text).is_ok());
+                state = Some(value).filter(|value| value.len() <= TRACE_STATE_BYTES_MAX);
             } else if number == ExtensionKind::MessageId.number() && context.id.is_none() {
                 context.id = value.try_into().ok().map(|bytes| MessageId(u128::from_le_bytes(bytes)));
             }
@@ -196,7 +201,8 @@ mod tests {
         Extensions::push(&mut all, ExtensionKind::MessageId, &[1; 15]).unwrap();
         Extensions::push(&mut all, ExtensionKind::MessageId, &[0; 16]).unwrap();
         let context = Context::read(Extensions::new(&all));
-        assert_eq!((context.id(), context.trace(), context.state()), (Some(MessageId(0)), None, ""));
+        assert_eq!((context.id(), context.trace()), (Some(MessageId(0)), None));
+        assert_eq!(context.state(), "");
         let mut rng = fastrand::Rng::with_seed(4);
         for _ in 0..20_000 {
             let mut garbage = all.clone();

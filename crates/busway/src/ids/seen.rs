@@ -1,7 +1,7 @@
-//! Which messages a reader has had: their ids, as many as it was told to remember.
+//! Which messages a reader has had: their topics and ids, as many as it was told to remember.
 //!
 //! A message that is sent again, by the same program or by one that took its place, has the same id and another sequence, so that only the
-//! id tells. The oldest id is forgotten when there is no place for another. Messages without an id are not looked at.
+//! id tells. On another topic it is another message. The oldest is forgotten when there is no place for another. Messages without an id are not looked at.
 //!
 //! It does not know messages, and counts nothing.
 //!
@@ -16,8 +16,12 @@ use busway_wire::limits::{ID_SEEN_BYTES, IDS_SEEN_BYTES_MAX, IDS_SEEN_MAX};
 use busway_wire::{Context, Extensions, MessageId};
 
 use crate::ports::lock;
+use crate::puller::topic_number;
 
 const _: () = assert!(IDS_SEEN_MAX as usize * ID_SEEN_BYTES <= IDS_SEEN_BYTES_MAX);
+
+/// The number of a topic, and an id there.
+type Had = (u64, MessageId);
 
 /// The ids that one subscriber or puller has had; its clones are the same.
 #[derive(Clone, Debug)]
@@ -33,8 +37,8 @@ struct Shared {
 
 #[derive(Debug)]
 struct Ids {
-    order: VecDeque<MessageId>,
-    known: BTreeSet<MessageId>,
+    order: VecDeque<Had>,
+    known: BTreeSet<Had>,
     most: usize,
 }
 
@@ -50,21 +54,21 @@ impl Seen {
         (!self.shared.own.forked()).then(|| look(&mut lock(&self.shared.ids)))
     }
 
-    /// Whether a message of this id has come.
-    pub(crate) fn has(&self, id: MessageId) -> bool {
-        self.with(|ids| ids.known.contains(&id)).unwrap_or(false)
+    /// Whether a message of this id has come on the topic of this number.
+    pub(crate) fn has(&self, topic: u64, id: MessageId) -> bool {
+        self.with(|ids| ids.known.contains(&(topic, id))).unwrap_or(false)
     }
 
     /// A message of this id has come. Whether it is the first.
-    pub(crate) fn add(&self, id: MessageId) -> bool {
-        self.with(|ids| ids.add(id)).unwrap_or(true)
+    pub(crate) fn add(&self, topic: u64, id: MessageId) -> bool {
+        self.with(|ids| ids.add((topic, id))).unwrap_or(true)
     }
 
-    /// Adds what comes, and keeps back what had come. What has no id passes.
-    pub(crate) fn sieve(&self) -> Sieve {
-        let seen = self.clone();
+    /// Adds what comes on a topic, and keeps back what had come. What has no id passes.
+    pub(crate) fn sieve(&self, topic: &str) -> Sieve {
+        let (seen, topic) = (self.clone(), topic_number(topic));
         Sieve::new(move |extensions| {
-            Context::read(Extensions::new(extensions)).id().is_none_or(|id| seen.add(id))
+            Context::read(Extensions::new(extensions)).id().is_none_or(|id| seen.add(topic, id))
         })
     }
 }
@@ -75,7 +79,7 @@ impl Ids {
         Ids { order: VecDeque::new(), known: BTreeSet::new(), most }
     }
 
-    fn add(&mut self, id: MessageId) -> bool {
+    fn add(&mut self, id: Had) -> bool {
         if !self.known.insert(id) {
             return false;
         }
@@ -104,7 +108,7 @@ mod tests {
             for _ in 0..20_000 {
                 let id = rng.u128(0..u128::from(most) * 2);
                 let first = !model.contains(&id);
-                assert_eq!(ids.add(MessageId(id)), first);
+                assert_eq!(ids.add((3, MessageId(id))), first);
                 if first {
                     if model.len() == most as usize {
                         model.pop_front();

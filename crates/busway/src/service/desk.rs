@@ -337,7 +337,8 @@ impl Desk {
     }
 
     /// The last attempt has failed. Who asked is told why. What is among the dead letters need not come back; what is nowhere is given back, where that can be.
-    fn give_up(&self, job: Job<Taken>, dead: DeadReason, reason: &str, adds: &mut HandlerAccount) {
+    fn give_up(&self, mut job: Job<Taken>, dead: DeadReason, reason: &str, adds: &mut HandlerAccount) {
+        job.message.was_not_done();
         self.say(&job, "it failed", reason);
         self.tell(&[(Event::HandlerFailed, true)]);
         if job.message.is_request() {

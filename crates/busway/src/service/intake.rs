@@ -106,8 +106,16 @@ impl Taken {
         }
     }
 
+    /// Whatever becomes of it: what comes with its id is to be done.
+    pub(super) fn was_not_done(&mut self) {
+        if let Taken::Task(task) = self {
+            task.forgets();
+        }
+    }
+
     /// It was refused, or given up, for this reason.
-    pub(super) fn failed(self, why: &str) -> Over {
+    pub(super) fn failed(mut self, why: &str) -> Over {
+        self.was_not_done();
         match self {
             Taken::Request(request) => replied(request.fail(why.as_bytes())),
             Taken::Message(_) | Taken::Task(_) => self.done(&[]),

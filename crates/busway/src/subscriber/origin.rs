@@ -33,8 +33,8 @@ pub(super) enum Verdict {
 pub(super) struct Origin {
     /// The last sequence that was delivered or told as lost; 0 before the first.
     last: u64,
-    /// Why messages of the relay's ring were missed since the last message, if any were.
-    missed: Option<Cause>,
+    /// Why messages of the relay's ring were missed since the last message, if any were, and how many.
+    missed: Option<(Cause, u64)>,
 }
 
 impl Origin {
@@ -62,8 +62,9 @@ impl Origin {
     }
 
     /// Messages of the relay's ring were missed here; which of the origin's they were, the next one says.
-    pub(super) fn missed(&mut self, cause: Cause) {
-        self.missed = Some(cause);
+    pub(super) fn missed(&mut self, cause: Cause, count: u64) {
+        let before = self.missed.map_or(0, |(_, count)| count);
+        self.missed = Some((cause, count.saturating_add(before)));
     }
 
     /// A message of the origin. What lies between it and the one before is a hole.
@@ -89,13 +90,14 @@ impl Origin {
 
     fn hole_before(&mut self, sequence: u64, holes: &mut Vec<Hole>) {
         let missed = self.missed.take();
-        // Before the first message a subscriber was not there: it has lost nothing.
-        if self.last == 0 && missed.is_none() {
-            return;
-        }
-        let from = self.last + 1;
+        // Before the first message a subscriber was not there: it has lost no more than it missed here.
+        let from = match (self.last, missed) {
+            (0, None) => return,
+            (0, Some((_, count))) => sequence.saturating_sub(count).max(1),
+            (last, _) => last + 1,
+        };
         if from < sequence {
-            let cause = missed.unwrap_or(Cause::LinkLost);
+            let cause = missed.map_or(Cause::LinkLost, |(cause, _)| cause);
             holes.push(Hole { from, to: sequence - 1, cause, link: String::new() });
         }
     }
@@ -130,7 +132,7 @@ mod tests {
         origin.message(4, &mut holes);
         assert_eq!(holes, [hole(2, 3, Cause::LinkLost)], "nobody told: the link lost them");
         holes.clear();
-        origin.missed(Cause::Lapped);
+        origin.missed(Cause::Lapped, 1);
         origin.message(10, &mut holes);
         assert_eq!(holes, [hole(5, 9, Cause::Lapped)]);
         holes.clear();
@@ -149,8 +151,15 @@ mod tests {
         origin.message(100, &mut holes);
         assert!(holes.is_empty());
         let mut origin = Origin::default();
-        origin.missed(Cause::Lapped);
+        origin.missed(Cause::Lapped, 90);
+        origin.missed(Cause::Lapped, 9);
         origin.message(100, &mut holes);
         assert_eq!(holes, [hole(1, 99, Cause::Lapped)]);
+        // One was missed of what had been published long before.
+        let mut origin = Origin::default();
+        holes.clear();
+        origin.missed(Cause::Duplicate, 1);
+        origin.message(5_002, &mut holes);
+        assert_eq!(holes, [hole(5_001, 5_001, Cause::Duplicate)]);
     }
 }
