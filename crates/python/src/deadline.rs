@@ -34,6 +34,11 @@ impl Deadline {
         Self(Some(Duration::ZERO))
     }
 
+    /// So long from now.
+    pub(crate) fn within(time: Duration) -> Self {
+        Self(now().checked_add(time))
+    }
+
     /// No limit.
     pub(crate) fn never() -> Self {
         Self(None)

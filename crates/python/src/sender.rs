@@ -5,6 +5,7 @@
 //!
 //! Invariant: a chunk that was loaned is sent or given back, whoever drops the loan and whenever.
 
+use std::borrow::Cow;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -24,6 +25,9 @@ use crate::turn::{Missed, Taken, Turn};
 const LARGE_BYTES: usize = 256 << 10;
 /// So many messages of a list are sent while the interpreter is held: a tenth of a millisecond.
 const SOME: usize = 1024;
+/// Who sends what need not wait waits so long for its turn where another thread has the port: it has it for a message, and
+/// not for as long as it waits for room.
+const TURN: Duration = Duration::from_millis(1);
 /// As long as the clock can tell: no limit.
 const ENDLESS: Duration = Duration::MAX;
 
@@ -202,6 +206,15 @@ impl Shared {
         py.detach(|| call(&mut *self.take(Deadline::never())?)).or_raise(py)
     }
 
+    /// What the port tells at once: with the interpreter held, so that no other thread finds the port away for being looked at.
+    fn look<T: Send>(&self, py: Python<'_>, tell: impl FnOnce(&Port) -> T + Send) -> PyResult<T> {
+        self.check().or_raise(py)?;
+        if let Some(port) = self.try_take().or_raise(py)? {
+            return Ok(tell(&port));
+        }
+        py.detach(|| self.take(Deadline::never()).map(|port| tell(&port))).or_raise(py)
+    }
+
     /// Sends what was written into a loan; without the interpreter.
     pub(crate) fn send_room(&self, room: DetachedLoan, deadline: Deadline) -> Result<Sent, Error> {
         let mut port = match self.take(deadline) {
@@ -310,23 +323,22 @@ impl Shared {
         sent.or_raise(py)
     }
 
-    /// Sends, and waits for nothing.
+    /// Sends, and waits for nothing but a thread that is about to put the port back.
     pub(crate) fn try_send(&self, py: Python<'_>, data: &Bound<'_, PyAny>) -> PyResult<Sent> {
         self.check().or_raise(py)?;
         let payload = Payload::of(data)?;
         if let Some(sent) = self.send_now(py, &payload)? {
             return Ok(sent);
         }
-        let mut port = match self.try_take().or_raise(py)? {
-            Some(port) => port,
-            None => return Err(missed(Missed::Away, self.name)).or_raise(py),
+        let bytes = match payload {
+            Payload::Bytes(bytes) => Cow::Borrowed(bytes),
+            Payload::Buffer(buffer) => Cow::Owned(buffer.to_vec(py)?),
         };
-        // Full: once more for the names of those who are behind.
-        let sent = match payload {
-            Payload::Bytes(bytes) => port.try_send(bytes),
-            Payload::Buffer(buffer) => port.try_send(&buffer.to_vec(py)?),
+        let sent = match self.try_take().or_raise(py)? {
+            // Full: once more for the names of those who are behind. It is put back before anything is raised.
+            Some(mut port) => port.try_send(&bytes).map_err(Error::from),
+            None => py.detach(|| Ok(self.take(Deadline::within(TURN))?.try_send(&bytes)?)),
         };
-        drop(port);
         sent.map(Sent::from).or_raise(py)
     }
 
@@ -434,7 +446,7 @@ impl Shared {
 
     /// Who takes from it now.
     pub(crate) fn takers(&self, py: Python<'_>) -> PyResult<usize> {
-        self.with(py, |port| Ok(port.takers()))
+        self.look(py, Port::takers)
     }
 
     /// Waits until so many take from it.
@@ -467,7 +479,7 @@ impl Shared {
     }
 
     pub(crate) fn account<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        let account = self.with(py, |port| Ok(port.account()))?;
+        let account = self.look(py, Port::account)?;
         crate::bus::as_dict(py, &account)
     }
 

@@ -56,6 +56,7 @@ claims! {
     fn a_list_is_sent_whole_and_in_order_and_who_refuses_it_says_how_much_was_sent();
     fn a_number_that_fits_no_setting_is_refused_as_a_setting();
     fn threads_share_a_publisher_and_a_subscriber();
+    fn who_looks_at_a_port_does_not_take_it_from_who_sends();
     fn a_publisher_that_waits_lets_the_interpreter_go();
     fn every_code_has_its_class_and_says_what_to_try();
     fn what_was_lost_is_told_and_the_account_closes();
@@ -202,6 +203,7 @@ claims! {
     fn a_plain_method_is_called_in_a_thread_and_what_nobody_overrides_logs();
     fn a_loop_whose_results_are_slow_takes_one_at_a_time();
     fn a_loop_that_is_cancelled_leaves_what_it_had_taken_to_the_next();
+    fn a_result_is_handled_or_counted_as_dropped_and_never_both();
     fn results_are_pushed_in_a_flood_and_leave_nothing();
 
     "test_bus_settings.Settings":
@@ -232,6 +234,13 @@ claims! {
     fn what_takes_longer_than_the_pause_and_ends_well_closes_a_breaker();
     fn a_cause_is_told_now_and_then_with_how_often_it_was_not();
     fn threads_publish_through_one_bus();
+    fn a_cleanup_that_is_cancelled_goes_on_and_the_next_call_waits_for_its_end();
+    fn a_cleanup_whose_loop_has_ended_is_finished_by_the_next();
+
+    "test_bus_threads.Threads":
+    fn a_port_that_another_thread_has_for_a_moment_is_no_fault();
+    fn handlers_in_another_thread_s_loop_come_to_their_end_or_are_cancelled_with_the_bus();
+    fn threads_that_publish_and_one_that_looks_at_the_counts_cost_each_other_nothing();
 
     "test_bus_limits.Limits":
     fn the_eleventh_result_meets_a_limit_of_ten();
@@ -243,6 +252,7 @@ claims! {
 
     "test_bus_care.Care":
     fn hooks_see_each_message_in_their_order_and_may_change_or_refuse_it();
+    fn a_hook_whose_work_is_cancelled_refuses_that_message_and_stops_nothing();
     fn a_handler_that_fails_is_tried_again_as_often_as_was_said_and_then_its_message_is_a_dead_letter();
     fn a_handler_of_dead_letters_that_fails_buries_nothing_again();
     fn a_handler_that_fails_again_and_again_is_left_alone_and_others_are_not();

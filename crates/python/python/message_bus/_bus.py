@@ -11,6 +11,7 @@ import uuid
 import weakref
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from functools import partial
 from typing import Any
 
 import busway
@@ -240,17 +241,18 @@ class MessageBus:
     async def cleanup(self, cancel_running: bool = True) -> None:
         """Ends all loops and closes everything, within `close_linger_ms` and a second. It may be called again.
 
+        Who is cancelled while it waits, as by `asyncio.wait_for`, does not stop it: the next call waits for its end.
         What was sent has that time to be read. With `cancel_running=False` handlers of events, results and requests that run
         have it to come to their end: they may still answer and publish.
         """
+        until = time.monotonic() + self._core.settings.linger
+        await self._core.clean_up(0.0 if cancel_running else until, partial(self._clean_up, until, cancel_running))
+
+    async def _clean_up(self, until: float, cancel_running: bool) -> None:
         core = self._core
-        linger = core.settings.linger
-        until = time.monotonic() + linger
-        if not core.end(0.0 if cancel_running else until):
-            return
         if not cancel_running:
             # Nothing more is taken; what is being handled may still answer and publish.
-            await core.end_loops(linger + 0.5)
+            await core.end_loops(max(0.0, until - time.monotonic()) + 0.5)
             await self._subscribing.drain(until)
         for outbound in (self._publishing, self._pushing):
             outbound.flush()
@@ -262,6 +264,7 @@ class MessageBus:
         await self._subscribing.close(until)
         self._pulling.close()
         await asyncio.get_running_loop().run_in_executor(None, core.leave(until))
+        core.cleaned = True
 
     def get_metrics(self, extended: bool = False) -> dict[str, Any]:
         """The nine counts; with `extended` also `causes`, what waits for handlers and what they took, and what became of what
@@ -288,7 +291,6 @@ class MessageBus:
                 counts[name] = account.pop(name, 0)
             counts["lost"] = {cause.removeprefix("lost."): count for cause, count in account.items()}
         return counts
-
 
     def metrics_text(self) -> str:
         """The counts as Prometheus reads them. With `metrics_port` they are at `http://127.0.0.1:PORT/metrics`, with no code."""

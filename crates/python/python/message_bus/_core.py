@@ -8,6 +8,7 @@ Invariant: an endpoint counts as a connection exactly while something of it is o
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import logging
 import threading
@@ -36,8 +37,22 @@ T = TypeVar("T")
 THREADS = 4
 #: Threads of sync handlers where their number is not limited: as many as `asyncio.to_thread` has on a large machine.
 HANDLER_THREADS = 32
+#: Seconds between two looks at what another event loop does.
+LOOK = 0.005
+#: The task of ours that calls a handler, in whatever task the handler goes on.
+CALLER: contextvars.ContextVar[asyncio.Task[Any] | None] = contextvars.ContextVar("message_bus caller", default=None)
 #: The shortest and longest pause before an endpoint that could not be opened is tried again, in seconds.
 PAUSE = (0.05, 1.0)
+
+
+def in_loop(loop: asyncio.AbstractEventLoop, call: Callable[[], object]) -> None:
+    """Calls in an event loop: at once where it is this one, soon where it is another's, and not at all where that has ended."""
+    if loop is asyncio.get_running_loop():
+        call()
+        return
+    # It may be closed between a look and the call.
+    with contextlib.suppress(RuntimeError):
+        loop.call_soon_threadsafe(call)
 
 
 class Core:
@@ -61,7 +76,11 @@ class Core:
         self.ending = False
         self.end_by = 0.0
         self.closed = False
-        self._cleaner: asyncio.Task[Any] | None = None
+        #: All is closed, and nothing left to be done.
+        self.cleaned = False
+        self._cleaning: asyncio.Task[None] | None = None
+        #: Tasks that wait for cleanup: it neither cancels them nor waits for them.
+        self._spared: set[asyncio.Task[Any]] = set()
         self._breakers: dict[str, Breaker] = {}
         self._open: Counter[str] = Counter()
         self._lock = threading.Lock()
@@ -100,7 +119,9 @@ class Core:
             return message
         try:
             return await passed(self.after_receive, message)
-        except Exception as error:
+        except (Exception, asyncio.CancelledError) as error:
+            if isinstance(error, asyncio.CancelledError) and self.is_cancelled():
+                raise
             self.metrics.dropped_inbound("rejected")
             if not isinstance(error, Rejected):
                 self.metrics.error("hook")
@@ -282,16 +303,28 @@ class Core:
         if not task.cancelled():
             task.result()
 
-    def end(self, by: float) -> bool:
-        """Cleanup begins; False where it has begun before. What is cancelled has until `by` to come to its end."""
-        with self._lock:
-            if self.ending:
-                return False
-            self.ending = True
-        self.end_by = by
-        # A handler may clean up its own bus: it is not cancelled, nor waited for.
-        self._cleaner = asyncio.current_task()
-        return True
+    async def clean_up(self, by: float, steps: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Runs what cleans up, once, however many ask for it; who is cancelled while it waits leaves it running.
+
+        What is cancelled has until `by` to come to its end. Where its loop has ended before it, it is begun anew.
+        """
+        here = asyncio.get_running_loop()
+        # A handler may clean up its own bus, and may do so in a task of its own, as `asyncio.wait_for` has one.
+        self._spared |= {task for task in (asyncio.current_task(), CALLER.get()) if task is not None}
+        while not self.cleaned:
+            with self._lock:
+                task = self._cleaning
+                if task is None or task.done() or not task.get_loop().is_running():
+                    self.ending, self.end_by = True, by
+                    task = self._cleaning = here.create_task(steps())
+            if task.get_loop() is here:
+                await asyncio.shield(task)
+            else:
+                await asyncio.sleep(LOOK)
+
+    def is_spared(self, task: asyncio.Task[Any] | None) -> bool:
+        """Whether a task waits for cleanup, or is what cleans up."""
+        return task in self._spared or task is self._cleaning
 
     async def to_its_end(self, body: Coroutine[Any, Any, None]) -> None:
         """Runs `body`. Where this task is cancelled by `cleanup`, it has the time that was said there."""
@@ -305,7 +338,7 @@ class Core:
 
     async def wind_up(self, tasks: Collection[asyncio.Task[None]]) -> None:
         """Gives tasks the time that `cleanup` has for them, and cancels those that are not done then."""
-        going = {task for task in tasks if not task.done() and task is not self._cleaner}
+        going = {task for task in tasks if not task.done() and not self.is_spared(task)}
         try:
             left = self.end_by - time.monotonic()
             if going and left > 0:
@@ -318,19 +351,20 @@ class Core:
                 await asyncio.wait(going, timeout=0.5)
 
     async def end_loops(self, timeout: float) -> None:
-        """Ends what `run_loop` runs, here and in other event loops."""
+        """Ends what `run_loop` runs, here and in other event loops, and waits for it."""
         here = asyncio.get_running_loop()
-        current = asyncio.current_task()
-        mine = []
-        for task, loop in list(self._loops.items()):
-            if loop is here:
-                if task is not current:
-                    task.cancel()
-                    mine.append(task)
-            elif not loop.is_closed():
-                loop.call_soon_threadsafe(task.cancel)
+        until = time.monotonic() + timeout
+        going = {task: loop for task, loop in list(self._loops.items()) if not self.is_spared(task)}
+        for task, loop in going.items():
+            in_loop(loop, task.cancel)
+        mine = [task for task, loop in going.items() if loop is here]
         if mine:
             await asyncio.wait(mine, timeout=timeout)
+        # A loop that does not run ends nothing.
+        while any(loop.is_running() and not task.done() for task, loop in going.items()):
+            if time.monotonic() >= until:
+                return
+            await asyncio.sleep(LOOK)
 
     def leave(self, by: float) -> Callable[[], None]:
         """Ends the membership and the threads; what it returns is called where a moment does not matter."""

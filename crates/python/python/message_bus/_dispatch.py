@@ -19,7 +19,7 @@ from functools import partial
 from typing import Any
 
 from ._care import QUICK
-from ._core import Core
+from ._core import CALLER, Core
 from ._handlers import Handler
 from ._processes import HandlerFailed
 
@@ -98,9 +98,9 @@ class Dispatcher:
         self._closed = False
 
     @property
-    def running(self) -> set[asyncio.Task[None]]:
-        """The tasks that are at it."""
-        return self._tasks
+    def running(self) -> list[asyncio.Task[None]]:
+        """The tasks that are at it, but for those that wait for cleanup."""
+        return [task for task in list(self._tasks) if not self._core.is_spared(task)]
 
     def feed(self, inbox: Inbox, handlers: tuple[Handler, ...], topic: str) -> deque[dict[str, Any]]:
         """Where messages of a topic are put. `start` then sees to it that somebody comes; until then nobody takes them.
@@ -136,27 +136,39 @@ class Dispatcher:
                 run.messages.clear()
         self._lanes.clear()
         self._ready.clear()
-        current = asyncio.current_task()
         for task in self._tasks:
-            if task is not current:
+            if not self._core.is_spared(task):
                 task.cancel()
         return left
 
     async def _work(self) -> None:
         self._fresh -= 1
-        while self._ready and not self._closed:
-            lane = self._ready.popleft()
-            # Whoever comes next is there when this task waits in a handler, and finds nothing if it does not.
-            self.start()
-            await self._carry(lane)
-            if lane.runs:
-                self._ready.append(lane)
-            elif self._lanes.get(lane.topic) is lane:
-                del self._lanes[lane.topic]
-            if self._in_turn >= 4 * TURN:
-                self._in_turn = 0
-                await asyncio.sleep(0)
-        self._active -= 1
+        CALLER.set(asyncio.current_task())
+        try:
+            while self._ready and not self._closed:
+                lane = self._ready.popleft()
+                # Whoever comes next is there when this task waits in a handler, and finds nothing if it does not.
+                self.start()
+                try:
+                    await self._carry(lane)
+                finally:
+                    self._put_back(lane)
+                if self._in_turn >= 4 * TURN:
+                    self._in_turn = 0
+                    await asyncio.sleep(0)
+        finally:
+            self._active -= 1
+
+    def _put_back(self, lane: _Lane) -> None:
+        """A lane is in nobody's hands any more."""
+        while lane.runs and not lane.runs[0].messages:
+            lane.runs.popleft()
+        if self._closed:
+            return
+        if lane.runs:
+            self._ready.append(lane)
+        elif self._lanes.get(lane.topic) is lane:
+            del self._lanes[lane.topic]
 
     async def _carry(self, lane: _Lane) -> None:
         """Handles what lies in a lane, for one turn."""
@@ -283,8 +295,10 @@ class Dispatcher:
         envelope = {"topic": dead_letter, "sender": core.service, "ts": time.time(), "data": data}
         try:
             await core.bury(port, dead_letter, envelope)
-        except Exception as error:
-            core.log(logging.WARNING, "dead letter", "a dead letter cannot be published: %s", error)
+        except (Exception, asyncio.CancelledError) as error:
+            if isinstance(error, asyncio.CancelledError) and core.is_cancelled():
+                raise
+            core.log(logging.WARNING, "dead letter", "a dead letter cannot be published: %r", error)
 
     def _took(self, handler: Handler, seconds: float) -> None:
         """A call was not quick; where it was slow that is told."""

@@ -31,6 +31,8 @@ ROUTES_MAX = 4096
 #: Seconds that results wait for the first loop that pulls them: a day. They are work, which nobody wants to lose; what bounds
 #: them is the length of the queue.
 RESULTS_WAIT = 86400.0
+
+
 @dataclass(frozen=True, slots=True)
 class PublishResult:
     """What became of a message that was to go out."""
@@ -66,6 +68,8 @@ class Outbound:
         #: By port and topic, the one that was opened first at the beginning.
         self.routes: dict[tuple[int, str], Route] = {}
         self._opening = threading.Lock()
+        #: A cleanup that was begun anew waits for the thread of the one before.
+        self._closing = threading.Lock()
         #: What routes that are closed have lost, and what became of what they sent.
         self._lost = 0
         self._unattended = 0
@@ -234,6 +238,10 @@ class Outbound:
 
     def close(self, until: float) -> None:
         """Waits until `until` for those who have not read everything, and closes; what then is left is lost. Blocks."""
+        with self._closing:
+            self._close_all(until)
+
+    def _close_all(self, until: float) -> None:
         for route in list(self.routes.values()):
             try:
                 route.native.flush(max(0.0, until - time.monotonic()))

@@ -19,7 +19,7 @@ from typing import Any
 import busway
 from busway import aio
 
-from ._core import Core
+from ._core import CALLER, Core
 from ._names import results
 
 #: Results that are taken at once.
@@ -78,6 +78,8 @@ class Pulling:
             self._taken = [one for one in self._taken if one is not mine]
             if mine:
                 self._left.setdefault(port, deque()).extend(mine)
+                # A handler that goes on beyond its loop is followed by none of these: they are the next loop's.
+                mine.clear()
 
     async def _take_batches(self, puller: aio.Puller, mine: deque[bytes], handle: Callable[[Any], Any]) -> None:
         core, most = self._core, 1
@@ -99,6 +101,7 @@ class Pulling:
 
     async def _handle_all(self, mine: deque[bytes], handle: Callable[[Any], Any]) -> None:
         core = self._core
+        CALLER.set(asyncio.current_task())
         while mine:
             payload = mine.popleft()
             self._in_hand += 1

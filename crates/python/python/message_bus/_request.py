@@ -18,7 +18,7 @@ import busway
 from busway import aio
 
 from ._breaker import Breaker
-from ._core import Core
+from ._core import CALLER, Core
 from ._hooks import Rejected, passed
 from ._names import requests
 from ._pull import answer_of
@@ -219,6 +219,7 @@ class Answering:
     async def _answer(self, responder: aio.Responder, request: busway.Request, handle: Callable[[Any], Any]) -> None:
         """Answers one request, with an error where there is no answer."""
         core = self._core
+        CALLER.set(asyncio.current_task())
         self.waiting += 1
         try:
             answer = await self._answer_of(bytes(request), handle)

@@ -93,7 +93,12 @@ class Route:
         """Sends, or raises Full."""
         if self._exactly is not None and self._credit <= 0 and self.room() <= 0:
             raise busway.Full(401, "as many messages wait as may", self.native.topic, "raise hwm_outbound")
-        sent = self.native.try_send(payload)
+        try:
+            sent = self.native.try_send(payload)
+        except busway.TimedOut as error:
+            # Another thread has the port, for longer than a moment: that is no fault of the endpoint.
+            cause, remedy = "another thread uses the port", "try again in a moment"
+            raise busway.Full(401, cause, self.native.topic, remedy) from error
         self._credit -= 1
         return sent
 

@@ -12,12 +12,13 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import Any
 
 import busway
 from busway import aio
 
-from ._core import Core
+from ._core import LOOK, Core, in_loop
 from ._dispatch import Dispatcher, Inbox
 from ._handlers import Handlers
 from ._names import is_cut, pattern
@@ -28,7 +29,7 @@ BATCH = 256
 #: Samples that a subscriber may hold while a batch is read.
 HOLDS = 64
 #: Seconds between two looks for what was lost.
-LOOK = 1.0
+LOSSES = 1.0
 
 
 def disjoint(prefixes: Iterable[str]) -> list[str]:
@@ -80,6 +81,10 @@ class Subscribing:
                 reader.cancel()
             await asyncio.wait(readers)
             self._inboxes.discard(inbox)
+            # Where this was all that its event loop was for, it ends with us, and its handlers with it.
+            dispatcher = self._dispatcher()
+            while dispatcher.running and time.monotonic() < self._core.end_by:
+                await asyncio.sleep(LOOK)
 
     async def _read(self, port: int, pattern: str, cut: tuple[str, ...] | None, inbox: Inbox) -> None:
         """Reads one pattern; where it cannot be read it is tried again."""
@@ -118,7 +123,7 @@ class Subscribing:
             del batch
             self._hand_over(payloads, cut, inbox, dispatcher)
             dispatcher.start()
-            if time.monotonic() - looked >= LOOK:
+            if time.monotonic() - looked >= LOSSES:
                 looked = time.monotonic()
                 self._tell_losses(subscriber)
 
@@ -201,22 +206,21 @@ class Subscribing:
         return self._lost + alive
 
     async def drain(self, until: float) -> None:
-        """Lets the handlers' tasks of this event loop come to their end, until `until`."""
-        dispatcher = self._dispatchers.get(asyncio.get_running_loop())
-        current = asyncio.current_task()
-        while dispatcher is not None and time.monotonic() < until:
-            if not any(task is not current for task in dispatcher.running):
-                return
-            await asyncio.sleep(0.002)
+        """Lets the handlers' tasks of all event loops come to their end, until `until`."""
+        while self._at_work() and time.monotonic() < until:
+            await asyncio.sleep(LOOK)
+
+    def _at_work(self) -> bool:
+        return any(loop.is_running() and dispatcher.running for loop, dispatcher in list(self._dispatchers.items()))
 
     async def close(self, until: float) -> None:
-        """Ends the handlers' tasks of this event loop."""
-        dispatcher = self._dispatchers.get(asyncio.get_running_loop())
-        if dispatcher is not None:
-            current = asyncio.current_task()
-            left = dispatcher.close()
-            if left:
-                self._core.metrics.dropped_inbound("closed", left)
-            tasks = [task for task in dispatcher.running if task is not current]
-            if tasks:
-                await asyncio.wait(tasks, timeout=max(0.0, until - time.monotonic()) + 0.5)
+        """Ends the handlers' tasks of all event loops."""
+        for loop, dispatcher in list(self._dispatchers.items()):
+            in_loop(loop, partial(self._end, dispatcher))
+        # Those of another loop are told in its next turn.
+        await self.drain(max(until, time.monotonic()) + 0.5)
+
+    def _end(self, dispatcher: Dispatcher) -> None:
+        left = dispatcher.close()
+        if left:
+            self._core.metrics.dropped_inbound("closed", left)

@@ -3,6 +3,7 @@
 import array
 import pickle
 import signal
+import sys
 import threading
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from unittest import mock
@@ -224,6 +225,28 @@ with busway.Bus("interrupted") as bus:
         self.assertEqual([sequence for sequence, _ in every], list(range(1, each * senders + 4)))
         self.assertEqual(len({payload for _, payload in every}), each * senders + 1)
         self.evidence(messages=len(every), shares=[len(part) for part in taken])
+
+    def test_who_looks_at_a_port_does_not_take_it_from_who_sends(self):
+        publisher = self.bus.publisher("x")
+        over, looks = threading.Event(), []
+
+        def look():
+            while not over.is_set():
+                looks.append(publisher.account()["in_flight"] + publisher.subscribers)
+
+        before = sys.getswitchinterval()
+        sys.setswitchinterval(1e-5)
+        try:
+            looking = [self.pool.submit(look) for _ in range(2)]
+            for _ in range(20_000):
+                publisher.try_send(b"x")
+            over.set()
+            for one in looking:
+                one.result(PATIENCE)
+        finally:
+            over.set()
+            sys.setswitchinterval(before)
+        self.evidence(looks=len(looks))
 
     def test_a_publisher_that_waits_lets_the_interpreter_go(self):
         subscriber = self.bus.subscriber("x", policy="block")

@@ -94,6 +94,47 @@ class Care(BusClaims):
         with self.assertLogs("message_bus", logging.WARNING):
             self.run_async(main())
 
+    def test_a_hook_whose_work_is_cancelled_refuses_that_message_and_stops_nothing(self):
+        async def main():
+            async with self.bus() as sender, self.bus({"handler_max_concurrency": 2}, kind=Both) as bus:
+
+                async def hook(message):
+                    if message["data"] == "cancelled":
+                        shared = asyncio.get_running_loop().create_future()
+                        shared.cancel()
+                        await shared
+
+                seen = []
+
+                async def handler(message):
+                    seen.append((message["topic"], message["data"]))
+
+                bus.use(after_receive=hook)
+                for topic in ("x", "y", "z"):
+                    bus.register_handler(topic, handler)
+                await self.listens(bus)
+                for topic in ("x", "y"):
+                    await sender.publish(topic, "cancelled")
+                for number in range(3):
+                    for topic in ("x", "y", "z"):
+                        await sender.publish(topic, number)
+                await self.until(lambda: len(seen) == 9, "what follows is handled")
+                metrics = bus.get_metrics(extended=True)
+                self.assertEqual((metrics["causes"]["errors.hook"], metrics["inbound_dropped"]), (2, 2))
+                self.assertEqual((metrics["inbound_waiting"], bus._subscribing._dispatcher()._active), (0, 0))
+                asyncio.create_task(bus.pull_results_loop())
+                asyncio.create_task(bus.response_loop())
+                for data in ("cancelled", "well"):
+                    await sender.push_result(data)
+                self.assertEqual((await sender.request("cancelled"))["error"], "Rejected")
+                self.assertEqual(await sender.request("well"), "answered")
+                await self.until(lambda: bus.results)
+                self.assertEqual([message["data"] for message in bus.results], ["well"])
+                self.assertEqual(bus.get_metrics(extended=True)["causes"]["errors.hook"], 4)
+
+        with self.assertLogs("message_bus", logging.WARNING):
+            self.run_async(main())
+
     def test_a_handler_that_fails_is_tried_again_as_often_as_was_said_and_then_its_message_is_a_dead_letter(self):
         async def main():
             tries, in_threads, dead, other = [], [], [], []

@@ -200,6 +200,57 @@ asyncio.run(main())
 
         self.run_async(main())
 
+    def test_a_result_is_handled_or_counted_as_dropped_and_never_both(self):
+        async def cleans_up():
+            class Ends(MessageBus):
+                async def _handle_pulled_message(self, message):
+                    handled.append(message["data"])
+                    if message["data"] == 10:
+                        callers.append(asyncio.current_task())
+                        await self.cleanup()
+
+            handled, callers = [], []
+            async with self.bus() as bus:
+                for number in range(40):
+                    await bus.push_result(number)
+                collector = Ends("collector")
+                running = asyncio.create_task(collector.pull_results_loop())
+                await running
+                # The task that called the handler comes to its end, and would go on with the others if it had them.
+                await asyncio.wait(callers, timeout=PATIENCE)
+                metrics = collector.get_metrics()
+                self.assertEqual(handled, list(range(11)))
+                self.assertEqual(metrics["messages_received"], 11 + metrics["inbound_dropped"])
+
+        async def outlives():
+            class Stubborn(MessageBus):
+                async def _handle_pulled_message(self, message):
+                    handled.append(message["data"])
+                    while message["data"] == 3 and not saved.is_set():
+                        try:
+                            await saved.wait()
+                        except asyncio.CancelledError:
+                            pass
+
+            handled, saved = [], asyncio.Event()
+            async with self.bus() as bus, self.bus(kind=Stubborn) as collector:
+                for number in range(20):
+                    await bus.push_result(number)
+                first = asyncio.create_task(collector.pull_results_loop())
+                await self.until(lambda: 3 in handled)
+                first.cancel()
+                await asyncio.wait([first])
+                second = asyncio.create_task(collector.pull_results_loop())
+                await self.until(lambda: len(handled) == 20)
+                saved.set()
+                await bus.push_result(20)
+                await self.until(lambda: 20 in handled)
+                self.assertEqual(sorted(handled), list(range(21)))
+                second.cancel()
+
+        self.run_async(cleans_up())
+        self.run_async(outlives())
+
     def test_a_loop_that_is_cancelled_leaves_what_it_had_taken_to_the_next(self):
         async def main():
             async with self.bus() as bus, self.bus(kind=ResultBus) as collector:
