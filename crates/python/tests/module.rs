@@ -143,6 +143,7 @@ claims! {
     fn a_handler_that_does_not_return_stops_neither_the_loop_nor_other_topics();
     fn as_many_handlers_run_at_once_as_were_allowed();
     fn as_many_threads_are_at_it_as_handlers_were_allowed();
+    fn what_waits_for_a_thread_at_the_end_is_counted_as_dropped();
     fn its_own_handler_comes_before_patterns_and_the_last_one_wins();
     fn a_handler_that_fails_is_counted_and_told_and_the_next_message_handled();
     fn a_topic_without_a_handler_is_told_at_the_level_that_was_set();
@@ -191,6 +192,7 @@ claims! {
 
     "test_bus_processes.Processes":
     fn sync_handlers_run_in_processes_that_end_with_the_bus();
+    fn what_a_killed_process_leaves_at_the_end_is_counted_as_dropped();
     fn what_another_process_cannot_find_is_refused_where_it_is_registered();
     fn a_process_that_is_killed_costs_what_it_had_and_the_next_message_has_another();
     fn no_process_outlives_the_program_that_it_works_for();
@@ -249,6 +251,9 @@ claims! {
     fn an_answer_has_the_time_that_was_said_and_hardly_any_where_that_is_0();
     fn what_is_published_in_one_turn_goes_as_one_batch_and_the_first_at_once();
     fn a_batch_for_which_there_is_no_room_after_all_waits_for_it_in_its_order();
+    fn what_a_loop_leaves_unsent_is_sent_by_the_next_or_counted();
+    fn what_waits_for_room_at_the_end_has_the_linger_and_one_time_for_all();
+    fn what_comes_after_a_batch_without_room_waits_behind_it();
 
     "test_bus_care.Care":
     fn hooks_see_each_message_in_their_order_and_may_change_or_refuse_it();

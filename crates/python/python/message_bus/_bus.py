@@ -117,7 +117,7 @@ class MessageBus:
         """Sends a message if nothing is in its way. What is, is found out where there is time for it."""
         try:
             route = routes.get((port, topic))
-            if route is None or route.waiting:
+            if route is None or ((route.waiting or route.rest is not None) and route.is_held_up()):
                 return False
             route.take(self._core.dumps(message), asyncio.get_running_loop())
         except Exception:
@@ -255,7 +255,7 @@ class MessageBus:
             await core.end_loops(max(0.0, until - time.monotonic()) + 0.5)
             await self._subscribing.drain(until)
         for outbound in (self._publishing, self._pushing):
-            outbound.flush()
+            await outbound.settle(until)
         core.closed = True
         await core.in_thread(lambda: self._publishing.close(until))
         await core.in_thread(lambda: self._pushing.close(until))

@@ -16,7 +16,7 @@ import time
 import weakref
 from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping
-from concurrent.futures import BrokenExecutor, Executor, ThreadPoolExecutor
+from concurrent.futures import BrokenExecutor, Executor, Future, ThreadPoolExecutor
 from functools import partial
 from typing import Any, TypeVar
 
@@ -195,14 +195,28 @@ class Core:
             if self._processes is None:
                 self._processes = Processes(self.settings.handler_max_concurrency)
             processes = self._processes
+        called: Future[list[str]] | None = None
         try:
-            return await asyncio.wrap_future(await self.in_thread(partial(processes.call, function, messages)))
+            called = await self.in_thread(partial(processes.call, function, messages))
+            return await asyncio.wrap_future(called)
+        except asyncio.CancelledError:
+            if called is None:
+                self.metrics.dropped_inbound("closed", len(messages))
+            else:
+                # It may still come to its end, or its process be killed before.
+                called.add_done_callback(partial(self._unreported, len(messages)))
+            raise
         except BrokenExecutor as error:
             # A process was killed, and took the others along: the next message has new ones.
             with self._lock:
                 if self._processes is processes:
                     self._processes = None
             return [repr(error)] * len(messages)
+
+    def _unreported(self, count: int, called: Future[list[str]]) -> None:
+        """A call of another process has ended for which nobody waited."""
+        if called.cancelled() or called.exception() is not None:
+            self.metrics.dropped_inbound("closed", count)
 
     def decoded(self, payload: bytes) -> dict[str, Any] | None:
         """A message that came; None where it cannot be read, which is counted."""

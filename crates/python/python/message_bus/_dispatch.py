@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
+import threading
 import time
 from collections import deque
 from collections.abc import Awaitable
@@ -76,9 +77,17 @@ class _Outcome:
     """What a call in a thread has come to: how many were handled, what they returned to be awaited, what they raised."""
 
     def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._is_over = False
         self.awaitables: list[Awaitable[Any]] = []
         self.errors: list[BaseException] = []
         self.slow: list[float] = []
+
+    def begins_or_ends(self) -> bool:
+        """Whether it is the first to say so: the call that begins, or who has given it up before it began."""
+        with self._lock:
+            is_first, self._is_over = not self._is_over, True
+            return is_first
 
 
 class Dispatcher:
@@ -328,7 +337,13 @@ class Dispatcher:
         if handler.pickled is not None:
             return [HandlerFailed(text) for text in await self._core.in_handler_process(handler.pickled, messages)]
         outcome = _Outcome()
-        await self._core.in_handler_thread(partial(self._call, handler, messages, outcome))
+        try:
+            await self._core.in_handler_thread(partial(self._call, handler, messages, outcome))
+        except asyncio.CancelledError:
+            # It waits for a thread, and nobody waits for it any more.
+            if outcome.begins_or_ends():
+                self._core.metrics.dropped_inbound("closed", len(messages))
+            raise
         for seconds in outcome.slow:
             self._took(handler, seconds)
         for awaitable in outcome.awaitables:
@@ -343,6 +358,8 @@ class Dispatcher:
         return outcome.errors
 
     def _call(self, handler: Handler, messages: list[dict[str, Any]], outcome: _Outcome) -> None:
+        if not outcome.begins_or_ends():
+            return
         for message in messages:
             if self._closed:
                 self._core.metrics.dropped_inbound("closed")

@@ -21,7 +21,7 @@ from typing import Any
 import busway
 
 from ._breaker import Breaker
-from ._core import Core
+from ._core import LOOK, Core
 from ._hooks import Rejected, passed
 from ._names import name, results
 from ._route import Port, Route, slots, when_there_is_room
@@ -169,14 +169,9 @@ class Outbound:
         core.metrics.backpressure_events += 1
         route.waiting += 1
         try:
-            sent = await when_there_is_room(partial(route.send_now, payload), self._timeout)
+            await when_there_is_room(partial(route.send_now, payload), self._timeout)
         finally:
             route.waiting -= 1
-        if sent.stalled:
-            route.stalled += sent.stalled
-            text = "%d subscribers of %s did not take a message within %s s: they are waited for when they have caught up"
-            cause = f"stalled {route.native.topic}"
-            core.log(logging.WARNING, cause, text, sent.stalled, route.native.topic, self._timeout)
 
     async def route(self, port: int, topic: str) -> Route:
         """The route of a topic, which is opened if it is not there."""
@@ -209,6 +204,9 @@ class Outbound:
             return route
 
     def _close(self, route: Route) -> None:
+        left = route.give_up()
+        if left:
+            self._core.metrics.dropped_outbound("closed", left)
         self._lost += route.losses()
         self._unattended += route.unattended()
         self._past += route.account()
@@ -223,6 +221,14 @@ class Outbound:
             return
         for route in list(self.routes.values()):
             route.flush(loop)
+
+    async def settle(self, until: float) -> None:
+        """Sends what waits for the end of a turn, and waits until `until` for what waits for room."""
+        self.flush()
+        while any(route.rest is not None and route.is_held_up() for route in list(self.routes.values())):
+            if time.monotonic() >= until:
+                return
+            await asyncio.sleep(LOOK)
 
     def account(self) -> Counter[str]:
         """What became of what was sent: `delivered`, `in_flight`, and each cause of a loss as `lost.CAUSE`."""

@@ -9,10 +9,10 @@ Invariant: what a task hands in leaves in its order; what is in the batch is sen
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import Counter
 from collections.abc import Callable
-from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import busway
 
@@ -30,6 +30,7 @@ NO_FAULT = frozenset(
 )
 
 Port = busway.Publisher | busway.Pusher
+T = TypeVar("T")
 
 
 def lost(account: dict[str, Any]) -> int:
@@ -42,7 +43,7 @@ def slots(hwm: int) -> int:
     return max(32, 1 << (hwm - 1).bit_length())
 
 
-async def when_there_is_room(send: Callable[[], busway.Sent], timeout: float) -> busway.Sent:
+async def when_there_is_room(send: Callable[[], T], timeout: float) -> T:
     """Tries to send until it works. Raises Full when the time is over."""
     loop = asyncio.get_running_loop()
     until = loop.time() + timeout
@@ -99,6 +100,11 @@ class Route:
             # Another thread has the port, for longer than a moment: that is no fault of the endpoint.
             cause, remedy = "another thread uses the port", "try again in a moment"
             raise busway.Full(401, cause, self.native.topic, remedy) from error
+        if sent.stalled:
+            self.stalled += sent.stalled
+            text = "%d subscribers of %s did not take a message within %s s: they are waited for when they have caught up"
+            topic = self.native.topic
+            self._core.log(logging.WARNING, f"stalled {topic}", text, sent.stalled, topic, self._timeout)
         self._credit -= 1
         return sent
 
@@ -113,11 +119,20 @@ class Route:
         else:
             if self._batch:
                 self.flush(loop)
+                if self.rest is not None:
+                    raise busway.Full(401, "others wait before it", self.native.topic, "wait for them")
             self.send_now(payload)
             if not self._in_turn:
                 self._in_turn = True
                 loop.call_soon(self._end_turn, loop)
         self._core.metrics.messages_sent += 1
+
+    def is_held_up(self) -> bool:
+        """Whether something waits for room, and goes before what is sent now."""
+        if self.rest is not None and self.rest.get_loop().is_closed():
+            # Its loop has ended before it: what it had is sent by the next loop.
+            self.rest = None
+        return self.waiting > 0 or self.rest is not None
 
     def _is_for(self, loop: asyncio.AbstractEventLoop) -> bool:
         """Whether the loop may send batches, from now on."""
@@ -136,37 +151,50 @@ class Route:
 
     def flush(self, loop: asyncio.AbstractEventLoop | None) -> None:
         """Sends what waits for the end of the turn, where it is this loop that does."""
-        while self._batch and self._loop is loop and self.rest is None:
-            batch, self._batch = self._batch, []
-            failed = None
+        while self._batch and loop is not None and self._is_for(loop) and not self.is_held_up():
+            batch, failed = self._batch, None
             try:
                 sent = self.native.try_send_many(batch)
             except busway.Error as error:
                 sent, failed = error.sent, error
             self._core.metrics.messages_sent += sent
-            self._batch = batch[sent:]
+            del batch[:sent]
             if failed is not None:
-                del self._batch[0]
+                del batch[0]
                 self._core.lost_on_the_way(self.endpoint, failed)
-            elif self._batch:
+            elif batch:
                 # There is less room than there was: memory is short, or another thread had it.
                 self._credit = 0
-                self.waiting += 1
-                self.rest = asyncio.get_running_loop().create_task(self._send_rest())
+                self._core.metrics.backpressure_events += 1
+                self.rest = loop.create_task(self._send_rest(loop.time() + self._timeout))
 
-    async def _send_rest(self) -> None:
+    async def _send_rest(self, until: float) -> None:
+        """Sends what is left of a batch, until `until`. What is not sent then, or with its loop, stays in the batch."""
+        loop = asyncio.get_running_loop()
         try:
             while self._batch:
-                payload = self._batch.pop(0)
                 try:
-                    await when_there_is_room(partial(self.send_now, payload), self._timeout)
+                    await when_there_is_room(self._send_first, max(0.0, until - loop.time()))
                 except busway.Error as error:
-                    self._core.lost_on_the_way(self.endpoint, error)
-                else:
-                    self._core.metrics.messages_sent += 1
+                    if self._batch:
+                        del self._batch[0]
+                        self._core.lost_on_the_way(self.endpoint, error)
         finally:
-            self.waiting -= 1
-            self.rest = None
+            if self.rest is asyncio.current_task():
+                self.rest = None
+
+    def _send_first(self) -> None:
+        # It may be given up meanwhile.
+        if self._batch:
+            self.send_now(self._batch[0])
+            del self._batch[0]
+            self._core.metrics.messages_sent += 1
+
+    def give_up(self) -> int:
+        """Forgets what waits to be sent; returns how many messages that was."""
+        left = len(self._batch)
+        self._batch.clear()
+        return left
 
     def losses(self) -> int:
         """Messages that were sent and are lost, for each subscriber that has lost them."""

@@ -121,6 +121,35 @@ class Handlers(BusClaims):
         self.assertEqual(self.run_async(most({"ordering": "none"}, 1, 100)), 100)
         self.evidence(topics=100, at_once=20)
 
+    def test_what_waits_for_a_thread_at_the_end_is_counted_as_dropped(self):
+        topics, begun, gate = 60, [], threading.Event()
+
+        def handler(message):
+            begun.append(message["topic"])
+            gate.wait(PATIENCE)
+
+        async def main(care):
+            begun.clear()
+            gate.clear()
+            async with self.bus() as sender:
+                bus = MessageBus("x", {"close_linger_ms": 0})
+                for number in range(topics):
+                    bus.register_handler(f"x.{number}", handler, retry=care)
+                await self.listens(bus)
+                for _ in range(3):
+                    for number in range(topics):
+                        await sender.publish(f"x.{number}", number)
+                # As many are in a handler as there are threads; all others wait.
+                await self.until(lambda: bus.get_metrics()["messages_received"] == 3 * topics and len(begun) == 32)
+                await bus.cleanup()
+                gate.set()
+                # Who is in a thread has its turn to say what it leaves.
+                await self.until(lambda: len(begun) + bus.get_metrics()["inbound_dropped"] == 3 * topics)
+                self.assertEqual(len(begun), 32)
+
+        self.run_async(main(None))
+        self.run_async(main({"max": 1, "base_ms": 1}))
+
     def test_as_many_threads_are_at_it_as_handlers_were_allowed(self):
         async def main():
             held = Held()

@@ -197,3 +197,112 @@ class Limits(BusClaims):
                 self.assertEqual((metrics["messages_sent"], metrics["outbound_dropped"], metrics["errors"]), (90, 0, 0))
 
         self.run_async(main())
+
+    async def fills(self, bus, count):
+        """Hands in so many results, of which 32 have room, in the belief that all have: as where another thread had the room."""
+        await bus.push_result(0)
+        await asyncio.sleep(0)
+        await bus.push_result(1)
+        bus._pushing.routes[5556, ""]._credit = 1000
+        for number in range(2, count):
+            await bus.push_result(number)
+        await asyncio.sleep(0)
+
+    def test_what_a_loop_leaves_unsent_is_sent_by_the_next_or_counted(self):
+        config = {"hwm_outbound": 32, "push_send_timeout": PATIENCE, "close_linger_ms": 0}
+
+        def first(bus, cancels):
+            loop = asyncio.new_event_loop()
+            loop.run_until_complete(self.fills(bus, 60))
+            if cancels:
+                tasks = asyncio.all_tasks(loop)
+                for task in tasks:
+                    task.cancel()
+                loop.run_until_complete(asyncio.wait(tasks))
+            loop.close()
+
+        async def second(bus):
+            async with self.bus(kind=ResultBus) as collector:
+                asyncio.create_task(collector.pull_results_loop())
+                for number in range(60, 70):
+                    await bus.push_result(number)
+                await self.until(lambda: len(collector.results) == 70)
+                await bus.cleanup()
+                return collector.results
+
+        for cancels in (True, False):
+            bus = MessageBus("x", config)
+            first(bus, cancels)
+            self.assertEqual(self.run_async(second(bus)), list(range(70)))
+            metrics = bus.get_metrics()
+            self.assertEqual((metrics["messages_sent"], metrics["outbound_dropped"]), (70, 0))
+            bus = MessageBus("x", config)
+            first(bus, cancels)
+            self.run_async(bus.cleanup())
+            metrics = bus.get_metrics(extended=True)
+            # 32 were sent, to nobody.
+            self.assertEqual((metrics["messages_sent"], metrics["causes"]["outbound_dropped.closed"]), (32, 60))
+
+    def test_what_waits_for_room_at_the_end_has_the_linger_and_one_time_for_all(self):
+        async def cleaned():
+            async with self.bus(kind=ResultBus) as collector:
+                bus = MessageBus("x", {"hwm_outbound": 32, "push_send_timeout": PATIENCE, "close_linger_ms": 1000 * PATIENCE})
+                await self.fills(bus, 60)
+                self.assertEqual(bus.get_metrics()["backpressure_events"], 1)
+                cleaning = asyncio.create_task(bus.cleanup())
+                for _ in range(10):
+                    await asyncio.sleep(0)
+                self.assertEqual((bus._core.ending, bus._core.closed), (True, False))
+                asyncio.create_task(collector.pull_results_loop())
+                await cleaning
+                await self.until(lambda: len(collector.results) == 60)
+                metrics = bus.get_metrics()
+                self.assertEqual((metrics["messages_sent"], metrics["outbound_dropped"]), (60, 0))
+
+        async def late():
+            async with self.bus({"hwm_outbound": 32, "push_send_timeout": 1}) as bus:
+                loop = asyncio.get_running_loop()
+                began = loop.time()
+                await self.fills(bus, 60)
+                await self.until(lambda: bus.get_metrics()["outbound_dropped"] == 28)
+                # Each by itself would take 28 s.
+                self.assertLess(loop.time() - began, PATIENCE / 2)
+
+        with self.assertLogs("message_bus", logging.WARNING):
+            self.run_async(cleaned())
+            self.run_async(late())
+
+    def test_what_comes_after_a_batch_without_room_waits_behind_it(self):
+        class Refuses:
+            """A port that has no room for batches, so many times."""
+
+            def __init__(self, native, times):
+                self._native, self.times = native, times
+
+            def __getattr__(self, name):
+                return getattr(self._native, name)
+
+            def try_send_many(self, messages):
+                if self.times:
+                    self.times -= 1
+                    return 0
+                return self._native.try_send_many(messages)
+
+        async def main():
+            async with self.bus() as bus, self.bus(kind=ResultBus) as collector:
+                asyncio.create_task(collector.pull_results_loop())
+                for number in range(2):
+                    await bus.push_result(number)
+                    await asyncio.sleep(0)
+                route = bus._pushing.routes[5556, ""]
+                route.native = Refuses(route.native, 1)
+                for number in range(2, 10):
+                    await bus.push_result(number)
+                # It is too large to be in a batch, and goes by itself.
+                await bus.push_result("x" * (1 << 17))
+                for number in range(11, 20):
+                    await bus.push_result(number)
+                await self.until(lambda: len(collector.results) == 20)
+                self.assertEqual(collector.results, [*range(10), "x" * (1 << 17), *range(11, 20)])
+
+        self.run_async(main())

@@ -11,7 +11,7 @@ from concurrent.futures import ProcessPoolExecutor
 
 from bus_stage import BusClaims
 from message_bus import MessageBus
-from stage import Child
+from stage import PATIENCE, Child
 
 CONFIG = {"sync_executor": "process", "handler_max_concurrency": 2}
 
@@ -27,6 +27,11 @@ def notes(message):
         file.write(f"{os.getpid()} {threading.current_thread() is threading.main_thread()} {data['what']}\n")
     # It cannot be pickled, and nobody wants it.
     return file
+
+
+def stays(message):
+    notes(message)
+    threading.Event().wait(PATIENCE)
 
 
 async def awaited(message):
@@ -45,6 +50,23 @@ class Processes(BusClaims):
     def read(self, path):
         with open(path) as file:
             return [line.split() for line in file]
+
+    def test_what_a_killed_process_leaves_at_the_end_is_counted_as_dropped(self):
+        async def main(path):
+            async with self.bus() as sender:
+                bus = MessageBus("x", {**CONFIG, "close_linger_ms": 0})
+                for topic in "abcd":
+                    bus.register_handler(topic, stays)
+                await self.listens(bus)
+                for number in range(12):
+                    await sender.publish("abcd"[number % 4], {"what": "stays", "file": path})
+                await self.until(lambda: bus.get_metrics()["messages_received"] == 12 and len(self.read(path)) == 2)
+                await bus.cleanup()
+                await self.until(lambda: bus.get_metrics()["inbound_dropped"] == 12)
+                self.assertEqual((len(self.read(path)), bus.get_metrics()["errors"]), (2, 0))
+
+        with tempfile.NamedTemporaryFile() as file:
+            self.run_async(main(file.name))
 
     def test_sync_handlers_run_in_processes_that_end_with_the_bus(self):
         async def main(path):
