@@ -251,6 +251,11 @@ impl Bus {
         as_dict(py, &inspection)
     }
 
+    /// An id for a message: a ULID, greater than all that were drawn from this bus before.
+    fn next_id(&self, py: Python<'_>) -> PyResult<String> {
+        Ok(self.bus.next_id().or_raise(py)?.to_string())
+    }
+
     /// What this process has counted, by name: numbers, or dicts by label. docs/metrics.md lists the names.
     fn metrics<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         let bus = &self.bus;

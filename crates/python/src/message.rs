@@ -47,6 +47,15 @@ impl Body {
         }
     }
 
+    fn context(&self) -> busway::Context<'_> {
+        match self {
+            Self::Sample(sample) => sample.context(),
+            Self::Task(task) => task.sample().context(),
+            Self::Reply(reply) => reply.context(),
+            Self::Request(request) => request.context(),
+        }
+    }
+
     fn kind(&self) -> &'static str {
         match self {
             Self::Sample(_) => "sample",
@@ -56,10 +65,11 @@ impl Body {
         }
     }
 
-    /// The payload, which a child made by `fork` does not have: a message is held only if it has one.
+    /// The payload, which a child made by `fork` does not have: a message is held only if it has one, or something beside it.
     fn here(&self) -> Option<&[u8]> {
         let payload = self.payload();
-        if self.is_held() && payload.is_empty() { None } else { Some(payload) }
+        let gone = self.is_held() && payload.is_empty() && self.context().is_empty();
+        (!gone).then_some(payload)
     }
 }
 
@@ -147,6 +157,24 @@ impl Message {
     #[getter]
     fn held(&self, py: Python<'_>) -> PyResult<bool> {
         self.of(py, |body| body.is_held())
+    }
+
+    /// Its id, a ULID, or None where who sent it gave it none.
+    #[getter]
+    fn id(&self, py: Python<'_>) -> PyResult<Option<String>> {
+        self.of(py, |body| body.context().id().map(|id| id.to_string()))
+    }
+
+    /// The trace to which it belongs, as W3C Trace Context writes it, or None.
+    #[getter]
+    fn traceparent(&self, py: Python<'_>) -> PyResult<Option<String>> {
+        self.of(py, |body| body.context().trace().map(|trace| trace.to_string()))
+    }
+
+    /// What vendors keep beside the trace, or None.
+    #[getter]
+    fn tracestate(&self, py: Python<'_>) -> PyResult<Option<String>> {
+        self.of(py, |body| Some(body.context().state()).filter(|state| !state.is_empty()))
     }
 
     /// The payload where it lies, read-only.

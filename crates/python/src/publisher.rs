@@ -9,7 +9,7 @@ use std::sync::Arc;
 use pyo3::prelude::*;
 
 use crate::loan::Loan;
-use crate::sender::{Port, Sent, Shared};
+use crate::sender::{Beside, Port, Sent, Shared};
 
 /// A publisher of one topic. Made by `Bus.publisher`; threads may share it, and take turns.
 ///
@@ -41,9 +41,17 @@ impl Publisher {
 
     /// Sends bytes, or whatever shows its memory (bytearray, memoryview, an array), waiting for subscribers that ask for it.
     /// Raises TimedOut when `timeout` seconds are over before.
-    #[pyo3(signature = (data, timeout = None))]
-    fn send(&self, py: Python<'_>, data: &Bound<'_, PyAny>, timeout: Option<f64>) -> PyResult<Sent> {
-        self.shared.send(py, data, timeout)
+    /// `id` is a ULID, `traceparent` and `tracestate` are what W3C Trace Context writes.
+    #[pyo3(signature = (data, timeout = None, *, id = None, traceparent = None, tracestate = None))]
+    fn send(
+        slf: &Bound<'_, Self>,
+        data: &Bound<'_, PyAny>,
+        timeout: Option<f64>,
+        id: Option<&str>,
+        traceparent: Option<&str>,
+        tracestate: Option<&str>,
+    ) -> PyResult<Sent> {
+        slf.get().shared.send_beside(slf.py(), data, timeout, &Beside { id, traceparent, tracestate })
     }
 
     /// Sends without waiting; raises Full where a subscriber would have to be waited for.

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use pyo3::prelude::*;
 
 use crate::loan::Loan;
-use crate::sender::{Port, Sent, Shared};
+use crate::sender::{Beside, Port, Sent, Shared};
 
 /// A pusher of one topic: each message goes to one puller of each group. Made by `Bus.pusher`; threads may share it, and take
 /// turns.
@@ -42,9 +42,17 @@ impl Pusher {
 
     /// Sends bytes, or whatever shows its memory (bytearray, memoryview, an array). Where the ring is full of
     /// work that nobody has finished, waits for `max_wait`, or for `timeout` seconds, and raises Full or TimedOut.
-    #[pyo3(signature = (data, timeout = None))]
-    fn send(&self, py: Python<'_>, data: &Bound<'_, PyAny>, timeout: Option<f64>) -> PyResult<Sent> {
-        self.shared.send(py, data, timeout)
+    /// `id` is a ULID, `traceparent` and `tracestate` are what W3C Trace Context writes.
+    #[pyo3(signature = (data, timeout = None, *, id = None, traceparent = None, tracestate = None))]
+    fn send(
+        slf: &Bound<'_, Self>,
+        data: &Bound<'_, PyAny>,
+        timeout: Option<f64>,
+        id: Option<&str>,
+        traceparent: Option<&str>,
+        tracestate: Option<&str>,
+    ) -> PyResult<Sent> {
+        slf.get().shared.send_beside(slf.py(), data, timeout, &Beside { id, traceparent, tracestate })
     }
 
     /// Sends without waiting; raises Full where there is no room.

@@ -9,7 +9,7 @@ use std::borrow::Cow;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use busway::{Account, Code, DetachedLoan, Error, SendError};
+use busway::{Account, Code, Context, DetachedLoan, Error, InContext, SendError};
 use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyString};
@@ -60,6 +60,34 @@ impl Sent {
     }
 }
 
+/// What a message says beside its payload, as Python has it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Beside<'a> {
+    pub(crate) id: Option<&'a str>,
+    pub(crate) traceparent: Option<&'a str>,
+    pub(crate) tracestate: Option<&'a str>,
+}
+
+impl<'a> Beside<'a> {
+    fn is_nothing(&self) -> bool {
+        self.id.or(self.traceparent).or(self.tracestate).is_none()
+    }
+
+    fn context(&self) -> Result<Context<'a>, Error> {
+        let mut context = Context::default();
+        if let Some(id) = self.id {
+            context = context.with_id(id.parse()?);
+        }
+        if let Some(trace) = self.traceparent {
+            context = context.with_trace(trace.parse()?);
+        }
+        match self.tracestate {
+            Some(state) => Ok(context.with_state(state)?),
+            None => Ok(context),
+        }
+    }
+}
+
 /// A port that sends.
 #[derive(Debug)]
 pub(crate) enum Port {
@@ -88,6 +116,13 @@ impl Port {
             (Self::Publisher(publisher), Some(left)) => publisher.send_timeout(bytes, left),
             (Self::Pusher(pusher), None) => pusher.send(bytes),
             (Self::Pusher(pusher), Some(left)) => pusher.send_timeout(bytes, left),
+        }
+    }
+
+    fn in_context<'a>(&'a mut self, context: Context<'a>) -> InContext<'a> {
+        match self {
+            Self::Publisher(publisher) => publisher.in_context(context),
+            Self::Pusher(pusher) => pusher.in_context(context),
         }
     }
 
@@ -278,6 +313,36 @@ impl Shared {
     fn send_waiting(&self, py: Python<'_>, bytes: &[u8], deadline: Deadline) -> PyResult<Sent> {
         py.detach(|| -> Result<Sent, Error> { Ok(self.take(deadline)?.send(bytes, deadline)?.into()) })
             .or_raise(py)
+    }
+
+    /// Sends with what it says beside its payload, without the interpreter.
+    pub(crate) fn send_beside(
+        &self,
+        py: Python<'_>,
+        data: &Bound<'_, PyAny>,
+        timeout: Option<f64>,
+        beside: &Beside<'_>,
+    ) -> PyResult<Sent> {
+        if beside.is_nothing() {
+            return self.send(py, data, timeout);
+        }
+        let deadline = Deadline::after(py, timeout)?;
+        self.check().or_raise(py)?;
+        let context = beside.context().or_raise(py)?;
+        let bytes = match Payload::of(data)? {
+            Payload::Bytes(bytes) => Cow::Borrowed(bytes),
+            Payload::Buffer(buffer) => Cow::Owned(buffer.to_vec(py)?),
+        };
+        py.detach(|| -> Result<Sent, Error> {
+            let mut port = self.take(deadline)?;
+            let mut port = port.in_context(context);
+            Ok(match deadline.left() {
+                None => port.send(&bytes),
+                Some(left) => port.send_timeout(&bytes, left),
+            }?
+            .into())
+        })
+        .or_raise(py)
     }
 
     /// Sends, waiting where it must.

@@ -50,6 +50,7 @@ claims! {
     "test_blocking.Blocking":
     fn a_program_without_a_name_is_called_python();
     fn a_time_that_is_over_is_told_and_one_that_is_no_number_is_refused();
+    fn a_message_says_its_id_and_its_trace();
     fn the_interpreter_is_free_while_a_thread_waits();
     fn an_interrupt_ends_a_wait();
     fn closing_ends_every_wait();

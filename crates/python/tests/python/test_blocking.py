@@ -48,6 +48,30 @@ class Blocking(Claims):
         here.send(b"came")
         self.assertEqual(waiting.result(PATIENCE), b"came")
 
+    def test_a_message_says_its_id_and_its_trace(self):
+        trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+        subscriber, publisher = self.bus.subscriber("x"), self.bus.publisher("x")
+        first, second = self.bus.next_id(), self.bus.next_id()
+        self.assertLess(first, second)
+        said = {"id": first, "traceparent": trace, "tracestate": "rojo=1"}
+        for data in (b"", b"small", bytearray(b"x" * 5000)):
+            publisher.send(data, 5, **said)
+            publisher.send(data)
+            message, plain = subscriber.recv(PATIENCE), subscriber.recv(PATIENCE)
+            self.assertEqual((message, plain), (data, data))
+            self.assertEqual((message.id, message.traceparent, message.tracestate), (first, trace, "rojo=1"))
+            self.assertEqual((plain.id, plain.traceparent, plain.tracestate), (None, None, None))
+        puller, pusher = self.bus.puller("jobs", ack=60), self.bus.pusher("jobs")
+        pusher.send(b"work", id=second)
+        with puller.recv(PATIENCE) as task:
+            self.assertEqual((task.id, task.traceparent), (second, None))
+        for wrong in ({"id": "7"}, {"traceparent": trace[1:]}, {"tracestate": "a=b"}, {"traceparent": trace, "tracestate": "no"}):
+            with self.assertRaises(busway.Error) as told:
+                publisher.send(b"x", **wrong)
+            self.assertIn(told.exception.code, ("BUS-0110", "BUS-0111"))
+        with self.assertRaises(TypeError):
+            publisher.send(b"x", None, first)
+
     def test_the_interpreter_is_free_while_a_thread_waits(self):
         subscriber, publisher = self.bus.subscriber("x"), self.bus.publisher("x")
         waiting = [self.pool.submit(subscriber.recv, PATIENCE), self.pool.submit(subscriber.recv_many, 1, PATIENCE)]
