@@ -292,7 +292,8 @@ fn a_breaker_that_is_half_open_takes_one_piece_of_work_and_what_is_tried_no_more
         other.recv_timeout(PATIENCE).unwrap().expect("what is not probed with").ack().unwrap();
     }
     let account = service.account()[0];
-    assert_eq!((account.received, account.in_hand, account.returned, account.failed), (2, 1, 1, 0));
+    // What a hand took while the first failed went back untried as well.
+    assert_eq!((account.received - account.returned, account.in_hand, account.failed), (1, 1, 0));
     gate.open();
     until("the breaker closes", || service.breakers() == [Some(BreakerState::Closed)]);
     assert_eq!(service.close(PATIENCE).handlers[0].handled, 1);

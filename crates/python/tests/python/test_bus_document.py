@@ -184,22 +184,22 @@ class Document(BusClaims):
         version = importlib.metadata.version("fastapi") if is_there else "stood in for"
         self.evidence(fastapi=version)
 
-
     def test_the_lifespan_of_our_page_answers(self):
-        if importlib.util.find_spec("fastapi") is None:
-            print("skipped: fastapi is not installed", flush=True)
-            return
+        is_there = importlib.util.find_spec("fastapi") is not None
+        service = RealService if is_there else StandIn
         page = pathlib.Path(os.environ["BUSWAY_SOURCES"], "../../docs/message_bus.md").read_text()
         block = page.partition("## With FastAPI")[2].partition("```python\n")[2].partition("```")[0]
         names = {}
-        exec(compile(block, "lifespan", "exec"), names)
+        with service.imported():
+            exec(compile(block, "lifespan", "exec"), names)
 
         async def main():
-            async with RealService(names["app"]) as client:
+            async with service(names["app"]) as client:
                 return await client.get("/state")
 
         self.assertEqual(self.run_async(main()), {"raw": {"status": "not_implemented"}})
         self.assertEqual(names["bus"].get_metrics()["active_connections"], 0)
+        self.evidence(fastapi=importlib.metadata.version("fastapi") if is_there else "stood in for")
 
 
 class RealService:
@@ -241,11 +241,11 @@ class RealService:
 
 
 class StandIn:
-    """As much of FastAPI as the example uses, where it is not installed."""
+    """As much of FastAPI as the examples use, where it is not installed."""
 
     class FastAPI:
-        def __init__(self):
-            self.events, self.routes = {}, {}
+        def __init__(self, lifespan=None):
+            self.lifespan, self.events, self.routes = lifespan, {}, {}
 
         def on_event(self, event):
             return lambda function: self.events.setdefault(event, function)
@@ -266,13 +266,14 @@ class StandIn:
 
     def __init__(self, app):
         self.app = app
+        self.life = app.lifespan(app) if app.lifespan else None
 
     async def __aenter__(self):
-        await self.app.events["startup"]()
+        await (self.life.__aenter__() if self.life else self.app.events["startup"]())
         return self
 
-    async def __aexit__(self, *_):
-        await self.app.events["shutdown"]()
+    async def __aexit__(self, *told):
+        await (self.life.__aexit__(*told) if self.life else self.app.events["shutdown"]())
 
     async def get(self, path):
         return await self.app.routes[path]()

@@ -86,7 +86,7 @@ class Limits(BusClaims):
 
                 publishing = asyncio.create_task(publishes())
                 if timeout:
-                    await self.until(lambda: bus.get_metrics()["backpressure_events"] == 1)
+                    await self.until(lambda: bus.get_metrics()["backpressure_events"] >= 1)
                     await self.passes(LONGER, publishing)
                     stuck.open.set()
                 await publishing
