@@ -2,38 +2,22 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking, also in what its tests share")]
 #![expect(clippy::print_stdout, reason = "the evidence of a row is what its test prints")]
 
-use std::path::PathBuf;
+#[path = "scene/alone.rs"]
+mod alone;
+
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use busway::service::Retry;
-use busway::{Bus, Codec, Context, MessageId, Policy, TraceParent};
+use busway::{Codec, Context, MessageId, Policy, TraceParent};
 use tracing::field::{Field, Visit};
 use tracing::span;
 
+use alone::Scene;
+
 const PATIENCE: Duration = Duration::from_secs(30);
 const TRACE: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
-
-struct Scene {
-    bus: Bus,
-    directory: PathBuf,
-}
-
-impl Scene {
-    fn new() -> Scene {
-        let random = busway_shm::sys::identity::random_u64().unwrap();
-        let directory = std::env::temp_dir().join(format!("busway-context-{random:016x}"));
-        Scene { bus: Bus::builder().directory(&directory).open().unwrap(), directory }
-    }
-}
-
-impl Drop for Scene {
-    fn drop(&mut self) {
-        self.bus.close();
-        let _ = std::fs::remove_dir_all(&self.directory);
-    }
-}
 
 fn trace() -> TraceParent {
     TRACE.parse().unwrap()

@@ -4,8 +4,10 @@
 #![expect(clippy::print_stdout, reason = "the evidence of a row is what its test prints")]
 #![expect(clippy::unwrap_used, reason = "a test fails where its story breaks")]
 
+#[path = "scene/alone.rs"]
+mod alone;
+
 use std::future::{pending, poll_fn};
-use std::path::PathBuf;
 use std::pin::pin;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
@@ -14,31 +16,13 @@ use std::thread::{JoinHandle, Thread};
 use std::time::Duration;
 
 use busway::service::{Breaker, BreakerState, DeadLetter, Driver, Received, Retry};
-use busway::{Bus, Code, Policy, RequestError};
+use busway::{Code, Policy, RequestError};
 use busway_shm::clock::Deadline;
+
+use alone::Scene;
 
 const PATIENCE: Duration = Duration::from_secs(30);
 const HOUR: Duration = Duration::from_secs(3_600);
-
-struct Scene {
-    bus: Bus,
-    directory: PathBuf,
-}
-
-impl Scene {
-    fn new() -> Scene {
-        let random = busway_shm::sys::identity::random_u64().unwrap();
-        let directory = std::env::temp_dir().join(format!("busway-driven-{random:016x}"));
-        Scene { bus: Bus::builder().directory(&directory).open().unwrap(), directory }
-    }
-}
-
-impl Drop for Scene {
-    fn drop(&mut self) {
-        self.bus.close();
-        let _ = std::fs::remove_dir_all(&self.directory);
-    }
-}
 
 struct Unpark(Thread);
 

@@ -2,35 +2,19 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking, also in what its tests share")]
 #![expect(clippy::print_stdout, reason = "the evidence of a row is what its test prints")]
 
-use std::path::PathBuf;
+#[path = "scene/alone.rs"]
+mod alone;
+
 use std::sync::mpsc::channel;
 use std::time::Duration;
 
 use busway::service::Retry;
-use busway::{Account, Bus, Cause, Code, Context, MessageId, Policy, Puller, Pusher};
+use busway::{Account, Cause, Code, Context, MessageId, Policy, Puller, Pusher};
 use busway_wire::limits::IDS_SEEN_MAX;
 
+use alone::Scene;
+
 const PATIENCE: Duration = Duration::from_secs(30);
-
-struct Scene {
-    bus: Bus,
-    directory: PathBuf,
-}
-
-impl Scene {
-    fn new() -> Scene {
-        let random = busway_shm::sys::identity::random_u64().unwrap();
-        let directory = std::env::temp_dir().join(format!("busway-duplicates-{random:016x}"));
-        Scene { bus: Bus::builder().directory(&directory).open().unwrap(), directory }
-    }
-}
-
-impl Drop for Scene {
-    fn drop(&mut self) {
-        self.bus.close();
-        let _ = std::fs::remove_dir_all(&self.directory);
-    }
-}
 
 /// What was dropped because it had come before.
 fn duplicates(account: &Account) -> u64 {

@@ -4,28 +4,21 @@
 #![expect(clippy::print_stdout, reason = "the evidence of a row is what its test prints")]
 #![expect(clippy::unwrap_used, reason = "a test fails where its story breaks")]
 
-use std::path::PathBuf;
+#[path = "scene/alone.rs"]
+mod alone;
+
 use std::sync::mpsc::channel;
 use std::time::Duration;
 
 use busway::service::{Breaker, BreakerState, OutletError, Retry};
-use busway::{Bus, Code, Error, Policy, Publisher, SendError, Subscriber};
+use busway::{Code, Error, Policy, Publisher, SendError, Subscriber};
+
+use alone::Scene;
 
 const PATIENCE: Duration = Duration::from_secs(30);
 const HOUR: Duration = Duration::from_secs(3_600);
 
-struct Scene {
-    bus: Bus,
-    directory: PathBuf,
-}
-
 impl Scene {
-    fn new() -> Scene {
-        let random = busway_shm::sys::identity::random_u64().unwrap();
-        let directory = std::env::temp_dir().join(format!("busway-outlet-{random:016x}"));
-        Scene { bus: Bus::builder().directory(&directory).open().unwrap(), directory }
-    }
-
     /// A ring that is full, and who could read it. So many messages are in it.
     fn full(&self) -> (Publisher, Subscriber, u64) {
         let subscriber = self.bus.subscriber("jobs").policy(Policy::Fail).open().unwrap();
@@ -35,13 +28,6 @@ impl Scene {
             sent += 1;
         }
         (publisher, subscriber, sent)
-    }
-}
-
-impl Drop for Scene {
-    fn drop(&mut self) {
-        self.bus.close();
-        let _ = std::fs::remove_dir_all(&self.directory);
     }
 }
 

@@ -4,40 +4,26 @@
 #![expect(clippy::print_stdout, reason = "the evidence of a row is what its test prints")]
 #![expect(clippy::unwrap_used, reason = "a test fails where its story breaks")]
 
+#[path = "scene/alone.rs"]
+mod alone;
+
 use busway_shm::sync::{AtomicBool, Ordering};
-use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
 use busway::service::{Breaker, BreakerState, DeadLetter, DeadReason, Order, Retry};
-use busway::{Bus, Policy, PullerBuilder};
+use busway::{Policy, PullerBuilder};
 use busway_shm::clock::Deadline;
+
+use alone::Scene;
 
 const PATIENCE: Duration = Duration::from_secs(30);
 const HOUR: Duration = Duration::from_secs(3_600);
 
-struct Scene {
-    bus: Bus,
-    directory: PathBuf,
-}
-
 impl Scene {
-    fn new() -> Scene {
-        let random = busway_shm::sys::identity::random_u64().unwrap();
-        let directory = std::env::temp_dir().join(format!("busway-pulled-{random:016x}"));
-        Scene { bus: Bus::builder().directory(&directory).open().unwrap(), directory }
-    }
-
     fn puller(&self) -> PullerBuilder {
         self.bus.puller("work").group("workers").ack(HOUR).attempts(5)
-    }
-}
-
-impl Drop for Scene {
-    fn drop(&mut self) {
-        self.bus.close();
-        let _ = std::fs::remove_dir_all(&self.directory);
     }
 }
 

@@ -4,38 +4,22 @@
 #![expect(clippy::print_stdout, reason = "the evidence of a row is what its test prints")]
 #![expect(clippy::unwrap_used, reason = "a test fails where its story breaks")]
 
+#[path = "scene/alone.rs"]
+mod alone;
+
 use busway_shm::sync::{AtomicBool, AtomicU64, Ordering};
-use std::path::PathBuf;
 use std::sync::mpsc::channel;
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
 use busway::service::{Breaker, BreakerState, DeadLetter, DeadReason, HandlerAccount, Order, Retry, Service};
-use busway::{Account, Bus, Cause, Code, Policy};
+use busway::{Account, Cause, Code, Policy};
 use busway_shm::clock::Deadline;
+
+use alone::Scene;
 
 const PATIENCE: Duration = Duration::from_secs(30);
 const HOUR: Duration = Duration::from_secs(3_600);
-
-struct Scene {
-    bus: Bus,
-    directory: PathBuf,
-}
-
-impl Scene {
-    fn new() -> Scene {
-        let random = busway_shm::sys::identity::random_u64().unwrap();
-        let directory = std::env::temp_dir().join(format!("busway-service-{random:016x}"));
-        Scene { bus: Bus::builder().directory(&directory).open().unwrap(), directory }
-    }
-}
-
-impl Drop for Scene {
-    fn drop(&mut self) {
-        self.bus.close();
-        let _ = std::fs::remove_dir_all(&self.directory);
-    }
-}
 
 /// What handlers tell the test, and the gate at which some of them wait.
 #[derive(Clone, Default)]
