@@ -2,8 +2,8 @@
 //!
 //! A process a test costs a few milliseconds and gives what one process for all cannot: what a test and its
 //! children print belongs to that test, a hanging test is killed by name, and a crash takes only itself.
-//! Tests run as many at a time as there are cores; a target whose file head says `One test at a time` runs
-//! its tests alone, after the others.
+//! One more test runs at a time than there are cores, as tests wait more than they reckon; a target whose file
+//! head says `One test at a time` runs its tests alone, after the others.
 
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
@@ -193,7 +193,7 @@ pub(crate) fn run(
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let (alone, together): (Vec<Case>, Vec<Case>) = cases.into_iter().partition(|case| case.alone);
     let mut outcomes = Vec::new();
-    for (cases, workers) in [(together, cores.min(WORKERS_MAX)), (alone, 1)] {
+    for (cases, workers) in [(together, (cores + 1).min(WORKERS_MAX)), (alone, 1)] {
         let queue = Mutex::new(cases.into_iter().enumerate().collect::<VecDeque<_>>());
         std::thread::scope(|scope| {
             let (results, inbox) = mpsc::channel();
@@ -227,6 +227,8 @@ fn run_one(case: &Case, tag: &str, limit: Duration) -> Result<Outcome, Failure> 
     for name in ["BUSWAY_DIR", "BUSWAY_DOMAIN", "BUSWAY_LOG"] {
         command.env_remove(name);
     }
+    // With the programs of the whole workspace: a test need not build it again, with the features of one crate.
+    command.env("BUSWAY_COMMAND_IS_BUILT", "1");
     if let Some(name) = &case.name {
         // Two threads though there is one test: with one thread the harness prints the name without an end
         // of line, and the first line of the test follows on it.

@@ -166,7 +166,7 @@ with busway.Bus("interrupted") as bus:
             pending = requester.send(b"x", timeout=None)
             taken = responder.recv(PATIENCE)
             waiting = [pool.submit(pending.recv), pool.submit(responder.recv), pool.submit(requester.request, b"y", None)]
-            while not all(call.running() for call in waiting):
+            while not all(call.running() or call.done() for call in waiting):
                 pass
             pending.cancel()
             self.assertIsInstance(waiting[0].exception(PATIENCE), busway.Closed)

@@ -186,7 +186,7 @@ with busway.Bus("interrupted") as bus:
         with ThreadPoolExecutor(4) as pool:
             waiting = [pool.submit(puller.recv), pool.submit(puller.recv_many)]
             iterating = pool.submit(list, puller)
-            while not all(call.running() for call in waiting):
+            while not all(call.running() or call.done() for call in waiting):
                 pass
             self.assertEqual(puller.pushers, 0)
             puller.close()

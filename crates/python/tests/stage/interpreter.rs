@@ -104,8 +104,12 @@ fn module() -> PathBuf {
     beside
 }
 
-/// Builds the command `busway`, for the claims that use it: cargo builds no other package's programs for a test.
+/// Builds the command `busway`, for the claims that use it: cargo builds no other package's programs for a test. The suite
+/// of the workspace has built it.
 pub(crate) fn build_the_command() {
+    if std::env::var_os("BUSWAY_COMMAND_IS_BUILT").is_some() {
+        return;
+    }
     let target = module().with_file_name("../..");
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
