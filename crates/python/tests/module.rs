@@ -167,6 +167,7 @@ claims! {
     fn a_subscriber_of_another_process_that_comes_late_gets_what_was_kept_for_it();
     fn messages_of_a_new_topic_are_kept_as_long_as_was_said();
     fn every_text_is_a_topic_and_every_beginning_of_one_a_subscription();
+    fn a_name_stands_for_a_port_however_it_is_written();
     fn each_loop_of_a_port_has_its_own_topics_and_a_message_comes_once();
     fn ports_are_spaces_and_any_number_of_buses_publish_on_one();
     fn other_programs_of_the_bus_read_and_write_the_same_messages();

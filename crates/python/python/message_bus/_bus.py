@@ -22,6 +22,7 @@ from ._handlers import Function
 from ._hooks import Hook, checked
 from ._log import logger
 from ._metrics import BusMetrics, text_of
+from ._names import PortKey, port_of
 from ._outbound import Publishing, PublishResult, Pushing
 from ._pull import Pulling
 from ._request import Answering, Asking
@@ -33,7 +34,7 @@ _buses: weakref.WeakSet[MessageBus] = weakref.WeakSet()
 
 
 class Ports:
-    """Where events, results and questions go, unless a program says otherwise: any number is a port."""
+    """Where events, results and questions go, unless a program says otherwise: any number is a port, and any name."""
 
     GLOBAL_EVENTS = 5555
     TASK_RESULTS = 5556
@@ -102,8 +103,10 @@ class MessageBus:
         """The counts of this bus itself; `get_metrics` adds what the bus below has counted."""
         return self._core.metrics
 
-    async def publish(self, topic: str, data: Any, port: int = Ports.GLOBAL_EVENTS) -> None:
+    async def publish(self, topic: str, data: Any, port: PortKey = Ports.GLOBAL_EVENTS) -> None:
         """Publishes an event. It raises nothing, unless the bus is strict: what goes wrong is counted and logged."""
+        if isinstance(port, str):
+            port = port_of(port)
         message = {"topic": topic, "sender": self._core.service, "ts": time.time(), "data": data}
         if self._retries:
             message["id"] = uuid.uuid4().hex
@@ -113,7 +116,7 @@ class MessageBus:
             self._turn = 0
             await asyncio.sleep(0)
 
-    def _sent(self, routes: dict[tuple[int, str], Route], port: int, topic: str, message: dict[str, Any]) -> bool:
+    def _sent(self, routes: dict[tuple[PortKey, str], Route], port: PortKey, topic: str, message: dict[str, Any]) -> bool:
         """Sends a message if nothing is in its way. What is, is found out where there is time for it."""
         try:
             route = routes.get((port, topic))
@@ -125,16 +128,16 @@ class MessageBus:
         self._turn += 1
         return True
 
-    async def publish_ex(self, topic: str, data: Any, port: int = Ports.GLOBAL_EVENTS) -> PublishResult:
+    async def publish_ex(self, topic: str, data: Any, port: PortKey = Ports.GLOBAL_EVENTS) -> PublishResult:
         """Publishes as `publish`, and says what became of it."""
         message = {"topic": topic, "sender": self._core.service, "ts": time.time(), "data": data}
         if self._retries:
             message["id"] = uuid.uuid4().hex
-        return await self._publishing.send(port, topic, message)
+        return await self._publishing.send(_of(port), topic, message)
 
-    async def ready(self, topic: str, port: int = Ports.GLOBAL_EVENTS, timeout: float = 5.0) -> bool:
+    async def ready(self, topic: str, port: PortKey = Ports.GLOBAL_EVENTS, timeout: float = 5.0) -> bool:
         """Waits until somebody subscribes to a topic; False where nobody does in time."""
-        until = time.monotonic() + timeout
+        until, port = time.monotonic() + timeout, _of(port)
         while True:
             route = await self._publishing.route(port, topic)
             if route.is_heard():
@@ -143,12 +146,12 @@ class MessageBus:
                 return False
             await asyncio.sleep(0.002)
 
-    async def subscribe_loop(self, port: int, topics: Iterable[str] | str | None = None) -> None:
+    async def subscribe_loop(self, port: PortKey, topics: Iterable[str] | str | None = None) -> None:
         """Brings what is published on a port to its handlers, until it is cancelled or the bus is cleaned up.
 
         `topics` are what topics begin with; None means all. Each loop has its own.
         """
-        await self._core.run_loop(self._subscribing.loop(port, topics))
+        await self._core.run_loop(self._subscribing.loop(_of(port), topics))
 
     def register_handler(
         self,
@@ -193,8 +196,10 @@ class MessageBus:
             core.after_receive = (*core.after_receive, checked(after_receive))
         self._look_for_routes()
 
-    async def push_result(self, data: Any, port: int = Ports.TASK_RESULTS) -> None:
+    async def push_result(self, data: Any, port: PortKey = Ports.TASK_RESULTS) -> None:
         """Sends a result to one of those who pull. It raises nothing, unless the bus is strict."""
+        if isinstance(port, str):
+            port = port_of(port)
         message = self._core.envelope(data)
         if self._retries:
             message["id"] = uuid.uuid4().hex
@@ -204,21 +209,21 @@ class MessageBus:
             self._turn = 0
             await asyncio.sleep(0)
 
-    async def pull_results_loop(self, port: int = Ports.TASK_RESULTS) -> None:
+    async def pull_results_loop(self, port: PortKey = Ports.TASK_RESULTS) -> None:
         """Hands results to `_handle_pulled_message`, one after the other, until it is cancelled or the bus is cleaned up."""
-        await self._core.run_loop(self._pulling.loop(port, self._handle_pulled_message))
+        await self._core.run_loop(self._pulling.loop(_of(port), self._handle_pulled_message))
 
     async def _handle_pulled_message(self, message: dict[str, Any]) -> None:
         """What is done with a result: a dict of `sender`, `ts` and `data`. To be overridden."""
         self._core.log(logging.DEBUG, "pulled", "a result of %s was pulled", message.get("sender"))
 
-    async def request(self, data: Any, port: int = Ports.STATE_MANAGEMENT, timeout: float | None = None) -> Any:
+    async def request(self, data: Any, port: PortKey = Ports.STATE_MANAGEMENT, timeout: float | None = None) -> Any:
         """Asks, and returns the answer; None where there is none in time, unless the bus is strict.
 
         `timeout` in seconds takes the place of `req_total_timeout`; 0 means that one.
         """
         try:
-            return await self._asking.request(data, port, timeout)
+            return await self._asking.request(data, _of(port), timeout)
         except Exception as error:
             if self._core.settings.strict:
                 raise
@@ -226,13 +231,13 @@ class MessageBus:
             self._core.log(logging.WARNING, cause, "a request on port %s has no answer: %s", port, error)
             return None
 
-    async def request_ex(self, data: Any, port: int = Ports.STATE_MANAGEMENT, timeout: float | None = None) -> Any:
+    async def request_ex(self, data: Any, port: PortKey = Ports.STATE_MANAGEMENT, timeout: float | None = None) -> Any:
         """Asks as `request`, and raises what went wrong: `busway.NoResponders`, `busway.TimedOut`, `Cooldown` and others."""
-        return await self._asking.request(data, port, timeout)
+        return await self._asking.request(data, _of(port), timeout)
 
-    async def response_loop(self, port: int = Ports.STATE_MANAGEMENT) -> None:
+    async def response_loop(self, port: PortKey = Ports.STATE_MANAGEMENT) -> None:
         """Answers requests by `_handle_request`, many at once, until it is cancelled or the bus is cleaned up."""
-        await self._core.run_loop(self._answering.loop(port, self._handle_request))
+        await self._core.run_loop(self._answering.loop(_of(port), self._handle_request))
 
     async def _handle_request(self, request: dict[str, Any]) -> Any:
         """The answer to a request: a dict of `sender`, `ts` and `data`. To be overridden."""
@@ -298,6 +303,10 @@ class MessageBus:
 
     def _shown(self) -> tuple[str, dict[str, Any]]:
         return self.service_name, self.get_metrics(extended=True)
+
+
+def _of(port: PortKey) -> PortKey:
+    return port_of(port) if isinstance(port, str) else port
 
 
 def _after_fork() -> None:

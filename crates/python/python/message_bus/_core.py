@@ -27,6 +27,7 @@ from ._config import settings
 from ._hooks import Hook, Rejected, passed
 from ._log import Limited
 from ._metrics import BusMetrics, Shown
+from ._names import PortKey
 from ._processes import Processes
 from ._runtime import Membership
 from ._serializers import Serializer, reads_bytes
@@ -66,7 +67,7 @@ class Core:
         #: The counts of the bus, as long as it is there.
         self.shown: weakref.WeakMethod[Callable[[], Shown]]
         #: Publishes a message that a handler gave up, on a port and a topic.
-        self.bury: Callable[[int, str, dict[str, Any]], Awaitable[object]]
+        self.bury: Callable[[PortKey, str, dict[str, Any]], Awaitable[object]]
         self.fresh()
 
     def fresh(self) -> None:

@@ -22,6 +22,7 @@ from typing import Any
 from ._care import QUICK
 from ._core import CALLER, Core
 from ._handlers import Handler
+from ._names import PortKey
 from ._processes import HandlerFailed
 
 #: Messages of a lane that are handled before another lane has its turn, and so at most in one call of a thread.
@@ -31,7 +32,7 @@ TURN = 64
 class Inbox:
     """How much of one subscription waits to be handled."""
 
-    def __init__(self, port: int, most: int) -> None:
+    def __init__(self, port: PortKey, most: int) -> None:
         self.port = port
         self.most = most
         self.waiting = 0
@@ -235,7 +236,7 @@ class Dispatcher:
                 run.inbox.done(1)
         return count
 
-    async def _handle(self, port: int, topic: str, handler: Handler, message: dict[str, Any] | None) -> None:
+    async def _handle(self, port: PortKey, topic: str, handler: Handler, message: dict[str, Any] | None) -> None:
         """Has one message handled by one handler, with the care that was asked for."""
         care, breaker, failed = handler.care, None, 0
         if care is not None:
@@ -291,7 +292,7 @@ class Dispatcher:
         return error
 
     async def _give_up(
-        self, port: int, topic: str, handler: Handler, message: dict[str, Any] | None, why: str, attempts: int
+        self, port: PortKey, topic: str, handler: Handler, message: dict[str, Any] | None, why: str, attempts: int
     ) -> None:
         """A message is not handled by a handler, and goes where it was said."""
         core = self._core

@@ -4,14 +4,22 @@ The program's topics may be any text; names on the bus may not. So each characte
 `%XX` of its bytes, and an empty token as a single `%`. Escapes do not depend on what follows, so that a prefix of a topic
 is a prefix of its name.
 
+A port is a number, or a name of the program's choice that stands in its place: `events`, also as `bus://events`.
+
 Invariant: different topics have different names, and `name(port, topic)` begins with `prefix(port, p)` exactly where
-`topic` begins with `p`, as far as `LENGTH` reaches.
+`topic` begins with `p`, as far as `LENGTH` reaches. What stands for one port is one port, however it is written.
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
+from functools import lru_cache
+
+import busway
+
+#: A number, or a name.
+PortKey = int | str
 
 #: Bytes of a name: the bus refuses more than 255.
 LENGTH = 255
@@ -21,19 +29,41 @@ _CUT = LENGTH - 34
 _PLAIN = re.compile(r"[A-Za-z0-9_/:@#+=,~-]+(\.[A-Za-z0-9_/:@#+=,~-]+)*").fullmatch
 
 
-def space(port: int) -> str:
-    """What the names of all topics of a port begin with."""
-    return f"port.{port}."
+_NAMED = re.compile(r"[A-Za-z_-][A-Za-z0-9_-]{0,63}").fullmatch
+_NUMBER = re.compile(r"0|[1-9][0-9]{0,9}").fullmatch
 
 
-def results(port: int) -> str:
+@lru_cache(1024)
+def port_of(written: str) -> PortKey:
+    """The port that a text stands for; the text itself where it stands for none, which `space` and its like refuse."""
+    text = written.removeprefix("bus://")
+    if _NUMBER(text):
+        return int(text)
+    return text if _NAMED(text) else written
+
+
+def _token(port: PortKey) -> str:
+    if isinstance(port, int):
+        return str(int(port))
+    if isinstance(port, str) and _NAMED(port):
+        return port
+    cause, remedy = f"{port!r} is no port", "a number, or a name of letters, digits, - and _ that begins with no digit"
+    raise busway.SettingError(106, cause, "", remedy)
+
+
+def space(port: PortKey) -> str:
+    """What the names of all topics of a port begin with. Raises SettingError for what is no port, as do the others."""
+    return f"port.{_token(port)}."
+
+
+def results(port: PortKey) -> str:
     """The name under which the results of a port are shared."""
-    return f"results.{port}"
+    return f"results.{_token(port)}"
 
 
-def requests(port: int) -> str:
+def requests(port: PortKey) -> str:
     """The name under which the requests of a port are answered."""
-    return f"requests.{port}"
+    return f"requests.{_token(port)}"
 
 
 def _character(one: str) -> str:
@@ -48,7 +78,7 @@ def _escaped(text: str) -> str:
     return ".".join([*(token or "%" for token in tokens[:-1]), tokens[-1]])
 
 
-def name(port: int, topic: str) -> str:
+def name(port: PortKey, topic: str) -> str:
     """The name of a topic on the bus."""
     if _PLAIN(topic):
         escaped = topic
@@ -63,12 +93,12 @@ def name(port: int, topic: str) -> str:
     return f"{_cut(whole)}%~{digest}"
 
 
-def pattern(port: int, prefix: str) -> str:
+def pattern(port: PortKey, prefix: str) -> str:
     """The pattern of all topics of a port that begin with `prefix`; of some more, where `is_cut` says so."""
     return "^" + _cut(space(port) + _escaped(prefix))
 
 
-def is_cut(port: int, prefix: str) -> bool:
+def is_cut(port: PortKey, prefix: str) -> bool:
     """Whether the prefix is too long for a pattern, so that who receives has to look at the topic."""
     return len((space(port) + _escaped(prefix)).encode()) > _CUT
 

@@ -23,7 +23,7 @@ import busway
 from ._breaker import Breaker
 from ._core import LOOK, Core
 from ._hooks import Rejected, passed
-from ._names import name, results
+from ._names import PortKey, name, results
 from ._route import Port, Route, slots, when_there_is_room
 
 #: Topics that have a port at once. Beyond, the one that was opened first is closed; what it sent is read on.
@@ -66,7 +66,7 @@ class Outbound:
 
     def fresh(self) -> None:
         #: By port and topic, the one that was opened first at the beginning.
-        self.routes: dict[tuple[int, str], Route] = {}
+        self.routes: dict[tuple[PortKey, str], Route] = {}
         self._opening = threading.Lock()
         #: A cleanup that was begun anew waits for the thread of the one before.
         self._closing = threading.Lock()
@@ -75,7 +75,7 @@ class Outbound:
         self._unattended = 0
         self._past: Counter[str] = Counter()
 
-    def open(self, port: int, topic: str) -> Port:
+    def open(self, port: PortKey, topic: str) -> Port:
         """A port of the bus for a topic; it may take a moment."""
         raise NotImplementedError
 
@@ -83,7 +83,7 @@ class Outbound:
         """How many messages may wait, where that is held to the letter and not to the size of a ring."""
         return None
 
-    async def send(self, port: int, topic: str, message: dict[str, Any]) -> PublishResult:
+    async def send(self, port: PortKey, topic: str, message: dict[str, Any]) -> PublishResult:
         """Sends a message whatever it takes, or drops it."""
         core = self._core
         endpoint = f"{self._pattern}:{port}"
@@ -115,7 +115,7 @@ class Outbound:
         await asyncio.sleep(0)
         return ACCEPTED
 
-    async def _tried(self, port: int, topic: str, payload: bytes, breaker: Breaker, leave: int) -> busway.Error | None:
+    async def _tried(self, port: PortKey, topic: str, payload: bytes, breaker: Breaker, leave: int) -> busway.Error | None:
         """Sends a message, and again where that fails, as often as was said; returns what it failed of at last."""
         core, retry, failed = self._core, self._core.settings.retry, 0
         while True:
@@ -173,7 +173,7 @@ class Outbound:
         finally:
             route.waiting -= 1
 
-    async def route(self, port: int, topic: str) -> Route:
+    async def route(self, port: PortKey, topic: str) -> Route:
         """The route of a topic, which is opened if it is not there."""
         route = self.routes.get((port, topic))
         if route is None:
@@ -183,7 +183,7 @@ class Outbound:
             route = await self._core.in_thread(partial(self._opened, port, topic))
         return route
 
-    def _opened(self, port: int, topic: str) -> Route:
+    def _opened(self, port: PortKey, topic: str) -> Route:
         core, endpoint = self._core, f"{self._pattern}:{port}"
         with self._opening:
             route = self.routes.get((port, topic))
@@ -266,7 +266,7 @@ class Publishing(Outbound):
     def __init__(self, core: Core) -> None:
         super().__init__(core, "pub", core.settings.pub_send_timeout)
 
-    def open(self, port: int, topic: str) -> busway.Publisher:
+    def open(self, port: PortKey, topic: str) -> busway.Publisher:
         config = self._core.settings
         return self._core.bus().publisher(
             name(port, topic),
@@ -285,7 +285,7 @@ class Pushing(Outbound):
         # All who pull are one reader, so that it can be counted what waits.
         return self._core.settings.hwm_outbound
 
-    def open(self, port: int, topic: str) -> busway.Pusher:
+    def open(self, port: PortKey, topic: str) -> busway.Pusher:
         config = self._core.settings
         return self._core.bus().pusher(
             results(port), slots_max=slots(config.hwm_outbound), max_wait=config.push_send_timeout, late_join=RESULTS_WAIT

@@ -20,7 +20,7 @@ import busway
 from busway import aio
 
 from ._core import CALLER, Core
-from ._names import results
+from ._names import PortKey, results
 
 #: Results that are taken at once.
 BATCH = 256
@@ -45,7 +45,7 @@ class Pulling:
 
     def fresh(self) -> None:
         #: By port, what loops that were cancelled had taken and not handled: nobody else can have it.
-        self._left: dict[int, deque[bytes]] = {}
+        self._left: dict[PortKey, deque[bytes]] = {}
         #: What loops have taken and not handled yet.
         self._taken: list[deque[bytes]] = []
         #: Results that are in a handler.
@@ -56,13 +56,14 @@ class Pulling:
         """Results that were taken and are not handled."""
         return self._in_hand + sum(map(len, [*self._left.values(), *self._taken]))
 
-    async def loop(self, port: int, handle: Callable[[Any], Any]) -> None:
+    async def loop(self, port: PortKey, handle: Callable[[Any], Any]) -> None:
         """Hands over results until it is cancelled."""
+        shared = results(port)
         mine = self._left.pop(port, None) or deque()
         self._taken.append(mine)
 
         def open() -> busway.Puller:
-            return self._core.bus().puller(results(port), holds=HOLDS)
+            return self._core.bus().puller(shared, holds=HOLDS)
 
         async def use(native: busway.Puller) -> None:
             puller = aio.Puller(open)

@@ -20,7 +20,7 @@ from busway import aio
 from ._breaker import Breaker
 from ._core import CALLER, Core
 from ._hooks import Rejected, passed
-from ._names import requests
+from ._names import PortKey, requests
 from ._pull import answer_of
 
 #: Requests that are taken at once.
@@ -39,11 +39,11 @@ class Asking:
         self.fresh()
 
     def fresh(self) -> None:
-        self._requesters: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, dict[int, aio.Requester]]
+        self._requesters: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, dict[PortKey, aio.Requester]]
         self._requesters = weakref.WeakKeyDictionary()
         self._opening: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = weakref.WeakKeyDictionary()
 
-    async def request(self, data: Any, port: int, timeout: float | None) -> Any:
+    async def request(self, data: Any, port: PortKey, timeout: float | None) -> Any:
         """The answer. Raises what went wrong, which is counted then."""
         core = self._core
         breaker = core.breaker(f"req:{port}")
@@ -65,7 +65,7 @@ class Asking:
             # Where it had no outcome: it was cancelled, or has failed before anybody was asked.
             breaker.gave_up(leave)
 
-    async def _asked(self, data: Any, port: int, total: float, breaker: Breaker, leave: int) -> Any:
+    async def _asked(self, data: Any, port: PortKey, total: float, breaker: Breaker, leave: int) -> Any:
         core = self._core
         try:
             message = core.envelope(data)
@@ -108,7 +108,7 @@ class Asking:
             core.metrics.dropped_inbound("undecodable")
             raise
 
-    async def _reply(self, payload: bytes, port: int, total: float) -> bytes:
+    async def _reply(self, payload: bytes, port: PortKey, total: float) -> bytes:
         """The bytes of the answer. At most half of the time goes into sending."""
         requester = await self._requester(port)
         halved = self._core.settings.req_timeout_split == "half"
@@ -121,7 +121,7 @@ class Asking:
             raise busway.Unanswered(408, "the request was let go without an answer", f"port {port}")
         return bytes(reply)
 
-    async def _requester(self, port: int) -> aio.Requester:
+    async def _requester(self, port: PortKey) -> aio.Requester:
         loop = asyncio.get_running_loop()
         of_loop = self._requesters.setdefault(loop, {})
         found = of_loop.get(port)
@@ -132,7 +132,7 @@ class Asking:
                 of_loop[port] = await self._opened(port)
             return of_loop[port]
 
-    async def _opened(self, port: int) -> aio.Requester:
+    async def _opened(self, port: PortKey) -> aio.Requester:
         core = self._core
 
         def open() -> busway.Requester:
@@ -170,11 +170,12 @@ class Answering:
     def fresh(self) -> None:
         self.waiting = 0
 
-    async def loop(self, port: int, handle: Callable[[Any], Any]) -> None:
+    async def loop(self, port: PortKey, handle: Callable[[Any], Any]) -> None:
         """Answers requests until it is cancelled."""
+        asked = requests(port)
 
         def open() -> busway.Responder:
-            return self._core.bus().responder(requests(port))
+            return self._core.bus().responder(asked)
 
         async def use(native: busway.Responder) -> None:
             responder = aio.Responder(open)

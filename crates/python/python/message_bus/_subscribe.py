@@ -21,7 +21,7 @@ from busway import aio
 from ._core import LOOK, Core, in_loop
 from ._dispatch import Dispatcher, Inbox
 from ._handlers import Handlers
-from ._names import is_cut, pattern
+from ._names import PortKey, is_cut, pattern
 from ._route import lost
 
 #: Messages that are taken at once.
@@ -62,7 +62,7 @@ class Subscribing:
         self._lost = 0
         self._dispatchers: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Dispatcher] = weakref.WeakKeyDictionary()
 
-    async def loop(self, port: int, topics: Iterable[str] | str | None) -> None:
+    async def loop(self, port: PortKey, topics: Iterable[str] | str | None) -> None:
         """Brings messages to their handlers until it is cancelled."""
         prefixes = asked_for(topics)
         inbox = Inbox(port, self._core.settings.hwm_inbound)
@@ -86,7 +86,7 @@ class Subscribing:
             while dispatcher.running and time.monotonic() < self._core.end_by:
                 await asyncio.sleep(LOOK)
 
-    async def _read(self, port: int, pattern: str, cut: tuple[str, ...] | None, inbox: Inbox) -> None:
+    async def _read(self, port: PortKey, pattern: str, cut: tuple[str, ...] | None, inbox: Inbox) -> None:
         """Reads one pattern; where it cannot be read it is tried again."""
         core = self._core
 

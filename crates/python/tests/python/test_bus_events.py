@@ -129,6 +129,46 @@ asyncio.run(main())
 
         self.run_async(main())
 
+    def test_a_name_stands_for_a_port_however_it_is_written(self):
+        class Answers(MessageBus):
+            def _handle_request(self, request):
+                return {"asked": request["data"]}
+
+            def _handle_pulled_message(self, message):
+                self.pulled.append(message["data"])
+
+        async def main():
+            async with self.bus(kind=Answers, name="a") as one, self.bus({"strict": True}) as strict:
+                seen, one.pulled = [], []
+                one.register_handler("x", lambda message: seen.append(message["data"]))
+                await self.listens(one, port="bus://events")
+                await self.listens(one, port=7001)
+                answering = [asyncio.create_task(one.response_loop("state")), asyncio.create_task(one.pull_results_loop("done"))]
+                self.assertTrue(await one.ready("x", "events"))
+                for number, port in enumerate(["events", "bus://events", "7001", 7001, "bus://7001", "others"]):
+                    self.assertIs(await one.publish("x", number, port), None)
+                await self.until(lambda: len(seen) == 5, "each came where it was published")
+                self.assertEqual(sorted(seen), [0, 1, 2, 3, 4])
+                self.assertEqual(await one.request(1, "bus://state"), {"asked": 1})
+                await one.push_result(2, "bus://done")
+                await self.until(lambda: one.pulled == [2])
+                # What is no name is said to who wants to know, and counted for the others.
+                before = one.get_metrics()
+                odd = ["", "bus://", "a.b", "a b", "-1x.", "7up", "é", ">", None, 1.5, "x" * 65, "bus://bus://a"]
+                for port in odd:
+                    self.assertIs(await one.publish("x", 0, port), None)
+                    with self.assertRaises(busway.SettingError, msg=repr(port)):
+                        await strict.publish("x", 0, port)
+                    for loop in (one.subscribe_loop, one.response_loop, one.pull_results_loop):
+                        with self.assertRaises(busway.SettingError, msg=repr(port)):
+                            await loop(port)
+                after = one.get_metrics()
+                self.assertEqual(after["outbound_dropped"] - before["outbound_dropped"], len(odd))
+                self.assertEqual(after["messages_sent"], before["messages_sent"])
+                del answering
+
+        self.run_async(main())
+
     def test_each_loop_of_a_port_has_its_own_topics_and_a_message_comes_once(self):
         async def main():
             async with self.bus() as bus:
