@@ -16,6 +16,7 @@ mod control;
 mod dead_letter;
 mod error;
 mod extension;
+pub mod gossip;
 mod group;
 mod header;
 mod ids;

@@ -404,6 +404,36 @@ pub const WORK_DENIED_MAX: usize = 1_024;
 /// Pullers that are opened for one peer at a time: one after the other, in turn with those for others. The next waits for one of them.
 pub const WORK_OPENINGS_MAX: usize = 16;
 
+// Artifacts.
+
+/// Bytes of an artifact that stand in its offer: about what its bytes, asked for apart, would cost in words and in a round trip
+/// on a fast link. A larger one is asked for.
+pub const ARTIFACT_INSIDE_BYTES_MAX: usize = 1 << 10;
+
+/// Bytes of an artifact that is asked for whole, of one node at a time: 21 ms at 100 Mbit/s. An offer of a larger one is refused
+/// where it is made, until artifacts come in pieces.
+pub const ARTIFACT_WHOLE_BYTES_MAX: u64 = 256 << 10;
+
+/// Bytes of one chunk, which all chunks but the last have: two fragments of a link. What was begun and is not wanted any more costs
+/// so much, and a header for each of them costs half a hundredth. A chunk of another size is blamed on who sent it.
+pub const ARTIFACT_CHUNK_BYTES: usize = 2 * LINK_FRAGMENT_BYTES;
+
+/// Bytes of the attribute of an offer: a few fields, by which its receivers decide whether they want it. A longer one is refused where it is
+/// given; a word with one is no word.
+pub const ARTIFACT_ATTRIBUTE_BYTES_MAX: usize = 256;
+
+/// Bytes of a word about artifacts, without a chunk behind it: one fragment of a link with its header, so that no word about who has what goes as bulk.
+/// A larger one is no word.
+pub const GOSSIP_WORD_BYTES_MAX: usize = LINK_FRAGMENT_BYTES;
+
+/// Slots, marks or questions in one word: what fits, since none has fewer than three bytes. More are no word.
+pub const GOSSIP_WORD_ENTRIES_MAX: usize = 2_048;
+
+/// Patterns of a filter: half of a word, where each has its 255 bytes. More are refused where they are given.
+pub const GOSSIP_FILTER_PATTERNS_MAX: usize = 16;
+
+// Credit.
+
 /// Messages that a peer may have under way to us unless the user says otherwise: half a million a second over
 /// 32 ms. Past it the peer waits.
 pub const LINK_CREDIT_MESSAGES_DEFAULT: u64 = 16_384;
@@ -603,6 +633,15 @@ const _: () = {
     assert!(GATE_BYTES_MIN >= 2 * LINK_FRAGMENT_BYTES as u64 && GATE_BYTES_MIN <= GATE_BYTES_FIRST);
     assert!(GATE_WAIT_NS_MAX <= GATE_QUEUE_NS / 2 && GATE_QUEUE_NS < GATE_WINDOW_NS);
     assert!(LINK_COPY_BYTES < LINK_FRAGMENT_BYTES && LINK_FRAGMENT_BYTES <= LINK_PART_BYTES);
+    assert!(
+        ARTIFACT_INSIDE_BYTES_MAX + ARTIFACT_ATTRIBUTE_BYTES_MAX + NAME_BYTES_MAX + 64
+            <= GOSSIP_WORD_BYTES_MAX,
+        "a word has room for any offer"
+    );
+    assert!(GOSSIP_FILTER_PATTERNS_MAX * (NAME_BYTES_MAX + 2) + 64 <= GOSSIP_WORD_BYTES_MAX);
+    assert!(3 * GOSSIP_WORD_ENTRIES_MAX <= GOSSIP_WORD_BYTES_MAX);
+    assert!(ARTIFACT_INSIDE_BYTES_MAX < ARTIFACT_CHUNK_BYTES);
+    assert!(ARTIFACT_WHOLE_BYTES_MAX.is_multiple_of(ARTIFACT_CHUNK_BYTES as u64));
     assert!(
         HEADER_SIZE + 16 + LINK_RUN_PAYLOAD_BYTES_MAX <= LINK_FRAME_BYTES_MAX,
         "a run has room for any of them"

@@ -322,6 +322,12 @@ fn the_limits_of_the_format_are_those_of_the_page() {
         LINK_SOURCES_MAX,
         LINK_RESERVED_SOURCES_MAX,
         LINK_TOKEN_BYTES_MAX,
+        ARTIFACT_INSIDE_BYTES_MAX,
+        ARTIFACT_CHUNK_BYTES,
+        ARTIFACT_ATTRIBUTE_BYTES_MAX,
+        GOSSIP_WORD_BYTES_MAX,
+        GOSSIP_WORD_ENTRIES_MAX,
+        GOSSIP_FILTER_PATTERNS_MAX,
     ];
     assert_eq!(pairs("## Limits of the format", ["limit", "value"]), expected);
 }

@@ -1,0 +1,443 @@
+//! What nodes say to each other about artifacts: who offers what, who has what, and the bytes themselves.
+//!
+//! A node has a table of slots. A change of a slot is an update that replaces the one before it, so nothing is repeated for who
+//! missed it: who comes again says how far it knows the table, and is told the rest. What a node has from others it does not
+//! offer anew; it names the slot of the origin by a mark of a few bytes.
+//!
+//! A body is a word in postcard, and behind a *chunk* its bytes. Nobody says in a word who it is: the link knows that.
+//! It does not know what follows from a word.
+//!
+//! Invariant: a word has one encoding. `decode` accepts no bytes but those that `encode` makes of its result, and keeps no more
+//! memory than a constant times their number.
+
+use alloc::vec::Vec;
+use core::fmt;
+use core::marker::PhantomData;
+
+use serde::de::{SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
+
+use crate::limits::{
+    ARTIFACT_ATTRIBUTE_BYTES_MAX, ARTIFACT_CHUNK_BYTES, ARTIFACT_INSIDE_BYTES_MAX,
+    GOSSIP_FILTER_PATTERNS_MAX, GOSSIP_WORD_BYTES_MAX, GOSSIP_WORD_ENTRIES_MAX,
+};
+use crate::pattern::Pattern;
+use crate::topic::Topic;
+
+/// The name of a body: BLAKE3 of its bytes.
+///
+/// ```
+/// use busway_wire::gossip::ArtifactId;
+/// let id = ArtifactId::of(b"");
+/// assert!(id.to_string().starts_with("af1349b9f5f9a1a6"));
+/// ```
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct ArtifactId(pub [u8; 32]);
+
+impl ArtifactId {
+    /// That of these bytes.
+    #[must_use]
+    pub fn of(body: &[u8]) -> ArtifactId {
+        ArtifactId(*blake3::hash(body).as_bytes())
+    }
+}
+
+impl fmt::Display for ArtifactId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for ArtifactId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ArtifactId({self})")
+    }
+}
+
+/// One start of a node, as its table is named: a later start has a larger number.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Epoch(pub u64);
+
+/// A node, by its index.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct NodeIndex(pub u8);
+
+impl fmt::Display for NodeIndex {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "node {}", self.0)
+    }
+}
+
+/// A slot in the table of its node.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct SlotNumber(pub u32);
+
+/// How far somebody knows a table of that epoch.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Since {
+    /// Of which start.
+    pub epoch: Epoch,
+    /// All changes of slots up to this version are known.
+    pub slots: u64,
+    /// All marks up to this one are known.
+    pub marks: u64,
+}
+
+/// What somebody wants to be told of a table; what matches nothing here is passed over.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Filter {
+    /// The topics; none means all.
+    #[serde(deserialize_with = "deserialize_patterns")]
+    pub patterns: Vec<Pattern>,
+    /// Not what was offered longer ago, in milliseconds of the one who is asked.
+    pub age_ms_max: Option<u64>,
+}
+
+/// The first word on a link, and whenever something is to be told again: where both tables are.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Exchange {
+    /// The start of the sender.
+    pub epoch: Epoch,
+    /// How far the sender knows the receiver's table; without it, nothing of it.
+    pub since: Option<Since>,
+    /// What the sender wants to be told.
+    pub filter: Option<Filter>,
+}
+
+/// The bytes of an offer, or what they are.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Content {
+    /// The bytes: their name follows from them.
+    Inside {
+        /// At most `ARTIFACT_INSIDE_BYTES_MAX`.
+        #[serde(deserialize_with = "deserialize_inside")]
+        body: Vec<u8>,
+    },
+    /// They are to be asked for.
+    Apart {
+        /// Their name.
+        id: ArtifactId,
+        /// How many; more than `ARTIFACT_INSIDE_BYTES_MAX`.
+        size: u64,
+    },
+}
+
+/// What stands in a slot.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Offer {
+    /// On which topic.
+    pub topic: Topic,
+    /// What the application says of it beside; at most `ARTIFACT_ATTRIBUTE_BYTES_MAX`.
+    #[serde(deserialize_with = "deserialize_attribute")]
+    pub attribute: Vec<u8>,
+    /// Whether the origin wants to know of each node that it has it, or will not have it.
+    pub confirm: bool,
+    /// The bytes, or what they are.
+    pub content: Content,
+}
+
+/// A change of a slot.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Slot {
+    /// Which.
+    pub slot: SlotNumber,
+    /// The version of its table that the change made.
+    pub version: u64,
+    /// What stands in it now; without, it was withdrawn.
+    pub offer: Option<Offer>,
+}
+
+/// Changes of the sender's own slots, in the order of their versions.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tell {
+    /// With these, the receiver knows all changes up to this version that it asked for.
+    pub through: u64,
+    /// The changes.
+    #[serde(deserialize_with = "deserialize_slots")]
+    pub slots: Vec<Slot>,
+}
+
+/// What the sender has to do with a slot of another node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Standing {
+    /// It has the bytes, all of them and checked, and gives them to who asks.
+    Has,
+    /// It has them no more: they were withdrawn, or there is no room.
+    Lacks,
+    /// It does not want them. Said to the origin alone.
+    Declines,
+}
+
+/// What the sender has to do with one slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mark {
+    /// Which.
+    pub slot: SlotNumber,
+    /// The version of the origin's table at which the slot was as the sender knows it.
+    pub version: u64,
+    /// What the sender has to do with it.
+    pub standing: Standing,
+}
+
+/// Marks of slots of one node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Marked {
+    /// Whose slots; never the sender's.
+    pub node: NodeIndex,
+    /// Of which start of it.
+    pub epoch: Epoch,
+    /// The marks.
+    #[serde(deserialize_with = "deserialize_marks")]
+    pub marks: Vec<Mark>,
+}
+
+/// What the sender has to do with slots of others.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Marks {
+    /// With these, the receiver knows all the sender's marks up to this one.
+    pub through: u64,
+    /// By node.
+    #[serde(deserialize_with = "deserialize_marked")]
+    pub of: Vec<Marked>,
+}
+
+/// A slot as somebody knows it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Reference {
+    /// Whose slot.
+    pub node: NodeIndex,
+    /// Of which start of it.
+    pub epoch: Epoch,
+    /// Which.
+    pub slot: SlotNumber,
+    /// The version of its table at which it was so.
+    pub version: u64,
+}
+
+/// Slots of another node, as its sender knows them: the answer to *ask*.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Describe {
+    /// Whose.
+    pub node: NodeIndex,
+    /// Of which start of it.
+    pub epoch: Epoch,
+    /// What stands in them.
+    #[serde(deserialize_with = "deserialize_slots")]
+    pub slots: Vec<Slot>,
+}
+
+/// One thing that is said. The order of the variants is the format: a new one goes to the end.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Word {
+    /// Where both tables are.
+    Exchange(Exchange),
+    /// Changes of the sender's slots.
+    Tell(Tell),
+    /// So many words *tell* of this link are done with.
+    Handled {
+        /// All of them since the link began.
+        tells: u64,
+    },
+    /// What the sender has of others.
+    Marks(Marks),
+    /// The receiver marked these, and the sender does not know what they are.
+    Ask {
+        /// Which.
+        #[serde(deserialize_with = "deserialize_references")]
+        of: Vec<Reference>,
+    },
+    /// What they are.
+    Describe(Describe),
+    /// The bytes of a slot are wanted, from an offset on.
+    Request {
+        /// The sender's number for it, used once on a link.
+        request: u64,
+        /// Which slot.
+        of: Reference,
+        /// From which byte on.
+        offset: u64,
+    },
+    /// Bytes that were asked for; they follow.
+    Chunk {
+        /// The receiver's number for the request.
+        request: u64,
+        /// Where they belong.
+        offset: u64,
+    },
+    /// The sender cannot give what was asked for.
+    NotFound {
+        /// The receiver's number for the request.
+        request: u64,
+    },
+    /// Nothing more of that request is wanted.
+    Cancel {
+        /// The sender's number for it.
+        request: u64,
+    },
+}
+
+/// Why bytes are no word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WordError {
+    /// More bytes than a word may have.
+    TooLarge {
+        /// How many there are.
+        size: usize,
+    },
+    /// It is cut short, or a name, a number or a list is out of bounds.
+    Body,
+    /// It says in more bytes what can be said in fewer.
+    NotCanonical,
+    /// Bytes follow that do not belong to it, or none where some must.
+    Following {
+        /// How many.
+        size: usize,
+    },
+    /// A size that bytes apart from their offer cannot have.
+    Size {
+        /// What it is.
+        size: u64,
+    },
+}
+
+impl fmt::Display for WordError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            WordError::TooLarge { size } => {
+                write!(
+                    f,
+                    "a word about artifacts of {size} bytes, at most {GOSSIP_WORD_BYTES_MAX} are allowed"
+                )
+            }
+            WordError::Body => f.write_str("a word about artifacts is malformed"),
+            WordError::NotCanonical => f.write_str("a word about artifacts is not in its shortest form"),
+            WordError::Following { size } => write!(f, "{size} bytes behind a word about artifacts"),
+            WordError::Size { size } => write!(f, "an offer of {size} bytes has them inside"),
+        }
+    }
+}
+
+impl core::error::Error for WordError {}
+
+/// Replaces `out` by what says this; `following` are the bytes of a chunk, and empty for all else.
+///
+/// ```
+/// use busway_wire::gossip::{Word, decode, encode};
+/// let mut body = Vec::new();
+/// encode(&Word::Chunk { request: 1, offset: 0 }, b"bytes", &mut body);
+/// assert_eq!(decode(&body), Ok((Word::Chunk { request: 1, offset: 0 }, &b"bytes"[..])));
+/// assert!(decode(&body[..2]).is_err());
+/// ```
+pub fn encode(word: &Word, following: &[u8], out: &mut Vec<u8>) {
+    out.clear();
+    *out = postcard::to_extend(word, core::mem::take(out))
+        .expect("a vector takes any number of bytes, and no field has an unknown length");
+    out.extend_from_slice(following);
+}
+
+/// Reads a word, and the bytes behind it.
+///
+/// # Errors
+/// Bytes that are no word, a second encoding of one, or bytes behind one that has none.
+pub fn decode(body: &[u8]) -> Result<(Word, &[u8]), WordError> {
+    if body.len() > GOSSIP_WORD_BYTES_MAX + ARTIFACT_CHUNK_BYTES {
+        return Err(WordError::TooLarge { size: body.len() });
+    }
+    let (word, following) = postcard::take_from_bytes::<Word>(body).map_err(|_| WordError::Body)?;
+    let size = body.len() - following.len();
+    if size > GOSSIP_WORD_BYTES_MAX {
+        return Err(WordError::TooLarge { size });
+    }
+    let mut again = Vec::with_capacity(size);
+    encode(&word, &[], &mut again);
+    if body.get(..size) != Some(&again) {
+        return Err(WordError::NotCanonical);
+    }
+    check_following(&word, following.len())?;
+    match &word {
+        Word::Tell(Tell { slots, .. }) | Word::Describe(Describe { slots, .. }) => check_sizes(slots)?,
+        Word::Exchange(_)
+        | Word::Handled { .. }
+        | Word::Marks(_)
+        | Word::Ask { .. }
+        | Word::Request { .. }
+        | Word::Chunk { .. }
+        | Word::NotFound { .. }
+        | Word::Cancel { .. } => {}
+    }
+    Ok((word, following))
+}
+
+fn check_following(word: &Word, size: usize) -> Result<(), WordError> {
+    let sound = if matches!(word, Word::Chunk { .. }) { 1..=ARTIFACT_CHUNK_BYTES } else { 0..=0 };
+    if sound.contains(&size) { Ok(()) } else { Err(WordError::Following { size }) }
+}
+
+/// What fits into an offer stands in it: two ways to say the same would be two versions of it.
+fn check_sizes(slots: &[Slot]) -> Result<(), WordError> {
+    for slot in slots {
+        if let Some(Offer { content: Content::Apart { size, .. }, .. }) = &slot.offer
+            && *size <= ARTIFACT_INSIDE_BYTES_MAX as u64
+        {
+            return Err(WordError::Size { size: *size });
+        }
+    }
+    Ok(())
+}
+
+fn deserialize_patterns<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Pattern>, D::Error> {
+    deserializer.deserialize_seq(Bounded { count_max: GOSSIP_FILTER_PATTERNS_MAX, item: PhantomData })
+}
+
+fn deserialize_inside<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u8>, D::Error> {
+    deserializer.deserialize_seq(Bounded { count_max: ARTIFACT_INSIDE_BYTES_MAX, item: PhantomData })
+}
+
+fn deserialize_attribute<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u8>, D::Error> {
+    deserializer.deserialize_seq(Bounded { count_max: ARTIFACT_ATTRIBUTE_BYTES_MAX, item: PhantomData })
+}
+
+fn deserialize_slots<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Slot>, D::Error> {
+    deserializer.deserialize_seq(Bounded { count_max: GOSSIP_WORD_ENTRIES_MAX, item: PhantomData })
+}
+
+fn deserialize_marks<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Mark>, D::Error> {
+    deserializer.deserialize_seq(Bounded { count_max: GOSSIP_WORD_ENTRIES_MAX, item: PhantomData })
+}
+
+fn deserialize_marked<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Marked>, D::Error> {
+    deserializer.deserialize_seq(Bounded { count_max: GOSSIP_WORD_ENTRIES_MAX, item: PhantomData })
+}
+
+fn deserialize_references<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Reference>, D::Error> {
+    deserializer.deserialize_seq(Bounded { count_max: GOSSIP_WORD_ENTRIES_MAX, item: PhantomData })
+}
+
+/// Reads a list without believing its length: memory grows with what really comes.
+struct Bounded<T> {
+    count_max: usize,
+    item: PhantomData<T>,
+}
+
+impl<'de, T: Deserialize<'de>> Visitor<'de> for Bounded<T> {
+    type Value = Vec<T>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "at most {} entries", self.count_max)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut sequence: A) -> Result<Vec<T>, A::Error> {
+        let mut items = Vec::new();
+        while let Some(item) = sequence.next_element()? {
+            if items.len() == self.count_max {
+                return Err(serde::de::Error::invalid_length(self.count_max + 1, &self));
+            }
+            items.push(item);
+        }
+        Ok(items)
+    }
+}
