@@ -52,7 +52,9 @@ pub use inspection::{
     Account, BudgetView, Dropped, Inspection, PortState, ProcessView, PublisherView, SegmentView,
     SubscriberView, TopicView,
 };
-pub use node::{FLOWS_TOPIC, FlowStatus, LinkState, Node, NodeBuilder, PEERS_TOPIC, PeerStatus, PeerView};
+pub use node::{
+    FLOWS_TOPIC, FlowStatus, LinkState, Node, NodeBuilder, PEERS_TOPIC, PeerStatus, PeerView, SharedNode,
+};
 pub use outcome::{Behind, Loss, RecvError, SendError, Sent, Unread, Who};
 pub use publisher::{Batch, Clock, DetachedLoan, Gating, InContext, Loan, Publisher, PublisherBuilder};
 pub use puller::{Late, Puller, PullerBuilder, Task};

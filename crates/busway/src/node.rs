@@ -25,8 +25,10 @@ use crate::runtime::{Change, Hub, HubConfig, Stepped};
 use crate::tls::Tls;
 use crate::tokens::{Secret, Tokens};
 
+mod shared;
 mod status;
 
+pub use shared::SharedNode;
 use status::Reporter;
 pub use status::{FLOWS_TOPIC, FlowStatus, PEERS_TOPIC, PeerStatus};
 

@@ -147,6 +147,15 @@ impl Tls {
         Ok(Self(Arc::new(Inner { dial: Arc::new(finished(dial)), accept: None, names: Vec::new() })))
     }
 
+    /// Who our own certificate says that we are in this cluster; `None` if we have none. The id of a client is
+    /// [`Principal::id`].
+    ///
+    /// # Errors
+    /// [`Code::BadCredentials`]: it is of another cluster, or names no member of one.
+    pub fn identity(&self, cluster: &str) -> Result<Option<Principal>, Error> {
+        self.own(cluster).map_err(|reason| bad(reason, "use a certificate of this cluster: busway cert new"))
+    }
+
     pub(crate) fn dial(&self) -> Arc<ClientConfig> {
         self.0.dial.clone()
     }

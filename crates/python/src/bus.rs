@@ -2,11 +2,16 @@
 //!
 //! Invariant: joining, opening ports and leaving let the interpreter go; they may take seconds.
 
-use busway::{Clock, Error, Gating, Policy, Realm};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use busway::{Clock, Error, Gating, Policy, Realm, SharedNode};
 use pyo3::prelude::*;
+use pyo3::types::PyDict;
 use serde_json::to_string;
 
 use crate::failure::{OrRaise, inherited};
+use crate::node::{self, Node, Wanted, peers_of};
 use crate::number::Number;
 use crate::publisher::Publisher;
 use crate::puller::Puller;
@@ -25,6 +30,8 @@ const NAME_BYTES_MAX: usize = 64;
 #[pyclass(frozen, weakref, subclass, module = "busway")]
 pub(crate) struct Bus {
     bus: busway::Bus,
+    /// They end before it does, whether the program remembers them or not.
+    nodes: Mutex<Vec<Weak<Mutex<Option<SharedNode>>>>>,
 }
 
 /// What serde writes, as Python's dicts, lists and numbers.
@@ -81,7 +88,7 @@ impl Bus {
         if let Some(Number(bytes)) = arena_bytes {
             builder = builder.arena_bytes(bytes);
         }
-        Ok(Self { bus: py.detach(|| builder.open()).or_raise(py)? })
+        Ok(Self { bus: py.detach(|| builder.open()).or_raise(py)?, nodes: Mutex::default() })
     }
 
     /// A publisher of `topic`.
@@ -244,6 +251,39 @@ impl Bus {
         Ok(Responder::new(responder, self.bus.clone()))
     }
 
+    /// Joins nodes of other hosts, or one of this host that serves another domain, as a client of their cluster.
+    ///
+    /// `peers` has the address of each by its index. Of the programs of this domain that ask for the same, one carries the links,
+    /// and what all of them publish, push and ask crosses them. `ca`, `cert` and `key` are files, as `busway cert new` makes
+    /// them; in place of a certificate a `token` shows who the client is. `client` is its name or number: needed with a token,
+    /// and else that of the certificate, or one that this domain has for itself. Without TLS only addresses of this host are
+    /// dialed, unless `allow_plain_beyond_loopback` says otherwise.
+    #[pyo3(signature = (peers, *, cluster = "default", client = None, ca = None, cert = None, key = None, token = None,
+        allow_plain_beyond_loopback = false))]
+    #[expect(clippy::too_many_arguments, reason = "they are keywords where they are given")]
+    fn node(
+        &self,
+        py: Python<'_>,
+        peers: &Bound<'_, PyDict>,
+        cluster: &str,
+        client: Option<&Bound<'_, PyAny>>,
+        ca: Option<PathBuf>,
+        cert: Option<PathBuf>,
+        key: Option<PathBuf>,
+        token: Option<&str>,
+        allow_plain_beyond_loopback: bool,
+    ) -> PyResult<Node> {
+        let client = client.map(|client| client.str().map(|name| name.to_string())).transpose()?;
+        let (peers, cluster) = (peers_of(peers)?, cluster.to_owned());
+        let plain_beyond_loopback = allow_plain_beyond_loopback;
+        let wanted = Wanted { peers, cluster, client, ca, cert, key, plain_beyond_loopback };
+        let node = Node::new(py.detach(|| wanted.open(&self.bus, token)).or_raise(py)?);
+        let mut nodes = self.nodes.lock().unwrap_or_else(PoisonError::into_inner);
+        nodes.retain(|known| known.strong_count() > 0);
+        nodes.push(Arc::downgrade(node.shared()));
+        Ok(node)
+    }
+
     /// What the domain looks like now, as `busway ls --json` prints it.
     fn inspect<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         let bus = &self.bus;
@@ -301,10 +341,20 @@ impl Bus {
         self.bus.held().0
     }
 
-    /// Leaves the domain: what waits returns, and ports that still exist raise Closed.
+    /// Leaves the domain: links end, what waits returns, and ports that still exist raise Closed.
     fn close(&self, py: Python<'_>) {
-        let bus = &self.bus;
-        py.detach(|| bus.close());
+        let (bus, nodes) = (&self.bus, &self.nodes);
+        py.detach(|| {
+            // A child of fork might find the lock in any state, and closes nothing.
+            if bus.is_inherited() {
+                return;
+            }
+            let nodes = std::mem::take(&mut *nodes.lock().unwrap_or_else(PoisonError::into_inner));
+            for node in nodes.iter().filter_map(Weak::upgrade) {
+                node::close(&node);
+            }
+            bus.close();
+        });
     }
 
     /// Whether it was left.

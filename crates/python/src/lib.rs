@@ -17,6 +17,7 @@ mod intake;
 mod last;
 mod loan;
 mod message;
+mod node;
 mod number;
 mod payload;
 mod publisher;
@@ -47,6 +48,8 @@ mod _busway {
     use crate::loan::Loan;
     #[pymodule_export]
     use crate::message::Message;
+    #[pymodule_export]
+    use crate::node::Node;
     #[pymodule_export]
     use crate::publisher::Publisher;
     #[pymodule_export]

@@ -16,7 +16,7 @@ macro_rules! claims {
             fn $name() {
                 match Interpreter::find() {
                     Ok(interpreter) => {
-                        if $case == "test_programs.Programs" {
+                        if ["test_programs.Programs", "test_bus_nodes.Nodes"].contains(&$case) {
                             build_the_command();
                         }
                         interpreter.claim(&format!("{}.test_{}", $case, stringify!($name)));
@@ -266,6 +266,13 @@ claims! {
     fn a_slow_handler_is_told_with_the_time_of_99_of_100_calls();
     fn a_pattern_that_can_match_nothing_is_refused();
     fn what_fails_is_sent_again_as_often_as_was_said_with_the_same_id();
+
+    "test_bus_nodes.Nodes":
+    fn a_program_joins_a_node_and_all_patterns_cross();
+    fn a_program_joins_a_node_over_tls_by_its_certificate();
+    fn a_program_shows_a_token_in_place_of_a_certificate();
+    fn programs_that_join_the_same_node_share_the_link_and_one_is_enough();
+    fn what_is_said_of_a_node_is_looked_at_where_it_is_given_and_shows_no_token();
 
     "test_bus_payloads.Counts":
     fn what_became_of_what_was_sent_is_told_and_adds_up();

@@ -1,4 +1,4 @@
-"""Busway: messages, work and requests between the programs of one host, through shared memory.
+"""Busway: messages, work and requests between programs: of one host through shared memory, of several over links.
 
 A message is laid out once, in memory that its publisher owns; a subscriber reads it there. Nothing is to be started before.
 
@@ -25,6 +25,7 @@ from . import _busway, _errors
 from ._busway import (
     Loan,
     Message,
+    Node,
     Origin,
     Pending,
     Publisher,
@@ -78,6 +79,7 @@ __all__ = [
     "Message",
     "NoResponders",
     "NoSubscribers",
+    "Node",
     "Origin",
     "PeerError",
     "Pending",

@@ -9,6 +9,7 @@ __all__ = [
     "Bus",
     "Loan",
     "Message",
+    "Node",
     "Origin",
     "Pending",
     "Publisher",
@@ -87,6 +88,18 @@ class Bus:
         late_join: float = 1.0,
     ) -> Requester: ...
     def responder(self, pattern: str, *, holds: int = 64) -> Responder: ...
+    def node(
+        self,
+        peers: dict[int, str],
+        *,
+        cluster: str = "default",
+        client: str | int | None = None,
+        ca: str | PathLike[str] | None = None,
+        cert: str | PathLike[str] | None = None,
+        key: str | PathLike[str] | None = None,
+        token: str | None = None,
+        allow_plain_beyond_loopback: bool = False,
+    ) -> Node: ...
     def inspect(self) -> dict[str, Any]: ...
     def metrics(self) -> dict[str, Any]: ...
     def metrics_of_all(self) -> list[dict[str, Any]]: ...
@@ -121,6 +134,17 @@ class Sent:
     def __eq__(self, other: object, /) -> bool: ...
     def __ne__(self, other: object, /) -> bool: ...
     __hash__ = None  # type: ignore[assignment]
+
+@final
+class Node:
+    @property
+    def carries(self) -> bool: ...
+    def peers(self) -> list[dict[str, Any]]: ...
+    def close(self) -> None: ...
+    def __enter__(self) -> Self: ...
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
+    ) -> None: ...
 
 @final
 class Publisher:

@@ -286,6 +286,7 @@ class MessageBus:
         if extended:
             counts["causes"] = dict(self._core.metrics.causes)
             counts["handlers"] = self._subscribing.handlers.times()
+            counts["links"] = self._core.links()
             counts["inbound_waiting"] = self._subscribing.waiting + self._pulling.waiting + self._answering.waiting
             account: Counter[str] = Counter()
             counts["no_subscriber"] = 0

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ._log import logger
+from ._node import Joined, joined
 from ._retry import Retry, retry_of
 from ._serializers import Serializer, build_serializer
 
@@ -35,6 +36,7 @@ DEFAULT_CONFIG: dict[str, Any] = {
     "domain": "default",
     "late_join_ms": 1000,
     "metrics_port": None,
+    "node": None,
     "ordering": "topic",
     "policy": "block",
     "req_timeout_split": "shared",
@@ -42,9 +44,9 @@ DEFAULT_CONFIG: dict[str, Any] = {
     "slow_handler_ms": 1000,
     "strict": False,
     "sync_executor": "thread",
+    "tls": None,
+    "token": None,
 }
-#: Words that will mean something: told apart from a typing error.
-NOT_YET = ("node", "tls", "token")
 #: What happens to messages for which a subscriber has no room, in the words of `busway sub --policy`.
 POLICIES = ("block", "drop-oldest", "keep-latest")
 
@@ -77,6 +79,7 @@ class Settings:
     strict: bool
     sync_executor: Executor | None
     in_processes: bool
+    joined: Joined | None
 
 
 def _wrong(key: str, value: object, wanted: str) -> ValueError:
@@ -148,8 +151,6 @@ def _serializer(value: object) -> Serializer:
 
 def _unknown(keys: list[str], strict: bool) -> None:
     for key in keys:
-        if key in NOT_YET:
-            raise ValueError(f"config[{key!r}] is not there yet; docs/message_bus.md lists what is")
         near = difflib.get_close_matches(str(key), DEFAULT_CONFIG, 1)
         text = f"config has no key {key!r}" + (f"; did you mean {near[0]!r}?" if near else "")
         if strict:
@@ -190,4 +191,5 @@ def settings(config: Mapping[str, Any] | None) -> Settings:
         strict=given["strict"],
         sync_executor=_executor(given["sync_executor"]),
         in_processes=given["sync_executor"] == "process",
+        joined=joined(given),
     )

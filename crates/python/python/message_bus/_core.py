@@ -142,9 +142,15 @@ class Core:
             if self.closed:
                 raise busway.Closed(602, "the message bus was cleaned up", self.service)
             if self._membership is None:
-                self._membership = Membership(self.settings.domain, self.service)
+                self._membership = Membership(self.settings.domain, self.service, self.settings.joined)
                 self._show()
             return self._membership.bus
+
+    def links(self) -> list[dict[str, Any]]:
+        """How the links are of which this process carries the end here."""
+        with self._lock:
+            node = self._membership.node if self._membership is not None else None
+        return node.peers() if node is not None else []
 
     def _show(self) -> None:
         """Shows the counts where that was said."""

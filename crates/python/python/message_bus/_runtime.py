@@ -1,18 +1,22 @@
-"""What all buses of a process share: one membership in each domain, opened by the first that needs it and left by the last.
+"""What all buses of a process share: one membership in each domain, opened by the first that needs it and left by the last, and the
+links of that domain to other hosts.
 
-Invariant: a membership has as many users as `acquire` was called for it without `release`; a child made by fork has none.
+Invariant: a membership has as many users as there are shares that were not released; a child made by fork has none.
 """
 
 from __future__ import annotations
 
 import os
 import threading
+from dataclasses import dataclass, field
 
 import busway
 
+from ._node import Joined
+
 _Key = tuple[str, str | None]
 _lock = threading.Lock()
-_open: dict[_Key, tuple[busway.Bus, int]] = {}
+_open: dict[_Key, _Shared] = {}
 
 
 def _forget() -> None:
@@ -31,26 +35,63 @@ def _name(service: str) -> str:
     return printable.encode()[:64].decode(errors="ignore").lstrip("-") or "message_bus"
 
 
-class Membership:
-    """A share in a process's membership of a domain."""
+@dataclass
+class _Shared:
+    """What the shares are of."""
 
-    def __init__(self, domain: str, service: str) -> None:
+    bus: busway.Bus
+    users: int = 0
+    #: By what was said of them, links to other hosts and who needs them.
+    nodes: dict[Joined, tuple[busway.Node, int]] = field(default_factory=dict)
+
+
+class Membership:
+    """A share in a process's membership of a domain, and in its links to other hosts if it has any."""
+
+    def __init__(self, domain: str, service: str, joined: Joined | None) -> None:
         self._key = (domain, os.environ.get("BUSWAY_DIR"))
+        self._joined = joined
+        self.node: busway.Node | None = None
         with _lock:
-            bus, users = _open.get(self._key) or (None, 0)
-            if bus is None or bus.closed:
-                bus, users = busway.Bus(domain, name=_name(service)), 0
-            _open[self._key] = (bus, users + 1)
-        self.bus = bus
+            shared = _open.get(self._key)
+            if shared is None or shared.bus.closed:
+                shared = _Shared(busway.Bus(domain, name=_name(service)))
+            if joined is not None:
+                try:
+                    node, users = shared.nodes.get(joined) or (joined.open(shared.bus), 0)
+                except BaseException:
+                    if shared.users == 0:
+                        shared.bus.close()
+                    raise
+                shared.nodes[joined] = (node, users + 1)
+                self.node = node
+            shared.users += 1
+            _open[self._key] = shared
+        self.bus = shared.bus
 
     def release(self) -> None:
-        """Gives the share back; the last one leaves the domain."""
+        """Gives the share back; the last one ends the links, and leaves the domain."""
         with _lock:
-            bus, users = _open.get(self._key, (None, 0))
-            if bus is not self.bus:
+            shared = _open.get(self._key)
+            if shared is None or shared.bus is not self.bus:
                 return
-            if users > 1:
-                _open[self._key] = (bus, users - 1)
-                return
-            del _open[self._key]
-            bus.close()
+            node = self._without(shared)
+            shared.users -= 1
+            if shared.users == 0:
+                del _open[self._key]
+        # Not under the lock: what is under way on links is settled first.
+        if node is not None:
+            node.close()
+        if shared.users == 0:
+            shared.bus.close()
+
+    def _without(self, shared: _Shared) -> busway.Node | None:
+        """The links that nobody needs any more."""
+        if self._joined is None or self._joined not in shared.nodes:
+            return None
+        node, users = shared.nodes[self._joined]
+        if users > 1:
+            shared.nodes[self._joined] = (node, users - 1)
+            return None
+        del shared.nodes[self._joined]
+        return node
