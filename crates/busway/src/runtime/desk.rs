@@ -19,6 +19,7 @@ mod channel;
 mod far;
 mod near;
 mod opener;
+mod partner;
 mod pulls;
 mod says;
 #[cfg(test)]
@@ -31,7 +32,6 @@ use std::time::Duration;
 use busway_protocol::{PeerId, Permits, Principal};
 use busway_shm::bell::ANY;
 use busway_shm::clock;
-use busway_wire::work::{Word, decode, parted};
 
 use crate::bus::Bus;
 use crate::error::Error;
@@ -40,9 +40,9 @@ use crate::responder::Lanes;
 use crate::runtime::hub::{Shared, Wires};
 
 pub(crate) use channel::{Between, Channel, Standing, WANT};
-use far::Far;
-use near::{Look, Near};
-use opener::{For, Opened, Opener};
+use near::Look;
+use opener::{For, Opener};
+use partner::{Heard, Partner};
 use pulls::Pulls;
 pub(crate) use says::Says;
 
@@ -67,20 +67,6 @@ pub(super) struct Context<'a> {
     whom: For,
     /// When this look began.
     now_ns: u64,
-}
-
-/// One peer.
-#[derive(Default)]
-struct Partner {
-    /// Since when its link is gone.
-    down_ns: Option<u64>,
-    requests_ended: bool,
-    gone: bool,
-    permits: Option<Permits>,
-    /// Words that could not be read, or meant nothing.
-    nonsense: u64,
-    near: Near,
-    far: Far,
 }
 
 /// See the head of this file.
@@ -169,7 +155,10 @@ impl<D: Wires> Desk<D> {
             let theirs = opened.extract_if(.., |(whom, _)| whom.peer == id && whom.between == between);
             let heard = Heard { come, opened: theirs.collect() };
             look.again |= !heard.come.is_empty();
-            let (of_it, shares) = self.serve(id, &permits, (between, standing), heard, &mut say);
+            let mut partner = self.partners.remove(&id).map(|(_, partner)| partner).unwrap_or_default();
+            let context = self.context(&permits, id, between);
+            let (of_it, shares) = partner.serve(&context, &self.pulls, standing, heard, &mut say);
+            self.partners.insert(id, (between, partner));
             look.add(of_it);
             if !say.is_empty() {
                 look.again = true;
@@ -184,10 +173,8 @@ impl<D: Wires> Desk<D> {
         let (between, mut partner) = self.partners.remove(&id)?;
         // Nothing is opened for it any more.
         let nobody = || Permits::new(Principal::Node { index: 0 }, None);
-        let permits = partner.permits.clone().unwrap_or_else(nobody);
-        let context = self.context(&permits, id, between);
-        partner.near.end_all(&context, say);
-        partner.far.forget(say);
+        let permits = partner.permits().cloned().unwrap_or_else(nobody);
+        partner.forget(&self.context(&permits, id, between), say);
         Some(between)
     }
 
@@ -196,116 +183,11 @@ impl<D: Wires> Desk<D> {
         let (whom, now_ns) = (For { peer, between, pull: 0, number: 0 }, clock::monotonic_ns());
         Context { bus, ports: &bus.core.ports, opener, lanes, permits, whom, now_ns }
     }
-
-    /// Takes what a peer has said, and puts what is to be said to it. Returns also whether it has work of ours, or may give us some.
-    fn serve(
-        &mut self,
-        id: PeerId,
-        permits: &Permits,
-        (between, standing): (Between, Standing),
-        heard: Heard,
-        say: &mut Says,
-    ) -> (Look, bool) {
-        let mut look = Look::default();
-        let mut partner = self.partners.remove(&id).map(|(_, partner)| partner).unwrap_or_default();
-        let context = self.context(permits, id, between);
-        if partner.permits.as_ref() != Some(permits) && partner.permits.replace(permits.clone()).is_some() {
-            partner.near.permit(&context);
-            partner.far.permit();
-        }
-        partner.stand(&context, standing, say, &mut look);
-        for body in heard.come {
-            partner.heard(&context, &self.pulls, &body, say);
-        }
-        for (whom, opened) in heard.opened {
-            partner.opened(&context, &whom, opened, say);
-        }
-        look.add(partner.near.step(&context, say, standing.has_room()));
-        look.add(partner.far.step(&context, &self.pulls, say, standing));
-        let shares = partner.near.gives() || partner.far.takes();
-        self.partners.insert(id, (between, partner));
-        (look, shares)
-    }
-}
-
-/// What a peer has said, and what was opened for it.
-struct Heard {
-    come: Vec<Vec<u8>>,
-    opened: Vec<(For, Opened)>,
 }
 
 impl Standing {
     /// Whether more may be given.
     fn has_room(&self) -> bool {
         self.up && self.waiting_bytes < WAITING_BYTES_MAX
-    }
-}
-
-impl Partner {
-    /// Follows from the link's coming and going.
-    fn stand(&mut self, context: &Context<'_>, standing: Standing, say: &mut Says, look: &mut Look) {
-        if standing.up {
-            if std::mem::take(&mut self.requests_ended) {
-                self.near.back(context);
-            }
-            (self.down_ns, self.gone) = (None, false);
-            return;
-        }
-        let now_ns = context.now_ns;
-        let down_ns = *self.down_ns.get_or_insert(now_ns);
-        if now_ns < down_ns + BLINK_NS {
-            look.by(down_ns + BLINK_NS);
-            return;
-        }
-        if !std::mem::replace(&mut self.requests_ended, true) {
-            self.near.end_requests(context, say);
-            self.far.end_requests(say);
-        }
-        if now_ns < down_ns + GONE_NS {
-            look.by(down_ns + GONE_NS);
-        } else if !std::mem::replace(&mut self.gone, true) {
-            self.near.end_all(context, say);
-        }
-    }
-
-    fn heard(&mut self, context: &Context<'_>, pulls: &Pulls, body: &[u8], say: &mut Says) {
-        let (word, payload) = match decode(body) {
-            Ok(heard) => heard,
-            Err(error) => {
-                // It bears a good checksum: the peer is of another version, or lies. Once is enough to be told.
-                self.nonsense += 1;
-                if self.nonsense == 1 {
-                    tracing::warn!(target: "busway::work", peer = %context.whom.peer, "not understood: {error}");
-                }
-                return;
-            }
-        };
-        match word {
-            Word::Pull { pull, pattern, group } => self.near.pull(context, pull, pattern, group),
-            Word::Unpull { pull } => self.near.unpull(pull),
-            Word::Grant { pull, tasks } => self.near.grant(pull, tasks),
-            Word::Over { task, end } => self.near.over(context, task, end),
-            Word::Reply { task, index, state, extensions } => {
-                self.near.reply(context, task, index, state, parted(extensions, payload));
-            }
-            Word::Task { .. } => self.far.task(context, pulls, word, payload, say),
-            Word::Cancel { pull, task } => self.far.cancel(pull, task),
-        }
-    }
-
-    fn opened(&mut self, context: &Context<'_>, whom: &For, opened: Opened, say: &mut Says) {
-        let (pull, now_ns) = (whom.pull, context.now_ns);
-        match opened {
-            Opened::Puller(puller) => self.near.opened(context, whom, puller),
-            Opened::Pusher(topic, publisher) => self.far.laid_out(now_ns, pull, &topic, publisher, say),
-            Opened::Requester(topic, requester) => self.far.asks(now_ns, pull, &topic, requester, say),
-            Opened::Refused(topic, error) => {
-                tracing::warn!(target: "busway::work", "no port for work of another host: {error}");
-                match topic {
-                    Some(topic) => self.far.refused(now_ns, pull, &topic, say),
-                    None => self.near.refused(context, whom),
-                }
-            }
-        }
     }
 }

@@ -384,6 +384,13 @@ impl Far {
         look
     }
 
+    /// Of each pull what was granted, came, and is not over.
+    #[cfg(test)]
+    pub(super) fn counts(&self) -> BTreeMap<u32, [u64; 3]> {
+        let counts = |taking: &Taking| [taking.granted, taking.came, taking.came - taking.finished];
+        self.takings.iter().map(|(pull, taking)| (*pull, counts(taking))).collect()
+    }
+
     fn tell_pulls(&mut self, context: &Context<'_>, pulls: &Pulls, say: &mut Says) {
         let may = |pattern| context.permits.could(Deed::Publish, pattern);
         let permitted = std::mem::take(&mut self.permitted);

@@ -326,6 +326,19 @@ impl Near {
         self.next > 0
     }
 
+    /// Of each pull what was granted, given, and is under way.
+    #[cfg(test)]
+    pub(super) fn counts(&self) -> BTreeMap<u32, [u64; 3]> {
+        let counts = |giving: &Giving| [giving.granted, giving.given, giving.under_way];
+        self.pulls.iter().map(|(pull, giving)| (*pull, counts(giving))).collect()
+    }
+
+    /// Tasks that the peer has.
+    #[cfg(test)]
+    pub(super) fn has_given(&self) -> usize {
+        self.given.len()
+    }
+
     fn give(
         &mut self,
         context: &Context<'_>,

@@ -113,6 +113,12 @@ impl Opener {
         std::iter::from_fn(|| state.next()).map(|(whom, _)| whom).collect()
     }
 
+    /// What is asked for next; it is not opened by this.
+    #[cfg(test)]
+    pub(super) fn next(&self) -> Option<(For, Wanted)> {
+        lock(&self.state.0).next()
+    }
+
     pub(super) fn want(&self, whom: For, wanted: Wanted) {
         let (state, news) = &*self.state;
         lock(state).wanted.entry(whom.peer).or_default().push_back((whom, wanted));

@@ -13,7 +13,7 @@ use crate::responder::Lanes;
 pub(super) struct Scene {
     pub(super) bus: Bus,
     pub(super) opener: Opener,
-    lanes: Arc<Lanes>,
+    pub(super) lanes: Arc<Lanes>,
     permits: Permits,
     directory: std::path::PathBuf,
 }
