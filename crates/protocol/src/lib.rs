@@ -1,4 +1,4 @@
-//! What hosts say to each other, as machines: framing, links, and the sessions that outlive them; and what is tried again, and when.
+//! What hosts say to each other, as machines: framing, links, and the sessions that outlive them; who has which artifact; and what is tried again, and when.
 //!
 //! Bytes and the time go in; bytes, events and requests come out. There is no socket, clock, thread, lock or
 //! random number here, so that the simulator drives the very code that runs. Whoever calls keeps the rings, the
@@ -11,12 +11,14 @@
 extern crate alloc;
 
 mod acl;
+pub mod artifact;
 mod batch;
 mod breaker;
 mod error;
 pub mod flow;
 mod framing;
 mod gate;
+pub mod gossip;
 mod link;
 pub mod membership;
 mod principal;

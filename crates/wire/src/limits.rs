@@ -432,6 +432,67 @@ pub const GOSSIP_WORD_ENTRIES_MAX: usize = 2_048;
 /// Patterns of a filter: half of a word, where each has its 255 bytes. More are refused where they are given.
 pub const GOSSIP_FILTER_PATTERNS_MAX: usize = 16;
 
+/// Bytes that a slot of another node is charged beside its topic, its attribute and what it has inside: what it takes in memory,
+/// counted generously, with its places in the lists. Where there is no room for it, it is dropped, and asked for again later.
+pub const GOSSIP_SLOT_BYTES: u64 = 512;
+
+/// Changes of slots that are under way to one peer and that it has not done with: 12 KiB of notes, and more than go in a round trip. Further ones wait
+/// in the table, where newer ones take their places.
+pub const GOSSIP_FLIGHT_SLOTS_MAX: usize = 1_024;
+
+/// Milliseconds until a peer is told that its words are done with, unless there are [`GOSSIP_HANDLED_TELLS`]: some come together.
+pub const GOSSIP_HANDLED_MS: u64 = 5;
+
+/// Words of a peer after which it is told so at once: a quarter of what is under way at most, where each is full of small artifacts.
+pub const GOSSIP_HANDLED_TELLS: u64 = 32;
+
+/// Milliseconds until others are told that we have an artifact: a few come together, and who waits for it finds one more to ask.
+pub const GOSSIP_MARKS_MS: u64 = 5;
+
+/// The same for a small one, which its origin gives to all who are linked to it: whoever tells us first is not told.
+pub const GOSSIP_MARKS_INSIDE_MS: u64 = 100;
+
+/// Milliseconds until a peer is asked what it has, where the origin is there to tell us: it mostly does.
+pub const GOSSIP_ASK_MS: u64 = 200;
+
+/// What a peer is to be asked, or asks, at a time: 200 KiB of notes. What is beyond it of its marks is dropped, and asked for again later; a
+/// question beyond it is blamed on who asked.
+pub const GOSSIP_ASKS_MAX: usize = 4_096;
+
+/// Milliseconds between two attempts to be told again what was dropped for want of room.
+pub const GOSSIP_AGAIN_MS: u64 = 1_000;
+
+/// Requests for artifacts under way to all peers, as the flow `request` has them. Further ones wait, in order.
+pub const GOSSIP_PULLS_MAX: usize = 100;
+
+/// Of those, to one peer: what it sends while a request and its answer are on their way, at 1 Gbit/s over 16 ms. Others are asked meanwhile.
+pub const GOSSIP_PULLS_OF_PEER_MAX: usize = 8;
+
+/// Requests of one peer that wait for their bytes: many times what it asks for at a time, so that cancelled ones count. What is beyond it is not
+/// answered, and blamed on who asked.
+pub const GOSSIP_SERVED_MAX: usize = 64;
+
+/// Milliseconds of silence of a peer that owes bytes, after which others are asked for them.
+pub const GOSSIP_STALL_MS: u64 = 2_000;
+
+/// Milliseconds for which who has failed us is asked last, and not for the same artifact; twice as long after each further time.
+pub const GOSSIP_FAULT_MS: u64 = 500;
+
+/// The longest of these, in milliseconds.
+pub const GOSSIP_FAULT_MS_MAX: u64 = 60_000;
+
+/// Milliseconds after which an answer is late while too few were seen to know better.
+pub const GOSSIP_HEDGE_MS_FIRST: u64 = 500;
+
+/// One of so many requests may be made a second time, of another peer, because its answer is late: what that costs is a chunk at most.
+pub const GOSSIP_HEDGE_PARTS: u64 = 64;
+
+/// Artifacts that a node offers at a time unless the user says otherwise, as the flow `advert` has them. One more is refused where it is offered.
+pub const GOSSIP_OFFERS_DEFAULT: u32 = 100_000;
+
+/// Bytes of the artifacts that a node offers, as [`GOSSIP_OFFERS_DEFAULT`]: some hundred of the largest.
+pub const GOSSIP_OFFERS_BYTES_DEFAULT: u64 = 64 * MIB;
+
 // Credit.
 
 /// Messages that a peer may have under way to us unless the user says otherwise: half a million a second over
@@ -641,6 +702,8 @@ const _: () = {
     assert!(GOSSIP_FILTER_PATTERNS_MAX * (NAME_BYTES_MAX + 2) + 64 <= GOSSIP_WORD_BYTES_MAX);
     assert!(3 * GOSSIP_WORD_ENTRIES_MAX <= GOSSIP_WORD_BYTES_MAX);
     assert!(ARTIFACT_INSIDE_BYTES_MAX < ARTIFACT_CHUNK_BYTES);
+    assert!(GOSSIP_PULLS_OF_PEER_MAX * 2 < GOSSIP_SERVED_MAX);
+    assert!(GOSSIP_FAULT_MS < GOSSIP_STALL_MS && GOSSIP_HEDGE_MS_FIRST < GOSSIP_STALL_MS);
     assert!(ARTIFACT_WHOLE_BYTES_MAX.is_multiple_of(ARTIFACT_CHUNK_BYTES as u64));
     assert!(
         HEADER_SIZE + 16 + LINK_RUN_PAYLOAD_BYTES_MAX <= LINK_FRAME_BYTES_MAX,

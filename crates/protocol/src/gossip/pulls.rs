@@ -1,0 +1,458 @@
+//! Whom we ask for bytes that we want, and what becomes of it.
+//!
+//! What is wanted waits in order until somebody who has it has room: the one who owes us least goes first, and who has failed us
+//! lately goes last. Whoever says that it has nothing, sends what is wrong, or is silent for long, is passed over at once, and what
+//! came of it so far goes on elsewhere. Of a request that is late one other is asked too, rarely; the first who answers goes on.
+//!
+//! Invariant: of one artifact at most two requests are under way, and only until one of them is answered.
+
+use alloc::collections::{BTreeMap, BTreeSet};
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::ops::Bound;
+
+use busway_wire::gossip::{ArtifactId, NodeIndex, Reference};
+use busway_wire::limits::{
+    GOSSIP_FAULT_MS, GOSSIP_FAULT_MS_MAX, GOSSIP_HEDGE_MS_FIRST, GOSSIP_HEDGE_PARTS, GOSSIP_PULLS_MAX,
+    GOSSIP_PULLS_OF_PEER_MAX, GOSSIP_STALL_MS,
+};
+
+use crate::artifact::{Assembly, Put};
+use crate::gossip::known::Key;
+use crate::gossip::{Interest, Nodes};
+use crate::time::Time;
+
+/// Answers of which the latencies are kept: the third largest of them is at 95 of 100.
+const LATENCIES: usize = 60;
+/// Wants that are looked at in one call: the first of all, and as many in turn, since those may all wait for one peer that is busy.
+const LOOKED_MAX: usize = 128;
+
+/// What is wanted.
+#[derive(Debug)]
+struct Want {
+    of: Reference,
+    place: (u8, u64),
+    size: u64,
+    assembly: Assembly,
+    /// Who has it, as far as we know.
+    holders: Nodes,
+    /// Who could not give it.
+    failed: Nodes,
+    /// When those are asked again.
+    again: Time,
+    requests: Vec<u64>,
+}
+
+/// A request under way.
+#[derive(Clone, Copy, Debug)]
+struct Pull {
+    key: Key,
+    from: NodeIndex,
+    asked: Time,
+    answered: bool,
+    /// What it stands for in the load of its peer.
+    bytes: u64,
+}
+
+/// What we think of a peer.
+#[derive(Clone, Copy, Debug, Default)]
+struct Record {
+    linked: bool,
+    pulls: usize,
+    /// What it owes us.
+    bytes: u64,
+    /// When it last gave us anything, or was asked when it owed nothing.
+    heard: Time,
+    faults: u32,
+    /// Until when others are asked first.
+    shunned: Time,
+}
+
+/// A word for a peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Order {
+    Ask { from: NodeIndex, request: u64, of: Reference, offset: u64 },
+    Cancel { from: NodeIndex, request: u64 },
+}
+
+/// What a chunk came to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Came {
+    /// It was wanted.
+    Useful,
+    /// Nobody waits for it any more.
+    Late,
+    /// It is the last of what was wanted.
+    Whole { key: Key, body: Arc<[u8]> },
+    /// It was the last, and the whole is something else: only this peer can have sent it, where one is named.
+    Corrupt { by: Option<NodeIndex> },
+    /// It is not what was asked for.
+    Wrong,
+}
+
+/// All of it.
+#[derive(Debug, Default)]
+pub(super) struct Pulls {
+    wants: BTreeMap<Key, Want>,
+    /// Those that wait for somebody to ask, in order.
+    waiting: BTreeSet<((u8, u64), Key)>,
+    /// Where the next ones in turn begin.
+    turn: Option<((u8, u64), Key)>,
+    /// When those are asked again that have failed.
+    retries: BTreeSet<(Time, Key)>,
+    pulls: BTreeMap<u64, Pull>,
+    records: BTreeMap<NodeIndex, Record>,
+    /// When requests that have no answer are late.
+    late: BTreeSet<(Time, u64)>,
+    latencies: Vec<u64>,
+    answers: u64,
+    hedged: u64,
+    numbered: u64,
+    dice: u64,
+    /// Something has changed for those that wait.
+    look: bool,
+}
+
+impl Pulls {
+    pub(super) fn new(seed: u64) -> Pulls {
+        Pulls { dice: seed, ..Pulls::default() }
+    }
+
+    pub(super) fn linked(&mut self, node: NodeIndex) {
+        self.records.entry(node).or_default().linked = true;
+        self.look = true;
+    }
+
+    /// A peer is gone, and what it owed us.
+    pub(super) fn unlinked(&mut self, node: NodeIndex) {
+        let theirs = self.pulls.iter().filter(|(_, pull)| pull.from == node);
+        let theirs: Vec<u64> = theirs.map(|(request, _)| *request).collect();
+        for request in theirs {
+            self.end(request);
+        }
+        let record = self.records.entry(node).or_default();
+        (record.linked, record.pulls, record.bytes) = (false, 0, 0);
+    }
+
+    /// Bytes are wanted, or wanted otherwise than before.
+    pub(super) fn want(
+        &mut self,
+        of: Reference,
+        (id, size): (ArtifactId, u64),
+        holders: Nodes,
+        how: Interest,
+    ) {
+        let key = Key::of(of);
+        let class = how.class();
+        if let Some(want) = self.wants.get_mut(&key) {
+            let waits = self.waiting.remove(&(want.place, key));
+            want.place.0 = class;
+            if waits {
+                self.waiting.insert((want.place, key));
+            }
+            return;
+        }
+        self.numbered += 1;
+        let place = (class, self.numbered);
+        let assembly = Assembly::new(id, size);
+        let (failed, again, requests) = (Nodes::default(), Time(0), Vec::new());
+        self.wants.insert(key, Want { of, place, size, assembly, holders, failed, again, requests });
+        self.waiting.insert((place, key));
+        self.look = true;
+    }
+
+    /// Nobody wants it any more; its requests are taken back.
+    pub(super) fn unwant(&mut self, key: Key, out: &mut Vec<Order>) -> bool {
+        let Some(want) = self.wants.get(&key) else { return false };
+        for request in want.requests.clone() {
+            if let Some(pull) = self.end(request) {
+                out.push(Order::Cancel { from: pull.from, request });
+            }
+        }
+        self.forget(key);
+        self.look = true;
+        true
+    }
+
+    /// A peer has it, or has it no more.
+    pub(super) fn holder(&mut self, key: Key, node: NodeIndex, has: bool) {
+        let Some(want) = self.wants.get_mut(&key) else { return };
+        if has {
+            want.holders.insert(node);
+            want.failed.remove(node);
+            self.look = true;
+        } else {
+            want.holders.remove(node);
+        }
+    }
+
+    /// Asks whoever can be asked now.
+    pub(super) fn schedule(&mut self, now: Time, out: &mut Vec<Order>) {
+        if !core::mem::take(&mut self.look) {
+            return;
+        }
+        for key in self.looked_at() {
+            if self.pulls.len() >= GOSSIP_PULLS_MAX {
+                return;
+            }
+            if let Some(from) = self.choose(now, key, None) {
+                self.ask(now, key, from, out);
+            }
+        }
+    }
+
+    fn looked_at(&mut self) -> Vec<Key> {
+        let mut keys: Vec<Key> = self.waiting.iter().take(LOOKED_MAX).map(|(_, key)| *key).collect();
+        if keys.len() == LOOKED_MAX {
+            let from = self.turn.map_or(Bound::Unbounded, Bound::Excluded);
+            let turn: Vec<_> =
+                self.waiting.range((from, Bound::Unbounded)).take(LOOKED_MAX).copied().collect();
+            self.turn = turn.last().copied().filter(|_| turn.len() == LOOKED_MAX);
+            keys.extend(turn.into_iter().map(|(_, key)| key));
+        }
+        keys
+    }
+
+    /// Who is asked for it: of those who have it and room, who has not failed, then who owes us least.
+    fn choose(&mut self, now: Time, key: Key, but: Option<NodeIndex>) -> Option<NodeIndex> {
+        self.dice = self.dice.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        let turn = (self.dice >> 33) as u8;
+        let want = self.wants.get(&key)?;
+        let mut holders = want.holders;
+        holders.insert(key.node);
+        let able = holders.iter().filter_map(|node| {
+            let record = self.records.get(&node).filter(|record| record.linked)?;
+            let failed = want.failed.has(node);
+            let busy = record.pulls >= GOSSIP_PULLS_OF_PEER_MAX;
+            let asked = but == Some(node) || busy || (failed && now < want.again);
+            let shunned = now < record.shunned;
+            (!asked).then_some(((failed, shunned, record.bytes, node.0.wrapping_sub(turn)), node))
+        });
+        able.min_by_key(|(rank, _)| *rank).map(|(_, node)| node)
+    }
+
+    fn ask(&mut self, now: Time, key: Key, from: NodeIndex, out: &mut Vec<Order>) {
+        let late = Time(now.0.saturating_add(self.late_ns()));
+        let Some(want) = self.wants.get_mut(&key) else { return };
+        self.waiting.remove(&(want.place, key));
+        self.numbered += 1;
+        let request = self.numbered;
+        want.requests.push(request);
+        let offset = want.assembly.offset();
+        let bytes = want.size.saturating_sub(offset);
+        self.pulls.insert(request, Pull { key, from, asked: now, answered: false, bytes });
+        let record = self.records.entry(from).or_default();
+        if record.pulls == 0 {
+            record.heard = now;
+        }
+        record.pulls += 1;
+        record.bytes += bytes;
+        self.late.insert((late, request));
+        out.push(Order::Ask { from, request, of: want.of, offset });
+    }
+
+    /// A request is over; if it was the last of what is still wanted, that waits again.
+    fn end(&mut self, request: u64) -> Option<Pull> {
+        let pull = self.pulls.remove(&request)?;
+        let record = self.records.entry(pull.from).or_default();
+        record.pulls = record.pulls.saturating_sub(1);
+        record.bytes = record.bytes.saturating_sub(pull.bytes);
+        self.late.retain(|(_, late)| *late != request);
+        self.look = true;
+        if let Some(want) = self.wants.get_mut(&pull.key) {
+            want.requests.retain(|other| *other != request);
+            if want.requests.is_empty() {
+                self.waiting.insert((want.place, pull.key));
+            }
+        }
+        Some(pull)
+    }
+
+    /// A chunk has come.
+    pub(super) fn chunk(
+        &mut self,
+        now: Time,
+        (from, request): (NodeIndex, u64),
+        (offset, bytes): (u64, &[u8]),
+        out: &mut Vec<Order>,
+    ) -> Came {
+        let Some(pull) = self.pulls.get_mut(&request) else {
+            return if request <= self.numbered { Came::Late } else { Came::Wrong };
+        };
+        if pull.from != from {
+            return Came::Wrong;
+        }
+        let (key, first) = (pull.key, !core::mem::replace(&mut pull.answered, true));
+        let taken = pull.bytes.min(bytes.len() as u64);
+        pull.bytes -= taken;
+        let latency = now.since(pull.asked);
+        let record = self.records.entry(from).or_default();
+        record.bytes = record.bytes.saturating_sub(taken);
+        record.heard = now;
+        if first {
+            self.learn(latency);
+            self.late.retain(|(_, late)| *late != request);
+            self.cancel_others(key, request, out);
+        }
+        let Some(want) = self.wants.get_mut(&key) else { return Came::Late };
+        match want.assembly.put(from, offset, bytes) {
+            Put::More => Came::Useful,
+            Put::Whole(body) => {
+                self.end(request);
+                self.forget(key);
+                if let Some(record) = self.records.get_mut(&from) {
+                    record.faults = 0;
+                }
+                Came::Whole { key, body }
+            }
+            Put::Corrupt { of } => {
+                let by = of.iter().next().filter(|_| of.len() == 1);
+                self.end(request);
+                self.fault(now, key, by.unwrap_or(from), by.is_some());
+                Came::Corrupt { by }
+            }
+            Put::Misplaced => {
+                self.end(request);
+                self.fault(now, key, from, true);
+                out.push(Order::Cancel { from, request });
+                Came::Wrong
+            }
+        }
+    }
+
+    /// A peer says that it cannot give what it was asked for; whether it was asked.
+    pub(super) fn not_found(&mut self, now: Time, from: NodeIndex, request: u64) -> bool {
+        if self.pulls.get(&request).is_none_or(|pull| pull.from != from) {
+            return request <= self.numbered;
+        }
+        if let Some(record) = self.records.get_mut(&from) {
+            record.heard = now;
+        }
+        if let Some(pull) = self.end(request) {
+            self.fault(now, pull.key, from, true);
+        }
+        true
+    }
+
+    /// Looks at the time: who is silent for too long, whose answers are late, who may be asked again.
+    pub(super) fn tick(&mut self, now: Time, stalled: &mut Vec<NodeIndex>, out: &mut Vec<Order>) {
+        let silent = |record: &Record| record.pulls > 0 && now >= record.heard.after_ms(GOSSIP_STALL_MS);
+        let silent: Vec<NodeIndex> =
+            self.records.iter().filter(|(_, record)| silent(record)).map(|(node, _)| *node).collect();
+        for node in silent {
+            let theirs = self.pulls.iter().filter(|(_, pull)| pull.from == node);
+            let theirs: Vec<u64> = theirs.map(|(request, _)| *request).collect();
+            for request in theirs {
+                out.push(Order::Cancel { from: node, request });
+                if let Some(pull) = self.end(request) {
+                    self.fault(now, pull.key, node, false);
+                }
+            }
+            self.shun(now, node);
+            stalled.push(node);
+        }
+        while let Some((_, request)) = self.late.first().copied().filter(|(at, _)| *at <= now) {
+            self.late.pop_first();
+            self.hedge(now, request, out);
+        }
+        while self.retries.first().is_some_and(|(at, _)| *at <= now) {
+            self.retries.pop_first();
+            self.look = true;
+        }
+    }
+
+    pub(super) fn deadline(&self) -> Option<Time> {
+        let owing = self.records.values().filter(|record| record.pulls > 0);
+        let silent = owing.map(|record| record.heard.after_ms(GOSSIP_STALL_MS)).min();
+        let late = self.late.first().map(|(at, _)| *at);
+        let again = self.retries.first().map(|(at, _)| *at);
+        [silent, late, again].into_iter().flatten().min()
+    }
+
+    fn forget(&mut self, key: Key) {
+        if let Some(want) = self.wants.remove(&key) {
+            self.waiting.remove(&(want.place, key));
+            self.retries.remove(&(want.again, key));
+        }
+    }
+
+    /// One other is asked for what is late, if that happens rarely.
+    fn hedge(&mut self, now: Time, request: u64, out: &mut Vec<Order>) {
+        let Some(pull) = self.pulls.get(&request).copied() else { return };
+        let single = self.wants.get(&pull.key).is_some_and(|want| want.requests.len() == 1);
+        let rare = self.hedged * GOSSIP_HEDGE_PARTS <= self.answers;
+        if !single || !rare || self.pulls.len() >= GOSSIP_PULLS_MAX {
+            return;
+        }
+        let Some(from) = self.choose(now, pull.key, Some(pull.from)) else { return };
+        let fresh = self.wants.get(&pull.key).is_some_and(|want| !want.failed.has(from));
+        if fresh {
+            self.hedged += 1;
+            self.ask(now, pull.key, from, out);
+        }
+    }
+
+    fn cancel_others(&mut self, key: Key, request: u64, out: &mut Vec<Order>) {
+        let Some(want) = self.wants.get(&key) else { return };
+        let others: Vec<u64> = want.requests.iter().copied().filter(|other| *other != request).collect();
+        for other in others {
+            if let Some(pull) = self.end(other) {
+                out.push(Order::Cancel { from: pull.from, request: other });
+            }
+        }
+    }
+
+    fn fault(&mut self, now: Time, key: Key, node: NodeIndex, shun: bool) {
+        if shun {
+            self.shun(now, node);
+        }
+        if let Some(want) = self.wants.get_mut(&key) {
+            want.failed.insert(node);
+            self.retries.remove(&(want.again, key));
+            want.again = now.after_ms(GOSSIP_FAULT_MS);
+            self.retries.insert((want.again, key));
+        }
+    }
+
+    fn shun(&mut self, now: Time, node: NodeIndex) {
+        let record = self.records.entry(node).or_default();
+        let ms = GOSSIP_FAULT_MS.saturating_mul(1 << record.faults.min(16)).min(GOSSIP_FAULT_MS_MAX);
+        record.faults = record.faults.saturating_add(1);
+        record.shunned = now.after_ms(ms);
+    }
+
+    fn learn(&mut self, latency: u64) {
+        let at = usize::try_from(self.answers % LATENCIES as u64).unwrap_or(0);
+        self.answers += 1;
+        match self.latencies.get_mut(at) {
+            Some(place) => *place = latency,
+            None => self.latencies.push(latency),
+        }
+    }
+
+    /// After so long an answer is late: 95 of 100 have come earlier.
+    fn late_ns(&self) -> u64 {
+        if self.latencies.len() < LATENCIES {
+            return GOSSIP_HEDGE_MS_FIRST * 1_000_000;
+        }
+        let mut sorted = self.latencies.clone();
+        sorted.sort_unstable();
+        sorted.get(LATENCIES - LATENCIES / 20).copied().unwrap_or(u64::MAX)
+    }
+
+    /// Requests under way, others that were asked beside them, and what waits.
+    pub(super) fn usage(&self) -> (usize, u64, usize) {
+        (self.pulls.len(), self.hedged, self.waiting.len())
+    }
+}
+
+impl Interest {
+    /// Who goes first.
+    fn class(self) -> u8 {
+        match self {
+            Interest::FetchNow => 0,
+            Interest::Fetch => 1,
+            Interest::Later | Interest::Stash | Interest::Drop => 2,
+        }
+    }
+}
