@@ -140,8 +140,9 @@ impl Bus {
     ///
     /// `policy` says what happens when it is slow: `drop-oldest[:N]`, `keep-latest`, `drop-newest:N`, `block`, `fail`,
     /// `evict`. `history` messages from before are read where they still are; `holds` samples of one publisher may be held.
-    #[pyo3(signature = (pattern, *, policy = "drop-oldest", history = Number(0), holds = Number(15)),
-        text_signature = "($self, pattern, *, policy='drop-oldest', history=0, holds=15)")]
+    /// With `drop_duplicates` a message whose id is among the last so many that came is counted as `duplicate` and not received.
+    #[pyo3(signature = (pattern, *, policy = "drop-oldest", history = Number(0), holds = Number(15), drop_duplicates = None),
+        text_signature = "($self, pattern, *, policy='drop-oldest', history=0, holds=15, drop_duplicates=None)")]
     fn subscriber(
         &self,
         py: Python<'_>,
@@ -149,9 +150,13 @@ impl Bus {
         policy: &str,
         history: Number<u64>,
         holds: Number<u32>,
+        drop_duplicates: Option<Number<u32>>,
     ) -> PyResult<Subscriber> {
         let policy: Policy = policy.parse::<Policy>().map_err(Error::from).or_raise(py)?;
-        let builder = self.bus.subscriber(pattern).policy(policy).history(history.0).holds(holds.0);
+        let mut builder = self.bus.subscriber(pattern).policy(policy).history(history.0).holds(holds.0);
+        if let Some(Number(ids)) = drop_duplicates {
+            builder = builder.drop_duplicates(ids);
+        }
         let subscriber = py.detach(|| builder.open()).or_raise(py)?;
         Ok(Subscriber::new(subscriber, self.bus.clone()))
     }
@@ -190,9 +195,11 @@ impl Bus {
     /// With `ack`, a task is to be acknowledged within so many seconds; one that is not, or whose puller dies, is given to
     /// another, `attempts` times in all, and lies with the dead letters then. All pullers of a group say the same. What was given
     /// back rests `redelivery` seconds before it comes again, twice as long each time, up to 10 s. `holds` tasks of one pusher
-    /// may be had at a time where they lie.
+    /// may be had at a time where they lie. With `drop_duplicates` a task whose id is among the last so many that this puller did is
+    /// over at once, and counted as `duplicate`.
     #[pyo3(signature = (pattern, *, group = "pullers", ack = None, attempts = Number(5), holds = Number(15),
-        redelivery = 0.1), text_signature = "($self, pattern, *, group='pullers', ack=None, attempts=5, holds=15, redelivery=0.1)")]
+        redelivery = 0.1, drop_duplicates = None), text_signature = "($self, pattern, *, group='pullers', ack=None, attempts=5, \
+        holds=15, redelivery=0.1, drop_duplicates=None)")]
     #[expect(clippy::too_many_arguments, reason = "they are keywords where they are given")]
     fn puller(
         &self,
@@ -203,10 +210,14 @@ impl Bus {
         attempts: Number<u8>,
         holds: Number<u32>,
         redelivery: f64,
+        drop_duplicates: Option<Number<u32>>,
     ) -> PyResult<Puller> {
         let rest = or_endless(Some(redelivery)).or_raise(py)?;
         let mut builder =
             self.bus.puller(pattern).group(group).attempts(attempts.0).holds(holds.0).redelivery(rest);
+        if let Some(Number(ids)) = drop_duplicates {
+            builder = builder.drop_duplicates(ids);
+        }
         if let Some(within) = ack {
             builder = builder.ack(or_endless(Some(within)).or_raise(py)?);
         }

@@ -55,8 +55,9 @@ impl Publisher {
     }
 
     /// Sends without waiting; raises Full where a subscriber would have to be waited for.
-    fn try_send(&self, py: Python<'_>, data: &Bound<'_, PyAny>) -> PyResult<Sent> {
-        self.shared.try_send(py, data)
+    #[pyo3(signature = (data, *, id = None))]
+    fn try_send(&self, py: Python<'_>, data: &Bound<'_, PyAny>, id: Option<&str>) -> PyResult<Sent> {
+        self.shared.try_send(py, data, id)
     }
 
     /// Sends all of a list of messages, waiting as `send` does, and returns how many: those who sleep are woken once for all

@@ -389,9 +389,17 @@ impl Shared {
     }
 
     /// Sends, and waits for nothing but a thread that is about to put the port back.
-    pub(crate) fn try_send(&self, py: Python<'_>, data: &Bound<'_, PyAny>) -> PyResult<Sent> {
+    pub(crate) fn try_send(
+        &self,
+        py: Python<'_>,
+        data: &Bound<'_, PyAny>,
+        id: Option<&str>,
+    ) -> PyResult<Sent> {
         self.check().or_raise(py)?;
         let payload = Payload::of(data)?;
+        if let Some(id) = id {
+            return self.try_send_as(py, payload, id);
+        }
         if let Some(sent) = self.send_now(py, &payload)? {
             return Ok(sent);
         }
@@ -404,6 +412,19 @@ impl Shared {
             Some(mut port) => port.try_send(&bytes).map_err(Error::from),
             None => py.detach(|| Ok(self.take(Deadline::within(TURN))?.try_send(&bytes)?)),
         };
+        sent.map(Sent::from).or_raise(py)
+    }
+
+    /// The same of a message that bears an id.
+    fn try_send_as(&self, py: Python<'_>, payload: Payload<'_>, id: &str) -> PyResult<Sent> {
+        let context = Context::default().with_id(id.parse().map_err(Error::from).or_raise(py)?);
+        let bytes = match payload {
+            Payload::Bytes(bytes) => Cow::Borrowed(bytes),
+            Payload::Buffer(buffer) => Cow::Owned(buffer.to_vec(py)?),
+        };
+        let sent = py.detach(|| -> Result<busway::Sent, Error> {
+            Ok(self.take(Deadline::within(TURN))?.in_context(context).try_send(&bytes)?)
+        });
         sent.map(Sent::from).or_raise(py)
     }
 

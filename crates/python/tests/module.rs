@@ -225,6 +225,8 @@ claims! {
     fn what_is_cleaned_up_leaves_nothing_and_may_be_cleaned_up_again();
     fn two_buses_share_what_a_process_has_and_the_last_one_leaves();
     fn cleanup_has_an_end_whatever_is_under_way();
+    fn what_is_sent_just_before_a_cleanup_waits_for_the_first_who_comes();
+    fn what_outlives_a_cleanup_brings_no_thread_back();
     fn what_is_refused_does_not_hold_the_loop_up();
     fn what_was_sent_has_the_linger_to_be_read();
     fn handlers_that_are_not_to_be_cancelled_come_to_their_end();
@@ -266,6 +268,7 @@ claims! {
     fn a_slow_handler_is_told_with_the_time_of_99_of_100_calls();
     fn a_pattern_that_can_match_nothing_is_refused();
     fn what_fails_is_sent_again_as_often_as_was_said_with_the_same_id();
+    fn a_retry_whose_first_attempt_arrived_is_handled_once();
 
     "test_bus_nodes.Nodes":
     fn a_program_joins_a_node_and_all_patterns_cross();
@@ -278,6 +281,7 @@ claims! {
     fn what_became_of_what_was_sent_is_told_and_adds_up();
     fn the_counts_are_text_and_found_at_an_address_with_no_code();
     fn an_address_that_another_program_has_does_not_end_the_bus();
+    fn clients_of_the_address_cost_one_thread_and_keep_nobody_from_it();
 
     "test_bus_payloads.Payloads":
     fn bytes_go_as_they_are_and_what_is_none_is_refused();

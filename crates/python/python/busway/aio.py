@@ -108,6 +108,13 @@ class _Opened(Generic[P]):
         self._open = open
         self._port: P | None = None
 
+    @classmethod
+    def of(cls: type[S], native: Any) -> S:
+        """Around a port of `busway` that is open: it needs no `async with` and no `await`, and is closed as one that was opened so."""
+        made = cls(lambda: native)
+        made._port = native
+        return made
+
     @property
     def _native(self) -> P:
         if self._port is None:
@@ -142,6 +149,13 @@ class Bus(_Opened["busway.Bus"]):
 
     def __init__(self, domain: str = "default", **settings: Any) -> None:
         super().__init__(partial(busway.Bus, domain, **settings))
+
+    @classmethod
+    def of(cls, native: Any) -> Bus:
+        """Around a bus that is open."""
+        made = cls()
+        made._port = native
+        return made
 
     @property
     def bus(self) -> busway.Bus:

@@ -7,7 +7,6 @@ import contextlib
 import logging
 import os
 import time
-import uuid
 import weakref
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -26,6 +25,7 @@ from ._names import PortKey, port_of
 from ._outbound import Publishing, PublishResult, Pushing
 from ._pull import Pulling
 from ._request import Answering, Asking
+from ._retry import new_id
 from ._route import TURN, Route
 from ._serializers import Serializer
 from ._subscribe import Subscribing
@@ -109,7 +109,7 @@ class MessageBus:
             port = port_of(port)
         message = {"topic": topic, "sender": self._core.service, "ts": time.time(), "data": data}
         if self._retries:
-            message["id"] = uuid.uuid4().hex
+            message["id"] = new_id()
         if not self._sent(self._routes, port, topic, message):
             await self._publishing.send(port, topic, message)
         elif self._turn >= TURN:
@@ -122,7 +122,8 @@ class MessageBus:
             route = routes.get((port, topic))
             if route is None or ((route.waiting or route.rest is not None) and route.is_held_up()):
                 return False
-            route.take(self._core.dumps(message), asyncio.get_running_loop())
+            id = message["id"] if self._retries else None
+            route.take(self._core.dumps(message), asyncio.get_running_loop(), id)
         except Exception:
             return False
         self._turn += 1
@@ -132,7 +133,7 @@ class MessageBus:
         """Publishes as `publish`, and says what became of it."""
         message = {"topic": topic, "sender": self._core.service, "ts": time.time(), "data": data}
         if self._retries:
-            message["id"] = uuid.uuid4().hex
+            message["id"] = new_id()
         return await self._publishing.send(_of(port), topic, message)
 
     async def ready(self, topic: str, port: PortKey = Ports.GLOBAL_EVENTS, timeout: float = 5.0) -> bool:
@@ -202,7 +203,7 @@ class MessageBus:
             port = port_of(port)
         message = self._core.envelope(data)
         if self._retries:
-            message["id"] = uuid.uuid4().hex
+            message["id"] = new_id()
         if not self._sent(self._results, port, "", message):
             await self._pushing.send(port, "", message)
         elif self._turn >= TURN:
@@ -246,8 +247,9 @@ class MessageBus:
     async def cleanup(self, cancel_running: bool = True) -> None:
         """Ends all loops and closes everything, within `close_linger_ms` and a second. It may be called again.
 
+        What was sent and nobody has come for yet has its `late_join_ms` first: so long it waits for the first who does.
         Who is cancelled while it waits, as by `asyncio.wait_for`, does not stop it: the next call waits for its end.
-        What was sent has that time to be read. With `cancel_running=False` handlers of events, results and requests that run
+        What was sent has the linger to be read. With `cancel_running=False` handlers of events, results and requests that run
         have it to come to their end: they may still answer and publish.
         """
         until = time.monotonic() + self._core.settings.linger
@@ -262,8 +264,11 @@ class MessageBus:
         for outbound in (self._publishing, self._pushing):
             await outbound.settle(until)
         core.closed = True
-        await core.in_thread(lambda: self._publishing.close(until))
-        await core.in_thread(lambda: self._pushing.close(until))
+        if not core.left:
+            # At once, so that who comes late for either is waited for once.
+            await asyncio.gather(
+                core.in_thread(lambda: self._publishing.close(until)), core.in_thread(lambda: self._pushing.close(until))
+            )
         await self._asking.close()
         await core.end_loops(0.5)
         await self._subscribing.close(until)

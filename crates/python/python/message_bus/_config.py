@@ -34,7 +34,7 @@ DEFAULT_CONFIG: dict[str, Any] = {
     "close_linger_ms": 100,
     "breaker": "repeated",
     "domain": "default",
-    "late_join_ms": 1000,
+    "late_join_ms": 5000,
     "metrics_port": None,
     "node": None,
     "ordering": "topic",
@@ -47,6 +47,8 @@ DEFAULT_CONFIG: dict[str, Any] = {
     "tls": None,
     "token": None,
 }
+#: Seconds that requests wait for the first who answers, where `late_join_ms` is not said: that nobody answers is to be known soon.
+RESPONDERS_WAIT = 1.0
 #: What happens to messages for which a subscriber has no room, in the words of `busway sub --policy`.
 POLICIES = ("block", "drop-oldest", "keep-latest")
 
@@ -70,6 +72,7 @@ class Settings:
     breaker: str
     domain: str
     late_join: float
+    responders_wait: float
     metrics_port: int | None
     ordering: str
     policy: str
@@ -182,6 +185,7 @@ def settings(config: Mapping[str, Any] | None) -> Settings:
         breaker=_word(given, "breaker", "repeated", "strict"),
         domain=given["domain"],
         late_join=_seconds(given, "late_join_ms", 1000),
+        responders_wait=_seconds(given, "late_join_ms", 1000) if "late_join_ms" in (config or {}) else RESPONDERS_WAIT,
         metrics_port=_port(given["metrics_port"]),
         ordering=_word(given, "ordering", "topic", "none"),
         policy=_word(given, "policy", *POLICIES),

@@ -86,6 +86,8 @@ class Core:
         self._open: Counter[str] = Counter()
         self._lock = threading.Lock()
         self._membership: Membership | None = None
+        #: Threads and processes have ended, and are not started again.
+        self.left = False
         self._pool: ThreadPoolExecutor | None = None
         self._handler_pool: ThreadPoolExecutor | None = None
         self._processes: Processes | None = None
@@ -171,9 +173,15 @@ class Core:
             # No program should end for want of being watched.
             self.not_opened(f"metrics:{port}", error)
 
+    def _check(self) -> None:
+        """Raises Closed where what `leave` has ended must not be begun again, by a handler that outlives the cleanup."""
+        if self.left:
+            raise busway.Closed(602, "the message bus was cleaned up", self.service)
+
     async def in_thread(self, call: Callable[[], T]) -> T:
         """What `call` returns, called where it does not hold the loop up."""
         with self._lock:
+            self._check()
             if self._pool is None:
                 self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="message_bus")
             pool = self._pool
@@ -186,6 +194,7 @@ class Core:
         if config.sync_executor is not None:
             return config.sync_executor
         with self._lock:
+            self._check()
             if self._handler_pool is None:
                 threads = config.handler_max_concurrency or HANDLER_THREADS
                 self._handler_pool = ThreadPoolExecutor(threads, thread_name_prefix="message_bus handler")
@@ -199,6 +208,7 @@ class Core:
     async def in_handler_process(self, function: bytes, messages: list[dict[str, Any]]) -> list[str]:
         """Calls a function of the program with each of the messages, in another process; returns what it raised."""
         with self._lock:
+            self._check()
             if self._processes is None:
                 self._processes = Processes(self.settings.handler_max_concurrency)
             processes = self._processes
@@ -390,6 +400,7 @@ class Core:
     def leave(self, by: float) -> Callable[[], None]:
         """Ends the membership and the threads; what it returns is called where a moment does not matter."""
         with self._lock:
+            self.left = True
             membership, self._membership = self._membership, None
             pools = [pool for pool in (self._pool, self._handler_pool) if pool is not None]
             processes, self._processes = self._processes, None

@@ -44,6 +44,9 @@ class PublishResult:
     cause: str | None = None
 
 
+#: Seconds between two looks whether somebody has come for what was sent before a cleanup.
+SLICE = 0.02
+
 ACCEPTED = PublishResult(True)
 
 
@@ -93,6 +96,8 @@ class Outbound:
             # A flood of what is refused must not have the loop for itself.
             await asyncio.sleep(0)
             return self._dropped("closed" if core.closed else "cooldown")
+        # Before a hook may have put another message in its place: whatever it says, it is the same one each time.
+        id: str | None = message.get("id") if core.settings.retry is not None else None
         try:
             if core.before_send:
                 message = await passed(core.before_send, message)
@@ -106,7 +111,7 @@ class Outbound:
         except BaseException:
             breaker.gave_up(leave)
             raise
-        failed = await self._tried(port, topic, payload, breaker, leave)
+        failed = await self._tried(port, topic, payload, id, breaker, leave)
         if failed is not None:
             return self._dropped(_cause(failed), failed)
         breaker.succeeded(leave)
@@ -115,13 +120,15 @@ class Outbound:
         await asyncio.sleep(0)
         return ACCEPTED
 
-    async def _tried(self, port: PortKey, topic: str, payload: bytes, breaker: Breaker, leave: int) -> busway.Error | None:
+    async def _tried(
+        self, port: PortKey, topic: str, payload: bytes, id: str | None, breaker: Breaker, leave: int
+    ) -> busway.Error | None:
         """Sends a message, and again where that fails, as often as was said; returns what it failed of at last."""
         core, retry, failed = self._core, self._core.settings.retry, 0
         while True:
             try:
                 route = await self.route(port, topic)
-                await self._send(route, payload)
+                await self._send(route, payload, id)
                 return None
             except busway.Error as error:
                 failed += 1
@@ -153,7 +160,7 @@ class Outbound:
             raise error or busway.Error(603, f"the message was dropped: {cause}")
         return PublishResult(False, cause)
 
-    async def _send(self, route: Route, payload: bytes) -> None:
+    async def _send(self, route: Route, payload: bytes, id: str | None) -> None:
         """Sends, and waits for room as long as may be."""
         loop = asyncio.get_running_loop()
         route.flush(loop)
@@ -161,7 +168,7 @@ class Outbound:
             await asyncio.wait({route.rest})
         if not route.waiting:
             try:
-                route.send_now(payload)
+                route.send_now(payload, id)
                 return
             except busway.Full:
                 pass
@@ -169,7 +176,7 @@ class Outbound:
         core.metrics.backpressure_events += 1
         route.waiting += 1
         try:
-            await when_there_is_room(partial(route.send_now, payload), self._timeout)
+            await when_there_is_room(partial(route.send_now, payload, id), self._timeout)
         finally:
             route.waiting -= 1
 
@@ -248,7 +255,11 @@ class Outbound:
             self._close_all(until)
 
     def _close_all(self, until: float) -> None:
+        config = self._core.settings
+        late = time.monotonic() + config.late_join
         for route in list(self.routes.values()):
+            if self._waits_for_the_first(route, late):
+                until = max(until, time.monotonic() + config.linger)
             try:
                 route.native.flush(max(0.0, until - time.monotonic()))
             except busway.Error:
@@ -260,6 +271,20 @@ class Outbound:
                     self._core.metrics.dropped_outbound("closed", left)
             self._close(route)
         self.routes.clear()
+
+
+    def _waits_for_the_first(self, route: Route, until: float) -> bool:
+        """Waits for somebody to read a route, until `until` and as long as anything is kept for the first; whether that took time."""
+        waited = False
+        while not route.is_heard() and (left := until - time.monotonic()) > 0:
+            try:
+                route.native.flush(min(left, SLICE))
+                break
+            except busway.TimedOut:
+                waited = True
+            except busway.Error:
+                break
+        return waited
 
 
 class Publishing(Outbound):

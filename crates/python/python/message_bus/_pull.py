@@ -21,6 +21,7 @@ from busway import aio
 
 from ._core import CALLER, Core
 from ._names import PortKey, results
+from ._route import IDS
 
 #: Results that are taken at once.
 BATCH = 256
@@ -48,6 +49,8 @@ class Pulling:
         self._left: dict[PortKey, deque[bytes]] = {}
         #: What loops have taken and not handled yet.
         self._taken: list[deque[bytes]] = []
+        #: Ids of results that were taken, the oldest first.
+        self._seen: dict[str, None] = {}
         #: Results that are in a handler.
         self._in_hand = 0
 
@@ -66,8 +69,7 @@ class Pulling:
             return self._core.bus().puller(shared, holds=HOLDS)
 
         async def use(native: busway.Puller) -> None:
-            puller = aio.Puller(open)
-            puller._port = native
+            puller = aio.Puller.of(native)
             try:
                 await self._take_batches(puller, mine, handle)
             finally:
@@ -92,6 +94,8 @@ class Pulling:
                     core.log(logging.DEBUG, "holds", "%s", error)
                     await asyncio.sleep(0)
                     continue
+                if any(ids := [task.id for task in batch]):
+                    batch = self._fresh(batch, ids)
                 mine.extend([bytes(task) for task in batch])
                 core.metrics.messages_received += len(batch)
                 del batch
@@ -99,6 +103,20 @@ class Pulling:
             await core.to_its_end(self._handle_all(mine, handle))
             slow = time.monotonic() - began > SLOW
             most = 1 if slow else min(2 * most, BATCH, core.settings.hwm_inbound)
+
+    def _fresh(self, batch: list[busway.Task], ids: list[str | None]) -> list[busway.Task]:
+        """Without what came before: what was taken here is handled here, so that the same again is nobody's."""
+        fresh = []
+        for task, id in zip(batch, ids):
+            if id is not None and id in self._seen:
+                self._core.metrics.causes["duplicate"] += 1
+                continue
+            if id is not None:
+                self._seen[id] = None
+                if len(self._seen) > IDS:
+                    del self._seen[next(iter(self._seen))]
+            fresh.append(task)
+        return fresh
 
     async def _handle_all(self, mine: deque[bytes], handle: Callable[[Any], Any]) -> None:
         core = self._core

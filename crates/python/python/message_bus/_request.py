@@ -136,11 +136,10 @@ class Asking:
         core = self._core
 
         def open() -> busway.Requester:
-            return core.bus().requester(requests(port), late_join=core.settings.late_join)
+            return core.bus().requester(requests(port), late_join=core.settings.responders_wait)
 
-        requester = aio.Requester(open)
         try:
-            requester._port = await core.in_thread(open)
+            requester = aio.Requester.of(await core.in_thread(open))
         except busway.Closed:
             raise
         except busway.Error as error:
@@ -178,8 +177,7 @@ class Answering:
             return self._core.bus().responder(asked)
 
         async def use(native: busway.Responder) -> None:
-            responder = aio.Responder(open)
-            responder._port = native
+            responder = aio.Responder.of(native)
             running: set[asyncio.Task[None]] = set()
             try:
                 await self._take_all(responder, handle, running)

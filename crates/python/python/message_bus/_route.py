@@ -22,11 +22,13 @@ from ._core import Core
 TURN = 64
 #: Larger messages are not put into a batch, which is copied in one piece.
 BATCHED_BYTES_MAX = 1 << 16
+#: Ids that a loop remembers, to drop what comes again: all that are sent within the longest pause of a retry, for most programs.
+IDS = 1024
 #: The shortest and longest pause before the next look for room, in seconds: who reads a queue of a thousand has read half of it.
 PAUSE = (0.001, 0.005)
-#: What an account tells that is no fault: who left, and what nobody waited for.
+#: What an account tells that is no fault: who left, what nobody waited for, and what came again.
 NO_FAULT = frozenset(
-    ["conflated", "no_subscriber", "subscriber_died", "subscriber_left", "expired", "cancelled", "dead_letter"]
+    ["conflated", "duplicate", "no_subscriber", "subscriber_died", "subscriber_left", "expired", "cancelled", "dead_letter"]
 )
 
 Port = busway.Publisher | busway.Pusher
@@ -83,19 +85,19 @@ class Route:
 
     def is_heard(self) -> bool:
         """Whether anybody listens."""
-        native = self.native
-        return bool(native.subscribers if isinstance(native, busway.Publisher) else native.pullers)
+        native: Any = self.native
+        return bool(native.subscribers if self._exactly is None else native.pullers)
 
     def room(self) -> int:
         """Messages for which there is room: so many at least, and exactly where one reads it."""
         return (self._exactly or self.slots) - int(self.native.account()["in_flight"])
 
-    def send_now(self, payload: bytes) -> busway.Sent:
-        """Sends, or raises Full."""
+    def send_now(self, payload: bytes, id: str | None = None) -> busway.Sent:
+        """Sends, or raises Full. By its id a message is known again where it comes twice."""
         if self._exactly is not None and self._credit <= 0 and self.room() <= 0:
             raise busway.Full(401, "as many messages wait as may", self.native.topic, "raise hwm_outbound")
         try:
-            sent = self.native.try_send(payload)
+            sent = self.native.try_send(payload) if id is None else self.native.try_send(payload, id=id)
         except busway.TimedOut as error:
             # Another thread has the port, for longer than a moment: that is no fault of the endpoint.
             cause, remedy = "another thread uses the port", "try again in a moment"
@@ -108,11 +110,11 @@ class Route:
         self._credit -= 1
         return sent
 
-    def take(self, payload: bytes, loop: asyncio.AbstractEventLoop) -> None:
-        """Sends a message, at the end of this turn of the loop if not at once. Raises what hinders it now."""
+    def take(self, payload: bytes, loop: asyncio.AbstractEventLoop, id: str | None = None) -> None:
+        """Sends a message, at the end of this turn of the loop if not at once; one with an id by itself. Raises what hinders it now."""
         if self._loop is not loop and not self._is_for(loop):
-            self.send_now(payload)
-        elif self._in_turn and self._credit > 0 and len(payload) <= BATCHED_BYTES_MAX:
+            self.send_now(payload, id)
+        elif id is None and self._in_turn and self._credit > 0 and len(payload) <= BATCHED_BYTES_MAX:
             self._credit -= 1
             self._batch.append(payload)
             return
@@ -121,7 +123,7 @@ class Route:
                 self.flush(loop)
                 if self.rest is not None:
                     raise busway.Full(401, "others wait before it", self.native.topic, "wait for them")
-            self.send_now(payload)
+            self.send_now(payload, id)
             if not self._in_turn:
                 self._in_turn = True
                 loop.call_soon(self._end_turn, loop)

@@ -22,7 +22,7 @@ from ._core import LOOK, Core, in_loop
 from ._dispatch import Dispatcher, Inbox
 from ._handlers import Handlers
 from ._names import PortKey, is_cut, pattern
-from ._route import lost
+from ._route import IDS, lost
 
 #: Messages that are taken at once.
 BATCH = 256
@@ -91,12 +91,11 @@ class Subscribing:
         core = self._core
 
         def open() -> busway.Subscriber:
-            return core.bus().subscriber(pattern, policy=core.settings.policy, holds=HOLDS)
+            return core.bus().subscriber(pattern, policy=core.settings.policy, holds=HOLDS, drop_duplicates=IDS)
 
         async def use(native: busway.Subscriber) -> None:
-            subscriber = aio.Subscriber(open)
             # Opened by a thread of ours: the loop's own may all be busy with what the program gave them.
-            subscriber._port = native
+            subscriber = aio.Subscriber.of(native)
             self._subscribers.add(subscriber)
             try:
                 await self._take_batches(subscriber, cut, inbox)
@@ -176,7 +175,8 @@ class Subscribing:
         for loss in subscriber.losses():
             text = "%d messages of %s were lost: %s"
             cause = f"lost {loss['topic']} {loss['cause']}"
-            self._core.log(logging.WARNING, cause, text, loss["count"], loss["topic"], loss["cause"])
+            level = logging.DEBUG if loss["cause"] == "duplicate" else logging.WARNING
+            self._core.log(level, cause, text, loss["count"], loss["topic"], loss["cause"])
 
     def _settle(self, subscriber: aio.Subscriber) -> None:
         """Keeps the account of a subscriber that ends."""

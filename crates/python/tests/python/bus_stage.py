@@ -28,7 +28,8 @@ class BusClaims(Claims):
 
     @contextlib.asynccontextmanager
     async def bus(self, config=None, kind=MessageBus, name="test"):
-        bus = kind(name, config)
+        # What a test sends to nobody is waited for no longer than its cleanup would be.
+        bus = kind(name, {"late_join_ms": 1000, **(config or {})})
         try:
             yield bus
         finally:

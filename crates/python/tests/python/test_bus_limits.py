@@ -209,7 +209,7 @@ class Limits(BusClaims):
         await asyncio.sleep(0)
 
     def test_what_a_loop_leaves_unsent_is_sent_by_the_next_or_counted(self):
-        config = {"hwm_outbound": 32, "push_send_timeout": PATIENCE, "close_linger_ms": 0}
+        config = {"hwm_outbound": 32, "push_send_timeout": PATIENCE, "close_linger_ms": 0, "late_join_ms": 0}
 
         def first(bus, cancels):
             loop = asyncio.new_event_loop()

@@ -9,6 +9,7 @@ import threading
 import time
 from unittest import mock
 
+import busway
 from bus_stage import BusClaims, Gate, Held, threads
 from message_bus import BusMetrics, MessageBus, Ports
 from message_bus._breaker import Breaker
@@ -91,7 +92,7 @@ class Lives(BusClaims):
     def test_cleanup_has_an_end_whatever_is_under_way(self):
         async def main():
             stuck, held = Gate(), Held()
-            bus = MessageBus("x", {"close_linger_ms": 50, "hwm_inbound": 5, "late_join_ms": 1000 * PATIENCE})
+            bus = MessageBus("x", {"close_linger_ms": 50, "hwm_inbound": 5, "late_join_ms": 300})
             loop = asyncio.get_running_loop()
 
             async def stubborn(message):
@@ -119,11 +120,60 @@ class Lives(BusClaims):
                 metrics = bus.get_metrics(extended=True)
                 # What was taken and not handled, what was not taken, and what was kept for nobody.
                 self.assertGreater(metrics["inbound_dropped"], 0)
-                self.assertEqual(metrics["causes"]["outbound_dropped.closed"], 1)
+                self.assertEqual(metrics["no_subscriber"], 1)
                 self.assertIn("undelivered", metrics["causes"])
             finally:
                 held.open.set()
             self.evidence(seconds=round(took, 2))
+
+        self.run_async(main())
+
+    def test_what_is_sent_just_before_a_cleanup_waits_for_the_first_who_comes(self):
+        class Pulls(MessageBus):
+            async def _handle_pulled_message(self, message):
+                await came.put(message["data"])
+
+        async def main(late):
+            nonlocal came
+            came = asyncio.Queue()
+            sender = MessageBus("sender", {"close_linger_ms": 0, "late_join_ms": late})
+            await sender.publish("x", 1)
+            await sender.push_result({"number": 2})
+            cleaning = asyncio.create_task(sender.cleanup())
+            if late == 0:
+                # Nobody is waited for: what was published is for nobody, and the result is lost, which is told.
+                await cleaning
+                metrics = sender.get_metrics(extended=True)
+                return metrics["no_subscriber"], metrics["outbound_dropped"], metrics["causes"]["outbound_dropped.closed"]
+            await self.until(lambda: sender._core.closed, "it is being cleaned up")
+            async with self.bus(kind=Pulls) as reader:
+                reader.register_handler("x", lambda message: reader_loop.call_soon_threadsafe(came.put_nowait, message["data"]))
+                reader_loop = asyncio.get_running_loop()
+                loops = [reader.subscribe_loop(5555), reader.pull_results_loop()]
+                tasks = [asyncio.create_task(loop) for loop in loops]
+                data = [await asyncio.wait_for(came.get(), PATIENCE) for _ in tasks]
+                await cleaning
+            metrics = sender.get_metrics(extended=True)
+            self.assertEqual((metrics["no_subscriber"], metrics["outbound_dropped"]), (0, 0))
+            return [one for one in data if one == 1], [one for one in data if one != 1]
+
+        came = None
+        self.assertEqual(self.run_async(main(1000 * PATIENCE)), ([1], [{"number": 2}]))
+        with self.assertLogs("message_bus", logging.WARNING) as logs:
+            logging.getLogger("message_bus").warning("there is one")
+            self.assertEqual(self.run_async(main(0)), (0, 1, 1))
+
+    def test_what_outlives_a_cleanup_brings_no_thread_back(self):
+        async def main():
+            async with self.bus() as bus:
+                bus.register_handler("x", lambda message: None)
+                await self.listens(bus)
+                await bus.publish("x", 1)
+            before = threads()
+            for again in (bus._core.in_thread(lambda: None), bus._core.in_handler_thread(lambda: None)):
+                with self.assertRaises(busway.Closed):
+                    await again
+            self.assertEqual(threads(), before)
 
         self.run_async(main())
 

@@ -1,6 +1,7 @@
 """Data of `message_bus` that is no JSON, and the counts as others read them."""
 
 import asyncio
+import contextlib
 import importlib.util
 import logging
 import random
@@ -11,7 +12,7 @@ import urllib.error
 import urllib.request
 from unittest import mock
 
-from bus_stage import BusClaims
+from bus_stage import BusClaims, threads
 from message_bus import MessageBus, build_serializer
 from message_bus._payloads import RawSerializer
 from stage import PATIENCE
@@ -181,6 +182,30 @@ class Counts(BusClaims):
 
         with self.assertLogs("message_bus", logging.WARNING):
             self.run_async(main())
+
+    def test_clients_of_the_address_cost_one_thread_and_keep_nobody_from_it(self):
+        port, clients = free_port(), 150
+
+        def get():
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=PATIENCE) as answer:
+                return answer.read().decode()
+
+        async def main():
+            async with self.bus({"metrics_port": port}) as bus:
+                await bus.publish("x", 1)
+                before = threads()
+                with contextlib.ExitStack() as open:
+                    for number in range(clients):
+                        client = open.enter_context(socket.create_connection(("127.0.0.1", port), PATIENCE))
+                        # Some say nothing, some half of it, and some what nobody asked for.
+                        client.sendall((b"", b"GET /metr", b"\0" * 100)[number % 3])
+                    self.assertIn("bus_messages_sent_total", await asyncio.to_thread(get))
+                    self.assertLessEqual(len(threads()), len(before) + 1, "one of ours, which asked")
+            with self.assertRaises(OSError):
+                await asyncio.to_thread(get)
+            self.evidence(clients=clients, threads=1)
+
+        self.run_async(main())
 
     def test_an_address_that_another_program_has_does_not_end_the_bus(self):
         async def main(port):

@@ -29,14 +29,13 @@ with busway.Bus(sys.argv[1]) as bus, bus.subscriber("first") as subscriber:
     print(sample.sequence, bytes(sample).decode())
 """
 
-#: As the quick start of the document has it, in two programs; what was sent has the linger to be read.
-BUS = f"""
+#: As the quick start of the document has it, in two programs with the settings that nobody has changed; the cleanup follows at once.
+BUS = """
 import asyncio, sys
 from message_bus import MessageBus, Ports
 
 def bus():
-    times = {{"late_join_ms": {MEET * 1000}, "close_linger_ms": {MEET * 1000}}}
-    return MessageBus("analytics", {{"domain": sys.argv[1], **times}})
+    return MessageBus("analytics", {"domain": sys.argv[1]})
 """
 BUS_PUBLISHES = f"""{BUS}
 async def main():

@@ -128,6 +128,7 @@ with busway.Bus("samples") as bus, bus.publisher("large") as publisher:
     def test_bytes_that_hold_no_json_and_values_that_are_none_are_errors_of_the_bus(self):
         subscriber, publisher = self.bus.subscriber("x"), self.bus.publisher("x")
         hostile = [b"", b"{", b"\xff\xfe\xfd", b"[" * 100_000, b'{"a":' * 50_000, b"\x80abc", b"1 2", b'"\\ud800', b"\x00" * 7, b"9" * 5000]
+        hostile += [b"NaN", b"[1, -Infinity]", b'{"price":Infinity}']
         for payload in hostile:
             publisher.send(payload)
             with subscriber.recv(PATIENCE) as sample, self.assertRaises(busway.CodecError) as raised:
@@ -136,12 +137,17 @@ with busway.Bus("samples") as bus, bus.publisher("large") as publisher:
             self.assertEqual((error.code, isinstance(error, ValueError)), ("BUS-0702", True), payload[:9])
             self.assertLess(len(error.cause), 300)
             self.assertIsNotNone(error.__cause__)
+        for payload, value in ((b'{"a":1,"b":2,"a":3}', {"a": 3, "b": 2}), ('\ufeff["\u00e4"]'.encode(), ["\u00e4"]), ("[1]".encode("utf-16"), [1])):
+            publisher.send(payload)
+            with subscriber.recv(PATIENCE) as sample:
+                self.assertEqual(sample.json(), value, "the last of a field that comes twice, in any encoding of Unicode")
         cycle = []
         cycle.append(cycle)
         deep = []
         for _ in range(100_000):
             deep = [deep]
-        for value in ({1, 2}, object(), cycle, deep, {(1, 2): 3}):
+        no_numbers = (float("nan"), [float("inf")], {"price": float("-inf")})
+        for value in ({1, 2}, object(), cycle, deep, {(1, 2): 3}, *no_numbers):
             with self.assertRaises(busway.CodecError) as raised:
                 publisher.send_json(value)
             self.assertEqual(raised.exception.code, "BUS-0701")
