@@ -20,13 +20,14 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use busway_protocol::Breaker;
 use busway_shm::clock::{self, Deadline};
 use busway_shm::counters::Event;
 use busway_shm::ring::Patience;
 use busway_shm::seat::RingShared;
 use busway_shm::sync::{AtomicU64, Ordering};
 use busway_wire::limits::{REQUESTS_AHEAD_PARTS, REQUESTS_UNDER_WAY_DEFAULT, REQUESTS_UNDER_WAY_MAX};
-use busway_wire::{Cause, Context, Kind, Pattern, PortId, RequestHead, Topic, lane_of, responders};
+use busway_wire::{Cause, Kind, Pattern, PortId, RequestHead, Topic, lane_of, responders};
 
 use crate::bus::{Bus, Core};
 use crate::error::{Code, Error};
@@ -36,11 +37,15 @@ use crate::ports::{Asker, line_of, lock};
 use crate::publisher::{Beside, Publisher, PublisherBuilder, Stamp};
 use crate::subscriber::SubscriberBuilder;
 
+mod context;
+mod guard;
 mod inbox;
 mod outcome;
 mod pending;
 mod watch;
 
+pub use context::RequesterInContext;
+use guard::Guard;
 use inbox::Inbox;
 pub use inbox::Strays;
 pub use outcome::{Reply, RequestError};
@@ -63,13 +68,21 @@ pub struct RequesterBuilder {
     in_flight: u32,
     slots_max: Option<u32>,
     late_join: Duration,
+    breaker: Option<Breaker>,
 }
 
 impl RequesterBuilder {
     pub(crate) fn new(bus: &Bus, topic: Result<Topic, Error>) -> Self {
         let publisher = PublisherBuilder::new(bus, topic);
         let (in_flight, slots_max) = (REQUESTS_UNDER_WAY_DEFAULT, None);
-        Self { bus: bus.clone(), publisher, in_flight, slots_max, late_join: LATE_JOIN_DEFAULT }
+        Self {
+            bus: bus.clone(),
+            publisher,
+            in_flight,
+            slots_max,
+            late_join: LATE_JOIN_DEFAULT,
+            breaker: None,
+        }
     }
 
     /// Requests under way at most, 1 to 4 096. Default 1 024. One more waits until one of them has ended, and is refused where none does in its
@@ -97,6 +110,32 @@ impl RequesterBuilder {
     /// [`RequestError::NoResponders`]. Default 1 s.
     pub fn late_join(mut self, wait: Duration) -> Self {
         self.late_join = wait;
+        self
+    }
+
+    /// Asks nothing for a while when requests end badly again and again: meanwhile each is refused at once ([`RequestError::Open`]). Default: it always asks. After the pause as many as the
+    /// breaker's probes are sent, and it closes when they are answered.
+    ///
+    /// What it guards is the topic, for this requester and its clones; who answers is not theirs to choose. Badly ends what has no reply in time or no responder, whose responder died,
+    /// failed or let it go. What was cancelled, and what could not be sent for want of room here, says nothing of who answers. Of a stream of replies the last counts.
+    ///
+    /// ```
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # use std::time::Duration;
+    /// use busway::RequestError;
+    /// use busway::service::Breaker;
+    /// let bus = busway::Bus::open("example-of-a-breaker-of-requests")?;
+    /// let breaker = Breaker::default().failures(1).pause(Duration::from_secs(10));
+    /// let requester = bus.requester("nobody").late_join(Duration::ZERO).breaker(breaker).open()?;
+    /// let asked = requester.request(b"17", Duration::from_secs(1));
+    /// assert_eq!(asked.unwrap_err(), RequestError::NoResponders);
+    /// let asked = requester.request(b"17", Duration::from_secs(1));
+    /// assert!(matches!(asked.unwrap_err(), RequestError::Open(_)));
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn breaker(mut self, breaker: Breaker) -> Self {
+        self.breaker = Some(breaker);
         self
     }
 
@@ -128,7 +167,13 @@ impl RequesterBuilder {
         let line = line_of(Some(&lane));
         core.ports.add_asker(ring.key(), Asker { line, news: news.clone() });
         let shared = Shared {
-            inbox: Mutex::new(Inbox::new(subscriber, Core::new_port()?.0, self.in_flight)),
+            guarded: self.breaker.is_some(),
+            inbox: Mutex::new(Inbox::new(
+                subscriber,
+                Guard::new(self.breaker),
+                Core::new_port()?.0,
+                self.in_flight,
+            )),
             sending: Mutex::new(publisher),
             late_join_ns: u64::try_from(self.late_join.as_nanos()).unwrap_or(u64::MAX),
             core,
@@ -148,6 +193,8 @@ impl RequesterBuilder {
 #[derive(Debug)]
 struct Shared {
     inbox: Mutex<Inbox>,
+    /// It has a breaker.
+    guarded: bool,
     sending: Mutex<Publisher>,
     ring: Arc<RingShared>,
     /// Raised when a responder has gone.
@@ -202,6 +249,12 @@ impl Shared {
         Err(if late.expired() { RequestError::NoResponders } else { RequestError::TimedOut })
     }
 
+    /// Whether a request that has waited may still be sent.
+    fn still(&self, correlation: u64) -> Result<(), RequestError> {
+        self.check()?;
+        if self.guarded { lock(&self.inbox).renew(correlation) } else { Ok(()) }
+    }
+
     /// Puts a request into the ring; its place there.
     fn publish(
         &self,
@@ -229,7 +282,9 @@ impl Shared {
             drop(sending);
             match sent {
                 Ok(sent) => return Ok(sent.sequence),
-                Err(SendError::Full(_) | SendError::Timeout(_)) if !until.expired() => self.check()?,
+                Err(SendError::Full(_) | SendError::Timeout(_)) if !until.expired() => {
+                    self.still(correlation)?
+                }
                 Err(SendError::Full(_) | SendError::Timeout(_)) => return Err(RequestError::TooFarAhead),
                 Err(error) => return Err(RequestError::Send(error)),
             }
@@ -251,7 +306,8 @@ impl Shared {
                 RequestError::Send(_)
                 | RequestError::Receive(_)
                 | RequestError::TooMany
-                | RequestError::TooFarAhead,
+                | RequestError::TooFarAhead
+                | RequestError::Open(_),
             ) => Event::RequestRefused,
         };
         self.core.ports.count(event, 1);
@@ -285,18 +341,13 @@ impl Requester {
         self.send(payload, timeout)?.recv()?.ok_or(RequestError::Unanswered)
     }
 
-    /// What is asked through what this returns bears this context: an id, a trace, or both.
-    pub fn in_context<'a>(&'a self, context: Context<'a>) -> RequesterInContext<'a> {
-        RequesterInContext { requester: self, beside: Beside::Context(context) }
-    }
-
     /// Asks, and does not wait for the replies, which nobody waits for any more after `timeout`. It waits, no longer than that, for the first
     /// responder ([`RequesterBuilder::late_join`]) and for a place where as many requests are under way as may be. Meanwhile it receives replies, for whomever they are.
     ///
     /// Its reply is kept until it is asked for. Replies to 16 384 requests, or 64 MiB of larger ones, that nobody asks for are as many as are kept: one more request is refused.
     ///
     /// # Errors
-    /// [`RequestError::NoResponders`], [`RequestError::TimedOut`], [`RequestError::TooMany`], [`RequestError::TooFarAhead`], [`RequestError::Send`]; a closed bus. The request was not sent.
+    /// [`RequestError::NoResponders`], [`RequestError::TimedOut`], [`RequestError::TooMany`], [`RequestError::TooFarAhead`], [`RequestError::Open`], [`RequestError::Send`]; a closed bus. The request was not sent.
     pub fn send(&self, payload: &[u8], timeout: Duration) -> Result<Pending, RequestError> {
         self.send_beside(&Beside::NOTHING, payload, timeout)
     }
@@ -363,12 +414,19 @@ impl Requester {
     ) -> Result<Pending, RequestError> {
         let shared = &self.shared;
         shared.check()?;
-        shared.wait_for_responders(until)?;
-        let (correlation, placed) = lock(&shared.inbox).begin().ok_or(RequestError::TooMany)?;
+        let pass = shared.admit()?;
+        if let Err(error) = shared.wait_for_responders(until) {
+            // Who may wait for less than the request tries again.
+            let over = error != RequestError::TimedOut || deadline.expired();
+            shared.give_up(pass, Some(&error).filter(|_| over));
+            return Err(error);
+        }
+        let (correlation, placed) = lock(&shared.inbox).begin(pass)?;
         // From here on the drop of `pending` takes everything back.
         let mut pending = Pending::new(shared.clone(), correlation, deadline);
         if !placed {
             pending.take_place(until)?;
+            shared.still(correlation)?;
         }
         let sequence = shared.publish(correlation, beside, payload, deadline, until, began_ns)?;
         pending.is_sent(sequence);
@@ -445,67 +503,6 @@ impl Requester {
     #[must_use]
     pub fn topic(&self) -> &Topic {
         &self.shared.topic
-    }
-}
-
-/// A requester whose next requests bear a context; so do their replies, as far as its trace goes. Made by [`Requester::in_context`].
-///
-/// ```
-/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// # use std::time::Duration;
-/// use busway::Context;
-/// let bus = busway::Bus::open("example-of-a-request-in-a-context")?;
-/// let mut responder = bus.responder("double").open()?;
-/// let server = std::thread::spawn(move || {
-///     let request = responder.recv()?;
-///     let trace = request.trace();
-///     request.reply(b"34")?;
-///     Ok::<_, busway::Error>(trace)
-/// });
-/// let trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01".parse()?;
-/// let requester = bus.requester("double").open()?;
-/// let asking = requester.in_context(Context::default().with_trace(trace));
-/// let reply = asking.request(b"17", Duration::from_secs(5))?;
-/// assert_eq!(reply.trace(), Some(trace));
-/// assert_eq!(server.join().expect("it does not panic")?, Some(trace));
-/// # Ok(())
-/// # }
-/// ```
-#[derive(Clone, Copy, Debug)]
-#[must_use = "it asks what it is given"]
-pub struct RequesterInContext<'a> {
-    requester: &'a Requester,
-    beside: Beside<'a>,
-}
-
-impl RequesterInContext<'_> {
-    /// As [`Requester::request`].
-    ///
-    /// # Errors
-    /// As [`Requester::request`].
-    pub fn request(&self, payload: &[u8], timeout: Duration) -> Result<Reply, RequestError> {
-        self.send(payload, timeout)?.recv()?.ok_or(RequestError::Unanswered)
-    }
-
-    /// As [`Requester::send`].
-    ///
-    /// # Errors
-    /// As [`Requester::send`].
-    pub fn send(&self, payload: &[u8], timeout: Duration) -> Result<Pending, RequestError> {
-        self.requester.send_beside(&self.beside, payload, timeout)
-    }
-
-    /// As [`Requester::send_within`].
-    ///
-    /// # Errors
-    /// As [`Requester::send_within`].
-    pub fn send_within(
-        &self,
-        payload: &[u8],
-        timeout: Duration,
-        wait: Duration,
-    ) -> Result<Option<Pending>, RequestError> {
-        self.requester.send_beside_within(&self.beside, payload, timeout, wait)
     }
 }
 

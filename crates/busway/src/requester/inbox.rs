@@ -17,9 +17,11 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Condvar};
 
+use busway_protocol::Pass;
 use busway_wire::limits::{LANE_BYTES_MAX, LANE_SLOTS_MAX, REPLIES_KEPT_MAX, REQUESTS_UNREAD_MAX};
 use busway_wire::{Kind, PortId, ProcessId, ReplyHead, ReplyState};
 
+use super::guard::Guard;
 use super::outcome::{Reply, RequestError};
 use super::watch::Watched;
 use crate::sample::Sample;
@@ -53,6 +55,8 @@ pub(super) struct Asked {
     from: Option<PortId>,
     next: u32,
     pub(super) end: Option<Result<(), RequestError>>,
+    /// Leave of the breaker, until it has ended.
+    pub(super) pass: Option<Pass>,
     /// What had been lost in the lanes when it was sent.
     lost_before: u64,
     /// By whom it was answered, as its claim says, and since when it says so.
@@ -93,6 +97,7 @@ pub(super) struct Inbox {
     pub(super) subscriber: Option<Subscriber>,
     pub(super) asked: BTreeMap<u64, Asked>,
     pub(super) watched: Watched,
+    pub(super) guard: Guard,
     /// Who waits and does not lead.
     sleeping: BTreeSet<u64>,
     first: u64,
@@ -111,13 +116,14 @@ pub(super) struct Inbox {
 }
 
 impl Inbox {
-    pub(super) fn new(subscriber: Subscriber, start: u64, places: u32) -> Self {
+    pub(super) fn new(subscriber: Subscriber, guard: Guard, start: u64, places: u32) -> Self {
         // The upper half is far away: what is counted from here never comes round.
         let first = start >> 1;
         Self {
             subscriber: Some(subscriber),
             asked: BTreeMap::new(),
             watched: Watched::default(),
+            guard,
             sleeping: BTreeSet::new(),
             first: first.max(1),
             next: first.max(1),
@@ -132,22 +138,24 @@ impl Inbox {
         }
     }
 
-    /// A request begins: its correlation, and whether it has its place already. `None` where replies to too many are unread.
-    pub(super) fn begin(&mut self) -> Option<(u64, bool)> {
+    /// A request begins: its correlation, and whether it has its place already. Refused where replies to too many are unread, or the breaker has opened.
+    pub(super) fn begin(&mut self, pass: Option<Pass>) -> Result<(u64, bool), RequestError> {
+        let pass = self.guard.renew(pass)?;
         if self.asked.len() >= REQUESTS_UNREAD_MAX || self.kept_bytes as u64 > LANE_BYTES_MAX {
-            return None;
+            self.guard.settle(pass, None);
+            return Err(RequestError::TooMany);
         }
         let correlation = self.next;
         self.next += 1;
         let placed = self.open < self.places && self.unseen < LANE_SLOTS_MAX && self.placeless.is_empty();
-        let mut asked = Asked::default();
+        let mut asked = Asked { pass, ..Asked::default() };
         if placed {
             self.take_place(&mut asked);
         } else {
             self.placeless.insert(correlation);
         }
         self.asked.insert(correlation, asked);
-        Some((correlation, placed))
+        Ok((correlation, placed))
     }
 
     fn take_place(&mut self, asked: &mut Asked) {
@@ -229,7 +237,10 @@ impl Inbox {
 
     /// Nobody wants the replies of this request any more. Returns it.
     pub(super) fn forget(&mut self, correlation: u64) -> Option<Asked> {
-        let asked = self.asked.remove(&correlation)?;
+        let mut asked = self.asked.remove(&correlation)?;
+        // Who has had a part of an answer was answered.
+        let answered = (asked.next > 0).then_some(Ok(()));
+        self.guard.settle(asked.pass.take(), asked.end.as_ref().or(answered.as_ref()));
         self.watched.forget(correlation, &asked);
         asked.replies.iter().for_each(|reply| self.watched.took(&asked, reply));
         self.kept -= asked.replies.len();
@@ -279,7 +290,8 @@ impl Inbox {
     pub(super) fn end(&mut self, correlation: u64, end: Result<(), RequestError>) {
         let Some(asked) = self.asked.get_mut(&correlation) else { return };
         let ends = asked.placed && asked.end.is_none();
-        asked.end.get_or_insert(end);
+        let end = asked.end.get_or_insert(end);
+        self.guard.settle(asked.pass.take(), Some(end));
         self.watched.tell(correlation, asked);
         self.rouse(correlation);
         self.give_place(ends);
@@ -352,6 +364,9 @@ impl Inbox {
         }
         let ends = asked.placed && end.is_some();
         asked.end = end;
+        if asked.end.is_some() {
+            self.guard.settle(asked.pass.take(), asked.end.as_ref());
+        }
         self.watched.tell(correlation, asked);
         self.rouse(correlation);
         self.give_place(ends);

@@ -2,13 +2,16 @@
 
 use std::fmt;
 use std::ops::Deref;
+use std::time::Duration;
 
+use busway_protocol::Time;
 use busway_wire::{Context, Extensions, ReplyHead, TraceParent};
 use serde::de::DeserializeOwned;
 
 use crate::error::{Code, Error};
 use crate::outcome::{RecvError, SendError};
 use crate::sample::Sample;
+use crate::service::now;
 
 /// Why a request has no reply, or no further one.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,6 +34,8 @@ pub enum RequestError {
     /// It was not sent: one that has not ended is so many requests behind that its place is needed, and did not end in time; or larger requests under way have
     /// as many bytes as they may.
     TooFarAhead,
+    /// It was not sent: the breaker is open, and nothing is asked before this time ([`RequesterBuilder::breaker`](crate::RequesterBuilder::breaker)).
+    Open(Time),
     /// It was not sent.
     Send(SendError),
     /// Nothing can be received.
@@ -50,6 +55,7 @@ impl RequestError {
             Self::ReplyLost => Code::ReplyLost,
             Self::TooMany => Code::TooManyRequests,
             Self::TooFarAhead => Code::TooFarAhead,
+            Self::Open(_) => Code::BreakerOpen,
             Self::Send(error) => error.code(),
             Self::Receive(error) => error.code(),
         }
@@ -72,6 +78,14 @@ impl fmt::Display for RequestError {
             }
             Self::TooMany => formatter.write_str("as many requests are under way or unread as may be"),
             Self::TooFarAhead => formatter.write_str("a request has not ended, and its place is needed"),
+            Self::Open(until) => {
+                let rest = Duration::from_nanos(until.since(now()));
+                write!(
+                    formatter,
+                    "requests failed again and again, and the next is sent in {} ms",
+                    rest.as_millis()
+                )
+            }
             Self::Send(error) => error.fmt(formatter),
             Self::Receive(error) => error.fmt(formatter),
         }
@@ -95,6 +109,7 @@ impl From<RequestError> for Error {
             RequestError::TooFarAhead => {
                 "give slow requests a requester of their own, or a time that is up sooner; or allow more (slots_max)"
             }
+            RequestError::Open(_) => "ask again after that time, and look at who answers with busway info",
         };
         Error::new(error.code(), error.to_string()).at("request").remedy(remedy)
     }

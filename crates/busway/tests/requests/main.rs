@@ -4,6 +4,9 @@
 #![expect(clippy::print_stdout, reason = "the evidence of a row is what its test prints")]
 #![expect(clippy::unwrap_used, reason = "a test fails where its story breaks")]
 
+#[path = "../scene/asleep.rs"]
+mod asleep;
+mod breaker;
 mod budgets;
 mod deaths;
 mod ends;

@@ -736,6 +736,7 @@ fn failed(say: &mut Says, task: u64, error: &RequestError) -> End {
         RequestError::ReplyLost
         | RequestError::TooMany
         | RequestError::TooFarAhead
+        | RequestError::Open(_)
         | RequestError::Send(_)
         | RequestError::Receive(_) => End::Done,
     };
