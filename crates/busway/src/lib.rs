@@ -67,7 +67,7 @@ pub use sample::{PublisherInfo, Sample};
 pub use stream::{RequestStream, SampleStream, TaskStream};
 pub use subscriber::{News, Subscriber, SubscriberBuilder};
 pub use tls::Tls;
-pub use typed::{TypedLoan, TypedPublisher};
+pub use typed::{TypedInContext, TypedLoan, TypedPublisher};
 
 /// The code blocks of the documents run as tests.
 #[cfg(doctest)]

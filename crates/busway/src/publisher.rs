@@ -621,7 +621,7 @@ impl Publisher {
             if len >= TOUCHED_BYTES {
                 chunk.bytes_mut()[..HEADER_SIZE].fill(0);
             }
-            Place::Chunk(chunk)
+            Place::Chunk(chunk, 0)
         })
     }
 

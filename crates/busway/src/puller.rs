@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use busway_shm::clock::{self, Deadline};
 use busway_shm::layout::RING_RELAYS;
+use busway_shm::ring::Patience;
 use busway_shm::row::RowOptions;
 use busway_shm::row::group::{self, GroupReader, Pauses, Pulled};
 use busway_shm::sync::spin_hint;
@@ -588,7 +589,10 @@ impl Puller {
             self.core.ports.ring_work();
             return;
         }
-        let pushed = self.dead.as_mut().is_some_and(|dead| dead.try_send(sample).is_ok());
+        // As it was: who mends the cause pushes it again, and joins it with its trace.
+        let (context, codec) = (sample.context(), sample.codec());
+        let push = |dead: &mut Pusher| dead.in_context(context).put(codec, sample, Patience::None).is_ok();
+        let pushed = self.dead.as_mut().is_some_and(push);
         if pushed {
             claim.lose(Cause::DeadLetter);
             self.core.ports.ring_work();

@@ -33,7 +33,8 @@
 //!
 //! A handler that returns an error, or panics, has failed: the message is tried again as its [`Retry`] says. Each attempt
 //! has the same message, whose source and sequence say which it is, and [`Message::attempt`] its number. With a [`Breaker`] a
-//! handler that fails again and again is not called for a while: attempts at what was published are refused and count as failed, and no shared work is taken. What has no attempt left is
+//! handler that fails again and again is not called for a while: attempts at what was published are refused, and no shared work is taken. What was refused at its last attempt and never handled counts as such
+//! ([`HandlerAccount::unhandled`]) and not as failed. What has no attempt left is
 //! published as a [`DeadLetter`], where a topic was given for that ([`ServiceBuilder::dead_letters`]).
 //!
 //! Handlers of shared work ([`ServiceBuilder::pull`]) acknowledge what they handled, and give back what failed, which rests a while before it comes again
@@ -275,7 +276,7 @@ impl ServiceBuilder {
         self
     }
 
-    /// Publishes on `topic` what a handler gave up: each message whose last attempt failed, with its source, sequence and topic,
+    /// Publishes on `topic` what a handler gave up: each message whose last attempt failed, or was refused by the breaker, with its source, sequence and topic,
     /// the reason, and its whole payload, as a [`DeadLetter`]. Default: it is counted, and its reason logged.
     ///
     /// A dead letter is a message like any other: who subscribes gets it, who comes later and asks for history gets up to 64 of the
@@ -669,7 +670,8 @@ impl HandlerBuilder {
     }
 
     /// Leaves this handler alone for a while when it fails again and again. Default: it is always called. While the breaker is open no shared work is taken, so that it stays
-    /// where another of the group may have it; what was taken before goes back, or waits where it cannot. An attempt at what was published is refused, and has failed.
+    /// where another of the group may have it; what was taken before goes back, or waits where it cannot. An attempt at what was published is refused; what
+    /// was refused at each is given up ([`HandlerAccount::unhandled`]).
     pub fn breaker(self, breaker: Breaker) -> Self {
         self.set(|handler| handler.breaker = Some(breaker))
     }

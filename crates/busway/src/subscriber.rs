@@ -98,6 +98,9 @@ impl SubscriberBuilder {
     /// lost, with the cause `duplicate`. An id is remembered from when its message was taken; 64 bytes are enough for each. What has no id is never dropped
     /// for that. Default: everything is taken as it comes.
     ///
+    /// Not together with [`Policy::KeepLatest`]: an old message that comes again would push out the newest, and then be dropped itself. With the policies that drop, what comes again takes
+    /// room as anything does.
+    ///
     /// ```
     /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
     /// use busway::{Cause, Context};
@@ -136,6 +139,12 @@ impl SubscriberBuilder {
                 .remedy("hold fewer samples, or copy what must be kept"));
         }
         let seen = crate::ids::seen(self.duplicates, &core.own, || format!("subscriber of {pattern}"))?;
+        if seen.is_some() && policy == Policy::KeepLatest {
+            let cause = "of what comes again the latest is no news, and what was before it is gone";
+            return Err(Error::new(Code::BadSetting, cause)
+                .at(format!("subscriber of {pattern}"))
+                .remedy("keep the latest, or drop what comes again with another policy"));
+        }
         let holds = match policy {
             Policy::DropNewest { depth } => self.holds.max(depth),
             _ => self.holds,

@@ -9,7 +9,7 @@ use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use busway::service::Retry;
+use busway::service::{DeadLetter, Retry};
 use busway::{Codec, Context, MessageId, Policy, TraceParent};
 use tracing::field::{Field, Visit};
 use tracing::span;
@@ -86,6 +86,113 @@ fn tasks_bear_their_context_to_whoever_gets_them_and_when_they_come_again() {
     let again = puller.recv_timeout(PATIENCE).unwrap().unwrap();
     assert_eq!((again.deliveries(), again.sample().context(), &again[..]), (2, context, &b"work"[..]));
     again.ack().unwrap();
+}
+
+#[test]
+fn loans_batches_and_typed_values_bear_a_context_each_its_own() {
+    let scene = Scene::new();
+    let mut subscriber = scene.bus.subscriber("a.>").policy(Policy::Block).open().unwrap();
+    let mut publisher = scene.bus.publisher("a.b").open().unwrap();
+    let (mut taken, mut put_back) = (0, 0);
+    let mut take = |payload: &[u8], codec, context: Context<'_>| {
+        let message = subscriber.recv_timeout(PATIENCE).unwrap().expect("a message");
+        assert_eq!((message.payload(), message.codec()), (payload, codec));
+        assert_eq!(message.context(), context);
+        taken += 1;
+        message
+    };
+    for size in [0, 1, 96, 97, 4_096, 60_000] {
+        for context in contexts(scene.bus.next_id().unwrap()) {
+            let payload = payload(size);
+            let mut loan = publisher.in_context(context).loan(size).unwrap();
+            assert_eq!(loan.len(), size);
+            loan.copy_from_slice(&payload);
+            loan.send().unwrap();
+            take(&payload, Codec::Bytes, context);
+            // One that is written elsewhere meanwhile.
+            let mut later = publisher.in_context(context).try_loan(size).unwrap().detach();
+            later.bytes_mut().copy_from_slice(&payload);
+            drop(publisher.in_context(context).loan(size).unwrap());
+            put_back += 1;
+            publisher.attach(later).unwrap().try_send().unwrap();
+            take(&payload, Codec::Bytes, context);
+            let mut batch = publisher.batch();
+            batch.send(b"before").unwrap();
+            batch.in_context(context).send(&payload).unwrap();
+            batch.send(b"after").unwrap();
+            drop(batch);
+            take(b"before", Codec::Bytes, Context::default());
+            take(&payload, Codec::Bytes, context);
+            take(b"after", Codec::Bytes, Context::default());
+        }
+    }
+    let mut typed = publisher.typed::<[u64; 20]>();
+    let context = contexts(MessageId(9))[4];
+    typed.in_context(context).send(&[3; 20]).unwrap();
+    typed.in_context(context).try_send(&[4; 20]).unwrap();
+    let mut loan = typed.in_context(context).loan().unwrap();
+    loan.value().unwrap()[19] = 5;
+    loan.send().unwrap();
+    for (first, last) in [(3, 3), (4, 4), (0, 5)] {
+        let mut value = [first; 20];
+        value[19] = last;
+        let bytes: Vec<u8> = value.iter().flat_map(|word: &u64| word.to_le_bytes()).collect();
+        let message = take(&bytes, Codec::Typed, context);
+        assert_eq!(message.cast::<[u64; 20]>().unwrap(), &value);
+    }
+    println!("evidence: messages={taken} put_back={put_back}");
+}
+
+#[test]
+fn what_a_group_gives_up_keeps_its_id_its_trace_and_its_codec_and_is_pushed_again_as_the_same() {
+    let scene = Scene::new();
+    let pull = || scene.bus.puller("jobs").group("g").ack(PATIENCE).attempts(1);
+    let mut puller = pull().drop_duplicates(8).redelivery(Duration::ZERO).open().unwrap();
+    let mut pusher = scene.bus.pusher("jobs").open().unwrap();
+    let context = contexts(scene.bus.next_id().unwrap())[4];
+    pusher.in_context(context).send_json(&[1, 2]).unwrap();
+    puller.recv_timeout(PATIENCE).unwrap().unwrap().nack();
+    assert!(puller.try_recv().unwrap().is_none());
+    let mut dead = scene.bus.puller("dead-letters.g").open().unwrap();
+    let letter = dead.recv_timeout(PATIENCE).unwrap().expect("a dead letter");
+    let sample = letter.sample();
+    assert_eq!((sample.context(), sample.codec(), &letter[..]), (context, Codec::Json, &b"[1,2]"[..]));
+    // It was not done, so that the same is no duplicate; once it was, it is one.
+    for _ in 0..2 {
+        pusher.in_context(sample.context()).send_json(&[1, 2]).unwrap();
+    }
+    let again = puller.recv_timeout(PATIENCE).unwrap().expect("it was mended");
+    assert_eq!(again.sample().id(), context.id());
+    again.ack().unwrap();
+    assert!(puller.try_recv().unwrap().is_none());
+    pusher.flush(PATIENCE).unwrap();
+    let account = pusher.account();
+    assert_eq!((account.delivered, account.dropped["dead_letter"], account.dropped["duplicate"]), (1, 1, 1));
+}
+
+#[test]
+fn a_dead_letter_of_a_service_says_the_context_of_its_message_and_belongs_to_its_trace() {
+    let scene = Scene::new();
+    let mut dead = scene.bus.subscriber("dead").policy(Policy::Block).drop_duplicates(8).open().unwrap();
+    let mut publisher = scene.bus.publisher("jobs").open().unwrap();
+    let start = |name: &str| {
+        let service = scene.bus.service(name).dead_letters("dead").on("jobs", |_| Err("no"));
+        service.policy(Policy::Block).start().unwrap()
+    };
+    let services = [start("one"), start("two")];
+    let mut letters = 0;
+    for context in contexts(scene.bus.next_id().unwrap()) {
+        publisher.in_context(context).send_json(&17).unwrap();
+        // Both services give it up: those are two messages about one.
+        for _ in &services {
+            let message = dead.recv_timeout(PATIENCE).unwrap().expect("a dead letter");
+            let letter = DeadLetter::decode(&message).unwrap();
+            assert_eq!((letter.context, letter.codec, letter.payload), (context, Codec::Json, &b"17"[..]));
+            assert_eq!((message.id(), message.context()), (None, context.without_id()));
+            letters += 1;
+        }
+    }
+    println!("evidence: dead_letters={letters}");
 }
 
 #[test]

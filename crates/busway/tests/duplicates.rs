@@ -285,3 +285,19 @@ fn a_window_without_bound_and_one_of_nothing_are_refused() {
         assert_eq!((subscriber.code(), puller.code()), (Code::BadSetting, Code::BadSetting));
     }
 }
+
+#[test]
+fn who_keeps_the_latest_may_not_drop_what_comes_again_which_would_push_out_the_newest() {
+    let scene = Scene::new();
+    let latest = || scene.bus.subscriber("orders").policy(Policy::KeepLatest);
+    assert_eq!(latest().drop_duplicates(8).open().unwrap_err().code(), Code::BadSetting);
+    let handler = scene.bus.service("latest").on("orders", |_| {}).policy(Policy::KeepLatest);
+    assert_eq!(handler.drop_duplicates(8).start().unwrap_err().code(), Code::BadSetting);
+    // Without it the one that came again is the latest.
+    let mut subscriber = latest().open().unwrap();
+    let mut publisher = scene.bus.publisher("orders").open().unwrap();
+    for (number, payload) in [(1, b"a"), (2, b"b"), (1, b"a")] {
+        publisher.in_context(id(number)).send(payload).unwrap();
+    }
+    assert_eq!(&subscriber.recv_timeout(PATIENCE).unwrap().unwrap()[..], b"a");
+}

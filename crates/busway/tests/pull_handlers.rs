@@ -309,6 +309,50 @@ fn what_cannot_be_given_back_waits_for_the_breaker_and_is_tried_then() {
 }
 
 #[test]
+fn what_waits_for_the_breaker_was_let_through_by_the_hooks_and_is_not_asked_about_again() {
+    let scene = Scene::new();
+    let mut pusher = scene.bus.pusher("work").open().unwrap();
+    let (hook, asked) = lines();
+    let (fails, goes_on) = (Gate::default(), Gate::default());
+    let (failing, going, inside) = (fails.clone(), goes_on.clone(), goes_on.clone());
+    let service = scene
+        .bus
+        .service("once")
+        .after_receive(move |task| {
+            hook.send(task.sequence().to_string()).unwrap();
+            if task.sequence() == 2 {
+                inside.pass();
+            }
+        })
+        .pull(scene.bus.puller("work").group("once"), move |task| {
+            if task.sequence() == 1 && task.attempt() == 1 {
+                failing.pass();
+                return Err("away");
+            }
+            going.pass();
+            Ok(())
+        })
+        .concurrency(2)
+        .retry(Retry::times(1).pause(Duration::ZERO))
+        .breaker(Breaker::default().failures(1).pause(Duration::from_millis(300)))
+        .start()
+        .unwrap();
+    pusher.send(b"x").unwrap();
+    pusher.send(b"x").unwrap();
+    let mut both = [next(&asked), next(&asked)];
+    both.sort();
+    assert_eq!(both, ["1", "2"]);
+    // Now the second finds that the breaker has opened while the hook was asked.
+    fails.open();
+    until("the breaker opens", || service.breakers() != [Some(BreakerState::Closed)]);
+    goes_on.open();
+    until("both are handled", || service.account()[0].handled == 2);
+    let account = service.close(PATIENCE).handlers[0];
+    assert_eq!((account.rejected, account.failed, asked.try_recv().ok()), (0, 0, None));
+    println!("evidence: asked=2 refused={}", account.refused);
+}
+
+#[test]
 fn a_topic_whose_work_is_in_hand_is_left_to_others_and_holds_up_no_other_topic() {
     let scene = Scene::new();
     let mut one = scene.bus.pusher("jobs.one").open().unwrap();

@@ -104,6 +104,8 @@ events! {
     HandlersRunning = 30, "handlers_running";
     /// Nobody waited any more for the reply to a request that a handler had.
     HandlerExpired = 31, "handler_expired";
+    /// A message was given up without being handled: the breaker was open at each attempt.
+    HandlerUnhandled = 32, "handler_unhandled";
 }
 
 impl CounterPage {

@@ -1,7 +1,7 @@
 //! Dead letters: messages that a service gave up, with where they came from and why.
 //!
-//! A dead letter is the payload of an ordinary message: a fixed head, then topic, error and service as text, then the payload of
-//! the message that was given up, to the end. It knows no queue: where such a message lies, and for how long, is the
+//! A dead letter is the payload of an ordinary message: a fixed head, then topic, error and service as text, then what the message that was given up said
+//! beside its payload, and its payload, to the end. It knows no queue: where such a message lies, and for how long, is the
 //! business of its topic.
 //!
 //! Invariant: what [`DeadLetter::decode`] returned was checked whole, and [`DeadLetter::write`] writes the same bytes again.
@@ -12,6 +12,8 @@ use core::fmt;
 use zerocopy::byteorder::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
+use crate::context::Context;
+use crate::extension::Extensions;
 use crate::header::Codec;
 use crate::ids::PortId;
 use crate::limits::{NAME_BYTES_MAX, PROCESS_NAME_BYTES_MAX, REASON_BYTES_MAX};
@@ -71,8 +73,10 @@ pub struct DeadLetterHead {
     pub error_bytes: U16,
     /// Bytes of the service's name.
     pub service_bytes: U16,
+    /// Bytes of its context.
+    pub context_bytes: U16,
     /// 0.
-    pub reserved: U32,
+    pub reserved: U16,
 }
 
 impl DeadLetterHead {
@@ -88,6 +92,7 @@ const _: () = {
     assert!(NAME_BYTES_MAX <= u16::MAX as usize);
     assert!(REASON_BYTES_MAX <= u16::MAX as usize);
     assert!(PROCESS_NAME_BYTES_MAX <= u16::MAX as usize);
+    assert!(Context::SIZE_MAX <= u16::MAX as usize);
 };
 
 /// Why bytes are no dead letter, or cannot become one.
@@ -108,15 +113,16 @@ impl core::error::Error for DeadLetterError {}
 /// A message that a service gave up.
 ///
 /// ```
-/// use busway_wire::{Codec, DeadLetter, DeadReason, PortId};
+/// use busway_wire::{Codec, Context, DeadLetter, DeadReason, PortId};
 /// let letter = DeadLetter {
 ///     source: PortId(7), sequence: 3, time_ns: 0, correlation: 0, attempts: 4, reason: DeadReason::Error,
-///     codec: Codec::Bytes, topic: "orders.new", error: "no such customer", service: "billing", payload: b"17 apples",
+///     codec: Codec::Bytes, topic: "orders.new", error: "no such customer", service: "billing",
+///     context: Context::default().with_id("01ARZ3NDEKTSV4RRFFQ69G5FAV".parse()?), payload: b"17 apples",
 /// };
 /// let mut bytes = vec![0; letter.size()];
 /// letter.write(&mut bytes)?;
 /// assert_eq!(DeadLetter::decode(&bytes)?, letter);
-/// # Ok::<(), busway_wire::DeadLetterError>(())
+/// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DeadLetter<'a> {
@@ -140,6 +146,8 @@ pub struct DeadLetter<'a> {
     pub error: &'a str,
     /// The service that gave it up.
     pub service: &'a str,
+    /// Its id and its trace: who sends it again says the same.
+    pub context: Context<'a>,
     /// Its payload.
     pub payload: &'a [u8],
 }
@@ -171,7 +179,8 @@ impl<'a> DeadLetter<'a> {
         }
         let (topic, rest) = text(rest, head.topic_bytes, "topic")?;
         let (error, rest) = text(rest, head.error_bytes, "error")?;
-        let (service, payload) = text(rest, head.service_bytes, "service")?;
+        let (service, rest) = text(rest, head.service_bytes, "service")?;
+        let (context, payload) = context(rest, head.context_bytes)?;
         let letter = DeadLetter {
             source: PortId(head.source.get()),
             sequence: head.sequence.get(),
@@ -183,6 +192,7 @@ impl<'a> DeadLetter<'a> {
             topic,
             error,
             service,
+            context,
             payload,
         };
         letter.check()?;
@@ -193,7 +203,7 @@ impl<'a> DeadLetter<'a> {
     #[must_use]
     pub fn size(&self) -> usize {
         let texts = self.topic.len().saturating_add(self.error.len()).saturating_add(self.service.len());
-        HEAD_SIZE.saturating_add(texts).saturating_add(self.payload.len())
+        (HEAD_SIZE + self.context.size()).saturating_add(texts).saturating_add(self.payload.len())
     }
 
     /// Writes it where it is to lie: `out` has [`DeadLetter::size`] bytes.
@@ -218,11 +228,15 @@ impl<'a> DeadLetter<'a> {
             topic_bytes: short(self.topic),
             error_bytes: short(self.error),
             service_bytes: short(self.service),
-            reserved: U32::new(0),
+            context_bytes: U16::new(self.context.size() as u16), // at most as many as the largest has
+            reserved: U16::new(0),
         };
+        let mut beside = [0; Context::SIZE_MAX];
+        let beside = &mut beside[..self.context.size()];
+        self.context.write(beside);
         let mut rest = out;
         let (topic, error, service) = (self.topic.as_bytes(), self.error.as_bytes(), self.service.as_bytes());
-        for piece in [head.as_bytes(), topic, error, service, self.payload] {
+        for piece in [head.as_bytes(), topic, error, service, beside, self.payload] {
             // Its size was compared with the sum of these.
             let Some((place, behind)) = rest.split_at_mut_checked(piece.len()) else {
                 return Err(wrong("size"));
@@ -249,4 +263,14 @@ impl<'a> DeadLetter<'a> {
 fn text<'a>(bytes: &'a [u8], size: U16, field: &'static str) -> Result<(&'a str, &'a [u8]), DeadLetterError> {
     let (text, rest) = bytes.split_at_checked(usize::from(size.get())).ok_or(wrong(field))?;
     Ok((core::str::from_utf8(text).map_err(|_| wrong(field))?, rest))
+}
+
+/// A context of so many bytes, and what follows it: what it is written as, and nothing else.
+fn context(bytes: &[u8], size: U16) -> Result<(Context<'_>, &[u8]), DeadLetterError> {
+    let (bytes, rest) = bytes.split_at_checked(usize::from(size.get())).ok_or(wrong("context"))?;
+    let context = Context::read(Extensions::new(bytes));
+    let mut again = [0; Context::SIZE_MAX];
+    let again = again.get_mut(..context.size()).ok_or(wrong("context"))?;
+    context.write(again);
+    if again == bytes { Ok((context, rest)) } else { Err(wrong("context")) }
 }

@@ -88,7 +88,7 @@ fn every_field_of_the_header_lies_where_the_page_says() {
     compare("#### struct Record", &structure, size_of::<Record>());
     let head: DeadLetterHead = zerocopy::FromZeros::new_zeroed();
     let structure = fields!(DeadLetterHead, head; magic, source, sequence, time_ns, correlation, attempts,
-        reason, codec, topic_bytes, error_bytes, service_bytes, reserved);
+        reason, codec, topic_bytes, error_bytes, service_bytes, context_bytes, reserved);
     compare("### struct DeadLetterHead", &structure, size_of::<DeadLetterHead>());
     let reasons = numbered(DeadReason::ALL.map(|reason| (reason as u8, reason.name())));
     assert_eq!(reasons, pairs("### struct DeadLetterHead", ["number", "reason"]));

@@ -244,6 +244,7 @@ pub static METRICS: &[Metric] = &[
             let shown = [
                 ("handled", Event::Handled),
                 ("failed", Event::HandlerFailed),
+                ("unhandled", Event::HandlerUnhandled),
                 ("rejected", Event::HandlerRejected),
             ];
             events(sums, values, &shown);

@@ -11,9 +11,9 @@ use std::time::Duration;
 use busway_shm::clock::Deadline;
 use busway_shm::ring::Patience;
 use busway_shm::slot::INLINE_BYTES;
-use busway_wire::Codec;
+use busway_wire::{Codec, Context};
 
-use super::Publisher;
+use super::{InContext, Publisher};
 use crate::outcome::{SendError, Sent};
 
 /// So many messages at most wait to be told of: a few microseconds, which is what it takes to wake somebody.
@@ -95,6 +95,28 @@ impl Batch<'_> {
         // It may have to wait for those who sleep.
         self.tell();
         self.publisher.send_coded(payload, Codec::Bytes, patience())
+    }
+
+    /// What is sent through what this returns bears this context, each message its own. Whoever sleeps is told of those at once.
+    ///
+    /// ```
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use busway::Context;
+    /// let bus = busway::Bus::open("example-of-a-batch-in-context")?;
+    /// let mut subscriber = bus.subscriber("lines").open()?;
+    /// let mut publisher = bus.publisher("lines").open()?;
+    /// let id = bus.next_id()?;
+    /// let mut batch = publisher.batch();
+    /// batch.send(b"one")?;
+    /// batch.in_context(Context::default().with_id(id)).send(b"two")?;
+    /// drop(batch);
+    /// assert_eq!((subscriber.recv()?.id(), subscriber.recv()?.id()), (None, Some(id)));
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn in_context<'a>(&'a mut self, context: Context<'a>) -> InContext<'a> {
+        self.tell();
+        InContext::new(self.publisher, context)
     }
 
     /// Tells those who sleep of what was sent so far.

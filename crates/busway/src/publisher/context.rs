@@ -13,7 +13,8 @@ use busway_wire::{Codec, Context, HEADER_SIZE, Header};
 use serde::Serialize;
 use zerocopy::FromBytes;
 
-use super::{Publisher, Stamp};
+use super::loan::Place;
+use super::{Loan, Publisher, Stamp};
 use crate::outcome::{SendError, Sent};
 
 /// What stands between header and payload.
@@ -70,6 +71,39 @@ pub struct InContext<'a> {
     context: Context<'a>,
 }
 
+impl<'a> InContext<'a> {
+    pub(crate) fn new(publisher: &'a mut Publisher, context: Context<'a>) -> Self {
+        Self { publisher, context }
+    }
+
+    /// As [`Publisher::loan`]: room for one message that bears this context. What is written where readers read it lies behind the context: of a typed value
+    /// no more than 8 bytes of alignment are sure.
+    ///
+    /// # Errors
+    /// As [`Publisher::loan`].
+    pub fn loan(self, len: usize) -> Result<Loan<'a>, SendError> {
+        self.room(len, Patience::Until(Deadline::never()))
+    }
+
+    /// As [`Publisher::try_loan`].
+    ///
+    /// # Errors
+    /// As [`Publisher::loan`].
+    pub fn try_loan(self, len: usize) -> Result<Loan<'a>, SendError> {
+        self.room(len, Patience::None)
+    }
+
+    fn room(self, len: usize, patience: Patience) -> Result<Loan<'a>, SendError> {
+        let Self { publisher, context } = self;
+        if context.is_empty() {
+            return publisher.loan_with(len, patience);
+        }
+        let place = publisher.place_beside(&Beside::Context(context), len, patience);
+        let place = publisher.counted(place)?;
+        Ok(Loan::new(publisher, place, len))
+    }
+}
+
 impl InContext<'_> {
     /// As [`Publisher::send`].
     ///
@@ -115,7 +149,12 @@ impl InContext<'_> {
         self.put(Codec::MessagePack, &bytes, Patience::Until(Deadline::never()))
     }
 
-    fn put(&mut self, codec: Codec, payload: &[u8], patience: Patience) -> Result<Sent, SendError> {
+    pub(crate) fn put(
+        &mut self,
+        codec: Codec,
+        payload: &[u8],
+        patience: Patience,
+    ) -> Result<Sent, SendError> {
         if self.context.is_empty() {
             return self.publisher.send_coded(payload, codec, patience);
         }
@@ -128,7 +167,27 @@ impl InContext<'_> {
 impl Publisher {
     /// What is sent through what this returns bears this context.
     pub fn in_context<'a>(&'a mut self, context: Context<'a>) -> InContext<'a> {
-        InContext { publisher: self, context }
+        InContext::new(self, context)
+    }
+
+    /// Room for a message with something beside its payload, which is written.
+    fn place_beside(
+        &mut self,
+        beside: &Beside<'_>,
+        len: usize,
+        patience: Patience,
+    ) -> Result<Place, SendError> {
+        self.check()?;
+        let skip = beside.size();
+        let bytes = ((HEADER_SIZE + skip) as u64).saturating_add(len as u64);
+        let chunk = self.writer.loan(bytes, patience);
+        let mut chunk = chunk.map_err(|refusal| SendError::of(refusal, &self.topic))?;
+        // None in a child made by `fork`.
+        let Some(place) = chunk.bytes_mut().get_mut(HEADER_SIZE..HEADER_SIZE + skip) else {
+            return Err(SendError::Forked);
+        };
+        beside.write(place);
+        Ok(Place::Chunk(chunk, skip))
     }
 
     /// Sends a message with something beside its payload, which lies behind a head.

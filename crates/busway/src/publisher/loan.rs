@@ -24,7 +24,8 @@ pub(super) struct Small([u8; INLINE_BYTES]);
 #[derive(Debug)]
 pub(super) enum Place {
     Inline(Small),
-    Chunk(busway_shm::ring::Loan),
+    /// With so many bytes of extensions before the payload, which are written.
+    Chunk(busway_shm::ring::Loan, usize),
 }
 
 impl Place {
@@ -98,12 +99,14 @@ impl Loan<'_> {
                 self.publisher.check()?;
                 return self.publisher.send_small(&small.0[..len], codec, stamp, patience);
             }
-            Some(Place::Chunk(mut chunk)) => {
+            Some(Place::Chunk(mut chunk, skip)) => {
                 // None in a child made by `fork`.
                 let Ok((header, _)) = Header::mut_from_prefix(chunk.bytes_mut()) else {
                     return Err(SendError::Forked);
                 };
-                self.publisher.lay_header(header, len, codec, stamp);
+                self.publisher.lay_header(header, skip + len, codec, stamp);
+                // At most 2 040 bytes.
+                header.extensions = (skip / 8) as u8;
                 self.publisher.writer.send_loan(chunk, patience).map_err(|(refusal, chunk)| {
                     self.publisher.writer.put_back(chunk);
                     SendError::of(refusal, &self.publisher.topic)
@@ -122,15 +125,19 @@ impl Place {
         match self {
             Place::Inline(small) => &small.0[..len],
             // Nothing in a child made by fork.
-            Place::Chunk(chunk) => chunk.bytes().get(HEADER_SIZE..HEADER_SIZE + len).unwrap_or_default(),
+            Place::Chunk(chunk, skip) => {
+                let start = HEADER_SIZE + skip;
+                chunk.bytes().get(start..start + len).unwrap_or_default()
+            }
         }
     }
 
     fn bytes_mut(&mut self, len: usize) -> &mut [u8] {
         match self {
             Place::Inline(small) => &mut small.0[..len],
-            Place::Chunk(chunk) => {
-                chunk.bytes_mut().get_mut(HEADER_SIZE..HEADER_SIZE + len).unwrap_or_default()
+            Place::Chunk(chunk, skip) => {
+                let start = HEADER_SIZE + *skip;
+                chunk.bytes_mut().get_mut(start..start + len).unwrap_or_default()
             }
         }
     }
@@ -202,7 +209,7 @@ impl Publisher {
 
 impl Drop for Loan<'_> {
     fn drop(&mut self) {
-        if let Some(Place::Chunk(chunk)) = self.place.take() {
+        if let Some(Place::Chunk(chunk, _)) = self.place.take() {
             self.publisher.writer.put_back(chunk);
         }
     }

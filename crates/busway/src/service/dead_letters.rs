@@ -51,10 +51,15 @@ impl DeadLetters {
             topic: message.topic(),
             error: &DeadLetter::text(said),
             service,
+            context: message.context(),
             payload: message.payload(),
         };
         let mut publisher = lock(&self.publisher);
-        let mut loan = publisher.loan(letter.size()).map_err(|error| error.to_string())?;
+        // It has another id than what it is about: several services may bury one message.
+        let mut loan = publisher
+            .in_context(letter.context.without_id())
+            .loan(letter.size())
+            .map_err(|error| error.to_string())?;
         letter.write(&mut loan).map_err(|error| error.to_string())?;
         loan.send().map(drop).map_err(|error| error.to_string())
     }

@@ -1,7 +1,8 @@
 //! One handler with what belongs to it: what it reads, hooks, breaker, retries, and what becomes of a message after each attempt.
 //!
 //! Of what is shared with others nothing is taken that could not be tried: the breaker is asked first, and while it lets nobody through the work stays where another
-//! may have it. What was taken before that goes back. What was published is for this handler alone: there an attempt that is refused has failed.
+//! may have it. What was taken before that goes back. What was published is for this handler alone: there an attempt that is refused is over, and
+//! what was refused at each of them is not handled, which is no failure of the handler.
 //!
 //! It knows neither threads nor futures: who calls the handler tells how that ended.
 //!
@@ -166,7 +167,8 @@ impl Desk {
     fn job(&self, message: Taken, pass: Option<Pass>) -> Job<Taken> {
         let sample = message.sample();
         let attempts = self.retry.begin(sample.source().0 ^ sample.sequence());
-        Job { topic: topic_number(sample.topic()), attempts, pass, message }
+        let topic = topic_number(sample.topic());
+        Job { topic, attempts, asked: false, called: false, pass, message }
     }
 
     /// From now on only what has come is read.
@@ -188,26 +190,28 @@ impl Desk {
         }
     }
 
-    /// Asks the hooks, where it is the first attempt, and the breaker.
+    /// Asks the hooks, where they were not asked yet, and the breaker.
     pub(super) fn begin(&self, job: &mut Job<Taken>) -> Result<Option<Pass>, Attempt> {
         let pass = job.pass.take();
         if job.message.is_cancelled() {
             self.forgo(pass);
             return Err(Attempt::Expired);
         }
-        let message = Message::of(job);
-        if message.attempt == 1
-            && let Err(rejected) = self.ask(&message)
+        if !job.asked
+            && let Err(rejected) = self.ask(&Message::of(job))
         {
             self.forgo(pass);
             return Err(rejected);
         }
+        job.asked = true;
         // It may have opened since the message was taken.
         let holds = |pass: &Pass| self.breaker.as_ref().is_some_and(|breaker| lock(breaker).holds(pass));
-        match pass.filter(holds) {
-            Some(pass) => Ok(Some(pass)),
-            None => self.admit().map_err(|refused| Attempt::Refused(refused.until)),
-        }
+        let pass = match pass.filter(holds) {
+            Some(pass) => Some(pass),
+            None => self.admit().map_err(|refused| Attempt::Refused(refused.until))?,
+        };
+        job.called = true;
+        Ok(pass)
     }
 
     fn ask(&self, message: &Message<'_>) -> Result<(), Attempt> {
@@ -313,13 +317,16 @@ impl Desk {
         };
         let due = job.attempts.failed(now()).filter(|due| !(job.message.is_request() && too_late(*due)));
         let fate = match due {
+            // Nothing was tried.
+            Some(due) if dead == DeadReason::Breaker => Fate::Later(job, due),
             Some(due) => {
                 self.tell(&[(Event::HandlerRetried, true)]);
                 Fate::Again(job, due)
             }
             None => {
+                let outcome = if job.called { Outcome::Failed } else { Outcome::Unhandled };
                 self.give_up(job, dead, &reason, &mut adds);
-                Fate::Over(Outcome::Failed)
+                Fate::Over(outcome)
             }
         };
         End { topic, fate, adds }
@@ -339,8 +346,13 @@ impl Desk {
     /// The last attempt has failed. Who asked is told why. What is among the dead letters need not come back; what is nowhere is given back, where that can be.
     fn give_up(&self, mut job: Job<Taken>, dead: DeadReason, reason: &str, adds: &mut HandlerAccount) {
         job.message.was_not_done();
-        self.say(&job, "it failed", reason);
-        self.tell(&[(Event::HandlerFailed, true)]);
+        let (what, event) = if job.called {
+            ("it failed", Event::HandlerFailed)
+        } else {
+            ("it was not handled", Event::HandlerUnhandled)
+        };
+        self.say(&job, what, reason);
+        self.tell(&[(event, true)]);
         if job.message.is_request() {
             let why =
                 if dead == DeadReason::Panic { format!("a panic: {reason}") } else { reason.to_owned() };

@@ -366,7 +366,11 @@ impl Driver {
         match Arc::try_unwrap(taken) {
             Ok(message) => {
                 self.free.push(place);
-                self.finish(desk, Job { message, topic, attempts, pass: None }, attempt);
+                self.finish(
+                    desk,
+                    Job { message, topic, attempts, asked: true, called: true, pass: None },
+                    attempt,
+                );
             }
             Err(taken) => {
                 // Somebody has the message still.

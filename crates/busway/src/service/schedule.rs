@@ -9,7 +9,7 @@
 //! - with [`Order::Topic`] no two messages of one topic are in hand, and they come into hands in the order in which they were read;
 //! - one worker reads a subscriber at a time;
 //! - what is shared with others is not read any more once it drains;
-//! - `received = handled + failed + rejected + returned + unwanted + dropped + in hand + parked`.
+//! - `received = handled + failed + unhandled + rejected + returned + unwanted + dropped + in hand + parked`.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -28,7 +28,7 @@ pub enum Order {
 
 /// What became of the messages of one handler.
 ///
-/// `received = handled + failed + rejected + returned + unwanted + dropped + in_hand + parked`, at any time.
+/// `received = handled + failed + unhandled + rejected + returned + unwanted + dropped + in_hand + parked`, at any time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct HandlerAccount {
@@ -38,10 +38,12 @@ pub struct HandlerAccount {
     pub handled: u64,
     /// Their last attempt failed.
     pub failed: u64,
-    /// Of those that failed, those that were published as dead letters. With [`dead_letters`](super::ServiceBuilder::dead_letters)
-    /// `failed = buried + unburied`.
+    /// The breaker was open at each attempt: they were given up, and the handler was never called with them.
+    pub unhandled: u64,
+    /// Of those that failed or were not handled, those that were published as dead letters. With
+    /// [`dead_letters`](super::ServiceBuilder::dead_letters) `failed + unhandled = buried + unburied`.
     pub buried: u64,
-    /// Of those that failed, those that could not be published as dead letters, or were dead letters themselves.
+    /// Of those that failed or were not handled, those that could not be published as dead letters, or were dead letters themselves.
     pub unburied: u64,
     /// A hook refused them, or panicked over them.
     pub rejected: u64,
@@ -78,6 +80,7 @@ pub struct HandlerAccount {
 pub(super) enum Outcome {
     Handled,
     Failed,
+    Unhandled,
     Rejected,
     Returned,
     Expired,
@@ -91,6 +94,10 @@ pub(super) struct Job<M> {
     /// Of its topic. Two topics with the same are handled one after the other, which harms nobody.
     pub(super) topic: u64,
     pub(super) attempts: Attempts,
+    /// The hooks have let it through: they are asked once, however often it is put off.
+    pub(super) asked: bool,
+    /// The handler was called with it.
+    pub(super) called: bool,
     /// Leave of the breaker to try it, where that had to be had before it was taken.
     pub(super) pass: Option<Pass>,
 }
@@ -326,6 +333,7 @@ impl<M> Schedule<M> {
         match outcome {
             Outcome::Handled => desk.account.handled += 1,
             Outcome::Failed => desk.account.failed += 1,
+            Outcome::Unhandled => desk.account.unhandled += 1,
             Outcome::Rejected => desk.account.rejected += 1,
             Outcome::Returned => desk.account.returned += 1,
             Outcome::Expired => desk.account.unwanted += 1,

@@ -11,7 +11,14 @@ use super::{Job, Order, Outcome, Plan, Read, Schedule, Share, Work};
 type Letter = (u64, u64);
 
 fn job(letter: Letter, retry: Retry) -> Job<Letter> {
-    Job { message: letter, topic: letter.0, attempts: retry.begin(letter.1), pass: None }
+    Job {
+        message: letter,
+        topic: letter.0,
+        attempts: retry.begin(letter.1),
+        asked: false,
+        called: false,
+        pass: None,
+    }
 }
 
 fn desk(concurrency: usize, parked_max: usize) -> Plan {
