@@ -40,11 +40,13 @@ pub enum ExtensionKind {
     Tracestate = 7,
     /// The id of the message, which it keeps however often it is sent.
     MessageId = 8,
+    /// Nothing: what stood there was none.
+    Blank = 0x7fff,
 }
 
 impl ExtensionKind {
     /// Every type, in order of its number.
-    pub const ALL: [ExtensionKind; 8] = [
+    pub const ALL: [ExtensionKind; 9] = [
         ExtensionKind::Deadline,
         ExtensionKind::ContentType,
         ExtensionKind::Schema,
@@ -53,6 +55,7 @@ impl ExtensionKind {
         ExtensionKind::Part,
         ExtensionKind::Tracestate,
         ExtensionKind::MessageId,
+        ExtensionKind::Blank,
     ];
 
     /// The name in FORMAT.md.
@@ -67,6 +70,7 @@ impl ExtensionKind {
             ExtensionKind::Part => "part",
             ExtensionKind::Tracestate => "tracestate",
             ExtensionKind::MessageId => "message_id",
+            ExtensionKind::Blank => "blank",
         }
     }
 
@@ -201,6 +205,14 @@ impl<'a> Extensions<'a> {
         let parts = [&kind.word().to_le_bytes()[..], &length.to_le_bytes(), value];
         let bytes = parts.into_iter().flatten().copied().chain(core::iter::repeat(0));
         place.iter_mut().zip(bytes).for_each(|(to, from)| *to = from);
+    }
+
+    /// Makes of so many units of extensions one that says nothing: the message keeps its size.
+    pub fn blank(place: &mut [u8]) {
+        let length = place.len().saturating_sub(PREFIX_SIZE) as u16; // at most 2 040 bytes
+        let parts = [ExtensionKind::Blank.word().to_le_bytes(), length.to_le_bytes()];
+        place.fill(0);
+        place.iter_mut().zip(parts.into_iter().flatten()).for_each(|(to, from)| *to = from);
     }
 
     /// Checks that all are well-formed and that those that must be understood are known.

@@ -724,7 +724,7 @@ fn header_of(message: &Message, source: PortId, topic: TopicId) -> (Header, usiz
     (header, skip)
 }
 
-/// Whether a peer takes these extensions of a message of a program of this host.
+/// Whether a peer takes these extensions of a message of a program of this host, which may change them still: the link looks again at its own copy.
 fn may_go(extensions: &[u8]) -> bool {
     extensions.is_empty()
         || extensions.len() + Part::SIZE <= EXTENSION_BYTES_MAX

@@ -16,7 +16,7 @@ use busway_wire::limits::{
     LINK_PART_BYTES_MAX, LINK_QUEUE_BYTES_MAX, LINK_QUEUE_MESSAGES_MAX, LINK_SHARED_MS,
 };
 use busway_wire::link::{self, Frame, Gap, Retire};
-use busway_wire::{Flags, Header, Part, PortId, Run, Seed};
+use busway_wire::{Extensions, Flags, Header, Part, PortId, Run, Seed};
 
 use crate::batch::Batch;
 use crate::flow::Flow;
@@ -475,19 +475,37 @@ fn link_header(header: &Header) -> Header {
     link
 }
 
+/// The extensions of a message as they go: copied, and checked in the copy, as who wrote them may write them still. What a peer would refuse, and close the link for all, says nothing.
+fn beside(following: &[u8], own: usize) -> Vec<u8> {
+    if own == 0 {
+        return Vec::new();
+    }
+    let mut copy = following.get(..own).unwrap_or_default().to_vec();
+    let good = Extensions::check(&copy).is_ok() && matches!(Part::of(Extensions::new(&copy)), Ok(None));
+    if !good {
+        Extensions::blank(&mut copy);
+    }
+    copy
+}
+
 fn put_whole<P: AsRef<[u8]> + Clone>(header: Header, payload: &P, cluster: Seed, batch: &mut Batch<P>) {
-    let following = payload.as_ref();
+    let (following, own) = (payload.as_ref(), header.extension_bytes());
+    let extensions = beside(following, own);
+    let bytes = following.get(own..).unwrap_or_default();
     let mut header = link_header(&header);
-    let sealed = header.seal_seeded(following, cluster);
+    // Two pieces cost more to sum up than one.
+    let pieces = if own == 0 { [following, &[]] } else { [&extensions[..], bytes] };
+    let sealed = header.seal_pieces(pieces, cluster);
     debug_assert!(sealed.is_ok(), "the extensions were compared with the payload when it came: {sealed:?}");
-    if following.len() < LINK_COPY_BYTES {
-        batch.copy(|out| {
-            out.extend_from_slice(header.bytes());
-            out.extend_from_slice(following);
-        });
-    } else {
-        batch.copy(|out| out.extend_from_slice(header.bytes()));
-        batch.payload(payload.clone(), 0..following.len());
+    batch.copy(|out| {
+        out.extend_from_slice(header.bytes());
+        out.extend_from_slice(&extensions);
+        if following.len() < LINK_COPY_BYTES {
+            out.extend_from_slice(bytes);
+        }
+    });
+    if following.len() >= LINK_COPY_BYTES {
+        batch.payload(payload.clone(), own..following.len());
     }
 }
 
@@ -507,7 +525,7 @@ fn put_part<P: AsRef<[u8]> + Clone>(
     let mut extensions = Vec::with_capacity(Part::SIZE + if *at == 0 { own } else { 0 });
     let pushed = part.push(&mut extensions);
     if *at == 0 {
-        extensions.extend_from_slice(following.get(..own).unwrap_or_default());
+        extensions.extend_from_slice(&beside(following, own));
     }
     let range = own + *at..own + *at + size;
     let bytes = following.get(range.clone()).unwrap_or_default();
@@ -536,3 +554,6 @@ pub(crate) fn can_go(header: &Header, following: &[u8]) -> bool {
 fn can_be_cut(header: &Header) -> bool {
     header.extension_bytes() + Part::SIZE <= EXTENSION_BYTES_MAX
 }
+
+#[cfg(test)]
+mod tests;
