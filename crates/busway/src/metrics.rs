@@ -29,7 +29,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use busway_shm::arena::{PeerArena, Tables};
-use busway_shm::counters::Event;
+use busway_shm::counters::{self, Event, at_one_moment};
 use busway_shm::layout::{CAUSES, CounterPage, EVENTS, RING_RELAYS, RINGS_MAX, ROWS_MAX, state, unkey};
 use busway_shm::row::RowAccount;
 use busway_shm::seat::RingShared;
@@ -236,7 +236,7 @@ impl Sums {
 
 /// The metrics of this process, whose rings these are.
 pub(crate) fn of_own(process: ProcessId, tables: &Tables, rings: &[Arc<RingShared>]) -> ProcessMetrics {
-    let sums = tables.counters().at_one_moment(|| {
+    let read = |_| {
         let mut sums = Sums::of(tables);
         for ring in rings.iter().filter(|ring| !relays(ring) && !ring.is_free()) {
             let ledgers = ring.ledgers();
@@ -245,8 +245,9 @@ pub(crate) fn of_own(process: ProcessId, tables: &Tables, rings: &[Arc<RingShare
             sums.add_dropped(&ledgers.past_dropped);
         }
         sums
-    });
-    ProcessMetrics::new(process, tables, &sums)
+    };
+    let sums = at_one_moment(&[tables.counters()], read, counters::wait);
+    ProcessMetrics::new(process, tables, &sums[0])
 }
 
 fn relays(ring: &RingShared) -> bool {
@@ -255,57 +256,34 @@ fn relays(ring: &RingShared) -> bool {
 
 /// The metrics of all processes of the domain that live, those of one name side by side.
 pub(crate) fn of_all(members: &[Arc<PeerArena>]) -> Vec<ProcessMetrics> {
+    of_all_with(members, counters::wait)
+}
+
+/// That, with how it waits for those in which something is moved.
+fn of_all_with(members: &[Arc<PeerArena>], wait: impl FnMut(u32)) -> Vec<ProcessMetrics> {
     let peers = members.iter().map(|peer| (peer.process(), peer)).collect();
     let now_ns = busway_shm::clock::monotonic_ns();
     let lives = |peer: &&Arc<PeerArena>| crate::inspect::process_state(peer, now_ns) != PortState::Dead;
-    let of = |peer: &Arc<PeerArena>| {
-        let tables = peer.tables();
-        let sums = tables.counters().at_one_moment(|| {
-            let mut sums = Sums::of(tables);
-            let (present, past) = crate::inspect::accounts_of(peer, &peers);
-            present.iter().for_each(|row| sums.add_row(row));
-            for ring in past {
-                add(&mut sums.delivered, ring.delivered);
-                sums.add_dropped(&ring.dropped);
-            }
-            sums
-        });
-        ProcessMetrics::new(peer.process(), tables, &sums)
+    let living: Vec<&Arc<PeerArena>> = members.iter().filter(lives).collect();
+    let pages: Vec<&CounterPage> = living.iter().map(|peer| peer.tables().counters()).collect();
+    let read = |at: usize| {
+        let peer = living[at];
+        let mut sums = Sums::of(peer.tables());
+        let (present, past) = crate::inspect::accounts_of(peer, &peers);
+        present.iter().for_each(|row| sums.add_row(row));
+        for ring in past {
+            add(&mut sums.delivered, ring.delivered);
+            sums.add_dropped(&ring.dropped);
+        }
+        sums
     };
-    let mut all: Vec<ProcessMetrics> = members.iter().filter(lives).map(of).collect();
+    let sums = at_one_moment(&pages, read, wait);
+    let of =
+        |(peer, sums): (&&Arc<PeerArena>, &Sums)| ProcessMetrics::new(peer.process(), peer.tables(), sums);
+    let mut all: Vec<ProcessMetrics> = living.iter().zip(&sums).map(of).collect();
     all.sort_by(|one, other| (&one.name, one.pid).cmp(&(&other.name, other.pid)));
     all
 }
 
 #[cfg(test)]
-mod tests {
-    use busway_shm::layout::CAUSES;
-    use busway_shm::row::RowAccount;
-
-    use super::{METRICS, ProcessMetrics, Sums};
-    use crate::bus::Bus;
-    use crate::control::scratch::Scratch;
-
-    #[test]
-    fn an_account_that_does_not_add_up_is_shown_and_so_is_each_sum() {
-        let scratch = Scratch::new();
-        let bus =
-            Bus::builder().directory(scratch.path().join("run")).arena_bytes(1 << 30).open().expect("a bus");
-        let tables = bus.core.own.tables();
-        let mut sums = Sums::past(tables.counters());
-        let row = RowAccount { expected: 10, delivered: 3, dropped: [0; CAUSES], in_flight: 6, held: 0 };
-        sums.add_row(&row);
-        sums.add_row(&RowAccount { in_flight: 7, ..row });
-        let shown = ProcessMetrics::new(bus.core.own.process(), tables, &sums);
-        let of = |name: &str| shown.get(name).expect("it is in the table");
-        assert_eq!((of("accounts_open"), of("delivered"), of("in_flight")), (1, 6, 13));
-        assert_eq!((shown.get("no such name"), shown.with("delivered", "x")), (None, None));
-        assert!(METRICS.iter().all(|metric| shown.values.iter().any(|value| value.name == metric.name)));
-        let json = serde_json::to_value(&shown).expect("it is JSON");
-        assert_eq!(
-            (&json["metrics"]["delivered"], &json["metrics"]["dropped"]["lapped"]),
-            (&6.into(), &0.into())
-        );
-        bus.close();
-    }
-}
+mod tests;

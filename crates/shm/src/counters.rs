@@ -115,27 +115,55 @@ impl CounterPage {
         self.events.get(event as usize).map_or(0, |word| word.load(Ordering::Relaxed))
     }
 
-    /// What `read` makes of the page and of the entries that are folded into it, at a moment when nothing is; what it made of
-    /// them last where there is no such moment for a tenth of a second, as of a process that died or was stopped in the midst of it.
-    pub fn at_one_moment<T>(&self, mut read: impl FnMut() -> T) -> T {
-        // Who folds may have lost its processor to others.
-        const YIELDS: u32 = 16;
-        const PAUSES: u32 = 500;
-        const PAUSE: Duration = Duration::from_micros(200);
-        for pass in 0..YIELDS + PAUSES {
-            let before = self.folds.load(Ordering::Acquire); // pairs with Release in `folding`
-            let value = read();
-            fence(Ordering::SeqCst); // pairs with the fence in `folding`
-            if before.is_multiple_of(2) && self.folds.load(Ordering::Relaxed) == before {
-                return value;
-            }
-            if pass < YIELDS {
-                std::thread::yield_now();
-            } else {
-                pause(PAUSE);
+    /// What `read` makes of the page and of the entries that are folded into it, where nothing is folded meanwhile.
+    fn still<T>(&self, read: impl FnOnce() -> T) -> Option<T> {
+        let before = self.folds.load(Ordering::Acquire); // pairs with Release in `folding`
+        if !before.is_multiple_of(2) {
+            return None;
+        }
+        let value = read();
+        fence(Ordering::SeqCst); // pairs with the fence in `folding`
+        (self.folds.load(Ordering::Relaxed) == before).then_some(value)
+    }
+}
+
+/// Looks at pages in which something is moved: who does may have lost its processor to others.
+const LOOKS: u32 = 516;
+
+/// What `read` makes of each of these pages, by its place, and of the entries that are folded into it, at a moment when nothing is; what it makes of them last
+/// where there is no such moment, as of a process that died or was stopped in the midst of it. `wait` is called between two looks, with how many there were.
+///
+/// All pages wait together: however many processes are stopped, who reads them waits a tenth of a second.
+pub fn at_one_moment<T>(
+    pages: &[&CounterPage],
+    mut read: impl FnMut(usize) -> T,
+    mut wait: impl FnMut(u32),
+) -> Vec<T> {
+    let mut values: Vec<Option<T>> = pages.iter().map(|_| None).collect();
+    for look in 0..LOOKS {
+        let mut open = 0;
+        for (at, (page, value)) in pages.iter().zip(&mut values).enumerate() {
+            if value.is_none() {
+                *value = page.still(|| read(at));
+                open += u32::from(value.is_none());
             }
         }
-        read()
+        if open == 0 {
+            break;
+        }
+        wait(look);
+    }
+    values.into_iter().enumerate().map(|(at, value)| value.unwrap_or_else(|| read(at))).collect()
+}
+
+/// How who reads counters waits for who moves them: it lets others run, and then sleeps a little.
+pub fn wait(look: u32) {
+    const YIELDS: u32 = 16;
+    const PAUSE: Duration = Duration::from_micros(200);
+    if look < YIELDS {
+        std::thread::yield_now();
+    } else {
+        pause(PAUSE);
     }
 }
 
@@ -171,7 +199,7 @@ impl OwnArena {
     }
 
     /// Moves what an entry has counted to the page, or from one entry to another.
-    pub(crate) fn folding<T>(&self, fold: impl FnOnce(&CounterPage) -> T) -> T {
+    pub fn folding<T>(&self, fold: impl FnOnce(&CounterPage) -> T) -> T {
         let _one_at_a_time = self.folds.lock().unwrap_or_else(PoisonError::into_inner);
         let page = self.counters();
         page.folds.fetch_add(1, Ordering::Relaxed);
@@ -215,7 +243,7 @@ mod tests {
         let options = ArenaOptions { name: "folds".into(), bytes_max: 64 << 20, monitored: false };
         let own = OwnArena::create(&options).expect("an arena");
         let entry = AtomicU64::new(7);
-        let (looked, looks) = mpsc::channel();
+        let (looked, looks) = mpsc::channel::<()>();
         let (begun, begins) = mpsc::channel();
         let (sum, count) = std::thread::scope(|scope| {
             let (own, entry) = (&own, &entry);
@@ -235,17 +263,43 @@ mod tests {
             begins.recv().expect("the fold begins");
             let mut count = 0;
             let page = own.counters();
-            let sum = page.at_one_moment(|| {
+            let read = |_| page.past_sent.load(Ordering::Relaxed) + entry.load(Ordering::Relaxed);
+            let sums = at_one_moment(&[page], read, |look| {
                 count += 1;
                 // Nobody hears it once the fold is over.
                 let _ = looked.send(());
-                page.past_sent.load(Ordering::Relaxed) + entry.load(Ordering::Relaxed)
+                wait(look);
             });
             // In a build where it gives up early the other thread must not wait for ever.
             drop(looked);
-            (sum, count)
+            (sums[0], count)
         });
         assert_eq!(sum, 7, "after {count} looks");
         println!("evidence: looks={count}");
+    }
+
+    /// As those of processes that were stopped in the midst of a fold.
+    #[test]
+    fn pages_in_which_something_is_moved_for_ever_are_waited_for_together_and_others_not_at_all() {
+        const STOPPED: usize = 5;
+        let options = ArenaOptions { name: "folds".into(), bytes_max: 64 << 20, monitored: false };
+        let arenas: Vec<_> = (0..=STOPPED).map(|_| OwnArena::create(&options).expect("an arena")).collect();
+        let pages: Vec<_> = arenas.iter().map(|own| own.counters()).collect();
+        for page in &pages[..STOPPED] {
+            page.folds.store(1, Ordering::Relaxed);
+        }
+        let (mut reads, mut waits) = ([0; STOPPED + 1], 0);
+        let read = |at: usize| {
+            reads[at] += 1;
+            at
+        };
+        let values = at_one_moment(&pages, read, |_| waits += 1);
+        assert_eq!(values, [0, 1, 2, 3, 4, 5]);
+        assert_eq!((reads, waits), ([1; STOPPED + 1], LOOKS), "each is read once, and all have one time");
+        assert_eq!(
+            at_one_moment(&pages[STOPPED..], |at| at, |_| panic!("there is nothing to wait for")),
+            [0]
+        );
+        println!("evidence: stopped={STOPPED} waits={waits}");
     }
 }
