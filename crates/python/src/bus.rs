@@ -11,6 +11,7 @@ use pyo3::types::PyDict;
 use serde_json::to_string;
 
 use crate::failure::{OrRaise, inherited};
+use crate::log::Told;
 use crate::node::{self, Node, Wanted, peers_of};
 use crate::number::Number;
 use crate::publisher::Publisher;
@@ -32,6 +33,8 @@ pub(crate) struct Bus {
     bus: busway::Bus,
     /// They end before it does, whether the program remembers them or not.
     nodes: Mutex<Vec<Weak<Mutex<Option<SharedNode>>>>>,
+    /// What the Rust side says is told as long as it is open.
+    told: Mutex<Option<Told>>,
 }
 
 /// What serde writes, as Python's dicts, lists and numbers.
@@ -88,7 +91,10 @@ impl Bus {
         if let Some(Number(bytes)) = arena_bytes {
             builder = builder.arena_bytes(bytes);
         }
-        Ok(Self { bus: py.detach(|| builder.open()).or_raise(py)?, nodes: Mutex::default() })
+        // Before it: what goes wrong while it joins is told too.
+        let told = Told::new(py);
+        let bus = py.detach(|| builder.open()).or_raise(py)?;
+        Ok(Self { bus, nodes: Mutex::default(), told: Mutex::new(Some(told)) })
     }
 
     /// A publisher of `topic`.
@@ -354,7 +360,7 @@ impl Bus {
 
     /// Leaves the domain: links end, what waits returns, and ports that still exist raise Closed.
     fn close(&self, py: Python<'_>) {
-        let (bus, nodes) = (&self.bus, &self.nodes);
+        let (bus, nodes, told) = (&self.bus, &self.nodes, &self.told);
         py.detach(|| {
             // A child of fork might find the lock in any state, and closes nothing.
             if bus.is_inherited() {
@@ -365,6 +371,10 @@ impl Bus {
                 node::close(&node);
             }
             bus.close();
+            let told = told.lock().unwrap_or_else(PoisonError::into_inner).take();
+            if let Some(told) = told {
+                told.end();
+            }
         });
     }
 

@@ -16,6 +16,7 @@ mod fork;
 mod intake;
 mod last;
 mod loan;
+mod log;
 mod message;
 mod node;
 mod number;
@@ -46,6 +47,8 @@ mod _busway {
     use crate::fork::_after_fork;
     #[pymodule_export]
     use crate::loan::Loan;
+    #[pymodule_export]
+    use crate::log::_say;
     #[pymodule_export]
     use crate::message::Message;
     #[pymodule_export]

@@ -294,6 +294,13 @@ claims! {
     fn a_message_bus_in_the_folder_of_the_program_is_told();
     fn what_is_not_well_is_told_with_what_to_try();
 
+    "test_log.Log":
+    fn a_warning_of_the_rust_side_is_a_record_of_the_logger_busway();
+    fn levels_are_those_of_logging_and_what_the_logger_does_not_want_is_not_told();
+    fn where_logging_is_not_configured_nothing_is_said_and_no_thread_is_left();
+    fn who_says_a_line_waits_for_no_handler_and_what_is_lost_is_counted();
+    fn a_child_made_by_fork_says_its_own_and_a_program_that_ends_amid_lines_ends();
+
     "test_words.Words":
     fn the_stubs_name_what_is_there();
     fn the_examples_of_the_documentation_run();

@@ -24,11 +24,13 @@ __all__ = [
     "Subscriber",
     "Task",
     "_after_fork",
+    "_say",
     "codes",
 ]
 
 def codes() -> list[tuple[int, str]]: ...
 def _after_fork() -> None: ...
+def _say(level: int, text: str) -> int: ...
 
 @disjoint_base
 class Bus:

@@ -61,8 +61,9 @@ class _Server:
 
     def forget(self) -> None:
         """Closes what is open, of a thread that has ended or is another process's."""
-        for one in (self._listener, self._woken, self._wakes, self._selector, *self._clients):
+        for one in (self._listener, self._woken, self._wakes, *self._clients):
             one.close()
+        self._selector.close()
 
     def _serve(self) -> None:
         while True:
