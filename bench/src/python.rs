@@ -1,4 +1,4 @@
-//! Two interpreters: one sends, the other receives and says how long it took.
+//! Two interpreters: one sends, the other receives and says how long it took; or one alone, that says what it has measured.
 //!
 //! The programs are in `python/`; what they print is read here. `BUSWAY_BENCH_PYTHON` names an interpreter that has `busway`, `pyzmq` and `orjson`;
 //! else it is `python3` of the `PATH`. It asserts nothing about time.
@@ -15,6 +15,9 @@ use std::net::{Ipv4Addr, TcpListener};
 use std::path::PathBuf;
 use std::process::{Child, ChildStdout, Command, Stdio};
 
+/// The cell that is one interpreter.
+const TIMES: &str = "times";
+
 /// What a receiver writes at its end.
 #[derive(Debug, Deserialize)]
 struct Found {
@@ -28,8 +31,9 @@ struct Found {
 }
 
 /// The program of a side; `None` if the side is none of Python's.
-fn program(side: &str) -> Option<&'static str> {
-    Some(match side {
+fn program(plan: &Plan) -> Option<&'static str> {
+    Some(match plan.side.as_str() {
+        "python-message-bus" if plan.cell == TIMES => "message_bus_times.py",
         "python-document" => "document.py",
         "python-libzmq" => "libzmq_bytes.py",
         "python-message-bus" => "message_bus_dicts.py",
@@ -50,12 +54,14 @@ impl Drop for Interpreter {
 }
 
 impl Interpreter {
-    fn start(plan: &Plan, role: &str, place: &str, cpu: usize) -> Result<Self, Failure> {
-        let program = program(&plan.side).ok_or_else(|| format!("no program in Python for {}", plan.side))?;
+    fn start(plan: &Plan, role: &str, place: &str, cpu: Option<usize>) -> Result<Self, Failure> {
+        let program = program(plan).ok_or_else(|| format!("no program in Python for {}", plan.side))?;
         let python = std::env::var_os("BUSWAY_BENCH_PYTHON").unwrap_or_else(|| "python3".into());
         let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("python").join(program);
         // A child runs where its parent does.
-        place::pin(cpu)?;
+        if let Some(cpu) = cpu {
+            place::pin(cpu)?;
+        }
         let child = Command::new(&python)
             .arg(path)
             .args([role, place, &plan.messages.to_string()])
@@ -79,18 +85,31 @@ impl Interpreter {
     }
 }
 
+/// Runs the one interpreter of a plan: what it prints are numbers by name.
+fn alone(plan: &Plan) -> Result<Outcome, Failure> {
+    let place = format!("bench-{}", std::process::id());
+    let mut interpreter = Interpreter::start(plan, "measure", &place, None)?;
+    let line =
+        interpreter.output()?.lines().next().ok_or("the interpreter says nothing: has it busway?")??;
+    interpreter.finish("measures")?;
+    Ok(Outcome { values: serde_json::from_str(&line)?, threads: vec![1], ..Outcome::default() })
+}
+
 /// Runs both sides of a plan.
 ///
 /// # Errors
 /// An interpreter cannot be started, lacks a package, or fails.
 pub fn conduct(plan: &Plan) -> Result<Outcome, Failure> {
+    if plan.cell == TIMES {
+        return alone(plan);
+    }
     let place = if plan.side.starts_with("python-message") || plan.side == "python-busway" {
         format!("bench-{}", std::process::id())
     } else {
         let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port();
         format!("tcp://127.0.0.1:{port}")
     };
-    let mut receiver = Interpreter::start(plan, "receive", &place, plan.cpus[1])?;
+    let mut receiver = Interpreter::start(plan, "receive", &place, Some(plan.cpus[1]))?;
     let mut lines = receiver.output()?.lines();
     match lines.next() {
         Some(line) if line.as_deref().is_ok_and(|line| line == "ready") => {}
@@ -98,7 +117,7 @@ pub fn conduct(plan: &Plan) -> Result<Outcome, Failure> {
             return Err("the interpreter that receives is not ready: has it busway, pyzmq and orjson?".into());
         }
     }
-    let sender = Interpreter::start(plan, "send", &place, plan.cpus[0])?;
+    let sender = Interpreter::start(plan, "send", &place, Some(plan.cpus[0]))?;
     let found: Found = serde_json::from_str(&lines.next().ok_or("the receiver says nothing")??)?;
     sender.finish("sends")?;
     receiver.finish("receives")?;

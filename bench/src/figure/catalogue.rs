@@ -2,6 +2,8 @@
 //!
 //! The bars are the first bars of the list of targets. A number here that differs from that list is a mistake here.
 
+mod python;
+
 use crate::figure::rounds::Settings;
 use crate::figure::{Against, Bar, Claim, Figure, Reading};
 use crate::plan::Plan;
@@ -29,6 +31,7 @@ pub fn figures(settings: &Settings) -> Vec<Figure> {
         maker.p14b(),
         maker.p15a(),
         maker.p15b(),
+        maker.p15c(),
         maker.p18(),
         maker.p19(),
         maker.p20(),
@@ -455,66 +458,6 @@ impl Maker<'_> {
             claims: vec![claim("a hundred requests", all, Against::Nothing, Bar::AtMost(100e6))],
             rounds_max: 3,
             ..plain("P14b", "A hundred requests at once to a service of 50 ms")
-        }
-    }
-
-    fn p15a(&self) -> Figure {
-        let rate = |side: &str| read(&format!("{side} dicts"), "messages_per_s");
-        let cells = [("python-document", 60_000), ("python-message-bus", 300_000)];
-        Figure {
-            method: "Two interpreters, each on a processor of its own. The document's program: `await publish` of a dict through PUB, SUB and a handler that is awaited, in asyncio with pyzmq, a future a message. \
-                     Ours: the same program with the module `message_bus`. Both have orjson, and high-water marks at which nothing is lost. The clock runs from the first message in a handler to the last",
-            cells: cells.map(|(side, messages)| self.cell(side, "dicts", messages)).to_vec(),
-            claims: vec![
-                claim(
-                    "message_bus / the document's program",
-                    rate("python-message-bus"),
-                    Against::Over(rate("python-document")),
-                    Bar::AtLeast(12.0),
-                ),
-                claim(
-                    "message_bus, lost",
-                    read("python-message-bus dicts", "lost"),
-                    Against::Nothing,
-                    Bar::AtMost(0.0),
-                ),
-            ],
-            ..plain("P15a", "Python, a dict a message through `publish` and an async handler")
-        }
-    }
-
-    fn p15b(&self) -> Figure {
-        let rate = |side: &str, cell: &str| read(&format!("{side} {cell}"), "messages_per_s");
-        let ours = || rate("python-busway", "bytes of 64");
-        let bytes = |side| Plan { size: 64, ..self.cell(side, "bytes", 2_000_000) };
-        Figure {
-            method: "As P15a. Ours: 64 bytes a message with the module `busway`, `send_many` of 256 and `recv_many` of as many as there are, each read where it lies. libzmq: PUSH and PULL by pyzmq, blocking, without asyncio",
-            cells: vec![
-                self.cell("python-document", "dicts", 60_000),
-                bytes("python-busway"),
-                bytes("python-libzmq"),
-            ],
-            claims: vec![
-                claim(
-                    "busway / the document's program",
-                    ours(),
-                    Against::Over(rate("python-document", "dicts")),
-                    Bar::AtLeast(50.0),
-                ),
-                claim(
-                    "busway / libzmq in Python",
-                    ours(),
-                    Against::Over(rate("python-libzmq", "bytes of 64")),
-                    Bar::None,
-                ),
-                claim(
-                    "busway, lost",
-                    read("python-busway bytes of 64", "lost"),
-                    Against::Nothing,
-                    Bar::AtMost(0.0),
-                ),
-            ],
-            ..plain("P15b", "Python, batches of bytes")
         }
     }
 
