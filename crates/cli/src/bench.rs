@@ -10,6 +10,7 @@ use crate::command::{BenchArgs, BenchCommand};
 use crate::exit::{CommandCode, Exit, Failure};
 use crate::session::Context;
 use busway_node::Size;
+use busway_wire::limits::{RING_SLOTS_HARD_MAX, RING_SLOTS_INITIAL};
 
 use roles::{EchoJob, Measured, PingJob, SinkJob, SourceJob};
 
@@ -32,8 +33,28 @@ struct Figures {
     max_ns: u64,
     messages_per_s: f64,
     bytes_per_s: f64,
+    /// With a rate: what to begin with for a topic that has it.
+    suggested: Option<Suggested>,
     machine: String,
     commit: &'static str,
+}
+
+/// Settings for messages at the rate that was measured, where the machine is as busy as it was then.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+struct Suggested {
+    /// Slots of a ring: twice what comes while the longest pause of the run lasts.
+    slots: u64,
+    /// A time-out: ten times what 999 of 1 000 messages took, and at least as long as a pause.
+    timeout_ms: u64,
+}
+
+impl Suggested {
+    fn new(rate: f64, latency: &Measured) -> Self {
+        let waiting = (2.0 * rate * latency.max_ns as f64 / 1e9).ceil();
+        let slots = (waiting as u64).clamp(RING_SLOTS_INITIAL.into(), RING_SLOTS_HARD_MAX.into());
+        let timeout_ns = latency.p999_ns.saturating_mul(10).max(latency.max_ns);
+        Self { slots: slots.next_power_of_two(), timeout_ms: timeout_ns.div_ceil(1_000_000) }
+    }
 }
 
 /// What is to be measured, with defaults filled in.
@@ -183,6 +204,7 @@ fn figures(plan: &Plan<'_>, whole: &Measured, latency: &Measured, lost: u64) -> 
         max_ns: latency.max_ns,
         messages_per_s,
         bytes_per_s: messages_per_s * plan.size as f64,
+        suggested: plan.args.rate.map(|rate| Suggested::new(rate.0, latency)),
         machine: machine(),
         commit: env!("BUSWAY_COMMIT"),
     }
@@ -220,5 +242,27 @@ fn print(figures: &Figures, round_trip: bool, context: &mut Context<'_>) -> Resu
         "  {messages_per_s:.0} messages a second, {:.1} MB/s to each; {threads} threads a process",
         figures.bytes_per_s / 1e6
     ))?;
+    if let Some(Suggested { slots, timeout_ms }) = figures.suggested {
+        context.output.line(format_args!(
+            "  to begin with at this rate: rings of {slots} slots, time-outs of {timeout_ms} ms or more"
+        ))?;
+    }
     context.output.line(format_args!("  {}, commit {}", figures.machine, figures.commit))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_suggested_holds_what_comes_in_the_longest_pause() {
+        let measured = |p999_ns, max_ns| Measured { p999_ns, max_ns, ..Measured::default() };
+        let of = |rate, p999_ns, max_ns| Suggested::new(rate, &measured(p999_ns, max_ns));
+        // 10 000 a second for 8 ms are 80: twice that, as a power of two.
+        assert_eq!(of(10_000.0, 200_000, 8_000_000), Suggested { slots: 256, timeout_ms: 8 });
+        assert_eq!(of(10_000.0, 2_000_000, 8_000_000), Suggested { slots: 256, timeout_ms: 20 });
+        assert_eq!(of(1.0, 1, 1).slots, u64::from(RING_SLOTS_INITIAL));
+        assert_eq!(of(1e12, 1, u64::MAX).slots, u64::from(RING_SLOTS_HARD_MAX));
+        assert_eq!(of(f64::NAN, u64::MAX, 0).slots, u64::from(RING_SLOTS_INITIAL));
+    }
 }

@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use crate::harness::{Place, keys, names};
 
-const FIELDS: [&str; 15] = [
+const FIELDS: [&str; 16] = [
     "bytes_per_s",
     "commit",
     "count",
@@ -18,6 +18,7 @@ const FIELDS: [&str; 15] = [
     "rate",
     "size",
     "subscribers",
+    "suggested",
     "threads",
     "what",
 ];
@@ -35,6 +36,7 @@ fn check(arguments: &[&str], count: u64, subscribers: u64) {
         .collect();
     assert_eq!(order.len(), 4);
     assert!(order.is_sorted() && order[3] > 0, "{order:?}");
+    assert_eq!(figures["suggested"].is_object(), arguments.contains(&"--rate"), "{arguments:?}");
     assert!(names(&place.temporary()).is_empty(), "a bench leaves nothing behind");
 }
 
