@@ -10,7 +10,6 @@ use crate::command::{BenchArgs, BenchCommand};
 use crate::exit::{CommandCode, Exit, Failure};
 use crate::session::Context;
 use busway_node::Size;
-use busway_wire::limits::{RING_SLOTS_HARD_MAX, RING_SLOTS_INITIAL};
 
 use roles::{EchoJob, Measured, PingJob, SinkJob, SourceJob};
 
@@ -39,6 +38,9 @@ struct Figures {
     commit: &'static str,
 }
 
+/// What `slots_max` of a publisher takes; fewer than the least save nothing.
+const SLOTS: (u64, u64) = (64, 1 << 20);
+
 /// Settings for messages at the rate that was measured, where the machine is as busy as it was then.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 struct Suggested {
@@ -51,7 +53,7 @@ struct Suggested {
 impl Suggested {
     fn new(rate: f64, latency: &Measured) -> Self {
         let waiting = (2.0 * rate * latency.max_ns as f64 / 1e9).ceil();
-        let slots = (waiting as u64).clamp(RING_SLOTS_INITIAL.into(), RING_SLOTS_HARD_MAX.into());
+        let slots = (waiting as u64).clamp(SLOTS.0, SLOTS.1);
         let timeout_ns = latency.p999_ns.saturating_mul(10).max(latency.max_ns);
         Self { slots: slots.next_power_of_two(), timeout_ms: timeout_ns.div_ceil(1_000_000) }
     }
@@ -261,8 +263,8 @@ mod tests {
         // 10 000 a second for 8 ms are 80: twice that, as a power of two.
         assert_eq!(of(10_000.0, 200_000, 8_000_000), Suggested { slots: 256, timeout_ms: 8 });
         assert_eq!(of(10_000.0, 2_000_000, 8_000_000), Suggested { slots: 256, timeout_ms: 20 });
-        assert_eq!(of(1.0, 1, 1).slots, u64::from(RING_SLOTS_INITIAL));
-        assert_eq!(of(1e12, 1, u64::MAX).slots, u64::from(RING_SLOTS_HARD_MAX));
-        assert_eq!(of(f64::NAN, u64::MAX, 0).slots, u64::from(RING_SLOTS_INITIAL));
+        assert_eq!(of(1.0, 1, 1).slots, SLOTS.0);
+        assert_eq!(of(1e12, 1, u64::MAX).slots, SLOTS.1);
+        assert_eq!(of(f64::NAN, u64::MAX, 0).slots, SLOTS.0);
     }
 }
