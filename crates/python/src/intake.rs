@@ -200,6 +200,34 @@ impl<P: Port> Intake<P> {
         }
     }
 
+    /// Gives what is there to `each`, in order and at most `most`, with the port taken: it must not touch Python.
+    pub(crate) fn try_each(
+        &self,
+        py: Python<'_>,
+        most: usize,
+        mut each: impl FnMut(P::Item) + Send,
+    ) -> PyResult<()> {
+        let mut ended = None;
+        self.taking(py, |port| {
+            for count in 0..most {
+                match port.try_recv() {
+                    Ok(Some(item)) => each(item),
+                    Ok(None) => break,
+                    Err(error) if count == 0 => return Err(error.into()),
+                    Err(error) => {
+                        ended = Some(Error::from(error));
+                        break;
+                    }
+                }
+            }
+            Ok(())
+        })?;
+        if ended.is_some() {
+            *self.untold.lock().unwrap_or_else(PoisonError::into_inner) = ended;
+        }
+        Ok(())
+    }
+
     /// What is there after `first`, in order. What follows it and is nothing to take is told by the next call.
     fn rest(&self, py: Python<'_>, first: P::Item, most: usize) -> PyResult<Vec<P::Item>> {
         let mut batch = vec![first];

@@ -8,12 +8,14 @@
 
 #![deny(unsafe_code)]
 
+mod batch;
 mod bus;
 mod deadline;
 mod doorbell;
 mod failure;
 mod fork;
 mod intake;
+mod json;
 mod last;
 mod loan;
 mod log;
@@ -45,6 +47,8 @@ mod _busway {
     use crate::failure::codes;
     #[pymodule_export]
     use crate::fork::_after_fork;
+    #[pymodule_export]
+    use crate::json::_parsed;
     #[pymodule_export]
     use crate::loan::Loan;
     #[pymodule_export]

@@ -112,6 +112,12 @@ impl Pusher {
         self.shared.account(py)
     }
 
+    /// For `message_bus`: of the account only what is under way.
+    #[getter]
+    fn _in_flight(&self, py: Python<'_>) -> PyResult<u64> {
+        self.shared.in_flight(py)
+    }
+
     /// Withdraws the pusher. What was sent stays there for its pullers, while the bus is open.
     fn close(&self, py: Python<'_>) -> PyResult<()> {
         self.shared.close(py)

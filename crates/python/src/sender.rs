@@ -569,6 +569,11 @@ impl Shared {
         crate::bus::as_dict(py, &account)
     }
 
+    /// Messages that were sent and are neither taken nor lost.
+    pub(crate) fn in_flight(&self, py: Python<'_>) -> PyResult<u64> {
+        self.look(py, |port| port.account().in_flight)
+    }
+
     pub(crate) fn close(&self, py: Python<'_>) -> PyResult<()> {
         if self.check().is_err() {
             return Ok(());

@@ -12,6 +12,7 @@ use busway::{News, RecvError};
 use futures_core::Stream;
 use pyo3::prelude::*;
 
+use crate::batch::{Batch, Run};
 use crate::intake::{Intake, Port, all};
 use crate::sample::Sample;
 
@@ -182,6 +183,14 @@ impl Subscriber {
     #[pyo3(signature = (most = 1))]
     fn _arm(&self, py: Python<'_>, most: usize) -> PyResult<Vec<Py<Sample>>> {
         all(py, self.intake.arm(py, most)?, Sample::shown)
+    }
+
+    /// For `message_bus`: the messages that are there, at most `most`, as pairs of a topic and a list of what came of it together, decoded
+    /// from JSON. What is no message of that kind for sure comes as None and a list of bytes.
+    fn _try_recv_runs<'py>(&self, py: Python<'py>, most: usize) -> PyResult<Vec<Run<'py>>> {
+        let mut batch = Batch::default();
+        self.intake.try_each(py, most, |sample| batch.add(sample))?;
+        batch.runs(py)
     }
 
     /// For an event loop: what made the descriptor readable was seen.

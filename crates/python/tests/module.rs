@@ -210,6 +210,11 @@ claims! {
     fn a_result_is_handled_or_counted_as_dropped_and_never_both();
     fn results_are_pushed_in_a_flood_and_leave_nothing();
 
+    "test_bus_reading.Reading":
+    fn what_is_decoded_while_it_is_taken_is_what_others_read();
+    fn a_reader_is_called_while_another_reads();
+    fn a_message_comes_alike_whether_it_was_decoded_while_it_was_taken_or_not();
+
     "test_bus_settings.Settings":
     fn the_twelve_keys_have_the_defaults_that_programs_know();
     fn an_unknown_key_is_told_once_with_what_was_meant();
@@ -256,6 +261,7 @@ claims! {
     fn what_is_published_in_one_turn_goes_as_one_batch_and_the_first_at_once();
     fn a_batch_for_which_there_is_no_room_after_all_waits_for_it_in_its_order();
     fn what_a_loop_leaves_unsent_is_sent_by_the_next_or_counted();
+    fn what_another_loop_sends_is_not_put_into_the_batch_of_one_that_stands_still();
     fn what_waits_for_room_at_the_end_has_the_linger_and_one_time_for_all();
     fn what_comes_after_a_batch_without_room_waits_behind_it();
 

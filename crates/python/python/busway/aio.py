@@ -36,6 +36,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Bus", "Pending", "Publisher", "Puller", "Pusher", "Requester", "Responder", "Subscriber", "serve", "work"]
 
+#: Messages of one topic, decoded; or without a topic, messages that are not decoded.
+Run = tuple[str | None, list[Any]]
+
 #: Messages that are handed over before the loop has its turn, so that a flood does not stop everything else.
 TURN = 256
 #: Turns of the loop in which it is looked whether more comes, before the port is watched: some 40 us.
@@ -82,6 +85,7 @@ W = TypeVar("W", bound=_Watches)
 N = TypeVar("N", bound=_Sends)
 I = TypeVar("I", bound=_Takes)
 T = TypeVar("T")
+V = TypeVar("V")
 R = TypeVar("R")
 S = TypeVar("S", bound="_Opened[Any]")
 Q = TypeVar("Q", bound="_Intake[Any, Any]")
@@ -326,7 +330,7 @@ class _Intake(_Watched[I], Generic[I, T]):
         while True:
             taken = native.try_recv()
             if taken is None:
-                for taken in await self._next(1):
+                for taken in await self._next(1, native.try_recv_many, native._arm):
                     break
             else:
                 self._is_brisk = True
@@ -339,7 +343,7 @@ class _Intake(_Watched[I], Generic[I, T]):
         await self._pause()
         native = self._native
         while most > 0:
-            batch = native.try_recv_many(most) or await self._next(most)
+            batch = native.try_recv_many(most) or await self._next(most, native.try_recv_many, native._arm)
             if batch:
                 self._is_brisk = self._is_brisk or len(batch) > 1
                 self._in_turn += len(batch)
@@ -392,25 +396,25 @@ class _Intake(_Watched[I], Generic[I, T]):
             self._loop, self._timer = loop, None
         return loop
 
-    async def _next(self, most: int) -> Sequence[Any]:
-        """What is there, at most `most`, or nothing after a wait. While much comes it looks again for a few turns of the loop: to
-        be woken costs who sends more than the message."""
+    async def _next(self, most: int, take: Callable[[int], list[V]], arm: Callable[[int], list[V]]) -> Sequence[V]:
+        """What `take` or `arm` finds there, at most `most`, or nothing after a wait. While much comes it looks again for a few turns of
+        the loop: to be woken costs who sends more than the message."""
         loop = self._watch()
         if self._is_brisk:
             for _ in range(LOOKS):
                 await asyncio.sleep(0)
-                batch: Sequence[Any] = self._native.try_recv_many(most)
+                batch = take(most)
                 if batch:
                     self._in_turn = 0
                     return batch
             self._is_brisk = False
-        return await self._news(most, loop)
+        batch = arm(most)
+        if not batch:
+            await self._wait_for_news(loop)
+        return batch
 
-    async def _news(self, most: int, loop: asyncio.AbstractEventLoop) -> Sequence[Any]:
-        """What is there, at most `most`; else waits until there may be something, and returns nothing."""
-        batch = self._native._arm(most)
-        if batch:
-            return batch
+    async def _wait_for_news(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Waits until there may be something."""
         self._in_turn = 0
         after = self._look_again()
         if self._timer is None and after is not None:
@@ -421,7 +425,6 @@ class _Intake(_Watched[I], Generic[I, T]):
             await waiter
         finally:
             self._waiting.discard(waiter)
-        return []
 
     def _rung(self) -> None:
         """Something came: all who wait look, and those who find nothing wait again."""
@@ -451,6 +454,23 @@ class Subscriber(_Intake["busway.Subscriber", "busway.Sample"]):
     def losses(self) -> list[dict[str, Any]]:
         """What was missed since this was asked last."""
         return self._native.losses()
+
+    async def _recv_runs(self, most: int) -> Sequence[Run]:
+        """For `message_bus`: waits for a message and returns it with those that are there by then, at most `most`: pairs of a topic and what
+        came of it together, decoded from JSON, or of None and messages that are not decoded."""
+        await self._pause()
+        native = self._native
+        while True:
+            runs = native._try_recv_runs(most) or await self._next(most, native._try_recv_runs, self._arm_runs)
+            if runs:
+                count = sum(len(messages) for _, messages in runs)
+                self._is_brisk = self._is_brisk or count > 1
+                self._in_turn += count
+                return runs
+
+    def _arm_runs(self, most: int) -> list[Run]:
+        batch = self._native._arm(most)
+        return [(None, batch)] if batch else []
 
 
 class Puller(_Intake["busway.Puller", "busway.Task"]):

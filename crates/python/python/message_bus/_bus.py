@@ -123,7 +123,7 @@ class MessageBus:
             if route is None or ((route.waiting or route.rest is not None) and route.is_held_up()):
                 return False
             id = message["id"] if self._retries else None
-            route.take(self._core.dumps(message), asyncio.get_running_loop(), id)
+            route.take(self._core.dumps(message), id)
         except Exception:
             return False
         self._turn += 1

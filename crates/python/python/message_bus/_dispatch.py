@@ -198,13 +198,12 @@ class Dispatcher:
     async def _carry_here(self, lane: _Lane, run: Run, most: int) -> int:
         """Awaits one handler for so many messages of a run; returns for how many."""
         inbox, messages, handler, clock = run.inbox, run.messages, run.handlers[0], time.monotonic
-        function = handler.function
+        function, following = handler.function, messages.popleft
         count = 0
         before = clock()
         while messages and count < most:
-            message = messages.popleft()
+            message = following()
             count += 1
-            self._in_turn += 1
             try:
                 await function(message)
             except (Exception, asyncio.CancelledError) as error:
@@ -218,6 +217,7 @@ class Dispatcher:
             if now - before > QUICK:
                 self._took(handler, now - before)
             before = now
+        self._in_turn += count
         handler.times.calls += count
         return count
 

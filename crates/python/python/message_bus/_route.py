@@ -12,6 +12,7 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import Callable
+from threading import get_ident
 from typing import Any, TypeVar
 
 import busway
@@ -77,7 +78,8 @@ class Route:
         self._exactly = exactly
         #: The loop that sends batches: the first one, until it is closed.
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._in_turn = False
+        #: The thread in which the loop is, in a turn in which something was sent; else 0, which is none.
+        self._turn_of = 0
         self._batch: list[bytes] = []
         #: Messages for which there is room, as far as was looked.
         self._credit = 0
@@ -90,7 +92,7 @@ class Route:
 
     def room(self) -> int:
         """Messages for which there is room: so many at least, and exactly where one reads it."""
-        return (self._exactly or self.slots) - int(self.native.account()["in_flight"])
+        return (self._exactly or self.slots) - self.native._in_flight
 
     def send_now(self, payload: bytes, id: str | None = None) -> busway.Sent:
         """Sends, or raises Full. By its id a message is known again where it comes twice."""
@@ -110,24 +112,29 @@ class Route:
         self._credit -= 1
         return sent
 
-    def take(self, payload: bytes, loop: asyncio.AbstractEventLoop, id: str | None = None) -> None:
+    def take(self, payload: bytes, id: str | None = None) -> None:
         """Sends a message, at the end of this turn of the loop if not at once; one with an id by itself. Raises what hinders it now."""
-        if self._loop is not loop and not self._is_for(loop):
-            self.send_now(payload, id)
-        elif id is None and self._in_turn and self._credit > 0 and len(payload) <= BATCHED_BYTES_MAX:
+        if id is None and self._may_wait() and self._credit > 0 and len(payload) <= BATCHED_BYTES_MAX:
             self._credit -= 1
             self._batch.append(payload)
             return
+        loop = asyncio.get_running_loop()
+        if self._loop is not loop and not self._is_for(loop):
+            self.send_now(payload, id)
         else:
             if self._batch:
                 self.flush(loop)
                 if self.rest is not None:
                     raise busway.Full(401, "others wait before it", self.native.topic, "wait for them")
             self.send_now(payload, id)
-            if not self._in_turn:
-                self._in_turn = True
+            if not self._turn_of:
+                self._turn_of = get_ident()
                 loop.call_soon(self._end_turn, loop)
         self._core.metrics.messages_sent += 1
+
+    def _may_wait(self) -> bool:
+        """Whether this is the loop that sends batches, in a turn that it will end. To ask for the loop that runs is a call of the kernel in Python 3.11."""
+        return self._turn_of == get_ident() and self._loop is not None and self._loop.is_running()
 
     def is_held_up(self) -> bool:
         """Whether something waits for room, and goes before what is sent now."""
@@ -139,11 +146,11 @@ class Route:
     def _is_for(self, loop: asyncio.AbstractEventLoop) -> bool:
         """Whether the loop may send batches, from now on."""
         if self._loop is None or self._loop.is_closed():
-            self._loop, self._in_turn, self._credit, self.rest = loop, False, 0, None
+            self._loop, self._turn_of, self._credit, self.rest = loop, 0, 0, None
         return self._loop is loop
 
     def _end_turn(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._in_turn = False
+        self._turn_of = 0
         self.flush(loop)
         if self._credit < TURN:
             try:

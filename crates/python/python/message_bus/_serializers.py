@@ -9,7 +9,10 @@ from __future__ import annotations
 import importlib
 import json
 import logging
+from collections.abc import Callable
 from typing import Any
+
+from busway._busway import _parsed
 
 from ._log import logger
 
@@ -45,6 +48,10 @@ class JsonSerializer(Serializer):
         return self._encode(obj)
 
     def loads(self, data: Any) -> Any:
+        if isinstance(data, bytes):
+            value = _parsed(data)
+            if value is not NotImplemented:
+                return value
         return self._decode(data.decode() if isinstance(data, (bytes, bytearray)) else data)
 
 
@@ -58,10 +65,10 @@ class OrjsonSerializer(Serializer):
     def __init__(self) -> None:
         if orjson is None:
             raise ImportError("orjson is not installed; try: pip install orjson")
+        self.write: Callable[[Any], bytes] = orjson.dumps
 
     def dumps(self, obj: Any) -> str | bytes:
-        encoded: bytes = orjson.dumps(obj)
-        return encoded
+        return self.write(obj)
 
     def loads(self, data: Any) -> Any:
         return orjson.loads(data)

@@ -107,20 +107,27 @@ class Subscribing:
         await core.keep_open(f"sub:{port}", open, use)
 
     async def _take_batches(self, subscriber: aio.Subscriber, cut: tuple[str, ...] | None, inbox: Inbox) -> None:
-        dispatcher = self._dispatcher()
+        core, dispatcher = self._core, self._dispatcher()
         looked = time.monotonic()
         while True:
             room = await inbox.room()
             try:
-                batch = await subscriber.recv_many(min(room, BATCH))
+                if core.reads_json:
+                    runs: Sequence[aio.Run] = await subscriber._recv_runs(min(room, BATCH))
+                else:
+                    runs = [(None, await subscriber.recv_many(min(room, BATCH)))]
             except busway.ResourceError as error:
                 # More large messages than may be held: those that came before are let go by now.
-                self._core.log(logging.DEBUG, "holds", "%s", error)
+                core.log(logging.DEBUG, "holds", "%s", error)
                 await asyncio.sleep(0)
                 continue
-            payloads = list(map(bytes, batch))
-            del batch
-            self._hand_over(payloads, cut, inbox, dispatcher)
+            for topic, messages in runs:
+                if topic is None:
+                    self._hand_over(list(map(bytes, messages)), cut, inbox, dispatcher)
+                else:
+                    self._hand_over_run(topic, messages, cut, inbox, dispatcher)
+            # What is held is let go of before handlers have it.
+            del runs, messages
             dispatcher.start()
             if time.monotonic() - looked >= LOSSES:
                 looked = time.monotonic()
@@ -139,7 +146,7 @@ class Subscribing:
             try:
                 message = loads(payload)
                 topic = message["topic"]
-                if topic != before:
+                if topic is None or topic != before:
                     if not isinstance(topic, str):
                         raise TypeError("its topic is no text")
                     run = self._place_of(topic, cut, inbox, dispatcher)
@@ -152,6 +159,22 @@ class Subscribing:
                 count += 1
             else:
                 self._leave(topic, cut)
+        inbox.waiting += count
+
+    def _hand_over_run(
+        self, topic: str, messages: list[dict[str, Any]], cut: tuple[str, ...] | None, inbox: Inbox, dispatcher: Dispatcher
+    ) -> None:
+        """Puts messages of a topic, which are decoded, where its handlers find them."""
+        self._core.metrics.messages_received += len(messages)
+        count = 0
+        for some in [messages] if dispatcher.by_topic else [[message] for message in messages]:
+            run = self._place_of(topic, cut, inbox, dispatcher)
+            if run is not None:
+                run.extend(some)
+                count += len(some)
+            else:
+                for _ in some:
+                    self._leave(topic, cut)
         inbox.waiting += count
 
     def _place_of(

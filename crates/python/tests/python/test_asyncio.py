@@ -103,14 +103,14 @@ with busway.Bus("asyncio") as bus, bus.publisher("x.y") as publisher:
                 subscriber = await bus.subscriber("x", policy="block")
                 publisher = await bus.publisher("x")
                 await publisher.wait_for_subscribers(1, PATIENCE)
-                waits, wait = 0, subscriber._news
+                waits, wait = 0, subscriber._wait_for_news
 
-                async def news(most, loop):
+                async def news(loop):
                     nonlocal waits
                     waits += 1
-                    return await wait(most, loop)
+                    await wait(loop)
 
-                subscriber._news = news
+                subscriber._wait_for_news = news
 
                 async def send():
                     for _ in range(rounds):

@@ -243,6 +243,34 @@ class Limits(BusClaims):
             # 32 were sent, to nobody.
             self.assertEqual((metrics["messages_sent"], metrics["causes"]["outbound_dropped.closed"]), (32, 60))
 
+    def test_what_another_loop_sends_is_not_put_into_the_batch_of_one_that_stands_still(self):
+        first, bus, seen = asyncio.new_event_loop(), MessageBus("x"), []
+
+        async def stops():
+            for number in range(5):
+                await bus.publish("x", number)
+                if number < 3:
+                    await asyncio.sleep(0)
+            # It ends before the end of its turn, with the last in the batch.
+            first.stop()
+
+        async def second():
+            async with self.bus() as other:
+                other.register_handler("x", lambda message: seen.append(message["data"]))
+                await self.listens(other)
+                await bus.publish("x", 5)
+                await self.until(lambda: sorted(seen) == [0, 1, 2, 3, 5])
+                await asyncio.to_thread(first.run_until_complete, asyncio.sleep(0))
+                await self.until(lambda: sorted(seen) == list(range(6)))
+                self.assertEqual(bus.get_metrics()["messages_sent"], 6)
+                await bus.cleanup()
+
+        task = first.create_task(stops())
+        first.run_forever()
+        self.assertTrue(task.done())
+        self.run_async(second())
+        first.close()
+
     def test_what_waits_for_room_at_the_end_has_the_linger_and_one_time_for_all(self):
         async def cleaned():
             async with self.bus(kind=ResultBus) as collector:
