@@ -187,10 +187,18 @@ impl<'a> Claims<'a> {
         self.change(claim.sequence, claim.word, word(claim.sequence, Owner(0), FREE, claim.attempt()))
     }
 
-    /// As [`Claims::give_back`], of a message that was given to pullers so often in all.
+    /// As [`Claims::give_back`], of a message that was given to pullers so often in all. Where that is more often than before, all see who gave it back.
     pub fn give_back_as(&self, claim: Claim, attempt: u8) -> bool {
         let attempt = attempt.min(ATTEMPT_MAX);
-        self.change(claim.sequence, claim.word, word(claim.sequence, Owner(0), FREE, attempt))
+        let by = if attempt > claim.attempt() { claim.owner() } else { Owner(0) };
+        self.change(claim.sequence, claim.word, word(claim.sequence, by, FREE, attempt))
+    }
+
+    /// Whether a message that nobody has was given back by one of the group, and not told by its pusher to come from elsewhere.
+    pub fn was_given_back(&self, sequence: u64) -> bool {
+        let found = self.at(sequence).load(Ordering::Acquire); // pairs with Release in `change`
+        let free = matches!(self.read(sequence, found), Found::Free(attempt) if attempt > 0);
+        free && (found >> 8) as u16 != 0
     }
 
     /// The pusher, before it publishes this message, and when all that is before the one a turn ago is over: it was given to

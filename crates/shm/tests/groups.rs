@@ -17,7 +17,7 @@ use busway_shm::error::ShmError;
 use busway_shm::hold::HoldBudget;
 use busway_shm::life::{CLOSED, OWNER_DIED};
 use busway_shm::ring::{Patience, Refusal, RingOptions, RingWriter};
-use busway_shm::row::group::{GroupReader, Pulled, Task};
+use busway_shm::row::group::{GroupReader, Pauses, Pulled, Task};
 use busway_shm::row::{Body, RowOptions, RowShared};
 use busway_shm::seat::RingShared;
 use busway_shm::slot::InlineMeta;
@@ -205,6 +205,38 @@ fn how_often_a_message_was_given_before_is_not_said_of_the_next_where_it_was_not
     let (_, task) = puller.pull().expect("work");
     assert_eq!(task.attempt(), 0);
     assert!(task.done());
+}
+
+#[test]
+fn what_one_puller_gave_back_rests_for_all_and_what_came_from_elsewhere_has_rested_there() {
+    const HOUR_NS: u64 = 3_600_000_000_000;
+    let mut pusher = Pusher::patient();
+    let group = acknowledged("g", 9);
+    let mut pullers = [Puller::new(&pusher, &group), Puller::new(&pusher, &group)];
+    for puller in &mut pullers {
+        puller.reader.rests(Pauses { first_ns: HOUR_NS, most_ns: HOUR_NS, here_only: true });
+    }
+    let [one, two] = &mut pullers;
+    for attempt in 0..4 {
+        let sequence = pusher.writer.head() + 1;
+        pusher.shared.begins_at(sequence, attempt);
+        pusher.push_all(1);
+        let (_, task) = one.pull().expect("it was given to others elsewhere, and comes at once");
+        assert_eq!(task.attempt(), attempt);
+        assert!(task.put_back());
+        let (_, task) = two.pull().expect("nobody has looked at it");
+        assert!(task.give_back());
+        // The first has not looked since; a third has never looked.
+        assert!(one.pull().is_none() && two.pull().is_none(), "it fails again at once");
+        let mut third = Puller::new(&pusher, &group);
+        third.reader.rests(Pauses { first_ns: HOUR_NS, most_ns: HOUR_NS, here_only: true });
+        assert!(third.pull().is_none(), "who comes later burns an attempt");
+        let mut hasty = Puller::new(&pusher, &group);
+        let (last, task) = hasty.pull().expect("who waits for no rest has it");
+        assert_eq!((last, task.attempt()), (sequence, attempt + 1));
+        assert!(task.done());
+    }
+    println!("evidence: pullers=4 given_back=4");
 }
 
 #[test]

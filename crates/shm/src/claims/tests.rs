@@ -44,12 +44,14 @@ fn who_comes_too_late_changes_nothing_and_attempts_are_counted() {
     assert!(claims.give_back(late));
     assert!(!claims.give_back(late), "of two who find the same, one does it");
     assert_eq!(claims.look(1), Found::Free(1));
+    assert!(claims.was_given_back(1));
     let second = claims.claim(1, B).expect("it was given back");
     assert_eq!(second.attempt(), 1);
     assert!(!claims.done(late) && !claims.lose(late, 3) && !claims.put_back(late), "it is another's");
     assert_eq!(claims.look(1), Found::Taken(second));
     assert!(claims.put_back(second));
     assert_eq!(claims.look(1), Found::Free(1), "one that was not looked at is no attempt");
+    assert!(!claims.was_given_back(1), "and need not rest");
     for _ in 0..100 {
         let claim = claims.claim(1, A).expect("it was given back");
         assert!(claims.give_back(claim));

@@ -298,8 +298,14 @@ impl GroupReader {
     /// Whether a message was given back a short while ago, and is to be given to a puller again.
     fn is_resting(&mut self, sequence: u64, now_ns: impl FnOnce() -> u64) -> bool {
         let Some(how) = self.acknowledge.filter(|_| self.resting.pauses.first_ns > 0) else { return false };
+        let here_only = self.resting.pauses.here_only;
         match self.run.claims().look(sequence) {
-            Found::Free(attempt) if attempt > 0 && attempt < how.attempts => {
+            // What came so has rested elsewhere.
+            Found::Free(attempt)
+                if attempt > 0
+                    && attempt < how.attempts
+                    && (!here_only || self.run.claims().was_given_back(sequence)) =>
+            {
                 self.resting.is_resting(sequence, attempt, now_ns())
             }
             _ => {

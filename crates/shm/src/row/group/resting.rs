@@ -17,7 +17,7 @@ pub struct Pauses {
     pub first_ns: u64,
     /// Nanoseconds.
     pub most_ns: u64,
-    /// A message that was given to pullers elsewhere has waited there: only what is given back here waits here.
+    /// A message that was given to pullers elsewhere has waited there: only what one of the group gave back waits here, whoever of it has seen that.
     pub here_only: bool,
 }
 
@@ -41,20 +41,15 @@ pub(super) struct Resting {
     until: BTreeMap<u64, (u8, u64)>,
     /// When the first of them has rested; of those that have, once each.
     pub(super) next_ns: Option<u64>,
-    /// All up to here were looked at.
-    seen: u64,
 }
 
 impl Resting {
     /// Whether this message, which was given back so often, is left alone now.
     pub(super) fn is_resting(&mut self, sequence: u64, attempt: u8, now_ns: u64) -> bool {
-        let new = sequence > self.seen;
-        self.seen = self.seen.max(sequence);
         if let Some((_, until_ns)) = self.until.get(&sequence).filter(|(known, _)| *known == attempt) {
             return *until_ns > now_ns;
         }
-        let rests = !(new && self.pauses.here_only);
-        let pause_ns = if rests { self.pauses.of(sequence, attempt) } else { 0 };
+        let pause_ns = self.pauses.of(sequence, attempt);
         let until_ns = now_ns.saturating_add(pause_ns);
         self.until.insert(sequence, (attempt, until_ns));
         if pause_ns > 0 {
@@ -65,7 +60,6 @@ impl Resting {
 
     /// It is nobody's any more, or somebody's.
     pub(super) fn forget(&mut self, sequence: u64) {
-        self.seen = self.seen.max(sequence);
         if !self.until.is_empty() {
             self.until.remove(&sequence);
         }
@@ -121,14 +115,5 @@ mod tests {
         assert!(resting.is_resting(7, 2, until));
         resting.forget_up_to(7);
         assert!(resting.until.is_empty());
-    }
-
-    #[test]
-    fn what_was_given_back_elsewhere_has_rested_there() {
-        let mut resting = Resting { pauses: Pauses { here_only: true, ..PAUSES }, ..Resting::default() };
-        assert!(!resting.is_resting(3, 2, 0), "it came so");
-        assert!(resting.is_resting(3, 3, 0), "it was given back here");
-        resting.forget(4);
-        assert!(resting.is_resting(4, 1, 0));
     }
 }

@@ -76,7 +76,9 @@ impl RowReader {
         self.row.holds.unborrow();
         match (copied, still) {
             (Ok((header, following)), true) => {
-                if !self.is_first(following.get(..header.extension_bytes()).unwrap_or_default()) {
+                if header.extensions != 0
+                    && !self.is_first(following.get(..header.extension_bytes()).unwrap_or_default())
+                {
                     return Some(self.lose(1, Cause::Duplicate));
                 }
                 let sequence = self.next;
@@ -101,7 +103,9 @@ impl RowReader {
             self.row.release(at, place.bytes);
             return self.lose(1, Cause::Corrupt);
         };
-        if !self.is_first(payload.as_slice().get(HEADER_SIZE..skip).unwrap_or_default()) {
+        // Nearly all say nothing beside their payload.
+        if skip > HEADER_SIZE && !self.is_first(payload.as_slice().get(HEADER_SIZE..skip).unwrap_or_default())
+        {
             self.row.release(at, place.bytes);
             return self.lose(1, Cause::Duplicate);
         }
@@ -113,7 +117,7 @@ impl RowReader {
 
     /// Whether this reader wants a message with these extensions: it has had none of the same id.
     fn is_first(&self, extensions: &[u8]) -> bool {
-        extensions.is_empty() || self.sieve.as_ref().is_none_or(|sieve| sieve.wants(extensions))
+        self.sieve.as_ref().is_none_or(|sieve| sieve.wants(extensions))
     }
 
     fn copy(&self, place: ChunkPlace) -> Result<(Header, Vec<u8>), Cause> {
