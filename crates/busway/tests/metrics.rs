@@ -2,10 +2,11 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 #![expect(clippy::print_stdout, reason = "the test runner collects lines of evidence")]
 
+#[path = "scene/directory.rs"]
+mod directory;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::TcpListener;
-use std::os::unix::fs::DirBuilderExt;
-use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
 use std::time::Duration;
 
@@ -14,31 +15,10 @@ use busway::service::{Breaker, Retry};
 use busway::{Bus, Node, Policy, RequestError, SendError};
 use busway_shm::clock::Deadline;
 
+use directory::Directory;
+
 const PATIENCE: Duration = Duration::from_secs(20);
 const HOUR: Duration = Duration::from_secs(3_600);
-
-/// A directory that is removed at the end.
-struct Directory(PathBuf);
-
-impl Directory {
-    fn new() -> Self {
-        let name = format!("busway-metrics-{}-{:x}", std::process::id(), fastrand::u64(..));
-        let path = std::env::temp_dir().join(name);
-        std::fs::DirBuilder::new().mode(0o700).create(&path).unwrap();
-        Self(path)
-    }
-
-    fn join(&self, name: &str) -> Bus {
-        let bus = Bus::builder().directory(&self.0).domain("metrics").name(name).arena_bytes(1 << 30);
-        bus.open().unwrap()
-    }
-}
-
-impl Drop for Directory {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
-}
 
 /// The values that are above zero, by name and label.
 fn fed(metrics: &ProcessMetrics) -> BTreeMap<String, u64> {
