@@ -270,6 +270,7 @@ claims! {
     fn a_hook_whose_work_is_cancelled_refuses_that_message_and_stops_nothing();
     fn a_handler_that_fails_is_tried_again_as_often_as_was_said_and_then_its_message_is_a_dead_letter();
     fn a_handler_of_dead_letters_that_fails_buries_nothing_again();
+    fn dead_letters_of_handlers_that_bury_in_each_other_go_no_further_than_once();
     fn a_handler_that_fails_again_and_again_is_left_alone_and_others_are_not();
     fn a_slow_handler_is_told_with_the_time_of_99_of_100_calls();
     fn a_pattern_that_can_match_nothing_is_refused();

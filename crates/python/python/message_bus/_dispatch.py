@@ -25,8 +25,15 @@ from ._handlers import Handler
 from ._names import PortKey
 from ._processes import HandlerFailed
 
+#: What stands in the data of a dead letter.
+LETTER = frozenset(("topic", "handler", "error", "attempts", "message"))
 #: Messages of a lane that are handled before another lane has its turn, and so at most in one call of a thread.
 TURN = 64
+
+
+def _is_dead_letter(message: dict[str, Any] | None) -> bool:
+    data = message.get("data") if message is not None else None
+    return isinstance(data, dict) and data.keys() == LETTER
 
 
 class Inbox:
@@ -298,9 +305,10 @@ class Dispatcher:
         core = self._core
         core.metrics.dropped_inbound("breaker" if not attempts else "given_up")
         dead_letter = handler.care.dead_letter if handler.care is not None else None
-        # A handler of dead letters has none.
-        if dead_letter is None or dead_letter == topic:
+        # A handler of dead letters has none, also where those of another's dead letters go to the first: they would go round for ever.
+        if dead_letter is None or dead_letter == topic or _is_dead_letter(message):
             return
+        # Its keys are LETTER.
         data = {"topic": topic, "handler": handler.topic, "error": why, "attempts": attempts, "message": message}
         envelope = {"topic": dead_letter, "sender": core.service, "ts": time.time(), "data": data}
         try:

@@ -201,6 +201,27 @@ class Care(BusClaims):
         with self.assertLogs("message_bus", logging.ERROR):
             self.run_async(main())
 
+    def test_dead_letters_of_handlers_that_bury_in_each_other_go_no_further_than_once(self):
+        async def main():
+            calls = []
+            async with self.bus() as bus:
+
+                async def fails(message):
+                    calls.append(message["topic"])
+                    raise ValueError
+
+                bus.register_handler("x", fails, dead_letter="y")
+                bus.register_handler("y", fails, dead_letter="x")
+                await self.listens(bus)
+                for round in range(1, 4):
+                    await bus.publish("x", round)
+                    await self.until(lambda count=2 * round: len(calls) == count)
+                self.assertEqual(calls, ["x", "y"] * 3)
+                self.assertEqual(bus.get_metrics(extended=True)["causes"]["inbound_dropped.given_up"], 6)
+
+        with self.assertLogs("message_bus", logging.ERROR):
+            self.run_async(main())
+
     def test_a_handler_that_fails_again_and_again_is_left_alone_and_others_are_not(self):
         async def main():
             calls, well, dead = [], [], []
