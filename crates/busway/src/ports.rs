@@ -69,7 +69,7 @@ const SWEEP_SEATS: usize = 1 << 15;
 /// A ring without any is as much work as so many.
 const SWEEP_RING: usize = 4;
 /// Of our own rows a tick looks at so many, for what `info` tells of them.
-const SWEEP_ROWS: usize = 1 << 12;
+const SWEEP_ROWS: usize = 1 << 10;
 
 /// How far the ticks have come.
 #[derive(Debug, Default)]

@@ -14,6 +14,7 @@ use std::time::Duration;
 use busway_shm::clock::{self, Deadline};
 use busway_shm::layout::RING_RELAYS;
 use busway_shm::row::{Gap, Message, RowOptions, RowReader, RowShared, Taken, TakenSmall};
+use busway_shm::slot;
 use busway_shm::sync::spin_hint;
 use busway_wire::limits::{HOLDS_MAX, SAMPLE_SOURCES_MAX};
 use busway_wire::{Pattern, Policy, PortId, ProcessId};
@@ -194,20 +195,26 @@ impl SubscriberBuilder {
     }
 }
 
-/// One publisher, as a subscriber reads it.
+/// One publisher, as a subscriber reads it, in four lines. What a take needs stands first, in three: of ten thousand readers
+/// none is in a cache.
 #[derive(Debug)]
+#[repr(C)]
 struct Reader {
-    reader: RowReader,
     source: SourceRef,
     /// How far a publisher on another host is.
     origin: Option<Origin>,
     /// Its messages stay where they are.
     held: bool,
-    /// The last that is taken, of a subscriber that ends.
-    last: Option<u64>,
+    reader: RowReader,
 }
 
 impl Reader {
+    /// Asks for the memory that a take of a small message needs.
+    #[inline]
+    fn fetch(&self) {
+        slot::fetch_first(self, std::mem::offset_of!(Self, reader) + RowReader::TAKE_BYTES);
+    }
+
     fn port(&self) -> PortId {
         self.source.publisher.port
     }
@@ -615,7 +622,7 @@ impl Subscriber {
             let origin = relay
                 .then(|| self.origins.remove(&arrival.publisher).map_or_else(Origin::default, Origin::after));
             let held = self.ends || self.held.contains(&arrival.publisher);
-            let reader = Reader { reader, source, origin, held, last: None };
+            let reader = Reader { source, origin, held, reader };
             if reader.origin.is_some() && !self.relayed.insert(reader.port()) {
                 self.standby.push(reader);
             } else {

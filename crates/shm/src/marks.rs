@@ -104,49 +104,118 @@ struct Mark<W> {
     seen: u64,
 }
 
-/// The rings of one group that are read. What a look reads of each stands beside the same of the others: it looks at 64 of
-/// them for each mark, and of very many nothing is in a cache.
+/// The rings of one group that are read, each at its index among the 64. A look at them reads all their heads and what was read
+/// of each, which lie in a row, and nothing else: of very many readers nothing is in a cache.
 #[derive(Debug)]
 struct Members<H> {
     /// The heads of the whole group; `None` where they cannot be mapped: each look gives out all.
     heads: Option<H>,
-    /// Which of the heads is whose.
-    indices: Vec<u8>,
+    /// How far each was read; `u64::MAX`, which no head is ahead of, where there is none.
     read: Vec<u64>,
-    queued: Vec<bool>,
-    places: Vec<usize>,
+    /// Which there are, and which of them are queued: a bit for each.
+    present: u64,
+    queued: u64,
+    /// The place of each.
+    places: Vec<u32>,
 }
 
 impl<H: Deref<Target = [AtomicU64]>> Members<H> {
-    /// Notes that this one is queued; `false` if it was.
-    fn enqueue(&mut self, at: usize) -> bool {
-        self.queued.get_mut(at).is_some_and(|queued| !core::mem::replace(queued, true))
+    fn new(heads: Option<H>) -> Self {
+        Self { heads, read: Vec::new(), present: 0, queued: 0, places: Vec::new() }
     }
 
+    fn put(&mut self, at: usize, read: u64, place: u32) {
+        if at >= self.read.len() {
+            self.read.resize(at + 1, u64::MAX);
+            self.places.resize(at + 1, 0);
+        }
+        (self.read[at], self.places[at]) = (read, place);
+        self.present |= 1 << at;
+    }
+
+    fn remove(&mut self, at: usize) {
+        if let Some(read) = self.read.get_mut(at) {
+            *read = u64::MAX;
+        }
+        self.present &= !(1 << at);
+        self.queued &= !(1 << at);
+    }
+
+    /// Notes that this one is queued; `false` if it was.
+    #[inline]
+    fn enqueue(&mut self, at: usize) -> bool {
+        let before = self.queued;
+        self.queued |= (1 << at) & self.present;
+        self.queued != before
+    }
+
+    /// Notes that this one is queued no more; `false` if it was not.
+    #[inline]
+    fn dequeue(&mut self, at: usize) -> bool {
+        let before = self.queued;
+        self.queued &= !(1 << at);
+        self.queued != before
+    }
+
+    #[inline]
     fn is_ahead(&self, at: usize) -> bool {
-        let (Some(index), Some(read)) = (self.indices.get(at), self.read.get(at)) else { return false };
-        let head = self.heads.as_deref().and_then(|heads| heads.get(usize::from(*index)));
+        let Some(read) = self.read.get(at) else { return false };
+        let head = self.heads.as_deref().and_then(|heads| heads.get(at));
         // Acquire: pairs with Release in `ring::published`.
         head.is_none_or(|head| head.load(Ordering::Acquire) > *read)
     }
 
-    /// Takes one out. Returns the place of the one that stands there now.
-    fn remove(&mut self, at: usize) -> Option<usize> {
-        if at < self.places.len() {
-            self.indices.swap_remove(at);
-            self.read.swap_remove(at);
-            self.queued.swap_remove(at);
-            self.places.swap_remove(at);
+    /// Notes which are ahead and not queued that they are, and returns those: a bit for each.
+    #[inline]
+    fn enqueue_ahead(&mut self) -> u64 {
+        let Some(heads) = self.heads.as_deref() else {
+            let found = self.present & !self.queued;
+            self.queued |= found;
+            return found;
+        };
+        let mut ahead = 0;
+        // Without a branch for each: most often a few of 64 are.
+        for (at, (head, read)) in heads.iter().zip(&self.read).enumerate() {
+            // Acquire: pairs with Release in `ring::published`.
+            ahead |= u64::from(head.load(Ordering::Acquire) > *read) << at;
         }
-        self.places.get(at).copied()
+        let found = ahead & self.present & !self.queued;
+        self.queued |= found;
+        found
     }
 }
 
-/// Where the ring of a place is: its group, and the position there.
-#[derive(Clone, Copy, Debug)]
-struct Where {
-    group: usize,
-    at: usize,
+/// Where the ring of a place is: its group, and its index there.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Where(u32);
+
+impl Where {
+    fn new(group: usize, at: usize) -> Self {
+        Self(
+            u32::try_from(group * GROUP as usize + at)
+                .expect("a process has fewer rows than groups fit here"),
+        )
+    }
+
+    const fn group(self) -> usize {
+        (self.0 / GROUP) as usize
+    }
+
+    const fn at(self) -> usize {
+        (self.0 % GROUP) as usize
+    }
+}
+
+fn narrow(place: usize) -> u32 {
+    u32::try_from(place).expect("a process has fewer rows")
+}
+
+/// A ring whose turn it is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Turn {
+    /// Its place.
+    pub place: usize,
+    stands: Where,
 }
 
 /// The rings of one reader, each with a place from 0 without gaps, and which of them are to be looked at.
@@ -156,9 +225,10 @@ pub struct Ready<W, H> {
     /// Beside each other, as most looks see nothing but the marks.
     marks: Vec<Mark<W>>,
     members: Vec<Members<H>>,
-    groups: BTreeMap<Group, usize>,
-    /// Places; those of which the members do not say that they are queued count for nothing.
-    queue: VecDeque<usize>,
+    /// A second one of the same group where two rings have one index: one that has ended, and one that uses its memory anew.
+    groups: BTreeMap<(Group, usize), usize>,
+    /// Those of which the members do not say that they are queued count for nothing.
+    queue: VecDeque<Where>,
     /// So many are given out before the next look.
     left: usize,
 }
@@ -186,42 +256,43 @@ impl<W: Deref<Target = AtomicU64>, H: Deref<Target = [AtomicU64]>> Ready<W, H> {
         read: u64,
         words: impl FnOnce(Group) -> (Option<W>, Option<H>),
     ) {
-        let (id, new) = (Group::of(process, ring), self.marks.len());
-        let group = *self.groups.entry(id).or_insert(new);
-        if group == new {
-            let (word, heads) = words(id);
-            self.marks.push(Mark { word, seen: 0 });
-            let (indices, read) = (Vec::new(), Vec::new());
-            self.members.push(Members { heads, indices, read, queued: Vec::new(), places: Vec::new() });
-        }
+        let (id, at) = (Group::of(process, ring), (ring.0 % GROUP) as usize);
+        let is_free =
+            |group: &usize| self.members.get(*group).is_some_and(|members| members.present & (1 << at) == 0);
+        let mut same = 0;
+        let group = loop {
+            match self.groups.get(&(id, same)) {
+                Some(group) if is_free(group) => break *group,
+                Some(_) => same += 1,
+                None => {
+                    let (word, heads) = words(id);
+                    self.groups.insert((id, same), self.marks.len());
+                    self.marks.push(Mark { word, seen: 0 });
+                    self.members.push(Members::new(heads));
+                    break self.marks.len() - 1;
+                }
+            }
+        };
         let place = self.places.len();
         if let Some(members) = self.members.get_mut(group) {
-            self.places.push(Where { group, at: members.places.len() });
-            members.indices.push((ring.0 % GROUP) as u8);
-            members.read.push(read);
-            members.queued.push(false);
-            members.places.push(place);
+            self.places.push(Where::new(group, at));
+            members.put(at, read, narrow(place));
         }
         self.again(place);
     }
 
     /// Takes out the ring at this place; the last one has its place now.
     pub fn remove(&mut self, place: usize) {
-        let Some(Where { group, at }) = self.places.get(place).copied() else { return };
-        if let Some(members) = self.members.get_mut(group) {
-            let moved = members.remove(at);
-            if let Some(found) = moved.and_then(|moved| self.places.get_mut(moved)) {
-                found.at = at;
-            }
+        let Some(gone) = self.places.get(place).copied() else { return };
+        if let Some(members) = self.members.get_mut(gone.group()) {
+            members.remove(gone.at());
         }
         self.places.swap_remove(place);
-        let moved = self.members_of(place).is_some_and(|(members, at)| {
-            members.places[at] = place;
-            // Its entry in the queue has another number.
-            core::mem::take(&mut members.queued[at])
-        });
-        if moved {
-            self.again(place);
+        if let Some(moved) = self.places.get(place)
+            && let Some(members) = self.members.get_mut(moved.group())
+            && let Some(of_moved) = members.places.get_mut(moved.at())
+        {
+            *of_moved = narrow(place);
         }
     }
 
@@ -240,42 +311,50 @@ impl<W: Deref<Target = AtomicU64>, H: Deref<Target = [AtomicU64]>> Ready<W, H> {
         self.places.is_empty()
     }
 
-    /// All up to `read` was read of the ring at this place; if its head says that there is more it is given out again, after
+    /// All up to `read` was read of the ring whose turn it was; if its head says that there is more it is given out again, after
     /// the others, and this says so.
     #[inline]
-    pub fn read(&mut self, place: usize, read: u64) -> bool {
-        let Some((members, at)) = self.members_of(place) else { return false };
-        members.read[at] = read;
+    pub fn read(&mut self, turn: Turn, read: u64) -> bool {
+        let at = turn.stands.at();
+        let Some(members) = self.members.get_mut(turn.stands.group()) else { return false };
+        let Some(word) = members.read.get_mut(at).filter(|word| **word != u64::MAX) else { return false };
+        *word = read;
         let more = members.is_ahead(at);
         if more && members.enqueue(at) {
-            self.queue.push_back(place);
+            self.queue.push_back(turn.stands);
         }
         more
     }
 
-    /// There was nothing behind what was read of the ring at this place, whatever its head says. What comes changes it.
+    /// There was nothing behind what was read of the ring whose turn it was, whatever its head says. What comes changes it.
     #[inline]
-    pub fn rest(&mut self, place: usize, read: u64) {
-        if let Some((members, at)) = self.members_of(place) {
-            members.read[at] = read;
+    pub fn rest(&mut self, turn: Turn, read: u64) {
+        if let Some(members) = self.members.get_mut(turn.stands.group())
+            && let Some(word) = members.read.get_mut(turn.stands.at()).filter(|word| **word != u64::MAX)
+        {
+            *word = read;
         }
     }
 
     /// The ring at this place is to be looked at, whatever its head says.
     pub fn again(&mut self, place: usize) {
-        if self.members_of(place).is_some_and(|(members, at)| members.enqueue(at)) {
-            self.queue.push_back(place);
+        let Some(stands) = self.places.get(place).copied() else { return };
+        if self.members.get_mut(stands.group()).is_some_and(|members| members.enqueue(stands.at())) {
+            self.queue.push_back(stands);
         }
     }
 
-    /// The next place to be looked at; `None` when it is time for another [`Ready::look`].
+    /// The next to be looked at; `None` when it is time for another [`Ready::look`].
     #[inline]
-    pub fn pop(&mut self) -> Option<usize> {
+    pub fn pop(&mut self) -> Option<Turn> {
         while self.left > 0 {
-            let place = self.queue.pop_front()?;
-            if self.members_of(place).is_some_and(|(members, at)| core::mem::take(&mut members.queued[at])) {
+            let stands = self.queue.pop_front()?;
+            let Some(members) = self.members.get_mut(stands.group()) else { continue };
+            if members.dequeue(stands.at())
+                && let Some(place) = members.places.get(stands.at())
+            {
                 self.left -= 1;
-                return Some(place);
+                return Some(Turn { place: *place as usize, stands });
             }
         }
         None
@@ -284,12 +363,14 @@ impl<W: Deref<Target = AtomicU64>, H: Deref<Target = [AtomicU64]>> Ready<W, H> {
     /// The place that follows so many others, as far as is known now: to be asked for ahead.
     #[inline]
     pub fn later(&self, others: usize) -> Option<usize> {
-        self.queue.get(others).copied()
+        let stands = self.queue.get(others)?;
+        let place = self.members.get(stands.group())?.places.get(stands.at())?;
+        Some(*place as usize)
     }
 
     /// Finds the rings that have something. What has not been given out before stays.
     pub fn look(&mut self, look: Look) {
-        for (mark, members) in self.marks.iter_mut().zip(&mut self.members) {
+        for (group, mark) in self.marks.iter_mut().enumerate() {
             if let Some(word) = &mark.word {
                 let now = word.load(Ordering::Acquire); // pairs with Release in `Stamp::put`
                 let before = core::mem::replace(&mut mark.seen, now); // M3
@@ -297,10 +378,11 @@ impl<W: Deref<Target = AtomicU64>, H: Deref<Target = [AtomicU64]>> Ready<W, H> {
                     continue;
                 }
             }
-            for at in 0..members.places.len() {
-                if members.is_ahead(at) && members.enqueue(at) {
-                    self.queue.push_back(members.places[at]);
-                }
+            let Some(members) = self.members.get_mut(group) else { continue };
+            let mut found = members.enqueue_ahead();
+            while found != 0 {
+                self.queue.push_back(Where::new(group, found.trailing_zeros() as usize));
+                found &= found - 1;
             }
         }
         self.left = self.queue.len().max(ROUND_MIN);
@@ -316,14 +398,6 @@ impl<W: Deref<Target = AtomicU64>, H: Deref<Target = [AtomicU64]>> Ready<W, H> {
                 mark.seen = word.load(Ordering::Acquire); // pairs with Release in `Stamp::put`
             }
         }
-    }
-
-    /// The group of this place, and where in it the ring stands: at a place that there is, as `places` says.
-    #[inline]
-    fn members_of(&mut self, place: usize) -> Option<(&mut Members<H>, usize)> {
-        let Where { group, at } = *self.places.get(place)?;
-        let members = self.members.get_mut(group)?;
-        (at < members.places.len()).then_some((members, at))
     }
 }
 

@@ -183,25 +183,40 @@ impl Slot {
     ];
 }
 
+/// Bytes of a cache line.
+const LINE_BYTES: usize = 64;
+
 #[cfg(all(target_arch = "x86_64", not(loom), not(miri)))]
 #[expect(unsafe_code, reason = "the instruction has no safe wrapper")]
-pub(crate) fn prefetch(slot: *const i8) {
+#[inline]
+fn prefetch_line(line: *const i8) {
     use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
     // SAFETY: a prefetch reads nothing and never faults, whatever the address.
-    unsafe { _mm_prefetch::<_MM_HINT_T0>(slot) };
-    // SAFETY: as above.
-    unsafe { _mm_prefetch::<_MM_HINT_T0>(slot.wrapping_add(64)) };
+    unsafe { _mm_prefetch::<_MM_HINT_T0>(line) };
 }
 
 #[cfg(not(all(target_arch = "x86_64", not(loom), not(miri))))]
-pub(crate) fn prefetch(_: *const i8) {}
+fn prefetch_line(_: *const i8) {}
+
+/// Asks for the two lines of a slot.
+#[inline]
+pub(crate) fn prefetch(slot: *const i8) {
+    prefetch_line(slot);
+    prefetch_line(slot.wrapping_add(LINE_BYTES));
+}
 
 /// Asks the processor to bring in all lines of a value, without waiting for them.
 #[inline]
 pub fn fetch<T>(value: &T) {
+    fetch_first(value, size_of::<T>());
+}
+
+/// As [`fetch`], of a value that begins with a line, the lines of its first so many bytes.
+#[inline]
+pub fn fetch_first<T>(value: &T, bytes: usize) {
     let start = std::ptr::from_ref(value).cast::<i8>();
-    for at in (0..size_of::<T>()).step_by(SLOT_BYTES) {
-        prefetch(start.wrapping_add(at));
+    for at in (0..bytes.min(size_of::<T>())).step_by(LINE_BYTES) {
+        prefetch_line(start.wrapping_add(at));
     }
 }
 

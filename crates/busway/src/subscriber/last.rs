@@ -19,7 +19,6 @@ impl Subscriber {
         self.ends = true;
         for reader in self.readers.iter_mut().chain(&mut self.standby) {
             let last = reader.reader.row().head();
-            reader.last = Some(last);
             reader.reader.end_at(last);
         }
         self.stop_at_the_end();
@@ -32,9 +31,7 @@ impl Subscriber {
         }
         for reader in &mut self.readers {
             // What a policy keeps the first of lies here already.
-            let over =
-                !reader.reader.has_taken() && reader.last.is_none_or(|last| reader.reader.reached() >= last);
-            reader.held |= over;
+            reader.held |= !reader.reader.has_taken() && reader.reader.has_reached_end();
         }
     }
 }

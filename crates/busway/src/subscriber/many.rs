@@ -12,7 +12,6 @@ use std::collections::BTreeSet;
 use busway_shm::clock;
 use busway_shm::marks::Look;
 use busway_shm::row::ReadyRings;
-use busway_shm::slot;
 use busway_wire::limits::SAMPLE_SOURCES_MAX;
 
 use super::{Reader, Seen, Small, Subscriber, join_sources};
@@ -105,14 +104,16 @@ impl Subscriber {
         }
         let mut looked = false;
         loop {
-            let Some(at) = self.many.as_mut().and_then(|many| many.ready.pop()) else {
+            let Some(turn) = self.many.as_mut().and_then(|many| many.ready.pop()) else {
                 if looked {
                     return Ok(None);
                 }
                 looked = true;
                 self.look();
+                self.fetch_first();
                 continue;
             };
+            let at = turn.place;
             self.fetch_ahead();
             let seen = match self.take_small_of(at) {
                 Small::Message(sample) => Ok(Seen::Message(sample)),
@@ -125,16 +126,15 @@ impl Subscriber {
             };
             match seen {
                 Ok(Seen::Message(sample)) => {
-                    if !many.ready.read(at, reader.reached()) {
-                        reader.has_all();
-                    }
+                    many.ready.read(turn, reader.reached());
+                    reader.turn_ends();
                     if reader.has_taken() {
                         many.ready.again(at);
                     }
                     return Ok(Some(sample));
                 }
                 Ok(Seen::Nothing) => {
-                    many.ready.rest(at, reader.reached());
+                    many.ready.rest(turn, reader.reached());
                     // Whether it had its seat when it was looked at, not whether it has it by now.
                     if !reader.has_begun() {
                         many.unseated.insert(at);
@@ -183,6 +183,15 @@ impl Subscriber {
         many.begin(&mut self.readers);
     }
 
+    /// After a look: asks for the memory of the first, which `fetch_ahead` has had no time for. Where messages come one by one there
+    /// are no more than these.
+    fn fetch_first(&self) {
+        let Some(many) = &self.many else { return };
+        let first = |others: usize| many.ready.later(others).and_then(|at| self.readers.get(at));
+        (0..=2 * AHEAD).map_while(first).for_each(Reader::fetch);
+        (0..=AHEAD).map_while(first).for_each(|reader| reader.reader.fetch());
+    }
+
     /// Asks for the memory of those that come next: of very many none is in a cache, and to wait for one thing after the
     /// other would take longer than all that is done with them.
     #[inline]
@@ -190,7 +199,7 @@ impl Subscriber {
         let Some(many) = &self.many else { return };
         let later = |others: usize| many.ready.later(others).and_then(|at| self.readers.get(at));
         if let Some(reader) = later(2 * AHEAD) {
-            slot::fetch(reader);
+            reader.fetch();
         }
         if let Some(reader) = later(AHEAD) {
             reader.reader.fetch();

@@ -1,6 +1,6 @@
 //! A reader of many rings against heads and marks that are written here as publishers write them.
 
-use super::{GROUP, Group, Look, Ready, Stamp};
+use super::{GROUP, Group, Look, Ready, Stamp, Turn};
 use crate::sync::{AtomicU64, Ordering};
 use busway_wire::{Generation, ProcessId, RingIndex};
 use std::collections::BTreeSet;
@@ -49,13 +49,14 @@ impl World {
 }
 
 /// All that is given out until nothing is found.
-fn drain(ready: &mut Rings) -> Vec<usize> {
-    let mut all = Vec::new();
+fn turns(ready: &mut Rings) -> Vec<Turn> {
     ready.look(Look::Marked);
-    while let Some(place) = ready.pop() {
-        all.push(place);
-    }
-    all
+    std::iter::from_fn(|| ready.pop()).collect()
+}
+
+/// The places of all that is given out.
+fn drain(ready: &mut Rings) -> Vec<usize> {
+    turns(ready).into_iter().map(|turn| turn.place).collect()
 }
 
 #[test]
@@ -67,17 +68,19 @@ fn of_ten_thousand_rings_those_are_given_out_that_have_something() {
     for ring in &published {
         world.publish(u32::try_from(*ring).unwrap());
     }
-    assert_eq!(drain(&mut ready).into_iter().collect::<BTreeSet<_>>(), published);
-    for ring in &published {
-        assert!(!ready.read(*ring, 1), "that was all");
+    let found = turns(&mut ready);
+    assert_eq!(found.iter().map(|turn| turn.place).collect::<BTreeSet<_>>(), published);
+    for turn in found {
+        assert!(!ready.read(turn, 1), "that was all");
     }
     assert_eq!(drain(&mut ready), []);
     world.publish(5_000);
     world.publish(5_000);
-    assert_eq!(drain(&mut ready), [5_000]);
-    assert!(ready.read(5_000, 2), "there is another one");
-    assert_eq!(drain(&mut ready), [5_000]);
-    ready.rest(5_000, 3);
+    let found = turns(&mut ready);
+    assert_eq!(found.iter().map(|turn| turn.place).collect::<Vec<_>>(), [5_000]);
+    assert!(ready.read(found[0], 2), "there is another one");
+    assert_eq!(turns(&mut ready), found);
+    ready.rest(found[0], 3);
     assert_eq!(drain(&mut ready), []);
 }
 
@@ -111,8 +114,8 @@ fn who_is_taken_out_hides_nothing_of_who_has_its_place() {
             ready.look(Look::Marked);
             ready.remove(gone as usize);
             let mut found = Vec::new();
-            while let Some(place) = ready.pop() {
-                found.push(place);
+            while let Some(turn) = ready.pop() {
+                found.push(turn.place);
             }
             let place = if kept == 199 { gone } else { kept };
             assert_eq!(found, [place as usize], "{gone} is gone, queued: {queued}");
@@ -128,19 +131,36 @@ fn while_one_ring_has_more_and_more_the_others_are_found() {
     let mut busy = 0;
     world.publish(500);
     for round in 0..1_000 {
-        let Some(place) = ready.pop() else {
+        let Some(turn) = ready.pop() else {
             ready.look(Look::Marked);
             continue;
         };
-        if place == 700 {
+        if turn.place == 700 {
             return assert!(busy <= 2 * GROUP, "{busy} messages came first");
         }
         busy += 1;
         world.publish(500);
-        ready.read(500, u64::from(busy));
+        ready.read(turn, u64::from(busy));
         if round == 10 {
             world.publish(700);
         }
     }
     panic!("700 was never given out");
+}
+
+#[test]
+fn a_ring_that_has_ended_and_one_that_uses_its_memory_anew_are_both_given_out() {
+    let world = World::new(2 * GROUP);
+    let mut ready = world.reader();
+    // Of the one that has ended something is still to be read.
+    world.publish(70);
+    world.add(&mut ready, 70, 0);
+    let sorted = |ready: &mut Rings| drain(ready).into_iter().collect::<BTreeSet<_>>();
+    assert_eq!(sorted(&mut ready), [70, 128].into());
+    world.publish(70);
+    assert_eq!(sorted(&mut ready), [70, 128].into(), "neither was read");
+    ready.remove(70);
+    assert_eq!(ready.len(), 128);
+    world.publish(127);
+    assert_eq!(sorted(&mut ready), [70, 127].into(), "the last one has the place of the one that is gone");
 }

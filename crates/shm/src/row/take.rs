@@ -35,47 +35,50 @@ mod at;
 mod chunk;
 
 #[derive(Debug)]
+#[repr(C)]
 struct ReadStage {
-    slots: Mapped<[Slot]>,
     mask: u64,
+    slots: Mapped<[Slot]>,
     /// First sequence of the next stage.
     end: u64,
 }
 
-/// The reading end of a row.
+/// The reading end of a row. What is read and written to take a small message stands first, in two lines, and in the first of
+/// them all that says where its memory is: of ten thousand readers none is in a cache.
 #[derive(Debug)]
+#[repr(C, align(64))]
 pub struct RowReader {
-    row: Arc<RowShared>,
-    /// The row's, here as well: of ten thousand readers what is behind one more pointer is in no cache.
+    next: u64,
+    /// The row's, here as well: what is behind one more pointer is one more line.
     entry: Mapped<RowEntry>,
     ring: Mapped<RingEntry>,
-    policy: Policy,
     stage: Option<ReadStage>,
-    stages_seen: u32,
-    next: u64,
+    /// Messages taken.
+    delivered: u64,
+    /// Small messages taken since a look found nothing, or since the head was read.
+    run: u64,
     /// Drop newest: what was taken before it was asked for.
     #[expect(
         clippy::box_collection,
         reason = "few have one, and what is read for each message is to lie closely"
     )]
     queued: Option<Box<VecDeque<Message>>>,
-    foreign: bool,
+    stages_seen: u32,
+    /// What the publisher's `waiting` said when we woke it last.
+    woken_for: u32,
+    empties: u32,
     /// Whether messages are taken one after the other, whatever waits behind them.
     follows: bool,
-    /// Small messages taken since a look found nothing, or since the head was read.
-    run: u64,
+    /// The cursor moves by `confirm` only.
+    confirms: bool,
+    over: bool,
+    foreign: bool,
+    row: Arc<RowShared>,
+    policy: Policy,
     /// The head when it was read last: what lies up to here is there.
     known: u64,
     /// Up to here slots have been asked for.
     fetched: u64,
-    /// What the publisher's `waiting` said when we woke it last.
-    woken_for: u32,
-    empties: u32,
-    /// Messages taken.
-    delivered: u64,
-    over: bool,
-    /// The cursor moves by `confirm` only.
-    confirms: bool,
     /// What it has had it is not to have again.
     sieve: Option<Sieve>,
     /// Drop newest: nothing behind this is taken any more.
@@ -83,6 +86,9 @@ pub struct RowReader {
 }
 
 impl RowReader {
+    /// Bytes at its beginning in which all lies that taking a small message needs.
+    pub const TAKE_BYTES: usize = std::mem::offset_of!(Self, row);
+
     /// The reader of `row`. Payloads of a publisher of another user are copied before anybody looks at them.
     pub fn new(row: Arc<RowShared>, policy: Policy, foreign: bool) -> Self {
         Self {
@@ -160,6 +166,7 @@ impl RowReader {
         if let Some(stage) = &self.stage {
             stage.slots[(self.next & stage.mask) as usize].prefetch();
         }
+        // The count of what was taken stands beside the cursor.
         fetch(&self.entry.cursor);
         fetch(&self.ring.waiting);
     }
@@ -188,9 +195,9 @@ impl RowReader {
         usual
     }
 
-    /// The head says that nothing is behind what was taken: what comes next is not asked for ahead.
+    /// Others have their turn before its next message is taken: what follows that one is not asked for ahead.
     #[inline]
-    pub fn has_all(&mut self) {
+    pub fn turn_ends(&mut self) {
         self.run = 0;
     }
 
@@ -295,7 +302,7 @@ impl RowReader {
                 return None;
             }
             let slots_at = self.row.peer.tables().arena().slice(at & !63, slots).ok()?;
-            Some(ReadStage { slots: slots_at, mask: slots - 1, end })
+            Some(ReadStage { mask: slots - 1, slots: slots_at, end })
         });
     }
 
@@ -555,6 +562,11 @@ impl RowReader {
     /// Whether it had its seat when it was looked at last.
     pub fn has_begun(&self) -> bool {
         self.stage.is_some()
+    }
+
+    /// Whether all was taken up to where [`RowReader::end_at`] has drawn the end; also where it has drawn none.
+    pub fn has_reached_end(&self) -> bool {
+        self.last == u64::MAX || self.reached() >= self.last
     }
 
     /// Nothing behind this sequence is taken before it is asked for any more.

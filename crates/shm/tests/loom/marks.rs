@@ -77,10 +77,10 @@ impl World {
             Seeded::NotedLate => ready.look_and_note_late(),
             _ => ready.look(Look::Marked),
         }
-        while let Some(place) = ready.pop() {
-            let read = self.words[place].load(Ordering::Acquire);
-            found[place] |= read == 1;
-            ready.rest(place, read);
+        while let Some(turn) = ready.pop() {
+            let read = self.words[turn.place].load(Ordering::Acquire);
+            found[turn.place] |= read == 1;
+            ready.rest(turn, read);
         }
     }
 }
