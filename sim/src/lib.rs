@@ -3,7 +3,7 @@
 //! A [`World`] holds hosts. Each host has a node, which drives sessions and links as the runtime does, and a memory
 //! that outlives the node: publishers' rings, relay rings, subscribers. Between the hosts is a [`Network`] of byte
 //! streams on which everything goes wrong that can. [`Checks`] judge what was seen. Stories tell one scenario each
-//! through [`Cluster`]; [`swarm`] makes random ones. [`real`] is the second floor: the runtime that ships, with real
+//! through [`Cluster`]; [`swarm`] makes random ones. [`gossip`] is a world of artifacts, with lines of a rate. [`real`] is the second floor: the runtime that ships, with real
 //! rings in memory, over the network in memory of `busway-io`.
 //!
 //! Invariant: the same seed gives the same run, event for event.
@@ -16,6 +16,7 @@ mod crowd;
 pub mod day;
 mod fault;
 mod few;
+pub mod gossip;
 pub mod machine;
 mod memory;
 mod message;

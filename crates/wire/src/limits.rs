@@ -472,6 +472,18 @@ pub const GOSSIP_PULLS_OF_PEER_MAX: usize = 8;
 /// answered, and blamed on who asked.
 pub const GOSSIP_SERVED_MAX: usize = 64;
 
+/// Nanoseconds over which it is measured how fast bytes of artifacts come. No more is asked for at a time than comes in a second, so that who is asked answers soon.
+pub const GOSSIP_RATE_NS: u64 = 250_000_000;
+
+/// The same in bytes before anything was measured, and at least: four of the largest.
+pub const GOSSIP_OWED_BYTES_FIRST: u64 = 4 * ARTIFACT_WHOLE_BYTES_MAX;
+
+/// As [`GOSSIP_OWED_BYTES_FIRST`], however slowly they come; two requests at a time in any case.
+pub const GOSSIP_OWED_BYTES_MIN: u64 = 64 << 10;
+
+/// Nanoseconds for which all that is owed can excuse who is silent, at most: it excuses as long as it takes at the rate at which bytes come.
+pub const GOSSIP_PATIENCE_NS_MAX: u64 = 10_000_000_000;
+
 /// Milliseconds of silence of a peer that owes bytes, after which others are asked for them.
 pub const GOSSIP_STALL_MS: u64 = 2_000;
 

@@ -7,10 +7,10 @@
 use alloc::vec::Vec;
 
 use busway_wire::gossip::{
-    Describe, Exchange, Mark, Marks, NodeIndex, Reference, Slot, Standing, Tell, Word,
+    Describe, Epoch, Exchange, Mark, Marks, NodeIndex, Reference, Slot, Standing, Tell, Word,
 };
 use busway_wire::limits::{
-    GOSSIP_AGAIN_MS, GOSSIP_ASK_MS, GOSSIP_HANDLED_MS, GOSSIP_HANDLED_TELLS, GOSSIP_MARKS_MS,
+    GOSSIP_AGAIN_MS, GOSSIP_ASK_MS, GOSSIP_HANDLED_MS, GOSSIP_HANDLED_TELLS, GOSSIP_MARKS_INSIDE_MS,
 };
 
 use crate::gossip::due::Due;
@@ -34,7 +34,7 @@ impl Gossip {
             return self.blame(from, Fault::Order, out);
         }
         match word {
-            Word::Exchange(exchange) => self.hear_exchange(from, exchange, out),
+            Word::Exchange(exchange) => self.hear_exchange(now, from, exchange, out),
             Word::Tell(tell) => self.hear_tell(now, from, tell, out),
             Word::Handled { tells } => {
                 let handled = peer.reader.as_mut().map(|reader| reader.handled(tells));
@@ -67,9 +67,11 @@ impl Gossip {
         }
     }
 
-    fn hear_exchange(&mut self, from: NodeIndex, exchange: Exchange, out: &mut Vec<Output>) {
+    fn hear_exchange(&mut self, now: Time, from: NodeIndex, exchange: Exchange, out: &mut Vec<Output>) {
+        let marked = self.known.marked;
         let gone = self.known.begin(from, exchange.epoch, &mut self.flows);
         self.gone(gone, out);
+        self.marked_since(now, marked);
         let ours = self.ours();
         if let Some(peer) = self.peers.get_mut(&from) {
             peer.reader.get_or_insert_default().begin(exchange, ours);
@@ -103,10 +105,7 @@ impl Gossip {
         let (mut gone, marked) = (Vec::new(), self.known.marked);
         let applied = self.known.apply(now, from, (node, slot), &mut self.flows, &mut gone);
         self.gone(gone, out);
-        if self.known.marked > marked {
-            // Others were told that we have it.
-            self.marks_by(now, GOSSIP_MARKS_MS);
-        }
+        self.marked_since(now, marked);
         self.counts.told_of += 1;
         match applied {
             Applied::Handled => {
@@ -122,6 +121,23 @@ impl Gossip {
             }
         }
         applied
+    }
+
+    /// What others were told of us may have changed.
+    fn marked_since(&mut self, now: Time, marked: u64) {
+        if self.known.marked > marked {
+            self.marks_by(now, GOSSIP_MARKS_INSIDE_MS);
+        }
+    }
+
+    /// A node of which others speak is at this start of it; whether what they say means anything.
+    fn hear_of(&mut self, now: Time, node: NodeIndex, epoch: Epoch, out: &mut Vec<Output>) -> bool {
+        let marked = self.known.marked;
+        let linked = self.peers.get(&node).is_some_and(|peer| peer.reader.is_some());
+        let (sound, gone) = self.known.hear_of(node, epoch, linked, &mut self.flows);
+        self.gone(gone, out);
+        self.marked_since(now, marked);
+        sound
     }
 
     /// Who had said that it has what is known now, has it.
@@ -142,6 +158,9 @@ impl Gossip {
             if marked.node == from {
                 self.blame(from, Fault::Forged, out);
                 continue;
+            }
+            if marked.marks.is_empty() && marked.node != self.config.node {
+                self.hear_of(now, marked.node, marked.epoch, out);
             }
             for Mark { slot, version, standing } in marked.marks {
                 self.counts.marks_heard += 1;
@@ -192,16 +211,23 @@ impl Gossip {
             if holds {
                 entry.holders.insert(from);
             } else if entry.version <= of.version {
-                entry.holders.remove(from);
+                entry.lacked_by(from);
             }
             self.pulls.holder(key, from, holds);
+        }
+        if has && self.known.is_over(of) {
+            // It would else learn of the end from the origin alone.
+            if let Some(peer) = self.peers.get_mut(&from) {
+                peer.describe(&[of]);
+            }
+            return;
         }
         let newer = version.is_none_or(|version| version < of.version);
         // Who speaks for itself will tell us; but who is told by it before us may have it first.
         let told = origin.is_some_and(|origin| linked && origin.since().0 >= of.version);
         if newer && !told && (has || !linked) {
             let at = if linked { now.after_ms(GOSSIP_ASK_MS) } else { now };
-            let asked = self.peers.get_mut(&from).is_some_and(|peer| peer.ask(of, at));
+            let asked = self.peers.get_mut(&from).is_some_and(|peer| peer.ask(of, standing, at));
             if !asked {
                 let marks = self.known.origins.get(&from).map_or(0, |origin| origin.since().1);
                 self.known.lose_marks(from, marks);
@@ -215,10 +241,7 @@ impl Gossip {
         if node == from || node == self.config.node {
             return self.blame(from, Fault::Forged, out);
         }
-        let linked = self.peers.get(&node).is_some_and(|peer| peer.reader.is_some());
-        let (sound, gone) = self.known.hear_of(node, epoch, linked, &mut self.flows);
-        self.gone(gone, out);
-        if !sound {
+        if !self.hear_of(now, node, epoch, out) {
             self.counts.told_of += slots.len() as u64;
             self.counts.coalesced += slots.len() as u64;
             return;
@@ -227,7 +250,7 @@ impl Gossip {
             let key = Key { node, slot: slot.slot };
             let offered = slot.offer.is_some();
             match self.apply(now, from, node, slot, out) {
-                Applied::Handled | Applied::Coalesced if offered => {
+                Applied::Handled | Applied::Coalesced if offered && self.described(from, key) => {
                     if let Some(entry) = self.known.entry_mut(key) {
                         entry.holders.insert(from);
                     }
@@ -237,6 +260,10 @@ impl Gossip {
                 Applied::Handled | Applied::Coalesced | Applied::Dropped(_) => {}
             }
         }
+    }
+
+    fn described(&mut self, from: NodeIndex, key: Key) -> bool {
+        self.peers.get_mut(&from).is_some_and(|peer| peer.described(key))
     }
 
     fn hear_chunk(
@@ -261,9 +288,16 @@ impl Gossip {
                 self.counts.bytes_wasted += size;
                 self.blame(from, Fault::Chunk, out);
             }
-            Came::Corrupt { by } => {
+            Came::Misplaced { key } => {
                 self.counts.bytes_wasted += size;
-                if let Some(node) = by {
+                if self.known.is_first_hand(key) {
+                    self.blame(from, Fault::Chunk, out);
+                }
+            }
+            Came::Corrupt { key, by } => {
+                self.counts.bytes_wasted += size;
+                // Where its origin has not said what it is, who has may be wrong.
+                if let Some(node) = by.filter(|_| self.known.is_first_hand(key)) {
                     self.blame(node, Fault::Corrupt, out);
                 }
             }

@@ -29,6 +29,9 @@ use crate::time::{PeerId, Time};
 /// A mark in a word takes at most so much, and its node as much again.
 const MARK_BYTES: usize = 18;
 
+/// Where a node that began anew stands in the order of marks: in the place of a slot that no table is large enough to have.
+const NEWS: SlotNumber = SlotNumber(u32::MAX);
+
 /// A slot of a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Key {
@@ -47,6 +50,8 @@ pub(super) struct Origin {
     /// From where on something was dropped, of its slots and of its marks.
     slots_lost: Option<u64>,
     marks_lost: Option<u64>,
+    /// Its place in the order of marks since it began anew, or 0.
+    news: u64,
 }
 
 impl Origin {
@@ -93,8 +98,9 @@ pub(super) struct Entry {
     declined: bool,
     /// Who has said that it has the bytes.
     pub(super) holders: Nodes,
-    /// Whom we have said that we have them.
+    /// Whom we have said that we have them, as it is now, and as it was at an earlier version.
     told: Nodes,
+    knew: Nodes,
     /// Its place in the order of marks, or 0.
     mark: u64,
 }
@@ -147,6 +153,22 @@ impl Known {
         entry.artifact.as_deref().filter(|_| origin.epoch == of.epoch)
     }
 
+    /// Whether this was withdrawn, as far as we know.
+    pub(super) fn is_over(&self, of: Reference) -> bool {
+        let Some(origin) = self.origins.get(&of.node).filter(|origin| origin.epoch == of.epoch) else {
+            return false;
+        };
+        match self.entries.get(&Key::of(of)) {
+            Some(entry) => entry.version > of.version && entry.artifact.is_none() && !entry.declined,
+            None => of.version <= origin.since().0,
+        }
+    }
+
+    /// Whether its own node has said what stands there.
+    pub(super) fn is_first_hand(&self, key: Key) -> bool {
+        self.entries.get(&key).is_some_and(|entry| entry.first_hand)
+    }
+
     /// How many entries there are.
     pub(super) fn len(&self) -> usize {
         self.entries.len()
@@ -165,12 +187,18 @@ impl Known {
             origin.first_hand = true;
             return Vec::new();
         }
-        *origin = Origin { epoch: origin.epoch, first_hand: true, ..Origin::default() };
+        let news = origin.news;
         let gone = self.forget(node, flows);
-        self.origins.entry(node).or_default().epoch = epoch;
+        // Who has no link to it may know it as it was, of others who have begun anew since.
+        self.marks.remove(&news);
+        self.marked += 1;
+        self.marks.insert(self.marked, Key { node, slot: NEWS });
+        let origin = Origin { epoch, first_hand: true, news: self.marked, ..Origin::default() };
+        self.origins.insert(node, origin);
         for entry in self.entries.values_mut() {
             entry.holders.remove(node);
             entry.told.remove(node);
+            entry.knew.remove(node);
         }
         gone
     }
@@ -209,16 +237,19 @@ impl Known {
             None if slot.version <= heard => return Applied::Coalesced,
             None => {}
         }
-        let before = self.entries.get(&key).map(|entry| (entry.first_hand, entry.version, entry.told));
+        let before = self.entries.get(&key).map(|entry| {
+            // Who has it may know of its end by us alone.
+            (entry.first_hand, entry.version, entry.knew.with(&entry.told).with(&entry.holders))
+        });
         if !first_hand && let Some((true, version, _)) = before {
             // If it was not true, its node will say again what is.
             self.lose_slots(node, version.saturating_sub(1));
         }
-        let told = before.map(|(_, _, told)| told).unwrap_or_default();
+        let knew = before.map(|(_, _, knew)| knew).unwrap_or_default();
         gone.extend(self.remove(key, flows));
         match slot.offer {
-            None if told.is_empty() && first_hand => Applied::Handled,
-            offer => self.insert(now, (key, slot.version, offer), (teller, told), flows),
+            None if knew.is_empty() && first_hand => Applied::Handled,
+            offer => self.insert(now, (key, slot.version, offer), (teller, knew), flows),
         }
     }
 
@@ -226,7 +257,7 @@ impl Known {
         &mut self,
         now: Time,
         (key, version, offer): (Key, u64, Option<Offer>),
-        (teller, told): (NodeIndex, Nodes),
+        (teller, knew): (NodeIndex, Nodes),
         flows: &mut Flows,
     ) -> Applied {
         let first_hand = teller == key.node;
@@ -234,6 +265,9 @@ impl Known {
             Some(artifact) if Travel::of(artifact.size) == Travel::Pieces => (None, true),
             artifact => (artifact, false),
         };
+        if too_large && !first_hand {
+            return Applied::Dropped(Why::Size);
+        }
         let bytes = artifact.as_ref().map_or_else(cost_of_nothing, Artifact::cost);
         let charge = Charge { flow: Flow::Advert, peer: peer(teller), bytes };
         if flows.charge(charge).is_err() {
@@ -242,8 +276,7 @@ impl Known {
             }
             return Applied::Dropped(Why::Room);
         }
-        let live = artifact.is_some();
-        if live {
+        if artifact.is_some() {
             self.fresh.insert(key);
         }
         let entry = Entry {
@@ -256,12 +289,12 @@ impl Known {
             artifact: artifact.map(Box::new),
             declined: too_large,
             holders: Nodes::default(),
-            told: if live { Nodes::default() } else { told },
+            told: Nodes::default(),
+            knew,
             mark: 0,
         };
-        let marked = !entry.told.is_empty();
         self.entries.insert(key, entry);
-        if marked {
+        if !knew.is_empty() {
             self.mark(key);
         }
         if too_large { Applied::Dropped(Why::Size) } else { Applied::Handled }
@@ -414,7 +447,14 @@ impl Known {
                 break;
             }
             reader.marks = *at;
-            let Some(entry) = self.entries.get_mut(key) else { continue };
+            let Some(entry) = self.entries.get_mut(key) else {
+                // Only which start it is: what was said of another is over.
+                if to != key.node {
+                    bytes += room;
+                    marks.entry(key.node).or_default();
+                }
+                continue;
+            };
             let Some(standing) = entry.standing(now, *key, to, reader) else { continue };
             if entry.is_spent() {
                 spent.push(*key);
@@ -453,7 +493,7 @@ impl Known {
         let (version, offer) = match self.entries.get(&Key::of(of)) {
             Some(entry) if entry.declined => return None,
             Some(entry) => (entry.version, entry.artifact.as_deref().map(Artifact::said)),
-            None if of.version <= origin.since().0 => (of.version, None),
+            None if of.version <= origin.since().0 => (origin.since().0, None),
             None => return None,
         };
         Some(Slot { slot: of.slot, version, offer })
@@ -518,14 +558,18 @@ impl Entry {
 
     /// It was withdrawn, and there is nobody left to tell.
     fn is_spent(&self) -> bool {
-        self.artifact.is_none() && !self.declined && self.first_hand && self.told.is_empty()
+        self.artifact.is_none()
+            && !self.declined
+            && self.first_hand
+            && self.told.is_empty()
+            && self.knew.is_empty()
     }
 
     fn says(&self, offer: Option<&Offer>) -> bool {
         match (&self.artifact, offer) {
             (None, None) => true,
-            (None, Some(_)) => self.declined,
-            (Some(_), None) => false,
+            // It was declined for what others said that it is.
+            (None, Some(_)) | (Some(_), None) => false,
             (Some(artifact), Some(offer)) => artifact.said() == *offer,
         }
     }
@@ -541,10 +585,24 @@ impl Entry {
             };
         }
         if !self.has_body() {
-            return self.told.remove(to).then_some(Standing::Lacks);
+            let told = self.told.remove(to);
+            return (self.knew.remove(to) || told).then_some(Standing::Lacks);
         }
         let wanted = self.artifact.as_ref().is_some_and(|a| reader.admits(now, &a.topic, self.since));
-        (wanted && !self.holders.has(to) && self.told.insert(to)).then_some(Standing::Has)
+        let knew = self.knew.remove(to);
+        if wanted && !self.holders.has(to) && self.told.insert(to) {
+            return Some(Standing::Has);
+        }
+        (knew && !wanted).then_some(Standing::Lacks)
+    }
+
+    /// A peer has said that it has it no more: it need not be told so.
+    pub(super) fn lacked_by(&mut self, node: NodeIndex) {
+        self.holders.remove(node);
+        if self.artifact.is_none() {
+            self.told.remove(node);
+            self.knew.remove(node);
+        }
     }
 
     /// Charges its bytes, which are to come; whether there is room.

@@ -57,6 +57,14 @@ impl Nodes {
         self.0.iter().map(|word| word.count_ones() as usize).sum()
     }
 
+    /// Those of either set.
+    #[must_use]
+    pub fn with(&self, others: &Nodes) -> Nodes {
+        let mut both = *self;
+        both.0.iter_mut().zip(others.0).for_each(|(word, other)| *word |= other);
+        both
+    }
+
     /// Those of this set that are not in `others`.
     #[must_use]
     pub fn without(&self, others: &Nodes) -> Nodes {
@@ -67,8 +75,13 @@ impl Nodes {
 
     /// All of them, in order.
     pub fn iter(&self) -> impl Iterator<Item = NodeIndex> + use<> {
-        let set = *self;
-        (0..=u8::MAX).map(NodeIndex).filter(move |node| set.has(*node))
+        let mut left = self.0;
+        core::iter::from_fn(move || {
+            let word = left.iter().position(|word| *word != 0)?;
+            let bit = left[word].trailing_zeros();
+            left[word] &= left[word] - 1;
+            u8::try_from(word * 64 + bit as usize).ok().map(NodeIndex)
+        })
     }
 }
 

@@ -2,10 +2,10 @@
 //!
 //! Invariant: every list here has a limit; who wants more is refused.
 
-use alloc::collections::{BTreeMap, VecDeque};
+use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::vec::Vec;
 
-use busway_wire::gossip::{Reference, Word};
+use busway_wire::gossip::{Reference, Standing, Word};
 use busway_wire::limits::{GOSSIP_ASKS_MAX, GOSSIP_SERVED_MAX, GOSSIP_WORD_ENTRIES_MAX};
 
 use crate::gossip::due::Due;
@@ -31,7 +31,9 @@ pub(super) struct Peer {
     pub(super) tells: u64,
     pub(super) handled: Due,
     /// What it has and we do not know: it is asked when its origin has not told us by then.
-    asks: BTreeMap<Key, Reference>,
+    asks: BTreeMap<Key, (Reference, Standing)>,
+    /// What it was asked because it has it.
+    asked: BTreeSet<Key>,
     pub(super) asks_due: Due,
     /// What it asked us.
     pub(super) describing: VecDeque<Reference>,
@@ -47,18 +49,24 @@ impl Peer {
     }
 
     /// It is to be asked what that is; whether there is room for the question.
-    pub(super) fn ask(&mut self, of: Reference, at: Time) -> bool {
+    pub(super) fn ask(&mut self, of: Reference, standing: Standing, at: Time) -> bool {
         if self.asks.len() >= GOSSIP_ASKS_MAX {
             return false;
         }
-        self.asks.insert(Key::of(of), of);
+        self.asks.insert(Key::of(of), (of, standing));
         self.asks_due.by(at);
         true
     }
 
     /// What it has of that slot, which is known now: it need not be asked.
     pub(super) fn learned(&mut self, key: Key) -> Option<Reference> {
-        self.asks.remove(&key)
+        let (of, standing) = self.asks.remove(&key)?;
+        (standing == Standing::Has).then_some(of)
+    }
+
+    /// It says what stands in that slot; whether it was asked because it has it.
+    pub(super) fn described(&mut self, key: Key) -> bool {
+        self.asked.remove(&key)
     }
 
     /// Whether it has anything that it is to be asked about.
@@ -70,9 +78,12 @@ impl Peer {
     pub(super) fn next_asks(&mut self, mut open: impl FnMut(&Reference) -> bool) -> Vec<Reference> {
         let mut of = Vec::new();
         let most = GOSSIP_WORD_ENTRIES_MAX / 8;
-        while let Some((_, reference)) = self.asks.pop_first() {
+        while let Some((key, (reference, standing))) = self.asks.pop_first() {
             if open(&reference) {
                 of.push(reference);
+                if standing == Standing::Has && self.asked.len() < GOSSIP_ASKS_MAX {
+                    self.asked.insert(key);
+                }
             }
             if of.len() == most {
                 self.asks_due = Due::Now;

@@ -9,12 +9,12 @@
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::ops::Bound;
 
-use busway_wire::gossip::{ArtifactId, NodeIndex, Reference};
+use busway_wire::gossip::{ArtifactId, NodeIndex, Reference, SlotNumber};
 use busway_wire::limits::{
-    GOSSIP_FAULT_MS, GOSSIP_FAULT_MS_MAX, GOSSIP_HEDGE_MS_FIRST, GOSSIP_HEDGE_PARTS, GOSSIP_PULLS_MAX,
-    GOSSIP_PULLS_OF_PEER_MAX, GOSSIP_STALL_MS,
+    GOSSIP_FAULT_MS, GOSSIP_FAULT_MS_MAX, GOSSIP_HEDGE_MS_FIRST, GOSSIP_HEDGE_PARTS, GOSSIP_OWED_BYTES_FIRST,
+    GOSSIP_OWED_BYTES_MIN, GOSSIP_PATIENCE_NS_MAX, GOSSIP_PULLS_MAX, GOSSIP_PULLS_OF_PEER_MAX,
+    GOSSIP_RATE_NS, GOSSIP_STALL_MS,
 };
 
 use crate::artifact::{Assembly, Put};
@@ -24,8 +24,12 @@ use crate::time::Time;
 
 /// Answers of which the latencies are kept: the third largest of them is at 95 of 100.
 const LATENCIES: usize = 60;
-/// Wants that are looked at in one call: the first of all, and as many in turn, since those may all wait for one peer that is busy.
-const LOOKED_MAX: usize = 128;
+/// Who has failed us so often since it last gave us something is not asked at all while it is shunned.
+const FAULTS_MAX: u32 = 4;
+/// So many times as long as that is very late.
+const VERY_LATE: u64 = 3;
+/// Wants of one origin that are looked at in one call: as many as may be under way to one peer, and some that wait for it.
+const LOOKED_MAX: usize = 2 * GOSSIP_PULLS_OF_PEER_MAX;
 
 /// What is wanted.
 #[derive(Debug)]
@@ -38,16 +42,21 @@ struct Want {
     holders: Nodes,
     /// Who could not give it.
     failed: Nodes,
-    /// When those are asked again.
+    /// How often somebody could not, and when those are asked again.
+    faults: u32,
     again: Time,
     requests: Vec<u64>,
 }
+
+/// What is wanted of one origin, in order.
+type Waiting = BTreeSet<((u8, u64), Key)>;
 
 /// A request under way.
 #[derive(Clone, Copy, Debug)]
 struct Pull {
     key: Key,
     from: NodeIndex,
+    /// When it was asked, or last answered.
     asked: Time,
     answered: bool,
     /// What it stands for in the load of its peer.
@@ -68,6 +77,13 @@ struct Record {
     shunned: Time,
 }
 
+impl Record {
+    /// It owes us bytes, and is silent for too long then.
+    fn silent_at(&self, patience_ns: u64) -> Time {
+        Time(self.heard.after_ms(GOSSIP_STALL_MS).0.saturating_add(patience_ns))
+    }
+}
+
 /// A word for a peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Order {
@@ -85,8 +101,10 @@ pub(super) enum Came {
     /// It is the last of what was wanted.
     Whole { key: Key, body: Arc<[u8]> },
     /// It was the last, and the whole is something else: only this peer can have sent it, where one is named.
-    Corrupt { by: Option<NodeIndex> },
-    /// It is not what was asked for.
+    Corrupt { key: Key, by: Option<NodeIndex> },
+    /// It does not belong where it should.
+    Misplaced { key: Key },
+    /// It was never asked for.
     Wrong,
 }
 
@@ -94,10 +112,8 @@ pub(super) enum Came {
 #[derive(Debug, Default)]
 pub(super) struct Pulls {
     wants: BTreeMap<Key, Want>,
-    /// Those that wait for somebody to ask, in order.
-    waiting: BTreeSet<((u8, u64), Key)>,
-    /// Where the next ones in turn begin.
-    turn: Option<((u8, u64), Key)>,
+    /// Those that wait for somebody to ask, in order, by their origins, which have turns.
+    waiting: BTreeMap<NodeIndex, Waiting>,
     /// When those are asked again that have failed.
     retries: BTreeSet<(Time, Key)>,
     pulls: BTreeMap<u64, Pull>,
@@ -109,8 +125,42 @@ pub(super) struct Pulls {
     hedged: u64,
     numbered: u64,
     dice: u64,
-    /// Something has changed for those that wait.
+    /// Something has changed for those that wait, or for these alone: they are new.
     look: bool,
+    new: Vec<Key>,
+    /// Bytes that all peers owe us, and how fast they come.
+    owed: u64,
+    rate: Rate,
+}
+
+/// How fast bytes come while they are owed.
+#[derive(Clone, Copy, Debug, Default)]
+struct Rate {
+    since: Time,
+    bytes: u64,
+    /// Bytes a second, once known.
+    known: Option<u64>,
+}
+
+impl Rate {
+    /// Something is asked for, and nothing was before.
+    fn begin(&mut self, now: Time) {
+        (self.since, self.bytes) = (now, 0);
+    }
+
+    fn came(&mut self, now: Time, bytes: u64) {
+        self.bytes += bytes;
+        let took = now.since(self.since).max(1);
+        if took >= GOSSIP_RATE_NS || self.known.is_none() {
+            let rate = u128::from(self.bytes) * 1_000_000_000 / u128::from(took);
+            // A window in which little was owed says little.
+            let known = self.known.map_or(0, |known| known - known / 8);
+            self.known = Some(u64::try_from(rate).unwrap_or(u64::MAX).max(known).max(1));
+            if took >= GOSSIP_RATE_NS {
+                self.begin(now);
+            }
+        }
+    }
 }
 
 impl Pulls {
@@ -145,20 +195,21 @@ impl Pulls {
         let key = Key::of(of);
         let class = how.class();
         if let Some(want) = self.wants.get_mut(&key) {
-            let waits = self.waiting.remove(&(want.place, key));
+            let waits = unwait(&mut self.waiting, want.place, key);
             want.place.0 = class;
             if waits {
-                self.waiting.insert((want.place, key));
+                wait(&mut self.waiting, want.place, key);
             }
             return;
         }
         self.numbered += 1;
         let place = (class, self.numbered);
         let assembly = Assembly::new(id, size);
-        let (failed, again, requests) = (Nodes::default(), Time(0), Vec::new());
-        self.wants.insert(key, Want { of, place, size, assembly, holders, failed, again, requests });
-        self.waiting.insert((place, key));
-        self.look = true;
+        let (failed, faults, again, requests) = (Nodes::default(), 0, Time(0), Vec::new());
+        let want = Want { of, place, size, assembly, holders, failed, faults, again, requests };
+        self.wants.insert(key, want);
+        wait(&mut self.waiting, place, key);
+        self.new.push(key);
     }
 
     /// Nobody wants it any more; its requests are taken back.
@@ -188,11 +239,15 @@ impl Pulls {
 
     /// Asks whoever can be asked now.
     pub(super) fn schedule(&mut self, now: Time, out: &mut Vec<Order>) {
-        if !core::mem::take(&mut self.look) {
+        let new = core::mem::take(&mut self.new);
+        let look = core::mem::take(&mut self.look);
+        let able = |record: &Record| record.linked && record.pulls < GOSSIP_PULLS_OF_PEER_MAX;
+        if !self.records.values().any(able) {
             return;
         }
-        for key in self.looked_at() {
-            if self.pulls.len() >= GOSSIP_PULLS_MAX {
+        let keys = if look { self.looked_at() } else { new };
+        for key in keys {
+            if !self.has_room() {
                 return;
             }
             if let Some(from) = self.choose(now, key, None) {
@@ -201,16 +256,32 @@ impl Pulls {
         }
     }
 
+    /// No more is asked for than comes in a second, as far as that is known: what waits for others is late through no fault of who is asked.
+    fn has_room(&self) -> bool {
+        let bytes = self.rate.known.unwrap_or(GOSSIP_OWED_BYTES_FIRST).max(GOSSIP_OWED_BYTES_MIN);
+        self.pulls.len() < 2 || (self.pulls.len() < GOSSIP_PULLS_MAX && self.owed < bytes)
+    }
+
+    /// How much longer than usual an answer may take, because of all that comes before it.
+    fn patience_ns(&self) -> u64 {
+        let Some(rate) = self.rate.known else { return 0 };
+        let ns = u128::from(self.owed) * 1_000_000_000 / u128::from(rate);
+        u64::try_from(ns).unwrap_or(u64::MAX).min(GOSSIP_PATIENCE_NS_MAX)
+    }
+
+    /// The first of each origin, urgent ones first, then each origin in turn: who offers much keeps out nobody else.
     fn looked_at(&mut self) -> Vec<Key> {
-        let mut keys: Vec<Key> = self.waiting.iter().take(LOOKED_MAX).map(|(_, key)| *key).collect();
-        if keys.len() == LOOKED_MAX {
-            let from = self.turn.map_or(Bound::Unbounded, Bound::Excluded);
-            let turn: Vec<_> =
-                self.waiting.range((from, Bound::Unbounded)).take(LOOKED_MAX).copied().collect();
-            self.turn = turn.last().copied().filter(|_| turn.len() == LOOKED_MAX);
-            keys.extend(turn.into_iter().map(|(_, key)| key));
-        }
-        keys
+        self.dice = self.dice.wrapping_add(1);
+        let turn = self.dice.to_le_bytes()[0];
+        let first = |(node, waiting): (&NodeIndex, &Waiting)| {
+            let turn = node.0.wrapping_sub(turn);
+            let first = waiting.iter().take(LOOKED_MAX).enumerate();
+            let first: Vec<_> = first.map(|(at, ((class, _), key))| ((*class, at, turn), *key)).collect();
+            first
+        };
+        let mut keys: Vec<_> = self.waiting.iter().flat_map(first).collect();
+        keys.sort_unstable();
+        keys.into_iter().map(|(_, key)| key).collect()
     }
 
     /// Who is asked for it: of those who have it and room, who has not failed, then who owes us least.
@@ -224,17 +295,21 @@ impl Pulls {
             let record = self.records.get(&node).filter(|record| record.linked)?;
             let failed = want.failed.has(node);
             let busy = record.pulls >= GOSSIP_PULLS_OF_PEER_MAX;
-            let asked = but == Some(node) || busy || (failed && now < want.again);
             let shunned = now < record.shunned;
+            let avoided = shunned && record.faults > FAULTS_MAX;
+            let asked = but == Some(node) || busy || avoided || (failed && now < want.again);
             (!asked).then_some(((failed, shunned, record.bytes, node.0.wrapping_sub(turn)), node))
         });
         able.min_by_key(|(rank, _)| *rank).map(|(_, node)| node)
     }
 
     fn ask(&mut self, now: Time, key: Key, from: NodeIndex, out: &mut Vec<Order>) {
+        if self.pulls.is_empty() {
+            self.rate.begin(now);
+        }
         let late = Time(now.0.saturating_add(self.late_ns()));
         let Some(want) = self.wants.get_mut(&key) else { return };
-        self.waiting.remove(&(want.place, key));
+        unwait(&mut self.waiting, want.place, key);
         self.numbered += 1;
         let request = self.numbered;
         want.requests.push(request);
@@ -247,6 +322,7 @@ impl Pulls {
         }
         record.pulls += 1;
         record.bytes += bytes;
+        self.owed += bytes;
         self.late.insert((late, request));
         out.push(Order::Ask { from, request, of: want.of, offset });
     }
@@ -257,12 +333,13 @@ impl Pulls {
         let record = self.records.entry(pull.from).or_default();
         record.pulls = record.pulls.saturating_sub(1);
         record.bytes = record.bytes.saturating_sub(pull.bytes);
+        self.owed = self.owed.saturating_sub(pull.bytes);
         self.late.retain(|(_, late)| *late != request);
         self.look = true;
         if let Some(want) = self.wants.get_mut(&pull.key) {
             want.requests.retain(|other| *other != request);
             if want.requests.is_empty() {
-                self.waiting.insert((want.place, pull.key));
+                wait(&mut self.waiting, want.place, pull.key);
             }
         }
         Some(pull)
@@ -276,6 +353,7 @@ impl Pulls {
         (offset, bytes): (u64, &[u8]),
         out: &mut Vec<Order>,
     ) -> Came {
+        self.rate.came(now, bytes.len() as u64);
         let Some(pull) = self.pulls.get_mut(&request) else {
             return if request <= self.numbered { Came::Late } else { Came::Wrong };
         };
@@ -289,11 +367,15 @@ impl Pulls {
         let record = self.records.entry(from).or_default();
         record.bytes = record.bytes.saturating_sub(taken);
         record.heard = now;
+        self.owed = self.owed.saturating_sub(taken);
+        pull.asked = now;
         if first {
             self.learn(latency);
-            self.late.retain(|(_, late)| *late != request);
             self.cancel_others(key, request, out);
         }
+        // The next chunk has as long.
+        self.late.retain(|(_, late)| *late != request);
+        self.late.insert((Time(now.0.saturating_add(self.late_ns())), request));
         let Some(want) = self.wants.get_mut(&key) else { return Came::Late };
         match want.assembly.put(from, offset, bytes) {
             Put::More => Came::Useful,
@@ -309,13 +391,13 @@ impl Pulls {
                 let by = of.iter().next().filter(|_| of.len() == 1);
                 self.end(request);
                 self.fault(now, key, by.unwrap_or(from), by.is_some());
-                Came::Corrupt { by }
+                Came::Corrupt { key, by }
             }
             Put::Misplaced => {
                 self.end(request);
                 self.fault(now, key, from, true);
                 out.push(Order::Cancel { from, request });
-                Came::Wrong
+                Came::Misplaced { key }
             }
         }
     }
@@ -336,7 +418,8 @@ impl Pulls {
 
     /// Looks at the time: who is silent for too long, whose answers are late, who may be asked again.
     pub(super) fn tick(&mut self, now: Time, stalled: &mut Vec<NodeIndex>, out: &mut Vec<Order>) {
-        let silent = |record: &Record| record.pulls > 0 && now >= record.heard.after_ms(GOSSIP_STALL_MS);
+        let patience = self.patience_ns();
+        let silent = |record: &Record| record.pulls > 0 && now >= record.silent_at(patience);
         let silent: Vec<NodeIndex> =
             self.records.iter().filter(|(_, record)| silent(record)).map(|(node, _)| *node).collect();
         for node in silent {
@@ -363,7 +446,8 @@ impl Pulls {
 
     pub(super) fn deadline(&self) -> Option<Time> {
         let owing = self.records.values().filter(|record| record.pulls > 0);
-        let silent = owing.map(|record| record.heard.after_ms(GOSSIP_STALL_MS)).min();
+        let patience = self.patience_ns();
+        let silent = owing.map(|record| record.silent_at(patience)).min();
         let late = self.late.first().map(|(at, _)| *at);
         let again = self.retries.first().map(|(at, _)| *at);
         [silent, late, again].into_iter().flatten().min()
@@ -371,24 +455,36 @@ impl Pulls {
 
     fn forget(&mut self, key: Key) {
         if let Some(want) = self.wants.remove(&key) {
-            self.waiting.remove(&(want.place, key));
+            unwait(&mut self.waiting, want.place, key);
             self.retries.remove(&(want.again, key));
         }
     }
 
-    /// One other is asked for what is late, if that happens rarely.
+    /// One other is asked for what is late, if that happens rarely; for what is very late, in the place of who was asked.
     fn hedge(&mut self, now: Time, request: u64, out: &mut Vec<Order>) {
         let Some(pull) = self.pulls.get(&request).copied() else { return };
-        let single = self.wants.get(&pull.key).is_some_and(|want| want.requests.len() == 1);
-        let rare = self.hedged * GOSSIP_HEDGE_PARTS <= self.answers;
-        if !single || !rare || self.pulls.len() >= GOSSIP_PULLS_MAX {
-            return;
-        }
-        let Some(from) = self.choose(now, pull.key, Some(pull.from)) else { return };
-        let fresh = self.wants.get(&pull.key).is_some_and(|want| !want.failed.has(from));
-        if fresh {
-            self.hedged += 1;
-            self.ask(now, pull.key, from, out);
+        let Some(want) = self.wants.get(&pull.key).filter(|want| want.requests.len() == 1) else { return };
+        let failed = want.failed;
+        let very = Time(pull.asked.0.saturating_add(self.late_ns().saturating_mul(VERY_LATE)));
+        let very = Time(very.0.saturating_add(self.patience_ns()));
+        let rare = self.hedged * GOSSIP_HEDGE_PARTS <= self.answers && self.pulls.len() < GOSSIP_PULLS_MAX;
+        let other = self.choose(now, pull.key, Some(pull.from)).filter(|other| !failed.has(*other));
+        match other {
+            Some(other) if now >= very => {
+                self.end(request);
+                out.push(Order::Cancel { from: pull.from, request });
+                self.fault(now, pull.key, pull.from, true);
+                self.ask(now, pull.key, other, out);
+            }
+            Some(other) if rare && !pull.answered => {
+                self.hedged += 1;
+                self.ask(now, pull.key, other, out);
+            }
+            // Later, then; where nobody else has it there is nothing to do but wait.
+            Some(_) | None if now < very => {
+                self.late.insert((very, request));
+            }
+            Some(_) | None => {}
         }
     }
 
@@ -409,16 +505,17 @@ impl Pulls {
         if let Some(want) = self.wants.get_mut(&key) {
             want.failed.insert(node);
             self.retries.remove(&(want.again, key));
-            want.again = now.after_ms(GOSSIP_FAULT_MS);
+            want.again = now.after_ms(pause_ms(want.faults));
+            want.faults = want.faults.saturating_add(1);
             self.retries.insert((want.again, key));
         }
     }
 
     fn shun(&mut self, now: Time, node: NodeIndex) {
         let record = self.records.entry(node).or_default();
-        let ms = GOSSIP_FAULT_MS.saturating_mul(1 << record.faults.min(16)).min(GOSSIP_FAULT_MS_MAX);
+        record.shunned = now.after_ms(pause_ms(record.faults));
         record.faults = record.faults.saturating_add(1);
-        record.shunned = now.after_ms(ms);
+        self.retries.insert((record.shunned, Key { node, slot: SlotNumber(0) }));
     }
 
     fn learn(&mut self, latency: u64) {
@@ -442,8 +539,26 @@ impl Pulls {
 
     /// Requests under way, others that were asked beside them, and what waits.
     pub(super) fn usage(&self) -> (usize, u64, usize) {
-        (self.pulls.len(), self.hedged, self.waiting.len())
+        (self.pulls.len(), self.hedged, self.waiting.values().map(BTreeSet::len).sum())
     }
+}
+
+fn wait(waiting: &mut BTreeMap<NodeIndex, Waiting>, place: (u8, u64), key: Key) {
+    waiting.entry(key.node).or_default().insert((place, key));
+}
+
+fn unwait(waiting: &mut BTreeMap<NodeIndex, Waiting>, place: (u8, u64), key: Key) -> bool {
+    let Some(of_origin) = waiting.get_mut(&key.node) else { return false };
+    let waited = of_origin.remove(&(place, key));
+    if of_origin.is_empty() {
+        waiting.remove(&key.node);
+    }
+    waited
+}
+
+/// How long who has failed so often is left alone, in milliseconds.
+fn pause_ms(faults: u32) -> u64 {
+    GOSSIP_FAULT_MS.saturating_mul(1 << faults.min(16)).min(GOSSIP_FAULT_MS_MAX)
 }
 
 impl Interest {

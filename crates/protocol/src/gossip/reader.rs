@@ -120,7 +120,8 @@ impl Reader {
     ) -> bool {
         let Some(own) = table.slot(slot) else { return true };
         let wanted = own.offered.as_ref().filter(|offered| self.admits(now, &offered.topic, own.since));
-        if wanted.is_none() && !self.resumed && !self.live.has(slot) {
+        // What was withdrawn it may know of others, whatever we told it; what it does not want only of us.
+        if own.offered.is_some() && wanted.is_none() && !self.resumed && !self.live.has(slot) {
             return true;
         }
         let more = wanted.map_or(24, Offered::said_bytes);

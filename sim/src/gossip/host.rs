@@ -1,0 +1,149 @@
+//! One host of a swarm: its machine, its interface, and what is done to its words if it is hostile.
+//!
+//! Invariant: a sound host says what its machine says and nothing else.
+
+use std::collections::BTreeSet;
+
+use busway_protocol::Time;
+use busway_protocol::flow::{Budget, Flow, Limits, Rule, WhenFull};
+use busway_protocol::gossip::{
+    Advert, Config, Epoch, Gossip, Input, Interest, Lane, NodeIndex, Nodes, Output,
+};
+use busway_wire::gossip::Word;
+
+use super::Terms;
+use super::vice::Mischief;
+
+/// One of them.
+#[derive(Debug)]
+pub(super) struct Host {
+    pub(super) gossip: Gossip,
+    index: u8,
+    epoch: u64,
+    /// Whom it has ever had a line to.
+    pub(super) peers: BTreeSet<u8>,
+    /// Whom it said something to last.
+    pub(super) turn: u8,
+    /// Bytes a second of its interface, each way; when it is free to send, and to receive.
+    pub(super) rate: u64,
+    pub(super) busy_until: Time,
+    pub(super) taken_until: Time,
+    wake: Option<Time>,
+    mischief: Option<Mischief>,
+}
+
+impl Host {
+    pub(super) fn new(terms: &Terms, index: u8) -> Host {
+        let vice = terms.vices.iter().find(|(of, _)| *of == index).map(|(_, vice)| *vice);
+        Host {
+            gossip: machine(terms, index, 1),
+            index,
+            epoch: 1,
+            peers: BTreeSet::new(),
+            turn: 0,
+            rate: terms.rate,
+            busy_until: Time(0),
+            taken_until: Time(0),
+            wake: None,
+            mischief: vice.map(|vice| Mischief::new(vice, terms.seed ^ u64::from(index))),
+        }
+    }
+
+    pub(super) fn restart(&mut self, terms: &Terms) {
+        self.epoch += 1;
+        self.gossip = machine(terms, self.index, self.epoch);
+    }
+
+    /// Something happens to the machine, and its user judges what it is asked about.
+    pub(super) fn handle(&mut self, now: Time, input: Input<'_>) -> Vec<Output> {
+        let mut out = Vec::new();
+        self.gossip.handle(now, input, &mut out);
+        while let Some(Advert { of, topic, .. }) = self.gossip.next_advert() {
+            let interest = interest_in(topic.as_str());
+            self.gossip.handle(now, Input::Judged { of, interest }, &mut out);
+        }
+        out
+    }
+
+    /// What it says next to a peer on this lane.
+    pub(super) fn say(&mut self, now: Time, to: u8, lane: Lane) -> Option<(Word, Vec<u8>)> {
+        let Some(mischief) = &mut self.mischief else {
+            let said = self.gossip.transmit(now, NodeIndex(to), lane)?;
+            let following = said.following().to_vec();
+            return Some((said.word, following));
+        };
+        if let Some(word) = mischief.of_its_own(now, to, lane) {
+            return Some(word);
+        }
+        loop {
+            if mischief.holds_back(now, lane) {
+                return None;
+            }
+            let said = self.gossip.transmit(now, NodeIndex(to), lane)?;
+            let following = said.following().to_vec();
+            if let Some(word) = mischief.turn(now, to, said.word, following) {
+                return Some(word);
+            }
+        }
+    }
+
+    /// A hostile host hears what others say.
+    pub(super) fn overhear(&mut self, from: u8, word: &Word) {
+        let peers: Vec<u8> = self.peers.iter().copied().collect();
+        if let Some(mischief) = &mut self.mischief {
+            mischief.overhear(NodeIndex(from), word, NodeIndex(self.index), &peers);
+        }
+    }
+
+    /// All peers, beginning behind the one of the last turn.
+    pub(super) fn in_turn(&self) -> impl Iterator<Item = u8> {
+        let later = self.peers.range(self.turn.saturating_add(1)..);
+        let earlier = self.peers.range(..=self.turn);
+        later.chain(earlier).copied()
+    }
+
+    /// When it must be woken, if that is earlier than it will be.
+    pub(super) fn arm(&mut self, now: Time) -> Option<Time> {
+        let machine = self.gossip.deadline().map(|(at, _)| at);
+        let mischief = self.mischief.as_ref().and_then(|mischief| mischief.deadline(now));
+        let at = [machine, mischief].into_iter().flatten().min()?.max(Time(now.0 + 1));
+        if self.wake.is_some_and(|wake| wake <= at && wake > now) {
+            return None;
+        }
+        self.wake = Some(at);
+        Some(at)
+    }
+
+    /// Whether this is when it wanted to be woken.
+    pub(super) fn woken(&mut self, now: Time) -> bool {
+        let due = self.wake.is_some_and(|wake| wake <= now);
+        if due {
+            self.wake = None;
+        }
+        due
+    }
+}
+
+fn machine(terms: &Terms, index: u8, epoch: u64) -> Gossip {
+    let members: Nodes = (0..terms.nodes).filter(|other| *other != index).map(NodeIndex).collect();
+    let mut config = Config::new(NodeIndex(index), Epoch(epoch), members);
+    let limit = Budget { messages: 1_000_000, bytes: terms.budget };
+    let mut limits = Limits::default();
+    limits.set(Flow::Advert, Rule { limit, when_full: WhenFull::Drop }).expect("a limit");
+    limits.set(Flow::Chunk, Rule { limit, when_full: WhenFull::Wait }).expect("a limit");
+    config.limits = limits;
+    config.seed = terms.seed ^ u64::from(index) << 8;
+    config.filter = terms.wants.get(&index).cloned();
+    Gossip::new(config)
+}
+
+/// What users want: all but what is on topics that say otherwise.
+pub(super) fn interest_in(topic: &str) -> Interest {
+    match topic.split('.').next() {
+        Some("ignored") => Interest::Drop,
+        Some("kept") => Interest::Stash,
+        Some("late") => Interest::Later,
+        Some("urgent") => Interest::FetchNow,
+        Some(_) | None => Interest::Fetch,
+    }
+}
