@@ -116,7 +116,7 @@ fn a_claim_word_has_the_bits_that_the_page_says() {
     let claim = claims.claim(1, Owner(7)).expect("it is free");
     assert_eq!(word(1), 1 << 24 | 7 << 8 | 1 << 6);
     assert!(claims.give_back(claim));
-    assert_eq!((word(1), claims.look(1)), (1 << 24 | 1, Found::Free(1)));
+    assert_eq!((word(1), claims.look(1)), (1 << 24 | 7 << 8 | 1, Found::Free(1)), "and who gave it back");
     assert!(claims.give_up(1, 10));
     assert_eq!(word(1), 1 << 24 | 3 << 6 | 10);
     let claim = claims.claim(2, Owner(9)).expect("it is free");
