@@ -722,6 +722,12 @@ impl<P: AsRef<[u8]> + Clone> Link<P> {
             && self.grant.as_ref().is_some_and(|grant| self.outgoing.has_room(source, grant))
     }
 
+    /// Whether one more message of any source may be queued, as far as that does not depend on the source.
+    pub(crate) fn has_room_for_any(&self) -> bool {
+        self.state == State::Established
+            && self.grant.as_ref().is_some_and(|grant| self.outgoing.has_room_for_any(grant))
+    }
+
     /// What may be queued of a source and goes out when it is its turn; at most so many messages in one run.
     pub(crate) fn room(&self, source: PortId) -> Room {
         let (Some(grant), Some(theirs)) = (&self.grant, &self.theirs) else { return Room::default() };

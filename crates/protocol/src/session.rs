@@ -267,7 +267,8 @@ impl<P: AsRef<[u8]> + Clone> Session<P> {
         let later = self.exports.range((after, Bound::Unbounded));
         let earlier =
             self.exports.iter().take_while(|(source, _)| self.named.is_some_and(|named| **source <= named));
-        let next = later.chain(earlier).map(|(source, _)| *source).find(|source| self.may_send(*source));
+        let mut all = later.chain(earlier).map(|(source, _)| *source);
+        let next = if self.may_any_send() { all.find(|source| self.may_send(*source)) } else { None };
         match next {
             Some(_) => self.tally.has_room(),
             None if self.is_flowing() => self.tally.starves(),
@@ -275,6 +276,14 @@ impl<P: AsRef<[u8]> + Clone> Session<P> {
         }
         self.named = next.or(self.named);
         next
+    }
+
+    /// Whether any source may send, as far as that does not depend on the source: where this says no, [`Session::may_send`]
+    /// says so of each, and of ten thousand none need be asked.
+    #[must_use]
+    pub fn may_any_send(&self) -> bool {
+        let link = self.link.as_ref().filter(|_| !self.closing);
+        self.flight < LINK_FLIGHT_MESSAGES_MAX && link.is_some_and(Link::has_room_for_any)
     }
 
     /// Whether one more message of a source may be given: it has been accepted, and has window, credit and room.

@@ -193,6 +193,23 @@ fn large_messages_that_wait_keep_out_no_source_of_small_ones() {
 }
 
 #[test]
+fn a_link_that_is_full_says_so_of_all_sources_at_once() {
+    let mut host = Host::new(64 << 20);
+    host.publish(SMALL, 10);
+    host.transmit();
+    host.session.set_bulk_room(Some(0));
+    for (source, size) in [(LARGE, MIB), (SMALL, 256)] {
+        while host.session.may_send(source) {
+            assert!(host.session.may_any_send(), "what one may is not denied to all");
+            host.publish(source, size);
+        }
+    }
+    assert!(!host.session.may_any_send() && host.session.next_source().is_none(), "neither sort has room");
+    host.transmit();
+    assert!(host.session.may_any_send() && host.session.may_send(SMALL), "small ones have gone");
+}
+
+#[test]
 fn no_more_waits_for_a_link_and_goes_at_once_than_it_is_told_from_outside() {
     for size in [1_000, MIB / 64] {
         let mut host = Host::new(64 << 20);

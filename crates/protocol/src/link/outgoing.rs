@@ -217,13 +217,24 @@ impl<P: AsRef<[u8]> + Clone> Outgoing<P> {
         } else {
             (self.waiting.rest, self.unpaid.rest)
         };
-        let full = waiting.messages >= LINK_QUEUE_MESSAGES_MAX as u64 || waiting.bytes >= self.most;
         // The next message's size is not known yet: one byte stands for it.
         let next = Amount::message(1);
-        let (mut ahead, mut spent) = (queue.under_way, unpaid);
+        let mut ahead = queue.under_way;
         ahead.add(queue.unpaid);
-        spent.add(next);
-        !full && ahead.has_room(next, queue.window) && grant.allows(spent)
+        ahead.has_room(next, queue.window) && self.takes(waiting, unpaid, grant)
+    }
+
+    /// Whether one more message of any source may be, as far as that does not depend on the source.
+    pub(crate) fn has_room_for_any(&self, grant: &Grant) -> bool {
+        self.takes(self.waiting.rest, self.unpaid.rest, grant)
+            || self.takes(self.waiting.bulk, self.unpaid.bulk, grant)
+    }
+
+    /// Whether one more message may wait beside so much of its sort, and finds credit beside what of that has none yet.
+    fn takes(&self, waiting: Amount, mut unpaid: Amount, grant: &Grant) -> bool {
+        unpaid.add(Amount::message(1));
+        let full = waiting.messages >= LINK_QUEUE_MESSAGES_MAX as u64 || waiting.bytes >= self.most;
+        !full && grant.allows(unpaid)
     }
 
     /// What of a source that has been accepted may be put into its queue and will find window and credit there.

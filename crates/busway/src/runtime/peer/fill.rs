@@ -147,12 +147,17 @@ impl Peer {
         let (mut all, mut held_up, mut bytes) = (self.pump_words(now), false, FILL_BYTES);
         let count = self.exports.count();
         let start = self.turn.min(count);
-        for places in [start..count, 0..start] {
+        'places: for places in [start..count, 0..start] {
             let mut at = places.start;
             while all < FILL_MAX
                 && bytes > 0
                 && let Some((place, source)) = self.exports.news(at..places.end)
             {
+                if !self.session.may_any_send() {
+                    // It is the first whose turn it is when the peer, or the connection, lets more go.
+                    (self.turn, held_up) = (place, true);
+                    break 'places;
+                }
                 at = place + 1;
                 self.turn = at;
                 if self.session.may_send(source) {
