@@ -30,9 +30,11 @@ use busway_wire::{Generation, Group, PortId, ProcessId, RingIndex, RowIndex, Sea
 use crate::control::{Attach, GroupPlace, Join, Ports, RingAdded, RingKey, RowKey, Wanted, Watched};
 use crate::error::memory;
 use crate::log::{Line, Log};
+use carriers::Carriers;
 use rustix::fd::BorrowedFd;
 use unmet::{Short, Unmet, UnmetList};
 
+mod carriers;
 pub(crate) mod unmet;
 mod work;
 
@@ -394,8 +396,8 @@ pub(crate) struct PortTable {
     log: Mutex<Log>,
     changes: Mutex<u64>,
     changed: Condvar,
-    /// The node of this process, if it has one.
-    carrier: Mutex<Option<Arc<dyn Carrier>>>,
+    /// The nodes of this process.
+    carriers: Mutex<Carriers>,
     /// The claims files of the processes from which we pull.
     claims: Mutex<BTreeMap<ProcessId, Region>>,
     /// Of our rings for requests, by index: who is to know when a responder goes.
@@ -422,14 +424,14 @@ impl PortTable {
             log: Mutex::new(Log::default()),
             changes: Mutex::new(0),
             changed: Condvar::new(),
-            carrier: Mutex::new(None),
+            carriers: Mutex::default(),
             claims: Mutex::new(BTreeMap::new()),
             askers: Mutex::new(BTreeMap::new()),
             budget: Arc::new(HoldBudget::new(u64::from(HOLDS_MAX), HOLD_BYTES_MAX)),
         }
     }
 
-    /// Changes with the domain segment, and with the carrier.
+    /// Changes with the domain segment, and with the carriers.
     #[inline]
     pub(crate) fn domain_version(&self) -> u64 {
         self.domain_version.load(Ordering::Acquire) // pairs with Release in `domain_changed`
@@ -462,15 +464,22 @@ impl PortTable {
         lock(&self.subscriptions).remove(&port);
     }
 
-    /// From now on `carrier` is told, until `None` takes its place.
-    pub(crate) fn set_carrier(&self, carrier: Option<Arc<dyn Carrier>>) {
-        *lock(&self.carrier) = carrier;
+    /// From now on `carrier` is told too, until it is removed.
+    pub(crate) fn add_carrier(&self, carrier: Arc<dyn Carrier>) {
+        lock(&self.carriers).add(carrier);
+        // Publishers look anew.
+        self.domain_version.fetch_add(1, Ordering::Release); // pairs with Acquire in `domain_version`
+    }
+
+    /// It is told nothing any more; the others are.
+    pub(crate) fn remove_carrier<C: Carrier>(&self, carrier: &Arc<C>) {
+        lock(&self.carriers).remove(carrier);
         // Publishers look anew.
         self.domain_version.fetch_add(1, Ordering::Release); // pairs with Acquire in `domain_version`
     }
 
     pub(crate) fn carrier(&self) -> Option<Arc<dyn Carrier>> {
-        lock(&self.carrier).clone()
+        lock(&self.carriers).shown()
     }
 
     /// Somebody sleeps whom a publisher had no time to wake: the control thread does it at its next tick.

@@ -2,7 +2,7 @@
 //!
 //! A program of Python is a client of a cluster, never one of its nodes: those are `busway up`. It reads no configuration.
 //!
-//! Invariant: a node of a bus ends before the bus; closing lets the interpreter go.
+//! Invariant: a node of a bus ends before the bus, and when it is forgotten; closing lets the interpreter go.
 
 use std::collections::BTreeMap;
 use std::collections::hash_map::DefaultHasher;
@@ -112,7 +112,19 @@ pub(crate) struct Node {
 
 /// Closes a node, whoever else has it.
 pub(crate) fn close(shared: &Mutex<Option<SharedNode>>) {
-    drop(shared.lock().unwrap_or_else(PoisonError::into_inner).take());
+    let share = shared.lock().unwrap_or_else(PoisonError::into_inner).take();
+    // Not under the lock: links are settled first, and others look at them meanwhile.
+    drop(share);
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        // A child of fork might find its parent's lock in any state; the share knows by itself what is not its own.
+        if !self.birth.is_inherited() {
+            let shared = &self.shared;
+            Python::try_attach(|py| py.detach(|| close(shared)));
+        }
+    }
 }
 
 impl Node {

@@ -282,6 +282,8 @@ claims! {
     fn a_program_joins_a_node_over_tls_by_its_certificate();
     fn a_program_shows_a_token_in_place_of_a_certificate();
     fn programs_that_join_the_same_node_share_the_link_and_one_is_enough();
+    fn a_node_that_is_forgotten_keeps_no_other_thread_from_python();
+    fn a_child_made_by_fork_is_refused_a_node_of_its_parents_bus();
     fn what_is_said_of_a_node_is_looked_at_where_it_is_given_and_shows_no_token();
 
     "test_bus_payloads.Counts":

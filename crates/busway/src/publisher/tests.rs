@@ -44,7 +44,7 @@ fn carried() -> (Bus, Arc<Notes>, Scratch) {
     let bus =
         Bus::builder().directory(scratch.path().join("run")).arena_bytes(1 << 30).open().expect("a bus");
     let notes = Arc::new(Notes::default());
-    bus.core.ports.set_carrier(Some(notes.clone()));
+    bus.core.ports.add_carrier(notes.clone());
     (bus, notes, scratch)
 }
 

@@ -452,7 +452,7 @@ impl Hub {
         })?;
         let (shared, listening) = Shared::listen(core.clone(), driver, config)?;
         let crew = Arc::new(Crew::new(shared.clone()));
-        core.ports.set_carrier(Some(crew.clone()));
+        core.ports.add_carrier(crew.clone());
         let mut hub = Hub { shared, crew: crew.clone(), listening, threads: Vec::new(), desk: None };
         hub.run("bw-link-rx", {
             let crew = crew.clone();
@@ -614,7 +614,7 @@ impl Hub {
 
 impl Drop for Hub {
     fn drop(&mut self) {
-        self.shared.core.ports.set_carrier(None);
+        self.shared.core.ports.remove_carrier(&self.crew);
         let now = Time(self.shared.driver.now_ns());
         tracing::debug!(target: "busway::link", at = now.0, "the links are ending");
         self.shared.work_ends.store(true, Ordering::Release); // pairs with Acquire in `Shared::work_ends`

@@ -56,7 +56,7 @@ impl Stepped {
     ) -> Result<Stepped, Error> {
         let core = bus.core.clone();
         let (shared, _) = Shared::listen(core.clone(), network.start(host), config)?;
-        core.ports.set_carrier(Some(shared.clone()));
+        core.ports.add_carrier(shared.clone());
         let mut door = Door::new(shared.clone());
         door.start();
         core.control.watch()?;
@@ -177,7 +177,7 @@ pub fn control_due_ns(bus: &Bus) -> u64 {
 
 impl Drop for Stepped {
     fn drop(&mut self) {
-        self.core.ports.set_carrier(None);
+        self.core.ports.remove_carrier(&self.shared);
     }
 }
 

@@ -152,10 +152,15 @@ class Core:
             return self._membership.bus
 
     def links(self) -> list[dict[str, Any]]:
-        """How the links are of which this process carries the end here."""
+        """How the links are; where another process carries them, one entry that says so."""
         with self._lock:
             node = self._membership.node if self._membership is not None else None
-        return node.peers() if node is not None else []
+        if node is None:
+            return []
+        peers = node.peers()
+        if not peers and not node.carries:
+            return [{"peer": "", "name": "", "address": "", "state": "elsewhere", "last_error": None}]
+        return peers
 
     def _show(self) -> None:
         """Shows the counts where that was said."""

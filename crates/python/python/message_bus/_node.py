@@ -21,6 +21,7 @@ _NODE = (
 )
 _TLS = "None, or a dict of files: ca, or ca, cert and key, as busway cert new makes them"
 _WORDS = frozenset(["peers", "cluster", "client", "allow_plain_beyond_loopback"])
+_FILES = frozenset(["ca", "cert", "key"])
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,11 @@ class Joined:
 
 
 def _wrong(key: str, value: object, wanted: str) -> ValueError:
-    return ValueError(f"config[{key!r}] is {value!r}: it must be {wanted}")
+    """Names keys that are unknown and no value: what stands one level too deep may be a token."""
+    known = _WORDS if key == "node" else _FILES
+    unknown = [str(name) for name in value if name not in known] if isinstance(value, Mapping) else []
+    said = f" with the unknown {', '.join(sorted(unknown))}" if unknown else ""
+    return ValueError(f"config[{key!r}] is of type {type(value).__name__}{said}: it must be {wanted}")
 
 
 def _peers(value: object, node: object) -> tuple[tuple[int, str], ...]:

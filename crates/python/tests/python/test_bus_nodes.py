@@ -8,8 +8,10 @@ import contextlib
 import os
 import re
 import subprocess
+import sys
 import tempfile
 import threading
+import time
 
 import busway
 from bus_stage import BusClaims
@@ -153,9 +155,10 @@ asyncio.run(main())
                 await far.publish("price.tick", {"number": 1})
                 event = await asyncio.wait_for(near.events.get(), PATIENCE)
                 self.assertEqual(event["data"], {"number": 1})
-                self.assertEqual(near.get_metrics(extended=True)["links"], [], "the first has the link")
+                states = lambda: [link["state"] for link in near.get_metrics(extended=True)["links"]]
+                self.assertEqual(states(), ["elsewhere"], "the first has the link")
                 first.process.kill()
-                await self.until(lambda: near.get_metrics(extended=True)["links"], "the second takes it over")
+                await self.until(lambda: "connected" in states(), "the second takes it over")
                 await far.publish("price.tick", {"number": 2})
                 event = await asyncio.wait_for(near.events.get(), PATIENCE)
                 self.assertEqual(event["data"], {"number": 2})
@@ -169,6 +172,49 @@ asyncio.run(main())
         left = [name for name in os.listdir(os.environ["BUSWAY_DIR"]) if name.endswith(".share")]
         self.assertEqual(left, [])
 
+    def test_a_node_that_is_forgotten_keeps_no_other_thread_from_python(self):
+        with node() as address, busway.Bus("near") as bus:
+            forgotten = bus.node({0: address})
+            deadline = time.monotonic() + PATIENCE
+            while not any(peer["state"] == "connected" for peer in forgotten.peers()):
+                self.assertLess(time.monotonic(), deadline, "it is linked")
+            counts, over = [0], threading.Event()
+
+            def count():
+                while not over.is_set():
+                    counts[0] += 1
+
+            counter = threading.Thread(target=count)
+            counter.start()
+            interval = sys.getswitchinterval()
+            try:
+                # Only who lets the interpreter go is passed.
+                sys.setswitchinterval(1.0)
+                before = counts[0]
+                del forgotten
+                passed = counts[0] - before
+            finally:
+                sys.setswitchinterval(interval)
+                over.set()
+                counter.join()
+            self.assertGreater(passed, 0)
+            with contextlib.closing(bus.node({0: address})) as again:
+                self.assertTrue(again.carries, "the forgotten one has ended")
+
+    def test_a_child_made_by_fork_is_refused_a_node_of_its_parents_bus(self):
+        with busway.Bus("near") as bus, bus.node({0: "127.0.0.1:1"}) as held:
+            self.assertTrue(held.carries)
+            child = os.fork()
+            if child == 0:
+                status = 1
+                try:
+                    bus.node({0: "127.0.0.1:1"})
+                except busway.Forked:
+                    status = 0
+                finally:
+                    os._exit(status)
+            self.assertEqual(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), 0)
+
     def test_what_is_said_of_a_node_is_looked_at_where_it_is_given_and_shows_no_token(self):
         wrong = [
             {"node": value}
@@ -178,6 +224,9 @@ asyncio.run(main())
         wrong += [{"node": "a:1", "tls": value} for value in (True, {}, {"ca": "x", "cert": "y"}, {"ca": 5}, "ca.pem")]
         wrong += [{"tls": {"ca": "x"}}, {"token": TOKEN}, {"node": "a:1", "token": TOKEN}]
         wrong += [{"node": {"peers": "a:1", "client": "lamp"}, "token": [TOKEN]}]
+        # One level too deep.
+        wrong += [{"node": {"peers": "a:1", "client": "lamp", "token": TOKEN}}]
+        wrong += [{"node": "a:1", "tls": {"ca": "x", "token": TOKEN}}]
         for config in wrong:
             with self.subTest(config=config), self.assertRaises(ValueError) as raised:
                 MessageBus("x", config)

@@ -170,7 +170,7 @@ impl Carried {
         let far = Stepped::open(&far_bus, config(1, FAR, &[(0, NEAR)]), &network, FAR).expect("a node");
         let ours = config(0, NEAR, &[(1, FAR)]);
         let (shared, _) = Shared::listen(bus.core.clone(), network.start(NEAR), ours).expect("it listens");
-        bus.core.ports.set_carrier(Some(shared.clone()));
+        bus.core.ports.add_carrier(shared.clone());
         let crew = Arc::new(Crew::new(shared));
         lock(&crew.door).start();
         bus.core.control.watch().expect("the bus is open");
