@@ -121,6 +121,7 @@ pub struct PublisherBuilder {
     clock: Clock,
     kept_for_first: bool,
     only: Option<Topic>,
+    behind_max: Option<u32>,
 }
 
 impl PublisherBuilder {
@@ -138,6 +139,7 @@ impl PublisherBuilder {
             clock: Clock::Coarse,
             kept_for_first: false,
             only: None,
+            behind_max: None,
         }
     }
 
@@ -158,6 +160,25 @@ impl PublisherBuilder {
     /// 32 and grows when a subscriber falls behind, or when messages follow each other closely.
     pub fn slots_max(mut self, slots: u32) -> Self {
         self.slots_max = slots;
+        self
+    }
+
+    /// Messages that a subscriber which is waited for may be behind, at least 1: exactly so many, where `slots_max` is rounded up.
+    /// What waits for the first subscriber is as many, less a thirty-second where room is made. Who is not waited for may be as far
+    /// behind as the ring is long. Default: as long as the ring.
+    ///
+    /// ```
+    /// # fn main() -> Result<(), busway::Error> {
+    /// use busway::Policy;
+    /// let bus = busway::Bus::open("example-of-a-limit")?;
+    /// let mut publisher = bus.publisher("news").behind_max(3).open()?;
+    /// let _subscriber = bus.subscriber("news").policy(Policy::Block).open()?;
+    /// assert_eq!((0..10).take_while(|_| publisher.try_send(b"one").is_ok()).count(), 3);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn behind_max(mut self, messages: u32) -> Self {
+        self.behind_max = Some(messages);
         self
     }
 
@@ -287,10 +308,13 @@ impl PublisherBuilder {
         Ok(())
     }
 
-    fn open_with(self, readers: Readers) -> Result<Publisher, Error> {
-        let topic = self.topic.clone()?;
-        let core = self.bus.core.clone();
-        core.check()?;
+    /// Whether its settings can be meant.
+    fn check(&self, topic: &Topic) -> Result<(), Error> {
+        if self.behind_max == Some(0) {
+            return Err(Error::new(Code::BadSetting, "behind_max is 0, and nothing could be sent")
+                .at(format!("publisher of {topic}"))
+                .remedy("use 1 or more"));
+        }
         if self.slots_max == 0 || self.slots_max > SLOTS_MAX || self.history >= SLOTS_MAX {
             return Err(Error::new(
                 Code::BadSetting,
@@ -299,6 +323,14 @@ impl PublisherBuilder {
             .at(format!("publisher of {topic}"))
             .remedy("use slots_max 1..=1048576"));
         }
+        Ok(())
+    }
+
+    fn open_with(self, readers: Readers) -> Result<Publisher, Error> {
+        let topic = self.topic.clone()?;
+        let core = self.bus.core.clone();
+        core.check()?;
+        self.check(&topic)?;
         let port = Core::new_port()?;
         let options = self.options();
         let place = format!("publisher of {topic}");
@@ -311,6 +343,9 @@ impl PublisherBuilder {
         let (mut writer, ring) = made.map_err(|error| memory(&error, &place))?;
         if self.kept_for_first {
             writer.await_first();
+        }
+        if let Some(messages) = self.behind_max {
+            writer.hold_back_at(messages.into());
         }
         if matches!(readers, Readers::Responders(_)) {
             ring.ask();

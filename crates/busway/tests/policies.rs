@@ -388,3 +388,60 @@ fn send_undisturbed(scene: &mut Scene, way: Way, count: u64) {
     }
     assert!(!deadline.expired(), "it took too long");
 }
+
+#[test]
+fn a_subscriber_that_is_waited_for_is_behind_by_as_many_as_was_said_to_the_message() {
+    let mut sent = 0;
+    for most in [1_u32, 2, 10, 31, 32, 33, 100, 1_000] {
+        let directory = Directory::new();
+        let join = |name: &str| Bus::builder().directory(&directory.0).name(name).open().unwrap();
+        let (quick, slow) = (join("quick"), join("slow"));
+        let mut subscriber = slow.subscriber("topic").policy(Policy::Block).open().unwrap();
+        // One that is not waited for has no part in it.
+        let _idle = slow.subscriber("topic").open().unwrap();
+        let mut publisher =
+            quick.publisher("topic").slots_max(most).behind_max(most).max_wait(PATIENCE).open().unwrap();
+        publisher.wait_for_subscribers(2, PATIENCE).unwrap();
+        let fill = |publisher: &mut Publisher| {
+            (0..2 * most).take_while(|_| publisher.try_send(b"x").is_ok()).count() as u32
+        };
+        assert_eq!(fill(&mut publisher), most);
+        for read in [1, most / 2 + 1, most] {
+            for _ in 0..read {
+                assert!(subscriber.recv_timeout(PATIENCE).unwrap().is_some());
+            }
+            assert_eq!(fill(&mut publisher), read, "of {most}");
+            sent += read;
+        }
+        // Who comes while others are behind is held back at as many from where it came.
+        let mut late = slow.subscriber("topic").policy(Policy::Block).open().unwrap();
+        publisher.wait_for_subscribers(3, PATIENCE).unwrap();
+        for _ in 0..most {
+            assert!(subscriber.recv_timeout(PATIENCE).unwrap().is_some());
+        }
+        assert_eq!(fill(&mut publisher), most);
+        assert!(late.recv_timeout(PATIENCE).unwrap().is_some());
+        assert_eq!(fill(&mut publisher), 0, "the other one has read nothing");
+    }
+    println!("evidence: limits=8 sent={sent}");
+}
+
+#[test]
+fn what_waits_for_the_first_subscriber_is_no_more_than_was_said() {
+    for most in [1_u64, 10, 31, 100] {
+        let directory = Directory::new();
+        let bus = Bus::builder().directory(&directory.0).open().unwrap();
+        let builder = bus.publisher("topic").slots_max(256).behind_max(u32::try_from(most).unwrap());
+        let mut publisher = builder.late_join(PATIENCE).open().unwrap();
+        for number in 1..=3 * most {
+            publisher.send(&number.to_le_bytes()).unwrap();
+        }
+        let mut subscriber = bus.subscriber("topic").policy(Policy::Block).open().unwrap();
+        let first = subscriber.recv_timeout(PATIENCE).unwrap().unwrap().sequence();
+        let kept = 3 * most - first + 1;
+        assert!(kept <= most && kept >= most - most / 32, "{kept} of {most}");
+        assert_eq!(publisher.account().dropped_total(), first - 1);
+    }
+    let error = Bus::open("policies-none").unwrap().publisher("x").behind_max(0).open().unwrap_err();
+    assert_eq!(error.code(), Code::BadSetting);
+}

@@ -102,11 +102,12 @@ impl Bus {
     /// `slots_max` and `bytes_max` bound its ring; `history` messages are kept for late joiners that ask for some;
     /// `history_for` seconds of them as well. What is sent before anybody subscribes waits for the first subscriber for
     /// `late_join` seconds, and then is counted as `no_subscriber`. `max_wait` is how many seconds one subscriber may make it wait in one
-    /// piece; with `gating=False` nobody may.
+    /// piece; with `gating=False` nobody may. One that is waited for may be `behind_max` messages behind, exactly.
     // The text, here and below, for a default of ours that Python does not show.
     #[pyo3(signature = (topic, *, slots_max = None, bytes_max = None, history = Number(0), max_wait = 1.0, gating = true,
-        exact_time = false, late_join = 0.0, history_for = None), text_signature = "($self, topic, *, slots_max=None, bytes_max=None, \
-        history=0, max_wait=1.0, gating=True, exact_time=False, late_join=0.0, history_for=None)")]
+        exact_time = false, late_join = 0.0, history_for = None, behind_max = None), text_signature = "($self, topic, *, \
+        slots_max=None, bytes_max=None, history=0, max_wait=1.0, gating=True, exact_time=False, late_join=0.0, \
+        history_for=None, behind_max=None)")]
     #[expect(clippy::too_many_arguments, reason = "they are keywords where they are given")]
     fn publisher(
         &self,
@@ -120,6 +121,7 @@ impl Bus {
         exact_time: bool,
         late_join: f64,
         history_for: Option<f64>,
+        behind_max: Option<Number<u32>>,
     ) -> PyResult<Publisher> {
         let mut builder = self
             .bus
@@ -137,6 +139,9 @@ impl Bus {
         }
         if let Some(Number(bytes)) = bytes_max {
             builder = builder.bytes_max(bytes);
+        }
+        if let Some(Number(messages)) = behind_max {
+            builder = builder.behind_max(messages);
         }
         let publisher = py.detach(|| builder.open()).or_raise(py)?;
         Ok(Publisher::new(publisher, self.bus.clone()))

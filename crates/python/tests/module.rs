@@ -255,6 +255,7 @@ claims! {
 
     "test_bus_limits.Limits":
     fn the_eleventh_result_meets_a_limit_of_ten();
+    fn the_eleventh_event_meets_a_limit_of_ten();
     fn who_pushes_waits_as_long_as_was_said_and_not_at_all_where_that_is_0();
     fn who_publishes_waits_as_long_as_was_said_and_not_at_all_where_that_is_0();
     fn an_answer_has_the_time_that_was_said_and_hardly_any_where_that_is_0();

@@ -158,6 +158,8 @@ pub struct RingWriter {
     sent: Sent,
     /// Whether it keeps what it may for the first row, which is on its way.
     awaits: bool,
+    /// Messages that a gating row may be behind, where that is less than the ring has slots.
+    behind_max: u64,
 }
 
 impl RingWriter {
@@ -248,6 +250,7 @@ impl RingWriter {
             spare_keep: None,
             sent: Sent::default(),
             awaits: false,
+            behind_max: u64::MAX,
         };
         Ok((writer, shared))
     }
@@ -255,6 +258,12 @@ impl RingWriter {
     /// From now on, until it has its first row, the ring grows as for one that has read nothing.
     pub fn await_first(&mut self) {
         self.awaits = true;
+    }
+
+    /// A row that gates may be so many messages behind, at least one, however many slots there are. Before the first message.
+    pub fn hold_back_at(&mut self, messages: u64) {
+        self.behind_max = messages.max(1);
+        self.limit = self.limit.min(self.behind_max);
     }
 
     /// What the control thread shares with us.

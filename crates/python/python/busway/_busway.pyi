@@ -59,6 +59,7 @@ class Bus:
         exact_time: bool = False,
         late_join: float = 0.0,
         history_for: float | None = None,
+        behind_max: int | None = None,
     ) -> Publisher: ...
     def subscriber(
         self,

@@ -299,6 +299,7 @@ class Publishing(Outbound):
             max_wait=config.pub_send_timeout,
             gating=config.pub_send_timeout > 0,
             late_join=config.late_join,
+            behind_max=config.hwm_outbound,
         )
 
 

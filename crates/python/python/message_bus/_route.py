@@ -69,7 +69,8 @@ class Route:
         self.waiting = 0
         #: Subscribers for which the publisher waits no more, each time that one became so.
         self.stalled = 0
-        self.slots = slots(core.settings.hwm_outbound)
+        self._hwm = core.settings.hwm_outbound
+        self.slots = slots(self._hwm)
         #: Sends the rest of a batch for which there was no room.
         self.rest: asyncio.Task[None] | None = None
         self._core = core
@@ -92,7 +93,7 @@ class Route:
 
     def room(self) -> int:
         """Messages for which there is room: so many at least, and exactly where one reads it."""
-        return (self._exactly or self.slots) - self.native._in_flight
+        return self._hwm - self.native._in_flight
 
     def send_now(self, payload: bytes, id: str | None = None) -> busway.Sent:
         """Sends, or raises Full. By its id a message is known again where it comes twice."""

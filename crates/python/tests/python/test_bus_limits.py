@@ -51,6 +51,32 @@ class Limits(BusClaims):
             for hwm in (1, 10, 33, 100):
                 self.run_async(main(hwm))
 
+    def test_the_eleventh_event_meets_a_limit_of_ten(self):
+        async def main(hwm):
+            async with self.bus({"hwm_outbound": hwm, "pub_send_timeout": PATIENCE}) as bus:
+                await bus.ready("x", timeout=0)
+                slow = bus._core.bus().subscriber("port.5555.x", policy="block")
+                self.assertTrue(await bus.ready("x", timeout=PATIENCE))
+                for number in range(hwm):
+                    await bus.publish("x", number)
+                metrics = bus.get_metrics()
+                self.assertEqual((metrics["messages_sent"], metrics["backpressure_events"]), (hwm, 0))
+                for read in (1, hwm):
+                    waits = [asyncio.create_task(bus.publish("x", "waits")) for _ in range(read)]
+                    await self.until(lambda: bus.get_metrics()["backpressure_events"] > 0, "it meets the limit")
+                    self.assertFalse(any(task.done() for task in waits), "and not one of them has room")
+                    for _ in range(read):
+                        slow.recv(PATIENCE).release()
+                    await asyncio.wait_for(asyncio.gather(*waits), PATIENCE)
+                    bus.metrics.backpressure_events = 0
+                self.assertEqual(bus.get_metrics()["outbound_dropped"], 0)
+                self.assertEqual(bus.get_metrics(extended=True)["in_flight"], hwm)
+                slow.close()
+
+        for hwm in (1, 10, 33, 100):
+            self.run_async(main(hwm))
+        self.evidence(limits=4)
+
     def test_who_pushes_waits_as_long_as_was_said_and_not_at_all_where_that_is_0(self):
         async def main():
             config = {"hwm_outbound": 10, "push_send_timeout": PATIENCE}

@@ -51,10 +51,10 @@ enum Needed {
 }
 
 impl Needed {
-    /// The message that must give way in a ring of so many slots.
-    fn sequence(self, slots: u64) -> u64 {
+    /// The message that must give way where a row may be so many behind.
+    fn sequence(self, reach: u64) -> u64 {
         match self {
-            Self::SlotFor(sequence) => sequence.saturating_sub(slots),
+            Self::SlotFor(sequence) => sequence.saturating_sub(reach),
             Self::Message(oldest) => oldest,
         }
     }
@@ -76,11 +76,16 @@ impl RingWriter {
         self.pass(Needed::SlotFor(sequence), patience)?;
         self.grow_for_history(sequence);
         let slots = self.stage.mask + 1;
-        let gated = self.gate.saturating_sub(1).saturating_add(slots);
+        let gated = self.gate.saturating_sub(1).saturating_add(self.reach());
         self.limit = gated.min(sequence + slots / 2 - 1);
         debug_assert!(self.limit >= sequence, "room was made");
         self.grow_if_busy(slots);
         Ok(())
+    }
+
+    /// How many messages a gating row may be behind: the slots, or fewer where that was said.
+    fn reach(&self) -> u64 {
+        self.behind_max.min(self.stage.mask + 1)
     }
 
     /// Makes the ring larger where a message that is kept for a time would give way before the next look.
@@ -244,7 +249,7 @@ impl RingWriter {
                 self.grow(lag);
             }
             // Asked again: growing has moved the slot.
-            let needed = what.sequence(self.stage.mask + 1);
+            let needed = what.sequence(self.reach());
             if needed < self.gate {
                 self.waited(started);
                 return Ok(());
@@ -277,7 +282,7 @@ impl RingWriter {
         let Some(early) = self.places.iter().find_map(|seat| seat.early.as_ref()) else { return false };
         let in_the_way = early.passed() < needed;
         if in_the_way {
-            early.give_up(needed, self.stage.mask + 1);
+            early.give_up(needed, self.reach());
         }
         in_the_way
     }
@@ -331,7 +336,7 @@ impl RingWriter {
     /// Looks how far the rows are. A row that is free on our list may have given its place to one that is not there yet
     /// (`seat::place`, K5): if the list has changed meanwhile, once more while nobody can change it.
     fn look(&mut self, what: Needed) -> Survey {
-        let needed = what.sequence(self.stage.mask + 1);
+        let needed = what.sequence(self.reach());
         fence(Ordering::SeqCst); // R2: pairs with the fence in `row::attached`
         self.refresh();
         between::now(between::Step::Listed, &self.shared);
