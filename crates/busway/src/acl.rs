@@ -1,4 +1,4 @@
-//! Who may publish and subscribe what across links, as a program says it.
+//! Who may publish, subscribe, push, pull, ask and answer what across links, as a program says it.
 //!
 //! A rule is text: to whom it applies, and patterns. What the rules mean is decided in `busway_protocol::Acl`, and asked
 //! for each topic by its whole name, so that overlapping wildcards open nothing. Programs of one host share one memory
@@ -22,13 +22,21 @@ pub struct AclRule {
     pub publish: Vec<String>,
     /// Patterns of topics that they may get from this host.
     pub subscribe: Vec<String>,
-    /// Patterns of topics that they may not publish.
+    /// Patterns of topics that they may neither publish nor push nor ask.
     pub deny_publish: Vec<String>,
-    /// Patterns of topics that they may not get.
+    /// Patterns of topics that they may neither get nor pull nor answer.
     pub deny_subscribe: Vec<String>,
+    /// Patterns of topics of which they may give tasks to pullers of this host. `None`: what this rule lets them publish.
+    pub push: Option<Vec<String>>,
+    /// Patterns of topics about which they may ask responders of this host. `None`: what this rule lets them publish.
+    pub request: Option<Vec<String>>,
+    /// Patterns of topics of which they may take tasks of this host, which nobody else then does. `None`: what this rule lets them get.
+    pub pull: Option<Vec<String>>,
+    /// Patterns of topics about which they may answer requests of this host. `None`: what this rule lets them get.
+    pub answer: Option<Vec<String>>,
 }
 
-/// Who may publish and subscribe what across links. Where there is one, what no rule allows is denied.
+/// Who may publish, subscribe, push, pull, ask and answer what across links. Where there is one, what no rule allows is denied.
 ///
 /// ```
 /// use busway::{Acl, AclRule};
@@ -38,6 +46,9 @@ pub struct AclRule {
 ///     identity: "client/*".into(),
 ///     subscribe: vec!["price.>".into()],
 ///     deny_subscribe: vec!["price.internal.>".into()],
+///     // They read prices, and do no work and answer nothing in anybody's place.
+///     pull: Some(vec![]),
+///     answer: Some(vec![]),
 ///     ..AclRule::default()
 /// };
 /// let acl = Acl::new([nodes, screens])?;
@@ -63,7 +74,9 @@ impl Acl {
                     .remedy("write *, node/*, client/*, node/INDEX or client/NAME")
             })?;
             let lists = [&rule.publish, &rule.subscribe, &rule.deny_publish, &rule.deny_subscribe];
-            count += 1 + lists.iter().map(|list| list.len()).sum::<usize>();
+            let of_work = [&rule.push, &rule.request, &rule.pull, &rule.answer];
+            let all = lists.into_iter().chain(of_work.into_iter().flatten());
+            count += 1 + all.map(Vec::len).sum::<usize>();
             if count > ACL_PATTERNS_MAX {
                 let cause = format!("the permissions have more than {ACL_PATTERNS_MAX} rules and patterns");
                 return Err(Error::new(Code::BadSetting, cause).at(place).remedy("use wildcards"));
@@ -74,12 +87,17 @@ impl Acl {
                 };
                 list.iter().map(one).collect()
             };
+            let own = |list: &Option<Vec<String>>| list.as_deref().map(patterns).transpose();
             read.push(Rule {
                 whom,
                 publish: patterns(&rule.publish)?,
                 subscribe: patterns(&rule.subscribe)?,
                 deny_publish: patterns(&rule.deny_publish)?,
                 deny_subscribe: patterns(&rule.deny_subscribe)?,
+                push: own(&rule.push)?,
+                request: own(&rule.request)?,
+                pull: own(&rule.pull)?,
+                answer: own(&rule.answer)?,
             });
         }
         Ok(Acl(busway_protocol::Acl::new(read)))

@@ -1,4 +1,4 @@
-//! Who may publish and subscribe what: rules, and the one question that is asked of them.
+//! Who may publish, subscribe, push, pull, ask and answer what: rules, and the one question that is asked of them.
 //!
 //! The question is about one topic by its whole name, never about a pattern: what somebody asks for by a wildcard is
 //! answered for each topic that exists. So it does not matter how patterns overlap. Where the answer is used, the caller
@@ -22,6 +22,14 @@ pub enum Deed {
     Publish,
     /// Get messages of a topic from this host.
     Subscribe,
+    /// Give tasks of a topic to pullers of this host.
+    Push,
+    /// Ask responders of this host about a topic.
+    Request,
+    /// Take tasks of a topic from pushers of this host, which nobody else then does.
+    Pull,
+    /// Answer requests of this host about a topic.
+    Answer,
 }
 
 /// To whom a rule applies: `*`, `node/*`, `client/*`, `node/INDEX` or `client/NAME`.
@@ -71,10 +79,38 @@ pub struct Rule {
     pub publish: Vec<Pattern>,
     /// What they may subscribe to.
     pub subscribe: Vec<Pattern>,
-    /// What they may not publish, whatever else allows it.
+    /// What they may not publish, push or ask, whatever else allows it.
     pub deny_publish: Vec<Pattern>,
-    /// What they may not subscribe to, whatever else allows it.
+    /// What they may not subscribe to, pull or answer, whatever else allows it.
     pub deny_subscribe: Vec<Pattern>,
+    /// What they may push; `None`: what they may publish.
+    pub push: Option<Vec<Pattern>>,
+    /// What they may ask; `None`: what they may publish.
+    pub request: Option<Vec<Pattern>>,
+    /// What they may pull; `None`: what they may subscribe to.
+    pub pull: Option<Vec<Pattern>>,
+    /// What they may answer; `None`: what they may subscribe to.
+    pub answer: Option<Vec<Pattern>>,
+}
+
+impl Rule {
+    /// What it allows and what it denies.
+    fn lists(&self, deed: Deed) -> (&[Pattern], &[Pattern]) {
+        let (publish, subscribe) = (&self.publish, &self.subscribe);
+        let allowed = match deed {
+            Deed::Publish => publish,
+            Deed::Subscribe => subscribe,
+            Deed::Push => self.push.as_ref().unwrap_or(publish),
+            Deed::Request => self.request.as_ref().unwrap_or(publish),
+            Deed::Pull => self.pull.as_ref().unwrap_or(subscribe),
+            Deed::Answer => self.answer.as_ref().unwrap_or(subscribe),
+        };
+        let denied = match deed {
+            Deed::Publish | Deed::Push | Deed::Request => &self.deny_publish,
+            Deed::Subscribe | Deed::Pull | Deed::Answer => &self.deny_subscribe,
+        };
+        (allowed, denied)
+    }
 }
 
 /// All rules. Without any, nobody may do anything.
@@ -87,11 +123,16 @@ pub struct Rule {
 ///     subscribe: vec!["price.*".parse()?],
 ///     deny_publish: vec![],
 ///     deny_subscribe: vec!["price.secret".parse()?],
+///     push: None,
+///     request: None,
+///     pull: Some(vec![]),
+///     answer: Some(vec![]),
 /// };
 /// let acl = Acl::new(vec![rule]);
 /// let screen = Principal::client("screen")?;
 /// assert!(acl.allows(&screen, Deed::Subscribe, &busway_wire::Topic::new("price.tick")?));
 /// assert!(!acl.allows(&screen, Deed::Subscribe, &busway_wire::Topic::new("price.secret")?));
+/// assert!(!acl.allows(&screen, Deed::Pull, &busway_wire::Topic::new("price.tick")?));
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -112,10 +153,7 @@ impl Acl {
         }
         let mut allowed = false;
         for rule in self.0.iter().filter(|rule| rule.whom.is(who)) {
-            let (allow, deny) = match deed {
-                Deed::Publish => (&rule.publish, &rule.deny_publish),
-                Deed::Subscribe => (&rule.subscribe, &rule.deny_subscribe),
-            };
+            let (allow, deny) = rule.lists(deed);
             if deny.iter().any(|pattern| pattern.matches(topic)) {
                 return false;
             }
@@ -173,13 +211,7 @@ impl Permits {
             return false;
         }
         let Some(acl) = &self.acl else { return true };
-        acl.of(&self.who).any(|rule| {
-            let allowed = match deed {
-                Deed::Publish => &rule.publish,
-                Deed::Subscribe => &rule.subscribe,
-            };
-            allowed.iter().any(|allowed| allowed.may_meet(pattern))
-        })
+        acl.of(&self.who).any(|rule| rule.lists(deed).0.iter().any(|allowed| allowed.may_meet(pattern)))
     }
 
     /// Why it may not, for people.
@@ -188,6 +220,10 @@ impl Permits {
         let deed = match deed {
             Deed::Publish => "publish",
             Deed::Subscribe => "subscribe to",
+            Deed::Push => "push",
+            Deed::Request => "ask",
+            Deed::Pull => "pull",
+            Deed::Answer => "answer",
         };
         alloc::format!("{} may not {deed} {topic}", self.who).to_owned()
     }

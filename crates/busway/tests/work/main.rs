@@ -9,5 +9,6 @@ mod part;
 #[path = "../cluster/proxy.rs"]
 mod proxy;
 mod requests;
+mod rights;
 mod share;
 mod stage;

@@ -139,6 +139,18 @@ fn tokens(merged: &Merged, problems: &mut Vec<Problem>) -> (Option<Secret>, BTre
     (token, tokens)
 }
 
+/// The lists of a rule.
+const RULE_LISTS: [&str; 8] = [
+    "acl.RULE.publish",
+    "acl.RULE.subscribe",
+    "acl.RULE.deny_publish",
+    "acl.RULE.deny_subscribe",
+    "acl.RULE.push",
+    "acl.RULE.request",
+    "acl.RULE.pull",
+    "acl.RULE.answer",
+];
+
 /// The rules; `None` where there are none, and everything is allowed.
 fn acl(merged: &Merged, problems: &mut Vec<Problem>) -> Option<Acl> {
     let first = merged.all("acl.RULE.identity").next()?;
@@ -149,8 +161,7 @@ fn acl(merged: &Merged, problems: &mut Vec<Problem>) -> Option<Acl> {
             rules.entry(of(&setting.instance)).or_default().identity.clone_from(identity);
         }
     }
-    for name in ["acl.RULE.publish", "acl.RULE.subscribe", "acl.RULE.deny_publish", "acl.RULE.deny_subscribe"]
-    {
+    for name in RULE_LISTS {
         for setting in merged.all(name) {
             // A rule without an identity has been told already.
             let Some(rule) = rules.get_mut(&of(&setting.instance)) else { continue };
@@ -159,6 +170,11 @@ fn acl(merged: &Merged, problems: &mut Vec<Problem>) -> Option<Acl> {
                 "acl.RULE.publish" => &mut rule.publish,
                 "acl.RULE.subscribe" => &mut rule.subscribe,
                 "acl.RULE.deny_publish" => &mut rule.deny_publish,
+                // Also an empty list is one.
+                "acl.RULE.push" => rule.push.get_or_insert_default(),
+                "acl.RULE.request" => rule.request.get_or_insert_default(),
+                "acl.RULE.pull" => rule.pull.get_or_insert_default(),
+                "acl.RULE.answer" => rule.answer.get_or_insert_default(),
                 _ => &mut rule.deny_subscribe,
             };
             list.clone_from(patterns);

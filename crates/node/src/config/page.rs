@@ -105,13 +105,16 @@ subscribe = [\">\"]
 identity = \"client/*\"
 subscribe = [\"price.*\"]
 deny_subscribe = [\"price.internal\"]
+pull = []
+answer = []
 ```
 
 `busway config check [FILE]` says what is wrong, each with line and column, `busway config show [FILE]` what holds and who said
 so, `busway config explain [KEY]` what there is. A key that is not known is an error, never ignored. An empty variable counts as unset. Sizes are `64KiB`, `32MiB`, `1GiB` or bytes; a list in a
 variable is separated by commas, `BUSWAY_PEERS` is `1=host-b:4420,2=host-c:4420`. Of `[peers]` each entry is a key: a flag for
 one peer leaves the others as the file has them. A file has at most 256 KiB. Each `[[acl]]` is a rule; they are numbered from 1
-where they are shown, and their order means nothing. Where there is any, what none allows is denied.
+where they are shown, and their order means nothing. Where there is any, what none allows is denied. Without a list of its own the right to
+`push` or `request` is that to `publish`, the right to `pull` or `answer` that to `subscribe`, rule by rule; what is denied is denied for both.
 
 SIGHUP (`systemctl reload`) makes the node read all of it again: what stands below with *at SIGHUP too* takes hold, and a
 configuration with any mistake changes nothing. A change of any other key is named in the log; it takes hold at the next start. A

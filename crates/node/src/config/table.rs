@@ -345,12 +345,28 @@ pub const KEYS: &[Key] = &[
     Key { sentence: "What they may publish to this host", ..rule("acl.RULE.publish", "nothing") },
     Key { sentence: "What they may get from this host", ..rule("acl.RULE.subscribe", "nothing") },
     Key {
-        sentence: "What they may not publish, whatever else allows it",
+        sentence: "What they may neither publish nor push nor ask, whatever else allows it",
         ..rule("acl.RULE.deny_publish", "nothing more")
     },
     Key {
-        sentence: "What they may not get, whatever else allows it",
+        sentence: "What they may neither get nor pull nor answer, whatever else allows it",
         ..rule("acl.RULE.deny_subscribe", "nothing more")
+    },
+    Key {
+        sentence: "Of what they may give tasks to pullers of this host; [] is nothing",
+        ..rule("acl.RULE.push", "what publish of the rule says")
+    },
+    Key {
+        sentence: "About what they may ask responders of this host; [] is nothing",
+        ..rule("acl.RULE.request", "what publish of the rule says")
+    },
+    Key {
+        sentence: "Of what they may take tasks of this host, which nobody else then does; [] is nothing",
+        ..rule("acl.RULE.pull", "what subscribe of the rule says")
+    },
+    Key {
+        sentence: "About what they may answer requests of this host; [] is nothing",
+        ..rule("acl.RULE.answer", "what subscribe of the rule says")
     },
 ];
 

@@ -336,7 +336,8 @@ fn each_rule_reaches_the_node_whole_and_a_wrong_one_is_told_with_its_place() {
     let head = "[node]\nlisten = [\"127.0.0.1:1\"]\n";
     let texts = |list: &[&str]| list.iter().map(|text| (*text).to_owned()).collect::<Vec<String>>();
     let rules = "[[acl]]\nidentity = \"client/*\"\nsubscribe = [\"price.>\"]\ndeny_subscribe = [\"price.x\", \"price.y\"]\n\
-                 [[acl]]\nidentity = \"node/3\"\npublish = [\">\"]\ndeny_publish = [\"a.*\"]\n";
+                 [[acl]]\nidentity = \"node/3\"\npublish = [\">\"]\ndeny_publish = [\"a.*\"]\n\
+                 push = [\"b\"]\nrequest = []\npull = [\"c\"]\nanswer = [\"d\"]\n";
     let loaded = read(&format!("{head}{rules}")).expect("sound");
     let screens = AclRule {
         identity: "client/*".into(),
@@ -348,6 +349,10 @@ fn each_rule_reaches_the_node_whole_and_a_wrong_one_is_told_with_its_place() {
         identity: "node/3".into(),
         publish: texts(&[">"]),
         deny_publish: texts(&["a.*"]),
+        push: Some(texts(&["b"])),
+        request: Some(Vec::new()),
+        pull: Some(texts(&["c"])),
+        answer: Some(texts(&["d"])),
         ..AclRule::default()
     };
     assert_eq!(
@@ -364,7 +369,11 @@ fn each_rule_reaches_the_node_whole_and_a_wrong_one_is_told_with_its_place() {
             "acl.1.deny_subscribe",
             "acl.2.identity",
             "acl.2.publish",
-            "acl.2.deny_publish"
+            "acl.2.deny_publish",
+            "acl.2.push",
+            "acl.2.request",
+            "acl.2.pull",
+            "acl.2.answer"
         ]
     );
     for (text, place, part, meant) in [

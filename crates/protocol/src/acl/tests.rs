@@ -11,11 +11,15 @@ use busway_wire::{Pattern, Topic};
 use super::{Acl, Deed, Permits, Rule, Whom};
 use crate::principal::Principal;
 
+const ALL: [Deed; 6] =
+    [Deed::Publish, Deed::Subscribe, Deed::Push, Deed::Request, Deed::Pull, Deed::Answer];
+
 fn rule(whom: &str, lists: [&[&str]; 4]) -> Rule {
     let patterns = |list: &[&str]| list.iter().map(|text| Pattern::parse(text).expect("a pattern")).collect();
     let [publish, subscribe, deny_publish, deny_subscribe] = lists.map(patterns);
     let whom = whom.parse().expect("whom");
-    Rule { whom, publish, subscribe, deny_publish, deny_subscribe }
+    let (push, request, pull, answer) = (None, None, None, None);
+    Rule { whom, publish, subscribe, deny_publish, deny_subscribe, push, request, pull, answer }
 }
 
 fn topic(text: &str) -> Topic {
@@ -30,7 +34,7 @@ fn a_denial_wins_over_any_number_of_allowances_in_any_order() {
     let other = Principal::client("other").expect("a name");
     for rules in [vec![allow.clone(), deny.clone()], vec![deny, allow]] {
         let acl = Acl::new(rules);
-        for deed in [Deed::Publish, Deed::Subscribe] {
+        for deed in ALL {
             assert!(!acl.allows(&lamp, deed, &topic("a.b")));
             assert!(acl.allows(&lamp, deed, &topic("a.c")));
             assert!(acl.allows(&other, deed, &topic("a.b")));
@@ -44,7 +48,7 @@ fn without_rules_all_is_allowed_and_with_none_that_applies_nothing_and_never_wha
     let node = Principal::Node { index: 3 };
     let reserved = Topic::reserved("$bus.peers").expect("a topic");
     let greedy = Acl::new(vec![rule("*", [&["$bus.>", ">"], &["^$", "^"], &[], &[]])]);
-    for deed in [Deed::Publish, Deed::Subscribe] {
+    for deed in ALL {
         assert!(Permits::new(node.clone(), None).allow(deed, &topic("a")));
         assert!(!Permits::new(node.clone(), None).allow(deed, &reserved));
         assert!(!Permits::new(node.clone(), Some(&Acl::default())).allow(deed, &topic("a")));
@@ -93,6 +97,10 @@ fn the_decision_is_that_of_the_plain_words_for_random_rules() {
                 subscribe: list(&mut random),
                 deny_publish: list(&mut random),
                 deny_subscribe: list(&mut random),
+                push: random.bool().then(|| list(&mut random)),
+                request: random.bool().then(|| list(&mut random)),
+                pull: random.bool().then(|| list(&mut random)),
+                answer: random.bool().then(|| list(&mut random)),
             })
             .collect();
         let who: Principal =
@@ -104,10 +112,18 @@ fn the_decision_is_that_of_the_plain_words_for_random_rules() {
                 .iter()
                 .any(|spelling| spelling.parse::<Whom>().is_ok_and(|whom| whom == rule.whom))
         };
-        for deed in [Deed::Publish, Deed::Subscribe] {
-            let pick = |rule: &Rule| match deed {
-                Deed::Publish => (rule.publish.clone(), rule.deny_publish.clone()),
-                Deed::Subscribe => (rule.subscribe.clone(), rule.deny_subscribe.clone()),
+        for deed in ALL {
+            let pick = |rule: &Rule| {
+                let (own, usual, deny) = match deed {
+                    Deed::Publish => (None, &rule.publish, &rule.deny_publish),
+                    Deed::Push => (rule.push.as_ref(), &rule.publish, &rule.deny_publish),
+                    Deed::Request => (rule.request.as_ref(), &rule.publish, &rule.deny_publish),
+                    Deed::Subscribe => (None, &rule.subscribe, &rule.deny_subscribe),
+                    Deed::Pull => (rule.pull.as_ref(), &rule.subscribe, &rule.deny_subscribe),
+                    Deed::Answer => (rule.answer.as_ref(), &rule.subscribe, &rule.deny_subscribe),
+                };
+                // A list of its own is all that counts, also an empty one.
+                (own.unwrap_or(usual).clone(), deny.clone())
             };
             let mine: Vec<_> = rules.iter().filter(applies).map(pick).collect();
             let any = |list: &[Pattern]| list.iter().any(|pattern| pattern.matches(&topic));

@@ -15,7 +15,6 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
-use busway_protocol::Deed;
 use busway_shm::seat::RingShared;
 use busway_shm::seat::work::Stands;
 use busway_wire::work::{End, Word, parted};
@@ -23,7 +22,7 @@ use busway_wire::{Cause, Flags, ReplyState, Topic};
 
 use super::near::Look;
 use super::opener::{For, Wanted};
-use super::pulls::Pulls;
+use super::pulls::{Known, Pulls};
 use super::says::Says;
 use super::{Context, Standing, WAITING_BYTES_MAX};
 use crate::outcome::{RecvError, SendError};
@@ -175,7 +174,7 @@ impl Far {
         taking.came += 1;
         let known = pulls.get(taking.of);
         if known.is_some_and(|known| topic.is_reserved() || !known.pattern.matches(&topic))
-            || !context.permits.allow(Deed::Publish, &topic)
+            || known.is_some_and(|known| !context.permits.allow(known.gives(), &topic))
         {
             taking.finished += 1;
             return over(say, task, End::Denied);
@@ -392,12 +391,12 @@ impl Far {
     }
 
     fn tell_pulls(&mut self, context: &Context<'_>, pulls: &Pulls, say: &mut Says) {
-        let may = |pattern| context.permits.could(Deed::Publish, pattern);
+        let may = |known: &Known| context.permits.could(known.gives(), &known.pattern);
         let permitted = std::mem::take(&mut self.permitted);
         let takings = &mut self.takings;
         self.told.retain(|of, number| {
             let pull = *number;
-            let Some(known) = pulls.get(*of).filter(|known| !permitted || may(&known.pattern)) else {
+            let Some(known) = pulls.get(*of).filter(|known| !permitted || may(known)) else {
                 if let Some(taking) = takings.get_mut(&pull) {
                     taking.ending = true;
                 }
@@ -414,7 +413,7 @@ impl Far {
             true
         });
         for (of, known) in pulls.all() {
-            if !self.told.contains_key(&of) && may(&known.pattern) {
+            if !self.told.contains_key(&of) && may(known) {
                 self.numbers = self.numbers.wrapping_add(1);
                 let (pull, pattern, group) = (self.numbers, known.pattern.clone(), known.group.clone());
                 self.told.insert(of, pull);

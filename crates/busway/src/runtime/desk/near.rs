@@ -5,7 +5,7 @@
 //! acknowledgement runs here. If the peer is gone, or was away for too long, what is to be acknowledged is given back and the rest is
 //! lost with its link. A request ends with the link at once: its requester is told. While it is away the peer is no puller here.
 //!
-//! What the peer may read is asked for each task. What it says that we may not push there is given to others, and it gets no more of that topic.
+//! What the peer may pull and answer is asked for each task. What it says that we may not push there is given to others, and it gets no more of that topic.
 //!
 //! It does not know links or clocks, nor what the peer does with a task.
 //!
@@ -396,7 +396,7 @@ impl Near {
         let sample = task.sample();
         let (source, sequence, flags) = (sample.source(), sample.sequence(), sample.codec());
         let Ok(topic) = Topic::new(sample.topic()) else { return true };
-        if !context.permits.allow(Deed::Subscribe, &topic) || giving.denied.contains(&topic) {
+        if !context.permits.allow(giving.deed(), &topic) || giving.denied.contains(&topic) {
             if let Some((claim, line)) = task.into_claim() {
                 let attempt = claim.attempt();
                 if claim.give_back_as(attempt) {
@@ -529,21 +529,26 @@ impl Giving {
         }
     }
 
+    /// What the peer does with what it is given.
+    fn deed(&self) -> Deed {
+        if self.group.name().is_reserved() { Deed::Answer } else { Deed::Pull }
+    }
+
     /// What the peer may have now.
     fn filter(&self, context: &Context<'_>) -> Filter {
-        let (permits, denied) = (context.permits.clone(), self.denied.clone());
+        let (permits, denied, deed) = (context.permits.clone(), self.denied.clone(), self.deed());
         Filter(Arc::new(move |topic: &Topic| {
-            !topic.is_reserved() && permits.allow(Deed::Subscribe, topic) && !denied.contains(topic)
+            !topic.is_reserved() && permits.allow(deed, topic) && !denied.contains(topic)
         }))
     }
 
-    /// Asks for a puller, if the peer may read anything of it. Returns whether it does.
+    /// Asks for a puller, if the peer may have anything of it. Returns whether it does.
     fn ask(&mut self, context: &Context<'_>, pull: u32, number: &mut u64) -> bool {
         self.again_ns = None;
         if self.ends() || self.opening.is_some() {
             return false;
         }
-        if !context.permits.could(Deed::Subscribe, &self.pattern) {
+        if !context.permits.could(self.deed(), &self.pattern) {
             return false;
         }
         let builder = PullerBuilder::new(context.bus, Ok(self.pattern.clone()));

@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 
+use busway_protocol::Deed;
 use busway_wire::{Group, Pattern, PortId, ProcessId};
 
 use crate::control::Watched;
@@ -15,6 +16,13 @@ pub(super) struct Known {
     pub(super) group: Group,
     /// Ports that pull.
     pub(super) pullers: u64,
+}
+
+impl Known {
+    /// What a peer does that gives us something of it.
+    pub(super) fn gives(&self) -> Deed {
+        if self.group.name().is_reserved() { Deed::Request } else { Deed::Push }
+    }
 }
 
 /// See the head of this file.

@@ -37,8 +37,18 @@ impl Scene {
     pub(super) fn may(&mut self, publish: &[&str], subscribe: &[&str]) {
         let patterns = |topics: &[&str]| topics.iter().map(|topic| Pattern::parse(topic).unwrap()).collect();
         let (publish, subscribe) = (patterns(publish), patterns(subscribe));
-        let (deny_publish, deny_subscribe) = (Vec::new(), Vec::new());
-        let rule = Rule { whom: Whom::Anybody, publish, subscribe, deny_publish, deny_subscribe };
+        self.may_by(|rule| (rule.publish, rule.subscribe) = (publish, subscribe));
+    }
+
+    /// What the rule says that is made so, of one which allows nothing.
+    pub(super) fn may_by(&mut self, say: impl FnOnce(&mut Rule)) {
+        let (publish, subscribe, deny_publish, deny_subscribe) =
+            (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        let (push, request, pull, answer) = (None, None, None, None);
+        let whom = Whom::Anybody;
+        let mut rule =
+            Rule { whom, publish, subscribe, deny_publish, deny_subscribe, push, request, pull, answer };
+        say(&mut rule);
         self.permits = Permits::new(Principal::Node { index: 1 }, Some(&Acl::new(vec![rule])));
     }
 }
