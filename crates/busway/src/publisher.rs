@@ -122,6 +122,8 @@ pub struct PublisherBuilder {
     kept_for_first: bool,
     only: Option<Topic>,
     behind_max: Option<u32>,
+    /// How that group acknowledges, where that matters.
+    reserved: Option<busway_wire::Group>,
 }
 
 impl PublisherBuilder {
@@ -140,6 +142,7 @@ impl PublisherBuilder {
             kept_for_first: false,
             only: None,
             behind_max: None,
+            reserved: None,
         }
     }
 
@@ -153,6 +156,13 @@ impl PublisherBuilder {
     /// What it pushes comes from another host, and is for this group alone.
     pub(crate) fn only(mut self, group: Topic) -> Self {
         self.only = Some(group);
+        self
+    }
+
+    /// For pullers of this group that acknowledge so, and no others.
+    pub(crate) fn reserved(mut self, group: busway_wire::Group) -> Self {
+        self = self.only(group.name().clone());
+        self.reserved = Some(group);
         self
     }
 
@@ -301,6 +311,9 @@ impl PublisherBuilder {
     fn keep(&self, ring: &RingShared, readers: Readers) -> Result<(), ShmError> {
         if let Some(time) = self.history_for {
             ring.keep_history_for(nanoseconds(time));
+        }
+        if let Some(group) = &self.reserved {
+            ring.reserve_for(group.clone());
         }
         if readers == Readers::Subscribers && !self.late_join.is_zero() {
             ring.keep_for_the_first(nanoseconds(self.late_join))?;

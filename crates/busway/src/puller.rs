@@ -653,6 +653,30 @@ impl Puller {
         self.core.control.poke();
     }
 
+    /// Leaves a task that it has not begun to others until then, as if it had not been taken.
+    pub(crate) fn leave_to_others(&mut self, task: Task, until_ns: u64) {
+        let (publisher, sequence) = (task.sample.source(), task.sample.sequence());
+        for reader in self.readers.iter_mut().filter(|reader| reader.source.publisher.port == publisher) {
+            reader.reader.leave(sequence, until_ns);
+        }
+        if let Some((claim, line)) = task.into_claim() {
+            let attempt = claim.attempt();
+            if claim.give_back_as(attempt) {
+                self.core.ports.ring_bell(line);
+            }
+        }
+    }
+
+    /// Ends a task that nobody can have: as a dead letter, where there are such, or as lost for this cause.
+    pub(crate) fn end_for_all(&mut self, mut task: Task, cause: Cause) {
+        let Some(claim) = task.claim.take() else { return };
+        if self.dead.is_some() {
+            self.bury(&task.sample, claim, task.line);
+        } else {
+            claim.lose(cause);
+        }
+    }
+
     /// Takes up the pushers that the control thread has met.
     #[cold]
     fn meet(&mut self) {

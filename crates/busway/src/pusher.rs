@@ -66,8 +66,8 @@ impl PusherBuilder {
     }
 
     /// For tasks of another host, which are for this group alone.
-    pub(crate) fn open_for_work(self, group: Topic) -> Result<Publisher, Error> {
-        self.publisher.only(group).open_for_groups(self.late_join)
+    pub(crate) fn open_for_work(self, group: busway_wire::Group) -> Result<Publisher, Error> {
+        self.publisher.reserved(group).open_for_groups(self.late_join)
     }
 
     /// Registers the pusher. Returns when the pullers that are known now can take what it sends.

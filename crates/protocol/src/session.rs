@@ -174,7 +174,7 @@ impl<P: AsRef<[u8]> + Clone> Session<P> {
             }
             Input::RelayRefused { source, cause } => self.refuse_relay(now, source, cause),
             Input::Revoked { source } => {
-                self.take_out(source, Cause::Denied);
+                self.revoke(source);
             }
             Input::Published { source, sequence } => self.published(now, source, sequence, out),
             Input::Dropped { source, sequence, cause } => {

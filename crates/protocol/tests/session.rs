@@ -494,3 +494,20 @@ fn a_large_message_is_acknowledged_at_once_and_a_small_one_soon() {
         }
     }
 }
+
+#[test]
+fn of_a_source_that_a_peer_may_not_have_any_more_it_keeps_no_place_while_the_link_stands() {
+    let talk = Talk { messages: 40, size: |_| 9, slots: 64 };
+    let mut net = hosts(&talk);
+    run(&mut net, &talk);
+    assert!(!net.listener.relays[&LOSSY].closed);
+    net.dialer.rings.get_mut(&LOSSY).unwrap().attached = true;
+    let connects = net.connects;
+    net.dialer.handle(net.now, busway_protocol::Input::Revoked { source: LOSSY });
+    for _ in 0..100 {
+        net.step();
+    }
+    assert!(net.listener.relays[&LOSSY].closed, "it was told of its end");
+    assert!(!net.listener.relays[&RELIABLE].closed);
+    assert_eq!(net.connects, connects, "the link stands");
+}

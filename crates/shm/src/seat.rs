@@ -238,6 +238,8 @@ pub struct RingShared {
     pushes: Option<(u64, u32)>,
     /// Whether its messages are requests: they are for the responders alone, and nothing else is for those.
     asks: AtomicBool,
+    /// For which group alone its messages are, and how that acknowledges.
+    reserved: OnceLock<busway_wire::Group>,
     seats: Mutex<Vec<Seat>>,
     version: AtomicU64,
     /// The last message that was given up though the ring had room for it: later rows begin behind it.
@@ -318,6 +320,7 @@ impl RingShared {
             places,
             pushes: None,
             asks: AtomicBool::new(false),
+            reserved: OnceLock::new(),
             seats,
             version,
             given_up,

@@ -392,10 +392,32 @@ pub const WORK_WORDS_MAX: usize = 262_144;
 /// payload. What is larger is not kept, and both begin anew.
 pub const WORK_STRANGER_BYTES_MAX: usize = 64 << 10;
 
+/// Bytes of words that wait for one peer, said and not confirmed: what a link of 10 Gbit/s carries in 13 ms. Beyond it nothing more is given to that peer until
+/// it has confirmed some; a single larger task goes alone.
+pub const WORK_WAITING_BYTES_MAX: usize = 16 << 20;
+
+/// Bytes of words that wait for all peers of a node together: the heap that a node may have for work of others to take. Beyond it nothing more is given to a
+/// peer that has more than [`WORK_WAITING_BYTES_FLOOR`] waiting.
+pub const WORK_WAITING_BYTES_ALL: usize = 256 << 20;
+
+/// Bytes of words that may wait for each peer, whatever waits for others: small tasks go on beside peers that confirm nothing.
+pub const WORK_WAITING_BYTES_FLOOR: usize = 64 << 10;
+
+/// Bytes of a word about work beside the payload of its task: topic, extensions and fields. A task that is larger with them than the peer takes is not
+/// given to it.
+pub const WORK_WORD_BYTES: usize = 4 << 10;
+
+/// For so long a task that is too large for a peer is left to others. If nobody has taken it then, it is a dead letter where its group acknowledges, and is
+/// lost as `link_budget` elsewhere.
+pub const WORK_TOO_LARGE_NS: u64 = 5_000_000_000;
+
+/// Pulls of a peer that wait for one of its [`WORK_PULLS_MAX`] to end. A further one is not heard at all.
+pub const WORK_PULLS_WAITING_MAX: usize = 4_096;
+
 /// Tasks of one pull that a peer has at a time: more than any host works on. Beyond it nothing more is given for that pull.
 pub const WORK_GIVEN_MAX: u64 = 1_024;
 
-/// Pulls of a peer: as many groups and patterns as a host has, by far. A further one is not heard.
+/// Pulls of a peer: as many groups and patterns as a host has, by far. A further one waits until one of them ends.
 pub const WORK_PULLS_MAX: usize = 4_096;
 
 /// Topics of one pull that the peer may not be given, as it said. At one more nothing is given for that pull any more.

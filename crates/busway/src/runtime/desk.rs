@@ -32,6 +32,9 @@ use std::time::Duration;
 use busway_protocol::{PeerId, Permits, Principal};
 use busway_shm::bell::ANY;
 use busway_shm::clock;
+use busway_wire::limits::{
+    WORK_WAITING_BYTES_ALL, WORK_WAITING_BYTES_FLOOR, WORK_WAITING_BYTES_MAX, WORK_WORD_BYTES,
+};
 
 use crate::bus::Bus;
 use crate::error::Error;
@@ -50,8 +53,6 @@ pub(crate) use says::Says;
 const BLINK_NS: u64 = 200_000_000;
 /// A peer that is away for so long counts as gone: others do what it had.
 const GONE_NS: u64 = 5_000_000_000;
-/// Bytes that wait for a peer, beyond which nothing more is given to it.
-const WAITING_BYTES_MAX: usize = 16 << 20;
 /// Looks without sleeping after one that found something: a word is answered in far less time than a sleeper is woken.
 const SPINS: usize = 4;
 /// It looks at least so often.
@@ -78,13 +79,23 @@ pub(super) struct Desk<D> {
     pulls: Pulls,
     /// Those whose source is known, and between which sources their words go.
     partners: BTreeMap<PeerId, (Between, Partner)>,
+    /// Bytes that waited for all peers at the last look.
+    waiting_bytes: usize,
 }
 
 impl<D: Wires> Desk<D> {
     pub(super) fn new(shared: Arc<Shared<D>>) -> Result<Self, Error> {
         let bus = Bus { core: shared.core.clone() };
         let (lanes, opener) = (Lanes::of(&bus), Opener::start(&shared.core)?);
-        Ok(Self { shared, bus, lanes, opener, pulls: Pulls::default(), partners: BTreeMap::new() })
+        Ok(Self {
+            shared,
+            bus,
+            lanes,
+            opener,
+            pulls: Pulls::default(),
+            partners: BTreeMap::new(),
+            waiting_bytes: 0,
+        })
     }
 
     /// The body of `bw-work`.
@@ -138,6 +149,7 @@ impl<D: Wires> Desk<D> {
             self.forget(peer, &mut Says::default());
         }
         let mut opened = self.opener.take();
+        let of_all = std::mem::take(&mut self.waiting_bytes);
         for (id, peer) in peers {
             let (mut say, mut come) = (Says::default(), Vec::new());
             let (standing, permits) = {
@@ -146,6 +158,8 @@ impl<D: Wires> Desk<D> {
                 (standing, peer.permits().clone())
             };
             let Some(standing) = standing else { continue };
+            self.waiting_bytes = self.waiting_bytes.saturating_add(standing.waiting_bytes);
+            let standing = Standing { of_all, ..standing };
             let former = self.partners.get(&id).map(|(between, _)| *between);
             if former.is_some_and(|former| Some(former) != standing.between) {
                 // It is another start of it, or knows nothing of us: nobody hears what is said of the former.
@@ -188,6 +202,13 @@ impl<D: Wires> Desk<D> {
 impl Standing {
     /// Whether more may be given.
     fn has_room(&self) -> bool {
-        self.up && self.waiting_bytes < WAITING_BYTES_MAX
+        let own = self.waiting_bytes < WORK_WAITING_BYTES_MAX;
+        let all = self.of_all < WORK_WAITING_BYTES_ALL || self.waiting_bytes < WORK_WAITING_BYTES_FLOOR;
+        self.up && own && all
+    }
+
+    /// Whether a task of so many bytes, with what is beside its payload, is larger than what the peer takes.
+    fn is_too_large(&self, bytes: usize) -> bool {
+        bytes.saturating_add(WORK_WORD_BYTES) as u64 > self.largest
     }
 }

@@ -54,7 +54,7 @@ pub(crate) enum Outbound {
     /// Where it lies, held until this is dropped.
     Held(Arc<Message>, usize),
     /// A word about work.
-    Said(Arc<[u8]>),
+    Said(Arc<Vec<u8>>),
 }
 
 /// The number under which publishers keep the place of what a node reads for a peer; never 0.
@@ -67,7 +67,7 @@ impl AsRef<[u8]> for Outbound {
         let (bytes, skip) = match self {
             Outbound::Small(inline, skip) => (inline.payload(), *skip),
             Outbound::Held(message, skip) => (message.body.following(), *skip),
-            Outbound::Said(body) => (&**body, 0),
+            Outbound::Said(body) => (body.as_slice(), 0),
         };
         bytes.get(skip..).unwrap_or_default()
     }

@@ -11,8 +11,7 @@ use busway_wire::{Pattern, Topic};
 use super::{Acl, Deed, Permits, Rule, Whom};
 use crate::principal::Principal;
 
-const ALL: [Deed; 6] =
-    [Deed::Publish, Deed::Subscribe, Deed::Push, Deed::Request, Deed::Pull, Deed::Answer];
+const ALL: [Deed; 6] = [Deed::Publish, Deed::Subscribe, Deed::Push, Deed::Request, Deed::Pull, Deed::Answer];
 
 fn rule(whom: &str, lists: [&[&str]; 4]) -> Rule {
     let patterns = |list: &[&str]| list.iter().map(|text| Pattern::parse(text).expect("a pattern")).collect();

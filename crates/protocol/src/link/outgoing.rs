@@ -203,6 +203,12 @@ impl<P: AsRef<[u8]> + Clone> Outgoing<P> {
         })
     }
 
+    /// Whether a message of a source has gone in part.
+    pub(crate) fn is_partly_out(&self, source: PortId) -> bool {
+        let first = self.queues.get(&source).and_then(|queue| queue.items.front());
+        matches!(first, Some(Item::Message { begun: true, .. }))
+    }
+
     /// The last sequence of a source that went out whole on this connection.
     pub(crate) fn sent(&self, source: PortId) -> u64 {
         self.queues.get(&source).map_or(0, |queue| queue.sent)

@@ -67,8 +67,9 @@ impl<P: AsRef<[u8]> + Clone> Session<P> {
         self.settle(source, out);
     }
 
-    /// The largest message that the peer takes.
-    fn largest(&self) -> u64 {
+    /// The largest message that the peer takes, in bytes; without a link there is no bound.
+    #[must_use]
+    pub fn largest(&self) -> u64 {
         let hello = self.link.as_ref().and_then(Link::hello);
         hello.map_or(u64::MAX, |hello| u64::from(hello.message_bytes_max))
     }
@@ -164,6 +165,18 @@ impl<P: AsRef<[u8]> + Clone> Session<P> {
                 link.push_ordered(Frame::Retire(Retire { source, last: 0 }));
             }
             out.push(Output::SourceDenied { source, cause, account });
+        }
+    }
+
+    /// The peer may not have it any more, and need not keep a place for it. Behind half a message nothing is said of its end: the place stays as long
+    /// as the link.
+    pub(super) fn revoke(&mut self, source: PortId) {
+        let partly = self.link.as_mut().is_some_and(|link| link.outgoing().is_partly_out(source));
+        if self.take_out(source, Cause::Denied).is_some()
+            && !partly
+            && let Some(link) = self.link.as_mut().filter(|_| !self.closing)
+        {
+            link.push_ordered(Frame::Retire(Retire { source, last: 0 }));
         }
     }
 

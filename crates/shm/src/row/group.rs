@@ -238,6 +238,11 @@ impl GroupReader {
         self.resting.pauses = pauses;
     }
 
+    /// Leaves a message of this row to others until then, whatever comes of it.
+    pub fn leave(&mut self, sequence: u64, until_ns: u64) {
+        self.resting.leave(sequence, until_ns);
+    }
+
     /// When something that was given back may be taken again.
     pub fn rested_ns(&self) -> Option<u64> {
         self.resting.next_ns
@@ -284,7 +289,7 @@ impl GroupReader {
             }
             let sequence = self.at;
             self.at += 1;
-            if self.is_resting(sequence, &now_ns) {
+            if self.resting.is_left(sequence, &now_ns) || self.is_resting(sequence, &now_ns) {
                 continue;
             }
             let Some(claim) = self.run.claims().claim(sequence, self.owner) else { continue };

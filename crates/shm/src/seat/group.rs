@@ -299,7 +299,7 @@ impl Group {
             named.group = wanted.clone();
         }
         if named.group != *wanted {
-            return Err(ShmError::Refused { what: "another puller of this group acknowledges otherwise" });
+            return Err(ShmError::Refused { what: OTHERWISE });
         }
         let free = named.pullers.iter().position(Option::is_none).unwrap_or(named.pullers.len());
         if free >= usize::from(GROUP_PULLERS_MAX) {
@@ -408,6 +408,13 @@ impl RingShared {
         Ok(Joined { seat: seat.index, run: run.at(), owner: member.owner })
     }
 
+    /// Its messages are for this group alone, which acknowledges as it says here: work of another host, given for these pullers. Before anybody
+    /// else knows of it.
+    pub fn reserve_for(&self, group: busway_wire::Group) {
+        // What was said first holds.
+        let _ = self.reserved.set(group);
+    }
+
     /// Finds the group among the seats, or makes it, and takes the puller in.
     pub(super) fn join(
         &self,
@@ -421,6 +428,9 @@ impl RingShared {
         }
         if self.asks() != wanted.name().is_reserved() || !wanted.is_open() {
             return Err(ShmError::Refused { what: "requests are for responders, and work is for pullers" });
+        }
+        if self.reserved.get().is_some_and(|group| group != wanted) {
+            return Err(ShmError::Refused { what: OTHERWISE });
         }
         let groups = || seats.iter().filter_map(|seat| seat.group.as_ref());
         let of_name = |group: &&Arc<Group>| {
@@ -500,6 +510,7 @@ impl RingShared {
     }
 }
 
+const OTHERWISE: &str = "another puller of this group acknowledges otherwise";
 const NOT_PUSHED: ShmError = ShmError::Refused { what: "its messages are for subscribers, not for groups" };
 
 /// Whether the row is still in use, so that what it holds counts.

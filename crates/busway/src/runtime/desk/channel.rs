@@ -26,7 +26,7 @@ use crate::bus::Core;
 use crate::error::Error;
 use crate::ports::work_line;
 use crate::runtime::Outbound;
-use crate::runtime::desk::says::Saying;
+use crate::runtime::desk::says::{Body, Saying};
 use crate::runtime::import::Inputs;
 
 /// Our number, at a peer, for its words about work: interests are counted from 1.
@@ -83,6 +83,8 @@ pub(crate) struct Channel {
     /// Words of the peer are lost: what we know of it may be wrong.
     has_lost: bool,
     warned: bool,
+    /// It speaks other words than ours.
+    is_older: bool,
 }
 
 /// Between which two sources words go.
@@ -101,6 +103,10 @@ pub(crate) struct Standing {
     pub(crate) up: bool,
     /// Bytes that were said and that the peer has not confirmed.
     pub(crate) waiting_bytes: usize,
+    /// The same of all peers.
+    pub(crate) of_all: usize,
+    /// The largest message that the peer takes.
+    pub(crate) largest: u64,
 }
 
 impl Channel {
@@ -124,6 +130,7 @@ impl Channel {
             shares: false,
             has_lost: false,
             warned: false,
+            is_older: false,
         })
     }
 
@@ -141,7 +148,8 @@ impl Channel {
 
     pub(crate) fn standing(&self) -> Standing {
         let between = self.theirs.map(|theirs| Between { theirs, ours: self.source });
-        Standing { between, up: self.up, waiting_bytes: self.waiting_bytes }
+        let (of_all, largest) = (0, u64::MAX);
+        Standing { between, up: self.up, waiting_bytes: self.waiting_bytes, of_all, largest }
     }
 
     /// Somebody looks what has come.
@@ -257,7 +265,7 @@ impl Channel {
         let at = usize::try_from(self.read - self.confirmed).ok()?;
         let said = self.out.get(at)?;
         let body =
-            said.saying.as_ref().map_or_else(|| [].into(), |saying| saying.body(clock::monotonic_ns()));
+            said.saying.as_ref().map_or_else(Body::default, |saying| saying.body(clock::monotonic_ns()));
         let to = said.to;
         self.read += 1;
         let mut header = Header::new(Kind::Publish);
@@ -374,6 +382,10 @@ impl Channel {
 
     fn come(&mut self, header: &Header, body: Option<Vec<u8>>) {
         let for_us = self.is_for_us(header);
+        // Words have borne whom they are for since there are words of this kind.
+        if header.correlation.get() == 0 && !std::mem::replace(&mut self.is_older, true) {
+            tracing::warn!(target: "busway::work", "a peer says words about work of an older version: no work is shared with it");
+        }
         self.has_lost |= for_us && body.is_none();
         let body = body.filter(|_| for_us).unwrap_or_default();
         self.inbox.push_back(Came { sequence: header.sequence.get(), for_us, body });

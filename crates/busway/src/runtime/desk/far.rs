@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use busway_shm::seat::RingShared;
 use busway_shm::seat::work::Stands;
+use busway_wire::limits::WORK_WAITING_BYTES_MAX;
 use busway_wire::work::{End, Word, parted};
 use busway_wire::{Cause, Flags, ReplyState, Topic};
 
@@ -24,7 +25,7 @@ use super::near::Look;
 use super::opener::{For, Wanted};
 use super::pulls::{Known, Pulls};
 use super::says::Says;
-use super::{Context, Standing, WAITING_BYTES_MAX};
+use super::{Context, Standing};
 use crate::outcome::{RecvError, SendError};
 use crate::publisher::{Beside, Publisher, WorkOrigin};
 use crate::requester::{Pending, RequestError, Requester};
@@ -163,9 +164,8 @@ impl Far {
         };
         self.last = self.last.max(task);
         let (beside, payload) = parted(extensions, payload);
-        let (since_ns, beside, payload) = (context.now_ns, beside.to_vec(), payload.to_vec());
+        let since_ns = context.now_ns;
         let origin = WorkOrigin { source, sequence };
-        let came = Came { task, origin, attempt, flags, left_ns, since_ns, beside, payload };
         // Nobody who keeps to the page gives more than was granted.
         let Some(taking) = self.takings.get_mut(&pull).filter(|taking| taking.came < taking.granted) else {
             return over(say, task, End::Back { attempt });
@@ -183,6 +183,10 @@ impl Far {
             taking.finished += 1;
             return over(say, task, End::Back { attempt });
         };
+        let Some((beside, payload)) = copied(beside).zip(copied(payload)) else {
+            return taking.ends(Some((task, End::Back { attempt })), since_ns, say);
+        };
+        let came = Came { task, origin, attempt, flags, left_ns, since_ns, beside, payload };
         if let Some((place, watch)) = taking.places.get_mut(&topic) {
             watch.used_ns = since_ns;
             let end = match place {
@@ -201,7 +205,7 @@ impl Far {
         let whom = For { pull, ..context.whom.clone() };
         let wanted = match known.group.name().is_reserved() {
             true => Wanted::Requester(topic.clone()),
-            false => Wanted::Pusher(topic.clone(), known.group.name().clone()),
+            false => Wanted::Pusher(topic.clone(), known.group.clone()),
         };
         context.opener.want(whom, wanted);
         let watch = Watch { used_ns: since_ns, ..Watch::default() };
@@ -676,7 +680,7 @@ impl Asked {
         }
         self.pending.retain(|task, pending| {
             for _ in 0..REPLIES_MAX {
-                if say.bytes() >= WAITING_BYTES_MAX {
+                if say.bytes() >= WORK_WAITING_BYTES_MAX {
                     return true;
                 }
                 match pending.try_recv() {
@@ -684,10 +688,13 @@ impl Asked {
                         let last = reply.is_last();
                         let state = if last { ReplyState::Last } else { ReplyState::Part };
                         let extensions = reply.extensions();
-                        let following = [extensions, &reply].concat();
-                        let (task, index, extensions) = (*task, reply.index(), (extensions.len() / 8) as u8);
-                        say.with(&Word::Reply { task, index, state: state as u8, extensions }, &following);
-                        if last {
+                        let (task, index, beside) = (*task, reply.index(), (extensions.len() / 8) as u8);
+                        let word = Word::Reply { task, index, state: state as u8, extensions: beside };
+                        let said = say.with(&word, [extensions, &reply]);
+                        if !said {
+                            tell(say, task, 0, ReplyState::Unanswered, &[]);
+                        }
+                        if last || !said {
                             ended.count(End::Done);
                             over(say, task, End::Done);
                             return false;
@@ -743,12 +750,24 @@ fn failed(say: &mut Says, task: u64, error: &RequestError) -> End {
     end
 }
 
+/// A copy, if there is memory for it.
+fn copied(bytes: &[u8]) -> Option<Vec<u8>> {
+    let mut copy = Vec::new();
+    copy.try_reserve_exact(bytes.len()).ok()?;
+    copy.extend_from_slice(bytes);
+    Some(copy)
+}
+
 fn over(say: &mut Says, task: u64, end: End) {
     say.word(&Word::Over { task, end });
 }
 
 fn tell(say: &mut Says, task: u64, index: u32, state: ReplyState, payload: &[u8]) {
-    say.with(&Word::Reply { task, index, state: state as u8, extensions: 0 }, payload);
+    let state = state as u8;
+    if !say.with(&Word::Reply { task, index, state, extensions: 0 }, [payload, &[]]) {
+        // Why it failed cannot be told.
+        say.word(&Word::Reply { task, index, state, extensions: 0 });
+    }
 }
 
 #[cfg(test)]

@@ -12,20 +12,23 @@
 //! Invariant: a task that was given ends once: as the peer says, or when the peer is gone; what is said of it after that means nothing. Where
 //! it ends otherwise than the peer has said, the peer is told. One puller of a pull is asked for at a time.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use busway_protocol::Deed;
 use busway_shm::row::group;
-use busway_wire::limits::{WORK_DENIED_MAX, WORK_GIVEN_MAX, WORK_OPENINGS_MAX, WORK_PULLS_MAX};
+use busway_wire::limits::{
+    WORK_DENIED_MAX, WORK_GIVEN_MAX, WORK_OPENINGS_MAX, WORK_PULLS_MAX, WORK_PULLS_WAITING_MAX,
+    WORK_TOO_LARGE_NS, WORK_WAITING_BYTES_MAX,
+};
 use busway_wire::work::{End, Word, parted};
 use busway_wire::{
     Cause, Group, HEAD_BYTES, Kind, Pattern, PortId, ReplyHead, ReplyState, RequestHead, Topic, responders,
 };
 
-use super::Context;
 use super::opener::{For, Wanted};
 use super::says::{Saying, Says};
+use super::{Context, Standing};
 use crate::ports::Filter;
 use crate::publisher::{Beside, Stamp};
 use crate::puller::{Puller, PullerBuilder, Task};
@@ -33,8 +36,10 @@ use crate::responder::{Lane, To};
 
 /// Tasks of one pull that are given before others have their turn.
 const TURN_MAX: usize = 64;
-/// Bytes that wait for the peer, beyond which nothing more is pulled for it.
-const WAITING_BYTES_MAX: usize = 16 << 20;
+/// Tasks that ended here otherwise than the peer said, of which its word is still heard: as many as a pull may have under way.
+const LATE_MAX: usize = 1_024;
+/// Tasks of one pull that were too large for the peer, and are known again.
+const TOO_LARGE_MAX: usize = 1_024;
 /// Whether somebody still waits for a request is looked at so often.
 const CANCEL_NS: u64 = 20_000_000;
 /// A puller that cannot be had is asked for again after so long.
@@ -62,6 +67,8 @@ struct Giving {
     denied: BTreeSet<Topic>,
     /// There were too many of these: nothing more until the peer says anew that it pulls. What was granted and given stays counted.
     stopped: bool,
+    /// Those that were too large for the peer, and how often they had been given then: others may take them for a while.
+    too_large: BTreeMap<(PortId, u64), u8>,
     /// It was taken back, for good: its number is not used again.
     ending: bool,
     /// The peer is not there.
@@ -109,6 +116,12 @@ struct Asked {
 pub(super) struct Near {
     pulls: BTreeMap<u32, Giving>,
     given: BTreeMap<u64, Given>,
+    /// Pulls for which there is no place yet, and what was granted for them.
+    waiting: BTreeMap<u32, (Pattern, Group, u64)>,
+    /// Of those that ended here the latest, with their pull and topic: what the peer denies it denies also then.
+    late: VecDeque<(u64, u32, Topic)>,
+    /// It was said that there are more pulls than are heard.
+    warned: bool,
     next: u64,
     opened: u64,
     looked_ns: u64,
@@ -134,13 +147,30 @@ impl Near {
             }
             return;
         }
-        if self.pulls.len() >= WORK_PULLS_MAX {
+        if self.pulls.len() < WORK_PULLS_MAX {
+            self.pulls.insert(pull, Giving::new(pattern, group, context.now_ns));
             return;
         }
-        self.pulls.insert(pull, Giving::new(pattern, group, context.now_ns));
+        if !std::mem::replace(&mut self.warned, true) {
+            let peer = &context.whom.peer;
+            tracing::warn!(target: "busway::work", %peer, "pulls more than {WORK_PULLS_MAX} patterns and groups: the rest waits");
+        }
+        if self.waiting.len() < WORK_PULLS_WAITING_MAX || self.waiting.contains_key(&pull) {
+            self.waiting.entry(pull).or_insert((pattern, group, 0));
+        }
+    }
+
+    /// Those that wait have the places that are free.
+    fn take_up(&mut self, now_ns: u64) {
+        while self.pulls.len() < WORK_PULLS_MAX
+            && let Some((pull, (pattern, group, granted))) = self.waiting.pop_first()
+        {
+            self.pulls.insert(pull, Giving { granted, ..Giving::new(pattern, group, now_ns) });
+        }
     }
 
     pub(super) fn unpull(&mut self, pull: u32) {
+        self.waiting.remove(&pull);
         if let Some(giving) = self.pulls.get_mut(&pull) {
             giving.ending = true;
             giving.let_go();
@@ -150,6 +180,8 @@ impl Near {
     pub(super) fn grant(&mut self, pull: u32, tasks: u64) {
         if let Some(giving) = self.pulls.get_mut(&pull) {
             giving.granted = giving.granted.max(tasks);
+        } else if let Some((_, _, granted)) = self.waiting.get_mut(&pull) {
+            *granted = tasks.max(*granted);
         }
     }
 
@@ -187,7 +219,12 @@ impl Near {
 
     /// The peer says what became of a task.
     pub(super) fn over(&mut self, context: &Context<'_>, task: u64, end: End) {
-        let Some(given) = self.take(task) else { return };
+        let Some(given) = self.take(task) else {
+            if end == End::Denied {
+                self.denied_late(context, task);
+            }
+            return;
+        };
         let attempt = match end {
             End::Done => {
                 given.claim.done();
@@ -208,6 +245,25 @@ impl Near {
         if given.claim.give_back_as(attempt) {
             context.ports.ring_bell(given.line);
         }
+    }
+
+    /// What was over here may not be pushed there: the next of its topic would not be either.
+    fn denied_late(&mut self, context: &Context<'_>, task: u64) {
+        let Some(at) = self.late.iter().position(|(late, ..)| *late == task) else { return };
+        if let Some((_, pull, topic)) = self.late.remove(at)
+            && let Some(giving) = self.pulls.get_mut(&pull)
+        {
+            giving.deny(topic, context);
+        }
+    }
+
+    /// Takes a task from the peer, which is told, before it has said what became of it.
+    fn take_from_peer(&mut self, task: u64, say: &mut Says) -> Option<Given> {
+        let given = self.take(task)?;
+        say.push(Saying::Cancel { pull: given.pull, task });
+        self.late.truncate(LATE_MAX - 1);
+        self.late.push_front((task, given.pull, given.topic.clone()));
+        Some(given)
     }
 
     /// A reply to a request of this host. The last is the end of the request, whatever follows.
@@ -267,9 +323,9 @@ impl Near {
         let ended: Vec<u64> =
             self.given.iter().filter(|(_, given)| which(given)).map(|(task, _)| *task).collect();
         for task in ended {
-            let Some(given) = self.take(task) else { continue };
-            say.push(Saying::Cancel { pull: given.pull, task });
-            given.end(context);
+            if let Some(given) = self.take_from_peer(task, say) {
+                given.end(context);
+            }
         }
     }
 
@@ -290,7 +346,7 @@ impl Near {
     }
 
     /// Gives what the peer is ready for, and looks after what it has. Returns whether there may be more at once.
-    pub(super) fn step(&mut self, context: &Context<'_>, say: &mut Says, room: bool) -> Look {
+    pub(super) fn step(&mut self, context: &Context<'_>, say: &mut Says, standing: Standing) -> Look {
         let mut look = Look::default();
         let now_ns = context.now_ns;
         if now_ns.saturating_sub(self.looked_ns) >= CANCEL_NS {
@@ -305,6 +361,7 @@ impl Near {
             // Of one that was asked for the answer is waited for: who says and takes back asks for no more than who stays.
             !giving.ending || giving.under_way > 0 || giving.opening.is_some()
         });
+        self.take_up(now_ns);
         let mut all = std::mem::take(&mut self.pulls);
         let mut openings = all.values().filter(|giving| giving.opening.is_some()).count();
         for (pull, giving) in &mut all {
@@ -315,7 +372,7 @@ impl Near {
                     openings += usize::from(giving.ask(context, *pull, &mut self.opened));
                 }
             }
-            self.give(context, *pull, giving, room, say, &mut look);
+            self.give(context, *pull, giving, standing, say, &mut look);
         }
         self.pulls = all;
         look
@@ -344,24 +401,30 @@ impl Near {
         context: &Context<'_>,
         pull: u32,
         giving: &mut Giving,
-        room: bool,
+        standing: Standing,
         say: &mut Says,
         look: &mut Look,
     ) {
         let Some(mut holder) = giving.puller.take() else { return };
-        let (puller, before) = (&mut holder.puller, giving.under_way);
-        let now_ns = context.now_ns;
-        if let Some(due_ns) = puller.watch(now_ns) {
+        let (now_ns, before) = (context.now_ns, giving.under_way);
+        if let Some(due_ns) = holder.puller.watch(now_ns) {
             look.by(due_ns);
         }
         let mut turn = 0;
         let mut keeps = true;
-        let room = |say: &Says| room && say.bytes() < WAITING_BYTES_MAX;
+        if !giving.too_large.is_empty() {
+            look.by(now_ns.saturating_add(WORK_TOO_LARGE_NS));
+        }
+        let room = |say: &Says| standing.has_room() && say.bytes() < WORK_WAITING_BYTES_MAX;
         while keeps && giving.may_have_more() && turn < TURN_MAX && room(say) {
-            match puller.look() {
+            match holder.puller.look() {
+                Ok(Some(task)) if standing.is_too_large(size_of_task(&task)) => {
+                    turn += 1;
+                    giving.leave(&mut holder.puller, task, now_ns);
+                }
                 Ok(Some(task)) => {
                     turn += 1;
-                    keeps = self.give_one(context, (pull, holder.number), giving, task, say);
+                    keeps = self.give_one(context, (pull, &mut holder), giving, task, say);
                 }
                 Ok(None) => break,
                 Err(error) => {
@@ -372,10 +435,10 @@ impl Near {
             }
         }
         if keeps && giving.may_have_more() && room(say) {
-            look.again |= turn >= TURN_MAX || puller.must_look_again();
-            look.any |= puller.pushers() > 0;
+            look.again |= turn >= TURN_MAX || holder.puller.must_look_again();
+            look.any |= holder.puller.pushers() > 0;
         } else {
-            puller.rest();
+            holder.puller.rest();
         }
         holder.under_way += giving.under_way - before;
         giving.puller = Some(holder);
@@ -384,11 +447,11 @@ impl Near {
         }
     }
 
-    /// Gives a task that was taken. `false`: the peer may not have it, and others do; the puller takes what it should not.
+    /// Gives a task that was taken, if there is memory for it. `false`: the peer may not have it, and others do; the puller takes what it should not.
     fn give_one(
         &mut self,
         context: &Context<'_>,
-        (pull, number): (u32, u64),
+        (pull, holder): (u32, &mut Holder),
         giving: &mut Giving,
         mut task: Task,
         say: &mut Says,
@@ -425,16 +488,32 @@ impl Near {
         // Whatever a program of this host wrote there, the peer gets what is sound.
         let beside = sample.extensions();
         let (beside, _) = parted((beside.len() / 8) as u8, beside);
-        let (following, extensions) = ([beside, payload].concat(), (beside.len() / 8) as u8);
+        let extensions = (beside.len() / 8) as u8;
         let acknowledges = giving.group.acknowledge().is_some();
-        let Some((claim, line)) = task.into_claim() else { return true };
         let flags = busway_wire::Flags::from_codec(flags).bits();
-        let attempt = claim.attempt();
-        self.next += 1;
-        let (task, of) = (self.next, topic.clone());
-        let word =
-            Word::Task { pull, task, topic: of, source, sequence, attempt, flags, left_ns: 0, extensions };
-        say.task(word, &following, asked.as_ref().map(|asked| asked.deadline_ns));
+        let attempt = task.claim().map_or(0, group::Task::attempt);
+        let (number_of_task, of) = (self.next + 1, topic.clone());
+        let word = Word::Task {
+            pull,
+            task: number_of_task,
+            topic: of,
+            source,
+            sequence,
+            attempt,
+            flags,
+            left_ns: 0,
+            extensions,
+        };
+        let until_ns = asked.as_ref().map(|asked| asked.deadline_ns);
+        let Some(saying) = Saying::task(word, [beside, payload], until_ns) else {
+            // It is free again; there may be memory later, or another who does it.
+            giving.leave(&mut holder.puller, task, context.now_ns);
+            return true;
+        };
+        let Some((claim, line)) = task.into_claim() else { return true };
+        let (task, number) = (number_of_task, holder.number);
+        self.next = task;
+        say.push(saying);
         giving.given += 1;
         giving.under_way += 1;
         self.given.insert(task, Given { pull, number, topic, claim, line, acknowledges, asked });
@@ -450,11 +529,10 @@ impl Near {
         let over: Vec<u64> =
             self.given.iter().filter(|(_, given)| is_over(given)).map(|(task, _)| *task).collect();
         for task in over {
-            let Some(given) = self.take(task) else { continue };
+            let Some(given) = self.take_from_peer(task, say) else { continue };
             if given.asked.is_some() {
                 given.claim.lose(Cause::Expired);
             }
-            say.push(Saying::Cancel { pull: given.pull, task });
         }
     }
 }
@@ -472,10 +550,25 @@ impl Giving {
             under_way: 0,
             again_ns: Some(now_ns),
             denied: BTreeSet::new(),
+            too_large: BTreeMap::new(),
             stopped: false,
             ending: false,
             away: false,
         }
+    }
+
+    /// The peer cannot have this task: others may take it for a while. What nobody took is over.
+    fn leave(&mut self, puller: &mut Puller, task: Task, now_ns: u64) {
+        let key = (task.sample().source(), task.sample().sequence());
+        let attempt = task.claim().map_or(0, group::Task::attempt);
+        if self.too_large.remove(&key) == Some(attempt) {
+            return puller.end_for_all(task, Cause::LinkBudget);
+        }
+        if self.too_large.len() >= TOO_LARGE_MAX {
+            self.too_large.pop_first();
+        }
+        self.too_large.insert(key, attempt);
+        puller.leave_to_others(task, now_ns.saturating_add(WORK_TOO_LARGE_NS));
     }
 
     fn may_have_more(&self) -> bool {
@@ -559,6 +652,12 @@ impl Giving {
         context.opener.want(whom, Wanted::Puller(Box::new(builder)));
         true
     }
+}
+
+/// Bytes of a task that go to the peer, but for its topic.
+fn size_of_task(task: &Task) -> usize {
+    let sample = task.sample();
+    sample.payload().len().saturating_add(sample.extensions().len())
 }
 
 impl Given {

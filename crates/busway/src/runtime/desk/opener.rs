@@ -10,7 +10,7 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::thread::JoinHandle;
 
 use busway_protocol::PeerId;
-use busway_wire::Topic;
+use busway_wire::{Group, Topic};
 
 use crate::bus::{Bus, Core};
 use crate::error::{Code, Error};
@@ -36,7 +36,7 @@ pub(super) enum Wanted {
     /// Of the topics and the group of a pull of the peer.
     Puller(Box<PullerBuilder>),
     /// For tasks of the peer on this topic, for this group of ours.
-    Pusher(Topic, Topic),
+    Pusher(Topic, Group),
     /// For requests of the peer on this topic.
     Requester(Topic),
 }

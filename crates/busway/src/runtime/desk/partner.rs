@@ -56,7 +56,7 @@ impl Partner {
         for (whom, opened) in heard.opened {
             self.opened(context, &whom, opened, say);
         }
-        look.add(self.near.step(context, say, standing.has_room()));
+        look.add(self.near.step(context, say, standing));
         look.add(self.far.step(context, pulls, say, standing));
         (look, self.near.gives() || self.far.takes())
     }

@@ -11,6 +11,9 @@ use std::sync::Arc;
 
 use busway_wire::work::{Word, encode};
 
+/// A body, or a payload, that was made once: cloning copies nothing.
+pub(crate) type Body = Arc<Vec<u8>>;
+
 /// Bytes of a word without its payload and its topic, at most.
 const WORD_BYTES: usize = 64;
 
@@ -18,16 +21,28 @@ const WORD_BYTES: usize = 64;
 #[derive(Clone, Debug)]
 pub(crate) enum Saying {
     /// These bytes.
-    Body(Arc<[u8]>),
+    Body(Body),
     /// A task, which its number is known by.
-    Task { task: u64, body: Arc<[u8]> },
-    /// A request, which is waited for until then: the word, and the payload behind it.
-    Request { word: Box<Word>, payload: Arc<[u8]>, until_ns: u64 },
+    Task { task: u64, body: Body },
+    /// A request, which is waited for until then: the word, and what follows it.
+    Request { word: Box<Word>, following: Body, until_ns: u64 },
     /// A task of this pull is over for us.
     Cancel { pull: u32, task: u64 },
 }
 
 impl Saying {
+    /// A task, or a request that is waited for until then, with what follows the word. `None`: there is no memory for it.
+    pub(crate) fn task(word: Word, following: [&[u8]; 2], until_ns: Option<u64>) -> Option<Self> {
+        let Word::Task { task, .. } = word else { return None };
+        Some(match until_ns {
+            None => Self::Task { task, body: body_of(Some(&word), following)? },
+            Some(until_ns) => {
+                let following = body_of(None, following)?;
+                Self::Request { word: Box::new(word), following, until_ns }
+            }
+        })
+    }
+
     /// The number of the task or request that it gives.
     pub(crate) fn gives(&self) -> Option<u64> {
         match self {
@@ -44,32 +59,44 @@ impl Saying {
     pub(crate) fn size(&self) -> usize {
         match self {
             Self::Body(body) | Self::Task { body, .. } => body.len(),
-            Self::Request { payload, .. } => payload.len().saturating_add(WORD_BYTES),
+            Self::Request { following, .. } => following.len().saturating_add(WORD_BYTES),
             Self::Cancel { .. } => WORD_BYTES,
         }
     }
 
     /// What is said now.
-    pub(crate) fn body(&self, now_ns: u64) -> Arc<[u8]> {
+    pub(crate) fn body(&self, now_ns: u64) -> Body {
         match self {
             Self::Body(body) | Self::Task { body, .. } => body.clone(),
-            Self::Request { word, payload, until_ns } => {
+            Self::Request { word, following, until_ns } => {
                 let mut word = (**word).clone();
-                if let Word::Task { left_ns, .. } = &mut word {
-                    // 0 would be a task.
-                    *left_ns = until_ns.saturating_sub(now_ns).max(1);
-                }
-                body_of(&word, payload)
+                let Word::Task { pull, task, left_ns, .. } = &mut word else { return Body::default() };
+                // 0 would be a task.
+                *left_ns = until_ns.saturating_sub(now_ns).max(1);
+                let (pull, task) = (*pull, *task);
+                // Where there is no memory it is one that is over there, and has its deadline here.
+                body_of(Some(&word), [following, &[]]).unwrap_or_else(|| small(&Word::Cancel { pull, task }))
             }
-            Self::Cancel { pull, task } => body_of(&Word::Cancel { pull: *pull, task: *task }, &[]),
+            Self::Cancel { pull, task } => small(&Word::Cancel { pull: *pull, task: *task }),
         }
     }
 }
 
-fn body_of(word: &Word, payload: &[u8]) -> Arc<[u8]> {
+/// A word, if there is one, and what follows: one copy. `None`: there is no memory for it.
+fn body_of(word: Option<&Word>, following: [&[u8]; 2]) -> Option<Body> {
     let mut body = Vec::new();
-    encode(word, payload, &mut body);
-    body.into()
+    if let Some(word) = word {
+        encode(word, &[], &mut body);
+    }
+    body.try_reserve_exact(following[0].len().checked_add(following[1].len())?).ok()?;
+    following.iter().for_each(|part| body.extend_from_slice(part));
+    Some(Arc::new(body))
+}
+
+fn small(word: &Word) -> Body {
+    let mut body = Vec::new();
+    encode(word, &[], &mut body);
+    Arc::new(body)
 }
 
 /// What is to be said, in its order.
@@ -87,21 +114,14 @@ impl Says {
 
     /// A word without a payload.
     pub(crate) fn word(&mut self, word: &Word) {
-        self.push(Saying::Body(body_of(word, &[])));
+        self.push(Saying::Body(small(word)));
     }
 
-    /// A word and its payload.
-    pub(crate) fn with(&mut self, word: &Word, payload: &[u8]) {
-        self.push(Saying::Body(body_of(word, payload)));
-    }
-
-    /// A task, or a request that is waited for until then.
-    pub(crate) fn task(&mut self, word: Word, payload: &[u8], until_ns: Option<u64>) {
-        let Word::Task { task, .. } = word else { return };
-        self.push(match until_ns {
-            None => Saying::Task { task, body: body_of(&word, payload) },
-            Some(until_ns) => Saying::Request { word: Box::new(word), payload: payload.into(), until_ns },
-        });
+    /// A word and what follows it. `false`: there is no memory for it, and it is not said.
+    #[must_use]
+    pub(crate) fn with(&mut self, word: &Word, following: [&[u8]; 2]) -> bool {
+        let body = body_of(Some(word), following);
+        body.map(|body| self.push(Saying::Body(body))).is_some()
     }
 
     pub(crate) fn bytes(&self) -> usize {

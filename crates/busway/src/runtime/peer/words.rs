@@ -57,7 +57,7 @@ impl Peer {
     ) -> Option<Standing> {
         let channel = self.channel.as_mut()?;
         channel.take(come, &mut self.inputs);
-        let standing = channel.standing();
+        let standing = Standing { largest: self.session.largest(), ..channel.standing() };
         if !self.inputs.is_empty() {
             self.answer(Time(driver.now_ns()));
             self.write(driver);

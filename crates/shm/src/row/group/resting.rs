@@ -39,6 +39,8 @@ pub(super) struct Resting {
     pub(super) pauses: Pauses,
     /// By sequence: how often it was given back, and until when it rests. None is over, so there are no more than slots.
     until: BTreeMap<u64, (u8, u64)>,
+    /// What this puller may not have, and until when it leaves it to others, however free it is.
+    left: BTreeMap<u64, u64>,
     /// When the first of them has rested; of those that have, once each.
     pub(super) next_ns: Option<u64>,
 }
@@ -58,6 +60,17 @@ impl Resting {
         pause_ns > 0
     }
 
+    /// This puller leaves it to others until then.
+    pub(super) fn leave(&mut self, sequence: u64, until_ns: u64) {
+        self.left.insert(sequence, until_ns);
+        self.next_ns = [self.next_ns, Some(until_ns)].into_iter().flatten().min();
+    }
+
+    /// Whether it is left to others now.
+    pub(super) fn is_left(&self, sequence: u64, now_ns: impl FnOnce() -> u64) -> bool {
+        !self.left.is_empty() && self.left.get(&sequence).is_some_and(|until_ns| *until_ns > now_ns())
+    }
+
     /// It is nobody's any more, or somebody's.
     pub(super) fn forget(&mut self, sequence: u64) {
         if !self.until.is_empty() {
@@ -70,6 +83,9 @@ impl Resting {
         while self.until.first_key_value().is_some_and(|(sequence, _)| *sequence <= low) {
             self.until.pop_first();
         }
+        while self.left.first_key_value().is_some_and(|(sequence, _)| *sequence <= low) {
+            self.left.pop_first();
+        }
     }
 
     /// The first that has rested by now, if that is news.
@@ -79,9 +95,10 @@ impl Resting {
         if next_ns > now_ns {
             return None;
         }
-        let later = self.until.values().map(|(_, until_ns)| *until_ns).filter(|until_ns| *until_ns > now_ns);
-        self.next_ns = later.min();
-        self.until.iter().find(|(_, (_, until_ns))| *until_ns <= now_ns).map(|(sequence, _)| *sequence)
+        let left = self.left.iter().map(|(sequence, until_ns)| (*sequence, *until_ns));
+        let all = self.until.iter().map(|(sequence, (_, until_ns))| (*sequence, *until_ns)).chain(left);
+        self.next_ns = all.clone().map(|(_, until_ns)| until_ns).filter(|until_ns| *until_ns > now_ns).min();
+        all.filter(|(_, until_ns)| *until_ns <= now_ns).map(|(sequence, _)| sequence).min()
     }
 }
 
@@ -115,5 +132,16 @@ mod tests {
         assert!(resting.is_resting(7, 2, until));
         resting.forget_up_to(7);
         assert!(resting.until.is_empty());
+    }
+
+    #[test]
+    fn what_is_left_to_others_is_looked_at_again_when_its_time_is_up() {
+        let mut resting = Resting::default();
+        assert!(!resting.is_left(3, || 0));
+        resting.leave(3, 100);
+        assert!(resting.is_left(3, || 99) && !resting.is_left(3, || 100) && !resting.is_left(4, || 0));
+        assert_eq!((resting.rested(|| 99), resting.rested(|| 100)), (None, Some(3)));
+        resting.forget_up_to(3);
+        assert!(resting.left.is_empty());
     }
 }

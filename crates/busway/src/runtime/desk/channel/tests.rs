@@ -82,9 +82,7 @@ fn task(task: u64, left: Option<u64>) -> Saying {
         left_ns: 0,
         extensions: 0,
     };
-    let mut says = crate::runtime::desk::Says::default();
-    says.task(word, b"payload", left);
-    says.into_all().remove(0)
+    Saying::task(word, [b"pay", b"load"], left).unwrap()
 }
 
 fn word(body: &[u8]) -> Word {
@@ -190,4 +188,14 @@ fn words_that_are_lost_on_the_way_begin_both_anew() {
     let mut come = Vec::new();
     scene.channel.take(&mut come, &mut scene.inputs);
     assert_eq!((scene.begins_anew(), come.len()), (1, 0));
+}
+
+#[test]
+fn a_peer_that_speaks_words_of_an_older_version_is_told_of_once_and_what_was_for_an_earlier_start_is_not() {
+    let mut scene = Scene::new();
+    for (to, older) in [(PortId(99), false), (scene.between().ours, false), (PortId(0), true)] {
+        let header = scene.header(to, 1, 1);
+        scene.channel.deliver(Delivery::Message { header, body: b"x" });
+        assert_eq!(scene.channel.is_older, older);
+    }
 }

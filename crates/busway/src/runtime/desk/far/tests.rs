@@ -2,7 +2,7 @@
 #![expect(clippy::print_stdout, reason = "the evidence of a row is what its test prints")]
 
 use busway_wire::work::{End, Word, decode};
-use busway_wire::{Group, Pattern, PortId, ProcessId, Topic};
+use busway_wire::{Acknowledge, Group, Pattern, PortId, ProcessId, Topic};
 
 use super::Far;
 use crate::control::Watched;
@@ -10,12 +10,37 @@ use crate::runtime::desk::pulls::Pulls;
 use crate::runtime::desk::scene::Scene;
 use crate::runtime::desk::{Says, Standing};
 
-const UP: Standing = Standing { between: None, up: true, waiting_bytes: 0 };
+const UP: Standing = Standing { between: None, up: true, waiting_bytes: 0, of_all: 0, largest: u64::MAX };
+
+fn group(within_ms: Option<u32>) -> Group {
+    let how = within_ms.map(|within_ms| Acknowledge { within_ms, attempts: 5 });
+    Group::new(Topic::new("g").unwrap(), how).unwrap()
+}
 
 fn pulled(port: u64, pattern: &str) -> Watched {
-    let (pattern, name) = (Pattern::parse(pattern).unwrap(), Topic::new("g").unwrap());
-    let group = Group::new(name, None).unwrap();
+    let (pattern, group) = (Pattern::parse(pattern).unwrap(), group(None));
     Watched::Pulled { process: ProcessId(1), port: PortId(port), pattern, group }
+}
+
+#[test]
+fn work_of_another_host_is_for_those_of_a_group_that_acknowledge_as_was_told_and_no_others() {
+    let scene = Scene::new();
+    let kept = || scene.bus.puller("t").group("g").ack(std::time::Duration::from_secs(60));
+    let mut lax = scene.bus.puller("t").group("g").open().unwrap();
+    let mut pusher = scene.bus.pusher("t").open_for_work(group(Some(60_000))).unwrap();
+    let until_ns = busway_shm::clock::monotonic_ns() + 30_000_000_000;
+    while lax.unread().is_empty() {
+        assert!(busway_shm::clock::monotonic_ns() < until_ns, "who acknowledges otherwise is not refused");
+        std::thread::yield_now();
+    }
+    assert_eq!(lax.unread()[0].error.code(), crate::error::Code::SeatRefused);
+    let mut puller = kept().open().unwrap();
+    pusher.wait_for_pullers(1, std::time::Duration::from_secs(30)).unwrap();
+    let origin = crate::publisher::WorkOrigin { source: PortId(3), sequence: 1 };
+    pusher.push_work(origin, 0, Default::default(), &crate::publisher::Beside::NOTHING, b"kept").unwrap();
+    let task = puller.recv_timeout(std::time::Duration::from_secs(30)).unwrap().expect("a task");
+    assert!(lax.try_recv().unwrap().is_none());
+    task.ack().unwrap();
 }
 
 fn words(says: Says) -> Vec<Word> {
@@ -137,7 +162,7 @@ fn what_nobody_took_counts_for_nothing_that_is_granted_ahead() {
     };
     let mut says = Says::default();
     far.task(&scene.context(0), &pulls, word, &[], &mut says);
-    let pusher = scene.bus.pusher("t").open_for_work(Topic::new("g").unwrap()).unwrap();
+    let pusher = scene.bus.pusher("t").open_for_work(group(None)).unwrap();
     pusher.wait_for_pullers(1, std::time::Duration::from_secs(30)).unwrap();
     far.laid_out(0, 1, &topic, pusher, &mut says);
     far.step(&scene.context(super::STALE_NS), &pulls, &mut says, UP);

@@ -2,18 +2,23 @@
 #![expect(clippy::print_stdout, reason = "the evidence of a row is what its test prints")]
 
 use busway_protocol::PeerId;
-use busway_wire::limits::{WORK_DENIED_MAX, WORK_OPENINGS_MAX};
+use busway_wire::limits::{
+    WORK_DENIED_MAX, WORK_OPENINGS_MAX, WORK_PULLS_MAX, WORK_PULLS_WAITING_MAX, WORK_WAITING_BYTES_ALL,
+    WORK_WAITING_BYTES_FLOOR, WORK_WAITING_BYTES_MAX,
+};
 use busway_wire::work::End;
 use busway_wire::{Group, Pattern, Topic};
 
 use super::{FORMER_MAX, Near};
 use crate::puller::PullerBuilder;
-use crate::runtime::desk::Says;
 use crate::runtime::desk::opener::{For, Wanted};
 use crate::runtime::desk::scene::Scene;
+use crate::runtime::desk::{Says, Standing};
+
+const UP: Standing = Standing { between: None, up: true, waiting_bytes: 0, of_all: 0, largest: u64::MAX };
 
 fn step(scene: &Scene, near: &mut Near, now_ns: u64) {
-    near.step(&scene.context(now_ns), &mut Says::default(), true);
+    near.step(&scene.context(now_ns), &mut Says::default(), UP);
 }
 
 fn pattern(text: &str) -> Pattern {
@@ -167,4 +172,111 @@ fn a_pull_that_ended_at_its_last_denied_topic_works_again_when_it_is_said_again(
     near.over(&scene.context(6), task, End::Denied);
     near.over(&scene.context(6), near.next, End::Denied);
     assert_eq!(near.pulls[&1].given, 2, "it was given, and is over");
+}
+
+#[test]
+fn a_task_that_is_too_large_for_a_peer_is_done_by_others_and_counted_where_there_are_none() {
+    let scene = Scene::new();
+    let small_peer = Standing { largest: 16 << 10, ..UP };
+    let mut pusher = scene.bus.pusher("a").open().unwrap();
+    let mut near = Near::default();
+    let now_ns = busway_shm::clock::monotonic_ns();
+    near.pull(&scene.context(now_ns), 1, pattern("a"), group());
+    near.grant(1, 100);
+    step(&scene, &mut near, now_ns);
+    for whom in scene.opener.taken() {
+        near.opened(&scene.context(now_ns), &whom, scene.bus.puller("a").group("g").open().unwrap());
+    }
+    let look = |near: &mut Near, pusher: &crate::pusher::Pusher, given: usize, over: u64| {
+        let until_ns = busway_shm::clock::monotonic_ns() + 30_000_000_000;
+        while near.given.len() < given || pusher.account().dropped_total() < over {
+            assert!(
+                busway_shm::clock::monotonic_ns() < until_ns,
+                "{} {:?}",
+                near.given.len(),
+                pusher.account()
+            );
+            near.step(&scene.context(now_ns), &mut Says::default(), small_peer);
+        }
+    };
+    pusher.send(&vec![1; 20_000]).unwrap();
+    pusher.send(b"small").unwrap();
+    look(&mut near, &pusher, 1, 0);
+    assert_eq!(
+        (near.given.len(), near.pulls[&1].given),
+        (1, 1),
+        "the large one is no part of what is granted"
+    );
+    // It lies there for whoever may have it.
+    let mut here = scene.bus.puller("a").group("g").open().unwrap();
+    let task = here.recv_timeout(std::time::Duration::from_secs(30)).unwrap().expect("the large one");
+    assert_eq!((task.len(), task.deliveries()), (20_000, 1));
+    drop(task);
+    drop(here);
+    near.over(&scene.context(now_ns), 1, End::Done);
+    // Nobody else is there, and the time for others is up.
+    pusher.send(&vec![2; 20_000]).unwrap();
+    let until_ns = busway_shm::clock::monotonic_ns() + 30_000_000_000;
+    while pusher.account().dropped_total() == 0 {
+        assert!(busway_shm::clock::monotonic_ns() < until_ns, "it is nowhere");
+        near.step(&scene.context(1), &mut Says::default(), small_peer);
+    }
+    assert_eq!(pusher.account().dropped["link_budget"], 1);
+    println!("evidence: too_large=2 done_by_others=1 counted=1");
+    near.end_all(&scene.context(now_ns), &mut Says::default());
+}
+
+#[test]
+fn what_a_peer_denies_it_denies_also_when_the_task_was_over_before() {
+    let scene = Scene::new();
+    let mut pusher = scene.bus.pusher("a").open().unwrap();
+    let mut near = Near::default();
+    near.pull(&scene.context(0), 1, pattern("a"), group());
+    near.grant(1, 3);
+    let task = given(&scene, &mut near, &mut pusher, 1).unwrap();
+    near.take_from_peer(task, &mut Says::default()).unwrap().claim.lose(busway_wire::Cause::Expired);
+    assert!(near.pulls[&1].denied.is_empty());
+    near.over(&scene.context(2), task, End::Denied);
+    assert_eq!(near.pulls[&1].denied.iter().map(Topic::as_str).collect::<Vec<_>>(), ["a"]);
+    for other in 0..10_000 {
+        near.over(&scene.context(2), other, End::Denied);
+    }
+    assert!(near.late.is_empty());
+}
+
+#[test]
+fn a_pull_for_which_there_is_no_place_has_the_next_that_is_free_and_what_was_granted_for_it() {
+    let scene = Scene::new();
+    let mut near = Near::default();
+    let most = WORK_PULLS_MAX as u32;
+    for pull in 1..=most + 3 {
+        near.pull(&scene.context(0), pull, pattern("a"), group());
+        near.grant(pull, u64::from(pull));
+    }
+    step(&scene, &mut near, 0);
+    assert_eq!((near.pulls.len(), near.waiting.len()), (WORK_PULLS_MAX, 3));
+    // One of those that wait goes, and two of those that have a place and were not asked for.
+    for pull in [most + 2, most, most - 1] {
+        near.unpull(pull);
+    }
+    step(&scene, &mut near, 0);
+    assert!(near.waiting.is_empty());
+    assert_eq!(near.pulls[&(most + 1)].granted, u64::from(most + 1));
+    assert!(!near.pulls.contains_key(&(most + 2)) && near.pulls.contains_key(&(most + 3)));
+    for pull in 0..3 * WORK_PULLS_MAX as u32 {
+        near.pull(&scene.context(0), 100_000 + pull, pattern("a"), group());
+    }
+    assert!(near.pulls.len() + near.waiting.len() <= WORK_PULLS_MAX + WORK_PULLS_WAITING_MAX);
+    println!("evidence: pulls={} waiting={}", near.pulls.len(), near.waiting.len());
+}
+
+#[test]
+fn what_waits_for_all_peers_together_is_bounded_and_small_tasks_go_on() {
+    let standing = |waiting_bytes, of_all| Standing { waiting_bytes, of_all, ..UP };
+    let (all, floor) = (WORK_WAITING_BYTES_ALL, WORK_WAITING_BYTES_FLOOR);
+    assert!(standing(1 << 20, all - 1).has_room());
+    assert!(!standing(1 << 20, all).has_room() && !standing(floor, all).has_room());
+    assert!(standing(floor - 1, usize::MAX).has_room(), "whatever others do not confirm");
+    assert!(!standing(WORK_WAITING_BYTES_MAX, 0).has_room());
+    assert!(!Standing { up: false, ..UP }.has_room());
 }

@@ -363,7 +363,7 @@ impl World {
             let opened = match wanted {
                 Wanted::Puller(builder) => Opened::Puller(builder.redelivery(Duration::ZERO).open().unwrap()),
                 Wanted::Pusher(topic, group) => {
-                    let count = host.pullers_of(group.as_str());
+                    let count = host.pullers_of(group.name().as_str());
                     let pusher = bus.pusher(topic.as_str()).open_for_work(group).unwrap();
                     until("the pullers meet the ring", || pusher.ring().pullers() >= count);
                     Opened::Pusher(topic, pusher)
