@@ -93,10 +93,10 @@ fn who_may_publish_everything_pushes_and_asks_only_what_it_has_that_right_for() 
     asks[0].wait_for_responders(1, PATIENCE).unwrap();
     // That host pulls `job.*`, of which it may be given something: that this is not, it says when the first comes.
     not.wait_for_pullers(1, PATIENCE).unwrap();
-    not.send(b"0").unwrap();
+    not.send(&[0]).unwrap();
     until("what may not be pushed is pulled no more", || not.pullers() == 0);
     let mut here = other.bus.puller("job.not").open().unwrap();
-    for at in b'0'..b'9' {
+    for at in 0..9 {
         let task = here.recv_timeout(PATIENCE).unwrap().expect("others do it");
         assert_eq!((&task[..], task.deliveries()), (&[at][..], 1));
         not.send(&[at + 1]).unwrap();
