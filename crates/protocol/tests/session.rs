@@ -2,7 +2,6 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking, also in what its tests share")]
 
 #[path = "rig/hosts.rs"]
-#[expect(dead_code, reason = "it serves another test as well, which uses the rest")]
 mod hosts;
 
 use std::sync::Arc;
