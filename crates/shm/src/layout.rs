@@ -17,7 +17,7 @@ pub mod fields;
 /// "BUSWAYA1", the first eight bytes of an arena.
 pub const MAGIC: u64 = u64::from_le_bytes(*b"BUSWAYA1");
 /// Raised with every change of a layout.
-pub const LAYOUT_VERSION: u32 = 8;
+pub const LAYOUT_VERSION: u32 = 9;
 
 /// Most extents of a process.
 pub const EXTENTS_MAX: u32 = 4095;

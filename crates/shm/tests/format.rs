@@ -12,8 +12,8 @@ use busway_shm::counters::Event;
 use busway_shm::domain::{self, DomainHeader};
 use busway_shm::layout::{
     ARENA_BYTES_MAX, ARENA_BYTES_MIN, ArenaHeader, COUNTERS_AT, CounterPage, EVENTS, EXTENTS_AT, EXTENTS_MAX,
-    ExtentEntry, HEADS_AT, HEAP_AT, MAGIC, MARKS, MARKS_AT, RINGS_AT, RINGS_MAX, ROWS_AT, ROWS_MAX,
-    RingEntry, RowEntry, SEATS_AT, SEATS_MAX, SeatEntry, layout_hash, state,
+    ExtentEntry, HEADS_AT, HEAP_AT, LAYOUT_VERSION, MAGIC, MARKS, MARKS_AT, RINGS_AT, RINGS_MAX, ROWS_AT,
+    ROWS_MAX, RingEntry, RowEntry, SEATS_AT, SEATS_MAX, SeatEntry, layout_hash, state,
 };
 use busway_shm::slot::{ChunkRef, INLINE_BYTES, InlineMeta, Look, SLOT_BYTES, Slot};
 use busway_shm::sync::{AtomicU64, Ordering};
@@ -125,6 +125,20 @@ fn a_claim_word_has_the_bits_that_the_page_says() {
     assert!(PAGE.contains(&format!("one memfd of {} bytes", claims::file::CLAIMS_BYTES)));
     assert_eq!(claims::file::WORDS_AT, 64 + 256 * 64);
     assert_eq!(claims::file::MAGIC.to_le_bytes(), *b"BUSWAYCL");
+}
+
+#[test]
+fn what_a_claim_word_means_changes_only_with_the_version_of_the_layout() {
+    // Members with one layout hash share claim words. Who gives these another meaning raises LAYOUT_VERSION, and then writes both here.
+    const KNOWN: (u32, u64) = (9, 0x319b_143c_744f_1ca2);
+    let words = rows("### Groups", &["bits", "field", "meaning"]).concat().concat();
+    let hash = words
+        .bytes()
+        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3));
+    assert_eq!((LAYOUT_VERSION, hash), KNOWN, "{hash:#x}");
+    let header = rows("### struct ArenaHeader", &["offset", "size", "field", "meaning"]);
+    let version = header.iter().find(|row| row[2] == "version").expect("it has one");
+    assert!(version[3].starts_with(&format!("{LAYOUT_VERSION};")), "{version:?}");
 }
 
 #[test]
