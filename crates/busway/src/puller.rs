@@ -135,7 +135,8 @@ impl PullerBuilder {
     /// Drops a message whose [id](Sample::id) is among the last so many that were done here, 1 to 1 048 576: it is counted as `duplicate`, and is over. Done is
     /// what was acknowledged, also too late, and in a group that does not acknowledge what was taken and is over. So a task that is given again because nobody
     /// did it is no duplicate, one that this puller did and could not say so is, and of two tasks of one id that are under way at once both are done. Each
-    /// puller remembers its own; another of the group knows nothing of it. What has no id is never dropped for that. Default: everything is taken.
+    /// puller remembers its own; another of the group knows nothing of it. What has no id is never dropped for that, nor are dead letters: one task may leave several.
+    /// Default: everything is taken.
     pub fn drop_duplicates(mut self, ids: u32) -> Self {
         self.duplicates = Some(ids);
         self
@@ -224,10 +225,7 @@ impl PullerBuilder {
             dead: None,
             aside: Vec::new(),
             lays_out: false,
-            habits: Box::new(Habits {
-                busy: Vec::new(),
-                pauses: Pauses { first_ns, most_ns, here_only: false },
-            }),
+            habits: Box::new(Habits { busy: Vec::new(), pauses: Pauses { first_ns, most_ns } }),
             seen,
         };
         // From here on the drop of `puller` takes everything back.
@@ -549,8 +547,10 @@ impl Puller {
     /// What was taken, unless it was given to pullers too often.
     fn task(&mut self, sample: Sample, claim: group::Task, line: usize, of_node: bool) -> Option<Task> {
         let mut done = None;
+        // A dead letter has the id of its task, and a task that was mended in vain leaves another.
         if let Some(seen) = &self.seen
             && let Some(id) = sample.id()
+            && !sample.topic().starts_with(DEAD_LETTERS)
         {
             let topic = topic_number(sample.topic());
             if seen.has(topic, id) {
@@ -703,8 +703,7 @@ impl Puller {
             let topic = topic_number(arrival.topic.as_str());
             let source = SourceRef::alone(Source { topic: arrival.topic, publisher, skip });
             let mut reader = GroupReader::new(arrival.row, run, owner, &self.group, peer.uid() != uid);
-            // What a node lays out has rested where it comes from.
-            reader.rests(Pauses { here_only: of_node, ..self.habits.pauses });
+            reader.rests(self.habits.pauses);
             self.readers.push(Reader { reader, source, tray: SampleTray::default(), line, topic, of_node });
         }
     }

@@ -171,6 +171,24 @@ fn what_a_group_gives_up_keeps_its_id_its_trace_and_its_codec_and_is_pushed_agai
 }
 
 #[test]
+fn who_pulls_dead_letters_once_each_has_one_each_time_that_a_task_fails() {
+    let scene = Scene::new();
+    let mut puller = scene.bus.puller("jobs").group("g").ack(PATIENCE).attempts(1).open().unwrap();
+    let mut dead = scene.bus.puller("dead-letters.g").ack(PATIENCE).drop_duplicates(8).open().unwrap();
+    let mut pusher = scene.bus.pusher("jobs").open().unwrap();
+    let context = contexts(scene.bus.next_id().unwrap())[4];
+    for time in 1..=3 {
+        pusher.in_context(context).send_json(&17).unwrap();
+        puller.recv_timeout(PATIENCE).unwrap().expect("it is no duplicate: it was not done").nack();
+        assert!(puller.try_recv().unwrap().is_none());
+        let letter = dead.recv_timeout(PATIENCE).unwrap().unwrap_or_else(|| panic!("failure {time} is gone"));
+        assert_eq!(letter.sample().context(), context);
+        letter.ack().unwrap();
+    }
+    println!("evidence: failures=3 dead_letters=3");
+}
+
+#[test]
 fn a_dead_letter_of_a_service_says_the_context_of_its_message_and_belongs_to_its_trace() {
     let scene = Scene::new();
     let mut dead = scene.bus.subscriber("dead").policy(Policy::Block).drop_duplicates(8).open().unwrap();

@@ -368,6 +368,18 @@ fn dead_letters_of_services_that_bury_in_each_other_go_no_further_than_once() {
 }
 
 #[test]
+fn a_dead_letter_that_this_version_cannot_read_is_not_buried_in_another() {
+    let scene = Scene::new();
+    let service = scene.bus.service("old").dead_letters("dead").on("jobs", |_| Err("no"));
+    let service = service.policy(Policy::Block).start().unwrap();
+    let mut publisher = scene.bus.publisher("jobs").open().unwrap();
+    publisher.send(b"BUSWAYDL and what a later version says").unwrap();
+    until("it is given up", || account(&service).failed == 1);
+    let closed = service.close(PATIENCE).handlers[0];
+    assert_eq!((closed.failed, closed.buried, closed.unburied), (1, 0, 1));
+}
+
+#[test]
 fn closing_handles_what_is_there_and_what_it_has_no_time_for_is_counted() {
     let scene = Scene::new();
     let mut publisher = scene.bus.publisher("jobs").open().unwrap();

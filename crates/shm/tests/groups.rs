@@ -214,7 +214,7 @@ fn what_one_puller_gave_back_rests_for_all_and_what_came_from_elsewhere_has_rest
     let group = acknowledged("g", 9);
     let mut pullers = [Puller::new(&pusher, &group), Puller::new(&pusher, &group)];
     for puller in &mut pullers {
-        puller.reader.rests(Pauses { first_ns: HOUR_NS, most_ns: HOUR_NS, here_only: true });
+        puller.reader.rests(Pauses { first_ns: HOUR_NS, most_ns: HOUR_NS });
     }
     let [one, two] = &mut pullers;
     for attempt in 0..4 {
@@ -229,7 +229,7 @@ fn what_one_puller_gave_back_rests_for_all_and_what_came_from_elsewhere_has_rest
         // The first has not looked since; a third has never looked.
         assert!(one.pull().is_none() && two.pull().is_none(), "it fails again at once");
         let mut third = Puller::new(&pusher, &group);
-        third.reader.rests(Pauses { first_ns: HOUR_NS, most_ns: HOUR_NS, here_only: true });
+        third.reader.rests(Pauses { first_ns: HOUR_NS, most_ns: HOUR_NS });
         assert!(third.pull().is_none(), "who comes later burns an attempt");
         let mut hasty = Puller::new(&pusher, &group);
         let (last, task) = hasty.pull().expect("who waits for no rest has it");
@@ -237,6 +237,35 @@ fn what_one_puller_gave_back_rests_for_all_and_what_came_from_elsewhere_has_rest
         assert!(task.done());
     }
     println!("evidence: pullers=4 given_back=4");
+}
+
+#[test]
+fn what_was_given_back_once_and_then_put_back_unseen_rests_for_nobody() {
+    const HOUR_NS: u64 = 3_600_000_000_000;
+    let mut pusher = Pusher::patient();
+    let group = acknowledged("g", 9);
+    let patient = |pusher: &Pusher| {
+        let mut puller = Puller::new(pusher, &group);
+        puller.reader.rests(Pauses { first_ns: HOUR_NS, most_ns: HOUR_NS });
+        puller
+    };
+    let [mut one, mut two] = [patient(&pusher), patient(&pusher)];
+    pusher.push_all(1);
+    let (_, task) = one.pull().expect("work");
+    assert!(task.give_back());
+    assert!(one.pull().is_none() && two.pull().is_none(), "both know that it failed");
+    let mut hasty = Puller::new(&pusher, &group);
+    let (_, task) = hasty.pull().expect("who waits for no rest has it");
+    assert!(task.put_back());
+    let (_, task) = two.pull().expect("nobody has begun with it since it rested");
+    assert_eq!(task.attempt(), 1);
+    assert!(task.put_back());
+    let (_, task) = patient(&pusher).pull().expect("nor for who comes later");
+    assert!(task.put_back());
+    let (_, task) = one.pull().expect("nor for who gave it back");
+    assert!(task.give_back());
+    assert!(one.pull().is_none() && two.pull().is_none(), "it failed again");
+    println!("evidence: pullers=4 put_back=3");
 }
 
 #[test]

@@ -41,7 +41,7 @@ pub struct HandlerAccount {
     /// The breaker was open at each attempt: they were given up, and the handler was never called with them.
     pub unhandled: u64,
     /// Of those that failed or were not handled, those that were published as dead letters. With
-    /// [`dead_letters`](super::ServiceBuilder::dead_letters) `failed + unhandled = buried + unburied`.
+    /// [`dead_letters`](super::ServiceBuilder::dead_letters) `failed + unhandled = buried + unburied` of messages and work; requests are answered, and not published.
     pub buried: u64,
     /// Of those that failed or were not handled, those that could not be published as dead letters, or were dead letters themselves.
     pub unburied: u64,

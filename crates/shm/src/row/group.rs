@@ -10,7 +10,7 @@
 //!
 //! What was given back is left alone for a while, twice as long each time (`Pauses`): who failed does not fail again at once. Like the
 //! time of an acknowledgement the pause is that of who looks, from when it saw the message free, so nothing more is shared and nobody who dies takes a time with
-//! it. What was put back unseen has no new attempt, and does not wait.
+//! it. What was put back unseen has no new attempt, and does not wait, whatever became of it before.
 //!
 //! Equal pullers get equal shares: who has had `AHEAD_MAX` messages more than one who is looking for work too leaves it the next,
 //! and takes it all the same when that one does not come for `COURTESY_NS`. Without this the one that runs takes all while the others
@@ -303,13 +303,10 @@ impl GroupReader {
     /// Whether a message was given back a short while ago, and is to be given to a puller again.
     fn is_resting(&mut self, sequence: u64, now_ns: impl FnOnce() -> u64) -> bool {
         let Some(how) = self.acknowledge.filter(|_| self.resting.pauses.first_ns > 0) else { return false };
-        let here_only = self.resting.pauses.here_only;
         match self.run.claims().look(sequence) {
-            // What came so has rested elsewhere.
+            // What came so has rested elsewhere, and what was put back unseen rests for nobody.
             Found::Free(attempt)
-                if attempt > 0
-                    && attempt < how.attempts
-                    && (!here_only || self.run.claims().was_given_back(sequence)) =>
+                if attempt > 0 && attempt < how.attempts && self.run.claims().was_given_back(sequence) =>
             {
                 self.resting.is_resting(sequence, attempt, now_ns())
             }

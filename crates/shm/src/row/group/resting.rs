@@ -6,7 +6,7 @@
 //!
 //! It does not look at claims and knows no clock: it is told both.
 //!
-//! Invariant: a message rests once for each time that it was given back, and no longer than the longest pause.
+//! Invariant: a message rests at most once for each time that it was given back, and no longer than the longest pause.
 
 use std::collections::BTreeMap;
 
@@ -17,8 +17,6 @@ pub struct Pauses {
     pub first_ns: u64,
     /// Nanoseconds.
     pub most_ns: u64,
-    /// A message that was given to pullers elsewhere has waited there: only what one of the group gave back waits here, whoever of it has seen that.
-    pub here_only: bool,
 }
 
 impl Pauses {
@@ -107,7 +105,7 @@ mod tests {
     use super::{Pauses, Resting};
 
     const MS: u64 = 1_000_000;
-    const PAUSES: Pauses = Pauses { first_ns: 100 * MS, most_ns: 300 * MS, here_only: false };
+    const PAUSES: Pauses = Pauses { first_ns: 100 * MS, most_ns: 300 * MS };
 
     #[test]
     fn pauses_double_up_to_the_longest_and_lie_between_half_and_all() {
