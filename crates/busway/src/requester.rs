@@ -118,6 +118,7 @@ impl RequesterBuilder {
     ///
     /// What it guards is the topic, for this requester and its clones; who answers is not theirs to choose. Badly ends what has no reply in time or no responder, whose responder died,
     /// failed or let it go. What was cancelled, and what could not be sent for want of room here, says nothing of who answers. Of a stream of replies the last counts.
+    /// That there was no reply in time is found when the reply is asked for, or its [`Pending`] dropped.
     ///
     /// ```
     /// # fn main() -> Result<(), Box<dyn std::error::Error>> {

@@ -236,10 +236,10 @@ impl Breaker {
         }
     }
 
-    /// Whether this pass is still good: nothing was decided since it was given.
+    /// Whether this pass is still good: nothing was decided since it was given. That of a probe is, also where it was waited for too short.
     #[must_use]
     pub fn holds(&self, pass: &Pass) -> bool {
-        pass.epoch == self.epoch
+        pass.epoch == self.epoch || pass.epoch > self.decided_epoch
     }
 
     /// Its state at this time.

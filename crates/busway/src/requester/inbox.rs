@@ -238,9 +238,8 @@ impl Inbox {
     /// Nobody wants the replies of this request any more. Returns it.
     pub(super) fn forget(&mut self, correlation: u64) -> Option<Asked> {
         let mut asked = self.asked.remove(&correlation)?;
-        // Who has had a part of an answer was answered.
-        let answered = (asked.next > 0).then_some(Ok(()));
-        self.guard.settle(asked.pass.take(), asked.end.as_ref().or(answered.as_ref()));
+        // What has not ended says nothing, also where an answer was begun: of a stream the last counts.
+        self.guard.settle(asked.pass.take(), asked.end.as_ref());
         self.watched.forget(correlation, &asked);
         asked.replies.iter().for_each(|reply| self.watched.took(&asked, reply));
         self.kept -= asked.replies.len();

@@ -207,6 +207,17 @@ impl Pending {
         inbox
     }
 
+    /// Whether it was sent and its time is up, and nobody has answered it: an answer that lies in a lane unseen is one.
+    fn is_late(&self, inbox: &mut Inbox) -> bool {
+        let waits = self.sequence > 0 && inbox.get(self.correlation).is_some_and(|asked| asked.end.is_none());
+        waits
+            && self.deadline.expired()
+            && matches!(
+                self.shared.ring.standing(self.sequence),
+                Standing::Waiting | Standing::Taken(_) | Standing::Lost(Cause::Expired)
+            )
+    }
+
     /// What the caller is told.
     pub(super) fn judge(
         &self,
@@ -235,8 +246,16 @@ impl Drop for Pending {
             return;
         }
         let mut inbox = lock(&self.shared.inbox);
+        // Who asks no more when its time is up has waited for it.
+        let late = self.is_late(&mut inbox);
+        if late {
+            inbox.end(self.correlation, Err(RequestError::TimedOut));
+        }
         let asked = inbox.forget(self.correlation);
         self.shared.tell_placeless(inbox);
+        if late {
+            self.shared.withdraw(self.sequence, Cause::Expired);
+        }
         // What was not sent was counted when it was refused.
         let Some(asked) = asked.filter(|_| self.sequence > 0) else { return };
         match asked.end {

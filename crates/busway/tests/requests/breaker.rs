@@ -4,7 +4,7 @@ use std::sync::mpsc::channel;
 use std::time::Duration;
 
 use busway::service::{Breaker, BreakerState};
-use busway::{Bus, Code, RequestError, Requester, Responder};
+use busway::{Bus, Code, Pending, RequestError, Requester, Responder};
 use busway_shm::clock::Deadline;
 
 use crate::asleep::until_asleep;
@@ -131,6 +131,58 @@ fn each_bad_end_opens_it_and_what_says_nothing_of_who_answers_does_not() {
     drop((pending, request));
     assert_eq!(requester.breaker(), Some(BreakerState::Closed));
     println!("evidence: bad_ends={opened}");
+}
+
+#[test]
+fn what_has_no_reply_in_time_opens_it_also_where_nobody_asks_for_the_reply() {
+    let scene = Scene::new();
+    let until_late = |pending: &Pending| {
+        let deadline = Deadline::after(PATIENCE);
+        while pending.remaining() != Some(Duration::ZERO) {
+            assert!(!deadline.expired(), "its time does not end");
+            std::thread::yield_now();
+        }
+    };
+    let (bus, _hangs, requester) = brittle(&scene);
+    let late = requester.send(b"?", Duration::from_millis(50)).unwrap();
+    until_late(&late);
+    drop(late);
+    assert!(is_open(&requester));
+    let counted = bus.metrics().unwrap();
+    let [timed_out, cancelled] = ["timed_out", "cancelled"].map(|end| counted.with("requests", end));
+    assert_eq!((timed_out, cancelled.unwrap_or(0)), (Some(1), 0));
+    // It was answered, and nobody looked.
+    let (_bus, mut responder, requester) = brittle(&scene);
+    let unread = requester.send(b"?", Duration::from_secs(1)).unwrap();
+    responder.recv_timeout(PATIENCE).unwrap().unwrap().reply(b"yes").unwrap();
+    until_late(&unread);
+    drop(unread);
+    assert_eq!(requester.breaker(), Some(BreakerState::Closed));
+    println!("evidence: timed_out=1 unread=1");
+}
+
+#[test]
+fn an_answer_that_was_begun_and_let_go_closes_nothing() {
+    let scene = Scene::new();
+    let bus = scene.bus("both");
+    let mut responder = bus.responder(TOPIC).open().unwrap();
+    let breaker = Breaker::default().failures(1).pause(Duration::from_millis(20));
+    let requester = bus.requester(TOPIC).breaker(breaker).open().unwrap();
+    requester.wait_for_responders(1, PATIENCE).unwrap();
+    let mut first = requester.send(b"first", PATIENCE).unwrap();
+    responder.recv_timeout(PATIENCE).unwrap().unwrap().fail(b"no").unwrap();
+    assert!(first.recv().is_err());
+    let deadline = Deadline::after(PATIENCE);
+    while requester.breaker() != Some(BreakerState::HalfOpen) {
+        assert!(!deadline.expired(), "the pause does not end");
+        std::thread::yield_now();
+    }
+    let mut probe = requester.send(b"count", PATIENCE).unwrap();
+    let mut request = responder.recv_timeout(PATIENCE).unwrap().unwrap();
+    request.reply_part(b"one").unwrap();
+    assert_eq!(&probe.recv().unwrap().unwrap()[..], b"one");
+    drop((probe, request));
+    assert_eq!(requester.breaker(), Some(BreakerState::HalfOpen), "of a stream the last counts");
 }
 
 #[test]

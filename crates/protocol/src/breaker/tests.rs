@@ -89,6 +89,18 @@ fn who_passed_and_found_nothing_to_try_leaves_its_place_to_another() {
 }
 
 #[test]
+fn a_probe_that_waited_longer_than_the_pause_may_try_until_another_has_decided() {
+    let mut breaker = open().probes(1);
+    let late = breaker.admit(at(2_002)).unwrap();
+    assert!(breaker.admit(at(4_002)).is_err(), "it is not waited for any more");
+    assert!(breaker.holds(&late), "nothing was decided since");
+    let next = breaker.admit(at(6_002)).unwrap();
+    assert!(breaker.holds(&late) && breaker.holds(&next));
+    breaker.settle(at(6_003), next, Ended::Badly);
+    assert!(!breaker.holds(&late), "it opened anew");
+}
+
+#[test]
 fn what_passed_before_it_opened_decides_nothing_later() {
     let mut breaker = breaker();
     let early: Vec<Pass> = (0..4).map(|_| breaker.admit(at(0)).unwrap()).collect();
