@@ -115,45 +115,53 @@ impl CounterPage {
         self.events.get(event as usize).map_or(0, |word| word.load(Ordering::Relaxed))
     }
 
-    /// What `read` makes of the page and of the entries that are folded into it, where nothing is folded meanwhile.
-    fn still<T>(&self, read: impl FnOnce() -> T) -> Option<T> {
+    /// What `read` makes of the page and of the entries that are folded into it, where nothing is folded meanwhile; else how
+    /// many folds have begun and ended.
+    fn still<T>(&self, read: impl FnOnce() -> T) -> Result<T, u64> {
         let before = self.folds.load(Ordering::Acquire); // pairs with Release in `folding`
         if !before.is_multiple_of(2) {
-            return None;
+            return Err(before);
         }
         let value = read();
         fence(Ordering::SeqCst); // pairs with the fence in `folding`
-        (self.folds.load(Ordering::Relaxed) == before).then_some(value)
+        let after = self.folds.load(Ordering::Relaxed);
+        if after == before { Ok(value) } else { Err(after) }
     }
 }
 
-/// Looks at pages in which something is moved: who does may have lost its processor to others.
+/// Looks in a row at pages of which none has gone on: who moves may have lost its processor to others.
 const LOOKS: u32 = 516;
+/// All looks: who moves much, and lives, is waited for longer than who was stopped.
+const LOOKS_MAX: u32 = 20 * LOOKS;
 
 /// What `read` makes of each of these pages, by its place, and of the entries that are folded into it, at a moment when nothing is; what it makes of them last
 /// where there is no such moment, as of a process that died or was stopped in the midst of it. `wait` is called between two looks, with how many there were.
 ///
-/// All pages wait together: however many processes are stopped, who reads them waits a tenth of a second.
+/// All pages wait together: however many processes are stopped, who reads them waits a tenth of a second. A page that goes on
+/// between two looks is of somebody who lives: it is waited for up to two seconds.
 pub fn at_one_moment<T>(
     pages: &[&CounterPage],
     mut read: impl FnMut(usize) -> T,
     mut wait: impl FnMut(u32),
 ) -> Vec<T> {
-    let mut values: Vec<Option<T>> = pages.iter().map(|_| None).collect();
-    for look in 0..LOOKS {
+    let mut values: Vec<Result<T, u64>> = pages.iter().map(|_| Err(0)).collect();
+    let mut went_on = 0;
+    for look in 0..LOOKS_MAX {
         let mut open = 0;
         for (at, (page, value)) in pages.iter().zip(&mut values).enumerate() {
-            if value.is_none() {
-                *value = page.still(|| read(at));
-                open += u32::from(value.is_none());
+            let Err(before) = *value else { continue };
+            *value = page.still(|| read(at));
+            if let Err(folds) = *value {
+                open += 1;
+                went_on = if folds == before { went_on } else { look };
             }
         }
-        if open == 0 {
+        if open == 0 || look - went_on >= LOOKS {
             break;
         }
         wait(look);
     }
-    values.into_iter().enumerate().map(|(at, value)| value.unwrap_or_else(|| read(at))).collect()
+    values.into_iter().enumerate().map(|(at, value)| value.unwrap_or_else(|_| read(at))).collect()
 }
 
 /// How who reads counters waits for who moves them: it lets others run, and then sleeps a little.
@@ -301,5 +309,35 @@ mod tests {
             [0]
         );
         println!("evidence: stopped={STOPPED} waits={waits}");
+    }
+
+    /// As that of a process that opens and closes ports without a pause, on a machine that is busy.
+    #[test]
+    fn a_page_in_which_much_is_moved_is_waited_for_as_long_as_it_goes_on() {
+        let options = ArenaOptions { name: "folds".into(), bytes_max: 64 << 20, monitored: false };
+        let own = OwnArena::create(&options).expect("an arena");
+        let (page, most) = (own.counters(), 3 * LOOKS);
+        page.folds.store(1, Ordering::Relaxed);
+        let values = at_one_moment(
+            &[page],
+            |_| page.folds.load(Ordering::Relaxed),
+            |look| {
+                let next = if look < most { 2 } else { 1 };
+                page.folds.fetch_add(next, Ordering::Relaxed);
+            },
+        );
+        assert!(values[0].is_multiple_of(2), "read in the midst of a fold: {}", values[0]);
+        // One that goes on for ever is not waited for so long.
+        page.folds.store(1, Ordering::Relaxed);
+        let mut waits = 0;
+        at_one_moment(
+            &[page],
+            |_| (),
+            |_| {
+                waits += 1;
+                page.folds.fetch_add(2, Ordering::Relaxed);
+            },
+        );
+        assert_eq!(waits, LOOKS_MAX);
     }
 }
