@@ -26,6 +26,8 @@ from ._hooks import Rejected, passed
 from ._names import PortKey, name, results
 from ._route import Port, Route, slots, when_there_is_room
 
+#: Seconds within which the bus notices that the time of what it keeps for the first is over.
+NOTICED = 1.0
 #: Topics that have a port at once. Beyond, the one that was opened first is closed; what it sent is read on.
 ROUTES_MAX = 4096
 #: Seconds that results wait for the first loop that pulls them: a day. They are work, which nobody wants to lose; what bounds
@@ -256,7 +258,7 @@ class Outbound:
 
     def _close_all(self, until: float) -> None:
         config = self._core.settings
-        late = time.monotonic() + config.late_join
+        late = time.monotonic() + config.late_join + (NOTICED if config.late_join > 0 else 0.0)
         for route in list(self.routes.values()):
             if self._waits_for_the_first(route, late):
                 until = max(until, time.monotonic() + config.linger)
