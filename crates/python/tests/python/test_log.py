@@ -88,6 +88,8 @@ lost = _busway._say(30, "last")
 # Closing waits for a handler that hangs no longer than a second.
 bus.close()
 open.set()
+# There is room again when it is told what was lost, and one more.
+assert entered.acquire(timeout=PATIENCE) and entered.acquire(timeout=PATIENCE)
 with busway.Bus("log"):
     _busway._say(40, "after")
 told = sum(int(line.split()[0]) for line in said if "lines were lost" in line)
