@@ -12,11 +12,10 @@
 
 use alloc::vec::Vec;
 use core::fmt;
-use core::marker::PhantomData;
 
-use serde::de::{SeqAccess, Visitor};
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Serialize};
 
+use crate::bounded::at_most;
 use crate::limits::{
     ARTIFACT_ATTRIBUTE_BYTES_MAX, ARTIFACT_CHUNK_BYTES, ARTIFACT_INSIDE_BYTES_MAX,
     GOSSIP_FILTER_PATTERNS_MAX, GOSSIP_WORD_BYTES_MAX, GOSSIP_WORD_ENTRIES_MAX,
@@ -91,7 +90,7 @@ pub struct Since {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Filter {
     /// The topics; none means all.
-    #[serde(deserialize_with = "deserialize_patterns")]
+    #[serde(deserialize_with = "at_most::<GOSSIP_FILTER_PATTERNS_MAX, _, _>")]
     pub patterns: Vec<Pattern>,
     /// Not what was offered longer ago, in milliseconds of the one who is asked.
     pub age_ms_max: Option<u64>,
@@ -114,7 +113,7 @@ pub enum Content {
     /// The bytes: their name follows from them.
     Inside {
         /// At most `ARTIFACT_INSIDE_BYTES_MAX`.
-        #[serde(deserialize_with = "deserialize_inside")]
+        #[serde(deserialize_with = "at_most::<ARTIFACT_INSIDE_BYTES_MAX, _, _>")]
         body: Vec<u8>,
     },
     /// They are to be asked for.
@@ -132,7 +131,7 @@ pub struct Offer {
     /// On which topic.
     pub topic: Topic,
     /// What the application says of it beside; at most `ARTIFACT_ATTRIBUTE_BYTES_MAX`.
-    #[serde(deserialize_with = "deserialize_attribute")]
+    #[serde(deserialize_with = "at_most::<ARTIFACT_ATTRIBUTE_BYTES_MAX, _, _>")]
     pub attribute: Vec<u8>,
     /// Whether the origin wants to know of each node that it has it, or will not have it.
     pub confirm: bool,
@@ -157,7 +156,7 @@ pub struct Tell {
     /// With these, the receiver knows all changes up to this version that it asked for.
     pub through: u64,
     /// The changes.
-    #[serde(deserialize_with = "deserialize_slots")]
+    #[serde(deserialize_with = "at_most::<GOSSIP_WORD_ENTRIES_MAX, _, _>")]
     pub slots: Vec<Slot>,
 }
 
@@ -191,7 +190,7 @@ pub struct Marked {
     /// Of which start of it.
     pub epoch: Epoch,
     /// The marks.
-    #[serde(deserialize_with = "deserialize_marks")]
+    #[serde(deserialize_with = "at_most::<GOSSIP_WORD_ENTRIES_MAX, _, _>")]
     pub marks: Vec<Mark>,
 }
 
@@ -201,7 +200,7 @@ pub struct Marks {
     /// With these, the receiver knows all the sender's marks up to this one.
     pub through: u64,
     /// By node.
-    #[serde(deserialize_with = "deserialize_marked")]
+    #[serde(deserialize_with = "at_most::<GOSSIP_WORD_ENTRIES_MAX, _, _>")]
     pub of: Vec<Marked>,
 }
 
@@ -226,7 +225,7 @@ pub struct Describe {
     /// Of which start of it.
     pub epoch: Epoch,
     /// What stands in them.
-    #[serde(deserialize_with = "deserialize_slots")]
+    #[serde(deserialize_with = "at_most::<GOSSIP_WORD_ENTRIES_MAX, _, _>")]
     pub slots: Vec<Slot>,
 }
 
@@ -247,7 +246,7 @@ pub enum Word {
     /// The receiver marked these, and the sender does not know what they are.
     Ask {
         /// Which.
-        #[serde(deserialize_with = "deserialize_references")]
+        #[serde(deserialize_with = "at_most::<GOSSIP_WORD_ENTRIES_MAX, _, _>")]
         of: Vec<Reference>,
     },
     /// What they are.
@@ -387,57 +386,4 @@ fn check_sizes(slots: &[Slot]) -> Result<(), WordError> {
         }
     }
     Ok(())
-}
-
-fn deserialize_patterns<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Pattern>, D::Error> {
-    deserializer.deserialize_seq(Bounded { count_max: GOSSIP_FILTER_PATTERNS_MAX, item: PhantomData })
-}
-
-fn deserialize_inside<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u8>, D::Error> {
-    deserializer.deserialize_seq(Bounded { count_max: ARTIFACT_INSIDE_BYTES_MAX, item: PhantomData })
-}
-
-fn deserialize_attribute<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u8>, D::Error> {
-    deserializer.deserialize_seq(Bounded { count_max: ARTIFACT_ATTRIBUTE_BYTES_MAX, item: PhantomData })
-}
-
-fn deserialize_slots<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Slot>, D::Error> {
-    deserializer.deserialize_seq(Bounded { count_max: GOSSIP_WORD_ENTRIES_MAX, item: PhantomData })
-}
-
-fn deserialize_marks<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Mark>, D::Error> {
-    deserializer.deserialize_seq(Bounded { count_max: GOSSIP_WORD_ENTRIES_MAX, item: PhantomData })
-}
-
-fn deserialize_marked<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Marked>, D::Error> {
-    deserializer.deserialize_seq(Bounded { count_max: GOSSIP_WORD_ENTRIES_MAX, item: PhantomData })
-}
-
-fn deserialize_references<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Reference>, D::Error> {
-    deserializer.deserialize_seq(Bounded { count_max: GOSSIP_WORD_ENTRIES_MAX, item: PhantomData })
-}
-
-/// Reads a list without believing its length: memory grows with what really comes.
-struct Bounded<T> {
-    count_max: usize,
-    item: PhantomData<T>,
-}
-
-impl<'de, T: Deserialize<'de>> Visitor<'de> for Bounded<T> {
-    type Value = Vec<T>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "at most {} entries", self.count_max)
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut sequence: A) -> Result<Vec<T>, A::Error> {
-        let mut items = Vec::new();
-        while let Some(item) = sequence.next_element()? {
-            if items.len() == self.count_max {
-                return Err(serde::de::Error::invalid_length(self.count_max + 1, &self));
-            }
-            items.push(item);
-        }
-        Ok(items)
-    }
 }

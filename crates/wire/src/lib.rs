@@ -10,6 +10,7 @@
 
 extern crate alloc;
 
+mod bounded;
 mod cause;
 mod context;
 mod control;

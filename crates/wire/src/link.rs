@@ -9,11 +9,10 @@
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt;
-use core::marker::PhantomData;
 
-use serde::de::{SeqAccess, Visitor};
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Serialize};
 
+use crate::bounded::at_most;
 use crate::cause::Cause;
 use crate::error::{DecodeError, EncodeError, FrameFault};
 use crate::header::{HEADER_SIZE, Header, Kind, Seed};
@@ -72,7 +71,7 @@ pub struct Hello {
     /// Bytes of one source that may be under way to it.
     pub window_bytes: u64,
     /// What shows that it is who it says; empty without. At most 1 024 bytes.
-    #[serde(deserialize_with = "deserialize_token")]
+    #[serde(deserialize_with = "at_most::<LINK_TOKEN_BYTES_MAX, _, _>")]
     pub token: Vec<u8>,
     /// What the sender can do that not everybody can, see [`Features`]; unknown bits are ignored.
     pub features: u64,
@@ -209,10 +208,10 @@ pub struct Wanted {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Interest {
     /// Patterns that are new, or new on this link.
-    #[serde(deserialize_with = "deserialize_wanted")]
+    #[serde(deserialize_with = "at_most::<LINK_INTEREST_ENTRIES_MAX, _, _>")]
     pub add: Vec<Wanted>,
     /// Numbers of patterns that are no longer wanted.
-    #[serde(deserialize_with = "deserialize_remove")]
+    #[serde(deserialize_with = "at_most::<LINK_INTEREST_ENTRIES_MAX, _, _>")]
     pub remove: Vec<u32>,
     /// Whether all that is wanted has now been said on this link; what was not, is no longer wanted.
     pub complete: bool,
@@ -538,41 +537,4 @@ fn check_text(text: &str, size_max: usize) -> Result<(), FrameFault> {
         return Err(FrameFault::Text(NameError::new(size_max, fault)));
     }
     name::check_printable(text).map_err(FrameFault::Text)
-}
-
-fn deserialize_token<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u8>, D::Error> {
-    deserializer.deserialize_seq(Bounded { count_max: LINK_TOKEN_BYTES_MAX, item: PhantomData })
-}
-
-fn deserialize_wanted<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Wanted>, D::Error> {
-    deserializer.deserialize_seq(Bounded { count_max: LINK_INTEREST_ENTRIES_MAX, item: PhantomData })
-}
-
-fn deserialize_remove<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u32>, D::Error> {
-    deserializer.deserialize_seq(Bounded { count_max: LINK_INTEREST_ENTRIES_MAX, item: PhantomData })
-}
-
-/// Reads a list without believing its length: memory grows with what really comes.
-struct Bounded<T> {
-    count_max: usize,
-    item: PhantomData<T>,
-}
-
-impl<'de, T: Deserialize<'de>> Visitor<'de> for Bounded<T> {
-    type Value = Vec<T>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "at most {} entries", self.count_max)
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut sequence: A) -> Result<Vec<T>, A::Error> {
-        let mut items = Vec::new();
-        while let Some(item) = sequence.next_element()? {
-            if items.len() == self.count_max {
-                return Err(serde::de::Error::invalid_length(self.count_max + 1, &self));
-            }
-            items.push(item);
-        }
-        Ok(items)
-    }
 }
