@@ -2,20 +2,17 @@
 //!
 //! Whoever says a line may hold the interpreter, or a lock that another thread wants which holds it. So the line goes into a queue,
 //! and a thread of ours, begun by the first line and ended with the last bus, hands it to the logger `busway`. What the queue has no
-//! room for is counted, and told when there is. How often a cause is told is decided by who says it, and what is shown by the
-//! program: where it has no handler nothing is.
+//! room for is counted, and told when there is, as is what the thread leaves there when it ends. How often a cause is told is decided
+//! by who says it, and what is shown by the program: where it has no handler nothing is.
 //!
-//! Invariant: nobody who says a line waits for the interpreter, a handler or this thread; a child made by fork has its own queue.
+//! Invariant: who holds the lock of the queue waits for nothing, so that nobody who says a line waits for the interpreter, a handler or
+//! this thread; a child made by fork has its own queue.
 
-#![expect(
-    clippy::disallowed_types,
-    reason = "loom has no part in what is told, and this crate does not know shared memory"
-)]
-
+use std::collections::VecDeque;
 use std::fmt::{Debug, Write};
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError, sync_channel};
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
+use std::sync::{Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -61,34 +58,49 @@ struct Thread {
 #[derive(Debug)]
 struct Queue {
     pid: u32,
-    /// `None` wakes the thread to look whether it is still needed.
-    sender: SyncSender<Option<Line>>,
-    lines: Mutex<Receiver<Option<Line>>>,
-    /// Buses that are open.
-    users: AtomicUsize,
-    begun: AtomicBool,
+    state: Mutex<State>,
+    /// A line was said, or no bus is open any more.
+    news: Condvar,
     thread: Mutex<Option<Thread>>,
-    lost: AtomicU64,
-    lost_untold: AtomicU64,
     next: OnceLock<Box<Queue>>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    lines: VecDeque<Line>,
+    /// Buses that are open.
+    users: usize,
+    /// There is a thread that looks here before it ends. It is raised and lowered with what it says of the lines and the users.
+    is_begun: bool,
+    lost: u64,
+    lost_untold: u64,
+}
+
+impl State {
+    fn lose(&mut self, count: usize) {
+        self.lost += count as u64;
+        self.lost_untold += count as u64;
+    }
+
+    /// What is said of those that were lost, if any were since this was said last.
+    fn lost(&mut self) -> Option<Line> {
+        let lost = std::mem::take(&mut self.lost_untold);
+        let text = format!("{lost} lines were lost: a handler of the log is slow");
+        (lost > 0).then_some(Line { level: WARNING, target: "busway", text })
+    }
+}
+
+/// What the thread has to do.
+enum Word {
+    Tell(Line),
+    /// It ends, and this is the last that it tells.
+    End(Option<Line>),
 }
 
 impl Queue {
     fn new(pid: u32) -> Box<Self> {
-        let (sender, lines) = sync_channel(LINES_MAX);
-        let (begun, thread, lines) = (AtomicBool::new(false), Mutex::default(), Mutex::new(lines));
-        let (lost, lost_untold, next) = (AtomicU64::new(0), AtomicU64::new(0), OnceLock::new());
-        Box::new(Self {
-            pid,
-            sender,
-            lines,
-            users: AtomicUsize::new(0),
-            begun,
-            thread,
-            lost,
-            lost_untold,
-            next,
-        })
+        let (state, news) = (Mutex::default(), Condvar::new());
+        Box::new(Self { pid, state, news, thread: Mutex::default(), next: OnceLock::new() })
     }
 
     /// That of this process, if it has one.
@@ -111,54 +123,80 @@ impl Queue {
         queue
     }
 
+    fn is_ours(&self) -> bool {
+        self.pid == std::process::id()
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn say(&'static self, line: Line) {
-        if self.sender.try_send(Some(line)).is_err() {
-            self.lost.fetch_add(1, Ordering::Relaxed);
-            self.lost_untold.fetch_add(1, Ordering::Relaxed);
+        let mut state = self.state();
+        if state.lines.len() < LINES_MAX {
+            state.lines.push_back(line);
+        } else {
+            state.lose(1);
         }
-        if self.users.load(Ordering::Acquire) > 0 && !self.begun.swap(true, Ordering::AcqRel) {
-            let (ends, ended) = sync_channel(0);
-            let begun = std::thread::Builder::new().name("bw-log".to_owned()).spawn(move || {
-                let _ends = ends;
-                self.tell_all();
-            });
-            match (begun, self.thread.try_lock()) {
-                (Ok(handle), Ok(mut place)) => *place = Some(Thread { handle, ended }),
-                // The last bus is being closed, and waits for no line that is said after that.
-                (Ok(_), Err(_)) => {}
-                // What is there waits for the next line.
-                (Err(_), _) => self.begun.store(false, Ordering::Release),
-            }
+        let begins = state.users > 0 && !std::mem::replace(&mut state.is_begun, true);
+        drop(state);
+        self.news.notify_one();
+        if begins {
+            self.begin();
+        }
+    }
+
+    fn begin(&'static self) {
+        let (ends, ended) = sync_channel(0);
+        let begun = std::thread::Builder::new().name("bw-log".to_owned()).spawn(move || {
+            let _ends = ends;
+            self.tell_all();
+        });
+        match (begun, self.thread.try_lock()) {
+            (Ok(handle), Ok(mut place)) => *place = Some(Thread { handle, ended }),
+            // The last bus is being closed, and waits for no line that is said after that.
+            (Ok(_), Err(_)) => {}
+            // What is there waits for the next line.
+            (Err(_), _) => self.state().is_begun = false,
         }
     }
 
     /// What the thread does, until no bus is open and all is told.
     fn tell_all(&self) {
-        let lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
-        // Of a flood that does not end: the interpreter may be ending, and nobody may be in it then.
         let mut ends = None;
         loop {
-            let needed = self.users.load(Ordering::Acquire) > 0;
-            if needed {
-                ends = None;
-            } else if ends.get_or_insert_with(|| Deadline::within(PATIENCE / 2)).expired() {
-                break;
-            }
-            let word = match lines.try_recv() {
-                Err(TryRecvError::Empty) if needed => lines.recv().ok(),
-                word => word.ok(),
-            };
-            let Some(word) = word else { break };
-            if let Some(line) = word {
-                tell(&line);
-                let lost = self.lost_untold.swap(0, Ordering::Relaxed);
-                if lost > 0 {
-                    let text = format!("{lost} lines were lost: a handler of the log is slow");
-                    tell(&Line { level: WARNING, target: "busway", text });
-                }
+            match self.word(&mut ends) {
+                Word::Tell(line) => tell(&line),
+                Word::End(line) => return line.iter().for_each(tell),
             }
         }
-        self.begun.store(false, Ordering::Release);
+    }
+
+    /// What comes next; it is waited for while a bus is open. What is said after an end begins a thread.
+    fn word(&self, ends: &mut Option<Deadline>) -> Word {
+        let mut state = self.state();
+        loop {
+            if state.users > 0 {
+                *ends = None;
+            } else if ends.get_or_insert_with(|| Deadline::within(PATIENCE / 2)).expired() {
+                // A slow handler, or a flood that does not end: the interpreter may be ending, and nobody may be in it then.
+                let left = std::mem::take(&mut state.lines).len();
+                state.lose(left);
+                state.is_begun = false;
+                return Word::End(state.lost());
+            }
+            if let Some(line) = state.lost() {
+                return Word::Tell(line);
+            }
+            if let Some(line) = state.lines.pop_front() {
+                return Word::Tell(line);
+            }
+            if state.users == 0 {
+                state.is_begun = false;
+                return Word::End(None);
+            }
+            state = self.news.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
     }
 
     /// Waits until all is told; without the interpreter, which the thread needs.
@@ -191,7 +229,7 @@ impl Told {
             let _ = set_global_default(ToPython);
         });
         let queue = Queue::for_us();
-        queue.users.fetch_add(1, Ordering::AcqRel);
+        queue.state().users += 1;
         if let Some(logging) = logging(py) {
             // A program that has broken its logging has no log.
             let _ = look(&logging);
@@ -203,7 +241,8 @@ impl Told {
     pub(crate) fn end(self) {
         let queue = self.0;
         drop(self);
-        if queue.users.load(Ordering::Acquire) == 0 {
+        // A child made by fork neither waits for the thread of its parent nor has its lock.
+        if queue.is_ours() && queue.state().users == 0 {
             queue.wait();
         }
     }
@@ -211,9 +250,9 @@ impl Told {
 
 impl Drop for Told {
     fn drop(&mut self) {
-        if self.0.pid == std::process::id() && self.0.users.fetch_sub(1, Ordering::AcqRel) == 1 {
-            // Where it is full the thread is awake.
-            let _ = self.0.sender.try_send(None);
+        if self.0.is_ours() {
+            self.0.state().users -= 1;
+            self.0.news.notify_one();
         }
     }
 }
@@ -347,5 +386,5 @@ pub(crate) fn _say(level: u8, text: &str) -> u64 {
         INFO.. => tracing::info!(target: "busway::link", "{text}"),
         _ => tracing::debug!(target: "busway", "{text}"),
     }
-    Queue::of_ours().map_or(0, |queue| queue.lost.load(Ordering::Relaxed))
+    Queue::of_ours().map_or(0, |queue| queue.state().lost)
 }

@@ -309,6 +309,9 @@ claims! {
     fn levels_are_those_of_logging_and_what_the_logger_does_not_want_is_not_told();
     fn where_logging_is_not_configured_nothing_is_said_and_no_thread_is_left();
     fn who_says_a_line_waits_for_no_handler_and_what_is_lost_is_counted();
+    fn the_first_line_is_told_however_many_buses_before_it_said_nothing();
+    fn a_line_that_is_said_while_the_thread_ends_is_told();
+    fn what_the_thread_leaves_when_it_ends_is_counted_and_told();
     fn a_child_made_by_fork_says_its_own_and_a_program_that_ends_amid_lines_ends();
 
     "test_words.Words":

@@ -101,6 +101,91 @@ print(len(said), lost)
         handled, lost = said.split()
         self.evidence(said=4002, handled=handled, lost=lost)
 
+    def test_the_first_line_is_told_however_many_buses_before_it_said_nothing(self):
+        script = """
+import logging
+logging.basicConfig(stream=sys.stdout, format="%(message)s")
+for _ in range(300):
+    busway.Bus("log").close()
+with busway.Bus("log"):
+    lost = _busway._say(40, "first")
+print(lost)
+"""
+        self.assertEqual(self.run_program(script), ("first\n0\n", ""))
+
+    def test_a_line_that_is_said_while_the_thread_ends_is_told(self):
+        script = """
+import logging
+class Holds(logging.Handler):
+    def emit(self, record):
+        said.append(record.getMessage())
+        entered.set()
+        gone.wait(PATIENCE)
+
+from stage import PATIENCE
+said, rounds, logger = [], 200, logging.getLogger("busway")
+entered, gone, looked, level = threading.Event(), threading.Event(), threading.Event(), logger.getEffectiveLevel
+def looks():
+    # The last that the thread asks Python for a line.
+    if gone.is_set():
+        looked.set()
+    return level()
+logger.getEffectiveLevel = looks
+logger.addHandler(Holds())
+for number in range(rounds):
+    bus = busway.Bus("log")
+    _busway._say(40, "one")
+    assert entered.wait(PATIENCE)
+    # The last bus goes; the thread sees that when it has told its line, and ends while the next is opened.
+    del bus
+    gone.set()
+    assert looked.wait(PATIENCE)
+    with busway.Bus("log"):
+        _busway._say(40, "other")
+    assert said == ["one", "other"], (number, said)
+    said.clear()
+    for event in (entered, gone, looked):
+        event.clear()
+print(2 * rounds)
+"""
+        said, _ = self.run_program(script)
+        self.evidence(lines=said.strip())
+
+    def test_what_the_thread_leaves_when_it_ends_is_counted_and_told(self):
+        script = """
+import logging, time
+class Slow(logging.Handler):
+    def emit(self, record):
+        if "lost" in record.getMessage():
+            said.append(record.getMessage())
+            told.set()
+            return
+        entered.set()
+        open.wait(PATIENCE)
+        # Longer than it has for all of them.
+        time.sleep(0.6)
+        said.append(record.getMessage())
+
+from stage import PATIENCE
+open, entered, told, said = threading.Event(), threading.Event(), threading.Event(), []
+logging.getLogger("busway").addHandler(Slow())
+with busway.Bus("log"):
+    for number in range(10):
+        _busway._say(40, str(number))
+    assert entered.wait(PATIENCE)
+open.set()
+assert told.wait(PATIENCE), said
+lost = sum(int(line.split()[0]) for line in said if "lines were lost" in line)
+handled = said.index(f"{lost} lines were lost: a handler of the log is slow")
+assert handled + lost == 10 and said[:handled] == [str(number) for number in range(handled)], said
+# It is said once, and counted for whoever asks.
+assert len(said) == handled + 1 and _busway._say(10, "not wanted") == lost, said
+print(handled, lost)
+"""
+        said, _ = self.run_program(script)
+        handled, lost = said.split()
+        self.evidence(said=10, handled=handled, lost=lost)
+
     def test_a_child_made_by_fork_says_its_own_and_a_program_that_ends_amid_lines_ends(self):
         script = """
 import logging
