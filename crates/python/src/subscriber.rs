@@ -5,6 +5,7 @@
 //! Invariant: messages come in the order in which they were taken, to whichever thread asks next.
 
 use std::pin::Pin;
+use std::sync::{Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ use busway::{News, RecvError};
 use futures_core::Stream;
 use pyo3::prelude::*;
 
-use crate::batch::{Batch, Run};
+use crate::batch::{Batch, Reads, Run};
 use crate::intake::{Intake, Port, all};
 use crate::sample::Sample;
 
@@ -62,12 +63,14 @@ impl Port for busway::Subscriber {
 pub(crate) struct Subscriber {
     intake: Intake<busway::Subscriber>,
     policy: String,
+    /// What was taken in runs and not shown, of several calls where one goes on below another: the oldest last.
+    left: Mutex<Vec<Batch>>,
 }
 
 impl Subscriber {
     pub(crate) fn new(subscriber: busway::Subscriber, bus: busway::Bus) -> Self {
         let (pattern, policy) = (subscriber.pattern().to_string(), subscriber.policy().to_string());
-        Self { intake: Intake::new(subscriber, bus, pattern), policy }
+        Self { intake: Intake::new(subscriber, bus, pattern), policy, left: Mutex::default() }
     }
 }
 
@@ -186,11 +189,22 @@ impl Subscriber {
     }
 
     /// For `message_bus`: the messages that are there, at most `most`, as pairs of a topic and a list of what came of it together, decoded
-    /// from JSON. What is no message of that kind for sure comes as None and a list of bytes.
-    fn _try_recv_runs<'py>(&self, py: Python<'py>, most: usize) -> PyResult<Vec<Run<'py>>> {
-        let mut batch = Batch::default();
-        self.intake.try_each(py, most, |sample| batch.add(sample))?;
-        batch.runs(py)
+    /// from JSON. What is no message of that kind for sure comes as None and a list of bytes, and all of it where no JSON is to be read.
+    /// A MemoryError is for one message, which is lost.
+    fn _try_recv_runs<'py>(&self, py: Python<'py>, most: usize, reads_json: bool) -> PyResult<Vec<Run<'py>>> {
+        let left = self.left.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let mut batch = left.unwrap_or_default();
+        if batch.is_empty() {
+            self.intake.try_each(py, most, |sample| batch.add(sample))?;
+        } else {
+            // A child made by fork is shown nothing of its parent's.
+            self.intake.closed(py)?;
+        }
+        let runs = batch.runs(py, most, if reads_json { Reads::Json } else { Reads::Nothing });
+        if !batch.is_empty() {
+            self.left.lock().unwrap_or_else(PoisonError::into_inner).push(batch);
+        }
+        runs
     }
 
     /// For an event loop: what made the descriptor readable was seen.

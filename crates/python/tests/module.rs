@@ -213,6 +213,9 @@ claims! {
     "test_bus_reading.Reading":
     fn what_is_decoded_while_it_is_taken_is_what_others_read();
     fn a_reader_is_called_while_another_reads();
+    fn a_serializer_reads_whatever_comes_after_it_was_set();
+    fn what_there_is_no_memory_for_costs_one_message_and_no_other();
+    fn a_message_without_memory_is_counted_and_the_loop_goes_on();
     fn a_message_comes_alike_whether_it_was_decoded_while_it_was_taken_or_not();
 
     "test_bus_settings.Settings":
@@ -251,6 +254,7 @@ claims! {
     "test_bus_threads.Threads":
     fn a_port_that_another_thread_has_for_a_moment_is_no_fault();
     fn handlers_in_another_thread_s_loop_come_to_their_end_or_are_cancelled_with_the_bus();
+    fn results_that_loops_of_several_threads_take_are_handled_once_and_no_loop_ends();
     fn threads_that_publish_and_one_that_looks_at_the_counts_cost_each_other_nothing();
 
     "test_bus_limits.Limits":
@@ -272,6 +276,8 @@ claims! {
     fn a_handler_that_fails_is_tried_again_as_often_as_was_said_and_then_its_message_is_a_dead_letter();
     fn a_handler_of_dead_letters_that_fails_buries_nothing_again();
     fn dead_letters_of_handlers_that_bury_in_each_other_go_no_further_than_once();
+    fn no_hook_makes_a_dead_letter_another_message();
+    fn a_message_of_the_program_that_looks_like_a_dead_letter_is_none();
     fn a_handler_that_fails_again_and_again_is_left_alone_and_others_are_not();
     fn a_slow_handler_is_told_with_the_time_of_99_of_100_calls();
     fn a_pattern_that_can_match_nothing_is_refused();

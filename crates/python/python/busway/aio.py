@@ -455,13 +455,18 @@ class Subscriber(_Intake["busway.Subscriber", "busway.Sample"]):
         """What was missed since this was asked last."""
         return self._native.losses()
 
-    async def _recv_runs(self, most: int) -> Sequence[Run]:
+    async def _recv_runs(self, most: int, reads_json: Callable[[], bool]) -> Sequence[Run]:
         """For `message_bus`: waits for a message and returns it with those that are there by then, at most `most`: pairs of a topic and what
-        came of it together, decoded from JSON, or of None and messages that are not decoded."""
+        came of it together, decoded from JSON where `reads_json` says so by then, or of None and messages that are not decoded. A
+        MemoryError is for one message, which is lost."""
         await self._pause()
         native = self._native
+
+        def take(most: int) -> list[Run]:
+            return native._try_recv_runs(most, reads_json())
+
         while True:
-            runs = native._try_recv_runs(most) or await self._next(most, native._try_recv_runs, self._arm_runs)
+            runs = take(most) or await self._next(most, take, self._arm_runs)
             if runs:
                 count = sum(len(messages) for _, messages in runs)
                 self._is_brisk = self._is_brisk or count > 1

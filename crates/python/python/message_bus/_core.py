@@ -30,7 +30,7 @@ from ._metrics import BusMetrics, Shown
 from ._names import PortKey
 from ._processes import Processes
 from ._runtime import Membership
-from ._serializers import JsonSerializer, OrjsonSerializer, Serializer, reads_bytes
+from ._serializers import OrjsonSerializer, Serializer, reads_bytes, reads_json
 
 T = TypeVar("T")
 
@@ -110,10 +110,12 @@ class Core:
 
         self._serializer = serializer
         #: What is known to make bytes has nothing around it.
-        self.dumps: Callable[[Any], bytes] = serializer.write if type(serializer) is OrjsonSerializer else encoded
+        self.dumps: Callable[[Any], bytes] = encoded
+        if type(serializer) is OrjsonSerializer and "dumps" not in vars(serializer):
+            self.dumps = serializer.write
         self.loads: Callable[[bytes], Any] = loads if reads_bytes(serializer) else of_text
         #: Whether what is plain JSON may be decoded while it is taken.
-        self.reads_json = type(serializer) in (JsonSerializer, OrjsonSerializer)
+        self.reads_json = reads_json(serializer)
 
     def envelope(self, data: Any) -> dict[str, Any]:
         """What goes around the data of a result or a request."""

@@ -22,18 +22,11 @@ from typing import Any
 from ._care import QUICK
 from ._core import CALLER, Core
 from ._handlers import Handler
-from ._names import PortKey
+from ._names import LETTER, PortKey
 from ._processes import HandlerFailed
 
-#: What stands in the data of a dead letter.
-LETTER = frozenset(("topic", "handler", "error", "attempts", "message"))
 #: Messages of a lane that are handled before another lane has its turn, and so at most in one call of a thread.
 TURN = 64
-
-
-def _is_dead_letter(message: dict[str, Any] | None) -> bool:
-    data = message.get("data") if message is not None else None
-    return isinstance(data, dict) and data.keys() == LETTER
 
 
 class Inbox:
@@ -236,21 +229,25 @@ class Dispatcher:
             count += 1
             self._in_turn += 1
             try:
+                # Asked before a hook may have put another message in its place.
+                is_letter = isinstance(message, dict) and message.get(LETTER) is True
                 passed = await self._core.received(message)
-                for handler in run.handlers if passed is not None else ():
-                    await self._handle(run.inbox.port, lane.topic, handler, passed)
+                if passed is None:
+                    continue
+                for handler in run.handlers:
+                    await self._handle(run.inbox.port, lane.topic, handler, passed, is_letter)
             finally:
                 run.inbox.done(1)
         return count
 
-    async def _handle(self, port: PortKey, topic: str, handler: Handler, message: dict[str, Any] | None) -> None:
+    async def _handle(self, port: PortKey, topic: str, handler: Handler, message: dict[str, Any], is_letter: bool) -> None:
         """Has one message handled by one handler, with the care that was asked for."""
         care, breaker, failed = handler.care, None, 0
         if care is not None:
             breaker = care.breaker
         leave = breaker.admit() if breaker is not None else 0
         if leave is None:
-            await self._give_up(port, topic, handler, message, "breaker", 0)
+            await self._give_up(port, topic, handler, None if is_letter else message, "breaker", 0)
             return
         while True:
             try:
@@ -277,7 +274,7 @@ class Dispatcher:
         if breaker is not None:
             breaker.failed(leave)
         if care is not None:
-            await self._give_up(port, topic, handler, message, repr(error), failed)
+            await self._give_up(port, topic, handler, None if is_letter else message, repr(error), failed)
 
     async def _once(self, topic: str, handler: Handler, message: dict[str, Any] | None) -> BaseException | None:
         """Calls a handler; returns what it raised, which is counted."""
@@ -301,16 +298,15 @@ class Dispatcher:
     async def _give_up(
         self, port: PortKey, topic: str, handler: Handler, message: dict[str, Any] | None, why: str, attempts: int
     ) -> None:
-        """A message is not handled by a handler, and goes where it was said."""
+        """A message is not handled by a handler, and goes where it was said; None is one that goes nowhere."""
         core = self._core
         core.metrics.dropped_inbound("breaker" if not attempts else "given_up")
         dead_letter = handler.care.dead_letter if handler.care is not None else None
         # A handler of dead letters has none, also where those of another's dead letters go to the first: they would go round for ever.
-        if dead_letter is None or dead_letter == topic or _is_dead_letter(message):
+        if dead_letter is None or dead_letter == topic or message is None:
             return
-        # Its keys are LETTER.
         data = {"topic": topic, "handler": handler.topic, "error": why, "attempts": attempts, "message": message}
-        envelope = {"topic": dead_letter, "sender": core.service, "ts": time.time(), "data": data}
+        envelope = {"topic": dead_letter, "sender": core.service, "ts": time.time(), LETTER: True, "data": data}
         try:
             await core.bury(port, dead_letter, envelope)
         except (Exception, asyncio.CancelledError) as error:

@@ -21,6 +21,9 @@ import busway
 #: A number, or a name.
 PortKey = int | str
 
+#: The key beside `topic`, `sender`, `ts` and `data` that says that a message is a dead letter.
+LETTER = "dead_letter"
+
 #: Bytes of a name: the bus refuses more than 255.
 LENGTH = 255
 #: Bytes of a name that is cut, before its hash: `%~` and 32 hex digits follow.

@@ -23,7 +23,7 @@ import busway
 from ._breaker import Breaker
 from ._core import LOOK, Core
 from ._hooks import Rejected, passed
-from ._names import PortKey, name, results
+from ._names import LETTER, PortKey, name, results
 from ._route import Port, Route, slots, when_there_is_room
 
 #: Seconds within which the bus notices that the time of what it keeps for the first is over.
@@ -101,8 +101,12 @@ class Outbound:
         # Before a hook may have put another message in its place: whatever it says, it is the same one each time.
         id: str | None = message.get("id") if core.settings.retry is not None else None
         try:
+            # What it is no hook takes away: dead letters would go round for ever.
+            is_letter = LETTER in message
             if core.before_send:
                 message = await passed(core.before_send, message)
+            if is_letter:
+                message[LETTER] = True
             payload = core.dumps(message)
             if not isinstance(topic, str):
                 raise TypeError(f"a topic is text, not {topic!r}")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
+import threading
 import time
 from collections import deque
 from collections.abc import Callable
@@ -49,6 +50,8 @@ class Pulling:
         self._left: dict[PortKey, deque[bytes]] = {}
         #: What loops have taken and not handled yet.
         self._taken: list[deque[bytes]] = []
+        #: Loops of one bus may run in several threads, and hand over to each other.
+        self._lock = threading.Lock()
         #: Ids of results that were taken, the oldest first.
         self._seen: dict[str, None] = {}
         #: Results that are in a handler.
@@ -57,13 +60,15 @@ class Pulling:
     @property
     def waiting(self) -> int:
         """Results that were taken and are not handled."""
-        return self._in_hand + sum(map(len, [*self._left.values(), *self._taken]))
+        with self._lock:
+            return self._in_hand + sum(map(len, [*self._left.values(), *self._taken]))
 
     async def loop(self, port: PortKey, handle: Callable[[Any], Any]) -> None:
         """Hands over results until it is cancelled."""
         shared = results(port)
-        mine = self._left.pop(port, None) or deque()
-        self._taken.append(mine)
+        with self._lock:
+            mine = self._left.pop(port, None) or deque()
+            self._taken.append(mine)
 
         def open() -> busway.Puller:
             return self._core.bus().puller(shared, holds=HOLDS)
@@ -78,11 +83,12 @@ class Pulling:
         try:
             await self._core.keep_open(f"pull:{port}", open, use)
         finally:
-            self._taken = [one for one in self._taken if one is not mine]
-            if mine:
-                self._left.setdefault(port, deque()).extend(mine)
-                # A handler that goes on beyond its loop is followed by none of these: they are the next loop's.
-                mine.clear()
+            with self._lock:
+                self._taken = [one for one in self._taken if one is not mine]
+                if mine:
+                    self._left.setdefault(port, deque()).extend(mine)
+                    # A handler that goes on beyond its loop is followed by none of these: they are the next loop's.
+                    mine.clear()
 
     async def _take_batches(self, puller: aio.Puller, mine: deque[bytes], handle: Callable[[Any], Any]) -> None:
         core, most = self._core, 1
@@ -95,7 +101,8 @@ class Pulling:
                     await asyncio.sleep(0)
                     continue
                 if any(ids := [task.id for task in batch]):
-                    batch = self._fresh(batch, ids)
+                    with self._lock:
+                        batch = self._fresh(batch, ids)
                 mine.extend([bytes(task) for task in batch])
                 core.metrics.messages_received += len(batch)
                 del batch
@@ -105,7 +112,7 @@ class Pulling:
             most = 1 if slow else min(2 * most, BATCH, core.settings.hwm_inbound)
 
     def _fresh(self, batch: list[busway.Task], ids: list[str | None]) -> list[busway.Task]:
-        """Without what came before: what was taken here is handled here, so that the same again is nobody's."""
+        """Without what came before: what was taken here is handled here, so that the same again is nobody's. With the lock."""
         fresh = []
         for task, id in zip(batch, ids):
             if id is not None and id in self._seen:
@@ -137,7 +144,8 @@ class Pulling:
 
     def close(self) -> None:
         """What nobody handles any more is lost."""
-        lost = sum(map(len, self._left.values()))
-        self._left.clear()
+        with self._lock:
+            lost = sum(map(len, self._left.values()))
+            self._left.clear()
         if lost:
             self._core.metrics.dropped_inbound("closed", lost)

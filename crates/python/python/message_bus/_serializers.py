@@ -91,5 +91,10 @@ def build_serializer(name: str) -> Serializer:
 
 
 def reads_bytes(serializer: Serializer) -> bool:
-    """Whether it takes bytes as they came: one of the program's own is given text, as its author expects."""
-    return type(serializer).__module__.rpartition(".")[0] == __package__
+    """Whether it takes bytes as they came: what the program reads by itself is given text, as its author expects."""
+    return type(serializer).__module__.rpartition(".")[0] == __package__ and "loads" not in vars(serializer)
+
+
+def reads_json(serializer: Serializer) -> bool:
+    """Whether what is plain JSON may be decoded in its place."""
+    return type(serializer) in (JsonSerializer, OrjsonSerializer) and reads_bytes(serializer)

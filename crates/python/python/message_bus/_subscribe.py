@@ -112,18 +112,21 @@ class Subscribing:
         while True:
             room = await inbox.room()
             try:
-                if core.reads_json:
-                    runs: Sequence[aio.Run] = await subscriber._recv_runs(min(room, BATCH))
-                else:
-                    runs = [(None, await subscriber.recv_many(min(room, BATCH)))]
+                runs = await subscriber._recv_runs(min(room, BATCH), lambda: core.reads_json)
             except busway.ResourceError as error:
                 # More large messages than may be held: those that came before are let go by now.
                 core.log(logging.DEBUG, "holds", "%s", error)
                 await asyncio.sleep(0)
                 continue
+            except MemoryError as error:
+                # Python's own, which that of the bus is one of: it has none for one message.
+                core.metrics.messages_received += 1
+                core.undecodable(error)
+                await asyncio.sleep(0)
+                continue
             for topic, messages in runs:
                 if topic is None:
-                    self._hand_over(list(map(bytes, messages)), cut, inbox, dispatcher)
+                    self._hand_over(messages, cut, inbox, dispatcher)
                 else:
                     self._hand_over_run(topic, messages, cut, inbox, dispatcher)
             # What is held is let go of before handlers have it.
@@ -134,7 +137,7 @@ class Subscribing:
                 self._tell_losses(subscriber)
 
     def _hand_over(
-        self, payloads: Sequence[bytes], cut: tuple[str, ...] | None, inbox: Inbox, dispatcher: Dispatcher
+        self, payloads: Sequence[Any], cut: tuple[str, ...] | None, inbox: Inbox, dispatcher: Dispatcher
     ) -> None:
         """Decodes a batch and puts it where its handlers find it: those of a topic that came together in one go."""
         core, loads = self._core, self._core.loads
@@ -144,7 +147,7 @@ class Subscribing:
         count = 0
         for payload in payloads:
             try:
-                message = loads(payload)
+                message = loads(bytes(payload))
                 topic = message["topic"]
                 if topic is None or topic != before:
                     if not isinstance(topic, str):

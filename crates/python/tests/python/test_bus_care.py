@@ -222,6 +222,58 @@ class Care(BusClaims):
         with self.assertLogs("message_bus", logging.ERROR):
             self.run_async(main())
 
+    def test_no_hook_makes_a_dead_letter_another_message(self):
+        def adds(message):
+            if isinstance(message["data"], dict):
+                message["data"]["host"] = "here"
+
+        def replaces(message):
+            return {"topic": message["topic"], "data": message["data"]}
+
+        async def main(**hook):
+            calls, ended = [], []
+            async with self.bus() as bus:
+
+                async def fails(message):
+                    calls.append(message["topic"])
+                    raise ValueError
+
+                bus.use(**hook)
+                bus.register_handler("x", fails, dead_letter="y")
+                bus.register_handler("y", fails, dead_letter="x")
+                bus.register_handler("end", ended.append)
+                await self.listens(bus)
+                await bus.publish("x", 1)
+                await self.until(lambda: len(calls) >= 2)
+                # What goes round would be ahead of these.
+                for round in range(1, 6):
+                    await bus.publish("end", round)
+                    await self.until(lambda count=round: len(ended) == count)
+                self.assertEqual(calls, ["x", "y"])
+
+        with self.assertLogs("message_bus", logging.ERROR):
+            for hook in (adds, replaces):
+                self.run_async(main(before_send=hook))
+                self.run_async(main(after_receive=hook))
+
+    def test_a_message_of_the_program_that_looks_like_a_dead_letter_is_none(self):
+        async def main():
+            dead, looks = [], {"topic": "a", "handler": "a", "error": "e", "attempts": 1, "message": {}}
+            async with self.bus() as bus:
+
+                async def fails(message):
+                    raise ValueError
+
+                bus.register_handler("x", fails, dead_letter="dead")
+                bus.register_handler("dead", dead.append)
+                await self.listens(bus)
+                await bus.publish("x", looks)
+                await self.until(lambda: dead)
+                self.assertEqual((dead[0]["data"]["message"]["data"], dead[0]["dead_letter"]), (looks, True))
+
+        with self.assertLogs("message_bus", logging.ERROR):
+            self.run_async(main())
+
     def test_a_handler_that_fails_again_and_again_is_left_alone_and_others_are_not(self):
         async def main():
             calls, well, dead = [], [], []

@@ -2,15 +2,18 @@
 
 import gc
 import json
+import logging
 import random
+from unittest import mock
 
 import busway
+from busway import aio
 from bus_stage import BusClaims
 from busway._busway import _parsed
 from message_bus import MessageBus
 from message_bus._names import name
-from message_bus._serializers import orjson
-from stage import PATIENCE
+from message_bus._serializers import JsonSerializer, orjson
+from stage import PATIENCE, Child
 
 TEXTS = ["", "a", "topic", "价格", "é", "\U0001f600", "\n\t\x00\x1f\x7f", '"\\/', "x" * 23, "x" * 24, "x" * 25, "y" * 300, "\\u0041"]
 #: What readers of JSON do not all read alike, or not at all.
@@ -102,6 +105,89 @@ class Reading(BusClaims):
         gc.set_threshold(*before)
         gc.collect()
         self.assertEqual(read, [{"a": ["b"]}] * 200)
+
+    def test_a_serializer_reads_whatever_comes_after_it_was_set(self):
+        class Own:
+            dumps, loads = staticmethod(json.dumps), staticmethod(lambda text: {**json.loads(text), "by": type(text).__name__})
+
+        patched = JsonSerializer()
+        patched.loads = Own.loads
+
+        async def main(serializer):
+            async with self.bus() as bus, self.bus() as sender:
+                seen = []
+                bus.register_handler("x", seen.append)
+                await self.listens(bus)
+                await self.until(lambda: all(one._waiting for one in bus._subscribing._subscribers), "the loop sleeps")
+                bus.serializer = serializer
+                await sender.publish("x", 1)
+                await self.until(lambda: seen)
+                return seen[0]["data"], seen[0].get("by")
+
+        for serializer in (Own(), patched):
+            self.assertEqual(self.run_async(main(serializer)), (1, "str"))
+
+    def test_what_there_is_no_memory_for_costs_one_message_and_no_other(self):
+        # In a program of its own, where nothing is left of before that would be room.
+        script = """
+import ctypes, resource
+size, count, memory = 8 << 20, 6, resource.RLIMIT_AS
+if hasattr(c := ctypes.CDLL(None), "mallopt"):
+    # What is large is mapped each time.
+    c.mallopt(-3, 1 << 20)
+before = resource.getrlimit(memory)
+with busway.Bus() as bus, bus.subscriber("large", holds=2 * count) as subscriber, bus.publisher("large") as publisher:
+    def send():
+        for number in range(count):
+            publisher.send(bytes([number]) * size)
+    send()
+    samples = [subscriber.recv(PATIENCE) for _ in range(count)]
+    del samples
+    # All is mapped now that a message lies in.
+    send()
+    held, lost, calls = [], 0, 0
+    for room in (2.5, 2.5, 0.5, 100):
+        with open("/proc/self/statm") as statm:
+            used = int(statm.read().split()[0]) * resource.getpagesize()
+        resource.setrlimit(memory, (used + int(room * size), before[1]))
+        try:
+            runs = subscriber._try_recv_runs(64, True)
+            calls += 1
+        except MemoryError:
+            runs, lost = [], lost + 1
+        finally:
+            resource.setrlimit(memory, before)
+        held += [message for _, messages in runs for message in messages]
+    print([message[0] for message in held], lost, calls)
+"""
+        with Child(script) as child:
+            self.assertEqual(child.hear(), "[0, 1, 2, 3, 5] 1 3")
+        self.evidence(taken=5, lost=1)
+
+    def test_a_message_without_memory_is_counted_and_the_loop_goes_on(self):
+        recv, failures = aio.Subscriber._recv_runs, 3
+
+        async def fails(*arguments):
+            nonlocal failures
+            if failures:
+                failures -= 1
+                # That as many samples are held as may be costs none.
+                raise MemoryError if failures else busway.ResourceError(306, "held")
+            return await recv(*arguments)
+
+        async def main():
+            async with self.bus() as bus:
+                seen = []
+                bus.register_handler("x", seen.append)
+                await self.listens(bus)
+                await bus.publish("x", 1)
+                await self.until(lambda: seen)
+                metrics = bus.get_metrics(extended=True)
+                self.assertEqual((metrics["messages_received"], metrics["inbound_dropped"]), (3, 2))
+                self.assertEqual(metrics["causes"]["inbound_dropped.undecodable"], 2)
+
+        with mock.patch.object(aio.Subscriber, "_recv_runs", fails), self.assertLogs("message_bus", logging.WARNING):
+            self.run_async(main())
 
     async def takes(self, config, documents):
         """What a bus makes of documents on the topic `x`, and what it counts."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import time
 
 import busway
 from bus_stage import BusClaims
@@ -107,6 +108,40 @@ class Threads(BusClaims):
 
         self.assertEqual(self.run_async(main(False)), ["answered", "event", "request", "result"])
         self.assertEqual(self.run_async(main(True)), [])
+
+    def test_results_that_loops_of_several_threads_take_are_handled_once_and_no_loop_ends(self):
+        class Counts(MessageBus):
+            async def _handle_pulled_message(self, message):
+                handled.append(message["data"])
+
+        class Slow(dict):
+            """Another thread has its turn just before the oldest is known."""
+
+            def __iter__(self):
+                found = super().__iter__()
+                time.sleep(1e-6)
+                return found
+
+        handled, count, loops = [], 4000, 4
+
+        async def main():
+            bus, work = Counts("x"), []
+            bus._pulling._seen = Slow()
+            with busway.Bus() as other, other.pusher("results.5556", slots_max=1 << 15, late_join=PATIENCE) as pusher:
+                for number in range(count):
+                    pusher.send(b'{"data":%d}' % number, id=f"{number + 1:026}")
+                for _ in range(loops):
+                    work.append(asyncio.create_task(asyncio.to_thread(asyncio.run, bus.pull_results_loop())))
+                await self.until(lambda: len(handled) >= count or any(task.done() for task in work))
+            ended = [task for task in work if task.done()]
+            await bus.cleanup()
+            await asyncio.wait_for(asyncio.gather(*work), PATIENCE)
+            self.assertEqual(ended, [])
+            self.assertEqual(bus.get_metrics()["inbound_dropped"], 0)
+
+        self.run_async(main())
+        self.assertEqual(sorted(handled), list(range(count)))
+        self.evidence(results=count, loops=loops)
 
     def test_threads_that_publish_and_one_that_looks_at_the_counts_cost_each_other_nothing(self):
         each, senders = 3000, 2
