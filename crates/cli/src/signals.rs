@@ -3,10 +3,13 @@
 //! The handler sets a number and wakes a pipe; commands look between messages and wait with [`Signals::wait`], so a
 //! command ends with its summary and leaves the bus cleanly. It does not end anything itself, with one exception: a
 //! second SIGINT ends the process at once, for a user who has lost patience with a clean end.
+//!
+//! Invariant: a signal that does not end the process is found by who asks and by who waits, also one that comes while the
+//! handlers are being installed.
 
 #![expect(clippy::disallowed_types, reason = "signal-hook's interface takes the standard atomics")]
 
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
@@ -56,19 +59,31 @@ impl Hangup {
 impl Signals {
     /// Takes over SIGINT and SIGTERM.
     pub(crate) fn install() -> io::Result<Self> {
+        Self::install_with(|| ())
+    }
+
+    /// `began` is called when the first of it is done, for a test whose signal comes just then.
+    fn install_with(began: impl FnOnce()) -> io::Result<Self> {
         let (wake, ring) = UnixStream::pair()?;
         let last = Arc::new(AtomicUsize::new(0));
+        // First the number: from here on a signal ends nothing by itself, so it must not be forgotten either.
+        flag::register_usize(SIGINT, Arc::clone(&last), 2)?;
+        began();
+        flag::register_usize(SIGTERM, Arc::clone(&last), 15)?;
+        for signal in [SIGINT, SIGTERM] {
+            // After the number, so that whoever is woken finds it.
+            low_level::pipe::register(signal, ring.try_clone()?)?;
+        }
         let interrupted = Arc::new(AtomicBool::new(false));
         // The order matters: the first SIGINT finds the flag down and raises it afterwards, the second finds it up.
         flag::register_conditional_shutdown(SIGINT, 130, Arc::clone(&interrupted))?;
         flag::register(SIGINT, interrupted)?;
-        for (signal, number) in [(SIGINT, 2), (SIGTERM, 15)] {
-            flag::register_usize(signal, Arc::clone(&last), number)?;
-            // After the number, so that whoever is woken finds it.
-            low_level::pipe::register(signal, ring.try_clone()?)?;
-        }
         // Past `ulimit -f` the kernel kills unless somebody listens; then the write fails, and says so.
         flag::register(SIGXFSZ, Arc::new(AtomicBool::new(false)))?;
+        if last.load(Ordering::Acquire) != 0 {
+            // It came before the pipe was there to be woken.
+            (&ring).write_all(&[0])?;
+        }
         Ok(Self { last, wake: Arc::new(wake) })
     }
 
@@ -123,5 +138,24 @@ impl Signals {
             Ok(_) => other.is_some() && !fds[1].revents().is_empty(),
             Err(_) => false,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::process::{Signal, getpid, kill_process};
+
+    use super::*;
+    use crate::clock::Deadline;
+
+    #[test]
+    fn a_signal_that_comes_while_they_are_taken_over_is_heard() {
+        let interrupt = || kill_process(getpid(), Signal::INT).expect("a process may send itself a signal");
+        let signals = Signals::install_with(interrupt).expect("signals are taken over");
+        assert_eq!(signals.raised(), Some(2));
+        let hour = Duration::from_secs(3600);
+        let deadline = Deadline::after(hour);
+        signals.wait(hour);
+        assert!(!deadline.over(), "who waits is woken");
     }
 }

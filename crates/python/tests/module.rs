@@ -269,6 +269,7 @@ claims! {
     fn what_another_loop_sends_is_not_put_into_the_batch_of_one_that_stands_still();
     fn what_waits_for_room_at_the_end_has_the_linger_and_one_time_for_all();
     fn what_comes_after_a_batch_without_room_waits_behind_it();
+    fn nothing_overtakes_a_batch_while_another_thread_waits_for_room();
 
     "test_bus_care.Care":
     fn hooks_see_each_message_in_their_order_and_may_change_or_refuse_it();

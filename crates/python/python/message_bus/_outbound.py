@@ -178,13 +178,13 @@ class Outbound:
                 return
             except busway.Full:
                 pass
-        core = self._core
+        core, me = self._core, object()
         core.metrics.backpressure_events += 1
-        route.waiting += 1
+        route.waiting.add(me)
         try:
             await when_there_is_room(partial(route.send_now, payload, id), self._timeout)
         finally:
-            route.waiting -= 1
+            route.waiting.discard(me)
 
     async def route(self, port: PortKey, topic: str) -> Route:
         """The route of a topic, which is opened if it is not there."""

@@ -3,7 +3,8 @@
 The first message of a turn goes at once, so that one alone is not held up by what its task does next. Those after it wait for
 the end of the turn and go as one batch: no more than there is surely room for, so that nothing of it has to be waited for.
 
-Invariant: what a task hands in leaves in its order; what is in the batch is sent by the loop of the route, and counted then.
+Invariant: what a task hands in leaves in its order; what is in the batch is sent by the loop of the route, and counted then. So
+nothing of that loop goes past the batch, and whoever waits in another loop holds up nothing of it.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import Callable
-from threading import get_ident
+from threading import Lock, get_ident
 from typing import Any, TypeVar
 
 import busway
@@ -65,8 +66,8 @@ class Route:
     def __init__(self, core: Core, endpoint: str, native: Port, exactly: int | None, timeout: float) -> None:
         self.endpoint = endpoint
         self.native = native
-        #: Senders that wait for room.
-        self.waiting = 0
+        #: Senders that wait for room, in any loop.
+        self.waiting: set[object] = set()
         #: Subscribers for which the publisher waits no more, each time that one became so.
         self.stalled = 0
         self._hwm = core.settings.hwm_outbound
@@ -77,6 +78,8 @@ class Route:
         self._timeout = timeout
         #: Messages that may wait, where that is held to the letter.
         self._exactly = exactly
+        #: Held by a loop that takes over from one that is closed, and while `rest` is set: loops run in threads.
+        self._succession = Lock()
         #: The loop that sends batches: the first one, until it is closed.
         self._loop: asyncio.AbstractEventLoop | None = None
         #: The thread in which the loop is, in a turn in which something was sent; else 0, which is none.
@@ -139,15 +142,22 @@ class Route:
 
     def is_held_up(self) -> bool:
         """Whether something waits for room, and goes before what is sent now."""
-        if self.rest is not None and self.rest.get_loop().is_closed():
+        rest = self.rest
+        if rest is not None and rest.get_loop().is_closed():
             # Its loop has ended before it: what it had is sent by the next loop.
-            self.rest = None
-        return self.waiting > 0 or self.rest is not None
+            with self._succession:
+                if self.rest is rest:
+                    self.rest = None
+        return bool(self.waiting) or self.rest is not None
 
     def _is_for(self, loop: asyncio.AbstractEventLoop) -> bool:
         """Whether the loop may send batches, from now on."""
         if self._loop is None or self._loop.is_closed():
-            self._loop, self._turn_of, self._credit, self.rest = loop, 0, 0, None
+            with self._succession:
+                # Another may have been faster.
+                before = self._loop
+                if before is None or before.is_closed():
+                    self._turn_of, self._credit, self.rest, self._loop = 0, 0, None, loop
         return self._loop is loop
 
     def _end_turn(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -161,7 +171,7 @@ class Route:
 
     def flush(self, loop: asyncio.AbstractEventLoop | None) -> None:
         """Sends what waits for the end of the turn, where it is this loop that does."""
-        while self._batch and loop is not None and self._is_for(loop) and not self.is_held_up():
+        while self._batch and loop is not None and self._is_for(loop) and self.rest is None:
             batch, failed = self._batch, None
             try:
                 sent = self.native.try_send_many(batch)
@@ -176,7 +186,8 @@ class Route:
                 # There is less room than there was: memory is short, or another thread had it.
                 self._credit = 0
                 self._core.metrics.backpressure_events += 1
-                self.rest = loop.create_task(self._send_rest(loop.time() + self._timeout))
+                with self._succession:
+                    self.rest = loop.create_task(self._send_rest(loop.time() + self._timeout))
 
     async def _send_rest(self, until: float) -> None:
         """Sends what is left of a batch, until `until`. What is not sent then, or with its loop, stays in the batch."""

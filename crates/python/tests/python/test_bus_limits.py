@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 from unittest import mock
 
 from bus_stage import BusClaims, Gate
@@ -358,5 +359,35 @@ class Limits(BusClaims):
                     await bus.push_result(number)
                 await self.until(lambda: len(collector.results) == 20)
                 self.assertEqual(collector.results, [*range(10), "x" * (1 << 17), *range(11, 20)])
+
+        self.run_async(main())
+
+    def test_nothing_overtakes_a_batch_while_another_thread_waits_for_room(self):
+        async def others(bus):
+            for number in range(100, 140):
+                await bus.push_result(number)
+
+        async def main():
+            config = {"hwm_outbound": 32, "push_send_timeout": PATIENCE}
+            async with self.bus(config) as bus, self.bus(kind=ResultBus) as collector:
+                for number in range(2):
+                    await bus.push_result(number)
+                    await asyncio.sleep(0)
+                route = bus._pushing.routes[5556, ""]
+                for number in range(2, 10):
+                    await bus.push_result(number)
+                self.assertEqual(len(route._batch), 7, "in the batch of a turn that has not ended")
+                work, until = asyncio.get_running_loop().run_in_executor(None, asyncio.run, others(bus)), time.monotonic() + PATIENCE
+                # This turn does not end before the other thread has filled the queue and waits.
+                while not route.waiting:
+                    self.assertLess(time.monotonic(), until, "the other thread waits")
+                last = asyncio.create_task(bus.push_result(10))
+                await asyncio.sleep(0)
+                asyncio.create_task(collector.pull_results_loop())
+                await asyncio.gather(last, work)
+                await self.until(lambda: len(collector.results) == 51)
+                mine = [number for number in collector.results if number < 100]
+                self.assertEqual(mine, list(range(11)), "in the order in which they were handed in")
+                self.assertEqual(sorted(collector.results), [*range(11), *range(100, 140)])
 
         self.run_async(main())
