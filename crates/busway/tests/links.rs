@@ -7,11 +7,13 @@ mod stranger;
 
 use std::collections::BTreeMap;
 use std::net::{SocketAddr, TcpListener};
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, FileExt};
 use std::path::PathBuf;
+
 use std::time::Duration;
 
 use busway_shm::clock::Deadline;
+use busway_shm::sync::{AtomicU64, Ordering};
 
 use busway::{Bus, Cause, Context, LinkState, Node, Policy, Subscriber};
 use busway_wire::link::{Accept, Frame, Identity, Interest, Wanted};
@@ -518,6 +520,83 @@ fn what_a_lossy_subscriber_far_away_does_not_get_is_told_with_its_range() {
         }
     }
     assert_eq!(received + lost, last, "received {received} and lost {lost} of {last}");
+}
+
+/// A program that goes on writing in what it has sent, one byte after the other, until it is told to stop.
+fn write_on(at: &AtomicU64, size: u64) {
+    let memory = std::fs::OpenOptions::new().write(true).open("/proc/self/mem").unwrap();
+    let mut rng = fastrand::Rng::with_seed(3);
+    loop {
+        match at.load(Ordering::Relaxed) {
+            u64::MAX => break,
+            0 => std::thread::yield_now(),
+            at => memory.write_all_at(&[rng.u8(..)], at + rng.u64(0..size)).unwrap(),
+        }
+    }
+}
+
+#[test]
+fn a_program_that_writes_on_in_what_it_has_sent_loses_that_alone_and_the_link_stands() {
+    const SIZE: usize = 1 << 20;
+    let (near, far) = two_hosts();
+    let mut steady = far.bus.subscriber("steady").policy(Policy::Block).open().unwrap();
+    let mut ticks = near.bus.publisher("steady").open().unwrap();
+    ticks.wait_for_subscribers(1, PATIENCE).unwrap();
+    let mut tick = 0;
+    let mut told = Vec::new();
+    for (topic, policy, most) in [("lossy", Policy::default(), 400_u64), ("reliable", Policy::Block, 40)] {
+        let mut subscriber = far.bus.subscriber(topic).policy(policy).open().unwrap();
+        let mut publisher = near.bus.publisher(topic).open().unwrap();
+        publisher.wait_for_subscribers(1, PATIENCE).unwrap();
+        let at = AtomicU64::new(0);
+        let (mut sent, mut received, mut corrupt) = (0, 0, 0);
+        std::thread::scope(|scope| {
+            scope.spawn(|| write_on(&at, SIZE as u64));
+            let stop = Stop(&at);
+            while sent < most && (corrupt < 20 || policy == Policy::Block) {
+                let mut loan = publisher.loan(SIZE).unwrap();
+                loan.fill(sent as u8);
+                at.store(loan.as_ptr() as u64, Ordering::Relaxed);
+                loan.send().unwrap();
+                sent += 1;
+                tick += 1;
+                ticks.send(&u64::to_le_bytes(tick)).unwrap();
+                take_in_order_from(&mut steady, tick);
+                let patience = Deadline::after(PATIENCE);
+                while received + corrupt < sent && !patience.expired() {
+                    received +=
+                        u64::from(subscriber.recv_timeout(Duration::from_millis(5)).unwrap().is_some());
+                    for loss in subscriber.losses() {
+                        assert_eq!(loss.cause, Cause::Corrupt, "{topic}: {loss:?}");
+                        corrupt += loss.count;
+                    }
+                }
+                assert_eq!(received + corrupt, sent, "{topic}: each comes, or is told");
+                at.store(0, Ordering::Relaxed);
+            }
+            drop(stop);
+        });
+        told.push((sent, corrupt));
+    }
+    let [(lossy, lost), (reliable, none)] = told[..] else { panic!("two topics") };
+    assert!(lost > 0, "none of {lossy} was changed between its sum and the socket");
+    assert_eq!(none, 0, "of a reliable source a copy goes");
+    for host in [&near, &far] {
+        let peers = host.node.as_ref().unwrap().peers();
+        assert!(peers.iter().all(|peer| peer.last_error.is_none()), "{peers:?}");
+    }
+    println!(
+        "evidence: lossy={lossy} lost_as_corrupt={lost} reliable={reliable} lost={none} reconnects=0 others={tick}"
+    );
+}
+
+/// Ends who writes on, also where a test fails.
+struct Stop<'a>(&'a AtomicU64);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.store(u64::MAX, Ordering::Relaxed);
+    }
 }
 
 #[test]

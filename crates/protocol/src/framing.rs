@@ -2,7 +2,8 @@
 //!
 //! The framer keeps no bytes. It looks at what the caller has, says how much of it is done with, or how much is
 //! needed; a header is checked before anything behind it is believed. The rest of a large payload need not pass
-//! the caller's buffer: it is read straight to where it stays, and shown to the checksum.
+//! the caller's buffer: it is read straight to where it stays, and shown to the checksum. A message whose payload is not
+//! what its sender summed is told as that and costs nothing else: its header says where the next frame begins.
 //!
 //! Invariant: each byte is summed once, and none of a frame is believed before its header's checksum.
 
@@ -30,6 +31,15 @@ enum At {
     Payload { header: Header, remaining: u64 },
 }
 
+/// Whether a payload is what its sender summed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sum {
+    /// It is.
+    Holds,
+    /// It is not: no byte of it is to be used.
+    Fails,
+}
+
 /// What comes next.
 #[derive(Debug)]
 pub enum Step<'a> {
@@ -43,6 +53,13 @@ pub enum Step<'a> {
         header: Header,
         /// What follows the header: extensions, then payload.
         body: &'a [u8],
+    },
+    /// A whole message whose payload is not what its sender summed. Its header is.
+    Spoiled {
+        /// How many bytes of the slice it is.
+        consumed: usize,
+        /// Its header.
+        header: Header,
     },
     /// The beginning of a large message, of which the payload follows in pieces.
     Begin {
@@ -62,10 +79,12 @@ pub enum Step<'a> {
         /// The bytes.
         bytes: &'a [u8],
     },
-    /// That payload is complete and its checksum holds.
+    /// That payload is complete.
     End {
         /// Its header.
         header: Header,
+        /// Whether its checksum holds.
+        sum: Sum,
     },
 }
 
@@ -115,7 +134,7 @@ impl Framer {
                 *remaining -= bytes.len() as u64;
                 return Ok(Step::Body { consumed: size, bytes });
             }
-            At::Payload { .. } => return self.end().map(|header| Step::End { header }),
+            At::Payload { .. } => return self.end().map(|(header, sum)| Step::End { header, sum }),
         };
         self.at = At::Seen(header);
         self.body(header, bytes)
@@ -131,11 +150,11 @@ impl Framer {
     }
 
     /// Takes bytes of the payload that were read elsewhere, at most as many as remain. The header comes when they
-    /// were the last and the checksum holds.
+    /// were the last, and whether the checksum holds.
     ///
     /// # Errors
-    /// More bytes than remain, or at the end a checksum that does not hold.
-    pub fn read_direct(&mut self, bytes: &[u8]) -> Result<Option<Header>, DecodeError> {
+    /// More bytes than remain.
+    pub fn read_direct(&mut self, bytes: &[u8]) -> Result<Option<(Header, Sum)>, DecodeError> {
         let At::Payload { header, remaining } = &mut self.at else {
             return Err(DecodeError::Short { size: bytes.len() });
         };
@@ -211,17 +230,23 @@ impl Framer {
             return Ok(Step::Need(if large { before } else { size }));
         }
         let body = bytes.get(HEADER_SIZE..size).unwrap_or_default();
-        header.validate_following(body)?;
+        let checked = header.validate_following(body);
         self.at = At::Header;
-        Ok(Step::Frame { consumed: size, header, body })
+        match checked {
+            Ok(()) => Ok(Step::Frame { consumed: size, header, body }),
+            // What the link says itself nobody may change on its way.
+            Err(DecodeError::ChecksumPayload) if message => Ok(Step::Spoiled { consumed: size, header }),
+            Err(error) => Err(error),
+        }
     }
 
-    fn end(&mut self) -> Result<Header, DecodeError> {
+    fn end(&mut self) -> Result<(Header, Sum), DecodeError> {
         match core::mem::replace(&mut self.at, At::Header) {
-            At::Payload { header, .. } if self.checksum.value() == header.checksum_payload.get() => {
-                Ok(header)
+            At::Payload { header, .. } => {
+                let holds = self.checksum.value() == header.checksum_payload.get();
+                Ok((header, if holds { Sum::Holds } else { Sum::Fails }))
             }
-            At::Payload { .. } | At::Header | At::Seen(_) => Err(DecodeError::ChecksumPayload),
+            At::Header | At::Seen(_) => Err(DecodeError::ChecksumPayload),
         }
     }
 }

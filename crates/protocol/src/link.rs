@@ -31,8 +31,8 @@ use crate::time::{PeerId, Time};
 
 pub(crate) use credit::Amount;
 use credit::{Grant, Granted};
-pub(crate) use outgoing::can_go;
 use outgoing::{Outgoing, put_frame};
+pub(crate) use outgoing::{Way, can_go};
 use parts::Parts;
 
 /// What we are on every link: our own hello.
@@ -126,6 +126,11 @@ pub enum Event<'a> {
         /// What follows the header.
         body: &'a [u8],
     },
+    /// A message in one piece whose payload is not what its sender summed.
+    Spoiled {
+        /// Its header, whose checksum holds.
+        header: Header,
+    },
     /// Messages of one source that follow each other and share a header.
     Run {
         /// The header of the run.
@@ -147,10 +152,17 @@ pub enum Event<'a> {
         /// The next bytes of its payload.
         bytes: &'a [u8],
     },
-    /// That message is complete, and all its checksums hold.
+    /// That message is complete, and all its checksums hold but those of which it was told.
     End {
         /// Its source.
         source: PortId,
+    },
+    /// A piece of that message is not what its sender summed.
+    SpoiledPiece {
+        /// Its source.
+        source: PortId,
+        /// It was the last.
+        ends: bool,
     },
 }
 
@@ -397,6 +409,10 @@ impl<P: AsRef<[u8]> + Clone> Link<P> {
                     self.clock.partial = None;
                     (consumed, self.frame(now, header, body)?)
                 }
+                Step::Spoiled { consumed, header } => {
+                    self.clock.partial = None;
+                    (consumed, Some(self.spoiled(header)?))
+                }
                 Step::Begin { consumed, header, part, extensions } => {
                     self.begin_partial(now, true);
                     (consumed, self.begin(header, part, extensions)?)
@@ -406,9 +422,9 @@ impl<P: AsRef<[u8]> + Clone> Link<P> {
                     let source = self.coming.unwrap_or_default();
                     (consumed, Some(Event::Bytes { source, bytes }))
                 }
-                Step::End { header } => {
+                Step::End { header, sum } => {
                     self.clock.partial = None;
-                    (0, self.finish(&header))
+                    (0, self.finish(&header, sum))
                 }
             };
             at += consumed;
@@ -449,9 +465,9 @@ impl<P: AsRef<[u8]> + Clone> Link<P> {
         }
         self.stats.bytes_in = self.stats.bytes_in.saturating_add(bytes.len() as u64);
         match self.framer.read_direct(bytes) {
-            Ok(Some(header)) => {
+            Ok(Some((header, sum))) => {
                 self.clock.partial = None;
-                Ok(self.finish(&header))
+                Ok(self.finish(&header, sum))
             }
             Ok(None) => {
                 self.progress(now, bytes.len());

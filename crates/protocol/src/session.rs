@@ -239,7 +239,7 @@ impl<P: AsRef<[u8]> + Clone> Session<P> {
             return Destination::Staging;
         };
         match self.relays.get(&source).and_then(Relay::open) {
-            Some(open) => Destination::Message { source, offset: open.offset, remaining },
+            Some(offset) => Destination::Message { source, offset, remaining },
             // It is dropped: wherever it goes.
             None => Destination::Staging,
         }
@@ -510,13 +510,21 @@ impl<P: AsRef<[u8]> + Clone> Session<P> {
                 None
             }
             Event::Message { header, body } => self.message(now, header, body, out),
+            Event::Spoiled { header } => {
+                self.spoiled(now, &header, out);
+                None
+            }
             Event::Run { header, records } => self.run(now, header, records, out),
             Event::Begin { header, extensions } => self.begin(now, header, extensions, out),
             Event::Bytes { source, bytes } => {
                 let offset = self.relays.get_mut(&source)?.advance(bytes.len() as u64)?;
                 Some(Delivery::Bytes { source, offset, bytes })
             }
-            Event::End { source } => self.relays.get_mut(&source)?.end().then_some(Delivery::End { source }),
+            Event::End { source } => self.end(source, out),
+            Event::SpoiledPiece { source, ends } => {
+                self.spoiled_piece(source, ends, out);
+                None
+            }
         }
     }
 

@@ -1,7 +1,7 @@
 //! The framer: the same frames however the bytes are cut, and an error or silence for everything else.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking, also in what its tests share")]
 
-use busway_protocol::{Framer, Step, Want};
+use busway_protocol::{Framer, Step, Sum, Want};
 use busway_wire::limits::{LINK_DIRECT_BYTES, LINK_FRAME_BYTES_MAX, LINK_PIECE_BYTES_MAX};
 use busway_wire::link::{Frame, Refusal, RefusalCode, encode, seed_of};
 use busway_wire::{DecodeError, Flags, HEADER_SIZE, Header, Kind, Part, PortId, Seed, VERSION};
@@ -77,11 +77,15 @@ fn feed(bytes: &[u8], mut cuts: impl FnMut() -> usize) -> Result<(Vec<Seen>, usi
                 at += consumed;
                 open.as_mut().unwrap().following.extend_from_slice(bytes);
             }
-            Step::End { header } => {
+            Step::End { header, sum } => {
                 let done = open.take().unwrap();
                 assert_eq!(done.header, header);
+                if sum == Sum::Fails {
+                    return Err(DecodeError::ChecksumPayload);
+                }
                 seen.push(done);
             }
+            Step::Spoiled { .. } => return Err(DecodeError::ChecksumPayload),
         }
     }
 }
@@ -126,12 +130,58 @@ fn a_stream_cut_at_every_offset_gives_the_frames_before_and_no_error() {
 
 #[test]
 fn every_single_bit_flip_is_refused() {
-    let stream = message(40, Some(Part { message: 5, offset: 0, total: 40 }));
-    for bit in 0..stream.len() * 8 {
-        let mut bad = stream.clone();
-        bad[bit / 8] ^= 1 << (bit % 8);
-        assert!(feed(&bad, || usize::MAX / 2).is_err(), "bit {bit}");
+    for part in [Some(Part { message: 5, offset: 0, total: 40 }), None] {
+        let stream = message(40, part);
+        for bit in 0..stream.len() * 8 {
+            let mut bad = stream.clone();
+            bad[bit / 8] ^= 1 << (bit % 8);
+            assert!(feed(&bad, || usize::MAX / 2).is_err(), "bit {bit}");
+        }
     }
+}
+
+#[test]
+fn behind_a_message_that_is_not_what_was_summed_the_next_frame_begins() {
+    let part = Some(Part { message: 5, offset: 10, total: 200 });
+    let mut told = 0;
+    for (size, part) in [(1, None), (300, None), (300, part), (70_000, None), (70_000, part)] {
+        let good = message(size, part);
+        let mut bad = good.clone();
+        *bad.last_mut().unwrap() ^= 1;
+        let stream = [bad.as_slice(), &good, &frame(&Frame::Ping { stamp: 4 })].concat();
+        for room in [usize::MAX, 1 << 16, 700] {
+            let mut framer = Framer::new(CLUSTER);
+            let (mut at, mut end, mut fails, mut holds, mut frames) = (0, 0, 0, 0, 0);
+            while at < stream.len() || framer.want() != Want::Bytes {
+                match framer.next(&stream[at..end]).unwrap() {
+                    Step::Need(_) => end = end.saturating_add(room).min(stream.len()),
+                    Step::Frame { consumed, header, .. } => {
+                        at += consumed;
+                        (holds, frames) =
+                            (holds + u32::from(header.kind() == Some(Kind::Publish)), frames + 1);
+                    }
+                    Step::Spoiled { consumed, header } => {
+                        at += consumed;
+                        assert_eq!((header.source(), header.sequence.get()), (PortId(9), 5));
+                        fails += 1;
+                    }
+                    Step::Begin { consumed, .. } | Step::Body { consumed, .. } => at += consumed,
+                    Step::End { sum: Sum::Holds, .. } => holds += 1,
+                    Step::End { sum: Sum::Fails, .. } => fails += 1,
+                }
+                if at == stream.len() && frames > 0 {
+                    break;
+                }
+            }
+            assert_eq!((fails, holds, frames > 0), (1, 1, true), "{size} {part:?} {room}");
+            told += fails;
+        }
+    }
+    // What a link says itself is not changed by programs.
+    let mut bad = frame(&Frame::Ping { stamp: 4 });
+    *bad.last_mut().unwrap() ^= 1;
+    assert!(matches!(Framer::new(CLUSTER).next(&bad), Err(DecodeError::ChecksumPayload)));
+    assert_eq!(told, 15);
 }
 
 #[test]
@@ -152,12 +202,12 @@ fn a_payload_read_elsewhere_is_summed_and_ends_with_its_header() {
         rest[7] ^= u8::from(flip);
         let end = framer.read_direct(&rest);
         if flip {
-            assert_eq!(end, Err(DecodeError::ChecksumPayload));
+            assert_eq!(end, Ok(Some((header, Sum::Fails))));
         } else {
-            assert_eq!(end, Ok(Some(header)));
-            assert_eq!(framer.want(), Want::Bytes);
-            assert!(matches!(framer.next(&small_stream()), Ok(Step::Frame { .. })));
+            assert_eq!(end, Ok(Some((header, Sum::Holds))));
         }
+        assert_eq!(framer.want(), Want::Bytes);
+        assert!(matches!(framer.next(&small_stream()), Ok(Step::Frame { .. })));
     }
     let mut framer = Framer::new(CLUSTER);
     assert!(framer.read_direct(&[0]).is_err(), "nothing was asked for");

@@ -249,6 +249,58 @@ fn two_messages_larger_than_the_credit_do_not_stop_each_other() {
 }
 
 #[test]
+#[expect(clippy::print_stdout, reason = "the evidence line is read by the test runner")]
+fn a_message_that_was_changed_on_its_way_is_lost_alone_and_one_of_a_reliable_source_comes_again() {
+    let talk = Talk { messages: 6, size: |at| [9, 5_000, 20_000, 70_000][(at % 4) as usize], slots: 24 };
+    let (mut spoiled, mut mended, mut flips) = (0, 0, 0);
+    for (step, direct, room) in
+        [(usize::MAX, false, usize::MAX), (30_000, true, 1), (3_000, true, usize::MAX)]
+    {
+        let begin = || {
+            let mut net = hosts(&talk);
+            (net.step, net.dialer.packs) = (step, false);
+            (net.listener.direct, net.listener.room) = (direct, room);
+            net
+        };
+        let mut net = begin();
+        run(&mut net, &talk);
+        // Behind the hellos, which the rig itself reads.
+        for at in (600..net.moved).step_by(4_007) {
+            let mut net = begin();
+            net.flips_at = Some(at);
+            run(&mut net, &talk);
+            if net.flips_at.is_some() {
+                continue;
+            }
+            flips += 1;
+            let what = format!("at {at}, {step} a step");
+            let (received, gaps) = net.listener.relays[&RELIABLE].covered();
+            assert_eq!((received, gaps.len()), ((1..=talk.messages).collect(), 0), "{what}");
+            for (source, relay) in &net.listener.relays {
+                for entry in &relay.entries {
+                    if let Entry::Message(sequence, bytes) = entry {
+                        assert!(
+                            **bytes == *payload(*source, *sequence, (talk.size)(*sequence - 1)),
+                            "{what}"
+                        );
+                    }
+                }
+            }
+            let (received, gaps) = net.listener.relays[&LOSSY].covered();
+            let lost: u64 = gaps.iter().map(|(from, to, _)| to - from + 1).sum();
+            assert_eq!(received.len() as u64 + lost, talk.messages, "{what}: {gaps:?}");
+            let corrupt = gaps.iter().filter(|(.., cause)| *cause == Cause::Corrupt).count() as u64;
+            assert_eq!(net.listener.session.dropped().0[Cause::Corrupt.index()], corrupt, "{what}");
+            // One message, or the connection, but not both.
+            assert_eq!(corrupt + net.connects, 2, "{what}: {:?}", net.dialer.closed);
+            (spoiled, mended) = (spoiled + corrupt, mended + net.connects - 1);
+        }
+    }
+    assert!(spoiled > 30 && mended > 30, "{spoiled} lost, {mended} mended");
+    println!("evidence: changed={flips} lost_alone={spoiled} sent_again={mended} lost_reliable=0");
+}
+
+#[test]
 fn a_session_that_says_it_has_output_puts_some_out() {
     let talk = Talk { messages: 12, size: |_| 0, slots: 64 };
     let mut net = hosts(&talk);

@@ -32,7 +32,8 @@ pub enum Cause {
     SubscriberLeft = 7,
     /// The subscriber's process held as much as it may, and the message was too large to copy out.
     HoldBudget = 8,
-    /// What lay in shared memory was not a message.
+    /// What lay in shared memory was not a message, or what came over a link was not what its sender had summed: a program
+    /// had gone on writing in what it had sent.
     Corrupt = 9,
     /// Nobody subscribed to the topic.
     NoSubscriber = 10,

@@ -8,6 +8,7 @@ use busway_wire::link::{self, Features, Frame, Gap, Hello, Retire};
 use busway_wire::{DecodeError, HEADER_SIZE, Header, Kind, Part, Records};
 
 use crate::error::{Closed, PeerError};
+use crate::framing::Sum;
 use crate::link::credit::Amount;
 use crate::link::{Event, Link, State};
 use crate::time::Time;
@@ -21,13 +22,7 @@ impl<P: AsRef<[u8]> + Clone> Link<P> {
         body: &'a [u8],
     ) -> Result<Option<Event<'a>>, Closed> {
         if header.kind() == Some(Kind::Publish) {
-            self.expect_established(Kind::Publish)?;
-            let cost = Amount::message(body.len() as u64);
-            self.arrive(&header, body.len().saturating_sub(header.extension_bytes()) as u64, cost)?;
-            if self.parts.is_open(header.source()) {
-                return Err(self.fail(PeerError::Part { source: header.source() }));
-            }
-            self.stats.messages_in = self.stats.messages_in.saturating_add(1);
+            self.whole(&header)?;
             return Ok(Some(Event::Message { header, body }));
         }
         if header.kind() == Some(Kind::Run) {
@@ -69,6 +64,24 @@ impl<P: AsRef<[u8]> + Clone> Link<P> {
                 Ok(Some(Event::Frame(frame)))
             }
         }
+    }
+
+    /// A whole message that is not what its sender summed. For all else it is one like others.
+    pub(super) fn spoiled(&mut self, header: Header) -> Result<Event<'static>, Closed> {
+        self.whole(&header)?;
+        Ok(Event::Spoiled { header })
+    }
+
+    /// A message in one piece: may it come?
+    fn whole(&mut self, header: &Header) -> Result<(), Closed> {
+        self.expect_established(Kind::Publish)?;
+        let size = u64::from(header.size.get()).saturating_sub(HEADER_SIZE as u64);
+        self.arrive(header, size.saturating_sub(header.extension_bytes() as u64), Amount::message(size))?;
+        if self.parts.is_open(header.source()) {
+            return Err(self.fail(PeerError::Part { source: header.source() }));
+        }
+        self.stats.messages_in = self.stats.messages_in.saturating_add(1);
+        Ok(())
     }
 
     /// Messages that share a header: what is true of one that comes by itself is true of each of them, or none is taken.
@@ -170,9 +183,13 @@ impl<P: AsRef<[u8]> + Clone> Link<P> {
         Ok(Some(Event::Begin { header, extensions: own }))
     }
 
-    /// The end of a piece; an event if it is that of a message.
-    pub(super) fn finish(&mut self, header: &Header) -> Option<Event<'static>> {
-        self.parts.finish().then_some(Event::End { source: header.source() })
+    /// The end of a piece; an event if it is that of a message, or not what was summed.
+    pub(super) fn finish(&mut self, header: &Header, sum: Sum) -> Option<Event<'static>> {
+        let (source, ends) = (header.source(), self.parts.finish());
+        match sum {
+            Sum::Holds => ends.then_some(Event::End { source }),
+            Sum::Fails => Some(Event::SpoiledPiece { source, ends }),
+        }
     }
 
     /// A message has begun to come, or a run of which the largest has this size: may they, and were they granted?

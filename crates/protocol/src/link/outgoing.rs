@@ -3,20 +3,23 @@
 //! A message that is larger than a fragment is bulk, the lowest rank: one fragment of it goes at a time, so that whatever is
 //! more urgent, and other bulk, passes between two. Fragments are small while others share the link, else as large as there
 //! is room for; and they begin only while there is room at all, which is told from outside. What a source may have under
-//! way is looked at here, where it leaves. What was sent on an earlier connection is not known.
+//! way is looked at here, where it leaves. What was sent on an earlier connection is not known. A program may write on in
+//! what it has sent: what is copied is summed as it goes, and what goes from where it lies may not be what was summed; then
+//! its receiver loses that one message.
 //!
 //! Invariant: a source's queue goes out in order, each message whole or part by part, with nothing of that source
 //! in between.
 
 use alloc::collections::{BTreeMap, VecDeque};
 use alloc::vec::Vec;
+use core::ops::Range;
 
 use busway_wire::limits::{
     EXTENSION_BYTES_MAX, LINK_BATCH_BYTES, LINK_COPY_BYTES, LINK_FRAGMENT_BYTES, LINK_PART_BYTES,
     LINK_PART_BYTES_MAX, LINK_QUEUE_BYTES_MAX, LINK_QUEUE_MESSAGES_MAX, LINK_SHARED_MS,
 };
 use busway_wire::link::{self, Frame, Gap, Retire};
-use busway_wire::{Extensions, Flags, Header, Part, PortId, Run, Seed};
+use busway_wire::{Extensions, Flags, HEADER_SIZE, Header, Part, PortId, Run, Seed};
 
 use crate::batch::Batch;
 use crate::flow::Flow;
@@ -73,6 +76,16 @@ struct Queue<P> {
     sent: u64,
 }
 
+/// How a large payload leaves memory that its writer may write still.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Way {
+    /// From where it lies: cheap, and lost where it is changed between its sum and the socket.
+    InPlace,
+    /// Copied, and the copy is summed: it goes as it was at one moment, and nothing of it is lost. So a sum that does not hold
+    /// is the line's doing, which the receiver mends by a new connection.
+    Copied,
+}
+
 #[derive(Debug)]
 enum Item<P> {
     /// A message; `at` bytes of its payload have gone, and it is paid for if it has begun.
@@ -81,6 +94,7 @@ enum Item<P> {
         payload: P,
         at: usize,
         begun: bool,
+        way: Way,
     },
     /// Small messages, which go with one header. They were put together so that window and credit have room for all.
     Run(Run),
@@ -273,8 +287,8 @@ impl<P: AsRef<[u8]> + Clone> Outgoing<P> {
         self.push(run.source(), Item::Run(run));
     }
 
-    pub(crate) fn message(&mut self, source: PortId, header: Header, payload: P) {
-        self.push(source, Item::Message { header, payload, at: 0, begun: false });
+    pub(crate) fn message(&mut self, source: PortId, header: Header, payload: P, way: Way) {
+        self.push(source, Item::Message { header, payload, at: 0, begun: false, way });
     }
 
     pub(crate) fn gap(&mut self, gap: Gap) {
@@ -442,14 +456,16 @@ impl<P: AsRef<[u8]> + Clone> Outgoing<P> {
 /// Puts one item, or the next part of at most `most` bytes, into the batch; whether that was the last of it.
 fn put<P: AsRef<[u8]> + Clone>(item: &mut Item<P>, most: usize, cluster: Seed, batch: &mut Batch<P>) -> bool {
     match item {
-        Item::Message { header, payload, at, begun } => {
+        Item::Message { header, payload, at, begun, way } => {
             *begun = true;
             let len = payload.as_ref().len();
+            // What is copied lies in the batch, which is not to grow beyond its size twice.
+            let most = if *way == Way::Copied { most.min(LINK_BATCH_BYTES) } else { most };
             if *at == 0 && (len <= most || !can_be_cut(header)) {
-                put_whole(*header, payload, cluster, batch);
+                put_whole(*header, payload, *way, cluster, batch);
                 return true;
             }
-            put_part(*header, payload, at, most, cluster, batch);
+            put_part(*header, payload, at, most, *way, cluster, batch);
             header.extension_bytes() + *at >= len
         }
         Item::Run(run) => {
@@ -505,25 +521,18 @@ fn beside(following: &[u8], own: usize) -> Vec<u8> {
     copy
 }
 
-fn put_whole<P: AsRef<[u8]> + Clone>(header: Header, payload: &P, cluster: Seed, batch: &mut Batch<P>) {
+fn put_whole<P: AsRef<[u8]> + Clone>(
+    header: Header,
+    payload: &P,
+    way: Way,
+    cluster: Seed,
+    batch: &mut Batch<P>,
+) {
     let (following, own) = (payload.as_ref(), header.extension_bytes());
     let extensions = beside(following, own);
-    let bytes = following.get(own..).unwrap_or_default();
-    let mut header = link_header(&header);
-    // Two pieces cost more to sum up than one.
-    let pieces = if own == 0 { [following, &[]] } else { [&extensions[..], bytes] };
-    let sealed = header.seal_pieces(pieces, cluster);
-    debug_assert!(sealed.is_ok(), "the extensions were compared with the payload when it came: {sealed:?}");
-    batch.copy(|out| {
-        out.extend_from_slice(header.bytes());
-        out.extend_from_slice(&extensions);
-        if following.len() < LINK_COPY_BYTES {
-            out.extend_from_slice(bytes);
-        }
-    });
-    if following.len() >= LINK_COPY_BYTES {
-        batch.payload(payload.clone(), own..following.len());
-    }
+    // A small one is copied anyway.
+    let way = if following.len() < LINK_COPY_BYTES { Way::Copied } else { way };
+    put_bytes(link_header(&header), &extensions, payload, own..following.len(), way, cluster, batch);
 }
 
 fn put_part<P: AsRef<[u8]> + Clone>(
@@ -531,6 +540,7 @@ fn put_part<P: AsRef<[u8]> + Clone>(
     payload: &P,
     at: &mut usize,
     most: usize,
+    way: Way,
     cluster: Seed,
     batch: &mut Batch<P>,
 ) {
@@ -545,20 +555,57 @@ fn put_part<P: AsRef<[u8]> + Clone>(
         extensions.extend_from_slice(&beside(following, own));
     }
     let range = own + *at..own + *at + size;
-    let bytes = following.get(range.clone()).unwrap_or_default();
     let mut header = link_header(&header);
-    let sealed =
-        header.set_extensions(&extensions).and_then(|()| header.seal_pieces([&extensions, bytes], cluster));
+    let set = header.set_extensions(&extensions);
     debug_assert!(
-        pushed.is_ok() && sealed.is_ok(),
+        pushed.is_ok() && set.is_ok(),
         "a message with so many extensions is refused when it comes"
     );
-    batch.copy(|out| {
-        out.extend_from_slice(header.bytes());
-        out.extend_from_slice(&extensions);
-    });
-    batch.payload(payload.clone(), range);
+    put_bytes(header, &extensions, payload, range, way, cluster, batch);
     *at += size;
+}
+
+/// A header, these extensions and that range of what follows, summed.
+fn put_bytes<P: AsRef<[u8]> + Clone>(
+    mut header: Header,
+    extensions: &[u8],
+    payload: &P,
+    range: Range<usize>,
+    way: Way,
+    cluster: Seed,
+    batch: &mut Batch<P>,
+) {
+    let bytes = payload.as_ref().get(range.clone()).unwrap_or_default();
+    // Two pieces cost more to sum up than one.
+    let seal = |header: &mut Header, bytes: &[u8]| {
+        let pieces = if extensions.is_empty() { [bytes, &[]] } else { [extensions, bytes] };
+        let sealed = header.seal_pieces(pieces, cluster);
+        debug_assert!(
+            sealed.is_ok(),
+            "the extensions were compared with the payload when it came: {sealed:?}"
+        );
+    };
+    match way {
+        Way::Copied => batch.copy(|out| {
+            let at = out.len();
+            out.extend_from_slice(header.bytes());
+            out.extend_from_slice(extensions);
+            let from = out.len();
+            out.extend_from_slice(bytes);
+            seal(&mut header, out.get(from..).unwrap_or_default());
+            if let Some(place) = out.get_mut(at..at + HEADER_SIZE) {
+                place.copy_from_slice(header.bytes());
+            }
+        }),
+        Way::InPlace => {
+            seal(&mut header, bytes);
+            batch.copy(|out| {
+                out.extend_from_slice(header.bytes());
+                out.extend_from_slice(extensions);
+            });
+            batch.payload(payload.clone(), range);
+        }
+    }
 }
 
 /// Whether a message can go on a link at all: its extensions are there, and leave room for that of a part.

@@ -15,7 +15,7 @@ use busway_wire::link::{Accept, Announce, Gap};
 use busway_wire::{Cause, Topic, TopicId};
 
 use crate::error::PeerError;
-use crate::link::Amount;
+use crate::link::{Amount, Way};
 use crate::session::Account;
 
 /// One source towards one peer.
@@ -108,6 +108,11 @@ impl Export {
     pub(crate) fn announced(&mut self) -> Announce {
         self.phase = Phase::Announced;
         Announce { resumes: self.taken > self.before, ..self.announce.clone() }
+    }
+
+    /// How its messages go out of memory that their writer may write still. Of a reliable source none may be lost for that.
+    pub(crate) fn way(&self) -> Way {
+        if self.announce.reliable { Way::Copied } else { Way::InPlace }
     }
 
     /// How many notes it keeps.

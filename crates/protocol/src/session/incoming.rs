@@ -7,14 +7,15 @@
 
 use busway_wire::limits::{LINK_ACKNOWLEDGE_MS, LINK_ENDED_SOURCES_MAX, LINK_SOURCES_MAX};
 use busway_wire::link::{Announce, Deny, Gap, Retire};
-use busway_wire::{Cause, Header, PortId, Records};
+use busway_wire::{Cause, DecodeError, HEADER_SIZE, Header, PortId, Records};
 
 use alloc::format;
+use alloc::string::String;
 use alloc::vec::Vec;
 
 use crate::error::PeerError;
 use crate::link::Amount;
-use crate::session::relay::{Phase, Relay, Verdict};
+use crate::session::relay::{Ended, Phase, Relay, Verdict};
 use crate::session::{Delivery, Outbox, Output, Session};
 use crate::time::Time;
 
@@ -107,11 +108,57 @@ impl<P: AsRef<[u8]> + Clone> Session<P> {
         extensions: &'a [u8],
         out: &mut Outbox,
     ) -> Option<Delivery<'a>> {
-        let size = u64::from(header.size.get()).saturating_sub(busway_wire::HEADER_SIZE as u64);
+        let size = u64::from(header.size.get()).saturating_sub(HEADER_SIZE as u64);
         let amount = Amount::message(size);
         let relay = self.look(now, &header, header.sequence.get(), amount, out)?;
         relay.begin(header.sequence.get(), extensions.len() as u64, amount);
         Some(Delivery::Begin { header, extensions })
+    }
+
+    /// A whole message that is not what its sender summed.
+    pub(super) fn spoiled(&mut self, now: Time, header: &Header, out: &mut Outbox) {
+        let sequence = header.sequence.get();
+        let amount = Amount::message(u64::from(header.size.get()).saturating_sub(HEADER_SIZE as u64));
+        let Some(relay) = self.look(now, header, sequence, amount, out) else { return };
+        if relay.is_reliable() {
+            return self.fail(SPOILED, out);
+        }
+        relay.arrive(sequence, amount);
+        self.lose_spoiled(header.source(), sequence, out);
+    }
+
+    /// A piece is not what its sender summed, of a message that is not dropped anyway.
+    pub(super) fn spoiled_piece(&mut self, source: PortId, ends: bool, out: &mut Outbox) {
+        let Some(relay) = self.relays.get_mut(&source) else { return };
+        if relay.spoil() {
+            if relay.is_reliable() {
+                return self.fail(SPOILED, out);
+            }
+            out.push(Output::Abort { source });
+        }
+        if ends {
+            self.end(source, out);
+        }
+    }
+
+    /// The last piece of a message has come.
+    pub(super) fn end(&mut self, source: PortId, out: &mut Outbox) -> Option<Delivery<'static>> {
+        match self.relays.get_mut(&source)?.end() {
+            Ended::Nothing => None,
+            Ended::Whole => Some(Delivery::End { source }),
+            Ended::Spoiled(sequence) => {
+                self.lose_spoiled(source, sequence, out);
+                None
+            }
+        }
+    }
+
+    /// One message is lost that was changed on its way, as a rule by the program that had sent it. Nothing else is: the
+    /// link goes on. It costs credit, window and a place in the ring like any other, so that a flood needs no bound of its own.
+    fn lose_spoiled(&mut self, source: PortId, sequence: u64, out: &mut Outbox) {
+        self.count(Cause::Corrupt, 1);
+        let (from, to) = (sequence, sequence);
+        out.push(Output::RelayGap { source, from, to, cause: Cause::Corrupt, link: self.incoming_name() });
     }
 
     /// Messages that will never come.
@@ -271,7 +318,14 @@ impl<P: AsRef<[u8]> + Clone> Session<P> {
         if let Some(relay) = self.relays.get_mut(&source) {
             relay.arrive(to, Amount::default());
         }
-        let link = format!("{} > {}", self.peer, self.config.hello.identity);
-        out.push(Output::RelayGap { source, from, to, cause: Cause::LinkLost, link });
+        out.push(Output::RelayGap { source, from, to, cause: Cause::LinkLost, link: self.incoming_name() });
+    }
+
+    /// The peer's half of the link, as losses name it to people.
+    fn incoming_name(&self) -> String {
+        format!("{} > {}", self.peer, self.config.hello.identity)
     }
 }
+
+/// What a reliable source says goes in copies, which nobody changes: that was the line, and what is sent again may be whole.
+const SPOILED: PeerError = PeerError::Decode(DecodeError::ChecksumPayload);

@@ -55,10 +55,23 @@ struct Pending {
 
 /// A message that comes in pieces.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Open {
-    pub(crate) sequence: u64,
-    pub(crate) offset: u64,
-    pub(crate) amount: Amount,
+struct Open {
+    sequence: u64,
+    offset: u64,
+    amount: Amount,
+    /// A piece of it is not what its sender summed: the rest comes, and is not used.
+    spoiled: bool,
+}
+
+/// What a message that came in pieces is at its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ended {
+    /// One that is dropped.
+    Nothing,
+    /// One to keep.
+    Whole,
+    /// One that is lost: its sequence.
+    Spoiled(u64),
 }
 
 /// What is to be done with a message or a gap that has come.
@@ -114,8 +127,14 @@ impl Relay {
         self.here && self.last.is_none() && matches!(self.phase, Phase::Asked | Phase::Open)
     }
 
-    pub(crate) fn open(&self) -> Option<Open> {
-        self.open
+    /// Where the next bytes of the message belong that comes in pieces and is to be kept.
+    pub(crate) fn open(&self) -> Option<u64> {
+        self.open.filter(|open| !open.spoiled).map(|open| open.offset)
+    }
+
+    /// Whether nothing of it may be lost.
+    pub(crate) fn is_reliable(&self) -> bool {
+        self.announce.reliable
     }
 
     /// It is announced again, on a new link or after its end.
@@ -215,22 +234,28 @@ impl Relay {
 
     /// A message begins that comes in pieces; `offset` bytes of it have come.
     pub(crate) fn begin(&mut self, sequence: u64, offset: u64, amount: Amount) {
-        self.open = Some(Open { sequence, offset, amount });
+        self.open = Some(Open { sequence, offset, amount, spoiled: false });
     }
 
     /// More of it: where these bytes belong.
     pub(crate) fn advance(&mut self, bytes: u64) -> Option<u64> {
-        let open = self.open.as_mut()?;
+        let open = self.open.as_mut().filter(|open| !open.spoiled)?;
         let at = open.offset;
         open.offset = open.offset.saturating_add(bytes);
         Some(at)
     }
 
-    /// It has ended; whether it was one to keep.
-    pub(crate) fn end(&mut self) -> bool {
-        let Some(open) = self.open.take() else { return false };
+    /// A piece of it is not what was summed. Whether that is new of a message that was to be kept. It has not arrived before
+    /// its end, as its sender may not hear sooner that it has passed.
+    pub(crate) fn spoil(&mut self) -> bool {
+        self.open.as_mut().is_some_and(|open| !core::mem::replace(&mut open.spoiled, true))
+    }
+
+    /// It has ended.
+    pub(crate) fn end(&mut self) -> Ended {
+        let Some(open) = self.open.take() else { return Ended::Nothing };
         self.arrive(open.sequence, open.amount);
-        true
+        if open.spoiled { Ended::Spoiled(open.sequence) } else { Ended::Whole }
     }
 
     /// All up to `sequence` stands in the relay ring: what that is.

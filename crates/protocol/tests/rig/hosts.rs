@@ -331,12 +331,12 @@ impl Host {
         loop {
             let (consumed, delivery) = self.session.receive(now, &staging[at..], &mut self.out);
             at += consumed;
-            // Gaps stand before the message of the same call.
-            let gaps: Vec<Output> =
-                self.out.iter().filter(|output| matches!(output, Output::RelayGap { .. })).cloned().collect();
-            self.out.retain(|output| !matches!(output, Output::RelayGap { .. }));
-            for gap in gaps {
-                self.output(now, gap);
+            // Gaps, and what ends a message, stand before the message of the same call.
+            let is_first = |output: &Output| matches!(output, Output::RelayGap { .. } | Output::Abort { .. });
+            let first: Vec<Output> = self.out.iter().filter(|output| is_first(output)).cloned().collect();
+            self.out.retain(|output| !is_first(output));
+            for output in first {
+                self.output(now, output);
             }
             let Some(delivery) = delivery else { break };
             deliver(&mut self.relays, delivery);
@@ -429,6 +429,9 @@ pub(crate) struct Net {
     /// Bytes that have passed, both ways, and the number at which the connection dies next.
     pub(crate) moved: u64,
     pub(crate) dies_at: Option<u64>,
+    /// The byte of all that pass, both ways, of which a bit is changed if it goes from the dialer to the listener; `None` again
+    /// when that is done.
+    pub(crate) flips_at: Option<u64>,
     /// The most bytes that pass one way in one step.
     pub(crate) step: usize,
 }
@@ -444,6 +447,7 @@ impl Net {
             connects: 0,
             moved: 0,
             dies_at: None,
+            flips_at: None,
             step: usize::MAX,
         }
     }
@@ -507,8 +511,12 @@ impl Net {
 
     fn forth(&mut self) -> bool {
         self.dialer.session.transmit(self.now, &mut self.dialer.batch);
-        let bytes = flat(&self.dialer.batch);
+        let mut bytes = flat(&self.dialer.batch);
+        let before = self.moved;
         let passed = self.pass(bytes.len());
+        if let Some(at) = self.flips_at.take_if(|at| (before..self.moved).contains(at)) {
+            bytes[usize::try_from(at - before).unwrap()] ^= 1;
+        }
         self.dialer.batch.advance(passed);
         if let Some((link, mut staging)) = self.greeting.take() {
             staging.extend_from_slice(&bytes[..passed]);
