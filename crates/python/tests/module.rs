@@ -234,6 +234,8 @@ claims! {
     fn two_buses_share_what_a_process_has_and_the_last_one_leaves();
     fn cleanup_has_an_end_whatever_is_under_way();
     fn what_is_sent_just_before_a_cleanup_waits_for_the_first_who_comes();
+    fn a_cleanup_waits_for_nobody_and_a_bus_that_is_made_later_begins_with_nothing_of_it();
+    fn a_program_that_ends_stays_until_somebody_has_come_for_what_it_sent_or_the_time_for_it_is_over();
     fn what_outlives_a_cleanup_brings_no_thread_back();
     fn what_is_refused_does_not_hold_the_loop_up();
     fn what_was_sent_has_the_linger_to_be_read();

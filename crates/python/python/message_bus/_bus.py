@@ -247,7 +247,8 @@ class MessageBus:
     async def cleanup(self, cancel_running: bool = True) -> None:
         """Ends all loops and closes everything, within `close_linger_ms` and a second. It may be called again.
 
-        What was sent and nobody has come for yet has its `late_join_ms` first: so long it waits for the first who does.
+        What was sent and nobody has come for yet has its `late_join_ms` first: so long it waits for the first who does, and so
+        long the process stays where it ends before. This does not wait for it; the counts tell what became of it.
         Who is cancelled while it waits, as by `asyncio.wait_for`, does not stop it: the next call waits for its end.
         What was sent has the linger to be read. With `cancel_running=False` handlers of events, results and requests that run
         have it to come to their end: they may still answer and publish.

@@ -73,6 +73,8 @@ class Core:
     def fresh(self) -> None:
         """The state of a bus that has done nothing yet: a new one's, and a forked child's."""
         self.metrics = BusMetrics()
+        #: When this bus was made, by the monotonic clock.
+        self.made = time.monotonic()
         #: Cleanup has begun: nothing new is started. By `end_by` what runs has come to its end; then all is closed.
         self.ending = False
         self.end_by = 0.0
@@ -152,6 +154,11 @@ class Core:
                 self._membership = Membership(self.settings.domain, self.service, self.settings.joined)
                 self._show()
             return self._membership.bus
+
+    def share(self) -> Membership | None:
+        """Another share in this process's membership, for who outlives the bus; None where there is none any more."""
+        with self._lock:
+            return self._membership.again() if self._membership is not None else None
 
     def links(self) -> list[dict[str, Any]]:
         """How the links are; where another process carries them, one entry that says so."""

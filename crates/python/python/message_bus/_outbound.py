@@ -10,6 +10,7 @@ by the account of its port.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import threading
 import time
@@ -22,6 +23,7 @@ import busway
 
 from ._breaker import Breaker
 from ._core import LOOK, Core
+from ._farewell import Parting, keep
 from ._hooks import Rejected, passed
 from ._names import LETTER, PortKey, name, results
 from ._route import Port, Route, slots, when_there_is_room
@@ -45,9 +47,6 @@ class PublishResult:
     #: code of an error.
     cause: str | None = None
 
-
-#: Seconds between two looks whether somebody has come for what was sent before a cleanup.
-SLICE = 0.02
 
 ACCEPTED = PublishResult(True)
 
@@ -75,6 +74,10 @@ class Outbound:
         self._opening = threading.Lock()
         #: A cleanup that was begun anew waits for the thread of the one before.
         self._closing = threading.Lock()
+        #: Routes that were cleaned up and wait for the first who reads them.
+        self._parting: set[Route] = set()
+        #: Held while the counts of a route become those of the past, by whichever thread.
+        self._counting = threading.Lock()
         #: What routes that are closed have lost, and what became of what they sent.
         self._lost = 0
         self._unattended = 0
@@ -210,19 +213,31 @@ class Outbound:
                 core.not_opened(endpoint, error)
                 raise
             if len(self.routes) >= ROUTES_MAX:
-                self._close(self.routes.pop(next(iter(self.routes))))
+                self._close(next(iter(self.routes.values())))
             route = Route(core, endpoint, native, self.exactly(), self._timeout)
             core.opened(endpoint)
             self.routes[port, topic] = route
             return route
 
-    def _close(self, route: Route) -> None:
+    def _give_up(self, route: Route) -> None:
+        """Counts what was never sent."""
         left = route.give_up()
         if left:
             self._core.metrics.dropped_outbound("closed", left)
-        self._lost += route.losses()
-        self._unattended += route.unattended()
-        self._past += route.account()
+
+    def _close(self, route: Route, lost: int = 0) -> None:
+        """Closes a route, with which so many that were sent are lost."""
+        self._give_up(route)
+        with self._counting:
+            self._parting.discard(route)
+            for key in [key for key, one in self.routes.items() if one is route]:
+                del self.routes[key]
+            # Where the bus was closed from outside there is nothing to be counted any more.
+            with contextlib.suppress(busway.Error):
+                self._lost += route.losses()
+                self._unattended += route.unattended()
+                self._past += route.account() + Counter({"lost.closed": lost})
+                self._past["in_flight"] -= lost
         route.native.close()
         self._core.ended(route.endpoint)
 
@@ -243,54 +258,68 @@ class Outbound:
                 return
             await asyncio.sleep(LOOK)
 
+    def _counted(self) -> list[Route]:
+        """The routes that count for themselves."""
+        return [*self.routes.values(), *self._parting]
+
     def account(self) -> Counter[str]:
         """What became of what was sent: `delivered`, `in_flight`, and each cause of a loss as `lost.CAUSE`."""
-        return sum((route.account() for route in list(self.routes.values())), Counter(self._past))
+        with self._counting:
+            return sum((route.account() for route in self._counted()), Counter(self._past))
 
     def lost(self) -> int:
         """Messages that were sent and are lost."""
-        return self._lost + sum(route.losses() for route in list(self.routes.values()))
+        with self._counting:
+            return self._lost + sum(route.losses() for route in self._counted())
 
     def unattended(self) -> int:
         """Messages for which nobody came in time."""
-        return self._unattended + sum(route.unattended() for route in list(self.routes.values()))
+        with self._counting:
+            return self._unattended + sum(route.unattended() for route in self._counted())
 
     def close(self, until: float) -> None:
-        """Waits until `until` for those who have not read everything, and closes; what then is left is lost. Blocks."""
+        """Waits until `until` for those who have not read everything, and closes; what then is left is lost. Blocks.
+
+        What waits for the first who reads it stays open for as long as was said, and is waited for by nobody here.
+        """
         with self._closing:
-            self._close_all(until)
-
-    def _close_all(self, until: float) -> None:
-        config = self._core.settings
-        late = time.monotonic() + config.late_join + (NOTICED if config.late_join > 0 else 0.0)
-        for route in list(self.routes.values()):
-            if self._waits_for_the_first(route, late):
-                until = max(until, time.monotonic() + config.linger)
-            try:
-                route.native.flush(max(0.0, until - time.monotonic()))
-            except busway.Error:
-                left = route.native.account()["in_flight"]
-                if route.is_heard():
-                    # Who is there may still read it.
-                    self._core.metrics.causes["undelivered"] += left
+            config, partings = self._core.settings, []
+            late = time.monotonic() + config.late_join + NOTICED
+            for route in list(self.routes.values()):
+                if config.late_join > 0 and self._in_flight(route) and not route.is_heard():
+                    self._give_up(route)
+                    partings.append(Parting(route, late, config.linger, self._ended))
                 else:
-                    self._core.metrics.dropped_outbound("closed", left)
-            self._close(route)
-        self.routes.clear()
+                    with contextlib.suppress(busway.Error):
+                        route.native.flush(max(0.0, until - time.monotonic()))
+                    self._ended(route)
+            share = self._core.share() if partings else None
+            if share is None:
+                for parting in partings:
+                    self._ended(parting.route)
+            else:
+                with self._counting:
+                    self._parting.update(parting.route for parting in partings)
+                    self.routes.clear()
+                keep(share, partings)
 
+    def _in_flight(self, route: Route) -> int:
+        """Messages that somebody may still read; none where the bus was closed from outside."""
+        with contextlib.suppress(busway.Error):
+            return int(route.native.account()["in_flight"])
+        return 0
 
-    def _waits_for_the_first(self, route: Route, until: float) -> bool:
-        """Waits for somebody to read a route, until `until` and as long as anything is kept for the first; whether that took time."""
-        waited = False
-        while not route.is_heard() and (left := until - time.monotonic()) > 0:
-            try:
-                route.native.flush(min(left, SLICE))
-                break
-            except busway.TimedOut:
-                waited = True
-            except busway.Error:
-                break
-        return waited
+    def _ended(self, route: Route) -> None:
+        """Closes a route; what is left in it is counted."""
+        left = self._in_flight(route)
+        with contextlib.suppress(busway.Error):
+            if left and route.is_heard():
+                # Who is there may still read it.
+                self._core.metrics.causes["undelivered"] += left
+                left = 0
+        if left:
+            self._core.metrics.dropped_outbound("closed", left)
+        self._close(route, left)
 
 
 class Publishing(Outbound):

@@ -21,6 +21,7 @@ import busway
 from busway import aio
 
 from ._core import CALLER, Core
+from ._farewell import end
 from ._names import PortKey, results
 from ._route import IDS
 
@@ -71,6 +72,7 @@ class Pulling:
             self._taken.append(mine)
 
         def open() -> busway.Puller:
+            end(self._core.bus(), f"push:{port}", self._core.made)
             return self._core.bus().puller(shared, holds=HOLDS)
 
         async def use(native: busway.Puller) -> None:

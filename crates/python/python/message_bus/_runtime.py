@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import threading
+from copy import copy
 from dataclasses import dataclass, field
 
 import busway
@@ -68,6 +69,18 @@ class Membership:
             shared.users += 1
             _open[self._key] = shared
         self.bus = shared.bus
+
+    def again(self) -> Membership | None:
+        """Another share in the same; None where the bus was closed from outside."""
+        with _lock:
+            shared = _open.get(self._key)
+            if shared is None or shared.bus is not self.bus:
+                return None
+            shared.users += 1
+            if self._joined is not None and self._joined in shared.nodes:
+                node, users = shared.nodes[self._joined]
+                shared.nodes[self._joined] = (node, users + 1)
+        return copy(self)
 
     def release(self) -> None:
         """Gives the share back; the last one ends the links, and leaves the domain."""

@@ -20,6 +20,7 @@ from busway import aio
 
 from ._core import LOOK, Core, in_loop
 from ._dispatch import Dispatcher, Inbox
+from ._farewell import end
 from ._handlers import Handlers
 from ._names import PortKey, is_cut, pattern
 from ._route import IDS, lost
@@ -91,6 +92,7 @@ class Subscribing:
         core = self._core
 
         def open() -> busway.Subscriber:
+            end(core.bus(), f"pub:{port}", core.made)
             return core.bus().subscriber(pattern, policy=core.settings.policy, holds=HOLDS, drop_duplicates=IDS)
 
         async def use(native: busway.Subscriber) -> None:

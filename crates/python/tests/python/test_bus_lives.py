@@ -11,10 +11,10 @@ from unittest import mock
 
 import busway
 from bus_stage import BusClaims, Gate, Held, threads
-from message_bus import BusMetrics, MessageBus, Ports
+from message_bus import BusMetrics, MessageBus, Ports, _farewell
 from message_bus._breaker import Breaker
 from message_bus._log import Limited
-from stage import PATIENCE
+from stage import PATIENCE, Child
 
 NINE = [
     "messages_sent",
@@ -27,6 +27,20 @@ NINE = [
     "failed_bind_count",
     "active_connections",
 ]
+
+
+class Pulls(MessageBus):
+    """A bus that keeps what events and results brought."""
+
+    def __init__(self, *arguments):
+        super().__init__(*arguments)
+        self.taken = []
+
+    def take(self, message):
+        self.taken.append(message["data"])
+
+    async def _handle_pulled_message(self, message):
+        self.take(message)
 
 
 class Lives(BusClaims):
@@ -77,8 +91,9 @@ class Lives(BusClaims):
 
     def test_two_buses_share_what_a_process_has_and_the_last_one_leaves(self):
         async def main():
-            async with self.bus() as one:
-                async with self.bus() as other:
+            # What they send waits for nobody, who would keep the membership.
+            async with self.bus({"late_join_ms": 0}) as one:
+                async with self.bus({"late_join_ms": 0}) as other:
                     await one.publish("x", 1)
                     await other.publish("x", 1)
                     self.assertEqual(threads().count("bw-control"), 1)
@@ -120,8 +135,8 @@ class Lives(BusClaims):
                 metrics = bus.get_metrics(extended=True)
                 # What was taken and not handled, what was not taken, and what was kept for nobody.
                 self.assertGreater(metrics["inbound_dropped"], 0)
-                self.assertEqual(metrics["no_subscriber"], 1)
                 self.assertIn("undelivered", metrics["causes"])
+                await self.until(lambda: bus.get_metrics(extended=True)["no_subscriber"] == 1)
             finally:
                 held.open.set()
             self.evidence(seconds=round(took, 2))
@@ -129,39 +144,94 @@ class Lives(BusClaims):
         self.run_async(main())
 
     def test_what_is_sent_just_before_a_cleanup_waits_for_the_first_who_comes(self):
-        class Pulls(MessageBus):
-            async def _handle_pulled_message(self, message):
-                await came.put(message["data"])
-
         async def main(late):
-            nonlocal came
-            came = asyncio.Queue()
             sender = MessageBus("sender", {"close_linger_ms": 0, "late_join_ms": late})
-            await sender.publish("x", 1)
-            await sender.push_result({"number": 2})
-            cleaning = asyncio.create_task(sender.cleanup())
-            if late == 0:
-                # Nobody is waited for: what was published is for nobody, and the result is lost, which is told.
-                await cleaning
-                metrics = sender.get_metrics(extended=True)
-                return metrics["no_subscriber"], metrics["outbound_dropped"], metrics["causes"]["outbound_dropped.closed"]
-            await self.until(lambda: sender._core.closed, "it is being cleaned up")
+            # It is there, and reads nothing yet.
             async with self.bus(kind=Pulls) as reader:
-                reader.register_handler("x", lambda message: reader_loop.call_soon_threadsafe(came.put_nowait, message["data"]))
-                reader_loop = asyncio.get_running_loop()
-                loops = [reader.subscribe_loop(5555), reader.pull_results_loop()]
-                tasks = [asyncio.create_task(loop) for loop in loops]
-                data = [await asyncio.wait_for(came.get(), PATIENCE) for _ in tasks]
-                await cleaning
-            metrics = sender.get_metrics(extended=True)
-            self.assertEqual((metrics["no_subscriber"], metrics["outbound_dropped"]), (0, 0))
-            return [one for one in data if one == 1], [one for one in data if one != 1]
+                reader.register_handler("x", reader.take)
+                await sender.publish("x", 1)
+                await sender.push_result(2)
+                await sender.cleanup()
+                counts = sender.get_metrics(extended=True)
+                if late == 0:
+                    # Nobody is waited for: what was published is for nobody, and the result is lost, which is told.
+                    return counts["no_subscriber"], counts["outbound_dropped"], counts["causes"]["outbound_dropped.closed"]
+                self.assertEqual((counts["in_flight"], counts["no_subscriber"], counts["outbound_dropped"]), (2, 0, 0))
+                for loop in (reader.subscribe_loop(5555), reader.pull_results_loop()):
+                    asyncio.create_task(loop)
+                await self.until(lambda: sorted(reader.taken) == [1, 2])
+                await self.until(lambda: sender.get_metrics(extended=True)["delivered"] == 2)
+            counts = sender.get_metrics(extended=True)
+            return counts["in_flight"], counts["no_subscriber"], counts["outbound_dropped"]
 
-        came = None
-        self.assertEqual(self.run_async(main(1000 * PATIENCE)), ([1], [{"number": 2}]))
+        self.assertEqual(self.run_async(main(1000 * PATIENCE)), (0, 0, 0))
         with self.assertLogs("message_bus", logging.WARNING) as logs:
             logging.getLogger("message_bus").warning("there is one")
             self.assertEqual(self.run_async(main(0)), (0, 1, 1))
+
+    def test_a_cleanup_waits_for_nobody_and_a_bus_that_is_made_later_begins_with_nothing_of_it(self):
+        async def main():
+            loop, sender = asyncio.get_running_loop(), MessageBus("sender", {"late_join_ms": 1000 * PATIENCE})
+            await sender.publish("x", "left")
+            await sender.publish("other", "left", 7000)
+            await sender.push_result("left")
+            began = loop.time()
+            await sender.cleanup()
+            took = loop.time() - began
+            self.assertLess(took, PATIENCE / 2)
+            async with self.bus(kind=Pulls) as later:
+                later.register_handler("x", later.take)
+                await self.listens(later)
+                asyncio.create_task(later.pull_results_loop())
+                await later.publish("x", 1)
+                await later.push_result(2)
+                await self.until(lambda: sorted(map(str, later.taken)) == ["1", "2"])
+                counts = sender.get_metrics(extended=True)
+                # What was for other readers than those goes on waiting.
+                self.assertEqual((counts["in_flight"], counts["delivered"]), (1, 0))
+                self.assertEqual(counts["outbound_dropped"] + counts["no_subscriber"], 2)
+            async with self.bus() as last:
+                await self.listens(last, port=7000)
+                counts = sender.get_metrics(extended=True)
+                self.assertEqual((counts["in_flight"], counts["delivered"]), (0, 0))
+                self.assertEqual(counts["outbound_dropped"] + counts["no_subscriber"], 3)
+            await self.until(lambda: _farewell._thread is None and "bw-control" not in threads(), "nothing of it is left")
+            return took
+
+        self.evidence(seconds=round(self.run_async(main()), 3))
+
+    def test_a_program_that_ends_stays_until_somebody_has_come_for_what_it_sent_or_the_time_for_it_is_over(self):
+        script = """
+import asyncio, atexit
+from message_bus import MessageBus
+
+atexit.register(print, "over", flush=True)
+
+async def main(late):
+    bus = MessageBus("sender", {"late_join_ms": late})
+    await bus.publish("x", 1)
+    await bus.push_result(2)
+    await bus.cleanup()
+
+asyncio.run(main(float(sys.stdin.readline())))
+print("ends", flush=True)
+"""
+
+        async def main():
+            with Child(script) as child:
+                child.say(str(1000 * PATIENCE))
+                self.assertEqual(await asyncio.to_thread(child.hear), "ends")
+                async with self.bus(kind=Pulls) as reader:
+                    reader.register_handler("x", reader.take)
+                    await self.listens(reader)
+                    asyncio.create_task(reader.pull_results_loop())
+                    self.assertEqual(await asyncio.to_thread(child.hear), "over")
+                    await self.until(lambda: sorted(reader.taken) == [1, 2])
+            with Child(script) as child:
+                child.say("50")
+                self.assertEqual([child.hear(), child.hear(), child.process.wait(PATIENCE)], ["ends", "over", 0])
+
+        self.run_async(main())
 
     def test_what_outlives_a_cleanup_brings_no_thread_back(self):
         async def main():

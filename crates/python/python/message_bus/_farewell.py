@@ -1,0 +1,114 @@
+"""What was sent before a cleanup and waits for the first who reads it: its ports stay open, and the process stays for them.
+
+A cleanup that had to wait for them would hold its program up for seconds where nobody listens. So they are handed over, with a
+share in the membership, to one thread of the process, which is no daemon: an interpreter that ends joins it first. They are for
+other programs, and for buses of this one that were there before: one that is made later begins with nothing of them, as who
+tests one bus after the other expects.
+
+Invariant: each port that is handed over is ended once: when all of it was read, when its time for the first is over, the linger
+after the first has come, or before a bus that was made later reads what it is for. A child made by fork has none.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import busway
+
+from ._route import Route
+from ._runtime import Membership
+
+#: Seconds between two looks whether somebody has come.
+SLICE = 0.02
+
+
+@dataclass
+class Parting:
+    """A port that waits, and who hears of its end."""
+
+    route: Route
+    #: When the time of the first is over, by the monotonic clock; once somebody has come, the time to read.
+    until: float
+    linger: float
+    end: Callable[[Route], None]
+    began: float = field(default_factory=time.monotonic)
+    came: bool = False
+
+    def is_over(self) -> bool:
+        try:
+            self.route.native.flush(0.0)
+            return True
+        except busway.TimedOut:
+            if not self.came and self.route.is_heard():
+                self.came, self.until = True, time.monotonic() + self.linger
+            return time.monotonic() >= self.until
+        except busway.Error:
+            return True
+
+
+#: Held while ports are looked at and ended, so that each is ended once.
+_lock = threading.Lock()
+_waiting: list[tuple[Membership, list[Parting]]] = []
+_thread: threading.Thread | None = None
+
+
+def _forget() -> None:
+    """In a child made by fork: what waits is the parent's."""
+    global _lock, _thread
+    _lock, _thread = threading.Lock(), None
+    _waiting.clear()
+
+
+os.register_at_fork(after_in_child=_forget)
+
+
+def keep(share: Membership, partings: list[Parting]) -> None:
+    """Keeps ports open until they have ended; the share is given back with the last of them."""
+    global _thread
+    with _lock:
+        _waiting.append((share, partings))
+        if _thread is None:
+            _thread = threading.Thread(target=_stay, name="message_bus farewell", daemon=False)
+            _thread.start()
+
+
+def end(bus: busway.Bus, endpoint: str, made: float) -> None:
+    """Ends what waits for readers of `endpoint`, before one of them is opened by a bus that was made at `made`."""
+    if _waiting:
+        with _lock:
+            for share, partings in _waiting:
+                if share.bus is bus:
+                    _end(partings, lambda one: one.route.endpoint == endpoint and one.began < made)
+
+
+def _end(partings: list[Parting], ends: Callable[[Parting], bool]) -> None:
+    for parting in [parting for parting in partings if ends(parting)]:
+        partings.remove(parting)
+        try:
+            parting.end(parting.route)
+        except Exception:
+            # The others have their end all the same.
+            logging.getLogger("message_bus").exception("%s was not closed", parting.route.endpoint)
+
+
+def _stay() -> None:
+    global _thread
+    while True:
+        with _lock:
+            for _, partings in _waiting:
+                _end(partings, Parting.is_over)
+            over = [share for share, partings in _waiting if not partings]
+            _waiting[:] = [entry for entry in _waiting if entry[1]]
+        for share in over:
+            # It may settle links, for which nobody else need wait.
+            share.release()
+        with _lock:
+            if not _waiting:
+                _thread = None
+                return
+        time.sleep(SLICE)
