@@ -45,7 +45,8 @@ use crate::runtime::hub::{Shared, Wires};
 pub(crate) use channel::{Between, Channel, Standing, WANT};
 use near::Look;
 use opener::{For, Opener};
-use partner::{Heard, Partner};
+pub(crate) use partner::Heard;
+use partner::Partner;
 use pulls::Pulls;
 pub(crate) use says::Says;
 
@@ -130,7 +131,9 @@ impl<D: Wires> Desk<D> {
         for (id, peer) in peers {
             let mut say = Says::default();
             let Some(between) = self.forget(id, &mut say) else { continue };
-            lock(&peer).say_words(&self.shared.driver, between, say, false);
+            let mut peer = lock(&peer);
+            let permits = peer.permits().clone();
+            peer.say_words(&self.shared.driver, between, say, &permits, false);
         }
     }
 
@@ -151,10 +154,10 @@ impl<D: Wires> Desk<D> {
         let mut opened = self.opener.take();
         let of_all = std::mem::take(&mut self.waiting_bytes);
         for (id, peer) in peers {
-            let (mut say, mut come) = (Says::default(), Vec::new());
+            let (mut say, mut heard) = (Says::default(), Heard::default());
             let (standing, permits) = {
                 let mut peer = lock(&peer);
-                let standing = peer.take_words(&self.shared.driver, &mut come);
+                let standing = peer.take_words(&self.shared.driver, &mut heard);
                 (standing, peer.permits().clone())
             };
             let Some(standing) = standing else { continue };
@@ -167,8 +170,8 @@ impl<D: Wires> Desk<D> {
             }
             let Some(between) = standing.between else { continue };
             let theirs = opened.extract_if(.., |(whom, _)| whom.peer == id && whom.between == between);
-            let heard = Heard { come, opened: theirs.collect() };
-            look.again |= !heard.come.is_empty();
+            heard.opened = theirs.collect();
+            look.again |= !heard.come.is_empty() || !heard.withheld.is_empty();
             let mut partner = self.partners.remove(&id).map(|(_, partner)| partner).unwrap_or_default();
             let context = self.context(&permits, id, between);
             let (of_it, shares) = partner.serve(&context, &self.pulls, standing, heard, &mut say);
@@ -176,7 +179,7 @@ impl<D: Wires> Desk<D> {
             look.add(of_it);
             if !say.is_empty() {
                 look.again = true;
-                lock(&peer).say_words(&self.shared.driver, between, say, shares);
+                lock(&peer).say_words(&self.shared.driver, between, say, &permits, shares);
             }
         }
         look

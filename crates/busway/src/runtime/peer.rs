@@ -279,6 +279,9 @@ impl Peer {
             return;
         }
         self.permits = permits.clone();
+        if let Some(channel) = &mut self.channel {
+            channel.withhold(&permits);
+        }
         let now = Time(driver.now_ns());
         if let Some(wire) = self.wire.take() {
             driver.close(wire.connection);

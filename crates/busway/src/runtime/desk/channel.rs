@@ -5,6 +5,9 @@
 //! words for which it is; what comes for an earlier source of ours is dropped. So a host that has forgotten the other, which both need not
 //! notice, begins anew with it as one that has started again does.
 //!
+//! What it loses the right to while it waits here does not go: that it is over goes in its place, and the desk has it back. Of what went and was
+//! not confirmed it is known on the next connection whether it came; what came stays the peer's.
+//!
 //! A peer that takes our words and does not confirm them, and one of whose words some are lost, is begun anew with: under a new source.
 //!
 //! It does not know what the words mean, but that a task which is over need not be said any more, and says and hears nothing by itself.
@@ -15,7 +18,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-use busway_protocol::{Delivery, Input};
+use busway_protocol::{Delivery, Input, Permits};
 use busway_shm::clock;
 use busway_wire::limits::{WORK_STRANGER_BYTES_MAX, WORK_WORDS_MAX};
 use busway_wire::link::{Announce, label_of};
@@ -26,7 +29,7 @@ use crate::bus::Core;
 use crate::error::Error;
 use crate::ports::work_line;
 use crate::runtime::Outbound;
-use crate::runtime::desk::says::{Body, Saying};
+use crate::runtime::desk::says::{Body, Saying, Says};
 use crate::runtime::import::Inputs;
 
 /// Our number, at a peer, for its words about work: interests are counted from 1.
@@ -75,6 +78,8 @@ pub(crate) struct Channel {
     waiting_bytes: usize,
     /// Where the tasks lie that `out` gives.
     gives: BTreeMap<u64, u64>,
+    /// Tasks that the peer may not have any more, and has not had.
+    withheld: Vec<u64>,
     theirs: Option<PortId>,
     inbox: VecDeque<Came>,
     partial: Option<Partial>,
@@ -124,6 +129,7 @@ impl Channel {
             read: 0,
             waiting_bytes: 0,
             gives: BTreeMap::new(),
+            withheld: Vec::new(),
             theirs: None,
             inbox: VecDeque::new(),
             partial: None,
@@ -178,6 +184,7 @@ impl Channel {
             (said.saying, said.size) = (None, 0);
         }
         self.gives.clear();
+        self.withheld.clear();
         self.waiting_bytes = 0;
         (self.shares, self.has_lost) = (false, false);
     }
@@ -220,6 +227,7 @@ impl Channel {
         let former = std::mem::replace(&mut self.source, source);
         self.out.clear();
         self.gives.clear();
+        self.withheld.clear();
         (self.confirmed, self.read, self.waiting_bytes) = (0, 0, 0);
         if self.told {
             inputs.push(Input::Revoked { source: former });
@@ -228,8 +236,45 @@ impl Channel {
         self.wake();
     }
 
+    /// Says all this to the peer, if it is who it was for. It was given `by` these rights; the others are those of now.
+    pub(crate) fn say_all(
+        &mut self,
+        between: Between,
+        say: Says,
+        [by, now]: [&Permits; 2],
+        inputs: &mut Inputs,
+    ) {
+        for saying in say.into_all() {
+            self.say(between, saying, inputs);
+        }
+        if by != now {
+            self.withhold(now);
+        }
+    }
+
+    /// What the peer may not have, and has not had, does not go.
+    pub(crate) fn withhold(&mut self, permits: &Permits) {
+        let before = self.withheld.len();
+        for sequence in self.read + 1..=self.confirmed + self.out.len() as u64 {
+            let at = usize::try_from(sequence - self.confirmed - 1).ok();
+            let said = at.and_then(|at| self.out.get(at)).and_then(|said| said.saying.as_ref());
+            let Some((pull, task)) = said.and_then(|saying| saying.denied_by(permits)) else { continue };
+            self.gives.remove(&task);
+            self.instead(sequence, &Saying::Cancel { pull, task });
+            self.withheld.push(task);
+        }
+        if self.withheld.len() > before {
+            self.wake();
+        }
+    }
+
+    /// Tasks that the peer may not have any more, and has not had.
+    pub(crate) fn withheld(&mut self) -> Vec<u64> {
+        std::mem::take(&mut self.withheld)
+    }
+
     /// Says something to the peer, if it is who it was for.
-    pub(crate) fn say(&mut self, between: Between, saying: Saying, inputs: &mut Inputs) {
+    fn say(&mut self, between: Between, saying: Saying, inputs: &mut Inputs) {
         if self.standing().between != Some(between) {
             return;
         }
@@ -294,9 +339,10 @@ impl Channel {
         }
     }
 
-    /// What followed this may not have arrived.
-    pub(crate) fn rewind(&mut self, to: u64) {
+    /// What followed this has not arrived.
+    pub(crate) fn rewind(&mut self, to: u64, permits: &Permits) {
         self.read = to.clamp(self.confirmed, self.read);
+        self.withhold(permits);
     }
 
     /// The peer has announced the source of its words.

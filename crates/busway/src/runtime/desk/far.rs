@@ -15,6 +15,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
+use busway_protocol::Deed;
 use busway_shm::seat::RingShared;
 use busway_shm::seat::work::Stands;
 use busway_wire::limits::WORK_WAITING_BYTES_MAX;
@@ -63,6 +64,13 @@ struct Came {
     /// What it says beside its payload, checked.
     beside: Vec<u8>,
     payload: Vec<u8>,
+}
+
+impl Came {
+    /// What the peer does that gives it.
+    fn deed(&self) -> Deed {
+        if self.left_ns > 0 { Deed::Request } else { Deed::Push }
+    }
 }
 
 /// Tasks that lie in a ring, by their place there.
@@ -355,9 +363,26 @@ impl Far {
         self.told.clear();
     }
 
-    /// The peer may do something else than before: it may be given what it was denied.
-    pub(super) fn permit(&mut self) {
+    /// The peer may do something else than before: we may be given what was denied, and what it may no more is not begun.
+    pub(super) fn permit(&mut self, context: &Context<'_>, say: &mut Says) {
         self.permitted = true;
+        for taking in self.takings.values_mut() {
+            let mut denied = Vec::new();
+            for (topic, (place, _)) in &mut taking.places {
+                let may = |deed| context.permits.allow(deed, topic);
+                match place {
+                    Place::Opening(waiting) => {
+                        denied.extend(waiting.extract_if(.., |came| !may(came.deed())))
+                    }
+                    Place::Asked(asked) if !may(Deed::Request) => denied.extend(asked.waiting.drain(..)),
+                    Place::Asked(_) | Place::Ring(_) => {}
+                }
+            }
+            for Came { task, .. } in denied {
+                taking.finished += 1;
+                over(say, task, End::Denied);
+            }
+        }
     }
 
     /// Tells what has changed. Returns when to look again.

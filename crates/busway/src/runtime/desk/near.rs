@@ -5,7 +5,7 @@
 //! acknowledgement runs here. If the peer is gone, or was away for too long, what is to be acknowledged is given back and the rest is
 //! lost with its link. A request ends with the link at once: its requester is told. While it is away the peer is no puller here.
 //!
-//! What the peer may pull and answer is asked for each task. What it says that we may not push there is given to others, and it gets no more of that topic.
+//! What the peer may pull and answer is asked for each task, and what it may no more before it went to it is given back as it was. What it says that we may not push there is given to others, and it gets no more of that topic.
 //!
 //! It does not know links or clocks, nor what the peer does with a task.
 //!
@@ -214,6 +214,17 @@ impl Near {
     pub(super) fn permit(&mut self, context: &Context<'_>) {
         for giving in self.pulls.values_mut() {
             giving.renew(context.now_ns);
+        }
+    }
+
+    /// These tasks did not go, as the peer may not have them any more: they are as they were. It is told that they are over.
+    pub(super) fn withheld(&mut self, context: &Context<'_>, tasks: &[u64]) {
+        for task in tasks {
+            let Some(given) = self.take(*task) else { continue };
+            let attempt = given.claim.attempt();
+            if given.claim.give_back_as(attempt) {
+                context.ports.ring_bell(given.line);
+            }
         }
     }
 

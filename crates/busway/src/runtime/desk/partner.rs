@@ -27,9 +27,12 @@ pub(super) struct Partner {
     far: Far,
 }
 
-/// What a peer has said, and what was opened for it.
-pub(super) struct Heard {
-    pub(super) come: Vec<Vec<u8>>,
+/// What a peer has said, what it has not had of what was given, and what was opened for it.
+#[derive(Default)]
+pub(crate) struct Heard {
+    pub(crate) come: Vec<Vec<u8>>,
+    /// Tasks that it may not have any more.
+    pub(crate) withheld: Vec<u64>,
     pub(super) opened: Vec<(For, Opened)>,
 }
 
@@ -47,8 +50,9 @@ impl Partner {
         let permits = context.permits;
         if self.permits.as_ref() != Some(permits) && self.permits.replace(permits.clone()).is_some() {
             self.near.permit(context);
-            self.far.permit();
+            self.far.permit(context, say);
         }
+        self.near.withheld(context, &heard.withheld);
         self.stand(context, standing, say, &mut look);
         for body in heard.come {
             self.heard(context, pulls, &body, say);

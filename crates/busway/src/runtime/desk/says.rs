@@ -9,7 +9,8 @@
 
 use std::sync::Arc;
 
-use busway_wire::work::{Word, encode};
+use busway_protocol::{Deed, Permits};
+use busway_wire::work::{Word, decode, encode};
 
 /// A body, or a payload, that was made once: cloning copies nothing.
 pub(crate) type Body = Arc<Vec<u8>>;
@@ -53,6 +54,21 @@ impl Saying {
             },
             Self::Body(_) | Self::Cancel { .. } => None,
         }
+    }
+
+    /// Of a task or request that the peer may not have: its pull, and its number.
+    pub(crate) fn denied_by(&self, permits: &Permits) -> Option<(u32, u64)> {
+        let of_body;
+        let (word, deed) = match self {
+            Self::Task { body, .. } => {
+                of_body = decode(body).ok()?.0;
+                (&of_body, Deed::Pull)
+            }
+            Self::Request { word, .. } => (&**word, Deed::Answer),
+            Self::Body(_) | Self::Cancel { .. } => return None,
+        };
+        let Word::Task { pull, task, topic, .. } = word else { return None };
+        (!permits.allow(deed, topic)).then_some((*pull, *task))
     }
 
     /// Bytes that it takes while it waits, or somewhat more.

@@ -34,6 +34,11 @@ impl Scene {
         Context { bus, ports: &bus.core.ports, opener, lanes, permits, whom, now_ns }
     }
 
+    /// What the peer may do.
+    pub(super) fn permits(&self) -> &Permits {
+        &self.permits
+    }
+
     pub(super) fn may(&mut self, publish: &[&str], subscribe: &[&str]) {
         let patterns = |topics: &[&str]| topics.iter().map(|topic| Pattern::parse(topic).unwrap()).collect();
         let (publish, subscribe) = (patterns(publish), patterns(subscribe));

@@ -6,7 +6,7 @@ use busway_io::Driver;
 use busway_protocol::{Input, Output, Permits, Time};
 use busway_wire::PortId;
 
-use crate::runtime::desk::{Between, Channel, Says, Standing, WANT};
+use crate::runtime::desk::{Between, Channel, Heard, Says, Standing, WANT};
 use crate::runtime::peer::Peer;
 use crate::runtime::{Pieces, Staging};
 
@@ -35,7 +35,7 @@ impl Peer {
                 channel.gap(*source, *to, &mut self.inputs);
             }
             Output::Pass { source, to } if *source == ours => channel.confirm(*to),
-            Output::Rewind { source, to } if *source == ours => channel.rewind(*to),
+            Output::Rewind { source, to } if *source == ours => channel.rewind(*to, &self.permits),
             Output::SourceDone { source, .. } | Output::SourceDenied { source, .. } if *source == ours => {}
             _ => return Some(output),
         }
@@ -53,10 +53,11 @@ impl Peer {
     pub(crate) fn take_words<D: Driver<Staging, Pieces>>(
         &mut self,
         driver: &D,
-        come: &mut Vec<Vec<u8>>,
+        heard: &mut Heard,
     ) -> Option<Standing> {
         let channel = self.channel.as_mut()?;
-        channel.take(come, &mut self.inputs);
+        channel.take(&mut heard.come, &mut self.inputs);
+        heard.withheld = channel.withheld();
         let standing = Standing { largest: self.session.largest(), ..channel.standing() };
         if !self.inputs.is_empty() {
             self.answer(Time(driver.now_ns()));
@@ -65,21 +66,20 @@ impl Peer {
         Some(standing)
     }
 
-    /// Says this to the peer, if it is who it was for. Who shares work with it takes larger words of it.
+    /// Says this to the peer, which was given `by` these rights, if it is who it was for. Who shares work with it takes larger words of it.
     pub(crate) fn say_words<D: Driver<Staging, Pieces>>(
         &mut self,
         driver: &D,
         between: Between,
         say: Says,
+        by: &Permits,
         shares: bool,
     ) {
         let Some(channel) = &mut self.channel else { return };
         if shares {
             channel.shares_work();
         }
-        for saying in say.into_all() {
-            channel.say(between, saying, &mut self.inputs);
-        }
+        channel.say_all(between, say, [by, &self.permits], &mut self.inputs);
         let now = Time(driver.now_ns());
         if !self.inputs.is_empty() {
             self.answer(now);

@@ -1,7 +1,7 @@
 //! What waits for a peer, and what comes of it, without a link.
 #![expect(clippy::print_stdout, reason = "the evidence of a row is what its test prints")]
 
-use busway_protocol::{Delivery, Input};
+use busway_protocol::{Delivery, Input, Permits, Principal};
 use busway_wire::limits::{WORK_STRANGER_BYTES_MAX, WORK_WORDS_MAX};
 use busway_wire::work::{Word, decode};
 use busway_wire::{HEADER_SIZE, Header, Kind, PortId, Topic};
@@ -85,6 +85,10 @@ fn task(task: u64, left: Option<u64>) -> Saying {
     Saying::task(word, [b"pay", b"load"], left).unwrap()
 }
 
+fn all() -> Permits {
+    Permits::new(Principal::Node { index: 1 }, None)
+}
+
 fn word(body: &[u8]) -> Word {
     decode(body).unwrap().0
 }
@@ -125,7 +129,7 @@ fn a_task_that_is_over_before_it_went_is_not_said_and_one_that_may_be_there_is_c
     assert_eq!(word(&scene.next().unwrap().1), Word::Cancel { pull: 1, task: 1 }, "behind it");
     assert!(scene.next().is_none());
     // The connection ends before anything was confirmed.
-    scene.channel.rewind(0);
+    scene.channel.rewind(0, &all());
     let again: Vec<_> = std::iter::from_fn(|| scene.next()).collect();
     let words: Vec<Word> = again.iter().map(|(_, body)| word(body)).collect();
     let cancel = |task| Word::Cancel { pull: 1, task };

@@ -2,7 +2,7 @@
 #![expect(clippy::print_stdout, reason = "the evidence of a row is what its test prints")]
 
 use busway_wire::work::{End, Word, decode};
-use busway_wire::{Acknowledge, Group, Pattern, PortId, ProcessId, Topic};
+use busway_wire::{Acknowledge, Group, Pattern, PortId, ProcessId, Topic, responders};
 
 use super::Far;
 use crate::control::Watched;
@@ -79,7 +79,7 @@ fn who_may_push_nothing_of_it_is_not_told_and_is_once_it_may() {
     scene.may(&["price.*"], &[]);
     assert!(step(&scene, &mut far, &pulls, UP).is_empty());
     scene.may(&["order.new"], &[]);
-    far.permit();
+    far.permit(&scene.context(0), &mut Says::default());
     assert_eq!(step(&scene, &mut far, &pulls, UP).len(), 2);
 }
 
@@ -125,18 +125,18 @@ fn a_pull_that_goes_while_rights_change_or_that_they_end_is_taken_back_and_comes
     pulls.watched(pulled(1, "order.>"));
     assert_eq!(step(&scene, &mut far, &pulls, UP).len(), 2);
     // The link is closed for it; what may be given is said as it stands.
-    far.permit();
+    far.permit(&scene.context(0), &mut Says::default());
     assert!(step(&scene, &mut far, &pulls, Standing { up: false, ..UP }).is_empty());
     let said = step(&scene, &mut far, &pulls, UP);
     assert!(matches!(said[..], [Word::Pull { pull: 1, .. }, Word::Grant { pull: 1, tasks: 1 }]), "{said:?}");
     scene.may(&[], &[]);
-    far.permit();
+    far.permit(&scene.context(0), &mut Says::default());
     assert_eq!(step(&scene, &mut far, &pulls, UP), [Word::Unpull { pull: 1 }]);
     scene.may(&["order.new"], &[]);
-    far.permit();
+    far.permit(&scene.context(0), &mut Says::default());
     let said = step(&scene, &mut far, &pulls, UP);
     assert!(matches!(said[..], [Word::Pull { pull: 2, .. }, Word::Grant { pull: 2, tasks: 1 }]), "{said:?}");
-    far.permit();
+    far.permit(&scene.context(0), &mut Says::default());
     pulls.watched(Watched::Unwanted { process: ProcessId(1), port: PortId(1) });
     assert_eq!(step(&scene, &mut far, &pulls, UP), [Word::Unpull { pull: 2 }]);
     assert!(step(&scene, &mut far, &pulls, UP).is_empty());
@@ -169,4 +169,42 @@ fn what_nobody_took_counts_for_nothing_that_is_granted_ahead() {
     assert!(words(says).contains(&Word::Over { task: 1, end: End::Back { attempt: 0 } }));
     assert_eq!((far.takings[&1].finished, far.takings[&1].handled), (1, 0));
     drop(puller);
+}
+
+#[test]
+fn what_waits_here_for_its_port_or_for_room_is_not_begun_when_its_host_may_not_give_it_any_more() {
+    let (mut scene, mut far, mut pulls) = (Scene::new(), Far::default(), Pulls::default());
+    let mut puller = scene.bus.puller("t").group("g").open().unwrap();
+    let _responder = scene.bus.responder("t").open().unwrap();
+    pulls.watched(pulled(1, "t"));
+    let (pattern, group_of_it) = (Pattern::parse("t").unwrap(), Group::new(responders(), None).unwrap());
+    let (process, port) = (ProcessId(1), PortId(2));
+    pulls.watched(Watched::Pulled { process, port, pattern, group: group_of_it });
+    step(&scene, &mut far, &pulls, UP);
+    let topic = Topic::new("t").unwrap();
+    let mut says = Says::default();
+    for (pull, task, left_ns) in [(1, 1, 0), (2, 2, 1 << 40)] {
+        let (topic, source) = (topic.clone(), PortId(3));
+        let (sequence, attempt, flags, extensions) = (1, 0, 0, 0);
+        let word = Word::Task { pull, task, topic, source, sequence, attempt, flags, left_ns, extensions };
+        far.task(&scene.context(0), &pulls, word, b"x", &mut says);
+    }
+    // One of the requests has its port, and waits for room.
+    let requester = scene.bus.requester("t").for_another_host().open().unwrap();
+    let Some((_, waiting)) = far.waiting(2, &topic) else { panic!("it waits for a port") };
+    let waiting = waiting.into();
+    let asked = super::Asked { requester, pending: std::collections::BTreeMap::new(), waiting };
+    far.takings.get_mut(&2).unwrap().settle(&topic, super::Place::Asked(asked));
+    scene.may_by(|rule| rule.push = Some(vec![Pattern::parse("t").unwrap()]));
+    far.permit(&scene.context(1), &mut says);
+    assert_eq!(words(std::mem::take(&mut says)), [Word::Over { task: 2, end: End::Denied }], "it may push");
+    scene.may(&[], &[]);
+    far.permit(&scene.context(1), &mut says);
+    assert_eq!(words(std::mem::take(&mut says)), [Word::Over { task: 1, end: End::Denied }]);
+    let pusher = scene.bus.pusher("t").open_for_work(group(None)).unwrap();
+    pusher.wait_for_pullers(1, std::time::Duration::from_secs(30)).unwrap();
+    far.laid_out(1, 1, &topic, pusher, &mut says);
+    assert!(words(says).is_empty() && puller.try_recv().unwrap().is_none());
+    assert!(far.counts().values().all(|[_, came, open]| (*came, *open) == (1, 0)), "{:?}", far.counts());
+    println!("evidence: waited=2 begun=0");
 }

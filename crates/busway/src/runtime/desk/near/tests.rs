@@ -6,11 +6,13 @@ use busway_wire::limits::{
     WORK_DENIED_MAX, WORK_OPENINGS_MAX, WORK_PULLS_MAX, WORK_PULLS_WAITING_MAX, WORK_WAITING_BYTES_ALL,
     WORK_WAITING_BYTES_FLOOR, WORK_WAITING_BYTES_MAX,
 };
-use busway_wire::work::End;
-use busway_wire::{Group, Pattern, Topic};
+use busway_wire::work::{End, Word, decode};
+use busway_wire::{Group, Pattern, PortId, Topic};
 
 use super::{FORMER_MAX, Near};
 use crate::puller::PullerBuilder;
+use crate::runtime::Outbound;
+use crate::runtime::desk::channel::Channel;
 use crate::runtime::desk::opener::{For, Wanted};
 use crate::runtime::desk::scene::Scene;
 use crate::runtime::desk::{Says, Standing};
@@ -279,4 +281,90 @@ fn what_waits_for_all_peers_together_is_bounded_and_small_tasks_go_on() {
     assert!(standing(floor - 1, usize::MAX).has_room(), "whatever others do not confirm");
     assert!(!standing(WORK_WAITING_BYTES_MAX, 0).has_room());
     assert!(!Standing { up: false, ..UP }.has_room());
+}
+
+#[test]
+fn what_waits_for_a_peer_that_may_have_it_no_more_does_not_go_and_is_done_by_others_as_if_it_had_not_been_given()
+ {
+    let mut scene = Scene::new();
+    let mut pusher = scene.bus.pusher("a").open().unwrap();
+    let mut near = Near::default();
+    let mut inputs = crate::runtime::import::Inputs::new();
+    let mut channel = Channel::new(&scene.bus.core, "here").unwrap();
+    channel.established(1, &mut inputs);
+    channel.wanted(&mut inputs);
+    channel.open(PortId(7), &mut inputs);
+    let between = channel.standing().between.unwrap();
+    near.pull(&scene.context(0), 1, pattern("a"), group());
+    near.grant(1, 10);
+    let mut says = Says::default();
+    step(&scene, &mut near, 0);
+    for whom in scene.opener.taken() {
+        near.opened(&scene.context(0), &whom, scene.bus.puller("a").group("g").open().unwrap());
+    }
+    for number in 0..10 {
+        pusher.send(&[number]).unwrap();
+    }
+    let until_ns = busway_shm::clock::monotonic_ns() + 30_000_000_000;
+    while near.has_given() < 10 {
+        assert!(busway_shm::clock::monotonic_ns() < until_ns, "{} are given", near.has_given());
+        near.step(&scene.context(1), &mut says, UP);
+    }
+    let by = scene.permits().clone();
+    // Five of them go, of which two arrive.
+    channel.say_all(between, says, [&by, &by], &mut inputs);
+    let mut next = |channel: &mut Channel| match channel.next()?.1 {
+        Outbound::Said(body) => Some(decode(&body).unwrap().0),
+        Outbound::Small(..) | Outbound::Held(..) => panic!("it is a word"),
+    };
+    for task in 1..=5 {
+        assert!(matches!(next(&mut channel), Some(Word::Task { task: of, .. }) if of == task));
+    }
+    scene.may(&[">"], &[]);
+    channel.lost();
+    channel.withhold(scene.permits());
+    near.permit(&scene.context(2));
+    near.withheld(&scene.context(2), &channel.withheld());
+    assert_eq!(near.has_given(), 5, "what may have arrived is not done by others as well");
+    let mut here = scene.bus.puller("a").group("g").open().unwrap();
+    let mut done = Vec::new();
+    let mut take = |count: usize| {
+        while done.len() < count {
+            let task = here.recv_timeout(std::time::Duration::from_secs(30)).unwrap().expect("a task");
+            assert_eq!(task.deliveries(), 1);
+            done.push(task[0]);
+        }
+        assert!(here.try_recv().unwrap().is_none());
+    };
+    take(5);
+    channel.established(1, &mut inputs);
+    channel.rewind(2, scene.permits());
+    near.withheld(&scene.context(3), &channel.withheld());
+    take(8);
+    for task in 3..=10 {
+        assert_eq!(next(&mut channel), Some(Word::Cancel { pull: 1, task }), "in its place");
+    }
+    // What was given while the rights changed does not go either.
+    let mut late = Says::default();
+    let word = Word::Task {
+        pull: 1,
+        task: 11,
+        topic: Topic::new("a").unwrap(),
+        source: PortId(3),
+        sequence: 11,
+        attempt: 0,
+        flags: 0,
+        left_ns: 0,
+        extensions: 0,
+    };
+    for until_ns in [None, Some(1)] {
+        late.push(crate::runtime::desk::says::Saying::task(word.clone(), [b"late", b""], until_ns).unwrap());
+    }
+    channel.say_all(between, late, [&by, scene.permits()], &mut inputs);
+    for _ in 0..2 {
+        assert_eq!(next(&mut channel), Some(Word::Cancel { pull: 1, task: 11 }));
+    }
+    assert_eq!((near.has_given(), channel.withheld()), (2, vec![11, 11]));
+    println!("evidence: given=10 arrived=2 done_by_others=8");
+    near.end_all(&scene.context(4), &mut Says::default());
 }

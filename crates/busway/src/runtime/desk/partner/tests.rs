@@ -38,7 +38,9 @@ impl World {
             }
             36..50 => {
                 let answers = self.dice.usize(..3);
+                self.changes = self.dice.u8(..32) == 0;
                 self.look(at, answers);
+                self.changes = false;
             }
             50..72 => {
                 let lose = self.dice.u8(..100) == 0;
@@ -86,7 +88,9 @@ impl World {
             all.into_iter().filter(|_| dice.bool()).collect()
         };
         let (publish, subscribe) = (some(), some());
-        self.hosts[at].scene.may(&publish, &subscribe);
+        let host = &mut self.hosts[at];
+        host.scene.may(&publish, &subscribe);
+        host.channel.withhold(host.scene.permits());
         // The link is closed for it.
         self.cut([true; 2]);
     }

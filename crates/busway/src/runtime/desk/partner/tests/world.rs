@@ -8,8 +8,9 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
-use busway_protocol::{Delivery, Input};
+use busway_protocol::{Deed, Delivery, Input};
 use busway_shm::clock;
+use busway_wire::work::{Word, decode};
 use busway_wire::{Acknowledge, Group, Header, PortId, ProcessId, Topic, responders};
 
 use crate::control::Watched;
@@ -155,6 +156,8 @@ pub(super) struct World {
     pub(super) gaps: u64,
     pub(super) ended: BTreeMap<String, u64>,
     pub(super) asked: u64,
+    /// Rights change while the desk looks.
+    pub(super) changes: bool,
 }
 
 impl World {
@@ -171,6 +174,7 @@ impl World {
             gaps: 0,
             ended: BTreeMap::new(),
             asked: 0,
+            changes: false,
         };
         world.connect();
         world
@@ -264,8 +268,16 @@ impl World {
         while self.hosts[at].up && self.hosts[at].may_say && self.ways[at].len() < most {
             let Some((header, body)) = self.hosts[at].channel.next() else { break };
             let Outbound::Said(body) = body else { panic!("it is a word") };
+            self.may_have(at, &body);
             self.ways[at].push_back(Frame::Word { header, body: body.to_vec() });
         }
+    }
+
+    /// Nothing goes that the other may not have.
+    fn may_have(&self, at: usize, body: &[u8]) {
+        let Ok((Word::Task { topic, left_ns, .. }, _)) = decode(body) else { return };
+        let deed = if left_ns > 0 { Deed::Answer } else { Deed::Pull };
+        assert!(self.hosts[at].scene.permits().allow(deed, &topic), "{topic} goes to who may not have it");
     }
 
     /// The first of what the host has said arrives.
@@ -291,7 +303,7 @@ impl World {
             }
             Frame::Heard { source, to: heard } => {
                 if source == host.channel.source() {
-                    host.channel.rewind(heard);
+                    host.channel.rewind(heard, host.scene.permits());
                     host.may_say = true;
                 }
             }
@@ -323,8 +335,9 @@ impl World {
     pub(super) fn look(&mut self, at: usize, answers: usize) -> bool {
         let now_ns = self.now_ns;
         let host = &mut self.hosts[at];
-        let (mut come, mut say) = (Vec::new(), Says::default());
-        host.channel.take(&mut come, &mut host.inputs);
+        let (mut heard, mut say) = (Heard::default(), Says::default());
+        host.channel.take(&mut heard.come, &mut host.inputs);
+        heard.withheld = host.channel.withheld();
         let standing = host.channel.standing();
         host.scene.lanes.sweep();
         if host.partner.as_ref().is_some_and(|(former, _)| Some(*former) != standing.between)
@@ -332,19 +345,23 @@ impl World {
         {
             partner.forget(&host.context(now_ns, between), &mut Says::default());
         }
-        let mut busy = !come.is_empty();
+        let mut busy = !heard.come.is_empty() || !heard.withheld.is_empty();
         if let Some(between) = standing.between {
             let opened = self.opened(at, between, answers);
             let host = &mut self.hosts[at];
             busy |= !opened.is_empty();
             let mut partner = host.partner.take().map(|(_, partner)| partner).unwrap_or_default();
-            let heard = Heard { come, opened };
+            heard.opened = opened;
+            let by = host.scene.permits().clone();
             partner.serve(&host.context(now_ns, between), &host.pulls, standing, heard, &mut say);
             host.partner = Some((between, partner));
             busy |= !say.is_empty();
-            for saying in say.into_all() {
-                host.channel.say(between, saying, &mut host.inputs);
+            if self.changes {
+                // While the desk looked.
+                self.change_rights(at);
             }
+            let host = &mut self.hosts[at];
+            host.channel.say_all(between, say, [&by, host.scene.permits()], &mut host.inputs);
         }
         self.carry_out(at);
         busy
