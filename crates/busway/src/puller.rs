@@ -655,15 +655,13 @@ impl Puller {
 
     /// Leaves a task that it has not begun to others until then, as if it had not been taken.
     pub(crate) fn leave_to_others(&mut self, task: Task, until_ns: u64) {
-        let (publisher, sequence) = (task.sample.source(), task.sample.sequence());
-        for reader in self.readers.iter_mut().filter(|reader| reader.source.publisher.port == publisher) {
-            reader.reader.leave(sequence, until_ns);
-        }
-        if let Some((claim, line)) = task.into_claim() {
-            let attempt = claim.attempt();
-            if claim.give_back_as(attempt) {
-                self.core.ports.ring_bell(line);
-            }
+        let Some((claim, line)) = task.into_claim() else { return };
+        let left = match self.readers.iter_mut().find(|reader| reader.reader.has(&claim)) {
+            Some(reader) => reader.reader.leave(claim, until_ns),
+            None => claim.put_back(),
+        };
+        if left {
+            self.core.ports.ring_bell(line);
         }
     }
 

@@ -269,6 +269,45 @@ fn what_was_given_back_once_and_then_put_back_unseen_rests_for_nobody() {
 }
 
 #[test]
+fn who_leaves_messages_to_others_looks_at_none_of_them_again_before_its_time_and_others_have_each() {
+    const COUNT: u64 = 4_000;
+    let mut pusher = Pusher::of(arena("pusher"), 4096, Duration::ZERO, Duration::from_secs(3600));
+    let group = group("workers");
+    let [mut one, mut other] = [0, 1].map(|_| Puller::new(&pusher, &group));
+    pusher.push_all(COUNT);
+    let looks = std::cell::Cell::new(0_u64);
+    let mut left = 0;
+    // A clock is asked for each message that is left and is looked at.
+    let clock = |now_ns: u64| {
+        looks.set(looks.get() + 1);
+        now_ns
+    };
+    while left < COUNT {
+        match one.reader.pull(|| clock(1)) {
+            Pulled::Message(_, task) => {
+                assert!(one.reader.has(&task) && !other.reader.has(&task));
+                assert!(one.reader.leave(task, 100));
+                left += 1;
+            }
+            Pulled::Unfinished => {}
+            found => panic!("{found:?}"),
+        }
+    }
+    assert!(looks.get() < 16 * COUNT, "{} looks at {COUNT} messages", looks.get());
+    assert!(matches!(one.reader.pull(|| clock(99)), Pulled::Nothing));
+    one.reader.rest();
+    for number in 1..=COUNT / 2 {
+        let (sequence, task) = other.pull().expect("it is free");
+        assert_eq!((sequence, task.attempt()), (number, 0));
+        assert!(task.done());
+    }
+    other.reader.rest();
+    let Pulled::Message(message, task) = one.reader.pull(|| clock(100)) else { panic!("the time is up") };
+    assert_eq!((message.sequence, task.attempt()), (COUNT / 2 + 1, 0));
+    println!("evidence: left={COUNT} clock_asked={} done_by_others={}", looks.get(), COUNT / 2);
+}
+
+#[test]
 fn what_is_pushed_before_the_first_puller_waits_for_it_and_the_full_ring_refuses_the_new_message() {
     let mut pusher = Pusher::patient();
     let full = (0..10 * SLOTS).find_map(|_| pusher.push(Patience::None).err());

@@ -407,8 +407,8 @@ pub const WORK_WAITING_BYTES_FLOOR: usize = 64 << 10;
 /// given to it.
 pub const WORK_WORD_BYTES: usize = 4 << 10;
 
-/// For so long a task that is too large for a peer is left to others. If nobody has taken it then, it is a dead letter where its group acknowledges, and is
-/// lost as `link_budget` elsewhere.
+/// For so long a task that is too large for a peer is left to others. If nobody who could have it is there then, nor was before, it is a dead letter where its
+/// group acknowledges, and is lost as `link_budget` elsewhere; if somebody is, it is left to others again.
 pub const WORK_TOO_LARGE_NS: u64 = 5_000_000_000;
 
 /// Pulls of a peer that wait for one of its [`WORK_PULLS_MAX`] to end. A further one is not heard at all.

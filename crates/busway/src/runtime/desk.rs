@@ -24,6 +24,7 @@ mod pulls;
 mod says;
 #[cfg(test)]
 mod scene;
+mod too_large;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -35,6 +36,7 @@ use busway_shm::clock;
 use busway_wire::limits::{
     WORK_WAITING_BYTES_ALL, WORK_WAITING_BYTES_FLOOR, WORK_WAITING_BYTES_MAX, WORK_WORD_BYTES,
 };
+use busway_wire::{Group, Topic};
 
 use crate::bus::Bus;
 use crate::error::Error;
@@ -66,9 +68,22 @@ pub(super) struct Context<'a> {
     opener: &'a Opener,
     lanes: &'a Arc<Lanes>,
     permits: &'a Permits,
+    /// The other peers.
+    others: &'a BTreeMap<PeerId, (Between, Partner)>,
     whom: For,
     /// When this look began.
     now_ns: u64,
+}
+
+impl Context<'_> {
+    /// Whether a program of this host, or another peer, pulls this topic in this group and could have a task of so many bytes with what is beside
+    /// its payload, now or when it is done with what it has.
+    fn others_could_have(&self, pulls: &Pulls, group: &Group, topic: &str, bytes: usize) -> bool {
+        let Ok(topic) = Topic::new(topic) else { return true };
+        let here = |known: &pulls::Known| known.group == *group && known.pattern.matches(&topic);
+        pulls.all().any(|(_, known)| here(known))
+            || self.others.values().any(|(_, partner)| partner.could_have(group, &topic, bytes))
+    }
 }
 
 /// See the head of this file.
@@ -196,13 +211,20 @@ impl<D: Wires> Desk<D> {
     }
 
     fn context<'a>(&'a self, permits: &'a Permits, peer: PeerId, between: Between) -> Context<'a> {
-        let Self { bus, lanes, opener, .. } = self;
+        let Self { bus, lanes, opener, partners: others, .. } = self;
         let (whom, now_ns) = (For { peer, between, pull: 0, number: 0 }, clock::monotonic_ns());
-        Context { bus, ports: &bus.core.ports, opener, lanes, permits, whom, now_ns }
+        Context { bus, ports: &bus.core.ports, opener, lanes, permits, others, whom, now_ns }
     }
 }
 
 impl Standing {
+    /// Of a peer that takes messages of at most so many bytes. With who takes no words no work is shared.
+    pub(crate) fn takes(mut self, largest: u64) -> Self {
+        self.largest = largest;
+        self.between = self.between.filter(|_| largest >= WORK_WORD_BYTES as u64);
+        self
+    }
+
     /// Whether more may be given.
     fn has_room(&self) -> bool {
         let own = self.waiting_bytes < WORK_WAITING_BYTES_MAX;
@@ -212,6 +234,10 @@ impl Standing {
 
     /// Whether a task of so many bytes, with what is beside its payload, is larger than what the peer takes.
     fn is_too_large(&self, bytes: usize) -> bool {
-        bytes.saturating_add(WORK_WORD_BYTES) as u64 > self.largest
+        is_too_large(bytes, self.largest)
     }
+}
+
+fn is_too_large(bytes: usize, largest: u64) -> bool {
+    bytes.saturating_add(WORK_WORD_BYTES) as u64 > largest
 }

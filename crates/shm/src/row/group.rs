@@ -238,9 +238,24 @@ impl GroupReader {
         self.resting.pauses = pauses;
     }
 
-    /// Leaves a message of this row to others until then, whatever comes of it.
-    pub fn leave(&mut self, sequence: u64, until_ns: u64) {
+    /// Whether the claim is of this row.
+    pub fn has(&self, task: &Task) -> bool {
+        Arc::ptr_eq(&task.row, self.row())
+    }
+
+    /// Leaves a message to others until then, as it was. It is no news to this puller, which would look at all that it leaves again for each.
+    /// `false`: it is not its any more.
+    pub fn leave(&mut self, task: Task, until_ns: u64) -> bool {
+        let (sequence, attempt) = (task.claim.sequence(), task.claim.attempt());
+        if self.row().own.forked() || !self.run.claims().give_back_as(task.claim, attempt) {
+            return false;
+        }
         self.resting.leave(sequence, until_ns);
+        let before = self.run.head().returned.fetch_add(1, Ordering::Release); // pairs with Acquire in `come_up`
+        if before == self.returned {
+            self.returned = before.wrapping_add(1);
+        }
+        true
     }
 
     /// When something that was given back may be taken again.

@@ -398,10 +398,9 @@ impl Far {
         if standing.up {
             self.tell_pulls(context, pulls, say);
         }
-        let room = standing.has_room();
         self.takings.retain(|pull, taking| {
             let pullers = pulls.get(taking.of).map_or(0, |known| known.pullers);
-            let busy = taking.step(pullers, now_ns, say, room, &mut look);
+            let busy = taking.step(pullers, now_ns, say, standing, &mut look);
             // What may be given is a state: later is enough where nobody hears it now.
             let wanted = pullers > 0 && !taking.ending;
             if wanted && standing.up && taking.grant(pullers, now_ns, &mut look) {
@@ -476,14 +475,21 @@ impl Taking {
     }
 
     /// Whether something is under way.
-    fn step(&mut self, pullers: u64, now_ns: u64, say: &mut Says, room: bool, look: &mut Look) -> bool {
+    fn step(
+        &mut self,
+        pullers: u64,
+        now_ns: u64,
+        say: &mut Says,
+        standing: Standing,
+        look: &mut Look,
+    ) -> bool {
         let mut busy = false;
         self.places.retain(|_, (place, watch)| {
             let (ended, under_way) = match place {
                 Place::Opening(waiting) => (Ended::default(), waiting.len()),
                 Place::Ring(ring) => (ring.step(pullers, watch, now_ns, say), ring.tasks.len()),
                 Place::Asked(asked) => {
-                    let ended = asked.step(now_ns, say, room, look);
+                    let ended = asked.step(now_ns, say, standing, look);
                     // Who answered is gone, or has no room: nothing more is granted for a while.
                     if ended.back > 0 {
                         self.short_until_ns = now_ns.saturating_add(SHORT_NS);
@@ -682,7 +688,7 @@ impl Asked {
     }
 
     /// Asks what waits, and tells the replies that have come.
-    fn step(&mut self, now_ns: u64, say: &mut Says, room: bool, look: &mut Look) -> Ended {
+    fn step(&mut self, now_ns: u64, say: &mut Says, standing: Standing, look: &mut Look) -> Ended {
         let mut ended = Ended::default();
         while let Some(came) = self.waiting.pop_front() {
             let (left, end) = (self.waiting.len(), self.try_ask(came, now_ns));
@@ -695,12 +701,12 @@ impl Asked {
                 break;
             }
         }
-        self.tell_replies(say, room, look, &mut ended);
+        self.tell_replies(say, standing, look, &mut ended);
         ended
     }
 
-    fn tell_replies(&mut self, say: &mut Says, room: bool, look: &mut Look, ended: &mut Ended) {
-        if !room {
+    fn tell_replies(&mut self, say: &mut Says, standing: Standing, look: &mut Look, ended: &mut Ended) {
+        if !standing.has_room() {
             return;
         }
         self.pending.retain(|task, pending| {
@@ -715,8 +721,14 @@ impl Asked {
                         let extensions = reply.extensions();
                         let (task, index, beside) = (*task, reply.index(), (extensions.len() / 8) as u8);
                         let word = Word::Reply { task, index, state: state as u8, extensions: beside };
-                        let said = say.with(&word, [extensions, &reply]);
-                        if !said {
+                        let bytes = extensions.len().saturating_add(reply.len());
+                        let too_large = standing.is_too_large(bytes);
+                        let said = !too_large && say.with(&word, [extensions, &reply]);
+                        if too_large {
+                            // As a word it would be lost, and with it all that both hosts share.
+                            let why = too_large_of(bytes, standing.largest);
+                            tell(say, task, 0, ReplyState::Failed, why.as_bytes());
+                        } else if !said {
                             tell(say, task, 0, ReplyState::Unanswered, &[]);
                         }
                         if last || !said {
@@ -733,7 +745,7 @@ impl Asked {
                     // Other rows of this process hold what it may hold: the reply lies there still.
                     Ok(None) | Err(RequestError::Receive(RecvError::HoldsExhausted)) => return true,
                     Err(error) => {
-                        ended.count(failed(say, *task, &error));
+                        ended.count(failed(say, *task, &error, standing));
                         return false;
                     }
                 }
@@ -744,8 +756,15 @@ impl Asked {
     }
 }
 
+/// What who asked is told of a reply that its host does not take.
+fn too_large_of(bytes: usize, largest: u64) -> String {
+    format!(
+        "the reply has {bytes} bytes, and the host that asked takes messages of at most {largest}: reply in parts, or ask for less"
+    )
+}
+
 /// A request has come to an error. Returns how it ended.
-fn failed(say: &mut Says, task: u64, error: &RequestError) -> End {
+fn failed(say: &mut Says, task: u64, error: &RequestError, standing: Standing) -> End {
     // What is no reply has no place among them: who takes it gives it one.
     let last = 0;
     let end = match error {
@@ -756,6 +775,7 @@ fn failed(say: &mut Says, task: u64, error: &RequestError) -> End {
         }
         RequestError::TimedOut => End::Lost(Cause::Expired),
         RequestError::Failed(why) => {
+            let why = if standing.is_too_large(why.len()) { &[][..] } else { why };
             tell(say, task, last, ReplyState::Failed, why);
             End::Done
         }

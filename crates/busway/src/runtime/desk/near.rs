@@ -15,7 +15,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
-use busway_protocol::Deed;
+use busway_protocol::{Deed, Permits};
 use busway_shm::row::group;
 use busway_wire::limits::{
     WORK_DENIED_MAX, WORK_GIVEN_MAX, WORK_OPENINGS_MAX, WORK_PULLS_MAX, WORK_PULLS_WAITING_MAX,
@@ -27,7 +27,9 @@ use busway_wire::{
 };
 
 use super::opener::{For, Wanted};
+use super::pulls::Pulls;
 use super::says::{Saying, Says};
+use super::too_large::{TooLarge, Verdict};
 use super::{Context, Standing};
 use crate::ports::Filter;
 use crate::publisher::{Beside, Stamp};
@@ -38,8 +40,6 @@ use crate::responder::{Lane, To};
 const TURN_MAX: usize = 64;
 /// Tasks that ended here otherwise than the peer said, of which its word is still heard: as many as a pull may have under way.
 const LATE_MAX: usize = 1_024;
-/// Tasks of one pull that were too large for the peer, and are known again.
-const TOO_LARGE_MAX: usize = 1_024;
 /// Whether somebody still waits for a request is looked at so often.
 const CANCEL_NS: u64 = 20_000_000;
 /// A puller that cannot be had is asked for again after so long.
@@ -67,8 +67,8 @@ struct Giving {
     denied: BTreeSet<Topic>,
     /// There were too many of these: nothing more until the peer says anew that it pulls. What was granted and given stays counted.
     stopped: bool,
-    /// Those that were too large for the peer, and how often they had been given then: others may take them for a while.
-    too_large: BTreeMap<(PortId, u64), u8>,
+    /// Those that were too large for the peer.
+    too_large: TooLarge,
     /// It was taken back, for good: its number is not used again.
     ending: bool,
     /// The peer is not there.
@@ -357,7 +357,13 @@ impl Near {
     }
 
     /// Gives what the peer is ready for, and looks after what it has. Returns whether there may be more at once.
-    pub(super) fn step(&mut self, context: &Context<'_>, say: &mut Says, standing: Standing) -> Look {
+    pub(super) fn step(
+        &mut self,
+        context: &Context<'_>,
+        pulls: &Pulls,
+        say: &mut Says,
+        standing: Standing,
+    ) -> Look {
         let mut look = Look::default();
         let now_ns = context.now_ns;
         if now_ns.saturating_sub(self.looked_ns) >= CANCEL_NS {
@@ -372,7 +378,10 @@ impl Near {
             // Of one that was asked for the answer is waited for: who says and takes back asks for no more than who stays.
             !giving.ending || giving.under_way > 0 || giving.opening.is_some()
         });
-        self.take_up(now_ns);
+        // For who is away none is asked for; when it is back, this comes again.
+        if standing.up {
+            self.take_up(now_ns);
+        }
         let mut all = std::mem::take(&mut self.pulls);
         let mut openings = all.values().filter(|giving| giving.opening.is_some()).count();
         for (pull, giving) in &mut all {
@@ -383,10 +392,15 @@ impl Near {
                     openings += usize::from(giving.ask(context, *pull, &mut self.opened));
                 }
             }
-            self.give(context, *pull, giving, standing, say, &mut look);
+            self.give(context, pulls, (*pull, giving), standing, say, &mut look);
         }
         self.pulls = all;
         look
+    }
+
+    /// Whether the peer pulls this topic in this group, and may.
+    pub(super) fn could_have(&self, permits: &Permits, group: &Group, topic: &Topic) -> bool {
+        self.pulls.values().any(|giving| giving.could_have(permits, group, topic))
     }
 
     /// Whether the peer has had anything of this host.
@@ -410,8 +424,8 @@ impl Near {
     fn give(
         &mut self,
         context: &Context<'_>,
-        pull: u32,
-        giving: &mut Giving,
+        pulls: &Pulls,
+        (pull, giving): (u32, &mut Giving),
         standing: Standing,
         say: &mut Says,
         look: &mut Look,
@@ -431,7 +445,7 @@ impl Near {
             match holder.puller.look() {
                 Ok(Some(task)) if standing.is_too_large(size_of_task(&task)) => {
                     turn += 1;
-                    giving.leave(&mut holder.puller, task, now_ns);
+                    giving.leave(context, pulls, &mut holder.puller, task);
                 }
                 Ok(Some(task)) => {
                     turn += 1;
@@ -517,14 +531,15 @@ impl Near {
         };
         let until_ns = asked.as_ref().map(|asked| asked.deadline_ns);
         let Some(saying) = Saying::task(word, [beside, payload], until_ns) else {
-            // It is free again; there may be memory later, or another who does it.
-            giving.leave(&mut holder.puller, task, context.now_ns);
+            // It is free again; there may be memory later, or another who does it. However often: what is short is not the peer's.
+            holder.puller.leave_to_others(task, context.now_ns.saturating_add(REFUSED_NS));
             return true;
         };
         let Some((claim, line)) = task.into_claim() else { return true };
         let (task, number) = (number_of_task, holder.number);
         self.next = task;
         say.push(saying);
+        giving.too_large.given((source, sequence));
         giving.given += 1;
         giving.under_way += 1;
         self.given.insert(task, Given { pull, number, topic, claim, line, acknowledges, asked });
@@ -561,25 +576,29 @@ impl Giving {
             under_way: 0,
             again_ns: Some(now_ns),
             denied: BTreeSet::new(),
-            too_large: BTreeMap::new(),
+            too_large: TooLarge::default(),
             stopped: false,
             ending: false,
             away: false,
         }
     }
 
-    /// The peer cannot have this task: others may take it for a while. What nobody took is over.
-    fn leave(&mut self, puller: &mut Puller, task: Task, now_ns: u64) {
+    /// The peer cannot have this task: others may take it for a while. What nobody could take is over.
+    fn leave(&mut self, context: &Context<'_>, pulls: &Pulls, puller: &mut Puller, task: Task) {
         let key = (task.sample().source(), task.sample().sequence());
         let attempt = task.claim().map_or(0, group::Task::attempt);
-        if self.too_large.remove(&key) == Some(attempt) {
-            return puller.end_for_all(task, Cause::LinkBudget);
+        let others =
+            context.others_could_have(pulls, &self.group, task.sample().topic(), size_of_task(&task));
+        match self.too_large.found(key, attempt, others, context.now_ns) {
+            Verdict::Leave { until_ns } => puller.leave_to_others(task, until_ns),
+            Verdict::End => puller.end_for_all(task, Cause::LinkBudget),
         }
-        if self.too_large.len() >= TOO_LARGE_MAX {
-            self.too_large.pop_first();
-        }
-        self.too_large.insert(key, attempt);
-        puller.leave_to_others(task, now_ns.saturating_add(WORK_TOO_LARGE_NS));
+    }
+
+    /// Whether something of this topic and group is pulled here for the peer, as far as its rights go.
+    fn could_have(&self, permits: &Permits, group: &Group, topic: &Topic) -> bool {
+        let pulls = !self.ends() && self.group == *group && self.pattern.matches(topic);
+        pulls && !self.denied.contains(topic) && permits.allow(self.deed(), topic)
     }
 
     fn may_have_more(&self) -> bool {

@@ -6,12 +6,13 @@
 
 use busway_protocol::Permits;
 use busway_wire::work::{Word, decode, parted};
+use busway_wire::{Group, Topic};
 
 use super::far::Far;
 use super::near::{Look, Near};
 use super::opener::{For, Opened};
 use super::pulls::Pulls;
-use super::{BLINK_NS, Context, GONE_NS, Says, Standing};
+use super::{BLINK_NS, Context, GONE_NS, Says, Standing, is_too_large};
 
 /// See the head of this file.
 #[derive(Default)]
@@ -23,6 +24,8 @@ pub(super) struct Partner {
     permits: Option<Permits>,
     /// Words that could not be read, or meant nothing.
     nonsense: u64,
+    /// The largest message that it takes.
+    largest: u64,
     near: Near,
     far: Far,
 }
@@ -48,6 +51,7 @@ impl Partner {
     ) -> (Look, bool) {
         let mut look = Look::default();
         let permits = context.permits;
+        self.largest = standing.largest;
         if self.permits.as_ref() != Some(permits) && self.permits.replace(permits.clone()).is_some() {
             self.near.permit(context);
             self.far.permit(context, say);
@@ -60,7 +64,7 @@ impl Partner {
         for (whom, opened) in heard.opened {
             self.opened(context, &whom, opened, say);
         }
-        look.add(self.near.step(context, say, standing));
+        look.add(self.near.step(context, pulls, say, standing));
         look.add(self.far.step(context, pulls, say, standing));
         (look, self.near.gives() || self.far.takes())
     }
@@ -69,6 +73,12 @@ impl Partner {
     pub(super) fn forget(&mut self, context: &Context<'_>, say: &mut Says) {
         self.near.end_all(context, say);
         self.far.forget(say);
+    }
+
+    /// Whether it could have a task of this topic and group, of so many bytes with what is beside its payload.
+    pub(super) fn could_have(&self, group: &Group, topic: &Topic, bytes: usize) -> bool {
+        let may = |permits| self.near.could_have(permits, group, topic);
+        !is_too_large(bytes, self.largest) && self.permits.as_ref().is_some_and(may)
     }
 
     /// What it may do, as far as it was served.

@@ -1,11 +1,13 @@
 //! A desk for tests: a bus, a peer, and no link between them.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use busway_protocol::{Acl, PeerId, Permits, Principal, Rule, Whom};
 use busway_wire::{Pattern, PortId};
 
 use super::opener::{For, Opener};
+use super::partner::Partner;
 use super::{Between, Context};
 use crate::bus::Bus;
 use crate::responder::Lanes;
@@ -15,6 +17,7 @@ pub(super) struct Scene {
     pub(super) opener: Opener,
     pub(super) lanes: Arc<Lanes>,
     permits: Permits,
+    pub(super) others: BTreeMap<PeerId, (Between, Partner)>,
     directory: std::path::PathBuf,
 }
 
@@ -24,14 +27,15 @@ impl Scene {
         let directory = std::env::temp_dir().join(format!("busway-near-{random:016x}"));
         let bus = Bus::builder().directory(&directory).open().unwrap();
         let permits = Permits::new(Principal::Node { index: 1 }, None);
-        Self { opener: Opener::without_thread(), lanes: Lanes::of(&bus), bus, permits, directory }
+        let (opener, lanes) = (Opener::without_thread(), Lanes::of(&bus));
+        Self { opener, lanes, bus, permits, others: BTreeMap::new(), directory }
     }
 
     pub(super) fn context(&self, now_ns: u64) -> Context<'_> {
-        let Self { bus, lanes, opener, permits, .. } = self;
+        let Self { bus, lanes, opener, permits, others, .. } = self;
         let between = Between { theirs: PortId(1), ours: PortId(2) };
         let whom = For { peer: PeerId::Node { index: 1 }, between, pull: 0, number: 0 };
-        Context { bus, ports: &bus.core.ports, opener, lanes, permits, whom, now_ns }
+        Context { bus, ports: &bus.core.ports, opener, lanes, permits, others, whom, now_ns }
     }
 
     /// What the peer may do.

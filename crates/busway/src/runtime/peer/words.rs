@@ -58,7 +58,7 @@ impl Peer {
         let channel = self.channel.as_mut()?;
         channel.take(&mut heard.come, &mut self.inputs);
         heard.withheld = channel.withheld();
-        let standing = Standing { largest: self.session.largest(), ..channel.standing() };
+        let standing = channel.standing().takes(self.session.largest());
         if !self.inputs.is_empty() {
             self.answer(Time(driver.now_ns()));
             self.write(driver);

@@ -96,7 +96,10 @@ impl Resting {
         let left = self.left.iter().map(|(sequence, until_ns)| (*sequence, *until_ns));
         let all = self.until.iter().map(|(sequence, (_, until_ns))| (*sequence, *until_ns)).chain(left);
         self.next_ns = all.clone().map(|(_, until_ns)| until_ns).filter(|until_ns| *until_ns > now_ns).min();
-        all.filter(|(_, until_ns)| *until_ns <= now_ns).map(|(sequence, _)| sequence).min()
+        let first = all.filter(|(_, until_ns)| *until_ns <= now_ns).map(|(sequence, _)| sequence).min();
+        // It is taken as any other from now on.
+        self.left.retain(|_, until_ns| *until_ns > now_ns);
+        first
     }
 }
 
@@ -138,8 +141,11 @@ mod tests {
         assert!(!resting.is_left(3, || 0));
         resting.leave(3, 100);
         assert!(resting.is_left(3, || 99) && !resting.is_left(3, || 100) && !resting.is_left(4, || 0));
+        resting.leave(2, 200);
+        resting.leave(5, 200);
         assert_eq!((resting.rested(|| 99), resting.rested(|| 100)), (None, Some(3)));
-        resting.forget_up_to(3);
-        assert!(resting.left.is_empty());
+        assert!(!resting.left.contains_key(&3), "it is not gone back to when others have rested");
+        resting.forget_up_to(2);
+        assert_eq!((resting.rested(|| 200), resting.left.len()), (Some(5), 0));
     }
 }

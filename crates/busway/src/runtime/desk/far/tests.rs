@@ -208,3 +208,54 @@ fn what_waits_here_for_its_port_or_for_room_is_not_begun_when_its_host_may_not_g
     assert!(far.counts().values().all(|[_, came, open]| (*came, *open) == (1, 0)), "{:?}", far.counts());
     println!("evidence: waited=2 begun=0");
 }
+
+#[test]
+fn a_reply_that_is_larger_than_its_host_takes_ends_its_request_and_nothing_else() {
+    let (scene, mut far, mut pulls) = (Scene::new(), Far::default(), Pulls::default());
+    let mut responder = scene.bus.responder("t").open().unwrap();
+    let group = Group::new(responders(), None).unwrap();
+    let (process, port, pattern) = (ProcessId(1), responder.id(), responder.pattern().clone());
+    pulls.watched(Watched::Pulled { process, port, pattern, group });
+    step(&scene, &mut far, &pulls, UP);
+    let small = Standing { largest: 16 << 10, ..UP };
+    let mut ask = |task: u64, answer: &dyn Fn(crate::responder::Request)| {
+        let mut says = Says::default();
+        far.takings.get_mut(&1).unwrap().granted = task;
+        let (topic, source, extensions) = (Topic::new("t").unwrap(), PortId(3), 0);
+        let (pull, sequence, attempt, flags, left_ns) = (1, task, 0, 0, 1 << 40);
+        let word = Word::Task { pull, task, topic, source, sequence, attempt, flags, left_ns, extensions };
+        far.task(&scene.context(0), &pulls, word, b"what", &mut says);
+        if scene.opener.next().is_some() {
+            let requester = scene.bus.requester("t").for_another_host().open().unwrap();
+            requester.wait_for_responders(1, std::time::Duration::from_secs(30)).unwrap();
+            far.asks(0, 1, &Topic::new("t").unwrap(), requester, &mut says);
+        }
+        answer(responder.recv_timeout(std::time::Duration::from_secs(30)).unwrap().expect("a request"));
+        let until_ns = busway_shm::clock::monotonic_ns() + 30_000_000_000;
+        let mut bodies: Vec<Vec<u8>> = Vec::new();
+        loop {
+            far.step(&scene.context(0), &pulls, &mut says, small);
+            let said = std::mem::take(&mut says).into_all().into_iter();
+            bodies.extend(said.map(|saying| saying.body(0).to_vec()));
+            if bodies.iter().any(|body| matches!(decode(body).unwrap().0, Word::Over { .. })) {
+                break;
+            }
+            assert!(busway_shm::clock::monotonic_ns() < until_ns, "it does not end");
+        }
+        assert!(bodies.iter().all(|body| body.len() <= 16 << 10), "no word is too large");
+        let replies = bodies.iter().filter_map(|body| match decode(body).unwrap() {
+            (Word::Reply { state, .. }, payload) => Some((state, payload.to_vec())),
+            _ => None,
+        });
+        replies.collect::<Vec<_>>()
+    };
+    let failed = busway_wire::ReplyState::Failed as u8;
+    let said = ask(1, &|request| request.reply(&[7; 20_000]).unwrap());
+    let [(state, why)] = &said[..] else { panic!("{said:?}") };
+    assert_eq!(*state, failed);
+    assert!(why.starts_with(b"the reply has 20000 bytes"), "{}", String::from_utf8_lossy(why));
+    assert_eq!(ask(2, &|request| drop(request.fail(&[7; 20_000]))), [(failed, Vec::new())]);
+    let last = busway_wire::ReplyState::Last as u8;
+    assert_eq!(ask(3, &|request| request.reply(b"small").unwrap()), [(last, b"small".to_vec())]);
+    println!("evidence: too_large=2 answered=1");
+}

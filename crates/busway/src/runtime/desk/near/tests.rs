@@ -3,24 +3,28 @@
 
 use busway_protocol::PeerId;
 use busway_wire::limits::{
-    WORK_DENIED_MAX, WORK_OPENINGS_MAX, WORK_PULLS_MAX, WORK_PULLS_WAITING_MAX, WORK_WAITING_BYTES_ALL,
-    WORK_WAITING_BYTES_FLOOR, WORK_WAITING_BYTES_MAX,
+    WORK_DENIED_MAX, WORK_OPENINGS_MAX, WORK_PULLS_MAX, WORK_PULLS_WAITING_MAX, WORK_TOO_LARGE_NS,
+    WORK_WAITING_BYTES_ALL, WORK_WAITING_BYTES_FLOOR, WORK_WAITING_BYTES_MAX,
 };
 use busway_wire::work::{End, Word, decode};
-use busway_wire::{Group, Pattern, PortId, Topic};
+use busway_wire::{Group, Pattern, PortId, ProcessId, Topic};
 
 use super::{FORMER_MAX, Near};
+use crate::control::Watched;
 use crate::puller::PullerBuilder;
 use crate::runtime::Outbound;
 use crate::runtime::desk::channel::Channel;
 use crate::runtime::desk::opener::{For, Wanted};
+use crate::runtime::desk::partner::{Heard, Partner};
+use crate::runtime::desk::pulls::Pulls;
+use crate::runtime::desk::says::SHORT;
 use crate::runtime::desk::scene::Scene;
 use crate::runtime::desk::{Says, Standing};
 
 const UP: Standing = Standing { between: None, up: true, waiting_bytes: 0, of_all: 0, largest: u64::MAX };
 
 fn step(scene: &Scene, near: &mut Near, now_ns: u64) {
-    near.step(&scene.context(now_ns), &mut Says::default(), UP);
+    near.step(&scene.context(now_ns), &Pulls::default(), &mut Says::default(), UP);
 }
 
 fn pattern(text: &str) -> Pattern {
@@ -198,7 +202,7 @@ fn a_task_that_is_too_large_for_a_peer_is_done_by_others_and_counted_where_there
                 near.given.len(),
                 pusher.account()
             );
-            near.step(&scene.context(now_ns), &mut Says::default(), small_peer);
+            near.step(&scene.context(now_ns), &Pulls::default(), &mut Says::default(), small_peer);
         }
     };
     pusher.send(&vec![1; 20_000]).unwrap();
@@ -219,13 +223,128 @@ fn a_task_that_is_too_large_for_a_peer_is_done_by_others_and_counted_where_there
     // Nobody else is there, and the time for others is up.
     pusher.send(&vec![2; 20_000]).unwrap();
     let until_ns = busway_shm::clock::monotonic_ns() + 30_000_000_000;
+    let mut later_ns = 1;
     while pusher.account().dropped_total() == 0 {
         assert!(busway_shm::clock::monotonic_ns() < until_ns, "it is nowhere");
-        near.step(&scene.context(1), &mut Says::default(), small_peer);
+        near.step(&scene.context(later_ns), &Pulls::default(), &mut Says::default(), small_peer);
+        later_ns += WORK_TOO_LARGE_NS / 100;
     }
+    assert!(later_ns > WORK_TOO_LARGE_NS);
     assert_eq!(pusher.account().dropped["link_budget"], 1);
     println!("evidence: too_large=2 done_by_others=1 counted=1");
     near.end_all(&scene.context(now_ns), &mut Says::default());
+}
+
+/// A peer that pulls `a`, and takes messages of at most so many bytes.
+fn peer_that_takes(scene: &Scene, largest: u64) -> Partner {
+    let mut partner = Partner::default();
+    let mut body = Vec::new();
+    busway_wire::work::encode(&Word::Pull { pull: 1, pattern: pattern("a"), group: group() }, &[], &mut body);
+    let heard = Heard { come: vec![body], ..Heard::default() };
+    let standing = Standing { largest, ..UP };
+    partner.serve(&scene.context(0), &Pulls::default(), standing, heard, &mut Says::default());
+    partner
+}
+
+#[test]
+fn a_task_that_is_too_large_for_a_peer_waits_as_long_as_somebody_is_there_who_could_have_it() {
+    const LARGE: u64 = 3;
+    let mut scene = Scene::new();
+    let small_peer = Standing { largest: 16 << 10, ..UP };
+    let mut pusher = scene.bus.pusher("a").open().unwrap();
+    let (mut near, mut pulls, mut now_ns) = (Near::default(), Pulls::default(), 0);
+    near.pull(&scene.context(0), 1, pattern("a"), group());
+    near.grant(1, 1);
+    let mut rounds = |near: &mut Near, scene: &Scene, pulls: &Pulls, pusher: &crate::pusher::Pusher| {
+        for round in 0..4 {
+            now_ns += WORK_TOO_LARGE_NS + WORK_TOO_LARGE_NS / 10;
+            if round == 2 {
+                near.permit(&scene.context(now_ns));
+            }
+            for _ in 0..100 {
+                near.step(&scene.context(now_ns), pulls, &mut Says::default(), small_peer);
+                for whom in scene.opener.taken().into_iter().filter(|whom| whom.number > 0) {
+                    let puller = scene.bus.puller("a").group("g").open().unwrap();
+                    near.opened(&scene.context(now_ns), &whom, puller);
+                }
+            }
+        }
+        pusher.account().dropped_total()
+    };
+    for _ in 0..LARGE {
+        pusher.send(&[1; 20_000]).unwrap();
+    }
+    // One of this host, which is busy for all that time.
+    let (process, port) = (ProcessId(1), PortId(2));
+    pulls.watched(Watched::Pulled { process, port, pattern: pattern("a"), group: group() });
+    assert_eq!(rounds(&mut near, &scene, &pulls, &pusher), 0);
+    pulls.watched(Watched::Unwanted { process, port });
+    // One of another host, which was granted nothing.
+    let (other, between) = (PeerId::Node { index: 2 }, scene.context(0).whom.between);
+    let able = peer_that_takes(&scene, 1 << 20);
+    let _ = scene.opener.taken();
+    scene.others.insert(other, (between, able));
+    assert_eq!(rounds(&mut near, &scene, &pulls, &pusher), 0);
+    let unable = peer_that_takes(&scene, 16 << 10);
+    let _ = scene.opener.taken();
+    scene.others.insert(other, (between, unable));
+    assert_eq!(rounds(&mut near, &scene, &pulls, &pusher), LARGE, "nobody is there who could have it");
+    assert_eq!(near.has_given(), 0);
+    println!("evidence: too_large={LARGE} waited=8 counted_behind_that={LARGE}");
+}
+
+#[test]
+fn where_memory_is_short_a_task_is_given_when_there_is_some_however_often_it_was_not() {
+    let scene = Scene::new();
+    let mut pusher = scene.bus.pusher("a").open().unwrap();
+    let mut near = Near::default();
+    near.pull(&scene.context(0), 1, pattern("a"), group());
+    near.grant(1, 1);
+    step(&scene, &mut near, 0);
+    for whom in scene.opener.taken() {
+        near.opened(&scene.context(0), &whom, scene.bus.puller("a").group("g").open().unwrap());
+    }
+    pusher.send(b"task").unwrap();
+    SHORT.set(5);
+    let until_ns = busway_shm::clock::monotonic_ns() + 30_000_000_000;
+    let mut now_ns = 0;
+    while near.has_given() == 0 {
+        assert!(busway_shm::clock::monotonic_ns() < until_ns, "{:?}", pusher.account());
+        step(&scene, &mut near, now_ns);
+        now_ns += WORK_TOO_LARGE_NS;
+    }
+    assert_eq!((SHORT.get(), pusher.account().dropped_total()), (0, 0));
+    assert_eq!(near.given[&1].claim.attempt(), 0);
+    near.end_all(&scene.context(now_ns), &mut Says::default());
+}
+
+#[test]
+fn a_pull_that_waits_for_a_place_has_none_while_its_host_is_away() {
+    let scene = Scene::new();
+    let mut pusher = scene.bus.pusher("a").open().unwrap();
+    let mut near = Near::default();
+    near.pull(&scene.context(0), 1, pattern("a"), group());
+    near.grant(1, 1);
+    given(&scene, &mut near, &mut pusher, 1).unwrap();
+    near.unpull(1);
+    for pull in 2..=WORK_PULLS_MAX as u32 + 1 {
+        near.pull(&scene.context(1), pull, pattern("b"), group());
+    }
+    step(&scene, &mut near, 1);
+    assert_eq!((near.pulls.len(), near.waiting.len()), (WORK_PULLS_MAX, 1));
+    // The link is gone for long, and the task with it.
+    near.end_all(&scene.context(2), &mut Says::default());
+    for whom in scene.opener.taken() {
+        near.refused(&scene.context(2), &whom);
+    }
+    let away = Standing { up: false, ..UP };
+    for now_ns in [3, 4] {
+        near.step(&scene.context(now_ns), &Pulls::default(), &mut Says::default(), away);
+    }
+    assert_eq!((near.waiting.len(), scene.opener.waiting()), (1, 0), "nothing is pulled for who is away");
+    near.back(&scene.context(5));
+    step(&scene, &mut near, 5);
+    assert!(near.waiting.is_empty() && scene.opener.waiting() > 0);
 }
 
 #[test]
@@ -281,6 +400,10 @@ fn what_waits_for_all_peers_together_is_bounded_and_small_tasks_go_on() {
     assert!(standing(floor - 1, usize::MAX).has_room(), "whatever others do not confirm");
     assert!(!standing(WORK_WAITING_BYTES_MAX, 0).has_room());
     assert!(!Standing { up: false, ..UP }.has_room());
+    let known = Standing { between: Some(Scene::new().context(0).whom.between), ..UP };
+    let least = busway_wire::limits::WORK_WORD_BYTES as u64;
+    assert!(known.takes(least).between.is_some() && known.takes(least - 1).between.is_none());
+    assert_eq!(known.takes(least).largest, least);
 }
 
 #[test]
@@ -308,12 +431,12 @@ fn what_waits_for_a_peer_that_may_have_it_no_more_does_not_go_and_is_done_by_oth
     let until_ns = busway_shm::clock::monotonic_ns() + 30_000_000_000;
     while near.has_given() < 10 {
         assert!(busway_shm::clock::monotonic_ns() < until_ns, "{} are given", near.has_given());
-        near.step(&scene.context(1), &mut says, UP);
+        near.step(&scene.context(1), &Pulls::default(), &mut says, UP);
     }
     let by = scene.permits().clone();
     // Five of them go, of which two arrive.
     channel.say_all(between, says, [&by, &by], &mut inputs);
-    let mut next = |channel: &mut Channel| match channel.next()?.1 {
+    let next = |channel: &mut Channel| match channel.next()?.1 {
         Outbound::Said(body) => Some(decode(&body).unwrap().0),
         Outbound::Small(..) | Outbound::Held(..) => panic!("it is a word"),
     };
