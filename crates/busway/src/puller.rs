@@ -19,7 +19,9 @@ use busway_shm::row::RowOptions;
 use busway_shm::row::group::{self, GroupReader, Pauses, Pulled};
 use busway_shm::sync::spin_hint;
 use busway_wire::limits::{HOLDS_MAX, REDELIVERY_MS_DEFAULT, REDELIVERY_MS_MAX, RETRY_PAUSE_MS_MAX};
-use busway_wire::{Acknowledge, Cause, Group, MessageId, Pattern, Policy, PortId, Topic, responders};
+use busway_wire::{
+    Acknowledge, Cause, DEAD_LETTERS, Group, MessageId, Pattern, Policy, PortId, Topic, responders,
+};
 
 use crate::bus::{Bus, Core};
 use crate::control::SubscriberRecord;
@@ -50,8 +52,6 @@ const ATTEMPTS_DEFAULT: u8 = 5;
 const HOLDS_DEFAULT: u32 = 15;
 /// What the others have is looked at so often while acknowledgement is near: in so many parts of its time.
 const WATCH_PARTS: u64 = 8;
-/// Before the name of a group: the topic of what none of its pullers acknowledged.
-const DEAD_LETTERS: &str = "dead-letters.";
 /// Messages in one look that are nobody's work: duplicates, and what goes to the dead letters.
 const PASSED_MAX: u32 = 64;
 /// A message that cannot be laid with the dead letters is tried again after so long: who reads them is slow, or memory is short.

@@ -5,13 +5,13 @@
 //! knows; nothing is kept here.
 //!
 //! Invariant: what a rule that applies denies is denied, whatever others allow and in whatever order they stand; what
-//! none allows is denied; a reserved topic is nobody's.
+//! none allows is denied; a reserved topic is nobody's. Dead letters, which may be of any topic, are for those to pull whom a rule allows it by that name.
 
 use alloc::borrow::ToOwned;
 use alloc::string::String;
 use alloc::vec::Vec;
 
-use busway_wire::{Pattern, Topic};
+use busway_wire::{DEAD_LETTERS, Pattern, Topic};
 
 use crate::principal::{Principal, PrincipalError};
 
@@ -157,7 +157,7 @@ impl Acl {
             if deny.iter().any(|pattern| pattern.matches(topic)) {
                 return false;
             }
-            allowed |= allow.iter().any(|pattern| pattern.matches(topic));
+            allowed |= allow.iter().any(|pattern| pattern.matches(topic) && names(pattern, deed, topic));
         }
         allowed
     }
@@ -166,6 +166,12 @@ impl Acl {
     pub fn of<'a>(&'a self, who: &'a Principal) -> impl Iterator<Item = &'a Rule> {
         self.0.iter().filter(|rule| rule.whom.is(who))
     }
+}
+
+/// Whether the pattern may allow this: who may pull what a wildcard begins has not been given what no group acknowledged, of whatever topic that was.
+fn names(pattern: &Pattern, deed: Deed, topic: &Topic) -> bool {
+    let of_any_topic = deed == Deed::Pull && topic.as_str().starts_with(DEAD_LETTERS);
+    !of_any_topic || pattern.as_str().trim_start_matches('^').starts_with(DEAD_LETTERS)
 }
 
 /// Names that begin with a dollar sign are the bus's own, and stay on their host.

@@ -13,6 +13,13 @@ use crate::limits::{GROUP_ACK_MS_MAX, GROUP_ATTEMPTS_MAX};
 use crate::request::responders;
 use crate::topic::Topic;
 
+/// Before the name of a group: the topic of what none of its pullers acknowledged, whatever its own topic was.
+///
+/// ```
+/// assert_eq!(format!("{}resizers", busway_wire::DEAD_LETTERS), "dead-letters.resizers");
+/// ```
+pub const DEAD_LETTERS: &str = "dead-letters.";
+
 /// A group, as its pullers name it. Its name follows the grammar of topics.
 ///
 /// ```

@@ -39,7 +39,7 @@ pub use control::{Control, ControlKind, decode, encode};
 pub use dead_letter::{DeadLetter, DeadLetterError, DeadLetterHead, DeadReason};
 pub use error::{DecodeError, EncodeError, FrameFault};
 pub use extension::{Extension, ExtensionKind, Extensions, Part};
-pub use group::{Acknowledge, Group, GroupError};
+pub use group::{Acknowledge, DEAD_LETTERS, Group, GroupError};
 pub use header::{Checksum, Codec, Flags, HEADER_SIZE, Header, Kind, Seed, VERSION};
 pub use ids::{Generation, PortId, ProcessId, RingIndex, RowIndex, SeatIndex, TopicId};
 pub use message_id::{MessageId, MessageIdError};

@@ -114,3 +114,33 @@ fn who_may_publish_everything_pushes_and_asks_only_what_it_has_that_right_for() 
     assert_eq!(answered.join().unwrap(), ["ask.may"], "none saw what may not be asked");
     println!("evidence: pushed=1 asked=1 done_by_others=9");
 }
+
+#[test]
+fn what_a_host_may_not_pull_it_does_not_get_as_a_dead_letter_either() {
+    let rules = |pull: &[&str]| {
+        rule("node/0", |rule| {
+            (rule.pull, rule.deny_subscribe) = (Some(list(pull)), list(&["job.secret"]));
+        })
+    };
+    let ours = Host::with_rules(1, rules(&[">"]));
+    let other = Host::new(0, &[(1, ours.address())]);
+    other.wait_for_peers(1);
+    let mut theirs = other.bus.puller(">").group("undertaker").open().unwrap();
+    let mut puller = ours.bus.puller("job.secret").group("g").ack(PATIENCE).attempts(1).open().unwrap();
+    let mut secret = ours.bus.pusher("job.secret").open().unwrap();
+    secret.send(b"secret").unwrap();
+    puller.recv_timeout(PATIENCE).unwrap().expect("a task").nack();
+    until("it is a dead letter", || {
+        assert!(puller.try_recv().unwrap().is_none());
+        secret.account().dropped["dead_letter"] == 1
+    });
+    let mut open = ours.bus.pusher("job.open").open().unwrap();
+    open.send(b"open").unwrap();
+    let task = theirs.recv_timeout(PATIENCE).unwrap().expect("a task");
+    assert_eq!((task.sample().topic(), &task[..]), ("job.open", &b"open"[..]));
+    drop(task);
+    ours.node.as_ref().unwrap().set_acl(rules(&["dead-letters.*"]));
+    let task = theirs.recv_timeout(PATIENCE).unwrap().expect("the letter, for who may have such");
+    assert_eq!((task.sample().topic(), &task[..]), ("dead-letters.g", &b"secret"[..]));
+    println!("evidence: dead_letters=1 kept=1 named=1");
+}

@@ -174,3 +174,77 @@ fn limits_that_are_changed_by_a_hangup_hold_for_clients_and_for_the_next_link() 
         until("the part of each", || limit(place).is_some_and(share));
     }
 }
+
+/// A node with rules for its clients, a client of it, and the node of that.
+fn with_rules(rules: &str) -> (Configured, Place, Running) {
+    let node = Configured::new(&text_of(rules));
+    let client = Place::new();
+    let peer = format!("1={}", address(&node.line));
+    let client_node = up(&client, &["--client", "9", "--peer", &peer]);
+    until("linked", || linked(&client) == ["node 1"]);
+    (node, client, client_node.0)
+}
+
+fn text_of(rules: &str) -> String {
+    format!("[node]\nindex = 1\nlisten = [\"127.0.0.1:0\"]\n[[acl]]\nidentity = \"client/*\"\n{rules}")
+}
+
+fn answers(place: &Place, words: &[&str]) -> Running {
+    let mut service = place.start(&[&["reply"], words].concat());
+    service.stderr_until(|line| line.starts_with("ready "));
+    service
+}
+
+/// Asks until it is answered.
+fn answered(place: &Place, topic: &str) -> String {
+    let mut said = String::new();
+    until("an answer", || {
+        let ended = place.run(&["req", topic, "--timeout", "1s"]);
+        said = ended.text();
+        !said.is_empty()
+    });
+    said
+}
+
+#[test]
+fn what_a_client_may_pull_and_answer_is_what_the_file_says_and_what_it_says_at_a_hangup() {
+    let rules =
+        |which: &str| format!("subscribe = [\">\"]\npull = [\"job.{which}\"]\nanswer = [\"ask.{which}\"]\n");
+    let (mut node, worker, _worker_node) = with_rules(&rules("a"));
+    let mut puller = worker.start(&["pull", "job.*", "--count", "2"]);
+    puller.stderr_until(|line| line.starts_with("ready "));
+    let _service = answers(&worker, &["ask.*", "theirs"]);
+    // It is there first, and would be done first.
+    let mut second = node.place.start(&["push", "job.b", "done", "--linger", "1m"]);
+    second.stderr_until(|line| line.starts_with("note: nobody pulls job.b"));
+    node.place.run(&["push", "job.a", "done", "--linger", "1m"]).expect(0);
+    assert_eq!(answered(&node.place, "ask.a"), "theirs\n");
+    assert_eq!(node.place.run(&["req", "ask.b"]).expect(1).report().0, "BUS-0406");
+    assert_eq!(node.reload(&text_of(&rules("b"))), Vec::<String>::new());
+    second.finish().expect(0);
+    assert_eq!(puller.finish().expect(0).text(), "job.a\tdone\njob.b\tdone\n");
+    assert_eq!(answered(&node.place, "ask.b"), "theirs\n");
+    assert_eq!(node.place.run(&["req", "ask.a"]).expect(1).report().0, "BUS-0406");
+}
+
+#[test]
+fn what_a_client_may_push_and_ask_is_what_the_file_says_and_what_it_says_at_a_hangup() {
+    let rules =
+        |which: &str| format!("publish = [\">\"]\npush = [\"job.{which}\"]\nrequest = [\"ask.{which}\"]\n");
+    let (mut node, client, _client_node) = with_rules(&rules("a"));
+    let mut puller = node.place.start(&["pull", "job.*", "--count", "2"]);
+    puller.stderr_until(|line| line.starts_with("ready "));
+    let service = answers(&node.place, &["ask.*", "--command", "printf %s $BUSWAY_TOPIC"]);
+    let second = client.start(&["push", "job.b", "done", "--linger", "1m"]);
+    client.run(&["push", "job.a", "done", "--linger", "1m"]).expect(0);
+    assert_eq!(answered(&client, "ask.a"), "ask.a\n");
+    client.run(&["req", "ask.b", "--timeout", "500ms"]).expect(1);
+    assert_eq!(node.reload(&text_of(&rules("b"))), Vec::<String>::new());
+    second.finish().expect(0);
+    assert_eq!(puller.finish().expect(0).text(), "job.a\tdone\njob.b\tdone\n");
+    assert_eq!(answered(&client, "ask.b"), "ask.b\n");
+    client.run(&["req", "ask.a", "--timeout", "500ms"]).expect(1);
+    service.signal(Signal::INT);
+    let ended = service.finish().expect(0);
+    assert!(ended.last_error_line().starts_with("answered 2 failed 0"), "{}", ended.last_error_line());
+}

@@ -57,6 +57,34 @@ fn without_rules_all_is_allowed_and_with_none_that_applies_nothing_and_never_wha
 }
 
 #[test]
+fn dead_letters_are_pulled_by_those_whom_a_rule_names_them_to_and_what_denies_them_denies_them() {
+    let lamp = Principal::client("lamp").expect("a name");
+    let letters = topic("dead-letters.g");
+    for (allowed, may) in [
+        (">", false),
+        ("*.*", false),
+        ("*.g", false),
+        ("^", false),
+        ("^dead", false),
+        ("dead-letters.g", true),
+        ("dead-letters.*", true),
+        ("dead-letters.>", true),
+        ("^dead-letters.", true),
+    ] {
+        let acl = Acl::new(vec![rule("*", [&[], &[allowed], &[], &[]])]);
+        assert_eq!(acl.allows(&lamp, Deed::Pull, &letters), may, "{allowed}");
+        assert!(
+            may || acl.allows(&lamp, Deed::Subscribe, &letters),
+            "of messages it is a topic as any other"
+        );
+        assert!(allowed != ">" || acl.allows(&lamp, Deed::Pull, &topic("dead-letters")));
+    }
+    let denied = Acl::new(vec![rule("*", [&[], &["dead-letters.*"], &[], &["*.g"]])]);
+    assert!(!denied.allows(&lamp, Deed::Pull, &letters), "a denial need not name them");
+    assert!(Permits::new(lamp, None).allow(Deed::Pull, &letters), "where there are no rules");
+}
+
+#[test]
 fn whom_a_rule_applies_to_has_five_spellings_and_no_other() {
     for text in ["*", "node/*", "client/*", "node/7", "client/lamp"] {
         assert!(text.parse::<Whom>().is_ok(), "{text}");
