@@ -17,9 +17,10 @@ use crate::runtime::desk::channel::Channel;
 use crate::runtime::desk::opener::{For, Wanted};
 use crate::runtime::desk::partner::{Heard, Partner};
 use crate::runtime::desk::pulls::Pulls;
-use crate::runtime::desk::says::SHORT;
+use crate::runtime::desk::says::{SHORT, Saying};
 use crate::runtime::desk::scene::Scene;
 use crate::runtime::desk::{Says, Standing};
+use crate::runtime::import::Inputs;
 
 const UP: Standing = Standing { between: None, up: true, waiting_bytes: 0, of_all: 0, largest: u64::MAX };
 
@@ -406,17 +407,29 @@ fn what_waits_for_all_peers_together_is_bounded_and_small_tasks_go_on() {
     assert_eq!(known.takes(least).largest, least);
 }
 
+/// The channel to a peer whose words are heard.
+fn spoken_with(scene: &Scene, inputs: &mut Inputs) -> Channel {
+    let mut channel = Channel::new(&scene.bus.core, "here").unwrap();
+    channel.established(1, inputs);
+    channel.wanted(inputs);
+    channel.open(PortId(7), inputs);
+    channel
+}
+
+fn saying(task: u64, until_ns: Option<u64>) -> Saying {
+    let (topic, source) = (Topic::new("a").unwrap(), PortId(3));
+    let (sequence, attempt, flags, left_ns, extensions) = (11, 0, 0, 0, 0);
+    let word = Word::Task { pull: 1, task, topic, source, sequence, attempt, flags, left_ns, extensions };
+    Saying::task(word, [b"late", b""], until_ns).unwrap()
+}
+
 #[test]
 fn what_waits_for_a_peer_that_may_have_it_no_more_does_not_go_and_is_done_by_others_as_if_it_had_not_been_given()
  {
     let mut scene = Scene::new();
     let mut pusher = scene.bus.pusher("a").open().unwrap();
-    let mut near = Near::default();
-    let mut inputs = crate::runtime::import::Inputs::new();
-    let mut channel = Channel::new(&scene.bus.core, "here").unwrap();
-    channel.established(1, &mut inputs);
-    channel.wanted(&mut inputs);
-    channel.open(PortId(7), &mut inputs);
+    let (mut near, mut inputs) = (Near::default(), Inputs::new());
+    let mut channel = spoken_with(&scene, &mut inputs);
     let between = channel.standing().between.unwrap();
     near.pull(&scene.context(0), 1, pattern("a"), group());
     near.grant(1, 10);
@@ -469,19 +482,8 @@ fn what_waits_for_a_peer_that_may_have_it_no_more_does_not_go_and_is_done_by_oth
     }
     // What was given while the rights changed does not go either.
     let mut late = Says::default();
-    let word = Word::Task {
-        pull: 1,
-        task: 11,
-        topic: Topic::new("a").unwrap(),
-        source: PortId(3),
-        sequence: 11,
-        attempt: 0,
-        flags: 0,
-        left_ns: 0,
-        extensions: 0,
-    };
     for until_ns in [None, Some(1)] {
-        late.push(crate::runtime::desk::says::Saying::task(word.clone(), [b"late", b""], until_ns).unwrap());
+        late.push(saying(11, until_ns));
     }
     channel.say_all(between, late, [&by, scene.permits()], &mut inputs);
     for _ in 0..2 {
