@@ -39,7 +39,7 @@ fn artifacts_of_64_kib_cost_five_percent_more_than_their_bytes_and_one_in_a_hund
 fn artifacts_of_1_kib_cost_no_more_than_twice_their_bytes_and_none_comes_twice() {
     let mut swarm = Swarm::new(Terms::new(2, 32));
     swarm.run_for_ms(100);
-    for number in 0..100 {
+    for number in 0..50 {
         swarm.offer(number % 8, "block", 1 << 10);
         swarm.run_for_ms(5);
     }
@@ -79,10 +79,19 @@ fn an_end_reaches_everyone_and_nothing_more_is_sent_than_was_on_its_way() {
     let terms = Terms { delay_ns: 10_000_000, ..Terms::new(4, 16) };
     let mut swarm = Swarm::new(terms.clone());
     swarm.run_for_ms(200);
-    let all: Vec<_> = (0..20).map(|_| swarm.offer(0, "block", 256 << 10)).collect();
-    swarm.run_for_ms(1_000);
+    // Half of them have all of it, and give it to the others.
+    let apart = swarm.between(|node| node < 8);
+    apart.iter().for_each(|(a, b)| swarm.cut(*a, *b));
+    let all: Vec<_> = (0..40).map(|_| swarm.offer(0, "block", 256 << 10)).collect();
+    while swarm.checks.owed() > 40 * 8 {
+        swarm.run_for_ms(100);
+    }
+    apart.iter().for_each(|(a, b)| swarm.join(*a, *b));
+    swarm.run_for_ms(300);
     let began = swarm.now();
-    assert!(swarm.checks.owed() > 100, "most of it is on its way or waits");
+    let (owed, giving) =
+        (swarm.checks.owed(), (1..8).filter(|node| swarm.counts(*node).bytes_given > 0).count());
+    assert!(owed > 100 && giving > 3, "most of it is on its way or waits: {owed}, and many give: {giving}");
     for of in &all {
         swarm.withdraw(*of);
     }
@@ -90,7 +99,10 @@ fn an_end_reaches_everyone_and_nothing_more_is_sent_than_was_on_its_way() {
     swarm.run_for_ms(2_000);
     let most = swarm.checks.after_end_max();
     let product = terms.bandwidth_delay_product();
-    println!("evidence: took_ms={} sent_after_end_max={most} bandwidth_delay={product}", took / 1_000_000);
+    println!(
+        "evidence: giving={giving} took_ms={} sent_after_end_max={most} bandwidth_delay={product}",
+        took / 1_000_000
+    );
     assert!(swarm.checks.last_change() > began);
     assert!(most <= product, "{most} of {product}");
     assert!(took <= 2 * 2 * terms.delay_ns, "{took}");
@@ -99,12 +111,12 @@ fn an_end_reaches_everyone_and_nothing_more_is_sent_than_was_on_its_way() {
 #[test]
 fn every_honest_node_completes_while_a_third_drop_lie_forge_flood_trickle_and_replay() {
     let run = |vice: Option<Vice>| {
-        let mut terms = Terms { rate: 1_250_000, ..Terms::new(5, 21) };
+        let mut terms = Terms { rate: 625_000, ..Terms::new(5, 21) };
         // The origins are honest; of the others every second one or so is not.
         terms.vices = vice.map_or_else(Vec::new, |vice| (7..14).map(|node| (node, vice)).collect());
         let mut swarm = Swarm::new(terms);
         swarm.run_for_ms(200);
-        for number in 0..24 {
+        for number in 0..12 {
             swarm.offer(number % 4, "block", 64 << 10);
         }
         (settled(&mut swarm, 600_000), swarm.checks.blamed.values().sum::<u64>())
@@ -240,16 +252,30 @@ fn world(seed: u64) -> Swarm {
     swarm
 }
 
+/// Node 0 and node 2 have no line to each other, and node 1 little room under way: marks, questions and descriptions cross.
+#[test]
+fn many_small_artifacts_go_on_over_a_slow_chain_and_nobody_is_blamed() {
+    let mut swarm = Swarm::new(Terms { delay_ns: 50_000_000, ..Terms::new(8, 3) });
+    swarm.cut(0, 2);
+    swarm.run_for_ms(200);
+    for _ in 0..10_000 {
+        swarm.offer(0, "block", 100);
+    }
+    let took = settled(&mut swarm, 60_000);
+    let twice = swarm.checks.traffic.bodies - swarm.checks.traffic.useful;
+    println!("evidence: artifacts=10000 took_ms={} twice_bytes={twice}", took / 1_000_000);
+}
+
 #[test]
 fn in_worlds_by_chance_all_that_is_offered_is_everywhere_and_what_is_not_is_nowhere_and_they_are_the_same_twice()
  {
     let mut given = 0;
-    for seed in 0..120 {
+    for seed in 0..60 {
         let swarm = world(seed);
         given += swarm.checks.traffic.useful;
         if seed % 20 == 0 {
             assert_eq!(swarm.digest(), world(seed).digest(), "seed {seed}");
         }
     }
-    println!("evidence: worlds=120 given_bytes={given}");
+    println!("evidence: worlds=60 given_bytes={given}");
 }

@@ -34,7 +34,7 @@ fn a_flood_of_a_million_slots_takes_no_more_memory_than_its_budget_and_is_counte
     let mut out = Vec::new();
     let topic = Topic::new("flood.of.offers").expect("a topic");
     node.handle(Time(0), Input::PeerUp { node: peer }, &mut out);
-    let exchange = Word::Exchange(Exchange { epoch: Epoch(1), since: None, filter: None });
+    let exchange = Word::Exchange(Exchange { epoch: Epoch(1), version: SLOTS, since: None, filter: None });
     node.handle(Time(0), Input::Word { from: peer, word: exchange, following: &[] }, &mut out);
     let (before, mut peak) = (resident(), 0);
     for first in (0..SLOTS).step_by(100) {
@@ -48,7 +48,7 @@ fn a_flood_of_a_million_slots_takes_no_more_memory_than_its_budget_and_is_counte
             Slot { slot, version: number + 1, offer: Some(offer) }
         };
         let slots = (first..first + IN_ONE_WORD).map(slot).collect();
-        let word = Word::Tell(Tell { through: first + IN_ONE_WORD, slots });
+        let word = Word::Tell(Tell { exchanges: 1, through: first + IN_ONE_WORD, slots });
         node.handle(Time(first), Input::Word { from: peer, word, following: &[] }, &mut out);
         while let Some(Advert { of, .. }) = node.next_advert() {
             node.handle(Time(first), Input::Judged { of, interest: Interest::Stash }, &mut out);

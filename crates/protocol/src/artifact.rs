@@ -83,6 +83,11 @@ impl Assembly {
         self.bytes.len() as u64
     }
 
+    /// Forgets what has come.
+    pub(crate) fn restart(&mut self) {
+        (self.bytes, self.of) = (Vec::new(), Nodes::default());
+    }
+
     /// Takes the next chunk.
     pub(crate) fn put(&mut self, from: NodeIndex, offset: u64, chunk: &[u8]) -> Put {
         let expected = (self.size - self.bytes.len()).min(ARTIFACT_CHUNK_BYTES);

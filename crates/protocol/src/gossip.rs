@@ -3,7 +3,8 @@
 //! A node has a table of slots; what it offers stands there until it is withdrawn, replaced, or has reached all. State is repeated, not messages:
 //! of each peer it is known up to which version it knows the table, and a change takes the place of the one before it, so that a peer
 //! that is slow, or was away, is told what stands there now and nothing that no longer does. Small bodies stand in the table; larger ones are
-//! asked for, of whoever says that it has them. What a node has from others it names by marks, late, and not to who has it.
+//! asked for, of whoever says that it has them. What a node has from others it names by marks, late, and not to who has it. Marks are acknowledged
+//! when what they name is known, and until then count as not said: a link that is lost loses none.
 //!
 //! Words, events and the time go in; words, bodies and requests for a judgement come out. A peer is told and given what goes out now when its link
 //! has room for it ([`Gossip::transmit`]), so that nothing queues here: what waits is a version and some bits for each peer. It knows no
@@ -11,38 +12,43 @@
 //!
 //! Invariant: of each slot one change is under way to each peer at most. Every change that comes is handled, coalesced or dropped by a cause.
 //! Nobody is given bytes that were not asked for, but small ones, once, by their origin. What is kept for a peer is within its budget, whatever
-//! it says, and what it says of others is believed less than what those say.
+//! it says, and what it says of others is not believed while those are there to speak, and takes nothing from anybody else's word when they are not.
 
+mod asks;
 mod due;
+mod entry;
 mod hear;
 mod known;
 mod nodes;
+mod origin;
 mod peer;
 mod pulls;
 mod reader;
+mod starved;
 mod table;
 mod words;
 
-use alloc::collections::{BTreeMap, BTreeSet};
+use alloc::collections::{BTreeMap, VecDeque};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 pub use busway_wire::gossip::{ArtifactId, Epoch, Filter, NodeIndex, Reference, SlotNumber, Word};
 use busway_wire::gossip::{Describe, Exchange, Since};
 use busway_wire::limits::{
-    ARTIFACT_CHUNK_BYTES, GOSSIP_AGAIN_MS, GOSSIP_MARKS_INSIDE_MS, GOSSIP_MARKS_MS, GOSSIP_SERVED_MAX,
-    GOSSIP_WORD_BYTES_MAX,
+    ARTIFACT_CHUNK_BYTES, GOSSIP_AGAIN_MS, GOSSIP_ASKS_MAX, GOSSIP_MARKS_INSIDE_MS, GOSSIP_MARKS_MS,
+    GOSSIP_SERVED_MAX, GOSSIP_WORD_BYTES_MAX,
 };
 
 use crate::artifact::Travel;
 use crate::flow::{Charge, Flow, Flows};
 use crate::time::{PeerId, Time};
 use due::Due;
-use known::{Gone, Key, Known};
+use known::{Gone, Known};
 pub use nodes::Nodes;
 use peer::Peer;
 use pulls::{Order, Pulls};
 use reader::Reader;
+use starved::Starved;
 use table::Table;
 pub use words::{
     Advert, Config, Counts, Fault, Input, Interest, Lane, OfferError, Offering, Output, Said, Usage, Why,
@@ -57,12 +63,12 @@ pub enum Reason {
     Pull,
     /// The time of an offer is up.
     Expire,
-    /// There may be room for what was dropped.
+    /// There may be room for what was dropped, or somebody to ask about what is over.
     Recover,
 }
 
-/// What a slot that was dropped needs at most, so that it is worth asking for it again.
-const ROOM_BYTES: u64 = 4 << 10;
+/// One of so many parts of all room must be free, so that it is worth asking again for what was dropped.
+const ROOM_PARTS: u64 = 32;
 
 /// The part of one node.
 ///
@@ -86,8 +92,10 @@ pub struct Gossip {
     peers: BTreeMap<NodeIndex, Peer>,
     flows: Flows,
     /// What is wanted and has no room.
-    starved: BTreeSet<Key>,
+    starved: Starved,
     recover_at: Option<Time>,
+    /// What is over by the word of one alone: when others who stood for it are asked.
+    doubts: VecDeque<(Time, Reference, Nodes)>,
     counts: Counts,
     /// Memory for what is to be asked.
     orders: Vec<Order>,
@@ -103,8 +111,9 @@ impl Gossip {
             pulls: Pulls::new(config.seed),
             peers: BTreeMap::new(),
             flows: Flows::new(config.limits),
-            starved: BTreeSet::new(),
+            starved: Starved::default(),
             recover_at: None,
+            doubts: VecDeque::new(),
             counts: Counts::default(),
             orders: Vec::new(),
             config,
@@ -118,16 +127,23 @@ impl Gossip {
                 self.peers.insert(node, Peer::new());
                 self.pulls.linked(node);
             }
-            Input::PeerDown { node } => {
-                self.peers.remove(&node);
-                self.pulls.unlinked(node);
-            }
+            Input::PeerDown { node } => self.unlinked(node),
             Input::Word { from, word, following } => self.hear(now, from, word, following, out),
             Input::Withdraw { slot } => {
                 self.count_replaced(slot);
                 self.table.withdraw(now, slot);
             }
             Input::Judged { of, interest } => self.judge(now, of, interest, out),
+            Input::Release { of } => self.release(now, of),
+            Input::Forget { node } if self.peers.contains_key(&node) => {}
+            Input::Forget { node } => {
+                let marked = self.known.marked;
+                let gone = self.known.forget(node, &mut self.flows);
+                self.gone(gone, out);
+                if self.known.marked > marked {
+                    self.marks_by(now, GOSSIP_MARKS_INSIDE_MS);
+                }
+            }
             Input::Reconsider => self.known.reconsider(),
             Input::Tick => self.tick(now, out),
         }
@@ -140,6 +156,10 @@ impl Gossip {
     /// # Errors
     /// Why it is not offered; then nothing has changed.
     pub fn offer(&mut self, now: Time, offering: Offering) -> Result<SlotNumber, OfferError> {
+        let mut offering = offering;
+        if self.config.members.is_empty() {
+            offering.reach_all_ms = offering.reach_all_ms.map(|_| 0);
+        }
         let replaced = offering.instead_of;
         let version = replaced.and_then(|slot| self.table.slot(slot)).map(|own| own.version);
         let slot = self.table.offer(now, offering)?;
@@ -176,14 +196,15 @@ impl Gossip {
         let say = self.peers.values().filter_map(Peer::deadline).min().map(|at| (at, Reason::Say));
         let pull = self.pulls.deadline().map(|at| (at, Reason::Pull));
         let expire = self.table.deadline().map(|at| (at, Reason::Expire));
-        let recover = self.recover_at.map(|at| (at, Reason::Recover));
+        let doubt = self.doubts.front().map(|(at, ..)| *at);
+        let recover = [self.recover_at, doubt].into_iter().flatten().min().map(|at| (at, Reason::Recover));
         [say, pull, expire, recover].into_iter().flatten().min()
     }
 
     /// What was counted.
     #[must_use]
     pub fn counts(&self) -> Counts {
-        self.counts
+        Counts { looked: self.counts.looked + self.known.looked, ..self.counts }
     }
 
     /// What is in use.
@@ -199,6 +220,8 @@ impl Gossip {
             slots_bytes: in_use(Flow::Advert),
             body_bytes: in_use(Flow::Chunk),
             requests,
+            held: self.peers.values().filter_map(|peer| peer.reader.as_ref()).map(Reader::held).sum(),
+            asks: self.peers.values().map(|peer| peer.asks.len()).sum(),
             waiting: waiting + self.starved.len(),
             hedged,
         }
@@ -230,9 +253,7 @@ impl Gossip {
     }
 
     fn since(&self, node: NodeIndex) -> Option<Since> {
-        let origin = self.known.origins.get(&node)?;
-        let (slots, marks) = origin.since();
-        Some(Since { epoch: origin.epoch, slots, marks })
+        Some(self.known.origins.get(&node)?.said())
     }
 
     /// Where our own table is.
@@ -241,33 +262,40 @@ impl Gossip {
     }
 
     fn say(&mut self, now: Time, to: NodeIndex) -> Option<Word> {
-        let since = self.peers.get(&to)?.exchange == Due::Now;
-        let since = if since {
-            self.known.asked_again(to);
-            self.since(to)
-        } else {
-            None
-        };
         let peer = self.peers.get_mut(&to)?;
         if peer.exchange.take() {
-            let filter = self.config.filter.clone();
-            return Some(Word::Exchange(Exchange { epoch: self.config.epoch, since, filter }));
+            peer.exchanges += 1;
+            let origin = self.known.origins.get_mut(&to);
+            let since = origin.map(|origin| {
+                origin.ask_again();
+                origin.said()
+            });
+            let (epoch, version) = (self.config.epoch, self.table.version());
+            return Some(Word::Exchange(Exchange {
+                epoch,
+                version,
+                since,
+                filter: self.config.filter.clone(),
+            }));
         }
         if peer.handled.take() {
-            return Some(Word::Handled { tells: peer.tells });
+            // What they name is known up to the first that is not.
+            let known = self.known.origins.get(&to).map_or(0, |origin| origin.since().1);
+            let marks = peer.asks.floor().map_or(known, |floor| floor.min(known));
+            return Some(Word::Handled { tells: peer.tells, marks });
         }
         if let Some(describe) = next_description(peer, &self.known) {
             return Some(Word::Describe(describe));
         }
         let reader = peer.reader.as_mut()?;
         if reader.has_news(self.table.version())
-            && let Some(tell) = reader.tell(now, &self.table)
+            && let Some(tell) = reader.tell(now, &self.table, &mut self.counts.looked)
         {
             self.counts.said += tell.slots.len() as u64;
             return Some(Word::Tell(tell));
         }
         if reader.marks_due.take()
-            && let Some(marks) = self.known.next_marks(now, to, reader, &mut self.flows)
+            && let Some(marks) = self.known.next_marks(now, to, reader)
         {
             self.counts.marks_said += marks.of.iter().map(|of| of.marks.len() as u64).sum::<u64>();
             return Some(Word::Marks(marks));
@@ -275,11 +303,10 @@ impl Gossip {
         if !peer.asks_due.take() {
             return None;
         }
-        let known = &self.known;
-        let of = peer.next_asks(|of| {
-            known.entry(Key::of(*of)).is_none_or(|entry| entry.version < of.version)
-                && known.origins.get(&of.node).is_none_or(|origin| origin.epoch <= of.epoch)
-        });
+        let (of, more) = peer.asks.next();
+        if more {
+            peer.asks_due = Due::Now;
+        }
         (!of.is_empty()).then_some(Word::Ask { of })
     }
 
@@ -309,47 +336,72 @@ impl Gossip {
     }
 
     fn judge(&mut self, now: Time, of: Reference, interest: Interest, out: &mut Vec<Output>) {
-        let key = Key::of(of);
         if self.known.artifact(of).is_none_or(|artifact| artifact.received) {
             return;
         }
         if interest == Interest::Drop {
-            self.unwant(key);
-            if self.known.decline(key, &mut self.flows) {
-                self.known.mark(key);
+            self.unwant(of);
+            if self.known.decline(of, &mut self.flows) {
+                self.known.mark(of);
                 self.marks_by(now, GOSSIP_MARKS_MS);
             }
             return;
         }
-        let Some(entry) = self.known.entry_mut(key) else { return };
+        let Some(entry) = self.known.entry_mut(of) else { return };
+        let teller = entry.teller();
         let Some(artifact) = entry.artifact.as_deref_mut() else { return };
         artifact.interest = Some(interest);
         match (artifact.body.clone(), interest) {
             (_, Interest::Drop) => {}
-            (_, Interest::Stash) => self.unwant(key),
+            (_, Interest::Stash) => self.unwant(of),
             (Some(body), Interest::Later | Interest::Fetch | Interest::FetchNow) => {
-                self.received(now, key, body, out);
+                self.received(now, of, body, out);
             }
             (None, Interest::Later | Interest::Fetch | Interest::FetchNow) => {
-                self.starved.insert(key);
+                self.starved.insert(of, teller, interest.class());
             }
         }
     }
 
     /// All of an artifact is here: the user has it, and others may ask us for it.
-    fn received(&mut self, now: Time, key: Key, body: Arc<[u8]>, out: &mut Vec<Output>) {
-        let Some(of) = self.known.reference(key) else { return };
-        let Some(artifact) = self.known.entry_mut(key).and_then(|entry| entry.artifact.as_deref_mut()) else {
-            return;
-        };
+    fn received(&mut self, now: Time, of: Reference, body: Arc<[u8]>, out: &mut Vec<Output>) {
+        let Some(artifact) = self.known.artifact_mut(of) else { return };
         artifact.received = true;
         artifact.body = Some(body.clone());
         let inside = Travel::of(artifact.size) == Travel::Inside && !artifact.confirm;
-        let (topic, id, size) = (artifact.topic.clone(), artifact.id, artifact.size);
-        let advert = Advert { of, topic, id, size, attribute: artifact.attribute.to_vec() };
-        out.push(Output::Received { advert, body });
-        self.known.mark(key);
+        out.push(Output::Received { advert: artifact.advert(of), body });
+        self.known.mark(of);
         self.marks_by(now, if inside { GOSSIP_MARKS_INSIDE_MS } else { GOSSIP_MARKS_MS });
+    }
+
+    /// The user has no need of the bytes any more.
+    fn release(&mut self, now: Time, of: Reference) {
+        let Some(entry) = self.known.entry_mut(of) else { return };
+        let Some(artifact) = entry.artifact.as_deref_mut().filter(|artifact| artifact.received) else {
+            return;
+        };
+        if artifact.body.take().is_none() {
+            return;
+        }
+        entry.release_body(&mut self.flows);
+        if !entry.told.is_empty() {
+            self.known.mark(of);
+            self.marks_by(now, GOSSIP_MARKS_INSIDE_MS);
+        }
+    }
+
+    /// A link is lost, and what was said on it and did not come to anything; it will be said again.
+    fn unlinked(&mut self, node: NodeIndex) {
+        let Some(peer) = self.peers.remove(&node) else { return };
+        if let Some(after) = peer.asks.floor() {
+            self.known.lose_marks(node, after);
+        }
+        for other in self.peers.values_mut() {
+            if other.asks.unlinked(node) {
+                other.asks_due = Due::Now;
+            }
+        }
+        self.pulls.unlinked(node);
     }
 
     fn marks_by(&mut self, now: Time, ms: u64) {
@@ -358,29 +410,33 @@ impl Gossip {
         }
     }
 
-    /// What is wanted and has room is asked for.
+    /// What is wanted and has room is asked for. Who has none left keeps no other waiting.
     fn feed(&mut self) {
-        while let Some(key) = self.starved.first().copied() {
-            let of = self.known.reference(key);
-            let entry = self.known.entry_mut(key);
-            if let (Some(of), Some(entry)) = (of, entry)
-                && let Some(artifact) = entry.artifact.as_deref()
-                && let Some(interest) = artifact.interest
-            {
-                let (id, size) = (artifact.id, artifact.size);
-                if !entry.charge_body(size, &mut self.flows) {
-                    return;
+        let mut full = Nodes::default();
+        loop {
+            let mut fed = false;
+            for of in self.starved.first() {
+                let entry = self.known.entry_mut(of);
+                let Some(entry) = entry.filter(|entry| !full.has(entry.teller())) else { continue };
+                let wanted = entry.artifact.as_deref().and_then(|a| Some((a.interest?, (a.id, a.size))));
+                let Some((interest, content)) = wanted else { continue };
+                if entry.charge_body(content.1, &mut self.flows) {
+                    self.pulls.want(of, content, entry.holders, interest);
+                    fed = self.starved.remove(of);
+                } else {
+                    full.insert(entry.teller());
                 }
-                self.pulls.want(of, (id, size), entry.holders, interest);
             }
-            self.starved.remove(&key);
+            if !fed {
+                return;
+            }
         }
     }
 
-    fn unwant(&mut self, key: Key) {
-        self.starved.remove(&key);
-        self.pulls.unwant(key, &mut self.orders);
-        if let Some(entry) = self.known.entry_mut(key) {
+    fn unwant(&mut self, of: Reference) {
+        self.starved.remove(of);
+        self.counts.bytes_wasted += self.pulls.unwant(of, &mut self.orders);
+        if let Some(entry) = self.known.entry_mut(of) {
             entry.release_body(&mut self.flows);
         }
     }
@@ -388,9 +444,8 @@ impl Gossip {
     /// Those have lost what stood in them.
     fn gone(&mut self, gone: Vec<Gone>, out: &mut Vec<Output>) {
         for gone in gone {
-            let key = Key::of(gone.of);
-            self.starved.remove(&key);
-            self.pulls.unwant(key, &mut self.orders);
+            self.starved.remove(gone.of);
+            self.counts.bytes_wasted += self.pulls.unwant(gone.of, &mut self.orders);
             if gone.told {
                 out.push(Output::Gone { of: gone.of });
             }
@@ -419,8 +474,13 @@ impl Gossip {
     }
 
     fn tick(&mut self, now: Time, out: &mut Vec<Output>) {
-        for peer in self.peers.values_mut() {
+        let mut exchanges = Vec::new();
+        for (node, peer) in &mut self.peers {
             peer.tick(now);
+            exchanges.extend(peer.next_exchange(now).map(|exchange| (*node, exchange)));
+        }
+        for (node, exchange) in exchanges {
+            self.follow(now, node, exchange, out);
         }
         let mut stalled = Vec::new();
         self.pulls.tick(now, &mut stalled, &mut self.orders);
@@ -428,23 +488,29 @@ impl Gossip {
             self.blame(node, Fault::Stalled, out);
         }
         while let Some((slot, confirmed)) = self.table.expire(now) {
-            out.push(Output::Expired { slot, missing: self.config.members.without(&confirmed) });
+            let missing = self.config.members.without(&confirmed);
+            // Where there are no others, there is nobody to wait for.
+            let reached = missing.is_empty();
+            out.push(if reached { Output::Reached { slot } } else { Output::Expired { slot, missing } });
         }
+        self.ask_others(now);
         if self.recover_at.is_some_and(|at| at <= now) {
             self.recover(now);
         }
     }
 
-    /// Whoever told us what we had no room for is asked to tell it again, if there is some now.
+    /// Whoever told us what we had no room for is asked to tell it again, if there is some now; ever more rarely, if nothing comes of it.
     fn recover(&mut self, now: Time) {
         let mut misses = false;
+        let part = self.flows.limits().rule(Flow::Advert).limit.bytes / ROOM_PARTS;
         for (node, peer) in &mut self.peers {
-            if !self.known.origins.get(node).is_some_and(known::Origin::misses) {
+            let Some(origin) = self.known.origins.get_mut(node).filter(|origin| origin.misses()) else {
                 continue;
-            }
+            };
             misses = true;
             let of = PeerId::Node { index: node.0 };
-            if self.flows.has_room(Charge { flow: Flow::Advert, peer: of, bytes: ROOM_BYTES }) {
+            let room = self.flows.has_room(Charge { flow: Flow::Advert, peer: of, bytes: part });
+            if room && peer.asks.len() < GOSSIP_ASKS_MAX / 2 && origin.may_ask_again(now) {
                 peer.exchange = Due::Now;
             }
         }
@@ -457,8 +523,8 @@ impl Gossip {
     }
 
     fn count_replaced(&mut self, slot: SlotNumber) {
-        if let Some(version) = self.table.slot(slot).map(|own| own.version) {
-            self.count_missed(version);
+        if let Some(own) = self.table.slot(slot).filter(|own| own.offered.is_some()) {
+            self.count_missed(own.version);
         }
     }
 
@@ -477,11 +543,8 @@ fn next_description(peer: &mut Peer, known: &Known) -> Option<Describe> {
         if describe.as_ref().is_some_and(|said| (said.node, said.epoch) != (of.node, of.epoch)) {
             break;
         }
-        let Some(slot) = known.describe(of) else {
-            peer.describing.pop_front();
-            continue;
-        };
-        bytes += known.said_bytes(of);
+        let (slot, size) = known.describe(of);
+        bytes += size;
         if bytes > GOSSIP_WORD_BYTES_MAX {
             break;
         }

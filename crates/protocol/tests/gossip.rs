@@ -1,11 +1,14 @@
 //! Artifacts between a few nodes whose words arrive at once: what is said, to whom, how often, and what is believed.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking, also in what its tests share")]
 
+#[path = "rig/mesh.rs"]
+mod mesh;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use busway_protocol::Time;
-use busway_protocol::flow::{Budget, Flow, Limits, Rule, WhenFull};
+use busway_protocol::flow::Budget;
 use busway_protocol::gossip::{
     Advert, ArtifactId, Config, Epoch, Fault, Gossip, Input, Interest, Lane, NodeIndex, Nodes, Offering,
     Output, Reference, Said, SlotNumber, Word,
@@ -14,134 +17,7 @@ use busway_wire::Topic;
 use busway_wire::gossip::{
     Content, Describe, Exchange, Mark, Marked, Marks, Offer, Since, Slot, Standing, Tell, encode,
 };
-
-struct Mesh {
-    now: Time,
-    nodes: Vec<Gossip>,
-    links: BTreeSet<(u8, u8)>,
-    outputs: Vec<(u8, Output)>,
-    /// All that was said: from, to, what.
-    said: Vec<(u8, u8, Said)>,
-    interest: Interest,
-}
-
-fn config(node: u8, epoch: u64, nodes: u8) -> Config {
-    Config {
-        node: NodeIndex(node),
-        epoch: Epoch(epoch),
-        members: (0..nodes).filter(|other| *other != node).map(NodeIndex).collect(),
-        slots_max: 1_000,
-        bytes_max: 1 << 30,
-        limits: limits(1 << 30),
-        filter: None,
-        seed: u64::from(node),
-    }
-}
-
-fn limits(bytes: u64) -> Limits {
-    let mut limits = Limits::default();
-    let limit = Budget { messages: 1_000_000, bytes };
-    limits.set(Flow::Chunk, Rule { limit, when_full: WhenFull::Wait }).unwrap();
-    limits.set(Flow::Advert, Rule { limit, when_full: WhenFull::Drop }).unwrap();
-    limits
-}
-
-fn offering(body: &[u8]) -> Offering {
-    Offering::new(Topic::new("block").unwrap(), body.into())
-}
-
-impl Mesh {
-    fn new(count: u8) -> Mesh {
-        let nodes = (0..count).map(|node| Gossip::new(config(node, 1, count))).collect();
-        let (links, outputs, said) = (BTreeSet::new(), Vec::new(), Vec::new());
-        Mesh { now: Time(0), nodes, links, outputs, said, interest: Interest::Fetch }
-    }
-
-    fn handle(&mut self, node: u8, input: Input<'_>) {
-        let mut out = Vec::new();
-        self.nodes[usize::from(node)].handle(self.now, input, &mut out);
-        self.outputs.extend(out.into_iter().map(|output| (node, output)));
-    }
-
-    fn link(&mut self, a: u8, b: u8) {
-        self.links.insert((a.min(b), a.max(b)));
-        self.handle(a, Input::PeerUp { node: NodeIndex(b) });
-        self.handle(b, Input::PeerUp { node: NodeIndex(a) });
-    }
-
-    fn cut(&mut self, a: u8, b: u8) {
-        self.links.remove(&(a.min(b), a.max(b)));
-        self.handle(a, Input::PeerDown { node: NodeIndex(b) });
-        self.handle(b, Input::PeerDown { node: NodeIndex(a) });
-    }
-
-    fn judge(&mut self) {
-        for node in 0..self.nodes.len() {
-            while let Some(Advert { of, .. }) = self.nodes[node].next_advert() {
-                let interest = self.interest;
-                self.handle(u8::try_from(node).unwrap(), Input::Judged { of, interest });
-            }
-        }
-    }
-
-    /// One word of each link and lane, if there is any; whether there was one.
-    fn step(&mut self) -> bool {
-        let mut any = false;
-        for (a, b) in self.links.clone() {
-            for (from, to) in [(a, b), (b, a)] {
-                for lane in Lane::ALL {
-                    let said = self.nodes[usize::from(from)].transmit(self.now, NodeIndex(to), lane);
-                    let Some(said) = said else { continue };
-                    any = true;
-                    let following = said.following().to_vec();
-                    let word = said.word.clone();
-                    self.said.push((from, to, said));
-                    self.handle(to, Input::Word { from: NodeIndex(from), word, following: &following });
-                }
-            }
-        }
-        self.judge();
-        any
-    }
-
-    /// Until nothing more is said for so long.
-    fn settle(&mut self, ms: u64) {
-        let until = self.now.after_ms(ms);
-        loop {
-            while self.step() {}
-            let due = self.nodes.iter().filter_map(Gossip::deadline).map(|(at, _)| at).min();
-            let Some(at) = due.filter(|at| *at <= until) else { break };
-            self.now = self.now.max(at);
-            for node in 0..self.nodes.len() {
-                self.handle(u8::try_from(node).unwrap(), Input::Tick);
-            }
-        }
-        self.now = until;
-    }
-
-    fn received(&self, node: u8) -> Vec<Arc<[u8]>> {
-        let of = self.outputs.iter().filter(|(at, _)| *at == node);
-        of.filter_map(
-            |(_, output)| if let Output::Received { body, .. } = output { Some(body.clone()) } else { None },
-        )
-        .collect()
-    }
-
-    fn slots_said(&self, from: u8, to: u8) -> Vec<(u32, u64, bool)> {
-        let of = self.said.iter().filter(|(f, t, _)| (*f, *t) == (from, to));
-        of.flat_map(|(_, _, said)| match &said.word {
-            Word::Tell(tell) => {
-                tell.slots.iter().map(|slot| (slot.slot.0, slot.version, slot.offer.is_some())).collect()
-            }
-            _ => Vec::new(),
-        })
-        .collect()
-    }
-}
-
-fn word(from: u8, word: Word) -> Input<'static> {
-    Input::Word { from: NodeIndex(from), word, following: &[] }
-}
+use mesh::{Mesh, config, limits, offering, word};
 
 #[test]
 fn who_comes_again_is_told_what_changed_since_and_nothing_that_was_replaced_meanwhile() {
@@ -230,21 +106,19 @@ fn what_others_say_of_a_node_that_speaks_for_itself_changes_nothing() {
     mesh.link(1, 2);
     mesh.nodes[0].offer(mesh.now, offering(b"true")).unwrap();
     mesh.settle(500);
-    let told = mesh.outputs.len();
+    let told = mesh.outputs_of(1);
     let forged = Slot { slot: SlotNumber(0), version: u64::MAX, offer: None };
     let mark = Mark { slot: SlotNumber(0), version: u64::MAX, standing: Standing::Lacks };
     for (node, epoch) in [(0, 1), (0, u64::MAX)] {
         let (node, epoch) = (NodeIndex(node), Epoch(epoch));
         let of = vec![Marked { node, epoch, marks: vec![mark] }];
-        mesh.handle(1, word(2, Word::Marks(Marks { through: 9, of })));
+        mesh.handle(1, word(2, Word::Marks(Marks { exchanges: 1, through: 9, of })));
         let slots = vec![forged.clone()];
         // The second is of a start that there never was.
-        if epoch != Epoch(1) {
-            mesh.handle(1, word(2, Word::Describe(Describe { node, epoch, slots })));
-        }
+        mesh.handle(1, word(2, Word::Describe(Describe { node, epoch, slots })));
     }
     mesh.settle(500);
-    assert_eq!(mesh.outputs.len(), told, "nothing is gone");
+    assert_eq!(mesh.outputs_of(1), told, "nothing is gone");
     for node in [1, 2] {
         let slots = vec![forged.clone()];
         mesh.handle(1, word(2, Word::Describe(Describe { node: NodeIndex(node), epoch: Epoch(1), slots })));
@@ -253,11 +127,15 @@ fn what_others_say_of_a_node_that_speaks_for_itself_changes_nothing() {
         *at == 1 && *out == Output::Blame { node: NodeIndex(2), fault: Fault::Forged }
     };
     assert_eq!(mesh.outputs.iter().filter(blamed).count(), 2, "of us, and of itself");
-    // While the origin is away others are believed, and it is right again when it is back.
+    // Nor while it is away: what it has said it has not taken back.
     mesh.cut(0, 1);
-    let slots = vec![forged];
-    mesh.handle(1, word(2, Word::Describe(Describe { node: NodeIndex(0), epoch: Epoch(1), slots })));
-    assert!(matches!(mesh.outputs.last(), Some((1, Output::Gone { .. }))));
+    let told = mesh.outputs_of(1);
+    let (node, epoch) = (NodeIndex(0), Epoch(1));
+    let of = vec![Marked { node, epoch, marks: vec![mark] }];
+    mesh.handle(1, word(2, Word::Marks(Marks { exchanges: 1, through: 9, of })));
+    mesh.handle(1, word(2, Word::Describe(Describe { node, epoch, slots: vec![forged] })));
+    mesh.settle(500);
+    assert_eq!(mesh.outputs_of(1), told, "nothing is gone");
     mesh.link(0, 1);
     mesh.settle(500);
     let of = Reference { node: NodeIndex(0), epoch: Epoch(1), slot: SlotNumber(0), version: 1 };
@@ -337,14 +215,15 @@ fn any_word(rng: &mut fastrand::Rng) -> (Word, Vec<u8>) {
     let word = match rng.u8(..12) {
         0 => Word::Exchange(Exchange {
             epoch: Epoch(small(rng)),
+            version: small(rng),
             since: rng.bool().then_some(since),
             filter: None,
         }),
         1 | 2 => {
             let slots = (0..many(rng)).map(|_| slot(rng)).collect();
-            Word::Tell(Tell { through: small(rng), slots })
+            Word::Tell(Tell { exchanges: 1, through: small(rng), slots })
         }
-        3 => Word::Handled { tells: small(rng) },
+        3 => Word::Handled { tells: small(rng), marks: small(rng) },
         4 | 5 => {
             let mark = |rng: &mut fastrand::Rng| {
                 let standing = [Standing::Has, Standing::Lacks, Standing::Declines][rng.usize(..3)];
@@ -354,7 +233,8 @@ fn any_word(rng: &mut fastrand::Rng) -> (Word, Vec<u8>) {
                 let Reference { node, epoch, .. } = reference(rng);
                 Marked { node, epoch, marks: (0..many(rng)).map(|_| mark(rng)).collect() }
             });
-            Word::Marks(Marks { of: of.collect(), through: small(rng) })
+            let of = of.collect();
+            Word::Marks(Marks { exchanges: rng.u64(..2), of, through: small(rng) })
         }
         6 => Word::Ask { of: (0..many(rng)).map(|_| reference(rng)).collect() },
         7 => {

@@ -101,6 +101,8 @@ pub struct Filter {
 pub struct Exchange {
     /// The start of the sender.
     pub epoch: Epoch,
+    /// The version of the sender's table: what others say that it has behind this is not so.
+    pub version: u64,
     /// How far the sender knows the receiver's table; without it, nothing of it.
     pub since: Option<Since>,
     /// What the sender wants to be told.
@@ -153,6 +155,8 @@ pub struct Slot {
 /// Changes of the sender's own slots, in the order of their versions.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Tell {
+    /// So many words *exchange* of this link the sender has followed: what is known up to, is known since the last of them.
+    pub exchanges: u64,
     /// With these, the receiver knows all changes up to this version that it asked for.
     pub through: u64,
     /// The changes.
@@ -197,6 +201,8 @@ pub struct Marked {
 /// What the sender has to do with slots of others.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Marks {
+    /// As of a *tell*.
+    pub exchanges: u64,
     /// With these, the receiver knows all the sender's marks up to this one.
     pub through: u64,
     /// By node.
@@ -217,7 +223,7 @@ pub struct Reference {
     pub version: u64,
 }
 
-/// Slots of another node, as its sender knows them: the answer to *ask*.
+/// Slots of another node, as its sender has them: the answer to *ask*. Without an offer, it has it no more.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Describe {
     /// Whose.
@@ -236,10 +242,12 @@ pub enum Word {
     Exchange(Exchange),
     /// Changes of the sender's slots.
     Tell(Tell),
-    /// So many words *tell* of this link are done with.
+    /// So many words *tell* of this link are done with, and all marks up to one.
     Handled {
         /// All of them since the link began.
         tells: u64,
+        /// All marks up to this one are known, and what they name.
+        marks: u64,
     },
     /// What the sender has of others.
     Marks(Marks),

@@ -474,15 +474,26 @@ pub const GOSSIP_MARKS_MS: u64 = 5;
 /// The same for a small one, which its origin gives to all who are linked to it: whoever tells us first is not told.
 pub const GOSSIP_MARKS_INSIDE_MS: u64 = 100;
 
-/// Milliseconds until a peer is asked what it has, where the origin is there to tell us: it mostly does.
-pub const GOSSIP_ASK_MS: u64 = 200;
+/// Milliseconds until a peer is told that its marks are known: it keeps what is over for who has not said so, and no longer.
+pub const GOSSIP_MARKS_HANDLED_MS: u64 = 1_000;
 
-/// What a peer is to be asked, or asks, at a time: 200 KiB of notes. What is beyond it of its marks is dropped, and asked for again later; a
-/// question beyond it is blamed on who asked.
+/// Slots or marks that are looked at for one word, so that who knows and wants nothing of many costs no more than others. The rest is
+/// looked at for the next word.
+pub const GOSSIP_WALK_MAX: usize = 2_048;
+
+/// What a peer has that we do not know, and what it asks, at a time: 300 KiB of notes. What is beyond it of its marks is dropped, and asked for again
+/// later; a question beyond it is blamed on who asked.
 pub const GOSSIP_ASKS_MAX: usize = 4_096;
 
-/// Milliseconds between two attempts to be told again what was dropped for want of room.
+/// Milliseconds between two attempts to be told again what was dropped for want of room, and half of that between two that are followed: a later one
+/// waits, and takes the place of what waits.
 pub const GOSSIP_AGAIN_MS: u64 = 1_000;
+
+/// The longest of these: each one that comes to nothing is waited for twice as long.
+pub const GOSSIP_AGAIN_MS_MAX: u64 = 60_000;
+
+/// Milliseconds until the next wants of an origin are looked at, where the first cannot be asked for: a thousand are looked at in a third of a second.
+pub const GOSSIP_LOOK_MS: u64 = 5;
 
 /// Requests for artifacts under way to all peers, as the flow `request` has them. Further ones wait, in order.
 pub const GOSSIP_PULLS_MAX: usize = 100;

@@ -35,21 +35,25 @@ fn all() -> Vec<(Word, &'static [u8], String)> {
     let mark = |version, standing| Mark { slot: SlotNumber(4), version, standing };
     let marks = vec![mark(7, Standing::Has), mark(8, Standing::Lacks), mark(9, Standing::Declines)];
     let of = vec![Marked { node: NodeIndex(3), epoch: Epoch(2), marks }];
-    let exchange = |since, filter| Word::Exchange(Exchange { epoch: Epoch(1), since, filter });
+    let exchange = |since, filter| Word::Exchange(Exchange { epoch: Epoch(1), version: 4, since, filter });
     let slots = vec![inside(), apart(65_536), withdrawn];
     let described = Describe { node: NodeIndex(3), epoch: Epoch(2), slots: vec![inside()] };
     let of_inside = "ac02070105626c6f636b0109010004626f6479";
     let id = "ab".repeat(32);
     vec![
-        (exchange(None, None), b"", "00010000".into()),
-        (exchange(Some(since), Some(filter)), b"", "000101ac020506010107626c6f636b2e3e01e807".into()),
+        (exchange(None, None), b"", "0001040000".into()),
+        (exchange(Some(since), Some(filter)), b"", "00010401ac020506010107626c6f636b2e3e01e807".into()),
         (
-            Word::Tell(Tell { through: 9, slots }),
+            Word::Tell(Tell { exchanges: 1, through: 9, slots }),
             b"",
-            format!("010903{of_inside}00080105626c6f636b000001{id}808004010900"),
+            format!("01010903{of_inside}00080105626c6f636b000001{id}808004010900"),
         ),
-        (Word::Handled { tells: 300 }, b"", "02ac02".into()),
-        (Word::Marks(Marks { through: 12, of }), b"", "030c01030203040700040801040902".into()),
+        (Word::Handled { tells: 300, marks: 2 }, b"", "02ac0202".into()),
+        (
+            Word::Marks(Marks { exchanges: 1, through: 12, of }),
+            b"",
+            "03010c01030203040700040801040902".into(),
+        ),
         (Word::Ask { of: vec![reference()] }, b"", "04010302ac0207".into()),
         (Word::Describe(described), b"", format!("05030201{of_inside}")),
         (Word::Request { request: 5, of: reference(), offset: 16_384 }, b"", "06050302ac0207808001".into()),
@@ -123,14 +127,14 @@ fn a_word_about_artifacts_that_is_cut_or_followed_by_what_it_has_not_is_refused(
         body.push(0);
         assert_eq!(decode(&body).is_ok(), !following.is_empty(), "{word:?} with a byte behind it");
     }
-    assert_eq!(decode(&[2, 0x83, 0]), Err(WordError::NotCanonical), "a number in two spellings");
+    assert_eq!(decode(&[2, 0x83, 0, 0]), Err(WordError::NotCanonical), "a number in two spellings");
     assert_eq!(decode(&[10, 0]), Err(WordError::Body), "no such word");
 }
 
 #[test]
 fn what_is_out_of_its_bounds_is_no_word() {
     let mut body = Vec::new();
-    let tell = |slots| Word::Tell(Tell { through: 9, slots });
+    let tell = |slots| Word::Tell(Tell { exchanges: 1, through: 9, slots });
     encode(&tell(vec![apart(ARTIFACT_INSIDE_BYTES_MAX as u64)]), b"", &mut body);
     assert_eq!(decode(&body), Err(WordError::Size { size: 1_024 }), "bytes that fit stand in the offer");
     let mut slot = inside();

@@ -85,7 +85,7 @@ impl Mischief {
                 *words += 1;
                 let first = 1_000 + *words * FLOOD_SLOTS;
                 let slots = (first..first + FLOOD_SLOTS).map(|number| self.bogus(number)).collect();
-                return Some((Word::Tell(Tell { through: 0, slots }), Vec::new()));
+                return Some((Word::Tell(Tell { exchanges: 0, through: 0, slots }), Vec::new()));
             }
         }
         self.own.get_mut(&to)?.pop_front().map(|word| (word, Vec::new()))
@@ -145,7 +145,7 @@ impl Mischief {
             }
             (Vice::Lie, Word::Tell(tell)) => Some((Word::Tell(self.enlarge(tell)), following)),
             (Vice::Lie, Word::Describe(mut describe)) => {
-                let tell = self.enlarge(Tell { through: 0, slots: describe.slots });
+                let tell = self.enlarge(Tell { exchanges: 0, through: 0, slots: describe.slots });
                 describe.slots = tell.slots;
                 Some((Word::Describe(describe), following))
             }
@@ -191,7 +191,11 @@ impl Mischief {
                     tell.slots.iter().filter(|slot| slot.offer.is_some()).map(mark).collect();
                 for to in peers.iter().filter(|to| **to != from.0) {
                     let of = vec![Marked { node: from, epoch, marks: marks.clone() }];
-                    self.own.entry(*to).or_default().push_back(Word::Marks(Marks { through: 0, of }));
+                    self.own.entry(*to).or_default().push_back(Word::Marks(Marks {
+                        exchanges: 0,
+                        through: 0,
+                        of,
+                    }));
                 }
             }
             _ => {}

@@ -2,21 +2,25 @@
 //!
 //! Nothing here answers: what is to be said follows from what is known, when there is room to say it.
 //!
-//! Invariant: no word of a peer changes what is known of a node that speaks for itself, but by saying who has what.
+//! Invariant: no word of a peer changes what is known of a node that speaks for itself, but by saying who has what. No word costs
+//! more than it says.
 
 use alloc::vec::Vec;
 
 use busway_wire::gossip::{
-    Describe, Epoch, Exchange, Mark, Marks, NodeIndex, Reference, Slot, Standing, Tell, Word,
+    Describe, Exchange, Mark, Marks, NodeIndex, Reference, Slot, Standing, Tell, Word,
 };
 use busway_wire::limits::{
-    GOSSIP_AGAIN_MS, GOSSIP_ASK_MS, GOSSIP_HANDLED_MS, GOSSIP_HANDLED_TELLS, GOSSIP_MARKS_INSIDE_MS,
+    GOSSIP_AGAIN_MS, GOSSIP_ASKS_MAX, GOSSIP_HANDLED_MS, GOSSIP_HANDLED_TELLS, GOSSIP_MARKS_HANDLED_MS,
+    GOSSIP_MARKS_INSIDE_MS,
 };
 
+use crate::gossip::asks::Stage;
 use crate::gossip::due::Due;
-use crate::gossip::known::{Applied, Key};
+use crate::gossip::known::Applied;
 use crate::gossip::peer::Serving;
 use crate::gossip::pulls::Came;
+use crate::gossip::reader::Ahead;
 use crate::gossip::{Fault, Gossip, Output, Why};
 use crate::time::Time;
 
@@ -29,17 +33,22 @@ impl Gossip {
         following: &[u8],
         out: &mut Vec<Output>,
     ) {
-        let Some(peer) = self.peers.get_mut(&from) else { return };
-        if peer.reader.is_none() && !matches!(word, Word::Exchange(_)) {
-            return self.blame(from, Fault::Order, out);
+        let early = self.peers.get(&from).is_none_or(|peer| peer.reader.is_none());
+        if early && !matches!(word, Word::Exchange(_)) {
+            self.count_forged(&word);
+            if self.peers.contains_key(&from) {
+                self.blame(from, Fault::Order, out);
+            }
+            return;
         }
+        let Some(peer) = self.peers.get_mut(&from) else { return };
         match word {
             Word::Exchange(exchange) => self.hear_exchange(now, from, exchange, out),
             Word::Tell(tell) => self.hear_tell(now, from, tell, out),
-            Word::Handled { tells } => {
-                let handled = peer.reader.as_mut().map(|reader| reader.handled(tells));
-                if handled.is_none_or(|handled| handled.is_err()) {
-                    self.blame(from, Fault::Ahead, out);
+            Word::Handled { tells, marks } => {
+                match peer.reader.as_mut().map(|reader| reader.handled(tells, marks)) {
+                    Some(Ok(known)) => self.known.acknowledged(from, known, &mut self.flows),
+                    Some(Err(Ahead)) | None => self.blame(from, Fault::Ahead, out),
                 }
             }
             Word::Marks(marks) => self.hear_marks(now, from, marks, out),
@@ -67,22 +76,47 @@ impl Gossip {
         }
     }
 
+    /// A link has one start of each side: another one would have another link.
     fn hear_exchange(&mut self, now: Time, from: NodeIndex, exchange: Exchange, out: &mut Vec<Output>) {
+        let Some(peer) = self.peers.get_mut(&from) else { return };
+        if peer.reader.is_some() && peer.epoch != exchange.epoch {
+            return self.blame(from, Fault::Order, out);
+        }
+        if let Some((exchange, count)) = peer.exchanged(now, exchange) {
+            self.follow(now, from, (exchange, count), out);
+        }
+    }
+
+    /// A peer is to be told what it says it does not know.
+    pub(super) fn follow(
+        &mut self,
+        now: Time,
+        from: NodeIndex,
+        (exchange, count): (Exchange, u64),
+        out: &mut Vec<Output>,
+    ) {
         let marked = self.known.marked;
-        let gone = self.known.begin(from, exchange.epoch, &mut self.flows);
+        let gone = self.known.begin(from, (exchange.epoch, exchange.version), &mut self.flows);
         self.gone(gone, out);
         self.marked_since(now, marked);
         let ours = self.ours();
-        if let Some(peer) = self.peers.get_mut(&from) {
-            peer.reader.get_or_insert_default().begin(exchange, ours);
-        }
+        let Some(peer) = self.peers.get_mut(&from) else { return };
+        peer.epoch = exchange.epoch;
+        let reader = peer.reader.get_or_insert_default();
+        reader.begin(exchange, ours);
+        reader.exchanges = count;
+        let known = (0, reader.acknowledged);
+        self.known.acknowledged(from, known, &mut self.flows);
     }
 
     fn hear_tell(&mut self, now: Time, from: NodeIndex, tell: Tell, out: &mut Vec<Output>) {
         for slot in tell.slots {
-            self.apply(now, from, from, slot, out);
+            let (mut gone, marked) = (Vec::new(), self.known.marked);
+            let (_, applied) = self.known.told(now, (from, slot), &mut self.flows, &mut gone);
+            self.gone(gone, out);
+            self.marked_since(now, marked);
+            self.count(now, applied);
         }
-        self.known.through_slots(from, tell.through);
         let Some(peer) = self.peers.get_mut(&from) else { return };
         peer.tells += 1;
         if peer.tells.is_multiple_of(GOSSIP_HANDLED_TELLS) {
@@ -90,37 +124,38 @@ impl Gossip {
         } else {
             peer.handled.by(now.after_ms(GOSSIP_HANDLED_MS));
         }
+        // What it said before it heard that something is missing says nothing of what is missing.
+        if tell.exchanges == peer.exchanges {
+            let gone = self.known.through_slots(from, tell.through, &mut self.flows);
+            self.gone(gone, out);
+        }
+        self.learned(from, tell.through);
     }
 
-    /// Takes in what a peer says of a slot, and counts what became of it.
-    fn apply(
-        &mut self,
-        now: Time,
-        from: NodeIndex,
-        node: NodeIndex,
-        slot: Slot,
-        out: &mut Vec<Output>,
-    ) -> Applied {
-        let key = Key { node, slot: slot.slot };
-        let (mut gone, marked) = (Vec::new(), self.known.marked);
-        let applied = self.known.apply(now, from, (node, slot), &mut self.flows, &mut gone);
-        self.gone(gone, out);
-        self.marked_since(now, marked);
+    /// Counts what became of a change of a slot.
+    fn count(&mut self, now: Time, applied: Applied) {
         self.counts.told_of += 1;
         match applied {
-            Applied::Handled => {
-                self.counts.handled += 1;
-                self.learned(key);
-            }
+            Applied::Handled => self.counts.handled += 1,
             Applied::Coalesced => self.counts.coalesced += 1,
             Applied::Dropped(why) => {
                 self.counts.dropped[why as usize] += 1;
-                if why == Why::Room && self.recover_at.is_none() {
-                    self.recover_at = Some(now.after_ms(GOSSIP_AGAIN_MS));
+                if why == Why::Room {
+                    self.recover_at.get_or_insert(now.after_ms(GOSSIP_AGAIN_MS));
                 }
             }
         }
-        applied
+    }
+
+    /// What nobody may say is counted, and nothing else.
+    fn count_forged(&mut self, word: &Word) {
+        let slots = match word {
+            Word::Tell(tell) => tell.slots.len(),
+            Word::Describe(describe) => describe.slots.len(),
+            _ => 0,
+        };
+        self.counts.told_of += slots as u64;
+        self.counts.dropped[Why::Forged as usize] += slots as u64;
     }
 
     /// What others were told of us may have changed.
@@ -130,27 +165,22 @@ impl Gossip {
         }
     }
 
-    /// A node of which others speak is at this start of it; whether what they say means anything.
-    fn hear_of(&mut self, now: Time, node: NodeIndex, epoch: Epoch, out: &mut Vec<Output>) -> bool {
-        let marked = self.known.marked;
-        let linked = self.peers.get(&node).is_some_and(|peer| peer.reader.is_some());
-        let (sound, gone) = self.known.hear_of(node, epoch, linked, &mut self.flows);
-        self.gone(gone, out);
-        self.marked_since(now, marked);
-        sound
-    }
-
-    /// Who had said that it has what is known now, has it.
-    fn learned(&mut self, key: Key) {
-        for (node, peer) in self.peers.iter_mut().filter(|(_, peer)| peer.has_asks()) {
-            let Some(of) = peer.learned(key) else { continue };
-            if self.known.artifact(of).is_some() {
-                if let Some(entry) = self.known.entry_mut(key) {
-                    entry.holders.insert(*node);
+    /// A node has told us all up to there: who has said that it has what is known now, has it; and what is not known now is over.
+    fn learned(&mut self, of: NodeIndex, through: u64) {
+        let Some(epoch) = self.known.origins.get(&of).map(|origin| origin.epoch) else { return };
+        for (node, peer) in self.peers.iter_mut().filter(|(_, peer)| !peer.asks.is_empty()) {
+            for of in peer.asks.told(of, epoch, through) {
+                if self.known.artifact(of).is_some() {
+                    self.known.has(of, *node);
+                    self.pulls.holder(of, *node, true);
                 }
-                self.pulls.holder(key, *node, true);
             }
         }
+    }
+
+    /// Whether a node is there to speak for itself.
+    fn is_linked(&self, node: NodeIndex) -> bool {
+        self.peers.get(&node).is_some_and(|peer| peer.reader.is_some())
     }
 
     fn hear_marks(&mut self, now: Time, from: NodeIndex, marks: Marks, out: &mut Vec<Output>) {
@@ -159,20 +189,23 @@ impl Gossip {
                 self.blame(from, Fault::Forged, out);
                 continue;
             }
-            if marked.marks.is_empty() && marked.node != self.config.node {
-                self.hear_of(now, marked.node, marked.epoch, out);
-            }
             for Mark { slot, version, standing } in marked.marks {
                 self.counts.marks_heard += 1;
                 let of = Reference { node: marked.node, epoch: marked.epoch, slot, version };
                 if marked.node == self.config.node {
                     self.confirmed(now, from, of, standing, out);
+                } else if standing == Standing::Has {
+                    self.hear_has(now, from, of);
                 } else {
-                    self.hear_mark(now, from, of, standing);
+                    self.hear_lacks(now, from, of, out);
                 }
             }
         }
-        self.known.through_marks(from, marks.through);
+        let Some(peer) = self.peers.get_mut(&from) else { return };
+        peer.handled.by(now.after_ms(GOSSIP_MARKS_HANDLED_MS));
+        if marks.exchanges == peer.exchanges {
+            self.known.through_marks(from, marks.through);
+        }
     }
 
     /// A peer has what we offer, or will not have it.
@@ -196,74 +229,87 @@ impl Gossip {
         }
     }
 
-    fn hear_mark(&mut self, now: Time, from: NodeIndex, of: Reference, standing: Standing) {
-        let key = Key::of(of);
-        let origin = self.known.origins.get(&of.node).copied();
-        let linked = self.peers.get(&of.node).is_some_and(|peer| peer.reader.is_some());
-        if origin.is_some_and(|origin| origin.epoch > of.epoch || (linked && origin.epoch != of.epoch)) {
+    fn hear_lacks(&mut self, now: Time, from: NodeIndex, of: Reference, out: &mut Vec<Output>) {
+        if let Some(peer) = self.peers.get_mut(&from) {
+            peer.asks.remove(of);
+        }
+        let marked = self.known.marked;
+        let over = self.known.lacks(of, from, &mut self.flows);
+        self.pulls.holder(of, from, false);
+        if let Some((gone, others)) = over {
+            if !others.is_empty() && self.doubts.len() < GOSSIP_ASKS_MAX {
+                self.doubts.push_back((now.after_ms(GOSSIP_AGAIN_MS), of, others));
+            }
+            self.gone(Vec::from([gone]), out);
+            self.marked_since(now, marked);
+        }
+    }
+
+    /// Of what is over by the word of one, two others who stood for it are asked whether they have it still.
+    pub(super) fn ask_others(&mut self, now: Time) {
+        while let Some((_, of, others)) = self.doubts.front().copied().filter(|(at, ..)| *at <= now) {
+            self.doubts.pop_front();
+            let linked: Vec<NodeIndex> = others.iter().filter(|node| self.is_linked(*node)).take(2).collect();
+            linked.into_iter().for_each(|node| self.hear_has(now, node, of));
+        }
+    }
+
+    fn hear_has(&mut self, now: Time, from: NodeIndex, of: Reference) {
+        if self.known.entry(of).is_some_and(|entry| !entry.is_over()) {
+            self.known.has(of, from);
+            self.pulls.holder(of, from, true);
             return;
         }
-        let same = origin.is_some_and(|origin| origin.epoch == of.epoch);
-        let has = standing == Standing::Has;
-        let version = self.known.entry(key).filter(|_| same).map(|entry| entry.version);
-        if let Some(entry) = self.known.entry_mut(key).filter(|_| same) {
-            let holds = has && entry.version == of.version;
-            if holds {
-                entry.holders.insert(from);
-            } else if entry.version <= of.version {
-                entry.lacked_by(from);
-            }
-            self.pulls.holder(key, from, holds);
-        }
-        if has && self.known.is_over(of) {
-            // It would else learn of the end from the origin alone.
-            if let Some(peer) = self.peers.get_mut(&from) {
-                peer.describe(&[of]);
-            }
+        if self.known.is_told(of) {
             return;
         }
-        let newer = version.is_none_or(|version| version < of.version);
         // Who speaks for itself will tell us; but who is told by it before us may have it first.
-        let told = origin.is_some_and(|origin| linked && origin.since().0 >= of.version);
-        if newer && !told && (has || !linked) {
-            let at = if linked { now.after_ms(GOSSIP_ASK_MS) } else { now };
-            let asked = self.peers.get_mut(&from).is_some_and(|peer| peer.ask(of, standing, at));
-            if !asked {
-                let marks = self.known.origins.get(&from).map_or(0, |origin| origin.since().1);
-                self.known.lose_marks(from, marks);
-                self.recover_at.get_or_insert(now.after_ms(GOSSIP_AGAIN_MS));
-            }
+        let linked = self.is_linked(of.node);
+        let stage = if linked { Stage::Waits } else { Stage::Open };
+        let known = self.known.origins.get(&from).map_or(0, |origin| origin.since().1);
+        let Some(peer) = self.peers.get_mut(&from) else { return };
+        if !peer.asks.insert(of, known, stage) {
+            self.known.lose_marks(from, known);
+            self.recover_at.get_or_insert(now.after_ms(GOSSIP_AGAIN_MS));
+        } else if !linked {
+            peer.asks_due = Due::Now;
         }
     }
 
     fn hear_description(&mut self, now: Time, from: NodeIndex, describe: Describe, out: &mut Vec<Output>) {
         let Describe { node, epoch, slots } = describe;
         if node == from || node == self.config.node {
+            self.count_forged(&Word::Describe(Describe { node, epoch, slots }));
             return self.blame(from, Fault::Forged, out);
         }
-        if !self.hear_of(now, node, epoch, out) {
-            self.counts.told_of += slots.len() as u64;
-            self.counts.coalesced += slots.len() as u64;
-            return;
-        }
         for slot in slots {
-            let key = Key { node, slot: slot.slot };
-            let offered = slot.offer.is_some();
-            match self.apply(now, from, node, slot, out) {
-                Applied::Handled | Applied::Coalesced if offered && self.described(from, key) => {
-                    if let Some(entry) = self.known.entry_mut(key) {
-                        entry.holders.insert(from);
-                    }
-                    self.pulls.holder(key, from, true);
+            let Slot { slot, version, offer } = slot;
+            let of = Reference { node, epoch, slot, version };
+            let Some(peer) = self.peers.get_mut(&from) else { return };
+            let asked = peer.asks.remove(of);
+            peer.handled.by(now.after_ms(GOSSIP_MARKS_HANDLED_MS));
+            let Some((after, Stage::Said)) = asked else {
+                // It may have said meanwhile that it has it no more.
+                let over = offer.is_none();
+                self.count(now, if over { Applied::Coalesced } else { Applied::Dropped(Why::Forged) });
+                continue;
+            };
+            let applied = match offer {
+                None => Applied::Coalesced,
+                Some(_) if self.is_linked(node) => {
+                    // It speaks for itself since we have asked.
+                    self.hear_has(now, from, of);
+                    Applied::Coalesced
                 }
-                Applied::Dropped(Why::Room) => self.known.lose_marks(from, 0),
-                Applied::Handled | Applied::Coalesced | Applied::Dropped(_) => {}
+                Some(offer) => self.known.described(now, from, (of, offer), &mut self.flows),
+            };
+            self.count(now, applied);
+            if applied == Applied::Dropped(Why::Room) {
+                self.known.lose_marks(from, after);
             }
+            let holds = self.known.entry(of).is_some_and(|entry| entry.holders.has(from));
+            self.pulls.holder(of, from, holds);
         }
-    }
-
-    fn described(&mut self, from: NodeIndex, key: Key) -> bool {
-        self.peers.get_mut(&from).is_some_and(|peer| peer.described(key))
     }
 
     fn hear_chunk(
@@ -278,9 +324,10 @@ impl Gossip {
         self.orders = orders;
         let size = bytes.len() as u64;
         match came {
-            Came::Useful => self.counts.bytes_useful += size,
+            // It counts when the whole is what it should be.
+            Came::Useful => {}
             Came::Whole { key, body } => {
-                self.counts.bytes_useful += size;
+                self.counts.bytes_useful += body.len() as u64;
                 self.received(now, key, body, out);
             }
             Came::Late => self.counts.bytes_wasted += size,
@@ -294,7 +341,7 @@ impl Gossip {
                     self.blame(from, Fault::Chunk, out);
                 }
             }
-            Came::Corrupt { key, by } => {
+            Came::Corrupt { key, size, by } => {
                 self.counts.bytes_wasted += size;
                 // Where its origin has not said what it is, who has may be wrong.
                 if let Some(node) = by.filter(|_| self.known.is_first_hand(key)) {

@@ -2,14 +2,13 @@
 //!
 //! Invariant: every list here has a limit; who wants more is refused.
 
-use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
-use alloc::vec::Vec;
+use alloc::collections::VecDeque;
 
-use busway_wire::gossip::{Reference, Standing, Word};
-use busway_wire::limits::{GOSSIP_ASKS_MAX, GOSSIP_SERVED_MAX, GOSSIP_WORD_ENTRIES_MAX};
+use busway_wire::gossip::{Epoch, Exchange, Reference, Word};
+use busway_wire::limits::{GOSSIP_AGAIN_MS, GOSSIP_ASKS_MAX, GOSSIP_SERVED_MAX};
 
+use crate::gossip::asks::Asks;
 use crate::gossip::due::Due;
-use crate::gossip::known::Key;
 use crate::gossip::reader::Reader;
 use crate::time::Time;
 
@@ -24,16 +23,21 @@ pub(super) struct Serving {
 /// A peer with a link.
 #[derive(Debug, Default)]
 pub(super) struct Peer {
-    /// There is one since its first *exchange*.
+    /// There is one since its first *exchange*, and the start that it said then.
     pub(super) reader: Option<Reader>,
+    pub(super) epoch: Epoch,
+    /// A further *exchange*, until which time it waits, and how many have come.
+    waiting: Option<Exchange>,
+    follow_at: Time,
+    exchanges_heard: u64,
     pub(super) exchange: Due,
+    /// How many we have said.
+    pub(super) exchanges: u64,
     /// Words *tell* that came, and of how many it knows that they are done with.
     pub(super) tells: u64,
     pub(super) handled: Due,
-    /// What it has and we do not know: it is asked when its origin has not told us by then.
-    asks: BTreeMap<Key, (Reference, Standing)>,
-    /// What it was asked because it has it.
-    asked: BTreeSet<Key>,
+    /// What it has and we do not know.
+    pub(super) asks: Asks,
     pub(super) asks_due: Due,
     /// What it asked us.
     pub(super) describing: VecDeque<Reference>,
@@ -48,49 +52,21 @@ impl Peer {
         Peer { exchange: Due::Now, ..Peer::default() }
     }
 
-    /// It is to be asked what that is; whether there is room for the question.
-    pub(super) fn ask(&mut self, of: Reference, standing: Standing, at: Time) -> bool {
-        if self.asks.len() >= GOSSIP_ASKS_MAX {
-            return false;
+    /// It says how far it knows us: that is followed now, or in a while, where it says so again and again; only the latest counts.
+    pub(super) fn exchanged(&mut self, now: Time, exchange: Exchange) -> Option<(Exchange, u64)> {
+        self.exchanges_heard += 1;
+        self.waiting = Some(exchange);
+        self.next_exchange(now)
+    }
+
+    /// What it has said of that, if it is to be followed now; and how often it has said so.
+    pub(super) fn next_exchange(&mut self, now: Time) -> Option<(Exchange, u64)> {
+        if now < self.follow_at {
+            return None;
         }
-        self.asks.insert(Key::of(of), (of, standing));
-        self.asks_due.by(at);
-        true
-    }
-
-    /// What it has of that slot, which is known now: it need not be asked.
-    pub(super) fn learned(&mut self, key: Key) -> Option<Reference> {
-        let (of, standing) = self.asks.remove(&key)?;
-        (standing == Standing::Has).then_some(of)
-    }
-
-    /// It says what stands in that slot; whether it was asked because it has it.
-    pub(super) fn described(&mut self, key: Key) -> bool {
-        self.asked.remove(&key)
-    }
-
-    /// Whether it has anything that it is to be asked about.
-    pub(super) fn has_asks(&self) -> bool {
-        !self.asks.is_empty()
-    }
-
-    /// The next questions, of those that are asked still.
-    pub(super) fn next_asks(&mut self, mut open: impl FnMut(&Reference) -> bool) -> Vec<Reference> {
-        let mut of = Vec::new();
-        let most = GOSSIP_WORD_ENTRIES_MAX / 8;
-        while let Some((key, (reference, standing))) = self.asks.pop_first() {
-            if open(&reference) {
-                of.push(reference);
-                if standing == Standing::Has && self.asked.len() < GOSSIP_ASKS_MAX {
-                    self.asked.insert(key);
-                }
-            }
-            if of.len() == most {
-                self.asks_due = Due::Now;
-                break;
-            }
-        }
-        of
+        let exchange = self.waiting.take()?;
+        self.follow_at = now.after_ms(GOSSIP_AGAIN_MS / 2);
+        Some((exchange, self.exchanges_heard))
     }
 
     /// It asks what those are; whether there is room for the answers.
@@ -122,7 +98,8 @@ impl Peer {
 
     pub(super) fn deadline(&self) -> Option<Time> {
         let marks = self.reader.as_ref().and_then(|reader| reader.marks_due.at());
-        [self.handled.at(), self.asks_due.at(), marks].into_iter().flatten().min()
+        let follow = self.waiting.as_ref().map(|_| self.follow_at);
+        [self.handled.at(), self.asks_due.at(), marks, follow].into_iter().flatten().min()
     }
 
     /// Whether anything is to be said, of a table at that version.

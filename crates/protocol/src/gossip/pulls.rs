@@ -9,16 +9,16 @@
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use core::ops::Bound;
 
-use busway_wire::gossip::{ArtifactId, NodeIndex, Reference, SlotNumber};
+use busway_wire::gossip::{ArtifactId, NodeIndex, Reference};
 use busway_wire::limits::{
-    GOSSIP_FAULT_MS, GOSSIP_FAULT_MS_MAX, GOSSIP_HEDGE_MS_FIRST, GOSSIP_HEDGE_PARTS, GOSSIP_OWED_BYTES_FIRST,
-    GOSSIP_OWED_BYTES_MIN, GOSSIP_PATIENCE_NS_MAX, GOSSIP_PULLS_MAX, GOSSIP_PULLS_OF_PEER_MAX,
-    GOSSIP_RATE_NS, GOSSIP_STALL_MS,
+    GOSSIP_FAULT_MS, GOSSIP_FAULT_MS_MAX, GOSSIP_HEDGE_MS_FIRST, GOSSIP_HEDGE_PARTS, GOSSIP_LOOK_MS,
+    GOSSIP_OWED_BYTES_FIRST, GOSSIP_OWED_BYTES_MIN, GOSSIP_PATIENCE_NS_MAX, GOSSIP_PULLS_MAX,
+    GOSSIP_PULLS_OF_PEER_MAX, GOSSIP_RATE_NS, GOSSIP_STALL_MS,
 };
 
 use crate::artifact::{Assembly, Put};
-use crate::gossip::known::Key;
 use crate::gossip::{Interest, Nodes};
 use crate::time::Time;
 
@@ -34,8 +34,7 @@ const LOOKED_MAX: usize = 2 * GOSSIP_PULLS_OF_PEER_MAX;
 /// What is wanted.
 #[derive(Debug)]
 struct Want {
-    of: Reference,
-    place: (u8, u64),
+    place: Place,
     size: u64,
     assembly: Assembly,
     /// Who has it, as far as we know.
@@ -46,18 +45,29 @@ struct Want {
     faults: u32,
     again: Time,
     requests: Vec<u64>,
+    /// Of several who gave parts of it one gave something else: it is taken of one alone.
+    alone: bool,
 }
 
-/// What is wanted of one origin, in order.
-type Waiting = BTreeSet<((u8, u64), Key)>;
+/// Who goes first: what is urgent, then what came first.
+type Place = (u8, u64);
+
+/// What is wanted of one origin, in order; and up to where it was looked at in turn.
+#[derive(Debug, Default)]
+struct Waiting {
+    of: BTreeSet<(Place, Reference)>,
+    turn: Option<(Place, Reference)>,
+}
 
 /// A request under way.
 #[derive(Clone, Copy, Debug)]
 struct Pull {
-    key: Key,
+    key: Reference,
     from: NodeIndex,
     /// When it was asked, or last answered.
     asked: Time,
+    began: Time,
+    size: u64,
     answered: bool,
     /// What it stands for in the load of its peer.
     bytes: u64,
@@ -70,6 +80,9 @@ struct Record {
     pulls: usize,
     /// What it owes us.
     bytes: u64,
+    /// The latest request that it was asked on this link, and the latest of all before that.
+    latest: u64,
+    before: u64,
     /// When it last gave us anything, or was asked when it owed nothing.
     heard: Time,
     faults: u32,
@@ -99,11 +112,11 @@ pub(super) enum Came {
     /// Nobody waits for it any more.
     Late,
     /// It is the last of what was wanted.
-    Whole { key: Key, body: Arc<[u8]> },
+    Whole { key: Reference, body: Arc<[u8]> },
     /// It was the last, and the whole is something else: only this peer can have sent it, where one is named.
-    Corrupt { key: Key, by: Option<NodeIndex> },
+    Corrupt { key: Reference, size: u64, by: Option<NodeIndex> },
     /// It does not belong where it should.
-    Misplaced { key: Key },
+    Misplaced { key: Reference },
     /// It was never asked for.
     Wrong,
 }
@@ -111,11 +124,11 @@ pub(super) enum Came {
 /// All of it.
 #[derive(Debug, Default)]
 pub(super) struct Pulls {
-    wants: BTreeMap<Key, Want>,
+    wants: BTreeMap<Reference, Want>,
     /// Those that wait for somebody to ask, in order, by their origins, which have turns.
     waiting: BTreeMap<NodeIndex, Waiting>,
     /// When those are asked again that have failed.
-    retries: BTreeSet<(Time, Key)>,
+    retries: BTreeSet<(Time, Reference)>,
     pulls: BTreeMap<u64, Pull>,
     records: BTreeMap<NodeIndex, Record>,
     /// When requests that have no answer are late.
@@ -127,7 +140,10 @@ pub(super) struct Pulls {
     dice: u64,
     /// Something has changed for those that wait, or for these alone: they are new.
     look: bool,
-    new: Vec<Key>,
+    new: Vec<Reference>,
+    /// How many of an origin were not looked at since then, and when the next of them are.
+    unseen: usize,
+    look_at: Option<Time>,
     /// Bytes that all peers owe us, and how fast they come.
     owed: u64,
     rate: Rate,
@@ -143,6 +159,13 @@ struct Rate {
 }
 
 impl Rate {
+    /// How long so many bytes take, as far as that is known.
+    fn ns_for(&self, bytes: u64) -> u64 {
+        let Some(rate) = self.known else { return 0 };
+        let ns = u128::from(bytes) * 1_000_000_000 / u128::from(rate);
+        u64::try_from(ns).unwrap_or(u64::MAX).min(GOSSIP_PATIENCE_NS_MAX)
+    }
+
     /// Something is asked for, and nothing was before.
     fn begin(&mut self, now: Time) {
         (self.since, self.bytes) = (now, 0);
@@ -169,7 +192,9 @@ impl Pulls {
     }
 
     pub(super) fn linked(&mut self, node: NodeIndex) {
-        self.records.entry(node).or_default().linked = true;
+        let numbered = self.numbered;
+        let record = self.records.entry(node).or_default();
+        (record.linked, record.before, record.latest) = (true, numbered, numbered);
         self.look = true;
     }
 
@@ -187,12 +212,11 @@ impl Pulls {
     /// Bytes are wanted, or wanted otherwise than before.
     pub(super) fn want(
         &mut self,
-        of: Reference,
+        key: Reference,
         (id, size): (ArtifactId, u64),
         holders: Nodes,
         how: Interest,
     ) {
-        let key = Key::of(of);
         let class = how.class();
         if let Some(want) = self.wants.get_mut(&key) {
             let waits = unwait(&mut self.waiting, want.place, key);
@@ -206,15 +230,17 @@ impl Pulls {
         let place = (class, self.numbered);
         let assembly = Assembly::new(id, size);
         let (failed, faults, again, requests) = (Nodes::default(), 0, Time(0), Vec::new());
-        let want = Want { of, place, size, assembly, holders, failed, faults, again, requests };
+        let alone = false;
+        let want = Want { place, size, assembly, holders, failed, faults, again, requests, alone };
         self.wants.insert(key, want);
         wait(&mut self.waiting, place, key);
         self.new.push(key);
     }
 
-    /// Nobody wants it any more; its requests are taken back.
-    pub(super) fn unwant(&mut self, key: Key, out: &mut Vec<Order>) -> bool {
-        let Some(want) = self.wants.get(&key) else { return false };
+    /// Nobody wants it any more; its requests are taken back. How many bytes of it had come.
+    pub(super) fn unwant(&mut self, key: Reference, out: &mut Vec<Order>) -> u64 {
+        let Some(want) = self.wants.get(&key) else { return 0 };
+        let came = want.assembly.offset();
         for request in want.requests.clone() {
             if let Some(pull) = self.end(request) {
                 out.push(Order::Cancel { from: pull.from, request });
@@ -222,11 +248,11 @@ impl Pulls {
         }
         self.forget(key);
         self.look = true;
-        true
+        came
     }
 
     /// A peer has it, or has it no more.
-    pub(super) fn holder(&mut self, key: Key, node: NodeIndex, has: bool) {
+    pub(super) fn holder(&mut self, key: Reference, node: NodeIndex, has: bool) {
         let Some(want) = self.wants.get_mut(&key) else { return };
         if has {
             want.holders.insert(node);
@@ -240,12 +266,18 @@ impl Pulls {
     /// Asks whoever can be asked now.
     pub(super) fn schedule(&mut self, now: Time, out: &mut Vec<Order>) {
         let new = core::mem::take(&mut self.new);
-        let look = core::mem::take(&mut self.look);
+        let changed = core::mem::take(&mut self.look);
+        let turn = self.look_at.is_some_and(|at| at <= now);
         let able = |record: &Record| record.linked && record.pulls < GOSSIP_PULLS_OF_PEER_MAX;
-        if !self.records.values().any(able) {
+        if changed {
+            self.unseen = self.waiting.values().map(|waiting| waiting.of.len()).max().unwrap_or(0);
+        }
+        if !self.records.values().any(able) || !self.has_room() {
+            // Whatever ends makes us look again.
+            self.look_at = None;
             return;
         }
-        let keys = if look { self.looked_at() } else { new };
+        let keys = if changed || turn { self.looked_at(now) } else { new };
         for key in keys {
             if !self.has_room() {
                 return;
@@ -264,28 +296,28 @@ impl Pulls {
 
     /// How much longer than usual an answer may take, because of all that comes before it.
     fn patience_ns(&self) -> u64 {
-        let Some(rate) = self.rate.known else { return 0 };
-        let ns = u128::from(self.owed) * 1_000_000_000 / u128::from(rate);
-        u64::try_from(ns).unwrap_or(u64::MAX).min(GOSSIP_PATIENCE_NS_MAX)
+        self.rate.ns_for(self.owed)
     }
 
-    /// The first of each origin, urgent ones first, then each origin in turn: who offers much keeps out nobody else.
-    fn looked_at(&mut self) -> Vec<Key> {
+    /// The first of each origin and some behind them in turn, urgent ones first, then each origin in turn: who offers much keeps out nobody
+    /// else, and what nobody can give keeps out nothing else.
+    fn looked_at(&mut self, now: Time) -> Vec<Reference> {
         self.dice = self.dice.wrapping_add(1);
+        self.unseen = self.unseen.saturating_sub(LOOKED_MAX);
+        self.look_at = (self.unseen > 0).then(|| now.after_ms(GOSSIP_LOOK_MS));
         let turn = self.dice.to_le_bytes()[0];
-        let first = |(node, waiting): (&NodeIndex, &Waiting)| {
+        let first = |(node, waiting): (&NodeIndex, &mut Waiting)| {
             let turn = node.0.wrapping_sub(turn);
-            let first = waiting.iter().take(LOOKED_MAX).enumerate();
-            let first: Vec<_> = first.map(|(at, ((class, _), key))| ((*class, at, turn), *key)).collect();
-            first
+            let first = waiting.next().into_iter().enumerate();
+            first.map(move |(at, ((class, _), key))| ((class, at, turn), key))
         };
-        let mut keys: Vec<_> = self.waiting.iter().flat_map(first).collect();
+        let mut keys: Vec<_> = self.waiting.iter_mut().flat_map(first).collect();
         keys.sort_unstable();
         keys.into_iter().map(|(_, key)| key).collect()
     }
 
     /// Who is asked for it: of those who have it and room, who has not failed, then who owes us least.
-    fn choose(&mut self, now: Time, key: Key, but: Option<NodeIndex>) -> Option<NodeIndex> {
+    fn choose(&mut self, now: Time, key: Reference, but: Option<NodeIndex>) -> Option<NodeIndex> {
         self.dice = self.dice.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         let turn = (self.dice >> 33) as u8;
         let want = self.wants.get(&key)?;
@@ -303,7 +335,7 @@ impl Pulls {
         able.min_by_key(|(rank, _)| *rank).map(|(_, node)| node)
     }
 
-    fn ask(&mut self, now: Time, key: Key, from: NodeIndex, out: &mut Vec<Order>) {
+    fn ask(&mut self, now: Time, key: Reference, from: NodeIndex, out: &mut Vec<Order>) {
         if self.pulls.is_empty() {
             self.rate.begin(now);
         }
@@ -313,10 +345,15 @@ impl Pulls {
         self.numbered += 1;
         let request = self.numbered;
         want.requests.push(request);
+        if want.alone && want.requests.len() == 1 {
+            want.assembly.restart();
+        }
         let offset = want.assembly.offset();
         let bytes = want.size.saturating_sub(offset);
-        self.pulls.insert(request, Pull { key, from, asked: now, answered: false, bytes });
+        let (asked, began) = (now, now);
+        self.pulls.insert(request, Pull { key, from, asked, began, size: bytes, answered: false, bytes });
         let record = self.records.entry(from).or_default();
+        record.latest = request;
         if record.pulls == 0 {
             record.heard = now;
         }
@@ -324,7 +361,7 @@ impl Pulls {
         record.bytes += bytes;
         self.owed += bytes;
         self.late.insert((late, request));
-        out.push(Order::Ask { from, request, of: want.of, offset });
+        out.push(Order::Ask { from, request, of: key, offset });
     }
 
     /// A request is over; if it was the last of what is still wanted, that waits again.
@@ -354,30 +391,19 @@ impl Pulls {
         out: &mut Vec<Order>,
     ) -> Came {
         self.rate.came(now, bytes.len() as u64);
-        let Some(pull) = self.pulls.get_mut(&request) else {
-            return if request <= self.numbered { Came::Late } else { Came::Wrong };
+        let Some(pull) = self.pulls.get(&request).copied() else {
+            return if self.was_asked(from, request) { Came::Late } else { Came::Wrong };
         };
         if pull.from != from {
             return Came::Wrong;
         }
-        let (key, first) = (pull.key, !core::mem::replace(&mut pull.answered, true));
-        let taken = pull.bytes.min(bytes.len() as u64);
-        pull.bytes -= taken;
-        let latency = now.since(pull.asked);
-        let record = self.records.entry(from).or_default();
-        record.bytes = record.bytes.saturating_sub(taken);
-        record.heard = now;
-        self.owed = self.owed.saturating_sub(taken);
-        pull.asked = now;
-        if first {
-            self.learn(latency);
-            self.cancel_others(key, request, out);
-        }
-        // The next chunk has as long.
-        self.late.retain(|(_, late)| *late != request);
-        self.late.insert((Time(now.0.saturating_add(self.late_ns())), request));
+        let key = pull.key;
         let Some(want) = self.wants.get_mut(&key) else { return Came::Late };
-        match want.assembly.put(from, offset, bytes) {
+        let (put, size) = (want.assembly.put(from, offset, bytes), want.size);
+        if put != Put::Misplaced {
+            self.progressed(now, request, bytes.len() as u64, out);
+        }
+        match put {
             Put::More => Came::Useful,
             Put::Whole(body) => {
                 self.end(request);
@@ -390,8 +416,13 @@ impl Pulls {
             Put::Corrupt { of } => {
                 let by = of.iter().next().filter(|_| of.len() == 1);
                 self.end(request);
+                if let Some(want) = self.wants.get_mut(&key) {
+                    // Each may have been wrong: none of them is asked before others, and the next one gives all of it.
+                    want.failed = want.failed.with(&of);
+                    want.alone |= by.is_none();
+                }
                 self.fault(now, key, by.unwrap_or(from), by.is_some());
-                Came::Corrupt { key, by }
+                Came::Corrupt { key, size, by }
             }
             Put::Misplaced => {
                 self.end(request);
@@ -402,10 +433,36 @@ impl Pulls {
         }
     }
 
+    /// Bytes of a request have come that can be right.
+    fn progressed(&mut self, now: Time, request: u64, bytes: u64, out: &mut Vec<Order>) {
+        let late = Time(now.0.saturating_add(self.late_ns()));
+        let Some(pull) = self.pulls.get_mut(&request) else { return };
+        let (key, from, first) = (pull.key, pull.from, !core::mem::replace(&mut pull.answered, true));
+        let taken = pull.bytes.min(bytes);
+        pull.bytes -= taken;
+        let latency = now.since(core::mem::replace(&mut pull.asked, now));
+        // The next chunk has as long.
+        let record = self.records.entry(from).or_default();
+        record.bytes = record.bytes.saturating_sub(taken);
+        record.heard = now;
+        self.owed = self.owed.saturating_sub(taken);
+        self.late.retain(|(_, late)| *late != request);
+        self.late.insert((late, request));
+        if first {
+            self.learn(latency);
+            self.cancel_others(key, request, out);
+        }
+    }
+
+    /// Whether a peer can have been asked that on this link.
+    fn was_asked(&self, from: NodeIndex, request: u64) -> bool {
+        self.records.get(&from).is_some_and(|record| record.before < request && request <= record.latest)
+    }
+
     /// A peer says that it cannot give what it was asked for; whether it was asked.
     pub(super) fn not_found(&mut self, now: Time, from: NodeIndex, request: u64) -> bool {
         if self.pulls.get(&request).is_none_or(|pull| pull.from != from) {
-            return request <= self.numbered;
+            return self.was_asked(from, request);
         }
         if let Some(record) = self.records.get_mut(&from) {
             record.heard = now;
@@ -450,10 +507,10 @@ impl Pulls {
         let silent = owing.map(|record| record.silent_at(patience)).min();
         let late = self.late.first().map(|(at, _)| *at);
         let again = self.retries.first().map(|(at, _)| *at);
-        [silent, late, again].into_iter().flatten().min()
+        [silent, late, again, self.look_at].into_iter().flatten().min()
     }
 
-    fn forget(&mut self, key: Key) {
+    fn forget(&mut self, key: Reference) {
         if let Some(want) = self.wants.remove(&key) {
             unwait(&mut self.waiting, want.place, key);
             self.retries.remove(&(want.again, key));
@@ -466,7 +523,7 @@ impl Pulls {
         let Some(want) = self.wants.get(&pull.key).filter(|want| want.requests.len() == 1) else { return };
         let failed = want.failed;
         let very = Time(pull.asked.0.saturating_add(self.late_ns().saturating_mul(VERY_LATE)));
-        let very = Time(very.0.saturating_add(self.patience_ns()));
+        let very = Time(very.0.saturating_add(self.patience_ns())).min(self.due(&pull));
         let rare = self.hedged * GOSSIP_HEDGE_PARTS <= self.answers && self.pulls.len() < GOSSIP_PULLS_MAX;
         let other = self.choose(now, pull.key, Some(pull.from)).filter(|other| !failed.has(*other));
         match other {
@@ -481,14 +538,20 @@ impl Pulls {
                 self.ask(now, pull.key, other, out);
             }
             // Later, then; where nobody else has it there is nothing to do but wait.
-            Some(_) | None if now < very => {
-                self.late.insert((very, request));
+            Some(_) | None => {
+                let later = Time(now.0.saturating_add(self.late_ns().max(1_000_000)));
+                self.late.insert((if now < very { very } else { later }, request));
             }
-            Some(_) | None => {}
         }
     }
 
-    fn cancel_others(&mut self, key: Key, request: u64, out: &mut Vec<Order>) {
+    /// When all of a request should have come, as fast as others come: twice what it takes if it comes behind all that is owed.
+    fn due(&self, pull: &Pull) -> Time {
+        let all = self.patience_ns().saturating_add(self.rate.ns_for(pull.size)).saturating_mul(2);
+        Time(pull.began.0.saturating_add(self.late_ns().saturating_mul(VERY_LATE)).saturating_add(all))
+    }
+
+    fn cancel_others(&mut self, key: Reference, request: u64, out: &mut Vec<Order>) {
         let Some(want) = self.wants.get(&key) else { return };
         let others: Vec<u64> = want.requests.iter().copied().filter(|other| *other != request).collect();
         for other in others {
@@ -498,7 +561,7 @@ impl Pulls {
         }
     }
 
-    fn fault(&mut self, now: Time, key: Key, node: NodeIndex, shun: bool) {
+    fn fault(&mut self, now: Time, key: Reference, node: NodeIndex, shun: bool) {
         if shun {
             self.shun(now, node);
         }
@@ -515,7 +578,7 @@ impl Pulls {
         let record = self.records.entry(node).or_default();
         record.shunned = now.after_ms(pause_ms(record.faults));
         record.faults = record.faults.saturating_add(1);
-        self.retries.insert((record.shunned, Key { node, slot: SlotNumber(0) }));
+        self.retries.insert((record.shunned, Reference { node, ..Reference::default() }));
     }
 
     fn learn(&mut self, latency: u64) {
@@ -539,21 +602,37 @@ impl Pulls {
 
     /// Requests under way, others that were asked beside them, and what waits.
     pub(super) fn usage(&self) -> (usize, u64, usize) {
-        (self.pulls.len(), self.hedged, self.waiting.values().map(BTreeSet::len).sum())
+        (self.pulls.len(), self.hedged, self.waiting.values().map(|waiting| waiting.of.len()).sum())
     }
 }
 
-fn wait(waiting: &mut BTreeMap<NodeIndex, Waiting>, place: (u8, u64), key: Key) {
-    waiting.entry(key.node).or_default().insert((place, key));
+fn wait(waiting: &mut BTreeMap<NodeIndex, Waiting>, place: Place, key: Reference) {
+    waiting.entry(key.node).or_default().of.insert((place, key));
 }
 
-fn unwait(waiting: &mut BTreeMap<NodeIndex, Waiting>, place: (u8, u64), key: Key) -> bool {
+fn unwait(waiting: &mut BTreeMap<NodeIndex, Waiting>, place: Place, key: Reference) -> bool {
     let Some(of_origin) = waiting.get_mut(&key.node) else { return false };
-    let waited = of_origin.remove(&(place, key));
-    if of_origin.is_empty() {
+    let waited = of_origin.of.remove(&(place, key));
+    if of_origin.of.is_empty() {
         waiting.remove(&key.node);
     }
     waited
+}
+
+impl Waiting {
+    /// The first, and as many in turn.
+    fn next(&mut self) -> Vec<(Place, Reference)> {
+        let mut next: Vec<_> = self.of.iter().take(LOOKED_MAX).copied().collect();
+        let from = match (self.turn, next.last()) {
+            (Some(turn), Some(last)) => Bound::Excluded(turn.max(*last)),
+            (None, Some(last)) => Bound::Excluded(*last),
+            (_, None) => Bound::Unbounded,
+        };
+        let others: Vec<_> = self.of.range((from, Bound::Unbounded)).take(LOOKED_MAX).copied().collect();
+        self.turn = others.last().copied();
+        next.extend(others);
+        next
+    }
 }
 
 /// How long who has failed so often is left alone, in milliseconds.
@@ -563,7 +642,7 @@ fn pause_ms(faults: u32) -> u64 {
 
 impl Interest {
     /// Who goes first.
-    fn class(self) -> u8 {
+    pub(super) fn class(self) -> u8 {
         match self {
             Interest::FetchNow => 0,
             Interest::Fetch => 1,

@@ -205,6 +205,16 @@ pub enum Input<'a> {
         /// What it is.
         interest: Interest,
     },
+    /// The user needs the bytes of something that it has received no more: nobody is given them any more, and their room is free.
+    Release {
+        /// Which.
+        of: Reference,
+    },
+    /// A node is gone for good, and with it what it offered; it is not to be waited for, nor told anything. Not of one with a link.
+    Forget {
+        /// Which.
+        node: NodeIndex,
+    },
     /// The user would judge otherwise now: all that it has not received is asked about again.
     Reconsider,
     /// The time has come that `deadline` told.
@@ -309,14 +319,16 @@ pub struct Counts {
     pub marks_said: u64,
     /// Marks that came.
     pub marks_heard: u64,
-    /// Bytes of chunks that were wanted.
+    /// Bytes of chunks that came to what was wanted.
     pub bytes_useful: u64,
-    /// Bytes of chunks that nobody waited for any more, or that were wrong.
+    /// Bytes of chunks that did not, that nobody waited for any more, or that were wrong.
     pub bytes_wasted: u64,
     /// Bytes of chunks that were given.
     pub bytes_given: u64,
     /// Requests that nobody could answer, as they said.
     pub not_found: u64,
+    /// Places of tables and marks that were looked at, to say what stands there.
+    pub looked: u64,
     /// What peers did that no sound one does, by [`Fault`].
     pub faults: [u64; 7],
 }
@@ -338,6 +350,10 @@ pub struct Usage {
     pub requests: usize,
     /// Artifacts that wait for somebody to be asked.
     pub waiting: usize,
+    /// Changes of ours that wait for an earlier one of their slot to be done with, at all peers.
+    pub held: usize,
+    /// What peers have and we have yet to be told.
+    pub asks: usize,
     /// Requests that were asked beside late ones.
     pub hedged: u64,
 }
