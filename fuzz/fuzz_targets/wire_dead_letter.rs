@@ -1,4 +1,4 @@
-//! Dead letters: any payload is refused, or is one with one encoding.
+//! Dead letters: any payload is refused, or is one with one encoding, beside what a later version may say.
 #![no_main]
 
 use busway_wire::DeadLetter;
@@ -8,5 +8,6 @@ fuzz_target!(|input: &[u8]| {
     let Ok(letter) = DeadLetter::decode(input) else { return };
     let mut again = vec![0xaa; letter.size()];
     letter.write(&mut again).expect("what was read can be written");
-    assert_eq!(again, input);
+    assert!(again == input || again.len() < input.len());
+    assert_eq!(DeadLetter::decode(&again), Ok(letter));
 });

@@ -315,7 +315,8 @@ fn add_subscriber(topic: &mut Found, ring: &FoundRing<'_>, seat: &FoundSeat, pee
     view.lag_max = view.lag_max.max(load(&row.lag_high)).max(account.in_flight);
     view.held = view.held.saturating_add(account.held);
     if account.in_flight > 0 {
-        view.behind_ms = view.behind_ms.max(now_ns.saturating_sub(load(&row.looked_ns)) / 1_000_000);
+        let since_ns = row.waits_since_ns(peer.last_beat_ns());
+        view.behind_ms = view.behind_ms.max(now_ns.saturating_sub(since_ns) / 1_000_000);
     }
 }
 

@@ -84,11 +84,12 @@ pub struct SubscriberView {
     pub in_flight: u64,
     /// How many messages its cursor is behind the head.
     pub lag: u64,
-    /// The largest lag that its process has seen; it looks four times a second.
+    /// The largest lag that its process has seen; it looks four times a second, at 1 024 of its rings at a time.
     pub lag_max: u64,
     /// Samples that it holds.
     pub held: u64,
-    /// How long the oldest message has been waiting for it, in milliseconds; 0 when nothing waits.
+    /// How long it has taken nothing although something waited for it, in milliseconds, as far as its process has seen; a quarter of a second
+    /// of it, or what the process takes to say that it runs, may be too much. 0 when nothing waits.
     pub behind_ms: u64,
 }
 

@@ -412,9 +412,11 @@ fn a_request_that_nobody_waits_for_is_not_handled_and_who_handles_one_sees_it() 
 #[test]
 fn a_request_handler_whose_breaker_is_open_leaves_requests_to_others_and_closing_tells_who_asks() {
     let scene = Scene::new();
+    let mut dead = scene.bus.subscriber("dead").open().unwrap();
     let broken = scene
         .bus
         .service("broken")
+        .dead_letters("dead")
         .reply("x", |_| Err::<&str, _>("away"))
         .breaker(Breaker::default().failures(1).pause(HOUR))
         .start()
@@ -438,7 +440,10 @@ fn a_request_handler_whose_breaker_is_open_leaves_requests_to_others_and_closing
     for n in 0..50_u8 {
         assert_eq!(&requester.request(&[n], PATIENCE).unwrap()[..], [n], "another answers");
     }
-    assert_eq!(broken.close(PATIENCE).handlers[0].received, 1);
+    let account = broken.close(PATIENCE).handlers[0];
+    assert_eq!((account.received, account.failed, account.unhandled), (1, 1, 0));
+    assert_eq!((account.buried, account.unburied), (0, 0), "who asked was told: nothing is published");
+    assert!(dead.try_recv().unwrap().is_none());
     let mut pending = requester.send(b"never", PATIENCE).unwrap();
     until("it is in hand", || service.account()[0].in_hand == 1);
     assert_eq!(service.close(Duration::ZERO).running, 1);

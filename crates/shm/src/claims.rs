@@ -164,10 +164,18 @@ impl<'a> Claims<'a> {
     /// Takes a message that is published, if nobody has it.
     #[inline]
     pub fn claim(&self, sequence: u64, owner: Owner) -> Option<Claim> {
+        self.claim_from(sequence, owner).map(|(claim, _)| claim)
+    }
+
+    /// As [`Claims::claim`], with who had given it back, or 0.
+    #[inline]
+    pub fn claim_from(&self, sequence: u64, owner: Owner) -> Option<(Claim, Owner)> {
         let found = self.at(sequence).load(Ordering::Acquire); // pairs with Release in `change`
         let Found::Free(attempt) = self.read(sequence, found) else { return None };
+        // Free as its predecessor is over, the word says who did that.
+        let before = Owner(if attempt > 0 { (found >> 8) as u16 } else { 0 });
         let taken = word(sequence, owner, TAKEN, attempt);
-        self.change(sequence, found, taken).then_some(Claim { sequence, word: taken })
+        self.change(sequence, found, taken).then_some((Claim { sequence, word: taken }, before))
     }
 
     /// Says that the message was handled. `false`: too late, it was given to another.
@@ -182,9 +190,14 @@ impl<'a> Claims<'a> {
         self.give_back_as(claim, claim.attempt().saturating_add(1))
     }
 
-    /// Frees one's own claim of a message that was not looked at; it does not count.
+    /// Frees one's own claim of a message that was not looked at; it does not count, and nobody lets it rest.
     pub fn put_back(&self, claim: Claim) -> bool {
-        self.change(claim.sequence, claim.word, word(claim.sequence, Owner(0), FREE, claim.attempt()))
+        self.put_back_to(claim, Owner(0))
+    }
+
+    /// As [`Claims::put_back`], of a message that `before` had given back, which still rests for others.
+    pub fn put_back_to(&self, claim: Claim, before: Owner) -> bool {
+        self.change(claim.sequence, claim.word, word(claim.sequence, before, FREE, claim.attempt()))
     }
 
     /// As [`Claims::give_back`], of a message that was given to pullers so often in all. Where that is more often than before, all see who gave it back.

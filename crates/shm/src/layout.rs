@@ -9,7 +9,7 @@
 
 use crate::marks::{GROUP, Group};
 use crate::slot::Slot;
-use crate::sync::{AtomicU32, AtomicU64};
+use crate::sync::{AtomicU32, AtomicU64, Ordering};
 use crate::sys::memfd::Shared;
 
 pub mod fields;
@@ -258,7 +258,7 @@ pub struct RowEntry {
     pub first: AtomicU64,
     /// Sequence of the last message passed.
     pub cursor: AtomicU64,
-    /// When the cursor last moved or the row was last found empty, coarse monotonic nanoseconds.
+    /// When a look last found the row empty or its cursor moved, coarse monotonic nanoseconds.
     pub looked_ns: AtomicU64,
     /// The most messages that waited when the row was looked at.
     pub lag_high: AtomicU64,
@@ -284,11 +284,20 @@ pub struct RowEntry {
     pub group: AtomicU64,
     /// Lost, by the causes behind those of `dropped`.
     pub dropped_by_group: [AtomicU64; CAUSES - CAUSES_SIDE_BY_SIDE],
-    /// Zero.
-    pub spare: AtomicU64,
+    /// The cursor at the last look, or all ones where nothing waited then.
+    pub looked_at: AtomicU64,
 }
 
 impl RowEntry {
+    /// Since when at least what waits has waited, if anything does, where its process last said at `beat_ns` that it runs. It
+    /// looks at each of many rows rarely: where the cursor has moved since, or nothing waited then, the message that waits came
+    /// later; how much later is not known, but not while the process stood still.
+    pub fn waits_since_ns(&self, beat_ns: u64) -> u64 {
+        let stands = self.looked_at.load(Ordering::Acquire) == self.cursor.load(Ordering::Relaxed); // pairs with Release in `RowShared::look`
+        let looked_ns = self.looked_ns.load(Ordering::Relaxed);
+        if stands { looked_ns } else { looked_ns.max(beat_ns) }
+    }
+
     /// The counter of a cause, by its index.
     pub fn lost(&self, cause: usize) -> Option<&AtomicU64> {
         match cause.checked_sub(CAUSES_SIDE_BY_SIDE) {

@@ -91,7 +91,6 @@ pub struct RowShared {
     budget: Arc<HoldBudget>,
     extra: Option<(u64, u64)>,
     attached: AtomicU64,
-    looked_at: AtomicU64,
     /// The head when the row began to read: what is older it was not there for.
     joined_at: AtomicU64,
     /// Of a puller's row, once it has its seat: the claims of its group, and as whom it claims.
@@ -171,7 +170,6 @@ impl RowShared {
             budget: budget.clone(),
             extra,
             attached: AtomicU64::new(WAITING),
-            looked_at: AtomicU64::new(u64::MAX),
             joined_at: AtomicU64::new(0),
             place: OnceLock::new(),
             counted: OnceLock::new(),
@@ -193,6 +191,7 @@ impl RowShared {
         }
         // Nothing can have waited for it for longer than it exists.
         entry.looked_ns.store(clock::monotonic_ns(), Ordering::Relaxed);
+        entry.looked_at.store(u64::MAX, Ordering::Relaxed);
         entry.publisher.store(self.peer.process().0, Ordering::Relaxed);
         entry.ring.store(self.ring_key.word(), Ordering::Relaxed);
         entry.port.store(options.port.0, Ordering::Relaxed);
@@ -364,16 +363,18 @@ impl RowShared {
         self.budget.give(bytes);
     }
 
-    /// Called by the control thread at each beat: notes since when the row has been behind, and by how much at most.
+    /// Called by the control thread, at each beat or, of very many rows, less often: notes since when the row has been behind,
+    /// and by how much at most.
     pub fn look(&self, now_ns: u64) {
         if !self.is_attached() {
             return;
         }
         let cursor = self.entry.cursor.load(Ordering::Relaxed);
         let lag = self.head().saturating_sub(cursor);
-        let moved = self.looked_at.swap(cursor, Ordering::Relaxed) != cursor;
-        if moved || lag == 0 {
+        let seen = if lag == 0 { u64::MAX } else { cursor };
+        if lag == 0 || self.entry.looked_at.load(Ordering::Relaxed) != seen {
             self.entry.looked_ns.store(now_ns, Ordering::Relaxed);
+            self.entry.looked_at.store(seen, Ordering::Release); // pairs with Acquire in `RowEntry::waits_since_ns`
         }
         if lag > self.entry.lag_high.load(Ordering::Relaxed) {
             self.entry.lag_high.store(lag, Ordering::Relaxed);

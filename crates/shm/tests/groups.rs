@@ -254,8 +254,18 @@ fn what_was_given_back_once_and_then_put_back_unseen_rests_for_nobody() {
     let (_, task) = one.pull().expect("work");
     assert!(task.give_back());
     assert!(one.pull().is_none() && two.pull().is_none(), "both know that it failed");
+    // Who lets nothing rest decides for nobody else, whether they saw it taken meanwhile or come later.
     let mut hasty = Puller::new(&pusher, &group);
-    let (_, task) = hasty.pull().expect("who waits for no rest has it");
+    for looks in [true, false] {
+        let (_, task) = hasty.pull().expect("who waits for no rest has it");
+        assert!(!looks || one.pull().is_none() && two.pull().is_none(), "somebody has it");
+        assert!(task.put_back());
+        assert!(one.pull().is_none() && two.pull().is_none(), "its rest was ended by who waits for none");
+        assert!(patient(&pusher).pull().is_none(), "nor was it for who comes later");
+    }
+    let mut rested = Puller::new(&pusher, &group);
+    rested.reader.rests(Pauses { first_ns: 1, most_ns: 1 });
+    let (_, task) = (0..1_000).find_map(|_| rested.pull()).expect("here it has rested");
     assert!(task.put_back());
     let (_, task) = two.pull().expect("nobody has begun with it since it rested");
     assert_eq!(task.attempt(), 1);
@@ -265,7 +275,7 @@ fn what_was_given_back_once_and_then_put_back_unseen_rests_for_nobody() {
     let (_, task) = one.pull().expect("nor for who gave it back");
     assert!(task.give_back());
     assert!(one.pull().is_none() && two.pull().is_none(), "it failed again");
-    println!("evidence: pullers=4 put_back=3");
+    println!("evidence: pullers=7 put_back=5");
 }
 
 #[test]

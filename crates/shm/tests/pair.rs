@@ -147,6 +147,35 @@ fn send_and_read(pair: &mut Pair, most: u64, until: u64) -> u64 {
 }
 
 #[test]
+fn who_is_looked_at_rarely_and_keeps_up_is_not_said_to_be_behind() {
+    const S: u64 = 1_000_000_000;
+    let mut pair = Pair::new(options());
+    let mut reader = pair.subscribe(Policy::DropOldest { depth: Policy::DEPTH_RING });
+    let row = reader.row().clone();
+    let begun = busway_shm::clock::monotonic_ns();
+    let at = |seconds: u64| begun + seconds * S;
+    let since = |beat_ns: u64| (row.entry().waits_since_ns(beat_ns) - begun) / S;
+    row.look(at(1));
+    pair.send(&[1], Patience::None).expect("room");
+    // It was empty at the look: the message may have come this moment, unless its process has not run since.
+    assert_eq!((since(at(9)), since(begun)), (9, 1));
+    row.look(at(10));
+    assert_eq!(since(at(19)), 10, "it has waited since");
+    row.look(at(20));
+    assert_eq!(since(at(29)), 10);
+    assert!(matches!(reader.take(), Taken::Message(_)));
+    pair.send(&[2], Patience::None).expect("room");
+    assert_eq!((since(at(29)), since(at(5))), (29, 10), "another one waits now");
+    row.look(at(30));
+    assert_eq!(since(at(39)), 30);
+    assert!(matches!(reader.take(), Taken::Message(_)));
+    row.look(at(40));
+    pair.send(&[3], Patience::None).expect("room");
+    assert_eq!(since(at(49)), 49, "it was empty");
+    println!("evidence: looks=5 behind_while_it_kept_up=0");
+}
+
+#[test]
 fn a_ring_of_messages_that_follow_each_other_closely_has_room_for_fewer_looks_and_others_stay_small() {
     let large = RingOptions { slots_max: 1024, ..options() };
     let mut busy = Pair::new(large.clone());

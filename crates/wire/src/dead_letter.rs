@@ -13,7 +13,7 @@ use zerocopy::byteorder::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use crate::context::Context;
-use crate::extension::Extensions;
+use crate::extension::{Extension, Extensions, PREFIX_SIZE, UNIT};
 use crate::header::Codec;
 use crate::ids::PortId;
 use crate::limits::{NAME_BYTES_MAX, PROCESS_NAME_BYTES_MAX, REASON_BYTES_MAX};
@@ -265,12 +265,26 @@ fn text<'a>(bytes: &'a [u8], size: U16, field: &'static str) -> Result<(&'a str,
     Ok((core::str::from_utf8(text).map_err(|_| wrong(field))?, rest))
 }
 
-/// A context of so many bytes, and what follows it: what it is written as, and nothing else.
+/// A context of so many bytes, and what follows it: what it is written as, and what a later version may say beside that.
 fn context(bytes: &[u8], size: U16) -> Result<(Context<'_>, &[u8]), DeadLetterError> {
     let (bytes, rest) = bytes.split_at_checked(usize::from(size.get())).ok_or(wrong("context"))?;
     let context = Context::read(Extensions::new(bytes));
     let mut again = [0; Context::SIZE_MAX];
-    let again = again.get_mut(..context.size()).ok_or(wrong("context"))?;
+    let mut again = again.get_mut(..context.size()).ok_or(wrong("context"))?;
     context.write(again);
-    if again == bytes { Ok((context, rest)) } else { Err(wrong("context")) }
+    let mut left = bytes;
+    for extension in Extensions::new(bytes) {
+        let extension: Extension<'_> = extension.map_err(|_| wrong("context"))?;
+        let size = (PREFIX_SIZE + extension.value.len()).next_multiple_of(UNIT);
+        let (this, behind) = left.split_at_checked(size).ok_or(wrong("context"))?;
+        left = behind;
+        if extension.kind().is_some() {
+            let (same, behind) = again.split_at_mut_checked(size).ok_or(wrong("context"))?;
+            if same != this {
+                return Err(wrong("context"));
+            }
+            again = behind;
+        }
+    }
+    if again.is_empty() { Ok((context, rest)) } else { Err(wrong("context")) }
 }

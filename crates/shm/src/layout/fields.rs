@@ -59,7 +59,7 @@ pub const ARENA: [Structure; 10] = [
         stage_at, stage_first, name),
     structure!(RowEntry: key, publisher, ring, port, policy, holds_at, holds, seat, first, cursor, looked_ns, lag_high, held,
         losing, created_ns, history, delivered, woken, dropped, hold_words, place, group,
-        dropped_by_group, spare),
+        dropped_by_group, looked_at),
     structure!(SeatEntry: key, subscriber, row, ring, from, waits, waited_ns, stalls),
     structure!(ClaimsHeader: magic, layout, process, spare),
     structure!(GroupHead: returned, late, woken, lines, left),

@@ -10,7 +10,8 @@
 //!
 //! What was given back is left alone for a while, twice as long each time (`Pauses`): who failed does not fail again at once. Like the
 //! time of an acknowledgement the pause is that of who looks, from when it saw the message free, so nothing more is shared and nobody who dies takes a time with
-//! it. What was put back unseen has no new attempt, and does not wait, whatever became of it before.
+//! it. What was put back unseen has no new attempt, and does not wait, whatever became of it before; but by who lets nothing rest it is put back as it
+//! was found, since it may rest for others.
 //!
 //! Equal pullers get equal shares: who has had `AHEAD_MAX` messages more than one who is looking for work too leaves it the next,
 //! and takes it all the same when that one does not come for `COURTESY_NS`. Without this the one that runs takes all while the others
@@ -79,6 +80,8 @@ pub struct Task {
     row: Arc<RowShared>,
     run: Run,
     claim: Claim,
+    /// Who had given it back, where its puller has not let it rest as others do.
+    before: Owner,
 }
 
 impl Task {
@@ -103,7 +106,7 @@ impl Task {
 
     /// The message was not looked at: another puller gets it at once, and nothing is counted. `false`: it was given to another already.
     pub fn put_back(self) -> bool {
-        let in_time = !self.row.own.forked() && self.run.claims().put_back(self.claim);
+        let in_time = !self.row.own.forked() && self.run.claims().put_back_to(self.claim, self.before);
         if in_time {
             self.run.head().returned.fetch_add(1, Ordering::Release); // pairs with Acquire in `look`
         }
@@ -307,8 +310,10 @@ impl GroupReader {
             if self.resting.is_left(sequence, &now_ns) || self.is_resting(sequence, &now_ns) {
                 continue;
             }
-            let Some(claim) = self.run.claims().claim(sequence, self.owner) else { continue };
-            if let Some(pulled) = self.read(claim) {
+            let Some((claim, before)) = self.run.claims().claim_from(sequence, self.owner) else { continue };
+            // What has rested here has rested for all.
+            let before = if self.resting.pauses.first_ns > 0 { Owner(0) } else { before };
+            if let Some(pulled) = self.read(claim, before) {
                 return pulled;
             }
         }
@@ -325,6 +330,8 @@ impl GroupReader {
             {
                 self.resting.is_resting(sequence, attempt, now_ns())
             }
+            // It may come back as it was, and then it goes on resting.
+            Found::Taken(_) => false,
             _ => {
                 self.resting.forget(sequence);
                 false
@@ -353,8 +360,8 @@ impl GroupReader {
     }
 
     /// `None`: it was no message; look on.
-    fn read(&mut self, claim: Claim) -> Option<Pulled> {
-        let task = Task { row: self.row().clone(), run: self.run.clone(), claim };
+    fn read(&mut self, claim: Claim, before: Owner) -> Option<Pulled> {
+        let task = Task { row: self.row().clone(), run: self.run.clone(), claim, before };
         let instead = match self.reader.take_at(claim.sequence()) {
             Taken::Message(message) if message.sequence == claim.sequence() => {
                 self.say_taken();
@@ -377,7 +384,7 @@ impl GroupReader {
             // Our seat is not there yet.
             Taken::Empty | Taken::End => Pulled::Unfinished,
         };
-        self.run.claims().put_back(claim);
+        self.run.claims().put_back_to(claim, before);
         self.run.head().returned.fetch_add(1, Ordering::Release); // pairs with Acquire in `come_up`
         Some(instead)
     }

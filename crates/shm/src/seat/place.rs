@@ -215,6 +215,8 @@ fn fill_row(row: &RowEntry, ring: &RingShared, what: &Row, from: u64, holds_at: 
     row.holds_at.store(holds_at, Ordering::Relaxed);
     row.holds.store(1, Ordering::Relaxed);
     row.looked_ns.store(clock::monotonic_ns(), Ordering::Relaxed);
+    // Nobody looks at it while it stands in for who is away.
+    row.looked_at.store(from, Ordering::Relaxed);
     row.place.store(what.place.map_or(0, NonZeroU64::get), Ordering::Relaxed);
     for word in [&row.first, &row.cursor] {
         word.store(from, Ordering::Relaxed);

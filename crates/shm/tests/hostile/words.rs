@@ -74,7 +74,7 @@ pub(crate) fn of_row(own: &OwnArena, index: u32) -> Vec<Word> {
     let at = ROWS_AT + u64::from(index) * size_of::<RowEntry>() as u64;
     let mut words = words!(own, at, RowEntry;
         long: key, publisher, ring, port, policy, holds_at, first, cursor, looked_ns, lag_high, created_ns, history,
-            delivered, woken, place, group;
+            delivered, woken, place, group, looked_at;
         short: holds, seat, held, losing);
     words.extend(array(own, "RowEntry.dropped", at + std::mem::offset_of!(RowEntry, dropped) as u64, 16));
     let further = at + std::mem::offset_of!(RowEntry, dropped_by_group) as u64;
