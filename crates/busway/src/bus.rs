@@ -15,6 +15,7 @@ use busway_shm::sync::{AtomicBool, Ordering};
 use busway_wire::limits::ARENA_BYTES_DEFAULT;
 use busway_wire::{MessageId, Pattern, PortId, Topic};
 
+use crate::artifacts::Artifacts;
 use crate::control::{Control, ControlSettings, Role, Runs};
 use crate::directory::{Directory, Realm};
 use crate::error::{Code, Error, memory};
@@ -27,6 +28,7 @@ use crate::puller::PullerBuilder;
 use crate::pusher::PusherBuilder;
 use crate::requester::RequesterBuilder;
 use crate::responder::{Lanes, ResponderBuilder};
+use crate::runtime::Calls;
 use crate::subscriber::SubscriberBuilder;
 use crate::wake::WakeThread;
 
@@ -44,6 +46,8 @@ pub(crate) struct Core {
     /// Where this process replies; kept by those who do.
     pub(crate) lanes: Mutex<Weak<Lanes>>,
     pub(crate) ids: Ids,
+    /// What is wanted of the artifacts of the node of this process, if it has one.
+    pub(crate) artifacts: Mutex<Option<Arc<Calls>>>,
     closed: AtomicBool,
     name: String,
     domain: String,
@@ -204,6 +208,29 @@ impl Bus {
     /// A responder to what is asked on the topics that `pattern` matches: each request goes to one responder. See [`Bus::requester`].
     pub fn responder(&self, pattern: &str) -> ResponderBuilder {
         ResponderBuilder::new(self, pattern)
+    }
+
+    /// The artifacts of a topic, or of the topics that a pattern matches: bodies that are to be at many nodes. It is the node of this process that has
+    /// them.
+    ///
+    /// ```
+    /// # fn main() -> Result<(), busway::Error> {
+    /// # use std::time::Duration;
+    /// use busway::artifacts::Event;
+    /// let bus = busway::Bus::open("example-of-artifacts")?;
+    /// let node = busway::Node::builder().index(0).open(&bus)?;
+    /// let mut subscriber = bus.artifacts("block.>")?.subscriber().open()?;
+    /// let offer = bus.artifacts("block.new")?.offer(b"a block").open()?;
+    /// let Some(Event::Received(artifact)) = subscriber.recv_timeout(Duration::from_secs(5))? else { panic!("it comes") };
+    /// assert_eq!((artifact.bytes(), artifact.advert().id()), (&b"a block"[..], offer.id()));
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`Code::BadPattern`]; [`Code::ReservedTopic`]; [`Code::NoNode`] where this process has no node, or one that is a client; [`Code::Closed`], [`Code::Forked`].
+    pub fn artifacts(&self, pattern: &str) -> Result<Artifacts, Error> {
+        Artifacts::of(self, pattern)
     }
 
     /// What the domain looks like now: topics, ports, processes, segments, each read from its owner's memory.
@@ -441,8 +468,8 @@ impl BusBuilder {
         let wake = WakeThread::default();
         let closed = AtomicBool::new(false);
         let (lanes, timeout, domain) = (Mutex::default(), self.timeout, self.domain);
-        let ids = Ids::default();
-        let core = Core { own, ports, control, wake, timeout, lanes, ids, closed, name, domain };
+        let (ids, artifacts) = (Ids::default(), Mutex::default());
+        let core = Core { own, ports, control, wake, timeout, lanes, ids, artifacts, closed, name, domain };
         Ok(Bus { core: Arc::new(core) })
     }
 }

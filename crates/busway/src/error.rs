@@ -53,6 +53,7 @@ codes! {
     BadCredentials = 109, "a certificate, a key or a token cannot be used";
     BadTrace = 110, "a trace context cannot be read";
     BadId = 111, "the id of a message cannot be read";
+    NotYet = 112, "this version cannot do it yet";
     DirectoryOwner = 201, "the runtime directory belongs to somebody else";
     DirectoryMode = 202, "the runtime directory is open to others, or closed to us";
     DirectoryKind = 203, "the runtime directory is a symbolic link or not a directory";
@@ -65,6 +66,7 @@ codes! {
     RealmUnknown = 210, "the realm names a group that does not exist or that we are not in";
     AddressUnusable = 211, "an address cannot be listened at";
     EndpointTaken = 212, "another process is this endpoint of its cluster already";
+    NoNode = 213, "no node of this process shares artifacts";
     DomainBudget = 301, "the byte budget of the domain is spent";
     Descriptors = 302, "the process has no file descriptor left";
     AddressSpace = 303, "the process has no address space left";

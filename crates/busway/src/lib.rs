@@ -9,6 +9,7 @@
 #![forbid(unsafe_code)]
 
 mod acl;
+pub mod artifacts;
 mod bus;
 pub mod cluster;
 mod control;

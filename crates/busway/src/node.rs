@@ -72,6 +72,7 @@ pub struct NodeBuilder {
     data: Granted,
     name: Option<String>,
     shares_work: bool,
+    shares_artifacts: bool,
     plain_beyond_loopback: bool,
     tls: Option<Tls>,
     token: Option<Secret>,
@@ -226,9 +227,9 @@ impl NodeBuilder {
         Stepped::open(bus, self.apart().config()?, network, host)
     }
 
-    /// Groups and requests stay on its host.
+    /// Groups, requests and artifacts stay on its host.
     pub(crate) fn apart(mut self) -> Self {
-        self.shares_work = false;
+        (self.shares_work, self.shares_artifacts) = (false, false);
         self
     }
 
@@ -237,6 +238,7 @@ impl NodeBuilder {
         let tokens = self.tokens()?;
         Ok(HubConfig {
             shares_work: self.shares_work,
+            shares_artifacts: self.shares_artifacts,
             cluster: self.cluster,
             identity: self.identity,
             listen: self.listen,
@@ -428,6 +430,7 @@ impl Node {
             data: Granted { messages: LINK_CREDIT_MESSAGES_DEFAULT, bytes: LINK_CREDIT_BYTES_DEFAULT },
             name: None,
             shares_work: true,
+            shares_artifacts: true,
             plain_beyond_loopback: false,
             tls: None,
             token: None,

@@ -15,6 +15,7 @@ mod desk;
 mod door;
 mod export;
 mod gate;
+mod gossip;
 mod hub;
 mod import;
 mod interest;
@@ -31,6 +32,7 @@ mod stepped;
 
 pub(crate) use door::Change;
 pub(crate) use export::Outbound;
+pub(crate) use gossip::{Call, Calls, Mailbox, Note, ReaderId, Standing, Stands, Taken, ended, names};
 pub(crate) use hub::{Hub, HubConfig, LinkView};
 pub(crate) use staging::{Goal, Pieces, Staging};
 pub use stepped::{Simulated, Stepped, UnderWay, control_due_ns, step_control};

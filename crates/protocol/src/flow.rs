@@ -82,6 +82,9 @@ impl Flow {
         match kind {
             Kind::Publish | Kind::Push | Kind::Run => Flow::Data,
             Kind::Request | Kind::Reply => Flow::Rpc,
+            Kind::Advert => Flow::Advert,
+            Kind::Fetch => Flow::Request,
+            Kind::Chunk => Flow::Chunk,
             Kind::Hello | Kind::Refusal | Kind::Goodbye => Flow::Transport,
             Kind::Control
             | Kind::Interest

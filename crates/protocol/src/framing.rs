@@ -193,7 +193,10 @@ impl Framer {
                 | Kind::Pong
                 | Kind::Goodbye
                 | Kind::Deny
-                | Kind::Run,
+                | Kind::Run
+                | Kind::Advert
+                | Kind::Fetch
+                | Kind::Chunk,
             ) => LINK_FRAME_BYTES_MAX as u64,
         };
         if size > size_max {
@@ -212,7 +215,7 @@ impl Framer {
         let size = header.size.get() as usize;
         let before = HEADER_SIZE + header.extension_bytes();
         let payload = size.saturating_sub(before);
-        let message = header.kind() == Some(Kind::Publish);
+        let message = header.kind().is_some_and(Kind::crosses_links);
         if message && bytes.len() >= before {
             let extensions = bytes.get(HEADER_SIZE..before).unwrap_or_default();
             header.validate_extensions(extensions)?;

@@ -169,6 +169,11 @@ impl Gossip {
         Ok(slot)
     }
 
+    /// The other nodes are these from now on: whom an offer is to reach that is to reach all.
+    pub fn set_members(&mut self, members: Nodes) {
+        self.config.members = members;
+    }
+
     /// The next advert that the user is to judge, by [`Input::Judged`].
     pub fn next_advert(&mut self) -> Option<Advert> {
         self.known.next_advert()

@@ -16,12 +16,52 @@ use core::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::bounded::at_most;
+use crate::header::Kind;
 use crate::limits::{
     ARTIFACT_ATTRIBUTE_BYTES_MAX, ARTIFACT_CHUNK_BYTES, ARTIFACT_INSIDE_BYTES_MAX,
     GOSSIP_FILTER_PATTERNS_MAX, GOSSIP_WORD_BYTES_MAX, GOSSIP_WORD_ENTRIES_MAX,
 };
 use crate::pattern::Pattern;
 use crate::topic::Topic;
+
+/// The topics of the messages in which these words travel, each of one source: who has what, requests, bytes.
+const TOPICS: [&str; 3] = ["$artifact.advert", "$artifact.fetch", "$artifact.chunk"];
+
+/// The topics of the messages in which these words travel, by what they carry: who has what, requests and their ends, bytes.
+///
+/// ```
+/// use busway_wire::gossip::{pattern, topics};
+/// assert!(topics().iter().all(|topic| topic.is_reserved() && pattern().matches(topic)));
+/// ```
+#[must_use]
+pub fn topics() -> [Topic; 3] {
+    TOPICS.map(|topic| Topic::reserved(topic).expect("it is in the grammar"))
+}
+
+/// The kind of the messages of a topic that cross a link: those of these words have their own, so that their flow follows from it.
+///
+/// ```
+/// use busway_wire::gossip::{kind_of, topics};
+/// use busway_wire::{Kind, Topic};
+/// assert_eq!(topics().map(|topic| kind_of(&topic)), [Kind::Advert, Kind::Fetch, Kind::Chunk]);
+/// assert_eq!(kind_of(&Topic::new("price.tick")?), Kind::Publish);
+/// # Ok::<(), busway_wire::NameError>(())
+/// ```
+#[must_use]
+pub fn kind_of(topic: &Topic) -> Kind {
+    match TOPICS.iter().position(|text| *text == topic.as_str()) {
+        Some(0) => Kind::Advert,
+        Some(1) => Kind::Fetch,
+        Some(_) => Kind::Chunk,
+        None => Kind::Publish,
+    }
+}
+
+/// What who takes these words says that it wants.
+#[must_use]
+pub fn pattern() -> Pattern {
+    Pattern::parse("$artifact.*").expect("it is in the grammar")
+}
 
 /// The name of a body: BLAKE3 of its bytes.
 ///

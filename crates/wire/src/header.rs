@@ -130,11 +130,17 @@ pub enum Kind {
     Deny = 43,
     /// Small messages of one source that follow each other.
     Run = 44,
+    /// Who offers and has which artifact, between two nodes.
+    Advert = 45,
+    /// Who wants bytes of an artifact, between two nodes.
+    Fetch = 46,
+    /// Bytes of an artifact, between two nodes.
+    Chunk = 47,
 }
 
 impl Kind {
     /// Every kind, in order of its number.
-    pub const ALL: [Kind; 18] = [
+    pub const ALL: [Kind; 21] = [
         Kind::Publish,
         Kind::Request,
         Kind::Reply,
@@ -153,6 +159,9 @@ impl Kind {
         Kind::Goodbye,
         Kind::Deny,
         Kind::Run,
+        Kind::Advert,
+        Kind::Fetch,
+        Kind::Chunk,
     ];
 
     /// The kind with this number.
@@ -189,7 +198,21 @@ impl Kind {
             Kind::Goodbye => "goodbye",
             Kind::Deny => "deny",
             Kind::Run => "run",
+            Kind::Advert => "advert",
+            Kind::Fetch => "fetch",
+            Kind::Chunk => "chunk",
         }
+    }
+
+    /// Whether it is that of a message that crosses a link, by itself or in parts.
+    ///
+    /// ```
+    /// use busway_wire::Kind;
+    /// assert!(Kind::Publish.crosses_links() && Kind::Chunk.crosses_links() && !Kind::Run.crosses_links());
+    /// ```
+    #[must_use]
+    pub const fn crosses_links(self) -> bool {
+        matches!(self, Kind::Publish | Kind::Advert | Kind::Fetch | Kind::Chunk)
     }
 }
 

@@ -538,6 +538,16 @@ pub const GOSSIP_OFFERS_DEFAULT: u32 = 100_000;
 /// Bytes of the artifacts that a node offers, as [`GOSSIP_OFFERS_DEFAULT`]: some hundred of the largest.
 pub const GOSSIP_OFFERS_BYTES_DEFAULT: u64 = 64 * MIB;
 
+/// Artifacts and adverts that wait for one who subscribes to them: as many as it can be asked for at a time, many times. What comes meanwhile stays with the node, which
+/// has it as long as it is offered, and follows when there is room.
+pub const ARTIFACT_EVENTS_MAX: usize = 1_024;
+
+/// The same in bytes of artifacts: 32 of the largest. One that is larger waits alone.
+pub const ARTIFACT_EVENTS_BYTES_MAX: usize = 8 << 20;
+
+/// Words about artifacts that a peer is told before others have their turn: a full window of chunks is some more.
+pub const GOSSIP_TURN_WORDS: usize = 64;
+
 // Credit.
 
 /// Messages that a peer may have under way to us unless the user says otherwise: half a million a second over

@@ -419,7 +419,10 @@ pub const fn seed_of(kind: Kind, cluster: Seed) -> Seed {
         | Kind::Pong
         | Kind::Goodbye
         | Kind::Deny
-        | Kind::Run => cluster,
+        | Kind::Run
+        | Kind::Advert
+        | Kind::Fetch
+        | Kind::Chunk => cluster,
     }
 }
 
@@ -478,9 +481,15 @@ pub fn decode(header: &Header, body: &[u8]) -> Result<Frame, DecodeError> {
         Kind::Goodbye => Frame::Goodbye { reason: read_body(kind, body)? },
         Kind::Deny => Frame::Deny(read_body(kind, body)?),
         // Messages are no frames of this sort: a run is read by `Records`.
-        Kind::Publish | Kind::Request | Kind::Reply | Kind::Push | Kind::Run | Kind::Control => {
-            return Err(DecodeError::Kind { kind: header.kind });
-        }
+        Kind::Publish
+        | Kind::Request
+        | Kind::Reply
+        | Kind::Push
+        | Kind::Run
+        | Kind::Control
+        | Kind::Advert
+        | Kind::Fetch
+        | Kind::Chunk => return Err(DecodeError::Kind { kind: header.kind }),
     };
     frame.check().map_err(|fault| DecodeError::Frame { kind, fault })?;
     // Two encodings of one frame would make a recording or a comparison lie.

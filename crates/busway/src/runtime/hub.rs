@@ -12,6 +12,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use busway_io::{Driver, Epoll, Event, Fault, Listen, ListenerId};
+use busway_protocol::gossip::NodeIndex;
 use busway_protocol::membership::Attempt;
 use busway_protocol::{Config, Input, Passing, PeerId, State, Time};
 use busway_shm::bell::ANY;
@@ -31,6 +32,7 @@ use crate::runtime::crew::{Carried, Crew};
 use crate::runtime::desk::Desk;
 use crate::runtime::door::Change;
 use crate::runtime::gate::Gates;
+use crate::runtime::gossip::{Calls, Swarm};
 use crate::runtime::interest::Interests;
 use crate::runtime::occupant::{self, Occupant};
 use crate::runtime::peer::{Peer, Speakers};
@@ -75,6 +77,8 @@ pub(crate) struct HubConfig {
     pub(crate) acl: Option<Acl>,
     /// Groups and requests are shared with other hosts.
     pub(crate) shares_work: bool,
+    /// Artifacts are, between nodes.
+    pub(crate) shares_artifacts: bool,
 }
 
 /// What the membership knows of a peer, for people.
@@ -160,6 +164,8 @@ pub(super) struct Shared<D> {
     pub(super) lingered: Condvar,
     stop: AtomicBool,
     work_ends: AtomicBool,
+    /// What programs want of the artifacts, if this is a node that shares them.
+    pub(super) calls: Option<Arc<Calls>>,
 }
 
 impl<D> std::fmt::Debug for Shared<D> {
@@ -203,9 +209,12 @@ impl<D: Wires> Shared<D> {
         link.hello.credit_messages = config.data.messages;
         link.hello.credit_bytes = config.data.bytes;
         link.hello.name = busway_wire::link::label_of(&config.host);
+        let node = matches!(config.identity, PeerId::Node { .. });
+        let calls = (config.shares_artifacts && node).then(Arc::<Calls>::default);
         let shared = Arc::new(Self {
             core,
             driver,
+            calls,
             tls: Mutex::new(config.tls.clone()),
             acl: Mutex::new(config.acl.clone()),
             strangers: Mutex::new(VecDeque::new()),
@@ -440,6 +449,8 @@ pub(crate) struct Hub {
     threads: Vec<JoinHandle<()>>,
     /// The thread that shares work, which ends first: what it says last goes out over the links.
     desk: Option<JoinHandle<()>>,
+    /// The thread that has the artifacts.
+    swarm: Option<JoinHandle<()>>,
 }
 
 impl Hub {
@@ -453,7 +464,8 @@ impl Hub {
         let (shared, listening) = Shared::listen(core.clone(), driver, config)?;
         let crew = Arc::new(Crew::new(shared.clone()));
         core.ports.add_carrier(crew.clone());
-        let mut hub = Hub { shared, crew: crew.clone(), listening, threads: Vec::new(), desk: None };
+        let mut hub =
+            Hub { shared, crew: crew.clone(), listening, threads: Vec::new(), desk: None, swarm: None };
         hub.run("bw-link-rx", {
             let crew = crew.clone();
             move || crew.receive()
@@ -463,6 +475,13 @@ impl Hub {
             let desk = Desk::new(hub.shared.clone())?;
             hub.run("bw-work", move || desk.run())?;
             hub.desk = hub.threads.pop();
+        }
+        if let (Some(calls), PeerId::Node { index }) = (hub.shared.calls.clone(), hub.shared.config.identity)
+        {
+            let swarm = Swarm::new(hub.shared.clone(), calls.clone(), NodeIndex(index))?;
+            hub.run("bw-gossip", move || swarm.run())?;
+            hub.swarm = hub.threads.pop();
+            *lock(&hub.shared.core.artifacts) = Some(calls);
         }
         core.control.watch()?;
         Ok(hub)
@@ -620,9 +639,13 @@ impl Drop for Hub {
         self.shared.work_ends.store(true, Ordering::Release); // pairs with Acquire in `Shared::work_ends`
         self.shared.core.ports.ring_bell(ANY);
         self.shared.core.ports.ring_bell(work_line());
-        if let Some(desk) = self.desk.take() {
+        if let Some(calls) = &self.shared.calls {
+            lock(&self.shared.core.artifacts).take_if(|of_bus| Arc::ptr_eq(of_bus, calls));
+            calls.wake();
+        }
+        for thread in [self.desk.take(), self.swarm.take()].into_iter().flatten() {
             // It has nothing to say; a panic was printed when it happened.
-            let _ = desk.join();
+            let _ = thread.join();
         }
         // What was published before we are dropped is on its way, also what was left to `bw-link-tx`.
         self.shared.pump();

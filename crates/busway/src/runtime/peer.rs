@@ -29,9 +29,11 @@ use crate::runtime::cipher::{Cipher, Trouble};
 use crate::runtime::desk::Channel;
 use crate::runtime::export::{Care, Exports};
 use crate::runtime::gate::{Gates, Passage};
+use crate::runtime::gossip;
 use crate::runtime::import::{Imports, Inputs, Lent};
 use crate::runtime::{Goal, Outbound, Pieces, Staging, UnderWay};
 
+mod artifacts;
 mod fill;
 mod words;
 
@@ -172,6 +174,8 @@ pub(crate) struct Peer {
     pub(crate) imports: Imports,
     /// What is said about work, if that is shared with other hosts.
     channel: Option<Channel>,
+    /// What is said about artifacts, if it is a node and so are we.
+    artifacts: Option<gossip::Channel>,
     wire: Option<Wire>,
     host: String,
     speakers: Arc<Speakers>,
@@ -218,6 +222,7 @@ impl Peer {
             exports: Exports::new(core, id, permits, place)?,
             imports: Imports::new(core),
             channel: None,
+            artifacts: None,
             wire: None,
             host,
             speakers,
@@ -311,6 +316,7 @@ impl Peer {
         }
         self.session.disconnected(now, &mut self.outputs);
         self.carry_out(now);
+        self.lose_artifacts(now);
     }
 
     /// What we want of the peer has changed.
@@ -483,6 +489,7 @@ impl Peer {
 
     /// What was read at this time is in its place.
     fn taken<D: Driver<Staging, Pieces>>(&mut self, driver: &D, since: Time) {
+        self.rouse();
         self.taking_ns = self.taking_ns.saturating_add(Time(driver.now_ns()).since(since));
     }
 
@@ -596,6 +603,9 @@ impl Peer {
         if let Some(channel) = self.channel.as_mut().filter(|channel| channel.is_theirs(source)) {
             return channel.deliver(delivery);
         }
+        if let Some(channel) = self.artifacts.as_mut().filter(|channel| channel.is_theirs(source)) {
+            return channel.deliver(delivery);
+        }
         self.imports.deliver(delivery, &mut self.inputs);
         self.delivered += 1;
         // Not after every message: what was published is told once for all of them.
@@ -635,6 +645,7 @@ impl Peer {
 
     fn carry_out_one(&mut self, now: Time, output: Output) {
         let Some(output) = self.carry_out_of_work(output) else { return };
+        let Some(output) = self.carry_out_of_artifacts(output) else { return };
         match output {
             Output::Established { hello, restarted } => {
                 tracing::info!(target: "busway::link", peer = %self.id, name = %hello.name.escape_debug(), restarted, "linked");
@@ -826,6 +837,7 @@ impl Peer {
             driver.watch(wire.connection);
         }
         self.write(driver);
+        self.rouse();
         // A peer that takes no bytes does not take the last ones either.
         let stuck = |closing: &mut Closing| now >= closing.since.after_ms(CLOSE_MS);
         if let Some(closing) = self.wire.as_mut().and_then(|wire| wire.closing.take_if(stuck)) {

@@ -22,6 +22,7 @@ pub(crate) fn address(host: HostId) -> SocketAddr {
 pub(crate) fn config(index: u8, own: HostId, peers: &[(u8, HostId)]) -> HubConfig {
     HubConfig {
         shares_work: false,
+        shares_artifacts: false,
         cluster: "test".to_owned(),
         identity: PeerId::Node { index },
         listen: vec![address(own)],

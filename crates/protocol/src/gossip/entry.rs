@@ -87,7 +87,7 @@ impl Artifact {
 
     pub(super) fn advert(&self, of: Reference) -> Advert {
         let (topic, attribute) = (self.topic.clone(), self.attribute.to_vec());
-        Advert { of, topic, id: self.id, size: self.size, attribute }
+        Advert { of, topic, id: self.id, size: self.size, attribute, confirm: self.confirm }
     }
 }
 

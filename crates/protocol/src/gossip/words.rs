@@ -169,6 +169,8 @@ pub struct Advert {
     pub size: u64,
     /// What its origin says of it.
     pub attribute: Vec<u8>,
+    /// Whether its origin wants to know of each node that it has it, or will not have it.
+    pub confirm: bool,
 }
 
 /// What happens to the machine.

@@ -21,7 +21,7 @@ impl<P: AsRef<[u8]> + Clone> Link<P> {
         header: Header,
         body: &'a [u8],
     ) -> Result<Option<Event<'a>>, Closed> {
-        if header.kind() == Some(Kind::Publish) {
+        if header.kind().is_some_and(Kind::crosses_links) {
             self.whole(&header)?;
             return Ok(Some(Event::Message { header, body }));
         }
@@ -156,7 +156,7 @@ impl<P: AsRef<[u8]> + Clone> Link<P> {
         part: Option<Part>,
         extensions: &'a [u8],
     ) -> Result<Option<Event<'a>>, Closed> {
-        self.expect_established(Kind::Publish)?;
+        self.expect_established(header.kind().unwrap_or(Kind::Publish))?;
         let source = header.source();
         self.coming = Some(source);
         let piece = u64::from(header.size.get()).saturating_sub((HEADER_SIZE + extensions.len()) as u64);

@@ -12,7 +12,7 @@ use alloc::vec::Vec;
 
 use busway_wire::limits::LINK_GAPS_MAX;
 use busway_wire::link::{Accept, Announce, Gap};
-use busway_wire::{Cause, Topic, TopicId};
+use busway_wire::{Cause, Kind, Topic, TopicId, gossip};
 
 use crate::error::PeerError;
 use crate::link::{Amount, Way};
@@ -24,6 +24,7 @@ pub(crate) struct Export {
     announce: Announce,
     /// Of the announced topic: it is a hash, too slow to be made for each message.
     topic: TopicId,
+    kind: Kind,
     phase: Phase,
     /// The sequence before the first that this export accounts for.
     before: u64,
@@ -78,6 +79,7 @@ impl Export {
         let before = next.saturating_sub(1);
         Export {
             topic: announce.topic.id(),
+            kind: gossip::kind_of(&announce.topic),
             announce,
             phase: Phase::Unannounced,
             before,
@@ -94,6 +96,11 @@ impl Export {
 
     pub(crate) fn topic(&self) -> TopicId {
         self.topic
+    }
+
+    /// Of its messages.
+    pub(crate) fn kind(&self) -> Kind {
+        self.kind
     }
 
     pub(crate) fn topic_name(&self) -> &Topic {

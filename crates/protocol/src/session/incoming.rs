@@ -279,7 +279,7 @@ impl<P: AsRef<[u8]> + Clone> Session<P> {
     ) -> Option<&mut Relay> {
         let (source, sequence) = (header.source(), header.sequence.get());
         let known = self.relays.get(&source).filter(|relay| relay.is_here());
-        if known.is_some_and(|relay| relay.topic() != header.topic()) {
+        if known.is_some_and(|relay| !relay.is_of(header)) {
             self.fail(PeerError::Announcement { source }, out);
             return None;
         }

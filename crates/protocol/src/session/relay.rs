@@ -9,7 +9,7 @@ use alloc::collections::VecDeque;
 
 use busway_wire::limits::LINK_ACKNOWLEDGE_BYTES;
 use busway_wire::link::{Accept, Announce};
-use busway_wire::{Cause, TopicId};
+use busway_wire::{Cause, Header, Kind, TopicId, gossip};
 
 use crate::link::Amount;
 
@@ -19,6 +19,7 @@ pub(crate) struct Relay {
     announce: Announce,
     /// Of the announced topic: it is a hash, too slow to be made for each message.
     topic: TopicId,
+    kind: Kind,
     phase: Phase,
     /// Whether it was announced on this link, and answered.
     here: bool,
@@ -91,6 +92,7 @@ impl Relay {
     pub(crate) fn new(announce: Announce, window: Amount) -> Relay {
         Relay {
             topic: announce.topic.id(),
+            kind: gossip::kind_of(&announce.topic),
             announce,
             phase: Phase::Asked,
             here: true,
@@ -110,8 +112,11 @@ impl Relay {
         &self.announce
     }
 
-    pub(crate) fn topic(&self) -> TopicId {
-        self.topic
+    /// Whether such a message may be of it. The topic of words about artifacts has a kind of its own, which does not come in runs.
+    pub(crate) fn is_of(&self, header: &Header) -> bool {
+        let kind = header.kind();
+        let run = kind == Some(Kind::Run) && self.kind == Kind::Publish;
+        header.topic() == self.topic && (run || kind == Some(self.kind))
     }
 
     pub(crate) fn phase(&self) -> Phase {

@@ -9,7 +9,7 @@ use alloc::format;
 use alloc::string::String;
 
 use busway_wire::link::{Accept, Announce, Deny, Frame, Retire};
-use busway_wire::{Cause, Extensions, Flags, Header, Kind, Part, PortId, Run, TopicId, VERSION};
+use busway_wire::{Cause, Extensions, Flags, Header, Part, PortId, Run, VERSION};
 
 use crate::error::PeerError;
 use crate::link::{Amount, Link, State, can_go};
@@ -39,7 +39,7 @@ impl<P: AsRef<[u8]> + Clone> Session<P> {
         }
         let bytes = payload.as_ref().len() as u64;
         let refused = match self.exports.get(&source) {
-            Some(export) => sendable(&header, source, export.topic(), payload.as_ref()),
+            Some(export) => sendable(&header, source, export, payload.as_ref()),
             None => return,
         };
         let size_max = self.largest();
@@ -236,12 +236,12 @@ fn outgoing_name(ours: PeerId, theirs: PeerId) -> String {
 }
 
 /// The header of a message as the peer will take it, or `None` if it would refuse it.
-fn sendable(header: &Header, source: PortId, topic: TopicId, following: &[u8]) -> Option<Header> {
-    let mut link = Header::new(Kind::Publish);
+fn sendable(header: &Header, source: PortId, export: &Export, following: &[u8]) -> Option<Header> {
+    let mut link = Header::new(export.kind());
     link.hops_version = (VERSION << 4) | header.hops();
     link.flags = Flags::from_bits(header.flags)?.bits();
     link.extensions = header.extensions;
-    link.topic.set(topic.0);
+    link.topic.set(export.topic().0);
     link.source.set(source.0);
     link.sequence = header.sequence;
     link.time_ns = header.time_ns;

@@ -14,6 +14,7 @@ use crate::ports::lock;
 use crate::runtime::desk::Channel;
 use crate::runtime::door::Door;
 use crate::runtime::export::place_of;
+use crate::runtime::gossip;
 use crate::runtime::hub::Wires;
 use crate::runtime::peer::{Peer, Shares};
 
@@ -33,9 +34,11 @@ impl<D: Wires> Door<D> {
         let permits = Permits::new(principal, self.shared.acl().as_ref().map(Acl::rules));
         let core = &self.shared.core;
         let channel = config.shares_work.then(|| Channel::new(core, &host));
+        let calls = self.shared.calls.as_ref().filter(|_| matches!(id, PeerId::Node { .. }));
+        let artifacts = calls.map(|calls| gossip::Channel::new(calls, &host));
         let made = Peer::new(core, session, permits, host, place, speakers, shares);
-        let made = made.and_then(|peer| Ok((peer, channel.transpose()?)));
-        let (mut peer, channel) = match made {
+        let made = made.and_then(|peer| Ok((peer, channel.transpose()?, artifacts.transpose()?)));
+        let (mut peer, channel, artifacts) = match made {
             Ok(made) => made,
             Err(error) => {
                 tracing::warn!(target: "busway::link", peer = %id, "no room for a peer: {error}");
@@ -45,6 +48,9 @@ impl<D: Wires> Door<D> {
         // Before all else that is wanted, of which there may be as much as a peer takes.
         if let Some(channel) = channel {
             peer.share_work(&self.shared.driver, channel);
+        }
+        if let Some(artifacts) = artifacts {
+            peer.share_artifacts(&self.shared.driver, artifacts);
         }
         for want in interests.all() {
             peer.tell(&self.shared.driver, want);

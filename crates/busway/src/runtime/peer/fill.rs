@@ -41,6 +41,7 @@ impl Peer {
             all += read;
             let wrote = self.write_at(driver, now);
             if read == 0 || !wrote {
+                self.rouse();
                 return all;
             }
         }

@@ -1,0 +1,170 @@
+//! An artifact that this program offers.
+//!
+//! Invariant: an offer stands while its handle is there, unless it is kept, has reached all, or its time is up.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use busway_protocol::gossip::{ArtifactId, Offering, Reference};
+use busway_wire::Topic;
+
+use crate::artifacts::milliseconds;
+use crate::error::{Code, Error};
+use crate::runtime::{Call, Calls, Standing, Stands, names};
+
+/// Whom an offer is for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Destination {
+    /// All nodes of the cluster.
+    #[default]
+    All,
+    /// These nodes, by their indices.
+    Peers(Vec<u8>),
+    /// The nodes of a group of this name.
+    Group(String),
+}
+
+/// How far an offer has come.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Reach {
+    /// It is offered.
+    Offered,
+    /// Each other node that is configured or was ever linked has it, or has declined it. It is not offered any more.
+    Reached,
+    /// Its time is up, and it is not offered any more. These nodes have not said that they have it.
+    Expired(Vec<u8>),
+    /// It was withdrawn, or the node has ended.
+    Withdrawn,
+}
+
+/// How an artifact is offered. See [`Artifacts::offer`](crate::artifacts::Artifacts::offer).
+#[derive(Clone, Debug)]
+#[must_use = "an offer is made by `open`"]
+pub struct OfferBuilder {
+    calls: Arc<Calls>,
+    topic: Result<Topic, Error>,
+    body: Arc<[u8]>,
+    attribute: Vec<u8>,
+    to: Destination,
+    reach_all: Option<Duration>,
+    kept: bool,
+}
+
+impl OfferBuilder {
+    pub(super) fn new(calls: &Arc<Calls>, topic: Result<Topic, Error>, body: &[u8]) -> Self {
+        let (attribute, to) = (Vec::new(), Destination::All);
+        Self { calls: calls.clone(), topic, body: body.into(), attribute, to, reach_all: None, kept: false }
+    }
+
+    /// What receivers are told beside, at most 256 bytes, so that they can decide whether they want it.
+    pub fn attribute(mut self, attribute: &[u8]) -> Self {
+        self.attribute = attribute.to_vec();
+        self
+    }
+
+    /// Whom it is for. Default: all nodes.
+    pub fn to(mut self, to: Destination) -> Self {
+        self.to = to;
+        self
+    }
+
+    /// It is to be at all nodes, also at those where nobody subscribes to it, within this time. When each has it or declines it, or the time is up, it is
+    /// withdrawn: who has received it keeps it.
+    pub fn reach_all(mut self, within: Duration) -> Self {
+        self.reach_all = Some(within);
+        self
+    }
+
+    /// It stays offered when its handle is dropped, until its node ends.
+    pub fn keep(mut self) -> Self {
+        self.kept = true;
+        self
+    }
+
+    /// Offers it.
+    ///
+    /// # Errors
+    /// [`Code::TooLarge`] above 256 KiB, or for a longer attribute; [`Code::Full`] where the node offers as much as it may; [`Code::BadTopic`] where the artifacts
+    /// were named by a pattern; [`Code::NotYet`] for another destination than [`Destination::All`]; [`Code::Closed`] where the node has ended.
+    pub fn open(self) -> Result<Offer, Error> {
+        let topic = self.topic?;
+        if self.to != Destination::All {
+            return Err(Error::new(Code::NotYet, "an artifact can be offered to all nodes only")
+                .at(format!("topic {topic}"))
+                .remedy("offer it to all, and let those who do not want it drop it"));
+        }
+        let id = ArtifactId::of(&self.body);
+        let (attribute, body) = (self.attribute, self.body);
+        let reach_all_ms = self.reach_all.map(milliseconds);
+        let offering = Offering { topic, attribute, body, instead_of: None, reach_all_ms };
+        let (of, standing) = self.calls.ask(|answer| Call::Offer { offering, answer })??;
+        Ok(Offer { calls: self.calls, of, id, standing, kept: self.kept })
+    }
+}
+
+/// An artifact that is offered. It is withdrawn when this is dropped, unless it is [kept](OfferBuilder::keep).
+#[derive(Debug)]
+pub struct Offer {
+    calls: Arc<Calls>,
+    of: Reference,
+    id: ArtifactId,
+    standing: Arc<Standing>,
+    kept: bool,
+}
+
+impl Offer {
+    /// The name of its bytes.
+    #[must_use]
+    pub fn id(&self) -> ArtifactId {
+        self.id
+    }
+
+    /// How far it has come.
+    #[must_use]
+    pub fn reach(&self) -> Reach {
+        reach(self.standing.now())
+    }
+
+    /// Waits until it is at all nodes, as [`OfferBuilder::reach_all`] says.
+    ///
+    /// # Errors
+    /// [`Code::TimedOut`] where that takes longer than `timeout`, or longer than the offer had: the error names the nodes that have not said that they have it;
+    /// [`Code::Closed`] where it was withdrawn or the node has ended.
+    pub fn wait_reached(&self, timeout: Duration) -> Result<(), Error> {
+        let late = |what: String| {
+            Err(Error::new(Code::TimedOut, what)
+                .at(format!("artifact {}", self.id))
+                .remedy("see which nodes are linked: busway peers"))
+        };
+        match self.standing.wait(timeout) {
+            Stands::Reached => Ok(()),
+            Stands::Offered => late(format!("it is not at all nodes after {timeout:?}")),
+            Stands::Expired(missing) => late(format!("{} have not said that they have it", names(&missing))),
+            Stands::Withdrawn => Err(crate::runtime::ended()),
+        }
+    }
+
+    /// Takes it back: the others are told, and stop asking for it.
+    pub fn withdraw(mut self) {
+        self.kept = false;
+    }
+}
+
+impl Drop for Offer {
+    fn drop(&mut self) {
+        if !self.kept {
+            self.calls.leave(Call::Withdraw { of: self.of });
+        }
+    }
+}
+
+fn reach(stands: Stands) -> Reach {
+    match stands {
+        Stands::Offered => Reach::Offered,
+        Stands::Reached => Reach::Reached,
+        Stands::Expired(missing) => Reach::Expired(missing.iter().map(|node| node.0).collect()),
+        Stands::Withdrawn => Reach::Withdrawn,
+    }
+}

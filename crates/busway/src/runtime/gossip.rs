@@ -1,0 +1,366 @@
+//! The node's part in the swarm: the machine of artifacts, what peers say to it, and what programs want of it.
+//!
+//! ```text
+//! offer, subscribe -> | calls    the    words, lane by lane | -> session of each peer
+//! adverts, bodies  <- | mailbox  machine       words        | <-
+//! ```
+//!
+//! One thread, `bw-gossip`, has the machine; nobody else touches it, and it waits for nobody: not for a peer, not for a subscriber, not for a user's function,
+//! which is called by who receives. What has come over a link waits with its peer until it is taken, so that the window of the link bounds it; what is to be said
+//! is asked for when the session of the peer has room for a word more, so that nothing is queued here.
+//!
+//! Invariant: the machine hears that a link stands before any word of it, and none of a link behind its end.
+
+mod calls;
+mod channel;
+mod mailbox;
+mod rights;
+mod standing;
+mod users;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use busway_protocol::gossip::{
+    Advert, ArtifactId, Config, Epoch, Fault, Gossip, Input, Lane, NodeIndex, Nodes, Offering, Output,
+    Reference, Word,
+};
+use busway_protocol::{PeerId, Permits, Principal, Time};
+use busway_wire::gossip::{decode, encode};
+use busway_wire::limits::{GOSSIP_SERVED_MAX, GOSSIP_TURN_WORDS};
+
+use crate::acl::Acl;
+use crate::error::{Code, Error};
+use crate::ports::lock;
+use crate::runtime::hub::{Shared, Wires};
+use crate::runtime::peer::Peer;
+
+pub(crate) use calls::{Call, Calls, ReaderId, ended};
+pub(crate) use channel::{Channel, WANT};
+pub(crate) use mailbox::{Mailbox, Note, Taken};
+use rights::Passed;
+pub(crate) use standing::{Standing, Stands};
+use users::Users;
+pub(crate) use users::names;
+
+/// It looks at least so often: whatever was missed is found then.
+const SLEEP_MAX: Duration = Duration::from_secs(1);
+
+/// What is known of a peer here.
+#[derive(Debug, Default)]
+struct Line {
+    /// Which link of it the machine knows of.
+    link: Option<u64>,
+    /// What it may do, since that link began.
+    permits: Option<Permits>,
+    /// It may do something else than on the link before: all is told anew.
+    anew: bool,
+    /// Requests for what it may not have.
+    not_found: VecDeque<u64>,
+    /// What it said and may not say.
+    denied: u64,
+    /// Words that could not be read.
+    nonsense: u64,
+    /// What it did that no sound node does, as far as it was said in the log.
+    blamed: Vec<Fault>,
+}
+
+/// See the head of this file.
+pub(super) struct Swarm<D> {
+    shared: Arc<Shared<D>>,
+    calls: Arc<Calls>,
+    machine: Gossip,
+    members: Nodes,
+    lines: BTreeMap<u8, Line>,
+    users: Users,
+    out: Vec<Output>,
+    come: Vec<Option<Vec<u8>>>,
+}
+
+impl<D: Wires> Swarm<D> {
+    pub(super) fn new(shared: Arc<Shared<D>>, calls: Arc<Calls>, node: NodeIndex) -> Result<Self, Error> {
+        let members = shared.config.nodes.keys().copied().map(NodeIndex).collect();
+        // Of two starts the later has the larger one, as of two ids of messages, unless the clock was set back; a linked node is believed in any case.
+        let epoch = Epoch(u64::try_from(shared.core.ids.next()?.0 >> 64).unwrap_or_default());
+        let mut config = Config::new(node, epoch, members);
+        config.seed = shared.link.hello.instance;
+        Ok(Self {
+            shared,
+            calls,
+            machine: Gossip::new(config),
+            members,
+            lines: BTreeMap::new(),
+            users: Users::default(),
+            out: Vec::new(),
+            come: Vec::new(),
+        })
+    }
+
+    /// The body of `bw-gossip`.
+    pub(super) fn run(mut self) {
+        while !self.shared.work_ends() {
+            let again = self.step();
+            if again {
+                std::thread::yield_now();
+                continue;
+            }
+            let now_ns = self.shared.driver.now_ns();
+            let due =
+                self.machine.deadline().map(|(at, _)| Duration::from_nanos(at.0.saturating_sub(now_ns)));
+            self.calls.wait(due.map_or(SLEEP_MAX, |due| due.min(SLEEP_MAX)));
+        }
+        self.users.end();
+        self.calls.end();
+    }
+
+    /// One look at everything; whether to look again at once.
+    fn step(&mut self) -> bool {
+        let now = Time(self.shared.driver.now_ns());
+        for call in self.calls.take() {
+            self.call(now, call);
+        }
+        let peers = lock(&self.shared.peers).clone();
+        let nodes = peers.into_iter().filter_map(|(id, peer)| match id {
+            PeerId::Node { index } => Some((index, peer)),
+            PeerId::Client { .. } => None,
+        });
+        let nodes: BTreeMap<u8, Arc<Mutex<Peer>>> = nodes.collect();
+        let gone: Vec<u8> = self.lines.keys().filter(|index| !nodes.contains_key(index)).copied().collect();
+        for index in gone {
+            self.stand(now, index, None);
+            self.lines.remove(&index);
+        }
+        for (index, peer) in &nodes {
+            self.listen(now, *index, peer);
+        }
+        if self.machine.deadline().is_some_and(|(at, _)| at <= now) {
+            self.machine.handle(now, Input::Tick, &mut self.out);
+        }
+        // Before they hear what follows from what was counted.
+        let denied = self.lines.values().map(|line| line.denied).sum();
+        self.calls.note(self.machine.counts(), self.machine.usage(), denied);
+        self.tell_users(now);
+        let mut again = false;
+        for (index, peer) in &nodes {
+            again |= self.say(now, *index, peer);
+        }
+        again
+    }
+
+    /// Takes what a peer has said.
+    fn listen(&mut self, now: Time, index: u8, peer: &Mutex<Peer>) {
+        let mut come = std::mem::take(&mut self.come);
+        let known = self.lines.get(&index).and_then(|line| line.link);
+        let (link, permits) = {
+            let mut peer = lock(peer);
+            let link = peer.take_artifact_words(&self.shared.driver, &mut come);
+            (link, (link != known).then(|| peer.permits().clone()))
+        };
+        self.stand(now, index, link);
+        if let (Some(permits), Some(_), Some(line)) = (permits, link, self.lines.get_mut(&index)) {
+            let former = line.permits.replace(permits);
+            line.anew = former.is_some() && former != line.permits;
+        }
+        for body in come.drain(..) {
+            self.hear(now, index, body.as_deref());
+        }
+        self.come = come;
+    }
+
+    /// A link stands, or none does.
+    fn stand(&mut self, now: Time, index: u8, link: Option<u64>) {
+        let line = self.lines.entry(index).or_default();
+        let former = std::mem::replace(&mut line.link, link);
+        if former == link {
+            return;
+        }
+        line.not_found.clear();
+        let node = NodeIndex(index);
+        if former.is_some() {
+            self.machine.handle(now, Input::PeerDown { node }, &mut self.out);
+        }
+        if link.is_some() {
+            if self.members.insert(node) {
+                self.machine.set_members(self.members);
+            }
+            self.machine.handle(now, Input::PeerUp { node }, &mut self.out);
+        }
+    }
+
+    fn hear(&mut self, now: Time, index: u8, body: Option<&[u8]>) {
+        let heard = body.map(decode);
+        let Some(Ok((word, following))) = heard else {
+            // It bears a good checksum: the peer is of another version, or lies. Once is enough to be told.
+            let line = self.lines.entry(index).or_default();
+            line.nonsense += 1;
+            if line.nonsense == 1 {
+                let error = heard.and_then(Result::err);
+                tracing::warn!(target: "busway::gossip", peer = index, "not understood: {error:?}");
+            }
+            return;
+        };
+        let Some(line) = self.lines.get_mut(&index) else { return };
+        let Some(permits) = &line.permits else { return };
+        let (mut word, mut denied) = (word, 0);
+        if let (true, Word::Exchange(exchange)) = (line.anew, &mut word) {
+            exchange.since = None;
+        }
+        let acl = || self.shared.acl();
+        let origin =
+            |node: NodeIndex| Permits::new(Principal::Node { index: node.0 }, acl().as_ref().map(Acl::rules));
+        let passed = rights::heard(permits, word, |of| self.users.topic(of), origin, &mut denied);
+        let before = line.denied;
+        line.denied += denied;
+        if before == 0 && denied > 0 {
+            tracing::warn!(target: "busway::gossip", peer = index, "offers what it may not publish");
+        }
+        match passed {
+            Passed::Word(word) => {
+                let input = Input::Word { from: NodeIndex(index), word, following };
+                self.machine.handle(now, input, &mut self.out);
+            }
+            // Who asks for more than anybody may is not answered.
+            Passed::NotFound { request } if line.not_found.len() < GOSSIP_SERVED_MAX => {
+                line.not_found.push_back(request);
+            }
+            Passed::NotFound { .. } => {}
+        }
+    }
+
+    /// Does what programs want.
+    fn call(&mut self, now: Time, call: Call) {
+        match call {
+            Call::Offer { offering, answer } => {
+                let offered = self.offer(now, offering);
+                if let Err(std::sync::mpsc::SendError(Ok((of, _)))) = answer.send(offered) {
+                    self.withdraw(now, of);
+                }
+            }
+            Call::Withdraw { of } => self.withdraw(now, of),
+            Call::Subscribe { pattern, judges, mailbox, answer } => {
+                let reader = self.users.subscribe(pattern, judges, mailbox);
+                if answer.send(reader).is_err() {
+                    self.users.unsubscribe(reader);
+                }
+            }
+            Call::Unsubscribe { reader } => self.users.unsubscribe(reader),
+            Call::Judge { reader, of, interest } => self.users.judged(reader, of, interest),
+            Call::Reconsider { reader } => self.users.reconsider(reader),
+            // Who does not wait for it any more does without.
+            Call::List { answer } => drop(answer.send(self.users.list())),
+        }
+    }
+
+    fn offer(&mut self, now: Time, offering: Offering) -> Result<(Reference, Arc<Standing>), Error> {
+        let (topic, attribute) = (offering.topic.clone(), offering.attribute.clone());
+        let (id, size) = (ArtifactId::of(&offering.body), offering.body.len() as u64);
+        let confirm = offering.reach_all_ms.is_some();
+        let slot = self.machine.offer(now, offering).map_err(|error| refused(&error))?;
+        let of = self.machine.own(slot).ok_or_else(ended)?;
+        let standing = self.users.offered(slot, Advert { of, topic, id, size, attribute, confirm });
+        Ok((of, standing))
+    }
+
+    fn withdraw(&mut self, now: Time, of: Reference) {
+        let Some(slot) = self.users.slot_of(of) else { return };
+        self.machine.handle(now, Input::Withdraw { slot }, &mut self.out);
+        self.users.ended(slot, Stands::Withdrawn);
+    }
+
+    /// Asks and tells the users of this host.
+    fn tell_users(&mut self, now: Time) {
+        loop {
+            self.carry_out();
+            while let Some(advert) = self.machine.next_advert() {
+                self.users.advertised(advert);
+            }
+            let verdicts = self.users.verdicts();
+            if verdicts.is_empty() && self.out.is_empty() {
+                break;
+            }
+            for (of, interest) in verdicts {
+                self.machine.handle(now, Input::Judged { of, interest }, &mut self.out);
+            }
+        }
+        let machine = &self.machine;
+        self.users.deliver(|of| machine.body(of));
+    }
+
+    fn carry_out(&mut self) {
+        for output in self.out.drain(..) {
+            match output {
+                Output::Received { advert, body: _ } => self.users.received(advert.of),
+                Output::Gone { of } => self.users.gone(of),
+                Output::Reached { slot } => drop(self.users.ended(slot, Stands::Reached)),
+                Output::Expired { slot, missing } => {
+                    // Where there is nobody else, all have it.
+                    let how = if missing.is_empty() { Stands::Reached } else { Stands::Expired(missing) };
+                    self.users.ended(slot, how);
+                }
+                Output::Blame { node, fault } => {
+                    let line = self.lines.entry(node.0).or_default();
+                    if !line.blamed.contains(&fault) {
+                        line.blamed.push(fault);
+                        tracing::warn!(target: "busway::gossip", peer = node.0, ?fault, "a peer did what no sound one does");
+                    }
+                }
+            }
+        }
+    }
+
+    /// Says what a peer is to be told, as far as there is room; whether there is more.
+    fn say(&mut self, now: Time, index: u8, peer: &Mutex<Peer>) -> bool {
+        let node = NodeIndex(index);
+        let Some(line) = self.lines.get_mut(&index) else { return false };
+        let (Some(link), Some(permits)) = (line.link, &line.permits) else { return false };
+        if !self.machine.has_output(node) && line.not_found.is_empty() {
+            return false;
+        }
+        let mut peer = lock(peer);
+        if peer.artifact_link() != Some(link) {
+            // It ended meanwhile; whoever noticed has woken us.
+            return false;
+        }
+        let (mut said, mut more) = (0, false);
+        for lane in Lane::ALL {
+            while peer.may_say(lane) {
+                if said >= GOSSIP_TURN_WORDS {
+                    more = true;
+                    break;
+                }
+                let mut body = Vec::new();
+                if let Some(request) = line.not_found.pop_front_if(|_| lane == Lane::Request) {
+                    encode(&Word::NotFound { request }, &[], &mut body);
+                } else {
+                    let Some(mut words) = self.machine.transmit(now, node, lane) else { break };
+                    if let (true, Word::Exchange(exchange)) = (line.anew, &mut words.word) {
+                        exchange.since = None;
+                    }
+                    words.word = rights::said(permits, node, words.word, |of| self.users.topic(of));
+                    encode(&words.word, words.following(), &mut body);
+                }
+                peer.say_of_artifacts(now, lane, body);
+                said += 1;
+            }
+        }
+        if said > 0 {
+            peer.write(&self.shared.driver);
+        }
+        more
+    }
+}
+
+/// Why something is not offered, and what to do.
+fn refused(error: &busway_protocol::gossip::OfferError) -> Error {
+    use busway_protocol::gossip::OfferError;
+    let (code, remedy) = match error {
+        OfferError::TooLarge { .. } => (Code::TooLarge, "send it in parts, each an artifact"),
+        OfferError::Attribute { .. } => (Code::TooLarge, "say less in the attribute"),
+        OfferError::Slots { .. } | OfferError::Bytes { .. } => {
+            (Code::Full, "withdraw what is not needed any more")
+        }
+        OfferError::Gone { .. } => (Code::BadSetting, "offer it anew"),
+    };
+    Error::new(code, error.to_string()).at("the artifacts of this node").remedy(remedy)
+}

@@ -1,0 +1,125 @@
+//! What programs want of the node's artifacts, and how they wake whoever has them.
+//!
+//! A call is put here and done by the one thread that has the machine; who wants an answer waits for it without a lock. Calls are as many as threads wait
+//! in them, but for those that say that something is not wanted any more.
+//!
+//! Invariant: when the thread has ended no call waits, and none is taken.
+
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::Duration;
+
+use busway_protocol::gossip::{Counts, Interest, Offering, Reference, Usage};
+use busway_wire::Pattern;
+
+use crate::error::{Code, Error};
+use crate::ports::lock;
+use crate::runtime::gossip::mailbox::Mailbox;
+use crate::runtime::gossip::standing::Standing;
+
+/// Which subscriber.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct ReaderId(pub(crate) u64);
+
+/// An artifact of which this node knows, for people.
+#[derive(Clone, Debug)]
+pub(crate) struct Listed {
+    pub(crate) advert: busway_protocol::gossip::Advert,
+    /// All of its bytes are here.
+    pub(crate) here: bool,
+    /// This node offers it.
+    pub(crate) own: bool,
+}
+
+/// One thing that is wanted.
+#[derive(Debug)]
+pub(crate) enum Call {
+    Offer { offering: Offering, answer: SyncSender<Result<(Reference, Arc<Standing>), Error>> },
+    Withdraw { of: Reference },
+    Subscribe { pattern: Pattern, judges: bool, mailbox: Arc<Mailbox>, answer: SyncSender<ReaderId> },
+    Unsubscribe { reader: ReaderId },
+    Judge { reader: ReaderId, of: Reference, interest: Interest },
+    Reconsider { reader: ReaderId },
+    List { answer: SyncSender<Vec<Listed>> },
+}
+
+#[derive(Debug, Default)]
+struct State {
+    calls: Vec<Call>,
+    woken: bool,
+    ended: bool,
+    counts: Counts,
+    usage: Usage,
+    denied: u64,
+}
+
+/// See the head of this file.
+#[derive(Debug, Default)]
+pub(crate) struct Calls {
+    state: Mutex<State>,
+    news: Condvar,
+}
+
+impl Calls {
+    /// The thread looks again soon.
+    pub(crate) fn wake(&self) {
+        let mut state = lock(&self.state);
+        if !std::mem::replace(&mut state.woken, true) {
+            self.news.notify_one();
+        }
+    }
+
+    /// Leaves a call that nobody waits for.
+    pub(crate) fn leave(&self, call: Call) {
+        let mut state = lock(&self.state);
+        if !state.ended {
+            state.calls.push(call);
+            state.woken = true;
+            self.news.notify_one();
+        }
+    }
+
+    /// Leaves a call and waits for its answer.
+    pub(crate) fn ask<A>(&self, call: impl FnOnce(SyncSender<A>) -> Call) -> Result<A, Error> {
+        let (answer, answered): (_, Receiver<A>) = sync_channel(1);
+        self.leave(call(answer));
+        answered.recv().map_err(|_| ended())
+    }
+
+    /// What was counted, what is in use, and how many offers were denied.
+    pub(crate) fn counts(&self) -> (Counts, Usage, u64) {
+        let state = lock(&self.state);
+        (state.counts, state.usage, state.denied)
+    }
+
+    pub(super) fn note(&self, counts: Counts, usage: Usage, denied: u64) {
+        let mut state = lock(&self.state);
+        (state.counts, state.usage, state.denied) = (counts, usage, denied);
+    }
+
+    /// What there is to be done.
+    pub(super) fn take(&self) -> Vec<Call> {
+        std::mem::take(&mut lock(&self.state).calls)
+    }
+
+    /// Waits until it is woken, at most for so long.
+    pub(super) fn wait(&self, most: Duration) {
+        let state = lock(&self.state);
+        let waited = self.news.wait_timeout_while(state, most, |state| !state.woken);
+        waited.unwrap_or_else(PoisonError::into_inner).0.woken = false;
+    }
+
+    /// Whoever waits for an answer has none, and nobody will.
+    pub(super) fn end(&self) {
+        let mut state = lock(&self.state);
+        state.ended = true;
+        let calls = std::mem::take(&mut state.calls);
+        drop(state);
+        drop(calls);
+    }
+}
+
+/// The node has ended.
+pub(crate) fn ended() -> Error {
+    Error::new(Code::Closed, "the node that has the artifacts is closed").remedy("open it again")
+}

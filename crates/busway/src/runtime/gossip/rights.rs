@@ -1,0 +1,123 @@
+//! What a peer may say and may be told about artifacts: the rights of its messages, at each word that names one.
+//!
+//! Who may publish a topic may offer on it, and describe what others offer; who may subscribe to it may be told of it, by an offer, a description or a mark, and is given its
+//! bytes. What may not be said is left out where a list goes on without it; a change of a slot becomes its end, so that versions mean what they did.
+//!
+//! It knows no machine: words go in, and what is left of them comes out.
+//!
+//! Invariant: no word that passes names the topic, the id or the bytes of what the peer may not have, and none brings in what it may not publish.
+
+use busway_protocol::gossip::{NodeIndex, Reference, Word};
+use busway_protocol::{Deed, Permits};
+use busway_wire::Topic;
+use busway_wire::gossip::{Describe, Slot, Standing, Tell};
+
+/// What became of a word of the peer.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Passed {
+    /// This is left of it.
+    Word(Word),
+    /// It asks for bytes that it may not have: it is told that they are not found.
+    NotFound {
+        /// The number of its request.
+        request: u64,
+    },
+}
+
+/// Takes out of a word of the peer what it may not say, and what it may not ask for. `topic` says on which topic an artifact is, `origin` what a node may do. Counts what
+/// was denied.
+pub(super) fn heard<'a>(
+    permits: &Permits,
+    word: Word,
+    topic: impl Fn(Reference) -> Option<&'a Topic>,
+    origin: impl Fn(NodeIndex) -> Permits,
+    denied: &mut u64,
+) -> Passed {
+    // What is not known has no bytes to give.
+    let may_have = |of: Reference| topic(of).is_some_and(|topic| permits.allow(Deed::Subscribe, topic));
+    Passed::Word(match word {
+        Word::Tell(Tell { through, mut slots }) => {
+            for slot in &mut slots {
+                end_if(slot, |topic| !permits.allow(Deed::Publish, topic), denied);
+            }
+            Word::Tell(Tell { through, slots })
+        }
+        Word::Describe(Describe { node, epoch, mut slots }) => {
+            let of_origin = origin(node);
+            retain(&mut slots, denied, |slot| {
+                slot.offer.as_ref().is_none_or(|offer| {
+                    permits.allow(Deed::Publish, &offer.topic) && of_origin.allow(Deed::Publish, &offer.topic)
+                })
+            });
+            Word::Describe(Describe { node, epoch, slots })
+        }
+        Word::Request { request, of, .. } if !may_have(of) => return Passed::NotFound { request },
+        // They name nothing that is not known to who says them; the answer to a question is looked at when it is said.
+        Word::Exchange(_)
+        | Word::Handled { .. }
+        | Word::Marks(_)
+        | Word::Ask { .. }
+        | Word::Request { .. }
+        | Word::Chunk { .. }
+        | Word::NotFound { .. }
+        | Word::Cancel { .. } => word,
+    })
+}
+
+/// Takes out of a word to the peer what it may not be told.
+pub(super) fn said<'a>(
+    permits: &Permits,
+    to: NodeIndex,
+    word: Word,
+    topic: impl Fn(Reference) -> Option<&'a Topic>,
+) -> Word {
+    let mut denied = 0;
+    match word {
+        Word::Tell(Tell { through, mut slots }) => {
+            for slot in &mut slots {
+                end_if(slot, |topic| !permits.allow(Deed::Subscribe, topic), &mut denied);
+            }
+            Word::Tell(Tell { through, slots })
+        }
+        Word::Describe(Describe { node, epoch, mut slots }) => {
+            slots.retain(|slot| {
+                slot.offer.as_ref().is_none_or(|offer| permits.allow(Deed::Subscribe, &offer.topic))
+            });
+            Word::Describe(Describe { node, epoch, slots })
+        }
+        Word::Marks(mut marks) => {
+            for marked in &mut marks.of {
+                let (node, epoch) = (marked.node, marked.epoch);
+                marked.marks.retain(|mark| {
+                    let of = Reference { node, epoch, slot: mark.slot, version: mark.version };
+                    // What is over has no topic here any more; of its end those hear who heard of it.
+                    let known = topic(of).map(|topic| permits.allow(Deed::Subscribe, topic));
+                    node == to || known.unwrap_or(mark.standing != Standing::Has)
+                });
+            }
+            Word::Marks(marks)
+        }
+        Word::Exchange(_)
+        | Word::Handled { .. }
+        | Word::Ask { .. }
+        | Word::Request { .. }
+        | Word::Chunk { .. }
+        | Word::NotFound { .. }
+        | Word::Cancel { .. } => word,
+    }
+}
+
+fn end_if(slot: &mut Slot, may_not: impl Fn(&Topic) -> bool, denied: &mut u64) {
+    if slot.offer.take_if(|offer| may_not(&offer.topic)).is_some() {
+        *denied += 1;
+    }
+}
+
+fn retain<T>(list: &mut Vec<T>, denied: &mut u64, keep: impl Fn(&T) -> bool) {
+    let before = list.len();
+    list.retain(keep);
+    *denied += (before - list.len()) as u64;
+}
+
+#[cfg(test)]
+mod tests;

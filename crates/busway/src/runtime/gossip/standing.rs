@@ -1,0 +1,53 @@
+//! How an offer stands: who offers looks here, the thread that has the machine writes.
+//!
+//! Invariant: an end is the last word.
+
+use std::sync::{Condvar, Mutex, PoisonError};
+use std::time::Duration;
+
+use busway_protocol::gossip::Nodes;
+
+use crate::ports::lock;
+
+/// How it is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Stands {
+    /// It is offered.
+    #[default]
+    Offered,
+    /// Each node has it, or has declined it.
+    Reached,
+    /// Its time is up, and these nodes have not said that they have it.
+    Expired(Nodes),
+    /// It was withdrawn, or its node has ended.
+    Withdrawn,
+}
+
+/// See the head of this file.
+#[derive(Debug, Default)]
+pub(crate) struct Standing {
+    stands: Mutex<Stands>,
+    changed: Condvar,
+}
+
+impl Standing {
+    pub(crate) fn now(&self) -> Stands {
+        *lock(&self.stands)
+    }
+
+    /// Waits until it is not offered any more, at most for so long.
+    pub(crate) fn wait(&self, most: Duration) -> Stands {
+        let stands = lock(&self.stands);
+        let offered = |stands: &mut Stands| *stands == Stands::Offered;
+        let waited = self.changed.wait_timeout_while(stands, most, offered);
+        *waited.unwrap_or_else(PoisonError::into_inner).0
+    }
+
+    pub(super) fn end(&self, how: Stands) {
+        let mut stands = lock(&self.stands);
+        if *stands == Stands::Offered {
+            *stands = how;
+            self.changed.notify_all();
+        }
+    }
+}

@@ -1,0 +1,7 @@
+//! Artifacts among real nodes, over sockets of this machine.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking, also in what its tests share")]
+#![expect(clippy::print_stdout, reason = "the evidence of a row is what its test prints")]
+
+mod reach;
+mod rights;
+mod stage;

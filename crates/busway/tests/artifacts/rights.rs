@@ -1,0 +1,99 @@
+//! Who may offer and who may see, on each way on which an artifact becomes known.
+
+use busway::{Acl, AclRule};
+
+use crate::stage::{Host, PATIENCE, body, receive, subscribe};
+
+/// Rules under which nodes may do what is said there, with all topics or with those of `open` alone.
+fn rules(publish: &str, subscribe: &str) -> Acl {
+    let list = |pattern: &str| vec![pattern.to_owned()];
+    let (publish, subscribe) = (list(publish), list(subscribe));
+    Acl::new([AclRule { identity: "node/*".into(), publish, subscribe, ..AclRule::default() }]).unwrap()
+}
+
+/// Two nodes, and the rules of the first.
+fn two(acl: Acl) -> [Host; 2] {
+    let last = Host::new(1, &[]);
+    let first = Host::with_rules(0, &[(1, last.address())], Some(acl));
+    for host in [&first, &last] {
+        assert!(host.node.wait_for_peers(1, PATIENCE));
+    }
+    [first, last]
+}
+
+#[test]
+fn nobody_is_told_of_an_artifact_on_a_topic_that_it_may_not_subscribe_to() {
+    for size in [100, 100_000] {
+        let hosts = two(rules(">", "open.>"));
+        let mut seen = subscribe(&hosts[1], ">");
+        let offer = |topic: &str, seed| {
+            hosts[0].bus.artifacts(topic).unwrap().offer(&body(size, seed)).open().unwrap()
+        };
+        let (_secret, open) = (offer("secret.a", 1), offer("open.a", 2));
+        assert_eq!(receive(&mut seen).advert().id(), open.id());
+        let listed = hosts[1].bus.artifacts(">").unwrap().list().unwrap();
+        assert_eq!(listed.len(), 1, "the other is not known there: {listed:?}");
+    }
+}
+
+#[test]
+fn nothing_is_taken_of_an_artifact_on_a_topic_that_its_node_may_not_publish() {
+    for size in [100, 100_000] {
+        let hosts = two(rules("open.>", ">"));
+        let mut seen = subscribe(&hosts[0], ">");
+        let offer = |topic: &str, seed| {
+            hosts[1].bus.artifacts(topic).unwrap().offer(&body(size, seed)).open().unwrap()
+        };
+        let (_forged, open) = (offer("secret.a", 1), offer("open.a", 2));
+        assert_eq!(receive(&mut seen).advert().id(), open.id());
+        let artifacts = hosts[0].bus.artifacts(">").unwrap();
+        assert_eq!(artifacts.list().unwrap().len(), 1);
+        assert_eq!(artifacts.counts().denied, 1);
+    }
+}
+
+#[test]
+fn who_is_between_two_nodes_passes_on_no_more_than_the_other_may_see() {
+    let last = Host::new(2, &[]);
+    let middle = Host::with_rules(1, &[(2, last.address())], Some(rules(">", "open.>")));
+    let first = Host::new(0, &[(1, middle.address())]);
+    assert!(middle.node.wait_for_peers(2, PATIENCE));
+    let (mut here, mut there) = (subscribe(&middle, ">"), subscribe(&last, ">"));
+    for size in [100, 100_000] {
+        let offer = |topic: &str, seed| {
+            first.bus.artifacts(topic).unwrap().offer(&body(size, seed)).keep().open().unwrap().id()
+        };
+        let (secret, open) = (offer("secret.a", 1), offer("open.a", 2));
+        let both = [receive(&mut here).advert().id(), receive(&mut here).advert().id()];
+        assert!(both.contains(&secret) && both.contains(&open));
+        assert_eq!(receive(&mut there).advert().id(), open, "{size} bytes");
+    }
+    let known = last.bus.artifacts(">").unwrap().list().unwrap();
+    assert!(known.iter().all(|listed| listed.advert.topic() == "open.a"), "{known:?}");
+}
+
+#[test]
+fn who_gets_a_right_is_told_of_what_stood_before() {
+    let hosts = two(rules("open.>", "open.>"));
+    let offer = |at: usize, seed| {
+        let artifacts = hosts[at].bus.artifacts("secret.a").unwrap();
+        artifacts.offer(&body(100_000, seed)).keep().open().unwrap().id()
+    };
+    let (near, far) = (offer(0, 1), offer(1, 2));
+    let [mut here, mut there] = hosts.each_ref().map(|host| subscribe(host, ">"));
+    assert_eq!([receive(&mut here).advert().id(), receive(&mut there).advert().id()], [near, far]);
+    // What is told in one order is told when something behind it is.
+    let last = hosts
+        .each_ref()
+        .map(|host| host.bus.artifacts("open.a").unwrap().offer(&body(100, 3)).keep().open().unwrap().id());
+    assert_eq!([receive(&mut here).advert().id(), receive(&mut here).advert().id()], last);
+    hosts[0].node.set_acl(rules(">", ">"));
+    let mut again = [receive(&mut there).advert().id(), receive(&mut there).advert().id()];
+    again.sort();
+    assert_eq!(again, {
+        let mut last = last;
+        last.sort();
+        last
+    });
+    assert_eq!([receive(&mut here).advert().id(), receive(&mut there).advert().id()], [far, near]);
+}
