@@ -2,6 +2,8 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking, also in what its tests share")]
 #![expect(clippy::print_stdout, reason = "the evidence of a row is what its test prints")]
 
+mod deaths;
+mod part;
 mod reach;
 mod rights;
 mod stage;
