@@ -75,6 +75,7 @@ fn after_a_link_was_lost_the_difference_is_told_and_no_byte_is_fetched_again() {
     }
     let before = counted(&mut parts[2]);
     parts[0].tell("kick 2");
+    assert_eq!(parts[0].hear_any(), "kicked");
     for line in ["offer 100", "offer 101", "withdraw 1", "withdraw 2"] {
         parts[0].tell(line);
     }

@@ -7,9 +7,10 @@ use std::process::{Child, ChildStdin, Command, Stdio};
 use std::time::Duration;
 
 use busway::artifacts::{Event, Offer};
-use busway::{Bus, Node};
+use busway::{Bus, LinkState, Node, PeerView};
+use busway_shm::clock::monotonic_ns;
 
-use crate::stage::{body, join};
+use crate::stage::{body, join, until};
 
 const DIRECTORY: &str = "BUSWAY_ARTIFACTS_DIRECTORY";
 const INDEX: &str = "BUSWAY_ARTIFACTS_INDEX";
@@ -92,6 +93,17 @@ fn say(line: &str) {
     stdout.flush().unwrap();
 }
 
+/// Ends the link to this peer, and waits for the next.
+fn kick(node: &Node, name: &str) {
+    let begun_ns = monotonic_ns();
+    assert!(node.kick(name));
+    until("there is another link", || {
+        let since = Duration::from_nanos(monotonic_ns() - begun_ns);
+        let is_new = |peer: &PeerView| peer.state == LinkState::Connected && peer.age < since;
+        node.peers().iter().any(|peer| peer.peer == name && is_new(peer))
+    });
+}
+
 /// Offers, withdraws, and says what it has counted.
 fn obey(bus: &Bus, node: &Node) {
     let mut offers: BTreeMap<u64, Offer> = BTreeMap::new();
@@ -106,7 +118,10 @@ fn obey(bus: &Bus, node: &Node) {
                 offers.insert(seed, offer.open().unwrap());
             }
             ("withdraw", Some(seed)) => offers.remove(&seed).unwrap().withdraw(),
-            ("kick", Some(index)) => assert!(node.kick(&format!("node {index}"))),
+            ("kick", Some(index)) => {
+                kick(node, &format!("node {index}"));
+                say("kicked");
+            }
             ("count", None) => {
                 let counts = artifacts.counts();
                 let dropped: u64 = counts.dropped.iter().sum();

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use busway::artifacts::{Artifact, Event, Subscriber};
 use busway::{Acl, Bus, Node};
+use busway_shm::clock::Deadline;
 
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -110,4 +111,13 @@ pub(crate) fn receive(subscriber: &mut Subscriber) -> Artifact {
 pub(crate) fn body(size: usize, seed: u64) -> Vec<u8> {
     let mut random = fastrand::Rng::with_seed(seed);
     std::iter::repeat_with(|| random.u8(..)).take(size).collect()
+}
+
+/// Waits for what must come.
+pub(crate) fn until(what: &str, mut done: impl FnMut() -> bool) {
+    let deadline = Deadline::after(PATIENCE);
+    while !done() {
+        assert!(!deadline.expired(), "in vain: {what}");
+        std::thread::yield_now();
+    }
 }
