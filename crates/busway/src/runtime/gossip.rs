@@ -130,6 +130,11 @@ impl<D: Wires> Swarm<D> {
         for index in gone {
             self.stand(now, index, None);
             self.lines.remove(&index);
+            // It was struck from the list of nodes, or is one that dialed us and is forgotten.
+            let node = NodeIndex(index);
+            self.members.remove(node);
+            self.machine.set_members(self.members);
+            self.machine.handle(now, Input::Forget { node }, &mut self.out);
         }
         for (index, peer) in &nodes {
             self.listen(now, *index, peer);

@@ -10,7 +10,7 @@
 use busway_protocol::gossip::{NodeIndex, Reference, Word};
 use busway_protocol::{Deed, Permits};
 use busway_wire::Topic;
-use busway_wire::gossip::{Describe, Slot, Standing, Tell};
+use busway_wire::gossip::{Describe, Slot, Standing};
 
 /// What became of a word of the peer.
 #[derive(Debug, PartialEq, Eq)]
@@ -36,11 +36,11 @@ pub(super) fn heard<'a>(
     // What is not known has no bytes to give.
     let may_have = |of: Reference| topic(of).is_some_and(|topic| permits.allow(Deed::Subscribe, topic));
     Passed::Word(match word {
-        Word::Tell(Tell { through, mut slots }) => {
-            for slot in &mut slots {
+        Word::Tell(mut tell) => {
+            for slot in &mut tell.slots {
                 end_if(slot, |topic| !permits.allow(Deed::Publish, topic), denied);
             }
-            Word::Tell(Tell { through, slots })
+            Word::Tell(tell)
         }
         Word::Describe(Describe { node, epoch, mut slots }) => {
             let of_origin = origin(node);
@@ -73,11 +73,11 @@ pub(super) fn said<'a>(
 ) -> Word {
     let mut denied = 0;
     match word {
-        Word::Tell(Tell { through, mut slots }) => {
-            for slot in &mut slots {
+        Word::Tell(mut tell) => {
+            for slot in &mut tell.slots {
                 end_if(slot, |topic| !permits.allow(Deed::Subscribe, topic), &mut denied);
             }
-            Word::Tell(Tell { through, slots })
+            Word::Tell(tell)
         }
         Word::Describe(Describe { node, epoch, mut slots }) => {
             slots.retain(|slot| {

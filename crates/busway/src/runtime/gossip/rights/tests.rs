@@ -62,7 +62,7 @@ fn say(permits: &Permits, word: Word) -> Word {
 #[test]
 fn a_peer_brings_in_nothing_that_it_or_its_origin_may_not_publish() {
     let (all, open) = (permits(">", ">"), permits("open.>", ">"));
-    let (passed, denied) = hear(&open, &all, Word::Tell(Tell { through: 1, slots: slots() }));
+    let (passed, denied) = hear(&open, &all, Word::Tell(Tell { exchanges: 1, through: 1, slots: slots() }));
     let Passed::Word(Word::Tell(tell)) = passed else { panic!("{passed:?}") };
     assert_eq!((tell.slots.len(), denied), (2, 1), "the end of one, and the other");
     assert!(tell.slots[0].offer.is_none() && tell.slots[1] == slot(1, "open.a"));
@@ -87,7 +87,7 @@ fn a_peer_is_given_no_bytes_of_what_it_may_not_see_or_of_what_is_not_known() {
 #[test]
 fn a_peer_is_told_no_offer_mark_or_description_of_what_it_may_not_see() {
     let open = permits(">", "open.>");
-    let Word::Tell(tell) = say(&open, Word::Tell(Tell { through: 1, slots: slots() })) else {
+    let Word::Tell(tell) = say(&open, Word::Tell(Tell { exchanges: 1, through: 1, slots: slots() })) else {
         panic!("a tell")
     };
     assert!(tell.slots[0].offer.is_none() && tell.slots[1] == slot(1, "open.a"));
@@ -95,8 +95,9 @@ fn a_peer_is_told_no_offer_mark_or_description_of_what_it_may_not_see() {
     let Word::Describe(describe) = say(&open, Word::Describe(describe)) else { panic!("a description") };
     assert_eq!(describe.slots, [slot(1, "open.a")]);
     let mark = |slot, standing| Mark { slot: SlotNumber(slot), version: 1, standing };
-    let marked =
-        |node, marks| Word::Marks(Marks { through: 1, of: vec![Marked { node, epoch: Epoch(1), marks }] });
+    let marked = |node, marks| {
+        Word::Marks(Marks { exchanges: 1, through: 1, of: vec![Marked { node, epoch: Epoch(1), marks }] })
+    };
     let all: Vec<Mark> = (0..3).map(|slot| mark(slot, Standing::Has)).collect();
     assert_eq!(say(&open, marked(OTHER, all.clone())), marked(OTHER, vec![mark(1, Standing::Has)]));
     assert_eq!(say(&open, marked(PEER, all.clone())), marked(PEER, all), "its own it knows");
