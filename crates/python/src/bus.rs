@@ -122,7 +122,7 @@ impl Bus {
         late_join: f64,
         history_for: Option<f64>,
         behind_max: Option<Number<u32>>,
-    ) -> PyResult<Publisher> {
+    ) -> PyResult<Py<Publisher>> {
         let mut builder = self
             .bus
             .publisher(topic)
@@ -144,7 +144,7 @@ impl Bus {
             builder = builder.behind_max(messages);
         }
         let publisher = py.detach(|| builder.open()).or_raise(py)?;
-        Ok(Publisher::new(publisher, self.bus.clone()))
+        Publisher::of(py, publisher, self.bus.clone())
     }
 
     /// A subscriber of all topics that `pattern` matches: `price.tick`, `price.*`, `price.>`, `^pri`.
@@ -185,7 +185,7 @@ impl Bus {
         bytes_max: Option<Number<u64>>,
         max_wait: f64,
         late_join: f64,
-    ) -> PyResult<Pusher> {
+    ) -> PyResult<Py<Pusher>> {
         let mut builder = self
             .bus
             .pusher(topic)
@@ -198,7 +198,7 @@ impl Bus {
             builder = builder.bytes_max(bytes);
         }
         let pusher = py.detach(|| builder.open()).or_raise(py)?;
-        Ok(Pusher::new(pusher, self.bus.clone()))
+        Pusher::of(py, pusher, self.bus.clone())
     }
 
     /// A puller of all topics that `pattern` matches: each message goes to one puller of its group.

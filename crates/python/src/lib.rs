@@ -22,6 +22,7 @@ mod log;
 mod message;
 mod node;
 mod number;
+mod outlet;
 mod payload;
 mod publisher;
 mod puller;
@@ -57,6 +58,8 @@ mod _busway {
     use crate::message::Message;
     #[pymodule_export]
     use crate::node::Node;
+    #[pymodule_export]
+    use crate::outlet::Sender;
     #[pymodule_export]
     use crate::publisher::Publisher;
     #[pymodule_export]
