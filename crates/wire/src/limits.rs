@@ -187,9 +187,13 @@ pub const MEMBERS_MAX: usize = 16_384;
 /// it registers again when it wakes.
 pub const MEMBER_QUEUE_BYTES_MAX: usize = 1 << 20;
 
-/// Seats that a process asks for at once of one publishing process. The others wait for their turn. So 128 processes may
-/// ask one for all of its rings in the same moment, and what waits for it stays below [`MEMBER_QUEUE_MESSAGES_MAX`].
+/// Seats that a process asks for at once of one publishing process. The others wait for their turn. So 2 048 processes may
+/// ask one for all of its rings in the same moment, and what waits for it stays below [`MEMBER_QUEUE_ASKS_MAX`].
 pub const ASKED_MAX: usize = 8;
+
+/// Requests for seats that wait for one member, beside [`MEMBER_QUEUE_MESSAGES_MAX`]: others ask for them, however fast it
+/// reads, and each asks for [`ASKED_MAX`]. With descriptors counted once for each that asks they are some 3 MiB. Past it the member is disconnected.
+pub const MEMBER_QUEUE_ASKS_MAX: usize = 16_384;
 
 /// Messages that wait for one member, as [`MEMBER_QUEUE_BYTES_MAX`].
 pub const MEMBER_QUEUE_MESSAGES_MAX: usize = 1_024;

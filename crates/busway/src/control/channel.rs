@@ -15,7 +15,8 @@ use busway_shm::error::ShmError;
 use busway_shm::fork::PrivateFd;
 use busway_shm::sys::credentials::{self, Credentials};
 use busway_wire::limits::{
-    CONTROL_BYTES_MAX, MEMBER_QUEUE_BYTES_MAX, MEMBER_QUEUE_FDS_MAX, MEMBER_QUEUE_MESSAGES_MAX,
+    CONTROL_BYTES_MAX, MEMBER_QUEUE_ASKS_MAX, MEMBER_QUEUE_BYTES_MAX, MEMBER_QUEUE_FDS_MAX,
+    MEMBER_QUEUE_MESSAGES_MAX,
 };
 use busway_wire::{Control, DecodeError, EncodeError};
 use rustix::event::{PollFd, PollFlags, Timespec};
@@ -137,7 +138,9 @@ pub(super) enum ChannelError {
     #[error("a message to the peer is too long: {0}")]
     Unencodable(EncodeError),
     /// The peer does not read what is sent to it.
-    #[error("the peer does not read: more than {MEMBER_QUEUE_MESSAGES_MAX} messages wait for it")]
+    #[error(
+        "the peer does not read: more than {MEMBER_QUEUE_MESSAGES_MAX} messages or {MEMBER_QUEUE_ASKS_MAX} requests for seats wait for it"
+    )]
     Overflow,
     /// The kernel refused.
     #[error("the kernel refused: {0}")]
@@ -157,6 +160,8 @@ pub(super) enum Received {
 struct Queued {
     bytes: Vec<u8>,
     enclosed: Enclosed,
+    /// A request for a seat, which is counted apart: how many of them come is not up to who is to read them.
+    asks: bool,
 }
 
 /// One connection: a non-blocking socket and what waits to be sent.
@@ -165,6 +170,8 @@ pub(super) struct Channel {
     // A child made by fork must not keep the connection open: the hang-up is a witness of our death.
     socket: PrivateFd,
     queue: VecDeque<Queued>,
+    /// Of it, how many are requests for seats, and how many bytes all others have.
+    queued_asks: usize,
     queued_bytes: usize,
     /// The kernel refuses for a reason that no readiness event will end.
     stuck: bool,
@@ -172,7 +179,8 @@ pub(super) struct Channel {
 
 impl Channel {
     pub(super) fn new(socket: OwnedFd) -> Result<Channel, ShmError> {
-        Ok(Channel { socket: PrivateFd::new(socket)?, queue: VecDeque::new(), queued_bytes: 0, stuck: false })
+        let (queue, queued_asks, queued_bytes) = (VecDeque::new(), 0, 0);
+        Ok(Channel { socket: PrivateFd::new(socket)?, queue, queued_asks, queued_bytes, stuck: false })
     }
 
     /// Connects without waiting: a listener whose backlog is full answers EAGAIN.
@@ -189,13 +197,22 @@ impl Channel {
     pub(super) fn send(&mut self, message: &Control, enclosed: Enclosed) -> Result<(), ChannelError> {
         let mut bytes = Vec::new();
         busway_wire::encode(message, &mut bytes).map_err(ChannelError::Unencodable)?;
-        if self.queue.len() >= MEMBER_QUEUE_MESSAGES_MAX
-            || self.queued_bytes + bytes.len() > MEMBER_QUEUE_BYTES_MAX
-        {
+        let asks = matches!(message, Control::Attach { .. } | Control::Join { .. });
+        let full = if asks {
+            self.queued_asks >= MEMBER_QUEUE_ASKS_MAX
+        } else {
+            self.queue.len() - self.queued_asks >= MEMBER_QUEUE_MESSAGES_MAX
+                || self.queued_bytes + bytes.len() > MEMBER_QUEUE_BYTES_MAX
+        };
+        if full {
             return Err(ChannelError::Overflow);
         }
-        self.queued_bytes += bytes.len();
-        self.queue.push_back(Queued { bytes, enclosed });
+        if asks {
+            self.queued_asks += 1;
+        } else {
+            self.queued_bytes += bytes.len();
+        }
+        self.queue.push_back(Queued { bytes, enclosed, asks });
         self.flush()
     }
 
@@ -212,7 +229,11 @@ impl Channel {
         while let Some(first) = self.queue.front() {
             match send_now(&self.socket, &first.bytes, &first.enclosed.borrowed()) {
                 Ok(()) => {
-                    self.queued_bytes -= first.bytes.len();
+                    if first.asks {
+                        self.queued_asks -= 1;
+                    } else {
+                        self.queued_bytes -= first.bytes.len();
+                    }
                     self.queue.pop_front();
                 }
                 Err(Errno::INTR) => {}
@@ -226,7 +247,7 @@ impl Channel {
                 Err(errno) => return Err(ChannelError::System(errno)),
             }
         }
-        debug_assert_eq!(self.queued_bytes, 0, "an empty queue holds no bytes");
+        debug_assert_eq!((self.queued_bytes, self.queued_asks), (0, 0), "an empty queue holds nothing");
         Ok(())
     }
 

@@ -487,6 +487,59 @@ fn silent_connections_are_bounded_and_do_not_keep_members_out() {
 }
 
 #[test]
+#[expect(clippy::print_stdout, reason = "the evidence of a row is what its test prints")]
+fn a_member_that_two_hundred_and_fifty_processes_ask_for_all_its_rings_at_once_is_asked_for_each_and_stays() {
+    const ASKS: u32 = 250 * 8;
+    let bystanders = Bystanders::new();
+    let mut asked = Stranger::member(&bystanders.directory);
+    let topic = Topic::new("busy").unwrap();
+    let (ring, generation) = (RingIndex(0), Generation(0));
+    let port = PortId(77);
+    asked.say(&Control::Publish { port, topic, ring, generation, created_ns: 0, relay: false });
+    assert!(matches!(asked.hear(), Some(Control::Published { .. })));
+    // For the holder it is the same whether many ask for a few or one for many.
+    let mut asker = Stranger::member(&bystanders.directory);
+    let (subscription, policy) = (PortId(78), Policy::default());
+    let pattern = Pattern::parse("busy").unwrap();
+    asker.say(&Control::Subscribe { port: subscription, pattern, policy, created_ns: 1, export: false });
+    let (publisher, subscriber) = (asked.arena.process(), asker.arena.process());
+    let deadline = Deadline::after(PATIENCE);
+    for row in 0..ASKS {
+        let row_generation = Generation(0);
+        let row = RowIndex(row);
+        let ask = Control::Attach {
+            publisher,
+            ring,
+            generation,
+            subscriber,
+            subscription,
+            row,
+            row_generation,
+            policy,
+        };
+        asker.channel.send(&ask, Enclosed::Nothing).unwrap();
+        while !asker.channel.is_empty() {
+            asker.channel.flush().unwrap();
+            assert!(!deadline.expired(), "the holder takes no more from who asks");
+            std::thread::yield_now();
+        }
+    }
+    // All of them wait now, for one that has not read any.
+    bystanders.check();
+    let mut rows = Vec::new();
+    while rows.len() < ASKS as usize {
+        match asked.hear() {
+            Some(Control::Attach { row, .. }) => rows.push(row.0),
+            Some(Control::Refused { reason, .. }) => panic!("it is disconnected: {reason}"),
+            Some(_) => {}
+            None => panic!("it is disconnected"),
+        }
+    }
+    assert_eq!(rows, (0..ASKS).collect::<Vec<u32>>(), "each is asked for once, in order");
+    println!("evidence: asked={ASKS} disconnected=0");
+}
+
+#[test]
 fn a_member_that_reads_nothing_is_disconnected_and_others_go_on() {
     let bystanders = Bystanders::new();
     let mut stranger = Stranger::member(&bystanders.directory);
