@@ -415,6 +415,10 @@ pub const WORK_WORD_BYTES: usize = 4 << 10;
 /// group acknowledges, and is lost as `link_budget` elsewhere; if somebody is, it is left to others again.
 pub const WORK_TOO_LARGE_NS: u64 = 5_000_000_000;
 
+/// Bytes of replies of a peer that wait until the lanes to who asked are open, which takes as long as the rendezvous does. A request whose reply has no room is told
+/// that it has no answer.
+pub const WORK_REPLIES_BYTES_MAX: usize = 16 << 20;
+
 /// Pulls of a peer that wait for one of its [`WORK_PULLS_MAX`] to end. A further one is not heard at all.
 pub const WORK_PULLS_WAITING_MAX: usize = 4_096;
 

@@ -396,7 +396,8 @@ impl Shared {
                     }
                     RequestError::ReplyLost
                 }
-                Standing::Lost(Cause::PullerDied) => RequestError::ResponderDied,
+                // The link to the host of who had it is lost: nobody there can be reached.
+                Standing::Lost(Cause::PullerDied | Cause::LinkLost) => RequestError::ResponderDied,
                 Standing::Lost(Cause::NoSubscriber) => RequestError::NoResponders,
                 Standing::Lost(Cause::Expired) => RequestError::TimedOut,
                 Standing::Lost(_) => RequestError::Unanswered,

@@ -131,7 +131,9 @@ impl Lanes {
         self.bus.core.check().map_err(ReplyError::Lane)?;
         let lane = match kept {
             Some(lane) => lane,
-            none => none.insert(self.lane(to)?),
+            none => {
+                none.insert(self.lane(to.requester, to.deadline_ns, || to.claim.map(group::Task::pusher))?)
+            }
         };
         lane.wanted_ns.fetch_max(to.deadline_ns, Ordering::Relaxed);
         let mut publisher = lock(&lane.publisher);
@@ -199,10 +201,41 @@ impl Lanes {
         opened.map_err(ReplyError::Lane)
     }
 
+    /// The lane to this requester, if it is open and nobody is at it.
+    pub(crate) fn opened(&self, requester: PortId) -> Option<Arc<Lane>> {
+        let lane = lock(&self.lanes).get(&requester).cloned()?;
+        let open = lane.publisher.try_lock().is_ok_and(|publisher| publisher.is_some());
+        open.then_some(lane)
+    }
+
+    /// Opens the lane to this requester, which waits for a reply until then, if it is not open: it asks the rendezvous. Who may not wait for that
+    /// has it opened by another thread, and sends when it is.
+    pub(crate) fn open_for(
+        &self,
+        requester: PortId,
+        pusher: Pusher,
+        deadline_ns: u64,
+    ) -> Result<Arc<Lane>, ReplyError> {
+        self.bus.core.check().map_err(ReplyError::Lane)?;
+        let lane = self.lane(requester, deadline_ns, || Some(pusher))?;
+        lane.wanted_ns.fetch_max(deadline_ns, Ordering::Relaxed);
+        let mut publisher = lock(&lane.publisher);
+        if publisher.is_none() {
+            *publisher = Some(self.open(requester)?);
+        }
+        drop(publisher);
+        Ok(lane)
+    }
+
     /// The lane to this requester; a new one takes the place of the one that was used longest ago, but of none that is awaited.
-    fn lane(&self, to: &To<'_>) -> Result<Arc<Lane>, ReplyError> {
+    fn lane(
+        &self,
+        requester: PortId,
+        deadline_ns: u64,
+        pusher: impl FnOnce() -> Option<Pusher>,
+    ) -> Result<Arc<Lane>, ReplyError> {
         let mut lanes = lock(&self.lanes);
-        if let Some(lane) = lanes.get(&to.requester) {
+        if let Some(lane) = lanes.get(&requester) {
             return Ok(lane.clone());
         }
         if lanes.len() >= LANES_MAX {
@@ -213,11 +246,11 @@ impl Lanes {
             lanes.remove(&oldest);
         }
         let used_ns = AtomicU64::new(clock::monotonic_coarse_ns());
-        let (publisher, wanted_ns) = (Mutex::default(), AtomicU64::new(to.deadline_ns));
-        let requester = to.claim.map(group::Task::pusher);
+        let (publisher, wanted_ns) = (Mutex::default(), AtomicU64::new(deadline_ns));
         let (bytes, bytes_of_all) = (AtomicU64::new(0), self.bytes.clone());
-        let lane = Arc::new(Lane { publisher, used_ns, bytes, bytes_of_all, wanted_ns, requester });
-        lanes.insert(to.requester, lane.clone());
+        let of = pusher();
+        let lane = Arc::new(Lane { publisher, used_ns, bytes, bytes_of_all, wanted_ns, requester: of });
+        lanes.insert(requester, lane.clone());
         Ok(lane)
     }
 
@@ -257,7 +290,7 @@ impl Lanes {
         self.count() == 0
     }
 
-    pub(super) fn count(&self) -> usize {
+    pub(crate) fn count(&self) -> usize {
         // A lock of the parent's may be taken for ever.
         if self.bus.core.own.forked() {
             return 0;

@@ -796,7 +796,7 @@ fn failed(say: &mut Says, task: u64, error: &RequestError, standing: Standing) -
 }
 
 /// A copy, if there is memory for it.
-fn copied(bytes: &[u8]) -> Option<Vec<u8>> {
+pub(super) fn copied(bytes: &[u8]) -> Option<Vec<u8>> {
     let mut copy = Vec::new();
     copy.try_reserve_exact(bytes.len()).ok()?;
     copy.extend_from_slice(bytes);

@@ -22,19 +22,21 @@ use busway_wire::limits::{
     WORK_TOO_LARGE_NS, WORK_WAITING_BYTES_MAX,
 };
 use busway_wire::work::{End, Word, parted};
-use busway_wire::{
-    Cause, Group, HEAD_BYTES, Kind, Pattern, PortId, ReplyHead, ReplyState, RequestHead, Topic, responders,
-};
+use busway_wire::{Cause, Group, Kind, Pattern, ReplyState, RequestHead, Topic, responders};
 
+use super::far::copied;
 use super::opener::{For, Wanted};
 use super::pulls::Pulls;
 use super::says::{Saying, Says};
 use super::too_large::{TooLarge, Verdict};
 use super::{Context, Standing};
 use crate::ports::Filter;
-use crate::publisher::{Beside, Stamp};
 use crate::puller::{Puller, PullerBuilder, Task};
-use crate::responder::{Lane, To};
+use crate::responder::Lane;
+
+mod asked;
+
+use asked::Asked;
 
 /// Tasks of one pull that are given before others have their turn.
 const TURN_MAX: usize = 64;
@@ -102,15 +104,6 @@ struct Given {
     asked: Option<Asked>,
 }
 
-/// What a request is.
-struct Asked {
-    requester: PortId,
-    correlation: u64,
-    deadline_ns: u64,
-    lane: Option<Arc<Lane>>,
-    next: u32,
-}
-
 /// See the head of this file.
 #[derive(Default)]
 pub(super) struct Near {
@@ -118,6 +111,8 @@ pub(super) struct Near {
     given: BTreeMap<u64, Given>,
     /// Pulls for which there is no place yet, and what was granted for them.
     waiting: BTreeMap<u32, (Pattern, Group, u64)>,
+    /// Bytes of replies that wait for their lanes.
+    held_bytes: usize,
     /// Of those that ended here the latest, with their pull and topic: what the peer denies it denies also then.
     late: VecDeque<(u64, u32, Topic)>,
     /// It was said that there are more pulls than are heard.
@@ -228,8 +223,27 @@ impl Near {
         }
     }
 
+    /// The lane of a request is there: what waited for it goes. Where it cannot be had there is no answer.
+    pub(super) fn lane(&mut self, context: &Context<'_>, task: u64, lane: Option<Arc<Lane>>, say: &mut Says) {
+        let Some(lane) = lane else {
+            if let Some(given) = self.take_from_peer(task, say) {
+                given.claim.lose(Cause::LinkBudget);
+            }
+            return;
+        };
+        let Some(Given { claim, asked: Some(asked), .. }) = self.given.get_mut(&task) else { return };
+        self.held_bytes -= asked.held_bytes();
+        if let Some(end) = asked.opened(context, claim, lane) {
+            self.over(context, task, end);
+        }
+    }
+
     /// The peer says what became of a task.
     pub(super) fn over(&mut self, context: &Context<'_>, task: u64, end: End) {
+        let asked = self.given.get_mut(&task).and_then(|given| given.asked.as_mut());
+        if asked.is_some_and(|asked| asked.ends(end)) {
+            return;
+        }
         let Some(given) = self.take(task) else {
             if end == End::Denied {
                 self.denied_late(context, task);
@@ -291,12 +305,9 @@ impl Near {
         else {
             return;
         };
-        // What is no reply comes behind those that have come, however many are still on their way to the peer.
-        let index = match state {
-            ReplyState::Part | ReplyState::Last => index,
-            ReplyState::Failed | ReplyState::Unanswered | ReplyState::Died => asked.next,
-        };
-        asked.say(context, claim, index, *state, following);
+        let before = asked.held_bytes();
+        asked.say(context, (task, claim), (index, *state), following, self.held_bytes);
+        self.held_bytes += asked.held_bytes() - before;
         match state {
             ReplyState::Last | ReplyState::Failed | ReplyState::Unanswered => {
                 self.over(context, task, End::Done);
@@ -308,6 +319,7 @@ impl Near {
 
     fn take(&mut self, task: u64) -> Option<Given> {
         let given = self.given.remove(&task)?;
+        self.held_bytes -= given.asked.as_ref().map_or(0, Asked::held_bytes);
         if let Some(giving) = self.pulls.get_mut(&given.pull) {
             giving.under_way = giving.under_way.saturating_sub(1);
             let mut holders = giving.puller.iter_mut().chain(&mut giving.former);
@@ -508,7 +520,7 @@ impl Near {
             }
             payload = rest;
             let correlation = sample.correlation();
-            asked = Some(Asked { requester: source, correlation, deadline_ns, lane: None, next: 0 });
+            asked = Some(Asked::new(source, correlation, deadline_ns));
         }
         // Whatever a program of this host wrote there, the peer gets what is sound.
         let beside = sample.extensions();
@@ -694,36 +706,12 @@ impl Given {
     /// The peer will say nothing of it.
     fn end(self, context: &Context<'_>) {
         if let Some(mut asked) = self.asked {
-            let next = asked.next;
-            asked.say(context, &self.claim, next, ReplyState::Died, (&[], &[]));
+            asked.died(context, &self.claim);
             self.claim.lose(Cause::LinkLost);
         } else if !self.acknowledges {
             self.claim.lose(Cause::LinkLost);
         } else if self.claim.give_back() {
             context.ports.ring_bell(self.line);
-        }
-    }
-}
-
-impl Asked {
-    fn say(
-        &mut self,
-        context: &Context<'_>,
-        claim: &group::Task,
-        index: u32,
-        state: ReplyState,
-        (beside, payload): (&[u8], &[u8]),
-    ) {
-        let stamp = Stamp { kind: Kind::Reply, correlation: self.correlation };
-        let head: [u8; HEAD_BYTES] = ReplyHead::new(index, state).to_bytes();
-        self.next = index.saturating_add(1);
-        let to = To { requester: self.requester, claim: Some(claim), deadline_ns: self.deadline_ns };
-        let said = context.lanes.send(&to, &mut self.lane, stamp, head, &Beside::Came(beside), payload);
-        if let Err(error) = said {
-            tracing::debug!(target: "busway::work", "a reply of another host is lost: {error}");
-            // A word without a payload needs no memory; where that fails too, the claim says that the reply is lost.
-            let head = ReplyHead::new(index, ReplyState::Unanswered).to_bytes();
-            let _ = context.lanes.send(&to, &mut self.lane, stamp, head, &Beside::NOTHING, &[]);
         }
     }
 }

@@ -10,7 +10,8 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::thread::JoinHandle;
 
 use busway_protocol::PeerId;
-use busway_wire::{Group, Topic};
+use busway_shm::row::group;
+use busway_wire::{Group, PortId, Topic};
 
 use crate::bus::{Bus, Core};
 use crate::error::{Code, Error};
@@ -18,6 +19,7 @@ use crate::ports::{lock, work_line};
 use crate::publisher::Publisher;
 use crate::puller::{Puller, PullerBuilder};
 use crate::requester::Requester;
+use crate::responder::{Lane, Lanes};
 use crate::runtime::desk::Between;
 
 /// For whom a port is.
@@ -27,7 +29,7 @@ pub(super) struct For {
     /// Between which sources words go with the peer for which it is.
     pub(super) between: Between,
     pub(super) pull: u32,
-    /// Of a puller, which of those that were asked for it is.
+    /// Of a puller, which of those that were asked for it is; of a lane, the request whose replies wait for it.
     pub(super) number: u64,
 }
 
@@ -39,6 +41,8 @@ pub(super) enum Wanted {
     Pusher(Topic, Group),
     /// For requests of the peer on this topic.
     Requester(Topic),
+    /// For replies to this requester of ours, which somebody waits for until then.
+    Lane { requester: PortId, pusher: group::Pusher, deadline_ns: u64 },
 }
 
 /// A port that was wanted.
@@ -46,6 +50,8 @@ pub(super) enum Opened {
     Puller(Puller),
     Pusher(Topic, Publisher),
     Requester(Topic, Requester),
+    /// `None`: it cannot be had.
+    Lane(Option<Arc<Lane>>),
     /// It cannot be had. Of a pusher or requester its topic is named.
     Refused(Option<Topic>, Error),
 }
@@ -176,5 +182,10 @@ fn open(bus: &Bus, wanted: Wanted) -> Opened {
             Ok(requester) => Opened::Requester(topic, requester),
             Err(error) => Opened::Refused(Some(topic), error),
         },
+        Wanted::Lane { requester, pusher, deadline_ns } => {
+            let lane = Lanes::of(bus).open_for(requester, pusher, deadline_ns);
+            let refused = |error| tracing::debug!(target: "busway::work", "no lane for replies: {error}");
+            Opened::Lane(lane.map_err(refused).ok())
+        }
     }
 }

@@ -143,6 +143,7 @@ impl Partner {
             Opened::Puller(puller) => self.near.opened(context, whom, puller),
             Opened::Pusher(topic, publisher) => self.far.laid_out(now_ns, pull, &topic, publisher, say),
             Opened::Requester(topic, requester) => self.far.asks(now_ns, pull, &topic, requester, say),
+            Opened::Lane(lane) => self.near.lane(context, whom.number, lane, say),
             Opened::Refused(topic, error) => {
                 tracing::warn!(target: "busway::work", "no port for work of another host: {error}");
                 match topic {

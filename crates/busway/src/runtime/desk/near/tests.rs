@@ -3,15 +3,16 @@
 
 use busway_protocol::PeerId;
 use busway_wire::limits::{
-    WORK_DENIED_MAX, WORK_OPENINGS_MAX, WORK_PULLS_MAX, WORK_PULLS_WAITING_MAX, WORK_TOO_LARGE_NS,
-    WORK_WAITING_BYTES_ALL, WORK_WAITING_BYTES_FLOOR, WORK_WAITING_BYTES_MAX,
+    WORK_DENIED_MAX, WORK_OPENINGS_MAX, WORK_PULLS_MAX, WORK_PULLS_WAITING_MAX, WORK_REPLIES_BYTES_MAX,
+    WORK_TOO_LARGE_NS, WORK_WAITING_BYTES_ALL, WORK_WAITING_BYTES_FLOOR, WORK_WAITING_BYTES_MAX,
 };
 use busway_wire::work::{End, Word, decode};
-use busway_wire::{Group, Pattern, PortId, ProcessId, Topic};
+use busway_wire::{Group, Pattern, PortId, ProcessId, ReplyState, Topic};
 
 use super::{FORMER_MAX, Near};
 use crate::control::Watched;
 use crate::puller::PullerBuilder;
+use crate::requester::RequestError;
 use crate::runtime::Outbound;
 use crate::runtime::desk::channel::Channel;
 use crate::runtime::desk::opener::{For, Wanted};
@@ -21,6 +22,9 @@ use crate::runtime::desk::says::{SHORT, Saying};
 use crate::runtime::desk::scene::Scene;
 use crate::runtime::desk::{Says, Standing};
 use crate::runtime::import::Inputs;
+
+/// How late a test may be before it gives up.
+const PATIENCE: std::time::Duration = std::time::Duration::from_secs(30);
 
 const UP: Standing = Standing { between: None, up: true, waiting_bytes: 0, of_all: 0, largest: u64::MAX };
 
@@ -492,4 +496,109 @@ fn what_waits_for_a_peer_that_may_have_it_no_more_does_not_go_and_is_done_by_oth
     assert_eq!((near.has_given(), channel.withheld()), (2, vec![11, 11]));
     println!("evidence: given=10 arrived=2 done_by_others=8");
     near.end_all(&scene.context(4), &mut Says::default());
+}
+
+/// A host that was given one request, which somebody here waits for.
+fn with_a_request(scene: &Scene) -> (Near, crate::requester::Requester, crate::requester::Pending) {
+    let mut near = Near::default();
+    let responders = Group::new(busway_wire::responders(), None).unwrap();
+    near.pull(&scene.context(0), 1, pattern("ask"), responders);
+    near.grant(1, 1);
+    step(scene, &mut near, 0);
+    for whom in scene.opener.taken() {
+        let puller = PullerBuilder::new(&scene.bus, Ok(pattern("ask"))).of_responders().open().unwrap();
+        near.opened(&scene.context(0), &whom, puller);
+    }
+    let requester = scene.bus.requester("ask").open().unwrap();
+    requester.wait_for_responders(1, PATIENCE).unwrap();
+    let pending = requester.send_within(b"what", PATIENCE, std::time::Duration::ZERO).unwrap().unwrap();
+    let until_ns = busway_shm::clock::monotonic_ns() + PATIENCE.as_nanos() as u64;
+    while near.has_given() == 0 {
+        assert!(busway_shm::clock::monotonic_ns() < until_ns, "nothing is given");
+        step(scene, &mut near, 1);
+    }
+    (near, requester, pending)
+}
+
+fn replies(near: &mut Near, scene: &Scene, replies: &[(u32, ReplyState, &[u8])]) {
+    for (index, state, payload) in replies {
+        near.reply(&scene.context(2), 1, *index, *state as u8, (&[], payload));
+    }
+}
+
+/// Opens the lane that is asked for, as the opener does.
+fn open_lane(near: &mut Near, scene: &Scene) {
+    let Some((whom, Wanted::Lane { requester, pusher, deadline_ns })) = scene.opener.next() else {
+        panic!("a lane is asked for")
+    };
+    assert!(scene.opener.next().is_none(), "once");
+    let lane = scene.lanes.open_for(requester, pusher, deadline_ns).unwrap();
+    near.lane(&scene.context(3), whom.number, Some(lane), &mut Says::default());
+}
+
+#[test]
+fn who_serves_all_peers_opens_no_lane_and_what_is_said_meanwhile_comes_in_its_order_and_whole() {
+    let scene = Scene::new();
+    let (mut near, requester, mut pending) = with_a_request(&scene);
+    let (part, last) = (ReplyState::Part, ReplyState::Last);
+    replies(&mut near, &scene, &[(0, part, b"one"), (1, part, b"two"), (2, last, b"three")]);
+    near.over(&scene.context(2), 1, End::Done);
+    assert_eq!((scene.lanes.count(), near.has_given()), (0, 1), "nobody is asked, and it is not over");
+    assert!(near.held_bytes > 0 && pending.try_recv().unwrap().is_none());
+    open_lane(&mut near, &scene);
+    assert_eq!((near.held_bytes, near.has_given()), (0, 0));
+    for (index, said) in [b"one".as_slice(), b"two", b"three"].into_iter().enumerate() {
+        let reply = pending.recv_timeout(PATIENCE).unwrap().expect("a reply");
+        assert_eq!((&reply[..], reply.index(), reply.is_last()), (said, index as u32, index == 2));
+    }
+    // The next finds its lane open.
+    near.grant(1, 2);
+    let mut again = requester.send_within(b"what", PATIENCE, std::time::Duration::ZERO).unwrap().unwrap();
+    let until_ns = busway_shm::clock::monotonic_ns() + PATIENCE.as_nanos() as u64;
+    while near.has_given() == 0 {
+        assert!(busway_shm::clock::monotonic_ns() < until_ns, "nothing is given");
+        step(&scene, &mut near, 4);
+    }
+    near.reply(&scene.context(4), 2, 0, last as u8, (&[], b"at once"));
+    assert_eq!(&again.recv_timeout(PATIENCE).unwrap().expect("a reply")[..], b"at once");
+    assert!(scene.opener.next().is_none() && near.has_given() == 0);
+    println!("evidence: held=3 opened_by_another=1 at_once=1");
+}
+
+#[test]
+fn what_waits_for_a_lane_is_bounded_and_what_ends_meanwhile_leaves_nothing() {
+    let scene = Scene::new();
+    let large = vec![7; WORK_REPLIES_BYTES_MAX / 4];
+    let (mut near, _requester, mut pending) = with_a_request(&scene);
+    for index in 0..16 {
+        replies(&mut near, &scene, &[(index, ReplyState::Part, &large)]);
+        assert!(near.held_bytes < WORK_REPLIES_BYTES_MAX + 1_024, "{}", near.held_bytes);
+    }
+    open_lane(&mut near, &scene);
+    let mut came = 0;
+    let error = loop {
+        match pending.recv_timeout(PATIENCE) {
+            Ok(reply) => came += usize::from(reply.is_some()),
+            Err(error) => break error,
+        }
+    };
+    assert!(matches!(error, RequestError::Unanswered), "{error:?}");
+    assert_eq!((came, near.held_bytes, near.has_given()), (3, 0, 0));
+    // The link is lost before its lane is there: who asked is told all the same.
+    let scene = Scene::new();
+    let (mut near, _requester, mut pending) = with_a_request(&scene);
+    replies(&mut near, &scene, &[(0, ReplyState::Part, b"one")]);
+    near.end_requests(&scene.context(3), &mut Says::default());
+    assert_eq!((near.held_bytes, near.has_given()), (0, 0));
+    let error = pending.recv_timeout(PATIENCE).map(drop).unwrap_err();
+    assert!(matches!(error, RequestError::ResponderDied), "{error:?}");
+    // And one whose lane cannot be had.
+    let scene = Scene::new();
+    let (mut near, _requester, mut pending) = with_a_request(&scene);
+    replies(&mut near, &scene, &[(0, ReplyState::Last, b"one")]);
+    near.lane(&scene.context(3), 1, None, &mut Says::default());
+    assert_eq!((near.held_bytes, near.has_given()), (0, 0));
+    let error = pending.recv_timeout(PATIENCE).map(drop).unwrap_err();
+    assert!(matches!(error, RequestError::Unanswered), "{error:?}");
+    println!("evidence: said=16 held=3 told=3");
 }

@@ -385,6 +385,9 @@ impl World {
                     until("the pullers meet the ring", || pusher.ring().pullers() >= count);
                     Opened::Pusher(topic, pusher)
                 }
+                Wanted::Lane { requester, pusher, deadline_ns } => {
+                    Opened::Lane(host.scene.lanes.open_for(requester, pusher, deadline_ns).ok())
+                }
                 Wanted::Requester(topic) => {
                     let requester = bus.requester(topic.as_str()).for_another_host().open().unwrap();
                     let count = host.responders.len();
