@@ -6,4 +6,5 @@ mod deaths;
 mod part;
 mod reach;
 mod rights;
+mod slow;
 mod stage;
