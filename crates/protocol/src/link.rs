@@ -738,6 +738,11 @@ impl<P: AsRef<[u8]> + Clone> Link<P> {
             && self.grant.as_ref().is_some_and(|grant| self.outgoing.has_room(source, grant))
     }
 
+    /// Whether the latest message of a source was bulk.
+    pub(crate) fn is_bulk(&self, source: PortId) -> bool {
+        self.outgoing.is_bulk(source)
+    }
+
     /// Whether one more message of any source may be queued, as far as that does not depend on the source.
     pub(crate) fn has_room_for_any(&self) -> bool {
         self.state == State::Established

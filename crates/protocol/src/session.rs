@@ -56,8 +56,10 @@ pub struct Session<P> {
     peer_wants: PeerWants,
     exports: BTreeMap<PortId, Export>,
     to_announce: BTreeSet<PortId>,
-    /// The source that `next_source` named last.
+    /// The source whose turn it was when `next_source` was asked last.
     named: Option<PortId>,
+    /// The one that it named last of those whose messages are small, and of those whose are bulk.
+    named_of: [Option<PortId>; 2],
     /// Notes that all exports together keep.
     flight: usize,
     /// The peer has accepted more since that was asked last.
@@ -90,6 +92,7 @@ impl<P: AsRef<[u8]> + Clone> Session<P> {
             exports: BTreeMap::new(),
             to_announce: BTreeSet::new(),
             named: None,
+            named_of: [None; 2],
             flight: 0,
             freed: false,
             relays: BTreeMap::new(),
@@ -263,19 +266,39 @@ impl<P: AsRef<[u8]> + Clone> Session<P> {
     /// The next source that may send a message now, in turn. It is named again when its turn comes again, also if
     /// its row had nothing; `None` when no source may send.
     pub fn next_source(&mut self) -> Option<PortId> {
-        let after = self.named.map_or(Bound::Unbounded, Bound::Excluded);
-        let later = self.exports.range((after, Bound::Unbounded));
-        let earlier =
-            self.exports.iter().take_while(|(source, _)| self.named.is_some_and(|named| **source <= named));
-        let mut all = later.chain(earlier).map(|(source, _)| *source);
-        let next = if self.may_any_send() { all.find(|source| self.may_send(*source)) } else { None };
-        match next {
+        let first = if self.may_any_send() { self.after(self.named, |_| true) } else { None };
+        match first {
             Some(_) => self.tally.has_room(),
             None if self.is_flowing() => self.tally.starves(),
             None => {}
         }
-        self.named = next.or(self.named);
-        next
+        let first = first?;
+        // Bulk has its turns for itself: where one of it has all the credit that there is for it, small messages go on, and
+        // behind each the same one of it would be first again, so that the others would wait for ever.
+        let bulk = self.is_bulk(first);
+        let named = self.named_of[usize::from(bulk)];
+        let next = if named == self.named {
+            first
+        } else {
+            self.after(named, |source| self.is_bulk(source) == bulk).unwrap_or(first)
+        };
+        self.named = Some(first);
+        self.named_of[usize::from(bulk)] = Some(next);
+        Some(next)
+    }
+
+    /// The next source behind this one, in turn, that may send and is such a one.
+    fn after(&self, after: Option<PortId>, fits: impl Fn(PortId) -> bool) -> Option<PortId> {
+        let later = self.exports.range((after.map_or(Bound::Unbounded, Bound::Excluded), Bound::Unbounded));
+        let earlier =
+            self.exports.iter().take_while(|(source, _)| after.is_some_and(|after| **source <= after));
+        let mut all = later.chain(earlier).map(|(source, _)| *source);
+        all.find(|source| fits(*source) && self.may_send(*source))
+    }
+
+    /// Whether the next message of a source is taken to be bulk, as its latest was.
+    fn is_bulk(&self, source: PortId) -> bool {
+        self.link.as_ref().is_some_and(|link| link.is_bulk(source))
     }
 
     /// Whether any source may send, as far as that does not depend on the source: where this says no, [`Session::may_send`]

@@ -301,6 +301,43 @@ fn a_message_that_was_changed_on_its_way_is_lost_alone_and_one_of_a_reliable_sou
 }
 
 #[test]
+#[expect(clippy::print_stdout, reason = "the evidence line is read by the test runner")]
+fn sources_whose_messages_take_all_credit_have_equal_turns_beside_one_that_says_small_things() {
+    let mut crossed = [0; 2];
+    // All of the credit, more, so much that a second has none left, and none at all.
+    for (credit, size) in [(20_000, 12_000), (20_000, 20_000), (20_000, 39_000), (0, 9_000)] {
+        let mut net = hosts(&Talk { messages: 0, size: |_| 0, slots: 64 });
+        for host in [&mut net.dialer, &mut net.listener] {
+            (host.config.hello.credit_bytes, host.config.hello.window_bytes) = (credit, 1 << 20);
+        }
+        net.dialer.restart(1);
+        net.listener.restart(0);
+        net.listener.want(1, "bank.>", true);
+        net.listener.want(2, "price.*", false);
+        net.dialer.ring(3, "bank.small", true, 64);
+        let all = [(RELIABLE, size), (LOSSY, size), (PortId(3), 200)];
+        let mut sent = [0; 3];
+        for _ in 0..12_000 {
+            for (at, (source, size)) in all.into_iter().enumerate() {
+                let account = net.dialer.session.account(source);
+                let waits = sent[at] - account.map_or(0, |account| account.sent);
+                let ring = net.dialer.rings.get_mut(&source).unwrap();
+                // There is always one more, and none is lapped.
+                sent[at] += u64::from(waits < 8 && ring.publish(payload(source, sent[at] + 1, size)));
+            }
+            net.step();
+        }
+        let acked = all.map(|(source, _)| net.dialer.session.account(source).unwrap().acked);
+        let what = format!("{size} bytes with a credit of {credit}: {acked:?}");
+        assert!(acked[0] > 10 && acked[0].abs_diff(acked[1]) <= 2 + acked[0] / 10, "{what}");
+        assert!(acked[2] > acked[0], "{what}");
+        assert_eq!(net.connects, 1, "{what}");
+        (crossed[0], crossed[1]) = (crossed[0] + acked[0], crossed[1] + acked[1]);
+    }
+    println!("evidence: of_one={} of_the_other={}", crossed[0], crossed[1]);
+}
+
+#[test]
 fn a_session_that_says_it_has_output_puts_some_out() {
     let talk = Talk { messages: 12, size: |_| 0, slots: 64 };
     let mut net = hosts(&talk);

@@ -62,7 +62,7 @@ struct Lane {
     passed: usize,
     /// One of it waits for credit.
     short: bool,
-    /// Bytes that went before it since then.
+    /// Bytes that went before it since then, or since another one got some.
     outspent: usize,
 }
 
@@ -90,6 +90,13 @@ impl Lanes {
         }
         while let Some(source) = short.pop_back() {
             lane.turn.push_front(source);
+        }
+    }
+
+    /// One of a lane has got its credit: for the next that waits others may spend as much anew.
+    pub(crate) fn paid(&mut self, rank: Rank) {
+        if let Some(lane) = self.0.get_mut(rank.0) {
+            lane.outspent = 0;
         }
     }
 

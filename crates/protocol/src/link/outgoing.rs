@@ -217,6 +217,11 @@ impl<P: AsRef<[u8]> + Clone> Outgoing<P> {
         })
     }
 
+    /// Whether the latest message of a source was bulk.
+    pub(crate) fn is_bulk(&self, source: PortId) -> bool {
+        self.queues.get(&source).is_some_and(|queue| queue.bulk)
+    }
+
     /// Whether a message of a source has gone in part.
     pub(crate) fn is_partly_out(&self, source: PortId) -> bool {
         let first = self.queues.get(&source).and_then(|queue| queue.items.front());
@@ -382,6 +387,7 @@ impl<P: AsRef<[u8]> + Clone> Outgoing<P> {
                     continue;
                 }
                 grant.spend(cost);
+                self.lanes.paid(rank);
                 queue.under_way.add(cost);
                 queue.unpaid.take(cost);
                 self.unpaid.of(rank == Rank::BULK).take(cost);
