@@ -10,7 +10,8 @@ use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use busway::{Bus, Code, Policy, Publisher, RecvError, ReplyError, Sample, SendError, Subscriber};
+use busway::artifacts::{Event, Reach};
+use busway::{Bus, Code, Node, Policy, Publisher, RecvError, ReplyError, Sample, SendError, Subscriber};
 use busway_shm::sync::{AtomicBool, Ordering};
 use place::{PATIENCE, Scene, join};
 use rustix::process::{Pid, WaitOptions, waitpid};
@@ -39,6 +40,40 @@ fn fork(child: impl FnOnce()) -> Pid {
         }
     }
     Pid::from_raw(pid).expect("fork gives a process")
+}
+
+#[test]
+fn a_forked_child_is_told_of_artifacts_and_its_parents_stand() {
+    let (_alone, scene) = (alone(), Scene::new());
+    let bus = join(scene.directory(), "parent").open().unwrap();
+    let node = Node::builder().index(0).open(&bus).unwrap();
+    let artifacts = bus.artifacts("a").unwrap();
+    let mut subscriber = artifacts.subscriber().open().unwrap();
+    for n in 0..FORKS {
+        let offer = artifacts.offer(&[n as u8; 50]).open().unwrap();
+        let inherited = (artifacts.clone(), &offer, &mut subscriber);
+        let child = fork(|| {
+            let (artifacts, offer, subscriber) = inherited;
+            let forked = |error: busway::Error| assert_eq!(error.code(), Code::Forked, "{error}");
+            forked(artifacts.offer(b"x").open().unwrap_err());
+            forked(artifacts.list().unwrap_err());
+            forked(artifacts.subscriber().open().unwrap_err());
+            forked(subscriber.recv_timeout(PATIENCE).unwrap_err());
+            forked(offer.wait_reached(PATIENCE).unwrap_err());
+            assert_eq!((offer.reach(), artifacts.counts().told), (Reach::Withdrawn, 0));
+            subscriber.reconsider();
+        });
+        let (_, status) = waitpid(Some(child), WaitOptions::empty()).unwrap().unwrap();
+        assert_eq!(status.exit_status(), Some(0));
+        let Some(Event::Received(artifact)) = subscriber.recv_timeout(PATIENCE).unwrap() else {
+            panic!("it comes to the parent")
+        };
+        assert_eq!((artifact.bytes(), offer.reach()), (&[n as u8; 50][..], Reach::Offered));
+        offer.withdraw();
+        assert!(matches!(subscriber.recv_timeout(PATIENCE).unwrap(), Some(Event::Withdrawn(_))));
+    }
+    drop(node);
+    println!("evidence: forks={FORKS} told=all lost=0");
 }
 
 /// Every call on what the child has inherited says that it is the parent's.

@@ -121,18 +121,21 @@ impl Offer {
         self.id
     }
 
-    /// How far it has come.
+    /// How far it has come; for a child made by `fork` it is withdrawn, as it is its parent's.
     #[must_use]
     pub fn reach(&self) -> Reach {
-        reach(self.standing.now())
+        if self.calls.is_inherited() { Reach::Withdrawn } else { reach(self.standing.now()) }
     }
 
     /// Waits until it is at all nodes, as [`OfferBuilder::reach_all`] says.
     ///
     /// # Errors
     /// [`Code::TimedOut`] where that takes longer than `timeout`, or longer than the offer had: the error names the nodes that have not said that they have it;
-    /// [`Code::Closed`] where it was withdrawn or the node has ended.
+    /// [`Code::Closed`] where it was withdrawn or the node has ended; [`Code::Forked`].
     pub fn wait_reached(&self, timeout: Duration) -> Result<(), Error> {
+        if self.calls.is_inherited() {
+            return Err(crate::bus::forked());
+        }
         let late = |what: String| {
             Err(Error::new(Code::TimedOut, what)
                 .at(format!("artifact {}", self.id))

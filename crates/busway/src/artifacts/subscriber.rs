@@ -89,8 +89,12 @@ impl Subscriber {
     /// Waits for the next event, at most for `timeout`; `None` where nothing comes in time.
     ///
     /// # Errors
-    /// [`Code::Closed`](crate::Code::Closed) where the node has ended and all was taken that had come.
+    /// [`Code::Closed`](crate::Code::Closed) where the node has ended and all was taken that had come;
+    /// [`Code::Forked`](crate::Code::Forked).
     pub fn recv_timeout(&mut self, timeout: Duration) -> Result<Option<Event>, Error> {
+        if self.calls.is_inherited() {
+            return Err(crate::bus::forked());
+        }
         let deadline = Deadline::after(timeout);
         loop {
             let note = match self.mailbox.take(deadline) {

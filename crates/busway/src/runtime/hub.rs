@@ -210,7 +210,7 @@ impl<D: Wires> Shared<D> {
         link.hello.credit_bytes = config.data.bytes;
         link.hello.name = busway_wire::link::label_of(&config.host);
         let node = matches!(config.identity, PeerId::Node { .. });
-        let calls = (config.shares_artifacts && node).then(Arc::<Calls>::default);
+        let calls = if config.shares_artifacts && node { Some(Arc::new(Calls::new()?)) } else { None };
         let shared = Arc::new(Self {
             core,
             driver,

@@ -10,9 +10,11 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
 use busway_protocol::gossip::{Counts, Interest, Offering, Reference, Usage};
+use busway_shm::fork;
 use busway_wire::Pattern;
 
-use crate::error::{Code, Error};
+use crate::bus::forked;
+use crate::error::{Code, Error, memory};
 use crate::ports::lock;
 use crate::runtime::gossip::mailbox::Mailbox;
 use crate::runtime::gossip::standing::Standing;
@@ -54,15 +56,30 @@ struct State {
 }
 
 /// See the head of this file.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Calls {
     state: Mutex<State>,
     news: Condvar,
+    /// How many forks there were when it was made.
+    forks: u64,
 }
 
 impl Calls {
+    pub(crate) fn new() -> Result<Self, Error> {
+        let forks = fork::generation().map_err(|error| memory(&error, "the artifacts of this node"))?;
+        Ok(Self { state: Mutex::default(), news: Condvar::new(), forks })
+    }
+
+    /// Whether this is a child to which its parent's thread is nothing, and which must not touch its locks.
+    pub(crate) fn is_inherited(&self) -> bool {
+        fork::forked_since(self.forks)
+    }
+
     /// The thread looks again soon.
     pub(crate) fn wake(&self) {
+        if self.is_inherited() {
+            return;
+        }
         let mut state = lock(&self.state);
         if !std::mem::replace(&mut state.woken, true) {
             self.news.notify_one();
@@ -71,6 +88,9 @@ impl Calls {
 
     /// Leaves a call that nobody waits for.
     pub(crate) fn leave(&self, call: Call) {
+        if self.is_inherited() {
+            return;
+        }
         let mut state = lock(&self.state);
         if !state.ended {
             state.calls.push(call);
@@ -81,6 +101,9 @@ impl Calls {
 
     /// Leaves a call and waits for its answer.
     pub(crate) fn ask<A>(&self, call: impl FnOnce(SyncSender<A>) -> Call) -> Result<A, Error> {
+        if self.is_inherited() {
+            return Err(forked());
+        }
         let (answer, answered): (_, Receiver<A>) = sync_channel(1);
         self.leave(call(answer));
         answered.recv().map_err(|_| ended())
@@ -88,6 +111,9 @@ impl Calls {
 
     /// What was counted, what is in use, and how many offers were denied.
     pub(crate) fn counts(&self) -> (Counts, Usage, u64) {
+        if self.is_inherited() {
+            return (Counts::default(), Usage::default(), 0);
+        }
         let state = lock(&self.state);
         (state.counts, state.usage, state.denied)
     }
