@@ -346,7 +346,7 @@ impl Gossip {
         }
         if interest == Interest::Drop {
             self.unwant(of);
-            if self.known.decline(of, &mut self.flows) {
+            if self.known.decline(of) {
                 self.known.mark(of);
                 self.marks_by(now, GOSSIP_MARKS_MS);
             }
@@ -354,6 +354,7 @@ impl Gossip {
         }
         let Some(entry) = self.known.entry_mut(of) else { return };
         let teller = entry.teller();
+        entry.declined = false;
         let Some(artifact) = entry.artifact.as_deref_mut() else { return };
         artifact.interest = Some(interest);
         match (artifact.body.clone(), interest) {

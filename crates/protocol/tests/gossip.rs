@@ -191,6 +191,32 @@ fn interest_decides_what_is_fetched_and_is_asked_again_when_the_user_says_so() {
     assert_eq!(mesh.nodes[1].counts().bytes_useful, 40_000);
 }
 
+#[test]
+fn what_was_dropped_is_fetched_when_somebody_wants_it_and_ends_with_its_offer() {
+    let mut mesh = Mesh::new(3);
+    mesh.link(0, 1);
+    mesh.interest = Interest::Drop;
+    let mut must = offering(&[4; 50_000]);
+    must.reach_all_ms = Some(60_000);
+    let slots = [offering(b"inside"), offering(&[3; 50_000]), must]
+        .map(|offering| mesh.nodes[0].offer(mesh.now, offering).unwrap());
+    mesh.settle(1_000);
+    assert_eq!((mesh.received(1).len(), mesh.nodes[1].usage().slots), (0, 3));
+    for slot in slots {
+        let of = mesh.nodes[0].own(slot).unwrap();
+        mesh.handle(1, Input::Judged { of, interest: Interest::Fetch });
+    }
+    mesh.settle(1_000);
+    assert_eq!(mesh.received(1).len(), 3);
+    let slot = mesh.nodes[0].offer(mesh.now, offering(b"other")).unwrap();
+    mesh.settle(1_000);
+    for slot in slots.into_iter().chain([slot]) {
+        mesh.handle(0, Input::Withdraw { slot });
+    }
+    mesh.settle(1_000);
+    assert_eq!((mesh.gone(1), mesh.nodes[1].usage().slots, mesh.nodes[1].usage().slots_bytes), (4, 0, 0));
+}
+
 /// Any word, of a few nodes, slots and versions.
 fn any_word(rng: &mut fastrand::Rng) -> (Word, Vec<u8>) {
     let small = |rng: &mut fastrand::Rng| [0, 1, 2, 3, 9, u64::MAX][rng.usize(..6)];

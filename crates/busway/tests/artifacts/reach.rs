@@ -7,7 +7,7 @@ use busway::Code;
 use busway::artifacts::{Advert, ArtifactId, Destination, Event, Interest, OfferBuilder, Reach};
 use busway_shm::sync::{AtomicBool, Ordering};
 
-use crate::stage::{Host, PATIENCE, body, chain, receive, subscribe, three};
+use crate::stage::{Host, PATIENCE, body, chain, receive, subscribe, three, until};
 
 #[test]
 fn an_offer_of_any_size_comes_to_each_node_whole_and_ends_at_each_when_it_is_withdrawn() {
@@ -80,6 +80,47 @@ fn a_function_of_interest_decides_and_is_asked_again_when_that_is_wanted() {
     let known: Vec<ArtifactId> = at.list().unwrap().iter().map(|listed| listed.advert.id()).collect();
     assert!(known.len() == 2 && known.contains(&soon.id()) && known.contains(&at_once.id()));
     assert_eq!(at.counts().bytes_useful, 100_000, "what is dropped or stashed is not fetched");
+}
+
+#[test]
+fn what_one_subscriber_drops_another_that_comes_later_is_given() {
+    let hosts = three();
+    for size in [100, 50_000] {
+        let artifacts = hosts[0].bus.artifacts("block.new").unwrap();
+        let offer =
+            |attribute: &[u8], seed| artifacts.offer(&body(size, seed)).attribute(attribute).open().unwrap();
+        let at = hosts[1].bus.artifacts(">").unwrap();
+        let interest = |advert: &Advert| match advert.attribute() {
+            b"dropped" => Interest::Drop,
+            _ => Interest::Fetch,
+        };
+        let mut first = at.subscriber().interest(interest).open().unwrap();
+        let (dropped, taken) = (offer(b"dropped", 1), offer(b"", 2));
+        assert_eq!(receive(&mut first).advert().id(), taken.id());
+        let mut known = at.list().unwrap();
+        until("it is dropped", || {
+            known = at.list().unwrap();
+            known.len() == 1
+        });
+        assert_eq!(known[0].advert.id(), taken.id());
+        first.reconsider();
+        let mut later = subscribe(&hosts[1], "block.>");
+        assert_eq!(
+            [taken.id(), dropped.id()].map(|_| receive(&mut later).advert().id()),
+            [taken.id(), dropped.id()]
+        );
+        let mut last = at.subscriber().interest(|_| Interest::FetchNow).open().unwrap();
+        let both = [receive(&mut last), receive(&mut last)].map(|artifact| artifact.advert().id());
+        assert!(both.contains(&taken.id()) && both.contains(&dropped.id()));
+        drop((taken, dropped));
+        for _ in 0..2 {
+            assert!(matches!(later.recv_timeout(PATIENCE).unwrap(), Some(Event::Withdrawn(_))));
+        }
+        assert!(matches!(first.recv_timeout(PATIENCE).unwrap(), Some(Event::Withdrawn(_))));
+        until("nothing is left", || at.list().unwrap().is_empty());
+        assert_eq!(first.recv_timeout(Duration::ZERO).unwrap(), None, "who drops it is told no more of it");
+    }
+    println!("evidence: dropped=2 given_to_later=4");
 }
 
 #[test]

@@ -41,8 +41,9 @@ pub(super) struct Entry {
     /// The bytes apart from it that are charged.
     body_bytes: u64,
     since: Time,
-    /// Without, it is over, or we do not want to know more of it.
+    /// Without, it is over.
     pub(super) artifact: Option<Box<Artifact>>,
+    /// The user does not want it.
     pub(super) declined: bool,
     /// Who has said that it has the bytes.
     pub(super) holders: Nodes,
@@ -126,7 +127,7 @@ impl Entry {
 
     /// It stands nowhere any more.
     pub(super) fn is_over(&self) -> bool {
-        self.artifact.is_none() && !self.declined
+        self.artifact.is_none()
     }
 
     pub(super) fn says(&self, offer: &Offer) -> bool {
@@ -156,7 +157,7 @@ impl Entry {
         (wanted && !self.holders.has(to)).then_some(Standing::Has)
     }
 
-    /// What stood there is kept no more: only who is to be told, and that it is declined, if it is.
+    /// What stood there is kept no more: only who is to be told.
     pub(super) fn shrink(&mut self, flows: &mut Flows) -> Option<Box<Artifact>> {
         let artifact = self.artifact.take()?;
         self.release_body(flows);

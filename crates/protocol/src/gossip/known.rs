@@ -220,7 +220,7 @@ impl Known {
     ) -> Applied {
         let told = self.is_told(of);
         match self.entries.get_mut(&of) {
-            Some(entry) if entry.says(&offer) || entry.declined => {
+            Some(entry) if entry.says(&offer) => {
                 entry.holders.insert(from);
                 Applied::Coalesced
             }
@@ -269,7 +269,7 @@ impl Known {
     /// What stood there is over; a note stays for whom to tell.
     pub(super) fn retire(&mut self, of: Reference, flows: &mut Flows) -> Option<Gone> {
         let entry = self.entries.get_mut(&of).filter(|entry| !entry.is_over())?;
-        entry.declined = false;
+        let declined = core::mem::take(&mut entry.declined);
         let artifact = entry.shrink(flows);
         let spent = entry.told.is_empty();
         self.fresh.remove(&of);
@@ -278,7 +278,8 @@ impl Known {
         } else {
             self.mark(of);
         }
-        let told = artifact.is_some_and(|artifact| artifact.received || artifact.interest.is_some());
+        let told =
+            artifact.is_some_and(|artifact| declined || artifact.received || artifact.interest.is_some());
         Some(Gone { of, told })
     }
 
@@ -370,10 +371,11 @@ impl Known {
         self.again = Some(Reference::default());
     }
 
-    /// The user does not want it: nothing of it is kept but that. Whether its node is to be told.
-    pub(super) fn decline(&mut self, of: Reference, flows: &mut Flows) -> bool {
-        let Some(entry) = self.entries.get_mut(&of) else { return false };
-        let Some(artifact) = entry.shrink(flows) else { return false };
+    /// The user does not want it: it is not asked about again, but kept in mind, since another user may come. Whether its node is to be told.
+    pub(super) fn decline(&mut self, of: Reference) -> bool {
+        let Some(entry) = self.entries.get_mut(&of).filter(|entry| !entry.declined) else { return false };
+        let Some(artifact) = entry.artifact.as_deref_mut() else { return false };
+        artifact.interest = None;
         entry.declined = true;
         artifact.confirm
     }

@@ -144,7 +144,7 @@ impl core::error::Error for OfferError {}
 /// What the user says of an advert.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Interest {
-    /// Not wanted: nothing of it is kept, and nobody asks again.
+    /// Not wanted: nothing is fetched, and who said so is not asked again.
     Drop,
     /// Not now: it is kept in mind, and asked about again.
     Stash,

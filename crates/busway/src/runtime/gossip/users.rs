@@ -146,14 +146,13 @@ impl Users {
         self.judge(of);
     }
 
-    /// A subscriber would judge otherwise now.
+    /// A subscriber would judge otherwise now, but of what it has dropped.
     pub(super) fn reconsider(&mut self, id: ReaderId) {
         let Some(reader) = self.readers.get_mut(&id).filter(|reader| reader.judges) else { return };
-        let of = self
-            .items
-            .iter()
-            .filter(|(of, item)| reader.pattern.matches(&item.advert.topic) && !reader.given.contains(of));
-        reader.ask.extend(of.map(|(of, _)| *of));
+        let open = |of: &Reference| !reader.given.contains(of) && reader.word(*of) != Interest::Drop;
+        let asked = |(of, item): &(&Reference, &Item)| reader.pattern.matches(&item.advert.topic) && open(of);
+        let of: Vec<Reference> = self.items.iter().filter(asked).map(|(of, _)| *of).collect();
+        reader.ask.extend(of);
     }
 
     /// What the machine is to be told: the strongest word of those who subscribe to it.
@@ -166,14 +165,6 @@ impl Users {
             return;
         }
         self.verdicts.push((of, verdict));
-        if verdict == Interest::Drop {
-            // Nobody is asked again.
-            self.items.remove(&of);
-            for reader in self.readers.values_mut() {
-                reader.said.remove(&of);
-                reader.ask.remove(&of);
-            }
-        }
     }
 
     /// What the machine is to be told.
@@ -193,10 +184,11 @@ impl Users {
         self.items.get(&of).map(|item| &item.advert.topic)
     }
 
-    /// All that is known.
+    /// All that is known and not dropped.
     pub(super) fn list(&self) -> Vec<Listed> {
         let listed = |item: &Item| Listed { advert: item.advert.clone(), here: item.here, own: item.own };
-        self.items.values().map(listed).collect()
+        let wanted = |item: &&Item| item.here || item.verdict != Some(Interest::Drop);
+        self.items.values().filter(wanted).map(listed).collect()
     }
 
     /// The node ends.
