@@ -74,14 +74,20 @@ impl<P: AsRef<[u8]> + Clone> Link<P> {
 
     /// A message in one piece: may it come?
     fn whole(&mut self, header: &Header) -> Result<(), Closed> {
-        self.expect_established(Kind::Publish)?;
+        self.expect_established(header.kind().unwrap_or(Kind::Publish))?;
         let size = u64::from(header.size.get()).saturating_sub(HEADER_SIZE as u64);
         self.arrive(header, size.saturating_sub(header.extension_bytes() as u64), Amount::message(size))?;
         if self.parts.is_open(header.source()) {
             return Err(self.fail(PeerError::Part { source: header.source() }));
         }
-        self.stats.messages_in = self.stats.messages_in.saturating_add(1);
+        self.count_in(header);
         Ok(())
+    }
+
+    /// Words about artifacts are no messages of anybody.
+    fn count_in(&mut self, header: &Header) {
+        let counts = u64::from(header.kind() == Some(Kind::Publish));
+        self.stats.messages_in = self.stats.messages_in.saturating_add(counts);
     }
 
     /// Messages that share a header: what is true of one that comes by itself is true of each of them, or none is taken.
@@ -175,7 +181,7 @@ impl<P: AsRef<[u8]> + Clone> Link<P> {
         }
         let size = total.saturating_add(own.len() as u64);
         self.arrive(&header, total, Amount::message(size))?;
-        self.stats.messages_in = self.stats.messages_in.saturating_add(1);
+        self.count_in(&header);
         let mut header = header;
         // At most 2 040 bytes of extensions, and no message is larger than 2^30.
         header.extensions = u8::try_from(own.len() / 8).unwrap_or(u8::MAX);

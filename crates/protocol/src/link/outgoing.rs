@@ -19,7 +19,7 @@ use busway_wire::limits::{
     LINK_PART_BYTES_MAX, LINK_QUEUE_BYTES_MAX, LINK_QUEUE_MESSAGES_MAX, LINK_SHARED_MS,
 };
 use busway_wire::link::{self, Frame, Gap, Retire};
-use busway_wire::{Extensions, Flags, HEADER_SIZE, Header, Part, PortId, Run, Seed};
+use busway_wire::{Extensions, Flags, HEADER_SIZE, Header, Kind, Part, PortId, Run, Seed};
 
 use crate::batch::Batch;
 use crate::flow::Flow;
@@ -125,7 +125,8 @@ impl<P: AsRef<[u8]>> Item<P> {
     /// How many messages it is.
     fn messages(&self) -> u64 {
         match self {
-            Item::Message { .. } => 1,
+            // Words about artifacts are no messages of anybody.
+            Item::Message { header, .. } => u64::from(header.kind() == Some(Kind::Publish)),
             Item::Run(run) => run.count(),
             Item::Gap(_) | Item::Retire(_) => 0,
         }
