@@ -272,6 +272,7 @@ claims! {
     fn what_waits_for_room_at_the_end_has_the_linger_and_one_time_for_all();
     fn what_comes_after_a_batch_without_room_waits_behind_it();
     fn nothing_overtakes_a_batch_while_another_thread_waits_for_room();
+    fn who_waits_for_room_looks_at_once_for_a_moment_but_not_behind_a_reader_that_was_slow();
 
     "test_bus_care.Care":
     fn hooks_see_each_message_in_their_order_and_may_change_or_refuse_it();

@@ -26,7 +26,7 @@ from ._core import LOOK, Core
 from ._farewell import Parting, keep
 from ._hooks import Rejected, passed
 from ._names import LETTER, PortKey, name, results
-from ._route import Port, Route, slots, when_there_is_room
+from ._route import Port, Route, slots
 
 #: Seconds within which the bus notices that the time of what it keeps for the first is over.
 NOTICED = 1.0
@@ -185,7 +185,7 @@ class Outbound:
         core.metrics.backpressure_events += 1
         route.waiting.add(me)
         try:
-            await when_there_is_room(partial(route.send_now, payload, id), self._timeout)
+            await route.when_there_is_room(partial(route.send_now, payload, id), self._timeout)
         finally:
             route.waiting.discard(me)
 

@@ -28,6 +28,11 @@ BATCHED_BYTES_MAX = 1 << 16
 IDS = 1024
 #: The shortest and longest pause before the next look for room, in seconds: who reads a queue of a thousand has read half of it.
 PAUSE = (0.001, 0.005)
+#: Seconds for which one looks in each turn of the loop before the first pause. No pause of an event loop is shorter than a
+#: millisecond, in which a reader that keeps up has read all that there is, and waits.
+BRISK = 0.0005
+#: Of the waits that follow one that took longer, so many begin with a pause: a reader that is slow is not looked at all the time.
+PATIENT = 16
 #: What an account tells that is no fault: who left, what nobody waited for, and what came again.
 NO_FAULT = frozenset(
     ["conflated", "duplicate", "no_subscriber", "subscriber_died", "subscriber_left", "expired", "cancelled", "dead_letter"]
@@ -45,21 +50,6 @@ def lost(account: dict[str, Any]) -> int:
 def slots(hwm: int) -> int:
     """Messages that a ring of the bus holds for so many: the next power of two, at least 32."""
     return max(32, 1 << (hwm - 1).bit_length())
-
-
-async def when_there_is_room(send: Callable[[], T], timeout: float) -> T:
-    """Tries to send until it works. Raises Full when the time is over."""
-    loop = asyncio.get_running_loop()
-    until = loop.time() + timeout
-    pause = 0.0
-    while True:
-        await asyncio.sleep(pause)
-        try:
-            return send()
-        except busway.Full:
-            if loop.time() >= until:
-                raise
-        pause = min(max(2 * pause, PAUSE[0]), PAUSE[1])
 
 
 class Route:
@@ -88,6 +78,27 @@ class Route:
         #: Messages for which there is room, as far as was looked.
         self._credit = 0
         self._lost = 0
+        #: Waits for room that are still to begin with a pause.
+        self._patient = 0
+
+    async def when_there_is_room(self, send: Callable[[], T], timeout: float) -> T:
+        """Tries to send until it works. Raises Full when the time is over."""
+        loop = asyncio.get_running_loop()
+        began, pause = loop.time(), 0.0
+        brisk = BRISK if self._patient == 0 else 0.0
+        self._patient = max(0, self._patient - 1)
+        while True:
+            await asyncio.sleep(pause)
+            try:
+                return send()
+            except busway.Full:
+                waited = loop.time() - began
+                if waited >= timeout:
+                    raise
+            if waited >= brisk:
+                if brisk:
+                    brisk, self._patient = 0.0, PATIENT
+                pause = min(max(2 * pause, PAUSE[0]), PAUSE[1])
 
     def is_heard(self) -> bool:
         """Whether anybody listens."""
@@ -172,17 +183,7 @@ class Route:
     def flush(self, loop: asyncio.AbstractEventLoop | None) -> None:
         """Sends what waits for the end of the turn, where it is this loop that does."""
         while self._batch and loop is not None and self._is_for(loop) and self.rest is None:
-            batch, failed = self._batch, None
-            try:
-                sent = self.native.try_send_many(batch)
-            except busway.Error as error:
-                sent, failed = error.sent, error
-            self._core.metrics.messages_sent += sent
-            del batch[:sent]
-            if failed is not None:
-                del batch[0]
-                self._core.lost_on_the_way(self.endpoint, failed)
-            elif batch:
+            if not self._send_some() and self._batch:
                 # There is less room than there was: memory is short, or another thread had it.
                 self._credit = 0
                 self._core.metrics.backpressure_events += 1
@@ -195,7 +196,7 @@ class Route:
         try:
             while self._batch:
                 try:
-                    await when_there_is_room(self._send_first, max(0.0, until - loop.time()))
+                    await self.when_there_is_room(self._send_some_now, max(0.0, until - loop.time()))
                 except busway.Error as error:
                     if self._batch:
                         del self._batch[0]
@@ -204,9 +205,26 @@ class Route:
             if self.rest is asyncio.current_task():
                 self.rest = None
 
-    def _send_first(self) -> None:
-        # It may be given up meanwhile.
-        if self._batch:
+    def _send_some(self) -> int:
+        """Sends the first of a batch, as many as there is room for; returns how many left it. What cannot be sent is counted."""
+        batch, failed = self._batch, None
+        room = len(batch) if self._exactly is None else max(0, self.room())
+        try:
+            sent = self.native.try_send_many(batch[:room]) if room else 0
+        except busway.Error as error:
+            sent, failed = error.sent, error
+        self._core.metrics.messages_sent += sent
+        del batch[:sent]
+        if failed is not None:
+            del batch[0]
+            self._core.lost_on_the_way(self.endpoint, failed)
+            sent += 1
+        return sent
+
+    def _send_some_now(self) -> None:
+        """The same; raises Full where there is no room for one."""
+        # They may be given up meanwhile.
+        if self._batch and not self._send_some():
             self.send_now(self._batch[0])
             del self._batch[0]
             self._core.metrics.messages_sent += 1

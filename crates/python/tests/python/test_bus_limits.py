@@ -5,8 +5,10 @@ import logging
 import time
 from unittest import mock
 
+import busway
 from bus_stage import BusClaims, Gate
 from message_bus import DEFAULT_CONFIG, MessageBus
+from message_bus._route import PATIENT
 from stage import PATIENCE
 
 #: Longer than the default times of sending, which are a second.
@@ -389,5 +391,36 @@ class Limits(BusClaims):
                 mine = [number for number in collector.results if number < 100]
                 self.assertEqual(mine, list(range(11)), "in the order in which they were handed in")
                 self.assertEqual(sorted(collector.results), [*range(11), *range(100, 140)])
+
+        self.run_async(main())
+
+    def test_who_waits_for_room_looks_at_once_for_a_moment_but_not_behind_a_reader_that_was_slow(self):
+        async def main():
+            async with self.bus({"late_join_ms": 0}) as bus:
+                await bus.publish("x", 0)
+                route, pauses, slept = bus._publishing.routes[5555, "x"], [], asyncio.sleep
+
+                async def sleep(pause):
+                    pauses.append(pause)
+                    await slept(0)
+
+                async def waits(failures, brisk):
+                    """The pauses of who finds no room so many times."""
+                    left = iter(range(failures))
+
+                    def send():
+                        if next(left, None) is not None:
+                            raise busway.Full(401, "full", "here", "wait")
+
+                    pauses.clear()
+                    with mock.patch("asyncio.sleep", sleep), mock.patch("message_bus._route.BRISK", brisk):
+                        await route.when_there_is_room(send, PATIENCE)
+                    return list(pauses)
+
+                self.assertEqual(await waits(20, PATIENCE), [0.0] * 21)
+                self.assertEqual(await waits(4, 1e-9), [0.0, 0.001, 0.002, 0.004, 0.005])
+                for _ in range(PATIENT):
+                    self.assertEqual(await waits(1, PATIENCE), [0.0, 0.001])
+                self.assertEqual(await waits(20, PATIENCE), [0.0] * 21)
 
         self.run_async(main())
