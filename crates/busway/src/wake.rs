@@ -4,10 +4,12 @@
 //! tasks for which something came before that, and then sleeps. A task that registers while it sleeps looks again itself.
 //! It takes no messages: of each waiting subscription it only asks whether there may be news. Who waits for a time as well is woken at that time, as there is no
 //! other thread for it.
+//! Where it is rung while no task waits, all of them being busy with what came, it is no longer announced, and publishers ring for
+//! nobody: it waits for the next task that finds nothing, and announces itself then.
 //!
 //! Invariant: after a task has registered and looked once more in vain, the next message for its subscription wakes it.
 
-use std::sync::{Arc, Mutex, MutexGuard, Weak};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::Waker;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -20,7 +22,14 @@ use crate::ports::{PortTable, Subscription, lock};
 /// The thread, if any task has needed it.
 #[derive(Debug, Default)]
 pub(crate) struct WakeThread {
-    state: Arc<Mutex<State>>,
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    state: Mutex<State>,
+    /// Somebody waits again, or this is the end: for a thread that is not announced.
+    wanted: Condvar,
 }
 
 #[derive(Debug, Default)]
@@ -28,6 +37,8 @@ struct State {
     waiting: Vec<Waiting>,
     thread: Option<JoinHandle<()>>,
     stopping: bool,
+    /// It is not announced: the next that waits tells it.
+    resting: bool,
     /// Until when the thread sleeps, whatever comes.
     until_ns: Option<u64>,
     /// Who wants to be woken at a time, and by nothing else: one time each.
@@ -71,6 +82,11 @@ impl State {
         rung.map(|timer| timer.waker).collect()
     }
 
+    /// Whether there is somebody to wake.
+    fn is_wanted(&self) -> bool {
+        self.stopping || !self.waiting.is_empty() || !self.timers.is_empty()
+    }
+
     /// Adds a task, unless a later look of the same subscription is known.
     fn wait(&mut self, waiting: Waiting) {
         if !self.waiting.iter().any(|known| known.subscription.ptr_eq(&waiting.subscription)) {
@@ -89,7 +105,7 @@ impl WakeThread {
         version: u64,
         waker: &Waker,
     ) {
-        let mut state = lock(&self.state);
+        let mut state = lock(&self.shared.state);
         if state.stopping {
             return;
         }
@@ -102,7 +118,7 @@ impl WakeThread {
 
     /// The task of `waker` will be woken at this time, and not at the one that was given before under this number. On a bus that is closed nothing is waited for.
     pub(crate) fn wake_at(&self, ports: &Arc<PortTable>, whose: usize, due_ns: u64, waker: &Waker) {
-        let mut state = lock(&self.state);
+        let mut state = lock(&self.shared.state);
         if state.stopping {
             return;
         }
@@ -113,7 +129,7 @@ impl WakeThread {
 
     /// The time that was given under this number is waited for no more.
     pub(crate) fn forget(&self, whose: usize) {
-        lock(&self.state).timers.retain(|timer| timer.whose != whose);
+        lock(&self.shared.state).timers.retain(|timer| timer.whose != whose);
     }
 
     /// The thread runs, and does not sleep beyond this time.
@@ -125,7 +141,7 @@ impl WakeThread {
         waker: &Waker,
     ) {
         if state.thread.is_none() {
-            let (shared, ports) = (self.state.clone(), ports.clone());
+            let (shared, ports) = (self.shared.clone(), ports.clone());
             let thread =
                 std::thread::Builder::new().name("bw-wake".to_owned()).spawn(move || run(&shared, &ports));
             match thread {
@@ -133,6 +149,8 @@ impl WakeThread {
                 // Without a thread the task polls: slow, and nothing is lost.
                 Err(_) => waker.wake_by_ref(),
             }
+        } else if state.resting {
+            self.shared.wanted.notify_one();
         } else if let Some(due_ns) = due_ns
             && state.until_ns.is_none_or(|until_ns| due_ns < until_ns)
         {
@@ -145,11 +163,12 @@ impl WakeThread {
     /// Wakes all tasks a last time and ends the thread.
     pub(crate) fn stop(&self, ports: &PortTable) {
         let thread = {
-            let mut state = lock(&self.state);
+            let mut state = lock(&self.shared.state);
             state.stopping = true;
             state.thread.take()
         };
         if let Some(thread) = thread {
+            self.shared.wanted.notify_one();
             ports.ring_bell(ANY);
             // It has nothing to say; a panic in a waker is the executor's.
             let _ = thread.join();
@@ -176,7 +195,8 @@ fn wake(state: &Mutex<State>) -> bool {
     stopping
 }
 
-fn run(state: &Mutex<State>, ports: &PortTable) {
+fn run(shared: &Shared, ports: &PortTable) {
+    let state = &shared.state;
     loop {
         let Some(domain) = ports.domain() else { return };
         let bell = domain.bell();
@@ -193,6 +213,14 @@ fn run(state: &Mutex<State>, ports: &PortTable) {
         let left =
             until_ns.map(|until_ns| Duration::from_nanos(until_ns.saturating_sub(clock::monotonic_ns())));
         sleeper.wait(left);
+        // Rung for nobody: until somebody waits, it is not announced again.
+        let mut now = lock(state);
+        now.resting = !now.is_wanted();
+        while now.resting {
+            now = shared.wanted.wait(now).unwrap_or_else(PoisonError::into_inner);
+            now.resting = !now.is_wanted();
+        }
+        drop(now);
         if wake(state) {
             return;
         }

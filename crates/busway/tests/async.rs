@@ -17,11 +17,11 @@ use std::time::Duration;
 
 use asleep::until_asleep;
 use busway::{Bus, Policy, RecvError, Sample, SampleStream};
-use busway_shm::clock;
+use busway_shm::clock::{self, Deadline};
 use busway_shm::sync::{AtomicBool, AtomicU64, Ordering};
 use futures_core::Stream;
 use place::{PATIENCE, Scene};
-use rustix::thread::gettid;
+use rustix::thread::{Pid, gettid};
 
 /// One test counts the threads of the process: the others wait.
 static COUNTED: Mutex<()> = Mutex::new(());
@@ -236,6 +236,69 @@ fn one_thread_sleeps_for_a_hundred_tasks_and_wakes_the_one_that_a_message_is_for
     // other topics sleeps on.
     assert!(polls <= 8 * TASKS as u64, "{polls} looks of {TASKS} tasks");
     println!("evidence: tasks={TASKS} polls={polls}");
+}
+
+/// The thread of this process that sleeps for tasks, once it has its name.
+fn sleeper() -> Pid {
+    let deadline = Deadline::after(PATIENCE);
+    loop {
+        let tasks = std::fs::read_dir("/proc/self/task").unwrap().map(|task| task.unwrap());
+        let mut named = tasks.filter(|task| {
+            std::fs::read_to_string(task.path().join("comm")).is_ok_and(|name| name.trim_end() == "bw-wake")
+        });
+        if let Some(task) = named.next() {
+            return Pid::from_raw(task.file_name().into_string().unwrap().parse().unwrap()).unwrap();
+        }
+        assert!(!deadline.expired(), "a thread sleeps for tasks");
+    }
+}
+
+/// How often a thread of this process has gone to sleep.
+fn sleeps(thread: Pid) -> u64 {
+    let path = format!("/proc/self/task/{}/status", thread.as_raw_nonzero());
+    let status = std::fs::read_to_string(path).unwrap();
+    let count = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
+    count.unwrap().trim().parse().unwrap()
+}
+
+#[test]
+fn while_no_task_waits_messages_wake_no_thread_and_the_next_that_waits_is_woken_again() {
+    const MESSAGES: u64 = 50;
+    let _counted = COUNTED.lock().unwrap_or_else(PoisonError::into_inner);
+    let scene = Scene::new();
+    let bus = scene.bus("busy");
+    let mut publisher = bus.publisher("async.busy").open().unwrap();
+    let mut subscriber = bus.subscriber("async.busy").open().unwrap();
+    let mut slept = 0;
+    for _ in 0..2 {
+        let woken = Arc::new(Unpark { thread: std::thread::current(), woken: AtomicBool::new(false) });
+        {
+            let (waker, mut waits) = (Waker::from(woken.clone()), pin!(subscriber.recv_async()));
+            let looked = waits.as_mut().poll(&mut Context::from_waker(&waker));
+            assert!(looked.is_pending(), "there is nothing yet");
+            until_asleep(sleeper());
+            publisher.send(b"wakes").unwrap();
+            let deadline = Deadline::after(PATIENCE);
+            while !woken.woken.load(Ordering::Acquire) {
+                assert!(!deadline.expired(), "who waits is woken");
+                std::thread::yield_now();
+            }
+        }
+        let thread = sleeper();
+        // The first that finds nobody waiting may wake it, and it then waits for who waits.
+        until_asleep(thread);
+        publisher.send(b"nobody's").unwrap();
+        until_asleep(thread);
+        let before = sleeps(thread);
+        for message in 0..MESSAGES {
+            publisher.send(&message.to_le_bytes()).unwrap();
+            until_asleep(thread);
+        }
+        slept += sleeps(thread) - before;
+        while subscriber.try_recv().unwrap().is_some() {}
+    }
+    assert!(slept <= MESSAGES / 10, "woken {slept} times by messages that nobody waited for");
+    println!("evidence: messages={} woken={slept}", 2 * MESSAGES);
 }
 
 /// Batches of which one half is measured: by the timer each would take half a second on the average.

@@ -28,10 +28,11 @@ BATCHED_BYTES_MAX = 1 << 16
 IDS = 1024
 #: The shortest and longest pause before the next look for room, in seconds: who reads a queue of a thousand has read half of it.
 PAUSE = (0.001, 0.005)
-#: Seconds for which one looks in each turn of the loop before the first pause. No pause of an event loop is shorter than a
-#: millisecond, in which a reader that keeps up has read all that there is, and waits.
-BRISK = 0.0005
-#: Of the waits that follow one that took longer, so many begin with a pause: a reader that is slow is not looked at all the time.
+#: Seconds for which one looks in each turn of the loop before the first pause: as long as that would be. No pause of an event loop
+#: is shorter than a millisecond, in which a reader that keeps up has read all that there is, and waits.
+BRISK = 0.001
+#: Of the waits that follow one that took longer one begins with a pause, then two, and so on up to so many, until one does not
+#: take longer: a reader that is slow is not looked at all the time.
 PATIENT = 16
 #: What an account tells that is no fault: who left, what nobody waited for, and what came again.
 NO_FAULT = frozenset(
@@ -78,8 +79,8 @@ class Route:
         #: Messages for which there is room, as far as was looked.
         self._credit = 0
         self._lost = 0
-        #: Waits for room that are still to begin with a pause.
-        self._patient = 0
+        #: Waits for room that are still to begin with a pause, and how many there were after the last that took long.
+        self._patient = self._patience = 0
 
     async def when_there_is_room(self, send: Callable[[], T], timeout: float) -> T:
         """Tries to send until it works. Raises Full when the time is over."""
@@ -90,14 +91,17 @@ class Route:
         while True:
             await asyncio.sleep(pause)
             try:
-                return send()
+                sent = send()
+                self._patience = 0 if brisk else self._patience
+                return sent
             except busway.Full:
                 waited = loop.time() - began
                 if waited >= timeout:
                     raise
             if waited >= brisk:
                 if brisk:
-                    brisk, self._patient = 0.0, PATIENT
+                    self._patient = self._patience = min(max(2 * self._patience, 1), PATIENT)
+                    brisk = 0.0
                 pause = min(max(2 * pause, PAUSE[0]), PAUSE[1])
 
     def is_heard(self) -> bool:

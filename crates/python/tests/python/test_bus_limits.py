@@ -418,9 +418,12 @@ class Limits(BusClaims):
                     return list(pauses)
 
                 self.assertEqual(await waits(20, PATIENCE), [0.0] * 21)
-                self.assertEqual(await waits(4, 1e-9), [0.0, 0.001, 0.002, 0.004, 0.005])
-                for _ in range(PATIENT):
-                    self.assertEqual(await waits(1, PATIENCE), [0.0, 0.001])
+                for patience in (1, 2, 4, 8, PATIENT, PATIENT):
+                    self.assertEqual(await waits(4, 1e-9), [0.0, 0.001, 0.002, 0.004, 0.005])
+                    for _ in range(patience):
+                        self.assertEqual(await waits(1, PATIENCE), [0.0, 0.001])
                 self.assertEqual(await waits(20, PATIENCE), [0.0] * 21)
+                self.assertEqual(await waits(1, 1e-9), [0.0, 0.001])
+                self.assertEqual([await waits(1, PATIENCE), await waits(1, PATIENCE)], [[0.0, 0.001], [0.0, 0.0]])
 
         self.run_async(main())
