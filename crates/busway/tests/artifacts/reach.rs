@@ -49,7 +49,8 @@ fn who_offers_learns_when_it_is_at_all_nodes_and_who_has_not_said_so_in_time() {
     assert!(receive(&mut there).bytes() == &sent[..], "who has it keeps it");
     let [first, middle, last] = hosts;
     drop((there, last));
-    let offer = artifacts.offer(&sent).reach_all(Duration::from_millis(500)).open().unwrap();
+    // The one that is there needs a little of this time, on a machine that does much else.
+    let offer = artifacts.offer(&sent[..100]).reach_all(Duration::from_secs(3)).open().unwrap();
     let error = offer.wait_reached(PATIENCE).unwrap_err();
     assert_eq!((error.code(), offer.reach()), (Code::TimedOut, Reach::Expired(vec![2])));
     assert!(error.to_string().contains("node 2"), "{error}");
