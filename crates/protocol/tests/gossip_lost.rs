@@ -113,6 +113,31 @@ fn described(of: Reference, body: &[u8]) -> Word {
 }
 
 #[test]
+fn a_question_that_is_answered_by_nothing_has_ended_and_the_marks_are_acknowledged() {
+    const MARKS: u32 = 5_000;
+    let mut mesh = Mesh::new(3);
+    mesh.link(1, 2);
+    mesh.settle(500);
+    for slot in 0..MARKS {
+        let (of, through) = (of(0, slot, 1), u64::from(slot) + 1);
+        let mark = Mark { slot: of.slot, version: 1, standing: Standing::Has };
+        let of_node = vec![Marked { node: of.node, epoch: of.epoch, marks: vec![mark] }];
+        mesh.handle(1, word(2, Word::Marks(Marks { exchanges: 1, through, of: of_node })));
+        let asked = mesh.nodes[1].transmit(mesh.now, NodeIndex(2), Lane::Advert).map(|said| said.word);
+        assert_eq!(asked, Some(Word::Ask { of: vec![of] }));
+        let slots = vec![Slot { slot: of.slot, version: 1, offer: None }];
+        mesh.handle(1, word(2, Word::Describe(Describe { node: of.node, epoch: of.epoch, slots })));
+    }
+    assert_eq!((mesh.nodes[1].usage().asks, mesh.nodes[1].usage().slots), (0, 0));
+    mesh.settle(5_000);
+    let known = |(from, _, said): &(u8, u8, Said)| match said.word {
+        Word::Handled { marks, .. } if *from == 1 => Some(marks),
+        _ => None,
+    };
+    assert_eq!(mesh.said.iter().rev().find_map(known), Some(u64::from(MARKS)));
+}
+
+#[test]
 fn what_was_said_of_a_slot_before_its_origin_uses_it_is_not_what_its_origin_says() {
     let mut mesh = Mesh::new(3);
     mesh.link(1, 2);

@@ -54,7 +54,9 @@ struct Line {
     link: Option<u64>,
     /// What it may do, since that link began.
     permits: Option<Permits>,
-    /// It may do something else than on the link before: all is told anew.
+    /// The rules when that link began.
+    rules: Option<Acl>,
+    /// It, or another, may do something else than when the link before began: all is told anew.
     anew: bool,
     /// Requests for what it may not have.
     not_found: VecDeque<u64>,
@@ -164,8 +166,9 @@ impl<D: Wires> Swarm<D> {
         };
         self.stand(now, index, link);
         if let (Some(permits), Some(_), Some(line)) = (permits, link, self.lines.get_mut(&index)) {
+            let rules = std::mem::replace(&mut line.rules, self.shared.acl());
             let former = line.permits.replace(permits);
-            line.anew = former.is_some() && former != line.permits;
+            line.anew = former.is_some() && (former != line.permits || rules != line.rules);
         }
         for body in come.drain(..) {
             self.hear(now, index, body.as_deref());

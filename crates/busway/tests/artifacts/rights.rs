@@ -1,14 +1,24 @@
 //! Who may offer and who may see, on each way on which an artifact becomes known.
 
+use busway::artifacts::Offer;
 use busway::{Acl, AclRule};
 
-use crate::stage::{Host, PATIENCE, body, receive, subscribe};
+use crate::stage::{Host, PATIENCE, body, receive, subscribe, until};
 
 /// Rules under which nodes may do what is said there, with all topics or with those of `open` alone.
 fn rules(publish: &str, subscribe: &str) -> Acl {
     let list = |pattern: &str| vec![pattern.to_owned()];
     let (publish, subscribe) = (list(publish), list(subscribe));
     Acl::new([AclRule { identity: "node/*".into(), publish, subscribe, ..AclRule::default() }]).unwrap()
+}
+
+/// Rules under which the first node may publish all, and the others this.
+fn with_all_for_node_0(publish: &str) -> Acl {
+    let rule = |identity: &str, publish: &str| {
+        let (publish, subscribe) = (vec![publish.to_owned()], vec![">".to_owned()]);
+        AclRule { identity: identity.into(), publish, subscribe, ..AclRule::default() }
+    };
+    Acl::new([rule("node/0", ">"), rule("node/*", publish)]).unwrap()
 }
 
 /// Two nodes, and the rules of the first.
@@ -70,6 +80,26 @@ fn who_is_between_two_nodes_passes_on_no_more_than_the_other_may_see() {
     }
     let known = last.bus.artifacts(">").unwrap().list().unwrap();
     assert!(known.iter().all(|listed| listed.advert.topic() == "open.a"), "{known:?}");
+}
+
+#[test]
+fn what_a_node_may_not_pass_on_hides_nothing_that_comes_behind_it() {
+    // More than the questions that one node may have open to another.
+    const SECRETS: u64 = 4_200;
+    let last = Host::with_rules(2, &[], Some(with_all_for_node_0("open.>")));
+    let middle = Host::new(1, &[(2, last.address())]);
+    let first = Host::new(0, &[(1, middle.address())]);
+    assert!(middle.node.wait_for_peers(2, PATIENCE));
+    let (_here, mut there) = (subscribe(&middle, ">"), subscribe(&last, ">"));
+    let at = last.bus.artifacts(">").unwrap();
+    let offer =
+        |topic: &str, seed| first.bus.artifacts(topic).unwrap().offer(&body(100, seed)).open().unwrap();
+    let _secrets: Vec<Offer> = (0..SECRETS).map(|seed| offer("secret.a", seed)).collect();
+    until("each is described and denied", || at.counts().denied == SECRETS);
+    let open = offer("open.a", SECRETS);
+    assert_eq!(receive(&mut there).advert().id(), open.id());
+    assert_eq!(at.list().unwrap().len(), 1, "nothing else is known there");
+    println!("evidence: denied={SECRETS} came_behind_them=1");
 }
 
 #[test]

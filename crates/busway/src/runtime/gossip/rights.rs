@@ -1,7 +1,7 @@
 //! What a peer may say and may be told about artifacts: the rights of its messages, at each word that names one.
 //!
 //! Who may publish a topic may offer on it, and describe what others offer; who may subscribe to it may be told of it, by an offer, a description or a mark, and is given its
-//! bytes. What may not be said is left out where a list goes on without it; a change of a slot becomes its end, so that versions mean what they did.
+//! bytes. A mark that may not be said is left out; a change of a slot becomes its end, so that versions mean what they did, and so does an answer, so that its question has one.
 //!
 //! It knows no machine: words go in, and what is left of them comes out.
 //!
@@ -44,11 +44,10 @@ pub(super) fn heard<'a>(
         }
         Word::Describe(Describe { node, epoch, mut slots }) => {
             let of_origin = origin(node);
-            retain(&mut slots, denied, |slot| {
-                slot.offer.as_ref().is_none_or(|offer| {
-                    permits.allow(Deed::Publish, &offer.topic) && of_origin.allow(Deed::Publish, &offer.topic)
-                })
-            });
+            let may = |topic: &Topic| [permits, &of_origin].iter().all(|who| who.allow(Deed::Publish, topic));
+            for slot in &mut slots {
+                end_if(slot, |topic| !may(topic), denied);
+            }
             Word::Describe(Describe { node, epoch, slots })
         }
         Word::Request { request, of, .. } if !may_have(of) => return Passed::NotFound { request },
@@ -80,9 +79,9 @@ pub(super) fn said<'a>(
             Word::Tell(tell)
         }
         Word::Describe(Describe { node, epoch, mut slots }) => {
-            slots.retain(|slot| {
-                slot.offer.as_ref().is_none_or(|offer| permits.allow(Deed::Subscribe, &offer.topic))
-            });
+            for slot in &mut slots {
+                end_if(slot, |topic| !permits.allow(Deed::Subscribe, topic), &mut denied);
+            }
             Word::Describe(Describe { node, epoch, slots })
         }
         Word::Marks(mut marks) => {
@@ -111,12 +110,6 @@ fn end_if(slot: &mut Slot, may_not: impl Fn(&Topic) -> bool, denied: &mut u64) {
     if slot.offer.take_if(|offer| may_not(&offer.topic)).is_some() {
         *denied += 1;
     }
-}
-
-fn retain<T>(list: &mut Vec<T>, denied: &mut u64, keep: impl Fn(&T) -> bool) {
-    let before = list.len();
-    list.retain(keep);
-    *denied += (before - list.len()) as u64;
 }
 
 #[cfg(test)]
