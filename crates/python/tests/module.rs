@@ -235,6 +235,7 @@ claims! {
     fn cleanup_has_an_end_whatever_is_under_way();
     fn what_is_sent_just_before_a_cleanup_waits_for_the_first_who_comes();
     fn a_cleanup_waits_for_nobody_and_a_bus_that_is_made_later_begins_with_nothing_of_it();
+    fn so_many_ports_wait_beyond_a_cleanup_and_none_where_there_can_be_no_thread();
     fn a_program_that_ends_stays_until_somebody_has_come_for_what_it_sent_or_the_time_for_it_is_over();
     fn what_outlives_a_cleanup_brings_no_thread_back();
     fn what_is_refused_does_not_hold_the_loop_up();

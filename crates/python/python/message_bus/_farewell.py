@@ -11,6 +11,7 @@ after the first has come, or before a bus that was made later reads what it is f
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import threading
@@ -25,13 +26,17 @@ from ._runtime import Membership
 
 #: Seconds between two looks whether somebody has come.
 SLICE = 0.02
+#: Ports that wait at once, of all buses: each has its memory and its descriptor, and a program that makes a bus for each request
+#: would have thousands. Beyond, the one that has waited longest is ended.
+PORTS_MAX = 256
 
 
-@dataclass
+@dataclass(eq=False)
 class Parting:
     """A port that waits, and who hears of its end."""
 
     route: Route
+    topic: str
     #: When the time of the first is over, by the monotonic clock; once somebody has come, the time to read.
     until: float
     linger: float
@@ -44,11 +49,17 @@ class Parting:
             self.route.native.flush(0.0)
             return True
         except busway.TimedOut:
+            return self._has_waited()
+        except Exception:
+            return True
+
+    def _has_waited(self) -> bool:
+        try:
             if not self.came and self.route.is_heard():
                 self.came, self.until = True, time.monotonic() + self.linger
-            return time.monotonic() >= self.until
-        except busway.Error:
+        except Exception:
             return True
+        return time.monotonic() >= self.until
 
 
 #: Held while ports are looked at and ended, so that each is ended once.
@@ -69,21 +80,41 @@ os.register_at_fork(after_in_child=_forget)
 
 def keep(share: Membership, partings: list[Parting]) -> None:
     """Keeps ports open until they have ended; the share is given back with the last of them."""
+    if not _is_kept(share, partings):
+        _end(partings, lambda one: True)
+        share.release()
+
+
+def _is_kept(share: Membership, partings: list[Parting]) -> bool:
+    """Hands them to the thread; False where there can be none."""
     global _thread
     with _lock:
-        _waiting.append((share, partings))
         if _thread is None:
-            _thread = threading.Thread(target=_stay, name="message_bus farewell", daemon=False)
-            _thread.start()
+            thread = threading.Thread(target=_stay, name="message_bus farewell", daemon=False)
+            try:
+                thread.start()
+            except RuntimeError:
+                return False
+            _thread = thread
+        _waiting.append((share, partings))
+        beyond = sum(len(some) for _, some in _waiting) - PORTS_MAX
+        for _, some in _waiting:
+            oldest = some[: max(0, beyond)]
+            beyond -= len(oldest)
+            _end(some, oldest.__contains__)
+    return True
 
 
-def end(bus: busway.Bus, endpoint: str, made: float) -> None:
-    """Ends what waits for readers of `endpoint`, before one of them is opened by a bus that was made at `made`."""
+def end(bus: busway.Bus, endpoint: str, made: float, prefixes: tuple[str, ...]) -> None:
+    """Ends what waits for readers of topics of `endpoint` that begin so, before one is opened by a bus that was made at `made`."""
     if _waiting:
         with _lock:
             for share, partings in _waiting:
                 if share.bus is bus:
-                    _end(partings, lambda one: one.route.endpoint == endpoint and one.began < made)
+                    _end(
+                        partings,
+                        lambda one: one.route.endpoint == endpoint and one.topic.startswith(prefixes) and one.began < made,
+                    )
 
 
 def _end(partings: list[Parting], ends: Callable[[Parting], bool]) -> None:
@@ -106,7 +137,8 @@ def _stay() -> None:
             _waiting[:] = [entry for entry in _waiting if entry[1]]
         for share in over:
             # It may settle links, for which nobody else need wait.
-            share.release()
+            with contextlib.suppress(busway.Error):
+                share.release()
         with _lock:
             if not _waiting:
                 _thread = None

@@ -62,6 +62,9 @@ def _cause(error: busway.Error) -> str:
 class Outbound:
     """All routes of one pattern: `pub` or `push`."""
 
+    #: What is left when the bus ends, and nobody came for, is counted as.
+    unheard = "closed"
+
     def __init__(self, core: Core, pattern: str, timeout: float) -> None:
         self._core = core
         self._pattern = pattern
@@ -213,7 +216,7 @@ class Outbound:
                 core.not_opened(endpoint, error)
                 raise
             if len(self.routes) >= ROUTES_MAX:
-                self._close(next(iter(self.routes.values())))
+                self._close(*next(iter(self.routes.items())))
             route = Route(core, endpoint, native, self.exactly(), self._timeout)
             core.opened(endpoint)
             self.routes[port, topic] = route
@@ -225,19 +228,29 @@ class Outbound:
         if left:
             self._core.metrics.dropped_outbound("closed", left)
 
-    def _close(self, route: Route, lost: int = 0) -> None:
-        """Closes a route, with which so many that were sent are lost."""
+    def _close(self, key: tuple[PortKey, str], route: Route, is_end: bool = False) -> None:
+        """Closes a route. At the end of the bus what is left in it is counted: who is there may still read it."""
         self._give_up(route)
         with self._counting:
             self._parting.discard(route)
-            for key in [key for key, one in self.routes.items() if one is route]:
+            if self.routes.get(key) is route:
                 del self.routes[key]
             # Where the bus was closed from outside there is nothing to be counted any more.
             with contextlib.suppress(busway.Error):
-                self._lost += route.losses()
-                self._unattended += route.unattended()
-                self._past += route.account() + Counter({"lost.closed": lost})
-                self._past["in_flight"] -= lost
+                lost, unattended, account = route.losses(), route.unattended(), route.account()
+                left = account["in_flight"] if is_end else 0
+                if left and route.is_heard():
+                    self._core.metrics.causes["undelivered"] += left
+                elif left:
+                    account["in_flight"] -= left
+                    account[f"lost.{self.unheard}"] += left
+                    if self.unheard == "no_subscriber":
+                        unattended += left
+                    else:
+                        self._core.metrics.dropped_outbound(self.unheard, left)
+                self._lost += lost
+                self._unattended += unattended
+                self._past += account
         route.native.close()
         self._core.ended(route.endpoint)
 
@@ -283,24 +296,27 @@ class Outbound:
         What waits for the first who reads it stays open for as long as was said, and is waited for by nobody here.
         """
         with self._closing:
-            config, partings = self._core.settings, []
+            config, partings, kept = self._core.settings, [], []
             late = time.monotonic() + config.late_join + NOTICED
-            for route in list(self.routes.values()):
+            for key, route in list(self.routes.items()):
                 if config.late_join > 0 and self._in_flight(route) and not route.is_heard():
                     self._give_up(route)
-                    partings.append(Parting(route, late, config.linger, self._ended))
+                    ended = partial(self._close, key, is_end=True)
+                    partings.append(Parting(route, key[1], late, config.linger, ended))
+                    kept.append(key)
                 else:
                     with contextlib.suppress(busway.Error):
                         route.native.flush(max(0.0, until - time.monotonic()))
-                    self._ended(route)
+                    self._close(key, route, is_end=True)
             share = self._core.share() if partings else None
             if share is None:
                 for parting in partings:
-                    self._ended(parting.route)
+                    parting.end(parting.route)
             else:
                 with self._counting:
                     self._parting.update(parting.route for parting in partings)
-                    self.routes.clear()
+                    for key in kept:
+                        del self.routes[key]
                 keep(share, partings)
 
     def _in_flight(self, route: Route) -> int:
@@ -309,20 +325,10 @@ class Outbound:
             return int(route.native.account()["in_flight"])
         return 0
 
-    def _ended(self, route: Route) -> None:
-        """Closes a route; what is left in it is counted."""
-        left = self._in_flight(route)
-        with contextlib.suppress(busway.Error):
-            if left and route.is_heard():
-                # Who is there may still read it.
-                self._core.metrics.causes["undelivered"] += left
-                left = 0
-        if left:
-            self._core.metrics.dropped_outbound("closed", left)
-        self._close(route, left)
-
 
 class Publishing(Outbound):
+    unheard = "no_subscriber"
+
     def __init__(self, core: Core) -> None:
         super().__init__(core, "pub", core.settings.pub_send_timeout)
 

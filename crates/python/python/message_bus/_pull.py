@@ -72,7 +72,7 @@ class Pulling:
             self._taken.append(mine)
 
         def open() -> busway.Puller:
-            end(self._core.bus(), f"push:{port}", self._core.made)
+            end(self._core.bus(), f"push:{port}", self._core.made, ("",))
             return self._core.bus().puller(shared, holds=HOLDS)
 
         async def use(native: busway.Puller) -> None:

@@ -74,7 +74,7 @@ class Subscribing:
         readers = []
         for one, of in patterns.items():
             cut = tuple(of) if any(is_cut(port, prefix) for prefix in of) else None
-            readers.append(asyncio.create_task(self._read(port, one, cut, inbox)))
+            readers.append(asyncio.create_task(self._read(port, one, tuple(of), cut, inbox)))
         try:
             await asyncio.gather(*readers)
         finally:
@@ -87,12 +87,14 @@ class Subscribing:
             while dispatcher.running and time.monotonic() < self._core.end_by:
                 await asyncio.sleep(LOOK)
 
-    async def _read(self, port: PortKey, pattern: str, cut: tuple[str, ...] | None, inbox: Inbox) -> None:
+    async def _read(
+        self, port: PortKey, pattern: str, prefixes: tuple[str, ...], cut: tuple[str, ...] | None, inbox: Inbox
+    ) -> None:
         """Reads one pattern; where it cannot be read it is tried again."""
         core = self._core
 
         def open() -> busway.Subscriber:
-            end(core.bus(), f"pub:{port}", core.made)
+            end(core.bus(), f"pub:{port}", core.made, prefixes)
             return core.bus().subscriber(pattern, policy=core.settings.policy, holds=HOLDS, drop_duplicates=IDS)
 
         async def use(native: busway.Subscriber) -> None:

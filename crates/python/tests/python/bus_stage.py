@@ -8,7 +8,7 @@ import os
 import threading
 import time
 
-from message_bus import MessageBus, Ports
+from message_bus import MessageBus, Ports, _farewell
 from stage import PATIENCE, Claims
 
 
@@ -22,6 +22,16 @@ def threads():
 
 
 class BusClaims(Claims):
+    def tearDown(self):
+        """What waits for the first who comes is ended: the next test of this interpreter begins with nothing of it."""
+        with _farewell._lock:
+            for _, partings in _farewell._waiting:
+                _farewell._end(partings, lambda one: True)
+        deadline = time.monotonic() + PATIENCE
+        while _farewell._thread is not None and time.monotonic() < deadline:
+            time.sleep(0.001)
+        super().tearDown()
+
     def run_async(self, main):
         """What a coroutine returns, in a loop of its own, within far more time than it needs."""
         return asyncio.run(asyncio.wait_for(main, 2 * PATIENCE))

@@ -172,7 +172,9 @@ class Lives(BusClaims):
     def test_a_cleanup_waits_for_nobody_and_a_bus_that_is_made_later_begins_with_nothing_of_it(self):
         async def main():
             loop, sender = asyncio.get_running_loop(), MessageBus("sender", {"late_join_ms": 1000 * PATIENCE})
+            told = ("in_flight", "delivered", "no_subscriber", "outbound_dropped")
             await sender.publish("x", "left")
+            await sender.publish("y", "left")
             await sender.publish("other", "left", 7000)
             await sender.push_result("left")
             began = loop.time()
@@ -181,24 +183,53 @@ class Lives(BusClaims):
             self.assertLess(took, PATIENCE / 2)
             async with self.bus(kind=Pulls) as later:
                 later.register_handler("x", later.take)
-                await self.listens(later)
+                await self.listens(later, topics="x")
                 asyncio.create_task(later.pull_results_loop())
                 await later.publish("x", 1)
                 await later.push_result(2)
                 await self.until(lambda: sorted(map(str, later.taken)) == ["1", "2"])
                 counts = sender.get_metrics(extended=True)
                 # What was for other readers than those goes on waiting.
-                self.assertEqual((counts["in_flight"], counts["delivered"]), (1, 0))
-                self.assertEqual(counts["outbound_dropped"] + counts["no_subscriber"], 2)
+                self.assertEqual([counts[name] for name in told], [2, 0, 1, 1])
             async with self.bus() as last:
                 await self.listens(last, port=7000)
-                counts = sender.get_metrics(extended=True)
-                self.assertEqual((counts["in_flight"], counts["delivered"]), (0, 0))
-                self.assertEqual(counts["outbound_dropped"] + counts["no_subscriber"], 3)
+                self.assertEqual([sender.get_metrics(extended=True)[name] for name in told], [1, 0, 2, 1])
+                await self.listens(last)
+                self.assertEqual([sender.get_metrics(extended=True)[name] for name in told], [0, 0, 3, 1])
             await self.until(lambda: _farewell._thread is None and "bw-control" not in threads(), "nothing of it is left")
             return took
 
         self.evidence(seconds=round(self.run_async(main()), 3))
+
+    def test_so_many_ports_wait_beyond_a_cleanup_and_none_where_there_can_be_no_thread(self):
+        def waiting():
+            return sum(len(partings) for _, partings in _farewell._waiting)
+
+        async def left(buses):
+            for bus in buses:
+                await bus.publish("x", 1)
+                await bus.cleanup()
+            return sum(bus.get_metrics(extended=True)["no_subscriber"] for bus in buses)
+
+        def buses(count):
+            return [MessageBus("x", {"late_join_ms": 1000 * PATIENCE}) for _ in range(count)]
+
+        async def main():
+            with mock.patch.object(threading.Thread, "start", refuses):
+                self.assertEqual((await left(buses(2)), waiting()), (2, 0))
+            with mock.patch("message_bus._farewell.PORTS_MAX", 5):
+                self.assertEqual((await left(buses(9)), waiting()), (4, 5))
+            async with self.bus() as later:
+                await self.listens(later)
+            await self.until(lambda: _farewell._thread is None and "bw-control" not in threads(), "nothing of it is left")
+
+        def refuses(thread):
+            if thread.name == "message_bus farewell":
+                raise RuntimeError("can't start new thread")
+            start(thread)
+
+        start = threading.Thread.start
+        self.run_async(main())
 
     def test_a_program_that_ends_stays_until_somebody_has_come_for_what_it_sent_or_the_time_for_it_is_over(self):
         script = """
