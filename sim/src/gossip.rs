@@ -22,7 +22,7 @@ use fastrand::Rng;
 
 use crate::agenda::Agenda;
 pub use check::{Checks, Traffic};
-use host::Host;
+use host::{Host, Pool};
 pub use vice::Vice;
 
 /// What there is.
@@ -112,7 +112,8 @@ impl Swarm {
     #[must_use]
     pub fn new(terms: Terms) -> Swarm {
         let mut rng = Rng::with_seed(terms.seed);
-        let hosts = (0..terms.nodes).map(|index| Host::new(&terms, index)).collect();
+        let pool = Pool::default();
+        let hosts = (0..terms.nodes).map(|index| Host::new(&terms, index, &pool)).collect();
         let mut swarm = Swarm {
             now: Time(0),
             hosts,

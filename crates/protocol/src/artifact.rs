@@ -1,10 +1,13 @@
 //! The bytes of one artifact: how they travel, and putting them together again.
 //!
-//! Small ones stand in their offer, larger ones are asked for whole, of one node at a time. The largest will come in pieces
-//! of the tree of their hash, each checked by itself, of several nodes at once; until then nobody may offer one.
-//! Whom to ask and when is decided elsewhere.
+//! Small ones stand in their offer, larger ones are asked for whole, of one node at a time. The largest come in pieces
+//! of the tree of their hash, each checked by itself, of several nodes at once; first come the values of all pieces, which are checked against the name.
+//! Whom to ask and when is decided elsewhere, and pieces are kept in a [`Store`].
 //!
-//! Invariant: what is handed out as an artifact has its size and its hash.
+//! Invariant: what is handed out as an artifact, or as a part of one, has its size and its hash.
+
+pub mod pieces;
+mod store;
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -13,6 +16,7 @@ use busway_wire::gossip::{ArtifactId, NodeIndex};
 use busway_wire::limits::{ARTIFACT_CHUNK_BYTES, ARTIFACT_INSIDE_BYTES_MAX, ARTIFACT_WHOLE_BYTES_MAX};
 
 use crate::gossip::Nodes;
+pub use store::{Full, Memory, Store};
 
 /// How an artifact travels, which follows from its size.
 ///
@@ -62,10 +66,31 @@ pub(crate) enum Put {
     Misplaced,
 }
 
-/// An artifact that comes whole.
+/// What bytes are to be.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Proof {
+    /// Those of this name.
+    Whole(ArtifactId),
+    /// The values of the pieces of this name, of so many bytes.
+    Tree(ArtifactId, u64),
+    /// Those of this value, which begin there.
+    Piece([u8; 32], u64),
+}
+
+impl Proof {
+    fn holds(&self, bytes: &[u8]) -> bool {
+        match self {
+            Proof::Whole(id) => ArtifactId::of(bytes) == *id,
+            Proof::Tree(id, size) => pieces::root(bytes, *size) == Some(*id),
+            Proof::Piece(value, offset) => pieces::value(*offset, bytes) == *value,
+        }
+    }
+}
+
+/// A part of an artifact that comes whole.
 #[derive(Clone, Debug)]
 pub(crate) struct Assembly {
-    id: ArtifactId,
+    proof: Proof,
     size: usize,
     bytes: Vec<u8>,
     of: Nodes,
@@ -73,9 +98,9 @@ pub(crate) struct Assembly {
 
 impl Assembly {
     /// One of which nothing has come. Memory is taken as it comes.
-    pub(crate) fn new(id: ArtifactId, size: u64) -> Assembly {
+    pub(crate) fn new(proof: Proof, size: u64) -> Assembly {
         let size = usize::try_from(size).unwrap_or(usize::MAX);
-        Assembly { id, size, bytes: Vec::new(), of: Nodes::default() }
+        Assembly { proof, size, bytes: Vec::new(), of: Nodes::default() }
     }
 
     /// How many bytes are there: the offset of the next chunk.
@@ -100,7 +125,7 @@ impl Assembly {
             return Put::More;
         }
         let bytes = core::mem::take(&mut self.bytes);
-        if ArtifactId::of(&bytes) == self.id {
+        if self.proof.holds(&bytes) {
             return Put::Whole(bytes.into());
         }
         Put::Corrupt { of: core::mem::take(&mut self.of) }
@@ -111,13 +136,13 @@ impl Assembly {
 mod tests {
     use alloc::vec;
 
-    use super::{ARTIFACT_CHUNK_BYTES, ArtifactId, Assembly, NodeIndex, Put};
+    use super::{ARTIFACT_CHUNK_BYTES, ArtifactId, Assembly, NodeIndex, Proof, Put};
 
     #[test]
     fn an_artifact_is_handed_out_whole_and_checked_or_not_at_all() {
         let (one, other) = (NodeIndex(1), NodeIndex(2));
         let body = vec![7; ARTIFACT_CHUNK_BYTES + 1];
-        let mut assembly = Assembly::new(ArtifactId::of(&body), body.len() as u64);
+        let mut assembly = Assembly::new(Proof::Whole(ArtifactId::of(&body)), body.len() as u64);
         let (first, last) = body.split_at(ARTIFACT_CHUNK_BYTES);
         assert_eq!(assembly.put(one, 1, first), Put::Misplaced, "another offset");
         assert_eq!(assembly.put(one, 0, last), Put::Misplaced, "a short one");

@@ -3,7 +3,7 @@
 //! A node has a table of slots; what it offers stands there until it is withdrawn, replaced, or has reached all. State is repeated, not messages:
 //! of each peer it is known up to which version it knows the table, and a change takes the place of the one before it, so that a peer
 //! that is slow, or was away, is told what stands there now and nothing that no longer does. Small bodies stand in the table; larger ones are
-//! asked for, of whoever says that it has them. What a node has from others it names by marks, late, and not to who has it. Marks are acknowledged
+//! asked for, of whoever says that it has them; the largest in pieces, of all who have some, which lie in a store and not here. What a node has from others it names by marks, late, and not to who has it. Marks are acknowledged
 //! when what they name is known, and until then count as not said: a link that is lost loses none.
 //!
 //! Words, events and the time go in; words, bodies and requests for a judgement come out. A peer is told and given what goes out now when its link
@@ -21,6 +21,7 @@ mod hear;
 mod known;
 mod nodes;
 mod origin;
+mod parts;
 mod peer;
 mod pulls;
 mod reader;
@@ -28,25 +29,27 @@ mod starved;
 mod table;
 mod words;
 
+use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, VecDeque};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
-pub use busway_wire::gossip::{ArtifactId, Epoch, Filter, NodeIndex, Reference, SlotNumber, Word};
+pub use busway_wire::gossip::{ArtifactId, Epoch, Filter, NodeIndex, Part, Reference, SlotNumber, Word};
 use busway_wire::gossip::{Describe, Exchange, Since};
 use busway_wire::limits::{
     ARTIFACT_CHUNK_BYTES, GOSSIP_AGAIN_MS, GOSSIP_ASKS_MAX, GOSSIP_MARKS_INSIDE_MS, GOSSIP_MARKS_MS,
     GOSSIP_SERVED_MAX, GOSSIP_WORD_BYTES_MAX,
 };
 
-use crate::artifact::Travel;
+use crate::artifact::{Memory, Proof, Store, Travel};
 use crate::flow::{Charge, Flow, Flows};
 use crate::time::{PeerId, Time};
 use due::Due;
 use known::{Gone, Known};
 pub use nodes::Nodes;
+use parts::Parts;
 use peer::Peer;
-use pulls::{Order, Pulls};
+use pulls::{Key, Order, Pulls};
 use reader::Reader;
 use starved::Starved;
 use table::Table;
@@ -91,6 +94,10 @@ pub struct Gossip {
     pulls: Pulls,
     peers: BTreeMap<NodeIndex, Peer>,
     flows: Flows,
+    /// What comes in pieces; and what lies in the store, or is to.
+    parts: BTreeMap<Reference, Parts>,
+    stored: BTreeMap<Reference, ArtifactId>,
+    store: Box<dyn Store>,
     /// What is wanted and has no room.
     starved: Starved,
     recover_at: Option<Time>,
@@ -102,10 +109,20 @@ pub struct Gossip {
 }
 
 impl Gossip {
-    /// A node that offers nothing and knows nobody.
+    /// A node that offers nothing and knows nobody. It keeps pieces in memory, as many bytes as the flow of chunks may have.
     #[must_use]
     pub fn new(config: Config) -> Gossip {
+        let store = Memory::new(config.limits.rule(Flow::Chunk).limit.bytes);
+        Gossip::with_store(config, Box::new(store))
+    }
+
+    /// The same, which keeps pieces there.
+    #[must_use]
+    pub fn with_store(config: Config, store: Box<dyn Store>) -> Gossip {
         Gossip {
+            parts: BTreeMap::new(),
+            stored: BTreeMap::new(),
+            store,
             table: Table::new(config.slots_max, config.bytes_max),
             known: Known::default(),
             pulls: Pulls::new(config.seed),
@@ -147,7 +164,8 @@ impl Gossip {
             Input::Reconsider => self.known.reconsider(),
             Input::Tick => self.tick(now, out),
         }
-        self.feed();
+        self.sweep();
+        self.feed(now, out);
         self.schedule(now);
     }
 
@@ -162,7 +180,20 @@ impl Gossip {
         }
         let replaced = offering.instead_of;
         let version = replaced.and_then(|slot| self.table.slot(slot)).map(|own| own.version);
-        let slot = self.table.offer(now, offering)?;
+        offering.check()?;
+        let parts = (Travel::of(offering.body.len() as u64) == Travel::Pieces).then(|| offering.body.clone());
+        let kept = parts.map(|body| self.keep(&body)).transpose()?;
+        let offered = self.table.offer(now, offering);
+        if let (Ok(slot), Some(id)) = (&offered, kept)
+            && let Some(of) = self.own(*slot)
+        {
+            self.stored.insert(of, id);
+        }
+        if let (Err(_), Some(id)) = (&offered, kept) {
+            self.forget_unused(id);
+        }
+        self.sweep();
+        let slot = offered?;
         if let Some(version) = version {
             self.count_missed(version);
         }
@@ -183,7 +214,7 @@ impl Gossip {
     /// before it go first.
     pub fn transmit(&mut self, now: Time, to: NodeIndex, lane: Lane) -> Option<Said> {
         match lane {
-            Lane::Advert => self.say(now, to).map(Said::word),
+            Lane::Advert => self.say(now, to).or_else(|| self.say_have(now, to)).map(Said::word),
             Lane::Request => self.peers.get_mut(&to)?.requests.pop_front().map(Said::word),
             Lane::Chunk => self.give(to),
         }
@@ -193,12 +224,15 @@ impl Gossip {
     #[must_use]
     pub fn has_output(&self, to: NodeIndex) -> bool {
         self.peers.get(&to).is_some_and(|peer| peer.has_output(self.table.version()))
+            || self.parts.values().any(|parts| parts.is_due(to))
     }
 
     /// When [`Input::Tick`] is wanted next, and for what.
     #[must_use]
     pub fn deadline(&self) -> Option<(Time, Reason)> {
-        let say = self.peers.values().filter_map(Peer::deadline).min().map(|at| (at, Reason::Say));
+        let have = self.parts.values().filter_map(Parts::deadline).min();
+        let say =
+            self.peers.values().filter_map(Peer::deadline).chain(have).min().map(|at| (at, Reason::Say));
         let pull = self.pulls.deadline().map(|at| (at, Reason::Pull));
         let expire = self.table.deadline().map(|at| (at, Reason::Expire));
         let doubt = self.doubts.front().map(|(at, ..)| *at);
@@ -239,7 +273,7 @@ impl Gossip {
         (self.since(node), reader.map_or(0, Reader::under_way))
     }
 
-    /// An artifact that is here, ours or another's.
+    /// An artifact that is here, ours or another's, but one that lies in the store.
     #[must_use]
     pub fn body(&self, of: Reference) -> Option<Arc<[u8]>> {
         if of.node != self.config.node {
@@ -247,7 +281,7 @@ impl Gossip {
         }
         let own = self.table.slot(of.slot).filter(|own| own.version == of.version)?;
         let offered = own.offered.as_ref().filter(|_| of.epoch == self.config.epoch)?;
-        Some(offered.body.clone())
+        (Travel::of(offered.size) != Travel::Pieces).then(|| offered.body.clone())
     }
 
     /// A slot of ours as others know it, if anything stands in it.
@@ -320,7 +354,7 @@ impl Gossip {
         loop {
             let peer = self.peers.get(&to).filter(|peer| peer.requests.len() < GOSSIP_SERVED_MAX)?;
             let serving = peer.serving.front().copied()?;
-            let body = self.body(serving.of);
+            let body = self.part(serving.of, serving.part);
             let peer = self.peers.get_mut(&to)?;
             let start = usize::try_from(serving.offset).unwrap_or(usize::MAX);
             let Some(body) = body.filter(|body| start < body.len()) else {
@@ -386,13 +420,17 @@ impl Gossip {
         let Some(artifact) = entry.artifact.as_deref_mut().filter(|artifact| artifact.received) else {
             return;
         };
-        if artifact.body.take().is_none() {
+        let stored = core::mem::take(&mut artifact.stored);
+        if artifact.body.take().is_none() && !stored {
             return;
         }
         entry.release_body(&mut self.flows);
         if !entry.told.is_empty() {
             self.known.mark(of);
             self.marks_by(now, GOSSIP_MARKS_INSIDE_MS);
+        }
+        if let Some(id) = self.stored.remove(&of) {
+            self.forget_unused(id);
         }
     }
 
@@ -407,6 +445,7 @@ impl Gossip {
                 other.asks_due = Due::Now;
             }
         }
+        self.parts.values_mut().for_each(|parts| parts.unlinked(node));
         self.pulls.unlinked(node);
     }
 
@@ -417,7 +456,7 @@ impl Gossip {
     }
 
     /// What is wanted and has room is asked for. Who has none left keeps no other waiting.
-    fn feed(&mut self) {
+    fn feed(&mut self, now: Time, out: &mut Vec<Output>) {
         let mut full = Nodes::default();
         loop {
             let mut fed = false;
@@ -425,10 +464,17 @@ impl Gossip {
                 let entry = self.known.entry_mut(of);
                 let Some(entry) = entry.filter(|entry| !full.has(entry.teller())) else { continue };
                 let wanted = entry.artifact.as_deref().and_then(|a| Some((a.interest?, (a.id, a.size))));
-                let Some((interest, content)) = wanted else { continue };
-                if entry.charge_body(content.1, &mut self.flows) {
-                    self.pulls.want(of, content, entry.holders, interest);
+                let Some((interest, (id, size))) = wanted else { continue };
+                let (parted, holders) = (Travel::of(size) == Travel::Pieces, entry.holders);
+                let charged = if parted { parts::cost(size) } else { size };
+                if entry.charge_body(charged, &mut self.flows) {
                     fed = self.starved.remove(of);
+                    if parted {
+                        self.begin_parts(now, of, (id, size), (holders, interest));
+                        self.complete(now, of, out);
+                    } else {
+                        self.pulls.want(Key::whole(of), (Proof::Whole(id), size), holders, (interest, true));
+                    }
                 } else {
                     full.insert(entry.teller());
                 }
@@ -441,7 +487,12 @@ impl Gossip {
 
     fn unwant(&mut self, of: Reference) {
         self.starved.remove(of);
-        self.counts.bytes_wasted += self.pulls.unwant(of, &mut self.orders);
+        if self.parts.remove(&of).is_some()
+            && let Some(id) = self.stored.remove(&of)
+        {
+            self.forget_unused(id);
+        }
+        self.counts.bytes_wasted += self.pulls.unwant_parts(of, &mut self.orders);
         if let Some(entry) = self.known.entry_mut(of) {
             entry.release_body(&mut self.flows);
         }
@@ -451,7 +502,11 @@ impl Gossip {
     fn gone(&mut self, gone: Vec<Gone>, out: &mut Vec<Output>) {
         for gone in gone {
             self.starved.remove(gone.of);
-            self.counts.bytes_wasted += self.pulls.unwant(gone.of, &mut self.orders);
+            self.parts.remove(&gone.of);
+            self.counts.bytes_wasted += self.pulls.unwant_parts(gone.of, &mut self.orders);
+            if let Some(id) = self.stored.remove(&gone.of) {
+                self.forget_unused(id);
+            }
             if gone.told {
                 out.push(Output::Gone { of: gone.of });
             }
@@ -463,7 +518,9 @@ impl Gossip {
         self.pulls.schedule(now, &mut orders);
         for order in orders.drain(..) {
             let (from, word) = match order {
-                Order::Ask { from, request, of, offset } => (from, Word::Request { request, of, offset }),
+                Order::Ask { from, request, key: Key { of, part }, offset } => {
+                    (from, Word::Request { request, of, part, offset })
+                }
                 Order::Cancel { from, request } => (from, Word::Cancel { request }),
             };
             let Some(peer) = self.peers.get_mut(&from) else { continue };
@@ -488,6 +545,7 @@ impl Gossip {
         for (node, exchange) in exchanges {
             self.follow(now, node, exchange, out);
         }
+        self.parts.values_mut().for_each(|parts| parts.tick(now));
         let mut stalled = Vec::new();
         self.pulls.tick(now, &mut stalled, &mut self.orders);
         for node in stalled {

@@ -11,7 +11,7 @@ use busway_protocol::Time;
 use busway_protocol::flow::Budget;
 use busway_protocol::gossip::{
     Advert, ArtifactId, Config, Epoch, Fault, Gossip, Input, Interest, Lane, NodeIndex, Nodes, Offering,
-    Output, Reference, Said, SlotNumber, Word,
+    Output, Part, Reference, Said, SlotNumber, Word,
 };
 use busway_wire::Topic;
 use busway_wire::gossip::{
@@ -228,8 +228,10 @@ fn any_word(rng: &mut fastrand::Rng) -> (Word, Vec<u8>) {
     };
     let slot = |rng: &mut fastrand::Rng| {
         let inside = Content::Inside { body: vec![rng.u8(..); rng.usize(..20)] };
-        let apart =
-            Content::Apart { id: ArtifactId::of(&[rng.u8(..3); 2_000]), size: 1_025 + small(rng) / 2 };
+        let apart = Content::Apart {
+            id: ArtifactId::of(&[rng.u8(..3); 2_000]),
+            size: [1_025 + small(rng) / 2, 300_000][rng.usize(..2)],
+        };
         let content = if rng.bool() { inside } else { apart };
         let topic = Topic::new("block").unwrap();
         let offer = Offer { topic, attribute: vec![], confirm: rng.bool(), content };
@@ -238,7 +240,7 @@ fn any_word(rng: &mut fastrand::Rng) -> (Word, Vec<u8>) {
     };
     let many = |rng: &mut fastrand::Rng| rng.usize(..4);
     let since = Since { epoch: Epoch(small(rng)), slots: small(rng), marks: small(rng) };
-    let word = match rng.u8(..12) {
+    let word = match rng.u8(..13) {
         0 => Word::Exchange(Exchange {
             epoch: Epoch(small(rng)),
             version: small(rng),
@@ -267,7 +269,10 @@ fn any_word(rng: &mut fastrand::Rng) -> (Word, Vec<u8>) {
             let Reference { node, epoch, .. } = reference(rng);
             Word::Describe(Describe { node, epoch, slots: (0..many(rng)).map(|_| slot(rng)).collect() })
         }
-        8 => Word::Request { request: small(rng), of: reference(rng), offset: small(rng) },
+        8 => {
+            let part = [Part::Whole, Part::Tree, Part::Piece { index: rng.u32(..9) }][rng.usize(..3)];
+            Word::Request { request: small(rng), of: reference(rng), part, offset: small(rng) }
+        }
         9 => {
             return (
                 Word::Chunk { request: small(rng), offset: small(rng) },
@@ -275,6 +280,7 @@ fn any_word(rng: &mut fastrand::Rng) -> (Word, Vec<u8>) {
             );
         }
         10 => Word::NotFound { request: small(rng) },
+        11 => Word::Have { of: reference(rng), pieces: (0..many(rng)).map(|_| rng.u32(..9)).collect() },
         _ => Word::Cancel { request: small(rng) },
     };
     (word, Vec::new())

@@ -275,6 +275,20 @@ pub struct Describe {
     pub slots: Vec<Slot>,
 }
 
+/// What of an artifact is asked for. It has a tree and pieces if it is larger than `ARTIFACT_WHOLE_BYTES_MAX`, and is asked for whole if not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Part {
+    /// All of it.
+    Whole,
+    /// The chaining values of its pieces, 32 bytes each.
+    Tree,
+    /// One piece.
+    Piece {
+        /// Which, from 0.
+        index: u32,
+    },
+}
+
 /// One thing that is said. The order of the variants is the format: a new one goes to the end.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Word {
@@ -305,7 +319,9 @@ pub enum Word {
         request: u64,
         /// Which slot.
         of: Reference,
-        /// From which byte on.
+        /// What of it.
+        part: Part,
+        /// From which byte of that on.
         offset: u64,
     },
     /// Bytes that were asked for; they follow.
@@ -324,6 +340,14 @@ pub enum Word {
     Cancel {
         /// The sender's number for it.
         request: u64,
+    },
+    /// The sender wants that, and has these pieces of it beside those that it has named on this link.
+    Have {
+        /// Which slot.
+        of: Reference,
+        /// Which pieces.
+        #[serde(deserialize_with = "at_most::<GOSSIP_WORD_ENTRIES_MAX, _, _>")]
+        pieces: Vec<u32>,
     },
 }
 
@@ -414,7 +438,8 @@ pub fn decode(body: &[u8]) -> Result<(Word, &[u8]), WordError> {
         | Word::Request { .. }
         | Word::Chunk { .. }
         | Word::NotFound { .. }
-        | Word::Cancel { .. } => {}
+        | Word::Cancel { .. }
+        | Word::Have { .. } => {}
     }
     Ok((word, following))
 }

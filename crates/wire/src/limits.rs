@@ -440,9 +440,31 @@ pub const WORK_OPENINGS_MAX: usize = 16;
 /// on a fast link. A larger one is asked for.
 pub const ARTIFACT_INSIDE_BYTES_MAX: usize = 1 << 10;
 
-/// Bytes of an artifact that is asked for whole, of one node at a time: 21 ms at 100 Mbit/s. An offer of a larger one is refused
-/// where it is made, until artifacts come in pieces.
+/// Bytes of an artifact that is asked for whole, of one node at a time: 21 ms at 100 Mbit/s. A larger one comes in pieces.
 pub const ARTIFACT_WHOLE_BYTES_MAX: u64 = 256 << 10;
+
+/// Bytes of a piece, at least and at most: as few as leave an artifact not more than [`ARTIFACT_PIECES_AIM`] pieces. A piece is passed on when all
+/// of it is there, so the last waits for as many of its size as there are others.
+pub const ARTIFACT_PIECE_BYTES_MIN: u64 = 64 << 10;
+
+/// As [`ARTIFACT_PIECE_BYTES_MIN`], the most: what a hash is checked of, and kept in memory until then.
+pub const ARTIFACT_PIECE_BYTES_MAX: u64 = 256 << 10;
+
+/// Pieces for which the smaller sizes of pieces are enough: their values are 32 KiB, a two-thousandth of what they are of.
+pub const ARTIFACT_PIECES_AIM: u64 = 1 << 10;
+
+/// Bytes of an artifact, at most: 16 384 pieces, of which each node keeps 32 bytes in memory while they come. An offer of a larger one is
+/// refused where it is made, and dropped where it is told.
+pub const ARTIFACT_BYTES_MAX: u64 = ARTIFACT_PIECE_BYTES_MAX << 14;
+
+/// What is kept in memory for each piece of an artifact while it comes, counted generously; it is charged as bytes of artifacts are.
+pub const GOSSIP_PIECE_BYTES: u64 = 512;
+
+/// Milliseconds until others are told which pieces we have that they can have of others, too: many come together.
+pub const GOSSIP_HAVE_MS: u64 = 250;
+
+/// Milliseconds without a byte of an artifact in pieces after which who has all of it is asked for what others should have passed on.
+pub const GOSSIP_DRY_MS: u64 = 200;
 
 /// Bytes of one chunk, which all chunks but the last have: two fragments of a link. What was begun and is not wanted any more costs
 /// so much, and a header for each of them costs half a hundredth. A chunk of another size is blamed on who sent it.

@@ -2,8 +2,8 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking, also in what its tests share")]
 
 use busway_wire::gossip::{
-    ArtifactId, Content, Describe, Epoch, Exchange, Filter, Mark, Marked, Marks, NodeIndex, Offer, Reference,
-    Since, Slot, SlotNumber, Standing, Tell, Word, WordError, decode, encode,
+    ArtifactId, Content, Describe, Epoch, Exchange, Filter, Mark, Marked, Marks, NodeIndex, Offer, Part,
+    Reference, Since, Slot, SlotNumber, Standing, Tell, Word, WordError, decode, encode,
 };
 use busway_wire::limits::{
     ARTIFACT_ATTRIBUTE_BYTES_MAX, ARTIFACT_CHUNK_BYTES, ARTIFACT_INSIDE_BYTES_MAX, GOSSIP_WORD_BYTES_MAX,
@@ -56,10 +56,15 @@ fn all() -> Vec<(Word, &'static [u8], String)> {
         ),
         (Word::Ask { of: vec![reference()] }, b"", "04010302ac0207".into()),
         (Word::Describe(described), b"", format!("05030201{of_inside}")),
-        (Word::Request { request: 5, of: reference(), offset: 16_384 }, b"", "06050302ac0207808001".into()),
+        (
+            Word::Request { request: 5, of: reference(), part: Part::Piece { index: 9 }, offset: 16_384 },
+            b"",
+            "06050302ac02070209808001".into(),
+        ),
         (Word::Chunk { request: 5, offset: 0 }, b"body", "070500626f6479".into()),
         (Word::NotFound { request: 5 }, b"", "0805".into()),
         (Word::Cancel { request: 5 }, b"", "0905".into()),
+        (Word::Have { of: reference(), pieces: vec![1, 300] }, b"", "0a0302ac02070201ac02".into()),
     ]
 }
 
@@ -128,7 +133,7 @@ fn a_word_about_artifacts_that_is_cut_or_followed_by_what_it_has_not_is_refused(
         assert_eq!(decode(&body).is_ok(), !following.is_empty(), "{word:?} with a byte behind it");
     }
     assert_eq!(decode(&[2, 0x83, 0, 0]), Err(WordError::NotCanonical), "a number in two spellings");
-    assert_eq!(decode(&[10, 0]), Err(WordError::Body), "no such word");
+    assert_eq!(decode(&[11, 0]), Err(WordError::Body), "no such word");
 }
 
 #[test]

@@ -2,22 +2,58 @@
 //!
 //! Invariant: a sound host says what its machine says and nothing else.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use busway_protocol::Time;
+use busway_protocol::artifact::{Full, Store};
 use busway_protocol::flow::{Budget, Flow, Limits, Rule, WhenFull};
 use busway_protocol::gossip::{
     Advert, Config, Epoch, Gossip, Input, Interest, Lane, NodeIndex, Nodes, Output,
 };
-use busway_wire::gossip::Word;
+use busway_wire::gossip::{ArtifactId, Part, Word};
 
 use super::Terms;
 use super::vice::Mischief;
+
+/// Parts of artifacts, as they were put first by anyone.
+pub(super) type Pool = Arc<Mutex<BTreeMap<(ArtifactId, Part), Arc<[u8]>>>>;
+
+/// The store of one host: each part lies in memory once for all hosts.
+#[derive(Debug, Default)]
+struct Shelf {
+    pool: Pool,
+    has: BTreeSet<(ArtifactId, Part)>,
+}
+
+impl Store for Shelf {
+    fn put(&mut self, id: ArtifactId, part: Part, bytes: Arc<[u8]>) -> Result<(), Full> {
+        let mut pool = self.pool.lock().unwrap_or_else(PoisonError::into_inner);
+        let first = pool.entry((id, part)).or_insert_with(|| bytes.clone());
+        assert!(*first == bytes, "{part:?} of {id} is stored, and is not what was offered");
+        self.has.insert((id, part));
+        Ok(())
+    }
+
+    fn get(&self, id: ArtifactId, part: Part) -> Option<Arc<[u8]>> {
+        let pool = self.pool.lock().unwrap_or_else(PoisonError::into_inner);
+        pool.get(&(id, part)).filter(|_| self.has(id, part)).cloned()
+    }
+
+    fn has(&self, id: ArtifactId, part: Part) -> bool {
+        self.has.contains(&(id, part))
+    }
+
+    fn forget(&mut self, id: ArtifactId) {
+        self.has.retain(|(of, _)| *of != id);
+    }
+}
 
 /// One of them.
 #[derive(Debug)]
 pub(super) struct Host {
     pub(super) gossip: Gossip,
+    pool: Pool,
     index: u8,
     epoch: u64,
     /// Whom it has ever had a line to.
@@ -33,10 +69,11 @@ pub(super) struct Host {
 }
 
 impl Host {
-    pub(super) fn new(terms: &Terms, index: u8) -> Host {
+    pub(super) fn new(terms: &Terms, index: u8, pool: &Pool) -> Host {
         let vice = terms.vices.iter().find(|(of, _)| *of == index).map(|(_, vice)| *vice);
         Host {
-            gossip: machine(terms, index, 1),
+            gossip: machine(terms, (index, 1), pool),
+            pool: pool.clone(),
             index,
             epoch: 1,
             peers: BTreeSet::new(),
@@ -51,7 +88,7 @@ impl Host {
 
     pub(super) fn restart(&mut self, terms: &Terms) {
         self.epoch += 1;
-        self.gossip = machine(terms, self.index, self.epoch);
+        self.gossip = machine(terms, (self.index, self.epoch), &self.pool);
     }
 
     /// Something happens to the machine, and its user judges what it is asked about.
@@ -124,7 +161,7 @@ impl Host {
     }
 }
 
-fn machine(terms: &Terms, index: u8, epoch: u64) -> Gossip {
+fn machine(terms: &Terms, (index, epoch): (u8, u64), pool: &Pool) -> Gossip {
     let members: Nodes = (0..terms.nodes).filter(|other| *other != index).map(NodeIndex).collect();
     let mut config = Config::new(NodeIndex(index), Epoch(epoch), members);
     let limit = Budget { messages: 1_000_000, bytes: terms.budget };
@@ -134,7 +171,7 @@ fn machine(terms: &Terms, index: u8, epoch: u64) -> Gossip {
     config.limits = limits;
     config.seed = terms.seed ^ u64::from(index) << 8;
     config.filter = terms.wants.get(&index).cloned();
-    Gossip::new(config)
+    Gossip::with_store(config, Box::new(Shelf { pool: pool.clone(), has: BTreeSet::new() }))
 }
 
 /// What users want: all but what is on topics that say otherwise.

@@ -25,6 +25,8 @@ pub(super) struct Artifact {
     pub(super) size: u64,
     /// All of it, checked.
     pub(super) body: Option<Arc<[u8]>>,
+    /// All of it lies in the store.
+    pub(super) stored: bool,
     pub(super) interest: Option<Interest>,
     /// The user has it.
     pub(super) received: bool,
@@ -66,6 +68,7 @@ impl Artifact {
             id,
             size,
             body,
+            stored: false,
             interest: None,
             received: false,
         }
@@ -122,7 +125,9 @@ impl Entry {
 
     /// Whether we have the bytes, and want to give them.
     pub(super) fn has_body(&self) -> bool {
-        self.artifact.as_ref().is_some_and(|artifact| artifact.received && artifact.body.is_some())
+        self.artifact
+            .as_ref()
+            .is_some_and(|artifact| artifact.received && (artifact.stored || artifact.body.is_some()))
     }
 
     /// It stands nowhere any more.

@@ -8,7 +8,7 @@
 use alloc::vec::Vec;
 
 use busway_wire::gossip::{
-    Describe, Exchange, Mark, Marks, NodeIndex, Reference, Slot, Standing, Tell, Word,
+    Describe, Exchange, Mark, Marks, NodeIndex, Part, Reference, Slot, Standing, Tell, Word,
 };
 use busway_wire::limits::{
     GOSSIP_AGAIN_MS, GOSSIP_ASKS_MAX, GOSSIP_HANDLED_MS, GOSSIP_HANDLED_TELLS, GOSSIP_MARKS_HANDLED_MS,
@@ -19,7 +19,7 @@ use crate::gossip::asks::Stage;
 use crate::gossip::due::Due;
 use crate::gossip::known::Applied;
 use crate::gossip::peer::Serving;
-use crate::gossip::pulls::Came;
+use crate::gossip::pulls::{Came, Key};
 use crate::gossip::reader::Ahead;
 use crate::gossip::{Fault, Gossip, Output, Why};
 use crate::time::Time;
@@ -58,8 +58,9 @@ impl Gossip {
                 }
             }
             Word::Describe(describe) => self.hear_description(now, from, describe, out),
-            Word::Request { request, of, offset } => {
-                if !peer.serve(Serving { request, of, offset }) {
+            Word::Have { of, pieces } => self.hear_have(from, of, &pieces),
+            Word::Request { request, of, part, offset } => {
+                if !peer.serve(Serving { request, of, part, offset }) {
                     self.blame(from, Fault::Greedy, out);
                 }
             }
@@ -107,6 +108,7 @@ impl Gossip {
         reader.exchanges = count;
         let known = (0, reader.acknowledged);
         self.known.acknowledged(from, known, &mut self.flows);
+        self.greet(from);
     }
 
     fn hear_tell(&mut self, now: Time, from: NodeIndex, tell: Tell, out: &mut Vec<Output>) {
@@ -172,7 +174,7 @@ impl Gossip {
             for of in peer.asks.told(of, epoch, through) {
                 if self.known.artifact(of).is_some() {
                     self.known.has(of, *node);
-                    self.pulls.holder(of, *node, true);
+                    self.pulls.holder(Key::whole(of), *node, true);
                 }
             }
         }
@@ -235,7 +237,7 @@ impl Gossip {
         }
         let marked = self.known.marked;
         let over = self.known.lacks(of, from, &mut self.flows);
-        self.pulls.holder(of, from, false);
+        self.pulls.holder(Key::whole(of), from, false);
         if let Some((gone, others)) = over {
             if !others.is_empty() && self.doubts.len() < GOSSIP_ASKS_MAX {
                 self.doubts.push_back((now.after_ms(GOSSIP_AGAIN_MS), of, others));
@@ -257,7 +259,7 @@ impl Gossip {
     fn hear_has(&mut self, now: Time, from: NodeIndex, of: Reference) {
         if self.known.entry(of).is_some_and(|entry| !entry.is_over()) {
             self.known.has(of, from);
-            self.pulls.holder(of, from, true);
+            self.pulls.holder(Key::whole(of), from, true);
             return;
         }
         if self.known.is_told(of) {
@@ -308,7 +310,7 @@ impl Gossip {
                 self.known.lose_marks(from, after);
             }
             let holds = self.known.entry(of).is_some_and(|entry| entry.holders.has(from));
-            self.pulls.holder(of, from, holds);
+            self.pulls.holder(Key::whole(of), from, holds);
         }
     }
 
@@ -326,10 +328,11 @@ impl Gossip {
         match came {
             // It counts when the whole is what it should be.
             Came::Useful => {}
-            Came::Whole { key, body } => {
+            Came::Whole { key, body } if key.part == Part::Whole => {
                 self.counts.bytes_useful += body.len() as u64;
-                self.received(now, key, body, out);
+                self.received(now, key.of, body, out);
             }
+            Came::Whole { key, body } => self.part_came(now, from, key, body, out),
             Came::Late => self.counts.bytes_wasted += size,
             Came::Wrong => {
                 self.counts.bytes_wasted += size;
@@ -337,14 +340,14 @@ impl Gossip {
             }
             Came::Misplaced { key } => {
                 self.counts.bytes_wasted += size;
-                if self.known.is_first_hand(key) {
+                if self.known.is_first_hand(key.of) {
                     self.blame(from, Fault::Chunk, out);
                 }
             }
             Came::Corrupt { key, size, by } => {
                 self.counts.bytes_wasted += size;
                 // Where its origin has not said what it is, who has may be wrong.
-                if let Some(node) = by.filter(|_| self.known.is_first_hand(key)) {
+                if let Some(node) = by.filter(|_| self.known.is_first_hand(key.of)) {
                     self.blame(node, Fault::Corrupt, out);
                 }
             }

@@ -19,9 +19,8 @@ use core::ops::Bound;
 use busway_wire::gossip::{
     Epoch, Mark, Marked, Marks, NodeIndex, Offer, Reference, Slot, SlotNumber, Standing,
 };
-use busway_wire::limits::{GOSSIP_WALK_MAX, GOSSIP_WORD_BYTES_MAX};
+use busway_wire::limits::{ARTIFACT_BYTES_MAX, GOSSIP_WALK_MAX, GOSSIP_WORD_BYTES_MAX};
 
-use crate::artifact::Travel;
 use crate::flow::Flows;
 use crate::gossip::due::Due;
 use crate::gossip::entry::{Artifact, Entry};
@@ -246,7 +245,7 @@ impl Known {
         flows: &mut Flows,
     ) -> Applied {
         let artifact = Artifact::of(offer);
-        if Travel::of(artifact.size) == Travel::Pieces {
+        if artifact.size > ARTIFACT_BYTES_MAX {
             return Applied::Dropped(Why::Size);
         }
         let Some(mut entry) = Entry::of(now, artifact, (teller, first_hand), flows) else {

@@ -4,7 +4,7 @@
 
 use alloc::collections::VecDeque;
 
-use busway_wire::gossip::{Epoch, Exchange, Reference, Word};
+use busway_wire::gossip::{Epoch, Exchange, Part, Reference, Word};
 use busway_wire::limits::{GOSSIP_AGAIN_MS, GOSSIP_ASKS_MAX, GOSSIP_SERVED_MAX};
 
 use crate::gossip::asks::Asks;
@@ -17,6 +17,7 @@ use crate::time::Time;
 pub(super) struct Serving {
     pub(super) request: u64,
     pub(super) of: Reference,
+    pub(super) part: Part,
     pub(super) offset: u64,
 }
 

@@ -4,21 +4,24 @@
 //! lately goes last. Whoever says that it has nothing, sends what is wrong, or is silent for long, is passed over at once, and what
 //! came of it so far goes on elsewhere. Of a request that is late one other is asked too, rarely; the first who answers goes on.
 //!
-//! Invariant: of one artifact at most two requests are under way, and only until one of them is answered.
+//! Of a large artifact each piece is wanted by itself. Where one node alone has all of it, it is asked for the pieces that are ours to pass on, and for others
+//! only when nothing comes of it from anybody: so it gives each piece once, and those who want it give it to each other.
+//!
+//! Invariant: of one part of an artifact at most two requests are under way, and only until one of them is answered.
 
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::ops::Bound;
 
-use busway_wire::gossip::{ArtifactId, NodeIndex, Reference};
+use busway_wire::gossip::{NodeIndex, Part, Reference};
 use busway_wire::limits::{
-    GOSSIP_FAULT_MS, GOSSIP_FAULT_MS_MAX, GOSSIP_HEDGE_MS_FIRST, GOSSIP_HEDGE_PARTS, GOSSIP_LOOK_MS,
-    GOSSIP_OWED_BYTES_FIRST, GOSSIP_OWED_BYTES_MIN, GOSSIP_PATIENCE_NS_MAX, GOSSIP_PULLS_MAX,
+    GOSSIP_DRY_MS, GOSSIP_FAULT_MS, GOSSIP_FAULT_MS_MAX, GOSSIP_HEDGE_MS_FIRST, GOSSIP_HEDGE_PARTS,
+    GOSSIP_LOOK_MS, GOSSIP_OWED_BYTES_FIRST, GOSSIP_OWED_BYTES_MIN, GOSSIP_PATIENCE_NS_MAX, GOSSIP_PULLS_MAX,
     GOSSIP_PULLS_OF_PEER_MAX, GOSSIP_RATE_NS, GOSSIP_STALL_MS,
 };
 
-use crate::artifact::{Assembly, Put};
+use crate::artifact::{Assembly, Proof, Put};
 use crate::gossip::{Interest, Nodes};
 use crate::time::Time;
 
@@ -26,10 +29,37 @@ use crate::time::Time;
 const LATENCIES: usize = 60;
 /// Who has failed us so often since it last gave us something is not asked at all while it is shunned.
 const FAULTS_MAX: u32 = 4;
+/// Pieces that who has given nothing yet is asked for at a time.
+const TRIED_MAX: usize = 2;
 /// So many times as long as that is very late.
 const VERY_LATE: u64 = 3;
 /// Wants of one origin that are looked at in one call: as many as may be under way to one peer, and some that wait for it.
 const LOOKED_MAX: usize = 2 * GOSSIP_PULLS_OF_PEER_MAX;
+
+/// A part of what stands in a slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Key {
+    pub(super) of: Reference,
+    pub(super) part: Part,
+}
+
+impl Key {
+    pub(super) fn whole(of: Reference) -> Key {
+        Key { of, part: Part::Whole }
+    }
+}
+
+/// An artifact that comes in pieces.
+#[derive(Debug)]
+struct Parted {
+    /// Who has all of it.
+    holders: Nodes,
+    /// When bytes of it last came, and whether that is long ago.
+    moved: Time,
+    dry: bool,
+    /// Pieces that wait for somebody to ask.
+    waiting: usize,
+}
 
 /// What is wanted.
 #[derive(Debug)]
@@ -45,6 +75,8 @@ struct Want {
     faults: u32,
     again: Time,
     requests: Vec<u64>,
+    /// It is for us to ask who has all for it.
+    ours: bool,
     /// Of several who gave parts of it one gave something else: it is taken of one alone.
     alone: bool,
 }
@@ -55,14 +87,14 @@ type Place = (u8, u64);
 /// What is wanted of one origin, in order; and up to where it was looked at in turn.
 #[derive(Debug, Default)]
 struct Waiting {
-    of: BTreeSet<(Place, Reference)>,
-    turn: Option<(Place, Reference)>,
+    of: BTreeSet<(Place, Key)>,
+    turn: Option<(Place, Key)>,
 }
 
 /// A request under way.
 #[derive(Clone, Copy, Debug)]
 struct Pull {
-    key: Reference,
+    key: Key,
     from: NodeIndex,
     /// When it was asked, or last answered.
     asked: Time,
@@ -73,10 +105,21 @@ struct Pull {
     bytes: u64,
 }
 
+/// Who may be asked for a piece that is not ours to pass on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Who {
+    /// Who has it of others.
+    Sharers,
+    /// Its origin too.
+    Anyone,
+}
+
 /// What we think of a peer.
 #[derive(Clone, Copy, Debug, Default)]
 struct Record {
     linked: bool,
+    /// It has given all of what it was asked for, once on this link.
+    given: bool,
     pulls: usize,
     /// What it owes us.
     bytes: u64,
@@ -100,7 +143,7 @@ impl Record {
 /// A word for a peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Order {
-    Ask { from: NodeIndex, request: u64, of: Reference, offset: u64 },
+    Ask { from: NodeIndex, request: u64, key: Key, offset: u64 },
     Cancel { from: NodeIndex, request: u64 },
 }
 
@@ -112,11 +155,11 @@ pub(super) enum Came {
     /// Nobody waits for it any more.
     Late,
     /// It is the last of what was wanted.
-    Whole { key: Reference, body: Arc<[u8]> },
+    Whole { key: Key, body: Arc<[u8]> },
     /// It was the last, and the whole is something else: only this peer can have sent it, where one is named.
-    Corrupt { key: Reference, size: u64, by: Option<NodeIndex> },
+    Corrupt { key: Key, size: u64, by: Option<NodeIndex> },
     /// It does not belong where it should.
-    Misplaced { key: Reference },
+    Misplaced { key: Key },
     /// It was never asked for.
     Wrong,
 }
@@ -124,11 +167,12 @@ pub(super) enum Came {
 /// All of it.
 #[derive(Debug, Default)]
 pub(super) struct Pulls {
-    wants: BTreeMap<Reference, Want>,
+    wants: BTreeMap<Key, Want>,
+    parted: BTreeMap<Reference, Parted>,
     /// Those that wait for somebody to ask, in order, by their origins, which have turns.
     waiting: BTreeMap<NodeIndex, Waiting>,
     /// When those are asked again that have failed.
-    retries: BTreeSet<(Time, Reference)>,
+    retries: BTreeSet<(Time, Key)>,
     pulls: BTreeMap<u64, Pull>,
     records: BTreeMap<NodeIndex, Record>,
     /// When requests that have no answer are late.
@@ -140,7 +184,7 @@ pub(super) struct Pulls {
     dice: u64,
     /// Something has changed for those that wait, or for these alone: they are new.
     look: bool,
-    new: Vec<Reference>,
+    new: Vec<Key>,
     /// How many of an origin were not looked at since then, and when the next of them are.
     unseen: usize,
     look_at: Option<Time>,
@@ -194,7 +238,7 @@ impl Pulls {
     pub(super) fn linked(&mut self, node: NodeIndex) {
         let numbered = self.numbered;
         let record = self.records.entry(node).or_default();
-        (record.linked, record.before, record.latest) = (true, numbered, numbered);
+        (record.linked, record.given, record.before, record.latest) = (true, false, numbered, numbered);
         self.look = true;
     }
 
@@ -212,10 +256,10 @@ impl Pulls {
     /// Bytes are wanted, or wanted otherwise than before.
     pub(super) fn want(
         &mut self,
-        key: Reference,
-        (id, size): (ArtifactId, u64),
+        key: Key,
+        (proof, size): (Proof, u64),
         holders: Nodes,
-        how: Interest,
+        (how, ours): (Interest, bool),
     ) {
         let class = how.class();
         if let Some(want) = self.wants.get_mut(&key) {
@@ -227,18 +271,20 @@ impl Pulls {
             return;
         }
         self.numbered += 1;
-        let place = (class, self.numbered);
-        let assembly = Assembly::new(id, size);
+        // What others are to pass on is asked for in no order, so that not all ask for the same.
+        let others = if ours { 0 } else { 1 << 63 | self.roll() >> 1 };
+        let place = (class, self.numbered | others);
+        let assembly = Assembly::new(proof, size);
         let (failed, faults, again, requests) = (Nodes::default(), 0, Time(0), Vec::new());
         let alone = false;
-        let want = Want { place, size, assembly, holders, failed, faults, again, requests, alone };
+        let want = Want { place, size, assembly, holders, failed, faults, again, requests, ours, alone };
         self.wants.insert(key, want);
-        wait(&mut self.waiting, place, key);
+        self.wait(place, key);
         self.new.push(key);
     }
 
     /// Nobody wants it any more; its requests are taken back. How many bytes of it had come.
-    pub(super) fn unwant(&mut self, key: Reference, out: &mut Vec<Order>) -> u64 {
+    pub(super) fn unwant(&mut self, key: Key, out: &mut Vec<Order>) -> u64 {
         let Some(want) = self.wants.get(&key) else { return 0 };
         let came = want.assembly.offset();
         for request in want.requests.clone() {
@@ -251,13 +297,51 @@ impl Pulls {
         came
     }
 
+    /// An artifact is wanted that comes in pieces; who has all of it.
+    pub(super) fn want_parts(&mut self, now: Time, of: Reference, holders: Nodes) {
+        let mut holders = holders;
+        holders.insert(of.node);
+        self.parted.insert(of, Parted { holders, moved: now, dry: false, waiting: 0 });
+    }
+
+    /// No piece of it is wanted any more. How many bytes had come to nothing.
+    pub(super) fn unwant_parts(&mut self, of: Reference, out: &mut Vec<Order>) -> u64 {
+        let last = Part::Piece { index: u32::MAX };
+        let wants = self.wants.range(Key { of, part: Part::Whole }..=Key { of, part: last });
+        let keys: Vec<Key> = wants.map(|(key, _)| *key).collect();
+        let came = keys.into_iter().map(|key| self.unwant(key, out)).sum();
+        self.parted.remove(&of);
+        came
+    }
+
+    /// Whether a node has all of what comes in pieces, as far as we know.
+    pub(super) fn has_all(&self, of: Reference, node: NodeIndex) -> bool {
+        self.parted.get(&of).is_some_and(|parted| parted.holders.has(node))
+    }
+
+    fn roll(&mut self) -> u64 {
+        self.dice = self.dice.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        self.dice ^ self.dice >> 32
+    }
+
     /// A peer has it, or has it no more.
-    pub(super) fn holder(&mut self, key: Reference, node: NodeIndex, has: bool) {
+    pub(super) fn holder(&mut self, key: Key, node: NodeIndex, has: bool) {
+        if let Some(parted) = self.parted.get_mut(&key.of).filter(|_| key.part == Part::Whole) {
+            if has {
+                parted.holders.insert(node);
+            } else if node != key.of.node {
+                parted.holders.remove(node);
+            }
+            self.look = true;
+            return;
+        }
         let Some(want) = self.wants.get_mut(&key) else { return };
         if has {
             want.holders.insert(node);
             want.failed.remove(node);
-            self.look = true;
+            if want.requests.is_empty() {
+                self.new.push(key);
+            }
         } else {
             want.holders.remove(node);
         }
@@ -272,17 +356,22 @@ impl Pulls {
         if changed {
             self.unseen = self.waiting.values().map(|waiting| waiting.of.len()).max().unwrap_or(0);
         }
-        if !self.records.values().any(able) || !self.has_room() {
+        if !self.records.values().any(able) || !(self.has_room() || self.has_room_for_pieces()) {
             // Whatever ends makes us look again.
             self.look_at = None;
             return;
         }
-        let keys = if changed || turn { self.looked_at(now) } else { new };
+        // What is ours to pass on stands first.
+        let mut keys = if changed || turn { self.looked_at(now) } else { Vec::new() };
+        keys.extend(new);
         for key in keys {
-            if !self.has_room() {
-                return;
+            let room = self.has_room();
+            if !room && (key.part == Part::Whole || !self.has_room_for_pieces()) {
+                continue;
             }
-            if let Some(from) = self.choose(now, key, None) {
+            let free = self.wants.get(&key).is_some_and(|want| want.requests.is_empty());
+            let Some(from) = self.choose(now, key, None, Who::Sharers).filter(|_| free) else { continue };
+            if room || self.records.get(&from).is_some_and(|record| record.pulls == 0) {
                 self.ask(now, key, from, out);
             }
         }
@@ -291,17 +380,32 @@ impl Pulls {
     /// No more is asked for than comes in a second, as far as that is known: what waits for others is late through no fault of who is asked.
     fn has_room(&self) -> bool {
         let bytes = self.rate.known.unwrap_or(GOSSIP_OWED_BYTES_FIRST).max(GOSSIP_OWED_BYTES_MIN);
-        self.pulls.len() < 2 || (self.pulls.len() < GOSSIP_PULLS_MAX && self.owed < bytes)
+        self.pulls.len() < 2 || (self.pulls.len() < GOSSIP_PULLS_MAX && self.owed() < bytes)
+    }
+
+    /// What is owed by those of whom something may come.
+    fn owed(&self) -> u64 {
+        if self.parted.is_empty() {
+            return self.owed;
+        }
+        let silent = |record: &&Record| record.faults > 0 && !record.given;
+        let lost: u64 = self.records.values().filter(silent).map(|record| record.bytes).sum();
+        self.owed.saturating_sub(lost)
+    }
+
+    /// Who owes us nothing may be asked for a piece in any case: how fast they come says little while few are asked.
+    fn has_room_for_pieces(&self) -> bool {
+        !self.parted.is_empty() && self.pulls.len() < GOSSIP_PULLS_MAX
     }
 
     /// How much longer than usual an answer may take, because of all that comes before it.
     fn patience_ns(&self) -> u64 {
-        self.rate.ns_for(self.owed)
+        self.rate.ns_for(self.owed())
     }
 
     /// The first of each origin and some behind them in turn, urgent ones first, then each origin in turn: who offers much keeps out nobody
     /// else, and what nobody can give keeps out nothing else.
-    fn looked_at(&mut self, now: Time) -> Vec<Reference> {
+    fn looked_at(&mut self, now: Time) -> Vec<Key> {
         self.dice = self.dice.wrapping_add(1);
         self.unseen = self.unseen.saturating_sub(LOOKED_MAX);
         self.look_at = (self.unseen > 0).then(|| now.after_ms(GOSSIP_LOOK_MS));
@@ -317,12 +421,23 @@ impl Pulls {
     }
 
     /// Who is asked for it: of those who have it and room, who has not failed, then who owes us least.
-    fn choose(&mut self, now: Time, key: Reference, but: Option<NodeIndex>) -> Option<NodeIndex> {
-        self.dice = self.dice.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        let turn = (self.dice >> 33) as u8;
+    fn choose(&mut self, now: Time, key: Key, but: Option<NodeIndex>, who: Who) -> Option<NodeIndex> {
+        let [turn, ..] = self.roll().to_le_bytes();
         let want = self.wants.get(&key)?;
         let mut holders = want.holders;
-        holders.insert(key.node);
+        let mut origin = None;
+        match self.parted.get(&key.of) {
+            None => {
+                holders.insert(key.of.node);
+            }
+            Some(parted) => {
+                holders = holders.with(&parted.holders);
+                origin = Some(key.of.node);
+                if !want.ours && !parted.dry && want.faults == 0 && who == Who::Sharers {
+                    holders.remove(key.of.node);
+                }
+            }
+        }
         let able = holders.iter().filter_map(|node| {
             let record = self.records.get(&node).filter(|record| record.linked)?;
             let failed = want.failed.has(node);
@@ -330,18 +445,28 @@ impl Pulls {
             let shunned = now < record.shunned;
             let avoided = shunned && record.faults > FAULTS_MAX;
             let asked = but == Some(node) || busy || avoided || (failed && now < want.again);
-            (!asked).then_some(((failed, shunned, record.bytes, node.0.wrapping_sub(turn)), node))
+            // Many have pieces: who has given none, or has failed, is tried with few, and not while it is shunned.
+            let tried = !record.given || record.faults > 0;
+            let asked = asked
+                || (origin.is_some_and(|origin| origin != node)
+                    && (failed || shunned || (tried && record.pulls >= TRIED_MAX)));
+            let last = origin == Some(node);
+            (!asked).then_some(((failed, shunned, last, record.bytes, node.0.wrapping_sub(turn)), node))
         });
         able.min_by_key(|(rank, _)| *rank).map(|(_, node)| node)
     }
 
-    fn ask(&mut self, now: Time, key: Reference, from: NodeIndex, out: &mut Vec<Order>) {
+    fn ask(&mut self, now: Time, key: Key, from: NodeIndex, out: &mut Vec<Order>) {
         if self.pulls.is_empty() {
             self.rate.begin(now);
         }
         let late = Time(now.0.saturating_add(self.late_ns()));
         let Some(want) = self.wants.get_mut(&key) else { return };
-        unwait(&mut self.waiting, want.place, key);
+        if unwait(&mut self.waiting, want.place, key)
+            && let Some(parted) = self.parted.get_mut(&key.of)
+        {
+            parted.waiting = parted.waiting.saturating_sub(1);
+        }
         self.numbered += 1;
         let request = self.numbered;
         want.requests.push(request);
@@ -361,7 +486,7 @@ impl Pulls {
         record.bytes += bytes;
         self.owed += bytes;
         self.late.insert((late, request));
-        out.push(Order::Ask { from, request, of: key, offset });
+        out.push(Order::Ask { from, request, key, offset });
     }
 
     /// A request is over; if it was the last of what is still wanted, that waits again.
@@ -375,8 +500,9 @@ impl Pulls {
         self.look = true;
         if let Some(want) = self.wants.get_mut(&pull.key) {
             want.requests.retain(|other| *other != request);
+            let place = want.place;
             if want.requests.is_empty() {
-                wait(&mut self.waiting, want.place, pull.key);
+                self.wait(place, pull.key);
             }
         }
         Some(pull)
@@ -409,7 +535,7 @@ impl Pulls {
                 self.end(request);
                 self.forget(key);
                 if let Some(record) = self.records.get_mut(&from) {
-                    record.faults = 0;
+                    (record.faults, record.given) = (0, true);
                 }
                 Came::Whole { key, body }
             }
@@ -440,6 +566,9 @@ impl Pulls {
         let (key, from, first) = (pull.key, pull.from, !core::mem::replace(&mut pull.answered, true));
         let taken = pull.bytes.min(bytes);
         pull.bytes -= taken;
+        if let Some(parted) = self.parted.get_mut(&key.of) {
+            (parted.moved, parted.dry) = (now, false);
+        }
         let latency = now.since(core::mem::replace(&mut pull.asked, now));
         // The next chunk has as long.
         let record = self.records.entry(from).or_default();
@@ -495,6 +624,11 @@ impl Pulls {
             self.late.pop_first();
             self.hedge(now, request, out);
         }
+        for parted in self.parted.values_mut() {
+            let dry = parted.dry_at().is_some_and(|at| at <= now);
+            parted.dry |= dry;
+            self.look |= dry;
+        }
         while self.retries.first().is_some_and(|(at, _)| *at <= now) {
             self.retries.pop_first();
             self.look = true;
@@ -507,12 +641,17 @@ impl Pulls {
         let silent = owing.map(|record| record.silent_at(patience)).min();
         let late = self.late.first().map(|(at, _)| *at);
         let again = self.retries.first().map(|(at, _)| *at);
-        [silent, late, again, self.look_at].into_iter().flatten().min()
+        let dry = self.parted.values().filter_map(Parted::dry_at).min();
+        [silent, late, again, dry, self.look_at].into_iter().flatten().min()
     }
 
-    fn forget(&mut self, key: Reference) {
+    fn forget(&mut self, key: Key) {
         if let Some(want) = self.wants.remove(&key) {
-            unwait(&mut self.waiting, want.place, key);
+            if unwait(&mut self.waiting, want.place, key)
+                && let Some(parted) = self.parted.get_mut(&key.of)
+            {
+                parted.waiting = parted.waiting.saturating_sub(1);
+            }
             self.retries.remove(&(want.again, key));
         }
     }
@@ -524,8 +663,12 @@ impl Pulls {
         let failed = want.failed;
         let very = Time(pull.asked.0.saturating_add(self.late_ns().saturating_mul(VERY_LATE)));
         let very = Time(very.0.saturating_add(self.patience_ns())).min(self.due(&pull));
-        let rare = self.hedged * GOSSIP_HEDGE_PARTS <= self.answers && self.pulls.len() < GOSSIP_PULLS_MAX;
-        let other = self.choose(now, pull.key, Some(pull.from)).filter(|other| !failed.has(*other));
+        // Where nothing else waits, this is what all waits for.
+        let last = self.parted.get(&pull.key.of).is_some_and(|parted| parted.waiting == 0);
+        let who = if now >= very || last { Who::Anyone } else { Who::Sharers };
+        let rare =
+            (last || self.hedged * GOSSIP_HEDGE_PARTS <= self.answers) && self.pulls.len() < GOSSIP_PULLS_MAX;
+        let other = self.choose(now, pull.key, Some(pull.from), who).filter(|other| !failed.has(*other));
         match other {
             Some(other) if now >= very => {
                 self.end(request);
@@ -551,7 +694,7 @@ impl Pulls {
         Time(pull.began.0.saturating_add(self.late_ns().saturating_mul(VERY_LATE)).saturating_add(all))
     }
 
-    fn cancel_others(&mut self, key: Reference, request: u64, out: &mut Vec<Order>) {
+    fn cancel_others(&mut self, key: Key, request: u64, out: &mut Vec<Order>) {
         let Some(want) = self.wants.get(&key) else { return };
         let others: Vec<u64> = want.requests.iter().copied().filter(|other| *other != request).collect();
         for other in others {
@@ -561,7 +704,7 @@ impl Pulls {
         }
     }
 
-    fn fault(&mut self, now: Time, key: Reference, node: NodeIndex, shun: bool) {
+    fn fault(&mut self, now: Time, key: Key, node: NodeIndex, shun: bool) {
         if shun {
             self.shun(now, node);
         }
@@ -578,7 +721,10 @@ impl Pulls {
         let record = self.records.entry(node).or_default();
         record.shunned = now.after_ms(pause_ms(record.faults));
         record.faults = record.faults.saturating_add(1);
-        self.retries.insert((record.shunned, Reference { node, ..Reference::default() }));
+        self.retries.insert((
+            record.shunned,
+            Key { of: Reference { node, ..Reference::default() }, part: Part::Whole },
+        ));
     }
 
     fn learn(&mut self, latency: u64) {
@@ -600,28 +746,43 @@ impl Pulls {
         sorted.get(LATENCIES - LATENCIES / 20).copied().unwrap_or(u64::MAX)
     }
 
+    fn wait(&mut self, place: Place, key: Key) {
+        if wait(&mut self.waiting, place, key)
+            && let Some(parted) = self.parted.get_mut(&key.of)
+        {
+            parted.waiting += 1;
+        }
+    }
+
     /// Requests under way, others that were asked beside them, and what waits.
     pub(super) fn usage(&self) -> (usize, u64, usize) {
         (self.pulls.len(), self.hedged, self.waiting.values().map(|waiting| waiting.of.len()).sum())
     }
 }
 
-fn wait(waiting: &mut BTreeMap<NodeIndex, Waiting>, place: Place, key: Reference) {
-    waiting.entry(key.node).or_default().of.insert((place, key));
+impl Parted {
+    /// When nothing has come for long, if something is to come.
+    fn dry_at(&self) -> Option<Time> {
+        (self.waiting > 0 && !self.dry).then(|| self.moved.after_ms(GOSSIP_DRY_MS))
+    }
 }
 
-fn unwait(waiting: &mut BTreeMap<NodeIndex, Waiting>, place: Place, key: Reference) -> bool {
-    let Some(of_origin) = waiting.get_mut(&key.node) else { return false };
+fn wait(waiting: &mut BTreeMap<NodeIndex, Waiting>, place: Place, key: Key) -> bool {
+    waiting.entry(key.of.node).or_default().of.insert((place, key))
+}
+
+fn unwait(waiting: &mut BTreeMap<NodeIndex, Waiting>, place: Place, key: Key) -> bool {
+    let Some(of_origin) = waiting.get_mut(&key.of.node) else { return false };
     let waited = of_origin.of.remove(&(place, key));
     if of_origin.of.is_empty() {
-        waiting.remove(&key.node);
+        waiting.remove(&key.of.node);
     }
     waited
 }
 
 impl Waiting {
     /// The first, and as many in turn.
-    fn next(&mut self) -> Vec<(Place, Reference)> {
+    fn next(&mut self) -> Vec<(Place, Key)> {
         let mut next: Vec<_> = self.of.iter().take(LOOKED_MAX).copied().collect();
         let from = match (self.turn, next.last()) {
             (Some(turn), Some(last)) => Bound::Excluded(turn.max(*last)),

@@ -24,7 +24,9 @@ use crate::time::Time;
 pub(super) struct Offered {
     pub(super) topic: Topic,
     attribute: Box<[u8]>,
-    id: ArtifactId,
+    pub(super) id: ArtifactId,
+    pub(super) size: u64,
+    /// Empty where it lies in the store.
     pub(super) body: Arc<[u8]>,
     /// Until when it is kept for who has not said that it has it, and who has.
     pub(super) until: Option<Time>,
@@ -95,16 +97,19 @@ impl Table {
             Some(slot) => slot,
             None => self.free_slot()?,
         };
-        let bytes = cost(&offering.topic, offering.attribute.len(), size);
+        let id = ArtifactId::of(&offering.body);
+        let body = if Travel::of(size) == Travel::Pieces { Arc::from([]) } else { offering.body };
+        let bytes = cost(&offering.topic, offering.attribute.len(), body.len() as u64);
         let before = self.slot(slot).and_then(|own| own.offered.as_ref()).map_or(0, Offered::cost);
         if self.bytes - before + bytes > self.bytes_max {
             return Err(OfferError::Bytes { bytes_max: self.bytes_max });
         }
         let offered = Offered {
-            id: ArtifactId::of(&offering.body),
+            id,
+            size,
             topic: offering.topic,
             attribute: offering.attribute.into(),
-            body: offering.body,
+            body,
             until: offering.reach_all_ms.map(|ms| now.after_ms(ms)),
             confirmed: Nodes::default(),
         };
@@ -185,9 +190,9 @@ impl Offered {
     }
 
     pub(super) fn said(&self) -> Offer {
-        let content = match Travel::of(self.body.len() as u64) {
+        let content = match Travel::of(self.size) {
             Travel::Inside => Content::Inside { body: self.body.to_vec() },
-            Travel::Whole | Travel::Pieces => Content::Apart { id: self.id, size: self.body.len() as u64 },
+            Travel::Whole | Travel::Pieces => Content::Apart { id: self.id, size: self.size },
         };
         let attribute = self.attribute.to_vec();
         Offer { topic: self.topic.clone(), attribute, confirm: self.until.is_some(), content }
@@ -195,7 +200,7 @@ impl Offered {
 
     /// About how many bytes it takes in a word.
     pub(super) fn said_bytes(&self) -> usize {
-        let content = if Travel::of(self.body.len() as u64) == Travel::Inside { self.body.len() } else { 42 };
+        let content = if Travel::of(self.size) == Travel::Inside { self.body.len() } else { 42 };
         24 + self.topic.as_str().len() + self.attribute.len() + content
     }
 }

@@ -10,11 +10,9 @@ use core::ops::Range;
 use busway_wire::Topic;
 use busway_wire::gossip::{ArtifactId, Epoch, Filter, NodeIndex, Reference, SlotNumber, Word};
 use busway_wire::limits::{
-    ARTIFACT_ATTRIBUTE_BYTES_MAX, ARTIFACT_WHOLE_BYTES_MAX, GOSSIP_OFFERS_BYTES_DEFAULT,
-    GOSSIP_OFFERS_DEFAULT,
+    ARTIFACT_ATTRIBUTE_BYTES_MAX, ARTIFACT_BYTES_MAX, GOSSIP_OFFERS_BYTES_DEFAULT, GOSSIP_OFFERS_DEFAULT,
 };
 
-use crate::artifact::Travel;
 use crate::flow::{Budget, Flow, Limits, Rule, WhenFull};
 use crate::gossip::Nodes;
 
@@ -82,14 +80,14 @@ impl Offering {
         if self.attribute.len() > ARTIFACT_ATTRIBUTE_BYTES_MAX {
             return Err(OfferError::Attribute { size: self.attribute.len() });
         }
-        if Travel::of(size) == Travel::Pieces { Err(OfferError::TooLarge { size }) } else { Ok(()) }
+        if size > ARTIFACT_BYTES_MAX { Err(OfferError::TooLarge { size }) } else { Ok(()) }
     }
 }
 
 /// Why something is not offered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OfferError {
-    /// It is larger than what can be asked for whole.
+    /// It is larger than any may be.
     TooLarge {
         /// Its bytes.
         size: u64,
@@ -109,6 +107,11 @@ pub enum OfferError {
         /// How many they may have.
         bytes_max: u64,
     },
+    /// The store has no room for it.
+    Store {
+        /// Its bytes.
+        size: u64,
+    },
     /// There is nothing in the slot that it is to take the place of.
     Gone {
         /// That slot.
@@ -120,7 +123,7 @@ impl fmt::Display for OfferError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             OfferError::TooLarge { size } => {
-                write!(f, "an artifact of {size} bytes, at most {ARTIFACT_WHOLE_BYTES_MAX} are allowed")
+                write!(f, "an artifact of {size} bytes, at most {ARTIFACT_BYTES_MAX} are allowed")
             }
             OfferError::Attribute { size } => {
                 write!(f, "an attribute of {size} bytes, at most {ARTIFACT_ATTRIBUTE_BYTES_MAX} are allowed")
@@ -133,6 +136,9 @@ impl fmt::Display for OfferError {
                     f,
                     "the offers would have more than {bytes_max} bytes; withdraw one, or allow for more"
                 )
+            }
+            OfferError::Store { size } => {
+                write!(f, "the store has no room for {size} bytes; withdraw an artifact, or allow for more")
             }
             OfferError::Gone { slot } => write!(f, "nothing is offered in slot {}", slot.0),
         }
@@ -232,6 +238,16 @@ pub enum Output {
         advert: Advert,
         /// They.
         body: Arc<[u8]>,
+    },
+    /// All of what the user wanted is in the store, checked: what is too large to be handed out.
+    Stored {
+        /// What it is.
+        advert: Advert,
+    },
+    /// The store has no room for what the user wanted: nothing more of it is asked for until the user judges it again.
+    Full {
+        /// What it was.
+        of: Reference,
     },
     /// What the user was asked about, or has received, is not offered any more.
     Gone {

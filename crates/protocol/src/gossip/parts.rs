@@ -1,0 +1,271 @@
+//! Artifacts that come in pieces: which pieces we have of them, which the others who want them have, and who is told.
+//!
+//! Who begins to fetch one says so to all; those who fetch it too say which pieces they have, and from then on what they get: at once what they had of
+//! who has all, since nobody else can have it yet, and the rest together. Each piece is one node's to get there and to pass on, by its place among
+//! those who are linked; so who has all gives each piece about once. Pieces lie in the store.
+//!
+//! Invariant: of each peer a place in the order of what we got is kept, and a bit for each piece; nothing here is a queue.
+
+use alloc::collections::BTreeMap;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+
+use busway_wire::gossip::{ArtifactId, NodeIndex, Part, Reference, SlotNumber, Word};
+use busway_wire::limits::{GOSSIP_HAVE_MS, GOSSIP_MARKS_MS, GOSSIP_PIECE_BYTES, GOSSIP_WORD_ENTRIES_MAX};
+
+use crate::artifact::{Full, Proof, pieces};
+use crate::gossip::due::Due;
+use crate::gossip::nodes::Slots;
+use crate::gossip::pulls::Key;
+use crate::gossip::{Gossip, Interest, Nodes, OfferError, Output};
+use crate::time::Time;
+
+/// One that comes.
+#[derive(Debug)]
+pub(super) struct Parts {
+    id: ArtifactId,
+    size: u64,
+    interest: Interest,
+    /// The values have come, and pieces are wanted.
+    begun: bool,
+    have: Slots,
+    /// What we have, in the order in which it came.
+    got: Vec<u32>,
+    peers: BTreeMap<NodeIndex, Sharer>,
+}
+
+/// So many ask who has all for the values of all pieces.
+const TREES_OF_ORIGIN: usize = 4;
+
+/// A peer that wants it too.
+#[derive(Debug, Default)]
+struct Sharer {
+    have: Slots,
+    /// How much of what we got it was told, and when it is told more.
+    named: usize,
+    due: Due,
+}
+
+/// What one is charged while it comes.
+pub(super) fn cost(size: u64) -> u64 {
+    GOSSIP_PIECE_BYTES * u64::from(pieces::count(size)).max(1)
+}
+
+impl Parts {
+    /// Something is to be said to a peer now.
+    pub(super) fn is_due(&self, to: NodeIndex) -> bool {
+        self.peers.get(&to).is_some_and(|sharer| sharer.due == Due::Now)
+    }
+
+    pub(super) fn deadline(&self) -> Option<Time> {
+        self.peers.values().filter_map(|sharer| sharer.due.at()).min()
+    }
+
+    pub(super) fn tick(&mut self, now: Time) {
+        self.peers.values_mut().for_each(|sharer| sharer.due.tick(now));
+    }
+
+    pub(super) fn unlinked(&mut self, node: NodeIndex) {
+        self.peers.remove(&node);
+    }
+
+    fn greet(&mut self, node: NodeIndex) {
+        self.peers.entry(node).or_insert_with(|| Sharer { due: Due::Now, ..Sharer::default() });
+    }
+
+    fn holders(&self, index: u32) -> Nodes {
+        let have = self.peers.iter().filter(|(_, sharer)| sharer.have.has(SlotNumber(index)));
+        have.map(|(node, _)| *node).collect()
+    }
+}
+
+impl Gossip {
+    /// Puts a body of our own into the store.
+    pub(super) fn keep(&mut self, body: &[u8]) -> Result<ArtifactId, OfferError> {
+        let (id, size) = (ArtifactId::of(body), body.len() as u64);
+        let mut put = self.store.put(id, Part::Tree, pieces::tree(body).into());
+        for index in 0..pieces::count(size) {
+            let Some((offset, bytes)) = pieces::place(size, index).filter(|_| put.is_ok()) else { break };
+            let at = usize::try_from(offset).unwrap_or(usize::MAX);
+            let piece =
+                body.get(at..).and_then(|rest| rest.get(..usize::try_from(bytes).ok()?)).unwrap_or_default();
+            put = self.store.put(id, Part::Piece { index }, piece.into());
+        }
+        if put == Err(Full) {
+            self.forget_unused(id);
+            return Err(OfferError::Store { size });
+        }
+        Ok(id)
+    }
+
+    /// What of ours is offered no more lies in the store no more.
+    pub(super) fn sweep(&mut self) {
+        let node = self.config.node;
+        let first = Reference { node, ..Reference::default() };
+        let own = self.stored.range(first..).take_while(|(of, _)| of.node == node);
+        let over: Vec<Reference> =
+            own.map(|(of, _)| *of).filter(|of| self.own(of.slot) != Some(*of)).collect();
+        for of in over {
+            if let Some(id) = self.stored.remove(&of) {
+                self.forget_unused(id);
+            }
+        }
+    }
+
+    pub(super) fn forget_unused(&mut self, id: ArtifactId) {
+        if !self.stored.values().any(|stored| *stored == id) {
+            self.store.forget(id);
+        }
+    }
+
+    /// A part of an artifact that is here.
+    pub(super) fn part(&self, of: Reference, part: Part) -> Option<Arc<[u8]>> {
+        match part {
+            Part::Whole => self.body(of),
+            Part::Tree | Part::Piece { .. } => self.store.get(*self.stored.get(&of)?, part),
+        }
+    }
+
+    /// Begins to fetch it: the values of its pieces come first.
+    pub(super) fn begin_parts(
+        &mut self,
+        now: Time,
+        of: Reference,
+        (id, size): (ArtifactId, u64),
+        (holders, interest): (Nodes, Interest),
+    ) {
+        self.pulls.want_parts(now, of, holders);
+        let (have, got, peers) = (Slots::default(), Vec::new(), BTreeMap::new());
+        let mut parts = Parts { id, size, interest, begun: false, have, got, peers };
+        let others = self.peers.iter().filter(|(node, peer)| peer.reader.is_some() && **node != of.node);
+        others.filter(|(node, _)| !holders.has(**node)).for_each(|(node, _)| parts.greet(*node));
+        self.parts.insert(of, parts);
+        self.stored.insert(of, id);
+        match self.store.get(id, Part::Tree) {
+            Some(tree) => self.want_pieces(of, &tree),
+            None => {
+                let bytes = u64::from(pieces::count(size)) * pieces::VALUE_BYTES as u64;
+                let key = Key { of, part: Part::Tree };
+                // A few have it of who has all, and the others of those.
+                let ours = self.place(of).0 < TREES_OF_ORIGIN;
+                self.pulls.want(key, (Proof::Tree(id, size), bytes), Nodes::default(), (interest, ours));
+            }
+        }
+    }
+
+    /// Which of those who are to pass on pieces we are, and how many there are.
+    fn place(&self, of: Reference) -> (usize, usize) {
+        let linked = self.peers.iter().filter(|(_, peer)| peer.reader.is_some()).map(|(node, _)| *node);
+        let others: Vec<NodeIndex> = linked.filter(|node| !self.pulls.has_all(of, *node)).collect();
+        (others.iter().filter(|node| **node < self.config.node).count(), others.len() + 1)
+    }
+
+    /// The values are known: each piece that is not here is wanted.
+    fn want_pieces(&mut self, of: Reference, tree: &[u8]) {
+        let (place, count) = self.place(of);
+        let Some(parts) = self.parts.get_mut(&of) else { return };
+        parts.begun = true;
+        for (index, value) in (0..).zip(tree.as_chunks().0) {
+            let Some((offset, bytes)) = pieces::place(parts.size, index) else { break };
+            let part = Part::Piece { index };
+            if self.store.has(parts.id, part) {
+                parts.have.insert(SlotNumber(index));
+                parts.got.push(index);
+                continue;
+            }
+            let ours = index as usize % count == place;
+            let proof = Proof::Piece(*value, offset);
+            self.pulls.want(Key { of, part }, (proof, bytes), parts.holders(index), (parts.interest, ours));
+        }
+    }
+
+    /// A part has come, and is what it should be.
+    pub(super) fn part_came(
+        &mut self,
+        now: Time,
+        from: NodeIndex,
+        key: Key,
+        body: Arc<[u8]>,
+        out: &mut Vec<Output>,
+    ) {
+        let Key { of, part } = key;
+        let Some(parts) = self.parts.get_mut(&of) else { return };
+        if self.store.put(parts.id, part, body.clone()).is_err() {
+            if let Some(artifact) = self.known.artifact_mut(of) {
+                artifact.interest = Some(Interest::Stash);
+            }
+            self.unwant(of);
+            return out.push(Output::Full { of });
+        }
+        if let Part::Piece { index } = part {
+            self.counts.bytes_useful += body.len() as u64;
+            parts.have.insert(SlotNumber(index));
+            parts.got.push(index);
+            let first = self.pulls.has_all(of, from);
+            for sharer in parts.peers.values_mut() {
+                if first {
+                    sharer.due = Due::Now;
+                } else {
+                    sharer.due.by(now.after_ms(GOSSIP_HAVE_MS));
+                }
+            }
+        } else {
+            self.want_pieces(of, &body);
+        }
+        self.complete(now, of, out);
+    }
+
+    /// If all pieces are here, the user has it, and others may ask us for all of it.
+    pub(super) fn complete(&mut self, now: Time, of: Reference, out: &mut Vec<Output>) {
+        let whole =
+            |parts: &Parts| parts.begun && parts.got.len() as u64 >= u64::from(pieces::count(parts.size));
+        if !self.parts.get(&of).is_some_and(whole) {
+            return;
+        }
+        self.parts.remove(&of);
+        self.pulls.unwant_parts(of, &mut self.orders);
+        let Some(entry) = self.known.entry_mut(of) else { return };
+        entry.release_body(&mut self.flows);
+        let Some(artifact) = entry.artifact.as_deref_mut() else { return };
+        (artifact.received, artifact.stored) = (true, true);
+        out.push(Output::Stored { advert: artifact.advert(of) });
+        self.known.mark(of);
+        self.marks_by(now, GOSSIP_MARKS_MS);
+    }
+
+    /// A peer is there that may want what we want.
+    pub(super) fn greet(&mut self, node: NodeIndex) {
+        for (of, parts) in &mut self.parts {
+            if !self.pulls.has_all(*of, node) {
+                parts.greet(node);
+            }
+        }
+    }
+
+    /// A peer wants what we want, or has got more of it.
+    pub(super) fn hear_have(&mut self, from: NodeIndex, of: Reference, named: &[u32]) {
+        let Some(parts) = self.parts.get_mut(&of) else { return };
+        parts.greet(from);
+        let count = pieces::count(parts.size);
+        let Some(sharer) = parts.peers.get_mut(&from) else { return };
+        if !parts.begun && !named.is_empty() {
+            self.pulls.holder(Key { of, part: Part::Tree }, from, true);
+        }
+        for index in named.iter().copied().filter(|index| *index < count) {
+            sharer.have.insert(SlotNumber(index));
+            self.pulls.holder(Key { of, part: Part::Piece { index } }, from, true);
+        }
+    }
+
+    /// What a peer is to be told of pieces.
+    pub(super) fn say_have(&mut self, _now: Time, to: NodeIndex) -> Option<Word> {
+        let (of, parts) = self.parts.iter_mut().find(|(_, parts)| parts.is_due(to))?;
+        let sharer = parts.peers.get_mut(&to)?;
+        let news = parts.got.get(sharer.named..).unwrap_or_default();
+        let news = news.get(..GOSSIP_WORD_ENTRIES_MAX / 2).unwrap_or(news);
+        sharer.named += news.len();
+        sharer.due = if sharer.named < parts.got.len() { Due::Now } else { Due::Never };
+        let pieces = news.iter().copied().filter(|index| !sharer.have.has(SlotNumber(*index))).collect();
+        Some(Word::Have { of: *of, pieces })
+    }
+}

@@ -1,0 +1,109 @@
+//! Large artifacts in pieces among simulated nodes: how long it takes until all have them, what that costs, and what hostile nodes come to.
+#![expect(clippy::print_stdout, reason = "the evidence lines are read by the test runner")]
+
+use busway_sim::gossip::{Swarm, Terms, Vice};
+
+const MIB: usize = 1 << 20;
+
+fn settled(swarm: &mut Swarm, ms: u64) -> u64 {
+    let took = swarm.settle(ms);
+    assert_eq!(swarm.checks.violation(), None);
+    took.unwrap_or_else(|| panic!("after {ms} ms {}", swarm.checks.owing()))
+}
+
+#[test]
+fn a_large_artifact_is_with_all_in_little_more_than_its_origin_takes_to_send_it_once() {
+    let terms = Terms::new(1, 12);
+    let rate = terms.rate;
+    let mut swarm = Swarm::new(terms);
+    swarm.run_for_ms(200);
+    let size = 32 * MIB;
+    swarm.offer(0, "file", size);
+    let took = settled(&mut swarm, 300_000);
+    let bound = size as f64 / rate as f64;
+    let times = took as f64 / 1e9 / bound;
+    swarm.run_for_ms(3_000);
+    let traffic = swarm.checks.traffic;
+    let useful = traffic.useful as f64;
+    let (sent, twice) =
+        (traffic.sent as f64 / useful, (traffic.bodies - traffic.useful) as f64 * 100.0 / useful);
+    println!(
+        "evidence: nodes=12 size={size} took_ms={} of_bound={times:.3} sent_of_useful={sent:.3} twice_percent={twice:.3} by_origin={:.2}",
+        took / 1_000_000,
+        swarm.counts(0).bytes_given as f64 / size as f64
+    );
+    assert!(times <= 1.10, "{times}");
+    assert!(sent <= 1.02 && twice <= 1.0, "{sent} {twice}");
+}
+
+#[test]
+fn every_honest_node_has_a_large_artifact_while_a_third_drop_lie_corrupt_flood_trickle_and_replay() {
+    let run = |vice: Option<Vice>| {
+        let mut terms = Terms { rate: 1_250_000, ..Terms::new(3, 9) };
+        terms.vices = vice.map_or_else(Vec::new, |vice| (4..7).map(|node| (node, vice)).collect());
+        let mut swarm = Swarm::new(terms);
+        swarm.run_for_ms(200);
+        swarm.offer(0, "file", 6 * MIB);
+        (settled(&mut swarm, 600_000), swarm.checks.blamed.values().sum::<u64>())
+    };
+    let (clean, _) = run(None);
+    for vice in Vice::ALL {
+        let (took, blamed) = run(Some(vice));
+        let times = took as f64 / clean as f64;
+        println!("evidence: hostile=3/9 vice={vice:?} times_clean={times:.2} blamed={blamed}");
+        assert!(times <= 3.0, "{vice:?}: {took} of {clean}");
+        assert!(vice != Vice::Corrupt || blamed > 0, "who sends what is wrong is blamed");
+    }
+}
+
+#[test]
+fn when_the_origin_stops_after_it_has_given_little_more_than_all_everybody_else_has_it() {
+    let mut swarm = Swarm::new(Terms::new(4, 10));
+    swarm.run_for_ms(200);
+    let size = 8 * MIB;
+    swarm.offer(0, "file", size);
+    // It has given all when nobody asks it for more.
+    let mut before = 0;
+    while swarm.counts(0).bytes_given > before || before == 0 {
+        before = swarm.counts(0).bytes_given;
+        swarm.run_for_ms(20);
+    }
+    let (owed, given) = (swarm.checks.owed(), swarm.counts(0).bytes_given);
+    for other in 1..10 {
+        swarm.cut(0, other);
+    }
+    assert!(owed > 0 && given <= size as u64 * 11 / 10, "{owed} {given}");
+    let took = settled(&mut swarm, 60_000);
+    println!("evidence: given_by_origin={given} of={size} owed_then={owed} took_ms={}", took / 1_000_000);
+}
+
+#[test]
+fn pieces_go_on_while_lines_are_cut_a_node_comes_late_and_the_end_reaches_all() {
+    let terms = Terms { lines: Some(6), ..Terms::new(5, 16) };
+    let mut swarm = Swarm::new(terms.clone());
+    swarm.run_for_ms(200);
+    let of = swarm.offer(0, "file", 3 * MIB + 77);
+    let lines = swarm.lines();
+    for round in 0..40 {
+        let (a, b) = lines[round * 7 % lines.len()];
+        swarm.flap(a, b, 30);
+        if round == 10 {
+            swarm.restart(9, 500);
+        }
+        swarm.run_for_ms(40);
+    }
+    let took = settled(&mut swarm, 60_000);
+    swarm.withdraw(of);
+    settled(&mut swarm, 60_000);
+    // One that is on its way is given to nobody any more.
+    let of = swarm.offer(0, "file", 8 * MIB);
+    swarm.run_for_ms(300);
+    assert!(swarm.checks.owed() > 10);
+    swarm.withdraw(of);
+    settled(&mut swarm, 60_000);
+    swarm.run_for_ms(2_000);
+    let (most, product) = (swarm.checks.after_end_max(), terms.bandwidth_delay_product());
+    println!("evidence: took_ms={} sent_after_end_max={most} bandwidth_delay={product}", took / 1_000_000);
+    let used: u64 = (1..16).map(|host| swarm.usage(host).body_bytes).sum();
+    assert_eq!(used, 0, "nothing is charged for what is over");
+}
