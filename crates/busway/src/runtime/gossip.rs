@@ -23,12 +23,12 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use busway_protocol::gossip::{
-    Advert, ArtifactId, Config, Epoch, Fault, Gossip, Input, Lane, NodeIndex, Nodes, Offering, Output,
-    Reference, Word,
+    Advert, ArtifactId, Config, Epoch, Fault, Gossip, Input, Interest, Lane, NodeIndex, Nodes, OfferError,
+    Offering, Output, Reference, Word,
 };
 use busway_protocol::{PeerId, Permits, Principal, Time};
 use busway_wire::gossip::{decode, encode};
-use busway_wire::limits::{GOSSIP_SERVED_MAX, GOSSIP_TURN_WORDS};
+use busway_wire::limits::{ARTIFACT_WHOLE_BYTES_MAX, GOSSIP_SERVED_MAX, GOSSIP_TURN_WORDS};
 
 use crate::acl::Acl;
 use crate::error::{Code, Error};
@@ -263,6 +263,12 @@ impl<D: Wires> Swarm<D> {
     fn offer(&mut self, now: Time, offering: Offering) -> Result<(Reference, Arc<Standing>), Error> {
         let (topic, attribute) = (offering.topic.clone(), offering.attribute.clone());
         let (id, size) = (ArtifactId::of(&offering.body), offering.body.len() as u64);
+        if size > ARTIFACT_WHOLE_BYTES_MAX {
+            let cause =
+                format!("an artifact of {size} bytes, at most {ARTIFACT_WHOLE_BYTES_MAX} are allowed");
+            let error = Error::new(Code::TooLarge, cause).at("the artifacts of this node");
+            return Err(error.remedy("send it in parts, each an artifact"));
+        }
         let confirm = offering.reach_all_ms.is_some();
         let slot = self.machine.offer(now, offering).map_err(|error| refused(&error))?;
         let of = self.machine.own(slot).ok_or_else(ended)?;
@@ -281,6 +287,12 @@ impl<D: Wires> Swarm<D> {
         loop {
             self.carry_out();
             while let Some(advert) = self.machine.next_advert() {
+                if advert.size > ARTIFACT_WHOLE_BYTES_MAX {
+                    // What comes in pieces has no place to lie here yet.
+                    let (of, interest) = (advert.of, Interest::Drop);
+                    self.machine.handle(now, Input::Judged { of, interest }, &mut self.out);
+                    continue;
+                }
                 self.users.advertised(advert);
             }
             let verdicts = self.users.verdicts();
@@ -299,6 +311,8 @@ impl<D: Wires> Swarm<D> {
         for output in self.out.drain(..) {
             match output {
                 Output::Received { advert, body: _ } => self.users.received(advert.of),
+                // None is asked for here.
+                Output::Stored { .. } | Output::Full { .. } => {}
                 Output::Gone { of } => self.users.gone(of),
                 Output::Reached { slot } => drop(self.users.ended(slot, Stands::Reached)),
                 Output::Expired { slot, missing } => {
@@ -360,12 +374,11 @@ impl<D: Wires> Swarm<D> {
 }
 
 /// Why something is not offered, and what to do.
-fn refused(error: &busway_protocol::gossip::OfferError) -> Error {
-    use busway_protocol::gossip::OfferError;
+fn refused(error: &OfferError) -> Error {
     let (code, remedy) = match error {
         OfferError::TooLarge { .. } => (Code::TooLarge, "send it in parts, each an artifact"),
         OfferError::Attribute { .. } => (Code::TooLarge, "say less in the attribute"),
-        OfferError::Slots { .. } | OfferError::Bytes { .. } => {
+        OfferError::Slots { .. } | OfferError::Bytes { .. } | OfferError::Store { .. } => {
             (Code::Full, "withdraw what is not needed any more")
         }
         OfferError::Gone { .. } => (Code::BadSetting, "offer it anew"),

@@ -50,6 +50,8 @@ pub(super) fn heard<'a>(
             }
             Word::Describe(Describe { node, epoch, slots })
         }
+        // Who may not have it wants none of its pieces.
+        Word::Have { of, .. } if !may_have(of) => Word::Have { of, pieces: Vec::new() },
         Word::Request { request, of, .. } if !may_have(of) => return Passed::NotFound { request },
         // They name nothing that is not known to who says them; the answer to a question is looked at when it is said.
         Word::Exchange(_)
@@ -59,7 +61,8 @@ pub(super) fn heard<'a>(
         | Word::Request { .. }
         | Word::Chunk { .. }
         | Word::NotFound { .. }
-        | Word::Cancel { .. } => word,
+        | Word::Cancel { .. }
+        | Word::Have { .. } => word,
     })
 }
 
@@ -102,7 +105,8 @@ pub(super) fn said<'a>(
         | Word::Request { .. }
         | Word::Chunk { .. }
         | Word::NotFound { .. }
-        | Word::Cancel { .. } => word,
+        | Word::Cancel { .. }
+        | Word::Have { .. } => word,
     }
 }
 

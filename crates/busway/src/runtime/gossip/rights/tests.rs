@@ -2,7 +2,7 @@
 
 use busway_protocol::gossip::{Epoch, NodeIndex, Reference, SlotNumber, Word};
 use busway_protocol::{Acl, Permits, Principal, Rule, Whom};
-use busway_wire::gossip::{Content, Describe, Mark, Marked, Marks, Offer, Slot, Standing, Tell};
+use busway_wire::gossip::{Content, Describe, Mark, Marked, Marks, Offer, Part, Slot, Standing, Tell};
 use busway_wire::{Pattern, Topic};
 
 use super::{Passed, heard, said};
@@ -82,7 +82,7 @@ fn a_peer_brings_in_nothing_that_it_or_its_origin_may_not_publish() {
 #[test]
 fn a_peer_is_given_no_bytes_of_what_it_may_not_see_or_of_what_is_not_known() {
     let open = permits(">", "open.>");
-    let request = |slot| Word::Request { request: 7, of: reference(slot), offset: 0 };
+    let request = |slot| Word::Request { request: 7, of: reference(slot), part: Part::Whole, offset: 0 };
     for slot in [0, 2] {
         assert_eq!(hear(&open, &open, request(slot)).0, Passed::NotFound { request: 7 });
     }
