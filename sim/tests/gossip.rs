@@ -111,12 +111,12 @@ fn an_end_reaches_everyone_and_nothing_more_is_sent_than_was_on_its_way() {
 #[test]
 fn every_honest_node_completes_while_a_third_drop_lie_forge_flood_trickle_and_replay() {
     let run = |vice: Option<Vice>| {
-        let mut terms = Terms { rate: 625_000, ..Terms::new(5, 21) };
+        let mut terms = Terms { rate: 1_250_000, ..Terms::new(5, 21) };
         // The origins are honest; of the others every second one or so is not.
         terms.vices = vice.map_or_else(Vec::new, |vice| (7..14).map(|node| (node, vice)).collect());
         let mut swarm = Swarm::new(terms);
         swarm.run_for_ms(200);
-        for number in 0..12 {
+        for number in 0..24 {
             swarm.offer(number % 4, "block", 64 << 10);
         }
         (settled(&mut swarm, 600_000), swarm.checks.blamed.values().sum::<u64>())
