@@ -5,7 +5,7 @@
 //! second SIGINT ends the process at once, for a user who has lost patience with a clean end.
 //!
 //! Invariant: a signal that does not end the process is found by who asks and by who waits, also one that comes while the
-//! handlers are being installed.
+//! handlers are being installed; but for the microsecond in which the kernel knows of the first and its table does not.
 
 #![expect(clippy::disallowed_types, reason = "signal-hook's interface takes the standard atomics")]
 
@@ -77,12 +77,16 @@ impl Signals {
         let interrupted = Arc::new(AtomicBool::new(false));
         // The order matters: the first SIGINT finds the flag down and raises it afterwards, the second finds it up.
         flag::register_conditional_shutdown(SIGINT, 130, Arc::clone(&interrupted))?;
-        flag::register(SIGINT, interrupted)?;
+        flag::register(SIGINT, Arc::clone(&interrupted))?;
         // Past `ulimit -f` the kernel kills unless somebody listens; then the write fails, and says so.
         flag::register(SIGXFSZ, Arc::new(AtomicBool::new(false)))?;
-        if last.load(Ordering::Acquire) != 0 {
-            // It came before the pipe was there to be woken.
-            (&ring).write_all(&[0])?;
+        match last.load(Ordering::Acquire) {
+            0 => {}
+            number => {
+                // It came before the pipe was there to be woken, or before the flag that ends at the second.
+                (&ring).write_all(&[0])?;
+                interrupted.store(number == 2, Ordering::Release);
+            }
         }
         Ok(Self { last, wake: Arc::new(wake) })
     }
@@ -143,14 +147,12 @@ impl Signals {
 
 #[cfg(test)]
 mod tests {
-    use rustix::process::{Signal, getpid, kill_process};
-
     use super::*;
     use crate::clock::Deadline;
 
     #[test]
     fn a_signal_that_comes_while_they_are_taken_over_is_heard() {
-        let interrupt = || kill_process(getpid(), Signal::INT).expect("a process may send itself a signal");
+        let interrupt = || low_level::raise(SIGINT).expect("a thread may send itself a signal");
         let signals = Signals::install_with(interrupt).expect("signals are taken over");
         assert_eq!(signals.raised(), Some(2));
         let hour = Duration::from_secs(3600);

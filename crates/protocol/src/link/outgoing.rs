@@ -81,7 +81,7 @@ struct Queue<P> {
 pub(crate) enum Way {
     /// From where it lies: cheap, and lost where it is changed between its sum and the socket.
     InPlace,
-    /// Copied, and the copy is summed: it goes as it was at one moment, and nothing of it is lost. So a sum that does not hold
+    /// Copied, each part when it goes, and the copy is summed: nothing of it is lost. So a sum that does not hold
     /// is the line's doing, which the receiver mends by a new connection.
     Copied,
 }
