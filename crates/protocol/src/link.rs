@@ -656,13 +656,13 @@ impl<P: AsRef<[u8]> + Clone> Link<P> {
 
     // What a session does with its link.
 
-    /// What we granted, what of it is in use, and how many messages have come.
-    pub(crate) fn granted_use(&self) -> (Amount, Amount, u64) {
+    /// What we granted, and what of it is in use.
+    pub(crate) fn granted_use(&self) -> (Amount, Amount) {
         self.granted.usage()
     }
 
     /// The same of what the peer granted us; nothing before its hello.
-    pub(crate) fn grant_use(&self) -> Option<(Amount, Amount, u64)> {
+    pub(crate) fn grant_use(&self) -> Option<(Amount, Amount)> {
         self.grant.as_ref().map(Grant::usage)
     }
 

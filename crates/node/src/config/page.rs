@@ -115,6 +115,7 @@ variable is separated by commas, `BUSWAY_PEERS` is `1=host-b:4420,2=host-c:4420`
 one peer leaves the others as the file has them. A file has at most 256 KiB. Each `[[acl]]` is a rule; they are numbered from 1
 where they are shown, and their order means nothing. Where there is any, what none allows is denied. Without a list of its own the right to
 `push` or `request` is that to `publish`, the right to `pull` or `answer` that to `subscribe`, rule by rule; what is denied is denied for both.
+Dead letters (`dead-letters.GROUP`) may be of any topic: a rule allows to pull them by that name (`dead-letters.*`), and by no pattern that begins with a wildcard.
 
 SIGHUP (`systemctl reload`) makes the node read all of it again: what stands below with *at SIGHUP too* takes hold, and a
 configuration with any mistake changes nothing. A change of any other key is named in the log; it takes hold at the next start. A

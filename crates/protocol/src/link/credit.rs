@@ -84,13 +84,13 @@ impl Grant {
             && (fits || (idle && cost.messages <= 1))
     }
 
-    /// The limit, what is in use as far as the receiver has told, and how many have gone.
-    pub(crate) const fn usage(&self) -> (Amount, Amount, u64) {
+    /// The limit, and what is in use as far as the receiver has told.
+    pub(crate) const fn usage(&self) -> (Amount, Amount) {
         let mut consumed = self.granted;
         consumed.take(self.first);
         let mut used = self.sent;
         used.take(consumed);
-        (self.first, used, self.sent.messages)
+        (self.first, used)
     }
 
     /// What may go now, one message that is larger aside.
@@ -133,11 +133,11 @@ impl Granted {
         Granted { grant: Grant::new(hello), consumed: none, told: none }
     }
 
-    /// The limit, what is in use, and how many have come.
-    pub(crate) const fn usage(&self) -> (Amount, Amount, u64) {
+    /// The limit, and what is in use.
+    pub(crate) const fn usage(&self) -> (Amount, Amount) {
         let mut used = self.grant.sent;
         used.take(self.consumed);
-        (self.grant.first, used, self.grant.sent.messages)
+        (self.grant.first, used)
     }
 
     /// A message of this cost has begun to come.

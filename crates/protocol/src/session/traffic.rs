@@ -91,8 +91,10 @@ impl<P: AsRef<[u8]> + Clone> Session<P> {
     /// What goes from the peer to us and from us to the peer, of each flow that a link carries.
     #[must_use]
     pub fn traffic(&self) -> [Passing; 3] {
-        let usage = |of: Option<(Amount, Amount, u64)>, waited, dropped| {
-            let (limit, in_use, handled) = of.unwrap_or_default();
+        let stats = self.stats().unwrap_or_default();
+        // Words about artifacts take credit, and are no messages.
+        let usage = |of: Option<(Amount, Amount)>, handled, waited, dropped| {
+            let (limit, in_use) = of.unwrap_or_default();
             let (limit, in_use) = (budget(limit), budget(in_use));
             Traffic { limit, in_use, handled, waited, dropped, handler_ns: 0 }
         };
@@ -100,7 +102,6 @@ impl<P: AsRef<[u8]> + Clone> Session<P> {
         for export in self.exports.values() {
             add(&mut lost, &export.account().dropped);
         }
-        let stats = self.stats().unwrap_or_default();
         let counted = |handled| Traffic { handled, ..Traffic::default() };
         let waiting = self.link.as_ref().map_or(0, Link::frames_waiting);
         let in_use = Budget { messages: waiting, bytes: 0 };
@@ -117,8 +118,18 @@ impl<P: AsRef<[u8]> + Clone> Session<P> {
             },
             Passing {
                 flow: Flow::Data,
-                from: usage(self.link.as_ref().map(Link::granted_use), self.tally.waited_in, self.dropped),
-                to: usage(self.link.as_ref().and_then(Link::grant_use), self.tally.waited_out, lost),
+                from: usage(
+                    self.link.as_ref().map(Link::granted_use),
+                    stats.messages_in,
+                    self.tally.waited_in,
+                    self.dropped,
+                ),
+                to: usage(
+                    self.link.as_ref().and_then(Link::grant_use),
+                    stats.messages_out,
+                    self.tally.waited_out,
+                    lost,
+                ),
             },
         ]
     }
