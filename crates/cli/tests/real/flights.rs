@@ -133,9 +133,10 @@ fn memory(pids: &[u32]) -> u64 {
     resident + shared
 }
 
+/// Its own memory: pages of the program itself come when they are first used, and those of memory files are counted once for all.
 fn resident(pid: u32) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("the process is there");
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("the kernel tells");
+    let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).expect("the kernel tells");
     let kib: u64 = line.trim().trim_end_matches(" kB").parse().expect("a number");
     kib * 1024
 }
@@ -174,7 +175,7 @@ fn records_reach_two_subscribers_unchanged_in_flat_memory() {
     let account = format!("sent {LINES} subscribers 2 delivered {} dropped 0 in-flight 0", 2 * LINES);
     assert_eq!(ended.last_error_line(), account);
     assert!(
-        measured[1] <= measured[0] + (1 << 20),
+        measured[1] <= measured[0] + (1 << 18),
         "memory grew from {} to {} bytes",
         measured[0],
         measured[1]
