@@ -12,7 +12,7 @@ use crate::loan::Loan;
 use crate::sender::{Beside, Port, Sent, Shared};
 
 /// Sends what is on one topic; threads may share it, and take turns.
-#[pyclass(frozen, weakref, subclass, name = "_Sender", module = "busway")]
+#[pyclass(frozen, weakref, subclass, module = "busway")]
 pub(crate) struct Sender {
     pub(crate) shared: Arc<Shared>,
 }

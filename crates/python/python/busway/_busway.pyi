@@ -20,6 +20,7 @@ __all__ = [
     "Requester",
     "Responder",
     "Sample",
+    "Sender",
     "Sent",
     "Subscriber",
     "Task",
@@ -158,7 +159,8 @@ class Node:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
     ) -> None: ...
 
-class _Sender:
+@disjoint_base
+class Sender:
     @property
     def topic(self) -> str: ...
     @property
@@ -189,13 +191,13 @@ class _Sender:
     ) -> None: ...
 
 @final
-class Publisher(_Sender):
+class Publisher(Sender):
     @property
     def subscribers(self) -> int: ...
     def wait_for_subscribers(self, count: int = 1, timeout: float | None = None) -> int: ...
 
 @final
-class Pusher(_Sender):
+class Pusher(Sender):
     @property
     def pullers(self) -> int: ...
     def wait_for_pullers(self, count: int = 1, timeout: float | None = None) -> int: ...
