@@ -44,6 +44,11 @@ fn stream(bytes: &[u8]) {
                 let _ = decode(&header, body);
                 at += consumed;
             }
+            Ok(Step::Spoiled { consumed, header }) => {
+                assert_eq!(consumed, header.size.get() as usize);
+                assert!(consumed <= rest.len(), "what was passed over had come");
+                at += consumed;
+            }
             Ok(Step::Begin { consumed, .. } | Step::Body { consumed, .. }) => {
                 assert!(consumed > 0);
                 at += consumed;
