@@ -32,6 +32,8 @@ pub(crate) struct Export {
     answered: u64,
     acked: u64,
     taken: u64,
+    /// Up to here a reliable source says again what a lost link had of it.
+    again: u64,
     flight: VecDeque<Flown>,
     lost: [u64; Cause::COUNT],
     lost_all: u64,
@@ -86,6 +88,7 @@ impl Export {
             answered: before,
             acked: before,
             taken: before,
+            again: before,
             flight: VecDeque::new(),
             lost: [0; Cause::COUNT],
             lost_all: 0,
@@ -117,9 +120,10 @@ impl Export {
         Announce { resumes: self.taken > self.before, ..self.announce.clone() }
     }
 
-    /// How its messages go out of memory that their writer may write still. Of a reliable source none may be lost for that.
-    pub(crate) fn way(&self) -> Way {
-        if self.announce.reliable { Way::Copied } else { Way::InPlace }
+    /// How a message goes out of memory that its writer may write still. Of a reliable source none may be lost for that: what goes
+    /// again goes as a copy, so that one that its program keeps changing costs one link, and no second.
+    pub(crate) fn way(&self, sequence: u64) -> Way {
+        if self.announce.reliable && sequence <= self.again { Way::Copied } else { Way::InPlace }
     }
 
     /// How many notes it keeps.
@@ -262,7 +266,7 @@ impl Export {
         if self.announce.reliable {
             let rewind = (self.taken > self.acked).then_some(self.acked);
             self.flight.clear();
-            self.taken = self.acked;
+            (self.again, self.taken) = (self.taken, self.acked);
             return Accepted { pass, rewind, ..Accepted::default() };
         }
         let mut lost: VecDeque<Flown> = VecDeque::new();

@@ -62,7 +62,7 @@ impl<P: AsRef<[u8]> + Clone> Session<P> {
         if export.phase() == Phase::Flowing
             && let Some(link) = &mut self.link
         {
-            link.outgoing().message(source, header, payload, export.way());
+            link.outgoing().message(source, header, payload, export.way(sequence));
         }
         self.settle(source, out);
     }
