@@ -27,9 +27,9 @@ class BusClaims(Claims):
         with _farewell._lock:
             for _, partings in _farewell._waiting:
                 _farewell._end(partings, lambda one: True)
-        deadline = time.monotonic() + PATIENCE
-        while _farewell._thread is not None and time.monotonic() < deadline:
-            time.sleep(0.001)
+            thread = _farewell._thread
+        if thread is not None:
+            thread.join(PATIENCE)
         super().tearDown()
 
     def run_async(self, main):

@@ -162,7 +162,7 @@ class Slow(logging.Handler):
             return
         entered.set()
         open.wait(PATIENCE)
-        # Longer than it has for all of them.
+        # A time and no event: the thread has half a second for all of them by its own clock, which nobody here sees pass.
         time.sleep(0.6)
         said.append(record.getMessage())
 
