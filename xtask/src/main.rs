@@ -23,6 +23,7 @@ mod sim;
 mod soak;
 mod source;
 mod suite;
+mod swarm;
 mod test;
 mod tidy;
 mod tools;
@@ -45,6 +46,7 @@ usage: cargo xtask COMMAND [ARGUMENT...]
   bench     reproduce every figure of bench/RESULTS.md
   sim       run hosts and links in a simulated network, seed by seed
   soak      the tests that a long run makes stronger: kills, ports, hostile words, tasks under fire, all flights
+  swarm     artifacts among real nodes on shaped lines, each in a network namespace; as root
 
 `cargo xtask COMMAND --help` says more.
 ";
@@ -64,6 +66,7 @@ fn main() -> ExitCode {
         "bench" => bench::command(arguments),
         "sim" => sim::command(arguments),
         "soak" => soak::command(arguments),
+        "swarm" => swarm::command(arguments),
         _ => Err(Failure::usage(format!("there is no command `{command}`"), "cargo xtask --help")),
     };
     match end {

@@ -19,6 +19,8 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("busway-python", &["busway"]),
     // It drives the machines of `protocol` over a network of its own, and the runtime over that of `io`.
     ("busway-sim", &["busway-wire", "busway-protocol", "busway-io", "busway"]),
+    // Nodes as a program has them, in network namespaces.
+    ("busway-testbed", &["busway"]),
     // The two outer workspaces measure through the public API; the rivals are linked in the second only.
     ("busway-bench", &["busway"]),
     ("busway-peers", &["busway-bench"]),

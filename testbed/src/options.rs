@@ -1,0 +1,120 @@
+//! What is measured: how many nodes, on which lines, with how many bytes.
+
+use crate::Failure;
+
+pub(crate) const HELP: &str = "busway-swarm [--nodes N] [--mbit N] [--size BYTES] [FLAG...]
+
+Starts nodes, each in a network namespace of its own, on lines of a rate, and prints what artifacts cost there beside
+the least that they can cost. Needs root.
+
+  --nodes N       how many, 3 to 32 (default 8)
+  --mbit N        what each line carries each way (default 50)
+  --size BYTES    what one node gives to all others, as 4MiB or 512KiB (default 4MiB)
+  --body BYTES    the size of each artifact (default 256KiB)
+  --delay-ms N    each way, by a relay in user space (default 0)
+  --rounds N      rounds of what is compared with itself: nobody stalls, one stalls (default 1)
+  --brief         one transfer and what is counted: no small artifacts, no stall, no cut
+  --json          one JSON object instead of a table
+";
+
+const KIB: u64 = 1 << 10;
+const MIB: u64 = 1 << 20;
+/// What a node offers at a time, at most, less what its slots are charged.
+const OFFERED_MAX: u64 = 64 * MIB;
+
+/// See [`HELP`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Options {
+    pub(crate) nodes: usize,
+    pub(crate) mbit: u64,
+    pub(crate) size: u64,
+    pub(crate) body: u64,
+    pub(crate) delay_ms: u64,
+    pub(crate) rounds: u64,
+    pub(crate) brief: bool,
+    pub(crate) json: bool,
+}
+
+impl Options {
+    pub(crate) fn read(words: &[&str]) -> Result<Self, Failure> {
+        let mut options = Self {
+            nodes: 8,
+            mbit: 50,
+            size: 4 * MIB,
+            body: 256 * KIB,
+            delay_ms: 0,
+            rounds: 1,
+            brief: false,
+            json: false,
+        };
+        let mut words = words.iter();
+        while let Some(word) = words.next() {
+            match *word {
+                "--brief" => options.brief = true,
+                "--json" => options.json = true,
+                name => {
+                    let value = words.next().ok_or(format!("{name} needs a value: --help says more"))?;
+                    options.set(name, value)?;
+                }
+            }
+        }
+        options.check()?;
+        Ok(options)
+    }
+
+    fn set(&mut self, name: &str, value: &str) -> Result<(), Failure> {
+        let number = |what: &str| value.parse().map_err(|_| format!("{what} {value}: not a number"));
+        match name {
+            "--nodes" => self.nodes = usize::try_from(number(name)?)?,
+            "--mbit" => self.mbit = number(name)?,
+            "--delay-ms" => self.delay_ms = number(name)?,
+            "--rounds" => self.rounds = number(name)?,
+            "--size" => self.size = bytes(value)?,
+            "--body" => self.body = bytes(value)?,
+            _ => return Err(format!("there is no {name}: --help says more").into()),
+        }
+        Ok(())
+    }
+
+    fn check(&self) -> Result<(), Failure> {
+        if !(3..=32).contains(&self.nodes) {
+            return Err("--nodes: 3 to 32".into());
+        }
+        if self.mbit == 0 || self.rounds == 0 || self.body == 0 || self.size < self.body {
+            return Err("--mbit, --rounds and --body are at least 1, and --size at least --body".into());
+        }
+        if self.size > OFFERED_MAX {
+            return Err("--size: a node offers 64 MiB at a time".into());
+        }
+        Ok(())
+    }
+}
+
+/// `4MiB`, `512KiB`, `1000`.
+fn bytes(text: &str) -> Result<u64, Failure> {
+    let (digits, unit) = match (text.strip_suffix("MiB"), text.strip_suffix("KiB")) {
+        (Some(digits), _) => (digits, MIB),
+        (_, Some(digits)) => (digits, KIB),
+        _ => (text, 1),
+    };
+    let number: u64 =
+        digits.parse().map_err(|_| format!("{text}: bytes are written as 4MiB, 512KiB or 1000"))?;
+    Ok(number.checked_mul(unit).ok_or(format!("{text} is too large"))?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Options;
+
+    #[test]
+    fn options_are_read_and_what_cannot_be_is_refused() {
+        let read = |text: &str| Options::read(&text.split_whitespace().collect::<Vec<_>>());
+        let options = read("--nodes 32 --mbit 100 --size 64MiB --json").unwrap();
+        assert_eq!((options.nodes, options.mbit, options.size, options.json), (32, 100, 64 << 20, true));
+        for wrong in
+            ["--nodes 2", "--nodes", "--nodes x", "--size 65MiB", "--size 1KiB", "--mbit 0", "--quite 1"]
+        {
+            assert!(read(wrong).is_err(), "{wrong}");
+        }
+    }
+}

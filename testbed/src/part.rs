@@ -1,0 +1,182 @@
+//! The nodes of a run, as who has the say knows them.
+//!
+//! Invariant: what a node says is heard in order; nothing is awaited longer than it may take.
+
+use std::collections::VecDeque;
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::fs::DirBuilderExt;
+use std::process::{Child, ChildStdin};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+
+use crate::Failure;
+use crate::clock::{Until, pause};
+use crate::network::Network;
+
+/// One node, and its relay if there is one.
+#[derive(Debug)]
+struct Part {
+    child: Child,
+    input: ChildStdin,
+    heard: VecDeque<String>,
+    relay: Option<Child>,
+}
+
+/// See the head of this file.
+#[derive(Debug)]
+pub(crate) struct Parts {
+    parts: Vec<Part>,
+    lines: Receiver<(usize, Option<String>)>,
+}
+
+const PORT: u16 = 4_420;
+const RELAY_PORT: usize = 5_000;
+
+impl Parts {
+    /// A node on each host, each linked to each other. `delay_ms`: later than the line, each way.
+    pub(crate) fn start(network: &Network, delay_ms: u64) -> Result<Self, Failure> {
+        let (sender, lines) = channel();
+        let mut parts = Self { parts: Vec::new(), lines };
+        // Who is dialed has the larger index, and is there first.
+        for index in 0..network.hosts() {
+            let relay = relay(network, index, delay_ms)?;
+            let part = part(network, index, relay, &sender)?;
+            parts.parts.push(part);
+        }
+        for index in 0..network.hosts() {
+            parts.hear(index, "ready", Duration::from_secs(60))?;
+        }
+        parts.wait_for_links(Duration::from_secs(60))?;
+        Ok(parts)
+    }
+
+    fn wait_for_links(&mut self, most: Duration) -> Result<(), Failure> {
+        let until = Until::after(most);
+        for index in 0..self.parts.len() {
+            while self.links(index)?.len() + 1 < self.parts.len() {
+                if until.left().is_zero() {
+                    return Err(format!("node {index} is not linked to all others after {most:?}").into());
+                }
+                pause(Duration::from_millis(50));
+            }
+        }
+        Ok(())
+    }
+
+    pub(crate) fn count(&self) -> usize {
+        self.parts.len()
+    }
+
+    pub(crate) fn pid(&self, index: usize) -> u32 {
+        self.parts[index].child.id()
+    }
+
+    pub(crate) fn tell(&mut self, index: usize, line: &str) -> Result<(), Failure> {
+        writeln!(self.parts[index].input, "{line}").map_err(|error| format!("node {index}: {error}"))?;
+        Ok(())
+    }
+
+    /// Waits for a line of this node that begins so; what follows in it. Others are kept.
+    pub(crate) fn hear(&mut self, index: usize, first: &str, most: Duration) -> Result<String, Failure> {
+        let until = Until::after(most);
+        loop {
+            let heard = &mut self.parts[index].heard;
+            if let Some(at) = heard.iter().position(|line| line.starts_with(first)) {
+                let line = heard.remove(at).unwrap_or_default();
+                return Ok(line[first.len()..].trim().to_owned());
+            }
+            match self.lines.recv_timeout(until.left()) {
+                Ok((from, Some(line))) => self.parts[from].heard.push_back(line),
+                Ok((from, None)) => return Err(format!("node {from} has ended").into()),
+                Err(_) => return Err(format!("node {index} has not said `{first}` within {most:?}").into()),
+            }
+        }
+    }
+
+    /// Asks a node something that it answers at once.
+    pub(crate) fn ask(&mut self, index: usize, word: &str) -> Result<Value, Failure> {
+        self.tell(index, word)?;
+        let told = self.hear(index, word, Duration::from_secs(30))?;
+        Ok(serde_json::from_str(&told)?)
+    }
+
+    /// The links of a node that stand: to whom, since when, and what a round trip takes.
+    pub(crate) fn links(&mut self, index: usize) -> Result<Vec<Value>, Failure> {
+        Ok(self.ask(index, "links")?.as_array().cloned().unwrap_or_default())
+    }
+
+    /// Stops a node as a debugger does, or lets it go on.
+    pub(crate) fn signal(&self, index: usize, signal: Signal) -> Result<(), Failure> {
+        let pid = i32::try_from(self.pid(index)).ok().and_then(Pid::from_raw).ok_or("no process id")?;
+        kill_process(pid, signal)?;
+        Ok(())
+    }
+}
+
+impl Drop for Parts {
+    fn drop(&mut self) {
+        for part in &mut self.parts {
+            for child in [Some(&mut part.child), part.relay.as_mut()].into_iter().flatten() {
+                let _ = child.kill();
+                let _ = child.wait();
+            }
+        }
+    }
+}
+
+fn part(
+    network: &Network,
+    index: usize,
+    relay: Option<Child>,
+    sender: &Sender<(usize, Option<String>)>,
+) -> Result<Part, Failure> {
+    let directory = network.directory().join(index.to_string());
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&directory)?;
+    let own = (index.to_string(), format!("{}:{PORT}", network.address(index)));
+    let directory = directory.display().to_string();
+    let mut words = vec!["node", &directory, &own.0, &own.1];
+    let others = (0..network.hosts()).filter(|other| *other != index);
+    let peers: Vec<String> = others
+        .map(|other| match &relay {
+            Some(_) if other > index => format!("{other}=127.0.0.1:{}", RELAY_PORT + other),
+            _ => format!("{other}={}:{PORT}", network.address(other)),
+        })
+        .collect();
+    words.extend(peers.iter().map(String::as_str));
+    let mut child = network.on(index, &words)?.spawn()?;
+    let (input, output) = (child.stdin.take().ok_or("no input")?, child.stdout.take().ok_or("no output")?);
+    let sender = sender.clone();
+    std::thread::spawn(move || {
+        for line in BufReader::new(output).lines().map_while(Result::ok) {
+            if sender.send((index, Some(line))).is_err() {
+                return;
+            }
+        }
+        let _ = sender.send((index, None));
+    });
+    Ok(Part { child, input, heard: VecDeque::new(), relay })
+}
+
+/// What stands between a host and those that it dials, where lines are to be late.
+fn relay(network: &Network, index: usize, delay_ms: u64) -> Result<Option<Child>, Failure> {
+    if delay_ms == 0 || index + 1 == network.hosts() {
+        return Ok(None);
+    }
+    let mut words = vec!["relay".to_owned(), delay_ms.to_string()];
+    for other in index + 1..network.hosts() {
+        words.push(format!("127.0.0.1:{}", RELAY_PORT + other));
+        words.push(format!("{}:{PORT}", network.address(other)));
+    }
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    let mut child = network.on(index, &words)?.spawn()?;
+    let mut line = String::new();
+    let output = child.stdout.take().ok_or("no output")?;
+    BufReader::new(output).read_line(&mut line)?;
+    if line.trim() != "ready" {
+        return Err(format!("the relay of host {index} has ended").into());
+    }
+    Ok(Some(child))
+}
