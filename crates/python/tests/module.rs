@@ -147,6 +147,8 @@ claims! {
     fn what_waits_for_a_thread_at_the_end_is_counted_as_dropped();
     fn its_own_handler_comes_before_patterns_and_the_last_one_wins();
     fn a_handler_that_fails_is_counted_and_told_and_the_next_message_handled();
+    fn a_handler_that_is_removed_is_called_no_more();
+    fn ten_thousand_handlers_that_come_and_go_leave_the_process_as_it_was();
     fn a_topic_without_a_handler_is_told_at_the_level_that_was_set();
     fn a_flood_makes_no_task_and_no_future_for_each_message();
     fn messages_of_one_publisher_and_topic_come_in_order_and_once();
@@ -263,6 +265,8 @@ claims! {
     "test_bus_limits.Limits":
     fn the_eleventh_result_meets_a_limit_of_ten();
     fn the_eleventh_event_meets_a_limit_of_ten();
+    fn a_limit_of_0_is_the_most_that_a_queue_may_have();
+    fn who_pulls_and_who_answers_has_as_much_in_hand_as_was_said();
     fn who_pushes_waits_as_long_as_was_said_and_not_at_all_where_that_is_0();
     fn who_publishes_waits_as_long_as_was_said_and_not_at_all_where_that_is_0();
     fn an_answer_has_the_time_that_was_said_and_hardly_any_where_that_is_0();

@@ -184,6 +184,13 @@ class MessageBus:
         """One more handler of a topic or pattern, called after those before it, each with its own care."""
         self._subscribing.handlers.add(topic, fn, care_of(retry, breaker, dead_letter))
 
+    def remove_handler(self, topic: str, fn: Function | None = None) -> bool:
+        """Takes away the handlers of a topic or pattern, as it was registered, or `fn` alone; returns whether there was one.
+
+        What has come for it and waits is still handled by it.
+        """
+        return self._subscribing.handlers.remove(topic, fn)
+
     def use(self, *, before_send: Hook | None = None, after_receive: Hook | None = None) -> None:
         """Hooks, called in the order in which they were added with each message: events, results and requests.
 

@@ -75,6 +75,17 @@ class Handlers:
         self._registered[_checked(topic)] = (*self._registered.get(topic, ()), handler)
         self._known = {}
 
+    def remove(self, topic: str, function: Function | None) -> bool:
+        """Takes away the handlers of a topic or pattern, or the one that is `function`; whether there was any."""
+        before = self._registered.get(topic, ())
+        left = tuple(handler for handler in before if function is not None and handler.function != function)
+        if left:
+            self._registered[topic] = left
+        else:
+            self._registered.pop(topic, None)
+        self._known = {}
+        return len(left) < len(before)
+
     def times(self) -> dict[str, dict[str, float]]:
         """By topic or pattern: the calls of its handlers, and within which time 99 of 100 are done."""
         found: dict[str, dict[str, float]] = {}

@@ -2,12 +2,15 @@
 
 import asyncio
 import functools
+import gc
 import logging
+import os
 import threading
+import weakref
 
-from bus_stage import BusClaims, Gate, Held
+from bus_stage import BusClaims, Gate, Held, threads
 from message_bus import MessageBus, Ports, Topics
-from stage import PATIENCE
+from stage import PATIENCE, resident
 
 
 class Handlers(BusClaims):
@@ -205,6 +208,95 @@ class Handlers(BusClaims):
                     ("rest again", "trade.a.b"),
                 ],
             )
+
+        self.run_async(main())
+
+    def test_a_handler_that_is_removed_is_called_no_more(self):
+        async def main():
+            seen = []
+
+            def told(name):
+                async def handler(message):
+                    seen.append(name)
+
+                return handler
+
+            async with self.bus() as bus:
+                own, one, other = told("own"), told("one"), told("other")
+                bus.register_handler("price.tick", own)
+                bus.register_handler("price.*", one)
+                bus.add_handler("price.*", other)
+                await self.listens(bus)
+
+                async def called():
+                    seen.clear()
+                    await bus.publish("price.tick", None)
+                    await bus.publish("last", None)
+                    await self.until(lambda: "last" in seen)
+                    return seen[:-1]
+
+                bus.register_handler("last", told("last"))
+                self.assertEqual(await called(), ["own"])
+                self.assertFalse(bus.remove_handler("price.tick", one), "it is another's")
+                self.assertEqual(await called(), ["own"])
+                self.assertTrue(bus.remove_handler("price.tick"))
+                self.assertEqual(await called(), ["one", "other"])
+                self.assertTrue(bus.remove_handler("price.*", one))
+                self.assertEqual(await called(), ["other"])
+                self.assertTrue(bus.remove_handler("price.*", other))
+                self.assertEqual(await called(), [])
+                self.assertEqual([bus.remove_handler("price.*"), bus.remove_handler("never"), bus.remove_handler("a.>.b")], [False] * 3)
+                self.assertEqual(list(bus.get_metrics(extended=True)["handlers"]), ["last"])
+
+        self.run_async(main())
+
+    def test_ten_thousand_handlers_that_come_and_go_leave_the_process_as_it_was(self):
+        there, handled, at_once = weakref.WeakSet(), 0, 4
+
+        def handlers(number):
+            async def here(message):
+                nonlocal handled
+                handled += 1
+
+            def in_a_thread(message):
+                return here(message)
+
+            found = [here, in_a_thread][number % 2]
+            there.add(found)
+            return found
+
+        def left():
+            gc.collect()
+            return len(there), len(threads()), len(os.listdir("/proc/self/fd"))
+
+        async def rounds(bus, count):
+            nonlocal handled
+            for number in range(count):
+                handled = 0
+                # Names that stay and names that never were, of topics and of patterns; one in four is one more of its name.
+                topics = [(f"t{n}", f"r{number}.{n}", "t.*", f"r{number}.{n}.>")[n % 4] for n in range(100)]
+                for n, topic in enumerate(topics):
+                    (bus.add_handler if n % 4 == 2 else bus.register_handler)(topic, handlers(n // 4))
+                for topic in (*topics[::4], "t.x"):
+                    await bus.publish(topic, None)
+                await self.until(lambda: handled == 50)
+                self.assertTrue(all([bus.remove_handler(topic) for topic in dict.fromkeys(topics)]))
+
+        async def main():
+            async with self.bus({"handler_max_concurrency": at_once}) as bus:
+                await self.listens(bus)
+                # What is made once is made now.
+                await rounds(bus, 20)
+                await self.until(lambda: left()[0] == 0)
+                before, bytes_before = left(), resident()
+                await rounds(bus, 100)
+                await self.until(lambda: left()[0::2] == before[0::2], "neither a handler nor a descriptor is left")
+                self.assertLessEqual(len(threads()), before[1] + 2 * at_once, "and no thread, but those that all share")
+                grown = resident() - bytes_before
+                self.assertLess(grown, 4 << 20, "400 bytes a handler")
+                self.assertEqual(bus.get_metrics(extended=True)["handlers"], {})
+                self.assertEqual(bus.get_metrics()["errors"], 0)
+                self.evidence(handlers=10_000, handled=5000, left=before[0], kib=max(grown, 0) >> 10)
 
         self.run_async(main())
 

@@ -80,6 +80,65 @@ class Limits(BusClaims):
             self.run_async(main(hwm))
         self.evidence(limits=4)
 
+    def test_a_limit_of_0_is_the_most_that_a_queue_may_have(self):
+        more = DEFAULT_CONFIG["hwm_outbound"] + 100
+
+        async def main():
+            config = {"hwm_outbound": 0, "push_send_timeout": 0, "pub_send_timeout": PATIENCE}
+            async with self.bus(config) as bus, self.bus({"hwm_inbound": 0}) as slow:
+                stuck = Gate()
+                slow.register_handler("x", stuck)
+                await self.listens(slow)
+                await bus.ready("x")
+                for number in range(more):
+                    await bus.push_result(number)
+                    await bus.publish("x", number)
+                await self.until(lambda: slow.get_metrics()["messages_received"] == more)
+                self.assertEqual(slow.get_metrics(extended=True)["inbound_waiting"], more)
+                metrics = bus.get_metrics()
+                self.assertEqual([metrics[name] for name in ("messages_sent", "backpressure_events", "outbound_dropped")], [2 * more, 0, 0])
+                stuck.open.set()
+
+        self.run_async(main())
+
+    def test_who_pulls_and_who_answers_has_as_much_in_hand_as_was_said(self):
+        class Slow(ResultBus):
+            async def _handle_pulled_message(self, message):
+                if message["data"] == 100:
+                    await self.stuck.wait()
+                await super()._handle_pulled_message(message)
+
+            async def _handle_request(self, request):
+                self.inside += 1
+                await self.stuck.wait()
+                return request["data"]
+
+        async def main(hwm):
+            async with self.bus() as bus, self.bus({"hwm_inbound": hwm}, kind=Slow) as slow:
+                slow.stuck, slow.inside = asyncio.Event(), 0
+                for number in range(400):
+                    await bus.push_result(number)
+                loops = [asyncio.create_task(slow.pull_results_loop()), asyncio.create_task(slow.response_loop())]
+                await self.until(lambda: len(slow.results) == 100, "the results before the one that takes long")
+                asking = [asyncio.create_task(bus.request(number, timeout=PATIENCE)) for number in range(2 * hwm)]
+                await self.until(lambda: slow.inside >= hwm)
+                for _ in range(300):
+                    await asyncio.sleep(0)
+                inside, waiting = slow.inside, slow.get_metrics(extended=True)["inbound_waiting"]
+                slow.stuck.set()
+                self.assertEqual(await asyncio.gather(*asking), list(range(2 * hwm)))
+                await self.until(lambda: len(slow.results) == 400)
+                del loops
+                return inside, waiting - inside
+
+        # However slow this machine is, results count as quick.
+        with mock.patch("message_bus._pull.SLOW", 1000 * PATIENCE):
+            inside, pulled = self.run_async(main(3))
+            self.assertEqual((inside, pulled in (1, 2, 3)), (3, True), pulled)
+            inside, more = self.run_async(main(50))
+            self.assertEqual((inside, 3 < more <= 50), (50, True), more)
+        self.evidence(limits="3,50", results=f"{pulled},{more}")
+
     def test_who_pushes_waits_as_long_as_was_said_and_not_at_all_where_that_is_0(self):
         async def main():
             config = {"hwm_outbound": 10, "push_send_timeout": PATIENCE}

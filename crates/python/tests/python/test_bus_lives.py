@@ -505,8 +505,26 @@ print("ends", flush=True)
                         self.assertTrue((await bus.publish_ex("x", 1)).accepted)
                         self.assertTrue((await bus.publish_ex("x", 1)).accepted)
 
+        async def pushes():
+            with tempfile.TemporaryDirectory() as parent:
+                directory = os.path.join(parent, "run")
+                with open(directory, "w") as blocked:
+                    blocked.write("no directory")
+                with mock.patch.dict(os.environ, {"BUSWAY_DIR": directory}):
+                    async with self.bus({"failed_socket_cooldown": 0.5, "breaker": "strict"}) as bus:
+                        for _ in range(3):
+                            await bus.push_result(1)
+                        metrics = bus.get_metrics(extended=True)
+                        self.assertEqual(metrics["causes"]["outbound_dropped.cooldown"], 2)
+                        self.assertEqual((metrics["outbound_dropped"], metrics["errors"], metrics["failed_bind_count"]), (3, 1, 1))
+                        os.remove(directory)
+                        await self.until(lambda: not bus._core.breaker("push:5556").opened)
+                        await bus.push_result(1)
+                        self.assertEqual(bus.get_metrics()["messages_sent"], 1)
+
         self.run_async(main({"failed_socket_cooldown": 0.5}, 3))
         self.run_async(main({"failed_socket_cooldown": 0.5, "breaker": "strict"}, 1))
+        self.run_async(pushes())
 
     def test_a_subscription_that_cannot_be_opened_is_tried_again(self):
         async def main():

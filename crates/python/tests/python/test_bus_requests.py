@@ -7,7 +7,7 @@ from unittest import mock
 
 import busway
 from bus_stage import BusClaims
-from message_bus import Cooldown, MessageBus, Ports
+from message_bus import DEFAULT_CONFIG, Cooldown, MessageBus, Ports
 from stage import PATIENCE, Child
 
 
@@ -118,19 +118,35 @@ class Requests(BusClaims):
             self.run_async(main())
 
     def test_the_time_of_a_request_is_shared_or_halved_as_was_said(self):
-        async def answered(config):
+        #: Seconds, of which a request has five.
+        half, end = 2.5, 5.0
+
+        async def answered(after, config, port):
             async with self.bus(config) as bus, self.bus(kind=Held) as held:
-                await self.answers(held)
-                asking = asyncio.create_task(bus.request("late"))
+                await self.answers(held, port)
+                asking = asyncio.create_task(bus.request(port, port))
                 await self.until(lambda: held.inside == 1)
-                # Later than half of the time, and sooner than all of it.
-                await asyncio.wait([asking], timeout=2.2)
+                await asyncio.wait([asking], timeout=after)
                 held.open.set()
+                return await asking == port
+
+        async def nobody_comes():
+            async with self.bus({"late_join_ms": 1000 * PATIENCE}) as bus:
+                asking = asyncio.create_task(bus.request(0, 1))
+                # Half of the time is for sending, and for who answers to come.
+                await asyncio.wait([asking], timeout=(half + end) / 2)
+                self.assertTrue(asking.done())
                 return await asking
 
-        self.assertEqual(self.run_async(answered({"req_total_timeout": 4.0})), "late")
+        async def main():
+            halved = {"req_timeout_split": "half"}
+            cases = [(1.0, {}), (1.0, halved), (3.7, {}), (3.7, halved), (end + 0.5, {}), (end + 0.5, {"req_total_timeout": 2 * PATIENCE})]
+            found = await asyncio.gather(nobody_comes(), *(answered(*case, 7001 + n) for n, case in enumerate(cases)))
+            self.assertEqual(found, [None, True, True, True, False, False, True])
+
+        self.assertEqual(DEFAULT_CONFIG["req_total_timeout"], end)
         with self.assertLogs("message_bus", logging.WARNING):
-            self.assertIsNone(self.run_async(answered({"req_total_timeout": 4.0, "req_timeout_split": "half"})))
+            self.run_async(main())
 
     def test_that_nobody_answers_is_known_before_the_time_is_over(self):
         async def main():
@@ -242,6 +258,10 @@ asyncio.run(main())
                 await self.until(lambda: state.get_metrics(extended=True)["causes"].get("idle", 0) >= 2)
                 self.assertEqual((await bus.request("after it"))["echo"], "after it")
                 self.assertEqual(state.get_metrics()["errors"], 0)
+            async with self.bus() as bus, self.bus({"rep_recv_timeout": 0}, kind=StateBus) as state:
+                await self.answers(state)
+                self.assertEqual((await bus.request("never idle"))["echo"], "never idle")
+                self.assertNotIn("idle", state.get_metrics(extended=True)["causes"])
 
         self.run_async(main())
 
