@@ -3,10 +3,12 @@
 //! A program offers an artifact on a topic; its node tells the others, which ask for the bytes of whoever has them. An offer is state, not a message: it stands until
 //! it is withdrawn, and who comes late, or was away, is told what stands then. Who subscribes is given each artifact once, whole and checked.
 //!
-//! What a node has of others lies in its memory, within its budgets. An artifact has up to 256 KiB.
+//! What a node has of others lies in its memory, within its budgets, and what is larger than 256 KiB in its store, in memory or in a directory. It comes in pieces, from all who have some.
 //!
-//! Invariant: what is handed out has the size and the hash that its advert says.
+//! Invariant: what is handed out has the size and the hash that its advert says; what is handed out of one that still comes is a part of that.
 
+use std::io::Read;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,10 +19,14 @@ use crate::bus::Bus;
 use crate::error::{Code, Error};
 use crate::runtime::{Call, Calls};
 
+mod artifact;
 mod offer;
+pub(crate) mod store;
 mod subscriber;
 
+pub use artifact::{Arriving, Artifact, Reader};
 pub use busway_protocol::gossip::{ArtifactId, Interest};
+use offer::Source;
 pub use offer::{Destination, Offer, OfferBuilder, Reach};
 pub use subscriber::{Event, Subscriber, SubscriberBuilder};
 
@@ -35,13 +41,6 @@ pub struct Artifacts {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Advert {
     of: gossip::Advert,
-}
-
-/// An artifact, with its bytes.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Artifact {
-    advert: Advert,
-    body: Arc<[u8]>,
 }
 
 /// What the node has counted of artifacts. Of what it was told, `told` = `handled` + `coalesced` + `dropped`.
@@ -66,6 +65,14 @@ pub struct Counts {
     pub bytes_wasted: u64,
     /// The same that it gave to others.
     pub bytes_given: u64,
+    /// Pieces that were damaged in the store, and were not handed out.
+    pub damaged: u64,
+    /// Times that an artifact that was wanted had no room in the store, or that this could not be written.
+    pub full: u64,
+    /// Bytes of the store that are taken.
+    pub stored_bytes: u64,
+    /// Artifacts that are wanted, and for which there is no room now.
+    pub waiting: u64,
 }
 
 /// What `busway artifacts ls` shows of one.
@@ -98,9 +105,44 @@ impl Artifacts {
         Ok(Self { calls, pattern })
     }
 
-    /// Offers these bytes, at most 256 KiB, to be opened with [`OfferBuilder::open`].
+    /// Offers these bytes, at most 4 GiB and what the store of the node has room for, to be opened with [`OfferBuilder::open`].
     pub fn offer(&self, body: &[u8]) -> OfferBuilder {
-        OfferBuilder::new(&self.calls, self.topic(), body)
+        self.offer_of(Source::Bytes(body.into()))
+    }
+
+    /// Offers what is in a file now, as [`Artifacts::offer`]: it is read when the offer is opened, and may go behind that.
+    pub fn offer_file(&self, path: impl AsRef<Path>) -> OfferBuilder {
+        self.offer_of(Source::File(path.as_ref().to_owned()))
+    }
+
+    /// Offers what this gives until its end, as [`Artifacts::offer`]: it is read when the offer is opened.
+    pub fn offer_reader(&self, reader: impl Read + Send + 'static) -> OfferBuilder {
+        self.offer_of(Source::Reader(Box::new(reader)))
+    }
+
+    fn offer_of(&self, source: Source) -> OfferBuilder {
+        OfferBuilder::new(&self.calls, self.topic(), source)
+    }
+
+    /// The artifact of this name, if this node or another offers it on a topic of these: waits for it at most for `timeout`.
+    ///
+    /// # Errors
+    /// [`Code::TimedOut`] where it is not all here by then; what has come of it is not asked for again, if the store is a directory. [`Code::Closed`] where the node has ended;
+    /// [`Code::Forked`].
+    pub fn fetch(&self, id: ArtifactId, timeout: Duration) -> Result<Artifact, Error> {
+        let mut subscriber = self.subscriber().only(id).open()?;
+        let deadline = busway_shm::clock::Deadline::after(timeout);
+        loop {
+            match subscriber.recv_timeout(deadline.remaining().unwrap_or(timeout))? {
+                Some(Event::Received(artifact)) => return Ok(artifact),
+                Some(Event::Withdrawn(_) | Event::Progress { .. } | Event::Arriving(_)) => {}
+                None => {
+                    return Err(Error::new(Code::TimedOut, format!("it has not come after {timeout:?}"))
+                        .at(format!("artifact {id}"))
+                        .remedy("see who offers it: Artifacts::list, and who is linked: busway peers"));
+                }
+            }
+        }
     }
 
     /// Who is given the artifacts, to be opened with [`SubscriberBuilder::open`].
@@ -123,8 +165,13 @@ impl Artifacts {
     /// What the node has counted since its start, of all topics.
     #[must_use]
     pub fn counts(&self) -> Counts {
-        let (counts, _, denied) = self.calls.counts();
+        let (counts, usage, denied, full) = self.calls.counts();
+        let (damaged, stored_bytes) = self.calls.store.counts();
         Counts {
+            damaged,
+            full,
+            stored_bytes,
+            waiting: usage.starved as u64,
             told: counts.told_of,
             handled: counts.handled,
             coalesced: counts.coalesced,
@@ -183,30 +230,6 @@ impl Advert {
 
     pub(crate) fn reference(&self) -> gossip::Reference {
         self.of.of
-    }
-}
-
-impl Artifact {
-    pub(crate) fn new(advert: gossip::Advert, body: Arc<[u8]>) -> Self {
-        Self { advert: Advert::new(advert), body }
-    }
-
-    /// What it is.
-    #[must_use]
-    pub fn advert(&self) -> &Advert {
-        &self.advert
-    }
-
-    /// Its bytes.
-    #[must_use]
-    pub fn bytes(&self) -> &[u8] {
-        &self.body
-    }
-
-    /// Its bytes, shared: nothing is copied.
-    #[must_use]
-    pub fn body(&self) -> Arc<[u8]> {
-        self.body.clone()
     }
 }
 

@@ -67,6 +67,7 @@ codes! {
     AddressUnusable = 211, "an address cannot be listened at";
     EndpointTaken = 212, "another process is this endpoint of its cluster already";
     NoNode = 213, "no node of this process shares artifacts";
+    StoreUnusable = 214, "the store of artifacts cannot be used";
     DomainBudget = 301, "the byte budget of the domain is spent";
     Descriptors = 302, "the process has no file descriptor left";
     AddressSpace = 303, "the process has no address space left";
@@ -91,6 +92,7 @@ codes! {
     TooFarAhead = 413, "a request has not ended, and so many were sent after it that its place is needed";
     Rejected = 414, "a hook rejected the message before it was sent";
     BreakerOpen = 415, "sending failed again and again, and nothing is tried for a while";
+    BytesLost = 416, "bytes of an artifact are not here, and nobody is there who gives them";
     LayoutDiffers = 501, "the peer was built with another memory layout";
     SegmentRefused = 502, "a segment from a peer is not what it must be";
     ProtocolBroken = 503, "the peer sent what the control protocol does not allow";

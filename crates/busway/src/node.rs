@@ -8,17 +8,19 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use busway_protocol::PeerId;
 use busway_wire::limits::{
-    FLOW_BYTES_ALL_DEFAULT, FLOW_FLOOR_BYTES, FLOW_FLOOR_MESSAGES, LINK_CREDIT_BYTES_DEFAULT,
-    LINK_CREDIT_MESSAGES_DEFAULT, LINK_PING_MS, LINK_UNIDENTIFIED_DEFAULT,
+    ARTIFACT_STORE_BYTES_DEFAULT, FLOW_BYTES_ALL_DEFAULT, FLOW_FLOOR_BYTES, FLOW_FLOOR_MESSAGES,
+    LINK_CREDIT_BYTES_DEFAULT, LINK_CREDIT_MESSAGES_DEFAULT, LINK_PING_MS, LINK_UNIDENTIFIED_DEFAULT,
     LINK_UNIDENTIFIED_OF_ADDRESS_DEFAULT,
 };
 
 use crate::acl::Acl;
+use crate::artifacts::store::StoreConfig;
 use crate::bus::Bus;
 use crate::error::{Code, Error};
 use crate::runtime::{Change, Hub, HubConfig, Stepped};
@@ -73,6 +75,7 @@ pub struct NodeBuilder {
     name: Option<String>,
     shares_work: bool,
     shares_artifacts: bool,
+    store: StoreConfig,
     plain_beyond_loopback: bool,
     tls: Option<Tls>,
     token: Option<Secret>,
@@ -158,6 +161,20 @@ impl NodeBuilder {
         self
     }
 
+    /// Artifacts that come in pieces lie in this directory, which no other node has: what is there of them when the node is killed is not fetched again. It is made where it is not
+    /// there, its parent is not. Default: they lie in memory.
+    pub fn artifact_store(mut self, directory: impl AsRef<Path>) -> Self {
+        self.store.directory = Some(directory.as_ref().to_owned());
+        self
+    }
+
+    /// Bytes of artifacts that come in pieces, in memory or in [`NodeBuilder::artifact_store`]. What this node offers or wants stays; for what else there is the oldest goes first.
+    /// Default 1 GiB.
+    pub fn artifact_store_bytes(mut self, bytes: u64) -> Self {
+        self.store.bytes_max = bytes;
+        self
+    }
+
     /// The name of this host, for people. Default: that of the kernel.
     pub fn name(mut self, name: &str) -> Self {
         self.name = Some(name.to_owned());
@@ -239,6 +256,7 @@ impl NodeBuilder {
         Ok(HubConfig {
             shares_work: self.shares_work,
             shares_artifacts: self.shares_artifacts,
+            store: self.store,
             cluster: self.cluster,
             identity: self.identity,
             listen: self.listen,
@@ -431,6 +449,7 @@ impl Node {
             name: None,
             shares_work: true,
             shares_artifacts: true,
+            store: StoreConfig { directory: None, bytes_max: ARTIFACT_STORE_BYTES_DEFAULT },
             plain_beyond_loopback: false,
             tls: None,
             token: None,

@@ -32,7 +32,9 @@ mod stepped;
 
 pub(crate) use door::Change;
 pub(crate) use export::Outbound;
-pub(crate) use gossip::{Call, Calls, Mailbox, Note, ReaderId, Standing, Stands, Taken, ended, names};
+pub(crate) use gossip::{
+    Body, Call, Calls, Mailbox, Note, ReaderId, Standing, Stands, Taken, Tells, Wants, ended, names,
+};
 pub(crate) use hub::{Hub, HubConfig, LinkView};
 pub(crate) use staging::{Goal, Pieces, Staging};
 pub use stepped::{Simulated, Stepped, UnderWay, control_due_ns, step_control};

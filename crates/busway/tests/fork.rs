@@ -68,7 +68,7 @@ fn a_forked_child_is_told_of_artifacts_and_its_parents_stand() {
         let Some(Event::Received(artifact)) = subscriber.recv_timeout(PATIENCE).unwrap() else {
             panic!("it comes to the parent")
         };
-        assert_eq!((artifact.bytes(), offer.reach()), (&[n as u8; 50][..], Reach::Offered));
+        assert_eq!((&artifact.bytes().unwrap()[..], offer.reach()), (&[n as u8; 50][..], Reach::Offered));
         offer.withdraw();
         assert!(matches!(subscriber.recv_timeout(PATIENCE).unwrap(), Some(Event::Withdrawn(_))));
     }

@@ -85,6 +85,10 @@ pub struct Links {
     pub strangers_max: u32,
     /// Of those, the ones from one address beyond this host.
     pub strangers_of_address_max: u32,
+    /// The directory of artifacts that come in pieces; `None`: they lie in memory.
+    pub artifact_store: Option<PathBuf>,
+    /// Bytes of them.
+    pub artifact_store_bytes: u64,
     /// How long a peer may be silent before it is asked whether it is there.
     pub keep_alive: Duration,
     /// Messages that each peer may have under way to this node.
@@ -110,6 +114,10 @@ impl Links {
             .flows_bytes(self.flows_bytes)
             .flows_floor(self.floor_in_flight, self.floor_bytes)
             .strangers_max(self.strangers_max, self.strangers_of_address_max);
+        builder = builder.artifact_store_bytes(self.artifact_store_bytes);
+        if let Some(directory) = &self.artifact_store {
+            builder = builder.artifact_store(directory);
+        }
         if let Some(name) = &self.name {
             builder = builder.name(name);
         }

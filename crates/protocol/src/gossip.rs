@@ -152,6 +152,7 @@ impl Gossip {
             }
             Input::Judged { of, interest } => self.judge(now, of, interest, out),
             Input::Release { of } => self.release(now, of),
+            Input::Lost { id } => self.lost(now, id, out),
             Input::Forget { node } if self.peers.contains_key(&node) => {}
             Input::Forget { node } => {
                 let marked = self.known.marked;
@@ -181,8 +182,8 @@ impl Gossip {
         let replaced = offering.instead_of;
         let version = replaced.and_then(|slot| self.table.slot(slot)).map(|own| own.version);
         offering.check()?;
-        let parts = (Travel::of(offering.body.len() as u64) == Travel::Pieces).then(|| offering.body.clone());
-        let kept = parts.map(|body| self.keep(&body)).transpose()?;
+        let parted = Travel::of(offering.size()) == Travel::Pieces;
+        let kept = parted.then(|| self.keep(&offering)).transpose()?;
         let offered = self.table.offer(now, offering);
         if let (Ok(slot), Some(id)) = (&offered, kept)
             && let Some(of) = self.own(*slot)
@@ -262,6 +263,7 @@ impl Gossip {
             held: self.peers.values().filter_map(|peer| peer.reader.as_ref()).map(Reader::held).sum(),
             asks: self.peers.values().map(|peer| peer.asks.len()).sum(),
             waiting: waiting + self.starved.len(),
+            starved: self.starved.len(),
             hedged,
         }
     }
@@ -414,6 +416,11 @@ impl Gossip {
         self.marks_by(now, if inside { GOSSIP_MARKS_INSIDE_MS } else { GOSSIP_MARKS_MS });
     }
 
+    /// What comes in pieces, and how many of its bytes are here.
+    pub fn arriving(&self) -> impl Iterator<Item = (Reference, u64)> {
+        self.parts.iter().map(|(of, parts)| (*of, parts.bytes()))
+    }
+
     /// The user has no need of the bytes any more.
     fn release(&mut self, now: Time, of: Reference) {
         let Some(entry) = self.known.entry_mut(of) else { return };
@@ -424,6 +431,8 @@ impl Gossip {
         if artifact.body.take().is_none() && !stored {
             return;
         }
+        // Who comes later and wants it is given it again.
+        (artifact.received, artifact.interest) = (false, Some(Interest::Stash));
         entry.release_body(&mut self.flows);
         if !entry.told.is_empty() {
             self.known.mark(of);
@@ -470,7 +479,7 @@ impl Gossip {
                 if entry.charge_body(charged, &mut self.flows) {
                     fed = self.starved.remove(of);
                     if parted {
-                        self.begin_parts(now, of, (id, size), (holders, interest));
+                        self.begin_parts(now, of, (id, size), (holders, interest), out);
                         self.complete(now, of, out);
                     } else {
                         self.pulls.want(Key::whole(of), (Proof::Whole(id), size), holders, (interest, true));

@@ -82,6 +82,39 @@ impl ArtifactId {
     }
 }
 
+/// The text is no name of an artifact: 64 digits of `0-9a-f`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NoArtifactId;
+
+impl fmt::Display for NoArtifactId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the name of an artifact has 64 digits of 0-9a-f")
+    }
+}
+
+impl core::error::Error for NoArtifactId {}
+
+impl core::str::FromStr for ArtifactId {
+    type Err = NoArtifactId;
+
+    fn from_str(text: &str) -> Result<ArtifactId, NoArtifactId> {
+        let digit = |digit: u8| match digit {
+            b'0'..=b'9' => Ok(digit - b'0'),
+            b'a'..=b'f' => Ok(digit - b'a' + 10),
+            _ => Err(NoArtifactId),
+        };
+        let (pairs, rest) = text.as_bytes().as_chunks::<2>();
+        let mut id = [0; 32];
+        if pairs.len() != id.len() || !rest.is_empty() {
+            return Err(NoArtifactId);
+        }
+        for (byte, [high, low]) in id.iter_mut().zip(pairs) {
+            *byte = digit(*high)? << 4 | digit(*low)?;
+        }
+        Ok(ArtifactId(id))
+    }
+}
+
 impl fmt::Display for ArtifactId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))

@@ -565,6 +565,13 @@ pub const GOSSIP_HEDGE_PARTS: u64 = 64;
 /// Artifacts that a node offers at a time unless the user says otherwise, as the flow `advert` has them. One more is refused where it is offered.
 pub const GOSSIP_OFFERS_DEFAULT: u32 = 100_000;
 
+/// Bytes of the artifacts in pieces that a node has, unless the user says otherwise: some of the sizes that take a minute at 100 Mbit/s. What a further one needs is taken from what
+/// nobody needs, the oldest first; where there is none, it waits, or its offer is refused.
+pub const ARTIFACT_STORE_BYTES_DEFAULT: u64 = 1_024 * MIB;
+
+/// Bytes of an artifact that a program is given in one piece of memory: what a store in memory has a few of. A larger one is read in parts.
+pub const ARTIFACT_IN_MEMORY_BYTES_MAX: u64 = 256 * MIB;
+
 /// Bytes of the artifacts that a node offers, as [`GOSSIP_OFFERS_DEFAULT`]: some hundred of the largest.
 pub const GOSSIP_OFFERS_BYTES_DEFAULT: u64 = 64 * MIB;
 

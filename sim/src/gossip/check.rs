@@ -204,7 +204,8 @@ impl Checks {
                 }
                 *self.blamed.entry((whom, fault)).or_default() += 1;
             }
-            Output::Full { .. } | Output::Reached { .. } | Output::Expired { .. } => {}
+            Output::Damaged { of } => self.violate(|| format!("{node} has lost a part of {of:?}")),
+            Output::Full { .. } | Output::Begun { .. } | Output::Reached { .. } | Output::Expired { .. } => {}
         }
     }
 

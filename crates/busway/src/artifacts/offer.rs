@@ -2,13 +2,18 @@
 //!
 //! Invariant: an offer stands while its handle is there, unless it is kept, has reached all, or its time is up.
 
+use std::fmt;
+use std::io::Read;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use busway_protocol::gossip::{ArtifactId, Offering, Reference};
 use busway_wire::Topic;
+use busway_wire::limits::ARTIFACT_WHOLE_BYTES_MAX;
 
 use crate::artifacts::milliseconds;
+use crate::artifacts::store::Imported;
 use crate::error::{Code, Error};
 use crate::runtime::{Call, Calls, Standing, Stands, names};
 
@@ -40,22 +45,39 @@ pub enum Reach {
 }
 
 /// How an artifact is offered. See [`Artifacts::offer`](crate::artifacts::Artifacts::offer).
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 #[must_use = "an offer is made by `open`"]
 pub struct OfferBuilder {
     calls: Arc<Calls>,
     topic: Result<Topic, Error>,
-    body: Arc<[u8]>,
+    source: Source,
     attribute: Vec<u8>,
     to: Destination,
     reach_all: Option<Duration>,
     kept: bool,
 }
 
+/// Where its bytes come from.
+pub(super) enum Source {
+    Bytes(Arc<[u8]>),
+    File(PathBuf),
+    Reader(Box<dyn Read + Send>),
+}
+
+impl fmt::Debug for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Source::Bytes(bytes) => write!(f, "{} bytes", bytes.len()),
+            Source::File(path) => write!(f, "{}", path.display()),
+            Source::Reader(_) => f.write_str("a reader"),
+        }
+    }
+}
+
 impl OfferBuilder {
-    pub(super) fn new(calls: &Arc<Calls>, topic: Result<Topic, Error>, body: &[u8]) -> Self {
+    pub(super) fn new(calls: &Arc<Calls>, topic: Result<Topic, Error>, source: Source) -> Self {
         let (attribute, to) = (Vec::new(), Destination::All);
-        Self { calls: calls.clone(), topic, body: body.into(), attribute, to, reach_all: None, kept: false }
+        Self { calls: calls.clone(), topic, source, attribute, to, reach_all: None, kept: false }
     }
 
     /// What receivers are told beside, at most 256 bytes, so that they can decide whether they want it.
@@ -83,11 +105,12 @@ impl OfferBuilder {
         self
     }
 
-    /// Offers it.
+    /// Offers it. What is larger than 256 KiB is read into the store of the node first, by this thread.
     ///
     /// # Errors
-    /// [`Code::TooLarge`] above 256 KiB, or for a longer attribute; [`Code::Full`] where the node offers as much as it may; [`Code::BadTopic`] where the artifacts
-    /// were named by a pattern; [`Code::NotYet`] for another destination than [`Destination::All`]; [`Code::Closed`] where the node has ended.
+    /// [`Code::TooLarge`] above 4 GiB, or for a longer attribute; [`Code::Full`] where the node offers as much as it may, or its store has no room; [`Code::StoreUnusable`] where
+    /// it cannot be read, or the store cannot be written; [`Code::BadTopic`] where the artifacts were named by a pattern; [`Code::NotYet`] for another destination than
+    /// [`Destination::All`]; [`Code::Closed`] where the node has ended; [`Code::Forked`].
     pub fn open(self) -> Result<Offer, Error> {
         let topic = self.topic?;
         if self.to != Destination::All {
@@ -95,11 +118,19 @@ impl OfferBuilder {
                 .at(format!("topic {topic}"))
                 .remedy("offer it to all, and let those who do not want it drop it"));
         }
-        let id = ArtifactId::of(&self.body);
-        let (attribute, body) = (self.attribute, self.body);
-        let reach_all_ms = self.reach_all.map(milliseconds);
-        let offering = Offering { topic, attribute, body, instead_of: None, reach_all_ms };
+        if self.calls.is_inherited() {
+            return Err(crate::bus::forked());
+        }
+        let (attribute, reach_all_ms) = (self.attribute, self.reach_all.map(milliseconds));
+        let imported = self.source.import(&self.calls)?;
+        let (id, body, stored) = match &imported {
+            Imported::Small(body) => (ArtifactId::of(body), body.clone(), None),
+            // It is in hand until the machine needs it.
+            Imported::Stored(lease) => (lease.id(), Arc::from([]), Some((lease.id(), lease.size()))),
+        };
+        let offering = Offering { topic, attribute, body, stored, instead_of: None, reach_all_ms };
         let (of, standing) = self.calls.ask(|answer| Call::Offer { offering, answer })??;
+        drop(imported);
         Ok(Offer { calls: self.calls, of, id, standing, kept: self.kept })
     }
 }
@@ -159,6 +190,32 @@ impl Drop for Offer {
     fn drop(&mut self) {
         if !self.kept {
             self.calls.leave(Call::Withdraw { of: self.of });
+        }
+    }
+}
+
+impl Source {
+    fn import(self, calls: &Calls) -> Result<Imported, Error> {
+        match self {
+            Source::Bytes(bytes) if bytes.len() as u64 <= ARTIFACT_WHOLE_BYTES_MAX => {
+                Ok(Imported::Small(bytes))
+            }
+            Source::Bytes(bytes) => calls.store.import_sized(&mut &bytes[..], bytes.len() as u64),
+            Source::Reader(reader) => calls.store.import(reader),
+            Source::File(path) => {
+                let unreadable = |error: std::io::Error| {
+                    Error::new(Code::StoreUnusable, format!("it cannot be read: {error}"))
+                        .at(path.display().to_string())
+                        .remedy("name a file that this user may read")
+                };
+                let mut file = std::fs::File::open(&path).map_err(unreadable)?;
+                let metadata = file.metadata().map_err(unreadable)?;
+                if metadata.is_file() {
+                    calls.store.import_sized(&mut file, metadata.len())
+                } else {
+                    calls.store.import(file)
+                }
+            }
         }
     }
 }

@@ -9,13 +9,13 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use busway_protocol::gossip::Interest;
+use busway_protocol::gossip::{ArtifactId, Interest};
 use busway_shm::clock::Deadline;
 use busway_wire::Pattern;
 
-use crate::artifacts::{Advert, Artifact};
+use crate::artifacts::{Advert, Arriving, Artifact};
 use crate::error::Error;
-use crate::runtime::{Call, Calls, Mailbox, Note, ReaderId, Taken, ended};
+use crate::runtime::{Call, Calls, Mailbox, Note, ReaderId, Taken, Tells, Wants, ended};
 
 /// What says whether an artifact is wanted.
 type Judge = Box<dyn FnMut(&Advert) -> Interest + Send>;
@@ -26,6 +26,8 @@ pub struct SubscriberBuilder {
     calls: Arc<Calls>,
     pattern: Pattern,
     judge: Option<Judge>,
+    tells: Tells,
+    only: Option<ArtifactId>,
 }
 
 /// What a subscriber is told.
@@ -34,13 +36,42 @@ pub struct SubscriberBuilder {
 pub enum Event {
     /// An artifact, whole and checked.
     Received(Artifact),
-    /// One that was received is not offered any more.
+    /// One that was received, or arrives, is not offered any more.
     Withdrawn(Advert),
+    /// So much of one is here: see [`SubscriberBuilder::progress`].
+    Progress {
+        /// Which.
+        advert: Advert,
+        /// Bytes that are here, and checked.
+        have: u64,
+        /// Bytes that it has.
+        size: u64,
+    },
+    /// One begins to come: see [`SubscriberBuilder::as_it_arrives`].
+    Arriving(Arriving),
 }
 
 impl SubscriberBuilder {
     pub(super) fn new(calls: &Arc<Calls>, pattern: Pattern) -> Self {
-        Self { calls: calls.clone(), pattern, judge: None }
+        Self { calls: calls.clone(), pattern, judge: None, tells: Tells::default(), only: None }
+    }
+
+    /// It is told how much of an artifact that comes in pieces is here, by [`Event::Progress`]: the latest only, if it does not receive.
+    pub fn progress(mut self) -> Self {
+        self.tells.progress = true;
+        self
+    }
+
+    /// It is given an artifact that comes in pieces when it begins to come too, by [`Event::Arriving`], to read what is here of it already. [`Event::Received`] follows.
+    pub fn as_it_arrives(mut self) -> Self {
+        self.tells.arriving = true;
+        self
+    }
+
+    /// Only this one is wanted.
+    pub(super) fn only(mut self, id: ArtifactId) -> Self {
+        self.only = Some(id);
+        self
     }
 
     /// What is wanted: the function is called with each advert, by the thread that receives. Without it all is wanted. What it drops is not asked about again; what it
@@ -56,10 +87,11 @@ impl SubscriberBuilder {
     /// [`Code::Closed`](crate::Code::Closed) where the node has ended.
     pub fn open(self) -> Result<Subscriber, Error> {
         let mailbox = Arc::<Mailbox>::default();
-        let (pattern, judges) = (self.pattern, self.judge.is_some());
+        let wants =
+            Wants { pattern: self.pattern, judges: self.judge.is_some(), tells: self.tells, only: self.only };
         let reader = self.calls.ask(|answer| {
             let mailbox = mailbox.clone();
-            Call::Subscribe { pattern, judges, mailbox, answer }
+            Call::Subscribe { wants, mailbox, answer }
         })?;
         Ok(Subscriber { calls: self.calls, mailbox, reader, judge: self.judge })
     }
@@ -109,7 +141,14 @@ impl Subscriber {
             };
             match note {
                 Note::Received(advert, body) => {
-                    return Ok(Some(Event::Received(Artifact::new(advert, body))));
+                    return Ok(Some(Event::Received(Artifact::new(advert, body, &self.calls))));
+                }
+                Note::Arriving(advert, lease) => {
+                    return Ok(Some(Event::Arriving(Arriving::new(advert, lease, &self.calls))));
+                }
+                Note::Progress(advert, have) => {
+                    let (advert, size) = (Advert::new(advert.clone()), advert.size);
+                    return Ok(Some(Event::Progress { advert, have, size }));
                 }
                 Note::Withdrawn(advert) => return Ok(Some(Event::Withdrawn(Advert::new(advert)))),
                 Note::Asked(advert) => {

@@ -23,22 +23,23 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use busway_protocol::gossip::{
-    Advert, ArtifactId, Config, Epoch, Fault, Gossip, Input, Interest, Lane, NodeIndex, Nodes, OfferError,
-    Offering, Output, Reference, Word,
+    Advert, Config, Epoch, Fault, Gossip, Input, Interest, Lane, NodeIndex, Nodes, OfferError, Offering,
+    Output, Reference, Word,
 };
 use busway_protocol::{PeerId, Permits, Principal, Time};
 use busway_wire::gossip::{decode, encode};
 use busway_wire::limits::{ARTIFACT_WHOLE_BYTES_MAX, GOSSIP_SERVED_MAX, GOSSIP_TURN_WORDS};
 
 use crate::acl::Acl;
+use crate::artifacts::store::Shelf;
 use crate::error::{Code, Error};
 use crate::ports::lock;
 use crate::runtime::hub::{Shared, Wires};
 use crate::runtime::peer::Peer;
 
-pub(crate) use calls::{Call, Calls, ReaderId, ended};
+pub(crate) use calls::{Call, Calls, ReaderId, Tells, Wants, ended};
 pub(crate) use channel::{Channel, WANT};
-pub(crate) use mailbox::{Mailbox, Note, Taken};
+pub(crate) use mailbox::{Body, Mailbox, Note, Taken};
 use rights::Passed;
 pub(crate) use standing::{Standing, Stands};
 use users::Users;
@@ -46,6 +47,12 @@ pub(crate) use users::names;
 
 /// It looks at least so often: whatever was missed is found then.
 const SLEEP_MAX: Duration = Duration::from_secs(1);
+/// So many are let go at a time where there is no room.
+const LET_GO: usize = 16;
+/// What had no room in the store, or could not be written there, is tried again after so long, and when something is given back.
+const STORE_AGAIN_NS: u64 = 5_000_000_000;
+/// So often it says what is to be said when the node ends, if links have room.
+const LAST_STEPS: usize = 64;
 
 /// What is known of a peer here.
 #[derive(Debug, Default)]
@@ -78,6 +85,9 @@ pub(super) struct Swarm<D> {
     users: Users,
     out: Vec<Output>,
     come: Vec<Option<Vec<u8>>>,
+    /// Times that the store had no room, and when it is tried again.
+    full: u64,
+    store_again_ns: u64,
 }
 
 impl<D: Wires> Swarm<D> {
@@ -89,13 +99,15 @@ impl<D: Wires> Swarm<D> {
         config.seed = shared.link.hello.instance;
         Ok(Self {
             shared,
-            calls,
-            machine: Gossip::new(config),
+            full: 0,
+            store_again_ns: 0,
+            machine: Gossip::with_store(config, Box::new(Shelf(calls.store.clone()))),
             members,
             lines: BTreeMap::new(),
             users: Users::default(),
             out: Vec::new(),
             come: Vec::new(),
+            calls,
         })
     }
 
@@ -112,8 +124,15 @@ impl<D: Wires> Swarm<D> {
                 self.machine.deadline().map(|(at, _)| Duration::from_nanos(at.0.saturating_sub(now_ns)));
             self.calls.wait(due.map_or(SLEEP_MAX, |due| due.min(SLEEP_MAX)));
         }
+        // What was withdrawn a moment ago is said still.
+        for _ in 0..LAST_STEPS {
+            if !self.step() {
+                break;
+            }
+        }
         self.users.end();
         self.calls.end();
+        self.calls.store.end();
     }
 
     /// One look at everything; whether to look again at once.
@@ -144,15 +163,38 @@ impl<D: Wires> Swarm<D> {
         if self.machine.deadline().is_some_and(|(at, _)| at <= now) {
             self.machine.handle(now, Input::Tick, &mut self.out);
         }
+        self.look_at_store(now);
         // Before they hear what follows from what was counted.
         let denied = self.lines.values().map(|line| line.denied).sum();
-        self.calls.note(self.machine.counts(), self.machine.usage(), denied);
+        self.calls.note(self.machine.counts(), self.machine.usage(), (denied, self.full));
         self.tell_users(now);
         let mut again = false;
         for (index, peer) in &nodes {
             again |= self.say(now, *index, peer);
         }
         again
+    }
+
+    /// What was damaged in the store comes again; and what has no room is given some.
+    fn look_at_store(&mut self, now: Time) {
+        let (lost, freed) = self.calls.store.take_news();
+        for id in lost {
+            self.machine.handle(now, Input::Lost { id }, &mut self.out);
+        }
+        if self.machine.usage().starved > 0 {
+            self.let_go(now, false, LET_GO);
+        }
+        if self.users.waits_for_store() && (freed || now.0 >= self.store_again_ns) {
+            self.store_again_ns = now.0.saturating_add(STORE_AGAIN_NS);
+            self.users.try_again();
+        }
+    }
+
+    /// What nobody here waits for any more is let go, also for others.
+    fn let_go(&mut self, now: Time, stored: bool, most: usize) {
+        for of in self.users.let_go(stored, most) {
+            self.machine.handle(now, Input::Release { of }, &mut self.out);
+        }
     }
 
     /// Takes what a peer has said.
@@ -246,8 +288,8 @@ impl<D: Wires> Swarm<D> {
                 }
             }
             Call::Withdraw { of } => self.withdraw(now, of),
-            Call::Subscribe { pattern, judges, mailbox, answer } => {
-                let reader = self.users.subscribe(pattern, judges, mailbox);
+            Call::Subscribe { wants, mailbox, answer } => {
+                let reader = self.users.subscribe(wants, mailbox);
                 if answer.send(reader).is_err() {
                     self.users.unsubscribe(reader);
                 }
@@ -262,13 +304,7 @@ impl<D: Wires> Swarm<D> {
 
     fn offer(&mut self, now: Time, offering: Offering) -> Result<(Reference, Arc<Standing>), Error> {
         let (topic, attribute) = (offering.topic.clone(), offering.attribute.clone());
-        let (id, size) = (ArtifactId::of(&offering.body), offering.body.len() as u64);
-        if size > ARTIFACT_WHOLE_BYTES_MAX {
-            let cause =
-                format!("an artifact of {size} bytes, at most {ARTIFACT_WHOLE_BYTES_MAX} are allowed");
-            let error = Error::new(Code::TooLarge, cause).at("the artifacts of this node");
-            return Err(error.remedy("send it in parts, each an artifact"));
-        }
+        let (id, size) = (offering.id(), offering.size());
         let confirm = offering.reach_all_ms.is_some();
         let slot = self.machine.offer(now, offering).map_err(|error| refused(&error))?;
         let of = self.machine.own(slot).ok_or_else(ended)?;
@@ -285,10 +321,11 @@ impl<D: Wires> Swarm<D> {
     /// Asks and tells the users of this host.
     fn tell_users(&mut self, now: Time) {
         loop {
-            self.carry_out();
+            self.carry_out(now);
             while let Some(advert) = self.machine.next_advert() {
-                if advert.size > ARTIFACT_WHOLE_BYTES_MAX {
-                    // What comes in pieces has no place to lie here yet.
+                if advert.size > self.calls.store.bytes_max() && advert.size > ARTIFACT_WHOLE_BYTES_MAX {
+                    // It could never lie here.
+                    tracing::warn!(target: "busway::gossip", id = %advert.id, size = advert.size, "the store is too small for it");
                     let (of, interest) = (advert.of, Interest::Drop);
                     self.machine.handle(now, Input::Judged { of, interest }, &mut self.out);
                     continue;
@@ -303,16 +340,32 @@ impl<D: Wires> Swarm<D> {
                 self.machine.handle(now, Input::Judged { of, interest }, &mut self.out);
             }
         }
-        let machine = &self.machine;
-        self.users.deliver(|of| machine.body(of));
+        if self.users.watch_progress() {
+            for (of, have) in self.machine.arriving() {
+                self.users.progress(of, have);
+            }
+        }
+        let (machine, store) = (&self.machine, &self.calls.store);
+        self.users.deliver(|of| machine.body(of), |id| store.lease(id));
     }
 
-    fn carry_out(&mut self) {
+    fn carry_out(&mut self, now: Time) {
+        let mut full = false;
         for output in self.out.drain(..) {
             match output {
-                Output::Received { advert, body: _ } => self.users.received(advert.of),
-                // None is asked for here.
-                Output::Stored { .. } | Output::Full { .. } => {}
+                Output::Received { advert, .. } | Output::Stored { advert } => self.users.received(advert.of),
+                Output::Begun { advert } => self.users.begun(advert.of),
+                Output::Full { of } => {
+                    self.users.had_no_room(of);
+                    self.full += 1;
+                    full = true;
+                }
+                Output::Damaged { of } => {
+                    // What we offer ourselves nobody gives us.
+                    if let Some(id) = self.users.id(of) {
+                        self.calls.store.give_up(id);
+                    }
+                }
                 Output::Gone { of } => self.users.gone(of),
                 Output::Reached { slot } => drop(self.users.ended(slot, Stands::Reached)),
                 Output::Expired { slot, missing } => {
@@ -328,6 +381,10 @@ impl<D: Wires> Swarm<D> {
                     }
                 }
             }
+        }
+        if full {
+            self.store_again_ns = now.0.saturating_add(STORE_AGAIN_NS);
+            self.let_go(now, true, 1);
         }
     }
 

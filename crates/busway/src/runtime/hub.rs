@@ -22,6 +22,7 @@ use busway_shm::sync::{AtomicBool, AtomicU64, Ordering};
 use busway_wire::PortId;
 
 use crate::acl::Acl;
+use crate::artifacts::store::StoreConfig;
 use crate::bus::Core;
 use crate::control::Watched;
 use crate::error::{Code, Error};
@@ -79,6 +80,7 @@ pub(crate) struct HubConfig {
     pub(crate) shares_work: bool,
     /// Artifacts are, between nodes.
     pub(crate) shares_artifacts: bool,
+    pub(crate) store: StoreConfig,
 }
 
 /// What the membership knows of a peer, for people.
@@ -210,7 +212,7 @@ impl<D: Wires> Shared<D> {
         link.hello.credit_bytes = config.data.bytes;
         link.hello.name = busway_wire::link::label_of(&config.host);
         let node = matches!(config.identity, PeerId::Node { .. });
-        let calls = if config.shares_artifacts && node { Some(Arc::new(Calls::new()?)) } else { None };
+        let calls = if config.shares_artifacts && node { Some(Calls::new(&config.store)?) } else { None };
         let shared = Arc::new(Self {
             core,
             driver,

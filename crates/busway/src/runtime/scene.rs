@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use busway_io::{HostId, Manners, Network, Path};
 use busway_protocol::PeerId;
 
+use crate::artifacts::store::StoreConfig;
 use crate::node::{FlowLimits, Granted, Strangers};
 use crate::runtime::hub::HubConfig;
 use crate::tokens::Tokens;
@@ -23,6 +24,7 @@ pub(crate) fn config(index: u8, own: HostId, peers: &[(u8, HostId)]) -> HubConfi
     HubConfig {
         shares_work: false,
         shares_artifacts: false,
+        store: StoreConfig { directory: None, bytes_max: 0 },
         cluster: "test".to_owned(),
         identity: PeerId::Node { index },
         listen: vec![address(own)],

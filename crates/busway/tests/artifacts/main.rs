@@ -3,6 +3,7 @@
 #![expect(clippy::print_stdout, reason = "the evidence of a row is what its test prints")]
 
 mod deaths;
+mod large;
 mod part;
 mod reach;
 mod rights;

@@ -18,7 +18,7 @@ fn an_offer_of_any_size_comes_to_each_node_whole_and_ends_at_each_when_it_is_wit
             let offer = hosts[0].bus.artifacts("block.new").unwrap().offer(&sent).open().unwrap();
             for subscriber in &mut subscribers {
                 let artifact = receive(subscriber);
-                assert!(artifact.bytes() == &sent[..], "{size} bytes");
+                assert!(artifact.bytes().unwrap()[..] == sent[..], "{size} bytes");
                 let advert = artifact.advert();
                 assert_eq!((advert.id(), advert.topic(), advert.node()), (offer.id(), "block.new", 0));
             }
@@ -46,7 +46,7 @@ fn who_offers_learns_when_it_is_at_all_nodes_and_who_has_not_said_so_in_time() {
     let offer = artifacts.offer(&sent).reach_all(PATIENCE).open().unwrap();
     offer.wait_reached(PATIENCE).unwrap();
     assert_eq!(offer.reach(), Reach::Reached);
-    assert!(receive(&mut there).bytes() == &sent[..], "who has it keeps it");
+    assert!(receive(&mut there).bytes().unwrap()[..] == sent[..], "who has it keeps it");
     let [first, middle, last] = hosts;
     drop((there, last));
     // The one that is there needs a little of this time, on a machine that does much else.
@@ -130,7 +130,6 @@ fn what_cannot_be_offered_is_refused_with_what_to_do() {
     let artifacts = |pattern: &str| host.bus.artifacts(pattern).map_err(|error| error.code());
     let offer = |pattern: &str, size: usize| artifacts(pattern).unwrap().offer(&body(size, 1));
     let code = |builder: OfferBuilder| builder.open().map(|offer| offer.id()).unwrap_err().code();
-    assert_eq!(code(offer("a", (256 << 10) + 1)), Code::TooLarge);
     assert_eq!(code(offer("a", 1).attribute(&[0; 257])), Code::TooLarge);
     assert_eq!(code(offer("a.*", 1)), Code::BadTopic);
     assert_eq!(code(offer("a", 1).to(Destination::Peers(vec![1]))), Code::NotYet);

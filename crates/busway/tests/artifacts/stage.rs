@@ -110,7 +110,9 @@ pub(crate) fn receive(subscriber: &mut Subscriber) -> Artifact {
 /// Bytes of this size that nothing else has.
 pub(crate) fn body(size: usize, seed: u64) -> Vec<u8> {
     let mut random = fastrand::Rng::with_seed(seed);
-    std::iter::repeat_with(|| random.u8(..)).take(size).collect()
+    let mut body = vec![0; size];
+    random.fill(&mut body);
+    body
 }
 
 /// Waits for what must come.

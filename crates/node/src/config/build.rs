@@ -92,6 +92,8 @@ fn links(merged: &Merged, problems: &mut Vec<Problem>) -> Option<Links> {
         floor_bytes: number("flows.floor.bytes"),
         strangers_max: count("limits.strangers_max"),
         strangers_of_address_max: count("limits.strangers_of_address_max"),
+        artifact_store: merged.path("artifacts.store").filter(|path| path.as_os_str() != "memory"),
+        artifact_store_bytes: number("artifacts.store_bytes"),
     })
 }
 
@@ -101,7 +103,7 @@ fn alone(merged: &Merged, problems: &mut Vec<Problem>) {
         let origin = merged.origin("node.client");
         problems.push(Problem::new("a client without a node", origin, "name the nodes in [peers]"));
     }
-    if let Some(setting) = ["tls.ca", "tls.cert", "tls.key", "node.token"]
+    if let Some(setting) = ["tls.ca", "tls.cert", "tls.key", "node.token", "artifacts.store"]
         .iter()
         .find_map(|name| merged.get(name))
         .or(merged.all("tokens.MEMBER").next())

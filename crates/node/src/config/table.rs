@@ -338,6 +338,26 @@ pub const KEYS: &[Key] = &[
         sentence: "Bytes of them; a message that is larger goes alone. A change holds for links made after it",
     },
     Key {
+        name: "artifacts.store",
+        kind: Kind::Path,
+        unset: Unset::Words("in memory, as \"memory\" says"),
+        instance: Instance::None,
+        environment: None,
+        flag: None,
+        applies: Applies::Start,
+        sentence: "The directory of artifacts that come in pieces, which no other node has: what is there when the node is killed is not fetched again. It is made where it is not there, its parent is not",
+    },
+    Key {
+        name: "artifacts.store_bytes",
+        kind: Kind::Size { min: MIB, max: 1_024 * 1_024 * MIB },
+        unset: Unset::Value("1GiB"),
+        instance: Instance::None,
+        environment: None,
+        flag: None,
+        applies: Applies::Start,
+        sentence: "Bytes of them. What this node offers or wants stays; of what else is there the oldest goes first, when there is no room",
+    },
+    Key {
         kind: Kind::Identity,
         sentence: "To whom this rule of [[acl]] applies: who a certificate or a token names, or, without them, a client by its id. Where there is any rule, what none allows is denied",
         ..rule("acl.RULE.identity", "each rule names somebody")

@@ -94,7 +94,7 @@ fn every_key_reaches_what_the_node_is_started_with() {
         "domain = \"lab\"\ndirectory = \"/run/x\"\nbudget = \"64MiB\"\n[node]\ncluster = \"prices\"\nindex = 7\nname = \"host-a\"\n\
          listen = [\"127.0.0.1:1\", \"[::1]:2\"]\n[peers]\n1 = \"[::1]:4420\"\n[limits]\nclients_max = 9\nkeep_alive_ms = 7000\nstrangers_max = 5\nstrangers_of_address_max = 4\n[flows]\nbytes = \"2MiB\"\n\
          [flows.floor]\nin_flight = 3\nbytes = \"32KiB\"\n[flows.data]\n\
-         in_flight = 10\nbytes = \"1MiB\"\n[[acl]]\nidentity = \"*\"\nsubscribe = [\"a\"]\n",
+         in_flight = 10\nbytes = \"1MiB\"\n[artifacts]\nstore = \"/var/x\"\nstore_bytes = \"3MiB\"\n[[acl]]\nidentity = \"*\"\nsubscribe = [\"a\"]\n",
     )
     .expect("sound");
     let node = loaded.node;
@@ -108,6 +108,7 @@ fn every_key_reaches_what_the_node_is_started_with() {
     assert_eq!((links.strangers_max, links.strangers_of_address_max), (5, 4));
     assert_eq!((links.flows_bytes, links.floor_in_flight, links.floor_bytes), (2 << 20, 3, 32 << 10));
     assert_eq!((links.clients_max, links.data_in_flight, links.data_bytes), (9, 10, 1 << 20));
+    assert_eq!((links.artifact_store, links.artifact_store_bytes), (Some(PathBuf::from("/var/x")), 3 << 20));
     let rule = AclRule { identity: "*".into(), subscribe: vec!["a".into()], ..AclRule::default() };
     assert_eq!(links.acl, Some(Acl::new([rule]).expect("a rule")));
     let client = read("[node]\nclient = 18446744073709551615\n[peers]\n0 = \"a:1\"\n").expect("sound");
@@ -115,6 +116,9 @@ fn every_key_reaches_what_the_node_is_started_with() {
     let plain =
         read("[node]\nlisten = [\"0.0.0.0:1\"]\nallow_plain_beyond_loopback = true\n").expect("sound");
     assert!(plain.node.links.expect("it listens").allow_plain_beyond_loopback);
+    let memory = read("[node]\nlisten = [\"[::1]:1\"]\n[artifacts]\nstore = \"memory\"\n").expect("sound");
+    let links = memory.node.links.expect("it listens");
+    assert_eq!((links.artifact_store, links.artifact_store_bytes), (None, 1 << 30));
     assert_eq!(read("").expect("nothing is sound too").node.links.map(|_| ()), None);
 }
 

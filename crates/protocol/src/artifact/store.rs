@@ -16,6 +16,12 @@ pub struct Full;
 
 /// Keeps checked parts of artifacts.
 pub trait Store: fmt::Debug + Send {
+    /// An artifact of so many bytes is needed from now on, until it is forgotten: its parts come, or are here already.
+    ///
+    /// # Errors
+    /// [`Full`] where there is no room for all of it; then nothing of it is asked for.
+    fn open(&mut self, id: ArtifactId, size: u64) -> Result<(), Full>;
+
     /// Keeps it.
     ///
     /// # Errors
@@ -49,6 +55,10 @@ impl Memory {
 }
 
 impl Store for Memory {
+    fn open(&mut self, _id: ArtifactId, _size: u64) -> Result<(), Full> {
+        Ok(())
+    }
+
     fn put(&mut self, id: ArtifactId, part: Part, bytes: Arc<[u8]>) -> Result<(), Full> {
         let size = bytes.len() as u64;
         if self.has(id, part) {

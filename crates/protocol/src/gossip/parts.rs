@@ -11,13 +11,15 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use busway_wire::gossip::{ArtifactId, NodeIndex, Part, Reference, SlotNumber, Word};
-use busway_wire::limits::{GOSSIP_HAVE_MS, GOSSIP_MARKS_MS, GOSSIP_PIECE_BYTES, GOSSIP_WORD_ENTRIES_MAX};
+use busway_wire::limits::{
+    GOSSIP_HAVE_MS, GOSSIP_MARKS_INSIDE_MS, GOSSIP_MARKS_MS, GOSSIP_PIECE_BYTES, GOSSIP_WORD_ENTRIES_MAX,
+};
 
 use crate::artifact::{Full, Proof, pieces};
 use crate::gossip::due::Due;
 use crate::gossip::nodes::Slots;
 use crate::gossip::pulls::Key;
-use crate::gossip::{Gossip, Interest, Nodes, OfferError, Output};
+use crate::gossip::{Gossip, Interest, Nodes, OfferError, Offering, Output};
 use crate::time::Time;
 
 /// One that comes.
@@ -29,6 +31,8 @@ pub(super) struct Parts {
     /// The values have come, and pieces are wanted.
     begun: bool,
     have: Slots,
+    /// How many pieces are here, and how many bytes.
+    here: (u32, u64),
     /// What we have, in the order in which it came.
     got: Vec<u32>,
     peers: BTreeMap<NodeIndex, Sharer>,
@@ -69,6 +73,17 @@ impl Parts {
         self.peers.remove(&node);
     }
 
+    pub(super) fn bytes(&self) -> u64 {
+        self.here.1
+    }
+
+    fn insert(&mut self, index: u32) {
+        self.have.insert(SlotNumber(index));
+        self.got.push(index);
+        let bytes = pieces::place(self.size, index).map_or(0, |(_, bytes)| bytes);
+        self.here = (self.here.0 + 1, self.here.1 + bytes);
+    }
+
     fn greet(&mut self, node: NodeIndex) {
         self.peers.entry(node).or_insert_with(|| Sharer { due: Due::Now, ..Sharer::default() });
     }
@@ -80,9 +95,15 @@ impl Parts {
 }
 
 impl Gossip {
-    /// Puts a body of our own into the store.
-    pub(super) fn keep(&mut self, body: &[u8]) -> Result<ArtifactId, OfferError> {
-        let (id, size) = (ArtifactId::of(body), body.len() as u64);
+    /// Puts a body of our own into the store, where it does not lie there already.
+    pub(super) fn keep(&mut self, offering: &Offering) -> Result<ArtifactId, OfferError> {
+        let (body, id, size) = (&offering.body, offering.id(), offering.size());
+        if self.store.open(id, size).is_err() {
+            return Err(OfferError::Store { size });
+        }
+        if offering.stored.is_some() {
+            return Ok(id);
+        }
         let mut put = self.store.put(id, Part::Tree, pieces::tree(body).into());
         for index in 0..pieces::count(size) {
             let Some((offset, bytes)) = pieces::place(size, index).filter(|_| put.is_ok()) else { break };
@@ -133,16 +154,20 @@ impl Gossip {
         of: Reference,
         (id, size): (ArtifactId, u64),
         (holders, interest): (Nodes, Interest),
+        out: &mut Vec<Output>,
     ) {
+        if self.store.open(id, size).is_err() {
+            return self.has_no_room(of, out);
+        }
         self.pulls.want_parts(now, of, holders);
         let (have, got, peers) = (Slots::default(), Vec::new(), BTreeMap::new());
-        let mut parts = Parts { id, size, interest, begun: false, have, got, peers };
+        let mut parts = Parts { id, size, interest, begun: false, have, here: (0, 0), got, peers };
         let others = self.peers.iter().filter(|(node, peer)| peer.reader.is_some() && **node != of.node);
         others.filter(|(node, _)| !holders.has(**node)).for_each(|(node, _)| parts.greet(*node));
         self.parts.insert(of, parts);
         self.stored.insert(of, id);
         match self.store.get(id, Part::Tree) {
-            Some(tree) => self.want_pieces(of, &tree),
+            Some(tree) => self.want_pieces(of, &tree, out),
             None => {
                 let bytes = u64::from(pieces::count(size)) * pieces::VALUE_BYTES as u64;
                 let key = Key { of, part: Part::Tree };
@@ -161,16 +186,16 @@ impl Gossip {
     }
 
     /// The values are known: each piece that is not here is wanted.
-    fn want_pieces(&mut self, of: Reference, tree: &[u8]) {
+    fn want_pieces(&mut self, of: Reference, tree: &[u8], out: &mut Vec<Output>) {
         let (place, count) = self.place(of);
+        out.extend(self.known.artifact(of).map(|artifact| Output::Begun { advert: artifact.advert(of) }));
         let Some(parts) = self.parts.get_mut(&of) else { return };
         parts.begun = true;
         for (index, value) in (0..).zip(tree.as_chunks().0) {
             let Some((offset, bytes)) = pieces::place(parts.size, index) else { break };
             let part = Part::Piece { index };
             if self.store.has(parts.id, part) {
-                parts.have.insert(SlotNumber(index));
-                parts.got.push(index);
+                parts.insert(index);
                 continue;
             }
             let ours = index as usize % count == place;
@@ -191,16 +216,11 @@ impl Gossip {
         let Key { of, part } = key;
         let Some(parts) = self.parts.get_mut(&of) else { return };
         if self.store.put(parts.id, part, body.clone()).is_err() {
-            if let Some(artifact) = self.known.artifact_mut(of) {
-                artifact.interest = Some(Interest::Stash);
-            }
-            self.unwant(of);
-            return out.push(Output::Full { of });
+            return self.has_no_room(of, out);
         }
         if let Part::Piece { index } = part {
             self.counts.bytes_useful += body.len() as u64;
-            parts.have.insert(SlotNumber(index));
-            parts.got.push(index);
+            parts.insert(index);
             let first = self.pulls.has_all(of, from);
             for sharer in parts.peers.values_mut() {
                 if first {
@@ -210,15 +230,48 @@ impl Gossip {
                 }
             }
         } else {
-            self.want_pieces(of, &body);
+            self.want_pieces(of, &body, out);
         }
         self.complete(now, of, out);
     }
 
+    /// The store does not take it: nothing more is asked for until the user wants it again.
+    fn has_no_room(&mut self, of: Reference, out: &mut Vec<Output>) {
+        if let Some(artifact) = self.known.artifact_mut(of) {
+            artifact.interest = Some(Interest::Stash);
+        }
+        self.unwant(of);
+        out.push(Output::Full { of });
+    }
+
+    /// A part is in the store no more. What comes begins again, with what there is.
+    pub(super) fn lost(&mut self, now: Time, id: ArtifactId, out: &mut Vec<Output>) {
+        let of_it: Vec<Reference> =
+            self.stored.iter().filter(|(_, stored)| **stored == id).map(|(of, _)| *of).collect();
+        for of in of_it {
+            if of.node == self.config.node {
+                out.push(Output::Damaged { of });
+                continue;
+            }
+            self.parts.remove(&of);
+            self.counts.bytes_wasted += self.pulls.unwant_parts(of, &mut self.orders);
+            let Some(entry) = self.known.entry_mut(of) else { continue };
+            entry.release_body(&mut self.flows);
+            let (teller, told) = (entry.teller(), !entry.told.is_empty());
+            let Some(artifact) = entry.artifact.as_deref_mut() else { continue };
+            (artifact.received, artifact.stored) = (false, false);
+            let interest = *artifact.interest.get_or_insert(Interest::Fetch);
+            if told {
+                self.known.mark(of);
+                self.marks_by(now, GOSSIP_MARKS_INSIDE_MS);
+            }
+            self.starved.insert(of, teller, interest.class());
+        }
+    }
+
     /// If all pieces are here, the user has it, and others may ask us for all of it.
     pub(super) fn complete(&mut self, now: Time, of: Reference, out: &mut Vec<Output>) {
-        let whole =
-            |parts: &Parts| parts.begun && parts.got.len() as u64 >= u64::from(pieces::count(parts.size));
+        let whole = |parts: &Parts| parts.begun && parts.here.0 >= pieces::count(parts.size);
         if !self.parts.get(&of).is_some_and(whole) {
             return;
         }

@@ -90,14 +90,14 @@ impl Table {
 
     /// Puts an offer into the slot that it names, or into a free one.
     pub(super) fn offer(&mut self, now: Time, offering: Offering) -> Result<SlotNumber, OfferError> {
-        let size = offering.body.len() as u64;
+        let size = offering.size();
         offering.check()?;
         let slot = match offering.instead_of {
             Some(slot) if self.offered(slot).is_none() => return Err(OfferError::Gone { slot }),
             Some(slot) => slot,
             None => self.free_slot()?,
         };
-        let id = ArtifactId::of(&offering.body);
+        let id = offering.id();
         let body = if Travel::of(size) == Travel::Pieces { Arc::from([]) } else { offering.body };
         let bytes = cost(&offering.topic, offering.attribute.len(), body.len() as u64);
         let before = self.slot(slot).and_then(|own| own.offered.as_ref()).map_or(0, Offered::cost);

@@ -59,8 +59,10 @@ pub struct Offering {
     pub topic: Topic,
     /// What its receivers are told beside, to decide whether they want it.
     pub attribute: Vec<u8>,
-    /// Its bytes.
+    /// Its bytes; none where they lie in the store already.
     pub body: Arc<[u8]>,
+    /// The name and the size of what lies in the store already, all of it, and comes in pieces.
+    pub stored: Option<(ArtifactId, u64)>,
     /// A slot of ours, in whose place it comes.
     pub instead_of: Option<SlotNumber>,
     /// It stands until each member has it or declines it, or so many milliseconds have passed; then it is withdrawn. Without, until
@@ -72,11 +74,23 @@ impl Offering {
     /// One that stands until it is withdrawn.
     #[must_use]
     pub fn new(topic: Topic, body: Arc<[u8]>) -> Offering {
-        Offering { topic, attribute: Vec::new(), body, instead_of: None, reach_all_ms: None }
+        Offering { topic, attribute: Vec::new(), body, stored: None, instead_of: None, reach_all_ms: None }
+    }
+
+    /// How many bytes it has.
+    #[must_use]
+    pub fn size(&self) -> u64 {
+        self.stored.map_or(self.body.len() as u64, |(_, size)| size)
+    }
+
+    /// Its name.
+    #[must_use]
+    pub fn id(&self) -> ArtifactId {
+        self.stored.map_or_else(|| ArtifactId::of(&self.body), |(id, _)| id)
     }
 
     pub(super) fn check(&self) -> Result<(), OfferError> {
-        let size = self.body.len() as u64;
+        let size = self.size();
         if self.attribute.len() > ARTIFACT_ATTRIBUTE_BYTES_MAX {
             return Err(OfferError::Attribute { size: self.attribute.len() });
         }
@@ -218,6 +232,11 @@ pub enum Input<'a> {
         /// Which.
         of: Reference,
     },
+    /// A part that lay in the store is damaged, or gone: it is asked for again, of who has it.
+    Lost {
+        /// Of which artifact.
+        id: ArtifactId,
+    },
     /// A node is gone for good, and with it what it offered; it is not to be waited for, nor told anything. Not of one with a link.
     Forget {
         /// Which.
@@ -239,6 +258,11 @@ pub enum Output {
         /// They.
         body: Arc<[u8]>,
     },
+    /// What the user wants comes in pieces, and the values of all of them are in the store, checked: from now on pieces are.
+    Begun {
+        /// What it is.
+        advert: Advert,
+    },
     /// All of what the user wanted is in the store, checked: what is too large to be handed out.
     Stored {
         /// What it is.
@@ -247,6 +271,11 @@ pub enum Output {
     /// The store has no room for what the user wanted: nothing more of it is asked for until the user judges it again.
     Full {
         /// What it was.
+        of: Reference,
+    },
+    /// Something that we offer is damaged in the store: who asks us for that part of it is told that it is not found.
+    Damaged {
+        /// What it is.
         of: Reference,
     },
     /// What the user was asked about, or has received, is not offered any more.
@@ -368,6 +397,8 @@ pub struct Usage {
     pub requests: usize,
     /// Artifacts that wait for somebody to be asked.
     pub waiting: usize,
+    /// Of those, the ones for whose bytes there is no room.
+    pub starved: usize,
     /// Changes of ours that wait for an earlier one of their slot to be done with, at all peers.
     pub held: usize,
     /// What peers have and we have yet to be told.

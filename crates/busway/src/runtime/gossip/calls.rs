@@ -9,10 +9,11 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
-use busway_protocol::gossip::{Counts, Interest, Offering, Reference, Usage};
+use busway_protocol::gossip::{ArtifactId, Counts, Interest, Offering, Reference, Usage};
 use busway_shm::fork;
 use busway_wire::Pattern;
 
+use crate::artifacts::store::{Store, StoreConfig};
 use crate::bus::forked;
 use crate::error::{Code, Error, memory};
 use crate::ports::lock;
@@ -38,11 +39,31 @@ pub(crate) struct Listed {
 pub(crate) enum Call {
     Offer { offering: Offering, answer: SyncSender<Result<(Reference, Arc<Standing>), Error>> },
     Withdraw { of: Reference },
-    Subscribe { pattern: Pattern, judges: bool, mailbox: Arc<Mailbox>, answer: SyncSender<ReaderId> },
+    Subscribe { wants: Wants, mailbox: Arc<Mailbox>, answer: SyncSender<ReaderId> },
     Unsubscribe { reader: ReaderId },
     Judge { reader: ReaderId, of: Reference, interest: Interest },
     Reconsider { reader: ReaderId },
     List { answer: SyncSender<Vec<Listed>> },
+}
+
+/// What a subscriber wants.
+#[derive(Clone, Debug)]
+pub(crate) struct Wants {
+    pub(crate) pattern: Pattern,
+    /// It says of each advert whether it wants it.
+    pub(crate) judges: bool,
+    pub(crate) tells: Tells,
+    /// It wants this one alone.
+    pub(crate) only: Option<ArtifactId>,
+}
+
+/// What it is told of what comes in pieces.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Tells {
+    /// How much of it is here.
+    pub(crate) progress: bool,
+    /// That it begins to come.
+    pub(crate) arriving: bool,
 }
 
 #[derive(Debug, Default)]
@@ -53,11 +74,14 @@ struct State {
     counts: Counts,
     usage: Usage,
     denied: u64,
+    full: u64,
 }
 
 /// See the head of this file.
 #[derive(Debug)]
 pub(crate) struct Calls {
+    /// Where the large artifacts of the node lie.
+    pub(crate) store: Arc<Store>,
     state: Mutex<State>,
     news: Condvar,
     /// How many forks there were when it was made.
@@ -65,9 +89,12 @@ pub(crate) struct Calls {
 }
 
 impl Calls {
-    pub(crate) fn new() -> Result<Self, Error> {
+    pub(crate) fn new(store: &StoreConfig) -> Result<Arc<Self>, Error> {
         let forks = fork::generation().map_err(|error| memory(&error, "the artifacts of this node"))?;
-        Ok(Self { state: Mutex::default(), news: Condvar::new(), forks })
+        let store = Store::open(store)?;
+        let calls = Arc::new(Self { store, state: Mutex::default(), news: Condvar::new(), forks });
+        calls.store.serve(&calls);
+        Ok(calls)
     }
 
     /// Whether this is a child to which its parent's thread is nothing, and which must not touch its locks.
@@ -109,18 +136,18 @@ impl Calls {
         answered.recv().map_err(|_| ended())
     }
 
-    /// What was counted, what is in use, and how many offers were denied.
-    pub(crate) fn counts(&self) -> (Counts, Usage, u64) {
+    /// What was counted, what is in use, how many offers were denied, and how often there was no room.
+    pub(crate) fn counts(&self) -> (Counts, Usage, u64, u64) {
         if self.is_inherited() {
-            return (Counts::default(), Usage::default(), 0);
+            return (Counts::default(), Usage::default(), 0, 0);
         }
         let state = lock(&self.state);
-        (state.counts, state.usage, state.denied)
+        (state.counts, state.usage, state.denied, state.full)
     }
 
-    pub(super) fn note(&self, counts: Counts, usage: Usage, denied: u64) {
+    pub(super) fn note(&self, counts: Counts, usage: Usage, (denied, full): (u64, u64)) {
         let mut state = lock(&self.state);
-        (state.counts, state.usage, state.denied) = (counts, usage, denied);
+        (state.counts, state.usage, state.denied, state.full) = (counts, usage, denied, full);
     }
 
     /// What there is to be done.

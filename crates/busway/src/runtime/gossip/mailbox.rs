@@ -2,13 +2,14 @@
 //!
 //! Invariant: no more waits here than `ARTIFACT_EVENTS_MAX` and `ARTIFACT_EVENTS_BYTES_MAX` allow, but for one that is larger than that.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
-use busway_protocol::gossip::Advert;
+use busway_protocol::gossip::{Advert, Reference};
 use busway_shm::clock::Deadline;
 use busway_wire::limits::{ARTIFACT_EVENTS_BYTES_MAX, ARTIFACT_EVENTS_MAX};
 
+use crate::artifacts::store::Lease;
 use crate::ports::lock;
 
 /// What a subscriber is told.
@@ -17,7 +18,11 @@ pub(crate) enum Note {
     /// It is to judge this.
     Asked(Advert),
     /// All of it is here.
-    Received(Advert, Arc<[u8]>),
+    Received(Advert, Body),
+    /// It begins to come.
+    Arriving(Advert, Lease),
+    /// So many bytes of it are here.
+    Progress(Advert, u64),
     /// What it has received is not offered any more.
     Withdrawn(Advert),
 }
@@ -25,8 +30,34 @@ pub(crate) enum Note {
 impl Note {
     fn size(&self) -> usize {
         match self {
-            Note::Received(_, body) => body.len(),
-            Note::Asked(_) | Note::Withdrawn(_) => 0,
+            Note::Received(_, body) => body.in_memory(),
+            Note::Asked(_) | Note::Withdrawn(_) | Note::Arriving(..) | Note::Progress(..) => 0,
+        }
+    }
+}
+
+/// The bytes of an artifact, all of which are here, or come.
+#[derive(Clone, Debug)]
+pub(crate) enum Body {
+    /// These.
+    Here(Arc<[u8]>),
+    /// They lie in the store.
+    Stored(Lease),
+}
+
+impl Body {
+    pub(crate) fn size(&self) -> u64 {
+        match self {
+            Body::Here(bytes) => bytes.len() as u64,
+            Body::Stored(lease) => lease.size(),
+        }
+    }
+
+    /// How many of them waiting for it takes.
+    pub(super) fn in_memory(&self) -> usize {
+        match self {
+            Body::Here(bytes) => bytes.len(),
+            Body::Stored(_) => 0,
         }
     }
 }
@@ -34,6 +65,8 @@ impl Note {
 #[derive(Debug, Default)]
 struct State {
     notes: VecDeque<Note>,
+    /// Of each artifact the latest, which is told before all that came behind it.
+    progress: BTreeMap<Reference, (Advert, u64)>,
     bytes: usize,
     /// There was more than there was room for.
     full: bool,
@@ -70,15 +103,30 @@ impl Mailbox {
 
     pub(super) fn put(&self, note: Note) {
         let mut state = lock(&self.state);
+        if let Note::Received(advert, _) | Note::Withdrawn(advert) = &note {
+            state.progress.remove(&advert.of);
+        }
         state.bytes += note.size();
         state.notes.push_back(note);
         self.news.notify_one();
+    }
+
+    /// So many bytes of it are here. What was said of it before, and was not taken, is not said any more.
+    pub(super) fn progress(&self, advert: &Advert, have: u64) {
+        let mut state = lock(&self.state);
+        if state.progress.len() < ARTIFACT_EVENTS_MAX || state.progress.contains_key(&advert.of) {
+            state.progress.insert(advert.of, (advert.clone(), have));
+            self.news.notify_one();
+        }
     }
 
     /// Takes what is there, or waits for it until then.
     pub(crate) fn take(&self, deadline: Deadline) -> Taken {
         let mut state = lock(&self.state);
         loop {
+            if let Some((_, (advert, have))) = state.progress.pop_first() {
+                return Taken::Note(Note::Progress(advert, have), false);
+            }
             if let Some(note) = state.notes.pop_front() {
                 state.bytes -= note.size();
                 return Taken::Note(note, std::mem::take(&mut state.full));

@@ -2,7 +2,8 @@
 //!
 //! All that is known stands in one list; each subscriber has what it said of it and what it is to be told next. What it is told waits in its mailbox
 //! as far as there is room; the rest stays with the machine, and is only named here. An artifact that several want is fetched once, for who wants it
-//! most; one that nobody subscribes to is kept in mind, but fetched if its origin wants it to be at all nodes.
+//! most; one that nobody subscribes to is kept in mind, but fetched if its origin wants it to be at all nodes. What was given to all who want it stays here for others as long as there is
+//! room; where there is none it is let go, the oldest first, and fetched again for who comes later.
 //!
 //! It does not know peers or links, and calls nobody.
 //!
@@ -11,11 +12,13 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
-use busway_protocol::gossip::{Advert, Interest, Nodes, Reference, SlotNumber};
-use busway_wire::{Pattern, Topic};
+use busway_protocol::gossip::{Advert, ArtifactId, Interest, Nodes, Reference, SlotNumber};
+use busway_wire::Topic;
+use busway_wire::limits::{ARTIFACT_INSIDE_BYTES_MAX, ARTIFACT_WHOLE_BYTES_MAX};
 
-use crate::runtime::gossip::calls::{Listed, ReaderId};
-use crate::runtime::gossip::mailbox::{Mailbox, Note};
+use crate::artifacts::store::Lease;
+use crate::runtime::gossip::calls::{Listed, ReaderId, Wants};
+use crate::runtime::gossip::mailbox::{Body, Mailbox, Note};
 use crate::runtime::gossip::standing::{Standing, Stands};
 
 /// What is known of an artifact.
@@ -24,17 +27,30 @@ struct Item {
     advert: Advert,
     /// All of its bytes are here.
     here: bool,
+    /// Pieces of it come, and so many bytes are here.
+    begun: bool,
+    have: u64,
+    /// When all of it came: its place among others.
+    came: u64,
     own: bool,
     /// What the machine was told last.
     verdict: Option<Interest>,
 }
 
+impl Item {
+    fn new(advert: Advert, own: bool) -> Item {
+        Item { advert, here: own, begun: false, have: 0, came: 0, own, verdict: None }
+    }
+
+    fn is_stored(&self) -> bool {
+        self.advert.size > ARTIFACT_WHOLE_BYTES_MAX
+    }
+}
+
 /// A subscriber.
 #[derive(Debug)]
 struct Reader {
-    pattern: Pattern,
-    /// It says of each advert whether it wants it.
-    judges: bool,
+    wants: Wants,
     mailbox: Arc<Mailbox>,
     said: BTreeMap<Reference, Interest>,
     /// What it is to judge.
@@ -43,6 +59,9 @@ struct Reader {
     owed: VecDeque<Reference>,
     /// All that it was or is to be given.
     given: BTreeSet<Reference>,
+    /// What it is to be given while it comes; and what it was or is to be given so.
+    coming: VecDeque<Reference>,
+    shown: BTreeSet<Reference>,
     /// What it was given and is not offered any more.
     gone: VecDeque<Advert>,
 }
@@ -56,13 +75,16 @@ pub(super) struct Users {
     offers: BTreeMap<SlotNumber, (Reference, Arc<Standing>)>,
     /// What the machine is to be told.
     verdicts: Vec<(Reference, Interest)>,
+    /// What is wanted, and had no room in the store.
+    full: BTreeSet<Reference>,
+    came: u64,
 }
 
 impl Users {
     /// Something is offered elsewhere.
     pub(super) fn advertised(&mut self, advert: Advert) {
         let of = advert.of;
-        self.items.insert(of, Item { advert, here: false, own: false, verdict: None });
+        self.items.insert(of, Item::new(advert, false));
         for reader in self.readers.values_mut() {
             reader.meet(&self.items, of);
         }
@@ -73,7 +95,7 @@ impl Users {
     pub(super) fn offered(&mut self, slot: SlotNumber, advert: Advert) -> Arc<Standing> {
         let (of, standing) = (advert.of, Arc::<Standing>::default());
         self.offers.insert(slot, (of, standing.clone()));
-        self.items.insert(of, Item { advert, here: true, own: true, verdict: None });
+        self.items.insert(of, Item::new(advert, true));
         for reader in self.readers.values_mut() {
             reader.meet(&self.items, of);
         }
@@ -83,15 +105,82 @@ impl Users {
     /// All bytes of something are here.
     pub(super) fn received(&mut self, of: Reference) {
         let Some(item) = self.items.get_mut(&of) else { return };
-        item.here = true;
+        self.came += 1;
+        (item.here, item.begun, item.came) = (true, false, self.came);
         for reader in self.readers.values_mut() {
             reader.owe(&self.items, of);
         }
     }
 
+    /// Pieces of something come.
+    pub(super) fn begun(&mut self, of: Reference) {
+        let Some(item) = self.items.get_mut(&of).filter(|item| !item.here) else { return };
+        item.begun = true;
+        for reader in self.readers.values_mut() {
+            reader.owe(&self.items, of);
+        }
+    }
+
+    /// So many bytes of what comes in pieces are here.
+    pub(super) fn progress(&mut self, of: Reference, have: u64) {
+        let Some(item) = self.items.get_mut(&of).filter(|item| item.have != have) else { return };
+        item.have = have;
+        let readers = self.readers.values().filter(|reader| reader.wants.tells.progress);
+        for reader in readers.filter(|reader| reader.wants_now(item)) {
+            reader.mailbox.progress(&item.advert, have);
+        }
+    }
+
+    /// Whether anybody is told of progress.
+    pub(super) fn watch_progress(&self) -> bool {
+        self.readers.values().any(|reader| reader.wants.tells.progress)
+    }
+
+    /// The store had no room for it: it is wanted again when there is some.
+    pub(super) fn had_no_room(&mut self, of: Reference) {
+        let Some(item) = self.items.get_mut(&of) else { return };
+        (item.verdict, item.begun) = (Some(Interest::Stash), false);
+        self.full.insert(of);
+    }
+
+    /// Whether something waits for room in the store.
+    pub(super) fn waits_for_store(&self) -> bool {
+        !self.full.is_empty()
+    }
+
+    /// There may be room in the store.
+    pub(super) fn try_again(&mut self) {
+        for of in std::mem::take(&mut self.full) {
+            self.judge(of);
+        }
+    }
+
+    /// What was given to all who want it, and can be let go: of what lies in the store, or of what does not, the oldest.
+    pub(super) fn let_go(&mut self, stored: bool, most: usize) -> Vec<Reference> {
+        let owed: BTreeSet<Reference> =
+            self.readers.values().flat_map(|reader| reader.owed.iter()).copied().collect();
+        let can = |(of, item): &(&Reference, &mut Item)| {
+            let large = item.advert.size > ARTIFACT_INSIDE_BYTES_MAX as u64 && item.is_stored() == stored;
+            item.here && !item.own && large && !item.advert.confirm && !owed.contains(of)
+        };
+        let mut items: Vec<_> = self.items.iter_mut().filter(can).collect();
+        items.sort_by_key(|(_, item)| item.came);
+        items.truncate(most);
+        for (_, item) in &mut items {
+            (item.here, item.verdict) = (false, Some(Interest::Stash));
+        }
+        items.into_iter().map(|(of, _)| *of).collect()
+    }
+
+    /// The name of what is known.
+    pub(super) fn id(&self, of: Reference) -> Option<ArtifactId> {
+        self.items.get(&of).map(|item| item.advert.id)
+    }
+
     /// It is not offered any more.
     pub(super) fn gone(&mut self, of: Reference) {
         let Some(item) = self.items.remove(&of) else { return };
+        self.full.remove(&of);
         for reader in self.readers.values_mut() {
             reader.lose(of, &item.advert);
         }
@@ -110,17 +199,18 @@ impl Users {
         self.offers.get(&of.slot).filter(|(offered, _)| *offered == of).map(|_| of.slot)
     }
 
-    pub(super) fn subscribe(&mut self, pattern: Pattern, judges: bool, mailbox: Arc<Mailbox>) -> ReaderId {
+    pub(super) fn subscribe(&mut self, wants: Wants, mailbox: Arc<Mailbox>) -> ReaderId {
         let id = ReaderId(self.next);
         self.next += 1;
         let mut reader = Reader {
-            pattern,
-            judges,
+            wants,
             mailbox,
             said: BTreeMap::new(),
             ask: BTreeSet::new(),
             owed: VecDeque::new(),
             given: BTreeSet::new(),
+            coming: VecDeque::new(),
+            shown: BTreeSet::new(),
             gone: VecDeque::new(),
         };
         let all: Vec<Reference> = self.items.keys().copied().collect();
@@ -135,7 +225,13 @@ impl Users {
     }
 
     pub(super) fn unsubscribe(&mut self, id: ReaderId) {
-        self.readers.remove(&id);
+        let Some(reader) = self.readers.remove(&id) else { return };
+        // What it alone wanted, or kept from being wanted, is judged by the others.
+        let met = self.items.values().filter(|item| reader.matches(&item.advert));
+        let met: Vec<Reference> = met.map(|item| item.advert.of).collect();
+        for of in met {
+            self.judge(of);
+        }
     }
 
     /// A subscriber says what it thinks of an advert.
@@ -148,9 +244,9 @@ impl Users {
 
     /// A subscriber would judge otherwise now, but of what it has dropped.
     pub(super) fn reconsider(&mut self, id: ReaderId) {
-        let Some(reader) = self.readers.get_mut(&id).filter(|reader| reader.judges) else { return };
+        let Some(reader) = self.readers.get_mut(&id).filter(|reader| reader.wants.judges) else { return };
         let open = |of: &Reference| !reader.given.contains(of) && reader.word(*of) != Interest::Drop;
-        let asked = |(of, item): &(&Reference, &Item)| reader.pattern.matches(&item.advert.topic) && open(of);
+        let asked = |(of, item): &(&Reference, &Item)| reader.matches(&item.advert) && open(of);
         let of: Vec<Reference> = self.items.iter().filter(asked).map(|(of, _)| *of).collect();
         reader.ask.extend(of);
     }
@@ -158,7 +254,9 @@ impl Users {
     /// What the machine is to be told: the strongest word of those who subscribe to it.
     fn judge(&mut self, of: Reference) {
         let Some(item) = self.items.get_mut(&of).filter(|item| !item.own && !item.here) else { return };
-        let readers = self.readers.values().filter(|reader| reader.pattern.matches(&item.advert.topic));
+        // Who was given it needs it no more.
+        let readers = self.readers.values().filter(|reader| reader.matches(&item.advert));
+        let readers = readers.filter(|reader| !reader.given.contains(&of));
         let nobody = if item.advert.confirm { Interest::Fetch } else { Interest::Stash };
         let verdict = readers.map(|reader| reader.word(of)).max().unwrap_or(nobody);
         if item.verdict.replace(verdict) == Some(verdict) {
@@ -172,10 +270,21 @@ impl Users {
         std::mem::take(&mut self.verdicts)
     }
 
-    /// Tells subscribers what there is room for. `body` has the bytes of what is here.
-    pub(super) fn deliver(&mut self, body: impl Fn(Reference) -> Option<Arc<[u8]>>) {
+    /// Tells subscribers what there is room for. `body` has the bytes of what is here and small, `lease` takes what lies in the store.
+    pub(super) fn deliver(
+        &mut self,
+        body: impl Fn(Reference) -> Option<Arc<[u8]>>,
+        lease: impl Fn(ArtifactId) -> Option<Lease>,
+    ) {
+        let body = |item: &Item| {
+            if item.is_stored() {
+                lease(item.advert.id).map(Body::Stored)
+            } else {
+                body(item.advert.of).map(Body::Here)
+            }
+        };
         for reader in self.readers.values_mut() {
-            reader.deliver(&self.items, &body);
+            reader.deliver(&self.items, &body, &lease);
         }
     }
 
@@ -204,16 +313,24 @@ impl Users {
 
 impl Reader {
     fn word(&self, of: Reference) -> Interest {
-        let usual = if self.judges { Interest::Stash } else { Interest::Fetch };
+        let usual = if self.wants.judges { Interest::Stash } else { Interest::Fetch };
         self.said.get(&of).copied().unwrap_or(usual)
+    }
+
+    fn matches(&self, advert: &Advert) -> bool {
+        self.wants.only.is_none_or(|only| only == advert.id) && self.wants.pattern.matches(&advert.topic)
+    }
+
+    fn wants_now(&self, item: &Item) -> bool {
+        self.matches(&item.advert) && self.word(item.advert.of) >= Interest::Later
     }
 
     /// There is something new.
     fn meet(&mut self, items: &BTreeMap<Reference, Item>, of: Reference) {
-        let Some(item) = items.get(&of).filter(|item| self.pattern.matches(&item.advert.topic)) else {
+        let Some(item) = items.get(&of).filter(|item| self.matches(&item.advert)) else {
             return;
         };
-        if self.judges {
+        if self.wants.judges {
             self.ask.insert(item.advert.of);
         } else {
             self.owe(items, of);
@@ -222,27 +339,35 @@ impl Reader {
 
     /// It is to be given this, if it wants it, it is here, and it was not given before.
     fn owe(&mut self, items: &BTreeMap<Reference, Item>, of: Reference) {
-        let here = items.get(&of).is_some_and(|item| item.here && self.pattern.matches(&item.advert.topic));
-        if here && self.word(of) >= Interest::Later && self.given.insert(of) {
+        let Some(item) = items.get(&of).filter(|item| self.wants_now(item)) else { return };
+        if item.here && self.given.insert(of) {
             self.owed.push_back(of);
+        }
+        if item.begun && self.wants.tells.arriving && !self.given.contains(&of) && self.shown.insert(of) {
+            self.coming.push_back(of);
         }
     }
 
     fn lose(&mut self, of: Reference, advert: &Advert) {
         self.said.remove(&of);
         self.ask.remove(&of);
-        if !self.given.remove(&of) {
-            return;
-        }
-        match self.owed.iter().position(|owed| *owed == of) {
-            Some(at) => {
-                self.owed.remove(at);
-            }
-            None => self.gone.push_back(advert.clone()),
+        let (given, shown) = (self.given.remove(&of), self.shown.remove(&of));
+        let told = |all: bool, waits: &mut VecDeque<Reference>| {
+            let at = waits.iter().position(|waits| *waits == of).filter(|_| all);
+            all && at.and_then(|at| waits.remove(at)).is_none()
+        };
+        let (received, began) = (told(given, &mut self.owed), told(shown, &mut self.coming));
+        if received || began {
+            self.gone.push_back(advert.clone());
         }
     }
 
-    fn deliver(&mut self, items: &BTreeMap<Reference, Item>, body: &impl Fn(Reference) -> Option<Arc<[u8]>>) {
+    fn deliver(
+        &mut self,
+        items: &BTreeMap<Reference, Item>,
+        body: &impl Fn(&Item) -> Option<Body>,
+        lease: &impl Fn(ArtifactId) -> Option<Lease>,
+    ) {
         while !self.gone.is_empty() && self.mailbox.has_room(0) {
             self.mailbox.put(Note::Withdrawn(self.gone.pop_front().expect("there is one")));
         }
@@ -253,10 +378,20 @@ impl Reader {
             self.mailbox.put(Note::Asked(item.advert.clone()));
             self.ask.pop_first();
         }
+        while let Some(of) = self.coming.front().copied() {
+            if !self.mailbox.has_room(0) {
+                return;
+            }
+            let found = items.get(&of).and_then(|item| Some((item.advert.clone(), lease(item.advert.id)?)));
+            if let Some((advert, lease)) = found {
+                self.mailbox.put(Note::Arriving(advert, lease));
+            }
+            self.coming.pop_front();
+        }
         while let Some(of) = self.owed.front().copied() {
-            let found = items.get(&of).and_then(|item| Some((item.advert.clone(), body(of)?)));
+            let found = items.get(&of).and_then(|item| Some((item.advert.clone(), body(item)?)));
             if let Some((advert, body)) = found {
-                if !self.mailbox.has_room(body.len()) {
+                if !self.mailbox.has_room(body.in_memory()) {
                     return;
                 }
                 self.mailbox.put(Note::Received(advert, body));

@@ -1,0 +1,121 @@
+//! What comes in pieces.
+
+use std::io::{Read, Seek, SeekFrom};
+use std::time::Duration;
+
+use busway::Code;
+use busway::artifacts::{Artifact, Event};
+
+use crate::stage::{Directory, PATIENCE, body, receive, subscribe, three, until};
+
+/// Reads all of it, in parts of an odd size, some of which lie in two pieces.
+fn read(artifact: &Artifact) -> Vec<u8> {
+    let (mut all, mut part) = (Vec::new(), vec![0; 100_003]);
+    loop {
+        match artifact.read_at(all.len() as u64, &mut part).unwrap() {
+            0 => return all,
+            count => all.extend_from_slice(&part[..count]),
+        }
+    }
+}
+
+#[test]
+fn an_artifact_of_64_mib_comes_to_each_node_whole_in_whatever_way_it_is_offered_and_read() {
+    const SIZES: [usize; 3] = [64 << 20, (3 << 20) + 1, 5 << 20];
+    let hosts = three();
+    let mut subscribers = hosts.each_ref().map(|host| subscribe(host, "block.>"));
+    let directory = Directory::new();
+    let path = directory.path().join("offered");
+    let artifacts = hosts[0].bus.artifacts("block.new").unwrap();
+    for (way, size) in SIZES.into_iter().enumerate() {
+        let sent = body(size, 7);
+        let offer = match way {
+            0 => artifacts.offer(&sent),
+            1 => {
+                std::fs::write(&path, &sent).unwrap();
+                artifacts.offer_file(&path)
+            }
+            _ => artifacts.offer_reader(std::io::Cursor::new(sent.clone())),
+        };
+        let offer = offer.open().unwrap();
+        for (subscriber, read_by) in subscribers.iter_mut().zip(0..) {
+            let artifact = receive(subscriber);
+            assert_eq!((artifact.size(), artifact.advert().id()), (sent.len() as u64, offer.id()));
+            let came = match read_by {
+                0 => read(&artifact),
+                1 => artifact.bytes().unwrap().to_vec(),
+                _ => {
+                    let saved = directory.path().join("saved");
+                    artifact.save(&saved).unwrap();
+                    std::fs::read(&saved).unwrap()
+                }
+            };
+            assert!(came == sent, "way {way}, read by {read_by}");
+            let mut reader = artifact.reader();
+            let mut last = Vec::new();
+            reader.seek(SeekFrom::End(-5)).unwrap();
+            reader.read_to_end(&mut last).unwrap();
+            assert!(last == sent[sent.len() - 5..]);
+        }
+        drop(offer);
+        for subscriber in &mut subscribers {
+            assert!(matches!(subscriber.recv_timeout(PATIENCE).unwrap(), Some(Event::Withdrawn(_))));
+        }
+        until("nothing is kept", || {
+            hosts.iter().all(|host| host.bus.artifacts(">").unwrap().counts().stored_bytes == 0)
+        });
+    }
+    let given: u64 = hosts.iter().map(|host| host.bus.artifacts(">").unwrap().counts().bytes_given).sum();
+    let useful: u64 = hosts.iter().map(|host| host.bus.artifacts(">").unwrap().counts().bytes_useful).sum();
+    assert_eq!(useful, 2 * SIZES.iter().sum::<usize>() as u64, "each byte once");
+    println!("evidence: bytes={SIZES:?} nodes=3 ways=3 useful={useful} given={given}");
+}
+
+#[test]
+fn who_reads_what_arrives_is_given_checked_bytes_in_order_and_is_told_how_much_is_here() {
+    let hosts = three();
+    let artifacts = |at: usize| hosts[at].bus.artifacts("block.new").unwrap();
+    let mut here = artifacts(1).subscriber().progress().as_it_arrives().open().unwrap();
+    let sent = body(16 << 20, 3);
+    let _offer = artifacts(0).offer(&sent).open().unwrap();
+    let (mut told, mut have_last, mut arrived) = (0, 0, None);
+    let artifact = loop {
+        match here.recv_timeout(PATIENCE).unwrap().expect("something comes") {
+            Event::Progress { have, size, advert } => {
+                assert!(have >= have_last && have <= size && size == advert.size(), "{have} of {size}");
+                (told, have_last) = (told + 1, have);
+            }
+            Event::Arriving(arriving) => {
+                let mut reader = arriving.reader(PATIENCE);
+                let read = std::thread::spawn(move || {
+                    let mut all = Vec::new();
+                    reader.read_to_end(&mut all).map(|_| all)
+                });
+                assert!(arrived.replace(read).is_none(), "once");
+            }
+            Event::Received(artifact) => break artifact,
+            other => panic!("{other:?}"),
+        }
+    };
+    assert!(arrived.expect("it arrives").join().unwrap().unwrap() == sent);
+    assert!(artifact.bytes().unwrap()[..] == sent);
+    assert!(told > 0);
+    println!("evidence: bytes={} told={told}", sent.len());
+}
+
+#[test]
+fn an_artifact_is_fetched_by_its_name_of_who_offers_it_and_waited_for_no_longer_than_was_said() {
+    let hosts = three();
+    let artifacts = |at: usize| hosts[at].bus.artifacts("block.new").unwrap();
+    for size in [100, 100_000, 1_000_000] {
+        let sent = body(size, 5);
+        let offer = artifacts(0).offer(&sent).open().unwrap();
+        assert!(artifacts(2).fetch(offer.id(), PATIENCE).unwrap().bytes().unwrap()[..] == sent);
+        assert!(artifacts(0).fetch(offer.id(), PATIENCE).unwrap().bytes().unwrap()[..] == sent, "its own");
+        let id = offer.id();
+        offer.withdraw();
+        until("its end is told", || artifacts(2).list().unwrap().is_empty());
+        let error = artifacts(2).fetch(id, Duration::from_millis(1)).unwrap_err();
+        assert_eq!(error.code(), Code::TimedOut);
+    }
+}
