@@ -156,6 +156,7 @@ claims! {
 
     "test_bus_document.Document":
     fn the_lifespan_of_our_page_answers();
+    fn our_page_names_every_key_with_its_default_every_count_and_every_difference();
     fn the_quick_start_runs_as_it_stands_and_leaves_nothing();
     fn its_names_are_ours();
     fn its_handlers_handle();
@@ -196,6 +197,7 @@ claims! {
 
     "test_bus_processes.Processes":
     fn sync_handlers_run_in_processes_that_end_with_the_bus();
+    fn as_many_processes_are_at_it_as_handlers_were_allowed();
     fn what_a_killed_process_leaves_at_the_end_is_counted_as_dropped();
     fn what_another_process_cannot_find_is_refused_where_it_is_registered();
     fn a_process_that_is_killed_costs_what_it_had_and_the_next_message_has_another();
@@ -229,6 +231,7 @@ claims! {
     fn domains_are_apart_and_sync_handlers_run_where_was_said();
     fn a_strict_bus_raises_what_others_count();
     fn nothing_is_logged_by_itself_and_nothing_opened_by_building();
+    fn a_context_is_taken_and_said_not_to_be_used();
 
     "test_bus_lives.Lives":
     fn there_are_nine_counts_and_more_for_who_asks();
@@ -265,6 +268,7 @@ claims! {
     "test_bus_limits.Limits":
     fn the_eleventh_result_meets_a_limit_of_ten();
     fn the_eleventh_event_meets_a_limit_of_ten();
+    fn what_is_too_large_is_dropped_by_that_name();
     fn a_limit_of_0_is_the_most_that_a_queue_may_have();
     fn who_pulls_and_who_answers_has_as_much_in_hand_as_was_said();
     fn who_pushes_waits_as_long_as_was_said_and_not_at_all_where_that_is_0();

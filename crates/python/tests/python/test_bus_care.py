@@ -289,6 +289,16 @@ class Care(BusClaims):
                 bus.register_handler("y", well.append, breaker={"failures": 2, "cooldown": 0.5})
                 bus.register_handler("dead", lambda message: dead.append(message["data"]))
                 await self.listens(bus)
+                # One that is left alone for longer.
+                longer = []
+
+                async def never(message):
+                    longer.append(message["data"])
+                    raise ValueError
+
+                bus.register_handler("z", never, breaker={"failures": 1, "cooldown": 1000 * PATIENCE})
+                await bus.publish("z", 0)
+                await self.until(lambda: longer == [0])
                 for number in range(10):
                     await bus.publish("x", number)
                     await bus.publish("y", number)
@@ -297,17 +307,21 @@ class Care(BusClaims):
                 self.assertEqual([letter["error"] for letter in dead[2:]], ["breaker"] * 8)
                 metrics = bus.get_metrics(extended=True)
                 self.assertEqual(metrics["causes"]["inbound_dropped.breaker"], 8)
-                self.assertEqual(metrics["inbound_dropped"], 10)
+                self.assertEqual(metrics["inbound_dropped"], 11)
                 works, number = True, 10
-                while len(calls) == 2:
-                    await bus.publish("x", number)
-                    number += 1
-                    await asyncio.sleep(0.01)
+                async with asyncio.timeout(PATIENCE):
+                    while len(calls) == 2:
+                        await bus.publish("x", number)
+                        number += 1
+                        await asyncio.sleep(0.01)
+                await bus.publish("z", 1)
                 # The first that is let through is the probe, and all that follow come.
                 before = len(calls)
                 await bus.publish("x", "last")
                 await self.until(lambda: calls[-1] == "last")
                 self.assertEqual(len(calls), before + 1)
+                await self.until(lambda: bus.get_metrics(extended=True)["inbound_waiting"] == 0)
+                self.assertEqual(longer, [0])
 
         with self.assertLogs("message_bus", logging.ERROR):
             self.run_async(main())

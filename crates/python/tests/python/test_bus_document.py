@@ -22,7 +22,7 @@ import warnings
 import busway
 import message_bus
 from bus_stage import BusClaims
-from message_bus import MessageBus, Ports, Topics
+from message_bus import DEFAULT_CONFIG, MessageBus, Ports, Topics
 from stage import PATIENCE
 
 BLOCKS = pathlib.Path(__file__).with_name("document")
@@ -200,6 +200,23 @@ class Document(BusClaims):
         self.assertEqual(self.run_async(main()), {"raw": {"status": "not_implemented"}})
         self.assertEqual(names["bus"].get_metrics()["active_connections"], 0)
         self.evidence(fastapi=importlib.metadata.version("fastapi") if is_there else "stood in for")
+
+
+    def test_our_page_names_every_key_with_its_default_every_count_and_every_difference(self):
+        page = pathlib.Path(os.environ["BUSWAY_SOURCES"], "../../docs/message_bus.md").read_text()
+
+        def rows(heading):
+            section = page.partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
+            table = section.partition("\n|")[2].partition("\n\n")[0].splitlines()
+            return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in table[2:]]
+
+        found = {key.strip("`"): ast.literal_eval(default) for key, default, *_ in rows("Configuration")}
+        self.assertEqual(found, DEFAULT_CONFIG)
+        self.assertEqual([count.strip("`") for count, _ in rows("Counts")], list(MessageBus("svc").get_metrics()))
+        differences = rows("Where the document and the program differ")
+        self.assertEqual([int(number) for number, *_ in differences], list(range(1, 18)))
+        self.assertTrue(all(theirs and ours for _, theirs, ours in differences))
+        self.evidence(keys=len(found), counts=9, differences=len(differences))
 
 
 class RealService:

@@ -1,6 +1,7 @@
 """What is published by `message_bus` reaches who asked for it, whoever came first."""
 
 import asyncio
+import enum
 import random
 
 import busway
@@ -61,8 +62,10 @@ asyncio.run(main())
                 with Child(script) as child:
                     for number in range(2):
                         await bus.publish("x", number)
+                    self.assertFalse(await bus.ready("x", timeout=0), "nobody is there")
+                    waiting = asyncio.create_task(bus.ready("x", timeout=PATIENCE))
                     child.say("go")
-                    self.assertTrue(await bus.ready("x", timeout=PATIENCE))
+                    self.assertTrue(await waiting)
                     await bus.publish("x", 2)
                     self.assertEqual(await asyncio.to_thread(child.hear), "[0, 1, 2]")
                 self.assertEqual(bus.get_metrics()["outbound_dropped"], 0)
@@ -194,6 +197,12 @@ asyncio.run(main())
         self.run_async(main())
 
     def test_ports_are_spaces_and_any_number_of_buses_publish_on_one(self):
+        class Mine(Ports):
+            OTHER = 7001
+
+        class Numbers(enum.IntEnum):
+            THIRD = 7002
+
         async def main():
             async with self.bus(name="a") as one, self.bus(name="b") as other:
                 seen = []
@@ -205,9 +214,10 @@ asyncio.run(main())
                 await self.listens(one, port=Ports.GLOBAL_EVENTS)
                 await self.listens(one, port=7001)
                 await one.publish("x", 1)
-                await other.publish("x", 2)
-                await other.publish("x", 3, port=7001)
-                await other.publish("x", 4, 7002)
+                await other.publish("x", 2, Mine.GLOBAL_EVENTS)
+                await other.publish("x", 3, port=Mine.OTHER)
+                await other.publish("x", 4, Numbers.THIRD)
+                self.assertEqual(list(other._publishing.routes)[-1][0], 7002)
                 await self.until(lambda: len(seen) == 3)
                 self.assertEqual(sorted(seen), [("a", 1), ("b", 2), ("b", 3)])
                 self.assertEqual(one.get_metrics()["failed_bind_count"] + other.get_metrics()["failed_bind_count"], 0)

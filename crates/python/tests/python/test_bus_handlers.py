@@ -39,9 +39,9 @@ class Handlers(BusClaims):
                     await asyncio.sleep(0)
                     seen["bound"] = threading.get_ident()
 
-                async def __call__(self, message):
+                async def __call__(self, message, key="callable"):
                     await asyncio.sleep(0)
-                    seen["callable"] = threading.get_ident()
+                    seen[key] = threading.get_ident()
 
             async def partial(name, message):
                 await asyncio.sleep(0)
@@ -58,11 +58,12 @@ class Handlers(BusClaims):
                 bus.register_handler("bound", calls.bound)
                 bus.register_handler("callable", calls)
                 bus.register_handler("partial", functools.partial(partial, "partial"))
+                bus.register_handler("partial callable", functools.partial(calls, key="partial callable"))
                 bus.register_handler("returned", lambda message: later(message))
                 bus.register_handler("sync", lambda message: sync("sync", message))
                 bus.register_handler("sync partial", functools.partial(sync, "sync partial"))
                 await self.listens(bus)
-                topics = ["bound", "callable", "partial", "returned", "sync", "sync partial"]
+                topics = ["bound", "callable", "partial", "partial callable", "returned", "sync", "sync partial"]
                 for topic in topics:
                     await bus.publish(topic, None)
                 await self.until(lambda: len(seen) == len(topics))
@@ -97,14 +98,15 @@ class Handlers(BusClaims):
         self.run_async(main())
 
     def test_as_many_handlers_run_at_once_as_were_allowed(self):
-        async def most(config, topics, messages):
+        async def most(config, topics, messages, ports=(5555,)):
             gate = Gate()
             async with self.bus(config) as bus:
                 for topic in range(topics):
                     bus.register_handler(f"t{topic}", gate)
-                await self.listens(bus)
+                for port in ports:
+                    await self.listens(bus, port=port)
                 for number in range(messages):
-                    await bus.publish(f"t{number % topics}", number)
+                    await bus.publish(f"t{number % topics}", number, ports[number % len(ports)])
                 await self.until(lambda: bus.get_metrics()["messages_received"] == messages)
                 for _ in range(300):
                     await asyncio.sleep(0)
@@ -118,6 +120,8 @@ class Handlers(BusClaims):
                 return inside
 
         self.assertEqual(self.run_async(most({"handler_max_concurrency": 20}, 100, 100)), 20)
+        # What a bus has allowed is shared by its loops.
+        self.assertEqual(self.run_async(most({"handler_max_concurrency": 20}, 100, 100, (5555, 7001))), 20)
         self.assertEqual(self.run_async(most({}, 100, 200)), 100)
         self.assertEqual(self.run_async(most({"handler_max_concurrency": 20}, 1, 100)), 1)
         self.assertEqual(self.run_async(most({"handler_max_concurrency": 20, "ordering": "none"}, 1, 100)), 20)
@@ -154,23 +158,25 @@ class Handlers(BusClaims):
         self.run_async(main({"max": 1, "base_ms": 1}))
 
     def test_as_many_threads_are_at_it_as_handlers_were_allowed(self):
-        async def main():
-            held = Held()
-            async with self.bus({"handler_max_concurrency": 7}) as bus:
-                for topic in range(20):
+        async def main(at_once):
+            held, topics = Held(), at_once + 13
+            async with self.bus({"handler_max_concurrency": at_once}) as bus:
+                for topic in range(topics):
                     bus.register_handler(f"t{topic}", held)
                 await self.listens(bus)
-                for topic in range(20):
+                for topic in range(topics):
                     await bus.publish(f"t{topic}", None)
-                await self.until(lambda: len(held.threads) == 7)
-                self.assertFalse(await asyncio.to_thread(self.entered_again, held))
+                await self.until(lambda: len(held.threads) == at_once)
+                self.assertFalse(await asyncio.to_thread(self.entered_again, held, at_once))
                 held.open.set()
-                await self.until(lambda: len(held.threads) == 20)
+                await self.until(lambda: len(held.threads) == topics)
 
-        self.run_async(main())
+        self.run_async(main(7))
+        # As the document has it: more than there are threads where nothing is said.
+        self.run_async(main(50))
 
-    def entered_again(self, held):
-        for _ in range(7):
+    def entered_again(self, held, at_once):
+        for _ in range(at_once):
             held.entered.acquire(timeout=PATIENCE)
         return held.entered.acquire(timeout=0.1)
 

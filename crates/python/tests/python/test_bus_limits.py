@@ -101,6 +101,34 @@ class Limits(BusClaims):
 
         self.run_async(main())
 
+    def test_what_is_too_large_is_dropped_by_that_name(self):
+        async def main():
+            async with self.bus({"breaker": "strict"}) as bus:
+                await bus.publish("x", 0)
+                route = bus._publishing.routes[5555, "x"]
+                native = route.native
+
+                class Small:
+                    """As a port whose memory is shorter than a message is."""
+
+                    def __getattr__(self, name):
+                        return getattr(native, name)
+
+                    def try_send(self, payload, **beside):
+                        raise busway.TooLarge(107, "the message is too large", "x")
+
+                route.native = Small()
+                self.assertIsNone(await bus.publish("x", "large"))
+                self.assertEqual((await bus.publish_ex("x", "large")).cause, "too_large")
+                route.native = native
+                metrics = bus.get_metrics(extended=True)
+                self.assertEqual((metrics["causes"]["outbound_dropped.too_large"], metrics["outbound_dropped"]), (2, 2))
+                # The endpoint is well all the same.
+                self.assertTrue((await bus.publish_ex("x", "small")).accepted)
+
+        with self.assertLogs("message_bus", logging.WARNING):
+            self.run_async(main())
+
     def test_who_pulls_and_who_answers_has_as_much_in_hand_as_was_said(self):
         class Slow(ResultBus):
             async def _handle_pulled_message(self, message):

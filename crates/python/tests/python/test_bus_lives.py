@@ -11,7 +11,7 @@ from unittest import mock
 
 import busway
 from bus_stage import BusClaims, Gate, Held, threads
-from message_bus import BusMetrics, MessageBus, Ports, _farewell
+from message_bus import DEFAULT_CONFIG, BusMetrics, MessageBus, Ports, _farewell
 from message_bus._breaker import Breaker
 from message_bus._log import Limited
 from stage import PATIENCE, Child
@@ -310,6 +310,9 @@ print("ends", flush=True)
                 closing = asyncio.create_task(sender.cleanup())
                 await self.until(lambda: sender._core.closed)
                 if linger:
+                    # Longer than it would have where nothing is said.
+                    await asyncio.wait([closing], timeout=5 * DEFAULT_CONFIG["close_linger_ms"] / 1000)
+                    self.assertFalse(closing.done())
                     held.open.set()
                 await asyncio.wait_for(closing, PATIENCE)
                 undelivered = sender.get_metrics(extended=True)["causes"].get("undelivered", 0)
@@ -317,8 +320,33 @@ print("ends", flush=True)
                 await self.until(lambda: len(held.threads) == 5)
                 return undelivered
 
+        async def pushes(linger):
+            class Stays(Pulls):
+                async def _handle_pulled_message(self, message):
+                    await stuck.wait()
+                    await super()._handle_pulled_message(message)
+
+            async with self.bus({"hwm_inbound": 1}, kind=Stays) as reader:
+                stuck, sender = asyncio.Event(), MessageBus("sender", {"close_linger_ms": linger})
+                pulling = asyncio.create_task(reader.pull_results_loop())
+                for number in range(5):
+                    await sender.push_result(number)
+                await self.until(lambda: reader.get_metrics()["messages_received"] == 1)
+                closing = asyncio.create_task(sender.cleanup())
+                if linger:
+                    await asyncio.wait([closing], timeout=5 * DEFAULT_CONFIG["close_linger_ms"] / 1000)
+                    self.assertFalse(closing.done())
+                    stuck.set()
+                await asyncio.wait_for(closing, PATIENCE)
+                stuck.set()
+                await self.until(lambda: len(reader.taken) == 5)
+                pulling.cancel()
+                return sender.get_metrics(extended=True)["causes"].get("undelivered", 0)
+
         self.assertEqual(self.run_async(main(1000 * PATIENCE)), 0)
         self.assertEqual(self.run_async(main(0)), 4)
+        self.assertEqual(self.run_async(pushes(1000 * PATIENCE)), 0)
+        self.assertEqual(self.run_async(pushes(0)), 4)
 
     def test_handlers_that_are_not_to_be_cancelled_come_to_their_end(self):
         async def main(cancel):

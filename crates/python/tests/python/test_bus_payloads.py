@@ -12,7 +12,7 @@ import urllib.error
 import urllib.request
 from unittest import mock
 
-from bus_stage import BusClaims, threads
+from bus_stage import BusClaims, Gate, threads
 from message_bus import MessageBus, _exporter, build_serializer
 from message_bus._payloads import RawSerializer
 from stage import PATIENCE
@@ -143,7 +143,26 @@ class Counts(BusClaims):
                 await bus.cleanup()
                 self.assertEqual(bus.get_metrics(extended=True)["delivered"], 100)
 
+        async def loses():
+            async with self.bus({"hwm_outbound": 32}) as bus, self.bus({"hwm_inbound": 1, "policy": "drop-oldest"}) as slow:
+                stuck = Gate()
+                slow.register_handler("x", stuck)
+                await self.listens(slow)
+                await bus.ready("x")
+                for number in range(200):
+                    await bus.publish("x", number)
+                stuck.open.set()
+                await self.until(lambda: stuck.handled and stuck.handled[-1] == 199)
+                await self.until(lambda: bus.get_metrics(extended=True)["in_flight"] == 0)
+                for counts in (bus.get_metrics(extended=True), (await bus.cleanup(), bus.get_metrics(extended=True))[1]):
+                    self.assertEqual((counts["expected"], counts["delivered"]), (200, len(stuck.handled)))
+                    self.assertEqual(counts["lost"], {"lapped": 200 - len(stuck.handled)})
+                    self.assertEqual(counts["outbound_dropped"], 200 - len(stuck.handled))
+                return len(stuck.handled)
+
         self.run_async(main())
+        handled = self.run_async(loses())
+        self.evidence(expected=200, delivered=handled, lost=200 - handled)
 
     def test_the_counts_are_text_and_found_at_an_address_with_no_code(self):
         port = free_port()
@@ -179,6 +198,11 @@ class Counts(BusClaims):
                 self.assertEqual((text.count("first") > 0, 'a\\"b' in text), (True, False))
             with self.assertRaises(OSError):
                 await asyncio.to_thread(get)
+            # Who is started again has its address at once.
+            async with self.bus(config, name="again") as bus:
+                await bus.publish("x", 1)
+                self.assertIn('bus_messages_sent_total{service="again"} 1', await asyncio.to_thread(get))
+                self.assertEqual(bus.get_metrics()["failed_bind_count"], 0)
 
         with self.assertLogs("message_bus", logging.WARNING):
             self.run_async(main())

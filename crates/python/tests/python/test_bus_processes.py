@@ -98,6 +98,20 @@ class Processes(BusClaims):
         self.assertEqual([pid for pid in pids if is_running(pid)], [])
         self.evidence(messages=20, processes=len(pids))
 
+    def test_as_many_processes_are_at_it_as_handlers_were_allowed(self):
+        async def main(path):
+            async with self.bus({**CONFIG, "handler_max_concurrency": 3, "close_linger_ms": 0}) as bus:
+                for topic in "abcd":
+                    bus.register_handler(topic, stays)
+                await self.listens(bus)
+                for topic in "abcd":
+                    await bus.publish(topic, {"what": topic, "file": path})
+                await self.until(lambda: len(self.read(path)) == 3, "three are in a handler, each in a process")
+                self.assertEqual(len({pid for pid, *_ in self.read(path)}), 3)
+
+        with tempfile.NamedTemporaryFile() as file:
+            self.run_async(main(file.name))
+
     def test_what_another_process_cannot_find_is_refused_where_it_is_registered(self):
         bus = MessageBus("x", CONFIG)
 

@@ -132,11 +132,13 @@ class Requests(BusClaims):
 
         async def nobody_comes():
             async with self.bus({"late_join_ms": 1000 * PATIENCE}) as bus:
-                asking = asyncio.create_task(bus.request(0, 1))
+                asking = asyncio.create_task(bus.request_ex(0, 1))
                 # Half of the time is for sending, and for who answers to come.
                 await asyncio.wait([asking], timeout=(half + end) / 2)
                 self.assertTrue(asking.done())
-                return await asking
+                # It was waited for: that nobody is there is known sooner where less was said.
+                with self.assertRaises(busway.TimedOut):
+                    await asking
 
         async def main():
             halved = {"req_timeout_split": "half"}

@@ -99,6 +99,7 @@ class Settings(BusClaims):
         there = _serializers.orjson
         if there is not None:
             self.assertEqual(OrjsonSerializer().loads(OrjsonSerializer().dumps({"a": 1})), {"a": 1})
+            self.assertIs(type(MessageBus("x", {"serializer": "orjson"}).serializer), OrjsonSerializer)
         self.addCleanup(setattr, _serializers, "orjson", there)
         _serializers.orjson = None
         with self.assertLogs("message_bus", logging.INFO) as logs:
@@ -206,6 +207,12 @@ class Settings(BusClaims):
                     await bus.publish(["a"], {})
 
         self.run_async(main())
+
+    def test_a_context_is_taken_and_said_not_to_be_used(self):
+        with self.assertLogs("message_bus", logging.INFO) as logs:
+            bus = MessageBus("x", None, object())
+        self.assertIn("context of x is not used", logs.records[0].getMessage())
+        self.assertIsInstance(bus, MessageBus)
 
     def test_nothing_is_logged_by_itself_and_nothing_opened_by_building(self):
         script = "import logging, threading, message_bus, os\n"
