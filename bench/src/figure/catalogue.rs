@@ -46,6 +46,8 @@ pub fn figures(settings: &Settings) -> Vec<Figure> {
 /// Receivers of the figures that vary them.
 pub const FANOUT: [usize; 4] = [1, 8, 64, 256];
 
+/// At about so many messages a second ten thousand topics come over a link, and a hundred subscribers take them.
+const TRICKLE: u64 = 40_000;
 /// Fixed rates, in messages a second: one at which both sides idle, one near what a slow side can do.
 const RATES: [u64; 2] = [10_000, 500_000];
 
@@ -528,6 +530,13 @@ impl Maker<'_> {
             .iter()
             .flat_map(|side| sizes.map(|size| Plan { size, receivers, ..self.cell(side, "topics", 40_000) }));
         let [_, few, _, many] = sizes;
+        let trickle = [few, many].map(|size| Plan {
+            size,
+            receivers,
+            rate: TRICKLE,
+            ..self.cell("rings", "topics", 40_000)
+        });
+        let cells = cells.chain(trickle);
         let at = |side: &str, size: u64, name| read(&format!("{side} topics to {receivers} of {size}"), name);
         let claims = ["busway", "link"].iter().flat_map(|side| {
             let medium = if *side == "link" { "over a link" } else { "in memory" };
@@ -555,6 +564,13 @@ impl Maker<'_> {
             Against::Over(at("rings", few, taken)),
             Bar::None,
         );
+        let slow = |size| read(&format!("rings topics to {receivers} at {TRICKLE}/s of {size}"), taken);
+        let slowly = claim(
+            &format!("bare rings filled at {TRICKLE} a second, a message that is taken: {many} over {few}"),
+            slow(many),
+            Against::Over(slow(few)),
+            Bar::None,
+        );
         let over = sizes.iter().map(|size| {
             let (ours, floor) = (at("busway", *size, taken), at("rings", *size, taken));
             claim(&format!("busway in memory / bare rings at {size}"), ours, Against::Over(floor), Bar::None)
@@ -563,9 +579,9 @@ impl Maker<'_> {
             method: "One process publishes 64 B on each topic in turn; 100 subscribers, each with one pattern for all of them, take every message. Processor time: of the publishing thread, and of all threads of the subscribers' processes, \
                      their looks for messages with them. A subscription is one subscriber at one topic, until its publisher knows of it. \
                      The bare rings do the same in as many processes with plain shared memory: for each ring a head, for each pair a cursor word, and nothing else. Their ratio is the machine's: \
-                     what it costs that so many rings fit no cache",
+                     what it costs that so many rings fit no cache. Filled at a rate, as messages come over a link, they say what it costs a hundred readers to look where there is little",
             cells: cells.collect(),
-            claims: claims.chain([floor]).chain(over).collect(),
+            claims: claims.chain([floor, slowly]).chain(over).collect(),
             rounds_max: 3,
             ..plain("P21", "10 000 topics with 100 subscribers each")
         }

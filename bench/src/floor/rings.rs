@@ -132,7 +132,8 @@ pub fn conduct(plan: &Plan) -> Result<Outcome, Failure> {
     let partners = Partners::start(&scene, count)?;
     stage.wait_ready(count)?;
     stage.start();
-    let mut writer = Writer { rings, published: vec![0; rings.rings], limits: vec![0; rings.rings] };
+    let mut writer =
+        Writer { rings, published: vec![0; rings.rings], limits: vec![0; rings.rings], due: None };
     let (topics, ports) = (plan.size, plan.receivers as u64);
     let taken = &stage.board.taken.words;
     // Each ring once, so that its memory is there.
@@ -141,6 +142,7 @@ pub fn conduct(plan: &Plan) -> Result<Outcome, Failure> {
     stage.board.go.words[1].store(1, Ordering::Release); // pairs with Acquire in `partner`
     pause(Duration::from_millis(20));
     let (start_ns, start_cpu_ns) = (now_ns(), thread_cpu_ns());
+    writer.due = (plan.rate > 0).then_some(Due { from_ns: start_ns, rate: plan.rate, sent: 0 });
     writer.publish(plan.messages)?;
     let cpu_ns = thread_cpu_ns() - start_cpu_ns;
     stage.wait_for("messages", (topics + plan.messages) * ports, &taken[TAKEN])?;
@@ -162,6 +164,26 @@ struct Writer {
     published: Vec<u64>,
     /// How far all readers of a ring were when that was looked at last.
     limits: Vec<u64>,
+    /// When the next message may go, where the plan has a rate.
+    due: Option<Due>,
+}
+
+/// Messages that go at a rate, those of a millisecond together.
+struct Due {
+    from_ns: u64,
+    rate: u64,
+    sent: u64,
+}
+
+impl Due {
+    fn wait(&mut self) {
+        while (now_ns() - self.from_ns) as u128 * u128::from(self.rate)
+            < u128::from(self.sent) * 1_000_000_000
+        {
+            pause(Duration::from_millis(1));
+        }
+        self.sent += 1;
+    }
 }
 
 impl Writer {
@@ -169,6 +191,9 @@ impl Writer {
         let mut left = messages;
         while left > 0 {
             for ring in 0..self.rings.rings.min(usize::try_from(left)?) {
+                if let Some(due) = &mut self.due {
+                    due.wait();
+                }
                 self.send(ring)?;
                 left -= 1;
             }

@@ -97,11 +97,47 @@ pub enum Look {
     All,
 }
 
+/// Marks that lie in one line of a cache, and are compared without a branch for each.
+const LINE: usize = 8;
+/// Of this mark no ring is read.
+const NOBODY: u32 = u32::MAX;
+
+/// The marks of one process, from that of the first group of which a ring is read to that of the last. Most looks see nothing but these, so they lie where the
+/// process has them, beside each other, and so does what was seen of each.
 #[derive(Debug)]
-struct Mark<W> {
-    /// `None` where the group has none: its heads are looked at each time.
-    word: Option<W>,
-    seen: u64,
+struct Strip<H> {
+    process: ProcessId,
+    /// All marks of the process.
+    words: H,
+    /// The first that is looked at.
+    first: usize,
+    seen: Vec<u64>,
+    /// Behind each mark the group that has it, or [`NOBODY`]; another one of the same mark stands behind that.
+    groups: Vec<u32>,
+}
+
+impl<H: Deref<Target = [AtomicU64]>> Strip<H> {
+    /// Whether there is such a mark.
+    fn has(&self, number: usize) -> bool {
+        number < self.words.len()
+    }
+
+    /// The place behind this mark, which is looked at from now on.
+    fn place(&mut self, number: usize) -> &mut u32 {
+        if self.groups.is_empty() {
+            self.first = number;
+        }
+        let before = self.first.saturating_sub(number);
+        self.seen.splice(0..0, core::iter::repeat_n(0, before));
+        self.groups.splice(0..0, core::iter::repeat_n(NOBODY, before));
+        self.first = self.first.min(number);
+        let at = number - self.first;
+        if at >= self.groups.len() {
+            self.seen.resize(at + 1, 0);
+            self.groups.resize(at + 1, NOBODY);
+        }
+        &mut self.groups[at]
+    }
 }
 
 /// The rings of one group that are read, each at its index among the 64. A look at them reads all their heads and what was read
@@ -117,11 +153,13 @@ struct Members<H> {
     queued: u64,
     /// The place of each.
     places: Vec<u32>,
+    /// Another group with the same mark, or [`NOBODY`].
+    beside: u32,
 }
 
 impl<H: Deref<Target = [AtomicU64]>> Members<H> {
     fn new(heads: Option<H>) -> Self {
-        Self { heads, read: Vec::new(), present: 0, queued: 0, places: Vec::new() }
+        Self { heads, read: Vec::new(), present: 0, queued: 0, places: Vec::new(), beside: NOBODY }
     }
 
     fn put(&mut self, at: usize, read: u64, place: u32) {
@@ -220,10 +258,11 @@ pub struct Turn {
 
 /// The rings of one reader, each with a place from 0 without gaps, and which of them are to be looked at.
 #[derive(Debug)]
-pub struct Ready<W, H> {
+pub struct Ready<H> {
     places: Vec<Where>,
-    /// Beside each other, as most looks see nothing but the marks.
-    marks: Vec<Mark<W>>,
+    strips: Vec<Strip<H>>,
+    /// Groups that have no mark: their heads are looked at each time.
+    unmarked: Vec<u32>,
     members: Vec<Members<H>>,
     /// A second one of the same group where two rings have one index: one that has ended, and one that uses its memory anew.
     groups: BTreeMap<(Group, usize), usize>,
@@ -233,11 +272,12 @@ pub struct Ready<W, H> {
     left: usize,
 }
 
-impl<W, H> Default for Ready<W, H> {
+impl<H> Default for Ready<H> {
     fn default() -> Self {
         Self {
             places: Vec::new(),
-            marks: Vec::new(),
+            strips: Vec::new(),
+            unmarked: Vec::new(),
             members: Vec::new(),
             groups: BTreeMap::new(),
             queue: VecDeque::new(),
@@ -246,15 +286,15 @@ impl<W, H> Default for Ready<W, H> {
     }
 }
 
-impl<W: Deref<Target = AtomicU64>, H: Deref<Target = [AtomicU64]>> Ready<W, H> {
+impl<H: Deref<Target = [AtomicU64]>> Ready<H> {
     /// A ring of which all up to `read` was read, with the next place. It is looked at once, whatever its head says. `words`
-    /// are the mark of its group and all the heads there, and are only asked for where nothing else of the group is read.
+    /// are all marks of its process, each at the number of its group, and the heads of its group; they are only asked for where nothing else of the group is read.
     pub fn add(
         &mut self,
         process: ProcessId,
         ring: RingIndex,
         read: u64,
-        words: impl FnOnce(Group) -> (Option<W>, Option<H>),
+        words: impl FnOnce(Group) -> (Option<H>, Option<H>),
     ) {
         let (id, at) = (Group::of(process, ring), (ring.0 % GROUP) as usize);
         let is_free =
@@ -264,13 +304,7 @@ impl<W: Deref<Target = AtomicU64>, H: Deref<Target = [AtomicU64]>> Ready<W, H> {
             match self.groups.get(&(id, same)) {
                 Some(group) if is_free(group) => break *group,
                 Some(_) => same += 1,
-                None => {
-                    let (word, heads) = words(id);
-                    self.groups.insert((id, same), self.marks.len());
-                    self.marks.push(Mark { word, seen: 0 });
-                    self.members.push(Members::new(heads));
-                    break self.marks.len() - 1;
-                }
+                None => break self.add_group(id, same, words(id)),
             }
         };
         let place = self.places.len();
@@ -279,6 +313,32 @@ impl<W: Deref<Target = AtomicU64>, H: Deref<Target = [AtomicU64]>> Ready<W, H> {
             members.put(at, read, narrow(place));
         }
         self.again(place);
+    }
+
+    /// A group of which nothing is read yet, but by others that have its mark as well.
+    fn add_group(&mut self, id: Group, same: usize, (marks, heads): (Option<H>, Option<H>)) -> usize {
+        let (group, number) = (self.members.len(), id.number as usize);
+        self.groups.insert((id, same), group);
+        self.members.push(Members::new(heads));
+        let known = self.strips.iter().position(|strip| strip.process == id.process);
+        let strip = match (known, marks) {
+            _ if !id.is_marked() => None,
+            (Some(known), _) => Some(known),
+            (None, Some(words)) => {
+                let (seen, groups) = (Vec::new(), Vec::new());
+                self.strips.push(Strip { process: id.process, words, first: number, seen, groups });
+                Some(self.strips.len() - 1)
+            }
+            (None, None) => None,
+        };
+        match strip.and_then(|strip| self.strips.get_mut(strip)).filter(|strip| strip.has(number)) {
+            Some(strip) => {
+                let before = core::mem::replace(strip.place(number), narrow(group));
+                self.members[group].beside = before;
+            }
+            None => self.unmarked.push(narrow(group)),
+        }
+        group
     }
 
     /// Takes out the ring at this place; the last one has its place now.
@@ -370,19 +430,23 @@ impl<W: Deref<Target = AtomicU64>, H: Deref<Target = [AtomicU64]>> Ready<W, H> {
 
     /// Finds the rings that have something. What has not been given out before stays.
     pub fn look(&mut self, look: Look) {
-        for (group, mark) in self.marks.iter_mut().enumerate() {
-            if let Some(word) = &mark.word {
-                let now = word.load(Ordering::Acquire); // pairs with Release in `Stamp::put`
-                let before = core::mem::replace(&mut mark.seen, now); // M3
-                if now == before && look == Look::Marked {
-                    continue;
+        let Self { strips, unmarked, members, queue, .. } = self;
+        for group in unmarked {
+            queue_ahead(members, queue, *group);
+        }
+        for Strip { words, first, seen, groups, .. } in strips {
+            let words = words.get(*first..).unwrap_or_default();
+            for (line, (words, seen)) in words.chunks(LINE).zip(seen.chunks_mut(LINE)).enumerate() {
+                let mut changed = if look == Look::All { (1_u32 << seen.len()) - 1 } else { 0 };
+                for (at, (word, seen)) in words.iter().zip(seen).enumerate() {
+                    let now = word.load(Ordering::Acquire); // pairs with Release in `Stamp::put`
+                    changed |= u32::from(now != core::mem::replace(seen, now)) << at; // M3
                 }
-            }
-            let Some(members) = self.members.get_mut(group) else { continue };
-            let mut found = members.enqueue_ahead();
-            while found != 0 {
-                self.queue.push_back(Where::new(group, found.trailing_zeros() as usize));
-                found &= found - 1;
+                while changed != 0 {
+                    let at = line * LINE + changed.trailing_zeros() as usize;
+                    queue_ahead(members, queue, groups.get(at).copied().unwrap_or(NOBODY));
+                    changed &= changed - 1;
+                }
             }
         }
         self.left = self.queue.len().max(ROUND_MIN);
@@ -391,13 +455,32 @@ impl<W: Deref<Target = AtomicU64>, H: Deref<Target = [AtomicU64]>> Ready<W, H> {
     /// The bug that the model must find: the marks are noted when the heads have been looked at.
     #[cfg(loom)]
     pub fn look_and_note_late(&mut self) {
-        let seen: Vec<u64> = self.marks.iter().map(|mark| mark.seen).collect();
+        let seen: Vec<Vec<u64>> = self.strips.iter().map(|strip| strip.seen.clone()).collect();
         self.look(Look::Marked);
-        for (mark, seen) in self.marks.iter_mut().zip(seen) {
-            if let Some(word) = mark.word.as_ref().filter(|_| mark.seen != seen) {
-                mark.seen = word.load(Ordering::Acquire); // pairs with Release in `Stamp::put`
+        for (strip, before) in self.strips.iter_mut().zip(seen) {
+            for (at, (seen, before)) in strip.seen.iter_mut().zip(before).enumerate() {
+                if *seen != before {
+                    *seen = strip.words[strip.first + at].load(Ordering::Acquire); // pairs with Release in `Stamp::put`
+                }
             }
         }
+    }
+}
+
+/// Queues what has something in this group, and in those that have the same mark.
+#[inline]
+fn queue_ahead<H: Deref<Target = [AtomicU64]>>(
+    members: &mut [Members<H>],
+    queue: &mut VecDeque<Where>,
+    mut group: u32,
+) {
+    while let Some(of) = members.get_mut(group as usize) {
+        let mut found = of.enqueue_ahead();
+        while found != 0 {
+            queue.push_back(Where::new(group as usize, found.trailing_zeros() as usize));
+            found &= found - 1;
+        }
+        group = of.beside;
     }
 }
 

@@ -26,8 +26,8 @@ use crate::error::ShmError;
 use crate::heap::Table;
 use crate::hold::{HoldBudget, HoldWords};
 use crate::layout::{
-    HEADS_AT, RINGS_AT, RINGS_MAX, ROW_HOLDS, ROWS_AT, RingEntry, RowEntry, SEQUENCE_MAX, key, mark_at,
-    state, unkey,
+    HEADS_AT, MARKS, MARKS_AT, RINGS_AT, RINGS_MAX, ROW_HOLDS, ROWS_AT, RingEntry, RowEntry, SEQUENCE_MAX,
+    key, state, unkey,
 };
 use crate::life::Life;
 use crate::marks::{GROUP, Ready};
@@ -75,7 +75,7 @@ impl Head {
 }
 
 /// The rings of one reader, of which those are named that have something.
-pub type ReadyRings = Ready<Mapped<AtomicU64>, Mapped<[AtomicU64]>>;
+pub type ReadyRings = Ready<Mapped<[AtomicU64]>>;
 
 /// A row, as long as its reader or one of its samples lives.
 #[derive(Debug)]
@@ -241,9 +241,9 @@ impl RowShared {
         let tables = self.peer.tables();
         ready.add(self.peer.process(), RingIndex(self.ring_key.index), read, |group| {
             // What cannot be mapped is looked at each time, as those that are not marked.
-            let mark = group.is_marked().then(|| tables.at(mark_at(group)).ok()).flatten();
+            let marks = tables.arena().slice(MARKS_AT, u64::from(MARKS)).ok();
             let first = HEADS_AT + u64::from(group.number) * u64::from(GROUP) * 8;
-            (mark, tables.arena().slice(first, u64::from(GROUP)).ok())
+            (marks, tables.arena().slice(first, u64::from(GROUP)).ok())
         });
     }
 

@@ -9,17 +9,17 @@ use std::sync::Arc;
 /// The rings of one process: the heads of each group, and its mark.
 struct World {
     heads: Vec<Arc<[AtomicU64]>>,
-    marks: Vec<Arc<AtomicU64>>,
+    marks: Arc<[AtomicU64]>,
     rings: u32,
 }
 
-type Rings = Ready<Arc<AtomicU64>, Arc<[AtomicU64]>>;
+type Rings = Ready<Arc<[AtomicU64]>>;
 
 impl World {
     fn new(rings: u32) -> Self {
         let groups = || 0..rings.div_ceil(GROUP);
         let heads = groups().map(|_| (0..GROUP).map(|_| AtomicU64::new(0)).collect()).collect();
-        Self { heads, marks: groups().map(|_| Arc::new(AtomicU64::new(0))).collect(), rings }
+        Self { heads, marks: groups().map(|_| AtomicU64::new(0)).collect(), rings }
     }
 
     fn publish(&self, ring: u32) {
@@ -43,7 +43,7 @@ impl World {
     fn add(&self, ready: &mut Rings, ring: u32, read: u64) {
         ready.add(ProcessId(1), RingIndex(ring), read, |group| {
             let at = group.number as usize;
-            (group.is_marked().then(|| self.marks[at].clone()), Some(self.heads[at].clone()))
+            (Some(self.marks.clone()), Some(self.heads[at].clone()))
         });
     }
 }

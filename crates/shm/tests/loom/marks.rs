@@ -25,25 +25,18 @@ enum Seeded {
     NotedLate,
 }
 
-#[derive(Clone)]
-struct Word(Arc<World>, usize);
+/// Some of the words, from this one on.
+struct Words(Arc<World>, usize);
 
-impl Deref for Word {
-    type Target = AtomicU64;
+/// Where the heads begin, and where the marks do: the second of them is that of our group.
+const HEADS: usize = 0;
+const MARKS: usize = 1;
 
-    fn deref(&self) -> &AtomicU64 {
-        &self.0.words[self.1]
-    }
-}
-
-#[derive(Clone)]
-struct Heads(Arc<World>);
-
-impl Deref for Heads {
+impl Deref for Words {
     type Target = [AtomicU64];
 
     fn deref(&self) -> &[AtomicU64] {
-        &self.0.words[..2]
+        &self.0.words[self.1..self.1 + 2]
     }
 }
 
@@ -72,7 +65,7 @@ impl World {
     }
 
     /// Looks at what is named, and marks what is there as found.
-    fn look(&self, ready: &mut Ready<Word, Heads>, seeded: Seeded, found: &mut [bool; 2]) {
+    fn look(&self, ready: &mut Ready<Words>, seeded: Seeded, found: &mut [bool; 2]) {
         match seeded {
             Seeded::NotedLate => ready.look_and_note_late(),
             _ => ready.look(Look::Marked),
@@ -91,7 +84,7 @@ fn two_publishers(seeded: Seeded) {
     let world = Arc::new(World { words, asleep: AtomicU32::new(0), rung });
     let mut ready = Ready::default();
     for ring in 64..66 {
-        let words = || (Some(Word(Arc::clone(&world), 2)), Some(Heads(Arc::clone(&world))));
+        let words = || (Some(Words(Arc::clone(&world), MARKS)), Some(Words(Arc::clone(&world), HEADS)));
         ready.add(ProcessId(1), RingIndex(ring), 0, |_| words());
     }
     // New ones are looked at whatever the mark says: those looks are over.
