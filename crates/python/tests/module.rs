@@ -315,6 +315,7 @@ claims! {
     "test_bus_payloads.Payloads":
     fn bytes_go_as_they_are_and_what_is_none_is_refused();
     fn bytes_that_are_no_message_are_refused_whatever_they_are();
+    fn what_nests_claims_or_has_no_bound_is_refused_and_the_next_is_handled();
     fn messagepack_and_tables_go_where_their_packages_are();
     fn a_package_that_is_not_installed_is_named_with_how_to_get_it();
 

@@ -1,6 +1,6 @@
 """JSON as the bus speaks it: what does not work is an error of the bus.
 
-It takes and makes what `json` does, but for NaN and infinity, which are no JSON: who reads a message in another language would
+It takes and makes what `json` does, but for NaN and infinity, also as a number that is too large for one, which are no JSON: who reads a message in another language would
 refuse all of it. Of a field that comes twice the last holds, as in `json` and in Rust's `serde_json::Value`: to look for it would cost
 each message that has none. The compiled half asks it too.
 """
@@ -8,6 +8,7 @@ each message that has none. The compiled half asks it too.
 from __future__ import annotations
 
 import json
+import math
 from typing import Any
 
 from ._errors import CodecError
@@ -22,8 +23,15 @@ def _no_number(word: str) -> Any:
     raise ValueError(f"{word} is no number of JSON")
 
 
+def _finite(text: str) -> float:
+    value = float(text)
+    if math.isinf(value):
+        raise ValueError(f"{text[:40]} is larger than any number can be")
+    return value
+
+
 _encode = json.JSONEncoder(allow_nan=False).encode
-_decode = json.JSONDecoder(parse_constant=_no_number).decode
+_decode = json.JSONDecoder(parse_constant=_no_number, parse_float=_finite).decode
 
 
 def encoded(value: object) -> bytes:

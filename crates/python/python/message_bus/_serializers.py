@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import json
 import logging
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -42,7 +43,7 @@ class JsonSerializer(Serializer):
 
     def __init__(self) -> None:
         self._encode = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
-        self._decode = json.JSONDecoder(parse_constant=_no_number).decode
+        self._decode = json.JSONDecoder(parse_constant=_no_number, parse_float=_finite).decode
 
     def dumps(self, obj: Any) -> str | bytes:
         return self._encode(obj)
@@ -57,6 +58,13 @@ class JsonSerializer(Serializer):
 
 def _no_number(word: str) -> Any:
     raise ValueError(f"{word} is no number of JSON")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if math.isinf(value):
+        raise ValueError(f"{text[:40]} is larger than any number can be")
+    return value
 
 
 class OrjsonSerializer(Serializer):

@@ -12,10 +12,11 @@ import urllib.error
 import urllib.request
 from unittest import mock
 
+import busway
 from bus_stage import BusClaims, Gate, threads
 from message_bus import MessageBus, _exporter, build_serializer
 from message_bus._payloads import RawSerializer
-from stage import PATIENCE
+from stage import PATIENCE, resident
 
 
 class Echo(MessageBus):
@@ -110,6 +111,48 @@ class Payloads(BusClaims):
         else:
             lacking.append("pyarrow")
         self.evidence(lacking=",".join(lacking) or "none")
+
+    def test_what_nests_claims_or_has_no_bound_is_refused_and_the_next_is_handled(self):
+        head = b'{"topic":"x","sender":"y","ts":1,"data":'
+        packed = b"\x84\xa5topic\xa1x\xa6sender\xa1y\xa2ts\x01\xa4data"
+        texts = [head + b"[" * 100_000, head + b'{"a":' * 100_000, head + b"1e400}", head + b"NaN}", b"[" * 100_000, b"1e400"]
+        # Of 2^32 elements, and of as many bytes, there are none.
+        claims = [packed + claim + b"\xff" * 4 for claim in (b"\xdd", b"\xdf", b"\xc6", b"\xdb")]
+        claims += [packed + b"\x91" * 100_000, b"\xdd" + b"\xff" * 4]
+        hostile = {"json": texts}
+        hostile |= {name: of for name, of in (("orjson", texts), ("msgpack", claims)) if there(name)}
+
+        async def main(serializer, payloads):
+            config = {"serializer": serializer}
+            async with self.bus(config) as sender, self.bus(config, kind=Echo) as bus:
+                seen, count = [], len(payloads)
+                bus.register_handler("x", seen.append)
+                await self.listens(bus, ["x"])
+                asyncio.create_task(bus.pull_results_loop())
+                asyncio.create_task(bus.response_loop())
+                self.assertEqual(await sender.request("first", timeout=PATIENCE), "first")
+                with busway.Bus("default") as plain, plain.requester("requests.5557") as requester:
+                    with plain.publisher("port.5555.x") as publisher, plain.pusher("results.5556") as pusher:
+                        before = resident()
+                        for payload in payloads:
+                            publisher.send(payload)
+                            pusher.send(payload)
+                            answer = await asyncio.to_thread(requester.request, payload, PATIENCE)
+                            self.assertIn(b"Invalid JSON", bytes(answer))
+                        await self.until(lambda: bus.get_metrics()["inbound_dropped"] == 3 * count)
+                        self.assertLess(resident() - before, 64 << 20, "no memory for what is only claimed")
+                await sender.publish("x", "last")
+                await sender.push_result("last")
+                self.assertEqual(await sender.request("last", timeout=PATIENCE), "last")
+                await self.until(lambda: seen and bus.results)
+                self.assertEqual((seen[0]["data"], bus.results, len(seen)), ("last", ["last"], 1))
+                causes = bus.get_metrics(extended=True)["causes"]
+                self.assertEqual(causes["errors.undecodable"], 3 * count)
+
+        with self.assertLogs("message_bus", logging.WARNING):
+            for serializer, payloads in hostile.items():
+                self.run_async(main(serializer, payloads))
+        self.evidence(serializers=",".join(hostile), payloads=sum(map(len, hostile.values())))
 
     def test_a_package_that_is_not_installed_is_named_with_how_to_get_it(self):
         for name, package in (("msgpack", "msgpack"), ("arrow", "pyarrow")):

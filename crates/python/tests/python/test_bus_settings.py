@@ -148,13 +148,14 @@ class Settings(BusClaims):
         for value in (float("nan"), float("inf"), [float("-inf")]):
             with self.assertRaises(ValueError):
                 JsonSerializer().dumps(value)
-        for text in ("NaN", "[Infinity]", b'{"a":-Infinity}'):
+        for text in ("NaN", "[Infinity]", b'{"a":-Infinity}', "1e400", b"[-1e999]", b"9" * 400 + b".5"):
             with self.assertRaises(ValueError):
                 JsonSerializer().loads(text)
             if _serializers.orjson is not None:
                 with self.assertRaises(ValueError):
                     OrjsonSerializer().loads(text)
         self.assertEqual(JsonSerializer().loads(b'{"a":"\xc3\xa9"}'), {"a": "é"})
+        self.assertEqual(JsonSerializer().loads("[1e308, -0.0, 1e-400, 0.1]"), [1e308, -0.0, 0.0, 0.1])
 
         async def main():
             async with self.bus() as bus:

@@ -128,7 +128,7 @@ with busway.Bus("samples") as bus, bus.publisher("large") as publisher:
     def test_bytes_that_hold_no_json_and_values_that_are_none_are_errors_of_the_bus(self):
         subscriber, publisher = self.bus.subscriber("x"), self.bus.publisher("x")
         hostile = [b"", b"{", b"\xff\xfe\xfd", b"[" * 100_000, b'{"a":' * 50_000, b"\x80abc", b"1 2", b'"\\ud800', b"\x00" * 7, b"9" * 5000]
-        hostile += [b"NaN", b"[1, -Infinity]", b'{"price":Infinity}']
+        hostile += [b"NaN", b"[1, -Infinity]", b'{"price":Infinity}', b"1e400", b'{"price":-1e999}', b"9" * 400 + b".5"]
         for payload in hostile:
             publisher.send(payload)
             with subscriber.recv(PATIENCE) as sample, self.assertRaises(busway.CodecError) as raised:
