@@ -47,10 +47,17 @@ impl Sender {
         slf.get().shared.send_beside(slf.py(), data, timeout, &Beside { id, traceparent, tracestate })
     }
 
-    /// Sends without waiting; raises Full where it would have to.
-    #[pyo3(signature = (data, *, id = None))]
-    fn try_send(&self, py: Python<'_>, data: &Bound<'_, PyAny>, id: Option<&str>) -> PyResult<Sent> {
-        self.shared.try_send(py, data, id)
+    /// Sends without waiting; raises Full where it would have to. What it may say beside is as with `send`.
+    #[pyo3(signature = (data, *, id = None, traceparent = None, tracestate = None))]
+    fn try_send(
+        &self,
+        py: Python<'_>,
+        data: &Bound<'_, PyAny>,
+        id: Option<&str>,
+        traceparent: Option<&str>,
+        tracestate: Option<&str>,
+    ) -> PyResult<Sent> {
+        self.shared.try_send(py, data, &Beside { id, traceparent, tracestate })
     }
 
     /// Sends all of a list of messages, waiting as `send` does, and returns how many: those who sleep are woken once for all

@@ -393,12 +393,12 @@ impl Shared {
         &self,
         py: Python<'_>,
         data: &Bound<'_, PyAny>,
-        id: Option<&str>,
+        beside: &Beside<'_>,
     ) -> PyResult<Sent> {
         self.check().or_raise(py)?;
         let payload = Payload::of(data)?;
-        if let Some(id) = id {
-            return self.try_send_as(py, payload, id);
+        if !beside.is_nothing() {
+            return self.try_send_beside(py, payload, beside);
         }
         if let Some(sent) = self.send_now(py, &payload)? {
             return Ok(sent);
@@ -415,9 +415,9 @@ impl Shared {
         sent.map(Sent::from).or_raise(py)
     }
 
-    /// The same of a message that bears an id.
-    fn try_send_as(&self, py: Python<'_>, payload: Payload<'_>, id: &str) -> PyResult<Sent> {
-        let context = Context::default().with_id(id.parse().map_err(Error::from).or_raise(py)?);
+    /// The same of a message that says something beside its payload.
+    fn try_send_beside(&self, py: Python<'_>, payload: Payload<'_>, beside: &Beside<'_>) -> PyResult<Sent> {
+        let context = beside.context().or_raise(py)?;
         let bytes = match payload {
             Payload::Bytes(bytes) => Cow::Borrowed(bytes),
             Payload::Buffer(buffer) => Cow::Owned(buffer.to_vec(py)?),

@@ -306,6 +306,10 @@ claims! {
     fn a_child_made_by_fork_is_refused_a_node_of_its_parents_bus();
     fn what_is_said_of_a_node_is_looked_at_where_it_is_given_and_shows_no_token();
 
+    "test_bus_traces.Traces":
+    fn what_a_handler_sends_belongs_to_the_trace_of_its_message();
+    fn what_is_no_trace_is_none_and_one_of_the_program_is_carried_as_it_is();
+
     "test_bus_payloads.Counts":
     fn what_became_of_what_was_sent_is_told_and_adds_up();
     fn the_counts_are_text_and_found_at_an_address_with_no_code();

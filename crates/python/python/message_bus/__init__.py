@@ -27,6 +27,7 @@ from ._metrics import BusMetrics
 from ._outbound import PublishResult
 from ._request import Cooldown
 from ._serializers import JsonSerializer, OrjsonSerializer, Serializer, build_serializer
+from ._trace import Trace, current_trace, tracing
 
 __all__ = [
     "DEFAULT_CONFIG",
@@ -40,5 +41,8 @@ __all__ = [
     "Rejected",
     "Serializer",
     "Topics",
+    "Trace",
     "build_serializer",
+    "current_trace",
+    "tracing",
 ]

@@ -27,6 +27,7 @@ from ._farewell import Parting, keep
 from ._hooks import Rejected, passed
 from ._names import LETTER, PortKey, name, results
 from ._route import Port, Route, slots
+from ._trace import well_formed
 
 #: Seconds within which the bus notices that the time of what it keeps for the first is over.
 NOTICED = 1.0
@@ -106,11 +107,13 @@ class Outbound:
             return self._dropped("closed" if core.closed else "cooldown")
         # Before a hook may have put another message in its place: whatever it says, it is the same one each time.
         id: str | None = message.get("id") if core.settings.retry is not None else None
+        trace = None
         try:
             # What it is no hook takes away: dead letters would go round for ever.
             is_letter = LETTER in message
             if core.before_send:
                 message = await passed(core.before_send, message)
+                trace = well_formed(message.get("traceparent"))
             if is_letter:
                 message[LETTER] = True
             payload = core.dumps(message)
@@ -123,7 +126,7 @@ class Outbound:
         except BaseException:
             breaker.gave_up(leave)
             raise
-        failed = await self._tried(port, topic, payload, id, breaker, leave)
+        failed = await self._tried(port, topic, (payload, id, trace), breaker, leave)
         if failed is not None:
             return self._dropped(_cause(failed), failed)
         breaker.succeeded(leave)
@@ -133,14 +136,14 @@ class Outbound:
         return ACCEPTED
 
     async def _tried(
-        self, port: PortKey, topic: str, payload: bytes, id: str | None, breaker: Breaker, leave: int
+        self, port: PortKey, topic: str, sent: tuple[bytes, str | None, str | None], breaker: Breaker, leave: int
     ) -> busway.Error | None:
-        """Sends a message, and again where that fails, as often as was said; returns what it failed of at last."""
+        """Sends a message, and again where that fails, as often as was said; returns what it failed of at last. What is sent has an id and a trace."""
         core, retry, failed = self._core, self._core.settings.retry, 0
         while True:
             try:
                 route = await self.route(port, topic)
-                await self._send(route, payload, id)
+                await self._send(route, *sent)
                 return None
             except busway.Error as error:
                 failed += 1
@@ -172,7 +175,7 @@ class Outbound:
             raise error or busway.Error(603, f"the message was dropped: {cause}")
         return PublishResult(False, cause)
 
-    async def _send(self, route: Route, payload: bytes, id: str | None) -> None:
+    async def _send(self, route: Route, payload: bytes, id: str | None, trace: str | None) -> None:
         """Sends, and waits for room as long as may be."""
         loop = asyncio.get_running_loop()
         route.flush(loop)
@@ -180,7 +183,7 @@ class Outbound:
             await asyncio.wait({route.rest})
         if not route.waiting:
             try:
-                route.send_now(payload, id)
+                route.send_now(payload, id, trace)
                 return
             except busway.Full:
                 pass
@@ -188,7 +191,7 @@ class Outbound:
         core.metrics.backpressure_events += 1
         route.waiting.add(me)
         try:
-            await route.when_there_is_room(partial(route.send_now, payload, id), self._timeout)
+            await route.when_there_is_room(partial(route.send_now, payload, id, trace), self._timeout)
         finally:
             route.waiting.discard(me)
 

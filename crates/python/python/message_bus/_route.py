@@ -113,12 +113,15 @@ class Route:
         """Messages for which there is room: so many at least, and exactly where one reads it."""
         return self._hwm - self.native._in_flight
 
-    def send_now(self, payload: bytes, id: str | None = None) -> busway.Sent:
-        """Sends, or raises Full. By its id a message is known again where it comes twice."""
+    def send_now(self, payload: bytes, id: str | None = None, trace: str | None = None) -> busway.Sent:
+        """Sends, or raises Full. By its id a message is known again where it comes twice; its trace stands in the header as well."""
         if self._exactly is not None and self._credit <= 0 and self.room() <= 0:
             raise busway.Full(401, "as many messages wait as may", self.native.topic, "raise hwm_outbound")
         try:
-            sent = self.native.try_send(payload) if id is None else self.native.try_send(payload, id=id)
+            if id is None and trace is None:
+                sent = self.native.try_send(payload)
+            else:
+                sent = self.native.try_send(payload, id=id, traceparent=trace)
         except busway.TimedOut as error:
             # Another thread has the port, for longer than a moment: that is no fault of the endpoint.
             cause, remedy = "another thread uses the port", "try again in a moment"

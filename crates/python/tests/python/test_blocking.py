@@ -61,6 +61,9 @@ class Blocking(Claims):
             self.assertEqual((message, plain), (data, data))
             self.assertEqual((message.id, message.traceparent, message.tracestate), (first, trace, "rojo=1"))
             self.assertEqual((plain.id, plain.traceparent, plain.tracestate), (None, None, None))
+            publisher.try_send(data, **said)
+            message = subscriber.recv(PATIENCE)
+            self.assertEqual((message, message.id, message.traceparent, message.tracestate), (data, first, trace, "rojo=1"))
         puller, pusher = self.bus.puller("jobs", ack=60), self.bus.pusher("jobs")
         pusher.send(b"work", id=second)
         with puller.recv(PATIENCE) as task:
@@ -68,6 +71,9 @@ class Blocking(Claims):
         for wrong in ({"id": "7"}, {"traceparent": trace[1:]}, {"tracestate": "a=b"}, {"traceparent": trace, "tracestate": "no"}):
             with self.assertRaises(busway.Error) as told:
                 publisher.send(b"x", **wrong)
+            self.assertIn(told.exception.code, ("BUS-0110", "BUS-0111"))
+            with self.assertRaises(busway.Error) as told:
+                publisher.try_send(b"x", **wrong)
             self.assertIn(told.exception.code, ("BUS-0110", "BUS-0111"))
         with self.assertRaises(TypeError):
             publisher.send(b"x", None, first)

@@ -441,9 +441,9 @@ class Care(BusClaims):
         async def on_event(message):
             events.append(message["data"])
 
-        def told_wrongly(route, payload, id=None):
+        def told_wrongly(route, payload, id=None, trace=None):
             """Sends, and says twice of each message that it did not."""
-            sent = send_now(route, payload, id)
+            sent = send_now(route, payload, id, trace)
             attempts[id] += 1
             if id is not None and attempts[id] <= 2:
                 raise busway.Error(302, "nobody knows whether it went")
