@@ -396,8 +396,16 @@ pub const WORK_WORDS_MAX: usize = 262_144;
 /// payload. What is larger is not kept, and both begin anew.
 pub const WORK_STRANGER_BYTES_MAX: usize = 64 << 10;
 
-/// Bytes of words that wait for one peer, said and not confirmed: what a link of 10 Gbit/s carries in 13 ms. Beyond it nothing more is given to that peer until
-/// it has confirmed some; a single larger task goes alone.
+/// Bytes of the largest word about work that goes by the source of the small ones: what a link does not cut, so that such a source never stands in bulk. A larger one
+/// goes by the other source, to who wants that.
+pub const WORK_QUICK_BYTES: usize = LINK_FRAGMENT_BYTES;
+
+/// Bytes of one piece of a larger word: its header and checksum cost a thousandth of it, and the window of one source has room for some of them, so that a word which is
+/// larger than all that a link grants takes no more of that than others do.
+pub const WORK_PIECE_BYTES: usize = 256 << 10;
+
+/// Bytes of words that wait for one peer by each of the two sources, said and not confirmed: what a link of 10 Gbit/s carries in 13 ms. Beyond it nothing more is given
+/// to that peer that would go by the same until it has confirmed some; a single larger task goes alone.
 pub const WORK_WAITING_BYTES_MAX: usize = 16 << 20;
 
 /// Bytes of words that wait for all peers of a node together: the heap that a node may have for work of others to take. Beyond it nothing more is given to a
@@ -780,6 +788,7 @@ const _: () = {
     assert!(LINK_PART_BYTES as u64 <= LINK_PIECE_BYTES_MAX && LINK_PIECE_BYTES_MAX <= MESSAGE_BYTES_MAX);
     assert!(LINK_COPY_BYTES < LINK_DIRECT_BYTES && LINK_DIRECT_BYTES <= LINK_PART_BYTES);
     assert!(LINK_PART_BYTES < LINK_BATCH_BYTES);
+    assert!(WORK_PIECE_BYTES as u64 <= LINK_WINDOW_BYTES_DEFAULT / 4 && WORK_QUICK_BYTES < WORK_PIECE_BYTES);
     assert!(LINK_QUEUE_BYTES_MIN < LINK_QUEUE_BYTES_MAX && LINK_QUEUE_BYTES_MAX < LINK_QUEUE_BYTES_ALL);
     assert!(LINK_PART_BYTES < LINK_PART_BYTES_MAX && LINK_PART_BYTES_MAX as u64 <= LINK_PIECE_BYTES_MAX);
     assert!(4 * LINK_AWAITED_MS < LINK_IDLE_MS);

@@ -7,6 +7,8 @@
 //! A body is a word in postcard, and behind it a payload where the word has one. The correlation of the message is the source of the words of
 //! the host that is spoken to: what was said to an earlier source of it means nothing to this one.
 //!
+//! A host may have two such sources: words that are large go by the second, in pieces, so that no small one waits behind them.
+//!
 //! It does not know who may say what, nor what follows.
 //!
 //! Invariant: a word has one encoding. `decode` accepts no bytes but those that `encode` makes of its result.
@@ -26,6 +28,10 @@ use crate::topic::Topic;
 
 /// The topic of these words.
 const WORK: &str = "$work";
+/// The topic of those that are large.
+const LARGE: &str = "$work.large";
+/// The highest bit of a number.
+const HIGHEST: u64 = 1 << 63;
 
 /// The topic of the messages in which these words travel.
 ///
@@ -35,6 +41,76 @@ const WORK: &str = "$work";
 #[must_use]
 pub fn topic() -> Topic {
     Topic::reserved(WORK).expect("it is in the grammar")
+}
+
+/// The topic of the messages in which the pieces of large words travel, to who wants it.
+///
+/// ```
+/// assert_ne!(busway_wire::work::topic_of_large(), busway_wire::work::topic());
+/// ```
+#[must_use]
+pub fn topic_of_large() -> Topic {
+    Topic::reserved(LARGE).expect("it is in the grammar")
+}
+
+/// The source of the large words of who says the others by this one: so both hosts know which two belong together.
+///
+/// ```
+/// use busway_wire::{PortId, work::large_of};
+/// assert_eq!(large_of(large_of(PortId(7))), PortId(7));
+/// ```
+#[must_use]
+pub const fn large_of(source: PortId) -> PortId {
+    PortId(source.0 ^ HIGHEST)
+}
+
+/// The number of a task whose words go by the source of the large ones; without that it is the number of another.
+///
+/// ```
+/// use busway_wire::work::{is_of_large, number_of_large};
+/// assert!(is_of_large(number_of_large(7)) && !is_of_large(7));
+/// ```
+#[must_use]
+pub const fn number_of_large(task: u64) -> u64 {
+    task | HIGHEST
+}
+
+/// Whether the words of a task go by the source of the large ones.
+#[must_use]
+pub const fn is_of_large(task: u64) -> bool {
+    task & HIGHEST != 0
+}
+
+/// Which part of a word a message of the large source bears. It stands in the header where others have their time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Piece {
+    /// It is the first of its word.
+    pub begins: bool,
+    /// Bytes of the word behind it.
+    pub missing: u64,
+}
+
+impl Piece {
+    /// All of a word.
+    pub const WHOLE: Piece = Piece { begins: true, missing: 0 };
+
+    /// As it stands in a header.
+    ///
+    /// ```
+    /// use busway_wire::work::Piece;
+    /// let piece = Piece { begins: true, missing: 70_000 };
+    /// assert_eq!(Piece::from_bits(piece.to_bits()), piece);
+    /// ```
+    #[must_use]
+    pub const fn to_bits(self) -> u64 {
+        (self.missing & !HIGHEST) | if self.begins { HIGHEST } else { 0 }
+    }
+
+    /// What stands in a header.
+    #[must_use]
+    pub const fn from_bits(bits: u64) -> Piece {
+        Piece { begins: bits & HIGHEST != 0, missing: bits & !HIGHEST }
+    }
 }
 
 /// What became of work that was given.

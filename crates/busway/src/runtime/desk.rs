@@ -13,7 +13,7 @@
 //! One thread serves all peers, and waits for none: what the rendezvous has to be asked another thread does (`opener`).
 //! What came over a link is never given on to a third host: rings that the desk makes are not pulled on behalf of others.
 //!
-//! Invariant: what a peer said is taken in the order in which it was said, and what is said to it goes out in one order.
+//! Invariant: what a peer said about one task is taken in the order in which it was said, and so goes out what is said to it.
 
 mod channel;
 mod far;
@@ -34,7 +34,8 @@ use busway_protocol::{PeerId, Permits, Principal};
 use busway_shm::bell::ANY;
 use busway_shm::clock;
 use busway_wire::limits::{
-    WORK_WAITING_BYTES_ALL, WORK_WAITING_BYTES_FLOOR, WORK_WAITING_BYTES_MAX, WORK_WORD_BYTES,
+    WORK_QUICK_BYTES, WORK_WAITING_BYTES_ALL, WORK_WAITING_BYTES_FLOOR, WORK_WAITING_BYTES_MAX,
+    WORK_WORD_BYTES,
 };
 use busway_wire::{Group, Topic};
 
@@ -44,7 +45,7 @@ use crate::ports::{PortTable, lock, work_line};
 use crate::responder::Lanes;
 use crate::runtime::hub::{Shared, Wires};
 
-pub(crate) use channel::{Between, Channel, Standing, WANT};
+pub(crate) use channel::{Between, Channel, Course, Standing, WANT, WANT_LARGE};
 use near::Look;
 use opener::{For, Opener};
 pub(crate) use partner::Heard;
@@ -225,11 +226,22 @@ impl Standing {
         self
     }
 
-    /// Whether more may be given.
-    fn has_room(&self) -> bool {
-        let own = self.waiting_bytes < WORK_WAITING_BYTES_MAX;
-        let all = self.of_all < WORK_WAITING_BYTES_ALL || self.waiting_bytes < WORK_WAITING_BYTES_FLOOR;
+    /// Whether more may be said by that source beside this: what waits of large words stops no small one.
+    fn has_room(&self, course: Course, say: &Says) -> bool {
+        let [waits, says] = match course {
+            _ if !self.has_two => [self.waiting_bytes, say.bytes()],
+            Course::Quick => [self.waiting_bytes - self.large_bytes, say.bytes() - say.large_bytes()],
+            Course::Large => [self.large_bytes, say.large_bytes()],
+        };
+        let own = waits < WORK_WAITING_BYTES_MAX && says < WORK_WAITING_BYTES_MAX;
+        let all = self.of_all < WORK_WAITING_BYTES_ALL || waits < WORK_WAITING_BYTES_FLOOR;
         self.up && own && all
+    }
+
+    /// By which source a word goes, with so many bytes beside its fields.
+    fn course_of(&self, bytes: usize) -> Course {
+        let is_large = bytes.saturating_add(says::WORD_BYTES) > WORK_QUICK_BYTES;
+        if self.has_two && is_large { Course::Large } else { Course::Quick }
     }
 
     /// Whether a task of so many bytes, with what is beside its payload, is larger than what the peer takes.

@@ -53,8 +53,10 @@ pub(crate) enum Outbound {
     Small(InlineMessage, usize),
     /// Where it lies, held until this is dropped.
     Held(Arc<Message>, usize),
-    /// A word about work.
+    /// A word about work or artifacts.
     Said(Arc<Vec<u8>>),
+    /// A piece of a word about work.
+    Piece(Arc<Vec<u8>>, std::ops::Range<usize>),
 }
 
 /// The number under which publishers keep the place of what a node reads for a peer; never 0.
@@ -68,6 +70,7 @@ impl AsRef<[u8]> for Outbound {
             Outbound::Small(inline, skip) => (inline.payload(), *skip),
             Outbound::Held(message, skip) => (message.body.following(), *skip),
             Outbound::Said(body) => (body.as_slice(), 0),
+            Outbound::Piece(body, range) => (body.get(range.clone()).unwrap_or_default(), 0),
         };
         bytes.get(skip..).unwrap_or_default()
     }

@@ -600,8 +600,10 @@ impl Peer {
             | Delivery::Begin { header, .. } => header.source(),
             Delivery::Bytes { source, .. } | Delivery::End { source } => *source,
         };
-        if let Some(channel) = self.channel.as_mut().filter(|channel| channel.is_theirs(source)) {
-            return channel.deliver(delivery);
+        if let Some(channel) = &mut self.channel
+            && let Some(course) = channel.theirs(source)
+        {
+            return channel.deliver(course, delivery, &mut self.inputs);
         }
         if let Some(channel) = self.artifacts.as_mut().filter(|channel| channel.is_theirs(source)) {
             return channel.deliver(delivery);

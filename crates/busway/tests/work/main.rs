@@ -5,6 +5,7 @@
 mod acknowledged;
 mod context;
 mod deaths;
+mod large;
 mod part;
 #[path = "../cluster/proxy.rs"]
 mod proxy;

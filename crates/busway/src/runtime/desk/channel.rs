@@ -1,63 +1,86 @@
-//! What is said to a peer about work, and what it says: one source on each way of its link, which no ring stands behind.
+//! What is said to a peer about work, and what it says: two sources on each way of its link, which no ring stands behind.
 //!
 //! Words wait here until the peer has confirmed them, so that a new connection goes on where the last one ended, and what has come waits
 //! here until it is taken: the peer is not answered before, so that its window bounds what waits. Each word bears the source of the peer's
 //! words for which it is; what comes for an earlier source of ours is dropped. So a host that has forgotten the other, which both need not
 //! notice, begins anew with it as one that has started again does.
 //!
+//! A small word goes by the quick source and waits for no large one, which goes by the other in pieces, to a peer that wants it; with an older peer all words go by
+//! the first. What must keep an order does so: words of one task that we give go by the source that its number names; of one that we were given they go by
+//! the large source as long as the peer has not confirmed the last that went by it, and a large one goes when the peer has confirmed the small ones before it. Words of
+//! different tasks have no order. Which large source belongs to which quick one follows from their numbers, so that only the quick ones say with whom is spoken.
+//!
 //! What it loses the right to while it waits here does not go: that it is over goes in its place, and the desk has it back. Of what went and was
 //! not confirmed it is known on the next connection whether it came; what came stays the peer's.
 //!
-//! A peer that takes our words and does not confirm them, and one of whose words some are lost, is begun anew with: under a new source.
+//! A peer that takes our words and does not confirm them, and one of whose words some are lost, is begun anew with: under new sources.
 //!
-//! It does not know what the words mean, but that a task which is over need not be said any more, and says and hears nothing by itself.
+//! It does not know what the words mean, but of which task they are and that one which is over need not be said any more, and says and hears nothing by itself.
 //!
-//! Invariant: `out` holds each word from the first that the peer has not confirmed, in order; its sequences have no hole. It is never longer
-//! than `WORK_WORDS_MAX`.
+//! Invariant: words about one task, from one side, are taken in the order in which they were said; the numbers of the tasks of one source only rise. Both sources together
+//! have never more than `WORK_WORDS_MAX` messages waiting.
+
+mod incoming;
+mod outgoing;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use busway_protocol::{Delivery, Input, Permits};
 use busway_shm::clock;
-use busway_wire::limits::{WORK_STRANGER_BYTES_MAX, WORK_WORDS_MAX};
+use busway_wire::limits::{
+    MESSAGE_BYTES_MAX, WORK_PIECE_BYTES, WORK_STRANGER_BYTES_MAX, WORK_WAITING_BYTES_MAX, WORK_WORDS_MAX,
+};
 use busway_wire::link::{Announce, label_of};
-use busway_wire::work::topic;
+use busway_wire::work::{Piece, large_of, topic, topic_of_large};
 use busway_wire::{HEADER_SIZE, Header, Kind, PortId, Topic};
 
 use crate::bus::Core;
 use crate::error::Error;
 use crate::ports::work_line;
 use crate::runtime::Outbound;
-use crate::runtime::desk::says::{Body, Saying, Says};
+use crate::runtime::desk::says::{Saying, Says};
 use crate::runtime::import::Inputs;
+use incoming::{Ended, Incoming};
+use outgoing::{Going, Outgoing};
 
-/// Our number, at a peer, for its words about work: interests are counted from 1.
+/// Our numbers, at a peer, for its words about work: interests are counted from 1. That between them is for artifacts.
 pub(crate) const WANT: u32 = u32::MAX;
+pub(crate) const WANT_LARGE: u32 = u32::MAX - 2;
 
-/// A word under way to the peer.
-#[derive(Clone, Debug)]
-struct Said {
-    to: PortId,
-    /// `None`: it was for an earlier source of the peer's, and only keeps its place.
-    saying: Option<Saying>,
-    size: usize,
+/// One of the two sources on each way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Course {
+    /// Of all words to who does not want the other.
+    Quick,
+    Large,
 }
 
-/// A body that has come.
-#[derive(Debug)]
-struct Came {
-    sequence: u64,
-    for_us: bool,
-    body: Vec<u8>,
+impl Course {
+    pub(crate) const ALL: [Course; 2] = [Course::Quick, Course::Large];
 }
 
-/// A body that comes in pieces.
-#[derive(Debug)]
-struct Partial {
-    header: Header,
-    /// `None`: it is not for us, or there is no room for it.
-    body: Option<Vec<u8>>,
+/// Something of each.
+#[derive(Debug, Default)]
+struct Both<T> {
+    quick: T,
+    large: T,
+}
+
+impl<T> Both<T> {
+    fn of(&self, course: Course) -> &T {
+        match course {
+            Course::Quick => &self.quick,
+            Course::Large => &self.large,
+        }
+    }
+
+    fn of_mut(&mut self, course: Course) -> &mut T {
+        match course {
+            Course::Quick => &mut self.quick,
+            Course::Large => &mut self.large,
+        }
+    }
 }
 
 /// See the head of this file.
@@ -65,24 +88,24 @@ struct Partial {
 pub(crate) struct Channel {
     core: Arc<Core>,
     source: PortId,
-    topic: Topic,
+    topics: Both<Topic>,
     host: String,
     /// The number of the latest start of the peer.
     instance: u64,
     up: bool,
-    told: bool,
-    out: VecDeque<Said>,
-    /// The sequence before the first of `out`, and the last that was given to the session.
-    confirmed: u64,
-    read: u64,
-    waiting_bytes: usize,
-    /// Where the tasks lie that `out` gives.
+    /// The peer's number for the source of large words, as far as it wants it.
+    wants_large: Option<u32>,
+    out: Both<Outgoing>,
+    /// Where the tasks lie that `out` gives: the source is that of their number.
     gives: BTreeMap<u64, u64>,
+    /// Of tasks that the peer gave, the last word of ours that it has not confirmed.
+    answered: BTreeMap<u64, (Course, u64)>,
     /// Tasks that the peer may not have any more, and has not had.
     withheld: Vec<u64>,
-    theirs: Option<PortId>,
-    inbox: VecDeque<Came>,
-    partial: Option<Partial>,
+    theirs: Both<Incoming>,
+    /// Words in the order in which they came whole.
+    inbox: VecDeque<Vec<u8>>,
+    piece_bytes: usize,
     /// It was given work, or may give us some: its words may be large.
     shares: bool,
     /// Words of the peer are lost: what we know of it may be wrong.
@@ -92,7 +115,7 @@ pub(crate) struct Channel {
     is_older: bool,
 }
 
-/// Between which two sources words go.
+/// Between which two sources words go, of those of the small ones.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Between {
     pub(crate) theirs: PortId,
@@ -106,9 +129,13 @@ pub(crate) struct Standing {
     pub(crate) between: Option<Between>,
     /// The link stands.
     pub(crate) up: bool,
+    /// It wants large words by a source of their own.
+    pub(crate) has_two: bool,
     /// Bytes that were said and that the peer has not confirmed.
     pub(crate) waiting_bytes: usize,
-    /// The same of all peers.
+    /// Of these, those of the source of large words.
+    pub(crate) large_bytes: usize,
+    /// The bytes of all peers.
     pub(crate) of_all: usize,
     /// The largest message that the peer takes.
     pub(crate) largest: u64,
@@ -119,20 +146,18 @@ impl Channel {
         Ok(Self {
             core: core.clone(),
             source: Core::new_port()?,
-            topic: topic(),
+            topics: Both { quick: topic(), large: topic_of_large() },
             host: host.to_owned(),
             instance: 0,
             up: false,
-            told: false,
-            out: VecDeque::new(),
-            confirmed: 0,
-            read: 0,
-            waiting_bytes: 0,
+            wants_large: None,
+            out: Both::default(),
             gives: BTreeMap::new(),
+            answered: BTreeMap::new(),
             withheld: Vec::new(),
-            theirs: None,
+            theirs: Both::default(),
             inbox: VecDeque::new(),
-            partial: None,
+            piece_bytes: WORK_PIECE_BYTES,
             shares: false,
             has_lost: false,
             warned: false,
@@ -140,22 +165,40 @@ impl Channel {
         })
     }
 
-    pub(crate) fn source(&self) -> PortId {
-        self.source
+    /// Large words are cut into pieces of so many bytes.
+    #[cfg(test)]
+    pub(super) fn set_piece_bytes(&mut self, bytes: usize) {
+        self.piece_bytes = bytes;
     }
 
-    pub(crate) fn topic(&self) -> &Topic {
-        &self.topic
+    /// Of our words, by that source.
+    pub(crate) fn source(&self, course: Course) -> PortId {
+        match course {
+            Course::Quick => self.source,
+            Course::Large => large_of(self.source),
+        }
     }
 
-    pub(crate) fn is_theirs(&self, source: PortId) -> bool {
-        self.theirs == Some(source)
+    pub(crate) fn topic(&self, course: Course) -> &Topic {
+        self.topics.of(course)
+    }
+
+    /// Which source of our words that is.
+    pub(crate) fn ours(&self, source: PortId) -> Option<Course> {
+        Course::ALL.into_iter().find(|course| self.source(*course) == source)
+    }
+
+    /// Which source of the peer's words that is.
+    pub(crate) fn theirs(&self, source: PortId) -> Option<Course> {
+        Course::ALL.into_iter().find(|course| self.theirs.of(*course).source == Some(source))
     }
 
     pub(crate) fn standing(&self) -> Standing {
-        let between = self.theirs.map(|theirs| Between { theirs, ours: self.source });
-        let (of_all, largest) = (0, u64::MAX);
-        Standing { between, up: self.up, waiting_bytes: self.waiting_bytes, of_all, largest }
+        let between = self.theirs.quick.source.map(|theirs| Between { theirs, ours: self.source });
+        let large_bytes = self.out.large.bytes();
+        let waiting_bytes = self.out.quick.bytes() + large_bytes;
+        let (has_two, of_all, largest) = (self.out.large.told, 0, u64::MAX);
+        Standing { between, up: self.up, has_two, waiting_bytes, large_bytes, of_all, largest }
     }
 
     /// Somebody looks what has come.
@@ -174,18 +217,19 @@ impl Channel {
 
     /// What the peer has said means nothing any more, nor what was for it.
     fn forget_theirs(&mut self, inputs: &mut Inputs) {
-        let last = self.inbox.back().map(|came| came.sequence);
         self.inbox.clear();
-        self.partial = None;
-        if let (Some(source), Some(sequence)) = (self.theirs.take(), last) {
-            inputs.push(Input::Published { source, sequence });
+        for course in Course::ALL {
+            let theirs = self.theirs.of_mut(course);
+            theirs.forget();
+            if let Some((source, sequence)) = theirs.publish() {
+                inputs.push(Input::Published { source, sequence });
+            }
+            self.out.of_mut(course).mute();
         }
-        for said in &mut self.out {
-            (said.saying, said.size) = (None, 0);
-        }
+        self.theirs.quick.source = None;
         self.gives.clear();
+        self.answered.clear();
         self.withheld.clear();
-        self.waiting_bytes = 0;
         (self.shares, self.has_lost) = (false, false);
     }
 
@@ -196,16 +240,33 @@ impl Channel {
     }
 
     /// The peer wants to hear of work.
-    pub(crate) fn wanted(&mut self, inputs: &mut Inputs) {
-        if !std::mem::replace(&mut self.told, true) {
-            self.announce(inputs);
+    pub(crate) fn wanted(&mut self, course: Course, id: u32, inputs: &mut Inputs) {
+        if course == Course::Large {
+            self.wants_large = Some(id);
+        }
+        if !std::mem::replace(&mut self.out.of_mut(course).told, true) {
+            self.announce(course, inputs);
         }
     }
 
-    fn announce(&self, inputs: &mut Inputs) {
+    /// The peer does not want this any more. Whether it was the source of large words: it is another program by now, which knows one source.
+    pub(crate) fn unwanted(&mut self, id: u32, inputs: &mut Inputs) -> bool {
+        if self.wants_large.take_if(|wanted| *wanted == id).is_none() {
+            return false;
+        }
+        let waits = self.out.large.len() > 0;
+        self.out.large.told = false;
+        inputs.push(Input::Revoked { source: self.source(Course::Large) });
+        if waits {
+            self.begin_anew("it wants no large words any more", inputs);
+        }
+        true
+    }
+
+    fn announce(&self, course: Course, inputs: &mut Inputs) {
         let announce = Announce {
-            source: self.source,
-            topic: self.topic.clone(),
+            source: self.source(course),
+            topic: self.topic(course).clone(),
             publisher: label_of("work"),
             process: label_of("work"),
             host: label_of(&self.host),
@@ -213,10 +274,10 @@ impl Channel {
             reliable: true,
             resumes: false,
         };
-        inputs.push(Input::Source { announce, next: self.read + 1 });
+        inputs.push(Input::Source { announce, next: self.out.of(course).read() + 1 });
     }
 
-    /// Begins anew with the peer, under another source: what was said and heard means nothing any more.
+    /// Begins anew with the peer, under other sources: what was said and heard means nothing any more.
     fn begin_anew(&mut self, why: &str, inputs: &mut Inputs) {
         if !std::mem::replace(&mut self.warned, true) {
             tracing::warn!(target: "busway::work", "begins anew with a peer, and says so once: {why}");
@@ -224,14 +285,19 @@ impl Channel {
         self.has_lost = false;
         // Where there is no number for one, nothing changes; it is tried again with the next word.
         let Ok(source) = Core::new_port() else { return };
-        let former = std::mem::replace(&mut self.source, source);
-        self.out.clear();
+        let former = Course::ALL.map(|course| self.source(course));
+        self.source = source;
         self.gives.clear();
+        self.answered.clear();
         self.withheld.clear();
-        (self.confirmed, self.read, self.waiting_bytes) = (0, 0, 0);
-        if self.told {
-            inputs.push(Input::Revoked { source: former });
-            self.announce(inputs);
+        self.inbox.clear();
+        for (course, former) in Course::ALL.into_iter().zip(former) {
+            self.theirs.of_mut(course).forget();
+            self.out.of_mut(course).clear();
+            if self.out.of(course).told {
+                inputs.push(Input::Revoked { source: former });
+                self.announce(course, inputs);
+            }
         }
         self.wake();
     }
@@ -255,13 +321,13 @@ impl Channel {
     /// What the peer may not have, and has not had, does not go.
     pub(crate) fn withhold(&mut self, permits: &Permits) {
         let before = self.withheld.len();
-        for sequence in self.read + 1..=self.confirmed + self.out.len() as u64 {
-            let at = usize::try_from(sequence - self.confirmed - 1).ok();
-            let said = at.and_then(|at| self.out.get(at)).and_then(|said| said.saying.as_ref());
-            let Some((pull, task)) = said.and_then(|saying| saying.denied_by(permits)) else { continue };
-            self.gives.remove(&task);
-            self.instead(sequence, &Saying::Cancel { pull, task });
-            self.withheld.push(task);
+        for course in Course::ALL {
+            for (sequence, pull, task) in self.out.of(course).denied(permits) {
+                self.gives.remove(&task);
+                let nobody = self.source;
+                self.out.of_mut(course).instead(sequence, &Saying::Cancel { pull, task }, nobody);
+                self.withheld.push(task);
+            }
         }
         if self.withheld.len() > before {
             self.wake();
@@ -278,93 +344,124 @@ impl Channel {
         if self.standing().between != Some(between) {
             return;
         }
+        let (course, after) = self.course(&saying);
+        if course == Course::Large && !self.out.large.told {
+            return self.begin_anew("it wants no large words any more", inputs);
+        }
         if let Saying::Cancel { task, .. } = saying
             && let Some(sequence) = self.gives.remove(&task)
-            && !self.instead(sequence, &saying)
+            && !self.out.of_mut(course).instead(sequence, &saying, self.source)
         {
             return;
         }
-        if self.out.len() >= WORK_WORDS_MAX {
+        if self.out.quick.len() + self.out.large.len() >= WORK_WORDS_MAX {
             return self.begin_anew("it takes our words and confirms none", inputs);
         }
-        let (size, to) = (saying.size(), between.theirs);
-        self.waiting_bytes += size;
-        if let Some(task) = saying.gives() {
-            self.gives.insert(task, self.confirmed + self.out.len() as u64 + 1);
+        let (gives, answers) = (saying.gives(), saying.answers());
+        let sequence = match course {
+            Course::Quick => self.out.quick.push(between.theirs, saying),
+            Course::Large => self.out.large.push_pieces(between.theirs, saying, self.piece_bytes, after),
+        };
+        if let Some(task) = gives {
+            self.gives.insert(task, sequence);
         }
-        self.out.push_back(Said { to, saying: Some(saying), size });
+        if let Some(task) = answers {
+            self.answered.insert(task, (course, sequence));
+        }
     }
 
-    /// Puts a word in the place of one that the peer has not confirmed. Returns whether the other may be there already.
-    fn instead(&mut self, sequence: u64, saying: &Saying) -> bool {
-        let at = sequence.checked_sub(self.confirmed + 1).and_then(|at| usize::try_from(at).ok());
-        let Some(said) = at.and_then(|at| self.out.get_mut(at)) else { return true };
-        let size = saying.size();
-        self.waiting_bytes = (self.waiting_bytes + size).saturating_sub(said.size);
-        (said.saying, said.size) = (Some(saying.clone()), size);
-        sequence <= self.read
+    /// By which source it goes, and up to where the other has to be confirmed before.
+    fn course(&self, saying: &Saying) -> (Course, u64) {
+        let is_large = saying.is_large();
+        let Some(task) = saying.answers() else {
+            return (if is_large { Course::Large } else { Course::Quick }, 0);
+        };
+        match self.answered.get(&task) {
+            Some((Course::Large, _)) => (Course::Large, 0),
+            _ if !is_large || !self.out.large.told => (Course::Quick, 0),
+            Some((Course::Quick, sequence)) => (Course::Large, *sequence),
+            None => (Course::Large, 0),
+        }
     }
 
-    /// The next word for the session, if there is one.
-    pub(crate) fn next(&mut self) -> Option<(Header, Outbound)> {
-        let at = usize::try_from(self.read - self.confirmed).ok()?;
-        let said = self.out.get(at)?;
-        let body =
-            said.saying.as_ref().map_or_else(Body::default, |saying| saying.body(clock::monotonic_ns()));
-        let to = said.to;
-        self.read += 1;
+    /// The next message for the session, if there is one.
+    pub(crate) fn next(&mut self, course: Course) -> Option<(Header, Outbound)> {
+        let other = self.confirmed_before(course);
+        let Going { sequence, to, piece, payload } =
+            self.out.of_mut(course).next(other, clock::monotonic_ns())?;
         let mut header = Header::new(Kind::Publish);
-        header.topic.set(self.topic.id().0);
-        header.source.set(self.source.0);
-        header.sequence.set(self.read);
+        header.topic.set(self.topic(course).id().0);
+        header.source.set(self.source(course).0);
+        header.sequence.set(sequence);
         header.correlation.set(to.0);
-        header.size.set(u32::try_from(HEADER_SIZE + body.len()).unwrap_or(u32::MAX));
-        Some((header, Outbound::Said(body)))
+        header.size.set(u32::try_from(HEADER_SIZE + payload.as_ref().len()).unwrap_or(u32::MAX));
+        if course == Course::Large {
+            header.time_ns.set(piece.to_bits());
+        }
+        Some((header, payload))
     }
 
-    pub(crate) fn has_next(&self) -> bool {
-        self.read - self.confirmed < self.out.len() as u64
+    pub(crate) fn has_next(&self, course: Course) -> bool {
+        self.out.of(course).has_next(self.confirmed_before(course))
+    }
+
+    /// How far the source is confirmed for which that one waits.
+    fn confirmed_before(&self, course: Course) -> u64 {
+        match course {
+            Course::Quick => 0,
+            Course::Large => self.out.quick.confirmed(),
+        }
     }
 
     /// The peer has all up to here.
-    pub(crate) fn confirm(&mut self, sequence: u64) {
-        let sequence = sequence.min(self.read);
-        while self.confirmed < sequence {
-            self.confirmed += 1;
-            let Some(said) = self.out.pop_front() else { continue };
-            self.waiting_bytes = self.waiting_bytes.saturating_sub(said.size);
-            if let Some(task) = said.saying.as_ref().and_then(Saying::gives) {
-                self.gives.remove(&task);
+    pub(crate) fn confirm(&mut self, course: Course, sequence: u64) {
+        let before = self.out.of(course).bytes();
+        let Self { out, gives, answered, .. } = self;
+        out.of_mut(course).confirm(sequence, |sequence, said| {
+            let Some(saying) = said.ends() else { return };
+            if let Some(task) = saying.gives() {
+                gives.remove(&task);
             }
+            if let Some(task) = saying.answers()
+                && answered.get(&task) == Some(&(course, sequence))
+            {
+                answered.remove(&task);
+            }
+        });
+        // There is room again for what was not said.
+        if before >= WORK_WAITING_BYTES_MAX && self.out.of(course).bytes() < WORK_WAITING_BYTES_MAX {
+            self.wake();
         }
     }
 
     /// What followed this has not arrived.
-    pub(crate) fn rewind(&mut self, to: u64, permits: &Permits) {
-        self.read = to.clamp(self.confirmed, self.read);
+    pub(crate) fn rewind(&mut self, course: Course, to: u64, permits: &Permits) {
+        self.out.of_mut(course).rewind(to);
         self.withhold(permits);
     }
 
-    /// The peer has announced the source of its words.
-    pub(crate) fn open(&mut self, source: PortId, inputs: &mut Inputs) {
-        if self.theirs.is_some_and(|theirs| theirs != source) {
+    /// The peer has announced a source of its words.
+    pub(crate) fn open(&mut self, course: Course, source: PortId, inputs: &mut Inputs) {
+        if course == Course::Quick && self.theirs.quick.source.is_some_and(|theirs| theirs != source) {
             self.forget_theirs(inputs);
         }
-        self.theirs = Some(source);
-        self.partial = None;
+        self.theirs.of_mut(course).open(source);
         inputs.push(Input::RelayOpened { source });
         self.wake();
     }
 
-    /// Nothing of the peer's source comes any more.
-    pub(crate) fn close(&mut self, inputs: &mut Inputs) {
-        self.forget_theirs(inputs);
+    /// Nothing of that source of the peer's comes any more.
+    pub(crate) fn close(&mut self, course: Course, inputs: &mut Inputs) {
+        match course {
+            Course::Quick => self.forget_theirs(inputs),
+            Course::Large => self.theirs.large = Incoming::default(),
+        }
         self.wake();
     }
 
     /// Words of the peer will not come: both begin anew.
-    pub(crate) fn gap(&mut self, source: PortId, to: u64, inputs: &mut Inputs) {
-        inputs.push(Input::Published { source, sequence: to });
+    pub(crate) fn gap(&mut self, course: Course, to: u64) {
+        self.theirs.of_mut(course).arrived = to;
         self.has_lost = true;
         self.wake();
     }
@@ -374,75 +471,94 @@ impl Channel {
         self.shares = true;
     }
 
-    pub(crate) fn abort(&mut self) {
-        self.partial = None;
+    pub(crate) fn abort(&mut self, course: Course) {
+        self.theirs.of_mut(course).abort();
     }
 
-    /// What has come of the source of the peer's words.
-    pub(crate) fn deliver(&mut self, delivery: Delivery<'_>) {
+    /// What has come of a source of the peer's words.
+    pub(crate) fn deliver(&mut self, course: Course, delivery: Delivery<'_>, inputs: &mut Inputs) {
         match delivery {
             Delivery::Message { header, body } => {
-                let body = body.get(header.extension_bytes()..).unwrap_or_default().to_vec();
-                self.come(&header, Some(body));
+                let body = body.get(header.extension_bytes()..).unwrap_or_default();
+                self.come(course, &header, body, inputs);
             }
             Delivery::Run { header, records } => {
                 for message in records {
-                    self.come(&message.header(&header), Some(message.payload.to_vec()));
+                    self.come(course, &message.header(&header), message.payload, inputs);
                 }
             }
-            Delivery::Begin { header, .. } => {
-                let body = self.room_for(&header);
-                self.partial = Some(Partial { header, body });
-            }
+            Delivery::Begin { header, .. } => self.begin(course, &header),
             Delivery::Bytes { bytes, offset, .. } => {
-                if let Some(Partial { header, body: Some(body) }) = &mut self.partial {
-                    // The extensions are no part of the body; the caller says where these bytes belong.
-                    let skip = header
-                        .extension_bytes()
-                        .saturating_sub(usize::try_from(offset).unwrap_or(usize::MAX));
-                    body.extend_from_slice(bytes.get(skip..).unwrap_or_default());
-                }
+                let theirs = self.theirs.of_mut(course);
+                // The extensions are no part of the body; the caller says where these bytes belong.
+                let skip = theirs.skips().saturating_sub(usize::try_from(offset).unwrap_or(usize::MAX));
+                theirs.bytes(bytes.get(skip..).unwrap_or_default());
             }
-            Delivery::End { .. } => {
-                if let Some(Partial { header, body }) = self.partial.take() {
-                    self.come(&header, body);
-                }
-            }
+            Delivery::End { .. } => self.end(course, inputs),
         }
     }
 
-    fn is_for_us(&self, header: &Header) -> bool {
-        header.correlation.get() == self.source.0
+    fn come(&mut self, course: Course, header: &Header, body: &[u8], inputs: &mut Inputs) {
+        self.begin(course, header);
+        self.theirs.of_mut(course).bytes(body);
+        self.end(course, inputs);
     }
 
-    /// Memory for a body that comes in pieces: refused rather than aborted, and none for who has no work of ours and may give us none.
-    fn room_for(&self, header: &Header) -> Option<Vec<u8>> {
-        let size =
-            usize::try_from(header.size.get()).ok()?.saturating_sub(HEADER_SIZE + header.extension_bytes());
-        if !self.is_for_us(header) || (!self.shares && size > WORK_STRANGER_BYTES_MAX) {
-            return None;
-        }
-        let mut body = Vec::new();
-        body.try_reserve_exact(size).ok().map(|()| body)
-    }
-
-    fn come(&mut self, header: &Header, body: Option<Vec<u8>>) {
+    fn begin(&mut self, course: Course, header: &Header) {
         let for_us = self.is_for_us(header);
         // Words have borne whom they are for since there are words of this kind.
         if header.correlation.get() == 0 && !std::mem::replace(&mut self.is_older, true) {
             tracing::warn!(target: "busway::work", "a peer says words about work of an older version: no work is shared with it");
         }
-        self.has_lost |= for_us && body.is_none();
-        let body = body.filter(|_| for_us).unwrap_or_default();
-        self.inbox.push_back(Came { sequence: header.sequence.get(), for_us, body });
-        self.wake();
+        let piece = match course {
+            Course::Quick => Piece::WHOLE,
+            Course::Large => Piece::from_bits(header.time_ns.get()),
+        };
+        // None for who has no work of ours and may give us none.
+        let most = if self.shares { MESSAGE_BYTES_MAX } else { WORK_STRANGER_BYTES_MAX as u64 };
+        self.theirs.of_mut(course).begin(for_us, piece, header, most);
+    }
+
+    /// What it says is for our present source, and of the peer's present one.
+    fn is_for_us(&self, header: &Header) -> bool {
+        let (from, theirs) = (header.source(), self.theirs.quick.source);
+        let is_theirs = theirs.is_some_and(|theirs| from == theirs || from == large_of(theirs));
+        is_theirs && header.correlation.get() == self.source.0
+    }
+
+    /// A message is whole. Of a word that is not, the session is told at once, unless others wait before it: so what waits is bounded by the window of the source, and
+    /// one word.
+    fn end(&mut self, course: Course, inputs: &mut Inputs) {
+        let theirs = self.theirs.of_mut(course);
+        match theirs.end() {
+            Ended::Nothing => {
+                if theirs.waiting == 0
+                    && let Some((source, sequence)) = theirs.publish()
+                {
+                    inputs.push(Input::Published { source, sequence });
+                }
+            }
+            Ended::Word(body) => {
+                theirs.waiting += 1;
+                self.inbox.push_back(body);
+                self.wake();
+            }
+            Ended::Lost => {
+                self.has_lost = true;
+                self.wake();
+            }
+        }
     }
 
     /// Takes what has come; the session is told that it has its place.
     pub(crate) fn take(&mut self, come: &mut Vec<Vec<u8>>, inputs: &mut Inputs) {
-        if let (Some(source), Some(last)) = (self.theirs, self.inbox.back().map(|came| came.sequence)) {
-            come.extend(self.inbox.drain(..).filter(|came| came.for_us).map(|came| came.body));
-            inputs.push(Input::Published { source, sequence: last });
+        come.extend(self.inbox.drain(..));
+        for course in Course::ALL {
+            let theirs = self.theirs.of_mut(course);
+            theirs.waiting = 0;
+            if let Some((source, sequence)) = theirs.publish() {
+                inputs.push(Input::Published { source, sequence });
+            }
         }
         if self.has_lost {
             come.clear();
@@ -451,5 +567,7 @@ impl Channel {
     }
 }
 
+#[cfg(test)]
+mod courses;
 #[cfg(test)]
 mod tests;

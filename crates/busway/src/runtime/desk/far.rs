@@ -18,18 +18,17 @@ use std::time::Duration;
 use busway_protocol::Deed;
 use busway_shm::seat::RingShared;
 use busway_shm::seat::work::Stands;
-use busway_wire::limits::WORK_WAITING_BYTES_MAX;
-use busway_wire::work::{End, Word, parted};
+use busway_wire::work::{End, Word, is_of_large, parted};
 use busway_wire::{Cause, Flags, ReplyState, Topic};
 
 use super::near::Look;
 use super::opener::{For, Wanted};
 use super::pulls::{Known, Pulls};
 use super::says::Says;
-use super::{Context, Standing};
+use super::{Context, Course, Standing};
 use crate::outcome::{RecvError, SendError};
 use crate::publisher::{Beside, Publisher, WorkOrigin};
-use crate::requester::{Pending, RequestError, Requester};
+use crate::requester::{Pending, Reply, RequestError, Requester};
 
 /// What nobody has taken for so long is not kept from others: many time slices of a machine with more work than processors, so that it is seldom
 /// who only waits for one.
@@ -79,10 +78,17 @@ struct Ring {
     tasks: BTreeMap<u64, (u64, u64)>,
 }
 
+/// A request that was asked anew.
+struct Waits {
+    pending: Pending,
+    /// A large reply for which there is no room.
+    held: Option<Reply>,
+}
+
 /// Requests that were asked anew.
 struct Asked {
     requester: Requester,
-    pending: BTreeMap<u64, Pending>,
+    pending: BTreeMap<u64, Waits>,
     /// Those for which there is no room yet.
     waiting: VecDeque<Came>,
 }
@@ -152,8 +158,8 @@ pub(super) struct Far {
     numbers: u32,
     /// What the peer may do has changed, and it was not told since.
     permitted: bool,
-    /// The number of the latest task that came, or that was cancelled before it did.
-    last: u64,
+    /// The number of the latest task that came, or that was cancelled before it did, of those that come by each source of the peer.
+    last: [u64; 2],
 }
 
 impl Far {
@@ -170,7 +176,7 @@ impl Far {
         else {
             return;
         };
-        self.last = self.last.max(task);
+        self.comes(task);
         let (beside, payload) = parted(extensions, payload);
         let since_ns = context.now_ns;
         let origin = WorkOrigin { source, sequence };
@@ -276,11 +282,19 @@ impl Far {
         }
     }
 
+    /// Whether nothing has come of that task, nor of later ones. Of each source the numbers rise, but not of both together.
+    fn comes(&mut self, task: u64) -> bool {
+        let [quick, large] = &mut self.last;
+        let last = if is_of_large(task) { large } else { quick };
+        let comes = task > *last;
+        *last = task.max(*last);
+        comes
+    }
+
     /// That task is not ours any more: whoever has it is too late.
     pub(super) fn cancel(&mut self, pull: u32, task: u64) {
-        if task > self.last {
+        if self.comes(task) {
             // In the place of one that was over before it went.
-            self.last = task;
             if let Some(taking) = self.takings.get_mut(&pull) {
                 taking.came += 1;
                 taking.finished += 1;
@@ -650,7 +664,7 @@ impl Ring {
 impl Asked {
     fn taken(&self) -> u64 {
         let ring = self.requester.ring();
-        let stand = ring.stand(self.pending.values().map(Pending::sequence));
+        let stand = ring.stand(self.pending.values().map(|waits| waits.pending.sequence()));
         stand.into_iter().filter(|stands| *stands == Stands::Taken).count() as u64
     }
 
@@ -673,7 +687,7 @@ impl Asked {
         let beside = Beside::Came(&came.beside);
         match self.requester.send_beside_within(&beside, &came.payload, left, Duration::ZERO) {
             Ok(Some(pending)) => {
-                self.pending.insert(task, pending);
+                self.pending.insert(task, Waits { pending, held: None });
                 None
             }
             Ok(None) if spent_ns >= STALE_NS => Some((task, End::Back { attempt })),
@@ -706,22 +720,25 @@ impl Asked {
     }
 
     fn tell_replies(&mut self, say: &mut Says, standing: Standing, look: &mut Look, ended: &mut Ended) {
-        if !standing.has_room() {
-            return;
-        }
-        self.pending.retain(|task, pending| {
+        self.pending.retain(|task, Waits { pending, held }| {
             for _ in 0..REPLIES_MAX {
-                if say.bytes() >= WORK_WAITING_BYTES_MAX {
+                let course = held.as_ref().map_or(Course::Quick, |reply| standing.course_of(size_of(reply)));
+                if !standing.has_room(course, say) {
                     return true;
                 }
-                match pending.try_recv() {
+                match held.take().map_or_else(|| pending.try_recv(), |reply| Ok(Some(reply))) {
+                    Ok(Some(reply)) if !standing.has_room(standing.course_of(size_of(&reply)), say) => {
+                        // It is taken already, and others need not wait for it.
+                        *held = Some(reply);
+                        return true;
+                    }
                     Ok(Some(reply)) => {
                         let last = reply.is_last();
                         let state = if last { ReplyState::Last } else { ReplyState::Part };
                         let extensions = reply.extensions();
                         let (task, index, beside) = (*task, reply.index(), (extensions.len() / 8) as u8);
                         let word = Word::Reply { task, index, state: state as u8, extensions: beside };
-                        let bytes = extensions.len().saturating_add(reply.len());
+                        let bytes = size_of(&reply);
                         let too_large = standing.is_too_large(bytes);
                         let said = !too_large && say.with(&word, [extensions, &reply]);
                         if too_large {
@@ -754,6 +771,11 @@ impl Asked {
             true
         });
     }
+}
+
+/// Bytes of a reply that go to the peer.
+fn size_of(reply: &Reply) -> usize {
+    reply.extensions().len().saturating_add(reply.len())
 }
 
 /// What who asked is told of a reply that its host does not take.

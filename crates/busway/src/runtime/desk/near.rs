@@ -19,9 +19,9 @@ use busway_protocol::{Deed, Permits};
 use busway_shm::row::group;
 use busway_wire::limits::{
     WORK_DENIED_MAX, WORK_GIVEN_MAX, WORK_OPENINGS_MAX, WORK_PULLS_MAX, WORK_PULLS_WAITING_MAX,
-    WORK_TOO_LARGE_NS, WORK_WAITING_BYTES_MAX,
+    WORK_TOO_LARGE_NS,
 };
-use busway_wire::work::{End, Word, parted};
+use busway_wire::work::{End, Word, number_of_large, parted};
 use busway_wire::{Cause, Group, Kind, Pattern, ReplyState, RequestHead, Topic, responders};
 
 use super::far::copied;
@@ -29,7 +29,7 @@ use super::opener::{For, Wanted};
 use super::pulls::Pulls;
 use super::says::{Saying, Says};
 use super::too_large::{TooLarge, Verdict};
-use super::{Context, Standing};
+use super::{Context, Course, Standing};
 use crate::ports::Filter;
 use crate::puller::{Puller, PullerBuilder, Task};
 use crate::responder::Lane;
@@ -50,6 +50,8 @@ const REFUSED_NS: u64 = 1_000_000_000;
 const FORMER_MAX: usize = 2;
 /// What cannot be taken at the moment is tried again after so long.
 const AGAIN_NS: u64 = 20_000_000;
+/// What found no room among the words that wait is looked at again after so long: 10 Gbit/s make room for most of what may wait meanwhile.
+const ROOM_NS: u64 = 10_000_000;
 
 /// One pull of the peer.
 struct Giving {
@@ -452,7 +454,7 @@ impl Near {
         if !giving.too_large.is_empty() {
             look.by(now_ns.saturating_add(WORK_TOO_LARGE_NS));
         }
-        let room = |say: &Says| standing.has_room() && say.bytes() < WORK_WAITING_BYTES_MAX;
+        let room = |say: &Says| standing.has_room(Course::Quick, say);
         while keeps && giving.may_have_more() && turn < TURN_MAX && room(say) {
             match holder.puller.look() {
                 Ok(Some(task)) if standing.is_too_large(size_of_task(&task)) => {
@@ -461,7 +463,15 @@ impl Near {
                 }
                 Ok(Some(task)) => {
                     turn += 1;
-                    keeps = self.give_one(context, (pull, &mut holder), giving, task, say);
+                    let course = standing.course_of(size_of_task(&task) + task.sample().topic().len());
+                    if standing.has_room(course, say) {
+                        keeps = self.give_one(context, (pull, course, &mut holder), giving, task, say);
+                        continue;
+                    }
+                    // Others may have it until there is room; small ones go on.
+                    let until_ns = now_ns.saturating_add(ROOM_NS);
+                    holder.puller.leave_to_others(task, until_ns);
+                    look.by(until_ns);
                 }
                 Ok(None) => break,
                 Err(error) => {
@@ -488,7 +498,7 @@ impl Near {
     fn give_one(
         &mut self,
         context: &Context<'_>,
-        (pull, holder): (u32, &mut Holder),
+        (pull, course, holder): (u32, Course, &mut Holder),
         giving: &mut Giving,
         mut task: Task,
         say: &mut Says,
@@ -529,7 +539,11 @@ impl Near {
         let acknowledges = giving.group.acknowledge().is_some();
         let flags = busway_wire::Flags::from_codec(flags).bits();
         let attempt = task.claim().map_or(0, group::Task::attempt);
-        let (number_of_task, of) = (self.next + 1, topic.clone());
+        let (next, of) = (self.next + 1, topic.clone());
+        let number_of_task = match course {
+            Course::Quick => next,
+            Course::Large => number_of_large(next),
+        };
         let word = Word::Task {
             pull,
             task: number_of_task,
@@ -549,7 +563,7 @@ impl Near {
         };
         let Some((claim, line)) = task.into_claim() else { return true };
         let (task, number) = (number_of_task, holder.number);
-        self.next = task;
+        self.next = next;
         say.push(saying);
         giving.too_large.given((source, sequence));
         giving.given += 1;

@@ -2,7 +2,7 @@
 //!
 //! It does not know links or threads, nor its peer's channel: it is told what has come, and says what is to be said.
 //!
-//! Invariant: what a peer said is taken in the order in which it was said.
+//! Invariant: what a peer said is taken in the order in which it came.
 
 use busway_protocol::Permits;
 use busway_wire::work::{Word, decode, parted};

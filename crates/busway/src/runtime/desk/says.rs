@@ -10,19 +10,22 @@
 use std::sync::Arc;
 
 use busway_protocol::{Deed, Permits};
-use busway_wire::work::{Word, decode, encode};
+use busway_wire::limits::WORK_QUICK_BYTES;
+use busway_wire::work::{Word, decode, encode, is_of_large};
 
 /// A body, or a payload, that was made once: cloning copies nothing.
 pub(crate) type Body = Arc<Vec<u8>>;
 
 /// Bytes of a word without its payload and its topic, at most.
-const WORD_BYTES: usize = 64;
+pub(super) const WORD_BYTES: usize = 64;
 
 /// One thing to be said.
 #[derive(Clone, Debug)]
 pub(crate) enum Saying {
     /// These bytes.
     Body(Body),
+    /// A reply to a task of the peer's, or what became of it, in these bytes.
+    Answer { task: u64, body: Body },
     /// A task, which its number is known by.
     Task { task: u64, body: Body },
     /// A request, which is waited for until then: the word, and what follows it.
@@ -52,8 +55,44 @@ impl Saying {
                 Word::Task { task, .. } => Some(task),
                 _ => None,
             },
-            Self::Body(_) | Self::Cancel { .. } => None,
+            Self::Body(_) | Self::Answer { .. } | Self::Cancel { .. } => None,
         }
+    }
+
+    /// Of which task of the peer's it speaks.
+    pub(crate) fn answers(&self) -> Option<u64> {
+        match self {
+            Self::Answer { task, .. } => Some(*task),
+            Self::Body(_) | Self::Task { .. } | Self::Request { .. } | Self::Cancel { .. } => None,
+        }
+    }
+
+    /// Whether it is no word that goes by the source of the small ones, if there is another.
+    pub(crate) fn is_large(&self) -> bool {
+        match self {
+            Self::Task { task, .. } | Self::Cancel { task, .. } => is_of_large(*task),
+            Self::Request { word, .. } => {
+                matches!(**word, Word::Task { task, .. } if is_of_large(task))
+            }
+            Self::Answer { body, .. } => body.len() > WORK_QUICK_BYTES,
+            // A name and some numbers.
+            Self::Body(_) => false,
+        }
+    }
+
+    /// What of it can be cut, behind what is made when it goes.
+    pub(crate) fn rest(&self) -> Option<&Body> {
+        match self {
+            Self::Body(body) | Self::Answer { body, .. } | Self::Task { body, .. } => Some(body),
+            Self::Request { following, .. } => Some(following),
+            Self::Cancel { .. } => None,
+        }
+    }
+
+    /// What goes before `rest`, made now.
+    pub(crate) fn head(&self, now_ns: u64) -> Option<Body> {
+        let Self::Request { word, until_ns, .. } = self else { return None };
+        Some(small(&with_left(word, *until_ns, now_ns)))
     }
 
     /// Of a task or request that the peer may not have: its pull, and its number.
@@ -65,7 +104,7 @@ impl Saying {
                 (&of_body, Deed::Pull)
             }
             Self::Request { word, .. } => (&**word, Deed::Answer),
-            Self::Body(_) | Self::Cancel { .. } => return None,
+            Self::Body(_) | Self::Answer { .. } | Self::Cancel { .. } => return None,
         };
         let Word::Task { pull, task, topic, .. } = word else { return None };
         (!permits.allow(deed, topic)).then_some((*pull, *task))
@@ -74,7 +113,7 @@ impl Saying {
     /// Bytes that it takes while it waits, or somewhat more.
     pub(crate) fn size(&self) -> usize {
         match self {
-            Self::Body(body) | Self::Task { body, .. } => body.len(),
+            Self::Body(body) | Self::Answer { body, .. } | Self::Task { body, .. } => body.len(),
             Self::Request { following, .. } => following.len().saturating_add(WORD_BYTES),
             Self::Cancel { .. } => WORD_BYTES,
         }
@@ -83,19 +122,25 @@ impl Saying {
     /// What is said now.
     pub(crate) fn body(&self, now_ns: u64) -> Body {
         match self {
-            Self::Body(body) | Self::Task { body, .. } => body.clone(),
+            Self::Body(body) | Self::Answer { body, .. } | Self::Task { body, .. } => body.clone(),
             Self::Request { word, following, until_ns } => {
-                let mut word = (**word).clone();
-                let Word::Task { pull, task, left_ns, .. } = &mut word else { return Body::default() };
-                // 0 would be a task.
-                *left_ns = until_ns.saturating_sub(now_ns).max(1);
-                let (pull, task) = (*pull, *task);
+                let word = with_left(word, *until_ns, now_ns);
+                let Word::Task { pull, task, .. } = word else { return Body::default() };
                 // Where there is no memory it is one that is over there, and has its deadline here.
                 body_of(Some(&word), [following, &[]]).unwrap_or_else(|| small(&Word::Cancel { pull, task }))
             }
             Self::Cancel { pull, task } => small(&Word::Cancel { pull: *pull, task: *task }),
         }
     }
+}
+
+/// A request says for how long it is waited for. 0 would be a task.
+fn with_left(word: &Word, until_ns: u64, now_ns: u64) -> Word {
+    let mut word = word.clone();
+    if let Word::Task { left_ns, .. } = &mut word {
+        *left_ns = until_ns.saturating_sub(now_ns).max(1);
+    }
+    word
 }
 
 #[cfg(test)]
@@ -131,28 +176,50 @@ fn small(word: &Word) -> Body {
 pub(crate) struct Says {
     all: Vec<Saying>,
     bytes: usize,
+    /// Of these, those of large words.
+    large_bytes: usize,
+}
+
+/// How a word is said.
+fn saying(word: &Word, body: Body) -> Saying {
+    match word {
+        Word::Over { task, .. } | Word::Reply { task, .. } => Saying::Answer { task: *task, body },
+        Word::Pull { .. }
+        | Word::Unpull { .. }
+        | Word::Grant { .. }
+        | Word::Task { .. }
+        | Word::Cancel { .. } => Saying::Body(body),
+    }
 }
 
 impl Says {
     pub(crate) fn push(&mut self, saying: Saying) {
-        self.bytes = self.bytes.saturating_add(saying.size());
+        let size = saying.size();
+        self.bytes = self.bytes.saturating_add(size);
+        if saying.is_large() {
+            self.large_bytes = self.large_bytes.saturating_add(size);
+        }
         self.all.push(saying);
     }
 
     /// A word without a payload.
     pub(crate) fn word(&mut self, word: &Word) {
-        self.push(Saying::Body(small(word)));
+        self.push(saying(word, small(word)));
     }
 
     /// A word and what follows it. `false`: there is no memory for it, and it is not said.
     #[must_use]
     pub(crate) fn with(&mut self, word: &Word, following: [&[u8]; 2]) -> bool {
         let body = body_of(Some(word), following);
-        body.map(|body| self.push(Saying::Body(body))).is_some()
+        body.map(|body| self.push(saying(word, body))).is_some()
     }
 
     pub(crate) fn bytes(&self) -> usize {
         self.bytes
+    }
+
+    pub(crate) fn large_bytes(&self) -> usize {
+        self.large_bytes
     }
 
     pub(crate) fn is_empty(&self) -> bool {

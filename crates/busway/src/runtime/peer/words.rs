@@ -6,7 +6,7 @@ use busway_io::Driver;
 use busway_protocol::{Input, Output, Permits, Time};
 use busway_wire::PortId;
 
-use crate::runtime::desk::{Between, Channel, Heard, Says, Standing, WANT};
+use crate::runtime::desk::{Between, Channel, Course, Heard, Says, Standing, WANT, WANT_LARGE};
 use crate::runtime::peer::Peer;
 use crate::runtime::{Pieces, Staging};
 
@@ -17,26 +17,48 @@ impl Peer {
     /// Does what the session asks for, if it concerns words about work; returns it if not.
     pub(super) fn carry_out_of_work(&mut self, output: Output) -> Option<Output> {
         let Some(channel) = &mut self.channel else { return Some(output) };
-        let ours = channel.source();
         match &output {
             Output::Established { hello, .. } => {
                 channel.established(hello.instance, &mut self.inputs);
                 return Some(output);
             }
-            Output::PeerWants { pattern, .. } if pattern.exact() == Some(channel.topic()) => {
-                channel.wanted(&mut self.inputs);
+            Output::PeerWants { id, pattern, .. } => {
+                let of = |course: &Course| pattern.exact() == Some(channel.topic(*course));
+                let Some(course) = Course::ALL.into_iter().find(of) else { return Some(output) };
+                channel.wanted(course, *id, &mut self.inputs);
             }
-            Output::OpenRelay { announce } if announce.topic == *channel.topic() => {
-                channel.open(announce.source, &mut self.inputs);
+            Output::PeerUnwants { id } => {
+                if !channel.unwanted(*id, &mut self.inputs) {
+                    return Some(output);
+                }
             }
-            Output::CloseRelay { source } if channel.is_theirs(*source) => channel.close(&mut self.inputs),
-            Output::Abort { source } if channel.is_theirs(*source) => channel.abort(),
-            Output::RelayGap { source, to, .. } if channel.is_theirs(*source) => {
-                channel.gap(*source, *to, &mut self.inputs);
+            Output::OpenRelay { announce } => {
+                let of = |course: &Course| announce.topic == *channel.topic(*course);
+                let Some(course) = Course::ALL.into_iter().find(of) else { return Some(output) };
+                channel.open(course, announce.source, &mut self.inputs);
             }
-            Output::Pass { source, to } if *source == ours => channel.confirm(*to),
-            Output::Rewind { source, to } if *source == ours => channel.rewind(*to, &self.permits),
-            Output::SourceDone { source, .. } | Output::SourceDenied { source, .. } if *source == ours => {}
+            Output::CloseRelay { source } => {
+                let Some(course) = channel.theirs(*source) else { return Some(output) };
+                channel.close(course, &mut self.inputs);
+            }
+            Output::Abort { source } => {
+                let Some(course) = channel.theirs(*source) else { return Some(output) };
+                channel.abort(course);
+            }
+            Output::RelayGap { source, to, .. } => {
+                let Some(course) = channel.theirs(*source) else { return Some(output) };
+                channel.gap(course, *to);
+            }
+            Output::Pass { source, to } => {
+                let Some(course) = channel.ours(*source) else { return Some(output) };
+                channel.confirm(course, *to);
+            }
+            Output::Rewind { source, to } => {
+                let Some(course) = channel.ours(*source) else { return Some(output) };
+                channel.rewind(course, *to, &self.permits);
+            }
+            Output::SourceDone { source, .. } | Output::SourceDenied { source, .. }
+                if channel.ours(*source).is_some() => {}
             _ => return Some(output),
         }
         None
@@ -45,8 +67,12 @@ impl Peer {
     /// Begins to listen for the peer's words about work, and to say ours.
     pub(crate) fn share_work<D: Driver<Staging, Pieces>>(&mut self, driver: &D, channel: Channel) {
         let channel = self.channel.insert(channel);
-        let pattern = busway_wire::Pattern::Exact(channel.topic().clone());
-        self.tell(driver, Input::Want { id: WANT, pattern, reliable: true });
+        let wants = [(Course::Quick, WANT), (Course::Large, WANT_LARGE)];
+        let wants =
+            wants.map(|(course, id)| (busway_wire::Pattern::Exact(channel.topic(course).clone()), id));
+        for (pattern, id) in wants {
+            self.tell(driver, Input::Want { id, pattern, reliable: true });
+        }
     }
 
     /// Takes what has come. Returns how the peer stands, or `None` where work is not shared.
@@ -94,28 +120,36 @@ impl Peer {
     }
 
     /// Whether words wait that the session may be given.
-    pub(super) fn has_words(&self) -> bool {
+    fn has_words(&self, course: Course) -> bool {
         self.channel
             .as_ref()
-            .is_some_and(|channel| channel.has_next() && self.session.may_send(channel.source()))
+            .is_some_and(|channel| channel.has_next(course) && self.session.may_send(channel.source(course)))
     }
 
-    /// Whether this is the source of our words.
+    /// Whether this is a source of our words.
     pub(super) fn is_channel(&self, source: PortId) -> bool {
-        self.channel.as_ref().is_some_and(|channel| channel.source() == source)
+        self.channel.as_ref().is_some_and(|channel| channel.ours(source).is_some())
     }
 
     /// Gives the session the next words, as far as it has room. Returns how many.
     pub(super) fn pump_words(&mut self, now: Time) -> usize {
         let mut said = 0;
-        while said < WORDS_MAX
-            && self.has_words()
-            && let Some(channel) = &mut self.channel
-            && let Some((header, payload)) = channel.next()
-        {
-            let source = header.source();
-            self.session.handle(now, Input::Publish { source, header, payload }, &mut self.outputs);
-            said += 1;
+        loop {
+            let before = said;
+            for course in Course::ALL {
+                if self.has_words(course)
+                    && let Some(channel) = &mut self.channel
+                    && let Some((header, payload)) = channel.next(course)
+                {
+                    let source = header.source();
+                    let input = Input::Publish { source, header, payload };
+                    self.session.handle(now, input, &mut self.outputs);
+                    said += 1;
+                }
+            }
+            if said == before || said >= WORDS_MAX {
+                break;
+            }
         }
         if !self.outputs.is_empty() {
             self.carry_out(now);
@@ -123,3 +157,6 @@ impl Peer {
         said
     }
 }
+
+#[cfg(test)]
+mod tests;

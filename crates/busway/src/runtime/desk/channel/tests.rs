@@ -6,9 +6,8 @@ use busway_wire::limits::{WORK_STRANGER_BYTES_MAX, WORK_WORDS_MAX};
 use busway_wire::work::{Word, decode};
 use busway_wire::{HEADER_SIZE, Header, Kind, PortId, Topic};
 
-use super::{Between, Channel};
+use super::{Between, Channel, Course};
 use crate::bus::Bus;
-use crate::runtime::Outbound;
 use crate::runtime::desk::says::Saying;
 use crate::runtime::import::Inputs;
 
@@ -29,8 +28,8 @@ impl Scene {
         let mut channel = Channel::new(&bus.core, "here").unwrap();
         let mut inputs = Inputs::new();
         channel.established(1, &mut inputs);
-        channel.wanted(&mut inputs);
-        channel.open(THEIRS, &mut inputs);
+        channel.wanted(Course::Quick, 1, &mut inputs);
+        channel.open(Course::Quick, THEIRS, &mut inputs);
         Self { channel, inputs, _bus: bus, directory }
     }
 
@@ -42,11 +41,14 @@ impl Scene {
         self.channel.say(self.between(), saying, &mut self.inputs);
     }
 
+    fn deliver(&mut self, delivery: Delivery<'_>) {
+        self.channel.deliver(Course::Quick, delivery, &mut self.inputs);
+    }
+
     /// What goes next.
     fn next(&mut self) -> Option<(u64, Vec<u8>)> {
-        let (header, outbound) = self.channel.next()?;
-        let Outbound::Said(body) = outbound else { panic!("it is a word") };
-        Some((header.sequence.get(), body.to_vec()))
+        let (header, outbound) = self.channel.next(Course::Quick)?;
+        Some((header.sequence.get(), outbound.as_ref().to_vec()))
     }
 
     fn header(&self, to: PortId, sequence: u64, bytes: usize) -> Header {
@@ -103,16 +105,16 @@ fn words_that_a_peer_never_confirms_are_bounded_and_then_both_begin_anew() {
         for saying in says.into_all() {
             scene.say(saying);
         }
-        while scene.channel.next().is_some() {}
-        assert!(scene.channel.out.len() <= WORK_WORDS_MAX);
+        while scene.channel.next(Course::Quick).is_some() {}
+        assert!(scene.channel.out.quick.len() <= WORK_WORDS_MAX);
     }
     assert_eq!(scene.begins_anew(), 1);
     let second = scene.between();
     assert_ne!(first.ours, second.ours, "who hears it knows that it begins anew");
     // What is said to the former is said to nobody.
-    let waiting = scene.channel.out.len();
+    let waiting = scene.channel.out.quick.len();
     scene.channel.say(first, task(1, None), &mut scene.inputs);
-    assert_eq!(scene.channel.out.len(), waiting);
+    assert_eq!(scene.channel.out.quick.len(), waiting);
     println!("evidence: said={} kept={WORK_WORDS_MAX}", 2 * WORK_WORDS_MAX);
 }
 
@@ -129,13 +131,13 @@ fn a_task_that_is_over_before_it_went_is_not_said_and_one_that_may_be_there_is_c
     assert_eq!(word(&scene.next().unwrap().1), Word::Cancel { pull: 1, task: 1 }, "behind it");
     assert!(scene.next().is_none());
     // The connection ends before anything was confirmed.
-    scene.channel.rewind(0, &all());
+    scene.channel.rewind(Course::Quick, 0, &all());
     let again: Vec<_> = std::iter::from_fn(|| scene.next()).collect();
     let words: Vec<Word> = again.iter().map(|(_, body)| word(body)).collect();
     let cancel = |task| Word::Cancel { pull: 1, task };
     assert_eq!(words, [cancel(1), cancel(2), cancel(1)]);
     assert_eq!(again.iter().map(|(sequence, _)| *sequence).collect::<Vec<_>>(), [1, 2, 3]);
-    scene.channel.confirm(3);
+    scene.channel.confirm(Course::Quick, 3);
     assert_eq!(scene.channel.standing().waiting_bytes, 0);
 }
 
@@ -154,7 +156,7 @@ fn what_is_left_of_the_time_of_a_request_is_what_is_left_when_it_goes() {
 fn what_was_said_for_an_earlier_source_of_a_peer_keeps_its_place_and_says_nothing() {
     let mut scene = Scene::new();
     scene.say(task(1, None));
-    scene.channel.open(PortId(8), &mut scene.inputs);
+    scene.channel.open(Course::Quick, PortId(8), &mut scene.inputs);
     scene.say(task(1, None));
     let said: Vec<_> = std::iter::from_fn(|| scene.next()).collect();
     assert!(said[0].1.is_empty(), "nobody is there for whom it was");
@@ -168,10 +170,10 @@ fn a_peer_without_work_sends_no_large_word_and_what_is_for_another_takes_no_memo
     let ours = scene.between().ours;
     let send = |scene: &mut Scene, to: PortId, sequence: u64| {
         let header = scene.header(to, sequence, large);
-        scene.channel.deliver(Delivery::Begin { header, extensions: &[] });
-        let kept = scene.channel.partial.as_ref().is_some_and(|partial| partial.body.is_some());
-        scene.channel.deliver(Delivery::Bytes { source: THEIRS, offset: 0, bytes: &vec![0; large] });
-        scene.channel.deliver(Delivery::End { source: THEIRS });
+        scene.deliver(Delivery::Begin { header, extensions: &[] });
+        let kept = scene.channel.theirs.quick.kept().is_some();
+        scene.deliver(Delivery::Bytes { source: THEIRS, offset: 0, bytes: &vec![0; large] });
+        scene.deliver(Delivery::End { source: THEIRS });
         let mut come = Vec::new();
         scene.channel.take(&mut come, &mut scene.inputs);
         (kept, come.len())
@@ -188,7 +190,7 @@ fn a_peer_without_work_sends_no_large_word_and_what_is_for_another_takes_no_memo
 #[test]
 fn words_that_are_lost_on_the_way_begin_both_anew() {
     let mut scene = Scene::new();
-    scene.channel.gap(THEIRS, 3, &mut scene.inputs);
+    scene.channel.gap(Course::Quick, 3);
     let mut come = Vec::new();
     scene.channel.take(&mut come, &mut scene.inputs);
     assert_eq!((scene.begins_anew(), come.len()), (1, 0));
@@ -199,7 +201,7 @@ fn a_peer_that_speaks_words_of_an_older_version_is_told_of_once_and_what_was_for
     let mut scene = Scene::new();
     for (to, older) in [(PortId(99), false), (scene.between().ours, false), (PortId(0), true)] {
         let header = scene.header(to, 1, 1);
-        scene.channel.deliver(Delivery::Message { header, body: b"x" });
+        scene.deliver(Delivery::Message { header, body: b"x" });
         assert_eq!(scene.channel.is_older, older);
     }
 }

@@ -1,7 +1,7 @@
 //! What a host says that it wants, without a link.
 #![expect(clippy::print_stdout, reason = "the evidence of a row is what its test prints")]
 
-use busway_wire::work::{End, Word, decode};
+use busway_wire::work::{End, Word, decode, number_of_large};
 use busway_wire::{Acknowledge, Group, Pattern, PortId, ProcessId, Topic, responders};
 
 use super::Far;
@@ -10,7 +10,15 @@ use crate::runtime::desk::pulls::Pulls;
 use crate::runtime::desk::scene::Scene;
 use crate::runtime::desk::{Says, Standing};
 
-const UP: Standing = Standing { between: None, up: true, waiting_bytes: 0, of_all: 0, largest: u64::MAX };
+const UP: Standing = Standing {
+    between: None,
+    up: true,
+    has_two: false,
+    waiting_bytes: 0,
+    large_bytes: 0,
+    of_all: 0,
+    largest: u64::MAX,
+};
 
 fn group(within_ms: Option<u32>) -> Group {
     let how = within_ms.map(|within_ms| Acknowledge { within_ms, attempts: 5 });
@@ -258,4 +266,74 @@ fn a_reply_that_is_larger_than_its_host_takes_ends_its_request_and_nothing_else(
     let last = busway_wire::ReplyState::Last as u8;
     assert_eq!(ask(3, &|request| request.reply(b"small").unwrap()), [(last, b"small".to_vec())]);
     println!("evidence: too_large=2 answered=1");
+}
+
+#[test]
+fn a_large_reply_that_has_no_room_waits_and_keeps_no_small_one_waiting() {
+    let (scene, mut far, mut pulls) = (Scene::new(), Far::default(), Pulls::default());
+    let mut responder = scene.bus.responder("t").open().unwrap();
+    let group = Group::new(responders(), None).unwrap();
+    let (process, port, pattern) = (ProcessId(1), responder.id(), responder.pattern().clone());
+    pulls.watched(Watched::Pulled { process, port, pattern, group });
+    step(&scene, &mut far, &pulls, UP);
+    far.takings.get_mut(&1).unwrap().granted = 2;
+    let topic = Topic::new("t").unwrap();
+    let patience = std::time::Duration::from_secs(30);
+    let mut says = Says::default();
+    for task in 1..=2 {
+        let (topic, source, extensions) = (topic.clone(), PortId(3), 0);
+        let (pull, sequence, attempt, flags, left_ns) = (1, task, 0, 0, 1 << 40);
+        let word = Word::Task { pull, task, topic, source, sequence, attempt, flags, left_ns, extensions };
+        far.task(&scene.context(0), &pulls, word, b"what", &mut says);
+    }
+    let requester = scene.bus.requester("t").for_another_host().open().unwrap();
+    requester.wait_for_responders(1, patience).unwrap();
+    far.asks(0, 1, &topic, requester, &mut says);
+    for bytes in [20_000, 3] {
+        let request = responder.recv_timeout(patience).unwrap().expect("a request");
+        request.reply(&vec![7; bytes]).unwrap();
+    }
+    let full = 16 << 20;
+    let two = Standing { has_two: true, waiting_bytes: full, large_bytes: full, ..UP };
+    let mut until = |far: &mut Far, standing: Standing, of: u64| {
+        let until_ns = busway_shm::clock::monotonic_ns() + 30_000_000_000;
+        let mut told = Vec::new();
+        while !told.contains(&(of, None)) {
+            assert!(busway_shm::clock::monotonic_ns() < until_ns, "{told:?}");
+            far.step(&scene.context(0), &pulls, &mut says, standing);
+            for saying in std::mem::take(&mut says).into_all() {
+                match decode(&saying.body(0)).unwrap() {
+                    (Word::Reply { task, .. }, payload) => told.push((task, Some(payload.len()))),
+                    (Word::Over { task, .. }, _) => told.push((task, None)),
+                    _ => {}
+                }
+            }
+        }
+        told
+    };
+    assert_eq!(until(&mut far, two, 2), [(2, Some(3)), (2, None)]);
+    let room = Standing { waiting_bytes: 0, large_bytes: 0, ..two };
+    assert_eq!(until(&mut far, room, 1), [(1, Some(20_000)), (1, None)]);
+}
+
+#[test]
+fn a_task_that_was_over_before_it_went_is_told_from_one_that_came_whatever_came_by_the_other_source() {
+    let (scene, mut far, mut pulls) = (Scene::new(), Far::default(), Pulls::default());
+    let _puller = scene.bus.puller("t").group("g").open().unwrap();
+    pulls.watched(pulled(1, "t"));
+    step(&scene, &mut far, &pulls, UP);
+    far.takings.get_mut(&1).unwrap().granted = 10;
+    let mut says = Says::default();
+    // The large one is the earlier, and comes late; of the small ones the first went, and the second was over before.
+    for task in [2, number_of_large(1)] {
+        let (topic, source) = (Topic::new("t").unwrap(), PortId(3));
+        let (pull, sequence, attempt, flags, left_ns, extensions) = (1, task, 0, 0, 0, 0);
+        let word = Word::Task { pull, task, topic, source, sequence, attempt, flags, left_ns, extensions };
+        far.task(&scene.context(0), &pulls, word, b"x", &mut says);
+    }
+    for (task, came) in [(3, 3), (number_of_large(1), 3), (2, 3), (number_of_large(4), 4), (5, 5), (5, 5)] {
+        far.cancel(1, task);
+        assert_eq!(far.takings[&1].came, came, "{task:x}");
+    }
+    assert_eq!(far.takings[&1].finished, 5);
 }

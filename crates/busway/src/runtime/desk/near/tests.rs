@@ -6,15 +6,14 @@ use busway_wire::limits::{
     WORK_DENIED_MAX, WORK_OPENINGS_MAX, WORK_PULLS_MAX, WORK_PULLS_WAITING_MAX, WORK_REPLIES_BYTES_MAX,
     WORK_TOO_LARGE_NS, WORK_WAITING_BYTES_ALL, WORK_WAITING_BYTES_FLOOR, WORK_WAITING_BYTES_MAX,
 };
-use busway_wire::work::{End, Word, decode};
+use busway_wire::work::{End, Word, decode, is_of_large};
 use busway_wire::{Group, Pattern, PortId, ProcessId, ReplyState, Topic};
 
 use super::{FORMER_MAX, Near};
 use crate::control::Watched;
 use crate::puller::PullerBuilder;
 use crate::requester::RequestError;
-use crate::runtime::Outbound;
-use crate::runtime::desk::channel::Channel;
+use crate::runtime::desk::channel::{Channel, Course};
 use crate::runtime::desk::opener::{For, Wanted};
 use crate::runtime::desk::partner::{Heard, Partner};
 use crate::runtime::desk::pulls::Pulls;
@@ -26,7 +25,15 @@ use crate::runtime::import::Inputs;
 /// How late a test may be before it gives up.
 const PATIENCE: std::time::Duration = std::time::Duration::from_secs(30);
 
-const UP: Standing = Standing { between: None, up: true, waiting_bytes: 0, of_all: 0, largest: u64::MAX };
+const UP: Standing = Standing {
+    between: None,
+    up: true,
+    has_two: false,
+    waiting_bytes: 0,
+    large_bytes: 0,
+    of_all: 0,
+    largest: u64::MAX,
+};
 
 fn step(scene: &Scene, near: &mut Near, now_ns: u64) {
     near.step(&scene.context(now_ns), &Pulls::default(), &mut Says::default(), UP);
@@ -400,23 +407,65 @@ fn a_pull_for_which_there_is_no_place_has_the_next_that_is_free_and_what_was_gra
 fn what_waits_for_all_peers_together_is_bounded_and_small_tasks_go_on() {
     let standing = |waiting_bytes, of_all| Standing { waiting_bytes, of_all, ..UP };
     let (all, floor) = (WORK_WAITING_BYTES_ALL, WORK_WAITING_BYTES_FLOOR);
-    assert!(standing(1 << 20, all - 1).has_room());
-    assert!(!standing(1 << 20, all).has_room() && !standing(floor, all).has_room());
-    assert!(standing(floor - 1, usize::MAX).has_room(), "whatever others do not confirm");
-    assert!(!standing(WORK_WAITING_BYTES_MAX, 0).has_room());
-    assert!(!Standing { up: false, ..UP }.has_room());
+    let has_room = |standing: Standing| standing.has_room(Course::Quick, &Says::default());
+    assert!(has_room(standing(1 << 20, all - 1)));
+    assert!(!has_room(standing(1 << 20, all)) && !has_room(standing(floor, all)));
+    assert!(has_room(standing(floor - 1, usize::MAX)), "whatever others do not confirm");
+    assert!(!has_room(standing(WORK_WAITING_BYTES_MAX, 0)));
+    assert!(!has_room(Standing { up: false, ..UP }));
+    // What waits of large words stops no small one, of this peer or of all.
+    let large_bytes = 10 * WORK_WAITING_BYTES_MAX;
+    let two = Standing { has_two: true, large_bytes, ..standing(large_bytes, usize::MAX) };
+    assert!(has_room(two) && !two.has_room(Course::Large, &Says::default()));
     let known = Standing { between: Some(Scene::new().context(0).whom.between), ..UP };
     let least = busway_wire::limits::WORK_WORD_BYTES as u64;
     assert!(known.takes(least).between.is_some() && known.takes(least - 1).between.is_none());
     assert_eq!(known.takes(least).largest, least);
 }
 
+#[test]
+fn what_is_small_is_given_while_large_ones_wait_for_room() {
+    let scene = Scene::new();
+    let full = WORK_WAITING_BYTES_MAX;
+    let two = Standing { has_two: true, waiting_bytes: full, large_bytes: full, ..UP };
+    let mut pusher = scene.bus.pusher("a").open().unwrap();
+    let mut near = Near::default();
+    near.pull(&scene.context(0), 1, pattern("a"), group());
+    near.grant(1, 10);
+    step(&scene, &mut near, 0);
+    for whom in scene.opener.taken() {
+        near.opened(&scene.context(0), &whom, scene.bus.puller("a").group("g").open().unwrap());
+    }
+    for bytes in [20_000, 3, 20_000, 3] {
+        pusher.send(&vec![7; bytes]).unwrap();
+    }
+    let now_ns = busway_shm::clock::monotonic_ns;
+    let until = |near: &mut Near, standing: Standing, given: usize| {
+        let mut says = Says::default();
+        let until_ns = now_ns() + 30_000_000_000;
+        while near.has_given() < given {
+            assert!(now_ns() < until_ns, "{} are given", near.has_given());
+            near.step(&scene.context(now_ns()), &Pulls::default(), &mut says, standing);
+        }
+        let bodies = says.into_all().into_iter().map(|saying| saying.body(0).len());
+        bodies.collect::<Vec<_>>()
+    };
+    let small = until(&mut near, two, 2);
+    assert!(small.len() == 2 && small.iter().all(|bytes| *bytes < 100), "{small:?}");
+    assert_eq!(near.given.keys().filter(|task| is_of_large(**task)).count(), 0);
+    let large = until(&mut near, Standing { waiting_bytes: 0, large_bytes: 0, ..two }, 4);
+    assert!(large.len() == 2 && large.iter().all(|bytes| *bytes > 20_000), "{large:?}");
+    assert_eq!(near.given.keys().filter(|task| is_of_large(**task)).count(), 2);
+    near.end_all(&scene.context(now_ns()), &mut Says::default());
+    println!("evidence: small_beside_full=2 large_when_there_is_room=2");
+}
+
 /// The channel to a peer whose words are heard.
 fn spoken_with(scene: &Scene, inputs: &mut Inputs) -> Channel {
     let mut channel = Channel::new(&scene.bus.core, "here").unwrap();
     channel.established(1, inputs);
-    channel.wanted(inputs);
-    channel.open(PortId(7), inputs);
+    channel.wanted(Course::Quick, 1, inputs);
+    channel.open(Course::Quick, PortId(7), inputs);
     channel
 }
 
@@ -453,10 +502,7 @@ fn what_waits_for_a_peer_that_may_have_it_no_more_does_not_go_and_is_done_by_oth
     let by = scene.permits().clone();
     // Five of them go, of which two arrive.
     channel.say_all(between, says, [&by, &by], &mut inputs);
-    let next = |channel: &mut Channel| match channel.next()?.1 {
-        Outbound::Said(body) => Some(decode(&body).unwrap().0),
-        Outbound::Small(..) | Outbound::Held(..) => panic!("it is a word"),
-    };
+    let next = |channel: &mut Channel| Some(decode(channel.next(Course::Quick)?.1.as_ref()).unwrap().0);
     for task in 1..=5 {
         assert!(matches!(next(&mut channel), Some(Word::Task { task: of, .. }) if of == task));
     }
@@ -478,7 +524,7 @@ fn what_waits_for_a_peer_that_may_have_it_no_more_does_not_go_and_is_done_by_oth
     };
     take(5);
     channel.established(1, &mut inputs);
-    channel.rewind(2, scene.permits());
+    channel.rewind(Course::Quick, 2, scene.permits());
     near.withheld(&scene.context(3), &channel.withheld());
     take(8);
     for task in 3..=10 {

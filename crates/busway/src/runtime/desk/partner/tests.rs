@@ -243,6 +243,7 @@ struct Sum {
     done: u64,
     asked: u64,
     anew: u64,
+    pieces: u64,
 }
 
 impl Sum {
@@ -251,6 +252,7 @@ impl Sum {
         self.done += other.done;
         self.asked += other.asked;
         self.anew += other.anew;
+        self.pieces += other.pieces;
     }
 }
 
@@ -266,6 +268,7 @@ fn live(scenes: [Scene; 2], seed: u64, sum: &mut Sum) -> [Scene; 2] {
     sum.pushed += world.pushed.values().map(|all| all.len() as u64).sum::<u64>();
     sum.done += world.done.values().map(|all| all.len() as u64).sum::<u64>();
     sum.asked += world.asked;
+    sum.pieces += world.pieces;
     sum.anew += world.hosts.iter().map(|host| host.begun_anew).sum::<u64>();
     world.into_scenes()
 }
@@ -296,6 +299,8 @@ fn whatever_happens_to_two_hosts_and_their_link_nothing_is_left_over_and_both_co
         let all: Vec<_> = (0..AT_A_TIME).map(part).collect();
         all.into_iter().for_each(|part| sum.add(&part.join().unwrap()));
     });
-    let Sum { pushed, done, asked, anew } = sum;
-    println!("evidence: seeds={seeds} pushed={pushed} done={done} asked={asked} begun_anew={anew}");
+    let Sum { pushed, done, asked, anew, pieces } = sum;
+    println!(
+        "evidence: seeds={seeds} pushed={pushed} done={done} asked={asked} begun_anew={anew} pieces={pieces}"
+    );
 }

@@ -1,9 +1,10 @@
 //! Two hosts side by side, and the link between them: each has a bus, the machines for its peer and the channel to it. What is said goes
 //! through the codec, and waits on its way for as long as the dice say.
 //!
-//! Time is virtual, as far as the machines ask for it. Ports are real: what the control threads have to notice is waited for.
+//! Time is virtual, as far as the machines ask for it. Ports are real: what the control threads have to notice is waited for. In some stories one host is of an older version,
+//! which knows one source; in all, what is large is cut into pieces of some hundred bytes.
 //!
-//! Invariant: what is on the way of one direction arrives in its order, or not at all because the link was cut.
+//! Invariant: what is on the way of one source arrives in its order, or not at all because the link was cut; between the two sources of a host the dice decide.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
@@ -18,8 +19,7 @@ use crate::puller::{Puller, Task};
 use crate::pusher::Pusher;
 use crate::requester::{Pending, RequestError, Requester};
 use crate::responder::{Request, Responder};
-use crate::runtime::Outbound;
-use crate::runtime::desk::channel::{Between, Channel};
+use crate::runtime::desk::channel::{Between, Channel, Course};
 use crate::runtime::desk::far::Far;
 use crate::runtime::desk::near::Near;
 use crate::runtime::desk::opener::{For, Opened, Wanted};
@@ -36,12 +36,34 @@ const WITHIN: Duration = Duration::from_secs(1);
 /// Pullers of one group on one host at most.
 const PULLERS_MAX: usize = 2;
 
+/// Bytes behind what something says: none, or so many that it is large.
+fn sometimes_large(dice: &mut fastrand::Rng) -> usize {
+    if dice.u8(..4) == 0 { dice.usize(9_000..11_000) } else { 0 }
+}
+
 pub(super) fn until(what: &str, mut done: impl FnMut() -> bool) {
     let until_ns = clock::monotonic_ns() + PATIENCE.as_nanos() as u64;
     while !done() {
         assert!(clock::monotonic_ns() < until_ns, "in vain: {what}");
         std::thread::yield_now();
     }
+}
+
+/// Bytes of a piece of what is large.
+const PIECE_BYTES: usize = 700;
+
+/// What a session knows of one source, on each side of it.
+#[derive(Clone, Copy, Default)]
+struct Known {
+    /// The peer said from where on it hears us.
+    may_say: bool,
+    /// Whose words come, and how far they were heard and taken.
+    theirs: Option<PortId>,
+    heard: u64,
+    taken: u64,
+    /// Our source, as it was announced last, and so far the peer has confirmed what we said.
+    announced: Option<PortId>,
+    behind: u64,
 }
 
 /// What goes over the link, of what a session would make of it.
@@ -76,15 +98,7 @@ pub(super) struct Host {
     pub(super) pulls: Pulls,
     /// Its session knows that the link stands.
     up: bool,
-    /// The peer said from where on it hears us.
-    may_say: bool,
-    /// Whose words come, and how far they were heard and taken.
-    theirs: Option<PortId>,
-    heard: u64,
-    taken: u64,
-    /// Our source, as it was announced last, and so far the peer has confirmed what we said.
-    announced: Option<PortId>,
-    behind: u64,
+    known: [Known; 2],
     pub(super) pushers: BTreeMap<&'static str, Pusher>,
     pub(super) pullers: Vec<(&'static str, Puller)>,
     pub(super) hand: Vec<(&'static str, Task)>,
@@ -97,7 +111,7 @@ pub(super) struct Host {
 
 impl Host {
     fn new(scene: Scene) -> Self {
-        let channel = Channel::new(&scene.bus.core, "host").unwrap();
+        let channel = channel(&scene);
         Self {
             scene,
             channel,
@@ -105,12 +119,7 @@ impl Host {
             partner: None,
             pulls: Pulls::default(),
             up: false,
-            may_say: false,
-            theirs: None,
-            heard: 0,
-            taken: 0,
-            announced: None,
-            behind: 0,
+            known: [Known::default(); 2],
             pushers: BTreeMap::new(),
             pullers: Vec::new(),
             hand: Vec::new(),
@@ -141,11 +150,19 @@ impl Host {
     }
 }
 
+fn channel(scene: &Scene) -> Channel {
+    let mut channel = Channel::new(&scene.bus.core, "host").unwrap();
+    channel.set_piece_bytes(PIECE_BYTES);
+    channel
+}
+
 /// Both, and what is between them. What is in `ways[0]` was said by the first.
 pub(super) struct World {
     pub(super) dice: fastrand::Rng,
     pub(super) hosts: [Host; 2],
-    ways: [VecDeque<Frame>; 2],
+    ways: [[VecDeque<Frame>; 2]; 2],
+    /// The sources that both know.
+    courses: &'static [Course],
     pub(super) now_ns: u64,
     pub(super) topics: String,
     next: u64,
@@ -156,16 +173,22 @@ pub(super) struct World {
     pub(super) gaps: u64,
     pub(super) ended: BTreeMap<String, u64>,
     pub(super) asked: u64,
+    /// Pieces of large words that went.
+    pub(super) pieces: u64,
     /// Rights change while the desk looks.
     pub(super) changes: bool,
 }
 
 impl World {
     pub(super) fn new(scenes: [Scene; 2], seed: u64) -> Self {
+        let mut dice = fastrand::Rng::with_seed(seed);
+        // One of them is of a version that knows no other.
+        let courses = if dice.u8(..5) == 0 { &Course::ALL[..1] } else { &Course::ALL };
         let mut world = Self {
-            dice: fastrand::Rng::with_seed(seed),
+            dice,
             hosts: scenes.map(Host::new),
-            ways: [VecDeque::new(), VecDeque::new()],
+            ways: Default::default(),
+            courses,
             now_ns: clock::monotonic_ns() + 3_600_000_000_000,
             topics: format!("s{seed}"),
             next: 0,
@@ -174,6 +197,7 @@ impl World {
             gaps: 0,
             ended: BTreeMap::new(),
             asked: 0,
+            pieces: 0,
             changes: false,
         };
         world.connect();
@@ -195,27 +219,34 @@ impl World {
             if self.hosts[at].up {
                 continue;
             }
-            self.ways[at].clear();
+            self.ways[at].iter_mut().for_each(VecDeque::clear);
             let host = &mut self.hosts[at];
-            (host.up, host.may_say) = (true, false);
+            host.up = true;
             host.channel.established(1, &mut host.inputs);
-            host.channel.wanted(&mut host.inputs);
-            let source = host.channel.source();
-            let behind = host.behind;
-            self.ways[at].push_back(Frame::Source { source, behind });
+            for course in self.courses {
+                let known = &mut host.known[*course as usize];
+                known.may_say = false;
+                host.channel.wanted(*course, *course as u32, &mut host.inputs);
+                let (source, behind) = (host.channel.source(*course), known.behind);
+                self.ways[at][*course as usize].push_back(Frame::Source { source, behind });
+            }
             self.carry_out(at);
         }
     }
 
     /// The connection ends; who `misses` it notices.
     pub(super) fn cut(&mut self, misses: [bool; 2]) {
-        self.ways.iter_mut().for_each(VecDeque::clear);
+        self.ways.iter_mut().flatten().for_each(VecDeque::clear);
         for (host, misses) in self.hosts.iter_mut().zip(misses) {
             // The other notices when there is a new one.
             if misses {
                 host.channel.lost();
             }
-            (host.up, host.may_say) = (false, false);
+            host.up = false;
+            for (known, course) in host.known.iter_mut().zip(Course::ALL) {
+                known.may_say = false;
+                host.channel.abort(course);
+            }
         }
     }
 
@@ -230,8 +261,9 @@ impl World {
         if let Some((between, mut partner)) = host.partner.take() {
             partner.forget(&host.context(self.now_ns, between), &mut Says::default());
         }
-        host.channel = Channel::new(&host.scene.bus.core, "host").unwrap();
-        (host.theirs, host.heard, host.taken, host.behind) = (None, 0, 0, 0);
+        host.channel = channel(&host.scene);
+        let announced = host.known.map(|known| known.announced);
+        host.known = announced.map(|announced| Known { announced, ..Known::default() });
         host.inputs.clear();
     }
 
@@ -240,20 +272,26 @@ impl World {
         let host = &mut self.hosts[at];
         for input in host.inputs.drain(..) {
             match input {
-                Input::Published { source, sequence } if host.theirs == Some(source) => {
-                    host.taken = host.taken.max(sequence);
+                Input::Published { source, sequence } => {
+                    let mut all = host.known.iter_mut().zip(&mut self.ways[at]);
+                    let Some((known, way)) = all.find(|(known, _)| known.theirs == Some(source)) else {
+                        continue;
+                    };
+                    known.taken = known.taken.max(sequence);
                     if host.up {
-                        self.ways[at].push_back(Frame::Taken { source, to: sequence });
+                        way.push_back(Frame::Taken { source, to: sequence });
                     }
                 }
                 Input::Source { announce, .. } => {
-                    if host.announced.replace(announce.source) != Some(announce.source) {
-                        host.behind = 0;
+                    let course = host.channel.ours(announce.source).unwrap();
+                    let known = &mut host.known[course as usize];
+                    if known.announced.replace(announce.source) != Some(announce.source) {
+                        known.behind = 0;
                     }
                     if host.up {
-                        host.may_say = false;
-                        let (source, behind) = (announce.source, host.behind);
-                        self.ways[at].push_back(Frame::Source { source, behind });
+                        known.may_say = false;
+                        let (source, behind) = (announce.source, known.behind);
+                        self.ways[at][course as usize].push_back(Frame::Source { source, behind });
                     }
                 }
                 Input::SourceGone { .. } | Input::Revoked { .. } => host.begun_anew += 1,
@@ -265,11 +303,18 @@ impl World {
     /// Puts on its way what the host has to say, if the link has room for it.
     fn say(&mut self, at: usize) {
         let most = self.dice.usize(1..64);
-        while self.hosts[at].up && self.hosts[at].may_say && self.ways[at].len() < most {
-            let Some((header, body)) = self.hosts[at].channel.next() else { break };
-            let Outbound::Said(body) = body else { panic!("it is a word") };
-            self.may_have(at, &body);
-            self.ways[at].push_back(Frame::Word { header, body: body.to_vec() });
+        for course in self.courses {
+            let way = *course as usize;
+            while self.hosts[at].up
+                && self.hosts[at].known[way].may_say
+                && self.ways[at][way].len() < most
+                && let Some((header, body)) = self.hosts[at].channel.next(*course)
+            {
+                let body = body.as_ref().to_vec();
+                self.may_have(at, &body);
+                self.pieces += u64::from(*course == Course::Large);
+                self.ways[at][way].push_back(Frame::Word { header, body });
+            }
         }
     }
 
@@ -280,49 +325,55 @@ impl World {
         assert!(self.hosts[at].scene.permits().allow(deed, &topic), "{topic} goes to who may not have it");
     }
 
-    /// The first of what the host has said arrives.
+    /// The first of what the host has said by one of its sources arrives.
     pub(super) fn arrive(&mut self, from: usize, lose: bool) -> bool {
         self.say(from);
         let to = 1 - from;
         if !self.hosts[to].up {
             return false;
         }
-        let Some(frame) = self.ways[from].pop_front() else { return false };
+        let first = self.dice.usize(..2);
+        let ways = &self.ways[from];
+        let Some(at) = [first, 1 - first].into_iter().find(|at| !ways[*at].is_empty()) else { return false };
+        let Some(frame) = self.ways[from][at].pop_front() else { return false };
+        let course = Course::ALL[at];
         let host = &mut self.hosts[to];
+        let known = &mut host.known[at];
         match frame {
             Frame::Source { source, behind } => {
-                if host.theirs != Some(source) {
-                    (host.heard, host.taken) = (0, 0);
+                if known.theirs != Some(source) {
+                    (known.heard, known.taken) = (0, 0);
                 }
-                host.theirs = Some(source);
-                host.heard = host.heard.max(behind);
-                host.taken = host.taken.max(behind);
-                host.channel.open(source, &mut host.inputs);
-                self.ways[to].push_back(Frame::Heard { source, to: host.heard });
-                self.ways[to].push_back(Frame::Taken { source, to: host.taken });
+                known.theirs = Some(source);
+                known.heard = known.heard.max(behind);
+                known.taken = known.taken.max(behind);
+                host.channel.open(course, source, &mut host.inputs);
+                self.ways[to][at].push_back(Frame::Heard { source, to: known.heard });
+                self.ways[to][at].push_back(Frame::Taken { source, to: known.taken });
             }
             Frame::Heard { source, to: heard } => {
-                if source == host.channel.source() {
-                    host.channel.rewind(heard, host.scene.permits());
-                    host.may_say = true;
+                if source == host.channel.source(course) {
+                    host.channel.rewind(course, heard, host.scene.permits());
+                    known.may_say = true;
                 }
             }
             Frame::Taken { source, to: taken } => {
-                if source == host.channel.source() {
-                    host.channel.confirm(taken);
-                    host.behind = host.behind.max(taken);
+                if source == host.channel.source(course) {
+                    host.channel.confirm(course, taken);
+                    known.behind = known.behind.max(taken);
                 }
             }
             Frame::Word { header, body } => {
                 let (source, sequence) = (PortId(header.source.get()), header.sequence.get());
-                if host.theirs == Some(source) && sequence > host.heard {
-                    assert_eq!(sequence, host.heard + 1, "words come in their order");
-                    host.heard = sequence;
+                if known.theirs == Some(source) && sequence > known.heard {
+                    assert_eq!(sequence, known.heard + 1, "words come in their order");
+                    known.heard = sequence;
                     if lose {
                         self.gaps += 1;
-                        host.channel.gap(source, sequence, &mut host.inputs);
+                        host.channel.gap(course, sequence);
                     } else {
-                        host.channel.deliver(Delivery::Message { header, body: &body });
+                        let delivery = Delivery::Message { header, body: &body };
+                        host.channel.deliver(course, delivery, &mut host.inputs);
                     }
                 }
             }
@@ -408,7 +459,9 @@ impl World {
             builder.open().unwrap()
         });
         self.next += 1;
-        if pusher.try_send(&self.next.to_le_bytes()).is_ok() {
+        let mut task = self.next.to_le_bytes().to_vec();
+        task.resize(task.len() + sometimes_large(&mut self.dice), 7);
+        if pusher.try_send(&task).is_ok() {
             self.pushed.entry(topic).or_default().push(self.next);
         }
     }
@@ -463,7 +516,8 @@ impl World {
             return false;
         }
         let (group, task) = host.hand.swap_remove(self.dice.usize(..host.hand.len()));
-        let number = u64::from_le_bytes(task[..].try_into().unwrap());
+        let number = u64::from_le_bytes(task[..8].try_into().unwrap());
+        assert!(task[8..].iter().all(|byte| *byte == 7) && (task.len() == 8 || task.len() > 9_000));
         if does || group == GROUPS[0] {
             self.done.entry(number).or_default().push(task.deliveries());
             let _ = task.ack();
@@ -495,12 +549,13 @@ impl World {
 
     pub(super) fn ask(&mut self, at: usize) {
         let topic = format!("{}.ask", self.topics);
+        let asked = vec![7; 4 + sometimes_large(&mut self.dice)];
         let host = &mut self.hosts[at];
         let requester = host.requester.get_or_insert_with(|| {
             let builder = host.scene.bus.requester(&topic).in_flight(32).slots_max(64);
             builder.late_join(Duration::ZERO).open().unwrap()
         });
-        let asked = requester.send_within(b"what", Duration::from_secs(100_000), Duration::ZERO);
+        let asked = requester.send_within(&asked, Duration::from_secs(100_000), Duration::ZERO);
         match asked {
             Ok(Some(pending)) => {
                 host.pending.push(pending);
@@ -530,14 +585,18 @@ impl World {
         if answers && !host.requests.is_empty() {
             busy = true;
             let mut request = host.requests.swap_remove(self.dice.usize(..host.requests.len()));
+            let dice = &mut self.dice;
+            let mut reply = || vec![7; 4 + sometimes_large(dice)];
+            let (one, two, three) = (reply(), reply(), reply());
             match self.dice.u8(..8) {
                 0 => drop(request),
-                1 => drop(request.fail(b"why")),
-                2 => {
-                    let _ = request.reply_part(b"one");
-                    let _ = request.reply(b"two");
+                1 => drop(request.fail(&one)),
+                2..4 => {
+                    let _ = request.reply_part(&one);
+                    let _ = request.reply_part(&two);
+                    let _ = request.reply(&three);
                 }
-                _ => drop(request.reply(b"that")),
+                _ => drop(request.reply(&one)),
             }
         }
         busy
@@ -548,8 +607,15 @@ impl World {
         self.hosts[at].pending.retain_mut(|pending| {
             loop {
                 match pending.try_recv() {
-                    Ok(Some(reply)) if reply.is_last() => ended.push("answered".to_owned()),
-                    Ok(Some(_)) => continue,
+                    Ok(Some(reply)) => {
+                        assert!(reply.iter().all(|byte| *byte == 7), "replies are whole");
+                        assert!(reply.len() == 4 || reply.len() > 9_000);
+                        if reply.is_last() {
+                            ended.push("answered".to_owned());
+                        } else {
+                            continue;
+                        }
+                    }
                     Ok(None) if pending.is_over() => ended.push("over".to_owned()),
                     Ok(None) => return true,
                     Err(error) => ended.push(format!("{error:?}")),
