@@ -1,5 +1,7 @@
 //! A holder that has few descriptors: who comes waits, is told nothing wrong, and gets in when others leave.
 
+use std::io::{BufRead, BufReader, Read};
+
 use rustix::process::Signal;
 
 use crate::harness::{Place, Running};
@@ -14,17 +16,27 @@ fn a_node_without_descriptors_says_so_once_and_lets_everybody_in_later() {
     command.stdout(writer);
     let mut node = Running::start(command);
     let mut line = String::new();
-    std::io::BufRead::read_line(&mut std::io::BufReader::new(reader), &mut line).expect("the node speaks");
-    // Here first, so that it has its place whatever follows.
+    BufReader::new(reader).read_line(&mut line).expect("the node speaks");
+    // The node has room for two. Were one of the crowd in the publisher's place, it would wait there for a message of the
+    // publisher, and the publisher for the place. So the crowd comes when both are in: what `first` reads says so.
     let publisher = place.start(&["pub", "x", "y", "--wait", "--count", "1000000", "--rate", "200"]);
-    let first = place.subscribe(&["x", "--reliable", "--count", "1000", "--raw"]);
+    let words = ["sub", "x", "--reliable", "--count", "1000", "--timeout", "60s", "--raw"];
+    let mut command = place.command(&words);
+    let (reader, writer) = std::io::pipe().expect("a pipe");
+    command.stdout(writer);
+    let first = Running::start(command);
+    let (mut reader, mut text) = (BufReader::new(reader), String::new());
+    reader.read_line(&mut text).expect("`first` writes");
+    assert_eq!(text, "y\n", "the publisher and its first subscriber have their places");
     let others: Vec<Running> =
         (0..SUBSCRIBERS).map(|_| place.start(&["sub", "x", "--count", "1", "--timeout", "60s"])).collect();
     node.stderr_until(|line| line.contains("ulimit -n 4096"));
     for other in others {
         assert_eq!(other.finish().expect(0).text(), "x\ty\n");
     }
-    assert_eq!(first.finish().expect(0).text(), "y\n".repeat(1000), "who was in before lost nothing");
+    first.finish().expect(0);
+    reader.read_to_string(&mut text).expect("`first` writes");
+    assert_eq!(text, "y\n".repeat(1000), "who was in before lost nothing");
     publisher.signal(Signal::INT);
     publisher.finish().expect(130);
     node.signal(Signal::TERM);
