@@ -219,8 +219,12 @@ impl Worker {
             let place = self.base.directory.path_of(&self.base.domain.socket()).display().to_string();
             let trouble = explain(error, &place);
             self.base.log.warn(Line::Descriptors, now_ns, || format!("lost the holder: {error}"));
-            if matches!(error, ChannelError::DescriptorsLost) && self.joining() {
-                return self.fail(trouble);
+            if matches!(error, ChannelError::DescriptorsLost) {
+                if self.joining() {
+                    return self.fail(trouble);
+                }
+                // We were welcomed, and shall be again, and then lose the same: not as fast as that can be done.
+                self.failures = self.failures.max(search::FAILURES_LONGEST);
             }
             self.base.shared.update(|state| state.trouble = Some(trouble));
         }

@@ -131,17 +131,30 @@ fn obey(member: &Process, command: &str, argument: &str) -> String {
             member.ports.until("the domain changes", |told| told.domains == 1);
             "changed".to_owned()
         }
-        // Leaves room for so many descriptors more than are open now.
-        "descriptors" => {
-            let open = std::fs::read_dir("/proc/self/fd").unwrap().count() as u64;
-            let more: u64 = argument.parse().unwrap();
-            let maximum = getrlimit(Resource::Nofile).maximum;
-            let limit = Rlimit { current: Some(open + more), maximum };
-            setrlimit(Resource::Nofile, limit).unwrap();
-            open.to_string()
+        // Leaves room for so many descriptors more than are open now, or for more where a number between them is free.
+        "descriptors" => limit(argument.parse().unwrap()),
+        // Leaves room for exactly one.
+        "one-descriptor" => {
+            let open = limit(0);
+            let mut held = Vec::new();
+            while let Ok(fd) = rustix::io::dup(std::io::stdin()) {
+                held.push(fd);
+            }
+            // The one with which the open ones were counted is among them.
+            drop(held.pop().expect("one is left"));
+            held.leak();
+            open
         }
         other => panic!("the child does not know {other}"),
     }
+}
+
+/// Lets so many descriptors more be opened than are open now, and says how many are.
+fn limit(more: u64) -> String {
+    let open = std::fs::read_dir("/proc/self/fd").unwrap().count() as u64;
+    let maximum = getrlimit(Resource::Nofile).maximum;
+    setrlimit(Resource::Nofile, Rlimit { current: Some(open + more), maximum }).unwrap();
+    open.to_string()
 }
 
 /// Past the capture of the test harness, which would keep it until the end.

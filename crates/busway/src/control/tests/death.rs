@@ -1,9 +1,9 @@
 //! Processes that are killed or stopped at bad moments.
 
 use super::child::{Child, hasty, until};
-use super::{PATIENCE, files, join, run_directory};
-use crate::control::Role;
+use super::{PATIENCE, Told, files, join, run_directory};
 use crate::control::scratch::Scratch;
+use crate::control::{Role, Watched};
 use crate::error::Code;
 use busway_shm::clock::{Deadline, monotonic_ns};
 use std::time::Duration;
@@ -235,6 +235,35 @@ fn a_holder_without_descriptors_lets_newcomers_wait_and_recovers() {
     });
     assert!(!waiting.control.is_holder());
     assert_eq!(waiting.subscribe("a").1, 1);
+}
+
+#[test]
+#[expect(clippy::print_stdout, reason = "the evidence of a row is what its test prints")]
+fn a_member_that_has_no_descriptor_for_a_publisher_comes_again_once_a_tick_until_it_has() {
+    const TICKS: u64 = 8;
+    let scratch = Scratch::new();
+    let directory = run_directory(&scratch);
+    let holder = join(&directory, "holder");
+    let mut member = Child::join(&directory, "member");
+    member.ask("sub a");
+    member.ask("one-descriptor");
+    holder.control.watch().unwrap();
+    // The holder hears of the subscription once at first, and again each time that the member has come again.
+    let heard = |told: &Told| told.watched.iter().filter(|it| matches!(it, Watched::Wanted { .. })).count();
+    holder.ports.until("it subscribes", |told| heard(told) == 1);
+    assert_eq!(holder.publish("a").1, [member.process]);
+    holder.ports.until("it does not come again", |told| heard(told) > 1);
+    let ticks = holder.ports.told.lock().unwrap().ticks;
+    holder.ports.until("it ticks", |told| told.ticks >= ticks + TICKS);
+    let came = {
+        let told = holder.ports.told.lock().unwrap();
+        assert!(told.seats.is_empty(), "it had descriptors: {told:?}");
+        heard(&told) - 1
+    };
+    assert!(came <= 2 * TICKS as usize, "it came {came} times in {TICKS} ticks");
+    member.ask("descriptors 100");
+    holder.ports.until("it has no seat", |told| told.seats.iter().any(|(who, _)| *who == member.process));
+    println!("evidence: came={came} ticks={TICKS}");
 }
 
 #[test]

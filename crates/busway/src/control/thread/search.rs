@@ -43,6 +43,12 @@ const LAST_WORDS: Duration = Duration::from_millis(200);
 const PAUSE_NS_MIN: u64 = 1_000_000;
 const PAUSE_NS_MAX: u64 = 256_000_000;
 
+/// So many failures in a row have the longest pause.
+pub(super) const FAILURES_LONGEST: u32 = 8;
+
+const _: () =
+    assert!(PAUSE_NS_MIN << FAILURES_LONGEST >= PAUSE_NS_MAX, "the pause after them is the longest");
+
 impl Worker {
     /// Looks for a holder: at once after a connection that was of use, later and later after others.
     pub(in crate::control) fn search_again(&mut self, now_ns: u64) {
