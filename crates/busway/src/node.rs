@@ -14,8 +14,8 @@ use std::time::Duration;
 
 use busway_protocol::PeerId;
 use busway_wire::limits::{
-    ARTIFACT_STORE_BYTES_DEFAULT, FLOW_BYTES_ALL_DEFAULT, FLOW_FLOOR_BYTES, FLOW_FLOOR_MESSAGES,
-    LINK_CREDIT_BYTES_DEFAULT, LINK_CREDIT_MESSAGES_DEFAULT, LINK_PING_MS, LINK_UNIDENTIFIED_DEFAULT,
+    FLOW_BYTES_ALL_DEFAULT, FLOW_FLOOR_BYTES, FLOW_FLOOR_MESSAGES, LINK_CREDIT_BYTES_DEFAULT,
+    LINK_CREDIT_MESSAGES_DEFAULT, LINK_PING_MS, LINK_UNIDENTIFIED_DEFAULT,
     LINK_UNIDENTIFIED_OF_ADDRESS_DEFAULT,
 };
 
@@ -172,6 +172,13 @@ impl NodeBuilder {
     /// Default 1 GiB.
     pub fn artifact_store_bytes(mut self, bytes: u64) -> Self {
         self.store.bytes_max = bytes;
+        self
+    }
+
+    /// Bytes of artifacts of at most 256 KiB that this node has of others, in memory, beyond 256 KiB of each of them. What was given to all here who want it makes room for others, the
+    /// oldest first. Default 256 MiB.
+    pub fn artifact_bodies_bytes(mut self, bytes: u64) -> Self {
+        self.store.bodies_bytes_max = bytes;
         self
     }
 
@@ -449,7 +456,7 @@ impl Node {
             name: None,
             shares_work: true,
             shares_artifacts: true,
-            store: StoreConfig { directory: None, bytes_max: ARTIFACT_STORE_BYTES_DEFAULT },
+            store: StoreConfig::default(),
             plain_beyond_loopback: false,
             tls: None,
             token: None,

@@ -15,9 +15,11 @@ use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 
 use busway_protocol::artifact::{Full, pieces};
+use busway_protocol::flow::{Flow, Limits};
 use busway_protocol::gossip::{ArtifactId, Part};
 use busway_shm::clock::Deadline;
 use busway_shm::fork;
+use busway_wire::limits::ARTIFACT_STORE_BYTES_DEFAULT;
 
 use crate::error::{Code, Error, memory};
 use crate::ports::lock;
@@ -40,6 +42,15 @@ pub(crate) struct StoreConfig {
     /// Without, it is in memory.
     pub(crate) directory: Option<PathBuf>,
     pub(crate) bytes_max: u64,
+    /// What comes whole, and always lies in memory.
+    pub(crate) bodies_bytes_max: u64,
+}
+
+impl Default for StoreConfig {
+    fn default() -> StoreConfig {
+        let bodies_bytes_max = Limits::default().rule(Flow::Chunk).limit.bytes;
+        StoreConfig { directory: None, bytes_max: ARTIFACT_STORE_BYTES_DEFAULT, bodies_bytes_max }
+    }
 }
 
 /// What is here of one artifact.

@@ -22,6 +22,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use busway_protocol::flow::{Budget, Flow, Rule};
 use busway_protocol::gossip::{
     Advert, Config, Epoch, Fault, Gossip, Input, Interest, Lane, NodeIndex, Nodes, OfferError, Offering,
     Output, Reference, Word,
@@ -97,6 +98,10 @@ impl<D: Wires> Swarm<D> {
         let epoch = Epoch(u64::try_from(shared.core.ids.next()?.0 >> 64).unwrap_or_default());
         let mut config = Config::new(node, epoch, members);
         config.seed = shared.link.hello.instance;
+        let chunks = config.limits.rule(Flow::Chunk);
+        let limit = Budget { bytes: shared.config.store.bodies_bytes_max, ..chunks.limit };
+        // One that is not taken leaves what was.
+        let _ = config.limits.set(Flow::Chunk, Rule { limit, ..chunks });
         Ok(Self {
             shared,
             full: 0,

@@ -24,7 +24,7 @@ pub(crate) fn config(index: u8, own: HostId, peers: &[(u8, HostId)]) -> HubConfi
     HubConfig {
         shares_work: false,
         shares_artifacts: false,
-        store: StoreConfig { directory: None, bytes_max: 0 },
+        store: StoreConfig::default(),
         cluster: "test".to_owned(),
         identity: PeerId::Node { index },
         listen: vec![address(own)],

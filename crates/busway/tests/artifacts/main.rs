@@ -7,5 +7,6 @@ mod large;
 mod part;
 mod reach;
 mod rights;
+mod room;
 mod slow;
 mod stage;

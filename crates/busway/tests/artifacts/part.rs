@@ -16,6 +16,7 @@ const DIRECTORY: &str = "BUSWAY_ARTIFACTS_DIRECTORY";
 const INDEX: &str = "BUSWAY_ARTIFACTS_INDEX";
 const LISTEN: &str = "BUSWAY_ARTIFACTS_LISTEN";
 const PEERS: &str = "BUSWAY_ARTIFACTS_PEERS";
+const STORE: &str = "BUSWAY_ARTIFACTS_STORE";
 const TOPIC: &str = "block.new";
 
 /// A node that runs.
@@ -29,6 +30,17 @@ pub(crate) struct Part {
 impl Part {
     /// Starts the node of this index in a domain in this directory, which subscribes to all artifacts.
     pub(crate) fn start(directory: &Path, index: u8, listen: &str, peers: &[(u8, &str)]) -> Self {
+        Self::with_store(directory, index, listen, peers, "")
+    }
+
+    /// The same, which has its large artifacts in that directory, and says how much of them is here.
+    pub(crate) fn with_store(
+        directory: &Path,
+        index: u8,
+        listen: &str,
+        peers: &[(u8, &str)],
+        store: &str,
+    ) -> Self {
         let peers: Vec<String> = peers.iter().map(|(index, address)| format!("{index}={address}")).collect();
         let mut child = Command::new(std::env::current_exe().unwrap())
             .args(["--exact", "part::is_a_node_if_it_was_started_as_one", "--nocapture", "--test-threads=1"])
@@ -36,6 +48,7 @@ impl Part {
             .env(INDEX, index.to_string())
             .env(LISTEN, listen)
             .env(PEERS, peers.join(","))
+            .env(STORE, store)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
@@ -144,8 +157,12 @@ fn is_a_node_if_it_was_started_as_one() {
     let builder = Node::builder().cluster("swarm").index(index).listen(listen);
     let builder =
         peers.fold(builder, |builder, (index, address)| builder.peer(index.parse().unwrap(), address));
+    let store = std::env::var(STORE).unwrap();
+    let builder = if store.is_empty() { builder } else { builder.artifact_store(&store) };
     let node = builder.open(&bus).unwrap();
-    let mut subscriber = bus.artifacts(">").unwrap().subscriber().open().unwrap();
+    let subscriber = bus.artifacts(">").unwrap().subscriber();
+    let subscriber = if store.is_empty() { subscriber } else { subscriber.progress() };
+    let mut subscriber = subscriber.open().unwrap();
     say(&format!("ready {}", node.listening()[0]));
     std::thread::spawn(move || {
         loop {
@@ -155,9 +172,11 @@ fn is_a_node_if_it_was_started_as_one() {
             match event {
                 Event::Received(artifact) => {
                     let seed = seed_of(artifact.advert().attribute());
-                    assert!(artifact.bytes().unwrap()[..] == body(20_000, seed)[..]);
+                    let size = usize::try_from(artifact.size()).unwrap();
+                    assert!(artifact.bytes().unwrap()[..] == body(size, seed)[..]);
                     say(&format!("received {seed}"));
                 }
+                Event::Progress { have, .. } => say(&format!("progress {have}")),
                 Event::Withdrawn(advert) => say(&format!("withdrawn {}", seed_of(advert.attribute()))),
                 other => panic!("{other:?}"),
             }

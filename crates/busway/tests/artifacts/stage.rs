@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use busway::artifacts::{Artifact, Event, Subscriber};
-use busway::{Acl, Bus, Node};
+use busway::{Acl, Bus, Node, NodeBuilder};
 use busway_shm::clock::Deadline;
 
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
@@ -48,9 +48,21 @@ impl Host {
 
     /// The same with these rules.
     pub(crate) fn with_rules(index: u8, peers: &[(u8, SocketAddr)], acl: Option<Acl>) -> Self {
+        Self::built(index, peers, |builder| match acl {
+            Some(acl) => builder.acl(acl),
+            None => builder,
+        })
+    }
+
+    /// The same with these settings.
+    pub(crate) fn built(
+        index: u8,
+        peers: &[(u8, SocketAddr)],
+        settings: impl FnOnce(NodeBuilder) -> NodeBuilder,
+    ) -> Self {
         let directory = Directory::new();
         let bus = join(directory.path());
-        let node = node(&bus, index, peers, acl);
+        let node = settings(builder(index, peers)).open(&bus).unwrap();
         Self { node, bus, _directory: directory }
     }
 
@@ -63,16 +75,10 @@ pub(crate) fn join(directory: &Path) -> Bus {
     Bus::builder().directory(directory).domain("swarm").arena_bytes(1 << 30).open().unwrap()
 }
 
-pub(crate) fn node(bus: &Bus, index: u8, peers: &[(u8, SocketAddr)], acl: Option<Acl>) -> Node {
+fn builder(index: u8, peers: &[(u8, SocketAddr)]) -> NodeBuilder {
     let loopback = "127.0.0.1:0".parse().unwrap();
     let builder = Node::builder().cluster("swarm").index(index).listen(loopback);
-    let builder =
-        peers.iter().fold(builder, |builder, (peer, address)| builder.peer(*peer, &address.to_string()));
-    let builder = match acl {
-        Some(acl) => builder.acl(acl),
-        None => builder,
-    };
-    builder.open(bus).unwrap()
+    peers.iter().fold(builder, |builder, (peer, address)| builder.peer(*peer, &address.to_string()))
 }
 
 /// Three nodes, each linked to each other.

@@ -1,1 +1,249 @@
-//! tests
+//! What is got from a store is what was put there, whatever has happened to its files.
+#![expect(clippy::print_stdout, reason = "the evidence of a row is what its test prints")]
+
+use std::io::Read;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use busway_protocol::artifact::{Full, Store as _, pieces};
+use busway_protocol::gossip::{ArtifactId, Part};
+use busway_shm::clock::Deadline;
+
+use crate::artifacts::store::{Imported, Lease, Shelf, Store, StoreConfig};
+use crate::error::{Code, Error};
+
+const SIZE: usize = 300_000;
+
+/// A directory that is removed at the end.
+struct Directory(PathBuf);
+
+impl Directory {
+    fn new() -> Self {
+        let name = format!("busway-store-{}-{:x}", std::process::id(), fastrand::u64(..));
+        let path = std::env::temp_dir().join(name);
+        std::fs::DirBuilder::new().mode(0o700).create(&path).unwrap();
+        Self(path)
+    }
+
+    fn store(&self, bytes_max: u64) -> Arc<Store> {
+        self.try_store(bytes_max).unwrap()
+    }
+
+    fn try_store(&self, bytes_max: u64) -> Result<Arc<Store>, Error> {
+        Store::open(&StoreConfig { directory: Some(self.0.clone()), bytes_max, ..StoreConfig::default() })
+    }
+
+    fn file(&self, id: ArtifactId) -> PathBuf {
+        self.0.join(format!("{id}.artifact"))
+    }
+}
+
+impl Drop for Directory {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+fn body(seed: u64, size: usize) -> Vec<u8> {
+    let mut body = vec![0; size];
+    fastrand::Rng::with_seed(seed).fill(&mut body);
+    body
+}
+
+fn import(store: &Arc<Store>, body: &[u8]) -> Result<Lease, Error> {
+    match store.import_sized(&mut &body[..], body.len() as u64)? {
+        Imported::Stored(lease) => Ok(lease),
+        Imported::Small(_) => panic!("it is large"),
+    }
+}
+
+/// All of it that can be read now.
+fn read(lease: &Lease) -> Result<Vec<u8>, Error> {
+    let (mut all, mut part) = (Vec::new(), vec![0; 70_001]);
+    loop {
+        match lease.read_at(all.len() as u64, &mut part, Deadline::after(Duration::ZERO))? {
+            0 => return Ok(all),
+            count => all.extend_from_slice(&part[..count]),
+        }
+    }
+}
+
+fn overwrite(path: &Path, offset: u64, bytes: &[u8]) {
+    use std::os::unix::fs::FileExt;
+    let file = std::fs::File::options().write(true).open(path).unwrap();
+    file.write_all_at(bytes, offset).unwrap();
+}
+
+#[test]
+fn what_was_stored_is_there_when_the_store_is_opened_again_and_no_part_of_it_that_was_not() {
+    let directory = Directory::new();
+    let (whole, part) = (body(1, SIZE), body(2, SIZE));
+    let (id, other) = (ArtifactId::of(&whole), ArtifactId::of(&part));
+    {
+        let store = directory.store(1 << 20);
+        drop(import(&store, &whole).unwrap());
+        let mut shelf = Shelf(store);
+        shelf.open(other, SIZE as u64).unwrap();
+        shelf.put(other, Part::Tree, pieces::tree(&part).into()).unwrap();
+        let (offset, bytes) = pieces::place(SIZE as u64, 3).unwrap();
+        let third = &part[offset as usize..(offset + bytes) as usize];
+        shelf.put(other, Part::Piece { index: 3 }, third.into()).unwrap();
+        assert_eq!(directory.try_store(1).unwrap_err().code(), Code::StoreUnusable, "two have it");
+    }
+    let mut shelf = Shelf(directory.store(1 << 20));
+    shelf.open(id, SIZE as u64).unwrap();
+    shelf.open(other, SIZE as u64).unwrap();
+    assert!(read(&shelf.0.lease(id).unwrap()).unwrap() == whole);
+    let count = pieces::count(SIZE as u64);
+    let here: Vec<u32> = (0..count).filter(|index| shelf.has(other, Part::Piece { index: *index })).collect();
+    assert_eq!((here, shelf.has(other, Part::Tree)), (vec![3], true));
+    // As FORMAT.md has it.
+    let file = std::fs::read(directory.file(id)).unwrap();
+    let marks = 64 + 32 * count as usize;
+    assert_eq!(file[..24], [&b"BUSWAYAF"[..], &1_u64.to_le_bytes(), &(SIZE as u64).to_le_bytes()].concat());
+    assert_eq!((&file[24..56], &file[56..64]), (&id.0[..], &[0; 8][..]));
+    assert!(file[64..marks] == pieces::tree(&whole) && file[marks..marks + count as usize] == [1; 5]);
+    assert!(file[4_096..] == whole);
+    println!("evidence: whole={SIZE} part=1/{count}");
+}
+
+#[test]
+fn whatever_is_changed_in_its_files_no_other_byte_is_ever_read_of_an_artifact() {
+    let whole = body(1, SIZE);
+    let id = ArtifactId::of(&whole);
+    let mut random = fastrand::Rng::with_seed(11);
+    let (mut refused, mut sound) = (0, 0);
+    for round in 0..400 {
+        let directory = Directory::new();
+        drop(import(&directory.store(1 << 20), &whole).unwrap());
+        let path = directory.file(id);
+        let len = std::fs::metadata(&path).unwrap().len();
+        let at = if round % 2 == 0 { random.u64(..300) } else { random.u64(..len) };
+        match round % 5 {
+            0 => std::fs::File::options().write(true).open(&path).unwrap().set_len(at).unwrap(),
+            1 => overwrite(&path, at, &[0; 5_000]),
+            _ => overwrite(&path, at, &[random.u8(..)]),
+        }
+        let mut shelf = Shelf(directory.store(1 << 20));
+        shelf.open(id, SIZE as u64).unwrap();
+        for index in 0..pieces::count(SIZE as u64) {
+            let (offset, bytes) = pieces::place(SIZE as u64, index).unwrap();
+            let right = &whole[offset as usize..(offset + bytes) as usize];
+            match shelf.get(id, Part::Piece { index }) {
+                Some(piece) => {
+                    assert!(piece[..] == *right, "round {round}");
+                    sound += 1;
+                }
+                None => refused += 1,
+            }
+            // It comes again, and is there.
+            if !shelf.has(id, Part::Tree) {
+                shelf.put(id, Part::Tree, pieces::tree(&whole).into()).unwrap();
+            }
+            shelf.put(id, Part::Piece { index }, right.into()).unwrap();
+            assert!(shelf.get(id, Part::Piece { index }).unwrap()[..] == *right, "round {round}");
+        }
+        assert!(read(&shelf.0.lease(id).unwrap()).unwrap() == whole);
+    }
+    assert!(refused > 0 && sound > 0);
+    println!("evidence: changed=400 pieces_refused={refused} pieces_sound={sound} wrong=0");
+}
+
+#[test]
+fn what_is_of_another_form_in_the_directory_is_left_alone() {
+    let directory = Directory::new();
+    let id = ArtifactId::of(b"another");
+    let target = directory.0.join("target");
+    std::fs::write(&target, b"mine").unwrap();
+    std::fs::write(directory.0.join("README"), b"mine").unwrap();
+    std::fs::write(directory.file(id), b"BUSWAYAF of somebody else").unwrap();
+    std::os::unix::fs::symlink(&target, directory.file(ArtifactId([1; 32]))).unwrap();
+    std::fs::create_dir(directory.file(ArtifactId([2; 32]))).unwrap();
+    std::fs::write(directory.0.join("unfinished-0123"), b"of a node that was killed").unwrap();
+    let store = directory.store(1);
+    assert_eq!(store.counts(), (0, 0));
+    drop(store);
+    let mut names: Vec<_> =
+        std::fs::read_dir(&directory.0).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    names.sort();
+    assert_eq!(names.len(), 6, "{names:?}");
+    assert_eq!(std::fs::read(&target).unwrap(), b"mine");
+}
+
+#[test]
+fn where_there_is_no_room_the_oldest_goes_that_nobody_needs_and_nothing_that_somebody_does() {
+    let directory = Directory::new();
+    // Three of them, and a little.
+    let room = 3 * (SIZE as u64 + 1_000);
+    for disk in [true, false] {
+        let config = StoreConfig {
+            directory: disk.then(|| directory.0.clone()),
+            bytes_max: room,
+            ..StoreConfig::default()
+        };
+        let store = Store::open(&config).unwrap();
+        let bodies: Vec<Vec<u8>> = (0..6).map(|seed| body(seed, SIZE)).collect();
+        let ids: Vec<ArtifactId> = bodies.iter().map(|body| ArtifactId::of(body)).collect();
+        let first = import(&store, &bodies[0]).unwrap();
+        let mut shelf = Shelf(store.clone());
+        shelf.open(ids[1], SIZE as u64).unwrap();
+        drop(import(&store, &bodies[2]).unwrap());
+        drop(import(&store, &bodies[3]).unwrap());
+        assert!(!directory.file(ids[2]).exists(), "it was the oldest that nobody needs");
+        assert_eq!(directory.file(ids[3]).exists(), disk, "what nobody needs leaves memory at once");
+        let fourth = import(&store, &bodies[4]).unwrap();
+        assert_eq!(import(&store, &bodies[5]).unwrap_err().code(), Code::Full);
+        assert_eq!(shelf.open(ids[5], SIZE as u64), Err(Full));
+        assert!(read(&first).unwrap() == bodies[0] && read(&fourth).unwrap() == bodies[4]);
+        drop(first);
+        drop(import(&store, &bodies[5]).unwrap());
+        shelf.forget(ids[1]);
+        drop(fourth);
+        assert!(store.counts().1 <= if disk { room } else { 0 });
+        drop((store, shelf));
+        // A smaller one begins with the youngest.
+        let small = Store::open(&StoreConfig { bytes_max: SIZE as u64 + 1_000, ..config }).unwrap();
+        assert_eq!(directory.file(ids[5]).exists(), disk);
+        drop(small);
+        let _ = std::fs::remove_file(directory.file(ids[5]));
+    }
+}
+
+#[test]
+fn a_disk_that_fails_is_an_error_with_a_code_and_leaves_nothing_behind() {
+    let directory = Directory::new();
+    let whole = body(1, SIZE);
+    let id = ArtifactId::of(&whole);
+    let store = directory.store(1 << 20);
+    let mut shelf = Shelf(store.clone());
+    // A reader that fails, or ends too early, offers nothing.
+    let short = store.import_sized(&mut &whole[..SIZE - 1], SIZE as u64).unwrap_err();
+    assert_eq!(short.code(), Code::StoreUnusable);
+    struct Fails;
+    impl Read for Fails {
+        fn read(&mut self, buf: &mut [u8]) -> std::io::Result<usize> {
+            if buf.is_empty() { Ok(0) } else { Err(std::io::Error::other("it is meant to")) }
+        }
+    }
+    let fails = std::io::Read::chain(std::io::Cursor::new(whole.clone()), Fails);
+    assert_eq!(store.import(fails).unwrap_err().code(), Code::StoreUnusable);
+    assert_eq!(std::fs::read_dir(&directory.0).unwrap().count(), 1, "only its lock");
+    // The directory goes away under it.
+    std::fs::remove_dir_all(&directory.0).unwrap();
+    assert_eq!(import(&store, &whole).unwrap_err().code(), Code::StoreUnusable);
+    shelf.open(id, SIZE as u64).unwrap();
+    assert_eq!(shelf.put(id, Part::Tree, pieces::tree(&whole).into()), Err(Full));
+    assert_eq!(shelf.put(id, Part::Piece { index: 0 }, whole[..65_536].into()), Err(Full));
+    assert_eq!(shelf.get(id, Part::Piece { index: 0 }), None);
+    shelf.forget(id);
+    assert_eq!(store.counts(), (0, 0));
+    // And where it cannot be made at all.
+    let file = Directory::new();
+    std::fs::write(file.0.join("file"), b"").unwrap();
+    for path in [file.0.join("file"), file.0.join("none/below"), PathBuf::from("/proc/none")] {
+        let config = StoreConfig { directory: Some(path), bytes_max: 1, ..StoreConfig::default() };
+        assert_eq!(Store::open(&config).unwrap_err().code(), Code::StoreUnusable);
+    }
+}

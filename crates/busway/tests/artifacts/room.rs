@@ -1,0 +1,105 @@
+//! What has room, what makes some, and what is damaged meanwhile.
+
+use std::os::unix::fs::FileExt;
+use std::time::Duration;
+
+use busway::Code;
+use busway::artifacts::{Event, Offer};
+
+use crate::stage::{Directory, Host, PATIENCE, body, receive, subscribe, until};
+
+/// Two linked nodes, of which the second has so many bytes for what comes in pieces, and as many for the rest.
+fn two(store: &std::path::Path, bytes: u64) -> [Host; 2] {
+    let last = Host::built(1, &[], |node| {
+        node.artifact_store(store).artifact_store_bytes(bytes).artifact_bodies_bytes(bytes)
+    });
+    let first = Host::new(0, &[(1, last.address())]);
+    assert!(first.node.wait_for_peers(1, PATIENCE));
+    [first, last]
+}
+
+#[test]
+fn what_was_delivered_makes_room_for_what_comes_and_is_given_again_to_who_comes_later() {
+    let directory = Directory::new();
+    for (size, count, room) in [(200_000, 60, 1 << 20), (1 << 20, 12, 5 << 19)] {
+        let hosts = two(&directory.path().join(format!("{size}")), room);
+        let mut here = subscribe(&hosts[1], ">");
+        let artifacts = hosts[0].bus.artifacts("block.new").unwrap();
+        let offers: Vec<Offer> =
+            (0..count).map(|seed| artifacts.offer(&body(size, seed)).open().unwrap()).collect();
+        let all = |subscriber: &mut busway::artifacts::Subscriber| {
+            let mut ids: Vec<_> = offers
+                .iter()
+                .map(|_| {
+                    let artifact = receive(subscriber);
+                    assert_eq!(artifact.bytes().unwrap().len(), size);
+                    artifact.advert().id()
+                })
+                .collect();
+            ids.sort();
+            ids
+        };
+        let mut sent: Vec<_> = offers.iter().map(Offer::id).collect();
+        sent.sort();
+        assert!(all(&mut here) == sent);
+        assert!(all(&mut subscribe(&hosts[1], ">")) == sent, "who comes later");
+        assert_eq!(here.recv_timeout(Duration::ZERO).unwrap(), None, "nobody is given it twice");
+        println!("evidence: size={size} stand={count} room={room} came=2x{count}");
+    }
+}
+
+#[test]
+fn what_somebody_has_in_hand_stays_and_what_finds_no_room_comes_when_there_is_some() {
+    let directory = Directory::new();
+    let hosts = two(&directory.path().join("store"), 5 << 19);
+    let mut here = subscribe(&hosts[1], ">");
+    let artifacts = hosts[0].bus.artifacts("block.new").unwrap();
+    let sent: Vec<Vec<u8>> = (0..3).map(|seed| body(1 << 20, seed)).collect();
+    let _offers: Vec<Offer> = sent.iter().map(|sent| artifacts.offer(sent).open().unwrap()).collect();
+    let mut held = vec![receive(&mut here), receive(&mut here)];
+    let counts = || hosts[1].bus.artifacts(">").unwrap().counts();
+    until("there is no room for the third", || counts().full > 0);
+    for artifact in &held {
+        assert!(sent.iter().any(|sent| artifact.bytes().unwrap()[..] == sent[..]));
+    }
+    drop(held.pop());
+    let third = receive(&mut here);
+    assert!(sent.iter().any(|sent| third.bytes().unwrap()[..] == sent[..]));
+    // What this node offers itself is refused where there is no room.
+    let own = hosts[1].bus.artifacts("own").unwrap();
+    assert_eq!(own.offer(&body(3 << 20, 9)).open().unwrap_err().code(), Code::Full);
+}
+
+#[test]
+fn what_is_damaged_on_the_disk_is_found_when_it_is_read_and_fetched_again_where_somebody_has_it() {
+    let directory = Directory::new();
+    let store = directory.path().join("store");
+    let hosts = two(&store, 64 << 20);
+    let mut here = subscribe(&hosts[1], ">");
+    let sent = body(2 << 20, 1);
+    let offer = hosts[0].bus.artifacts("block.new").unwrap().offer(&sent).open().unwrap();
+    let artifact = receive(&mut here);
+    let damage = |id| {
+        let file = std::fs::File::options().write(true).open(store.join(format!("{id}.artifact"))).unwrap();
+        file.write_all_at(&[0; 100_000], 1 << 20).unwrap();
+    };
+    damage(offer.id());
+    assert!(artifact.bytes().unwrap()[..] == sent);
+    let damaged = hosts[1].bus.artifacts(">").unwrap().counts().damaged;
+    assert!((2..=3).contains(&damaged), "{damaged}");
+    // What is offered here nobody else has: it is an error, and never a wrong byte.
+    let own = body(2 << 20, 2);
+    let artifacts = hosts[1].bus.artifacts("block.own").unwrap();
+    let offer = artifacts.offer(&own).open().unwrap();
+    let artifact = loop {
+        match here.recv_timeout(PATIENCE).unwrap().expect("it comes") {
+            Event::Received(artifact) if artifact.advert().id() == offer.id() => break artifact,
+            _ => {}
+        }
+    };
+    damage(offer.id());
+    assert_eq!(artifact.bytes().unwrap_err().code(), Code::BytesLost);
+    let error = hosts[0].bus.artifacts(">").unwrap().fetch(offer.id(), Duration::from_millis(300));
+    assert_eq!(error.unwrap_err().code(), Code::TimedOut);
+    println!("evidence: damaged={damaged} wrong=0");
+}
