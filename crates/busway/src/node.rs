@@ -228,7 +228,7 @@ impl NodeBuilder {
     /// [`Code::BadSetting`] for an index out of range or a peer that is this node, and where an address beyond this host
     /// would be used without [`NodeBuilder::tls`] or [`NodeBuilder::allow_plain_beyond_loopback`];
     /// [`Code::BadCredentials`] for the certificate of somebody else, and what is no token; [`Code::AddressUnusable`] where an address cannot be
-    /// listened at; memory (03xx).
+    /// listened at; [`Code::StoreUnusable`] where the directory of artifacts cannot be made, read or locked; memory (03xx).
     pub fn open(self, bus: &Bus) -> Result<Node, Error> {
         let config = self.config()?;
         let hub = Arc::new(Hub::start(bus.core.clone(), config)?);

@@ -52,6 +52,8 @@ const SLEEP_MAX: Duration = Duration::from_secs(1);
 const LET_GO: usize = 16;
 /// What had no room in the store, or could not be written there, is tried again after so long, and when something is given back.
 const STORE_AGAIN_NS: u64 = 5_000_000_000;
+/// What has room in the store, and of which nothing comes for so long while others wait for room, makes some.
+const STALLED_NS: u64 = 10_000_000_000;
 /// So often it says what is to be said when the node ends, if links have room.
 const LAST_STEPS: usize = 64;
 
@@ -89,6 +91,8 @@ pub(super) struct Swarm<D> {
     /// Times that the store had no room, and when it is tried again.
     full: u64,
     store_again_ns: u64,
+    /// Of what comes while others wait for room: how much of it was here, and since when.
+    moved: BTreeMap<Reference, (u64, u64)>,
 }
 
 impl<D: Wires> Swarm<D> {
@@ -106,6 +110,7 @@ impl<D: Wires> Swarm<D> {
             shared,
             full: 0,
             store_again_ns: 0,
+            moved: BTreeMap::new(),
             machine: Gossip::with_store(config, Box::new(Shelf(calls.store.clone()))),
             members,
             lines: BTreeMap::new(),
@@ -189,9 +194,34 @@ impl<D: Wires> Swarm<D> {
         if self.machine.usage().starved > 0 {
             self.let_go(now, false, LET_GO);
         }
-        if self.users.waits_for_store() && (freed || now.0 >= self.store_again_ns) {
+        let (waits, for_the_first_time) = self.users.waits_for_store();
+        if for_the_first_time {
+            self.let_stalled_go(now);
+        } else {
+            self.moved.clear();
+        }
+        if waits && (freed || now.0 >= self.store_again_ns) {
             self.store_again_ns = now.0.saturating_add(STORE_AGAIN_NS);
             self.users.try_again();
+        }
+    }
+
+    /// What has taken room in the store and does not come makes room for others, and waits behind them: nobody can keep it from all by an advert.
+    fn let_stalled_go(&mut self, now: Time) {
+        let mut stalled = Vec::new();
+        let mut moved = BTreeMap::new();
+        for (of, have) in self.machine.arriving() {
+            let before = self.moved.get(&of).copied().filter(|(had, _)| *had == have);
+            let (_, since_ns) = *moved.entry(of).or_insert(before.unwrap_or((have, now.0)));
+            if now.0.saturating_sub(since_ns) > STALLED_NS {
+                stalled.push(of);
+            }
+        }
+        self.moved = moved;
+        for of in stalled {
+            let interest = Interest::Stash;
+            self.machine.handle(now, Input::Judged { of, interest }, &mut self.out);
+            self.users.makes_room(of);
         }
     }
 

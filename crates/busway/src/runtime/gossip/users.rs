@@ -77,6 +77,8 @@ pub(super) struct Users {
     verdicts: Vec<(Reference, Interest)>,
     /// What is wanted, and had no room in the store.
     full: BTreeSet<Reference>,
+    /// The same of what had room, and did not come: it is behind all others.
+    stalled: BTreeSet<Reference>,
     came: u64,
 }
 
@@ -138,19 +140,29 @@ impl Users {
 
     /// The store had no room for it: it is wanted again when there is some.
     pub(super) fn had_no_room(&mut self, of: Reference) {
-        let Some(item) = self.items.get_mut(&of) else { return };
-        (item.verdict, item.begun) = (Some(Interest::Stash), false);
-        self.full.insert(of);
+        if let Some(item) = self.items.get_mut(&of) {
+            (item.verdict, item.begun) = (Some(Interest::Stash), false);
+            self.full.insert(of);
+        }
     }
 
-    /// Whether something waits for room in the store.
-    pub(super) fn waits_for_store(&self) -> bool {
-        !self.full.is_empty()
+    /// It had room, and does not come while others wait for some.
+    pub(super) fn makes_room(&mut self, of: Reference) {
+        if let Some(item) = self.items.get_mut(&of) {
+            (item.verdict, item.begun) = (Some(Interest::Stash), false);
+            self.stalled.insert(of);
+        }
+    }
+
+    /// Whether something waits for room in the store; whether that had none yet.
+    pub(super) fn waits_for_store(&self) -> (bool, bool) {
+        (!self.full.is_empty() || !self.stalled.is_empty(), !self.full.is_empty())
     }
 
     /// There may be room in the store.
     pub(super) fn try_again(&mut self) {
-        for of in std::mem::take(&mut self.full) {
+        let first = if self.full.is_empty() { &mut self.stalled } else { &mut self.full };
+        for of in std::mem::take(first) {
             self.judge(of);
         }
     }
@@ -181,6 +193,7 @@ impl Users {
     pub(super) fn gone(&mut self, of: Reference) {
         let Some(item) = self.items.remove(&of) else { return };
         self.full.remove(&of);
+        self.stalled.remove(&of);
         for reader in self.readers.values_mut() {
             reader.lose(of, &item.advert);
         }
