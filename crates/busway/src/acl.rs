@@ -6,9 +6,9 @@
 //!
 //! Invariant: a rule that cannot be read makes no list of rules, rather than a list without it.
 
-use busway_protocol::{Rule, Whom};
-use busway_wire::Pattern;
+use busway_protocol::{Deed, Principal, Rule, Whom};
 use busway_wire::limits::ACL_PATTERNS_MAX;
+use busway_wire::{Pattern, Topic};
 
 use crate::error::{Code, Error};
 
@@ -101,6 +101,29 @@ impl Acl {
             });
         }
         Ok(Acl(busway_protocol::Acl::new(read)))
+    }
+
+    /// Whether `who` may do this with messages of `topic`. A reserved topic is nobody's. For a door of your own that knows who asks: links ask for themselves.
+    ///
+    /// ```
+    /// use busway::{Acl, AclRule, Deed, Principal, Topic};
+    ///
+    /// let rule = AclRule { identity: "client/lamp".into(), publish: vec!["lamps.*".into()], ..AclRule::default() };
+    /// let acl = Acl::new([rule])?;
+    /// let lamp = Principal::client("lamp").expect("a name");
+    /// assert!(acl.allows(&lamp, Deed::Publish, &Topic::new("lamps.one")?));
+    /// assert!(!acl.allows(&lamp, Deed::Subscribe, &Topic::new("lamps.one")?));
+    /// # Ok::<(), busway::Error>(())
+    /// ```
+    #[must_use]
+    pub fn allows(&self, who: &Principal, deed: Deed, topic: &Topic) -> bool {
+        self.0.allows(who, deed, topic)
+    }
+
+    /// Whether `who` may do this with some topic that the pattern matches. `false`: with none. What it may is asked for each topic.
+    #[must_use]
+    pub fn could(&self, who: &Principal, deed: Deed, pattern: &Pattern) -> bool {
+        busway_protocol::Permits::new(who.clone(), Some(&self.0)).could(deed, pattern)
     }
 
     pub(crate) fn rules(&self) -> &busway_protocol::Acl {

@@ -54,6 +54,10 @@ codes! {
     BadTrace = 110, "a trace context cannot be read";
     BadId = 111, "the id of a message cannot be read";
     NotYet = 112, "this version cannot do it yet";
+    BadRequest = 113, "a request over HTTP cannot be read";
+    NotFound = 114, "nothing of that name is there";
+    NotAllowed = 115, "who asks may not do that, or has not shown who it is";
+    StrangeOrigin = 116, "a page of another origin asks, or a host name that is not ours";
     DirectoryOwner = 201, "the runtime directory belongs to somebody else";
     DirectoryMode = 202, "the runtime directory is open to others, or closed to us";
     DirectoryKind = 203, "the runtime directory is a symbolic link or not a directory";
@@ -93,6 +97,7 @@ codes! {
     Rejected = 414, "a hook rejected the message before it was sent";
     BreakerOpen = 415, "sending failed again and again, and nothing is tried for a while";
     BytesLost = 416, "bytes of an artifact are not here, and nobody is there who gives them";
+    IngressFull = 417, "as many requests, streams or bytes are under way over HTTP as may be";
     LayoutDiffers = 501, "the peer was built with another memory layout";
     SegmentRefused = 502, "a segment from a peer is not what it must be";
     ProtocolBroken = 503, "the peer sent what the control protocol does not allow";

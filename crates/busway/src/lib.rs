@@ -40,7 +40,7 @@ mod wake;
 
 pub use acl::{Acl, AclRule};
 pub use bus::{Bus, BusBuilder};
-pub use busway_protocol::{Principal, PrincipalError};
+pub use busway_protocol::{Deed, Principal, PrincipalError};
 pub use busway_wire::{
     Cause, Codec, Context, Kind, MessageId, MessageIdError, NameError, Pattern, Policy, PolicyError, PortId,
     ProcessId, Sampled, SpanId, Topic, TopicId, TraceError, TraceId, TraceParent, check_domain_name,
@@ -68,6 +68,7 @@ pub use sample::{PublisherInfo, Sample};
 pub use stream::{RequestStream, SampleStream, TaskStream};
 pub use subscriber::{News, Subscriber, SubscriberBuilder};
 pub use tls::Tls;
+pub use tokens::Tokens;
 pub use typed::{TypedInContext, TypedLoan, TypedPublisher};
 
 /// The code blocks of the documents run as tests.

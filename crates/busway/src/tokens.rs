@@ -10,6 +10,8 @@ use std::fmt;
 use busway_protocol::Principal;
 use busway_wire::limits::{LINK_TOKEN_BYTES_MAX, LINK_TOKENS_MAX};
 
+use crate::error::{Code, Error};
+
 /// A token of our own, as it is sent.
 #[derive(Clone)]
 pub(crate) struct Secret(String);
@@ -42,9 +44,17 @@ impl Secret {
     }
 }
 
-/// The tokens that a node accepts, and whose they are.
+/// The tokens that a node, or another door, accepts, and whose they are. It keeps their hashes.
+///
+/// ```
+/// let mut tokens = busway::Tokens::default();
+/// tokens.add("lamp", "correct-horse")?;
+/// assert_eq!(tokens.who(b"correct-horse").map(ToString::to_string), Some("client/lamp".to_owned()));
+/// assert!(tokens.who(b"wrong").is_none());
+/// # Ok::<(), busway::Error>(())
+/// ```
 #[derive(Clone, Default)]
-pub(crate) struct Tokens(Vec<(Principal, blake3::Hash)>);
+pub struct Tokens(Vec<(Principal, blake3::Hash)>);
 
 impl fmt::Debug for Tokens {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -68,12 +78,28 @@ impl Tokens {
         Ok(())
     }
 
-    pub(crate) fn is_empty(&self) -> bool {
+    /// One more, of the client of this name, or of `node/INDEX`.
+    ///
+    /// # Errors
+    /// [`Code::BadCredentials`] for a name that is none, for what is no token (1 to 1 024 visible ASCII characters), for that of somebody else, and for more than
+    /// 4 096 of them.
+    pub fn add(&mut self, name: &str, token: &str) -> Result<(), Error> {
+        self.accept(name, &Secret::new(token)).map_err(|cause| {
+            Error::new(Code::BadCredentials, cause)
+                .at(format!("the token of {}", name.escape_debug()))
+                .remedy("give each member a token of its own: 1 to 1024 visible ASCII characters")
+        })
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// Whose token this is.
-    pub(crate) fn who(&self, token: &[u8]) -> Option<&Principal> {
+    /// Whose token this is. It takes the same time whatever it is.
+    #[must_use]
+    pub fn who(&self, token: &[u8]) -> Option<&Principal> {
         let shown = blake3::hash(token);
         let mut found = None;
         // All of them, and hashes compare in constant time.

@@ -149,6 +149,32 @@ impl InContext<'_> {
         self.put(Codec::MessagePack, &bytes, Patience::Until(Deadline::never()))
     }
 
+    /// As [`InContext::send_timeout`], of bytes that are encoded already and are said to be so: for who passes on what another has written. They are not looked at.
+    ///
+    /// ```
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use busway::{Codec, Context};
+    /// let bus = busway::Bus::open("example-of-what-is-encoded")?;
+    /// let mut subscriber = bus.subscriber("orders").open()?;
+    /// let mut publisher = bus.publisher("orders").open()?;
+    /// let wait = std::time::Duration::from_secs(1);
+    /// publisher.in_context(Context::default()).send_encoded(Codec::Json, b"[17]", wait)?;
+    /// assert_eq!(subscriber.recv()?.codec(), Codec::Json);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Publisher::send_timeout`].
+    pub fn send_encoded(
+        &mut self,
+        codec: Codec,
+        payload: &[u8],
+        timeout: Duration,
+    ) -> Result<Sent, SendError> {
+        self.put(codec, payload, Patience::Until(Deadline::after(timeout)))
+    }
+
     pub(crate) fn put(
         &mut self,
         codec: Codec,
