@@ -109,6 +109,7 @@ pub(crate) enum Command {
   busway up --domain lab --json
   busway up --config /etc/busway/busway.toml
   busway up --index 1 --listen 127.0.0.1:4420
+  busway up --http 127.0.0.1:7443
   busway up --index 0 --peer 1=host-b:4420 --allow-plain-beyond-loopback")]
     Up(UpArgs),
     /// List the links to other hosts: how they are, since when, and what was wrong last
@@ -261,6 +262,8 @@ pub(crate) struct UpArgs {
     pub(crate) file: FileArgs,
     #[arg(long, value_name = "ADDRESS", action = ArgAction::Append, help = help("node.listen"))]
     pub(crate) listen: Vec<String>,
+    #[arg(long, value_name = "ADDRESS", action = ArgAction::Append, help = help("http.listen"))]
+    pub(crate) http: Vec<String>,
     #[arg(long, value_name = "INDEX=HOST:PORT", action = ArgAction::Append, help = help("peers.INDEX"))]
     pub(crate) peer: Vec<String>,
     #[arg(long, value_name = "N", help = help("node.index"))]

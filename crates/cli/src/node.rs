@@ -73,15 +73,17 @@ fn info(context: &mut Context<'_>) -> Result<Exit, Failure> {
         context.output.object(&info)?;
         return Ok(Exit::Done);
     }
-    let Info { pid, version, domain, socket, identity, cluster, name, listening, config, .. } = &info;
+    let Info { pid, version, domain, socket, identity, cluster, name, listening, http, config, .. } = &info;
     let or = |text: &Option<String>| text.as_deref().unwrap_or("-").escape_debug().to_string();
     let up = duration::show(Duration::from_secs(info.uptime_ms / 1000));
-    let listening = if listening.is_empty() { "-".to_owned() } else { listening.join(" ") };
+    let all = |list: &[String]| if list.is_empty() { "-".to_owned() } else { list.join(" ") };
+    let (listening, http) = (all(listening), all(http));
     for (what, text) in [
         ("node", or(identity)),
         ("cluster", or(cluster)),
         ("name", or(name)),
         ("listens at", listening),
+        ("http at", http),
         ("domain", format!("{domain} at {socket}")),
         ("process", format!("{pid}, version {version}, up {up}")),
         ("config", or(config)),

@@ -23,6 +23,8 @@ struct Ready<'a> {
     socket: String,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     listen: Vec<SocketAddr>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    http: Vec<SocketAddr>,
     #[serde(skip_serializing_if = "Option::is_none")]
     config: Option<String>,
 }
@@ -41,18 +43,19 @@ pub(crate) fn run(args: &UpArgs, context: &mut Context<'_>) -> Result<Exit, Fail
     let node = Node::start(&loaded.node)?;
     context.tell_budget(node.bus(), BudgetArgs { budget: loaded.node.budget_bytes.map(Size) })?;
     let socket = node.socket_path().display().to_string();
-    let listen = node.listening().to_vec();
+    let (listen, http) = (node.listening().to_vec(), node.serving().to_vec());
     let (pid, domain) = (std::process::id(), loaded.node.domain.clone());
     let domain = domain.as_str();
     let config = loaded.file.as_ref().map(|path| path.display().to_string());
     if context.output.json() {
-        context.output.object(&Ready { ready: true, pid, domain, socket, listen, config })?;
+        context.output.object(&Ready { ready: true, pid, domain, socket, listen, http, config })?;
     } else {
         let listen: String = listen.iter().map(|address| format!(" listen={address}")).collect();
+        let http: String = http.iter().map(|address| format!(" http={address}")).collect();
         let config = config.map(|path| format!(" config={path}")).unwrap_or_default();
         context
             .output
-            .line(format_args!("ready pid={pid} domain={domain} socket={socket}{listen}{config}"))?;
+            .line(format_args!("ready pid={pid} domain={domain} socket={socket}{listen}{http}{config}"))?;
     }
     context.output.flush()?;
     notify(Moment::Ready);
@@ -134,6 +137,7 @@ fn flags(args: &UpArgs, context: &Context<'_>) -> Vec<FlagValue> {
     flags.extend(budget.map(|size| ("budget", size.exact())));
     let mut add = |name, text: Option<&String>| flags.extend(text.map(|text| (name, text.clone())));
     add("node.listen", (!args.listen.is_empty()).then(|| args.listen.join(",")).as_ref());
+    add("http.listen", (!args.http.is_empty()).then(|| args.http.join(",")).as_ref());
     add("peers.INDEX", (!args.peer.is_empty()).then(|| args.peer.join(",")).as_ref());
     add("node.index", args.index.as_ref());
     add("node.cluster", args.cluster.as_ref());

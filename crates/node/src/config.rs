@@ -295,14 +295,14 @@ impl Merged {
             | Value::Size(_)
             | Value::Addresses(_)
             | Value::Secret(_)
-            | Value::Patterns(_) => None,
+            | Value::Texts(_) => None,
         }
     }
 
     pub(crate) fn number(&self, name: &str) -> Option<u64> {
         match self.value(name)? {
             Value::Count(number) | Value::Size(number) => Some(number),
-            Value::Flag(_) | Value::Text(_) | Value::Addresses(_) | Value::Secret(_) | Value::Patterns(_) => {
+            Value::Flag(_) | Value::Text(_) | Value::Addresses(_) | Value::Secret(_) | Value::Texts(_) => {
                 None
             }
         }
@@ -315,6 +315,13 @@ impl Merged {
     pub(crate) fn addresses(&self, name: &str) -> Vec<SocketAddr> {
         match self.value(name) {
             Some(Value::Addresses(addresses)) => addresses,
+            Some(_) | None => Vec::new(),
+        }
+    }
+
+    pub(crate) fn texts(&self, name: &str) -> Vec<String> {
+        match self.value(name) {
+            Some(Value::Texts(texts)) => texts,
             Some(_) | None => Vec::new(),
         }
     }

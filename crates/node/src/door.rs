@@ -97,6 +97,8 @@ pub struct Info {
     pub name: Option<String>,
     /// Where other hosts connect.
     pub listening: Vec<String>,
+    /// Where HTTP is served.
+    pub http: Vec<String>,
     /// Its configuration file.
     pub config: Option<String>,
     /// How long it has run.

@@ -2,7 +2,7 @@
 //!
 //! A [`Node`] is a bus that asks for the role instead of taking it only when nobody has it, and stays until it is told
 //! to stop. Local messages never pass through it. What it is started with is [`config`]'s; what it is asked while it runs
-//! comes through a door of its own ([`ask`]). It does not speak HTTP or record yet.
+//! comes through a door of its own ([`ask`]). HTTP is `busway_http`'s; here it is opened, given new rights, and closed. It does not record yet.
 //!
 //! Invariant: stopping a node loses no message of this host; another member takes the role over.
 
@@ -20,6 +20,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use busway::{Acl, Bus, Error, LinkState, PeerView, Realm, Tls};
+use busway_http::{Http, HttpConfig};
 
 pub use door::{Answer, Ask, Asked, Info, ask};
 pub use notify::{Moment, notify};
@@ -42,6 +43,8 @@ pub struct NodeConfig {
     pub budget_bytes: Option<u64>,
     /// How it is linked to other hosts; `None`: not at all.
     pub links: Option<Links>,
+    /// What is served over HTTP; `None`: nothing.
+    pub http: Option<HttpConfig>,
     /// The file that said so, for people.
     pub file: Option<PathBuf>,
 }
@@ -50,7 +53,16 @@ impl Default for NodeConfig {
     fn default() -> Self {
         let (domain, timeout) = ("default".to_string(), Duration::from_secs(5));
         let realm = Realm::User;
-        Self { domain, directory: None, timeout, realm, budget_bytes: None, links: None, file: None }
+        Self {
+            domain,
+            directory: None,
+            timeout,
+            realm,
+            budget_bytes: None,
+            links: None,
+            http: None,
+            file: None,
+        }
     }
 }
 
@@ -167,6 +179,7 @@ pub struct Node {
     running: Arc<Running>,
     socket: PathBuf,
     listening: Vec<SocketAddr>,
+    serving: Vec<SocketAddr>,
     /// Closes last: who waits for the end of the node hears of it by that.
     door: Option<Door>,
 }
@@ -176,6 +189,8 @@ pub struct Node {
 struct Running {
     /// The links end before the bus.
     links: Mutex<Option<busway::Node>>,
+    /// It ends before the links: what it has under way may need them.
+    http: Mutex<Option<Http>>,
     bus: Bus,
     /// What it was started with, or changed to since.
     config: Mutex<NodeConfig>,
@@ -194,6 +209,15 @@ impl Running {
     }
 
     fn reload(&self, wanted: &NodeConfig) -> Result<(), Error> {
+        self.reload_links(wanted)?;
+        let http = self.http.lock().unwrap_or_else(PoisonError::into_inner);
+        if let (Some(http), Some(wanted)) = (http.as_ref(), &wanted.http) {
+            http.set_rights(wanted.tokens.clone(), wanted.acl.clone());
+        }
+        Ok(())
+    }
+
+    fn reload_links(&self, wanted: &NodeConfig) -> Result<(), Error> {
         let mut config = self.config.lock().unwrap_or_else(PoisonError::into_inner);
         let mut guard = self.links();
         let Some(links) = guard.as_ref() else {
@@ -292,9 +316,12 @@ impl Node {
         let socket = bus.socket_path().to_path_buf();
         let links = config.links.as_ref().map(|links| links.open(&bus)).transpose()?;
         let listening = links.as_ref().map(|links| links.listening().to_vec()).unwrap_or_default();
-        let about = about(config, &socket, &listening);
+        let http = config.http.as_ref().map(|http| Http::open(&bus, http.clone())).transpose()?;
+        let serving = http.as_ref().map(|http| http.addresses().to_vec()).unwrap_or_default();
+        let about = about(config, &socket, &listening, &serving);
         let running = Arc::new(Running {
             links: Mutex::new(links),
+            http: Mutex::new(http),
             bus,
             config: Mutex::new(config.clone()),
             about,
@@ -302,7 +329,7 @@ impl Node {
         });
         let door = Some(Door::open(&running.bus, running.clone())?);
         tracing::info!(domain = %config.domain, socket = %socket.display(), "holds the rendezvous");
-        Ok(Self { running, socket, listening, door })
+        Ok(Self { running, socket, listening, serving, door })
     }
 
     /// Where members connect.
@@ -315,6 +342,12 @@ impl Node {
     #[must_use]
     pub fn listening(&self) -> &[SocketAddr] {
         &self.listening
+    }
+
+    /// Where HTTP is served.
+    #[must_use]
+    pub fn serving(&self) -> &[SocketAddr] {
+        &self.serving
     }
 
     /// The bus of this node, for programs that embed one.
@@ -351,6 +384,8 @@ impl Node {
 
 impl Drop for Node {
     fn drop(&mut self) {
+        let http = self.running.http.lock().unwrap_or_else(PoisonError::into_inner).take();
+        drop(http);
         let links = self.running.links().take();
         drop(links);
         self.running.bus.close();
@@ -358,7 +393,7 @@ impl Drop for Node {
     }
 }
 
-fn about(config: &NodeConfig, socket: &Path, listening: &[SocketAddr]) -> Info {
+fn about(config: &NodeConfig, socket: &Path, listening: &[SocketAddr], serving: &[SocketAddr]) -> Info {
     let links = config.links.as_ref();
     Info {
         pid: std::process::id(),
@@ -372,6 +407,7 @@ fn about(config: &NodeConfig, socket: &Path, listening: &[SocketAddr]) -> Info {
         cluster: links.map(|links| links.cluster.clone()),
         name: links.and_then(|links| links.name.clone()),
         listening: listening.iter().map(ToString::to_string).collect(),
+        http: serving.iter().map(ToString::to_string).collect(),
         config: config.file.as_ref().map(|path| path.display().to_string()),
         ..Info::default()
     }

@@ -13,7 +13,9 @@ const ARROWS: &[(&str, &[&str])] = &[
     // Drivers know bytes only: what they mean is decided elsewhere.
     ("busway-io", &[]),
     ("busway", &["busway-wire", "busway-shm", "busway-protocol", "busway-io"]),
-    ("busway-node", &["busway"]),
+    // A door of the node: it uses what any program can.
+    ("busway-http", &["busway"]),
+    ("busway-node", &["busway", "busway-http"]),
     ("busway-cli", &["busway", "busway-node"]),
     ("busway-examples", &["busway"]),
     ("busway-python", &["busway"]),

@@ -9,6 +9,7 @@ mod cert;
 mod config;
 mod directory;
 mod harness;
+mod http;
 mod inspect;
 mod limits;
 mod node;

@@ -34,6 +34,7 @@ fn a_node_says_what_it_is_to_who_asks() {
         "config",
         "connected",
         "domain",
+        "http",
         "identity",
         "listening",
         "messages_in",

@@ -5,9 +5,12 @@
 //! Invariant: what is built would be taken by `busway::NodeBuilder`; what it would refuse is a problem here, with its place.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::time::Duration;
 
-use busway::{Acl, AclRule, Realm, Tls};
+use busway::{Acl, AclRule, Realm, Tls, Tokens};
+use busway_http::HttpConfig;
+use busway_http::limits::NAMES_MAX;
 
 use crate::config::{Merged, Origin, Problem, Secret, Value};
 use crate::{Links, NodeConfig};
@@ -15,7 +18,8 @@ use crate::{Links, NodeConfig};
 /// What the node is started with; `None` where values do not fit together.
 pub(super) fn node(merged: &Merged, problems: &mut Vec<Problem>) -> Option<NodeConfig> {
     let before = problems.len();
-    let links = links(merged, problems);
+    let http = http(merged, problems);
+    let links = links(merged, http.is_some(), problems);
     let realm = realm(merged, problems);
     if problems.len() > before {
         return None;
@@ -26,6 +30,7 @@ pub(super) fn node(merged: &Merged, problems: &mut Vec<Problem>) -> Option<NodeC
         realm: realm?,
         budget_bytes: merged.number("budget"),
         links,
+        http,
         ..NodeConfig::default()
     })
 }
@@ -49,7 +54,7 @@ fn realm(merged: &Merged, problems: &mut Vec<Problem>) -> Option<Realm> {
 }
 
 /// How the node is linked: not at all where it neither listens nor dials.
-fn links(merged: &Merged, problems: &mut Vec<Problem>) -> Option<Links> {
+fn links(merged: &Merged, http: bool, problems: &mut Vec<Problem>) -> Option<Links> {
     let listen = merged.addresses("node.listen");
     let mut peers = BTreeMap::new();
     for setting in merged.all("peers.INDEX") {
@@ -59,15 +64,18 @@ fn links(merged: &Merged, problems: &mut Vec<Problem>) -> Option<Links> {
         peers.insert(index, address.clone());
     }
     if listen.is_empty() && peers.is_empty() {
-        alone(merged, problems);
+        alone(merged, http, problems);
         return None;
     }
     let index = merged.number("node.index").and_then(|index| u8::try_from(index).ok()).unwrap_or_default();
     let client = client(merged, problems);
     let beyond = merged.is_set("node.allow_plain_beyond_loopback");
     let tls = tls(merged, problems);
-    let (token, tokens) = tokens(merged, problems);
-    let acl = acl(merged, problems);
+    // What is wrong with them was told where they are read for HTTP.
+    let told = &mut Vec::new();
+    let problems_of_rights = if http { told } else { &mut *problems };
+    let (token, tokens) = tokens(merged, problems_of_rights);
+    let acl = acl(merged, problems_of_rights);
     check(merged, client.is_some(), index, problems);
     let number = |name| merged.number(name).unwrap_or_default();
     let count = |name| u32::try_from(number(name)).unwrap_or(u32::MAX);
@@ -97,8 +105,8 @@ fn links(merged: &Merged, problems: &mut Vec<Problem>) -> Option<Links> {
     })
 }
 
-/// What would be without effect where there are no links.
-fn alone(merged: &Merged, problems: &mut Vec<Problem>) {
+/// What would be without effect where there are no links. Tokens and rules are for HTTP too.
+fn alone(merged: &Merged, http: bool, problems: &mut Vec<Problem>) {
     if merged.get("node.client").is_some() {
         let origin = merged.origin("node.client");
         problems.push(Problem::new("a client without a node", origin, "name the nodes in [peers]"));
@@ -106,8 +114,8 @@ fn alone(merged: &Merged, problems: &mut Vec<Problem>) {
     if let Some(setting) = ["tls.ca", "tls.cert", "tls.key", "node.token", "artifacts.store"]
         .iter()
         .find_map(|name| merged.get(name))
-        .or(merged.all("tokens.MEMBER").next())
-        .or(merged.all("acl.RULE.identity").next())
+        .or(merged.all("tokens.MEMBER").next().filter(|_| !http))
+        .or(merged.all("acl.RULE.identity").next().filter(|_| !http))
     {
         let remedy = "listen somewhere, or name a peer";
         problems.push(Problem::new("there are no links that it could be for", &setting.origin, remedy));
@@ -141,6 +149,70 @@ fn tokens(merged: &Merged, problems: &mut Vec<Problem>) -> (Option<Secret>, BTre
     (token, tokens)
 }
 
+/// The HTTP door: none where it listens nowhere.
+fn http(merged: &Merged, problems: &mut Vec<Problem>) -> Option<HttpConfig> {
+    let listen = merged.addresses("http.listen");
+    if listen.is_empty() {
+        let keys = ["http.hosts", "http.origins"];
+        if let Some(setting) = keys.iter().find_map(|name| merged.get(name)) {
+            let remedy = "set http.listen, to 127.0.0.1:7443 for one";
+            problems.push(Problem::new("there is no HTTP that it could be for", &setting.origin, remedy));
+        }
+        return None;
+    }
+    let (_, shown) = tokens(merged, problems);
+    let mut tokens = Tokens::default();
+    for (name, token) in &shown {
+        if let Err(error) = tokens.add(name, token.expose()) {
+            let at = merged.all("tokens.MEMBER").find(|setting| setting.instance == *name);
+            let origin = at.map_or(Origin::Default, |setting| setting.origin.clone());
+            problems.push(Problem::new(error.cause(), origin, error.try_()));
+        }
+    }
+    let acl = acl(merged, problems);
+    let (hosts, origins) = (merged.texts("http.hosts"), merged.texts("http.origins"));
+    for (name, list) in [("http.hosts", &hosts), ("http.origins", &origins)] {
+        if list.len() > NAMES_MAX {
+            let cause = format!("{name} has more than {NAMES_MAX} entries");
+            problems.push(Problem::new(cause, merged.origin(name), "list those that are used"));
+        }
+    }
+    if let Some(address) = listen.iter().find(|address| !address.ip().is_loopback()) {
+        beyond(merged, *address, tokens.is_empty(), problems);
+    }
+    let number = |name| merged.number(name).unwrap_or_default();
+    let count = |name| u32::try_from(number(name)).unwrap_or(u32::MAX);
+    Some(HttpConfig {
+        listen,
+        hosts,
+        origins,
+        tokens,
+        acl,
+        body_bytes_max: number("http.body_bytes_max"),
+        in_flight: count("flows.ingress.in_flight"),
+        bytes: number("flows.ingress.bytes"),
+        streams_max: count("http.streams_max"),
+        connections_max: count("http.connections_max"),
+    })
+}
+
+/// What has to be said in words where others can reach HTTP.
+fn beyond(merged: &Merged, address: SocketAddr, unknown: bool, problems: &mut Vec<Problem>) {
+    let origin = merged.origin("http.listen");
+    if !merged.is_set("http.allow_plain_beyond_loopback") {
+        let cause = format!("{address} can be reached from other hosts, and HTTP is not encrypted");
+        let remedy = "listen at 127.0.0.1 behind a proxy that encrypts, or allow it in words: \
+                      http.allow_plain_beyond_loopback = true";
+        problems.push(Problem::new(cause, &origin, remedy));
+    }
+    if unknown && !merged.is_set("http.allow_anybody_beyond_loopback") {
+        let cause = format!("{address} can be reached from other hosts, and nobody has to show a token");
+        let remedy = "give them tokens in [tokens], or allow it in words: \
+                      http.allow_anybody_beyond_loopback = true";
+        problems.push(Problem::new(cause, origin, remedy));
+    }
+}
+
 /// The lists of a rule.
 const RULE_LISTS: [&str; 8] = [
     "acl.RULE.publish",
@@ -167,7 +239,7 @@ fn acl(merged: &Merged, problems: &mut Vec<Problem>) -> Option<Acl> {
         for setting in merged.all(name) {
             // A rule without an identity has been told already.
             let Some(rule) = rules.get_mut(&of(&setting.instance)) else { continue };
-            let Some(Value::Patterns(patterns)) = &setting.value else { continue };
+            let Some(Value::Texts(patterns)) = &setting.value else { continue };
             let list = match name {
                 "acl.RULE.publish" => &mut rule.publish,
                 "acl.RULE.subscribe" => &mut rule.subscribe,

@@ -416,6 +416,61 @@ fn certificates_and_rules_that_are_gone_are_named_as_what_holds_on() {
 }
 
 #[test]
+fn http_beyond_this_host_is_served_only_if_that_is_said_in_words() {
+    use std::os::unix::fs::PermissionsExt;
+    let read = |text: &str| {
+        let file = File::new(text.as_bytes());
+        // Tokens stand in it.
+        fs::set_permissions(&file.0, fs::Permissions::from_mode(0o600)).expect("a mode");
+        load(&Layers { file: Choice::Named(file.0.clone()), environment: &|_| None, flags: &[] })
+    };
+    let causes = |text: &str| -> Vec<String> {
+        match read(text) {
+            Ok(_) => Vec::new(),
+            Err(problems) => problems.into_iter().map(|problem| problem.cause).collect(),
+        }
+    };
+    let beyond = "[http]\nlisten = [\"0.0.0.0:7443\"]\n";
+    let plain = "allow_plain_beyond_loopback = true\n";
+    let anybody = "allow_anybody_beyond_loopback = true\n";
+    let token = "[tokens]\nlamp = \"a-token\"\n";
+    let found = causes(beyond);
+    assert!(
+        found.len() == 2 && found[0].contains("not encrypted") && found[1].contains("token"),
+        "{found:?}"
+    );
+    assert_eq!(causes(&format!("{beyond}{plain}")).len(), 1);
+    assert_eq!(causes(&format!("{beyond}{anybody}")).len(), 1);
+    assert_eq!(causes(&format!("{beyond}{token}")).len(), 1);
+    for sound in [
+        format!("{beyond}{plain}{anybody}"),
+        format!("{beyond}{plain}{token}"),
+        "[http]\nlisten = [\"127.0.0.1:0\", \"[::1]:0\"]\n".to_owned(),
+    ] {
+        assert_eq!(causes(&sound), Vec::<String>::new(), "{sound}");
+    }
+    // Tokens and rules are for HTTP too, where there are no links.
+    let loaded = read(&format!(
+        "[http]\nlisten = [\"127.0.0.1:0\"]\nhosts = [\"Bus.Example\"]\norigins = [\"https://board.example:8443\"]\n\
+         {token}[[acl]]\nidentity = \"client/lamp\"\npublish = [\"a\"]\n"
+    ));
+    let http = loaded.expect("sound").node.http.expect("it is served");
+    assert!(!http.tokens.is_empty() && http.acl.is_some());
+    assert_eq!((http.hosts, http.in_flight), (vec!["bus.example".to_owned()], 100));
+    for wrong in [
+        "origins = [\"board.example\"]",
+        "origins = [\"https://board.example/path\"]",
+        "origins = [\"null\"]",
+        "hosts = [\"http://x\"]",
+        "hosts = [\"x:80\"]",
+        "streams_max = 0",
+    ] {
+        assert_eq!(causes(&format!("[http]\nlisten = [\"127.0.0.1:0\"]\n{wrong}\n")).len(), 1, "{wrong}");
+    }
+    assert!(causes("[http]\nhosts = [\"x\"]\n")[0].contains("no HTTP"), "a key without effect is told");
+}
+
+#[test]
 fn the_page_of_the_documentation_is_the_table() {
     let written = include_str!("../../../../docs/config.md");
     assert!(written == page(), "busway config explain --page > docs/config.md");

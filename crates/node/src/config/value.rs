@@ -54,6 +54,10 @@ pub enum Kind {
     Identity,
     /// A list of patterns of topics.
     Patterns,
+    /// A list of names of hosts, without a port.
+    Hosts,
+    /// A list of origins of pages: `https://HOST:PORT`.
+    Origins,
 }
 
 /// Text that nobody is shown, in whatever way.
@@ -88,8 +92,8 @@ pub enum Value {
     Addresses(Vec<SocketAddr>),
     /// Of [`Kind::Secret`].
     Secret(Secret),
-    /// Of [`Kind::Patterns`].
-    Patterns(Vec<String>),
+    /// Of [`Kind::Patterns`], [`Kind::Hosts`] and [`Kind::Origins`].
+    Texts(Vec<String>),
 }
 
 impl Kind {
@@ -114,6 +118,8 @@ impl Kind {
             Kind::Endpoint => "HOST:PORT".to_owned(),
             Kind::Identity => "*, node/*, client/*, node/INDEX or client/NAME".to_owned(),
             Kind::Patterns => "a list of patterns of topics".to_owned(),
+            Kind::Hosts => "a list of names of hosts, without ports".to_owned(),
+            Kind::Origins => "a list of origins, each http://HOST, https://HOST or with :PORT".to_owned(),
         }
     }
 
@@ -132,6 +138,8 @@ impl Kind {
             Kind::Secret { .. } => "a long random text between quotes",
             Kind::Identity => "\"client/*\"",
             Kind::Patterns => "[\"price.>\"]",
+            Kind::Hosts => "[\"bus.example\"]",
+            Kind::Origins => "[\"https://board.example\"]",
         };
         format!("write {}, for example {example}; busway config explain {name}", self.describe())
     }
@@ -155,7 +163,9 @@ impl Kind {
             Kind::Size { .. } => self.number(text.parse::<Size>()?.0),
             Kind::Addresses => text.split(',').map(address).collect::<Result<_, _>>().map(Value::Addresses),
             Kind::Secret { .. } => self.text(text).map(Secret).map(Value::Secret),
-            Kind::Patterns => text.split(',').map(pattern).collect::<Result<_, _>>().map(Value::Patterns),
+            Kind::Patterns => text.split(',').map(pattern).collect::<Result<_, _>>().map(Value::Texts),
+            Kind::Hosts => text.split(',').map(host_name).collect::<Result<_, _>>().map(Value::Texts),
+            Kind::Origins => text.split(',').map(origin).collect::<Result<_, _>>().map(Value::Texts),
             Kind::Domain | Kind::Text { .. } | Kind::Path | Kind::Endpoint | Kind::Identity => {
                 self.text(text).map(Value::Text)
             }
@@ -169,7 +179,13 @@ impl Kind {
                 each(items, |item| address(string(item, "an address")?)).map(Value::Addresses)
             }
             (Kind::Patterns, DeValue::Array(items)) => {
-                each(items, |item| pattern(string(item, "a pattern")?)).map(Value::Patterns)
+                each(items, |item| pattern(string(item, "a pattern")?)).map(Value::Texts)
+            }
+            (Kind::Hosts, DeValue::Array(items)) => {
+                each(items, |item| host_name(string(item, "a name")?)).map(Value::Texts)
+            }
+            (Kind::Origins, DeValue::Array(items)) => {
+                each(items, |item| origin(string(item, "an origin")?)).map(Value::Texts)
             }
             (_, one) => self.take_one(one).map_err(|cause| (value.span().start, cause)),
         }
@@ -228,7 +244,9 @@ impl Kind {
             | Kind::Count { .. }
             | Kind::Size { .. }
             | Kind::Addresses
-            | Kind::Patterns => {}
+            | Kind::Patterns
+            | Kind::Hosts
+            | Kind::Origins => {}
         }
         Ok(text.to_owned())
     }
@@ -245,7 +263,7 @@ impl Value {
             Value::Text(text) => quote(text),
             Value::Secret(_) => "\"(hidden)\"".to_owned(),
             Value::Addresses(addresses) => list(addresses.iter().map(ToString::to_string)),
-            Value::Patterns(patterns) => list(patterns.iter().cloned()),
+            Value::Texts(texts) => list(texts.iter().cloned()),
         }
     }
 }
@@ -322,6 +340,25 @@ fn address(text: &str) -> Result<SocketAddr, String> {
 
 /// The longest name of a host, by the rules of the name service.
 const HOST_BYTES_MAX: usize = 253;
+
+/// The name of a host that a browser may call us by.
+fn host_name(text: &str) -> Result<String, String> {
+    endpoint(&format!("{text}:1")).map(|()| text.to_ascii_lowercase()).map_err(|_| {
+        format!("{} is no name of a host: write it without a scheme and without a port", shown(text))
+    })
+}
+
+/// The origin of a page, as a browser says it.
+fn origin(text: &str) -> Result<String, String> {
+    let wrong =
+        || format!("{} is no origin: it is http:// or https:// and a host, without a path", shown(text));
+    let rest = text.strip_prefix("http://").or_else(|| text.strip_prefix("https://")).ok_or_else(wrong)?;
+    let of_port = endpoint(rest);
+    if of_port.is_err() {
+        host_name(rest).map_err(|_| wrong())?;
+    }
+    Ok(text.to_ascii_lowercase())
+}
 
 fn endpoint(text: &str) -> Result<(), String> {
     let wrong = |why: &str| Err(format!("{} is no HOST:PORT: {why}", shown(text)));

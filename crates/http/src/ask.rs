@@ -1,0 +1,199 @@
+//! Requests: the body is asked, and the reply is the answer.
+//!
+//! Sending may wait for the bus, and does so on a thread for that; waiting for replies takes no thread. Of one topic all requests share a requester, and whoever of
+//! them is polled receives for all. An answer is the first reply, or all of them as a stream of events where the request accepts one.
+//!
+//! Invariant: a caller that has gone waits for nothing: its request is withdrawn.
+
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::{Context, Wake, Waker};
+use std::time::Duration;
+
+use axum::body::{Body, Bytes};
+use axum::http::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderValue};
+use axum::http::{Response, StatusCode};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use busway::{Bus, Code, Deed, Error, Pending, Reply, RequestError, Requester, Topic};
+use serde::Serialize;
+use tokio::sync::{Notify, mpsc};
+
+use crate::Shared;
+use crate::budget::Taken;
+use crate::limits::{ASK_TIME_DEFAULT, ASK_TIME_MAX, RING_BYTES_MAX, SEND_TIME};
+use crate::query::Query;
+use crate::refusal::{Cause, Refusal};
+use crate::rights::Caller;
+use crate::send::{Beside, Came};
+use crate::serve::either;
+use crate::sse::Pieces;
+
+/// At most so long nobody looks, whatever comes.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// The requester of a topic, and who waits for its replies.
+#[derive(Debug)]
+pub(crate) struct Desk {
+    requester: Requester,
+    news: Arc<News>,
+}
+
+/// Tells all who wait that there may be something.
+#[derive(Debug, Default)]
+struct News(Notify);
+
+impl Wake for News {
+    fn wake(self: Arc<Self>) {
+        self.0.notify_waiters();
+    }
+}
+
+impl Desk {
+    fn open(bus: &Bus, topic: &Topic) -> Result<Arc<Desk>, Error> {
+        // Nobody waits here for who is to answer: the caller is told, and asks again.
+        let requester = bus.requester(topic.as_str()).late_join(Duration::ZERO).bytes_max(RING_BYTES_MAX);
+        Ok(Arc::new(Desk { requester: requester.open()?, news: Arc::default() }))
+    }
+
+    /// Waits for the next reply to this request; `None` after the last.
+    async fn next(&self, pending: &mut Pending) -> Result<Option<Said>, RequestError> {
+        let waker = Waker::from(self.news.clone());
+        let mut ready = Vec::new();
+        loop {
+            let mut news = pin!(self.news.0.notified());
+            // From here on it is told, also what comes before it waits.
+            news.as_mut().enable();
+            let most = self.requester.poll_watched(&mut Context::from_waker(&waker), &mut ready)?;
+            if ready.drain(..).any(|id| id != pending.id()) {
+                self.news.0.notify_waiters();
+            }
+            if let Some(reply) = pending.take()? {
+                return Ok(Some(Said::of(&reply)));
+            }
+            if pending.is_over() {
+                return Ok(None);
+            }
+            let _ = tokio::time::timeout(most.unwrap_or(LOOK).min(LOOK), news).await;
+        }
+    }
+}
+
+/// A reply, copied: what it lay in is given back at once.
+#[derive(Debug)]
+struct Said {
+    payload: Vec<u8>,
+    trace: Option<String>,
+    index: u32,
+    last: bool,
+}
+
+impl Said {
+    fn of(reply: &Reply) -> Said {
+        let trace = reply.trace().map(|trace| trace.to_string());
+        Said { payload: reply.payload().to_vec(), trace, index: reply.index(), last: reply.is_last() }
+    }
+}
+
+#[derive(Debug, Serialize)]
+struct Told<'a> {
+    index: u32,
+    size: usize,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    body: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    body_base64: Option<String>,
+}
+
+/// How long replies are waited for.
+pub(crate) fn time(query: &str) -> Result<Duration, Refusal> {
+    let query = Query::of(query)?;
+    query.only(&["timeout"])?;
+    Ok(query.duration("timeout", ASK_TIME_MAX)?.unwrap_or(ASK_TIME_DEFAULT))
+}
+
+/// Asks, and answers with what was replied.
+pub(crate) async fn ask(
+    shared: &Arc<Shared>,
+    caller: &Caller,
+    came: Came,
+    time: Duration,
+    place: Taken,
+) -> Result<Response<Body>, Refusal> {
+    let Came { topic, headers, body } = came;
+    shared.rights.check(caller, Deed::Request, &topic)?;
+    let beside = Beside::of(&headers, &shared.bus)?;
+    let send = move |desk: &mut Arc<Desk>| {
+        let context = beside.context()?;
+        let sent = desk.requester.in_context(context).send_within(&body, time, SEND_TIME.min(time))?;
+        let pending = sent.ok_or(RequestError::TooMany)?;
+        pending.watch();
+        Ok((desk.clone(), pending))
+    };
+    let ports = &shared.ports;
+    let (desk, mut pending) =
+        ports.with(&ports.requesters, &topic, Desk::open, send).await.map_err(refused)?;
+    if streams(&headers) {
+        let (give, pieces) = mpsc::channel(1);
+        tokio::spawn(stream(shared.clone(), desk, pending, give, place));
+        let mut response = Response::new(Body::from_stream(Pieces(pieces)));
+        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
+        return Ok(response);
+    }
+    let said = desk.next(&mut pending).await.and_then(|said| said.ok_or(RequestError::Unanswered));
+    let said = said.map_err(|error| refused(error.into()))?;
+    let mut response = Response::new(Body::from(said.payload));
+    let kind = HeaderValue::from_static("application/octet-stream");
+    response.headers_mut().insert(CONTENT_TYPE, kind);
+    if let Some(trace) = said.trace.and_then(|trace| HeaderValue::try_from(trace).ok()) {
+        response.headers_mut().insert("traceparent", trace);
+    }
+    Ok(response)
+}
+
+fn streams(headers: &HeaderMap) -> bool {
+    let accept = headers.get(ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or_default();
+    accept.split(',').any(|kind| kind.split(';').next().unwrap_or_default().trim() == "text/event-stream")
+}
+
+/// What is up while it is waited for is a gateway's time-out.
+fn refused(error: Error) -> Refusal {
+    match error.code() {
+        Code::TimedOut => Refusal::new(StatusCode::GATEWAY_TIMEOUT, Cause::Bus, error),
+        _ => error.into(),
+    }
+}
+
+/// Writes replies as they come, and how it ended.
+async fn stream(
+    shared: Arc<Shared>,
+    desk: Arc<Desk>,
+    mut pending: Pending,
+    give: mpsc::Sender<Bytes>,
+    _place: Taken,
+) {
+    loop {
+        let gone = either(give.closed(), shared.ended());
+        let (text, over) = match either(desk.next(&mut pending), gone).await {
+            Ok(Ok(Some(said))) => {
+                let body = std::str::from_utf8(&said.payload).ok();
+                let body_base64 = body.is_none().then(|| STANDARD.encode(&said.payload));
+                let told = Told { index: said.index, size: said.payload.len(), body, body_base64 };
+                let data = serde_json::to_string(&told).unwrap_or_default();
+                (format!("event: reply\ndata: {data}\n\n"), said.last)
+            }
+            Ok(Ok(None)) => (String::new(), true),
+            Ok(Err(error)) => {
+                let error = Error::from(error);
+                let told = serde_json::json!({ "code": error.code().to_string(), "cause": error.cause() });
+                let _ = give.send(format!("event: error\ndata: {told}\n\n").into()).await;
+                return;
+            }
+            Err(_) => return,
+        };
+        let text = if over { text + "event: end\ndata: {}\n\n" } else { text };
+        if give.send(text.into()).await.is_err() || over {
+            return;
+        }
+    }
+}

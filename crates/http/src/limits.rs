@@ -1,0 +1,92 @@
+//! Every limit of the HTTP door, with its reason, and what happens when it is reached.
+//!
+//! Those that end in `DEFAULT` are set by the configuration. What is refused is counted in `/metrics` by its cause.
+
+use std::time::Duration;
+
+/// Threads on which sockets wait: what they do is moving bytes, which one thread does for a thousand connections; the second is for when the first prints JSON.
+pub const THREADS: usize = 2;
+
+/// Threads on which the bus may be waited for: a publisher that a slow subscriber holds up keeps one of them for [`SEND_TIME`] at most, and a topic has one at
+/// a time. What is more waits its turn, within the requests that may be under way.
+pub const THREADS_WAITING_MAX: usize = 8;
+
+/// Connections: a browser opens 6, so that some hundred users fit, in about 20 KiB each. One more is told 503 and closed.
+pub const CONNECTIONS_MAX_DEFAULT: u32 = 512;
+
+/// Bytes of the head of a request: twice what browsers send, with a `Last-Event-ID` of 64 publishers. More is refused with 431.
+pub const HEADER_BYTES_MAX: usize = 16 << 10;
+
+/// Lines of a head: browsers send some twenty. More is refused with 431.
+pub const HEADERS_MAX: usize = 64;
+
+/// How long a head may take to come, and how long a connection may say nothing between two requests. After that it is closed.
+pub const HEADER_TIME: Duration = Duration::from_secs(5);
+
+/// How long a body may take to come, whatever its size: 1 MiB in that time is 1 Mbit/s. After that it is refused with 408.
+pub const BODY_TIME: Duration = Duration::from_secs(10);
+
+/// Bytes of one body: messages are small, and what is large is an artifact. More is refused with 413, before it has come where its length is said.
+pub const BODY_BYTES_MAX_DEFAULT: u64 = 1 << 20;
+
+/// The most that the configuration may allow for one body: half of [`BYTES_DEFAULT`], so that two of them fit.
+pub const BODY_BYTES_MAX_MAX: u64 = 32 << 20;
+
+/// Requests of the flow `ingress` that may be under way. One more is refused with 429.
+pub const IN_FLIGHT_DEFAULT: u32 = 100;
+
+/// Bytes of their bodies. More is refused with 429.
+pub const BYTES_DEFAULT: u64 = 64 << 20;
+
+/// Streams of messages (SSE, WebSocket): each has rows in every publisher that it reads. One more is refused with 429.
+pub const STREAMS_MAX_DEFAULT: u32 = 128;
+
+/// After so long who was refused for want of room may come again: seconds, in `Retry-After`.
+pub const RETRY_AFTER_S: u32 = 1;
+
+/// How long a publish or a push may wait for subscribers that asked to be waited for. After that it is refused with 503, and was not sent.
+pub const SEND_TIME: Duration = Duration::from_millis(500);
+
+/// How long a request waits for its replies unless it says so.
+pub const ASK_TIME_DEFAULT: Duration = Duration::from_secs(5);
+
+/// The most that it may say: what takes longer is a task, and is pushed.
+pub const ASK_TIME_MAX: Duration = Duration::from_secs(60);
+
+/// Topics whose publishers, pushers or requesters are kept open, of each kind: one more closes the one that was used least recently.
+pub const PORTS_MAX: usize = 256;
+
+/// Messages that each publisher of this door keeps for who comes later: for readers whose connection breaks for a moment.
+pub const HISTORY: u32 = 256;
+
+/// Bytes that the ring of each publisher of this door may have: [`PORTS_MAX`] of them fit into 1 GiB of addresses.
+pub const RING_BYTES_MAX: u64 = 4 << 20;
+
+/// Publishers of which the id of an event says how far its reader is. Of more, those that were silent longest are left out, and what they have kept may come again.
+pub const PLACES_MAX: usize = 64;
+
+/// Messages from before that a reader who comes back is given of each publisher, if it has kept them.
+pub const RESUME_MAX: u64 = 1 << 20;
+
+/// Bytes of events that are put together before they are written; one larger event goes alone.
+pub const WRITE_BYTES: usize = 32 << 10;
+
+/// How often a silent stream says that it is there.
+pub const BEAT: Duration = Duration::from_secs(15);
+
+/// A peer that takes no byte for so long is given up.
+pub const STALL: Duration = Duration::from_secs(30);
+
+/// Bytes of a frame that a reader may send over a WebSocket: those that it is closed with. What has more, or is part of a message, ends it.
+pub const FRAME_BYTES_MAX: usize = 125;
+
+/// How long what is under way may take when the door is closed. Streams end at once.
+pub const GRACE: Duration = Duration::from_millis(300);
+
+/// Names of hosts, and origins, that a configuration may list: they are looked through for each request.
+pub const NAMES_MAX: usize = 64;
+
+const _: () =
+    assert!(BODY_BYTES_MAX_DEFAULT <= BODY_BYTES_MAX_MAX && 2 * BODY_BYTES_MAX_MAX <= BYTES_DEFAULT);
+// `v1`, and of each publisher a comma, 16 digits, a point and at most 20 digits.
+const _: () = assert!(2 + PLACES_MAX * 38 < HEADER_BYTES_MAX / 2);

@@ -1,0 +1,326 @@
+//! The table of routes, and what each is given: a caller who may come in, a topic that is one, a body that fits.
+//!
+//! The router, the OpenAPI document and the tests are made of this table.
+//!
+//! Invariant: what is no route of the table is 404, and its other methods are 405.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::rejection::PathRejection;
+use axum::extract::{Path, State};
+use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderValue};
+use axum::http::{Request, Response, StatusCode};
+use axum::routing::{MethodRouter, get, post};
+use busway::{Code, Deed, Error, Pattern, Topic};
+
+use crate::limits::BODY_TIME;
+use crate::refusal::{Cause, Refusal, json};
+use crate::rights::Caller;
+use crate::send::{Came, send};
+use crate::{Shared, account, ask, openapi, ports, socket, sse, topics};
+
+/// One route.
+#[derive(Clone, Copy, Debug)]
+pub struct Route {
+    /// `get`, `post`, `put` or `delete`.
+    pub method: &'static str,
+    /// The path; a part in braces is a name.
+    pub path: &'static str,
+    /// What it does, in one line.
+    pub summary: &'static str,
+    /// What may stand behind the question mark.
+    pub query: &'static [(&'static str, &'static str)],
+    /// Whether it takes a body.
+    pub body: bool,
+    /// The content type of its answer.
+    pub answer: &'static str,
+    /// The schema of its answer, where that is JSON.
+    pub schema: Option<&'static str>,
+    /// Whether it needs no token.
+    pub open: bool,
+}
+
+const ROUTE: Route = Route {
+    method: "get",
+    path: "",
+    summary: "",
+    query: &[],
+    body: false,
+    answer: "application/json",
+    schema: None,
+    open: false,
+};
+
+/// All of them.
+pub const ROUTES: &[Route] = &[
+    Route {
+        method: "post",
+        path: "/v1/publish/{topic}",
+        summary: "Publish the body to all who subscribe to the topic",
+        body: true,
+        schema: Some("Sent"),
+        ..ROUTE
+    },
+    Route {
+        method: "post",
+        path: "/v1/push/{topic}",
+        summary: "Give the body as work: to one puller of each group",
+        body: true,
+        schema: Some("Sent"),
+        ..ROUTE
+    },
+    Route {
+        method: "post",
+        path: "/v1/request/{topic}",
+        summary: "Ask whoever answers on the topic; the answer is the first reply, or all as events where text/event-stream is accepted",
+        query: &[("timeout", "How long the replies are waited for: 250ms, 5s")],
+        body: true,
+        answer: "application/octet-stream",
+        ..ROUTE
+    },
+    Route {
+        path: "/v1/subscribe/{pattern}",
+        summary: "Messages as they come: as server-sent events, or over a WebSocket where the request asks for one",
+        query: &[
+            ("history", "Messages from before of each publisher, if it has kept them"),
+            ("last_event_id", "Where to go on, for who cannot send the header Last-Event-ID"),
+        ],
+        answer: "text/event-stream",
+        schema: Some("Message"),
+        ..ROUTE
+    },
+    Route {
+        path: "/v1/topics",
+        summary: "Topics that the caller may read or write",
+        schema: Some("Topics"),
+        ..ROUTE
+    },
+    Route {
+        path: "/healthz",
+        summary: "Whether the process answers",
+        schema: Some("Health"),
+        open: true,
+        ..ROUTE
+    },
+    Route {
+        path: "/readyz",
+        summary: "Whether the bus can be used: 503 while it ends",
+        schema: Some("Health"),
+        open: true,
+        ..ROUTE
+    },
+    Route { path: "/metrics", summary: "What is counted, for Prometheus", answer: "text/plain", ..ROUTE },
+    Route {
+        path: "/openapi.json",
+        summary: "This description",
+        open: true,
+        schema: Some("Document"),
+        ..ROUTE
+    },
+];
+
+/// Whether this path needs no token.
+pub(crate) fn is_open(path: &str) -> bool {
+    ROUTES.iter().any(|route| route.open && route.path == path)
+}
+
+/// The router of the table.
+pub(crate) fn router(shared: &Arc<Shared>) -> Router {
+    let of = |path: &str| -> MethodRouter<Arc<Shared>> {
+        match path {
+            "/v1/publish/{topic}" => post(publish),
+            "/v1/push/{topic}" => post(push),
+            "/v1/request/{topic}" => post(request),
+            "/v1/subscribe/{pattern}" => get(subscribe),
+            "/v1/topics" => get(list),
+            "/healthz" => get(async || json(&serde_json::json!({ "ok": true }))),
+            "/readyz" => get(ready),
+            "/metrics" => get(metrics),
+            _ => get(async || json(&openapi::document())),
+        }
+    };
+    let mut router = Router::new();
+    for route in ROUTES {
+        router = router.route(route.path, of(route.path));
+    }
+    let unknown = async || {
+        let remedy = "see /openapi.json for what there is";
+        Refusal::not_found("there is no such path", "the path", remedy).response()
+    };
+    let other = async || {
+        let error = Error::new(Code::BadRequest, "the path has another method")
+            .at("the method")
+            .remedy("see /openapi.json for what there is");
+        Refusal::new(StatusCode::METHOD_NOT_ALLOWED, Cause::Wrong, error).response()
+    };
+    router.fallback(unknown).method_not_allowed_fallback(other).with_state(shared.clone())
+}
+
+/// A name in a path.
+type Named = Result<Path<String>, PathRejection>;
+
+/// What a handler gives: a refusal is an answer too.
+fn told(result: Result<Response<Body>, Refusal>) -> Response<Body> {
+    result.unwrap_or_else(|refusal| refusal.response())
+}
+
+fn name(named: Named) -> Result<String, Refusal> {
+    let wrong =
+        |_| Refusal::wrong("the name is not UTF-8", "the path", "encode it as UTF-8, then in percents");
+    named.map(|Path(name)| name).map_err(wrong)
+}
+
+pub(crate) fn topic(named: Named) -> Result<Topic, Refusal> {
+    Ok(Topic::new(&name(named)?).map_err(Error::from)?)
+}
+
+/// Who asks. The gate lets nobody pass to these routes without one.
+pub(crate) fn caller(request: &Request<Body>) -> Result<Caller, Refusal> {
+    let missing = || Refusal::denied("nobody asks", "the gate");
+    request.extensions().get::<Caller>().cloned().ok_or_else(missing)
+}
+
+async fn publish(State(shared): State<Arc<Shared>>, named: Named, request: Request<Body>) -> Response<Body> {
+    told(take_and_send(&shared, Deed::Publish, named, request).await)
+}
+
+async fn push(State(shared): State<Arc<Shared>>, named: Named, request: Request<Body>) -> Response<Body> {
+    told(take_and_send(&shared, Deed::Push, named, request).await)
+}
+
+async fn take_and_send(
+    shared: &Arc<Shared>,
+    deed: Deed,
+    named: Named,
+    request: Request<Body>,
+) -> Result<Response<Body>, Refusal> {
+    let (caller, topic) = (caller(&request)?, topic(named)?);
+    shared.rights.check(&caller, deed, &topic)?;
+    let (head, body) = request.into_parts();
+    let (body, _bytes) = read(shared, &head.headers, body).await?;
+    // Only what has come whole is under way: who is slow to send holds up nobody.
+    let _place = shared.budget.request()?;
+    send(shared, &caller, deed, Came { topic, headers: head.headers, body }).await
+}
+
+async fn request(State(shared): State<Arc<Shared>>, named: Named, request: Request<Body>) -> Response<Body> {
+    told(take_and_ask(&shared, named, request).await)
+}
+
+async fn take_and_ask(
+    shared: &Arc<Shared>,
+    named: Named,
+    request: Request<Body>,
+) -> Result<Response<Body>, Refusal> {
+    let (caller, topic) = (caller(&request)?, topic(named)?);
+    shared.rights.check(&caller, Deed::Request, &topic)?;
+    let (head, body) = request.into_parts();
+    let time = ask::time(head.uri.query().unwrap_or_default())?;
+    let (body, _bytes) = read(shared, &head.headers, body).await?;
+    let place = shared.budget.request()?;
+    ask::ask(shared, &caller, Came { topic, headers: head.headers, body }, time, place).await
+}
+
+async fn subscribe(
+    State(shared): State<Arc<Shared>>,
+    named: Named,
+    request: Request<Body>,
+) -> Response<Body> {
+    let asked = || -> Result<_, Refusal> {
+        let caller = caller(&request)?;
+        let pattern = Pattern::parse(&name(named)?).map_err(Error::bad_pattern)?;
+        shared.rights.check_pattern(&caller, &pattern)?;
+        Ok((caller, sse::wish(pattern, &request)?))
+    };
+    match asked() {
+        Ok((caller, wish)) if socket::is_asked(request.headers()) => {
+            told(socket::open(&shared, caller, wish, request).await)
+        }
+        Ok((caller, wish)) => told(sse::open(&shared, caller, wish).await),
+        Err(refusal) => refusal.response(),
+    }
+}
+
+async fn list(State(shared): State<Arc<Shared>>, request: Request<Body>) -> Response<Body> {
+    match caller(&request) {
+        Ok(caller) => told(topics::list(&shared, caller).await),
+        Err(refusal) => refusal.response(),
+    }
+}
+
+async fn ready(State(shared): State<Arc<Shared>>) -> Response<Body> {
+    if shared.ends() || shared.bus.is_closed() {
+        let error = Error::new(Code::Closed, "the node ends").at("readiness").remedy("ask another node");
+        return Refusal::from(error).response();
+    }
+    json(&serde_json::json!({ "ok": true }))
+}
+
+async fn metrics(State(shared): State<Arc<Shared>>) -> Response<Body> {
+    let (bus, own) = (shared.bus.clone(), account::text(&shared));
+    let text = ports::waiting(move || Ok(busway::metrics::prometheus(&bus.metrics_of_all()?))).await;
+    told(text.map_err(Refusal::from).map(|text| {
+        let mut response = Response::new(Body::from(text + &own));
+        let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
+        response.headers_mut().insert(CONTENT_TYPE, kind);
+        response
+    }))
+}
+
+/// Reads a body within its bounds; with it, its place among all bytes that are under way.
+pub(crate) async fn read(
+    shared: &Shared,
+    headers: &axum::http::HeaderMap,
+    body: Body,
+) -> Result<(axum::body::Bytes, crate::budget::Taken), Refusal> {
+    let budget = &shared.budget;
+    // Who would be refused afterwards is refused before it has sent anything.
+    if budget.requests.taken() >= budget.requests.limit() {
+        return Err(budget.request().err().unwrap_or_else(|| budget.no_bytes()).closing());
+    }
+    let most = shared.body_bytes_max;
+    let too_large = || {
+        let error = Error::new(Code::TooLarge, format!("a body has at most {most} bytes"))
+            .at("the body")
+            .remedy("send less, put it as an artifact, or allow more: http.body_bytes_max");
+        Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, Cause::Body, error).closing()
+    };
+    let said = headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
+    if said.is_some_and(|said| said > most) {
+        return Err(too_large());
+    }
+    let mut taken = budget.bytes.take(said.unwrap_or(0)).ok_or_else(|| budget.no_bytes())?;
+    let mut bytes = Vec::new();
+    let mut stream = body.into_data_stream();
+    let all = async {
+        loop {
+            let part = std::future::poll_fn(|context| {
+                futures_core::Stream::poll_next(std::pin::Pin::new(&mut stream), context)
+            });
+            let Some(part) = part.await else { return Ok(()) };
+            let part = part
+                .map_err(|_| Refusal::wrong("the body breaks off", "the body", "send it whole").closing())?;
+            let len = bytes.len() as u64 + part.len() as u64;
+            if len > most {
+                return Err(too_large());
+            }
+            // What was not said beforehand is charged as it comes.
+            if len > said.unwrap_or(0) && !taken.grow(part.len() as u64) {
+                return Err(budget.no_bytes());
+            }
+            account::add(&shared.accounts.body_bytes, part.len() as u64);
+            bytes.extend_from_slice(&part);
+        }
+    };
+    let slow = |_| {
+        let error =
+            Error::new(Code::BadRequest, format!("the body has not come in {} s", BODY_TIME.as_secs()))
+                .at("the body")
+                .remedy("send it faster, or in several messages");
+        Err(Refusal::new(StatusCode::REQUEST_TIMEOUT, Cause::Body, error).closing())
+    };
+    tokio::time::timeout(BODY_TIME, all).await.unwrap_or_else(slow)?;
+    Ok((bytes.into(), taken))
+}

@@ -1,0 +1,189 @@
+//! Connections: taking them, reading requests from them within bounds, and closing them.
+//!
+//! A connection costs a task and its buffers. Its head has a time and a size, its body has others (`body`), and what is written a third (`stall`). Where there is
+//! no room for one more it is told so at once.
+//!
+//! Invariant: a connection that says nothing, or not enough, is closed in bounded time.
+
+use std::convert::Infallible;
+use std::future::{Future, poll_fn};
+use std::io::Write;
+use std::net::SocketAddr;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::http::header::{CACHE_CONTROL, HeaderValue, ORIGIN, X_CONTENT_TYPE_OPTIONS};
+use axum::http::{Request, Response};
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::{Service, service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+
+use crate::Shared;
+use crate::account::{UnderWay, add};
+use crate::gate::{self, Local, Verdict};
+use crate::limits::{HEADER_BYTES_MAX, HEADER_TIME, HEADERS_MAX};
+use crate::refusal::Cause;
+use crate::routes;
+use crate::stall::Patient;
+
+/// What one more connection is told for which there is no room.
+const NO_ROOM: &[u8] =
+    b"HTTP/1.1 503 Service Unavailable\r\nconnection: close\r\nretry-after: 1\r\ncontent-length: 0\r\n\r\n";
+
+/// After a failure to take a connection, for want of descriptors most likely.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// Who takes connections.
+#[derive(Clone)]
+pub(crate) struct Door {
+    shared: Arc<Shared>,
+    router: Router,
+    connections_max: usize,
+    open: watch::Sender<usize>,
+}
+
+/// A connection that is open, until the last that has something to do with it lets go.
+#[derive(Debug)]
+pub(crate) struct Open {
+    open: watch::Sender<usize>,
+    shared: Arc<Shared>,
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.shared.accounts.connections_open.sub(1);
+        self.open.send_modify(|open| *open -= 1);
+    }
+}
+
+impl Door {
+    pub(crate) fn new(shared: Arc<Shared>, connections_max: u32, open: watch::Sender<usize>) -> Door {
+        let router = routes::router(&shared);
+        Door { shared, router, connections_max: connections_max as usize, open }
+    }
+
+    /// Takes connections until the door closes.
+    pub(crate) async fn accept(self, listener: TcpListener) {
+        let mut ended = pin!(self.shared.ended());
+        loop {
+            let taken = poll_fn(|context| {
+                if ended.as_mut().poll(context).is_ready() {
+                    return Poll::Ready(None);
+                }
+                listener.poll_accept(context).map(Some)
+            });
+            match taken.await {
+                None => return,
+                Some(Ok((stream, _))) => self.take(stream),
+                Some(Err(error)) => {
+                    tracing::warn!(target: "busway::http", "no connection can be taken now: {error}");
+                    tokio::time::sleep(PAUSE).await;
+                }
+            }
+        }
+    }
+
+    fn take(&self, stream: TcpStream) {
+        let accounts = &self.shared.accounts;
+        let mut room = false;
+        self.open.send_modify(|open| {
+            room = *open < self.connections_max;
+            *open += usize::from(room);
+        });
+        let Ok(local) = stream.local_addr() else { return };
+        if !room {
+            add(&accounts.connections_refused, 1);
+            // A fresh socket takes so little at once; who does not read it learns it by the close.
+            let _ = stream.into_std().and_then(|mut stream| stream.write_all(NO_ROOM));
+            return;
+        }
+        add(&accounts.connections, 1);
+        add(&accounts.connections_open, 1);
+        let open = Arc::new(Open { open: self.open.clone(), shared: self.shared.clone() });
+        // What is small is not kept back for more.
+        let _ = stream.set_nodelay(true);
+        tokio::spawn(self.clone().serve(stream, local, open));
+    }
+
+    async fn serve(self, stream: TcpStream, local: SocketAddr, open: Arc<Open>) {
+        let (shared, router) = (self.shared, self.router);
+        let ended = shared.ended();
+        let service =
+            service_fn(|request| answer(shared.clone(), router.clone(), Local(local), open.clone(), request));
+        let connection = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(HEADER_TIME)
+            .max_buf_size(HEADER_BYTES_MAX)
+            .max_headers(HEADERS_MAX)
+            .serve_connection(TokioIo::new(Patient::new(stream)), service)
+            .with_upgrades();
+        let mut connection = pin!(connection);
+        let mut ended = pin!(ended);
+        let mut told = false;
+        let served = poll_fn(|context| {
+            if !told && ended.as_mut().poll(context).is_ready() {
+                told = true;
+                connection.as_mut().graceful_shutdown();
+            }
+            connection.as_mut().poll(context)
+        });
+        // What went wrong went wrong for the peer, who is told by its status, or by the end.
+        if let Err(error) = served.await {
+            tracing::debug!(target: "busway::http", "a connection has ended: {error}");
+        }
+    }
+}
+
+/// Answers a request, whatever it is.
+async fn answer(
+    shared: Arc<Shared>,
+    router: Router,
+    local: Local,
+    open: Arc<Open>,
+    request: Request<Incoming>,
+) -> Result<Response<Body>, Infallible> {
+    let under_way = UnderWay::begin(&shared);
+    let mut request = request.map(Body::new);
+    let origin = request.headers().get(ORIGIN).cloned();
+    let mut response = match gate::look(&shared, &request, local) {
+        Ok(Verdict::Pass(caller)) => {
+            if let Some(caller) = caller {
+                request.extensions_mut().insert(caller);
+            }
+            request.extensions_mut().insert(open);
+            let Ok(response) = TowerToHyperService::new(router).call(request).await;
+            response
+        }
+        Ok(Verdict::Answer(response)) => response,
+        Err(refusal) => refusal.closing().response(),
+    };
+    under_way.end(response.extensions().get::<Cause>().copied());
+    gate::share(&shared, origin.as_ref(), &mut response);
+    let headers = response.headers_mut();
+    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.entry(CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
+    Ok(response)
+}
+
+/// Waits for one of two, whichever comes first; the first where both have come.
+pub(crate) async fn either<A, B>(
+    one: impl Future<Output = A>,
+    other: impl Future<Output = B>,
+) -> Result<A, B> {
+    let (mut one, mut other) = (pin!(one), pin!(other));
+    poll_fn(|context| {
+        if let Poll::Ready(done) = Pin::new(&mut one).poll(context) {
+            return Poll::Ready(Ok(done));
+        }
+        Pin::new(&mut other).poll(context).map(Err)
+    })
+    .await
+}

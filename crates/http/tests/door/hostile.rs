@@ -1,0 +1,319 @@
+//! What strangers try: too much, too slowly, too often, and under another name.
+
+use std::io::{Read, Write};
+use std::sync::mpsc;
+use std::time::Duration;
+
+use busway_http::HttpConfig;
+use busway_http::limits::{BODY_TIME, HEADER_BYTES_MAX, HEADER_TIME, HEADERS_MAX};
+
+use crate::client::{LIMIT, Moment, Place, ask, connect, get, metric, open, raw};
+
+#[test]
+fn of_more_requests_than_may_be_under_way_each_is_answered_or_told_when_to_come_again() {
+    let place = Place::new();
+    let bus = place.bus();
+    let in_flight = 20_u32;
+    let http = open(&bus, HttpConfig { in_flight, ..HttpConfig::default() });
+    let at = http.addresses()[0];
+    let mut responder = bus.responder("slow").open().expect("a responder");
+    // It answers nothing before it is told to.
+    let (go, told) = mpsc::channel::<()>();
+    let server = std::thread::spawn(move || {
+        let mut kept = Vec::new();
+        while kept.len() < in_flight as usize {
+            kept.push(responder.recv().expect("a request"));
+        }
+        told.recv().expect("it is told");
+        kept.into_iter().for_each(|request| request.reply(b"done").expect("it is waited for"));
+    });
+    let asking = |count: u32| -> Vec<_> {
+        let one =
+            move |_| std::thread::spawn(move || ask(at, "POST", "/v1/request/slow?timeout=30s", &[], b"x"));
+        (0..count).map(one).collect()
+    };
+    let first = asking(in_flight);
+    let deadline = Moment::now() + LIMIT;
+    while metric(at, "busway_http_ingress_requests") < in_flight.into() {
+        assert!(Moment::now() < deadline, "all are under way");
+    }
+    let more: Vec<_> = asking(60).into_iter().map(|thread| thread.join().expect("an answer")).collect();
+    for answer in &more {
+        assert_eq!((answer.status, answer.headers["retry-after"].as_str()), (429, "1"), "{answer:?}");
+        assert_eq!(answer.code(), "BUS-0417");
+    }
+    // What is not of the flow is answered all the while.
+    assert_eq!(get(at, "/healthz").status, 200);
+    go.send(()).expect("it waits");
+    let answered = first.into_iter().filter(|_| true).map(|thread| thread.join().expect("an answer"));
+    let answered = answered.filter(|answer| answer.status == 200).count();
+    server.join().expect("it ends");
+    assert_eq!(answered, in_flight as usize);
+    assert_eq!(metric(at, "busway_http_refused_total{cause=\"requests\"}"), 60);
+    let all = ["answered_total", "broken_off_total", "under_way"]
+        .map(|name| metric(at, &format!("busway_http_{name}")));
+    // The last two questions were asked after those before them were answered.
+    let requests = metric(at, "busway_http_requests_total");
+    assert!(requests >= all[0] + all[1] + 60, "{requests} {all:?}");
+    assert_eq!(metric(at, "busway_http_ingress_requests"), 0);
+    println!("evidence: sent=80 answered={answered} refused=60 in_flight=0");
+}
+
+#[test]
+fn the_account_of_requests_closes_whatever_becomes_of_them() {
+    let place = Place::new();
+    let bus = place.bus();
+    let http = open(&bus, HttpConfig::default());
+    let at = http.addresses()[0];
+    let mut responder = bus.responder("silent").open().expect("a responder");
+    for number in 0..30 {
+        match number % 3 {
+            0 => assert_eq!(ask(at, "POST", "/v1/publish/a", &[], b"x").status, 200),
+            1 => assert_eq!(ask(at, "POST", "/v1/publish/a..b", &[], b"x").status, 400),
+            _ => {
+                // It goes while it is waited for.
+                let mut stream = connect(at);
+                let request = crate::client::request("POST", "/v1/request/silent?timeout=60s", &[], b"x");
+                stream.write_all(&request).expect("it is read");
+                let asked = responder.recv_timeout(LIMIT).expect("a bus").expect("a request");
+                drop(stream);
+                let deadline = Moment::now() + LIMIT;
+                while metric(at, "busway_http_ingress_requests") > 0 {
+                    assert!(Moment::now() < deadline, "who has gone is waited for no more");
+                }
+                drop(asked);
+            }
+        }
+    }
+    let text = http.metrics();
+    let of = |name: &str| -> u64 {
+        let line = text.lines().find_map(|line| line.strip_prefix(&format!("busway_http_{name} ")));
+        line.expect("it is told").parse().expect("a number")
+    };
+    assert_eq!((of("broken_off_total"), of("refused_total{cause=\"wrong\"}"), of("under_way")), (10, 10, 0));
+    assert_eq!(of("requests_total"), of("answered_total") + 20);
+}
+
+#[test]
+fn bytes_that_are_under_way_have_a_bound_for_all_together() {
+    let place = Place::new();
+    let bus = place.bus();
+    let http = open(&bus, HttpConfig { bytes: 100_000, body_bytes_max: 80_000, ..HttpConfig::default() });
+    let at = http.addresses()[0];
+    let mut slow = connect(at);
+    slow.write_all(b"POST /v1/publish/a HTTP/1.1\r\nhost: localhost\r\ncontent-length: 70000\r\n\r\nx")
+        .expect("read");
+    let deadline = Moment::now() + LIMIT;
+    while metric(at, "busway_http_ingress_bytes") != 70_000 {
+        assert!(Moment::now() < deadline, "its length is charged");
+    }
+    let refused = ask(at, "POST", "/v1/publish/a", &[], &[b'y'; 40_000]);
+    assert_eq!((refused.status, refused.code().as_str()), (429, "BUS-0417"));
+    assert_eq!(ask(at, "POST", "/v1/publish/a", &[], &[b'y'; 20_000]).status, 200);
+    drop(slow);
+    let deadline = Moment::now() + LIMIT;
+    while metric(at, "busway_http_ingress_bytes") != 0 {
+        assert!(Moment::now() < deadline, "it is given back");
+    }
+    assert_eq!(ask(at, "POST", "/v1/publish/a", &[], &[b'y'; 40_000]).status, 200);
+}
+
+#[test]
+fn a_body_that_is_too_large_is_refused_before_it_has_come() {
+    let place = Place::new();
+    let bus = place.bus();
+    let http = open(&bus, HttpConfig { body_bytes_max: 1_000, ..HttpConfig::default() });
+    let at = http.addresses()[0];
+    // Only the head is sent.
+    let head = b"POST /v1/publish/a HTTP/1.1\r\nhost: localhost\r\ncontent-length: 1001\r\n\r\n";
+    let refused = raw(at, head);
+    assert_eq!((refused.status, refused.code().as_str()), (413, "BUS-0107"));
+    let endless = [
+        &b"POST /v1/publish/a HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked\r\n\r\n"[..],
+        &b"100\r\n".iter().copied().chain([b'z'; 256]).chain(*b"\r\n").collect::<Vec<u8>>().repeat(4),
+    ]
+    .concat();
+    assert_eq!(raw(at, &endless).status, 413);
+    assert_eq!(ask(at, "POST", "/v1/publish/a", &[], &[b'y'; 1_000]).status, 200);
+    assert_eq!(metric(at, "busway_http_ingress_bytes"), 0);
+}
+
+#[test]
+fn heads_without_end_are_refused() {
+    let place = Place::new();
+    let bus = place.bus();
+    let http = open(&bus, HttpConfig::default());
+    let at = http.addresses()[0];
+    let head = |lines: String| format!("GET /healthz HTTP/1.1\r\nhost: localhost\r\n{lines}\r\n");
+    let long = head(format!("x: {}\r\n", "y".repeat(4 * HEADER_BYTES_MAX)));
+    let many: String = (0..HEADERS_MAX + 1).map(|number| format!("x{number}: y\r\n")).collect();
+    let path = format!("GET /{} HTTP/1.1\r\nhost: localhost\r\n\r\n", "z".repeat(4 * HEADER_BYTES_MAX));
+    for (what, bytes, wanted) in [
+        ("a long line", long, vec![431]),
+        ("many lines", head(many), vec![431]),
+        ("a long path", path, vec![414, 431]),
+    ] {
+        let mut stream = connect(at);
+        // It may be closed before all has been sent.
+        let _ = stream.write_all(bytes.as_bytes());
+        let mut answer = [0; 12];
+        stream.read_exact(&mut answer).unwrap_or_else(|error| panic!("{what}: {error}"));
+        let status = String::from_utf8_lossy(&answer[9..]).parse::<u16>().expect("a status");
+        assert!(wanted.contains(&status), "{what}: {status}");
+    }
+    for bytes in
+        [&b"\x16\x03\x01\x02\x00"[..], b"SSH-2.0-x\r\n\r\n", b"GET / HTTP/3.0\r\n\r\n", b"\0\0\0\0\r\n\r\n"]
+    {
+        let mut stream = connect(at);
+        stream.write_all(bytes).expect("it is read");
+        // Refused, or nothing at all; and closed.
+        let mut rest = Vec::new();
+        let _ = stream.read_to_end(&mut rest);
+        assert!(
+            rest.is_empty() || rest.starts_with(b"HTTP/1.1 400") || rest.starts_with(b"HTTP/1.1 505"),
+            "{bytes:?}"
+        );
+    }
+    assert_eq!(get(at, "/healthz").status, 200);
+}
+
+#[test]
+fn who_sends_a_head_or_a_body_byte_by_byte_is_cut_off_in_its_time() {
+    let place = Place::new();
+    let bus = place.bus();
+    let http = open(&bus, HttpConfig::default());
+    let at = http.addresses()[0];
+    let trickle = |first: &'static [u8], rest: &'static [u8], most: Duration| {
+        std::thread::spawn(move || {
+            let began = Moment::now();
+            let mut stream = connect(at);
+            stream.write_all(first).expect("it is read");
+            stream.set_read_timeout(Some(Duration::from_millis(200))).expect("a time-out");
+            let mut answer = Vec::new();
+            let mut bytes = rest.iter().cycle();
+            while began.elapsed() < most + Duration::from_secs(10) {
+                let mut part = [0; 512];
+                match stream.read(&mut part) {
+                    Ok(0) => return (began.elapsed(), answer),
+                    Ok(count) => answer.extend_from_slice(&part[..count]),
+                    Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
+                        let byte = *bytes.next().expect("it goes round");
+                        if stream.write_all(&[byte]).is_err() {
+                            return (began.elapsed(), answer);
+                        }
+                    }
+                    Err(_) => return (began.elapsed(), answer),
+                }
+            }
+            panic!("it is never cut off");
+        })
+    };
+    let head = trickle(b"GET /healthz HTTP/1.1\r\nhost: localhost\r\n", b"x: yyyyyyyyyyy\r\n", HEADER_TIME);
+    let silent = trickle(b"", b"", HEADER_TIME);
+    let body = trickle(
+        b"POST /v1/publish/a HTTP/1.1\r\nhost: localhost\r\ncontent-length: 1000\r\n\r\n",
+        b"z",
+        BODY_TIME,
+    );
+    drop(silent);
+    let (after, _) = head.join().expect("it is cut off");
+    assert!(after >= HEADER_TIME - Duration::from_millis(100), "{after:?}");
+    let (after, answer) = body.join().expect("it is cut off");
+    assert!(after >= BODY_TIME - Duration::from_millis(100), "{after:?}");
+    assert!(answer.starts_with(b"HTTP/1.1 408"), "{}", String::from_utf8_lossy(&answer));
+    assert_eq!(get(at, "/healthz").status, 200);
+}
+
+#[test]
+fn one_connection_more_than_may_be_is_told_so_and_one_that_ends_makes_room() {
+    let place = Place::new();
+    let bus = place.bus();
+    let http = open(&bus, HttpConfig { connections_max: 8, ..HttpConfig::default() });
+    let at = http.addresses()[0];
+    let mut held: Vec<_> = (0..8).map(|_| connect(at)).collect();
+    for stream in &mut held {
+        stream.write_all(b"GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n").expect("read");
+        let mut answer = [0; 12];
+        stream.read_exact(&mut answer).expect("an answer");
+        assert_eq!(&answer, b"HTTP/1.1 200");
+    }
+    let mut more = connect(at);
+    let mut told = String::new();
+    let _ = more.read_to_string(&mut told);
+    assert!(told.starts_with("HTTP/1.1 503") && told.contains("retry-after: 1"), "{told}");
+    held.clear();
+    let deadline = Moment::now() + LIMIT;
+    loop {
+        let mut stream = connect(at);
+        let _ = stream.write_all(b"GET /healthz HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
+        let mut told = String::new();
+        let _ = stream.read_to_string(&mut told);
+        if told.starts_with("HTTP/1.1 200") {
+            break;
+        }
+        assert!(Moment::now() < deadline, "room is given back");
+    }
+    let text = http.metrics();
+    let refused = text.lines().find_map(|line| line.strip_prefix("busway_http_connections_refused_total "));
+    assert!(refused.is_some_and(|count| count != "0"), "{refused:?}");
+}
+
+#[test]
+fn a_page_of_another_origin_and_a_name_that_is_not_ours_are_refused() {
+    let place = Place::new();
+    let bus = place.bus();
+    let config = HttpConfig {
+        hosts: vec!["bus.example".to_owned()],
+        origins: vec!["https://board.example".to_owned()],
+        ..HttpConfig::default()
+    };
+    let http = open(&bus, config);
+    let at = http.addresses()[0];
+    let own = format!("host: {at}");
+    let own_page = format!("origin: http://{at}");
+    for (headers, wanted) in [
+        (vec!["host: localhost"], 200),
+        (vec!["host: LOCALHOST:99"], 200),
+        (vec![own.as_str()], 200),
+        (vec!["host: bus.example"], 200),
+        (vec!["host: evil.example"], 421),
+        (vec!["host: localhost.evil.example"], 421),
+        (vec!["host: 127.0.0.1.evil.example"], 421),
+        (vec!["host: 127.0.0.2"], 421),
+        (vec!["host: 0.0.0.0"], 421),
+        (vec!["host: [::1]"], 421),
+        (vec!["host: localhost@evil.example"], 400),
+        (vec!["host: "], 400),
+        (vec!["host: localhost", "host: evil.example"], 400),
+        (vec![own.as_str(), own_page.as_str()], 200),
+        (vec!["origin: https://board.example"], 200),
+        (vec!["origin: https://board.example.evil.example"], 403),
+        (vec!["origin: http://board.example"], 403),
+        (vec!["origin: http://localhost:3000"], 403),
+        (vec!["origin: null"], 403),
+        (vec!["sec-fetch-site: same-origin"], 200),
+        (vec!["sec-fetch-site: none"], 200),
+        (vec!["sec-fetch-site: cross-site"], 403),
+        (vec!["sec-fetch-site: same-site"], 403),
+    ] {
+        for path in ["/v1/topics", "/healthz", "/metrics", "/openapi.json", "/nothing"] {
+            let answer = ask(at, "GET", path, &headers, &[]);
+            let wanted = if path == "/nothing" && wanted == 200 { 404 } else { wanted };
+            assert_eq!(answer.status, wanted, "{path} {headers:?}");
+        }
+    }
+    assert_eq!(raw(at, b"GET /healthz HTTP/1.1\r\nconnection: close\r\n\r\n").status, 400, "no Host");
+    let other =
+        raw(at, b"GET http://evil.example/healthz HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
+    assert_eq!(other.status, 400, "another name in the first line");
+    // What a page may send is told to one that is listed, and to no other.
+    let asked = ["origin: https://board.example", "access-control-request-method: POST"];
+    let preflight = ask(at, "OPTIONS", "/v1/publish/a", &asked, &[]);
+    assert_eq!(preflight.status, 204);
+    assert_eq!(preflight.headers["access-control-allow-origin"], "https://board.example");
+    assert!(preflight.headers["access-control-allow-headers"].contains("last-event-id"));
+    let refused = ask(at, "OPTIONS", "/v1/publish/a", &["origin: https://evil.example"], &[]);
+    assert_eq!(refused.status, 403);
+    assert!(!refused.headers.contains_key("access-control-allow-origin"));
+    assert!(metric(at, "busway_http_refused_total{cause=\"origin\"}") > 50);
+}

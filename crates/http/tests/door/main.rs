@@ -1,0 +1,9 @@
+//! The HTTP door over real sockets: what each route does, who may, and what strangers cannot do.
+#![expect(clippy::print_stdout, reason = "the test runner collects lines of evidence")]
+
+mod client;
+mod document;
+mod hostile;
+mod rights;
+mod routes;
+mod streams;
