@@ -20,12 +20,17 @@ use crate::error::{Code, Error};
 use crate::runtime::{Call, Calls};
 
 mod artifact;
+mod away;
+mod hatch;
 mod offer;
 pub(crate) mod store;
 mod subscriber;
+mod words;
 
 pub use artifact::{Arriving, Artifact, Reader};
+pub(crate) use away::{Away, Held};
 pub use busway_protocol::gossip::{ArtifactId, Interest};
+pub(crate) use hatch::Hatch;
 use offer::Source;
 pub use offer::{Destination, Offer, OfferBuilder, Reach};
 pub use subscriber::{Event, Subscriber, SubscriberBuilder};
@@ -73,6 +78,8 @@ pub struct Counts {
     pub stored_bytes: u64,
     /// Artifacts that are wanted, and for which there is no room now.
     pub waiting: u64,
+    /// What programs of its host asked for and were refused: what was not understood, and what is beyond a bound.
+    pub refused: u64,
 }
 
 /// What `busway artifacts ls` shows of one.
@@ -91,17 +98,9 @@ impl Artifacts {
     pub(crate) fn of(bus: &Bus, pattern: &str) -> Result<Self, Error> {
         bus.core.check()?;
         let pattern = Pattern::parse(pattern).map_err(Error::bad_pattern)?;
-        if pattern.as_str().trim_start_matches('^').starts_with('$') {
-            return Err(Error::new(Code::ReservedTopic, "artifacts cannot be on a topic of the bus")
-                .at(format!("topic {}", pattern.as_str()))
-                .remedy("choose a name that does not begin with `$`"));
-        }
-        let calls = crate::ports::lock(&bus.core.artifacts).clone();
-        let calls = calls.ok_or_else(|| {
-            Error::new(Code::NoNode, "no node of this process shares artifacts")
-                .at(format!("topic {}", pattern.as_str()))
-                .remedy("open one with Node::builder().index(..), and keep it open")
-        })?;
+        hatch::check_pattern(&pattern)?;
+        let own = crate::ports::lock(&bus.core.artifacts).clone();
+        let calls = own.map_or_else(|| away::calls(bus, &pattern), Ok)?;
         Ok(Self { calls, pattern })
     }
 
@@ -150,38 +149,36 @@ impl Artifacts {
         SubscriberBuilder::new(&self.calls, self.pattern.clone())
     }
 
-    /// Those that the node knows of, in no particular order.
+    /// Those that the node knows of, by node and in the order of its slots.
     ///
     /// # Errors
     /// [`Code::Closed`] where the node has ended.
     pub fn list(&self) -> Result<Vec<Listed>, Error> {
-        let listed = self.calls.ask(|answer| Call::List { answer })?;
-        let listed = listed.into_iter().filter(|listed| self.pattern.matches(&listed.advert.topic));
+        let pattern = self.pattern.clone();
+        let (after, most) = (None, usize::MAX);
+        let listed = self.calls.ask(|answer| Call::List { pattern, after, most, answer })??;
         Ok(listed
+            .into_iter()
             .map(|listed| Listed { advert: Advert { of: listed.advert }, here: listed.here, own: listed.own })
             .collect())
+    }
+
+    /// Takes back what this node offers on these topics under this name, whoever offered it; returns how many such offers there were.
+    ///
+    /// # Errors
+    /// [`Code::Closed`] where the node has ended.
+    pub fn remove(&self, id: ArtifactId) -> Result<usize, Error> {
+        let own: Vec<Listed> = self.list()?.into_iter().filter(|of| of.own && of.advert.id() == id).collect();
+        for listed in &own {
+            self.calls.leave(Call::Withdraw { of: listed.advert.reference() });
+        }
+        Ok(own.len())
     }
 
     /// What the node has counted since its start, of all topics.
     #[must_use]
     pub fn counts(&self) -> Counts {
-        let (counts, usage, denied, full) = self.calls.counts();
-        let (damaged, stored_bytes) = self.calls.store.counts();
-        Counts {
-            damaged,
-            full,
-            stored_bytes,
-            waiting: usage.starved as u64,
-            told: counts.told_of,
-            handled: counts.handled,
-            coalesced: counts.coalesced,
-            dropped: counts.dropped,
-            denied,
-            said: counts.said,
-            bytes_useful: counts.bytes_useful,
-            bytes_wasted: counts.bytes_wasted,
-            bytes_given: counts.bytes_given,
-        }
+        self.calls.counts()
     }
 
     fn topic(&self) -> Result<Topic, Error> {
@@ -237,3 +234,6 @@ impl Advert {
 fn milliseconds(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX).max(1)
 }
+
+#[cfg(test)]
+mod tests;

@@ -48,6 +48,8 @@ pub(crate) struct Core {
     pub(crate) ids: Ids,
     /// What is wanted of the artifacts of the node of this process, if it has one.
     pub(crate) artifacts: Mutex<Option<Arc<Calls>>>,
+    /// The same of a node in another process, while somebody here uses it.
+    pub(crate) artifacts_away: Mutex<Weak<Calls>>,
     closed: AtomicBool,
     name: String,
     domain: String,
@@ -210,8 +212,8 @@ impl Bus {
         ResponderBuilder::new(self, pattern)
     }
 
-    /// The artifacts of a topic, or of the topics that a pattern matches: bodies that are to be at many nodes. It is the node of this process that has
-    /// them.
+    /// The artifacts of a topic, or of the topics that a pattern matches: bodies that are to be at many nodes. It is a node that has them: that of this process,
+    /// else that of its host, which is asked over the bus and waited for at most a second.
     ///
     /// ```
     /// # fn main() -> Result<(), busway::Error> {
@@ -228,7 +230,7 @@ impl Bus {
     /// ```
     ///
     /// # Errors
-    /// [`Code::BadPattern`]; [`Code::ReservedTopic`]; [`Code::NoNode`] where this process has no node, or one that is a client; [`Code::Closed`], [`Code::Forked`].
+    /// [`Code::BadPattern`]; [`Code::ReservedTopic`]; [`Code::NoNode`] where no process of this host has a node, or only such as are clients; [`Code::Full`] where it serves as many programs as it may; [`Code::Closed`], [`Code::Forked`].
     pub fn artifacts(&self, pattern: &str) -> Result<Artifacts, Error> {
         Artifacts::of(self, pattern)
     }
@@ -468,8 +470,21 @@ impl BusBuilder {
         let wake = WakeThread::default();
         let closed = AtomicBool::new(false);
         let (lanes, timeout, domain) = (Mutex::default(), self.timeout, self.domain);
-        let (ids, artifacts) = (Ids::default(), Mutex::default());
-        let core = Core { own, ports, control, wake, timeout, lanes, ids, artifacts, closed, name, domain };
+        let (ids, artifacts, artifacts_away) = (Ids::default(), Mutex::default(), Mutex::default());
+        let core = Core {
+            own,
+            ports,
+            control,
+            wake,
+            timeout,
+            lanes,
+            ids,
+            artifacts,
+            artifacts_away,
+            closed,
+            name,
+            domain,
+        };
         Ok(Bus { core: Arc::new(core) })
     }
 }

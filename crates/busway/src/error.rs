@@ -70,7 +70,7 @@ codes! {
     RealmUnknown = 210, "the realm names a group that does not exist or that we are not in";
     AddressUnusable = 211, "an address cannot be listened at";
     EndpointTaken = 212, "another process is this endpoint of its cluster already";
-    NoNode = 213, "no node of this process shares artifacts";
+    NoNode = 213, "no node of this host shares artifacts";
     StoreUnusable = 214, "the store of artifacts cannot be used";
     DomainBudget = 301, "the byte budget of the domain is spent";
     Descriptors = 302, "the process has no file descriptor left";

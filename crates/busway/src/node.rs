@@ -20,6 +20,7 @@ use busway_wire::limits::{
 };
 
 use crate::acl::Acl;
+use crate::artifacts::Hatch;
 use crate::artifacts::store::StoreConfig;
 use crate::bus::Bus;
 use crate::error::{Code, Error};
@@ -233,7 +234,8 @@ impl NodeBuilder {
         let config = self.config()?;
         let hub = Arc::new(Hub::start(bus.core.clone(), config)?);
         let reporter = Reporter::start(hub.clone(), bus)?;
-        Ok(Node { reporter: Some(reporter), hub, _bus: bus.clone() })
+        let hatch = hub.calls().map(|calls| Hatch::open(bus, calls)).transpose()?;
+        Ok(Node { reporter: Some(reporter), hatch, hub, _bus: bus.clone() })
     }
 
     /// As [`NodeBuilder::open`], over a network in memory, without threads: for the simulator.
@@ -429,6 +431,8 @@ pub struct PeerView {
 pub struct Node {
     /// Ends before what it reports.
     reporter: Option<Reporter>,
+    /// Where other programs of this host come for artifacts; ends before who has them.
+    hatch: Option<Hatch>,
     hub: Arc<Hub>,
     // The bus outlives the threads that use it.
     _bus: Bus,
@@ -560,6 +564,7 @@ impl Node {
 impl Drop for Node {
     fn drop(&mut self) {
         drop(self.reporter.take());
+        drop(self.hatch.take());
     }
 }
 

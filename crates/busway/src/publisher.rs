@@ -286,9 +286,10 @@ impl PublisherBuilder {
     }
 
     /// As [`PublisherBuilder::open`], of a ring for requests, which are for the responders of its topic alone.
-    pub(crate) fn open_for_requests(self, late_join: Duration) -> Result<Publisher, Error> {
+    pub(crate) fn open_for_requests(self, late_join: Duration, of_bus: bool) -> Result<Publisher, Error> {
         if let Ok(topic) = &self.topic
             && topic.is_reserved()
+            && !of_bus
         {
             Topic::new(topic.as_str())?;
         }

@@ -69,6 +69,7 @@ pub struct RequesterBuilder {
     slots_max: Option<u32>,
     late_join: Duration,
     breaker: Option<Breaker>,
+    of_bus: bool,
 }
 
 impl RequesterBuilder {
@@ -82,7 +83,13 @@ impl RequesterBuilder {
             slots_max,
             late_join: LATE_JOIN_DEFAULT,
             breaker: None,
+            of_bus: false,
         }
+    }
+
+    /// On a topic of the bus.
+    pub(crate) fn of_bus(bus: &Bus, topic: Topic) -> Self {
+        Self { of_bus: true, ..Self::new(bus, Ok(topic)) }
     }
 
     /// Requests under way at most, 1 to 4 096. Default 1 024. One more waits until one of them has ended, and is refused where none does in its
@@ -159,7 +166,7 @@ impl RequesterBuilder {
             return Err(Error::new(Code::BadSetting, cause).at("requester").remedy("use more requesters"));
         }
         let slots = self.slots_max.unwrap_or(self.in_flight * REQUESTS_AHEAD_PARTS);
-        let publisher = self.publisher.slots_max(slots).open_for_requests(self.late_join)?;
+        let publisher = self.publisher.slots_max(slots).open_for_requests(self.late_join, self.of_bus)?;
         let lane = lane_of(publisher.id());
         let pattern = Pattern::parse(lane.as_str()).map_err(Error::bad_pattern)?;
         let subscriber = SubscriberBuilder::new(&self.bus, Ok(pattern)).holds(HOLDS).open()?;

@@ -44,12 +44,15 @@ const REQUEST_HEAD_BYTES: u8 = size_of::<RequestHead>() as u8;
 pub struct ResponderBuilder {
     bus: Bus,
     puller: PullerBuilder,
+    /// It is of topics of the bus.
+    reserved: bool,
 }
 
 impl ResponderBuilder {
     pub(crate) fn new(bus: &Bus, pattern: &str) -> Self {
         let puller = bus.puller(pattern).of_responders().holds(HOLDS_DEFAULT);
-        Self { bus: bus.clone(), puller }
+        let reserved = pattern.trim_start_matches('^').starts_with('$');
+        Self { bus: bus.clone(), puller, reserved }
     }
 
     /// Requests of one requester that it may have at one moment where they lie, 1 to 256. Default 64. Beyond, payloads of up to 64 KiB are
@@ -62,9 +65,19 @@ impl ResponderBuilder {
     /// Registers the responder. Returns when it can take from the requesters that are known now.
     ///
     /// # Errors
-    /// A pattern that breaks the grammar ([`Code::BadPattern`]) or a setting out of range; the rendezvous does not answer
+    /// A pattern that breaks the grammar ([`Code::BadPattern`]) or is of topics of the bus ([`Code::ReservedTopic`]), or a setting out of range; the rendezvous does not answer
     /// ([`Code::HolderSilent`]); memory (03xx); the bus is closed.
     pub fn open(self) -> Result<Responder, Error> {
+        if self.reserved {
+            return Err(Error::new(Code::ReservedTopic, "names that begin with `$` belong to the bus")
+                .at("responder")
+                .remedy("choose a name that does not begin with `$`"));
+        }
+        self.open_reserved()
+    }
+
+    /// As [`ResponderBuilder::open`], also for what is asked of the bus itself.
+    pub(crate) fn open_reserved(self) -> Result<Responder, Error> {
         let puller = self.puller.open()?;
         Ok(Responder { puller, lanes: Lanes::of(&self.bus), unhandled: Unhandled::default() })
     }

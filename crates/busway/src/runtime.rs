@@ -33,7 +33,8 @@ mod stepped;
 pub(crate) use door::Change;
 pub(crate) use export::Outbound;
 pub(crate) use gossip::{
-    Body, Call, Calls, Mailbox, Note, ReaderId, Standing, Stands, Taken, Tells, Wants, ended, names,
+    Body, Call, Calls, Listed, Mailbox, News, Note, ReaderId, Standing, Stands, Taken, Tells, Wants, Whose,
+    ended, names,
 };
 pub(crate) use hub::{Hub, HubConfig, LinkView};
 pub(crate) use staging::{Goal, Pieces, Staging};

@@ -194,6 +194,26 @@ name of the group, as long as the puller runs that laid it there.")]
 
 The last line on stderr is what it did: answered 5 failed 1 late 0")]
     Reply(ReplyArgs),
+    /// Offer a file as an artifact: bytes that are to be at other nodes, by name
+    ///
+    /// Its id is printed, which follows from its bytes. It is offered as long as this runs, or with --keep as long as the node does;
+    /// with --reach-all this ends when all nodes have it, or with 1 when the time is up.
+    #[command(after_long_help = "Examples:
+  busway put model.weights weights.bin --keep
+  tar c site | busway put site.new - --reach-all 1m
+  busway put block.new block.bin --attribute height=17 --keep --reach-all 5s --wait")]
+    Put(PutArgs),
+    /// Fetch an artifact, by its id or its topic, and print it or write it into a file
+    ///
+    /// A file is written beside its name and renamed when it is whole.
+    #[command(after_long_help = "Examples:
+  busway get model.weights -o weights.bin
+  busway get af1349b9f5f9a1a6 --timeout 30s > bytes
+  busway get 'block.>' --count 10 -o blocks --json")]
+    Get(GetArgs),
+    /// Look at the artifacts of which the node of this host knows, and take back what it offers
+    #[command(subcommand)]
+    Artifacts(ArtifactsCommand),
     /// List topics with their publishers and subscribers
     #[command(after_long_help = "Examples:
   busway ls
@@ -558,6 +578,87 @@ pub(crate) struct ReplyArgs {
     /// End after N requests
     #[arg(long, short = 'n', value_name = "N")]
     pub(crate) count: Option<u64>,
+}
+
+/// What `put` takes.
+#[derive(Debug, Args)]
+pub(crate) struct PutArgs {
+    /// On which topic, a dotted name
+    #[arg(value_name = "TOPIC")]
+    pub(crate) topic: String,
+    /// The file; - is all of stdin
+    #[arg(value_name = "FILE")]
+    pub(crate) file: PathBuf,
+    /// What receivers are told beside it, at most 256 bytes
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) attribute: Option<String>,
+    /// Leave it with the node, which offers it until it ends
+    #[arg(long)]
+    pub(crate) keep: bool,
+    /// It is to be at all nodes within D, also where nobody subscribes to it; then it is not offered any more
+    #[arg(long, value_name = "D", value_parser = str::parse::<Span>)]
+    pub(crate) reach_all: Option<Span>,
+    /// With --keep: wait until all nodes have it
+    #[arg(long, requires = "reach_all")]
+    pub(crate) wait: bool,
+}
+
+/// What `get` takes.
+#[derive(Debug, Args)]
+pub(crate) struct GetArgs {
+    /// The id, or the first 8 digits of it at least; or a topic or a pattern
+    #[arg(value_name = "ID|TOPIC")]
+    pub(crate) what: String,
+    /// Write into this file, or into this directory under the id [default: stdout]
+    #[arg(long, short = 'o', value_name = "FILE")]
+    pub(crate) output: Option<PathBuf>,
+    /// End after N artifacts
+    #[arg(long, short = 'n', value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) count: u64,
+}
+
+/// The commands below `artifacts`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum ArtifactsCommand {
+    /// List them
+    #[command(after_long_help = "Examples:
+  busway artifacts ls
+  busway artifacts ls 'block.>' --json | jq .id")]
+    Ls(ArtifactsLsArgs),
+    /// Show one; without an argument what the node has counted
+    #[command(after_long_help = "Examples:
+  busway artifacts info
+  busway artifacts info af1349b9f5f9a1a6 --json")]
+    Info(ArtifactsInfoArgs),
+    /// Take back what this node offers
+    #[command(after_long_help = "Examples:
+  busway artifacts rm af1349b9f5f9a1a6
+  busway artifacts rm model.weights")]
+    Rm(ArtifactsRmArgs),
+}
+
+/// What `artifacts ls` takes.
+#[derive(Debug, Args)]
+pub(crate) struct ArtifactsLsArgs {
+    /// Only those on topics that match
+    #[arg(value_name = "PATTERN")]
+    pub(crate) pattern: Option<String>,
+}
+
+/// What `artifacts info` takes.
+#[derive(Debug, Args)]
+pub(crate) struct ArtifactsInfoArgs {
+    /// The id, or the first 8 digits of it at least; or a topic
+    #[arg(value_name = "ID|TOPIC")]
+    pub(crate) what: Option<String>,
+}
+
+/// What `artifacts rm` takes.
+#[derive(Debug, Args)]
+pub(crate) struct ArtifactsRmArgs {
+    /// The id, or the first 8 digits of it at least; or a topic
+    #[arg(value_name = "ID|TOPIC")]
+    pub(crate) what: String,
 }
 
 /// What `ls` takes.

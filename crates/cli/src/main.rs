@@ -5,6 +5,7 @@
 //!
 //! Invariant: every way out goes through [`finish`], so codes and reports are the same everywhere.
 
+mod artifacts;
 mod bench;
 mod beside;
 mod cert;
@@ -17,6 +18,7 @@ mod doctor;
 mod duration;
 mod exit;
 mod flows;
+mod get;
 mod info;
 mod input;
 mod lines;
@@ -30,6 +32,7 @@ mod printer;
 mod publish;
 mod pull;
 mod push;
+mod put;
 mod rate;
 mod reply;
 mod req;
@@ -109,6 +112,9 @@ fn dispatch(command: Command, global: &Global, output: &mut Output) -> Result<Ex
         Command::Pull(args) => pull::run(&args, &mut context),
         Command::Req(args) => req::run(&args, &mut context),
         Command::Reply(args) => reply::run(&args, &mut context),
+        Command::Put(args) => put::run(&args, &mut context),
+        Command::Get(args) => get::run(&args, &mut context),
+        Command::Artifacts(which) => artifacts::run(&which, &mut context),
         Command::Ls(args) => ls::run(&args, &mut context),
         Command::Info(args) => info::run(&args, &mut context),
         Command::Stat(args) => stat::run(&args, &mut context),

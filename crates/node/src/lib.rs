@@ -191,6 +191,8 @@ struct Running {
     links: Mutex<Option<busway::Node>>,
     /// It ends before the links: what it has under way may need them.
     http: Mutex<Option<Http>>,
+    /// While there are none: a node without peers, which has the artifacts of this host's programs.
+    alone: Mutex<Option<busway::Node>>,
     bus: Bus,
     /// What it was started with, or changed to since.
     config: Mutex<NodeConfig>,
@@ -202,6 +204,10 @@ struct Running {
 impl Running {
     fn links(&self) -> MutexGuard<'_, Option<busway::Node>> {
         self.links.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn alone(&self) -> MutexGuard<'_, Option<busway::Node>> {
+        self.alone.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn peers(&self) -> Vec<PeerView> {
@@ -222,7 +228,17 @@ impl Running {
         let mut guard = self.links();
         let Some(links) = guard.as_ref() else {
             // Nothing is listened at or dialed yet, so all of it is new.
-            *guard = wanted.links.as_ref().map(|links| links.open(&self.bus)).transpose()?;
+            if let Some(links) = &wanted.links {
+                // One node of a host has its artifacts: what was offered to the former ends with it.
+                drop(self.alone().take());
+                match links.open(&self.bus) {
+                    Ok(links) => *guard = Some(links),
+                    Err(error) => {
+                        *self.alone() = Some(alone(&self.bus)?);
+                        return Err(error);
+                    }
+                }
+            }
             config.links.clone_from(&wanted.links);
             return Ok(());
         };
@@ -315,6 +331,7 @@ impl Node {
         let bus = bus.open()?;
         let socket = bus.socket_path().to_path_buf();
         let links = config.links.as_ref().map(|links| links.open(&bus)).transpose()?;
+        let only = if links.is_none() { Some(alone(&bus)?) } else { None };
         let listening = links.as_ref().map(|links| links.listening().to_vec()).unwrap_or_default();
         let http = config.http.as_ref().map(|http| Http::open(&bus, http.clone())).transpose()?;
         let serving = http.as_ref().map(|http| http.addresses().to_vec()).unwrap_or_default();
@@ -322,6 +339,7 @@ impl Node {
         let running = Arc::new(Running {
             links: Mutex::new(links),
             http: Mutex::new(http),
+            alone: Mutex::new(only),
             bus,
             config: Mutex::new(config.clone()),
             about,
@@ -388,9 +406,16 @@ impl Drop for Node {
         drop(http);
         let links = self.running.links().take();
         drop(links);
+        let alone = self.running.alone().take();
+        drop(alone);
         self.running.bus.close();
         drop(self.door.take());
     }
+}
+
+/// A node that neither listens nor dials.
+fn alone(bus: &Bus) -> Result<busway::Node, Error> {
+    busway::Node::builder().open(bus)
 }
 
 fn about(config: &NodeConfig, socket: &Path, listening: &[SocketAddr], serving: &[SocketAddr]) -> Info {

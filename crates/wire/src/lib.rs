@@ -19,6 +19,7 @@ mod error;
 mod extension;
 pub mod gossip;
 mod group;
+pub mod hatch;
 mod header;
 mod ids;
 pub mod limits;

@@ -590,6 +590,51 @@ pub const ARTIFACT_EVENTS_MAX: usize = 1_024;
 /// The same in bytes of artifacts: 32 of the largest. One that is larger waits alone.
 pub const ARTIFACT_EVENTS_BYTES_MAX: usize = 8 << 20;
 
+/// Bytes of a word between a program and the node of its host: a page of a list is the longest. One that is longer is not read.
+pub const HATCH_WORD_BYTES_MAX: usize = 64 << 10;
+
+/// Bytes of an artifact behind such a word: enough that their number costs little, few enough that others have their turn soon.
+pub const HATCH_BYTES_MAX: usize = 1 << 20;
+
+/// Entries of a list that are said at once. The rest is asked for behind the last.
+pub const HATCH_LISTED_MAX: usize = 64;
+
+/// Nodes that an offer is told to have missed: as many as a node's index can name.
+pub const HATCH_MISSING_MAX: usize = 256;
+
+/// Causes by which a change is not kept.
+pub const HATCH_DROPPED: usize = 3;
+
+/// Programs of its host that a node has at a time for artifacts. One more is refused until another has gone.
+pub const HATCH_SESSIONS_MAX: usize = 256;
+
+/// Subscribers to artifacts that one program has with the node of its host. One more is refused. With what each may have waiting all of it lies in one lane.
+pub const HATCH_READERS_MAX: usize = 32;
+
+/// What a subscriber in another program has been told and has not taken. What comes meanwhile waits with the node, as [`ARTIFACT_EVENTS_MAX`] says.
+pub const HATCH_NOTES_MAX: u32 = 64;
+
+/// The same in bytes of artifacts; one more goes where there are fewer.
+pub const HATCH_NOTES_BYTES_MAX: u64 = MIB;
+
+/// Ends of offers that a program was told and has not taken. Others wait with the node.
+pub const HATCH_ENDS_MAX: u32 = 512;
+
+/// Large artifacts that a node holds for one program: the program has each in hand. What is to be given beyond waits until one was let go.
+pub const HATCH_HELD_MAX: usize = 256;
+
+/// Large artifacts that come at a time from the programs of a host, each with a thread that takes it in. One more is refused.
+pub const HATCH_TAKEN_MAX: usize = 16;
+
+/// Parts of one that wait to be taken in. One more is refused; who keeps to the page has fewer under way.
+pub const HATCH_AHEAD_MAX: usize = 8;
+
+/// Milliseconds between two parts of it, after which it is given up.
+pub const HATCH_PAUSE_MS_MAX: u64 = 60_000;
+
+/// Milliseconds in which a node notices that a program has gone.
+pub const HATCH_LOOK_MS: u64 = 250;
+
 /// Words about artifacts that a peer is told before others have their turn: a full window of chunks is some more.
 pub const GOSSIP_TURN_WORDS: usize = 64;
 
@@ -825,6 +870,19 @@ const _: () = {
     assert!(CLUSTER_REPLICA_QUEUE_MESSAGES_MAX.is_power_of_two());
     assert!(CLUSTER_CLIENT_QUEUE_MESSAGES_MAX.is_power_of_two());
     assert!(CLUSTER_MESSAGE_BYTES_MAX as u64 <= CLUSTER_CLIENT_QUEUE_BYTES_MAX);
+    assert!(
+        HATCH_READERS_MAX as u32 * HATCH_NOTES_MAX + HATCH_ENDS_MAX < LANE_SLOTS_MAX,
+        "what a program is told and has not taken lies in its lane"
+    );
+    assert!(
+        HATCH_READERS_MAX as u64 * (HATCH_NOTES_BYTES_MAX + ARTIFACT_WHOLE_BYTES_MAX) < LANE_BYTES_MAX,
+        "the same in bytes"
+    );
+    assert!(
+        (HATCH_LISTED_MAX + 1) * (ARTIFACT_ATTRIBUTE_BYTES_MAX + NAME_BYTES_MAX + 128)
+            <= HATCH_WORD_BYTES_MAX
+    );
+    assert!(ARTIFACT_WHOLE_BYTES_MAX <= HATCH_BYTES_MAX as u64, "a whole artifact is said at once");
     assert!(LANE_SLOTS_MAX.is_power_of_two() && LANE_SLOTS_MAX <= RING_SLOTS_HARD_MAX);
     assert!(REQUESTS_UNDER_WAY_DEFAULT <= REQUESTS_UNDER_WAY_MAX);
     assert!(REQUESTS_UNDER_WAY_MAX <= LANE_SLOTS_MAX, "the replies to all that is under way lie in one lane");

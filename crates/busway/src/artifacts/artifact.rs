@@ -12,7 +12,6 @@ use busway_shm::clock::Deadline;
 use busway_wire::limits::ARTIFACT_IN_MEMORY_BYTES_MAX;
 
 use crate::artifacts::Advert;
-use crate::artifacts::store::Lease;
 use crate::bus::forked;
 use crate::error::{Code, Error};
 use crate::runtime::{Body, Calls};
@@ -32,7 +31,7 @@ pub struct Artifact {
 #[derive(Clone, Debug)]
 pub struct Arriving {
     advert: Advert,
-    lease: Lease,
+    body: Body,
     calls: Arc<Calls>,
 }
 
@@ -141,8 +140,8 @@ impl PartialEq for Artifact {
 impl Eq for Artifact {}
 
 impl Arriving {
-    pub(crate) fn new(advert: gossip::Advert, lease: Lease, calls: &Arc<Calls>) -> Self {
-        Self { advert: Advert::new(advert), lease, calls: calls.clone() }
+    pub(crate) fn new(advert: gossip::Advert, body: Body, calls: &Arc<Calls>) -> Self {
+        Self { advert: Advert::new(advert), body, calls: calls.clone() }
     }
 
     /// What it is.
@@ -155,7 +154,7 @@ impl Arriving {
     /// with [`Code::BytesLost`] inside where the artifact is not offered any more, and that byte is not here.
     #[must_use]
     pub fn reader(&self, patience: Duration) -> Reader {
-        Reader { body: Body::Stored(self.lease.clone()), calls: self.calls.clone(), at: 0, patience }
+        Reader { body: self.body.clone(), calls: self.calls.clone(), at: 0, patience }
     }
 }
 
@@ -174,6 +173,7 @@ impl Read for Reader {
             Body::Here(_) => read_at(&self.body, &self.calls, self.at, buf, deadline),
             // What is here is given before the next is waited for.
             Body::Stored(lease) => lease.read_at(self.at, buf, deadline),
+            Body::Away(held) => held.read_at(self.at, buf, deadline),
         };
         let count = read.map_err(|error| match error.code() {
             Code::TimedOut => io::Error::new(io::ErrorKind::TimedOut, error),
@@ -215,14 +215,23 @@ fn read_at(
             Ok(count)
         }
         Body::Stored(lease) => {
-            let mut read = 0;
-            while read < buf.len() {
-                match lease.read_at(offset.saturating_add(read as u64), &mut buf[read..], deadline)? {
-                    0 => break,
-                    count => read += count,
-                }
-            }
-            Ok(read)
+            fill(buf, |read, buf| lease.read_at(offset.saturating_add(read), buf, deadline))
+        }
+        Body::Away(held) => fill(buf, |read, buf| held.read_at(offset.saturating_add(read), buf, deadline)),
+    }
+}
+
+/// Reads, after so many bytes at a time, until all of `buf` is read or there is no more.
+fn fill(
+    buf: &mut [u8],
+    mut read_at: impl FnMut(u64, &mut [u8]) -> Result<usize, Error>,
+) -> Result<usize, Error> {
+    let mut read = 0;
+    while read < buf.len() {
+        match read_at(read as u64, &mut buf[read..])? {
+            0 => break,
+            count => read += count,
         }
     }
+    Ok(read)
 }

@@ -3,8 +3,9 @@
 //! Invariant: an offer stands while its handle is there, unless it is kept, has reached all, or its time is up.
 
 use std::fmt;
+use std::fs::File;
 use std::io::Read;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -122,6 +123,12 @@ impl OfferBuilder {
             return Err(crate::bus::forked());
         }
         let (attribute, reach_all_ms) = (self.attribute, self.reach_all.map(milliseconds));
+        let kept = self.kept;
+        if let Some(away) = self.calls.way() {
+            let (from, size) = self.source.open()?;
+            let (of, id, standing) = away.offer(topic, attribute, (kept, reach_all_ms), from, size)?;
+            return Ok(Offer { calls: self.calls, of, id, standing, kept });
+        }
         let imported = self.source.import(&self.calls)?;
         let (id, body, stored) = match &imported {
             Imported::Small(body) => (ArtifactId::of(body), body.clone(), None),
@@ -131,7 +138,7 @@ impl OfferBuilder {
         let offering = Offering { topic, attribute, body, stored, instead_of: None, reach_all_ms };
         let (of, standing) = self.calls.ask(|answer| Call::Offer { offering, answer })??;
         drop(imported);
-        Ok(Offer { calls: self.calls, of, id, standing, kept: self.kept })
+        Ok(Offer { calls: self.calls, of, id, standing, kept })
     }
 }
 
@@ -195,6 +202,21 @@ impl Drop for Offer {
 }
 
 impl Source {
+    /// To be read by this thread; how much it is, where that is known.
+    fn open(self) -> Result<(Box<dyn Read + Send>, Option<u64>), Error> {
+        match self {
+            Source::Bytes(bytes) => {
+                let size = bytes.len() as u64;
+                Ok((Box::new(std::io::Cursor::new(bytes)), Some(size)))
+            }
+            Source::Reader(reader) => Ok((reader, None)),
+            Source::File(path) => {
+                let (file, size) = open(&path)?;
+                Ok((Box::new(file), size))
+            }
+        }
+    }
+
     fn import(self, calls: &Calls) -> Result<Imported, Error> {
         match self {
             Source::Bytes(bytes) if bytes.len() as u64 <= ARTIFACT_WHOLE_BYTES_MAX => {
@@ -202,22 +224,24 @@ impl Source {
             }
             Source::Bytes(bytes) => calls.store.import_sized(&mut &bytes[..], bytes.len() as u64),
             Source::Reader(reader) => calls.store.import(reader),
-            Source::File(path) => {
-                let unreadable = |error: std::io::Error| {
-                    Error::new(Code::StoreUnusable, format!("it cannot be read: {error}"))
-                        .at(path.display().to_string())
-                        .remedy("name a file that this user may read")
-                };
-                let mut file = std::fs::File::open(&path).map_err(unreadable)?;
-                let metadata = file.metadata().map_err(unreadable)?;
-                if metadata.is_file() {
-                    calls.store.import_sized(&mut file, metadata.len())
-                } else {
-                    calls.store.import(file)
-                }
-            }
+            Source::File(path) => match open(&path)? {
+                (mut file, Some(size)) => calls.store.import_sized(&mut file, size),
+                (file, None) => calls.store.import(file),
+            },
         }
     }
+}
+
+/// A file, and how much is in it, if it is one whose end is known.
+fn open(path: &Path) -> Result<(File, Option<u64>), Error> {
+    let unreadable = |error: std::io::Error| {
+        Error::new(Code::StoreUnusable, format!("it cannot be read: {error}"))
+            .at(path.display().to_string())
+            .remedy("name a file that this user may read")
+    };
+    let file = File::open(path).map_err(unreadable)?;
+    let metadata = file.metadata().map_err(unreadable)?;
+    Ok((file, metadata.is_file().then_some(metadata.len())))
 }
 
 fn reach(stands: Stands) -> Reach {

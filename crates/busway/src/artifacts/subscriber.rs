@@ -92,7 +92,7 @@ impl SubscriberBuilder {
         let reader = self.calls.ask(|answer| {
             let mailbox = mailbox.clone();
             Call::Subscribe { wants, mailbox, answer }
-        })?;
+        })??;
         Ok(Subscriber { calls: self.calls, mailbox, reader, judge: self.judge })
     }
 }
@@ -136,6 +136,10 @@ impl Subscriber {
                     if was_full {
                         self.calls.wake();
                     }
+                    // Of progress it takes the latest only.
+                    if !matches!(note, Note::Progress(..)) {
+                        self.calls.took(self.reader, note.size());
+                    }
                     note
                 }
             };
@@ -143,8 +147,8 @@ impl Subscriber {
                 Note::Received(advert, body) => {
                     return Ok(Some(Event::Received(Artifact::new(advert, body, &self.calls))));
                 }
-                Note::Arriving(advert, lease) => {
-                    return Ok(Some(Event::Arriving(Arriving::new(advert, lease, &self.calls))));
+                Note::Arriving(advert, body) => {
+                    return Ok(Some(Event::Arriving(Arriving::new(advert, body, &self.calls))));
                 }
                 Note::Progress(advert, have) => {
                     let (advert, size) = (Advert::new(advert.clone()), advert.size);

@@ -14,6 +14,7 @@
 mod calls;
 mod channel;
 mod mailbox;
+mod news;
 mod rights;
 mod standing;
 mod users;
@@ -38,9 +39,10 @@ use crate::ports::lock;
 use crate::runtime::hub::{Shared, Wires};
 use crate::runtime::peer::Peer;
 
-pub(crate) use calls::{Call, Calls, ReaderId, Tells, Wants, ended};
+pub(crate) use calls::{Call, Calls, Listed, ReaderId, Tells, Wants, ended};
 pub(crate) use channel::{Channel, WANT};
 pub(crate) use mailbox::{Body, Mailbox, Note, Taken};
+pub(crate) use news::{News, Whose};
 use rights::Passed;
 pub(crate) use standing::{Standing, Stands};
 use users::Users;
@@ -325,7 +327,7 @@ impl<D: Wires> Swarm<D> {
             Call::Withdraw { of } => self.withdraw(now, of),
             Call::Subscribe { wants, mailbox, answer } => {
                 let reader = self.users.subscribe(wants, mailbox);
-                if answer.send(reader).is_err() {
+                if answer.send(Ok(reader)).is_err() {
                     self.users.unsubscribe(reader);
                 }
             }
@@ -333,7 +335,9 @@ impl<D: Wires> Swarm<D> {
             Call::Judge { reader, of, interest } => self.users.judged(reader, of, interest),
             Call::Reconsider { reader } => self.users.reconsider(reader),
             // Who does not wait for it any more does without.
-            Call::List { answer } => drop(answer.send(self.users.list())),
+            Call::List { pattern, after, most, answer } => {
+                drop(answer.send(Ok(self.users.list(&pattern, after, most))));
+            }
         }
     }
 

@@ -499,6 +499,11 @@ impl Hub {
         Ok(())
     }
 
+    /// What programs want of the artifacts, if this is a node that shares them.
+    pub(crate) fn calls(&self) -> Option<Arc<Calls>> {
+        self.shared.calls.clone()
+    }
+
     pub(crate) fn listening(&self) -> &[SocketAddr] {
         &self.listening
     }

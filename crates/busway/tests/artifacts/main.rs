@@ -5,6 +5,7 @@
 mod deaths;
 mod large;
 mod part;
+mod programs;
 mod reach;
 mod rights;
 mod room;

@@ -37,7 +37,7 @@ impl Drop for Directory {
 pub(crate) struct Host {
     pub(crate) node: Node,
     pub(crate) bus: Bus,
-    _directory: Directory,
+    directory: Directory,
 }
 
 impl Host {
@@ -63,7 +63,12 @@ impl Host {
         let directory = Directory::new();
         let bus = join(directory.path());
         let node = settings(builder(index, peers)).open(&bus).unwrap();
-        Self { node, bus, _directory: directory }
+        Self { node, bus, directory }
+    }
+
+    /// Where its domain is.
+    pub(crate) fn directory(&self) -> &Path {
+        self.directory.path()
     }
 
     pub(crate) fn address(&self) -> SocketAddr {

@@ -3,6 +3,7 @@
 //! Each test has a directory of its own, so that they run beside each other. Nothing sleeps: a test waits for the line
 //! that says what it waits for, with a deadline that only a defect reaches.
 
+mod artifacts;
 mod bench;
 mod beside;
 mod cert;

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use crate::harness::Place;
 
 /// Every command of the table, as words.
-const COMMANDS: [&[&str]; 32] = [
+const COMMANDS: [&[&str]; 38] = [
     &[],
     &["up"],
     &["peers"],
@@ -26,6 +26,12 @@ const COMMANDS: [&[&str]; 32] = [
     &["pull"],
     &["req"],
     &["reply"],
+    &["put"],
+    &["get"],
+    &["artifacts"],
+    &["artifacts", "ls"],
+    &["artifacts", "info"],
+    &["artifacts", "rm"],
     &["stat"],
     &["ls"],
     &["info"],
@@ -73,12 +79,14 @@ fn help_lists_every_command_and_no_hidden_one() {
     let place = Place::new();
     let top = commands(&help(&place, &[]));
     let expected = [
+        "artifacts",
         "bench",
         "cert",
         "completions",
         "config",
         "doctor",
         "flows",
+        "get",
         "info",
         "ls",
         "man",
@@ -87,6 +95,7 @@ fn help_lists_every_command_and_no_hidden_one() {
         "pub",
         "pull",
         "push",
+        "put",
         "reply",
         "req",
         "shm",

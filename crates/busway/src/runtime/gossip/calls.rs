@@ -14,6 +14,7 @@ use busway_shm::fork;
 use busway_wire::Pattern;
 
 use crate::artifacts::store::{Store, StoreConfig};
+use crate::artifacts::{self, Away};
 use crate::bus::forked;
 use crate::error::{Code, Error, memory};
 use crate::ports::lock;
@@ -37,13 +38,36 @@ pub(crate) struct Listed {
 /// One thing that is wanted.
 #[derive(Debug)]
 pub(crate) enum Call {
-    Offer { offering: Offering, answer: SyncSender<Result<(Reference, Arc<Standing>), Error>> },
-    Withdraw { of: Reference },
-    Subscribe { wants: Wants, mailbox: Arc<Mailbox>, answer: SyncSender<ReaderId> },
-    Unsubscribe { reader: ReaderId },
-    Judge { reader: ReaderId, of: Reference, interest: Interest },
-    Reconsider { reader: ReaderId },
-    List { answer: SyncSender<Vec<Listed>> },
+    Offer {
+        offering: Offering,
+        answer: SyncSender<Result<(Reference, Arc<Standing>), Error>>,
+    },
+    Withdraw {
+        of: Reference,
+    },
+    Subscribe {
+        wants: Wants,
+        mailbox: Arc<Mailbox>,
+        answer: SyncSender<Result<ReaderId, Error>>,
+    },
+    Unsubscribe {
+        reader: ReaderId,
+    },
+    Judge {
+        reader: ReaderId,
+        of: Reference,
+        interest: Interest,
+    },
+    Reconsider {
+        reader: ReaderId,
+    },
+    /// Of these topics, behind that one, at most so many.
+    List {
+        pattern: Pattern,
+        after: Option<Reference>,
+        most: usize,
+        answer: SyncSender<Result<Vec<Listed>, Error>>,
+    },
 }
 
 /// What a subscriber wants.
@@ -75,6 +99,8 @@ struct State {
     usage: Usage,
     denied: u64,
     full: u64,
+    /// What programs of this host asked for and were refused.
+    refused: u64,
 }
 
 /// See the head of this file.
@@ -86,15 +112,47 @@ pub(crate) struct Calls {
     news: Condvar,
     /// How many forks there were when it was made.
     forks: u64,
+    /// The node is in another process: what is wanted is asked of it there.
+    away: Option<Away>,
 }
 
 impl Calls {
     pub(crate) fn new(store: &StoreConfig) -> Result<Arc<Self>, Error> {
         let forks = fork::generation().map_err(|error| memory(&error, "the artifacts of this node"))?;
         let store = Store::open(store)?;
-        let calls = Arc::new(Self { store, state: Mutex::default(), news: Condvar::new(), forks });
+        let (state, news, away) = (Mutex::default(), Condvar::new(), None);
+        let calls = Arc::new(Self { store, state, news, forks, away });
         calls.store.serve(&calls);
         Ok(calls)
+    }
+
+    /// Those of a node in another process, where its store is.
+    pub(crate) fn away(away: Away) -> Result<Self, Error> {
+        let forks = fork::generation().map_err(|error| memory(&error, "the artifacts of this host"))?;
+        let store = Store::open(&StoreConfig { directory: None, bytes_max: 0, bodies_bytes_max: 0 })?;
+        Ok(Self { store, state: Mutex::default(), news: Condvar::new(), forks, away: Some(away) })
+    }
+
+    /// The way to the node, if it is in another process.
+    pub(crate) fn way(&self) -> Option<&Away> {
+        self.away.as_ref()
+    }
+
+    /// Whether the node, as far as it is known, has ended.
+    pub(crate) fn has_ended(&self) -> bool {
+        !self.is_inherited() && self.away.as_ref().map_or_else(|| lock(&self.state).ended, Away::has_ended)
+    }
+
+    /// A subscriber has taken a note with so many bytes.
+    pub(crate) fn took(&self, reader: ReaderId, bytes: usize) {
+        if let Some(away) = self.away.as_ref().filter(|_| !self.is_inherited()) {
+            away.took(reader, bytes);
+        }
+    }
+
+    /// Something that a program of this host asked for was refused.
+    pub(crate) fn count_refused(&self) {
+        lock(&self.state).refused += 1;
     }
 
     /// Whether this is a child to which its parent's thread is nothing, and which must not touch its locks.
@@ -118,6 +176,9 @@ impl Calls {
         if self.is_inherited() {
             return;
         }
+        if let Some(away) = &self.away {
+            return away.call(call);
+        }
         let mut state = lock(&self.state);
         if !state.ended {
             state.calls.push(call);
@@ -136,13 +197,32 @@ impl Calls {
         answered.recv().map_err(|_| ended())
     }
 
-    /// What was counted, what is in use, how many offers were denied, and how often there was no room.
-    pub(crate) fn counts(&self) -> (Counts, Usage, u64, u64) {
+    /// What was counted.
+    pub(crate) fn counts(&self) -> artifacts::Counts {
         if self.is_inherited() {
-            return (Counts::default(), Usage::default(), 0, 0);
+            return artifacts::Counts::default();
         }
+        if let Some(away) = &self.away {
+            return away.counts();
+        }
+        let (damaged, stored_bytes) = self.store.counts();
         let state = lock(&self.state);
-        (state.counts, state.usage, state.denied, state.full)
+        artifacts::Counts {
+            damaged,
+            full: state.full,
+            stored_bytes,
+            waiting: state.usage.starved as u64,
+            told: state.counts.told_of,
+            handled: state.counts.handled,
+            coalesced: state.counts.coalesced,
+            dropped: state.counts.dropped,
+            denied: state.denied,
+            said: state.counts.said,
+            bytes_useful: state.counts.bytes_useful,
+            bytes_wasted: state.counts.bytes_wasted,
+            bytes_given: state.counts.bytes_given,
+            refused: state.refused,
+        }
     }
 
     pub(super) fn note(&self, counts: Counts, usage: Usage, (denied, full): (u64, u64)) {

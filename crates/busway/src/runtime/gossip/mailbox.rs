@@ -9,8 +9,10 @@ use busway_protocol::gossip::{Advert, Reference};
 use busway_shm::clock::Deadline;
 use busway_wire::limits::{ARTIFACT_EVENTS_BYTES_MAX, ARTIFACT_EVENTS_MAX};
 
+use crate::artifacts::Held;
 use crate::artifacts::store::Lease;
 use crate::ports::lock;
+use crate::runtime::gossip::news::{News, Whose};
 
 /// What a subscriber is told.
 #[derive(Debug)]
@@ -20,7 +22,7 @@ pub(crate) enum Note {
     /// All of it is here.
     Received(Advert, Body),
     /// It begins to come.
-    Arriving(Advert, Lease),
+    Arriving(Advert, Body),
     /// So many bytes of it are here.
     Progress(Advert, u64),
     /// What it has received is not offered any more.
@@ -28,7 +30,8 @@ pub(crate) enum Note {
 }
 
 impl Note {
-    fn size(&self) -> usize {
+    /// Bytes of artifacts in it.
+    pub(crate) fn size(&self) -> usize {
         match self {
             Note::Received(_, body) => body.in_memory(),
             Note::Asked(_) | Note::Withdrawn(_) | Note::Arriving(..) | Note::Progress(..) => 0,
@@ -43,6 +46,8 @@ pub(crate) enum Body {
     Here(Arc<[u8]>),
     /// They lie in the store.
     Stored(Lease),
+    /// They are with the node of this host, in another process.
+    Away(Held),
 }
 
 impl Body {
@@ -50,6 +55,7 @@ impl Body {
         match self {
             Body::Here(bytes) => bytes.len() as u64,
             Body::Stored(lease) => lease.size(),
+            Body::Away(held) => held.size(),
         }
     }
 
@@ -57,7 +63,7 @@ impl Body {
     pub(super) fn in_memory(&self) -> usize {
         match self {
             Body::Here(bytes) => bytes.len(),
-            Body::Stored(_) => 0,
+            Body::Stored(_) | Body::Away(_) => 0,
         }
     }
 }
@@ -89,9 +95,16 @@ pub(crate) enum Taken {
 pub(crate) struct Mailbox {
     state: Mutex<State>,
     news: Condvar,
+    /// Who is told that something waits here, beside who waits for it.
+    told: Option<(Arc<News>, Whose)>,
 }
 
 impl Mailbox {
+    /// One whose news somebody waits for who has others too.
+    pub(crate) fn told(news: Arc<News>, whose: Whose) -> Self {
+        Self { told: Some((news, whose)), ..Self::default() }
+    }
+
     /// Whether there is room for something of so many bytes. If not, who takes something says so.
     pub(super) fn has_room(&self, bytes: usize) -> bool {
         let mut state = lock(&self.state);
@@ -101,7 +114,7 @@ impl Mailbox {
         has_room
     }
 
-    pub(super) fn put(&self, note: Note) {
+    pub(crate) fn put(&self, note: Note) {
         let mut state = lock(&self.state);
         if let Note::Received(advert, _) | Note::Withdrawn(advert) = &note {
             state.progress.remove(&advert.of);
@@ -109,14 +122,24 @@ impl Mailbox {
         state.bytes += note.size();
         state.notes.push_back(note);
         self.news.notify_one();
+        drop(state);
+        self.tell();
+    }
+
+    fn tell(&self) {
+        if let Some((news, whose)) = &self.told {
+            news.tell(*whose);
+        }
     }
 
     /// So many bytes of it are here. What was said of it before, and was not taken, is not said any more.
-    pub(super) fn progress(&self, advert: &Advert, have: u64) {
+    pub(crate) fn progress(&self, advert: &Advert, have: u64) {
         let mut state = lock(&self.state);
         if state.progress.len() < ARTIFACT_EVENTS_MAX || state.progress.contains_key(&advert.of) {
             state.progress.insert(advert.of, (advert.clone(), have));
             self.news.notify_one();
+            drop(state);
+            self.tell();
         }
     }
 
@@ -146,8 +169,9 @@ impl Mailbox {
     }
 
     /// Nothing will come any more.
-    pub(super) fn end(&self) {
+    pub(crate) fn end(&self) {
         lock(&self.state).ended = true;
         self.news.notify_all();
+        self.tell();
     }
 }

@@ -2,12 +2,13 @@
 //!
 //! Invariant: an end is the last word.
 
-use std::sync::{Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use busway_protocol::gossip::Nodes;
 
 use crate::ports::lock;
+use crate::runtime::gossip::news::{News, Whose};
 
 /// How it is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -28,6 +29,8 @@ pub(crate) enum Stands {
 pub(crate) struct Standing {
     stands: Mutex<Stands>,
     changed: Condvar,
+    /// Who is told of its end, beside who waits for it.
+    told: OnceLock<(Arc<News>, Whose)>,
 }
 
 impl Standing {
@@ -43,11 +46,25 @@ impl Standing {
         *waited.unwrap_or_else(PoisonError::into_inner).0
     }
 
-    pub(super) fn end(&self, how: Stands) {
+    /// Its end is told there, also if it was before.
+    pub(crate) fn tell(&self, news: Arc<News>, whose: Whose) {
+        let stands = lock(&self.stands);
+        if *stands != Stands::Offered {
+            news.tell(whose);
+        }
+        // It is told once, where the one that set it first says.
+        let _ = self.told.set((news, whose));
+    }
+
+    pub(crate) fn end(&self, how: Stands) {
         let mut stands = lock(&self.stands);
-        if *stands == Stands::Offered {
-            *stands = how;
-            self.changed.notify_all();
+        if *stands != Stands::Offered {
+            return;
+        }
+        *stands = how;
+        self.changed.notify_all();
+        if let Some((news, whose)) = self.told.get() {
+            news.tell(*whose);
         }
     }
 }

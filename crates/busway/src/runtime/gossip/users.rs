@@ -10,11 +10,12 @@
 //! Invariant: a subscriber is given an artifact once, in the order in which they came, and is told of its end only behind that.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::ops::Bound;
 use std::sync::Arc;
 
 use busway_protocol::gossip::{Advert, ArtifactId, Interest, Nodes, Reference, SlotNumber};
-use busway_wire::Topic;
 use busway_wire::limits::{ARTIFACT_INSIDE_BYTES_MAX, ARTIFACT_WHOLE_BYTES_MAX};
+use busway_wire::{Pattern, Topic};
 
 use crate::artifacts::store::Lease;
 use crate::runtime::gossip::calls::{Listed, ReaderId, Wants};
@@ -306,11 +307,15 @@ impl Users {
         self.items.get(&of).map(|item| &item.advert.topic)
     }
 
-    /// All that is known and not dropped.
-    pub(super) fn list(&self) -> Vec<Listed> {
+    /// What is known and not dropped, of these topics, behind that one, at most so many.
+    pub(super) fn list(&self, pattern: &Pattern, after: Option<Reference>, most: usize) -> Vec<Listed> {
         let listed = |item: &Item| Listed { advert: item.advert.clone(), here: item.here, own: item.own };
-        let wanted = |item: &&Item| item.here || item.verdict != Some(Interest::Drop);
-        self.items.values().filter(wanted).map(listed).collect()
+        let wanted = |item: &&Item| {
+            pattern.matches(&item.advert.topic) && (item.here || item.verdict != Some(Interest::Drop))
+        };
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let items = self.items.range((from, Bound::Unbounded)).map(|(_, item)| item);
+        items.filter(wanted).take(most).map(listed).collect()
     }
 
     /// The node ends.
@@ -397,7 +402,7 @@ impl Reader {
             }
             let found = items.get(&of).and_then(|item| Some((item.advert.clone(), lease(item.advert.id)?)));
             if let Some((advert, lease)) = found {
-                self.mailbox.put(Note::Arriving(advert, lease));
+                self.mailbox.put(Note::Arriving(advert, Body::Stored(lease)));
             }
             self.coming.pop_front();
         }
