@@ -13,6 +13,8 @@ from stage import PATIENCE
 
 #: Longer than the default times of sending, which are a second.
 LONGER = 1.5
+#: Who answers is waited for until it is there, however slow this machine is.
+COMES = {"late_join_ms": 1000 * PATIENCE}
 
 
 class ResultBus(MessageBus):
@@ -142,7 +144,7 @@ class Limits(BusClaims):
                 return request["data"]
 
         async def main(hwm):
-            async with self.bus() as bus, self.bus({"hwm_inbound": hwm}, kind=Slow) as slow:
+            async with self.bus(COMES) as bus, self.bus({"hwm_inbound": hwm}, kind=Slow) as slow:
                 slow.stuck, slow.inside = asyncio.Event(), 0
                 for number in range(400):
                     await bus.push_result(number)
@@ -230,7 +232,7 @@ class Limits(BusClaims):
                 return request["data"]
 
         async def main(timeout, seconds, port):
-            async with self.bus({"rep_send_timeout": timeout}, kind=Echo) as echo, self.bus() as bus:
+            async with self.bus({"rep_send_timeout": timeout}, kind=Echo) as echo, self.bus(COMES) as bus:
                 takes[str(port).encode()] = seconds
                 asyncio.create_task(echo.response_loop(port))
                 answer = await bus.request(port, port, timeout=PATIENCE)

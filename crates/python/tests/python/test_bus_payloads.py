@@ -44,7 +44,7 @@ def free_port():
 class Payloads(BusClaims):
     async def round(self, serializer, data):
         """What becomes of data that is published, pushed and asked with."""
-        async with self.bus({"serializer": serializer}) as sender, self.bus({"serializer": serializer}, kind=Echo) as bus:
+        async with self.bus({"serializer": serializer, "late_join_ms": 1000 * PATIENCE}) as sender, self.bus({"serializer": serializer}, kind=Echo) as bus:
             seen = []
             bus.register_handler("x", seen.append)
             await self.listens(bus)
@@ -123,7 +123,7 @@ class Payloads(BusClaims):
         hostile |= {name: of for name, of in (("orjson", texts), ("msgpack", claims)) if there(name)}
 
         async def main(serializer, payloads):
-            config = {"serializer": serializer}
+            config = {"serializer": serializer, "late_join_ms": 1000 * PATIENCE}
             async with self.bus(config) as sender, self.bus(config, kind=Echo) as bus:
                 seen, count = [], len(payloads)
                 bus.register_handler("x", seen.append)

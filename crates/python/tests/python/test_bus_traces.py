@@ -9,6 +9,8 @@ from message_bus import MessageBus, current_trace, tracing
 from stage import PATIENCE
 
 PARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+#: Others are handled meanwhile, and who answers is waited for until it is there.
+CONFIG = {"ordering": "none", "late_join_ms": 1000 * PATIENCE}
 #: What looks like one and is none.
 NONE = [None, 5, "", "x", PARENT[:-1], PARENT + "0", PARENT.upper(), "ff" + PARENT[2:], PARENT + "\n", [PARENT]]
 NONE += [f"00-{'0' * 32}-00f067aa0ba902b7-01", f"00-4bf92f3577b34da6a3ce929d0e0e4736-{'0' * 16}-01", PARENT.replace("-", "_")]
@@ -40,7 +42,7 @@ class Traces(BusClaims):
         roots = 40
 
         async def main():
-            async with self.bus(kind=Tells) as sender, self.bus({"ordering": "none"}, kind=Tells) as worker, self.bus(kind=Tells) as last:
+            async with self.bus(kind=Tells) as sender, self.bus(CONFIG, kind=Tells) as worker, self.bus(kind=Tells) as last:
                 for bus in (sender, worker, last):
                     bus.use(**tracing())
 
