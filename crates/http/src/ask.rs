@@ -57,7 +57,7 @@ impl Desk {
     }
 
     /// Waits for the next reply to this request; `None` after the last.
-    async fn next(&self, pending: &mut Pending) -> Result<Option<Said>, RequestError> {
+    async fn next(&self, pending: &mut Pending, most_bytes: u64) -> Result<Option<Said>, Error> {
         let waker = Waker::from(self.news.clone());
         let mut ready = Vec::new();
         loop {
@@ -69,7 +69,7 @@ impl Desk {
                 self.news.0.notify_waiters();
             }
             if let Some(reply) = pending.take()? {
-                return Ok(Some(Said::of(&reply)));
+                return Said::of(&reply, most_bytes).map(Some);
             }
             if pending.is_over() {
                 return Ok(None);
@@ -89,9 +89,15 @@ struct Said {
 }
 
 impl Said {
-    fn of(reply: &Reply) -> Said {
+    fn of(reply: &Reply, most: u64) -> Result<Said, Error> {
+        if reply.payload().len() as u64 > most {
+            let cause = format!("a reply has {} bytes, and over HTTP at most {most}", reply.payload().len());
+            return Err(Error::new(Code::TooLarge, cause)
+                .at("the reply")
+                .remedy("ask for less, or allow more: http.body_bytes_max"));
+        }
         let trace = reply.trace().map(|trace| trace.to_string());
-        Said { payload: reply.payload().to_vec(), trace, index: reply.index(), last: reply.is_last() }
+        Ok(Said { payload: reply.payload().to_vec(), trace, index: reply.index(), last: reply.is_last() })
     }
 }
 
@@ -140,8 +146,8 @@ pub(crate) async fn ask(
         response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
         return Ok(response);
     }
-    let said = desk.next(&mut pending).await.and_then(|said| said.ok_or(RequestError::Unanswered));
-    let said = said.map_err(|error| refused(error.into()))?;
+    let said = desk.next(&mut pending, shared.body_bytes_max).await;
+    let said = said.and_then(|said| said.ok_or_else(|| RequestError::Unanswered.into())).map_err(refused)?;
     let mut response = Response::new(Body::from(said.payload));
     let kind = HeaderValue::from_static("application/octet-stream");
     response.headers_mut().insert(CONTENT_TYPE, kind);
@@ -160,6 +166,7 @@ fn streams(headers: &HeaderMap) -> bool {
 fn refused(error: Error) -> Refusal {
     match error.code() {
         Code::TimedOut => Refusal::new(StatusCode::GATEWAY_TIMEOUT, Cause::Bus, error),
+        Code::TooLarge => Refusal::new(StatusCode::BAD_GATEWAY, Cause::Bus, error),
         _ => error.into(),
     }
 }
@@ -174,7 +181,7 @@ async fn stream(
 ) {
     loop {
         let gone = either(give.closed(), shared.ended());
-        let (text, over) = match either(desk.next(&mut pending), gone).await {
+        let (text, over) = match either(desk.next(&mut pending, shared.body_bytes_max), gone).await {
             Ok(Ok(Some(said))) => {
                 let body = std::str::from_utf8(&said.payload).ok();
                 let body_base64 = body.is_none().then(|| STANDARD.encode(&said.payload));
@@ -184,7 +191,6 @@ async fn stream(
             }
             Ok(Ok(None)) => (String::new(), true),
             Ok(Err(error)) => {
-                let error = Error::from(error);
                 let told = serde_json::json!({ "code": error.code().to_string(), "cause": error.cause() });
                 let _ = give.send(format!("event: error\ndata: {told}\n\n").into()).await;
                 return;

@@ -237,6 +237,12 @@ impl Feed {
             return None;
         }
         self.place.reach(source, sample.sequence());
+        if sample.len() as u64 > self.shared.body_bytes_max {
+            let (source, from) = (source.to_string(), sample.sequence());
+            let (topic, to, count) = (Some(sample.topic()), Some(from), Some(1));
+            add(&self.shared.accounts.events_lost, 1);
+            return Some(self.event("lost", &Lost { topic, source, cause: "too_large", count, from, to }));
+        }
         add(&self.shared.accounts.events, 1);
         let context = sample.context();
         let state = context.state();

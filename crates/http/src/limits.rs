@@ -26,7 +26,8 @@ pub const HEADER_TIME: Duration = Duration::from_secs(5);
 /// How long a body may take to come, whatever its size: 1 MiB in that time is 1 Mbit/s. After that it is refused with 408.
 pub const BODY_TIME: Duration = Duration::from_secs(10);
 
-/// Bytes of one body: messages are small, and what is large is an artifact. More is refused with 413, before it has come where its length is said.
+/// Bytes of one body: messages are small, and what is large is an artifact. More is refused with 413, before it has come where its length is said. A message or a
+/// reply with more is not given to a reader, who is told: each stream has one at a time in memory, thrice.
 pub const BODY_BYTES_MAX_DEFAULT: u64 = 1 << 20;
 
 /// The most that the configuration may allow for one body: half of [`BYTES_DEFAULT`], so that two of them fit.

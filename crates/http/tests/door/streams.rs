@@ -116,6 +116,41 @@ fn a_reader_that_is_slow_is_told_what_it_lost_and_holds_up_nobody() {
     println!("evidence: sent={} read={got} told_as_lost={lost}", count + 1);
 }
 
+#[test]
+fn a_message_that_is_larger_than_a_body_may_be_is_told_as_lost_and_takes_no_memory() {
+    let place = Place::new();
+    let bus = place.bus();
+    let http = open(&bus, HttpConfig { body_bytes_max: 1_000, ..HttpConfig::default() });
+    let at = http.addresses()[0];
+    let mut publisher = bus.publisher("news.one").open().expect("a publisher");
+    let mut events = Events::open(at, "/v1/subscribe/news.*", &[]);
+    events.wait("ready");
+    publisher.send(&[b'x'; 1_001]).expect("sent");
+    publisher.send(&[b'x'; 1_000]).expect("sent");
+    let lost = events.next().expect("it is told");
+    assert_eq!((lost.name.as_str(), &lost.data["cause"]), ("lost", &Value::from("too_large")));
+    assert_eq!((&lost.data["from"], &lost.data["to"]), (&Value::from(1), &Value::from(1)));
+    assert_eq!(events.next().expect("it came").data["size"], 1_000);
+    let mut responder = bus.responder("large").open().expect("a responder");
+    let asked = std::thread::spawn(move || {
+        let deadline = Moment::now() + crate::client::LIMIT;
+        loop {
+            let answer = ask(at, "POST", "/v1/request/large", &[], b"x");
+            if answer.status != 503 || Moment::now() > deadline {
+                return answer;
+            }
+        }
+    });
+    responder
+        .recv_timeout(crate::client::LIMIT)
+        .expect("a bus")
+        .expect("a request")
+        .reply(&[b'y'; 1_001])
+        .expect("it is waited for");
+    let answer = asked.join().expect("an answer");
+    assert_eq!((answer.status, answer.code().as_str()), (502, "BUS-0107"));
+}
+
 fn upgrade(at: SocketAddr, path: &str, headers: &[&str]) -> (TcpStream, u16, String) {
     let mut stream = connect(at);
     let mut text = format!(

@@ -305,7 +305,7 @@ pub const KEYS: &[Key] = &[
         environment: None,
         flag: None,
         applies: Applies::Start,
-        sentence: "Bytes of one body of a message or a request; more is refused with 413",
+        sentence: "Bytes of one body of a message or a request; more is refused with 413, and what has more is not given to readers, who are told",
     },
     Key {
         name: "http.streams_max",
