@@ -386,15 +386,20 @@ impl Far {
                 let may = |deed| context.permits.allow(deed, topic);
                 match place {
                     Place::Opening(waiting) => {
-                        denied.extend(waiting.extract_if(.., |came| !may(came.deed())))
+                        let those = waiting.extract_if(.., |came| !may(came.deed()));
+                        denied.extend(those.map(|came| (came.task, End::Denied)));
                     }
-                    Place::Asked(asked) if !may(Deed::Request) => denied.extend(asked.waiting.drain(..)),
+                    Place::Asked(asked) if !may(Deed::Request) => {
+                        denied.extend(asked.waiting.drain(..).map(|came| (came.task, End::Denied)));
+                        denied.extend(asked.take_back());
+                    }
+                    Place::Ring(ring) if !may(Deed::Push) => denied.extend(ring.take_back()),
                     Place::Asked(_) | Place::Ring(_) => {}
                 }
             }
-            for Came { task, .. } in denied {
+            for (task, end) in denied {
                 taking.finished += 1;
-                over(say, task, End::Denied);
+                over(say, task, end);
             }
         }
     }
@@ -615,6 +620,19 @@ impl Ring {
         }
     }
 
+    /// Takes back what lies here and nobody has. Returns how that ends.
+    fn take_back(&mut self) -> Vec<(u64, End)> {
+        let (ring, mut ended) = (self.shared().clone(), Vec::new());
+        self.tasks.retain(|sequence, (task, _)| {
+            let attempt = not_begun(&ring, *sequence);
+            // How often it was given is not forgotten, though for that it comes once more.
+            let end = |attempt| if attempt > 0 { End::Back { attempt } } else { End::Denied };
+            ended.extend(attempt.map(|attempt| (*task, end(attempt))));
+            attempt.is_none()
+        });
+        ended
+    }
+
     /// Takes a task out of reach, whoever has it. `false`: it does not lie here.
     fn cancel(&mut self, task: u64) -> bool {
         let Some(sequence) = self.tasks.iter().find(|(_, (of, _))| *of == task).map(|(at, _)| *at) else {
@@ -661,7 +679,25 @@ impl Ring {
     }
 }
 
+/// Takes back a message that nobody has. Returns how often it was given.
+fn not_begun(ring: &RingShared, sequence: u64) -> Option<u8> {
+    let stands = ring.stand([sequence].into_iter()).pop()?;
+    let Stands::Waiting(attempt) = stands else { return None };
+    ring.take_back(sequence).then_some(attempt)
+}
+
 impl Asked {
+    /// Takes back what was asked and nobody has.
+    fn take_back(&mut self) -> Vec<(u64, End)> {
+        let (ring, mut ended) = (self.requester.ring().clone(), Vec::new());
+        self.pending.retain(|task, waits| {
+            let attempt = not_begun(&ring, waits.pending.sequence());
+            ended.extend(attempt.map(|_| (*task, End::Denied)));
+            attempt.is_none()
+        });
+        ended
+    }
+
     fn taken(&self) -> u64 {
         let ring = self.requester.ring();
         let stand = ring.stand(self.pending.values().map(|waits| waits.pending.sequence()));

@@ -218,6 +218,61 @@ fn what_waits_here_for_its_port_or_for_room_is_not_begun_when_its_host_may_not_g
 }
 
 #[test]
+fn what_lies_in_a_ring_is_not_begun_when_its_host_may_not_give_it_any_more_and_what_is_begun_is_finished() {
+    let (mut scene, mut far, mut pulls) = (Scene::new(), Far::default(), Pulls::default());
+    let mut puller = scene.bus.puller("t").group("g").open().unwrap();
+    let mut responder = scene.bus.responder("t").open().unwrap();
+    pulls.watched(pulled(1, "t"));
+    let (pattern, group_of_it) = (Pattern::parse("t").unwrap(), Group::new(responders(), None).unwrap());
+    let (process, port) = (ProcessId(1), PortId(2));
+    pulls.watched(Watched::Pulled { process, port, pattern, group: group_of_it });
+    step(&scene, &mut far, &pulls, UP);
+    far.takings.values_mut().for_each(|taking| taking.granted = 3);
+    let (topic, patience) = (Topic::new("t").unwrap(), std::time::Duration::from_secs(30));
+    let mut says = Says::default();
+    // Of the tasks the last was given before.
+    for (pull, task, left_ns, attempt) in
+        [(1, 1, 0, 0), (1, 2, 0, 0), (1, 3, 0, 2), (2, 4, 1 << 40, 0), (2, 5, 1 << 40, 0)]
+    {
+        let (topic, source) = (topic.clone(), PortId(3));
+        let (sequence, flags, extensions) = (task, 0, 0);
+        let word = Word::Task { pull, task, topic, source, sequence, attempt, flags, left_ns, extensions };
+        far.task(&scene.context(0), &pulls, word, b"x", &mut says);
+    }
+    let pusher = scene.bus.pusher("t").open_for_work(group(None)).unwrap();
+    pusher.wait_for_pullers(1, patience).unwrap();
+    far.laid_out(0, 1, &topic, pusher, &mut says);
+    let requester = scene.bus.requester("t").for_another_host().open().unwrap();
+    requester.wait_for_responders(1, patience).unwrap();
+    far.asks(0, 2, &topic, requester, &mut says);
+    let begun = puller.recv_timeout(patience).unwrap().expect("a task");
+    let asked = responder.recv_timeout(patience).unwrap().expect("a request");
+    scene.may_by(|rule| rule.push = Some(vec![Pattern::parse("t").unwrap()]));
+    far.permit(&scene.context(1), &mut says);
+    let denied = |task| Word::Over { task, end: End::Denied };
+    assert_eq!(words(std::mem::take(&mut says)), [denied(5)], "it may push");
+    scene.may(&[], &[]);
+    far.permit(&scene.context(1), &mut says);
+    let back = Word::Over { task: 3, end: End::Back { attempt: 2 } };
+    assert_eq!(words(std::mem::take(&mut says)), [denied(2), back]);
+    assert!(puller.try_recv().unwrap().is_none() && responder.try_recv().unwrap().is_none());
+    asked.reply(b"that").unwrap();
+    begun.ack().unwrap();
+    let until_ns = busway_shm::clock::monotonic_ns() + 30_000_000_000;
+    let mut done = std::collections::BTreeSet::new();
+    while done.len() < 2 {
+        assert!(busway_shm::clock::monotonic_ns() < until_ns, "what was begun is not told: {done:?}");
+        for word in step(&scene, &mut far, &pulls, UP) {
+            if let Word::Over { task, end: End::Done } = word {
+                done.insert(task);
+            }
+        }
+    }
+    assert!(done == [1, 4].into() && far.counts().values().all(|[_, _, open]| *open == 0), "{done:?}");
+    println!("evidence: lay=3 begun_of_them=0 had=2 finished=2");
+}
+
+#[test]
 fn a_reply_that_is_larger_than_its_host_takes_ends_its_request_and_nothing_else() {
     let (scene, mut far, mut pulls) = (Scene::new(), Far::default(), Pulls::default());
     let mut responder = scene.bus.responder("t").open().unwrap();
