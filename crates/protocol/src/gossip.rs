@@ -41,7 +41,7 @@ use busway_wire::limits::{
     GOSSIP_SERVED_MAX, GOSSIP_WORD_BYTES_MAX,
 };
 
-use crate::artifact::{Memory, Proof, Store, Travel};
+use crate::artifact::{Memory, Name, Proof, Store, Travel};
 use crate::flow::{Charge, Flow, Flows};
 use crate::time::{PeerId, Time};
 use due::Due;
@@ -96,7 +96,7 @@ pub struct Gossip {
     flows: Flows,
     /// What comes in pieces; and what lies in the store, or is to.
     parts: BTreeMap<Reference, Parts>,
-    stored: BTreeMap<Reference, ArtifactId>,
+    stored: BTreeMap<Reference, Name>,
     store: Box<dyn Store>,
     /// What is wanted and has no room.
     starved: Starved,
@@ -152,7 +152,7 @@ impl Gossip {
             }
             Input::Judged { of, interest } => self.judge(now, of, interest, out),
             Input::Release { of } => self.release(now, of),
-            Input::Lost { id } => self.lost(now, id, out),
+            Input::Lost { name } => self.lost(now, name, out),
             Input::Forget { node } if self.peers.contains_key(&node) => {}
             Input::Forget { node } => {
                 let marked = self.known.marked;
@@ -185,13 +185,13 @@ impl Gossip {
         let parted = Travel::of(offering.size()) == Travel::Pieces;
         let kept = parted.then(|| self.keep(&offering)).transpose()?;
         let offered = self.table.offer(now, offering);
-        if let (Ok(slot), Some(id)) = (&offered, kept)
+        if let (Ok(slot), Some(name)) = (&offered, kept)
             && let Some(of) = self.own(*slot)
         {
-            self.stored.insert(of, id);
+            self.stored.insert(of, name);
         }
-        if let (Err(_), Some(id)) = (&offered, kept) {
-            self.forget_unused(id);
+        if let (Err(_), Some(name)) = (&offered, kept) {
+            self.forget_unused(name);
         }
         self.sweep();
         let slot = offered?;
@@ -416,6 +416,24 @@ impl Gossip {
         self.marks_by(now, if inside { GOSSIP_MARKS_INSIDE_MS } else { GOSSIP_MARKS_MS });
     }
 
+    /// What a peer has asked for and is given next.
+    pub fn serving(&self, to: NodeIndex) -> impl Iterator<Item = (Name, Part)> {
+        let asked = self.peers.get(&to).into_iter().flat_map(|peer| peer.serving.iter());
+        asked.filter_map(|serving| Some((*self.stored.get(&serving.of)?, serving.part)))
+    }
+
+    /// Who has told us of something that is wanted and has no room.
+    #[must_use]
+    pub fn starving(&self) -> Nodes {
+        self.starved.tellers()
+    }
+
+    /// Who is charged for the bytes of something.
+    #[must_use]
+    pub fn teller(&self, of: Reference) -> Option<NodeIndex> {
+        self.known.entry(of).map(|entry| entry.teller())
+    }
+
     /// What comes in pieces, and how many of its bytes are here.
     pub fn arriving(&self) -> impl Iterator<Item = (Reference, u64)> {
         self.parts.iter().map(|(of, parts)| (*of, parts.bytes()))
@@ -438,8 +456,8 @@ impl Gossip {
             self.known.mark(of);
             self.marks_by(now, GOSSIP_MARKS_INSIDE_MS);
         }
-        if let Some(id) = self.stored.remove(&of) {
-            self.forget_unused(id);
+        if let Some(name) = self.stored.remove(&of) {
+            self.forget_unused(name);
         }
     }
 
@@ -472,14 +490,18 @@ impl Gossip {
             for of in self.starved.first() {
                 let entry = self.known.entry_mut(of);
                 let Some(entry) = entry.filter(|entry| !full.has(entry.teller())) else { continue };
-                let wanted = entry.artifact.as_deref().and_then(|a| Some((a.interest?, (a.id, a.size))));
-                let Some((interest, (id, size))) = wanted else { continue };
+                let wanted = entry
+                    .artifact
+                    .as_deref()
+                    .and_then(|a| Some((a.interest?, Name { id: a.id, size: a.size })));
+                let Some((interest, name)) = wanted else { continue };
+                let Name { id, size } = name;
                 let (parted, holders) = (Travel::of(size) == Travel::Pieces, entry.holders);
                 let charged = if parted { parts::cost(size) } else { size };
                 if entry.charge_body(charged, &mut self.flows) {
                     fed = self.starved.remove(of);
                     if parted {
-                        self.begin_parts(now, of, (id, size), (holders, interest), out);
+                        self.begin_parts(now, of, name, (holders, interest), out);
                         self.complete(now, of, out);
                     } else {
                         self.pulls.want(Key::whole(of), (Proof::Whole(id), size), holders, (interest, true));
@@ -497,9 +519,9 @@ impl Gossip {
     fn unwant(&mut self, of: Reference) {
         self.starved.remove(of);
         if self.parts.remove(&of).is_some()
-            && let Some(id) = self.stored.remove(&of)
+            && let Some(name) = self.stored.remove(&of)
         {
-            self.forget_unused(id);
+            self.forget_unused(name);
         }
         self.counts.bytes_wasted += self.pulls.unwant_parts(of, &mut self.orders);
         if let Some(entry) = self.known.entry_mut(of) {
@@ -513,8 +535,8 @@ impl Gossip {
             self.starved.remove(gone.of);
             self.parts.remove(&gone.of);
             self.counts.bytes_wasted += self.pulls.unwant_parts(gone.of, &mut self.orders);
-            if let Some(id) = self.stored.remove(&gone.of) {
-                self.forget_unused(id);
+            if let Some(name) = self.stored.remove(&gone.of) {
+                self.forget_unused(name);
             }
             if gone.told {
                 out.push(Output::Gone { of: gone.of });

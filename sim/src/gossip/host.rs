@@ -6,50 +6,50 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use busway_protocol::Time;
-use busway_protocol::artifact::{Full, Store};
+use busway_protocol::artifact::{Full, Name, Store};
 use busway_protocol::flow::{Budget, Flow, Limits, Rule, WhenFull};
 use busway_protocol::gossip::{
     Advert, Config, Epoch, Gossip, Input, Interest, Lane, NodeIndex, Nodes, Output,
 };
-use busway_wire::gossip::{ArtifactId, Part, Word};
+use busway_wire::gossip::{Part, Word};
 
 use super::Terms;
 use super::vice::Mischief;
 
 /// Parts of artifacts, as they were put first by anyone.
-pub(super) type Pool = Arc<Mutex<BTreeMap<(ArtifactId, Part), Arc<[u8]>>>>;
+pub(super) type Pool = Arc<Mutex<BTreeMap<(Name, Part), Arc<[u8]>>>>;
 
 /// The store of one host: each part lies in memory once for all hosts.
 #[derive(Debug, Default)]
 struct Shelf {
     pool: Pool,
-    has: BTreeSet<(ArtifactId, Part)>,
+    has: BTreeSet<(Name, Part)>,
 }
 
 impl Store for Shelf {
-    fn open(&mut self, _id: ArtifactId, _size: u64) -> Result<(), Full> {
+    fn open(&mut self, _name: Name) -> Result<(), Full> {
         Ok(())
     }
 
-    fn put(&mut self, id: ArtifactId, part: Part, bytes: Arc<[u8]>) -> Result<(), Full> {
+    fn put(&mut self, name: Name, part: Part, bytes: Arc<[u8]>) -> Result<(), Full> {
         let mut pool = self.pool.lock().unwrap_or_else(PoisonError::into_inner);
-        let first = pool.entry((id, part)).or_insert_with(|| bytes.clone());
-        assert!(*first == bytes, "{part:?} of {id} is stored, and is not what was offered");
-        self.has.insert((id, part));
+        let first = pool.entry((name, part)).or_insert_with(|| bytes.clone());
+        assert!(*first == bytes, "{part:?} of {} is stored, and is not what was offered", name.id);
+        self.has.insert((name, part));
         Ok(())
     }
 
-    fn get(&self, id: ArtifactId, part: Part) -> Option<Arc<[u8]>> {
+    fn get(&self, name: Name, part: Part) -> Option<Arc<[u8]>> {
         let pool = self.pool.lock().unwrap_or_else(PoisonError::into_inner);
-        pool.get(&(id, part)).filter(|_| self.has(id, part)).cloned()
+        pool.get(&(name, part)).filter(|_| self.has(name, part)).cloned()
     }
 
-    fn has(&self, id: ArtifactId, part: Part) -> bool {
-        self.has.contains(&(id, part))
+    fn has(&self, name: Name, part: Part) -> bool {
+        self.has.contains(&(name, part))
     }
 
-    fn forget(&mut self, id: ArtifactId) {
-        self.has.retain(|(of, _)| *of != id);
+    fn forget(&mut self, name: Name) {
+        self.has.retain(|(of, _)| *of != name);
     }
 }
 

@@ -14,9 +14,9 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 
-use busway_protocol::artifact::{Full, pieces};
+use busway_protocol::artifact::{Full, Name, pieces};
 use busway_protocol::flow::{Flow, Limits};
-use busway_protocol::gossip::{ArtifactId, Part};
+use busway_protocol::gossip::Part;
 use busway_shm::clock::Deadline;
 use busway_shm::fork;
 use busway_wire::limits::ARTIFACT_STORE_BYTES_DEFAULT;
@@ -33,6 +33,8 @@ pub(crate) use import::Imported;
 
 /// Pieces of a directory that were read lately: others ask for the same chunk by chunk. 16 MiB where they are largest.
 const RECENT_MAX: usize = 64;
+/// Files that are open at a time: few of what a process may have, and as many as are read and written at once. Others are opened again when they are needed.
+const FILES_MAX: usize = 64;
 /// What is kept in memory of an artifact for each of its pieces, generously.
 const PIECE_COST: u64 = 64;
 
@@ -86,6 +88,23 @@ impl Kept {
         !self.needed && self.leases == 0
     }
 
+    /// A part is here now.
+    fn take(&mut self, part: Part, bytes: Arc<[u8]>) {
+        match part {
+            Part::Whole => {}
+            Part::Tree => self.tree = Some(bytes),
+            Part::Piece { index } => {
+                if let Some(have) = self.have.get_mut(index as usize) {
+                    *have = true;
+                }
+            }
+        }
+    }
+
+    fn is_whole(&self) -> bool {
+        !self.have.is_empty() && self.have.iter().all(|have| *have)
+    }
+
     fn has(&self, part: Part) -> bool {
         match part {
             Part::Whole => false,
@@ -96,17 +115,19 @@ impl Kept {
 }
 
 /// A piece that was read lately.
-type Recent = ((ArtifactId, u32), Arc<[u8]>);
+type Recent = ((Name, u32), Arc<[u8]>);
 
 #[derive(Debug, Default)]
 struct State {
-    kept: BTreeMap<ArtifactId, Kept>,
+    kept: BTreeMap<Name, Kept>,
     /// What they have taken of the room.
     bytes: u64,
     turn: u64,
     recent: VecDeque<Recent>,
+    /// Whose files are open, the longest first.
+    open: VecDeque<Name>,
     /// Of these something was damaged, and the machine has not been told.
-    lost: BTreeSet<ArtifactId>,
+    lost: BTreeSet<Name>,
     damaged: u64,
     /// Something was given back since the machine looked.
     freed: bool,
@@ -127,7 +148,7 @@ pub(crate) struct Store {
 /// What `piece` has found.
 enum Piece {
     Here(Arc<[u8]>),
-    OnDisk(Arc<File>, Arc<[u8]>),
+    OnDisk(Arc<[u8]>),
     /// It may come.
     Missing,
     GivenUp,
@@ -148,9 +169,9 @@ impl Store {
                 found.sort_by_key(|found| found.used);
                 for found in found {
                     state.turn += 1;
-                    state.bytes += cost(found.size);
-                    let (size, used) = (found.size, state.turn);
-                    state.kept.insert(found.id, Kept { size, used, ..Kept::default() });
+                    state.bytes += cost(found.name.size);
+                    let (size, used) = (found.name.size, state.turn);
+                    state.kept.insert(found.name, Kept { size, used, ..Kept::default() });
                 }
                 Some(disk)
             }
@@ -172,6 +193,12 @@ impl Store {
 
     /// Removes what nobody needs, the oldest first, until there is room for so much. If there cannot be, nothing is removed.
     fn make_room(&self, state: &mut State, bytes: u64) -> bool {
+        if bytes == u64::MAX {
+            let free = state.kept.iter().filter(|(_, kept)| kept.is_free()).map(|(name, _)| *name);
+            let free: Vec<Name> = free.collect();
+            free.into_iter().for_each(|name| self.remove(state, name));
+            return true;
+        }
         let free: u64 = state.kept.values().filter(|kept| kept.is_free()).map(Kept::cost).sum();
         if state.bytes.saturating_sub(free).saturating_add(bytes) > self.bytes_max && bytes > 0 {
             return false;
@@ -179,65 +206,82 @@ impl Store {
         while state.bytes.saturating_add(bytes) > self.bytes_max {
             let oldest =
                 state.kept.iter().filter(|(_, kept)| kept.is_free()).min_by_key(|(_, kept)| kept.used);
-            let Some(id) = oldest.map(|(id, _)| *id) else { return false };
-            self.remove(state, id);
+            let Some(name) = oldest.map(|(name, _)| *name) else { return false };
+            self.remove(state, name);
         }
         true
     }
 
-    fn remove(&self, state: &mut State, id: ArtifactId) {
-        if let Some(kept) = state.kept.remove(&id) {
+    fn remove(&self, state: &mut State, name: Name) {
+        if let Some(kept) = state.kept.remove(&name) {
             state.bytes -= kept.cost();
-            state.recent.retain(|((of, _), _)| *of != id);
+            state.recent.retain(|((of, _), _)| *of != name);
             if let Some(disk) = &self.disk {
-                disk.remove(id);
+                disk.remove(name);
             }
         }
     }
 
-    /// What is there of an artifact, with its file open, if it has one; or a new one, if there is room.
-    fn begin<'a>(&self, state: &'a mut State, id: ArtifactId, size: u64) -> Result<&'a mut Kept, Full> {
-        state.turn += 1;
-        let used = state.turn;
-        match state.kept.get(&id) {
-            // One of them is not so, since a name has one size; who is in use stays.
-            Some(kept) if kept.size != size && !kept.is_free() => return Err(Full),
-            Some(kept) if kept.size != size => self.remove(state, id),
-            Some(_) | None => {}
+    /// Reads what a file has that was found when the store was opened, before it is believed to be here: its marks say what was written, and a machine that lost power may not have written that.
+    fn look(&self, name: Name) -> Result<(), Full> {
+        let Some(disk) = &self.disk else { return Ok(()) };
+        let found = |kept: &Kept| kept.have.is_empty() && kept.is_free();
+        if !lock(&self.state).kept.get(&name).is_some_and(found) {
+            return Ok(());
         }
-        if !state.kept.contains_key(&id) {
+        let loaded = disk.load(name);
+        let mut state = lock(&self.state);
+        let Some(kept) = state.kept.get_mut(&name).filter(|kept| found(kept)) else { return Ok(()) };
+        match loaded {
+            Ok(Opened { file, tree, have }) => {
+                (kept.tree, kept.have) = (Some(tree), have);
+                self.keep_open(&mut state, name, &file);
+            }
+            Err(error) if !disk::is_damage(&error) => {
+                tracing::error!(target: "busway::gossip", id = %name.id, "the store cannot be read: {error}");
+                return Err(Full);
+            }
+            Err(error) => {
+                tracing::warn!(target: "busway::gossip", id = %name.id, "what is in the store of it is fetched again: {error}");
+                self.remove(&mut state, name);
+            }
+        }
+        Ok(())
+    }
+
+    /// What is there of an artifact; or a new one, if there is room.
+    fn begin<'a>(&self, state: &'a mut State, name: Name) -> Result<&'a mut Kept, Full> {
+        state.turn += 1;
+        let (used, size) = (state.turn, name.size);
+        if !state.kept.contains_key(&name) {
             if !self.make_room(state, cost(size)) {
                 return Err(Full);
             }
             state.bytes += cost(size);
-            state.kept.insert(id, Kept::new(size));
+            state.kept.insert(name, Kept::new(size));
         }
-        let kept = state.kept.get_mut(&id).expect("it was just put there");
+        let kept = state.kept.get_mut(&name).expect("it was just put there");
         kept.used = used;
         kept.given_up = false;
-        if let (Some(disk), None) = (&self.disk, &kept.file) {
+        if kept.have.is_empty() {
+            // Its file was not looked at: all of it comes again.
             kept.have = vec![false; pieces::count(size) as usize];
-            match disk.load(id, size) {
-                Ok(Opened { file, tree, have }) => {
-                    (kept.file, kept.tree, kept.have) = (Some(file), Some(tree), have);
-                }
-                Err(error) if error.kind() == io::ErrorKind::NotFound => kept.tree = None,
-                Err(error) => {
-                    tracing::warn!(target: "busway::gossip", %id, "what is in the store of it is fetched again: {error}");
-                    kept.tree = None;
-                }
-            }
         }
         Ok(kept)
     }
 
     /// Nobody needs what nobody needs: it leaves memory.
-    fn settle(&self, state: &mut State, id: ArtifactId) {
-        let Some(kept) = state.kept.get_mut(&id).filter(|kept| kept.is_free()) else { return };
-        if self.disk.is_some() && kept.file.is_some() {
+    fn settle(&self, state: &mut State, name: Name) {
+        let Some(kept) = state.kept.get_mut(&name).filter(|kept| kept.is_free()) else { return };
+        // What never came to anything has taken room from nobody who would not find it soon; and if it failed, it would again.
+        let whole = kept.is_whole();
+        if self.disk.is_some() && kept.tree.is_some() {
             (kept.file, kept.tree, kept.have) = (None, None, Vec::new());
         } else {
-            self.remove(state, id);
+            self.remove(state, name);
+        }
+        if !whole {
+            return;
         }
         state.freed = true;
         if let Some(calls) = state.calls.upgrade() {
@@ -245,115 +289,144 @@ impl Store {
         }
     }
 
-    fn put(&self, id: ArtifactId, part: Part, bytes: Arc<[u8]>) -> Result<(), Full> {
+    /// Only the machine puts, so that nobody else writes what is written here without the lock.
+    fn put(&self, name: Name, part: Part, bytes: Arc<[u8]>) -> Result<(), Full> {
         let mut state = lock(&self.state);
-        let Some(kept) = state.kept.get_mut(&id) else { return Err(Full) };
+        let Some(kept) = state.kept.get_mut(&name) else { return Err(Full) };
         if kept.has(part) {
             return Ok(());
         }
-        let written = match (part, &self.disk, &kept.file) {
-            (Part::Tree, Some(disk), _) => disk.create(id, kept.size, &bytes).map(|file| {
-                kept.file = Some(Arc::new(file));
-            }),
-            (Part::Piece { index }, Some(_), Some(file)) => disk::write_piece(file, kept.size, index, &bytes),
-            (Part::Piece { index }, None, _) => {
+        let Some(disk) = &self.disk else {
+            if let Part::Piece { index } = part {
                 kept.pieces.insert(index, bytes.clone());
-                Ok(())
             }
-            (Part::Tree, None, _) => Ok(()),
-            (Part::Whole, ..) | (Part::Piece { .. }, Some(_), None) => return Err(Full),
+            kept.take(part, bytes);
+            drop(state);
+            self.news.notify_all();
+            return Ok(());
         };
+        drop(state);
+        let mut written = self.write(disk, name, part, &bytes);
+        if written.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::StorageFull) {
+            // What nobody needs has no right to the disk.
+            self.make_room(&mut lock(&self.state), u64::MAX);
+            written = self.write(disk, name, part, &bytes);
+        }
         if let Err(error) = written {
-            tracing::error!(target: "busway::gossip", %id, "the store cannot be written: {error}");
+            tracing::error!(target: "busway::gossip", id = %name.id, "the store cannot be written: {error}");
             return Err(Full);
         }
-        match part {
-            Part::Whole => {}
-            Part::Tree => kept.tree = Some(bytes),
-            Part::Piece { index } => kept.have[index as usize] = true,
+        if let Some(kept) = lock(&self.state).kept.get_mut(&name) {
+            kept.take(part, bytes);
         }
-        drop(state);
         self.news.notify_all();
         Ok(())
     }
 
+    fn write(&self, disk: &Disk, name: Name, part: Part, bytes: &Arc<[u8]>) -> io::Result<()> {
+        match part {
+            Part::Whole => Err(io::ErrorKind::InvalidInput.into()),
+            Part::Tree => {
+                let file = Arc::new(disk.create(name, bytes)?);
+                self.keep_open(&mut lock(&self.state), name, &file);
+                Ok(())
+            }
+            Part::Piece { index } => disk::write_piece(&*self.file(disk, name)?, name.size, index, bytes),
+        }
+    }
+
+    /// The file of an artifact, opened again if it is not open. No more than `FILES_MAX` stay open.
+    fn file(&self, disk: &Disk, name: Name) -> io::Result<Arc<File>> {
+        if let Some(file) = lock(&self.state).kept.get(&name).and_then(|kept| kept.file.clone()) {
+            return Ok(file);
+        }
+        let file = Arc::new(disk.reopen(name)?);
+        self.keep_open(&mut lock(&self.state), name, &file);
+        Ok(file)
+    }
+
+    fn keep_open(&self, state: &mut State, name: Name, file: &Arc<File>) {
+        let Some(kept) = state.kept.get_mut(&name) else { return };
+        kept.file = Some(file.clone());
+        state.open.push_back(name);
+        while state.open.len() > FILES_MAX {
+            let first = state.open.pop_front();
+            if let Some(kept) = first.and_then(|first| state.kept.get_mut(&first)) {
+                kept.file = None;
+            }
+        }
+    }
+
     /// A piece, as it is here.
-    fn piece(state: &State, id: ArtifactId, index: u32) -> Piece {
-        let Some(kept) = state.kept.get(&id) else { return Piece::GivenUp };
+    fn piece(state: &State, name: Name, index: u32) -> Piece {
+        let Some(kept) = state.kept.get(&name) else { return Piece::GivenUp };
         if !kept.has(Part::Piece { index }) {
             return if kept.given_up || !kept.needed { Piece::GivenUp } else { Piece::Missing };
         }
         if let Some(piece) = kept.pieces.get(&index) {
             return Piece::Here(piece.clone());
         }
-        if let Some((_, piece)) = state.recent.iter().find(|(key, _)| *key == (id, index)) {
+        if let Some((_, piece)) = state.recent.iter().find(|(key, _)| *key == (name, index)) {
             return Piece::Here(piece.clone());
         }
-        match (&kept.file, &kept.tree) {
-            (Some(file), Some(tree)) => Piece::OnDisk(file.clone(), tree.clone()),
-            _ => Piece::GivenUp,
+        match &kept.tree {
+            Some(tree) => Piece::OnDisk(tree.clone()),
+            None => Piece::GivenUp,
         }
     }
 
     /// Reads a piece of which it is said that it is on the disk; nothing if it is damaged.
-    fn fetch(
-        &self,
-        id: ArtifactId,
-        (size, index): (u64, u32),
-        file: &File,
-        tree: &[u8],
-    ) -> Option<Arc<[u8]>> {
-        let read = disk::read_piece(file, size, index, tree);
+    fn fetch(&self, name: Name, index: u32, tree: &[u8]) -> Option<Arc<[u8]>> {
+        let disk = self.disk.as_ref()?;
+        let read = self.file(disk, name).and_then(|file| disk::read_piece(&file, name.size, index, tree));
         let mut state = lock(&self.state);
         match read {
             Ok(piece) => {
+                if state.recent.iter().any(|(key, _)| *key == (name, index)) {
+                    return Some(piece);
+                }
                 if state.recent.len() >= RECENT_MAX {
                     state.recent.pop_front();
                 }
-                state.recent.push_back(((id, index), piece.clone()));
+                state.recent.push_back(((name, index), piece.clone()));
                 Some(piece)
             }
             Err(error) => {
-                self.damage(&mut state, id, index, &error);
+                self.damage(&mut state, name, index, &error);
                 None
             }
         }
     }
 
-    fn damage(&self, state: &mut State, id: ArtifactId, index: u32, error: &io::Error) {
-        let Some(kept) = state.kept.get_mut(&id) else { return };
+    fn damage(&self, state: &mut State, name: Name, index: u32, error: &io::Error) {
+        let Some(kept) = state.kept.get_mut(&name) else { return };
         let Some(have) = kept.have.get_mut(index as usize).filter(|have| **have) else { return };
         *have = false;
-        let unmarked = kept.file.as_ref().map(|file| disk::unmark(file, kept.size, index));
-        tracing::warn!(target: "busway::gossip", %id, index, ?unmarked, "a piece in the store is damaged: {error}");
+        let unmarked = kept.file.as_ref().map(|file| disk::unmark(file, kept.size, index).is_ok());
+        tracing::warn!(target: "busway::gossip", id = %name.id, index, ?unmarked, "a piece in the store is damaged: {error}");
         state.damaged += 1;
-        state.lost.insert(id);
+        state.lost.insert(name);
         if let Some(calls) = state.calls.upgrade() {
             calls.wake();
         }
     }
 
     /// A piece for who has it in hand. Waits until it has come, or comes again, where it is to.
-    fn read(
-        &self,
-        id: ArtifactId,
-        (size, index): (u64, u32),
-        deadline: Deadline,
-    ) -> Result<Arc<[u8]>, Error> {
+    fn read(&self, name: Name, index: u32, deadline: Deadline) -> Result<Arc<[u8]>, Error> {
         let mut state = lock(&self.state);
         loop {
-            match Store::piece(&state, id, index) {
+            match Store::piece(&state, name, index) {
                 Piece::Here(piece) => return Ok(piece),
-                Piece::OnDisk(file, tree) => {
+                Piece::OnDisk(tree) => {
                     drop(state);
-                    if let Some(piece) = self.fetch(id, (size, index), &file, &tree) {
+                    if let Some(piece) = self.fetch(name, index, &tree) {
                         return Ok(piece);
                     }
                     state = lock(&self.state);
                 }
                 Piece::GivenUp => {
                     return Err(Error::new(Code::BytesLost, format!("piece {index} is not here"))
-                        .at(format!("artifact {id}"))
+                        .at(format!("artifact {}", name.id))
                         .remedy("fetch it again while somebody offers it"));
                 }
                 Piece::Missing if state.ended => return Err(crate::runtime::ended()),
@@ -361,7 +434,7 @@ impl Store {
                     let left = deadline.remaining();
                     if left.is_some_and(|left| left.is_zero()) {
                         return Err(Error::new(Code::TimedOut, format!("piece {index} has not come"))
-                            .at(format!("artifact {id}"))
+                            .at(format!("artifact {}", name.id))
                             .remedy("see which nodes are linked: busway peers"));
                     }
                     state = self.sleep(state, left);
@@ -381,8 +454,19 @@ impl Store {
         }
     }
 
+    /// Pieces that are given soon: they are read before anybody's lock is held.
+    pub(crate) fn warm(&self, parts: impl Iterator<Item = (Name, Part)>) {
+        for (name, part) in parts {
+            let Part::Piece { index } = part else { continue };
+            let found = Store::piece(&lock(&self.state), name, index);
+            if let Piece::OnDisk(tree) = found {
+                self.fetch(name, index, &tree);
+            }
+        }
+    }
+
     /// Of which artifacts something was damaged since this was last asked; whether something was given back.
-    pub(crate) fn take_news(&self) -> (BTreeSet<ArtifactId>, bool) {
+    pub(crate) fn take_news(&self) -> (BTreeSet<Name>, bool) {
         let mut state = lock(&self.state);
         (std::mem::take(&mut state.lost), std::mem::take(&mut state.freed))
     }
@@ -397,8 +481,8 @@ impl Store {
     }
 
     /// What is missing of it comes no more.
-    pub(crate) fn give_up(&self, id: ArtifactId) {
-        if let Some(kept) = lock(&self.state).kept.get_mut(&id) {
+    pub(crate) fn give_up(&self, name: Name) {
+        if let Some(kept) = lock(&self.state).kept.get_mut(&name) {
             kept.given_up = true;
         }
         self.news.notify_all();
@@ -415,13 +499,12 @@ impl Store {
     }
 
     /// Has it in hand from now on, if it is here or comes.
-    pub(crate) fn lease(self: &Arc<Self>, id: ArtifactId) -> Option<Lease> {
+    pub(crate) fn lease(self: &Arc<Self>, name: Name) -> Option<Lease> {
         let mut state = lock(&self.state);
-        let kept = state.kept.get_mut(&id).filter(|kept| !kept.have.is_empty())?;
+        let kept = state.kept.get_mut(&name).filter(|kept| !kept.have.is_empty())?;
         kept.leases += 1;
-        let size = kept.size;
         drop(state);
-        Some(Lease { store: self.clone(), id, size })
+        Some(Lease { store: self.clone(), name })
     }
 }
 
@@ -429,13 +512,12 @@ impl Store {
 #[derive(Debug)]
 pub(crate) struct Lease {
     store: Arc<Store>,
-    id: ArtifactId,
-    size: u64,
+    name: Name,
 }
 
 impl Lease {
     pub(crate) fn size(&self) -> u64 {
-        self.size
+        self.name.size
     }
 
     /// Reads from the piece that has this byte: as much as is asked for, or the rest of the piece; nothing at the end.
@@ -443,12 +525,12 @@ impl Lease {
         if self.store.is_inherited() {
             return Err(crate::bus::forked());
         }
-        if offset >= self.size || buf.is_empty() {
+        if offset >= self.size() || buf.is_empty() {
             return Ok(0);
         }
-        let index = u32::try_from(offset / pieces::piece_bytes(self.size)).unwrap_or(u32::MAX);
-        let piece = self.store.read(self.id, (self.size, index), deadline)?;
-        let within = usize::try_from(offset % pieces::piece_bytes(self.size)).unwrap_or(usize::MAX);
+        let index = u32::try_from(offset / pieces::piece_bytes(self.size())).unwrap_or(u32::MAX);
+        let piece = self.store.read(self.name, index, deadline)?;
+        let within = usize::try_from(offset % pieces::piece_bytes(self.size())).unwrap_or(usize::MAX);
         let rest = piece.get(within..).unwrap_or_default();
         let count = rest.len().min(buf.len());
         buf[..count].copy_from_slice(&rest[..count]);
@@ -459,11 +541,11 @@ impl Lease {
 impl Clone for Lease {
     fn clone(&self) -> Self {
         if !self.store.is_inherited()
-            && let Some(kept) = lock(&self.store.state).kept.get_mut(&self.id)
+            && let Some(kept) = lock(&self.store.state).kept.get_mut(&self.name)
         {
             kept.leases += 1;
         }
-        Self { store: self.store.clone(), id: self.id, size: self.size }
+        Self { store: self.store.clone(), name: self.name }
     }
 }
 
@@ -473,10 +555,10 @@ impl Drop for Lease {
             return;
         }
         let mut state = lock(&self.store.state);
-        if let Some(kept) = state.kept.get_mut(&self.id) {
+        if let Some(kept) = state.kept.get_mut(&self.name) {
             kept.leases = kept.leases.saturating_sub(1);
         }
-        self.store.settle(&mut state, self.id);
+        self.store.settle(&mut state, self.name);
     }
 }
 
@@ -485,39 +567,39 @@ impl Drop for Lease {
 pub(crate) struct Shelf(pub(crate) Arc<Store>);
 
 impl busway_protocol::artifact::Store for Shelf {
-    fn open(&mut self, id: ArtifactId, size: u64) -> Result<(), Full> {
-        self.0.begin(&mut lock(&self.0.state), id, size)?.needed = true;
+    fn open(&mut self, name: Name) -> Result<(), Full> {
+        self.0.look(name)?;
+        self.0.begin(&mut lock(&self.0.state), name)?.needed = true;
         Ok(())
     }
 
-    fn put(&mut self, id: ArtifactId, part: Part, bytes: Arc<[u8]>) -> Result<(), Full> {
-        self.0.put(id, part, bytes)
+    fn put(&mut self, name: Name, part: Part, bytes: Arc<[u8]>) -> Result<(), Full> {
+        self.0.put(name, part, bytes)
     }
 
-    fn get(&self, id: ArtifactId, part: Part) -> Option<Arc<[u8]>> {
+    fn get(&self, name: Name, part: Part) -> Option<Arc<[u8]>> {
         let state = lock(&self.0.state);
-        let kept = state.kept.get(&id)?;
+        let kept = state.kept.get(&name)?;
         let Part::Piece { index } = part else { return kept.tree.clone().filter(|_| part == Part::Tree) };
-        let size = kept.size;
-        match Store::piece(&state, id, index) {
+        match Store::piece(&state, name, index) {
             Piece::Here(piece) => Some(piece),
-            Piece::OnDisk(file, tree) => {
+            Piece::OnDisk(tree) => {
                 drop(state);
-                self.0.fetch(id, (size, index), &file, &tree)
+                self.0.fetch(name, index, &tree)
             }
             Piece::Missing | Piece::GivenUp => None,
         }
     }
 
-    fn has(&self, id: ArtifactId, part: Part) -> bool {
-        lock(&self.0.state).kept.get(&id).is_some_and(|kept| kept.has(part))
+    fn has(&self, name: Name, part: Part) -> bool {
+        lock(&self.0.state).kept.get(&name).is_some_and(|kept| kept.has(part))
     }
 
-    fn forget(&mut self, id: ArtifactId) {
+    fn forget(&mut self, name: Name) {
         let mut state = lock(&self.0.state);
-        if let Some(kept) = state.kept.get_mut(&id).filter(|kept| kept.needed) {
+        if let Some(kept) = state.kept.get_mut(&name).filter(|kept| kept.needed) {
             kept.needed = false;
-            self.0.settle(&mut state, id);
+            self.0.settle(&mut state, name);
         }
         drop(state);
         self.0.news.notify_all();

@@ -52,10 +52,14 @@ pub(crate) use users::names;
 const SLEEP_MAX: Duration = Duration::from_secs(1);
 /// So many are let go at a time where there is no room.
 const LET_GO: usize = 16;
+/// And not more often, since all that is known is looked at: 3 200 a second.
+const LET_GO_NS: u64 = 5_000_000;
 /// What had no room in the store, or could not be written there, is tried again after so long, and when something is given back.
 const STORE_AGAIN_NS: u64 = 5_000_000_000;
 /// What has room in the store, and of which nothing comes for so long while others wait for room, makes some.
 const STALLED_NS: u64 = 10_000_000_000;
+/// Pieces that a peer is given in one turn at most.
+const WARM_PIECES: usize = 16;
 /// So often it says what is to be said when the node ends, if links have room.
 const LAST_STEPS: usize = 64;
 
@@ -95,6 +99,8 @@ pub(super) struct Swarm<D> {
     store_again_ns: u64,
     /// Of what comes while others wait for room: how much of it was here, and since when.
     moved: BTreeMap<Reference, (u64, u64)>,
+    /// When small ones are let go again.
+    let_go_ns: u64,
 }
 
 impl<D: Wires> Swarm<D> {
@@ -113,6 +119,7 @@ impl<D: Wires> Swarm<D> {
             full: 0,
             store_again_ns: 0,
             moved: BTreeMap::new(),
+            let_go_ns: 0,
             machine: Gossip::with_store(config, Box::new(Shelf(calls.store.clone()))),
             members,
             lines: BTreeMap::new(),
@@ -190,10 +197,11 @@ impl<D: Wires> Swarm<D> {
     /// What was damaged in the store comes again; and what has no room is given some.
     fn look_at_store(&mut self, now: Time) {
         let (lost, freed) = self.calls.store.take_news();
-        for id in lost {
-            self.machine.handle(now, Input::Lost { id }, &mut self.out);
+        for name in lost {
+            self.machine.handle(now, Input::Lost { name }, &mut self.out);
         }
-        if self.machine.usage().starved > 0 {
+        if self.machine.usage().starved > 0 && now.0 >= self.let_go_ns {
+            self.let_go_ns = now.0.saturating_add(LET_GO_NS);
             self.let_go(now, false, LET_GO);
         }
         let (waits, for_the_first_time) = self.users.waits_for_store();
@@ -224,12 +232,16 @@ impl<D: Wires> Swarm<D> {
             let interest = Interest::Stash;
             self.machine.handle(now, Input::Judged { of, interest }, &mut self.out);
             self.users.makes_room(of);
+            self.store_again_ns = now.0;
         }
     }
 
     /// What nobody here waits for any more is let go, also for others.
     fn let_go(&mut self, now: Time, stored: bool, most: usize) {
-        for of in self.users.let_go(stored, most) {
+        // What others gave takes nothing from who waits for its own share.
+        let (starving, machine) = (self.machine.starving(), &self.machine);
+        let helps = |of| stored || machine.teller(of).is_some_and(|teller| starving.has(teller));
+        for of in self.users.let_go(stored, most, helps) {
             self.machine.handle(now, Input::Release { of }, &mut self.out);
         }
     }
@@ -311,7 +323,7 @@ impl<D: Wires> Swarm<D> {
             Passed::NotFound { request } if line.not_found.len() < GOSSIP_SERVED_MAX => {
                 line.not_found.push_back(request);
             }
-            Passed::NotFound { .. } => {}
+            Passed::NotFound { .. } | Passed::Nothing => {}
         }
     }
 
@@ -385,7 +397,7 @@ impl<D: Wires> Swarm<D> {
             }
         }
         let (machine, store) = (&self.machine, &self.calls.store);
-        self.users.deliver(|of| machine.body(of), |id| store.lease(id));
+        self.users.deliver(|of| machine.body(of), |name| store.lease(name));
     }
 
     fn carry_out(&mut self, now: Time) {
@@ -401,8 +413,8 @@ impl<D: Wires> Swarm<D> {
                 }
                 Output::Damaged { of } => {
                     // What we offer ourselves nobody gives us.
-                    if let Some(id) = self.users.id(of) {
-                        self.calls.store.give_up(id);
+                    if let Some(name) = self.users.name(of) {
+                        self.calls.store.give_up(name);
                     }
                 }
                 Output::Gone { of } => self.users.gone(of),
@@ -435,6 +447,7 @@ impl<D: Wires> Swarm<D> {
         if !self.machine.has_output(node) && line.not_found.is_empty() {
             return false;
         }
+        self.calls.store.warm(self.machine.serving(node).take(WARM_PIECES));
         let mut peer = lock(peer);
         if peer.artifact_link() != Some(link) {
             // It ended meanwhile; whoever noticed has woken us.
@@ -455,7 +468,10 @@ impl<D: Wires> Swarm<D> {
                     if let (true, Word::Exchange(exchange)) = (line.anew, &mut words.word) {
                         exchange.since = None;
                     }
-                    words.word = rights::said(permits, node, words.word, |of| self.users.topic(of));
+                    let word = std::mem::replace(&mut words.word, Word::Handled { tells: 0, marks: 0 });
+                    let passed = rights::said(permits, node, word, |of| self.users.topic(of));
+                    let Some(word) = passed else { continue };
+                    words.word = word;
                     encode(&words.word, words.following(), &mut body);
                 }
                 peer.say_of_artifacts(now, lane, body);

@@ -96,7 +96,8 @@ fn what_has_taken_the_room_and_does_not_come_makes_room_for_what_does() {
 
 /// Overwrites so many bytes of an artifact in a store.
 fn damage(store: &std::path::Path, id: ArtifactId, size: usize) {
-    let file = std::fs::File::options().write(true).open(store.join(format!("{id}.artifact"))).unwrap();
+    let file = store.join(format!("{id}-{}.artifact", 2 << 20));
+    let file = std::fs::File::options().write(true).open(file).unwrap();
     file.write_all_at(&vec![0; size], 4_096).unwrap();
 }
 

@@ -10,38 +10,47 @@ use core::fmt;
 
 use busway_wire::gossip::{ArtifactId, Part};
 
+/// An artifact by its id and its size. Who offers says both, and may lie: of two sizes of one id one is so at most, and neither is believed before all of it is here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Name {
+    /// BLAKE3 of its bytes.
+    pub id: ArtifactId,
+    /// How many bytes it has.
+    pub size: u64,
+}
+
 /// There is no room for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Full;
 
 /// Keeps checked parts of artifacts.
 pub trait Store: fmt::Debug + Send {
-    /// An artifact of so many bytes is needed from now on, until it is forgotten: its parts come, or are here already.
+    /// An artifact is needed from now on, until it is forgotten: its parts come, or are here already.
     ///
     /// # Errors
     /// [`Full`] where there is no room for all of it; then nothing of it is asked for.
-    fn open(&mut self, id: ArtifactId, size: u64) -> Result<(), Full>;
+    fn open(&mut self, name: Name) -> Result<(), Full>;
 
     /// Keeps it.
     ///
     /// # Errors
     /// [`Full`] where there is no room; then nothing more of it is asked for.
-    fn put(&mut self, id: ArtifactId, part: Part, bytes: Arc<[u8]>) -> Result<(), Full>;
+    fn put(&mut self, name: Name, part: Part, bytes: Arc<[u8]>) -> Result<(), Full>;
 
     /// A part that is kept, all of it.
-    fn get(&self, id: ArtifactId, part: Part) -> Option<Arc<[u8]>>;
+    fn get(&self, name: Name, part: Part) -> Option<Arc<[u8]>>;
 
     /// Whether a part is kept.
-    fn has(&self, id: ArtifactId, part: Part) -> bool;
+    fn has(&self, name: Name, part: Part) -> bool;
 
     /// Nobody here needs any of it any more.
-    fn forget(&mut self, id: ArtifactId);
+    fn forget(&mut self, name: Name);
 }
 
 /// Keeps parts in memory, up to so many bytes.
 #[derive(Debug)]
 pub struct Memory {
-    of: BTreeMap<(ArtifactId, Part), Arc<[u8]>>,
+    of: BTreeMap<(Name, Part), Arc<[u8]>>,
     bytes: u64,
     bytes_max: u64,
 }
@@ -55,33 +64,33 @@ impl Memory {
 }
 
 impl Store for Memory {
-    fn open(&mut self, _id: ArtifactId, _size: u64) -> Result<(), Full> {
+    fn open(&mut self, _name: Name) -> Result<(), Full> {
         Ok(())
     }
 
-    fn put(&mut self, id: ArtifactId, part: Part, bytes: Arc<[u8]>) -> Result<(), Full> {
+    fn put(&mut self, name: Name, part: Part, bytes: Arc<[u8]>) -> Result<(), Full> {
         let size = bytes.len() as u64;
-        if self.has(id, part) {
+        if self.has(name, part) {
             return Ok(());
         }
         if self.bytes + size > self.bytes_max {
             return Err(Full);
         }
         self.bytes += size;
-        self.of.insert((id, part), bytes);
+        self.of.insert((name, part), bytes);
         Ok(())
     }
 
-    fn get(&self, id: ArtifactId, part: Part) -> Option<Arc<[u8]>> {
-        self.of.get(&(id, part)).cloned()
+    fn get(&self, name: Name, part: Part) -> Option<Arc<[u8]>> {
+        self.of.get(&(name, part)).cloned()
     }
 
-    fn has(&self, id: ArtifactId, part: Part) -> bool {
-        self.of.contains_key(&(id, part))
+    fn has(&self, name: Name, part: Part) -> bool {
+        self.of.contains_key(&(name, part))
     }
 
-    fn forget(&mut self, id: ArtifactId) {
-        let of_it = (id, Part::Whole)..=(id, Part::Piece { index: u32::MAX });
+    fn forget(&mut self, name: Name) {
+        let of_it = (name, Part::Whole)..=(name, Part::Piece { index: u32::MAX });
         let parts: alloc::vec::Vec<_> = self.of.range(of_it).map(|(key, _)| *key).collect();
         for key in parts {
             self.bytes -= self.of.remove(&key).map_or(0, |bytes| bytes.len() as u64);

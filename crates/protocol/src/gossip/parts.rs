@@ -10,12 +10,12 @@ use alloc::collections::BTreeMap;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
-use busway_wire::gossip::{ArtifactId, NodeIndex, Part, Reference, SlotNumber, Word};
+use busway_wire::gossip::{NodeIndex, Part, Reference, SlotNumber, Word};
 use busway_wire::limits::{
     GOSSIP_HAVE_MS, GOSSIP_MARKS_INSIDE_MS, GOSSIP_MARKS_MS, GOSSIP_PIECE_BYTES, GOSSIP_WORD_ENTRIES_MAX,
 };
 
-use crate::artifact::{Full, Proof, pieces};
+use crate::artifact::{Full, Name, Proof, pieces};
 use crate::gossip::due::Due;
 use crate::gossip::nodes::Slots;
 use crate::gossip::pulls::Key;
@@ -25,8 +25,7 @@ use crate::time::Time;
 /// One that comes.
 #[derive(Debug)]
 pub(super) struct Parts {
-    id: ArtifactId,
-    size: u64,
+    name: Name,
     interest: Interest,
     /// The values have come, and pieces are wanted.
     begun: bool,
@@ -80,7 +79,7 @@ impl Parts {
     fn insert(&mut self, index: u32) {
         self.have.insert(SlotNumber(index));
         self.got.push(index);
-        let bytes = pieces::place(self.size, index).map_or(0, |(_, bytes)| bytes);
+        let bytes = pieces::place(self.name.size, index).map_or(0, |(_, bytes)| bytes);
         self.here = (self.here.0 + 1, self.here.1 + bytes);
     }
 
@@ -96,27 +95,28 @@ impl Parts {
 
 impl Gossip {
     /// Puts a body of our own into the store, where it does not lie there already.
-    pub(super) fn keep(&mut self, offering: &Offering) -> Result<ArtifactId, OfferError> {
+    pub(super) fn keep(&mut self, offering: &Offering) -> Result<Name, OfferError> {
         let (body, id, size) = (&offering.body, offering.id(), offering.size());
-        if self.store.open(id, size).is_err() {
+        let name = Name { id, size };
+        if self.store.open(name).is_err() {
             return Err(OfferError::Store { size });
         }
         if offering.stored.is_some() {
-            return Ok(id);
+            return Ok(name);
         }
-        let mut put = self.store.put(id, Part::Tree, pieces::tree(body).into());
+        let mut put = self.store.put(name, Part::Tree, pieces::tree(body).into());
         for index in 0..pieces::count(size) {
             let Some((offset, bytes)) = pieces::place(size, index).filter(|_| put.is_ok()) else { break };
             let at = usize::try_from(offset).unwrap_or(usize::MAX);
             let piece =
                 body.get(at..).and_then(|rest| rest.get(..usize::try_from(bytes).ok()?)).unwrap_or_default();
-            put = self.store.put(id, Part::Piece { index }, piece.into());
+            put = self.store.put(name, Part::Piece { index }, piece.into());
         }
         if put == Err(Full) {
-            self.forget_unused(id);
+            self.forget_unused(name);
             return Err(OfferError::Store { size });
         }
-        Ok(id)
+        Ok(name)
     }
 
     /// What of ours is offered no more lies in the store no more.
@@ -127,15 +127,15 @@ impl Gossip {
         let over: Vec<Reference> =
             own.map(|(of, _)| *of).filter(|of| self.own(of.slot) != Some(*of)).collect();
         for of in over {
-            if let Some(id) = self.stored.remove(&of) {
-                self.forget_unused(id);
+            if let Some(name) = self.stored.remove(&of) {
+                self.forget_unused(name);
             }
         }
     }
 
-    pub(super) fn forget_unused(&mut self, id: ArtifactId) {
-        if !self.stored.values().any(|stored| *stored == id) {
-            self.store.forget(id);
+    pub(super) fn forget_unused(&mut self, name: Name) {
+        if !self.stored.values().any(|stored| *stored == name) {
+            self.store.forget(name);
         }
     }
 
@@ -152,21 +152,22 @@ impl Gossip {
         &mut self,
         now: Time,
         of: Reference,
-        (id, size): (ArtifactId, u64),
+        name: Name,
         (holders, interest): (Nodes, Interest),
         out: &mut Vec<Output>,
     ) {
-        if self.store.open(id, size).is_err() {
+        let Name { id, size } = name;
+        if self.store.open(name).is_err() {
             return self.has_no_room(of, out);
         }
         self.pulls.want_parts(now, of, holders);
         let (have, got, peers) = (Slots::default(), Vec::new(), BTreeMap::new());
-        let mut parts = Parts { id, size, interest, begun: false, have, here: (0, 0), got, peers };
+        let mut parts = Parts { name, interest, begun: false, have, here: (0, 0), got, peers };
         let others = self.peers.iter().filter(|(node, peer)| peer.reader.is_some() && **node != of.node);
         others.filter(|(node, _)| !holders.has(**node)).for_each(|(node, _)| parts.greet(*node));
         self.parts.insert(of, parts);
-        self.stored.insert(of, id);
-        match self.store.get(id, Part::Tree) {
+        self.stored.insert(of, name);
+        match self.store.get(name, Part::Tree) {
             Some(tree) => self.want_pieces(of, &tree, out),
             None => {
                 let bytes = u64::from(pieces::count(size)) * pieces::VALUE_BYTES as u64;
@@ -192,9 +193,9 @@ impl Gossip {
         let Some(parts) = self.parts.get_mut(&of) else { return };
         parts.begun = true;
         for (index, value) in (0..).zip(tree.as_chunks().0) {
-            let Some((offset, bytes)) = pieces::place(parts.size, index) else { break };
+            let Some((offset, bytes)) = pieces::place(parts.name.size, index) else { break };
             let part = Part::Piece { index };
-            if self.store.has(parts.id, part) {
+            if self.store.has(parts.name, part) {
                 parts.insert(index);
                 continue;
             }
@@ -215,7 +216,7 @@ impl Gossip {
     ) {
         let Key { of, part } = key;
         let Some(parts) = self.parts.get_mut(&of) else { return };
-        if self.store.put(parts.id, part, body.clone()).is_err() {
+        if self.store.put(parts.name, part, body.clone()).is_err() {
             return self.has_no_room(of, out);
         }
         if let Part::Piece { index } = part {
@@ -245,9 +246,9 @@ impl Gossip {
     }
 
     /// A part is in the store no more. What comes begins again, with what there is.
-    pub(super) fn lost(&mut self, now: Time, id: ArtifactId, out: &mut Vec<Output>) {
+    pub(super) fn lost(&mut self, now: Time, name: Name, out: &mut Vec<Output>) {
         let of_it: Vec<Reference> =
-            self.stored.iter().filter(|(_, stored)| **stored == id).map(|(of, _)| *of).collect();
+            self.stored.iter().filter(|(_, stored)| **stored == name).map(|(of, _)| *of).collect();
         for of in of_it {
             if of.node == self.config.node {
                 out.push(Output::Damaged { of });
@@ -271,7 +272,7 @@ impl Gossip {
 
     /// If all pieces are here, the user has it, and others may ask us for all of it.
     pub(super) fn complete(&mut self, now: Time, of: Reference, out: &mut Vec<Output>) {
-        let whole = |parts: &Parts| parts.begun && parts.here.0 >= pieces::count(parts.size);
+        let whole = |parts: &Parts| parts.begun && parts.here.0 >= pieces::count(parts.name.size);
         if !self.parts.get(&of).is_some_and(whole) {
             return;
         }
@@ -299,7 +300,7 @@ impl Gossip {
     pub(super) fn hear_have(&mut self, from: NodeIndex, of: Reference, named: &[u32]) {
         let Some(parts) = self.parts.get_mut(&of) else { return };
         parts.greet(from);
-        let count = pieces::count(parts.size);
+        let count = pieces::count(parts.name.size);
         let Some(sharer) = parts.peers.get_mut(&from) else { return };
         if !parts.begun && !named.is_empty() {
             self.pulls.holder(Key { of, part: Part::Tree }, from, true);

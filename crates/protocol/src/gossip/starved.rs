@@ -7,6 +7,8 @@ use alloc::vec::Vec;
 
 use busway_wire::gossip::{NodeIndex, Reference};
 
+use crate::gossip::Nodes;
+
 /// The place of one: how urgent it is, and how early it came.
 type Place = (u8, u64);
 
@@ -21,6 +23,10 @@ pub(super) struct Starved {
 impl Starved {
     pub(super) fn len(&self) -> usize {
         self.of.len()
+    }
+
+    pub(super) fn tellers(&self) -> Nodes {
+        self.queues.keys().copied().collect()
     }
 
     pub(super) fn insert(&mut self, of: Reference, teller: NodeIndex, class: u8) {

@@ -13,6 +13,7 @@ use busway_wire::limits::{
     ARTIFACT_ATTRIBUTE_BYTES_MAX, ARTIFACT_BYTES_MAX, GOSSIP_OFFERS_BYTES_DEFAULT, GOSSIP_OFFERS_DEFAULT,
 };
 
+use crate::artifact::Name;
 use crate::flow::{Budget, Flow, Limits, Rule, WhenFull};
 use crate::gossip::Nodes;
 
@@ -235,7 +236,7 @@ pub enum Input<'a> {
     /// A part that lay in the store is damaged, or gone: it is asked for again, of who has it.
     Lost {
         /// Of which artifact.
-        id: ArtifactId,
+        name: Name,
     },
     /// A node is gone for good, and with it what it offered; it is not to be waited for, nor told anything. Not of one with a link.
     Forget {

@@ -1,8 +1,8 @@
 //! Artifacts in plain files: one for each, named by its id, as FORMAT.md says.
 //!
-//! A piece is written, and then its mark; both go to the kernel's memory and no further: nothing is synced. What a killed process wrote is there when it starts again, and that
-//! the machine lost power is found when a piece is read, since each is checked against its value then, and fetched again. A sync for each piece would cost more than to fetch
-//! it. So a write takes as long as copying does; only where the disk is behind by as much as the kernel allows it waits, and who gives the bytes waits with it.
+//! A piece is written, and then its mark; both go to the kernel's memory and no further: nothing is synced. What a killed process wrote is there when it starts again; where the
+//! machine lost power it may not be, so each piece that is marked is read and checked once before it counts as here. A sync for each piece would cost more than to fetch it. So
+//! a write takes as long as copying does; only where the disk is behind by as much as the kernel allows it waits, and artifacts wait with it, but no message.
 //!
 //! What is in the directory and is not of this form is left alone. It knows no quota, and who needs what.
 //!
@@ -14,8 +14,7 @@ use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use busway_protocol::artifact::pieces;
-use busway_wire::gossip::ArtifactId;
+use busway_protocol::artifact::{Name, pieces};
 
 use crate::error::{Code, Error};
 
@@ -36,8 +35,7 @@ pub(super) struct Disk {
 /// A file that was found.
 #[derive(Debug)]
 pub(super) struct Found {
-    pub(super) id: ArtifactId,
-    pub(super) size: u64,
+    pub(super) name: Name,
     /// When it was last written, or begun to be used: seconds and nanoseconds of the file's clock.
     pub(super) used: (i64, i64),
 }
@@ -81,6 +79,14 @@ impl Disk {
             }
             Ok(()) | Err(_) => {}
         }
+        let metadata =
+            std::fs::metadata(directory).map_err(|error| failed(error, "it cannot be looked at"))?;
+        let own = metadata.uid() == rustix::process::geteuid().as_raw();
+        if metadata.is_dir() && !(own && metadata.mode() & 0o022 == 0) {
+            return Err(Error::new(Code::StoreUnusable, "others may write there, or it is not ours")
+                .at(format!("the store {}", directory.display()))
+                .remedy("name a directory of this user, of mode 0700"));
+        }
         let lock = options().create(true).truncate(false).open(directory.join("lock"));
         let lock = lock.map_err(|error| failed(error, "its lock cannot be opened"))?;
         match lock.try_lock() {
@@ -103,14 +109,16 @@ impl Disk {
             let entry = entry?;
             let name = entry.file_name();
             let Some(name) = name.to_str() else { continue };
-            if name.starts_with(UNFINISHED) {
+            if is_unfinished(name) {
                 // Nobody else is here who could need it.
-                let _ = std::fs::remove_file(entry.path());
+                if entry.file_type()?.is_file() {
+                    let _ = std::fs::remove_file(entry.path());
+                }
                 continue;
             }
-            let Some(id) = name.strip_suffix(ENDING).and_then(|name| name.parse().ok()) else { continue };
-            match self.head_of(id) {
-                Ok((size, used)) => found.push(Found { id, size, used }),
+            let Some(name) = name_of(name) else { continue };
+            match self.head_of(name) {
+                Ok(used) => found.push(Found { name, used }),
                 Err(error) => {
                     tracing::warn!(target: "busway::gossip", "{} is left alone: {error}", entry.path().display());
                 }
@@ -119,61 +127,61 @@ impl Disk {
         Ok(found)
     }
 
-    fn head_of(&self, id: ArtifactId) -> io::Result<(u64, (i64, i64))> {
-        let file = options().open(self.path(id))?;
+    fn head_of(&self, name: Name) -> io::Result<(i64, i64)> {
+        let file = options().open(self.path(name))?;
         let metadata = file.metadata()?;
         if !metadata.is_file() {
             return Err(damaged());
         }
-        Ok((read_head(&file, id)?, (metadata.mtime(), metadata.mtime_nsec())))
+        read_tree(&file, name)?;
+        Ok((metadata.mtime(), metadata.mtime_nsec()))
     }
 
-    fn path(&self, id: ArtifactId) -> PathBuf {
-        self.directory.join(format!("{id}{ENDING}"))
+    fn path(&self, name: Name) -> PathBuf {
+        self.directory.join(format!("{}-{}{ENDING}", name.id, name.size))
     }
 
-    /// Opens what is there of an artifact of so many bytes.
-    pub(super) fn load(&self, id: ArtifactId, size: u64) -> io::Result<Opened> {
-        let file = options().open(self.path(id))?;
-        if !file.metadata()?.is_file() || read_head(&file, id)? != size {
+    /// Opens what is there of an artifact.
+    pub(super) fn load(&self, name: Name) -> io::Result<Opened> {
+        let file = options().open(self.path(name))?;
+        let metadata = file.metadata()?;
+        if !metadata.is_file() || metadata.uid() != rustix::process::geteuid().as_raw() {
             return Err(damaged());
         }
-        let count = pieces::count(size) as usize;
-        let mut tree = vec![0; count * pieces::VALUE_BYTES];
-        file.read_exact_at(&mut tree, HEAD_BYTES)?;
-        if pieces::root(&tree, size) != Some(id) {
-            return Err(damaged());
-        }
-        let mut marks = vec![0; count];
+        let tree = read_tree(&file, name)?;
+        let mut marks = vec![0; pieces::count(name.size) as usize];
         file.read_exact_at(&mut marks, HEAD_BYTES + tree.len() as u64)?;
         // It is used, and others are older: the same again is a change to the file's clock.
         file.write_all_at(&MAGIC, 0)?;
-        let have = marks.into_iter().map(|mark| mark == MARK).collect();
-        Ok(Opened { file: Arc::new(file), tree: tree.into(), have })
+        // A mark may have come to the disk before its piece.
+        let sound =
+            |(index, mark): (u32, &u8)| *mark == MARK && read_piece(&file, name.size, index, &tree).is_ok();
+        let have = (0..).zip(&marks).map(sound).collect();
+        Ok(Opened { file: Arc::new(file), tree, have })
+    }
+
+    /// Opens again what was open before. What is read of it is checked in any case.
+    pub(super) fn reopen(&self, name: Name) -> io::Result<File> {
+        options().open(self.path(name))
     }
 
     /// Makes the file of an artifact of which nothing but the values of its pieces is here.
-    pub(super) fn create(&self, id: ArtifactId, size: u64, tree: &[u8]) -> io::Result<File> {
+    pub(super) fn create(&self, name: Name, tree: &[u8]) -> io::Result<File> {
         let unfinished = self.unfinished()?;
-        let marks = vec![0; pieces::count(size) as usize];
-        write_head(&unfinished.file, (id, size), tree, &marks)?;
-        self.keep(unfinished, id)
+        let marks = vec![0; pieces::count(name.size) as usize];
+        write_head(&unfinished.file, name, tree, &marks)?;
+        self.keep(unfinished, name)
     }
 
     /// Names a file of which all is there.
-    pub(super) fn finish(
-        &self,
-        unfinished: Unfinished,
-        (id, size): (ArtifactId, u64),
-        tree: &[u8],
-    ) -> io::Result<File> {
-        let marks = vec![MARK; pieces::count(size) as usize];
-        write_head(&unfinished.file, (id, size), tree, &marks)?;
-        self.keep(unfinished, id)
+    pub(super) fn finish(&self, unfinished: Unfinished, name: Name, tree: &[u8]) -> io::Result<File> {
+        let marks = vec![MARK; pieces::count(name.size) as usize];
+        write_head(&unfinished.file, name, tree, &marks)?;
+        self.keep(unfinished, name)
     }
 
-    fn keep(&self, mut unfinished: Unfinished, id: ArtifactId) -> io::Result<File> {
-        std::fs::rename(&unfinished.path, self.path(id))?;
+    fn keep(&self, mut unfinished: Unfinished, name: Name) -> io::Result<File> {
+        std::fs::rename(&unfinished.path, self.path(name))?;
         unfinished.kept = true;
         unfinished.file.try_clone()
     }
@@ -186,8 +194,8 @@ impl Disk {
         Ok(Unfinished { path, file, kept: false })
     }
 
-    pub(super) fn remove(&self, id: ArtifactId) {
-        if let Err(error) = std::fs::remove_file(self.path(id))
+    pub(super) fn remove(&self, name: Name) {
+        if let Err(error) = std::fs::remove_file(self.path(name))
             && error.kind() != ErrorKind::NotFound
         {
             tracing::warn!(target: "busway::gossip", "an artifact cannot be removed: {error}");
@@ -230,28 +238,52 @@ pub(super) fn read_piece(file: &File, size: u64, index: u32, tree: &[u8]) -> io:
     Ok(piece.into())
 }
 
-fn write_head(file: &File, (id, size): (ArtifactId, u64), tree: &[u8], marks: &[u8]) -> io::Result<()> {
+fn write_head(file: &File, name: Name, tree: &[u8], marks: &[u8]) -> io::Result<()> {
     let mut head = Vec::with_capacity(64 + tree.len() + marks.len());
     head.extend_from_slice(&MAGIC);
     head.extend_from_slice(&VERSION.to_le_bytes());
     head.extend_from_slice(&[0; 4]);
-    head.extend_from_slice(&size.to_le_bytes());
-    head.extend_from_slice(&id.0);
+    head.extend_from_slice(&name.size.to_le_bytes());
+    head.extend_from_slice(&name.id.0);
     head.extend_from_slice(&[0; 8]);
     head.extend_from_slice(tree);
     head.extend_from_slice(marks);
     file.write_all_at(&head, 0)
 }
 
-/// The size of the artifact, if the file is of this one.
-fn read_head(file: &File, id: ArtifactId) -> io::Result<u64> {
+/// The values of the pieces, if the file is of this artifact.
+fn read_tree(file: &File, name: Name) -> io::Result<Arc<[u8]>> {
     let mut head = [0; 64];
     file.read_exact_at(&mut head, 0)?;
-    let version: [u8; 4] = head[8..12].try_into().expect("four bytes");
-    let size = u64::from_le_bytes(head[16..24].try_into().expect("eight bytes"));
-    let sound = head[..8] == MAGIC && head[12..16] == [0; 4] && head[24..56] == id.0 && head[56..] == [0; 8];
-    let parted = pieces::count(size) > 1;
-    if sound && parted && u32::from_le_bytes(version) == VERSION { Ok(size) } else { Err(damaged()) }
+    let sound = head[..8] == MAGIC && head[8..12] == VERSION.to_le_bytes() && head[12..16] == [0; 4];
+    if !sound || head[16..24] != name.size.to_le_bytes() || head[24..56] != name.id.0 || head[56..] != [0; 8]
+    {
+        return Err(damaged());
+    }
+    let mut tree = vec![0; pieces::count(name.size) as usize * pieces::VALUE_BYTES];
+    file.read_exact_at(&mut tree, HEAD_BYTES)?;
+    if pieces::root(&tree, name.size) != Some(name.id) {
+        return Err(damaged());
+    }
+    Ok(tree.into())
+}
+
+/// What a file of this name has: its id and its size, written as they are, and in no other way.
+fn name_of(file: &str) -> Option<Name> {
+    let (id, size) = file.strip_suffix(ENDING)?.split_once('-')?;
+    let name = Name { id: id.parse().ok()?, size: size.parse().ok()? };
+    (name.size.to_string() == size && pieces::count(name.size) > 0).then_some(name)
+}
+
+/// Whether a file of this name is one of ours that was not finished.
+fn is_unfinished(file: &str) -> bool {
+    let digits = file.strip_prefix(UNFINISHED).unwrap_or_default();
+    digits.len() == 16 && digits.bytes().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f'))
+}
+
+/// Whether a file is not there, or not what it should be; else it may be another time.
+pub(super) fn is_damage(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::NotFound | ErrorKind::InvalidData | ErrorKind::UnexpectedEof)
 }
 
 fn damaged() -> io::Error {

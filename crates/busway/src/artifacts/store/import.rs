@@ -9,7 +9,7 @@ use std::io::{self, ErrorKind, Read};
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
-use busway_protocol::artifact::pieces;
+use busway_protocol::artifact::{Name, pieces};
 use busway_protocol::gossip::ArtifactId;
 use busway_wire::limits::{ARTIFACT_BYTES_MAX, ARTIFACT_WHOLE_BYTES_MAX};
 
@@ -97,7 +97,7 @@ impl Store {
         }
         let id = pieces::root(&tree, size).ok_or_else(|| unreadable(&ErrorKind::UnexpectedEof.into()))?;
         drop(reserved);
-        self.adopt((id, size), tree.into(), kept, unfinished)
+        self.adopt(Name { id, size }, tree.into(), kept, unfinished)
     }
 
     fn reserve(&self, size: u64) -> Result<Reserved<'_>, Error> {
@@ -119,35 +119,37 @@ impl Store {
     /// All of it was read.
     fn adopt(
         self: &Arc<Self>,
-        (id, size): (ArtifactId, u64),
+        name: Name,
         tree: Arc<[u8]>,
         all: Vec<Arc<[u8]>>,
         unfinished: Option<Unfinished>,
     ) -> Result<Imported, Error> {
         let mut state = lock(&self.state);
-        let kept = self.begin(&mut state, id, size).map_err(|_| self.full(size))?;
+        self.begin(&mut state, name).map_err(|_| self.full(name.size))?;
         if let (Some(disk), Some(unfinished)) = (&self.disk, unfinished) {
-            match disk.finish(unfinished, (id, size), &tree) {
-                Ok(file) => kept.file = Some(Arc::new(file)),
+            match disk.finish(unfinished, name, &tree) {
+                Ok(file) => self.keep_open(&mut state, name, &Arc::new(file)),
                 Err(error) => {
+                    self.settle(&mut state, name);
                     drop(state);
                     return Err(unusable(&error));
                 }
             }
         }
+        let kept = state.kept.get_mut(&name).expect("it was begun");
         kept.pieces = (0..).zip(all).collect();
-        kept.have = vec![true; pieces::count(size) as usize];
+        kept.have = vec![true; pieces::count(name.size) as usize];
         kept.tree = Some(tree);
         kept.leases += 1;
         drop(state);
         self.news.notify_all();
-        Ok(Imported::Stored(Lease { store: self.clone(), id, size }))
+        Ok(Imported::Stored(Lease { store: self.clone(), name }))
     }
 }
 
 impl Lease {
     pub(crate) fn id(&self) -> ArtifactId {
-        self.id
+        self.name.id
     }
 }
 

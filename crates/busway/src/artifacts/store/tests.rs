@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use busway_protocol::artifact::{Full, Store as _, pieces};
+use busway_protocol::artifact::{Full, Name, Store as _, pieces};
 use busway_protocol::gossip::{ArtifactId, Part};
 use busway_shm::clock::Deadline;
 
@@ -35,8 +35,8 @@ impl Directory {
         Store::open(&StoreConfig { directory: Some(self.0.clone()), bytes_max, ..StoreConfig::default() })
     }
 
-    fn file(&self, id: ArtifactId) -> PathBuf {
-        self.0.join(format!("{id}.artifact"))
+    fn file(&self, name: Name) -> PathBuf {
+        self.0.join(format!("{}-{}.artifact", name.id, name.size))
     }
 }
 
@@ -50,6 +50,10 @@ fn body(seed: u64, size: usize) -> Vec<u8> {
     let mut body = vec![0; size];
     fastrand::Rng::with_seed(seed).fill(&mut body);
     body
+}
+
+fn name(body: &[u8]) -> Name {
+    Name { id: ArtifactId::of(body), size: body.len() as u64 }
 }
 
 fn import(store: &Arc<Store>, body: &[u8]) -> Result<Lease, Error> {
@@ -80,12 +84,12 @@ fn overwrite(path: &Path, offset: u64, bytes: &[u8]) {
 fn what_was_stored_is_there_when_the_store_is_opened_again_and_no_part_of_it_that_was_not() {
     let directory = Directory::new();
     let (whole, part) = (body(1, SIZE), body(2, SIZE));
-    let (id, other) = (ArtifactId::of(&whole), ArtifactId::of(&part));
+    let (id, other) = (name(&whole), name(&part));
     {
         let store = directory.store(1 << 20);
         drop(import(&store, &whole).unwrap());
         let mut shelf = Shelf(store);
-        shelf.open(other, SIZE as u64).unwrap();
+        shelf.open(other).unwrap();
         shelf.put(other, Part::Tree, pieces::tree(&part).into()).unwrap();
         let (offset, bytes) = pieces::place(SIZE as u64, 3).unwrap();
         let third = &part[offset as usize..(offset + bytes) as usize];
@@ -93,8 +97,8 @@ fn what_was_stored_is_there_when_the_store_is_opened_again_and_no_part_of_it_tha
         assert_eq!(directory.try_store(1).unwrap_err().code(), Code::StoreUnusable, "two have it");
     }
     let mut shelf = Shelf(directory.store(1 << 20));
-    shelf.open(id, SIZE as u64).unwrap();
-    shelf.open(other, SIZE as u64).unwrap();
+    shelf.open(id).unwrap();
+    shelf.open(other).unwrap();
     assert!(read(&shelf.0.lease(id).unwrap()).unwrap() == whole);
     let count = pieces::count(SIZE as u64);
     let here: Vec<u32> = (0..count).filter(|index| shelf.has(other, Part::Piece { index: *index })).collect();
@@ -103,7 +107,7 @@ fn what_was_stored_is_there_when_the_store_is_opened_again_and_no_part_of_it_tha
     let file = std::fs::read(directory.file(id)).unwrap();
     let marks = 64 + 32 * count as usize;
     assert_eq!(file[..24], [&b"BUSWAYAF"[..], &1_u64.to_le_bytes(), &(SIZE as u64).to_le_bytes()].concat());
-    assert_eq!((&file[24..56], &file[56..64]), (&id.0[..], &[0; 8][..]));
+    assert_eq!((&file[24..56], &file[56..64]), (&id.id.0[..], &[0; 8][..]));
     assert!(file[64..marks] == pieces::tree(&whole) && file[marks..marks + count as usize] == [1; 5]);
     assert!(file[4_096..] == whole);
     println!("evidence: whole={SIZE} part=1/{count}");
@@ -112,7 +116,7 @@ fn what_was_stored_is_there_when_the_store_is_opened_again_and_no_part_of_it_tha
 #[test]
 fn whatever_is_changed_in_its_files_no_other_byte_is_ever_read_of_an_artifact() {
     let whole = body(1, SIZE);
-    let id = ArtifactId::of(&whole);
+    let id = name(&whole);
     let mut random = fastrand::Rng::with_seed(11);
     let (mut refused, mut sound) = (0, 0);
     for round in 0..400 {
@@ -127,10 +131,12 @@ fn whatever_is_changed_in_its_files_no_other_byte_is_ever_read_of_an_artifact() 
             _ => overwrite(&path, at, &[random.u8(..)]),
         }
         let mut shelf = Shelf(directory.store(1 << 20));
-        shelf.open(id, SIZE as u64).unwrap();
+        shelf.open(id).unwrap();
         for index in 0..pieces::count(SIZE as u64) {
             let (offset, bytes) = pieces::place(SIZE as u64, index).unwrap();
             let right = &whole[offset as usize..(offset + bytes) as usize];
+            let said = shelf.has(id, Part::Piece { index });
+            assert_eq!(said, shelf.get(id, Part::Piece { index }).is_some(), "what is not right is not here");
             match shelf.get(id, Part::Piece { index }) {
                 Some(piece) => {
                     assert!(piece[..] == *right, "round {round}");
@@ -152,23 +158,72 @@ fn whatever_is_changed_in_its_files_no_other_byte_is_ever_read_of_an_artifact() 
 }
 
 #[test]
+fn who_says_another_size_of_an_artifact_takes_nothing_from_it() {
+    let directory = Directory::new();
+    let whole = body(1, SIZE);
+    let (true_name, lie) = (name(&whole), Name { size: SIZE as u64 + 1, ..name(&whole) });
+    for disk in [true, false] {
+        let config = StoreConfig { directory: disk.then(|| directory.0.clone()), ..StoreConfig::default() };
+        let mut shelf = Shelf(Store::open(&config).unwrap());
+        shelf.open(lie).unwrap();
+        let held = import(&shelf.0, &whole).unwrap();
+        shelf.open(lie).unwrap();
+        shelf.open(true_name).unwrap();
+        assert!(read(&held).unwrap() == whole);
+        shelf.forget(lie);
+        assert!(read(&held).unwrap() == whole && shelf.has(true_name, Part::Tree));
+    }
+}
+
+#[test]
+fn however_many_artifacts_are_needed_few_files_are_open() {
+    const COUNT: u64 = 150;
+    let directory = Directory::new();
+    let store = directory.store(1 << 30);
+    let mut shelf = Shelf(store.clone());
+    let bodies: Vec<Vec<u8>> = (0..COUNT).map(|seed| body(seed, 262_145)).collect();
+    let held: Vec<Lease> = bodies.iter().map(|body| import(&store, body).unwrap()).collect();
+    bodies.iter().for_each(|body| shelf.open(name(body)).unwrap());
+    for (held, body) in held.iter().zip(&bodies) {
+        assert!(read(held).unwrap() == *body);
+    }
+    let open = std::fs::read_dir("/proc/self/fd").unwrap();
+    let path = |entry: std::io::Result<std::fs::DirEntry>| std::fs::read_link(entry.ok()?.path()).ok();
+    let open = open.filter_map(path).filter(|path| path.starts_with(&directory.0)).count();
+    // The lock, and one that is in use.
+    assert!(open <= 66, "{open}");
+    println!("evidence: needed={COUNT} open={open}");
+}
+
+#[test]
+fn a_directory_that_others_may_write_is_refused() {
+    use std::os::unix::fs::PermissionsExt;
+    let directory = Directory::new();
+    std::fs::set_permissions(&directory.0, std::fs::Permissions::from_mode(0o777)).unwrap();
+    assert_eq!(directory.try_store(1).unwrap_err().code(), Code::StoreUnusable);
+}
+
+#[test]
 fn what_is_of_another_form_in_the_directory_is_left_alone() {
     let directory = Directory::new();
-    let id = ArtifactId::of(b"another");
+    let foreign = |byte| Name { id: ArtifactId([byte; 32]), size: SIZE as u64 };
+    let id = foreign(3);
     let target = directory.0.join("target");
     std::fs::write(&target, b"mine").unwrap();
     std::fs::write(directory.0.join("README"), b"mine").unwrap();
     std::fs::write(directory.file(id), b"BUSWAYAF of somebody else").unwrap();
-    std::os::unix::fs::symlink(&target, directory.file(ArtifactId([1; 32]))).unwrap();
-    std::fs::create_dir(directory.file(ArtifactId([2; 32]))).unwrap();
-    std::fs::write(directory.0.join("unfinished-0123"), b"of a node that was killed").unwrap();
+    std::os::unix::fs::symlink(&target, directory.file(foreign(1))).unwrap();
+    std::fs::create_dir(directory.file(foreign(2))).unwrap();
+    std::fs::write(directory.0.join("unfinished-thesis"), b"mine").unwrap();
+    let killed = directory.0.join("unfinished-0123456789abcdef");
+    std::fs::write(&killed, b"of a node that was killed").unwrap();
     let store = directory.store(1);
     assert_eq!(store.counts(), (0, 0));
     drop(store);
     let mut names: Vec<_> =
         std::fs::read_dir(&directory.0).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     names.sort();
-    assert_eq!(names.len(), 6, "{names:?}");
+    assert_eq!((names.len(), killed.exists()), (7, false), "{names:?}");
     assert_eq!(std::fs::read(&target).unwrap(), b"mine");
 }
 
@@ -185,17 +240,17 @@ fn where_there_is_no_room_the_oldest_goes_that_nobody_needs_and_nothing_that_som
         };
         let store = Store::open(&config).unwrap();
         let bodies: Vec<Vec<u8>> = (0..6).map(|seed| body(seed, SIZE)).collect();
-        let ids: Vec<ArtifactId> = bodies.iter().map(|body| ArtifactId::of(body)).collect();
+        let ids: Vec<Name> = bodies.iter().map(|body| name(body)).collect();
         let first = import(&store, &bodies[0]).unwrap();
         let mut shelf = Shelf(store.clone());
-        shelf.open(ids[1], SIZE as u64).unwrap();
+        shelf.open(ids[1]).unwrap();
         drop(import(&store, &bodies[2]).unwrap());
         drop(import(&store, &bodies[3]).unwrap());
         assert!(!directory.file(ids[2]).exists(), "it was the oldest that nobody needs");
         assert_eq!(directory.file(ids[3]).exists(), disk, "what nobody needs leaves memory at once");
         let fourth = import(&store, &bodies[4]).unwrap();
         assert_eq!(import(&store, &bodies[5]).unwrap_err().code(), Code::Full);
-        assert_eq!(shelf.open(ids[5], SIZE as u64), Err(Full));
+        assert_eq!(shelf.open(ids[5]), Err(Full));
         assert!(read(&first).unwrap() == bodies[0] && read(&fourth).unwrap() == bodies[4]);
         drop(first);
         drop(import(&store, &bodies[5]).unwrap());
@@ -215,7 +270,7 @@ fn where_there_is_no_room_the_oldest_goes_that_nobody_needs_and_nothing_that_som
 fn a_disk_that_fails_is_an_error_with_a_code_and_leaves_nothing_behind() {
     let directory = Directory::new();
     let whole = body(1, SIZE);
-    let id = ArtifactId::of(&whole);
+    let id = name(&whole);
     let store = directory.store(1 << 20);
     let mut shelf = Shelf(store.clone());
     // A reader that fails, or ends too early, offers nothing.
@@ -233,7 +288,7 @@ fn a_disk_that_fails_is_an_error_with_a_code_and_leaves_nothing_behind() {
     // The directory goes away under it.
     std::fs::remove_dir_all(&directory.0).unwrap();
     assert_eq!(import(&store, &whole).unwrap_err().code(), Code::StoreUnusable);
-    shelf.open(id, SIZE as u64).unwrap();
+    shelf.open(id).unwrap();
     assert_eq!(shelf.put(id, Part::Tree, pieces::tree(&whole).into()), Err(Full));
     assert_eq!(shelf.put(id, Part::Piece { index: 0 }, whole[..65_536].into()), Err(Full));
     assert_eq!(shelf.get(id, Part::Piece { index: 0 }), None);

@@ -22,6 +22,8 @@ pub(super) enum Passed {
         /// The number of its request.
         request: u64,
     },
+    /// Nothing.
+    Nothing,
 }
 
 /// Takes out of a word of the peer what it may not say, and what it may not ask for. `topic` says on which topic an artifact is, `origin` what a node may do. Counts what
@@ -50,8 +52,8 @@ pub(super) fn heard<'a>(
             }
             Word::Describe(Describe { node, epoch, slots })
         }
-        // Who may not have it wants none of its pieces.
-        Word::Have { of, .. } if !may_have(of) => Word::Have { of, pieces: Vec::new() },
+        // Who may not have it is nobody who shares it.
+        Word::Have { of, .. } if !may_have(of) => return Passed::Nothing,
         Word::Request { request, of, .. } if !may_have(of) => return Passed::NotFound { request },
         // They name nothing that is not known to who says them; the answer to a question is looked at when it is said.
         Word::Exchange(_)
@@ -66,15 +68,19 @@ pub(super) fn heard<'a>(
     })
 }
 
-/// Takes out of a word to the peer what it may not be told.
+/// Takes out of a word to the peer what it may not be told; nothing, where that is all of it.
 pub(super) fn said<'a>(
     permits: &Permits,
     to: NodeIndex,
     word: Word,
     topic: impl Fn(Reference) -> Option<&'a Topic>,
-) -> Word {
+) -> Option<Word> {
     let mut denied = 0;
-    match word {
+    Some(match word {
+        // That we have some of it would tell who may not have it that it is there.
+        Word::Have { of, .. } if !topic(of).is_some_and(|topic| permits.allow(Deed::Subscribe, topic)) => {
+            return None;
+        }
         Word::Tell(mut tell) => {
             for slot in &mut tell.slots {
                 end_if(slot, |topic| !permits.allow(Deed::Subscribe, topic), &mut denied);
@@ -107,7 +113,7 @@ pub(super) fn said<'a>(
         | Word::NotFound { .. }
         | Word::Cancel { .. }
         | Word::Have { .. } => word,
-    }
+    })
 }
 
 fn end_if(slot: &mut Slot, may_not: impl Fn(&Topic) -> bool, denied: &mut u64) {

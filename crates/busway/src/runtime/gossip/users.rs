@@ -13,7 +13,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::Bound;
 use std::sync::Arc;
 
-use busway_protocol::gossip::{Advert, ArtifactId, Interest, Nodes, Reference, SlotNumber};
+use busway_protocol::artifact::Name;
+use busway_protocol::gossip::{Advert, Interest, Nodes, Reference, SlotNumber};
 use busway_wire::limits::{ARTIFACT_INSIDE_BYTES_MAX, ARTIFACT_WHOLE_BYTES_MAX};
 use busway_wire::{Pattern, Topic};
 
@@ -41,6 +42,10 @@ struct Item {
 impl Item {
     fn new(advert: Advert, own: bool) -> Item {
         Item { advert, here: own, begun: false, have: 0, came: 0, own, verdict: None }
+    }
+
+    fn name(&self) -> Name {
+        Name { id: self.advert.id, size: self.advert.size }
     }
 
     fn is_stored(&self) -> bool {
@@ -142,7 +147,7 @@ impl Users {
     /// The store had no room for it: it is wanted again when there is some.
     pub(super) fn had_no_room(&mut self, of: Reference) {
         if let Some(item) = self.items.get_mut(&of) {
-            (item.verdict, item.begun) = (Some(Interest::Stash), false);
+            (item.verdict, item.begun, item.here) = (Some(Interest::Stash), false, false);
             self.full.insert(of);
         }
     }
@@ -150,7 +155,7 @@ impl Users {
     /// It had room, and does not come while others wait for some.
     pub(super) fn makes_room(&mut self, of: Reference) {
         if let Some(item) = self.items.get_mut(&of) {
-            (item.verdict, item.begun) = (Some(Interest::Stash), false);
+            (item.verdict, item.begun, item.here) = (Some(Interest::Stash), false, false);
             self.stalled.insert(of);
         }
     }
@@ -169,12 +174,17 @@ impl Users {
     }
 
     /// What was given to all who want it, and can be let go: of what lies in the store, or of what does not, the oldest.
-    pub(super) fn let_go(&mut self, stored: bool, most: usize) -> Vec<Reference> {
+    pub(super) fn let_go(
+        &mut self,
+        stored: bool,
+        most: usize,
+        helps: impl Fn(Reference) -> bool,
+    ) -> Vec<Reference> {
         let owed: BTreeSet<Reference> =
             self.readers.values().flat_map(|reader| reader.owed.iter()).copied().collect();
         let can = |(of, item): &(&Reference, &mut Item)| {
             let large = item.advert.size > ARTIFACT_INSIDE_BYTES_MAX as u64 && item.is_stored() == stored;
-            item.here && !item.own && large && !item.advert.confirm && !owed.contains(of)
+            item.here && !item.own && large && !item.advert.confirm && helps(**of) && !owed.contains(of)
         };
         let mut items: Vec<_> = self.items.iter_mut().filter(can).collect();
         items.sort_by_key(|(_, item)| item.came);
@@ -186,8 +196,8 @@ impl Users {
     }
 
     /// The name of what is known.
-    pub(super) fn id(&self, of: Reference) -> Option<ArtifactId> {
-        self.items.get(&of).map(|item| item.advert.id)
+    pub(super) fn name(&self, of: Reference) -> Option<Name> {
+        self.items.get(&of).map(Item::name)
     }
 
     /// It is not offered any more.
@@ -288,11 +298,11 @@ impl Users {
     pub(super) fn deliver(
         &mut self,
         body: impl Fn(Reference) -> Option<Arc<[u8]>>,
-        lease: impl Fn(ArtifactId) -> Option<Lease>,
+        lease: impl Fn(Name) -> Option<Lease>,
     ) {
         let body = |item: &Item| {
             if item.is_stored() {
-                lease(item.advert.id).map(Body::Stored)
+                lease(item.name()).map(Body::Stored)
             } else {
                 body(item.advert.of).map(Body::Here)
             }
@@ -384,7 +394,7 @@ impl Reader {
         &mut self,
         items: &BTreeMap<Reference, Item>,
         body: &impl Fn(&Item) -> Option<Body>,
-        lease: &impl Fn(ArtifactId) -> Option<Lease>,
+        lease: &impl Fn(Name) -> Option<Lease>,
     ) {
         while !self.gone.is_empty() && self.mailbox.has_room(0) {
             self.mailbox.put(Note::Withdrawn(self.gone.pop_front().expect("there is one")));
@@ -400,7 +410,7 @@ impl Reader {
             if !self.mailbox.has_room(0) {
                 return;
             }
-            let found = items.get(&of).and_then(|item| Some((item.advert.clone(), lease(item.advert.id)?)));
+            let found = items.get(&of).and_then(|item| Some((item.advert.clone(), lease(item.name())?)));
             if let Some((advert, lease)) = found {
                 self.mailbox.put(Note::Arriving(advert, Body::Stored(lease)));
             }
@@ -413,6 +423,9 @@ impl Reader {
                     return;
                 }
                 self.mailbox.put(Note::Received(advert, body));
+            } else {
+                // It was damaged, and let go: it is given when it is here again.
+                self.given.remove(&of);
             }
             self.owed.pop_front();
         }

@@ -61,7 +61,7 @@ fn hear(permits: &Permits, origin: &Permits, word: Word) -> (Passed, u64) {
 
 fn say(permits: &Permits, word: Word) -> Word {
     let topics = topics();
-    said(permits, PEER, word, |of| topics.get(of.slot.0 as usize))
+    said(permits, PEER, word, |of| topics.get(of.slot.0 as usize)).expect("something is left")
 }
 
 #[test]
@@ -108,4 +108,14 @@ fn a_peer_is_told_no_offer_mark_or_description_of_what_it_may_not_see() {
     assert_eq!(say(&open, marked(PEER, all.clone())), marked(PEER, all), "its own it knows");
     let ended = vec![mark(2, Standing::Lacks)];
     assert_eq!(say(&open, marked(OTHER, ended.clone())), marked(OTHER, ended));
+}
+
+#[test]
+fn a_peer_neither_hears_nor_says_who_has_pieces_of_what_it_may_not_see() {
+    let (all, open) = (permits(">", ">"), permits(">", "open.>"));
+    let (topics, have) = (topics(), |slot| Word::Have { of: reference(slot), pieces: vec![1] });
+    let said = |slot| said(&open, PEER, have(slot), |of| topics.get(of.slot.0 as usize));
+    assert_eq!((said(0), said(1)), (None, Some(have(1))));
+    assert_eq!(hear(&open, &all, have(0)).0, Passed::Nothing);
+    assert_eq!(hear(&open, &all, have(1)).0, Passed::Word(have(1)));
 }
