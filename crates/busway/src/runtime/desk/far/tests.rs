@@ -201,7 +201,7 @@ fn what_waits_here_for_its_port_or_for_room_is_not_begun_when_its_host_may_not_g
     let requester = scene.bus.requester("t").for_another_host().open().unwrap();
     let Some((_, waiting)) = far.waiting(2, &topic) else { panic!("it waits for a port") };
     let waiting = waiting.into();
-    let asked = super::Asked { requester, pending: std::collections::BTreeMap::new(), waiting };
+    let asked = super::Asked { waiting, ..super::Asked::new(requester) };
     far.takings.get_mut(&2).unwrap().settle(&topic, super::Place::Asked(asked));
     scene.may_by(|rule| rule.push = Some(vec![Pattern::parse("t").unwrap()]));
     far.permit(&scene.context(1), &mut says);
