@@ -655,9 +655,30 @@ impl Puller {
 
     /// Leaves a task that it has not begun to others until then, as if it had not been taken.
     pub(crate) fn leave_to_others(&mut self, task: Task, until_ns: u64) {
+        self.hand_back(task, |reader, claim| reader.leave(claim, until_ns));
+    }
+
+    /// The same, but no longer than until [`Puller::has_room`].
+    pub(crate) fn leave_for_room(&mut self, task: Task, until_ns: u64) {
+        self.hand_back(task, |reader, claim| reader.leave_for_room(claim, until_ns));
+    }
+
+    /// So many of each pusher that it left for want of room it may take now. Returns whether there are more.
+    pub(crate) fn has_room(&mut self, count: usize) -> bool {
+        let more = self.readers.iter_mut().filter_map(|reader| reader.reader.has_room(count).then_some(()));
+        more.count() > 0
+    }
+
+    /// Tasks that it has had in hand, those that it left included.
+    #[cfg(test)]
+    pub(crate) fn taken(&self) -> u64 {
+        self.readers.iter().map(|reader| reader.reader.taken()).sum()
+    }
+
+    fn hand_back(&mut self, task: Task, leave: impl FnOnce(&mut GroupReader, group::Task) -> bool) {
         let Some((claim, line)) = task.into_claim() else { return };
         let left = match self.readers.iter_mut().find(|reader| reader.reader.has(&claim)) {
-            Some(reader) => reader.reader.leave(claim, until_ns),
+            Some(reader) => leave(&mut reader.reader, claim),
             None => claim.put_back(),
         };
         if left {

@@ -70,6 +70,7 @@ pub struct RequesterBuilder {
     late_join: Duration,
     breaker: Option<Breaker>,
     of_bus: bool,
+    spares: bool,
 }
 
 impl RequesterBuilder {
@@ -84,6 +85,7 @@ impl RequesterBuilder {
             late_join: LATE_JOIN_DEFAULT,
             breaker: None,
             of_bus: false,
+            spares: false,
         }
     }
 
@@ -147,8 +149,9 @@ impl RequesterBuilder {
         self
     }
 
-    /// For requests of another host.
+    /// For requests of another host. While more than `WORK_TAKEN_IN_BYTES_MAX` bytes are kept for requests that nobody asks for an answer, what lies in the lanes stays there.
     pub(crate) fn for_another_host(mut self) -> Self {
+        self.spares = true;
         self.publisher = self.publisher.only(responders());
         self.late_join = Duration::ZERO;
         self
@@ -176,6 +179,7 @@ impl RequesterBuilder {
         core.ports.add_asker(ring.key(), Asker { line, news: news.clone() });
         let shared = Shared {
             guarded: self.breaker.is_some(),
+            spares: self.spares,
             inbox: Mutex::new(Inbox::new(
                 subscriber,
                 Guard::new(self.breaker),
@@ -203,6 +207,8 @@ struct Shared {
     inbox: Mutex<Inbox>,
     /// It has a breaker.
     guarded: bool,
+    /// It asks for another host: what it has no room for stays in the lanes.
+    spares: bool,
     sending: Mutex<Publisher>,
     ring: Arc<RingShared>,
     /// Raised when a responder has gone.

@@ -405,15 +405,26 @@ pub const WORK_QUICK_BYTES: usize = LINK_FRAGMENT_BYTES;
 pub const WORK_PIECE_BYTES: usize = 256 << 10;
 
 /// Bytes of words that wait for one peer by each of the two sources, said and not confirmed: what a link of 10 Gbit/s carries in 13 ms. Beyond it nothing more is given
-/// to that peer that would go by the same until it has confirmed some; a single larger task goes alone.
+/// to that peer that would go by the same until it has confirmed some; a single larger task goes beyond it, and the next when less than this is left of it.
 pub const WORK_WAITING_BYTES_MAX: usize = 16 << 20;
 
-/// Bytes of words that wait for all peers of a node together: the heap that a node may have for work of others to take. Beyond it nothing more is given to a
+/// Bytes of memory of words that wait for all peers of a node together: the heap that a node may have for work of others to take. A word counts in full until the last of it is confirmed. Beyond it nothing more is given to a
 /// peer that has more than [`WORK_WAITING_BYTES_FLOOR`] waiting.
 pub const WORK_WAITING_BYTES_ALL: usize = 256 << 20;
 
 /// Bytes of words that may wait for each peer, whatever waits for others: small tasks go on beside peers that confirm nothing.
 pub const WORK_WAITING_BYTES_FLOOR: usize = 64 << 10;
+
+/// Bytes of large replies of one topic to one peer that were taken from who answers and have no room among the words: what waits by one source, once more. Beyond it nothing
+/// more is taken of that topic, small ones neither, until there is room, or their requests are waited for no longer; a single larger one is kept alone.
+pub const WORK_HELD_BYTES_MAX: usize = WORK_WAITING_BYTES_MAX;
+
+/// The same of all topics for one peer: some that stand still hold up no other.
+pub const WORK_HELD_BYTES_PEER: usize = 4 * WORK_HELD_BYTES_MAX;
+
+/// Bytes of replies of one service that wait for their requests of another host, beside those that may be told. Beyond it what lies in the rings of who answers stays there, and nothing
+/// of it is lost.
+pub const WORK_TAKEN_IN_BYTES_MAX: u64 = 16 * MIB;
 
 /// Bytes of a word about work beside the payload of its task: topic, extensions and fields. A task that is larger with them than the peer takes is not
 /// given to it.
@@ -833,6 +844,7 @@ const _: () = {
     assert!(LINK_PART_BYTES as u64 <= LINK_PIECE_BYTES_MAX && LINK_PIECE_BYTES_MAX <= MESSAGE_BYTES_MAX);
     assert!(LINK_COPY_BYTES < LINK_DIRECT_BYTES && LINK_DIRECT_BYTES <= LINK_PART_BYTES);
     assert!(LINK_PART_BYTES < LINK_BATCH_BYTES);
+    assert!(WORK_TAKEN_IN_BYTES_MAX <= LANE_BYTES_MAX, "none of it is lost");
     assert!(WORK_PIECE_BYTES as u64 <= LINK_WINDOW_BYTES_DEFAULT / 4 && WORK_QUICK_BYTES < WORK_PIECE_BYTES);
     assert!(LINK_QUEUE_BYTES_MIN < LINK_QUEUE_BYTES_MAX && LINK_QUEUE_BYTES_MAX < LINK_QUEUE_BYTES_ALL);
     assert!(LINK_PART_BYTES < LINK_PART_BYTES_MAX && LINK_PART_BYTES_MAX as u64 <= LINK_PIECE_BYTES_MAX);

@@ -18,7 +18,9 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Condvar};
 
 use busway_protocol::Pass;
-use busway_wire::limits::{LANE_BYTES_MAX, LANE_SLOTS_MAX, REPLIES_KEPT_MAX, REQUESTS_UNREAD_MAX};
+use busway_wire::limits::{
+    LANE_BYTES_MAX, LANE_SLOTS_MAX, REPLIES_KEPT_MAX, REQUESTS_UNREAD_MAX, WORK_TAKEN_IN_BYTES_MAX,
+};
 use busway_wire::{Kind, PortId, ProcessId, ReplyHead, ReplyState};
 
 use super::guard::Guard;
@@ -187,6 +189,11 @@ impl Inbox {
     /// Whether one more reply than are there might find its lane full: what lies in the lanes is taken in before this request gets its place.
     pub(super) fn must_drain(&self, correlation: u64) -> bool {
         self.unseen >= LANE_SLOTS_MAX && self.may_be_placed(correlation)
+    }
+
+    /// So much is kept for requests that nobody asks for an answer that who asks for another host takes no more.
+    pub(super) fn has_enough(&self) -> bool {
+        self.kept_bytes as u64 > WORK_TAKEN_IN_BYTES_MAX
     }
 
     /// Nothing lies in the lanes that was published before this.

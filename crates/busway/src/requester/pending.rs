@@ -86,7 +86,9 @@ impl Pending {
                 let drained = shared.drain(&mut subscriber, self.correlation);
                 inbox = lock(&shared.inbox);
                 inbox.hand_on(subscriber);
-                drained?;
+                if !drained? && shared.spares && inbox.has_enough() {
+                    return Err(RequestError::TooMany);
+                }
                 continue;
             }
             if inbox.place(self.correlation) {
@@ -328,6 +330,9 @@ impl Shared {
     /// Takes what is there; whether that was all.
     fn drain(&self, subscriber: &mut Subscriber, correlation: u64) -> Result<bool, RequestError> {
         for _ in 0..DRAIN_MAX {
+            if self.spares && lock(&self.inbox).has_enough() {
+                break;
+            }
             match subscriber.try_recv() {
                 Ok(Some(sample)) => _ = self.route(subscriber, sample, correlation),
                 Ok(None) => {

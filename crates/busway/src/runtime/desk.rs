@@ -34,8 +34,8 @@ use busway_protocol::{PeerId, Permits, Principal};
 use busway_shm::bell::ANY;
 use busway_shm::clock;
 use busway_wire::limits::{
-    WORK_QUICK_BYTES, WORK_WAITING_BYTES_ALL, WORK_WAITING_BYTES_FLOOR, WORK_WAITING_BYTES_MAX,
-    WORK_WORD_BYTES,
+    WORK_HELD_BYTES_MAX, WORK_HELD_BYTES_PEER, WORK_QUICK_BYTES, WORK_WAITING_BYTES_ALL,
+    WORK_WAITING_BYTES_FLOOR, WORK_WAITING_BYTES_MAX, WORK_WORD_BYTES,
 };
 use busway_wire::{Group, Topic};
 
@@ -51,6 +51,7 @@ use opener::{For, Opener};
 pub(crate) use partner::Heard;
 use partner::Partner;
 use pulls::Pulls;
+use says::Saying;
 pub(crate) use says::Says;
 
 /// A link that is away for so long does not end a request: that is how a newer one takes its place.
@@ -96,7 +97,7 @@ pub(super) struct Desk<D> {
     pulls: Pulls,
     /// Those whose source is known, and between which sources their words go.
     partners: BTreeMap<PeerId, (Between, Partner)>,
-    /// Bytes that waited for all peers at the last look.
+    /// Bytes of memory of what waited for all peers at the last look, with the replies for which there was no room.
     waiting_bytes: usize,
 }
 
@@ -177,7 +178,7 @@ impl<D: Wires> Desk<D> {
                 (standing, peer.permits().clone())
             };
             let Some(standing) = standing else { continue };
-            self.waiting_bytes = self.waiting_bytes.saturating_add(standing.waiting_bytes);
+            self.waiting_bytes = self.waiting_bytes.saturating_add(standing.kept_bytes);
             let standing = Standing { of_all, ..standing };
             let former = self.partners.get(&id).map(|(between, _)| *between);
             if former.is_some_and(|former| Some(former) != standing.between) {
@@ -191,6 +192,7 @@ impl<D: Wires> Desk<D> {
             let mut partner = self.partners.remove(&id).map(|(_, partner)| partner).unwrap_or_default();
             let context = self.context(&permits, id, between);
             let (of_it, shares) = partner.serve(&context, &self.pulls, standing, heard, &mut say);
+            self.waiting_bytes = self.waiting_bytes.saturating_add(partner.held_bytes());
             self.partners.insert(id, (between, partner));
             look.add(of_it);
             if !say.is_empty() {
@@ -238,10 +240,21 @@ impl Standing {
         self.up && own && all
     }
 
-    /// By which source a word goes, with so many bytes beside its fields.
-    fn course_of(&self, bytes: usize) -> Course {
+    /// Whether a reply may be taken for which there is no room, beside so many bytes of such of the same topic, and of the same peer.
+    fn may_hold(&self, of_topic: usize, of_peer: usize) -> bool {
+        let all = self.of_all < WORK_WAITING_BYTES_ALL || of_peer < WORK_WAITING_BYTES_FLOOR;
+        of_topic < WORK_HELD_BYTES_MAX && of_peer < WORK_HELD_BYTES_PEER && all
+    }
+
+    /// By which source a task goes, with so many bytes beside its fields: its number says that from then on.
+    fn course_of_task(&self, bytes: usize) -> Course {
         let is_large = bytes.saturating_add(says::WORD_BYTES) > WORK_QUICK_BYTES;
         if self.has_two && is_large { Course::Large } else { Course::Quick }
+    }
+
+    /// By which source this goes, but that what is said of one task keeps its order.
+    fn course(&self, saying: &Saying) -> Course {
+        if self.has_two && saying.is_large() { Course::Large } else { Course::Quick }
     }
 
     /// Whether a task of so many bytes, with what is beside its payload, is larger than what the peer takes.

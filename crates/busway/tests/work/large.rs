@@ -125,3 +125,93 @@ fn a_link_that_is_cut_in_the_midst_of_large_tasks_loses_none_and_each_is_done_wh
     assert_eq!((account.delivered, account.dropped_total()), (TASKS, 0), "{account:?}");
     println!("evidence: tasks={TASKS} bytes_each={} cuts={} lost=0", LARGE_BYTES / 4, proxy.cuts());
 }
+
+/// Asks and pushes, small and large, until so many of each are done, whatever becomes of the link.
+fn work_with(host: &Host, other: &Host, name: &str, done: &AtomicU64) {
+    const EACH: u64 = 6;
+    let (tasks, asks) = (format!("work.{name}"), format!("ask.{name}"));
+    let mut pusher = host.bus.pusher(&tasks).bytes_max(1 << 30).open().unwrap();
+    let requester = host.bus.requester(&asks).open().unwrap();
+    let mut puller = other.bus.puller(&tasks).ack(PATIENCE).attempts(60).open().unwrap();
+    let mut responder = other.bus.responder(&asks).open().unwrap();
+    let ended = AtomicBool::new(false);
+    let tick = Duration::from_millis(50);
+    let bytes = |n: u64| if n.is_multiple_of(2) { LARGE_BYTES / 16 } else { 40 };
+    let is_whole = |bytes: &[u8]| bytes.iter().all(|byte| *byte == bytes[0]);
+    std::thread::scope(|scope| {
+        let ends = Ends(&ended);
+        scope.spawn(|| {
+            while !ended.load(Ordering::SeqCst) {
+                let Some(mut request) = responder.recv_timeout(tick).unwrap() else { continue };
+                assert!(is_whole(&request));
+                let reply = vec![request[0] + 1; bytes(u64::from(request[0]))];
+                // A part and an end, which go by one source.
+                let _ = request.reply_part(&reply).and_then(|()| request.reply(&reply[..1]));
+            }
+        });
+        let taker = scope.spawn(|| {
+            let mut times = [0_u32; EACH as usize];
+            let deadline = Deadline::after(4 * PATIENCE);
+            while times.contains(&0) {
+                assert!(!deadline.expired(), "{times:?}");
+                let Some(task) = puller.recv_timeout(tick).unwrap() else { continue };
+                let n = task[0];
+                assert!(is_whole(&task) && task.len() == bytes(u64::from(n)));
+                times[usize::from(n)] += 1;
+                assert!(
+                    times[usize::from(n)] == 1 || task.deliveries() > 1,
+                    "task {n} came twice, and is not counted"
+                );
+                task.ack().unwrap();
+            }
+            done.fetch_add(1, Ordering::SeqCst);
+        });
+        for n in 0..EACH {
+            until("there is room", || pusher.send(&vec![n as u8; bytes(n)]).is_ok());
+            // A request ends with its link, and is asked again.
+            until("an answer", || {
+                let Ok(mut pending) = requester.send(&vec![n as u8; bytes(n)], PATIENCE) else {
+                    return false;
+                };
+                let mut replies = Vec::new();
+                while let Ok(Some(reply)) = pending.recv() {
+                    assert!(reply.iter().all(|byte| *byte == n as u8 + 1), "it is whole");
+                    replies.push(reply.len());
+                }
+                replies.len() == 2
+            });
+        }
+        done.fetch_add(1, Ordering::SeqCst);
+        taker.join().unwrap();
+        drop(ends);
+    });
+    pusher.flush(PATIENCE).unwrap();
+    let account = pusher.account();
+    assert_eq!((account.delivered, account.dropped_total()), (EACH, 0), "{account:?}");
+}
+
+#[test]
+fn a_link_that_is_cut_again_and_again_loses_no_task_and_no_answer_of_either_way_and_size() {
+    let far = Host::new(1, &[]);
+    let proxy = Proxy::to(far.address());
+    let near = Host::new(0, &[(1, proxy.address())]);
+    near.wait_for_peers(1);
+    let done = AtomicU64::new(0);
+    std::thread::scope(|scope| {
+        scope.spawn(|| work_with(&near, &far, "there", &done));
+        scope.spawn(|| work_with(&far, &near, "here", &done));
+        let mut cuts = 0;
+        let mut next = Deadline::after(Duration::from_millis(100));
+        let deadline = Deadline::after(8 * PATIENCE);
+        while done.load(Ordering::SeqCst) < 4 {
+            assert!(!deadline.expired(), "{} of 4 are done", done.load(Ordering::SeqCst));
+            if next.expired() && cuts < 12 {
+                proxy.cut();
+                cuts += 1;
+                next = Deadline::after(Duration::from_millis(100 + 50 * cuts));
+            }
+            std::thread::yield_now();
+        }
+    });
+    println!("evidence: ways=2 tasks_each=6 answers_each=6 cuts={} lost=0", proxy.cuts());
+}

@@ -249,11 +249,37 @@ impl GroupReader {
     /// Leaves a message to others until then, as it was. It is no news to this puller, which would look at all that it leaves again for each.
     /// `false`: it is not its any more.
     pub fn leave(&mut self, task: Task, until_ns: u64) -> bool {
-        let (sequence, attempt) = (task.claim.sequence(), task.claim.attempt());
+        let sequence = task.claim.sequence();
+        let left = self.give_back_unseen(task);
+        if left {
+            self.resting.leave(sequence, until_ns);
+        }
+        left
+    }
+
+    /// As [`GroupReader::leave`], but no longer than until [`GroupReader::has_room`].
+    pub fn leave_for_room(&mut self, task: Task, until_ns: u64) -> bool {
+        let sequence = task.claim.sequence();
+        let left = self.give_back_unseen(task);
+        if left {
+            self.resting.leave_for_room(sequence, until_ns);
+        }
+        left
+    }
+
+    /// The first so many that were left for want of room are looked at again. Returns whether there are more.
+    pub fn has_room(&mut self, count: usize) -> bool {
+        if let Some(first) = self.resting.has_room(count) {
+            self.at = self.at.min(first).max(self.low + 1);
+        }
+        self.resting.lacks_room()
+    }
+
+    fn give_back_unseen(&mut self, task: Task) -> bool {
+        let attempt = task.claim.attempt();
         if self.row().own.forked() || !self.run.claims().give_back_as(task.claim, attempt) {
             return false;
         }
-        self.resting.leave(sequence, until_ns);
         let before = self.run.head().returned.fetch_add(1, Ordering::Release); // pairs with Acquire in `come_up`
         if before == self.returned {
             self.returned = before.wrapping_add(1);

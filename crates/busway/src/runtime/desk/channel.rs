@@ -39,6 +39,7 @@ use crate::bus::Core;
 use crate::error::Error;
 use crate::ports::work_line;
 use crate::runtime::Outbound;
+use crate::runtime::desk::GONE_NS;
 use crate::runtime::desk::says::{Saying, Says};
 use crate::runtime::import::Inputs;
 use incoming::{Ended, Incoming};
@@ -93,6 +94,8 @@ pub(crate) struct Channel {
     /// The number of the latest start of the peer.
     instance: u64,
     up: bool,
+    /// Since when it is away, as far as that was looked at.
+    down_ns: Option<u64>,
     /// The peer's number for the source of large words, as far as it wants it.
     wants_large: Option<u32>,
     out: Both<Outgoing>,
@@ -135,7 +138,9 @@ pub(crate) struct Standing {
     pub(crate) waiting_bytes: usize,
     /// Of these, those of the source of large words.
     pub(crate) large_bytes: usize,
-    /// The bytes of all peers.
+    /// Bytes of memory of what was said: with those of a word that the peer has confirmed but for its end.
+    pub(crate) kept_bytes: usize,
+    /// Bytes of memory of what waits for all peers.
     pub(crate) of_all: usize,
     /// The largest message that the peer takes.
     pub(crate) largest: u64,
@@ -150,6 +155,7 @@ impl Channel {
             host: host.to_owned(),
             instance: 0,
             up: false,
+            down_ns: None,
             wants_large: None,
             out: Both::default(),
             gives: BTreeMap::new(),
@@ -198,7 +204,8 @@ impl Channel {
         let large_bytes = self.out.large.bytes();
         let waiting_bytes = self.out.quick.bytes() + large_bytes;
         let (has_two, of_all, largest) = (self.out.large.told, 0, u64::MAX);
-        Standing { between, up: self.up, has_two, waiting_bytes, large_bytes, of_all, largest }
+        let kept_bytes = self.out.quick.kept() + self.out.large.kept();
+        Standing { between, up: self.up, has_two, waiting_bytes, large_bytes, kept_bytes, of_all, largest }
     }
 
     /// Somebody looks what has come.
@@ -236,6 +243,19 @@ impl Channel {
     pub(crate) fn lost(&mut self) {
         if std::mem::replace(&mut self.up, false) {
             self.wake();
+        }
+    }
+
+    /// Looks at the time: what has come of a word goes when the peer is away for so long that it counts as gone, and both begin anew.
+    pub(crate) fn passes(&mut self, now_ns: u64) {
+        if self.up {
+            self.down_ns = None;
+            return;
+        }
+        let down_ns = *self.down_ns.get_or_insert(now_ns);
+        if now_ns >= down_ns.saturating_add(GONE_NS) {
+            let [quick, large] = [&mut self.theirs.quick, &mut self.theirs.large].map(Incoming::drop_word);
+            self.has_lost |= quick || large;
         }
     }
 
@@ -282,9 +302,10 @@ impl Channel {
         if !std::mem::replace(&mut self.warned, true) {
             tracing::warn!(target: "busway::work", "begins anew with a peer, and says so once: {why}");
         }
-        self.has_lost = false;
-        // Where there is no number for one, nothing changes; it is tried again with the next word.
+        // Where there is no number for one, nothing changes; it is tried again when somebody looks what has come.
+        self.has_lost = true;
         let Ok(source) = Core::new_port() else { return };
+        self.has_lost = false;
         let former = Course::ALL.map(|course| self.source(course));
         self.source = source;
         self.gives.clear();
@@ -354,7 +375,11 @@ impl Channel {
         {
             return;
         }
-        if self.out.quick.len() + self.out.large.len() >= WORK_WORDS_MAX {
+        let more = match course {
+            Course::Quick => 1,
+            Course::Large => Outgoing::pieces(&saying, self.piece_bytes),
+        };
+        if self.out.quick.len() + self.out.large.len() + more > WORK_WORDS_MAX {
             return self.begin_anew("it takes our words and confirms none", inputs);
         }
         let (gives, answers) = (saying.gives(), saying.answers());
@@ -462,7 +487,9 @@ impl Channel {
     /// Words of the peer will not come: both begin anew.
     pub(crate) fn gap(&mut self, course: Course, to: u64) {
         self.theirs.of_mut(course).arrived = to;
-        self.has_lost = true;
+        // What a large source says that is not of who speaks now is of no concern, nor is what of it does not come.
+        let Both { quick, large } = &self.theirs;
+        self.has_lost |= course == Course::Quick || quick.source.map(large_of) == large.source;
         self.wake();
     }
 

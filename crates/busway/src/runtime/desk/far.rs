@@ -31,7 +31,7 @@ use crate::requester::Requester;
 
 mod asked;
 
-use asked::Asked;
+use asked::{Asked, Turn};
 
 /// What nobody has taken for so long is not kept from others: many time slices of a machine with more work than processors, so that it is seldom
 /// who only waits for one.
@@ -40,6 +40,8 @@ const STALE_NS: u64 = 300_000_000;
 const PREFETCH_NS: u64 = 5_000_000;
 /// And no more than so many tasks for each puller.
 const PREFETCH_MAX: u64 = 64;
+/// So many more are granted of a pull as have a reply for which there is no room, at most: small ones go on beside them, and a peer that takes no large one has a bound.
+const HELD_AHEAD_MAX: usize = 64;
 /// How quick pullers are is measured over at least so long.
 const RATE_NS: u64 = 10_000_000;
 /// While something is under way it is looked at so often, whatever is heard.
@@ -146,6 +148,7 @@ pub(super) struct Far {
     permitted: bool,
     /// The number of the latest task that came, or that was cancelled before it did, of those that come by each source of the peer.
     last: [u64; 2],
+    held_bytes: usize,
 }
 
 impl Far {
@@ -403,17 +406,25 @@ impl Far {
         if standing.up {
             self.tell_pulls(context, pulls, say);
         }
+        let held_bytes = self.takings.values().flat_map(Taking::held).sum();
+        let mut turn = Turn { now_ns, standing, say, look: &mut look, held_bytes, held_of_topic: 0 };
         self.takings.retain(|pull, taking| {
             let pullers = pulls.get(taking.of).map_or(0, |known| known.pullers);
-            let busy = taking.step(pullers, now_ns, say, standing, &mut look);
+            let busy = taking.step(pullers, &mut turn);
             // What may be given is a state: later is enough where nobody hears it now.
             let wanted = pullers > 0 && !taking.ending;
-            if wanted && standing.up && taking.grant(pullers, now_ns, &mut look) {
-                say.word(&Word::Grant { pull: *pull, tasks: taking.granted });
+            if wanted && standing.up && taking.grant(pullers, now_ns, turn.look) {
+                turn.say.word(&Word::Grant { pull: *pull, tasks: taking.granted });
             }
             busy || wanted
         });
+        self.held_bytes = turn.held_bytes;
         look
+    }
+
+    /// Bytes of replies that were taken and for which there was no room among the words at the last look.
+    pub(super) fn held_bytes(&self) -> usize {
+        self.held_bytes
     }
 
     /// Of each pull what was granted, came, and is not over.
@@ -479,22 +490,25 @@ impl Taking {
         over(say, task, end);
     }
 
+    /// Replies that were taken and for which there is no room, and their bytes.
+    fn held(&self) -> impl Iterator<Item = usize> {
+        let asked = self.places.values().filter_map(|(place, _)| match place {
+            Place::Asked(asked) => Some(asked),
+            Place::Opening(_) | Place::Ring(_) => None,
+        });
+        asked.flat_map(Asked::held)
+    }
+
     /// Whether something is under way.
-    fn step(
-        &mut self,
-        pullers: u64,
-        now_ns: u64,
-        say: &mut Says,
-        standing: Standing,
-        look: &mut Look,
-    ) -> bool {
+    fn step(&mut self, pullers: u64, turn: &mut Turn<'_>) -> bool {
         let mut busy = false;
+        let now_ns = turn.now_ns;
         self.places.retain(|_, (place, watch)| {
             let (ended, under_way) = match place {
                 Place::Opening(waiting) => (Ended::default(), waiting.len()),
-                Place::Ring(ring) => (ring.step(pullers, watch, now_ns, say), ring.tasks.len()),
+                Place::Ring(ring) => (ring.step(pullers, watch, now_ns, turn.say), ring.tasks.len()),
                 Place::Asked(asked) => {
-                    let ended = asked.step(now_ns, say, standing, look);
+                    let ended = asked.step(turn);
                     // Who answered is gone, or has no room: nothing more is granted for a while.
                     if ended.back > 0 {
                         self.short_until_ns = now_ns.saturating_add(SHORT_NS);
@@ -505,12 +519,12 @@ impl Taking {
             self.finished += ended.handled + ended.back;
             self.handled += ended.handled;
             busy |= under_way > 0;
-            look.any |= under_way > 0 && matches!(place, Place::Asked(_));
+            turn.look.any |= under_way > 0 && matches!(place, Place::Asked(_));
             let idle = now_ns.saturating_sub(watch.used_ns) >= IDLE_NS || pullers == 0;
             under_way > 0 || !idle
         });
         if busy {
-            look.by(now_ns.saturating_add(LOOK_NS));
+            turn.look.by(now_ns.saturating_add(LOOK_NS));
         }
         busy
     }
@@ -544,7 +558,9 @@ impl Taking {
             taken += of_it;
             ready = ready.max(Some(watch.ready(&ring, now_ns, look)));
         }
-        let wanted = self.finished + taken + ready.unwrap_or(pullers) + ahead;
+        // Who has said a reply for which there is no room is free for the next request.
+        let held = self.held().take(HELD_AHEAD_MAX).count() as u64;
+        let wanted = self.finished + taken + ready.unwrap_or(pullers) + ahead + held;
         let more = wanted > self.granted;
         self.granted = self.granted.max(wanted);
         more

@@ -50,8 +50,10 @@ const REFUSED_NS: u64 = 1_000_000_000;
 const FORMER_MAX: usize = 2;
 /// What cannot be taken at the moment is tried again after so long.
 const AGAIN_NS: u64 = 20_000_000;
-/// What found no room among the words that wait is looked at again after so long: 10 Gbit/s make room for most of what may wait meanwhile.
+/// Whether there is room for large tasks is looked at so often, where nothing tells of it: 10 Gbit/s make room for most of what may wait meanwhile.
 const ROOM_NS: u64 = 10_000_000;
+/// A task for which there is no room is left to others for so long, unless there is some before.
+const ROOMLESS_NS: u64 = 1_000_000_000;
 
 /// One pull of the peer.
 struct Giving {
@@ -73,6 +75,9 @@ struct Giving {
     stopped: bool,
     /// Those that were too large for the peer.
     too_large: TooLarge,
+    /// Some were left for want of room. After many of them nothing is looked at before that.
+    roomless: bool,
+    passes_ns: u64,
     /// It was taken back, for good: its number is not used again.
     ending: bool,
     /// The peer is not there.
@@ -449,13 +454,15 @@ impl Near {
         if let Some(due_ns) = holder.puller.watch(now_ns) {
             look.by(due_ns);
         }
-        let mut turn = 0;
+        let (mut turn, mut roomless) = (0, 0);
         let mut keeps = true;
+        giving.look_for_room(&mut holder.puller, standing.has_room(Course::Large, say), now_ns, look);
+        let passes = now_ns >= giving.passes_ns;
         if !giving.too_large.is_empty() {
             look.by(now_ns.saturating_add(WORK_TOO_LARGE_NS));
         }
         let room = |say: &Says| standing.has_room(Course::Quick, say);
-        while keeps && giving.may_have_more() && turn < TURN_MAX && room(say) {
+        while keeps && passes && giving.may_have_more() && turn < TURN_MAX && room(say) {
             match holder.puller.look() {
                 Ok(Some(task)) if standing.is_too_large(size_of_task(&task)) => {
                     turn += 1;
@@ -463,15 +470,15 @@ impl Near {
                 }
                 Ok(Some(task)) => {
                     turn += 1;
-                    let course = standing.course_of(size_of_task(&task) + task.sample().topic().len());
+                    let course = standing.course_of_task(size_of_task(&task) + task.sample().topic().len());
                     if standing.has_room(course, say) {
                         keeps = self.give_one(context, (pull, course, &mut holder), giving, task, say);
                         continue;
                     }
                     // Others may have it until there is room; small ones go on.
-                    let until_ns = now_ns.saturating_add(ROOM_NS);
-                    holder.puller.leave_to_others(task, until_ns);
-                    look.by(until_ns);
+                    holder.puller.leave_for_room(task, now_ns.saturating_add(ROOMLESS_NS));
+                    roomless += 1;
+                    look.by(now_ns.saturating_add(ROOM_NS));
                 }
                 Ok(None) => break,
                 Err(error) => {
@@ -481,7 +488,8 @@ impl Near {
                 }
             }
         }
-        if keeps && giving.may_have_more() && room(say) {
+        giving.has_left(roomless, now_ns);
+        if keeps && now_ns >= giving.passes_ns && giving.may_have_more() && room(say) {
             look.again |= turn >= TURN_MAX || holder.puller.must_look_again();
             look.any |= holder.puller.pushers() > 0;
         } else {
@@ -603,6 +611,8 @@ impl Giving {
             again_ns: Some(now_ns),
             denied: BTreeSet::new(),
             too_large: TooLarge::default(),
+            roomless: false,
+            passes_ns: 0,
             stopped: false,
             ending: false,
             away: false,
@@ -618,6 +628,24 @@ impl Giving {
         match self.too_large.found(key, attempt, others, context.now_ns) {
             Verdict::Leave { until_ns } => puller.leave_to_others(task, until_ns),
             Verdict::End => puller.end_for_all(task, Cause::LinkBudget),
+        }
+    }
+
+    /// Where there is room, some of what was left for want of it is looked at again. The others wait: small ones behind them have their turn.
+    fn look_for_room(&mut self, puller: &mut Puller, has_room: bool, now_ns: u64, look: &mut Look) {
+        if self.roomless && has_room {
+            self.roomless = puller.has_room(TURN_MAX / 2);
+            self.passes_ns = 0;
+        } else if self.roomless {
+            look.by(now_ns.saturating_add(ROOM_NS));
+        }
+    }
+
+    /// So many were left for want of room. A long row of them is gone through in steps: one thread serves all peers.
+    fn has_left(&mut self, roomless: usize, now_ns: u64) {
+        self.roomless |= roomless > 0;
+        if roomless >= TURN_MAX {
+            self.passes_ns = now_ns.saturating_add(ROOM_NS);
         }
     }
 

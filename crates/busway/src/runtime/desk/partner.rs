@@ -81,6 +81,11 @@ impl Partner {
         !is_too_large(bytes, self.largest) && self.permits.as_ref().is_some_and(may)
     }
 
+    /// Bytes of replies to it for which there is no room among the words.
+    pub(super) fn held_bytes(&self) -> usize {
+        self.far.held_bytes()
+    }
+
     /// What it may do, as far as it was served.
     pub(super) fn permits(&self) -> Option<&Permits> {
         self.permits.as_ref()

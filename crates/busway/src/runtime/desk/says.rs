@@ -47,6 +47,11 @@ impl Saying {
         })
     }
 
+    /// A word and what follows it. `None`: there is no memory for it.
+    pub(crate) fn with(word: &Word, following: [&[u8]; 2]) -> Option<Self> {
+        body_of(Some(word), following).map(|body| saying(word, body))
+    }
+
     /// The number of the task or request that it gives.
     pub(crate) fn gives(&self) -> Option<u64> {
         match self {
@@ -210,8 +215,7 @@ impl Says {
     /// A word and what follows it. `false`: there is no memory for it, and it is not said.
     #[must_use]
     pub(crate) fn with(&mut self, word: &Word, following: [&[u8]; 2]) -> bool {
-        let body = body_of(Some(word), following);
-        body.map(|body| self.push(saying(word, body))).is_some()
+        Saying::with(word, following).map(|saying| self.push(saying)).is_some()
     }
 
     pub(crate) fn bytes(&self) -> usize {

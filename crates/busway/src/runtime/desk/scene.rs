@@ -31,6 +31,11 @@ impl Scene {
         Self { opener, lanes, bus, permits, others: BTreeMap::new(), directory }
     }
 
+    /// Another program of the same host.
+    pub(super) fn another_bus(&self) -> Bus {
+        Bus::builder().directory(&self.directory).open().unwrap()
+    }
+
     pub(super) fn context(&self, now_ns: u64) -> Context<'_> {
         let Self { bus, lanes, opener, permits, others, .. } = self;
         let between = Between { theirs: PortId(1), ours: PortId(2) };

@@ -4,6 +4,7 @@
 
 use busway_io::Driver;
 use busway_protocol::{Input, Output, Permits, Time};
+use busway_shm::clock;
 use busway_wire::PortId;
 
 use crate::runtime::desk::{Between, Channel, Course, Heard, Says, Standing, WANT, WANT_LARGE};
@@ -82,6 +83,7 @@ impl Peer {
         heard: &mut Heard,
     ) -> Option<Standing> {
         let channel = self.channel.as_mut()?;
+        channel.passes(clock::monotonic_ns());
         channel.take(&mut heard.come, &mut self.inputs);
         heard.withheld = channel.withheld();
         let standing = channel.standing().takes(self.session.largest());

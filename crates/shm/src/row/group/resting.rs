@@ -8,7 +8,7 @@
 //!
 //! Invariant: a message rests at most once for each time that it was given back, and no longer than the longest pause.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// How long what was given back is left alone: before the second delivery up to `first_ns`, then twice as long each time, up to `most_ns`.
 #[derive(Clone, Copy, Debug, Default)]
@@ -39,6 +39,8 @@ pub(super) struct Resting {
     until: BTreeMap<u64, (u8, u64)>,
     /// What this puller may not have, and until when it leaves it to others, however free it is.
     left: BTreeMap<u64, u64>,
+    /// Those of them for which there was no room, and which it could have when there is.
+    roomless: BTreeSet<u64>,
     /// When the first of them has rested; of those that have, once each.
     pub(super) next_ns: Option<u64>,
 }
@@ -60,8 +62,30 @@ impl Resting {
 
     /// This puller leaves it to others until then.
     pub(super) fn leave(&mut self, sequence: u64, until_ns: u64) {
+        self.roomless.remove(&sequence);
         self.left.insert(sequence, until_ns);
         self.next_ns = [self.next_ns, Some(until_ns)].into_iter().flatten().min();
+    }
+
+    /// The same, if there is no room for it before.
+    pub(super) fn leave_for_room(&mut self, sequence: u64, until_ns: u64) {
+        self.leave(sequence, until_ns);
+        self.roomless.insert(sequence);
+    }
+
+    /// There is room for so many. Returns the first that was left for want of it.
+    pub(super) fn has_room(&mut self, count: usize) -> Option<u64> {
+        let first = self.roomless.first().copied();
+        for _ in 0..count {
+            let Some(sequence) = self.roomless.pop_first() else { break };
+            self.left.remove(&sequence);
+        }
+        first
+    }
+
+    /// Whether something is left for want of room.
+    pub(super) fn lacks_room(&self) -> bool {
+        !self.roomless.is_empty()
     }
 
     /// Whether it is left to others now.
@@ -83,6 +107,9 @@ impl Resting {
         }
         while self.left.first_key_value().is_some_and(|(sequence, _)| *sequence <= low) {
             self.left.pop_first();
+        }
+        while self.roomless.first().is_some_and(|sequence| *sequence <= low) {
+            self.roomless.pop_first();
         }
     }
 
@@ -147,5 +174,19 @@ mod tests {
         assert!(!resting.left.contains_key(&3), "it is not gone back to when others have rested");
         resting.forget_up_to(2);
         assert_eq!((resting.rested(|| 200), resting.left.len()), (Some(5), 0));
+    }
+
+    #[test]
+    fn what_is_left_for_want_of_room_is_looked_at_again_when_there_is_some_and_nothing_else_is() {
+        let mut resting = Resting::default();
+        resting.leave(2, 100);
+        (3..7).for_each(|sequence| resting.leave_for_room(sequence, 100));
+        resting.leave(4, 100);
+        resting.forget_up_to(3);
+        assert_eq!((resting.has_room(1), resting.lacks_room()), (Some(5), true));
+        assert!(resting.is_left(4, || 99) && !resting.is_left(5, || 99) && resting.is_left(6, || 99));
+        assert_eq!((resting.has_room(9), resting.has_room(9)), (Some(6), None));
+        assert!(!resting.is_left(6, || 99) && !resting.lacks_room());
+        assert_eq!(resting.rested(|| 100), Some(4));
     }
 }

@@ -4,7 +4,7 @@
 //!
 //! It does not know what words mean, nor which source is for whom.
 //!
-//! Invariant: memory is taken for one word at a time, for no more than it says that it has, and no more than it may have.
+//! Invariant: memory is taken for one word at a time, for no more than twice of what has come or been granted, than it says that it has, and than it may have.
 
 use busway_wire::work::Piece;
 use busway_wire::{HEADER_SIZE, Header, PortId};
@@ -72,6 +72,11 @@ impl Incoming {
         }
     }
 
+    /// What has come of a word goes. Returns whether there was any.
+    pub(super) fn drop_word(&mut self) -> bool {
+        self.word.take().is_some()
+    }
+
     /// What the session is to be told of, if it was not: the last sequence.
     pub(super) fn publish(&mut self) -> Option<(PortId, u64)> {
         let source = self.source.filter(|_| self.arrived > self.published)?;
@@ -87,9 +92,13 @@ impl Incoming {
         let size = size.saturating_sub(HEADER_SIZE + extensions);
         let all = piece.missing.saturating_add(size as u64);
         if for_us && piece.begins {
-            self.word = Some(Word { body: room(all, most), whole: 0, missing: all });
+            self.word = Some(Word { body: (all <= most).then(Vec::new), whole: 0, missing: all });
         }
-        let strays = for_us && self.word.as_ref().is_none_or(|word| word.missing != all);
+        let follows = self.word.as_mut().filter(|word| for_us && word.missing == all);
+        let strays = for_us && follows.is_none();
+        if let Some(word) = follows {
+            word.make_room(size);
+        }
         self.current = Some(Current { sequence, extensions, piece, for_us, strays });
     }
 
@@ -142,9 +151,16 @@ impl Incoming {
     }
 }
 
-/// Memory for a word: refused rather than aborted.
-fn room(size: u64, most: u64) -> Option<Vec<u8>> {
-    let size = usize::try_from(size).ok().filter(|_| size <= most)?;
-    let mut body = Vec::new();
-    body.try_reserve_exact(size).ok().map(|()| body)
+impl Word {
+    /// Memory for so much more of it: refused rather than aborted. What a word says that it has is no reason to take it.
+    fn make_room(&mut self, more: usize) {
+        let Some(body) = &mut self.body else { return };
+        if body.capacity() - body.len() >= more {
+            return;
+        }
+        let missing = usize::try_from(self.missing).unwrap_or(usize::MAX);
+        if body.try_reserve_exact(body.len().max(more).min(missing)).is_err() {
+            self.body = None;
+        }
+    }
 }

@@ -6,7 +6,7 @@
 //!
 //! It does not know the other source, nor who may have what.
 //!
-//! Invariant: `out` holds each message from the first that the peer has not confirmed, in order; its sequences have no hole.
+//! Invariant: `out` holds each message from the first that the peer has not confirmed, in order; its sequences have no hole. `kept` is at least what all of it takes as bodies.
 
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -37,6 +37,8 @@ pub(super) struct Said {
     part: Part,
     piece: Piece,
     size: usize,
+    /// Bytes of memory that are free when this is confirmed: those of a word stand at its last piece.
+    keeps: usize,
     /// It does not go before the other source was confirmed up to there.
     after: u64,
 }
@@ -66,6 +68,7 @@ pub(super) struct Outgoing {
     confirmed: u64,
     read: u64,
     bytes: usize,
+    kept: usize,
 }
 
 impl Outgoing {
@@ -74,8 +77,14 @@ impl Outgoing {
         self.out.len()
     }
 
+    /// Bytes that the peer has not confirmed.
     pub(super) fn bytes(&self) -> usize {
         self.bytes
+    }
+
+    /// Bytes of memory: all of a word until the peer has confirmed its last piece.
+    pub(super) fn kept(&self) -> usize {
+        self.kept
     }
 
     pub(super) fn confirmed(&self) -> u64 {
@@ -97,34 +106,44 @@ impl Outgoing {
     /// All is for nobody: another source takes its place.
     pub(super) fn clear(&mut self) {
         self.out.clear();
-        (self.confirmed, self.read, self.bytes) = (0, 0, 0);
+        (self.confirmed, self.read, self.bytes, self.kept) = (0, 0, 0, 0);
     }
 
     /// What it was for is no more: all keeps its place.
     pub(super) fn mute(&mut self) {
         for said in &mut self.out {
-            (said.saying, said.size) = (None, 0);
+            (said.saying, said.size, said.keeps) = (None, 0, 0);
         }
-        self.bytes = 0;
+        (self.bytes, self.kept) = (0, 0);
     }
 
     /// Puts a word behind all others. Returns its sequence.
     pub(super) fn push(&mut self, to: PortId, saying: Saying) -> u64 {
         let size = saying.size();
         self.bytes += size;
-        let piece = Piece::WHOLE;
-        self.out.push_back(Said { to, saying: Some(saying), part: Part::All, piece, size, after: 0 });
+        self.kept += size;
+        let (saying, part, piece) = (Some(saying), Part::All, Piece::WHOLE);
+        self.out.push_back(Said { to, saying, part, piece, size, keeps: size, after: 0 });
         self.end()
+    }
+
+    /// Into how many messages of so many bytes each a word is cut.
+    pub(super) fn pieces(saying: &Saying, most: usize) -> usize {
+        let rest = saying.rest().map_or(0, |rest| rest.len());
+        rest.div_ceil(most.max(1))
+            + usize::from(matches!(saying, Saying::Request { .. } | Saying::Cancel { .. }))
     }
 
     /// The same in pieces of so many bytes, when the other source was confirmed up to `after`. Returns the sequence of the last.
     pub(super) fn push_pieces(&mut self, to: PortId, saying: Saying, most: usize, after: u64) -> u64 {
         let Some(rest) = saying.rest().map(|rest| rest.len()) else { return self.push(to, saying) };
-        let mut begins = true;
+        let (mut begins, whole) = (true, saying.size());
         let mut add = |part: Part, size: usize, missing: usize| {
             let piece = Piece { begins: std::mem::take(&mut begins), missing: missing as u64 };
+            let keeps = if missing == 0 { whole } else { 0 };
             self.bytes += size;
-            self.out.push_back(Said { to, saying: Some(saying.clone()), part, piece, size, after });
+            self.kept += keeps;
+            self.out.push_back(Said { to, saying: Some(saying.clone()), part, piece, size, keeps, after });
         };
         if matches!(saying, Saying::Request { .. }) {
             add(Part::Head, WORD_BYTES, rest);
@@ -145,8 +164,9 @@ impl Outgoing {
         let mut begins = said.piece.begins;
         let size = saying.size();
         self.bytes = (self.bytes + size).saturating_sub(said.size);
-        (said.saying, said.part, said.piece, said.size) =
-            (Some(saying.clone()), Part::All, Piece::WHOLE, size);
+        self.kept = (self.kept + size).saturating_sub(said.keeps);
+        (said.saying, said.part, said.piece, said.size, said.keeps) =
+            (Some(saying.clone()), Part::All, Piece::WHOLE, size, size);
         while !begins
             && let Some(before) = at.checked_sub(1)
             && let Some(said) = self.out.get_mut(before)
@@ -203,6 +223,7 @@ impl Outgoing {
             self.confirmed += 1;
             let Some(said) = self.out.pop_front() else { continue };
             self.bytes = self.bytes.saturating_sub(said.size);
+            self.kept = self.kept.saturating_sub(said.keeps);
             over(self.confirmed, said);
         }
     }

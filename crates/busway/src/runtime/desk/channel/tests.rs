@@ -3,7 +3,7 @@
 
 use busway_protocol::{Delivery, Input, Permits, Principal};
 use busway_wire::limits::{WORK_STRANGER_BYTES_MAX, WORK_WORDS_MAX};
-use busway_wire::work::{Word, decode};
+use busway_wire::work::{Piece, Word, decode, large_of, number_of_large};
 use busway_wire::{HEADER_SIZE, Header, Kind, PortId, Topic};
 
 use super::{Between, Channel, Course};
@@ -185,6 +185,121 @@ fn a_peer_without_work_sends_no_large_word_and_what_is_for_another_takes_no_memo
     scene.channel.shares = false;
     assert_eq!(send(&mut scene, ours, 3), (false, 0));
     assert_eq!(scene.begins_anew(), 1, "what it said is not whole any more");
+}
+
+/// A piece of a large word of the peer: so many bytes, and so many that follow.
+fn piece(scene: &mut Scene, sequence: u64, begins: bool, bytes: usize, missing: u64) {
+    let source = large_of(THEIRS);
+    let mut header = scene.header(scene.between().ours, sequence, bytes);
+    header.source.set(source.0);
+    header.time_ns.set(Piece { begins, missing }.to_bits());
+    let deliveries = [
+        Delivery::Begin { header, extensions: &[] },
+        Delivery::Bytes { source, offset: 0, bytes: &vec![7; bytes] },
+        Delivery::End { source },
+    ];
+    for delivery in deliveries {
+        scene.channel.deliver(Course::Large, delivery, &mut scene.inputs);
+    }
+}
+
+fn take(scene: &mut Scene) -> usize {
+    let mut come = Vec::new();
+    scene.channel.take(&mut come, &mut scene.inputs);
+    come.len()
+}
+
+#[test]
+fn a_peer_without_work_puts_no_large_word_together_of_small_pieces() {
+    let mut scene = Scene::new();
+    scene.channel.open(Course::Large, large_of(THEIRS), &mut scene.inputs);
+    piece(&mut scene, 1, true, 40 << 10, 40 << 10);
+    assert!(scene.channel.theirs.large.kept().is_none(), "80 KiB in all");
+    assert_eq!((take(&mut scene), scene.begins_anew()), (0, 1));
+    let mut scene = Scene::new();
+    scene.channel.open(Course::Large, large_of(THEIRS), &mut scene.inputs);
+    piece(&mut scene, 1, true, 30 << 10, 30 << 10);
+    piece(&mut scene, 2, false, 30 << 10, 0);
+    assert_eq!((take(&mut scene), scene.begins_anew()), (1, 0), "60 KiB are none too many");
+}
+
+#[test]
+fn what_a_word_says_that_it_has_takes_no_memory_and_what_has_come_of_it_none_when_its_host_is_gone() {
+    const SECOND_NS: u64 = 1_000_000_000;
+    let mut scene = Scene::new();
+    scene.channel.open(Course::Large, large_of(THEIRS), &mut scene.inputs);
+    scene.channel.shares_work();
+    let all = 1 << 30;
+    let mut missing = all;
+    for sequence in 1..=16 {
+        missing -= 256 << 10;
+        piece(&mut scene, sequence, sequence == 1, 256 << 10, missing);
+        let (kept, came) = (scene.channel.theirs.large.kept().expect("a word"), (all - missing) as usize);
+        assert!(kept <= 2 * came, "{kept} bytes for {came}");
+    }
+    // A link that comes back in time goes on in its midst.
+    scene.channel.lost();
+    for now_ns in [SECOND_NS, 5 * SECOND_NS] {
+        scene.channel.passes(now_ns);
+        assert_eq!((take(&mut scene), scene.begins_anew()), (0, 0));
+    }
+    scene.channel.established(1, &mut scene.inputs);
+    scene.channel.passes(6 * SECOND_NS);
+    scene.channel.lost();
+    scene.channel.passes(7 * SECOND_NS);
+    assert!(scene.channel.theirs.large.kept().is_some());
+    scene.channel.passes(12 * SECOND_NS);
+    assert_eq!((take(&mut scene), scene.begins_anew()), (0, 1), "both begin anew");
+    assert!(scene.channel.theirs.large.kept().is_none());
+    println!("evidence: said={all} came={} kept_when_gone=0", all - missing);
+}
+
+#[test]
+fn a_word_counts_as_memory_until_its_last_piece_is_confirmed_and_has_places_for_all_of_its_pieces() {
+    let mut scene = Scene::new();
+    scene.channel.wanted(Course::Large, 2, &mut scene.inputs);
+    let large = |task: u64, bytes: usize| {
+        let (topic, source) = (Topic::new("t").unwrap(), PortId(3));
+        let (attempt, flags, left_ns, extensions) = (0, 0, 0, 0);
+        let task = number_of_large(task);
+        let word =
+            Word::Task { pull: 1, task, topic, source, sequence: 1, attempt, flags, left_ns, extensions };
+        Saying::task(word, [&vec![7; bytes], &[]], None).unwrap()
+    };
+    const BYTES: usize = 20 << 20;
+    scene.say(large(1, BYTES));
+    let pieces = scene.channel.out.large.len() as u64;
+    while scene.channel.next(Course::Large).is_some() {}
+    scene.channel.confirm(Course::Large, pieces - 1);
+    let standing = scene.channel.standing();
+    assert!(standing.large_bytes < 1 << 20 && standing.kept_bytes >= BYTES, "{standing:?}");
+    // What is over takes no memory though it keeps its place.
+    scene.say(Saying::Cancel { pull: 1, task: number_of_large(1) });
+    assert!(scene.channel.standing().kept_bytes < 1_000);
+    while scene.channel.next(Course::Large).is_some() {}
+    scene.channel.confirm(Course::Large, pieces + 1);
+    assert_eq!(scene.channel.standing().kept_bytes, 0);
+    // One place is too few for a word of some pieces.
+    scene.channel.set_piece_bytes(10);
+    scene.say(large(2, 10 * (WORK_WORDS_MAX - 20)));
+    let waits = scene.channel.out.large.len();
+    assert!(waits <= WORK_WORDS_MAX && waits > WORK_WORDS_MAX - 20, "{waits}");
+    scene.say(large(3, 10 * 30));
+    assert_eq!((scene.channel.out.large.len(), scene.begins_anew()), (0, 2), "of both sources");
+    println!("evidence: bytes={BYTES} confirmed_but_one_piece kept={}", standing.kept_bytes);
+}
+
+#[test]
+fn a_large_source_that_is_not_of_who_speaks_now_may_have_gaps() {
+    let mut scene = Scene::new();
+    let first = scene.between();
+    scene.channel.open(Course::Large, large_of(PortId(99)), &mut scene.inputs);
+    scene.channel.gap(Course::Large, 3);
+    assert_eq!((take(&mut scene), scene.between()), (0, first));
+    scene.channel.open(Course::Large, large_of(THEIRS), &mut scene.inputs);
+    scene.channel.gap(Course::Large, 3);
+    take(&mut scene);
+    assert_ne!(scene.between().ours, first.ours, "words of who speaks now are lost");
 }
 
 #[test]

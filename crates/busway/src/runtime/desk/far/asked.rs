@@ -1,7 +1,7 @@
 //! Requests of a peer that are asked anew here: those of one topic, and the replies that are told.
 //!
-//! What there is no room for in the ring waits, and so does a large reply for which there is none among the words; it is taken already, and others need not
-//! wait for it.
+//! What there is no room for in the ring waits, and so does a large reply for which there is none among the words: as a copy, so that small ones go on and who answers has
+//! its memory. What is kept so is bounded for each topic, peer and host: then nothing more is taken of that topic, or for that peer. It is kept no longer than the request is waited for.
 //!
 //! It does not know links, nor who else answers.
 //!
@@ -15,7 +15,7 @@ use busway_wire::work::{End, Word};
 use busway_wire::{Cause, ReplyState};
 
 use super::super::near::Look;
-use super::super::says::Says;
+use super::super::says::{Saying, Says};
 use super::super::{Course, Standing};
 use super::{Came, Ended, STALE_NS, not_begun, over, tell};
 use crate::outcome::{RecvError, SendError};
@@ -28,8 +28,28 @@ const REPLIES_MAX: usize = 64;
 /// A request that was asked anew.
 pub(super) struct Waits {
     pending: Pending,
-    /// A large reply for which there is no room.
-    held: Option<Reply>,
+    /// When its time is up.
+    until_ns: u64,
+    /// What there is no room for.
+    held: Option<Answer>,
+}
+
+/// What is to be said of a request, copied: nothing of the memory of who answers is kept for a peer that takes nothing.
+struct Answer {
+    saying: Saying,
+    /// It ends the request.
+    last: bool,
+}
+
+/// What a look has to do with.
+pub(super) struct Turn<'a> {
+    pub(super) now_ns: u64,
+    pub(super) standing: Standing,
+    pub(super) say: &'a mut Says,
+    pub(super) look: &'a mut Look,
+    /// Bytes of replies to this peer for which there is no room, and those of the topic that is looked at.
+    pub(super) held_bytes: usize,
+    pub(super) held_of_topic: usize,
 }
 
 /// Requests that were asked anew.
@@ -81,7 +101,8 @@ impl Asked {
         let beside = Beside::Came(&came.beside);
         match self.requester.send_beside_within(&beside, &came.payload, left, Duration::ZERO) {
             Ok(Some(pending)) => {
-                self.pending.insert(task, Waits { pending, held: None });
+                let until_ns = came.since_ns.saturating_add(came.left_ns);
+                self.pending.insert(task, Waits { pending, until_ns, held: None });
                 None
             }
             Ok(None) if spent_ns >= STALE_NS => Some((task, End::Back { attempt })),
@@ -95,118 +116,158 @@ impl Asked {
         }
     }
 
+    /// Replies that were taken and for which there is no room, and their bytes.
+    pub(super) fn held(&self) -> impl Iterator<Item = usize> {
+        self.pending.values().filter_map(|waits| waits.held.as_ref()).map(Answer::bytes)
+    }
+
     /// Asks what waits, and tells the replies that have come.
-    pub(super) fn step(&mut self, now_ns: u64, say: &mut Says, standing: Standing, look: &mut Look) -> Ended {
+    pub(super) fn step(&mut self, turn: &mut Turn<'_>) -> Ended {
         let mut ended = Ended::default();
         while let Some(came) = self.waiting.pop_front() {
-            let (left, end) = (self.waiting.len(), self.try_ask(came, now_ns));
+            let (left, end) = (self.waiting.len(), self.try_ask(came, turn.now_ns));
             if let Some((task, end)) = end {
                 ended.count(end);
-                over(say, task, end);
+                over(turn.say, task, end);
             }
             // It is the first again.
             if self.waiting.len() > left {
                 break;
             }
         }
-        self.tell_replies(say, standing, look, &mut ended);
+        turn.held_of_topic = self.held().sum();
+        self.pending.retain(|task, waits| {
+            let end = waits.tell(*task, turn);
+            if let Some(end) = end {
+                ended.count(end);
+                over(turn.say, *task, end);
+            }
+            end.is_none()
+        });
         ended
     }
+}
 
-    fn tell_replies(&mut self, say: &mut Says, standing: Standing, look: &mut Look, ended: &mut Ended) {
-        self.pending.retain(|task, Waits { pending, held }| {
-            for _ in 0..REPLIES_MAX {
-                let course = held.as_ref().map_or(Course::Quick, |reply| standing.course_of(size_of(reply)));
-                if !standing.has_room(course, say) {
-                    return true;
-                }
-                match held.take().map_or_else(|| pending.try_recv(), |reply| Ok(Some(reply))) {
-                    Ok(Some(reply)) if !standing.has_room(standing.course_of(size_of(&reply)), say) => {
-                        // It is taken already, and others need not wait for it.
-                        *held = Some(reply);
-                        return true;
-                    }
-                    Ok(Some(reply)) => {
-                        let last = reply.is_last();
-                        let state = if last { ReplyState::Last } else { ReplyState::Part };
-                        let extensions = reply.extensions();
-                        let (task, index, beside) = (*task, reply.index(), (extensions.len() / 8) as u8);
-                        let word = Word::Reply { task, index, state: state as u8, extensions: beside };
-                        let bytes = size_of(&reply);
-                        let too_large = standing.is_too_large(bytes);
-                        let said = !too_large && say.with(&word, [extensions, &reply]);
-                        if too_large {
-                            // As a word it would be lost, and with it all that both hosts share.
-                            let why = too_large_of(bytes, standing.largest);
-                            tell(say, task, 0, ReplyState::Failed, why.as_bytes());
-                        } else if !said {
-                            tell(say, task, 0, ReplyState::Unanswered, &[]);
-                        }
-                        if last || !said {
-                            ended.count(End::Done);
-                            over(say, task, End::Done);
-                            return false;
-                        }
-                    }
-                    Ok(None) if pending.is_over() => {
-                        ended.count(End::Done);
-                        over(say, *task, End::Done);
-                        return false;
-                    }
-                    // Other rows of this process hold what it may hold: the reply lies there still.
-                    Ok(None) | Err(RequestError::Receive(RecvError::HoldsExhausted)) => return true,
-                    Err(error) => {
-                        ended.count(failed(say, *task, &error, standing));
-                        return false;
-                    }
-                }
-            }
-            look.again = true;
-            true
-        });
+impl Turn<'_> {
+    fn holds(&mut self, sum: impl Fn(usize) -> usize) {
+        self.held_bytes = sum(self.held_bytes);
+        self.held_of_topic = sum(self.held_of_topic);
+    }
+
+    /// Whether a reply may be taken, which may be a large one.
+    fn may_take(&self) -> bool {
+        let Self { standing, say, held_bytes, held_of_topic, .. } = self;
+        standing.has_room(Course::Quick, say)
+            && (standing.has_room(Course::Large, say) || standing.may_hold(*held_of_topic, *held_bytes))
     }
 }
 
-/// Bytes of a reply that go to the peer.
-fn size_of(reply: &Reply) -> usize {
-    reply.extensions().len().saturating_add(reply.len())
+impl Waits {
+    /// Tells what has come. Returns how the request has ended, if it has.
+    fn tell(&mut self, task: u64, turn: &mut Turn<'_>) -> Option<End> {
+        for _ in 0..REPLIES_MAX {
+            let answer = match self.held.take() {
+                Some(held) => {
+                    turn.holds(|all| all.saturating_sub(held.bytes()));
+                    // The peer may be another program by now.
+                    Answer::checked(held, task, turn.standing)
+                }
+                None if !turn.may_take() => return None,
+                None => match self.pending.try_recv() {
+                    Ok(Some(reply)) => Answer::of(task, &reply, turn.standing),
+                    Ok(None) if self.pending.is_over() => return Some(End::Done),
+                    // Other rows of this process hold what it may hold: the reply lies there still.
+                    Ok(None) | Err(RequestError::Receive(RecvError::HoldsExhausted)) => return None,
+                    Err(RequestError::Failed(why)) => Answer::failed(task, &why, turn.standing),
+                    Err(error) => return Some(failed(turn.say, task, &error)),
+                },
+            };
+            let Some(answer) = answer else {
+                // There is no memory for it.
+                tell(turn.say, task, 0, ReplyState::Unanswered, &[]);
+                return Some(End::Done);
+            };
+            if !turn.standing.has_room(turn.standing.course(&answer.saying), turn.say) {
+                if turn.now_ns >= self.until_ns {
+                    return Some(End::Lost(Cause::Expired));
+                }
+                turn.look.by(self.until_ns);
+                turn.holds(|all| all.saturating_add(answer.bytes()));
+                self.held = Some(answer);
+                return None;
+            }
+            turn.say.push(answer.saying);
+            if answer.last {
+                return Some(End::Done);
+            }
+        }
+        turn.look.again = true;
+        None
+    }
 }
 
-/// What who asked is told of a reply that its host does not take.
-fn too_large_of(bytes: usize, largest: u64) -> String {
-    format!(
-        "the reply has {bytes} bytes, and the host that asked takes messages of at most {largest}: reply in parts, or ask for less"
-    )
+impl Answer {
+    /// A copy of a reply. `None`: there is no memory for it.
+    fn of(task: u64, reply: &Reply, standing: Standing) -> Option<Self> {
+        let (extensions, last) = (reply.extensions(), reply.is_last());
+        let bytes = extensions.len().saturating_add(reply.len());
+        if standing.is_too_large(bytes) {
+            return Self::too_large(task, bytes, standing);
+        }
+        let state = if last { ReplyState::Last } else { ReplyState::Part };
+        let (index, beside) = (reply.index(), (extensions.len() / 8) as u8);
+        let word = Word::Reply { task, index, state: state as u8, extensions: beside };
+        Some(Self { saying: Saying::with(&word, [extensions, reply])?, last })
+    }
+
+    /// As a word it would be lost, and with it all that both hosts share: who asked is told why it does not come.
+    fn too_large(task: u64, bytes: usize, standing: Standing) -> Option<Self> {
+        let largest = standing.largest;
+        let why = format!(
+            "the reply has {bytes} bytes, and the host that asked takes messages of at most {largest}: reply in parts, or ask for less"
+        );
+        Self::failed(task, why.as_bytes(), standing)
+    }
+
+    /// Why it failed, as far as the peer takes that.
+    fn failed(task: u64, why: &[u8], standing: Standing) -> Option<Self> {
+        let why = if standing.is_too_large(why.len()) { &[][..] } else { why };
+        // What is no reply has no place among them: who takes it gives it one.
+        let word = Word::Reply { task, index: 0, state: ReplyState::Failed as u8, extensions: 0 };
+        Some(Self { saying: Saying::with(&word, [why, &[]])?, last: true })
+    }
+
+    /// The same, if the peer takes it still.
+    fn checked(self, task: u64, standing: Standing) -> Option<Self> {
+        let bytes = self.bytes();
+        if standing.is_too_large(bytes) { Self::too_large(task, bytes, standing) } else { Some(self) }
+    }
+
+    fn bytes(&self) -> usize {
+        self.saying.size()
+    }
 }
 
-/// A request has come to an error. Returns how it ended.
-fn failed(say: &mut Says, task: u64, error: &RequestError, standing: Standing) -> End {
-    // What is no reply has no place among them: who takes it gives it one.
-    let last = 0;
-    let end = match error {
+/// A request has come to an error. Returns how it ends.
+fn failed(say: &mut Says, task: u64, error: &RequestError) -> End {
+    match error {
         RequestError::NoResponders => End::Back { attempt: 0 },
         RequestError::ResponderDied => {
-            tell(say, task, last, ReplyState::Died, &[]);
+            tell(say, task, 0, ReplyState::Died, &[]);
             End::Lost(Cause::PullerDied)
         }
         RequestError::TimedOut => End::Lost(Cause::Expired),
-        RequestError::Failed(why) => {
-            let why = if standing.is_too_large(why.len()) { &[][..] } else { why };
-            tell(say, task, last, ReplyState::Failed, why);
-            End::Done
-        }
         RequestError::Unanswered => {
-            tell(say, task, last, ReplyState::Unanswered, &[]);
+            tell(say, task, 0, ReplyState::Unanswered, &[]);
             End::Done
         }
-        // Done, and no reply: who asked is told that it is lost.
+        // Done, and no reply: who asked is told that it is lost. Why one failed is a reply.
         RequestError::ReplyLost
+        | RequestError::Failed(_)
         | RequestError::TooMany
         | RequestError::TooFarAhead
         | RequestError::Open(_)
         | RequestError::Send(_)
         | RequestError::Receive(_) => End::Done,
-    };
-    over(say, task, end);
-    end
+    }
 }

@@ -16,6 +16,7 @@ const UP: Standing = Standing {
     has_two: false,
     waiting_bytes: 0,
     large_bytes: 0,
+    kept_bytes: 0,
     of_all: 0,
     largest: u64::MAX,
 };
@@ -369,6 +370,175 @@ fn a_large_reply_that_has_no_room_waits_and_keeps_no_small_one_waiting() {
     assert_eq!(until(&mut far, two, 2), [(2, Some(3)), (2, None)]);
     let room = Standing { waiting_bytes: 0, large_bytes: 0, ..two };
     assert_eq!(until(&mut far, room, 1), [(1, Some(20_000)), (1, None)]);
+}
+
+/// No room for large words.
+const FULL: Standing = Standing { has_two: true, waiting_bytes: 16 << 20, large_bytes: 16 << 20, ..UP };
+
+/// A service of this host that a peer asks.
+struct Service {
+    scene: Scene,
+    far: Far,
+    pulls: Pulls,
+    topic: Topic,
+    came: u64,
+    /// What was told of each request: the bytes of its replies, and how it ended.
+    told: std::collections::BTreeMap<u64, (Vec<usize>, Option<End>)>,
+}
+
+impl Service {
+    fn new() -> Self {
+        let (scene, mut pulls, topic) = (Scene::new(), Pulls::default(), Topic::new("t").unwrap());
+        let (process, port, pattern) = (ProcessId(1), PortId(2), Pattern::parse("t").unwrap());
+        let group = Group::new(responders(), None).unwrap();
+        pulls.watched(Watched::Pulled { process, port, pattern, group });
+        Self { scene, far: Far::default(), pulls, topic, came: 0, told: Default::default() }
+    }
+
+    /// The peer asks once more, if it may.
+    fn ask(&mut self, payload: &[u8], left_ns: u64) -> bool {
+        if self.far.counts().get(&1).is_none_or(|[granted, came, _]| came >= granted) {
+            return false;
+        }
+        self.came += 1;
+        let (pull, task, topic, source) = (1, self.came, self.topic.clone(), PortId(3));
+        let (sequence, attempt, flags, extensions) = (task, 0, 0, 0);
+        let word = Word::Task { pull, task, topic, source, sequence, attempt, flags, left_ns, extensions };
+        let mut says = Says::default();
+        self.far.task(&self.scene.context(0), &self.pulls, word, payload, &mut says);
+        if self.scene.opener.next().is_some() {
+            let requester = self.scene.bus.requester("t").for_another_host().open().unwrap();
+            requester.wait_for_responders(1, PATIENCE).unwrap();
+            self.far.asks(0, 1, &self.topic, requester, &mut says);
+        }
+        self.heard(says);
+        true
+    }
+
+    fn look(&mut self, now_ns: u64, standing: Standing) {
+        let mut says = Says::default();
+        self.far.step(&self.scene.context(now_ns), &self.pulls, &mut says, standing);
+        self.heard(says);
+    }
+
+    fn heard(&mut self, says: Says) {
+        for saying in says.into_all() {
+            match decode(&saying.body(0)).unwrap() {
+                (Word::Reply { task, .. }, payload) => {
+                    self.told.entry(task).or_default().0.push(payload.len());
+                }
+                (Word::Over { task, end }, _) => self.told.entry(task).or_default().1 = Some(end),
+                _ => {}
+            }
+        }
+    }
+
+    /// Looks until then.
+    fn until(&mut self, standing: Standing, done: impl Fn(&Self) -> bool) {
+        let until_ns = busway_shm::clock::monotonic_ns() + 30_000_000_000;
+        while !done(self) {
+            let counts = self.far.counts();
+            assert!(busway_shm::clock::monotonic_ns() < until_ns, "{counts:?} {:?}", self.told);
+            self.look(0, standing);
+        }
+    }
+}
+
+const PATIENCE: std::time::Duration = std::time::Duration::from_secs(30);
+
+#[test]
+fn a_large_reply_that_has_no_room_takes_nothing_that_others_of_the_process_may_hold_and_ends_with_its_time() {
+    const BYTES: usize = 65 << 20;
+    let mut service = Service::new();
+    let mut responder = service.scene.bus.responder("t").open().unwrap();
+    let mut publisher = service.scene.bus.publisher("p").open().unwrap();
+    let mut subscriber = service.scene.bus.subscriber("p").open().unwrap();
+    publisher.wait_for_subscribers(1, PATIENCE).unwrap();
+    service.look(0, FULL);
+    assert!(service.ask(b"what", 1 << 40));
+    let request = responder.recv_timeout(PATIENCE).unwrap().expect("a request");
+    request.reply(&vec![7; BYTES]).unwrap();
+    service.until(FULL, |service| service.far.held_bytes() > BYTES);
+    publisher.send(&vec![7; 1 << 20]).unwrap();
+    let taken = subscriber.recv_timeout(PATIENCE).unwrap().expect("it may be held");
+    assert!(taken.is_held() && taken.len() == 1 << 20);
+    // Nobody hears it in its time.
+    service.look((1 << 40) - 1, FULL);
+    assert!(service.told.is_empty() && service.far.held_bytes() > BYTES);
+    service.look(1 << 40, FULL);
+    assert_eq!(service.told[&1], (Vec::new(), Some(End::Lost(busway_wire::Cause::Expired))));
+    assert_eq!(service.far.held_bytes(), 0);
+    println!("evidence: kept={BYTES} held=0");
+}
+
+#[test]
+fn a_large_reply_that_has_no_room_keeps_no_small_request_of_its_own_topic_back() {
+    const SMALL: usize = 30;
+    let mut service = Service::new();
+    let mut responder = service.scene.bus.responder("t").open().unwrap();
+    let ended = busway_shm::sync::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let ended = &ended;
+        scope.spawn(move || {
+            while !ended.load(busway_shm::sync::Ordering::SeqCst) {
+                let tick = std::time::Duration::from_millis(20);
+                let Some(request) = responder.recv_timeout(tick).unwrap() else { continue };
+                // As a word that is just none of the large ones.
+                let bytes = if request.payload() == b"large" { 20_000 } else { 8_170 };
+                request.reply(&vec![7; bytes]).unwrap();
+            }
+        });
+        let told = |service: &Service| service.told.values().filter(|(_, end)| end.is_some()).count();
+        let (mut asked, until_ns) = (0, busway_shm::clock::monotonic_ns() + 30_000_000_000);
+        while told(&service) < SMALL && busway_shm::clock::monotonic_ns() < until_ns {
+            let payload = if asked < 3 { &b"large"[..] } else { b"small" };
+            asked += usize::from(asked < SMALL + 3 && service.ask(payload, 1 << 40));
+            service.look(0, FULL);
+        }
+        ended.store(true, busway_shm::sync::Ordering::SeqCst);
+        assert!(told(&service) == SMALL && service.told.keys().all(|task| *task > 3), "{:?}", service.told);
+        let room = Standing { waiting_bytes: 0, large_bytes: 0, ..FULL };
+        service.until(room, |service| told(service) == SMALL + 3);
+        assert!((1..=3).all(|task| service.told[&task].0 == [20_000]));
+    });
+    println!("evidence: large_without_room=3 small_beside={SMALL}");
+}
+
+#[test]
+fn however_much_who_answers_has_said_nothing_of_it_is_lost_while_there_is_no_room_for_large_replies() {
+    const BYTES: usize = 16 << 20;
+    let mut service = Service::new();
+    let buses = [(); 3].map(|()| service.scene.another_bus());
+    let mut responders = buses.each_ref().map(|bus| bus.responder("t").open().unwrap());
+    service.look(0, FULL);
+    service.far.takings.get_mut(&1).unwrap().granted = 7;
+    let mut requests = Vec::new();
+    assert!((0..7).all(|_| service.ask(b"what", 1 << 40)));
+    let until_ns = busway_shm::clock::monotonic_ns() + 30_000_000_000;
+    while requests.len() < 7 {
+        assert!(busway_shm::clock::monotonic_ns() < until_ns);
+        for (at, responder) in responders.iter_mut().enumerate() {
+            // More of one than a lane keeps are lost there.
+            if requests.iter().filter(|(of, _)| *of == at).count() < 3 {
+                requests.extend(responder.try_recv().unwrap().map(|request| (at, request)));
+            }
+        }
+    }
+    let small = requests.pop().expect("one of them").1;
+    for (_, request) in requests {
+        request.reply(&vec![7; BYTES]).unwrap();
+    }
+    small.reply(b"yes").unwrap();
+    for _ in 0..100 {
+        service.look(0, FULL);
+        assert!(service.far.held_bytes() < 2 * BYTES + 100);
+    }
+    let room = Standing { waiting_bytes: 0, large_bytes: 0, ..FULL };
+    service.until(room, |service| service.told.values().filter(|(_, end)| end.is_some()).count() == 7);
+    let mut bytes: Vec<usize> = service.told.values().flat_map(|(replies, _)| replies.clone()).collect();
+    bytes.sort_unstable();
+    assert_eq!(bytes, [3, BYTES, BYTES, BYTES, BYTES, BYTES, BYTES], "none is lost");
+    println!("evidence: large=6 bytes_each={BYTES} lost=0");
 }
 
 #[test]

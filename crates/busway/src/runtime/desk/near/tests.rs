@@ -31,6 +31,7 @@ const UP: Standing = Standing {
     has_two: false,
     waiting_bytes: 0,
     large_bytes: 0,
+    kept_bytes: 0,
     of_all: 0,
     largest: u64::MAX,
 };
@@ -458,6 +459,53 @@ fn what_is_small_is_given_while_large_ones_wait_for_room() {
     assert_eq!(near.given.keys().filter(|task| is_of_large(**task)).count(), 2);
     near.end_all(&scene.context(now_ns()), &mut Says::default());
     println!("evidence: small_beside_full=2 large_when_there_is_room=2");
+}
+
+#[test]
+fn large_tasks_for_which_there_is_no_room_are_looked_at_seldom_and_what_is_small_behind_them_is_given() {
+    const LARGE: usize = 1_000;
+    let scene = Scene::new();
+    let full = WORK_WAITING_BYTES_MAX;
+    let two = Standing { has_two: true, waiting_bytes: full, large_bytes: full, ..UP };
+    let mut pusher = scene.bus.pusher("a").slots_max(2_048).open().unwrap();
+    let mut near = Near::default();
+    near.pull(&scene.context(0), 1, pattern("a"), group());
+    near.grant(1, 1_000_000);
+    step(&scene, &mut near, 0);
+    for whom in scene.opener.taken() {
+        near.opened(&scene.context(0), &whom, scene.bus.puller("a").group("g").open().unwrap());
+    }
+    pusher.wait_for_pullers(1, PATIENCE).unwrap();
+    for _ in 0..LARGE {
+        pusher.send(&[7; 8_200]).unwrap();
+    }
+    pusher.send(b"small").unwrap();
+    let taken = |near: &Near| near.pulls[&1].puller.as_ref().unwrap().puller.taken();
+    let (mut says, mut again) = (Says::default(), 0);
+    let look = |near: &mut Near, says: &mut Says, now_ns: u64, standing: Standing| {
+        near.step(&scene.context(now_ns), &Pulls::default(), says, standing)
+    };
+    // For how long they are left is counted from here: no time of that is over while the test runs.
+    let mut now_ns = busway_shm::clock::monotonic_ns() + 3_600_000_000_000;
+    let mut looks = 0;
+    while near.has_given() == 0 {
+        looks += 1;
+        assert!(looks < 1_000, "the small one is not given");
+        again += u32::from(look(&mut near, &mut says, now_ns, two).again);
+        now_ns += 10_000_000;
+    }
+    let passed = taken(&near);
+    assert_eq!(passed as usize, LARGE + 1, "each was left once");
+    // All are left: nothing is claimed, and it may sleep.
+    for _ in 0..100 {
+        again += u32::from(look(&mut near, &mut says, now_ns, two).again);
+    }
+    assert_eq!((taken(&near), again), (passed, 0));
+    let room = Standing { waiting_bytes: 0, large_bytes: 0, ..two };
+    look(&mut near, &mut says, now_ns, room);
+    assert!(near.has_given() > 1, "when there is room it is found at once");
+    near.end_all(&scene.context(now_ns), &mut Says::default());
+    println!("evidence: large={LARGE} left={passed} looks={looks} more=0");
 }
 
 /// The channel to a peer whose words are heard.

@@ -1,8 +1,8 @@
 //! Two hosts side by side, and the link between them: each has a bus, the machines for its peer and the channel to it. What is said goes
 //! through the codec, and waits on its way for as long as the dice say.
 //!
-//! Time is virtual, as far as the machines ask for it. Ports are real: what the control threads have to notice is waited for. In some stories one host is of an older version,
-//! which knows one source; in all, what is large is cut into pieces of some hundred bytes.
+//! Time is virtual, as far as the machines ask for it. Ports are real: what the control threads have to notice is waited for. With each connection a host may want
+//! the source of large words that did not, or want it no more; what is large is cut into pieces of some hundred bytes.
 //!
 //! Invariant: what is on the way of one source arrives in its order, or not at all because the link was cut; between the two sources of a host the dice decide.
 
@@ -161,8 +161,8 @@ pub(super) struct World {
     pub(super) dice: fastrand::Rng,
     pub(super) hosts: [Host; 2],
     ways: [[VecDeque<Frame>; 2]; 2],
-    /// The sources that both know.
-    courses: &'static [Course],
+    /// Who wants the source of large words.
+    two: [bool; 2],
     pub(super) now_ns: u64,
     pub(super) topics: String,
     next: u64,
@@ -182,13 +182,12 @@ pub(super) struct World {
 impl World {
     pub(super) fn new(scenes: [Scene; 2], seed: u64) -> Self {
         let mut dice = fastrand::Rng::with_seed(seed);
-        // One of them is of a version that knows no other.
-        let courses = if dice.u8(..5) == 0 { &Course::ALL[..1] } else { &Course::ALL };
+        let two = [dice.u8(..8) > 0, dice.u8(..8) > 0];
         let mut world = Self {
             dice,
             hosts: scenes.map(Host::new),
             ways: Default::default(),
-            courses,
+            two,
             now_ns: clock::monotonic_ns() + 3_600_000_000_000,
             topics: format!("s{seed}"),
             next: 0,
@@ -216,6 +215,10 @@ impl World {
     /// The link stands again, if it did not.
     pub(super) fn connect(&mut self) {
         for at in 0..2 {
+            let changes = !self.hosts[at].up && self.dice.u8(..8) == 0;
+            self.two[at] ^= changes;
+        }
+        for at in 0..2 {
             if self.hosts[at].up {
                 continue;
             }
@@ -223,12 +226,22 @@ impl World {
             let host = &mut self.hosts[at];
             host.up = true;
             host.channel.established(1, &mut host.inputs);
-            for course in self.courses {
-                let known = &mut host.known[*course as usize];
+            // Who wants it no more hears nothing of it.
+            let known = &mut host.known[Course::Large as usize];
+            if !self.two[at] && known.theirs.take().is_some() {
+                (known.heard, known.taken) = (0, 0);
+                host.channel.close(Course::Large, &mut host.inputs);
+            }
+            for course in Course::ALL {
+                let known = &mut host.known[course as usize];
                 known.may_say = false;
-                host.channel.wanted(*course, *course as u32, &mut host.inputs);
-                let (source, behind) = (host.channel.source(*course), known.behind);
-                self.ways[at][*course as usize].push_back(Frame::Source { source, behind });
+                if course == Course::Large && !self.two[1 - at] {
+                    host.channel.unwanted(course as u32, &mut host.inputs);
+                    continue;
+                }
+                host.channel.wanted(course, course as u32, &mut host.inputs);
+                let (source, behind) = (host.channel.source(course), known.behind);
+                self.ways[at][course as usize].push_back(Frame::Source { source, behind });
             }
             self.carry_out(at);
         }
@@ -303,16 +316,16 @@ impl World {
     /// Puts on its way what the host has to say, if the link has room for it.
     fn say(&mut self, at: usize) {
         let most = self.dice.usize(1..64);
-        for course in self.courses {
-            let way = *course as usize;
+        for course in Course::ALL {
+            let way = course as usize;
             while self.hosts[at].up
                 && self.hosts[at].known[way].may_say
                 && self.ways[at][way].len() < most
-                && let Some((header, body)) = self.hosts[at].channel.next(*course)
+                && let Some((header, body)) = self.hosts[at].channel.next(course)
             {
                 let body = body.as_ref().to_vec();
                 self.may_have(at, &body);
-                self.pieces += u64::from(*course == Course::Large);
+                self.pieces += u64::from(course == Course::Large);
                 self.ways[at][way].push_back(Frame::Word { header, body });
             }
         }
@@ -387,6 +400,7 @@ impl World {
         let now_ns = self.now_ns;
         let host = &mut self.hosts[at];
         let (mut heard, mut say) = (Heard::default(), Says::default());
+        host.channel.passes(now_ns);
         host.channel.take(&mut heard.come, &mut host.inputs);
         heard.withheld = host.channel.withheld();
         let standing = host.channel.standing();
