@@ -302,6 +302,47 @@ fn a_message_that_was_changed_on_its_way_is_lost_alone_and_one_of_a_reliable_sou
 
 #[test]
 #[expect(clippy::print_stdout, reason = "the evidence line is read by the test runner")]
+fn a_reliable_message_in_which_its_program_writes_all_the_time_costs_one_connection_and_no_second() {
+    const MESSAGES: u64 = 12;
+    let mut shared = 0;
+    for (together, step) in [(1, usize::MAX), (1, 3_000), (4, usize::MAX), (4, 30_000)] {
+        let mut net = hosts(&Talk { messages: 0, size: |_| 0, slots: 24 });
+        (net.writes_on, net.step, net.dialer.packs) = (true, step, false);
+        let size = |sequence: u64| [9_000, 20_000, 100_000][(sequence % 3) as usize];
+        let mut sent = 0;
+        while sent < MESSAGES {
+            for _ in 0..together {
+                sent += 1;
+                let ring = net.dialer.rings.get_mut(&RELIABLE).unwrap();
+                assert!(ring.publish(payload(RELIABLE, sent, size(sent))));
+            }
+            let mut steps = 0;
+            while net.dialer.session.account(RELIABLE).is_none_or(|account| account.acked < sent) {
+                steps += 1;
+                assert!(steps < 20_000 && net.connects <= sent + 1, "{sent}: {:?}", net.dialer.closed);
+                net.step();
+            }
+            assert!(net.connects <= sent + 1, "{} connections for {sent} messages", net.connects);
+        }
+        let relay = &net.listener.relays[&RELIABLE];
+        assert_eq!(relay.covered(), ((1..=MESSAGES).collect(), Vec::new()));
+        for entry in &relay.entries {
+            let Entry::Message(sequence, bytes) = entry else { panic!("{entry:?}") };
+            assert!(
+                **bytes == *payload(RELIABLE, *sequence, size(*sequence)),
+                "as it was when it was copied"
+            );
+        }
+        // Each alone is found changed once; of those that are under way together one is found, and the others go again with it.
+        assert!(net.connects > 1 && (together > 1 || net.connects == MESSAGES + 1), "{}", net.connects);
+        shared += u64::from(together > 1) * (MESSAGES + 1 - net.connects);
+    }
+    assert!(shared > 0, "what was under way beside it went as a copy too");
+    println!("evidence: messages={} connections_each<=1", 4 * MESSAGES);
+}
+
+#[test]
+#[expect(clippy::print_stdout, reason = "the evidence line is read by the test runner")]
 fn sources_whose_messages_take_all_credit_have_equal_turns_beside_one_that_says_small_things() {
     let mut crossed = [0; 2];
     // All of the credit, more, so much that a second has none left, and none at all.

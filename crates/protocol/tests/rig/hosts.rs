@@ -379,6 +379,18 @@ impl Host {
         self.carry_out(now);
     }
 
+    /// Changes each piece of what goes that lies in a ring, and no copy.
+    fn write_on(&self, bytes: &mut [u8]) {
+        let mut at = 0;
+        for piece in self.batch.pieces() {
+            let mut messages = self.rings.values().flat_map(|ring| &ring.messages);
+            if messages.any(|message| message.as_ptr_range().contains(&piece.as_ptr())) {
+                bytes[at] ^= 1;
+            }
+            at += piece.len();
+        }
+    }
+
     pub(crate) fn waiting(&self) -> usize {
         self.relays.values().map(|relay| relay.queue.len()).sum()
     }
@@ -432,6 +444,8 @@ pub(crate) struct Net {
     /// The byte of all that pass, both ways, of which a bit is changed if it goes from the dialer to the listener; `None` again
     /// when that is done.
     pub(crate) flips_at: Option<u64>,
+    /// The dialer's programs go on writing in what they have sent: whatever goes from where it lies is another than was summed.
+    pub(crate) writes_on: bool,
     /// The most bytes that pass one way in one step.
     pub(crate) step: usize,
 }
@@ -448,6 +462,7 @@ impl Net {
             moved: 0,
             dies_at: None,
             flips_at: None,
+            writes_on: false,
             step: usize::MAX,
         }
     }
@@ -512,6 +527,9 @@ impl Net {
     fn forth(&mut self) -> bool {
         self.dialer.session.transmit(self.now, &mut self.dialer.batch);
         let mut bytes = flat(&self.dialer.batch);
+        if self.writes_on {
+            self.dialer.write_on(&mut bytes);
+        }
         let before = self.moved;
         let passed = self.pass(bytes.len());
         if let Some(at) = self.flips_at.take_if(|at| (before..self.moved).contains(at)) {
