@@ -46,6 +46,7 @@ mod runner;
 #[cfg(test)]
 pub(crate) mod scratch;
 mod shared;
+mod silence;
 mod thread;
 
 /// What a process of another version is told of ours.
@@ -459,13 +460,9 @@ impl Control {
         let place = self.socket_path.display().to_string();
         match self.lock.note() {
             Some(note) => {
-                let holder = note.shown();
-                Error::new(
-                    Code::HolderSilent,
-                    format!("{doing}: {holder} holds the rendezvous and does not answer"),
-                )
-                .at(place)
-                .remedy(format!("see whether it is stopped: kill -CONT {}; or end it: kill {0}", note.pid))
+                let (holder, (why, remedy)) = (note.shown(), silence::of(note.pid));
+                let cause = format!("{doing}: {holder} holds the rendezvous and {why}");
+                Error::new(Code::HolderSilent, cause).at(place).remedy(remedy)
             }
             None => Error::new(Code::HolderSilent, format!("{doing}: nobody answers"))
                 .at(place)

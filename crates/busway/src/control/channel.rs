@@ -131,6 +131,9 @@ pub(super) enum ChannelError {
     /// The kernel could not give us the descriptors beside a message: there were too many, or we have none left.
     #[error("descriptors beside a message were lost")]
     DescriptorsLost,
+    /// What lay beside a message could not be mapped, for something that was short: it is not said twice on one connection.
+    #[error("the memory of a process could not be mapped")]
+    Unmapped(Error),
     /// The bytes are no control message.
     #[error("the peer sent what is no control message: {0}")]
     Undecodable(DecodeError),
@@ -345,6 +348,7 @@ pub(super) fn explain(error: &ChannelError, place: &str) -> Error {
                 .at(place)
                 .remedy("raise the limit: ulimit -n 4096")
         }
+        ChannelError::Unmapped(error) => error.clone(),
         ChannelError::HungUp | ChannelError::Overflow => Error::new(Code::HolderSilent, error.to_string())
             .at(place)
             .remedy("try again; `busway doctor` shows who holds the rendezvous"),

@@ -360,7 +360,11 @@ impl Worker {
                 let kind = if error.code() == Code::LayoutDiffers { Line::Mismatch } else { Line::Refusal };
                 let line = format!("the memory of process {process} is refused: {}", error.cause());
                 self.base.log.warn(kind, now_ns, || line);
-                self.base.shared.update(|state| state.trouble = Some(error));
+                self.base.shared.update(|state| state.trouble = Some(error.clone()));
+                // Descriptors come once a connection: what is short now is there for the next.
+                if matches!(error.code(), Code::Descriptors | Code::AddressSpace | Code::MemoryRefused) {
+                    self.lose_holder(&ChannelError::Unmapped(error), now_ns);
+                }
                 None
             }
         }

@@ -413,7 +413,7 @@ impl Holder {
     ) -> Vec<Output<Enclosed>> {
         let code = match error {
             ChannelError::HungUp | ChannelError::System(_) => return self.remove(base, id, None),
-            ChannelError::DescriptorsLost => Code::Descriptors,
+            ChannelError::DescriptorsLost | ChannelError::Unmapped(_) => Code::Descriptors,
             ChannelError::Overflow => Code::HolderRefused,
             ChannelError::Shortened | ChannelError::Undecodable(_) | ChannelError::Unencodable(_) => {
                 Code::ProtocolBroken

@@ -190,6 +190,7 @@ impl NoConnection {
             ChannelError::System(errno) => NoConnection::Refused(*errno),
             ChannelError::Shortened
             | ChannelError::DescriptorsLost
+            | ChannelError::Unmapped(_)
             | ChannelError::Undecodable(_)
             | ChannelError::Unencodable(_)
             | ChannelError::Overflow => NoConnection::Busy,

@@ -219,7 +219,7 @@ impl Worker {
             let place = self.base.directory.path_of(&self.base.domain.socket()).display().to_string();
             let trouble = explain(error, &place);
             self.base.log.warn(Line::Descriptors, now_ns, || format!("lost the holder: {error}"));
-            if matches!(error, ChannelError::DescriptorsLost) {
+            if matches!(error, ChannelError::DescriptorsLost | ChannelError::Unmapped(_)) {
                 if self.joining() {
                     return self.fail(trouble);
                 }

@@ -145,6 +145,15 @@ fn obey(member: &Process, command: &str, argument: &str) -> String {
             held.leak();
             open
         }
+        // Nothing more can be mapped, or anything again.
+        "address-space" => {
+            let pages = std::fs::read_to_string("/proc/self/statm").unwrap();
+            let pages: u64 = pages.split(' ').next().unwrap().parse().unwrap();
+            let maximum = getrlimit(Resource::As).maximum;
+            let most = if argument == "full" { Some(pages * 4_096) } else { maximum };
+            setrlimit(Resource::As, Rlimit { current: most, maximum }).unwrap();
+            "limited".to_owned()
+        }
         other => panic!("the child does not know {other}"),
     }
 }

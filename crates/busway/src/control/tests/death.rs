@@ -67,6 +67,7 @@ fn a_stopped_holder_is_named_within_the_time_out_and_stops_nobody_from_leaving()
         let error = hasty(&directory, role, 300).err().expect("the holder does not answer");
         assert_eq!(error.code(), Code::HolderSilent);
         assert!(error.cause().contains("stopped one") && error.cause().contains(&pid), "{error}");
+        assert!(error.cause().ends_with("is stopped") && error.try_().contains("kill -CONT"), "{error}");
     }
     let error = member.try_publish("a", Deadline::after(Duration::from_millis(100))).unwrap_err();
     assert_eq!(error.code(), Code::HolderSilent);
@@ -226,6 +227,7 @@ fn a_holder_without_descriptors_lets_newcomers_wait_and_recovers() {
     holder.ask("descriptors 0");
     let error = hasty(&directory, Role::WhereFree, 300).err().expect("there is no descriptor for it");
     assert!(matches!(error.code(), Code::HolderSilent | Code::Descriptors), "{error}");
+    assert!(error.cause().contains("descriptor") && !error.try_().contains("kill"), "{error}");
     member.publish("a");
     assert_eq!(member.subscribe("a").1, 1, "who is in goes on");
     let waiting = std::thread::scope(|scope| {
@@ -264,6 +266,26 @@ fn a_member_that_has_no_descriptor_for_a_publisher_comes_again_once_a_tick_until
     member.ask("descriptors 100");
     holder.ports.until("it has no seat", |told| told.seats.iter().any(|(who, _)| *who == member.process));
     println!("evidence: came={came} ticks={TICKS}");
+}
+
+#[test]
+#[expect(clippy::print_stdout, reason = "the evidence of a row is what its test prints")]
+fn a_member_that_cannot_map_a_publisher_for_a_while_comes_again_until_it_can() {
+    let scratch = Scratch::new();
+    let directory = run_directory(&scratch);
+    let holder = join(&directory, "holder");
+    let mut member = Child::join(&directory, "member");
+    member.ask("sub a");
+    member.ask("address-space full");
+    holder.control.watch().unwrap();
+    let heard = |told: &Told| told.watched.iter().filter(|it| matches!(it, Watched::Wanted { .. })).count();
+    holder.ports.until("it subscribes", |told| heard(told) == 1);
+    assert_eq!(holder.publish("a").1, [member.process]);
+    holder.ports.until("it does not come again", |told| heard(told) > 2);
+    assert!(holder.ports.told.lock().unwrap().seats.is_empty(), "it had room for it");
+    member.ask("address-space free");
+    holder.ports.until("it has no seat", |told| told.seats.iter().any(|(who, _)| *who == member.process));
+    println!("evidence: came_again={}", heard(&holder.ports.told.lock().unwrap()) - 1);
 }
 
 #[test]
