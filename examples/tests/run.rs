@@ -12,7 +12,7 @@ use std::process::Command;
 use built::program;
 
 /// The examples that this file runs; a new one is added here.
-const EXAMPLES: [&str; 6] = ["async", "consensus", "hello", "policies", "requests", "typed"];
+const EXAMPLES: [&str; 7] = ["async", "consensus", "hello", "policies", "requests", "swarm", "typed"];
 
 fn run(name: &str) {
     let directory = std::env::temp_dir().join(format!("busway-example-{name}-{}", std::process::id()));
@@ -51,6 +51,11 @@ fn async_runs() {
 #[test]
 fn policies_runs() {
     run("policies");
+}
+
+#[test]
+fn swarm_runs() {
+    run("swarm");
 }
 
 #[test]

@@ -21,19 +21,30 @@ use crate::runtime::{Call, Calls};
 
 mod artifact;
 mod away;
+mod broadcaster;
+mod handler;
 mod hatch;
+mod machine;
 mod offer;
 pub(crate) mod store;
 mod subscriber;
+mod voice;
 mod words;
+mod workers;
 
 pub use artifact::{Arriving, Artifact, Reader};
 pub(crate) use away::{Away, Held};
+pub use broadcaster::{BroadcastCounts, Broadcaster, Draft};
 pub use busway_protocol::gossip::{ArtifactId, Interest};
+pub(crate) use handler::Handling;
+pub use handler::{ArtifactHandler, Flow, Heard, PeerEvent, WhenFull, Word};
 pub(crate) use hatch::Hatch;
+pub use machine::SwarmHandler;
 use offer::Source;
 pub use offer::{Destination, Offer, OfferBuilder, Reach};
 pub use subscriber::{Event, Subscriber, SubscriberBuilder};
+pub use voice::Voice;
+pub use workers::{EVENT_FLOWS, FlowCounts, Workers, WorkersBuilder};
 
 /// The artifacts of a topic, or of topics. See [`Bus::artifacts`].
 #[derive(Clone, Debug)]

@@ -22,6 +22,7 @@ use busway_wire::limits::{
 use crate::acl::Acl;
 use crate::artifacts::Hatch;
 use crate::artifacts::store::StoreConfig;
+use crate::artifacts::{ArtifactHandler, Flow, FlowCounts, Handling, Voice, WorkersBuilder};
 use crate::bus::Bus;
 use crate::error::{Code, Error};
 use crate::runtime::{Change, Hub, HubConfig, Stepped};
@@ -77,6 +78,7 @@ pub struct NodeBuilder {
     shares_work: bool,
     shares_artifacts: bool,
     store: StoreConfig,
+    handling: Option<Handling>,
     plain_beyond_loopback: bool,
     tls: Option<Tls>,
     token: Option<Secret>,
@@ -223,6 +225,29 @@ impl NodeBuilder {
         self
     }
 
+    /// This decides about artifacts in the place of the node's own machine: it is told by `workers` what peers say, and speaks by `voice`. [`Bus::artifacts`] is not to be had then.
+    ///
+    /// ```
+    /// # fn main() -> Result<(), busway::Error> {
+    /// use busway::artifacts::{Interest, SwarmHandler, Voice, Workers};
+    /// let voice = Voice::new();
+    /// let handler = SwarmHandler::new(0, &voice, |_| Interest::Fetch, |advert, _| println!("{}", advert.id()));
+    /// let bus = busway::Bus::open("example-of-a-handler")?;
+    /// let builder = busway::Node::builder().index(0);
+    /// let node = builder.artifact_handler(std::sync::Arc::new(handler), &voice, Workers::builder()).open(&bus)?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn artifact_handler(
+        mut self,
+        handler: Arc<dyn ArtifactHandler>,
+        voice: &Voice,
+        workers: WorkersBuilder,
+    ) -> Self {
+        self.handling = Some(Handling { handler, voice: voice.clone(), workers });
+        self
+    }
+
     /// Listens, and begins to link.
     ///
     /// # Errors
@@ -266,6 +291,7 @@ impl NodeBuilder {
             shares_work: self.shares_work,
             shares_artifacts: self.shares_artifacts,
             store: self.store,
+            handling: self.handling,
             cluster: self.cluster,
             identity: self.identity,
             listen: self.listen,
@@ -302,6 +328,12 @@ impl NodeBuilder {
         let refuse = |what: String, remedy: &str| {
             Err(Error::new(Code::BadSetting, what).at("the node").remedy(remedy.to_owned()))
         };
+        if self.handling.is_some() && (self.acl.is_some() || !matches!(self.identity, PeerId::Node { .. })) {
+            return refuse(
+                "a handler of artifacts of its own is for a node without rules".to_owned(),
+                "leave out the rules, or the handler: it does not know who may have what",
+            );
+        }
         check_peers(self.identity, &self.nodes)?;
         if [self.data.messages, self.data.bytes, self.flows.bytes].contains(&0)
             || [self.flows.floor.messages, self.flows.floor.bytes].contains(&0)
@@ -461,6 +493,7 @@ impl Node {
             shares_work: true,
             shares_artifacts: true,
             store: StoreConfig::default(),
+            handling: None,
             plain_beyond_loopback: false,
             tls: None,
             token: None,
@@ -483,6 +516,12 @@ impl Node {
     #[must_use]
     pub fn peers(&self) -> Vec<PeerView> {
         self.hub.peers()
+    }
+
+    /// What a flow of artifacts has counted here, where the program has a handler of its own for them; nothing where it has none.
+    #[must_use]
+    pub fn artifact_flow(&self, flow: Flow) -> FlowCounts {
+        self.hub.workers().map(|workers| workers.counts(flow)).unwrap_or_default()
     }
 
     /// Waits until `count` peers are connected; false if that takes longer than `timeout`.

@@ -646,6 +646,18 @@ pub const HATCH_PAUSE_MS_MAX: u64 = 60_000;
 /// Milliseconds in which a node notices that a program has gone.
 pub const HATCH_LOOK_MS: u64 = 250;
 
+/// Threads that tell a handler of artifacts of one flow: as many peers are handled at a time. More are refused where they are asked for.
+pub const ARTIFACT_FLOW_WORKERS_MAX: usize = 16;
+
+/// Milliseconds between two calls of the timer of a handler of artifacts, unless the user says otherwise: nothing but deadlines hangs on it.
+pub const ARTIFACT_TIMER_MS: u64 = 100;
+
+/// Words that a handler of a program's own may have waiting for a peer in a lane: what goes in a turn. Who says more waits.
+pub const ARTIFACT_VOICE_WORDS_MAX: usize = 64;
+
+/// Artifacts that wait at a broadcaster for their turn, as many as a node offers. One more is dropped and counted.
+pub const ARTIFACT_BROADCAST_MAX: usize = 100_000;
+
 /// Words about artifacts that a peer is told before others have their turn: a full window of chunks is some more.
 pub const GOSSIP_TURN_WORDS: usize = 64;
 

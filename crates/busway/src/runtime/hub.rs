@@ -23,6 +23,7 @@ use busway_wire::PortId;
 
 use crate::acl::Acl;
 use crate::artifacts::store::StoreConfig;
+use crate::artifacts::{Handling, Workers};
 use crate::bus::Core;
 use crate::control::Watched;
 use crate::error::{Code, Error};
@@ -33,7 +34,7 @@ use crate::runtime::crew::{Carried, Crew};
 use crate::runtime::desk::Desk;
 use crate::runtime::door::Change;
 use crate::runtime::gate::Gates;
-use crate::runtime::gossip::{Calls, Swarm};
+use crate::runtime::gossip::{Calls, Plugged, Swarm};
 use crate::runtime::interest::Interests;
 use crate::runtime::occupant::{self, Occupant};
 use crate::runtime::peer::{Peer, Speakers};
@@ -81,6 +82,8 @@ pub(crate) struct HubConfig {
     /// Artifacts are, between nodes.
     pub(crate) shares_artifacts: bool,
     pub(crate) store: StoreConfig,
+    /// What decides about them in the place of the machine.
+    pub(crate) handling: Option<Handling>,
 }
 
 /// What the membership knows of a peer, for people.
@@ -453,6 +456,8 @@ pub(crate) struct Hub {
     desk: Option<JoinHandle<()>>,
     /// The thread that has the artifacts.
     swarm: Option<JoinHandle<()>>,
+    /// What tells a handler of artifacts of the program's own.
+    workers: Option<Arc<Workers>>,
 }
 
 impl Hub {
@@ -466,8 +471,15 @@ impl Hub {
         let (shared, listening) = Shared::listen(core.clone(), driver, config)?;
         let crew = Arc::new(Crew::new(shared.clone()));
         core.ports.add_carrier(crew.clone());
-        let mut hub =
-            Hub { shared, crew: crew.clone(), listening, threads: Vec::new(), desk: None, swarm: None };
+        let mut hub = Hub {
+            shared,
+            crew: crew.clone(),
+            listening,
+            threads: Vec::new(),
+            desk: None,
+            swarm: None,
+            workers: None,
+        };
         hub.run("bw-link-rx", {
             let crew = crew.clone();
             move || crew.receive()
@@ -478,15 +490,35 @@ impl Hub {
             hub.run("bw-work", move || desk.run())?;
             hub.desk = hub.threads.pop();
         }
-        if let (Some(calls), PeerId::Node { index }) = (hub.shared.calls.clone(), hub.shared.config.identity)
-        {
-            let swarm = Swarm::new(hub.shared.clone(), calls.clone(), NodeIndex(index))?;
-            hub.run("bw-gossip", move || swarm.run())?;
-            hub.swarm = hub.threads.pop();
-            *lock(&hub.shared.core.artifacts) = Some(calls);
-        }
+        hub.share_artifacts()?;
         core.control.watch()?;
         Ok(hub)
+    }
+
+    /// Starts the thread that has the artifacts, or gives them to a handler of the program's own.
+    fn share_artifacts(&mut self) -> Result<(), Error> {
+        let (Some(calls), PeerId::Node { index }) = (self.shared.calls.clone(), self.shared.config.identity)
+        else {
+            return Ok(());
+        };
+        if let Some(Handling { handler, voice, workers }) = self.shared.config.handling.clone() {
+            let workers = Arc::new(workers.start(handler)?);
+            let plugged = Plugged::new(self.shared.clone(), calls, workers.clone(), voice);
+            self.run("bw-gossip", move || plugged.run())?;
+            self.swarm = self.threads.pop();
+            self.workers = Some(workers);
+            return Ok(());
+        }
+        let swarm = Swarm::new(self.shared.clone(), calls.clone(), NodeIndex(index))?;
+        self.run("bw-gossip", move || swarm.run())?;
+        self.swarm = self.threads.pop();
+        *lock(&self.shared.core.artifacts) = Some(calls);
+        Ok(())
+    }
+
+    /// What tells a handler of artifacts of the program's own, if there is one.
+    pub(crate) fn workers(&self) -> Option<&Workers> {
+        self.workers.as_deref()
     }
 
     fn run(&mut self, name: &str, body: impl FnOnce() + Send + 'static) -> Result<(), Error> {
@@ -649,6 +681,10 @@ impl Drop for Hub {
         if let Some(calls) = &self.shared.calls {
             lock(&self.shared.core.artifacts).take_if(|of_bus| Arc::ptr_eq(of_bus, calls));
             calls.wake();
+        }
+        if self.workers.as_ref().is_some_and(|workers| workers.is_own_thread()) {
+            // A handler that closes its node: the thread ends when it returns, and cannot be waited for.
+            drop(self.swarm.take());
         }
         for thread in [self.desk.take(), self.swarm.take()].into_iter().flatten() {
             // It has nothing to say; a panic was printed when it happened.

@@ -25,6 +25,7 @@ pub(crate) fn config(index: u8, own: HostId, peers: &[(u8, HostId)]) -> HubConfi
         shares_work: false,
         shares_artifacts: false,
         store: StoreConfig::default(),
+        handling: None,
         cluster: "test".to_owned(),
         identity: PeerId::Node { index },
         listen: vec![address(own)],

@@ -3,7 +3,10 @@
 #![expect(clippy::print_stdout, reason = "the evidence of a row is what its test prints")]
 
 mod deaths;
+mod events;
+mod gate;
 mod large;
+mod own;
 mod part;
 mod programs;
 mod reach;
