@@ -283,9 +283,9 @@ impl Course<'_> {
     /// G7: the cable of a node is out while something is offered.
     fn cut(&mut self, node: usize) -> Result<(), Failure> {
         self.topics += 1;
-        let (topic, count) =
-            (format!("swarm.{}", self.topics), (self.options.size / 4 / self.options.body).max(1));
-        let (body, most) = (self.options.body, Duration::from_secs(120));
+        let topic = format!("swarm.{}", self.topics);
+        let body = self.options.body.min(self.options.size / 4).max(1);
+        let (count, most) = ((self.options.size / 4 / body).max(1), Duration::from_secs(120));
         self.network.cable(node, "down")?;
         self.parts.tell(0, &format!("offer {topic} {count} {body} {}", self.topics))?;
         for other in (1..self.parts.count()).filter(|other| *other != node) {

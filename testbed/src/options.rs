@@ -10,7 +10,7 @@ the least that they can cost. Needs root.
   --nodes N       how many, 3 to 32 (default 8)
   --mbit N        what each line carries each way (default 50)
   --size BYTES    what one node gives to all others, as 4MiB or 512KiB (default 4MiB)
-  --body BYTES    the size of each artifact (default 256KiB)
+  --body BYTES    the size of each artifact (default: all of it is one)
   --delay-ms N    each way, by a relay in user space (default 0)
   --rounds N      rounds of what is compared with itself: nobody stalls, one stalls (default 1)
   --brief         one transfer and what is counted: no small artifacts, no stall, no cut
@@ -19,8 +19,8 @@ the least that they can cost. Needs root.
 
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
-/// What a node offers at a time, at most, less what its slots are charged.
-const OFFERED_MAX: u64 = 64 * MIB;
+/// What is measured at most: 32 nodes keep all of it in memory.
+const OFFERED_MAX: u64 = 256 * MIB;
 
 /// See [`HELP`].
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,7 +41,7 @@ impl Options {
             nodes: 8,
             mbit: 50,
             size: 4 * MIB,
-            body: 256 * KIB,
+            body: 0,
             delay_ms: 0,
             rounds: 1,
             brief: false,
@@ -57,6 +57,9 @@ impl Options {
                     options.set(name, value)?;
                 }
             }
+        }
+        if options.body == 0 {
+            options.body = options.size;
         }
         options.check()?;
         Ok(options)
@@ -84,7 +87,7 @@ impl Options {
             return Err("--mbit, --rounds and --body are at least 1, and --size at least --body".into());
         }
         if self.size > OFFERED_MAX {
-            return Err("--size: a node offers 64 MiB at a time".into());
+            return Err("--size: at most 256 MiB".into());
         }
         Ok(())
     }
@@ -112,7 +115,7 @@ mod tests {
         let options = read("--nodes 32 --mbit 100 --size 64MiB --json").unwrap();
         assert_eq!((options.nodes, options.mbit, options.size, options.json), (32, 100, 64 << 20, true));
         for wrong in
-            ["--nodes 2", "--nodes", "--nodes x", "--size 65MiB", "--size 1KiB", "--mbit 0", "--quite 1"]
+            ["--nodes 2", "--nodes", "--nodes x", "--size 257MiB", "--size 1KiB", "--mbit 0", "--quite 1"]
         {
             assert!(read(wrong).is_err(), "{wrong}");
         }
