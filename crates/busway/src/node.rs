@@ -259,7 +259,9 @@ impl NodeBuilder {
         let config = self.config()?;
         let hub = Arc::new(Hub::start(bus.core.clone(), config)?);
         let reporter = Reporter::start(hub.clone(), bus)?;
-        let hatch = hub.calls().map(|calls| Hatch::open(bus, calls)).transpose()?;
+        // A handler of the program's own serves no other programs: it has nothing to give them by.
+        let calls = hub.calls().filter(|_| hub.workers().is_none());
+        let hatch = calls.map(|calls| Hatch::open(bus, calls)).transpose()?;
         Ok(Node { reporter: Some(reporter), hatch, hub, _bus: bus.clone() })
     }
 

@@ -652,6 +652,9 @@ pub const ARTIFACT_FLOW_WORKERS_MAX: usize = 16;
 /// Milliseconds between two calls of the timer of a handler of artifacts, unless the user says otherwise: nothing but deadlines hangs on it.
 pub const ARTIFACT_TIMER_MS: u64 = 100;
 
+/// Milliseconds for which the threads of a handler of artifacts are waited for when they end: they end at once where it returns. One that does not return keeps its thread, and nobody else.
+pub const ARTIFACT_JOIN_MS: u64 = 1_000;
+
 /// Words that a handler of a program's own may have waiting for a peer in a lane: what goes in a turn. Who says more waits.
 pub const ARTIFACT_VOICE_WORDS_MAX: usize = 64;
 

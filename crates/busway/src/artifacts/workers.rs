@@ -3,28 +3,31 @@
 //! Each flow has a budget of events and bytes, for what waits and what is being handled, of which each peer has a floor; and peers have their turns, so that one that says
 //! much keeps no other waiting longer than it takes to handle one event of each. A flow that is full stops itself alone.
 //!
-//! Where the last handle is dropped the threads end and are joined, as soon as the handler returns; a handler that drops it itself cannot be waited for, and its threads end when it returns.
+//! Where the last handle is dropped the threads end and are joined, as soon as the handler returns; one that does not return is left to itself after a second, and told in the log, and one that drops the
+//! handle itself cannot be waited for: its threads end when it returns.
 //! It knows no links, and what comes it does not read.
 //!
 //! Invariant: of one peer and flow one event is handled at a time, in order. What was taken is handled, replaced, or dropped and counted.
 
-use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
-use std::thread::JoinHandle;
+use std::thread::{JoinHandle, ThreadId};
 use std::time::Duration;
 
-use busway_protocol::PeerId;
-use busway_protocol::flow::{Budget, Charge, Flows, LimitFault, Limits, Rule};
+use busway_protocol::flow::{Budget, LimitFault, Limits, Rule};
 use busway_protocol::gossip::Lane;
 use busway_shm::clock::{Deadline, monotonic_ns};
 use busway_wire::gossip::{decode, encode};
-use busway_wire::limits::{ARTIFACT_FLOW_WORKERS_MAX, ARTIFACT_TIMER_MS};
+use busway_wire::limits::{ARTIFACT_FLOW_WORKERS_MAX, ARTIFACT_JOIN_MS, ARTIFACT_TIMER_MS};
 
 use crate::artifacts::handler::{ArtifactHandler, Flow, PeerEvent, WhenFull, tell};
 use crate::error::{Code, Error};
 use crate::ports::lock;
+
+mod lanes;
+
+use lanes::{Put, Queued, State, charge};
 
 /// The flows that have workers, in the order in which they are listed.
 pub const EVENT_FLOWS: [Flow; 5] =
@@ -117,17 +120,13 @@ impl WorkersBuilder {
         }
         let inner = Arc::new(Inner {
             handler,
-            state: Mutex::new(State {
-                flows: Flows::new(self.limits),
-                lanes: Default::default(),
-                ended: false,
-            }),
+            state: Mutex::new(State::new(self.limits)),
             work: Default::default(),
             room: Condvar::new(),
             over: Condvar::new(),
             rouse: Mutex::default(),
         });
-        let workers = Workers { inner, threads: Mutex::default() };
+        let workers = Workers { inner, threads: Mutex::default(), own: Mutex::default() };
         for (at, flow) in EVENT_FLOWS.into_iter().enumerate() {
             for number in 0..self.workers[at] {
                 workers.thread(&format!("bw-{flow}-{number}"), move |inner| inner.work(at))?;
@@ -142,7 +141,10 @@ impl WorkersBuilder {
 /// See the head of this file.
 pub struct Workers {
     inner: Arc<Inner>,
+    /// Those that have not been joined.
     threads: Mutex<Vec<JoinHandle<()>>>,
+    /// Who they are.
+    own: Mutex<Vec<ThreadId>>,
 }
 
 impl fmt::Debug for Workers {
@@ -164,12 +166,20 @@ impl Workers {
 
     fn thread(&self, name: &str, body: impl FnOnce(&Inner) + Send + 'static) -> Result<(), Error> {
         let inner = self.inner.clone();
-        let thread = std::thread::Builder::new().name(name.to_owned()).spawn(move || body(&inner));
-        lock(&self.threads).push(thread.map_err(|error| {
+        lock(&inner.state).alive += 1;
+        let started = std::thread::Builder::new().name(name.to_owned()).spawn(move || {
+            body(&inner);
+            lock(&inner.state).alive -= 1;
+            inner.room.notify_all();
+        });
+        let thread = started.map_err(|error| {
+            lock(&self.inner.state).alive -= 1;
             Error::new(Code::ThreadRefused, format!("a thread cannot be started: {error}"))
                 .at(name.to_owned())
                 .remedy("raise the limit on processes: ulimit -u")
-        })?);
+        })?;
+        lock(&self.own).push(thread.thread().id());
+        lock(&self.threads).push(thread);
         Ok(())
     }
 
@@ -238,26 +248,23 @@ impl Workers {
     /// the threads end when the handler returns, and the next call or drop by another joins them.
     ///
     /// # Errors
-    /// [`Code::TimedOut`] where that takes longer; what waits then is dropped and counted.
+    /// [`Code::TimedOut`] where that takes longer: what waits then is dropped and counted, and a handler that has not returned a second later is left to itself.
     pub fn close(&self, timeout: Duration) -> Result<(), Error> {
         let deadline = Deadline::after(timeout);
-        if self.is_own_thread() {
-            // What it handles now is not over before this returns.
-            self.end();
-            return Ok(());
-        }
-        let mut state = lock(&self.inner.state);
         let mut late = false;
-        while !late && !state.ended && state.lanes.iter().any(|lane| lane.counts.in_flight > 0) {
-            let left = deadline.remaining().unwrap_or(timeout);
-            late = left.is_zero();
-            if !late {
-                state = self.inner.room.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+        if !self.is_own_thread() {
+            let mut state = lock(&self.inner.state);
+            while !late && !state.ended && state.lanes.iter().any(|lane| lane.counts.in_flight > 0) {
+                let left = deadline.remaining().unwrap_or(timeout);
+                late = left.is_zero();
+                if !late {
+                    state =
+                        self.inner.room.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+                }
             }
         }
-        drop(state);
-        self.end();
-        if late {
+        let over = self.end();
+        if late || !over {
             let error = Error::new(Code::TimedOut, format!("events still waited after {timeout:?}"));
             return Err(error
                 .at("the workers of artifacts")
@@ -266,21 +273,41 @@ impl Workers {
         Ok(())
     }
 
-    /// Tells the threads to end, and joins them but where one of them asks.
-    fn end(&self) {
+    /// Tells the threads to end, and joins them, but where one of them asks, and those whose handler does not return; whether none of these is left.
+    fn end(&self) -> bool {
         lock(&self.inner.state).end();
         self.inner.work.iter().for_each(Condvar::notify_all);
         self.inner.room.notify_all();
         self.inner.over.notify_all();
         if self.is_own_thread() {
             // A callback cannot wait for its own end: the next call joins them, if there is one.
-            return;
+            return true;
         }
-        let threads = std::mem::take(&mut *lock(&self.threads));
-        for thread in threads {
+        let deadline = Deadline::after(Duration::from_millis(ARTIFACT_JOIN_MS));
+        let mut state = lock(&self.inner.state);
+        while state.alive > 0 {
+            let left = deadline.remaining().unwrap_or_default();
+            if left.is_zero() {
+                break;
+            }
+            state = self.inner.room.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+        let stuck = state.alive;
+        drop(state);
+        let mut threads = lock(&self.threads);
+        let (over, left) =
+            std::mem::take(&mut *threads).into_iter().partition(|thread| stuck == 0 || thread.is_finished());
+        *threads = left;
+        drop(threads);
+        let over: Vec<JoinHandle<()>> = over;
+        for thread in over {
             // It has nothing to say; a panic of the handler was caught and told.
             let _ = thread.join();
         }
+        if stuck > 0 {
+            tracing::warn!(target: "busway::gossip", stuck, "a handler of artifacts has not returned {ARTIFACT_JOIN_MS} ms after the end; its threads are left to themselves");
+        }
+        stuck == 0
     }
 
     /// Whether something of this peer waits or is being handled, in any flow.
@@ -311,7 +338,7 @@ impl Workers {
     /// Whether the thread that asks is one of these.
     pub(crate) fn is_own_thread(&self) -> bool {
         let own = std::thread::current().id();
-        lock(&self.threads).iter().any(|thread| thread.thread().id() == own)
+        lock(&self.own).contains(&own)
     }
 }
 
@@ -349,151 +376,6 @@ struct Inner {
 }
 
 type Rouse = Box<dyn Fn() + Send + Sync>;
-
-#[derive(Debug)]
-struct Queued {
-    event: PeerEvent,
-    replaces: Option<u64>,
-}
-
-/// What waits of one peer.
-#[derive(Debug, Default)]
-struct Line {
-    events: VecDeque<Queued>,
-    /// One of its events is being handled.
-    busy: bool,
-}
-
-/// One flow.
-#[derive(Debug, Default)]
-struct FlowLane {
-    lines: BTreeMap<u8, Line>,
-    /// Peers that have something to be handled, of which nothing is being handled, in turn.
-    turn: VecDeque<u8>,
-    counts: FlowCounts,
-    /// Something was given back, for want of room.
-    came_back: bool,
-}
-
-#[derive(Debug)]
-struct State {
-    flows: Flows,
-    lanes: [FlowLane; EVENT_FLOWS.len()],
-    ended: bool,
-}
-
-/// What became of an event that was put.
-enum Put {
-    /// It is in this lane.
-    Taken(usize),
-    /// There is no room for it.
-    Full(Queued),
-    Dropped,
-    Ended,
-}
-
-impl State {
-    fn put(&mut self, from: u8, queued: Queued, waits: &mut bool) -> Put {
-        let flow = queued.event.flow();
-        let Some(at) = place(flow).filter(|_| !self.ended) else { return Put::Ended };
-        let charge = charge(from, &queued.event);
-        let when_full = self.flows.limits().rule(flow).when_full;
-        let lane = &mut self.lanes[at];
-        if !self.flows.has_room(charge) {
-            return self.full(from, queued, at, when_full, waits);
-        }
-        let _ = self.flows.charge(charge);
-        lane.counts.in_flight += 1;
-        lane.counts.in_flight_max = lane.counts.in_flight_max.max(lane.counts.in_flight);
-        let line = lane.lines.entry(from).or_default();
-        if line.events.is_empty() && !line.busy {
-            lane.turn.push_back(from);
-        }
-        line.events.push_back(queued);
-        Put::Taken(at)
-    }
-
-    fn full(&mut self, from: u8, queued: Queued, at: usize, when_full: WhenFull, waits: &mut bool) -> Put {
-        let lane = &mut self.lanes[at];
-        match when_full {
-            WhenFull::Drop | WhenFull::Policy | WhenFull::Fail => {
-                lane.counts.dropped_full += 1;
-                return Put::Dropped;
-            }
-            WhenFull::Coalesce | WhenFull::Wait => {}
-        }
-        let same = |older: &&mut Queued| {
-            older.replaces == queued.replaces && older.event.size() >= queued.event.size()
-        };
-        let coalesces = when_full == WhenFull::Coalesce && queued.replaces.is_some();
-        let line = lane.lines.get_mut(&from).filter(|_| coalesces);
-        if let Some(older) = line.and_then(|line| line.events.iter_mut().find(same)) {
-            let (before, after) = (charge(from, &older.event), charge(from, &queued.event));
-            *older = queued;
-            lane.counts.coalesced += 1;
-            self.flows.release(before);
-            // It is no larger than what it takes the place of.
-            let _ = self.flows.charge(after);
-            return Put::Taken(at);
-        }
-        if !std::mem::replace(waits, true) {
-            lane.counts.waited += 1;
-        }
-        lane.came_back = true;
-        Put::Full(queued)
-    }
-
-    /// The next event of a lane, of the peer whose turn it is.
-    fn next(&mut self, at: usize) -> Option<(u8, PeerEvent)> {
-        let lane = &mut self.lanes[at];
-        let from = lane.turn.pop_front()?;
-        let line = lane.lines.get_mut(&from)?;
-        line.busy = true;
-        Some((from, line.events.pop_front()?.event))
-    }
-
-    /// An event was handled; whether another found the flow full since the last, or all of this peer is handled.
-    fn done(&mut self, at: usize, from: u8, charge: Charge, took_ns: u64, panicked: bool) -> bool {
-        self.flows.release(charge);
-        let lane = &mut self.lanes[at];
-        lane.counts.in_flight -= 1;
-        lane.counts.handled += 1;
-        lane.counts.panicked += u64::from(panicked);
-        lane.counts.handler_ns = lane.counts.handler_ns.saturating_add(took_ns);
-        if let Some(line) = lane.lines.get_mut(&from) {
-            line.busy = false;
-            if line.events.is_empty() {
-                lane.lines.remove(&from);
-            } else {
-                lane.turn.push_back(from);
-            }
-        }
-        let came_back = std::mem::take(&mut lane.came_back);
-        came_back || !self.is_under_way(from)
-    }
-
-    /// Whether something of this peer waits or is being handled, in any flow.
-    fn is_under_way(&self, from: u8) -> bool {
-        self.lanes.iter().any(|lane| lane.lines.contains_key(&from))
-    }
-
-    /// What waits is dropped.
-    fn end(&mut self) {
-        self.ended = true;
-        for lane in &mut self.lanes {
-            lane.turn.clear();
-            for line in lane.lines.values_mut() {
-                let left = line.events.drain(..).count() as u64;
-                lane.counts.dropped_ended += left;
-                lane.counts.in_flight -= left;
-            }
-        }
-    }
-}
-
-fn charge(from: u8, event: &PeerEvent) -> Charge {
-    Charge { flow: event.flow(), peer: PeerId::Node { index: from }, bytes: event.size() }
-}
 
 impl Inner {
     /// The body of a worker of this lane.

@@ -385,6 +385,24 @@ fn a_handler_that_drops_or_closes_its_own_workers_returns_and_they_end() {
     println!("evidence: dropped and closed from inside, all threads ended");
 }
 
+#[test]
+fn a_handler_that_never_returns_keeps_its_thread_and_nobody_else() {
+    let book = Book::standing(Flow::Chunk);
+    let workers = Arc::new(Workers::builder().timer(NEVER).start(book.clone()).unwrap());
+    (0..3).for_each(|number| workers.deliver(1, event(Flow::Chunk, number)).unwrap());
+    until("it stands still", || book.of(Flow::Chunk).len() == 1);
+    // Neither a close without time nor a drop waits for it.
+    assert_eq!(workers.close(Duration::ZERO).unwrap_err().code(), Code::TimedOut);
+    let counts = workers.counts(Flow::Chunk);
+    assert_eq!((counts.handled, counts.dropped_ended, counts.in_flight), (0, 2, 1));
+    assert_eq!(workers.deliver(2, event(Flow::Advert, 0)).unwrap_err().code(), Code::Closed);
+    drop(workers);
+    assert_eq!(Arc::strong_count(&book), 2, "its thread has it still, and no other thread");
+    book.go_on();
+    until("it ends when it returns", || Arc::strong_count(&book) == 1);
+    println!("evidence: 1 handled for ever, 2 dropped, closed and dropped meanwhile");
+}
+
 struct Panics;
 
 impl ArtifactHandler for Panics {
