@@ -186,8 +186,8 @@ impl<D: Wires> Plugged<D> {
         let Some(link) = line.link else { return false };
         // Until the handler knows of this link, what it would say next is of the one before.
         let begins = line.held.iter().any(|event| matches!(event, PeerEvent::PeerUp | PeerEvent::PeerDown));
-        let knows = !begins && !(line.alone && self.workers.is_under_way(index));
-        let asked = |lane| knows.then(|| self.workers.next_word(index, lane)).flatten();
+        let between = begins || (line.alone && self.workers.is_under_way(index));
+        let asked = |lane| if between { None } else { self.workers.next_word(index, lane) };
         let mut peer = lock(peer);
         if peer.artifact_link() != Some(link) {
             // It ended meanwhile; whoever noticed has woken us.
