@@ -38,7 +38,7 @@ pub use broadcaster::{BroadcastCounts, Broadcaster, Draft};
 pub use busway_protocol::gossip::{ArtifactId, Interest};
 pub(crate) use handler::Handling;
 pub use handler::{ArtifactHandler, Flow, Heard, PeerEvent, WhenFull, Word};
-pub(crate) use hatch::Hatch;
+pub(crate) use hatch::{Hatch, HatchReach};
 pub use machine::SwarmHandler;
 use offer::Source;
 pub use offer::{Destination, Offer, OfferBuilder, Reach};

@@ -20,9 +20,10 @@ use busway_wire::limits::{
 };
 
 use crate::acl::Acl;
-use crate::artifacts::Hatch;
 use crate::artifacts::store::StoreConfig;
-use crate::artifacts::{ArtifactHandler, Flow, FlowCounts, Handling, Voice, WorkersBuilder};
+use crate::artifacts::{
+    ArtifactHandler, Flow, FlowCounts, Handling, Hatch, HatchReach, Voice, WorkersBuilder,
+};
 use crate::bus::Bus;
 use crate::error::{Code, Error};
 use crate::runtime::{Change, Hub, HubConfig, Stepped};
@@ -257,11 +258,13 @@ impl NodeBuilder {
     /// listened at; [`Code::StoreUnusable`] where the directory of artifacts cannot be made, read or locked; memory (03xx).
     pub fn open(self, bus: &Bus) -> Result<Node, Error> {
         let config = self.config()?;
+        let alone = config.listen.is_empty() && config.nodes.is_empty();
+        let reach = if alone { HatchReach::Alone } else { HatchReach::Hosts };
         let hub = Arc::new(Hub::start(bus.core.clone(), config)?);
         let reporter = Reporter::start(hub.clone(), bus)?;
         // A handler of the program's own serves no other programs: it has nothing to give them by.
         let calls = hub.calls().filter(|_| hub.workers().is_none());
-        let hatch = calls.map(|calls| Hatch::open(bus, calls)).transpose()?;
+        let hatch = calls.map(|calls| Hatch::open(bus, calls, reach)).transpose()?;
         Ok(Node { reporter: Some(reporter), hatch, hub, _bus: bus.clone() })
     }
 

@@ -845,6 +845,11 @@ impl Task {
         self.claim.as_ref().map_or(1, |claim| u32::from(claim.attempt()) + 1)
     }
 
+    /// Nothing of its pusher is held any more: see [`Sample::let_go`]. It is this puller's still.
+    pub(crate) fn let_go(&mut self) {
+        self.sample.let_go();
+    }
+
     /// Its claim, while it is this puller's.
     pub(crate) fn claim(&self) -> Option<&group::Task> {
         self.claim.as_ref()

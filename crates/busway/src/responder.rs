@@ -315,6 +315,11 @@ impl Request {
         self.sample().is_some_and(Sample::is_held)
     }
 
+    /// Its payload is empty from now on, and nothing of the requester is held any more: for one that stays open. Its replies carry no context.
+    pub(crate) fn let_go(&mut self) {
+        self.task.iter_mut().chain(&mut self.over).for_each(Task::let_go);
+    }
+
     /// The payload, where the requester put it.
     #[must_use]
     pub fn payload(&self) -> &[u8] {

@@ -343,6 +343,11 @@ impl Sample {
         Flags::from_bits(bits).map_or(Codec::Bytes, Flags::codec)
     }
 
+    /// Nothing of its publisher is held any more: its payload, and what stands beside it, are empty from now on.
+    pub(crate) fn let_go(&mut self) {
+        self.shown.body = Body::Inline(InlineMessage::EMPTY);
+    }
+
     /// Whether the payload lies in the publisher's memory and is held there.
     #[must_use]
     pub fn is_held(&self) -> bool {

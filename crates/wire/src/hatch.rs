@@ -27,6 +27,7 @@ use crate::topic::Topic;
 
 /// Where a program begins: what is asked there is *open*.
 const TOPIC: &str = "$artifacts";
+const TOPIC_ALONE: &str = "$artifacts.alone";
 
 /// The topic on which a program asks for a session.
 ///
@@ -36,6 +37,16 @@ const TOPIC: &str = "$artifacts";
 #[must_use]
 pub fn topic() -> Topic {
     Topic::reserved(TOPIC).expect("it is in the grammar")
+}
+
+/// The same of a node that neither listens nor dials, and has no artifacts but those of its host. There it is asked only where nobody answers on [`topic`].
+///
+/// ```
+/// assert!(busway_wire::hatch::topic_alone().is_reserved());
+/// ```
+#[must_use]
+pub fn topic_alone() -> Topic {
+    Topic::reserved(TOPIC_ALONE).expect("it is in the grammar")
 }
 
 /// The topic of one node of the host, by a number that it draws: there what has a session is asked.

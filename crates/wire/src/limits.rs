@@ -637,8 +637,8 @@ pub const HATCH_HELD_MAX: usize = 256;
 /// Large artifacts that come at a time from the programs of a host, each with a thread that takes it in. One more is refused.
 pub const HATCH_TAKEN_MAX: usize = 16;
 
-/// Parts of one that wait to be taken in. One more is refused; who keeps to the page has fewer under way.
-pub const HATCH_AHEAD_MAX: usize = 8;
+/// Parts of one that wait to be taken in, each copied: with those in hand 48 MiB for all that come at a time. One more is refused.
+pub const HATCH_AHEAD_MAX: usize = 2;
 
 /// Milliseconds between two parts of it, after which it is given up.
 pub const HATCH_PAUSE_MS_MAX: u64 = 60_000;

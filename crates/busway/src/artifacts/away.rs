@@ -6,7 +6,7 @@
 //! When the node goes all has ended that it had, as if a node of this process were closed. Who asks for artifacts after that finds the next node, if there is one.
 //!
 //! Invariants: the open request is dropped with the last who uses it, so that what they had ends at the node. What nobody waits for is under way at most
-//! `LOOSE_MAX` times.
+//! `LOOSE_MAX` times, and is done or ends the session: none of it is lost without a word.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io::{self, Read};
@@ -17,16 +17,17 @@ use std::time::Duration;
 use busway_protocol::gossip::{ArtifactId, Reference};
 use busway_shm::clock::Deadline;
 use busway_shm::sync::{AtomicBool, Ordering};
-use busway_wire::hatch::{self, Ask, Tell, decode_tell, encode, topic, topic_of};
+use busway_wire::hatch::{self, Ask, Tell, decode_tell, encode, topic, topic_alone, topic_of};
 use busway_wire::limits::{
-    ARTIFACT_ATTRIBUTE_BYTES_MAX, ARTIFACT_WHOLE_BYTES_MAX, HATCH_BYTES_MAX, HATCH_ENDS_MAX, HATCH_LOOK_MS,
-    HATCH_NOTES_BYTES_MAX, HATCH_NOTES_MAX,
+    ARTIFACT_ATTRIBUTE_BYTES_MAX, ARTIFACT_WHOLE_BYTES_MAX, HATCH_AHEAD_MAX, HATCH_BYTES_MAX, HATCH_ENDS_MAX,
+    HATCH_LOOK_MS, HATCH_NOTES_BYTES_MAX, HATCH_NOTES_MAX,
 };
 use busway_wire::{Pattern, Topic};
 
 use crate::artifacts::{Counts, words};
 use crate::bus::Bus;
 use crate::error::{Code, Error};
+use crate::outcome::RecvError;
 use crate::ports::lock;
 use crate::requester::{Pending, RequestError, Requester, RequesterBuilder};
 use crate::runtime::{
@@ -39,8 +40,8 @@ const NODE_WAIT: Duration = Duration::from_secs(1);
 const LOOSE_MAX: usize = 64;
 /// So often the thread that is told looks whether it is to end.
 const LOOK: Duration = Duration::from_millis(HATCH_LOOK_MS);
-/// Parts of a large artifact under way to the node.
-const PARTS_AHEAD: usize = 4;
+/// Bytes of a part of a large artifact: with its word it fills a chunk, and no more.
+const PART_BYTES: usize = HATCH_BYTES_MAX - 4_096;
 /// For so long one is waited for: the node writes it to a disk.
 const PART_WAIT: Duration = Duration::from_secs(60);
 /// So often bytes are asked for that have not come.
@@ -88,6 +89,21 @@ pub(crate) struct Away {
     thread: Option<JoinHandle<()>>,
 }
 
+/// The door of a node of this host: of one that reaches other hosts, if there is one.
+fn door(bus: &Bus) -> Result<Requester, Error> {
+    // Who answers already is known when a requester is open.
+    let open = |topic| RequesterBuilder::of_bus(bus, topic).late_join(NODE_WAIT).open();
+    let (door, alone) = (open(topic())?, open(topic_alone())?);
+    let deadline = Deadline::after(NODE_WAIT);
+    while door.responders() == 0 && !deadline.expired() && !bus.is_closed() {
+        if alone.responders() > 0 {
+            return Ok(alone);
+        }
+        std::thread::park_timeout(COME);
+    }
+    Ok(door)
+}
+
 /// What is wanted of the node of this host, which is asked for a session if this process has none.
 pub(super) fn calls(bus: &Bus, pattern: &Pattern) -> Result<Arc<Calls>, Error> {
     let mut known = lock(&bus.core.artifacts_away);
@@ -102,7 +118,7 @@ pub(super) fn calls(bus: &Bus, pattern: &Pattern) -> Result<Arc<Calls>, Error> {
 impl Away {
     fn open(bus: &Bus, pattern: &Pattern) -> Result<Away, Error> {
         let timeout = bus.core.timeout;
-        let door = RequesterBuilder::of_bus(bus, topic()).late_join(NODE_WAIT).open()?;
+        let door = door(bus)?;
         let failed = |error| match error {
             RequestError::NoResponders => no_node(pattern),
             error => Error::from(error),
@@ -257,22 +273,28 @@ impl Shared {
         if self.has_ended() {
             return;
         }
-        // Where it cannot be sent the node is gone, or is told by the end of the session.
-        let Ok(pending) = self.requester.send(&encode(ask, &[]), self.timeout) else { return };
+        // It has no deadline: a node that stands still for a while does it when it goes on.
+        let sent = self.requester.send_within(&encode(ask, &[]), Duration::MAX, self.timeout);
+        let pending = match sent {
+            Ok(Some(pending)) => pending,
+            // The lock may be taken for ever.
+            Err(RequestError::Receive(RecvError::Forked)) => return,
+            Ok(None) | Err(_) => return self.give_up(),
+        };
         let mut state = lock(&self.state);
         state.loose.push_back(pending);
         while let Some(first) = state.loose.front_mut() {
-            let answered = !matches!(first.try_recv(), Ok(None)) || first.is_over();
-            if !answered && state.loose.len() <= LOOSE_MAX {
+            let answered = first.try_recv();
+            let waits = matches!(answered, Ok(None)) && !first.is_over();
+            if waits && state.loose.len() <= LOOSE_MAX {
                 return;
             }
             let Some(mut first) = state.loose.pop_front() else { return };
             drop(state);
-            if !answered {
-                // What it answers changes nothing here; that it does not does: what was to end at the node ends with the session.
-                if matches!(first.recv(), Err(RequestError::TimedOut)) {
-                    return self.give_up();
-                }
+            // What it answers changes nothing here; that it does not does: what was to be done at the node ends with the session.
+            let answered = if waits { first.recv_timeout(self.timeout) } else { answered };
+            if !matches!(answered, Ok(Some(_))) {
+                return self.give_up();
             }
             state = lock(&self.state);
         }
@@ -304,7 +326,12 @@ impl Shared {
             self.ask(&ask, &first)
         } else {
             let begin = Ask::Begin { session, offer, topic, attribute, size, keep, reach_all_ms };
-            self.ask(&begin, &[]).and_then(|_| self.send_parts(offer, &mut first.chain(from)))
+            let mut all = first.chain(from);
+            self.ask(&begin, &[]).and_then(|_| match size {
+                // What a file has grown by since it was opened is not of it.
+                Some(size) => self.send_parts(offer, &mut all.take(size)),
+                None => self.send_parts(offer, &mut all),
+            })
         };
         let asked = asked.and_then(|tell| match tell {
             Tell::Offered { of, id } => Ok((of, id)),
@@ -331,15 +358,15 @@ impl Shared {
     /// Sends what is read, some parts ahead of what the node has taken in.
     fn send_parts(&self, offer: u64, from: &mut dyn Read) -> Result<Tell, Error> {
         let (session, mut ahead) = (self.session, VecDeque::new());
-        let mut part = Vec::with_capacity(HATCH_BYTES_MAX);
+        let mut part = Vec::with_capacity(PART_BYTES);
         loop {
             part.clear();
-            let most = HATCH_BYTES_MAX as u64;
+            let most = PART_BYTES as u64;
             from.take(most).read_to_end(&mut part).map_err(|error| unreadable(&error))?;
             if part.is_empty() {
                 break;
             }
-            if ahead.len() >= PARTS_AHEAD
+            if ahead.len() >= HATCH_AHEAD_MAX
                 && let Some(first) = ahead.pop_front()
             {
                 self.done(first)?;
@@ -349,7 +376,14 @@ impl Shared {
         }
         ahead.into_iter().try_for_each(|pending| self.done(pending).map(drop))?;
         let commit = encode(&Ask::Commit { session, offer }, &[]);
-        self.done(self.requester.send(&commit, PART_WAIT).map_err(gone)?)
+        // The node may read and write all of it once more: it is waited for as long as the node is there.
+        let mut pending = self.requester.send(&commit, Duration::MAX).map_err(gone)?;
+        while !self.has_ended() {
+            if let Some(reply) = pending.recv_timeout(LOOK).map_err(gone)? {
+                return tell(&reply).map(|(tell, _)| tell);
+            }
+        }
+        Err(ended())
     }
 
     fn done(&self, mut pending: Pending) -> Result<Tell, Error> {

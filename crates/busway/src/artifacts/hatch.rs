@@ -18,7 +18,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use busway_shm::sync::{AtomicBool, AtomicUsize, Ordering};
-use busway_wire::hatch::{Ask, Tell, decode_ask, encode, topic, topic_of};
+use busway_wire::hatch::{Ask, Tell, decode_ask, encode, topic, topic_alone, topic_of};
 use busway_wire::limits::HATCH_LOOK_MS;
 
 use crate::artifacts::words;
@@ -56,6 +56,15 @@ struct Shared {
     ends: AtomicBool,
 }
 
+/// Which hosts a node reaches: one that reaches others goes before one that does not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum HatchReach {
+    /// It listens, or dials.
+    Hosts,
+    /// It does neither.
+    Alone,
+}
+
 /// See the head of this file. Dropping it ends all sessions.
 #[derive(Debug)]
 pub(crate) struct Hatch {
@@ -66,7 +75,7 @@ pub(crate) struct Hatch {
 
 impl Hatch {
     /// Answers from now on; `calls` are those of the node of this process.
-    pub(crate) fn open(bus: &Bus, calls: Arc<Calls>) -> Result<Hatch, Error> {
+    pub(crate) fn open(bus: &Bus, calls: Arc<Calls>, reach: HatchReach) -> Result<Hatch, Error> {
         let number = Core::new_port()?.0;
         let shared = Arc::new(Shared {
             calls,
@@ -78,7 +87,11 @@ impl Hatch {
         });
         let mut hatch = Hatch { shared: shared.clone(), bus: bus.clone(), threads: Vec::new() };
         let clerk = bus.responder(topic_of(number).as_str()).open_reserved()?;
-        let door = bus.responder(topic().as_str()).open_reserved()?;
+        let door = match reach {
+            HatchReach::Hosts => topic(),
+            HatchReach::Alone => topic_alone(),
+        };
+        let door = bus.responder(door.as_str()).open_reserved()?;
         hatch.run("bw-hatch", {
             let shared = shared.clone();
             move || shared.answer(clerk, |shared, request| shared.serve(request))
@@ -177,6 +190,8 @@ impl Shared {
         }
         // Whoever is gone already is found by the next look.
         let said = request.reply_part(&encode(&Tell::Opened { session, hatch: self.number }, &[]));
+        // It stays open: what lies in the memory of who asked is not kept so long.
+        request.let_go();
         if said.is_ok() {
             sessions.admit(session, request);
             self.news.wake();

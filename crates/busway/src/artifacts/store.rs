@@ -29,7 +29,7 @@ mod disk;
 mod import;
 
 use disk::{Disk, Opened};
-pub(crate) use import::Imported;
+pub(crate) use import::{Imported, Room};
 
 /// Pieces of a directory that were read lately: others ask for the same chunk by chunk. 16 MiB where they are largest.
 const RECENT_MAX: usize = 64;

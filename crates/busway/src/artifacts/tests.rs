@@ -6,16 +6,18 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use busway_shm::clock::Deadline;
-use busway_wire::hatch::{self, Ask, Tell, decode_tell, encode, topic, topic_of};
+use busway_wire::hatch::{self, Ask, Tell, decode_tell, encode, topic_alone, topic_of};
 use busway_wire::limits::{
-    HATCH_NOTES_BYTES_MAX, HATCH_NOTES_MAX, HATCH_READERS_MAX, HATCH_SESSIONS_MAX, HATCH_TAKEN_MAX,
+    HATCH_AHEAD_MAX, HATCH_NOTES_BYTES_MAX, HATCH_NOTES_MAX, HATCH_READERS_MAX, HATCH_SESSIONS_MAX,
+    HATCH_TAKEN_MAX,
 };
-use busway_wire::{Pattern, Topic};
+use busway_wire::{Context, Pattern, Topic};
 
 use crate::artifacts::Event;
 use crate::bus::Bus;
 use crate::error::Code;
 use crate::node::Node;
+use crate::publisher::Beside;
 use crate::requester::{Pending, Requester, RequesterBuilder};
 
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -36,12 +38,22 @@ impl Drop for Stage {
 }
 
 fn stage() -> Stage {
+    stage_with(None)
+}
+
+/// The same with so many bytes of large artifacts.
+fn stage_with(store_bytes: Option<u64>) -> Stage {
     let name = format!("busway-hatch-{}-{:x}", std::process::id(), fastrand::u64(..));
     let path = std::env::temp_dir().join(name);
     std::fs::DirBuilder::new().mode(0o700).create(&path).unwrap();
     let join = || Bus::builder().directory(&path).domain("hatch").arena_bytes(1 << 30).open().unwrap();
     let (of_node, program) = (join(), join());
-    let node = Some(Node::builder().index(0).open(&of_node).unwrap());
+    let builder = Node::builder().index(0);
+    let builder = match store_bytes {
+        Some(bytes) => builder.artifact_store_bytes(bytes),
+        None => builder,
+    };
+    let node = Some(builder.open(&of_node).unwrap());
     Stage { node, of_node, program, path }
 }
 
@@ -53,7 +65,7 @@ struct Session {
 }
 
 fn door(bus: &Bus) -> Requester {
-    RequesterBuilder::of_bus(bus, topic()).in_flight(1_024).open().unwrap()
+    RequesterBuilder::of_bus(bus, topic_alone()).in_flight(1_024).open().unwrap()
 }
 
 fn open(bus: &Bus, door: &Requester) -> Session {
@@ -66,6 +78,15 @@ fn open(bus: &Bus, door: &Requester) -> Session {
 
 fn ask(requester: &Requester, payload: &[u8]) -> Result<Tell, Code> {
     let reply = requester.request(payload, PATIENCE).unwrap();
+    match decode_tell(&reply).unwrap().0 {
+        Tell::Refused { code, .. } => Err(Code::from_number(code).unwrap()),
+        tell => Ok(tell),
+    }
+}
+
+/// What a request under way comes to.
+fn answer(mut pending: Pending) -> Result<Tell, Code> {
+    let reply = pending.recv_timeout(PATIENCE).unwrap().unwrap();
     match decode_tell(&reply).unwrap().0 {
         Tell::Refused { code, .. } => Err(Code::from_number(code).unwrap()),
         tell => Ok(tell),
@@ -221,29 +242,26 @@ fn what_is_begun_and_not_ended_is_bounded_and_offers_nothing() {
     assert_eq!(refused, 10_000);
     // Of a size that nobody has room for, and of one that is not so.
     let withdraw = |offer| encode(&Ask::Withdraw { session: session.number, offer }, &[]);
-    for (offer, size, code) in [(1, 1 << 40, Code::TooLarge), (2, 300 << 10, Code::ProtocolBroken)] {
-        assert_eq!(ask(&session.requester, &withdraw(offer)), Ok(Tell::Done));
-        let begun = || ask(&session.requester, &begin(session.number, 1_000 + offer, Some(size)));
-        let deadline = Deadline::after(PATIENCE);
-        while begun() != Ok(Tell::Done) {
-            assert!(!deadline.expired(), "its thread has ended");
-        }
-        let mut asked = Vec::new();
-        for _ in 0..2 {
-            let body = part(1_000 + offer, &vec![7; 300 << 10]);
-            asked.push(session.requester.send(&body, PATIENCE).unwrap());
-        }
-        let mut codes = Vec::new();
-        for mut pending in asked {
-            // One that comes when it was given up is unanswered.
-            if let Ok(Some(reply)) = pending.recv()
-                && let Ok((Tell::Refused { code, .. }, _)) = decode_tell(&reply)
-            {
-                codes.push(Code::from_number(code).unwrap());
-            }
-        }
-        assert!(codes.iter().all(|found| *found == code || *found == Code::Closed), "{codes:?}");
+    assert_eq!(ask(&session.requester, &withdraw(1)), Ok(Tell::Done));
+    // Before the first part.
+    let deadline = Deadline::after(PATIENCE);
+    while ask(&session.requester, &begin(session.number, 1_001, Some(1 << 40))) != Err(Code::TooLarge) {
+        assert!(!deadline.expired(), "its thread has ended");
     }
+    let begun = || ask(&session.requester, &begin(session.number, 1_002, Some(300 << 10)));
+    while begun() != Ok(Tell::Done) {
+        assert!(!deadline.expired(), "its thread has ended");
+    }
+    let asked: Vec<Pending> = (0..2)
+        .map(|_| session.requester.send(&part(1_002, &vec![7; 300 << 10]), PATIENCE).unwrap())
+        .collect();
+    // Each is answered, and what comes behind it too.
+    let mut codes: Vec<_> = asked.into_iter().map(answer).collect();
+    codes.push(ask(&session.requester, &part(1_002, b"more")));
+    codes.push(ask(&session.requester, &encode(&Ask::Commit { session: session.number, offer: 1_002 }, &[])));
+    let broken = Err(Code::ProtocolBroken);
+    assert_eq!(codes, [Ok(Tell::Done), broken.clone(), broken.clone(), broken]);
+    assert_eq!(ask(&session.requester, &withdraw(1_002)), Ok(Tell::Done));
     assert!(stage.of_node.artifacts(">").unwrap().list().unwrap().is_empty());
     drop(session);
     // All of its threads end with it.
@@ -253,4 +271,107 @@ fn what_is_begun_and_not_ended_is_bounded_and_offers_nothing() {
         assert!(!deadline.expired(), "what was begun ends with its session");
     }
     println!("evidence: begun={HATCH_TAKEN_MAX} refused={refused} offered=0");
+}
+
+#[test]
+fn who_is_there_keeps_nothing_of_its_memory_held_at_the_node() {
+    const SESSIONS: usize = 200;
+    let stage = stage();
+    let door = door(&stage.program);
+    let state = "a=".to_owned() + &"b".repeat(200);
+    let trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01".parse().unwrap();
+    let context = Context::default().with_trace(trace).with_state(&state).unwrap();
+    let mut open = Vec::new();
+    for _ in 0..SESSIONS {
+        let beside = Beside::Context(context);
+        let asked = door.send_beside(&beside, &encode(&Ask::Open, &[]), Duration::MAX);
+        let mut pending = asked.unwrap();
+        let reply = pending.recv_timeout(PATIENCE).unwrap().unwrap();
+        assert!(matches!(decode_tell(&reply), Ok((Tell::Opened { .. }, _))));
+        open.push(pending);
+    }
+    let (held, high) = stage.of_node.held();
+    assert!(held <= 1 && high >= 1, "held={held} high={high}");
+    println!("evidence: sessions={SESSIONS} held={held}");
+}
+
+#[test]
+fn parts_that_wait_hold_nothing_of_who_sent_them_and_hold_up_no_other() {
+    let stage = stage();
+    let door = door(&stage.program);
+    let (first, second) = (open(&stage.program, &door), open(&stage.program, &door));
+    let store = stage.of_node.artifacts("a").unwrap().calls.store.clone();
+    let mut asked = Vec::new();
+    store.while_held_up(|| {
+        for offer in 1..=HATCH_TAKEN_MAX as u64 {
+            assert_eq!(ask(&first.requester, &begin(first.number, offer, None)), Ok(Tell::Done));
+            for _ in 0..=HATCH_AHEAD_MAX {
+                let body = encode(&Ask::Body { session: first.number, offer }, &vec![7; 1 << 20]);
+                asked.push(first.requester.send(&body, PATIENCE).unwrap());
+            }
+        }
+        for _ in 0..100 {
+            let took = Ask::Took { session: second.number, reader: 0, notes: 0, bytes: 0 };
+            assert_eq!(ask(&second.requester, &encode(&took, &[])), Ok(Tell::Done));
+        }
+        assert!(stage.of_node.held().0 <= 1, "{:?}", stage.of_node.held());
+    });
+    let waited = asked.len();
+    let answers: Vec<_> = asked.into_iter().map(answer).collect();
+    // One more than may wait is in hand, or was refused.
+    assert!(answers.iter().all(|answer| matches!(answer, Ok(Tell::Done) | Err(Code::Full))), "{answers:?}");
+    println!("evidence: waited={waited} held=0 answered_meanwhile=100");
+}
+
+#[test]
+fn what_comes_and_says_nothing_of_its_size_has_no_more_than_the_store() {
+    const PART: usize = 1 << 19;
+    let stage = stage_with(Some(8 << 20));
+    let door = door(&stage.program);
+    let session = open(&stage.program, &door);
+    let (mut taken, mut full) = (0, 0);
+    for offer in 1..=HATCH_TAKEN_MAX as u64 {
+        assert_eq!(ask(&session.requester, &begin(session.number, offer, None)), Ok(Tell::Done));
+        let mut of_it = 0;
+        for _ in 0..10 {
+            let body = encode(&Ask::Body { session: session.number, offer }, &vec![7; PART]);
+            match ask(&session.requester, &body) {
+                Ok(Tell::Done) => of_it += PART,
+                // What came of it is let go, and what comes behind is told the same.
+                Err(Code::Full) => (of_it, full) = (0, full + 1),
+                other => panic!("{other:?}"),
+            }
+        }
+        taken += of_it;
+    }
+    // Each may have parts that were read, and for which no room was asked yet.
+    assert!(taken <= (8 << 20) + 2 * PART && full > 0, "taken={taken} full={full}");
+    println!("evidence: bytes_max={} taken={taken} refused={full}", 8 << 20);
+}
+
+#[test]
+fn what_was_given_up_before_it_stood_never_stands() {
+    let stage = stage();
+    let door = door(&stage.program);
+    let session = open(&stage.program, &door);
+    let own = stage.of_node.artifacts(">").unwrap();
+    let store = own.calls.store.clone();
+    let number = session.number;
+    for offer in 1..=10 {
+        assert_eq!(ask(&session.requester, &begin(number, offer, Some(600 << 10))), Ok(Tell::Done));
+        let commit = store.while_held_up(|| {
+            for _ in 0..2 {
+                let body = encode(&Ask::Body { session: number, offer }, &vec![offer as u8; 300 << 10]);
+                assert_eq!(ask(&session.requester, &body), Ok(Tell::Done));
+            }
+            let commit = encode(&Ask::Commit { session: number, offer }, &[]);
+            let commit = session.requester.send(&commit, PATIENCE).unwrap();
+            let withdraw = encode(&Ask::Withdraw { session: number, offer }, &[]);
+            assert_eq!(ask(&session.requester, &withdraw), Ok(Tell::Done));
+            commit
+        });
+        assert_eq!(answer(commit), Err(Code::ProtocolBroken));
+    }
+    assert!(own.list().unwrap().is_empty());
+    println!("evidence: given_up=10 offered=0");
 }

@@ -13,6 +13,7 @@ use busway_shm::sync::{AtomicBool, AtomicU64, Ordering};
 use crate::stage::{Directory, Host, PATIENCE, body, join, receive, until};
 
 const DIRECTORY: &str = "BUSWAY_ARTIFACTS_PROGRAM";
+const NODE: &str = "BUSWAY_ARTIFACTS_NODE";
 
 /// A program in the domain of a host: to the bus it is another process.
 fn program(host: &Host) -> Bus {
@@ -202,14 +203,14 @@ fn when_the_node_goes_all_ends_and_the_next_node_is_found() {
 
 /// Starts a program that offers two artifacts, one of them kept, and says so.
 fn start(directory: &Path) -> (Child, BufReader<ChildStdout>) {
+    start_as(directory, "programs::is_a_program_if_it_was_started_as_one", DIRECTORY)
+}
+
+/// Starts this test, which finds the directory in this variable.
+fn start_as(directory: &Path, test: &str, variable: &str) -> (Child, BufReader<ChildStdout>) {
     let mut child = Command::new(std::env::current_exe().unwrap())
-        .args([
-            "--exact",
-            "programs::is_a_program_if_it_was_started_as_one",
-            "--nocapture",
-            "--test-threads=1",
-        ])
-        .env(DIRECTORY, directory)
+        .args(["--exact", test, "--nocapture", "--test-threads=1"])
+        .env(variable, directory)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()
@@ -251,6 +252,109 @@ fn what_a_program_that_is_killed_had_ends_but_for_what_it_kept() {
     let kept = || artifacts.list().unwrap().len();
     until("what is left are those that were kept", || kept() == PROGRAMS);
     println!("evidence: killed={PROGRAMS} kept={} withdrawn={PROGRAMS}", kept());
+}
+
+#[test]
+fn what_cannot_be_offered_is_said_by_its_code_each_time() {
+    const TIMES: usize = 20;
+    let host = Host::built(0, &[], |builder| builder.artifact_store_bytes(1 << 20));
+    let here = program(&host);
+    let topic = here.artifacts("a").unwrap();
+    let folder = Directory::new();
+    let (file, sparse) = (folder.path().join("file"), folder.path().join("sparse"));
+    let all = body(5_000_000, 1);
+    std::fs::write(&file, &all).unwrap();
+    std::fs::File::create(&sparse).unwrap().set_len(5 << 30).unwrap();
+    for _ in 0..TIMES {
+        let reader = || topic.offer_reader(std::io::Cursor::new(all.clone()));
+        for offer in [topic.offer(&all), topic.offer_file(&file), reader()] {
+            let error = offer.open().unwrap_err();
+            assert_eq!(error.code(), Code::Full, "{error}");
+        }
+        let error = topic.offer_file(&sparse).open().unwrap_err();
+        assert_eq!(error.code(), Code::TooLarge, "{error}");
+    }
+    // The same node takes what it has room for.
+    let offer = topic.offer(&all[..900_000]).open().unwrap();
+    assert_eq!(offer.id(), ArtifactId::of(&all[..900_000]));
+    println!("evidence: full={} too_large={TIMES} then_offered=1", 3 * TIMES);
+}
+
+#[test]
+fn of_several_nodes_one_that_reaches_other_hosts_goes_before_one_that_does_not() {
+    const TIMES: usize = 10;
+    let directory = Directory::new();
+    let of_alone = join(directory.path());
+    let _alone = Node::builder().index(7).open(&of_alone).unwrap();
+    let alone = join(directory.path()).artifacts("a").unwrap().offer(b"x").open().unwrap();
+    let of_linked = join(directory.path());
+    let listen = "127.0.0.1:0".parse().unwrap();
+    let linked = Node::builder().cluster("swarm").index(3).listen(listen).open(&of_linked).unwrap();
+    for seed in 0..TIMES as u64 {
+        let bus = join(directory.path());
+        let _kept = bus.artifacts("a").unwrap().offer(&body(100, seed)).keep().open().unwrap();
+    }
+    let found = of_linked.artifacts("a").unwrap().list().unwrap();
+    assert!(found.len() == TIMES && found.iter().all(|listed| listed.own && listed.advert.node() == 3));
+    drop(linked);
+    let after = join(directory.path()).artifacts("a").unwrap().list().unwrap();
+    assert_eq!(after.iter().map(|listed| listed.advert.node()).collect::<Vec<_>>(), [7]);
+    drop(alone);
+    println!("evidence: asked={TIMES} of_linked={} then_of_alone=1", found.len());
+}
+
+/// Starts a program that has a node, in this domain.
+fn start_node(directory: &Path) -> (Child, BufReader<ChildStdout>) {
+    start_as(directory, "programs::has_a_node_if_it_was_started_as_one", NODE)
+}
+
+#[test]
+fn has_a_node_if_it_was_started_as_one() {
+    let Some(directory) = std::env::var_os(NODE) else { return };
+    let bus = join(Path::new(&directory));
+    let _node = Node::builder().index(0).open(&bus).unwrap();
+    println!("@ready");
+    let _ = std::io::stdin().lines().next();
+}
+
+#[test]
+fn a_node_that_stands_still_for_a_while_does_then_what_nobody_waited_for() {
+    const OFFERS: usize = 150;
+    let directory = Directory::new();
+    // The domain is of who comes first, and that is not the one that stands still.
+    let _keeps = join(directory.path());
+    let (mut child, stdout) = start_node(directory.path());
+    let pid = rustix::process::Pid::from_child(&child);
+    let timeout = Duration::from_millis(200);
+    let builder = Bus::builder().directory(directory.path()).domain("swarm").arena_bytes(1 << 30);
+    let here = builder.timeout(timeout).open().unwrap();
+    let artifacts = here.artifacts("a").unwrap();
+    let other = here.artifacts("b").unwrap();
+    let ends = other.offer(b"given up while it stands still").open().unwrap();
+    let mut subscriber = artifacts.subscriber().open().unwrap();
+    let mut offers = Vec::new();
+    for seed in 0..OFFERS as u64 {
+        offers.push(artifacts.offer(&body(100, seed)).open().unwrap());
+    }
+    rustix::process::kill_process(pid, rustix::process::Signal::STOP).unwrap();
+    let mut came = 0;
+    while came < 64 && subscriber.recv_timeout(timeout).unwrap().is_some() {
+        came += 1;
+    }
+    assert_eq!(came, 64, "as many as it was told");
+    drop(ends);
+    for _ in 0..3 {
+        assert_eq!(artifacts.list().unwrap_err().code(), Code::TimedOut);
+    }
+    rustix::process::kill_process(pid, rustix::process::Signal::CONT).unwrap();
+    for _ in came..OFFERS {
+        receive(&mut subscriber);
+    }
+    until("what was given up is not offered", || other.list().is_ok_and(|listed| listed.is_empty()));
+    child.kill().unwrap();
+    child.wait().unwrap();
+    drop(stdout);
+    println!("evidence: stopped_for_more_than_ms=600 came={OFFERS} withdrawn=1");
 }
 
 #[test]

@@ -11,7 +11,8 @@ use busway_wire::hatch::{Ask, Tell, decode_ask};
 use busway_wire::limits::{ARTIFACT_WHOLE_BYTES_MAX, HATCH_BYTES_MAX, HATCH_LISTED_MAX};
 use busway_wire::{Pattern, Topic};
 
-use crate::artifacts::hatch::taken::Wanted;
+use crate::artifacts::hatch::session::Coming;
+use crate::artifacts::hatch::taken::{Part, Wanted};
 use crate::artifacts::hatch::{Shared, say, say_with};
 use crate::artifacts::words;
 use crate::error::{Code, Error};
@@ -23,8 +24,13 @@ impl Shared {
     /// Answers one request.
     pub(super) fn serve(self: &Arc<Self>, request: Request) {
         let done = match decode_ask(&request) {
-            Ok((Ask::Body { session, offer } | Ask::Commit { session, offer }, _)) => {
-                return self.hand_on(session, offer, request);
+            Ok((Ask::Body { session, offer }, bytes)) => {
+                // A copy: what waits to be taken in holds nothing of the memory of who offers it.
+                let bytes = Some(bytes.to_vec());
+                return self.hand_on(session, offer, Part::new(request, bytes));
+            }
+            Ok((Ask::Commit { session, offer }, _)) => {
+                return self.hand_on(session, offer, Part::new(request, None));
             }
             Ok((Ask::Read { session, held, offset, size }, _)) => {
                 return match self.read(session, held, offset, size) {
@@ -57,11 +63,10 @@ impl Shared {
             Ask::Offer { session, offer, topic, attribute, keep, reach_all_ms } => {
                 check_topic(&topic)?;
                 check_whole(body)?;
-                let (id, body) = (ArtifactId::of(body), body.into());
                 let (stored, instead_of) = (None, None);
+                let body = body.into();
                 let offering = Offering { topic, attribute, body, stored, instead_of, reach_all_ms };
-                let of = self.offer(session, offer, keep, offering)?;
-                Ok(Tell::Offered { of, id })
+                self.offer_whole(session, offer, keep, offering)
             }
             Ask::Begin { session, offer, topic, attribute, size, keep, reach_all_ms } => {
                 check_topic(&topic)?;
@@ -126,6 +131,20 @@ impl Shared {
         Ok(Tell::Listed { entries: listed.into_iter().map(words::entry).collect(), more })
     }
 
+    /// Offers what came at once.
+    fn offer_whole(&self, session: u64, offer: u64, keep: bool, offering: Offering) -> Result<Tell, Error> {
+        let id = ArtifactId::of(&offering.body);
+        lock(&self.sessions).get(session)?.comes(offer, Coming::Asked)?;
+        let offered = self.offer(session, offer, keep, offering);
+        if offered.is_err()
+            && let Ok(session) = lock(&self.sessions).get(session)
+        {
+            session.withdraw(offer);
+        }
+        offered.map(|of| Tell::Offered { of, id })
+    }
+
+    /// Offers what comes under that number, unless it is given up meanwhile.
     pub(super) fn offer(
         &self,
         session: u64,
@@ -133,12 +152,12 @@ impl Shared {
         keep: bool,
         offering: Offering,
     ) -> Result<Reference, Error> {
-        lock(&self.sessions).get(session)?.may_offer(offer)?;
+        lock(&self.sessions).get(session)?.is_coming(offer)?;
         // Without the lock: the thread that has the machine may be about to ring for it.
         let (of, standing) = self.calls.ask(|answer| Call::Offer { offering, answer })??;
         let kept = lock(&self.sessions)
             .get(session)
-            .map(|session| session.offered(offer, of, keep, standing.clone()));
+            .and_then(|session| session.offered(offer, of, keep, standing.clone()));
         match kept {
             Ok(()) => {
                 standing.tell(self.news.clone(), Whose::Offer { session, offer });

@@ -15,10 +15,11 @@ use busway_shm::clock::{self, Deadline};
 use busway_wire::hatch::{Tell, encode};
 use busway_wire::limits::{
     HATCH_ENDS_MAX, HATCH_HELD_MAX, HATCH_LOOK_MS, HATCH_NOTES_BYTES_MAX, HATCH_NOTES_MAX, HATCH_READERS_MAX,
-    HATCH_SESSIONS_MAX,
+    HATCH_SESSIONS_MAX, HATCH_TAKEN_MAX,
 };
 
 use crate::artifacts::hatch::clerk::no_session;
+use crate::artifacts::hatch::taken::Part;
 use crate::artifacts::store::Lease;
 use crate::artifacts::words;
 use crate::error::{Code, Error};
@@ -43,14 +44,25 @@ struct Offered {
     keep: bool,
 }
 
+/// What an offer is before it stands.
+#[derive(Debug)]
+pub(super) enum Coming {
+    /// It was asked for with all its bytes.
+    Asked,
+    /// Its bytes come, and go there.
+    Parts(SyncSender<Part>),
+    /// It comes to nothing, and why: whoever asks more of it is told.
+    Failed(Error),
+}
+
 /// All that one program has here.
 #[derive(Debug)]
 pub(super) struct Session {
     request: Request,
     readers: BTreeMap<u64, Reader>,
     offers: BTreeMap<u64, Offered>,
-    /// Offers whose bytes come.
-    coming: BTreeMap<u64, SyncSender<Request>>,
+    /// Offers that do not stand yet.
+    coming: BTreeMap<u64, Coming>,
     /// Large artifacts that it has in hand.
     held: BTreeMap<u64, Lease>,
     next_held: u64,
@@ -185,23 +197,57 @@ impl Session {
         }
     }
 
-    pub(super) fn offered(&mut self, offer: u64, of: Reference, keep: bool, standing: Arc<Standing>) {
+    /// What came stands, unless it was given up meanwhile.
+    pub(super) fn offered(
+        &mut self,
+        offer: u64,
+        of: Reference,
+        keep: bool,
+        standing: Arc<Standing>,
+    ) -> Result<(), Error> {
+        self.is_coming(offer)?;
+        self.coming.remove(&offer);
         self.offers.insert(offer, Offered { of, standing, keep });
+        Ok(())
     }
 
-    /// The bytes of an offer come, and go there.
-    pub(super) fn comes(&mut self, offer: u64, to: SyncSender<Request>) {
-        self.coming.insert(offer, to);
+    /// An offer is not given up.
+    pub(super) fn is_coming(&self, offer: u64) -> Result<(), Error> {
+        match self.coming.get(&offer) {
+            Some(Coming::Asked | Coming::Parts(_)) => Ok(()),
+            Some(Coming::Failed(error)) => Err(error.clone()),
+            None => Err(not_begun()),
+        }
+    }
+
+    /// An offer comes, under a number that was not used.
+    pub(super) fn comes(&mut self, offer: u64, coming: Coming) -> Result<(), Error> {
+        self.may_offer(offer)?;
+        self.coming.insert(offer, coming);
+        Ok(())
     }
 
     /// Where the bytes of an offer go.
-    pub(super) fn coming(&self, offer: u64) -> Option<&SyncSender<Request>> {
-        self.coming.get(&offer)
+    pub(super) fn parts(&self, offer: u64) -> Result<&SyncSender<Part>, Error> {
+        match self.coming.get(&offer) {
+            Some(Coming::Parts(to)) => Ok(to),
+            Some(Coming::Failed(error)) => Err(error.clone()),
+            Some(Coming::Asked) | None => Err(not_begun()),
+        }
     }
 
-    /// The bytes of an offer come no more.
-    pub(super) fn came(&mut self, offer: u64) {
-        self.coming.remove(&offer);
+    /// An offer that came comes to nothing. Its parts are told so until it is withdrawn; of very many, the last.
+    pub(super) fn failed(&mut self, offer: u64, error: &Error) {
+        let Some(coming) = self.coming.get_mut(&offer) else { return };
+        *coming = Coming::Failed(error.clone());
+        let failed =
+            |(number, coming): (&u64, &Coming)| matches!(coming, Coming::Failed(_)).then_some(*number);
+        let all: Vec<u64> = self.coming.iter().filter_map(failed).collect();
+        if all.len() > HATCH_TAKEN_MAX
+            && let Some(first) = all.first()
+        {
+            self.coming.remove(first);
+        }
     }
 
     /// What is held for the program under this number.
@@ -215,7 +261,7 @@ impl Session {
 
     pub(super) fn withdraw(&mut self, offer: u64) -> Option<Reference> {
         self.ended.remove(&offer);
-        // What has come of it is dropped with the thread that took it in.
+        // Who takes it in notices at the next part, or when it would stand.
         self.coming.remove(&offer);
         self.offers.remove(&offer).map(|offered| offered.of)
     }
@@ -321,6 +367,13 @@ fn hold(held: &mut BTreeMap<u64, Lease>, next: &mut u64, lease: Lease) -> u64 {
     *next += 1;
     held.insert(*next, lease);
     *next
+}
+
+/// An offer that was not begun, or was given up.
+fn not_begun() -> Error {
+    Error::new(Code::ProtocolBroken, "this offer was not begun, or was given up")
+        .at("the artifacts of this node")
+        .remedy("begin it first")
 }
 
 /// A number that a session has used.

@@ -5,7 +5,7 @@
 //! Invariant: what has a name here was read to its end.
 
 use std::fs::File;
-use std::io::{self, ErrorKind, Read};
+use std::io::{self, ErrorKind, Read, Write};
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
@@ -18,6 +18,9 @@ use crate::artifacts::store::{Lease, Store, cost};
 use crate::error::{Code, Error};
 use crate::ports::lock;
 
+/// So much of what comes takes its room at once, where its size is not known.
+const STEP_BYTES: u64 = 1 << 20;
+
 /// What was read.
 #[derive(Debug)]
 pub(crate) enum Imported {
@@ -28,12 +31,35 @@ pub(crate) enum Imported {
 }
 
 /// Room that is taken and not used yet.
-struct Reserved<'a> {
-    store: &'a Store,
+#[derive(Debug)]
+pub(crate) struct Room {
+    store: Arc<Store>,
     bytes: u64,
 }
 
-impl Drop for Reserved<'_> {
+impl Room {
+    /// There is to be room for so much in all.
+    fn grow(&mut self, size: u64) -> Result<(), Error> {
+        if size > ARTIFACT_BYTES_MAX {
+            let cause = format!("an artifact of {size} bytes, at most {ARTIFACT_BYTES_MAX} are allowed");
+            let error = Error::new(Code::TooLarge, cause).at("the artifacts of this node");
+            return Err(error.remedy("send it in parts, each an artifact"));
+        }
+        let more = cost(size).saturating_sub(self.bytes);
+        if size <= ARTIFACT_WHOLE_BYTES_MAX || more == 0 {
+            return Ok(());
+        }
+        let mut state = lock(&self.store.state);
+        if !self.store.make_room(&mut state, more) {
+            return Err(self.store.full(size));
+        }
+        state.bytes += more;
+        self.bytes += more;
+        Ok(())
+    }
+}
+
+impl Drop for Room {
     fn drop(&mut self) {
         lock(&self.store.state).bytes -= self.bytes;
     }
@@ -48,37 +74,51 @@ impl Store {
         if (first.len() as u64) < most {
             return Ok(Imported::Small(first.into()));
         }
-        let most = ARTIFACT_BYTES_MAX.min(self.bytes_max).saturating_add(1);
-        let rest = from.take(most - first.len() as u64);
-        let mut all = io::Cursor::new(first).chain(rest);
-        match &self.disk {
-            None => {
-                let mut body = Vec::new();
-                all.read_to_end(&mut body).map_err(|error| unreadable(&error))?;
-                let size = body.len() as u64;
-                self.import_sized(&mut &body[..], size)
+        // What comes takes its room as it comes: several that say nothing of their size have no more than there is.
+        let mut room = self.room(0)?;
+        let mut spool = self.disk.as_ref().map(|disk| disk.unfinished()).transpose();
+        let spool = spool.as_mut().map_err(|error| unusable(error))?;
+        let (mut body, mut part, mut size) = (Vec::new(), first, 0);
+        while !part.is_empty() {
+            size += part.len() as u64;
+            room.grow(size)?;
+            match spool {
+                Some(spool) => spool.file.write_all(&part).map_err(|error| unusable(&error))?,
+                None => body.extend_from_slice(&part),
             }
-            Some(disk) => {
-                let mut spool = disk.unfinished().map_err(|error| unusable(&error))?;
-                let size = io::copy(&mut all, &mut spool.file).map_err(|error| unreadable(&error))?;
-                self.import_sized(&mut At { file: &spool.file, offset: 0 }, size)
-            }
+            part.clear();
+            (&mut from).take(STEP_BYTES).read_to_end(&mut part).map_err(|error| unreadable(&error))?;
         }
+        match spool {
+            Some(spool) => self.import_into(&mut At { file: &spool.file, offset: 0 }, size, room),
+            None => self.import_into(&mut &body[..], size, room),
+        }
+    }
+
+    /// Room for an artifact of this size, which may grow.
+    pub(crate) fn room(self: &Arc<Self>, size: u64) -> Result<Room, Error> {
+        let mut room = Room { store: self.clone(), bytes: 0 };
+        room.grow(size)?;
+        Ok(room)
     }
 
     /// Reads so many bytes.
     pub(crate) fn import_sized(self: &Arc<Self>, from: &mut dyn Read, size: u64) -> Result<Imported, Error> {
-        if size > ARTIFACT_BYTES_MAX {
-            let cause = format!("an artifact of {size} bytes, at most {ARTIFACT_BYTES_MAX} are allowed");
-            let error = Error::new(Code::TooLarge, cause).at("the artifacts of this node");
-            return Err(error.remedy("send it in parts, each an artifact"));
-        }
+        self.import_into(from, size, self.room(size)?)
+    }
+
+    /// Reads so many bytes, for which there is room.
+    pub(crate) fn import_into(
+        self: &Arc<Self>,
+        from: &mut dyn Read,
+        size: u64,
+        room: Room,
+    ) -> Result<Imported, Error> {
         if size <= ARTIFACT_WHOLE_BYTES_MAX {
             let mut body = vec![0; usize::try_from(size).unwrap_or_default()];
             from.read_exact(&mut body).map_err(|error| unreadable(&error))?;
             return Ok(Imported::Small(body.into()));
         }
-        let reserved = self.reserve(size)?;
         let unfinished = self.disk.as_ref().map(|disk| disk.unfinished()).transpose();
         let unfinished = unfinished.map_err(|error| unusable(&error))?;
         let (mut tree, mut kept) = (Vec::new(), Vec::new());
@@ -96,17 +136,15 @@ impl Store {
             }
         }
         let id = pieces::root(&tree, size).ok_or_else(|| unreadable(&ErrorKind::UnexpectedEof.into()))?;
-        drop(reserved);
+        drop(room);
         self.adopt(Name { id, size }, tree.into(), kept, unfinished)
     }
 
-    fn reserve(&self, size: u64) -> Result<Reserved<'_>, Error> {
-        let mut state = lock(&self.state);
-        if !self.make_room(&mut state, cost(size)) {
-            return Err(self.full(size));
-        }
-        state.bytes += cost(size);
-        Ok(Reserved { store: self, bytes: cost(size) })
+    /// Nobody else uses the store while `run` does what it does.
+    #[cfg(test)]
+    pub(crate) fn while_held_up<T>(&self, run: impl FnOnce() -> T) -> T {
+        let _state = lock(&self.state);
+        run()
     }
 
     pub(super) fn full(&self, size: u64) -> Error {
