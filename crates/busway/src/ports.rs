@@ -546,6 +546,7 @@ impl PortTable {
             work += SWEEP_RING + ring.seated();
             let reaped = ring.reap();
             self.tell_returned(ring, reaped);
+            ring.look(now_ns);
             Self::measure(ring, &mut samples, now_ns);
             if ring.is_free() {
                 free.push(*index);

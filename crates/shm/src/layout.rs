@@ -289,6 +289,20 @@ pub struct RowEntry {
 }
 
 impl RowEntry {
+    /// Notes since when the row has been behind, and by how much at most, where its ring is at `head`.
+    pub fn look(&self, head: u64, now_ns: u64) {
+        let cursor = self.cursor.load(Ordering::Relaxed);
+        let lag = head.saturating_sub(cursor);
+        let seen = if lag == 0 { u64::MAX } else { cursor };
+        if lag == 0 || self.looked_at.load(Ordering::Relaxed) != seen {
+            self.looked_ns.store(now_ns, Ordering::Relaxed);
+            self.looked_at.store(seen, Ordering::Release); // pairs with Acquire in `RowEntry::waits_since_ns`
+        }
+        if lag > self.lag_high.load(Ordering::Relaxed) {
+            self.lag_high.store(lag, Ordering::Relaxed);
+        }
+    }
+
     /// Since when at least what waits has waited, if anything does, where its process last said at `beat_ns` that it runs. It
     /// looks at each of many rows rarely: where the cursor has moved since, or nothing waited then, the message that waits came
     /// later; how much later is not known, but not while the process stood still.

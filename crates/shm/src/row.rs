@@ -369,16 +369,7 @@ impl RowShared {
         if !self.is_attached() {
             return;
         }
-        let cursor = self.entry.cursor.load(Ordering::Relaxed);
-        let lag = self.head().saturating_sub(cursor);
-        let seen = if lag == 0 { u64::MAX } else { cursor };
-        if lag == 0 || self.entry.looked_at.load(Ordering::Relaxed) != seen {
-            self.entry.looked_ns.store(now_ns, Ordering::Relaxed);
-            self.entry.looked_at.store(seen, Ordering::Release); // pairs with Acquire in `RowEntry::waits_since_ns`
-        }
-        if lag > self.entry.lag_high.load(Ordering::Relaxed) {
-            self.entry.lag_high.store(lag, Ordering::Relaxed);
-        }
+        self.entry.look(self.head(), now_ns);
     }
 
     /// The account of the row so far; nothing in a child made by `fork`.

@@ -279,6 +279,61 @@ fn what_was_given_back_once_and_then_put_back_unseen_rests_for_nobody() {
 }
 
 #[test]
+fn a_group_is_behind_since_its_first_message_waits_and_not_since_it_is_there_nor_for_a_beat() {
+    const S: u64 = 1_000_000_000;
+    let mut pusher = Pusher::patient();
+    let begun = monotonic_ns();
+    let at = |seconds: u64| begun + seconds * S;
+    let since = |pusher: &Pusher, beat_ns: u64| {
+        let seats = pusher.shared.seats();
+        let seat = seats.iter().find(|seat| seat.gates && seat.row.group.load(Ordering::Relaxed) == 0);
+        (seat.expect("of the group").row.waits_since_ns(beat_ns).saturating_sub(begun)) / S
+    };
+    let mut puller = Puller::new(&pusher, &group("g"));
+    pusher.push_all(1);
+    assert_eq!(since(&pusher, at(9)), 9, "nothing waited when the group was made");
+    let (_, task) = puller.pull().expect("work");
+    assert!(task.done());
+    pusher.shared.reap();
+    pusher.shared.look(at(3_600));
+    pusher.push_all(1);
+    assert_eq!(since(&pusher, at(3_600)), 3_600, "it came this moment, an hour after the group");
+    let (_, task) = puller.pull().expect("work");
+    assert!(task.done());
+    pusher.push_all(500.min(SLOTS - 2));
+    pusher.shared.reap();
+    pusher.shared.look(at(3_610));
+    pusher.shared.look(at(3_620));
+    assert_eq!(since(&pusher, at(7_200)), 3_610, "nobody has taken anything since");
+    println!("evidence: looks=3 behind_too_long=0 behind_too_short=0");
+}
+
+#[test]
+fn what_somebody_has_and_gives_back_unseen_goes_on_resting_where_it_was() {
+    let mut pusher = Pusher::patient();
+    let group = acknowledged("g", 9);
+    let mut one = Puller::new(&pusher, &group);
+    one.reader.rests(Pauses { first_ns: 50, most_ns: 50 });
+    let mut hasty = Puller::new(&pusher, &group);
+    pusher.push_all(1);
+    let (_, task) = hasty.pull().expect("work");
+    assert!(task.give_back());
+    let comes = |one: &mut Puller, now_ns: u64| match one.reader.pull(|| now_ns) {
+        Pulled::Message(_, task) => task.put_back(),
+        _ => false,
+    };
+    assert!(!comes(&mut one, 1), "it rests");
+    let (_, task) = hasty.pull().expect("who waits for no rest has it");
+    assert!(!comes(&mut one, 40), "somebody has it");
+    assert!(task.put_back());
+    assert!(
+        (0..10).any(|_| comes(&mut one, 51)),
+        "it has rested since it was given back, and not since it was put back"
+    );
+    println!("evidence: rests=1");
+}
+
+#[test]
 fn who_leaves_messages_to_others_looks_at_none_of_them_again_before_its_time_and_others_have_each() {
     const COUNT: u64 = 4_000;
     let mut pusher = Pusher::of(arena("pusher"), 4096, Duration::ZERO, Duration::from_secs(3600));

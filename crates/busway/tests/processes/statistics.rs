@@ -98,6 +98,30 @@ fn statistics_agree_with_the_callers() {
     println!("evidence: seed={seed:#x} sent={sent} counted={counted:?} account={sums:?}");
 }
 
+#[test]
+fn a_group_that_takes_nothing_is_said_to_be_behind_for_longer_than_between_two_looks() {
+    let place = Place::new();
+    let bus = place.join("here");
+    let mut puller = bus.puller("work").group("g").open().unwrap();
+    let mut pusher = bus.pusher("work").open().unwrap();
+    pusher.wait_for_pullers(1, PATIENCE).unwrap();
+    pusher.send(b"done").unwrap();
+    puller.recv_timeout(PATIENCE).unwrap().expect("a task").ack().unwrap();
+    let began = monotonic_ns();
+    for _ in 0..3 {
+        pusher.send(b"waits").unwrap();
+    }
+    let behind = || {
+        let inspection = bus.inspect().unwrap();
+        let view = topic(&inspection, "work").subscribers.iter().find(|view| view.policy == "group").cloned();
+        view.expect("the group is listed").behind_ms
+    };
+    until("it is not behind", || behind() > 1_000);
+    let (behind, elapsed_ms) = (behind(), (monotonic_ns() - began) / 1_000_000 + 300);
+    assert!(behind <= elapsed_ms, "{behind} ms, of {elapsed_ms}");
+    println!("evidence: behind_ms={behind}");
+}
+
 /// What is shown of a subscriber, beside what its caller has counted.
 fn check(seen: &SubscriberView, counted: &mut Counted, sent: u64, elapsed_ms: u64) {
     let policy = &seen.policy;

@@ -338,7 +338,7 @@ impl GroupReader {
             }
             let Some((claim, before)) = self.run.claims().claim_from(sequence, self.owner) else { continue };
             // What has rested here has rested for all.
-            let before = if self.resting.pauses.first_ns > 0 { Owner(0) } else { before };
+            let before = if self.resting.has_rested(sequence, claim.attempt()) { Owner(0) } else { before };
             if let Some(pulled) = self.read(claim, before) {
                 return pulled;
             }
@@ -356,8 +356,8 @@ impl GroupReader {
             {
                 self.resting.is_resting(sequence, attempt, now_ns())
             }
-            // It may come back as it was, and then it goes on resting.
-            Found::Taken(_) => false,
+            // It is not to be had, also where it comes free behind this look: who gives it back calls. As it was it goes on resting.
+            Found::Taken(_) => true,
             _ => {
                 self.resting.forget(sequence);
                 false

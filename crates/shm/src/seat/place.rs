@@ -191,6 +191,13 @@ impl RingShared {
         })
     }
 
+    /// Called by the control thread, as [`RowShared::look`](crate::row::RowShared::look) is for rows of subscribers: how far behind those rows of ours are that stand for
+    /// groups, and for who is away.
+    pub fn look(&self, now_ns: u64) {
+        let head = self.head();
+        self.lock().iter().filter(|seat| seat.stands_in()).for_each(|seat| seat.row.look(head, now_ns));
+    }
+
     /// The seat of a stand-in is gone: its row is used again.
     pub(super) fn free_stand_in(&self, seat: &Seat) {
         // pairs with Acquire in `progress`
@@ -215,8 +222,8 @@ fn fill_row(row: &RowEntry, ring: &RingShared, what: &Row, from: u64, holds_at: 
     row.holds_at.store(holds_at, Ordering::Relaxed);
     row.holds.store(1, Ordering::Relaxed);
     row.looked_ns.store(clock::monotonic_ns(), Ordering::Relaxed);
-    // Nobody looks at it while it stands in for who is away.
-    row.looked_at.store(from, Ordering::Relaxed);
+    let waits = ring.head() > from;
+    row.looked_at.store(if waits { from } else { u64::MAX }, Ordering::Relaxed);
     row.place.store(what.place.map_or(0, NonZeroU64::get), Ordering::Relaxed);
     for word in [&row.first, &row.cursor] {
         word.store(from, Ordering::Relaxed);

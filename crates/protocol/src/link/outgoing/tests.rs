@@ -88,6 +88,9 @@ fn send(header: Header, payload: &Arc<[u8]>, way: Way, seen: &mut Seen) {
         let extensions = || Extensions::new(&frame[HEADER_SIZE..HEADER_SIZE + header.extension_bytes()]);
         let part = Part::of(extensions()).unwrap();
         assert_eq!(part.is_some(), payload.len() > 32_768, "a part is ours to make");
+        let body = &frame[HEADER_SIZE + header.extension_bytes()..];
+        let stays = &body[..body.len() - usize::from(over)];
+        assert!(stays.iter().all(|byte| *byte == 5), "what nobody changes goes as it lies there");
         if piece == 0 {
             let said = extensions().flatten().any(|it| it.kind() == Some(ExtensionKind::Blank));
             assert_eq!(said, Context::read(extensions()).id() != Some(MessageId(7)));

@@ -60,6 +60,11 @@ impl Resting {
         pause_ns > 0
     }
 
+    /// Whether it rested here since it was given back so often. Of what rests still nobody asks.
+    pub(super) fn has_rested(&self, sequence: u64, attempt: u8) -> bool {
+        !self.until.is_empty() && self.until.get(&sequence).is_some_and(|(known, _)| *known == attempt)
+    }
+
     /// This puller leaves it to others until then.
     pub(super) fn leave(&mut self, sequence: u64, until_ns: u64) {
         self.roomless.remove(&sequence);
@@ -157,6 +162,7 @@ mod tests {
         assert_eq!(resting.rested(|| until), Some(7));
         assert_eq!(resting.rested(|| until + 1), None, "that is told once");
         assert!(!resting.is_resting(7, 1, until), "also if somebody put it back");
+        assert!(resting.has_rested(7, 1) && !resting.has_rested(7, 2) && !resting.has_rested(8, 1));
         assert!(resting.is_resting(7, 2, until));
         resting.forget_up_to(7);
         assert!(resting.until.is_empty());
