@@ -636,7 +636,8 @@ impl Giving {
         if self.roomless && has_room {
             self.roomless = puller.has_room(TURN_MAX / 2);
             self.passes_ns = 0;
-        } else if self.roomless {
+        }
+        if self.roomless {
             look.by(now_ns.saturating_add(ROOM_NS));
         }
     }
