@@ -10,6 +10,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyDict;
 use serde_json::to_string;
 
+use crate::artifacts::Artifacts;
 use crate::failure::{OrRaise, inherited};
 use crate::log::Told;
 use crate::node::{self, Node, Wanted, peers_of};
@@ -304,6 +305,12 @@ impl Bus {
         nodes.retain(|known| known.strong_count() > 0);
         nodes.push(Arc::downgrade(node.shared()));
         Ok(node)
+    }
+
+    /// The artifacts of a topic, or of the topics of a pattern: bodies that are to be at many nodes, as `busway.artifacts` says. They are had by a
+    /// node of this process, or by that of this host; raises JoinError (BUS-0213) where there is none.
+    fn artifacts(&self, py: Python<'_>, topic: &str) -> PyResult<Artifacts> {
+        Artifacts::open(py, &self.bus, topic)
     }
 
     /// What the domain looks like now, as `busway ls --json` prints it.

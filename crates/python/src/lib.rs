@@ -8,6 +8,10 @@
 
 #![deny(unsafe_code)]
 
+mod apart;
+mod artifact;
+mod artifact_subscriber;
+mod artifacts;
 mod batch;
 mod bus;
 mod deadline;
@@ -22,6 +26,7 @@ mod log;
 mod message;
 mod node;
 mod number;
+mod offer;
 mod outlet;
 mod payload;
 mod publisher;
@@ -43,6 +48,12 @@ use pyo3::prelude::*;
 #[pymodule]
 mod _busway {
     #[pymodule_export]
+    use crate::artifact::{Advert, Arriving, Artifact, ArtifactReader, Progress, Withdrawn};
+    #[pymodule_export]
+    use crate::artifact_subscriber::ArtifactSubscriber;
+    #[pymodule_export]
+    use crate::artifacts::{Artifacts, Listed};
+    #[pymodule_export]
     use crate::bus::Bus;
     #[pymodule_export]
     use crate::failure::codes;
@@ -58,6 +69,8 @@ mod _busway {
     use crate::message::Message;
     #[pymodule_export]
     use crate::node::Node;
+    #[pymodule_export]
+    use crate::offer::Offer;
     #[pymodule_export]
     use crate::outlet::Sender;
     #[pymodule_export]

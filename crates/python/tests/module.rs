@@ -8,6 +8,15 @@ use std::collections::BTreeSet;
 
 use interpreter::{Interpreter, build_the_command};
 
+/// Claims of programs that the command is one of, or has the node of.
+const NEED_THE_COMMAND: &[&str] = &[
+    "test_programs.Programs",
+    "test_bus_nodes.Nodes",
+    "test_artifacts.Artifacts",
+    "test_artifacts.Waits",
+    "test_words.Words",
+];
+
 /// The same claims in Python: `test_samples.Samples.test_NAME` for each.
 macro_rules! claims {
     ($($case:literal: $(fn $name:ident();)+)+) => {
@@ -16,7 +25,7 @@ macro_rules! claims {
             fn $name() {
                 match Interpreter::find() {
                     Ok(interpreter) => {
-                        if ["test_programs.Programs", "test_bus_nodes.Nodes"].contains(&$case) {
+                        if NEED_THE_COMMAND.contains(&$case) {
                             build_the_command();
                         }
                         interpreter.claim(&format!("{}.test_{}", $case, stringify!($name)));
@@ -337,6 +346,23 @@ claims! {
     fn a_line_that_is_said_while_the_thread_ends_is_told();
     fn what_the_thread_leaves_when_it_ends_is_counted_and_told();
     fn a_child_made_by_fork_says_its_own_and_a_program_that_ends_amid_lines_ends();
+
+    "test_artifacts.Artifacts":
+    fn a_file_of_one_program_is_whole_in_another_by_a_node_in_a_third();
+    fn bytes_buffers_files_and_readers_are_offered_as_they_are_at_the_call();
+    fn a_file_object_that_raises_or_lies_offers_nothing();
+    fn what_cannot_be_offered_or_fetched_has_its_code();
+    fn an_offer_stands_until_its_end_and_says_how_far_it_has_come();
+    fn a_function_of_interest_decides_and_what_it_raises_is_raised_where_it_is_called();
+    fn a_function_of_interest_that_blocks_holds_up_nobody_else();
+    fn a_large_one_is_read_as_it_arrives_and_says_how_much_is_here();
+
+    "test_artifacts.Waits":
+    fn interrupts_closing_and_the_end_of_the_node_end_each_wait();
+    fn a_loop_offers_is_given_fetches_reads_and_is_told();
+    fn what_a_loop_s_function_raises_is_raised_by_its_receive_and_a_loop_that_ends_while_it_waits_ends();
+    fn a_child_made_by_fork_is_told_and_takes_nothing_from_its_parent();
+    fn ten_thousand_small_offers_leave_nothing_and_who_never_receives_holds_up_nobody();
 
     "test_words.Words":
     fn the_stubs_name_what_is_there();

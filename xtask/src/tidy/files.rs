@@ -30,6 +30,7 @@ pub(crate) const UNSAFE: &[(&str, &str)] = &[
     ("crates/io/src/backlog.rs", "SIOCOUTQ, which rustix leaves out"),
     ("crates/io/src/least.rs", "SO_RCVLOWAT, which rustix leaves out"),
     ("crates/python/src/message.rs", "the buffer protocol, which is a pair of C functions"),
+    ("crates/python/src/artifact.rs", "the same, for artifacts"),
     ("crates/python/src/loan.rs", "the same, for what can be written"),
     ("crates/python/src/fork.rs", "maps pages at addresses where a child may look"),
     ("bench/src/stage.rs", "maps the stage that the processes of a measurement share"),

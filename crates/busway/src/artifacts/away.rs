@@ -19,8 +19,8 @@ use busway_shm::clock::Deadline;
 use busway_shm::sync::{AtomicBool, Ordering};
 use busway_wire::hatch::{self, Ask, Tell, decode_tell, encode, topic, topic_alone, topic_of};
 use busway_wire::limits::{
-    ARTIFACT_ATTRIBUTE_BYTES_MAX, ARTIFACT_WHOLE_BYTES_MAX, HATCH_AHEAD_MAX, HATCH_BYTES_MAX, HATCH_ENDS_MAX,
-    HATCH_LOOK_MS, HATCH_NOTES_BYTES_MAX, HATCH_NOTES_MAX,
+    ARTIFACT_ATTRIBUTE_BYTES_MAX, ARTIFACT_BYTES_MAX, ARTIFACT_WHOLE_BYTES_MAX, HATCH_AHEAD_MAX,
+    HATCH_BYTES_MAX, HATCH_ENDS_MAX, HATCH_LOOK_MS, HATCH_NOTES_BYTES_MAX, HATCH_NOTES_MAX,
 };
 use busway_wire::{Pattern, Topic};
 
@@ -309,6 +309,7 @@ impl Shared {
         (mut from, size): (Box<dyn Read + Send>, Option<u64>),
     ) -> Result<(Reference, ArtifactId, Arc<Standing>), Error> {
         check(attribute.len())?;
+        check_size(size.unwrap_or(0))?;
         let (session, mut first) = (self.session, Vec::new());
         let read = (&mut from).take(ARTIFACT_WHOLE_BYTES_MAX + 1).read_to_end(&mut first);
         read.map_err(|error| unreadable(&error))?;
@@ -607,6 +608,15 @@ fn check(attribute: usize) -> Result<(), Error> {
     Err(Error::new(Code::TooLarge, cause)
         .at("the artifacts of this node")
         .remedy("say less in the attribute"))
+}
+
+/// What no node takes, said before any of it is sent: the node ends what is so large with its first part.
+fn check_size(size: u64) -> Result<(), Error> {
+    if size <= ARTIFACT_BYTES_MAX {
+        return Ok(());
+    }
+    let cause = format!("an artifact of {size} bytes, at most {ARTIFACT_BYTES_MAX} are allowed");
+    Err(Error::new(Code::TooLarge, cause).at("the artifacts of this node").remedy("offer it in parts"))
 }
 
 /// What the node holds for this program, as long as somebody here has this.

@@ -7,6 +7,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use busway_protocol::gossip::{ArtifactId, Interest};
@@ -69,7 +70,7 @@ impl SubscriberBuilder {
     }
 
     /// Only this one is wanted.
-    pub(super) fn only(mut self, id: ArtifactId) -> Self {
+    pub fn only(mut self, id: ArtifactId) -> Self {
         self.only = Some(id);
         self
     }
@@ -129,39 +130,63 @@ impl Subscriber {
         }
         let deadline = Deadline::after(timeout);
         loop {
-            let note = match self.mailbox.take(deadline) {
+            match self.mailbox.take(deadline) {
                 Taken::Nothing => return Ok(None),
                 Taken::Ended => return Err(ended()),
                 Taken::Note(note, was_full) => {
-                    if was_full {
-                        self.calls.wake();
+                    if let Some(event) = self.took(note, was_full) {
+                        return Ok(Some(event));
                     }
-                    // Of progress it takes the latest only.
-                    if !matches!(note, Note::Progress(..)) {
-                        self.calls.took(self.reader, note.size());
+                }
+            }
+        }
+    }
+
+    /// The next event, if it is there; else the task is woken by what comes. One task at a time: the last that asked is woken.
+    ///
+    /// # Errors
+    /// As [`Subscriber::recv_timeout`].
+    pub fn poll_recv(&mut self, context: &mut Context<'_>) -> Poll<Result<Event, Error>> {
+        if self.calls.is_inherited() {
+            return Poll::Ready(Err(crate::bus::forked()));
+        }
+        loop {
+            match self.mailbox.poll(context.waker()) {
+                Taken::Nothing => return Poll::Pending,
+                Taken::Ended => return Poll::Ready(Err(ended())),
+                Taken::Note(note, was_full) => {
+                    if let Some(event) = self.took(note, was_full) {
+                        return Poll::Ready(Ok(event));
                     }
-                    note
                 }
-            };
-            match note {
-                Note::Received(advert, body) => {
-                    return Ok(Some(Event::Received(Artifact::new(advert, body, &self.calls))));
-                }
-                Note::Arriving(advert, body) => {
-                    return Ok(Some(Event::Arriving(Arriving::new(advert, body, &self.calls))));
-                }
-                Note::Progress(advert, have) => {
-                    let (advert, size) = (Advert::new(advert.clone()), advert.size);
-                    return Ok(Some(Event::Progress { advert, have, size }));
-                }
-                Note::Withdrawn(advert) => return Ok(Some(Event::Withdrawn(Advert::new(advert)))),
-                Note::Asked(advert) => {
-                    let Some(judge) = &mut self.judge else { continue };
-                    let advert = Advert::new(advert);
-                    let interest = judge(&advert);
-                    let (reader, of) = (self.reader, advert.reference());
-                    self.calls.leave(Call::Judge { reader, of, interest });
-                }
+            }
+        }
+    }
+
+    /// What this is for the program; none where only the function of interest is asked.
+    fn took(&mut self, note: Note, was_full: bool) -> Option<Event> {
+        if was_full {
+            self.calls.wake();
+        }
+        // Of progress it takes the latest only.
+        if !matches!(note, Note::Progress(..)) {
+            self.calls.took(self.reader, note.size());
+        }
+        match note {
+            Note::Received(advert, body) => Some(Event::Received(Artifact::new(advert, body, &self.calls))),
+            Note::Arriving(advert, body) => Some(Event::Arriving(Arriving::new(advert, body, &self.calls))),
+            Note::Progress(advert, have) => {
+                let (advert, size) = (Advert::new(advert.clone()), advert.size);
+                Some(Event::Progress { advert, have, size })
+            }
+            Note::Withdrawn(advert) => Some(Event::Withdrawn(Advert::new(advert))),
+            Note::Asked(advert) => {
+                let judge = self.judge.as_mut()?;
+                let advert = Advert::new(advert);
+                let interest = judge(&advert);
+                let (reader, of) = (self.reader, advert.reference());
+                self.calls.leave(Call::Judge { reader, of, interest });
+                None
             }
         }
     }

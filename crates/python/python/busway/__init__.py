@@ -41,6 +41,7 @@ from ._busway import (
     Task,
 )
 from ._errors import (
+    BytesLost,
     Cancelled,
     Closed,
     CodecError,
@@ -67,6 +68,7 @@ from ._errors import (
 
 __all__ = [
     "Bus",
+    "BytesLost",
     "Cancelled",
     "Closed",
     "CodecError",

@@ -31,6 +31,7 @@ __all__ = [
     "Cancelled",
     "TooManyRequests",
     "TooFarAhead",
+    "BytesLost",
     "Forked",
     "Closed",
 ]
@@ -138,6 +139,10 @@ class TooFarAhead(Error):
     """A request has not ended, and so many were sent after it that its place is needed (BUS-0413)."""
 
 
+class BytesLost(Error):
+    """Bytes of an artifact are not here, and nobody is there who gives them (BUS-0416)."""
+
+
 class PeerError(Error):
     """Another process of the domain is not what it must be (05xx)."""
 
@@ -169,6 +174,7 @@ _OF_NUMBER: dict[int, type[Error]] = {
     411: Cancelled,
     412: TooManyRequests,
     413: TooFarAhead,
+    416: BytesLost,
     601: Forked,
     602: Closed,
     603: ResourceError,

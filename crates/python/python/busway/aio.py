@@ -34,6 +34,8 @@ from ._handlers import serve, work
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
+    from ._aio_artifacts import Artifacts
+
 __all__ = ["Bus", "Pending", "Publisher", "Puller", "Pusher", "Requester", "Responder", "Subscriber", "serve", "work"]
 
 #: Messages of one topic, decoded; or without a topic, messages that are not decoded.
@@ -189,6 +191,12 @@ class Bus(_Opened["busway.Bus"]):
     def responder(self, pattern: str, **settings: Any) -> Responder:
         """A responder of `pattern`: `async with` or `await` opens it. Settings as for `busway.Bus.responder`."""
         return Responder(partial(self._native.responder, pattern, **settings))
+
+    def artifacts(self, topic: str) -> Artifacts:
+        """The artifacts of a topic or pattern: `async with` or `await` opens them, as `busway.Bus.artifacts`."""
+        from ._aio_artifacts import Artifacts
+
+        return Artifacts(partial(self._native.artifacts, topic))
 
     async def inspect(self) -> dict[str, Any]:
         """What the domain looks like now, as `busway ls --json` prints it."""

@@ -307,8 +307,8 @@ with busway.Bus("interrupted") as bus:
         for number, _meaning in codes:
             error = _errors.of(number, "cause", "place", "remedy")
             self.assertIsInstance(error, busway.Error)
-            # Those of an outlet, of artifacts and of HTTP, which Python does not have, are no class of their own.
-            self.assertEqual(type(error) is busway.Error, number in (414, 415, 416, 417), f"{number} has no class")
+            # Those of an outlet, of a breaker and of HTTP, which Python does not have, are no class of their own.
+            self.assertEqual(type(error) is busway.Error, number in (414, 415, 417), f"{number} has no class")
             self.assertEqual(error.code, f"BUS-{number:04}")
             self.assertEqual(str(error), f"error[{error.code}]: cause\n  at: place\n  try: remedy")
             self.assertIsNone(getattr(error, "errno", None), "its number is no errno")

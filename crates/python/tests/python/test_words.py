@@ -11,10 +11,12 @@ import sys
 
 import busway
 import busway.aio
+import busway.artifacts
 import message_bus
 from busway import _busway, _errors
 from stage import PATIENCE, Claims
 
+TOOL = os.environ.get("BUSWAY_TOOL", "busway")
 SOURCES = pathlib.Path(os.environ["BUSWAY_SOURCES"])
 #: What Python adds to every class and module.
 ADDED = {"__doc__", "__module__", "__new__", "__repr__", "__hash__", "__eq__", "__ne__", "__lt__", "__le__", "__gt__", "__ge__"}
@@ -57,7 +59,7 @@ class Words(Claims):
 
     def test_the_examples_of_the_documentation_run(self):
         attempted = 0
-        for module in (busway, busway.aio, _errors, message_bus):
+        for module in (busway, busway.aio, busway.artifacts, _errors, message_bus):
             results = doctest.testmod(module)
             self.assertEqual(results.failed, 0, module.__name__)
             attempted += results.attempted
@@ -74,6 +76,7 @@ class Words(Claims):
             "pubsub": "price.tick 1 101.5\nprice.tick 2 101.6\nprice.tick 3 101.7\ndropped {}\n",
             "work": "done 100 of 100\n",
             "requests": "one answer b'done'\na stream [b'0', b'1', b'2', b'done']\nan error b'a number below zero'\nnobody BUS-0406\n",
+            "artifacts": "received 5000000 bytes of maps, v1\nread 5000000 bytes as they arrive\nwithdrawn\n",
             "numpy_view": "1000000 False 499999500000.0\n",
         }
         examples = SOURCES.parent.parent / "examples/python"
@@ -83,6 +86,7 @@ class Words(Claims):
             if name == "numpy_view" and not has_numpy:
                 continue
             command = [sys.executable, "-W", "error", str(examples / f"{name}.py")]
+            command += [TOOL] if name == "artifacts" else []
             done = subprocess.run(command, capture_output=True, text=True, timeout=2 * PATIENCE)
             self.assertEqual((done.returncode, done.stdout, done.stderr), (0, text, ""), name)
         self.evidence(programs=len(says), numpy="here" if has_numpy else "absent")

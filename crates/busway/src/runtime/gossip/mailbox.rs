@@ -3,7 +3,8 @@
 //! Invariant: no more waits here than `ARTIFACT_EVENTS_MAX` and `ARTIFACT_EVENTS_BYTES_MAX` allow, but for one that is larger than that.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::task::Waker;
 
 use busway_protocol::gossip::{Advert, Reference};
 use busway_shm::clock::Deadline;
@@ -77,6 +78,21 @@ struct State {
     /// There was more than there was room for.
     full: bool,
     ended: bool,
+    /// The task that found nothing: it is woken by what comes next, once.
+    task: Option<Waker>,
+}
+
+impl State {
+    fn next(&mut self) -> Option<Taken> {
+        if let Some((_, (advert, have))) = self.progress.pop_first() {
+            return Some(Taken::Note(Note::Progress(advert, have), false));
+        }
+        if let Some(note) = self.notes.pop_front() {
+            self.bytes -= note.size();
+            return Some(Taken::Note(note, std::mem::take(&mut self.full)));
+        }
+        self.ended.then_some(Taken::Ended)
+    }
 }
 
 /// What `take` has found.
@@ -121,12 +137,17 @@ impl Mailbox {
         }
         state.bytes += note.size();
         state.notes.push_back(note);
-        self.news.notify_one();
-        drop(state);
-        self.tell();
+        self.tell(state);
     }
 
-    fn tell(&self) {
+    /// Who waits is told, without the lock.
+    fn tell(&self, mut state: MutexGuard<'_, State>) {
+        let task = state.task.take();
+        drop(state);
+        self.news.notify_all();
+        if let Some(task) = task {
+            task.wake();
+        }
         if let Some((news, whose)) = &self.told {
             news.tell(*whose);
         }
@@ -137,9 +158,7 @@ impl Mailbox {
         let mut state = lock(&self.state);
         if state.progress.len() < ARTIFACT_EVENTS_MAX || state.progress.contains_key(&advert.of) {
             state.progress.insert(advert.of, (advert.clone(), have));
-            self.news.notify_one();
-            drop(state);
-            self.tell();
+            self.tell(state);
         }
     }
 
@@ -147,15 +166,8 @@ impl Mailbox {
     pub(crate) fn take(&self, deadline: Deadline) -> Taken {
         let mut state = lock(&self.state);
         loop {
-            if let Some((_, (advert, have))) = state.progress.pop_first() {
-                return Taken::Note(Note::Progress(advert, have), false);
-            }
-            if let Some(note) = state.notes.pop_front() {
-                state.bytes -= note.size();
-                return Taken::Note(note, std::mem::take(&mut state.full));
-            }
-            if state.ended {
-                return Taken::Ended;
+            if let Some(taken) = state.next() {
+                return taken;
             }
             let left = deadline.remaining();
             if left.is_some_and(|left| left.is_zero()) {
@@ -168,10 +180,20 @@ impl Mailbox {
         }
     }
 
+    /// Takes what is there, or has the task woken by what comes next.
+    pub(crate) fn poll(&self, task: &Waker) -> Taken {
+        let mut state = lock(&self.state);
+        let taken = state.next();
+        if taken.is_none() {
+            state.task = Some(task.clone());
+        }
+        taken.unwrap_or(Taken::Nothing)
+    }
+
     /// Nothing will come any more.
     pub(crate) fn end(&self) {
-        lock(&self.state).ended = true;
-        self.news.notify_all();
-        self.tell();
+        let mut state = lock(&self.state);
+        state.ended = true;
+        self.tell(state);
     }
 }
