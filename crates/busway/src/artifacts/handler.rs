@@ -147,7 +147,7 @@ pub trait ArtifactHandler: Send + Sync {
     fn on_timer(&self) {}
 
     /// The link to this peer has room for a word in this flow (`advert`, `request` or `chunk`) beyond what its [`Voice`](super::Voice) has: what is to be said next, if there is something.
-    /// So nothing need be queued: it is asked for when it can go, and again after [`Voice::wake`](super::Voice::wake). It is called by the thread that has the links, and returns soon.
+    /// So nothing need be queued: it is asked for when it can go, and again after [`Voice::wake`](super::Voice::wake). It is called by the thread that speaks for this node, with no lock held, and returns soon: no peer is told anything meanwhile.
     fn next_word(&self, to: u8, flow: Flow) -> Option<Heard> {
         let _ = (to, flow);
         None

@@ -682,7 +682,10 @@ impl Drop for Hub {
             lock(&self.shared.core.artifacts).take_if(|of_bus| Arc::ptr_eq(of_bus, calls));
             calls.wake();
         }
-        if self.workers.as_ref().is_some_and(|workers| workers.is_own_thread()) {
+        let own = std::thread::current().id();
+        if self.workers.as_ref().is_some_and(|workers| workers.is_own_thread())
+            || self.swarm.as_ref().is_some_and(|thread| thread.thread().id() == own)
+        {
             // A handler that closes its node: the thread ends when it returns, and cannot be waited for.
             drop(self.swarm.take());
         }

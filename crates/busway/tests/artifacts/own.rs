@@ -195,6 +195,45 @@ fn a_handler_may_close_its_own_node() {
     println!("evidence: closed from inside, nothing has the handler any more");
 }
 
+/// Looks at its node each time that it is asked for a word, and closes it when it is asked the third time.
+struct Curious {
+    node: Mutex<Option<Node>>,
+    asked: Mutex<u64>,
+    closed: Sender<usize>,
+}
+
+impl ArtifactHandler for Curious {
+    fn next_word(&self, _: u8, _: Flow) -> Option<Heard> {
+        let node = self.node.lock().unwrap().take()?;
+        let links = node.peers().len();
+        *self.asked.lock().unwrap() += 1;
+        if *self.asked.lock().unwrap() == 3 {
+            drop(node);
+            self.closed.send(links).unwrap();
+        } else {
+            *self.node.lock().unwrap() = Some(node);
+        }
+        None
+    }
+}
+
+#[test]
+fn a_handler_that_is_asked_for_a_word_may_look_at_its_node_and_close_it() {
+    let host = Host::new(9, &[]);
+    let directory = Directory::new();
+    let bus = join(directory.path());
+    let (closed, told) = channel();
+    let voice = Voice::new();
+    let curious = Arc::new(Curious { node: Mutex::default(), asked: Mutex::default(), closed });
+    let node = own_node(&bus, 3, &host, curious.clone(), &voice);
+    assert!(node.wait_for_peers(1, PATIENCE));
+    *curious.node.lock().unwrap() = Some(node);
+    voice.wake();
+    assert_eq!(told.recv_timeout(PATIENCE).unwrap(), 1);
+    until("all threads that had it have ended", || Arc::strong_count(&curious) == 1);
+    println!("evidence: asked 3 times, 1 link seen each time, closed from inside");
+}
+
 #[test]
 fn a_node_with_rules_has_no_handler_of_its_own() {
     let directory = Directory::new();

@@ -37,6 +37,8 @@ struct Line {
     /// What was handed on last is to be handled before anything else is.
     alone: bool,
     nonsense: u64,
+    /// What the handler wanted to say, lane by lane, when others took the room.
+    next: [Option<Vec<u8>>; Lane::ALL.len()],
 }
 
 /// See the head of this file.
@@ -137,6 +139,7 @@ impl<D: Wires> Plugged<D> {
         if former == link {
             return;
         }
+        line.next = Default::default();
         self.voice.stand(index, link.is_some());
         if former.is_some() {
             line.held.push_back(PeerEvent::PeerDown);
@@ -182,37 +185,44 @@ impl<D: Wires> Plugged<D> {
 
     /// Says what the handler has to say to a peer, as far as there is room; whether there is more.
     fn say(&mut self, index: u8, peer: &Mutex<Peer>) -> bool {
-        let Some(line) = self.lines.get(&index) else { return false };
+        let Some(line) = self.lines.get_mut(&index) else { return false };
         let Some(link) = line.link else { return false };
         // Until the handler knows of this link, what it would say next is of the one before.
         let begins = line.held.iter().any(|event| matches!(event, PeerEvent::PeerUp | PeerEvent::PeerDown));
         let between = begins || (line.alone && self.workers.is_under_way(index));
         let asked = |lane| if between { None } else { self.workers.next_word(index, lane) };
-        let mut peer = lock(peer);
-        if peer.artifact_link() != Some(link) {
-            // It ended meanwhile; whoever noticed has woken us.
-            return false;
-        }
         let now = Time(self.shared.driver.now_ns());
         let (mut said, mut more) = (0, false);
         for lane in Lane::ALL {
-            while peer.may_say(lane) {
+            // No lock is held while the handler is asked: it may look at its node, or close it.
+            while may_say(&mut lock(peer), link, lane) {
                 if said >= GOSSIP_TURN_WORDS {
                     more = true;
                     break;
                 }
-                let Some(body) = self.voice.take(index, lane).or_else(|| asked(lane)) else {
+                let next = line.next[lane as usize].take();
+                let next = next.or_else(|| self.voice.take(index, lane)).or_else(|| asked(lane));
+                let Some(body) = next else { break };
+                let mut peer = lock(peer);
+                if !may_say(&mut peer, link, lane) {
+                    // Others took the room meanwhile.
+                    line.next[lane as usize] = Some(body);
                     break;
-                };
+                }
                 peer.say_of_artifacts(now, lane, body);
                 said += 1;
             }
         }
         if said > 0 {
-            peer.write(&self.shared.driver);
+            lock(peer).write(&self.shared.driver);
         }
         more
     }
+}
+
+/// Whether this link still stands, and has room. Where it ended, whoever noticed has woken us.
+fn may_say(peer: &mut Peer, link: u64, lane: Lane) -> bool {
+    peer.artifact_link() == Some(link) && peer.may_say(lane)
 }
 
 /// What the meaning of all else of a peer hangs on.
