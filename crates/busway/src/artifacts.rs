@@ -40,8 +40,8 @@ pub(crate) use handler::Handling;
 pub use handler::{ArtifactHandler, Flow, Heard, PeerEvent, WhenFull, Word};
 pub(crate) use hatch::{Hatch, HatchReach};
 pub use machine::SwarmHandler;
-use offer::Source;
 pub use offer::{Destination, Offer, OfferBuilder, Reach};
+use offer::{Exact, Source};
 pub use subscriber::{Event, Subscriber, SubscriberBuilder};
 pub use voice::Voice;
 pub use workers::{EVENT_FLOWS, FlowCounts, Workers, WorkersBuilder};
@@ -130,6 +130,22 @@ impl Artifacts {
         self.offer_of(Source::Reader(Box::new(reader)))
     }
 
+    /// Offers the next `size` bytes that this gives, as [`Artifacts::offer`]: it is read when the offer is opened. Its room is taken before the first of them is read, and they are not
+    /// gathered anywhere else; where it gives fewer, nothing is offered.
+    ///
+    /// ```
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let bus = busway::Bus::open("example-of-offer-sized")?;
+    /// let node = busway::Node::builder().listen("127.0.0.1:0".parse()?).open(&bus)?;
+    /// let offer = bus.artifacts("block.new")?.offer_sized(&b"a block and more"[..], 7).open()?;
+    /// assert_eq!(offer.id(), busway::artifacts::ArtifactId::of(b"a block"));
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn offer_sized(&self, reader: impl Read + Send + 'static, size: u64) -> OfferBuilder {
+        self.offer_of(Source::Sized(Exact::new(reader, size), size))
+    }
+
     fn offer_of(&self, source: Source) -> OfferBuilder {
         OfferBuilder::new(&self.calls, self.topic(), source)
     }
@@ -165,8 +181,16 @@ impl Artifacts {
     /// # Errors
     /// [`Code::Closed`] where the node has ended.
     pub fn list(&self) -> Result<Vec<Listed>, Error> {
+        self.list_after(None, usize::MAX)
+    }
+
+    /// The first `most` of those behind this one, as [`Artifacts::list`] has them; of all, where it is `None`.
+    ///
+    /// # Errors
+    /// As [`Artifacts::list`].
+    pub fn list_after(&self, after: Option<&Listed>, most: usize) -> Result<Vec<Listed>, Error> {
         let pattern = self.pattern.clone();
-        let (after, most) = (None, usize::MAX);
+        let after = after.map(|listed| listed.advert.reference());
         let listed = self.calls.ask(|answer| Call::List { pattern, after, most, answer })??;
         Ok(listed
             .into_iter()

@@ -7,6 +7,7 @@
 use std::sync::Arc;
 
 use crate::count::Count;
+use crate::limits::{TRANSFER_BYTES, UPLOADS_MAX};
 use crate::refusal::{Cause, Refusal};
 
 /// One count with its limit.
@@ -17,7 +18,7 @@ pub(crate) struct Room {
 }
 
 impl Room {
-    fn new(limit: u64) -> Arc<Room> {
+    pub(crate) fn new(limit: u64) -> Arc<Room> {
         Arc::new(Room { taken: Count::default(), limit })
     }
 
@@ -65,15 +66,48 @@ pub(crate) struct Budget {
     pub(crate) requests: Arc<Room>,
     pub(crate) bytes: Arc<Room>,
     pub(crate) streams: Arc<Room>,
+    pub(crate) transfers: Arc<Room>,
+    uploads: Arc<Room>,
+}
+
+/// An artifact on its way: its place among these, what it has in memory, and its thread where it has one.
+#[derive(Debug)]
+pub(crate) struct Transfer {
+    _places: (Taken, Taken, Option<Taken>),
+}
+
+/// Which way it goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Way {
+    In,
+    Out,
 }
 
 impl Budget {
-    pub(crate) fn new(in_flight: u32, bytes: u64, streams: u32) -> Budget {
+    pub(crate) fn new(in_flight: u32, bytes: u64, streams: u32, transfers: u32) -> Budget {
         Budget {
             requests: Room::new(in_flight.into()),
             bytes: Room::new(bytes),
             streams: Room::new(streams.into()),
+            transfers: Room::new(transfers.into()),
+            uploads: Room::new(UPLOADS_MAX.into()),
         }
+    }
+
+    /// A place for an artifact of so many bytes that is put or given.
+    pub(crate) fn transfer(&self, way: Way, size: u64) -> Result<Transfer, Refusal> {
+        let full = |count, key: &str| {
+            let said = format!("{count} artifacts are on their way, which are as many as may be");
+            Refusal::full(Cause::Transfers, said, key).closing()
+        };
+        let place = self.transfers.take(1);
+        let place = place.ok_or_else(|| full(self.transfers.limit, "http.transfers_max"))?;
+        let upload = (way == Way::In).then(|| self.uploads.take(1));
+        if let Some(None) = upload {
+            return Err(full(self.uploads.limit, "nothing: so many threads write artifacts down"));
+        }
+        let bytes = self.bytes.take(size.min(TRANSFER_BYTES)).ok_or_else(|| self.no_bytes())?;
+        Ok(Transfer { _places: (place, bytes, upload.flatten()) })
     }
 
     /// A place among the requests.
@@ -104,12 +138,12 @@ impl Budget {
 
 #[cfg(test)]
 mod tests {
-    use super::Budget;
+    use super::{Budget, Way};
     use crate::refusal::Cause;
 
     #[test]
     fn what_is_taken_is_given_back_once_and_never_above_the_limit() {
-        let budget = Budget::new(2, 10, 1);
+        let budget = Budget::new(2, 10, 1, 6);
         let one = budget.request().expect("room");
         let two = budget.request().expect("room");
         assert_eq!(budget.request().expect_err("no room").cause, Cause::Requests);
@@ -122,6 +156,17 @@ mod tests {
         assert_eq!(budget.bytes.taken(), 10);
         drop(bytes);
         assert_eq!(budget.bytes.taken(), 0);
+        // Those that are put leave room for those that are given.
+        let put = |size| budget.transfer(Way::In, size);
+        let some: Vec<_> = (0..4).map(|_| put(1).expect("room")).collect();
+        assert_eq!(put(1).expect_err("no room").cause, Cause::Transfers);
+        let given =
+            (budget.transfer(Way::Out, 1).expect("room"), budget.transfer(Way::Out, 5).expect("room"));
+        assert_eq!(budget.transfer(Way::Out, 0).expect_err("no room").cause, Cause::Transfers);
+        drop(some);
+        assert_eq!(put(7).expect_err("no room").cause, Cause::Bytes);
+        drop(given);
+        assert_eq!((budget.transfers.taken(), budget.uploads.taken(), budget.bytes.taken()), (0, 0, 0));
         let stream = budget.stream().expect("room");
         assert!(budget.stream().is_err());
         drop(stream);

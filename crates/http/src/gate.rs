@@ -143,7 +143,7 @@ fn preflight() -> Response<Body> {
     let mut response = Response::new(Body::empty());
     *response.status_mut() = StatusCode::NO_CONTENT;
     let headers = response.headers_mut();
-    let allowed = "authorization, busway-id, content-type, last-event-id, range, traceparent, tracestate";
+    let allowed = "authorization, busway-id, content-type, if-none-match, if-range, last-event-id, range, traceparent, tracestate";
     for (name, value) in [
         ("access-control-allow-methods", "GET, POST, PUT, DELETE"),
         ("access-control-allow-headers", allowed),
@@ -161,7 +161,7 @@ pub(crate) fn share(shared: &Shared, origin: Option<&HeaderValue>, response: &mu
     if origin.to_str().is_ok_and(is) {
         let headers = response.headers_mut();
         headers.insert("access-control-allow-origin", origin.clone());
-        let shown = "busway-id, content-range, etag, retry-after, traceparent";
+        let shown = "accept-ranges, busway-id, busway-topic, content-range, etag, retry-after, traceparent";
         headers.insert("access-control-expose-headers", HeaderValue::from_static(shown));
         headers.append(VARY, HeaderValue::from_static("Origin"));
     }

@@ -1,4 +1,4 @@
-//! The HTTP door of a node: publish, push, ask, subscribe and look, with what every language has.
+//! The HTTP door of a node: publish, push, ask, subscribe, put and get artifacts, and look, with what every language has.
 //!
 //! It is a user of the bus like any other, with ports of its own in its process, and has no private path into it. What comes in is charged to one flow, `ingress`: so
 //! many requests at once, so many bytes of bodies, and what is more is told to come again (429). What it serves stands in one table of routes, from which
@@ -20,6 +20,7 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::sync::watch;
 
 mod account;
+mod artifacts;
 mod ask;
 mod budget;
 mod count;
@@ -30,15 +31,18 @@ mod openapi;
 mod place;
 mod ports;
 mod query;
+mod range;
 mod refusal;
 mod rights;
 mod routes;
 mod send;
 mod serve;
+mod shelf;
 mod socket;
 mod sse;
 mod stall;
 mod topics;
+mod transfer;
 
 pub use account::{COUNTERS, Counter};
 pub use routes::{ROUTES, Route};
@@ -48,6 +52,7 @@ use budget::Budget;
 use count::Count;
 use ports::Ports;
 use rights::Rights;
+use shelf::Shelf;
 
 /// How the door is opened.
 #[derive(Clone, Debug)]
@@ -72,6 +77,12 @@ pub struct HttpConfig {
     pub streams_max: u32,
     /// Connections that may be open.
     pub connections_max: u32,
+    /// Bytes of one artifact that is put.
+    pub artifact_bytes_max: u64,
+    /// Bytes of all artifacts that were put and stand.
+    pub artifacts_bytes: u64,
+    /// Artifacts that may be put or given at once.
+    pub transfers_max: u32,
 }
 
 impl Default for HttpConfig {
@@ -87,6 +98,9 @@ impl Default for HttpConfig {
             bytes: limits::BYTES_DEFAULT,
             streams_max: limits::STREAMS_MAX_DEFAULT,
             connections_max: limits::CONNECTIONS_MAX_DEFAULT,
+            artifact_bytes_max: limits::ARTIFACT_BYTES_MAX_DEFAULT,
+            artifacts_bytes: limits::ARTIFACTS_BYTES_DEFAULT,
+            transfers_max: limits::TRANSFERS_MAX_DEFAULT,
         }
     }
 }
@@ -98,8 +112,10 @@ struct Shared {
     hosts: Vec<String>,
     origins: Vec<String>,
     body_bytes_max: u64,
+    artifact_bytes_max: u64,
     rights: Rights,
     budget: Budget,
+    shelf: Shelf,
     ports: Ports,
     accounts: Accounts,
     ends: watch::Receiver<bool>,
@@ -167,8 +183,10 @@ impl Http {
             hosts: config.hosts.iter().map(|host| host.to_ascii_lowercase()).collect(),
             origins: config.origins.iter().map(|origin| origin.to_ascii_lowercase()).collect(),
             body_bytes_max: config.body_bytes_max,
+            artifact_bytes_max: config.artifact_bytes_max,
             rights: Rights::new(config.tokens, config.acl),
-            budget: Budget::new(config.in_flight, config.bytes, config.streams_max),
+            budget: Budget::new(config.in_flight, config.bytes, config.streams_max, config.transfers_max),
+            shelf: Shelf::new(config.artifacts_bytes),
             ports: Ports::new(bus),
             accounts: Accounts::default(),
             ends: heard,
@@ -235,7 +253,7 @@ fn runtime() -> Result<Runtime, Error> {
     let number = Count::default();
     Builder::new_multi_thread()
         .worker_threads(limits::THREADS)
-        .max_blocking_threads(limits::THREADS_WAITING_MAX)
+        .max_blocking_threads(limits::THREADS_WAITING_MAX + limits::UPLOADS_MAX as usize)
         .thread_keep_alive(Duration::from_secs(5))
         .thread_name_fn(move || format!("bw-ingress-{}", number.add(1)))
         .enable_all()

@@ -8,7 +8,7 @@ use std::time::Duration;
 pub const THREADS: usize = 2;
 
 /// Threads on which the bus may be waited for: a publisher that a slow subscriber holds up keeps one of them for [`SEND_TIME`] at most, and a topic has one at
-/// a time. What is more waits its turn, within the requests that may be under way.
+/// a time. What is more waits its turn, within the requests that may be under way. Artifacts that come have [`UPLOADS_MAX`] beside these.
 pub const THREADS_WAITING_MAX: usize = 8;
 
 /// Connections: a browser opens 6, so that some hundred users fit, in about 20 KiB each. One more is told 503 and closed.
@@ -57,6 +57,42 @@ pub const ASK_TIME_MAX: Duration = Duration::from_secs(60);
 /// Topics whose publishers, pushers or requesters are kept open, of each kind: one more closes the one that was used least recently.
 pub const PORTS_MAX: usize = 256;
 
+/// Bytes of one artifact that is put: what is common in a cluster. More is refused with 413, before it has come.
+pub const ARTIFACT_BYTES_MAX_DEFAULT: u64 = 256 << 20;
+
+/// The most that the configuration may allow for one artifact: what the bus allows.
+pub const ARTIFACT_BYTES_MAX_MAX: u64 = 4 << 30;
+
+/// Bytes of all artifacts that were put over HTTP and stand: half of what a node has room for by itself, so that others have the rest. More is refused with 507.
+pub const ARTIFACTS_BYTES_DEFAULT: u64 = 512 << 20;
+
+/// Artifacts that were put over HTTP and stand: each is a slot of the node, and told to every peer. One more is refused with 507.
+pub const ARTIFACTS_MAX: u32 = 1_000;
+
+/// Artifacts that are put or given at the moment: each has [`TRANSFER_BYTES`] in memory, and may take its time. One more is refused with 429.
+pub const TRANSFERS_MAX_DEFAULT: u32 = 16;
+
+/// Of these, those that are put: each keeps a thread, which writes it down. One more is refused with 429.
+pub const UPLOADS_MAX: u32 = 4;
+
+/// Bytes of an artifact that are read at a time: several socket buffers, and a quarter of the largest piece.
+pub const PART_BYTES: usize = 64 << 10;
+
+/// Bytes that an artifact on its way has in memory: a part that is read, one that waits, and what the socket is given. It is charged as bytes under way.
+pub const TRANSFER_BYTES: u64 = 4 * PART_BYTES as u64;
+
+/// Bytes in a second that an artifact has to make on its way, beside [`TRANSFER_GRACE`]: half a megabit. Who sends less is refused with 408, who takes less is cut off.
+pub const TRANSFER_BYTES_PER_S_MIN: u64 = 64 << 10;
+
+/// What an artifact on its way may take whatever its size; and how long it may stand still.
+pub const TRANSFER_GRACE: Duration = Duration::from_secs(30);
+
+/// How often it is looked whether bytes have come that were not here.
+pub const COME: Duration = Duration::from_millis(10);
+
+/// Artifacts that a list has: some hundred kilobytes of text. Where there are more it says so.
+pub const LISTED_MAX: usize = 1_000;
+
 /// Messages that each publisher of this door keeps for who comes later: for readers whose connection breaks for a moment.
 pub const HISTORY: u32 = 256;
 
@@ -89,5 +125,9 @@ pub const NAMES_MAX: usize = 64;
 
 const _: () =
     assert!(BODY_BYTES_MAX_DEFAULT <= BODY_BYTES_MAX_MAX && 2 * BODY_BYTES_MAX_MAX <= BYTES_DEFAULT);
+const _: () =
+    assert!(ARTIFACT_BYTES_MAX_DEFAULT <= ARTIFACTS_BYTES_DEFAULT && UPLOADS_MAX < TRANSFERS_MAX_DEFAULT);
+// All that may be on the way fit beside the largest body.
+const _: () = assert!(TRANSFERS_MAX_DEFAULT as u64 * TRANSFER_BYTES <= BYTES_DEFAULT / 4);
 // `v1`, and of each publisher a comma, 16 digits, a point and at most 20 digits.
 const _: () = assert!(2 + PLACES_MAX * 38 < HEADER_BYTES_MAX / 2);

@@ -73,6 +73,18 @@ fn schemas() -> Value {
         "Sent": object(&["topic", "source", "sequence"], json!({
             "topic": text(), "source": text(), "sequence": number(), "id": text(),
         })),
+        "Put": object(&["topic", "id", "size"], json!({ "topic": text(), "id": text(), "size": number() })),
+        "Withdrawn": object(&["withdrawn"], json!({ "withdrawn": number() })),
+        "Artifacts": object(&["artifacts", "more"], json!({
+            "artifacts": { "type": "array", "items": object(
+                &["topic", "id", "size", "node", "here", "own"],
+                json!({
+                    "topic": text(), "id": text(), "size": number(), "node": number(), "attribute": text(), "attribute_base64": text(),
+                    "here": { "type": "boolean" }, "own": { "type": "boolean" },
+                }),
+            ) },
+            "more": { "type": "boolean" },
+        })),
         "Health": object(&["ok"], json!({ "ok": { "type": "boolean" } })),
         "Topics": object(&["topics"], json!({
             "topics": { "type": "array", "items": object(

@@ -29,13 +29,17 @@ pub(crate) enum Cause {
     Bytes,
     /// 429: no room among the streams.
     Streams,
+    /// 429: no room among the artifacts on their way.
+    Transfers,
+    /// 507: no room for an artifact.
+    Store,
     /// 5xx: the bus, or who answers.
     Bus,
 }
 
 impl Cause {
     /// Every cause, with its name.
-    pub(crate) const ALL: [(Cause, &'static str); 9] = [
+    pub(crate) const ALL: [(Cause, &'static str); 11] = [
         (Cause::Wrong, "wrong"),
         (Cause::Body, "body"),
         (Cause::Unknown, "unknown"),
@@ -44,6 +48,8 @@ impl Cause {
         (Cause::Requests, "requests"),
         (Cause::Bytes, "bytes"),
         (Cause::Streams, "streams"),
+        (Cause::Transfers, "transfers"),
+        (Cause::Store, "store"),
         (Cause::Bus, "bus"),
     ];
 }
@@ -97,6 +103,11 @@ impl Refusal {
             .at("flow ingress")
             .remedy(format!("come again after Retry-After, or allow more: {key}"));
         Refusal::new(StatusCode::TOO_MANY_REQUESTS, cause, error)
+    }
+
+    /// There is no room for an artifact, and nobody is about to give some back.
+    pub(crate) fn no_store(error: Error) -> Refusal {
+        Refusal::new(StatusCode::INSUFFICIENT_STORAGE, Cause::Store, error).closing()
     }
 
     /// The connection ends with it: what follows of the request is not read.

@@ -12,19 +12,19 @@ use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderValue};
 use axum::http::{Request, Response, StatusCode};
-use axum::routing::{MethodRouter, get, post};
+use axum::routing::{MethodRouter, delete, get, head, post, put};
 use busway::{Code, Deed, Error, Pattern, Topic};
 
 use crate::limits::BODY_TIME;
 use crate::refusal::{Cause, Refusal, json};
 use crate::rights::Caller;
 use crate::send::{Came, send};
-use crate::{Shared, account, ask, openapi, ports, socket, sse, topics};
+use crate::{Shared, account, artifacts, ask, openapi, ports, socket, sse, topics};
 
 /// One route.
 #[derive(Clone, Copy, Debug)]
 pub struct Route {
-    /// `get`, `post`, `put` or `delete`.
+    /// `get`, `head`, `post`, `put` or `delete`.
     pub method: &'static str,
     /// The path; a part in braces is a name.
     pub path: &'static str,
@@ -52,6 +52,9 @@ const ROUTE: Route = Route {
     schema: None,
     open: false,
 };
+
+/// An artifact by its id or its topic.
+const NAMED: &str = "/v1/artifacts/{name}";
 
 /// All of them.
 pub const ROUTES: &[Route] = &[
@@ -92,6 +95,44 @@ pub const ROUTES: &[Route] = &[
         ..ROUTE
     },
     Route {
+        path: "/v1/artifacts",
+        summary: "Artifacts that the caller may get",
+        query: &[("pattern", "Only those on these topics")],
+        schema: Some("Artifacts"),
+        ..ROUTE
+    },
+    Route {
+        path: NAMED,
+        summary: "Get an artifact by its id, or the one that is offered on a topic, as it arrives: all of it, or the bytes that Range names",
+        query: &[("timeout", "How long it is waited for its first byte: 250ms, 5s")],
+        answer: "application/octet-stream",
+        ..ROUTE
+    },
+    Route {
+        method: "head",
+        path: NAMED,
+        summary: "The size and the id of an artifact, without its bytes",
+        query: &[("timeout", "As for get; nothing is waited for")],
+        answer: "application/octet-stream",
+        ..ROUTE
+    },
+    Route {
+        method: "put",
+        path: NAMED,
+        summary: "Offer the body as an artifact on this topic, as long as the node runs or until it is withdrawn",
+        query: &[("attribute", "What those who may want it are told beside, at most 256 bytes")],
+        body: true,
+        schema: Some("Put"),
+        ..ROUTE
+    },
+    Route {
+        method: "delete",
+        path: NAMED,
+        summary: "Withdraw what was put over HTTP, by its id or its topic",
+        schema: Some("Withdrawn"),
+        ..ROUTE
+    },
+    Route {
         path: "/v1/topics",
         summary: "Topics that the caller may read or write",
         schema: Some("Topics"),
@@ -128,22 +169,27 @@ pub(crate) fn is_open(path: &str) -> bool {
 
 /// The router of the table.
 pub(crate) fn router(shared: &Arc<Shared>) -> Router {
-    let of = |path: &str| -> MethodRouter<Arc<Shared>> {
-        match path {
-            "/v1/publish/{topic}" => post(publish),
-            "/v1/push/{topic}" => post(push),
-            "/v1/request/{topic}" => post(request),
-            "/v1/subscribe/{pattern}" => get(subscribe),
-            "/v1/topics" => get(list),
-            "/healthz" => get(async || json(&serde_json::json!({ "ok": true }))),
-            "/readyz" => get(ready),
-            "/metrics" => get(metrics),
+    let of = |route: &Route| -> MethodRouter<Arc<Shared>> {
+        match (route.path, route.method) {
+            ("/v1/publish/{topic}", _) => post(publish),
+            ("/v1/push/{topic}", _) => post(push),
+            ("/v1/request/{topic}", _) => post(request),
+            ("/v1/subscribe/{pattern}", _) => get(subscribe),
+            ("/v1/artifacts", _) => get(list_artifacts),
+            (NAMED, "get") => get(get_artifact),
+            (NAMED, "head") => head(get_artifact),
+            (NAMED, "put") => put(put_artifact),
+            (NAMED, _) => delete(withdraw_artifact),
+            ("/v1/topics", _) => get(list),
+            ("/healthz", _) => get(async || json(&serde_json::json!({ "ok": true }))),
+            ("/readyz", _) => get(ready),
+            ("/metrics", _) => get(metrics),
             _ => get(async || json(&openapi::document())),
         }
     };
     let mut router = Router::new();
     for route in ROUTES {
-        router = router.route(route.path, of(route.path));
+        router = router.route(route.path, of(route));
     }
     let unknown = async || {
         let remedy = "see /openapi.json for what there is";
@@ -248,6 +294,45 @@ async fn list(State(shared): State<Arc<Shared>>, request: Request<Body>) -> Resp
         Ok(caller) => told(topics::list(&shared, caller).await),
         Err(refusal) => refusal.response(),
     }
+}
+
+async fn list_artifacts(State(shared): State<Arc<Shared>>, request: Request<Body>) -> Response<Body> {
+    let query = request.uri().query().unwrap_or_default();
+    match caller(&request) {
+        Ok(caller) => told(artifacts::list(&shared, caller, query).await),
+        Err(refusal) => refusal.response(),
+    }
+}
+
+async fn get_artifact(
+    State(shared): State<Arc<Shared>>,
+    named: Named,
+    request: Request<Body>,
+) -> Response<Body> {
+    match caller(&request).and_then(|caller| Ok((caller, name(named)?))) {
+        Ok((caller, name)) => told(artifacts::get(&shared, caller, &name, request).await),
+        Err(refusal) => refusal.response(),
+    }
+}
+
+async fn put_artifact(
+    State(shared): State<Arc<Shared>>,
+    named: Named,
+    request: Request<Body>,
+) -> Response<Body> {
+    match caller(&request).and_then(|caller| Ok((caller, topic(named)?))) {
+        Ok((caller, topic)) => told(artifacts::put(&shared, caller, topic, request).await),
+        Err(refusal) => refusal.closing().response(),
+    }
+}
+
+async fn withdraw_artifact(
+    State(shared): State<Arc<Shared>>,
+    named: Named,
+    request: Request<Body>,
+) -> Response<Body> {
+    let asked = caller(&request).and_then(|caller| Ok((caller, name(named)?)));
+    told(asked.and_then(|(caller, name)| artifacts::withdraw(&shared, &caller, &name)))
 }
 
 async fn ready(State(shared): State<Arc<Shared>>) -> Response<Body> {

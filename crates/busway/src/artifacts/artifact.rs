@@ -166,6 +166,14 @@ impl PartialEq for Arriving {
 
 impl Eq for Arriving {}
 
+impl Reader {
+    /// A read waits so long for what is not here: the next byte of what comes, or what was damaged in the store.
+    #[must_use]
+    pub fn patience(self, patience: Duration) -> Reader {
+        Reader { patience, ..self }
+    }
+}
+
 impl Read for Reader {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         let deadline = Deadline::after(self.patience);

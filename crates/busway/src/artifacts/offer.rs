@@ -4,7 +4,7 @@
 
 use std::fmt;
 use std::fs::File;
-use std::io::Read;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -63,6 +63,31 @@ pub(super) enum Source {
     Bytes(Arc<[u8]>),
     File(PathBuf),
     Reader(Box<dyn Read + Send>),
+    Sized(Exact, u64),
+}
+
+/// The next bytes of a reader, so many and no fewer.
+pub(super) struct Exact {
+    from: Box<dyn Read + Send>,
+    left: u64,
+}
+
+impl Exact {
+    pub(super) fn new(from: impl Read + Send + 'static, left: u64) -> Exact {
+        Exact { from: Box::new(from), left }
+    }
+}
+
+impl Read for Exact {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let most = usize::try_from(self.left).unwrap_or(usize::MAX).min(buf.len());
+        let read = self.from.read(buf.get_mut(..most).unwrap_or_default())?;
+        if read == 0 && most > 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        self.left -= read as u64;
+        Ok(read)
+    }
 }
 
 impl fmt::Debug for Source {
@@ -71,6 +96,7 @@ impl fmt::Debug for Source {
             Source::Bytes(bytes) => write!(f, "{} bytes", bytes.len()),
             Source::File(path) => write!(f, "{}", path.display()),
             Source::Reader(_) => f.write_str("a reader"),
+            Source::Sized(_, size) => write!(f, "a reader of {size} bytes"),
         }
     }
 }
@@ -210,6 +236,7 @@ impl Source {
                 Ok((Box::new(std::io::Cursor::new(bytes)), Some(size)))
             }
             Source::Reader(reader) => Ok((reader, None)),
+            Source::Sized(reader, size) => Ok((Box::new(reader), Some(size))),
             Source::File(path) => {
                 let (file, size) = open(&path)?;
                 Ok((Box::new(file), size))
@@ -224,6 +251,7 @@ impl Source {
             }
             Source::Bytes(bytes) => calls.store.import_sized(&mut &bytes[..], bytes.len() as u64),
             Source::Reader(reader) => calls.store.import(reader),
+            Source::Sized(mut reader, size) => calls.store.import_sized(&mut reader, size),
             Source::File(path) => match open(&path)? {
                 (mut file, Some(size)) => calls.store.import_sized(&mut file, size),
                 (file, None) => calls.store.import(file),

@@ -203,3 +203,26 @@ fn when_the_origin_stops_after_it_has_given_little_more_than_all_once_everybody_
     assert!(receive(&mut subscribe(&later, ">")).bytes().unwrap()[..] == sent);
     println!("evidence: size={SIZE} origin_gave={by_origin} complete_then={complete} all=3");
 }
+
+#[test]
+fn what_is_offered_by_its_size_is_the_next_bytes_and_fewer_are_no_offer() {
+    let host = Host::new(0, &[]);
+    let program = crate::stage::join(host.directory());
+    for bus in [&host.bus, &program] {
+        let artifacts = bus.artifacts("block.sized").unwrap();
+        for size in [0, 1_000, 256 << 10, (256 << 10) + 1, 3_000_000] {
+            let bytes = body(size + 10, 9);
+            let offer =
+                artifacts.offer_sized(std::io::Cursor::new(bytes.clone()), size as u64).open().unwrap();
+            assert_eq!(read(&artifacts.fetch(offer.id(), PATIENCE).unwrap()), bytes[..size]);
+            drop(offer);
+            let few =
+                artifacts.offer_sized(std::io::Cursor::new(bytes[..size / 2].to_vec()), size as u64 + 1);
+            assert_eq!(few.open().unwrap_err().code(), Code::StoreUnusable);
+        }
+        // Its room is taken first: of what has none nothing is read.
+        let reader = std::io::Read::take(std::io::repeat(0), 0);
+        let refused = artifacts.offer_sized(reader, 3 << 30).open().unwrap_err();
+        assert!(matches!(refused.code(), Code::Full | Code::StoreUnusable), "{refused}");
+    }
+}

@@ -193,6 +193,9 @@ fn http(merged: &Merged, problems: &mut Vec<Problem>) -> Option<HttpConfig> {
         bytes: number("flows.ingress.bytes"),
         streams_max: count("http.streams_max"),
         connections_max: count("http.connections_max"),
+        artifact_bytes_max: number("http.artifact_bytes_max"),
+        artifacts_bytes: number("http.artifacts_bytes"),
+        transfers_max: count("http.transfers_max"),
     })
 }
 
