@@ -10,6 +10,7 @@ use crate::fuzz::{self, Fuzzed};
 use crate::mutants::seen_red_at;
 use crate::process::{self, Output};
 use crate::test::Counts;
+use crate::web::{self, Web};
 use crate::wheel::{self, Wheel};
 use crate::{json, suite, workspace};
 
@@ -24,6 +25,8 @@ Runs the jobs in order, all of them even when one fails:
   static   the command builds without a C library beside it, for dist/Containerfile, and runs
   docs     the documentation builds without a warning
   wheel    the Python package is built by pip, and tested and type-checked where it is installed
+  browser  a page in headless Chromium reads a stream of a node that is killed meanwhile
+  openapi  what schemathesis draws from the description of a node's HTTP is answered as that says
   loom     every interleaving of the memory protocols
   miri     the parts that an interpreter of Rust's memory model can run
   mutants  breakages of what changed since BASE are noticed
@@ -72,6 +75,8 @@ const JOBS: &[Job] = &[
     ("static", |_| statically()),
     ("docs", |_| docs()),
     ("wheel", |_| wheeled()),
+    ("browser", |_| Ok(seen(web::browser()?))),
+    ("openapi", |_| Ok(seen(web::openapi()?))),
     ("loom", |_| loom()),
     ("miri", |_| miri()),
     ("mutants", mutants),
@@ -222,6 +227,14 @@ fn wheeled() -> Result<Done, Failure> {
         Wheel::Bad(words) => Done::Failed(words),
         Wheel::Nothing(why) => Done::Skipped(why),
     })
+}
+
+fn seen(web: Web) -> Done {
+    match web {
+        Web::Good => Done::Passed(String::new()),
+        Web::Bad(words) => Done::Failed(words),
+        Web::Nothing(why) => Done::Skipped(why),
+    }
 }
 
 fn loom() -> Result<Done, Failure> {

@@ -28,6 +28,7 @@ mod test;
 mod tidy;
 mod tools;
 mod tree;
+mod web;
 mod wheel;
 mod workspace;
 

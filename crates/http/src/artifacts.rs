@@ -17,7 +17,7 @@ use busway::{Bus, Code, Deed, Error, Pattern, Topic};
 use serde::Serialize;
 
 use crate::budget::Way;
-use crate::limits::{ASK_TIME_DEFAULT, ASK_TIME_MAX, LISTED_MAX};
+use crate::limits::{ASK_TIME_DEFAULT, ASK_TIME_MAX, ATTRIBUTE_BYTES_MAX, LISTED_MAX};
 use crate::query::Query;
 use crate::range::{self, Part};
 use crate::refusal::{Cause, Refusal, json};
@@ -166,6 +166,10 @@ pub(crate) async fn put(
     let query = Query::of(head.uri.query().unwrap_or_default())?;
     query.only(&["attribute"])?;
     let attribute = query.get("attribute").unwrap_or_default().to_owned();
+    if attribute.len() > ATTRIBUTE_BYTES_MAX {
+        let cause = format!("an attribute has at most {ATTRIBUTE_BYTES_MAX} bytes");
+        return Err(Refusal::wrong(cause, "the query", "say less of it").closing());
+    }
     let size = length(&head.headers)?;
     let most = shared.artifact_bytes_max;
     if size > most {

@@ -69,6 +69,9 @@ pub const ARTIFACTS_BYTES_DEFAULT: u64 = 512 << 20;
 /// Artifacts that were put over HTTP and stand: each is a slot of the node, and told to every peer. One more is refused with 507.
 pub const ARTIFACTS_MAX: u32 = 1_000;
 
+/// Bytes of the attribute of an artifact that is put, as the bus has them. More is refused with 400.
+pub const ATTRIBUTE_BYTES_MAX: usize = 256;
+
 /// Artifacts that are put or given at the moment: each has [`TRANSFER_BYTES`] in memory, and may take its time. One more is refused with 429.
 pub const TRANSFERS_MAX_DEFAULT: u32 = 16;
 

@@ -4,7 +4,11 @@
 
 use serde_json::{Map, Value, json};
 
-use crate::routes::{ROUTES, Route};
+use crate::limits::{ATTRIBUTE_BYTES_MAX, RESUME_MAX};
+use crate::routes::{NAMED, ROUTES, Route};
+
+/// The most characters of a name: as many as it may have bytes.
+const NAME_MAX: usize = 255;
 
 /// The document: OpenAPI 3.1.
 pub(crate) fn document() -> Value {
@@ -28,12 +32,11 @@ pub(crate) fn document() -> Value {
 fn operation(route: &Route) -> Value {
     let mut parameters: Vec<Value> = Vec::new();
     for part in route.path.split('/').filter_map(|part| part.strip_prefix('{')?.strip_suffix('}')) {
-        parameters
-            .push(json!({ "name": part, "in": "path", "required": true, "schema": { "type": "string" } }));
+        parameters.push(json!({ "name": part, "in": "path", "required": true, "schema": shape(part) }));
     }
     for (name, description) in route.query {
         parameters.push(json!({
-            "name": name, "in": "query", "description": description, "schema": { "type": "string" },
+            "name": name, "in": "query", "description": description, "schema": shape(name),
         }));
     }
     let error = json!({
@@ -51,14 +54,47 @@ fn operation(route: &Route) -> Value {
         "parameters": parameters,
         "responses": { "200": { "description": "Done", "content": content }, "default": error },
     });
+    if route.path == NAMED && matches!(route.method, "get" | "head") {
+        operation["responses"]["206"] =
+            json!({ "description": "The bytes that Range names", "content": { route.answer: {} } });
+        operation["responses"]["304"] =
+            json!({ "description": "It has not changed: an id is of these bytes alone" });
+    }
     if route.body {
-        operation["requestBody"] = json!({ "required": true, "content": { "*/*": {} } });
+        // One that is empty is a body too.
+        operation["requestBody"] = json!({ "required": false, "content": { "*/*": {} } });
     }
     if !route.open {
         // Where the node has no tokens, nobody needs one.
         operation["security"] = json!([{ "token": [] }, {}]);
     }
     operation
+}
+
+/// What a parameter of this name may be. These are the grammars of names and times, as expressions that every language has.
+fn shape(name: &str) -> Value {
+    // No space and no control character; and no dot, which stands between tokens.
+    const ANY: &str = r"[^\s\u0000-\u001f\u007f-\u009f]";
+    const TOKEN: &str = r"[^\s\u0000-\u001f\u007f-\u009f.]+";
+    const WILD: &str = r"(?![*>](?:\.|$))";
+    // A name has so many bytes: as many characters of ASCII, or a quarter of them whatever they are.
+    let text = |pattern: String| json!({ "type": "string", "minLength": 1, "maxLength": NAME_MAX, "pattern": pattern });
+    match name {
+        "topic" | "name" => {
+            text(format!(r"^(?=[!-~]+$|.{{1,63}}$)(?![\^$]){WILD}{TOKEN}(?:\.{WILD}{TOKEN})*$"))
+        }
+        "pattern" => text(format!(
+            r"^(?=[!-~]+$|.{{1,63}}$)(?!\^*\$)(?:\^{ANY}*|(?![\^])(?!>\.){TOKEN}(?:\.(?!>\.){TOKEN})*)$"
+        )),
+        "timeout" => {
+            json!({ "type": "string", "pattern": r"^(?:0*(?:[0-5]?[0-9]|60)s|0*(?:[1-5]?[0-9]{1,4}|60000)ms)$" })
+        }
+        "attribute" => {
+            json!({ "type": "string", "maxLength": ATTRIBUTE_BYTES_MAX, "pattern": r"^(?:[\u0000-\u007f]*|[\s\S]{0,64})$" })
+        }
+        "history" => json!({ "type": "integer", "minimum": 0, "maximum": RESUME_MAX }),
+        _ => json!({ "type": "string" }),
+    }
 }
 
 fn schemas() -> Value {

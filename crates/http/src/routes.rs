@@ -54,7 +54,7 @@ const ROUTE: Route = Route {
 };
 
 /// An artifact by its id or its topic.
-const NAMED: &str = "/v1/artifacts/{name}";
+pub(crate) const NAMED: &str = "/v1/artifacts/{name}";
 
 /// All of them.
 pub const ROUTES: &[Route] = &[

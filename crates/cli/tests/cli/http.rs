@@ -15,7 +15,7 @@ use crate::node::up;
 const LIMIT: Duration = Duration::from_secs(30);
 
 /// The address after `http=` of a ready line.
-fn http(line: &str) -> String {
+pub(crate) fn http(line: &str) -> String {
     let at = line.trim_end().split(" http=").nth(1).expect("it serves HTTP");
     at.split(' ').next().expect("an address").to_owned()
 }

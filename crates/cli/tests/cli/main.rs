@@ -6,6 +6,7 @@
 mod artifacts;
 mod bench;
 mod beside;
+mod browser;
 mod cert;
 mod config;
 mod directory;
@@ -14,6 +15,7 @@ mod http;
 mod inspect;
 mod limits;
 mod node;
+mod openapi;
 mod pipes;
 mod policies;
 mod pub_sub;
