@@ -205,15 +205,28 @@ impl Artifacts {
     pub fn remove(&self, id: ArtifactId) -> Result<usize, Error> {
         let own: Vec<Listed> = self.list()?.into_iter().filter(|of| of.own && of.advert.id() == id).collect();
         for listed in &own {
-            self.calls.leave(Call::Withdraw { of: listed.advert.reference() });
+            let of = listed.advert.reference();
+            match self.calls.way() {
+                // Who ends behind this does not take it along.
+                Some(away) => away.remove(of)?,
+                None => self.calls.leave(Call::Withdraw { of }),
+            }
         }
         Ok(own.len())
     }
 
-    /// What the node has counted since its start, of all topics.
+    /// What the node has counted since its start, of all topics. All is 0 where it does not answer: see [`Artifacts::try_counts`].
     #[must_use]
     pub fn counts(&self) -> Counts {
-        self.calls.counts()
+        self.try_counts().unwrap_or_default()
+    }
+
+    /// As [`Artifacts::counts`].
+    ///
+    /// # Errors
+    /// [`Code::Closed`] where the node of the host has ended, [`Code::TimedOut`] where it does not answer.
+    pub fn try_counts(&self) -> Result<Counts, Error> {
+        self.calls.way().map_or_else(|| Ok(self.calls.counts()), Away::counts)
     }
 
     fn topic(&self) -> Result<Topic, Error> {

@@ -163,7 +163,7 @@ fn info(artifacts: &Artifacts, args: &ArtifactsInfoArgs, context: &mut Context<'
 }
 
 fn counted(artifacts: &Artifacts, context: &mut Context<'_>) -> Result<(), Failure> {
-    let counts = artifacts.counts();
+    let counts = artifacts.try_counts()?;
     let counted = Counted {
         told: counts.told,
         handled: counts.handled,

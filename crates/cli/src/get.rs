@@ -1,26 +1,38 @@
 //! `busway get`: fetches artifacts, by name or by topic, and writes them.
 //!
-//! A file is written beside its name and renamed when it is whole, so that nobody finds half of one, however this ends.
+//! A file is written without a name and gets one when it is whole, so that nobody finds half of one, however this ends; where the disk cannot do that it is written beside its
+//! name, and a kill leaves it there. What is there and is no file, as a pipe or `/dev/null`, is written to.
+//!
+//! Who looks for an artifact by its id says nothing of others: it subscribes when it knows which that is, and to that one alone.
 //!
 //! Invariant: with 0 as many artifacts as were asked for were written, each whole.
 
-use std::fs::{self, OpenOptions};
-use std::io::{self, IsTerminal, Write};
+use std::collections::BTreeSet;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, IsTerminal, Read, Write};
+use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::mpsc::{RecvTimeoutError, sync_channel};
+use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use busway::artifacts::{Advert, Artifact, Event, Interest};
+use busway::artifacts::{Advert, Artifact, ArtifactId, Artifacts, Event};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags};
 use serde::Serialize;
 
 use crate::artifacts::{Wanted, attribute};
 use crate::command::GetArgs;
 use crate::exit::{CommandCode, Exit, Failure};
-use crate::session::{self, Context};
+use crate::session::{self, Context, Ends};
 
 /// Bytes that are written before signals are looked at.
 const PART_BYTES: usize = 256 << 10;
+/// Parts that are read ahead of what is written.
+const PARTS_AHEAD: usize = 2;
+/// How long one wait lasts before signals are looked at.
+const SLICE: Duration = Duration::from_millis(100);
 /// Signs of the bar.
 const BAR_WIDTH: u64 = 30;
 
@@ -54,13 +66,11 @@ pub(crate) fn run(args: &GetArgs, context: &mut Context<'_>) -> Result<Exit, Fai
     }
     let bus = context.join("busway-get")?;
     let ends = context.ends();
-    let mut builder = bus.artifacts(pattern)?.subscriber();
-    if let Wanted::Id(prefix) = &wanted {
-        let prefix = prefix.clone();
-        builder = builder.interest(move |advert: &Advert| {
-            if advert.id().to_string().starts_with(&prefix) { Interest::FetchNow } else { Interest::Drop }
-        });
-    }
+    let artifacts = bus.artifacts(pattern)?;
+    let builder = match &wanted {
+        Wanted::Id(prefix) => artifacts.subscriber().only(named(&artifacts, prefix, args, &ends, context)?),
+        Wanted::Topic(_) => artifacts.subscriber(),
+    };
     let bar = Bar::new(context);
     let mut subscriber = if bar.shown { builder.progress().open()? } else { builder.open()? };
     let mut got = 0;
@@ -75,12 +85,7 @@ pub(crate) fn run(args: &GetArgs, context: &mut Context<'_>) -> Result<Exit, Fai
             Some(_) => {}
             None if ends.reached() => {
                 context.signals.check()?;
-                return Err(Failure::new(
-                    CommandCode::TooFew,
-                    format!("{got} of {} artifacts came in time", args.count),
-                    format!("getting {}", args.what),
-                    "busway artifacts ls, or a longer --timeout",
-                ));
+                return Err(too_few(got, args));
             }
             None => {
                 if context.output.reader_gone() {
@@ -92,6 +97,49 @@ pub(crate) fn run(args: &GetArgs, context: &mut Context<'_>) -> Result<Exit, Fai
     drop(subscriber);
     bus.close();
     Ok(Exit::Done)
+}
+
+fn too_few(got: u64, args: &GetArgs) -> Failure {
+    Failure::new(
+        CommandCode::TooFew,
+        format!("{got} of {} artifacts came in time", args.count),
+        format!("getting {}", args.what),
+        "busway artifacts ls, or a longer --timeout",
+    )
+}
+
+/// The artifact of this id, or whose id begins so: waits until there is one.
+fn named(
+    artifacts: &Artifacts,
+    prefix: &str,
+    args: &GetArgs,
+    ends: &Ends<'_>,
+    context: &Context<'_>,
+) -> Result<ArtifactId, Failure> {
+    if let Ok(id) = prefix.parse() {
+        return Ok(id);
+    }
+    loop {
+        let listed = artifacts.list()?;
+        let ids: BTreeSet<ArtifactId> = listed.iter().map(|listed| listed.advert.id()).collect();
+        let mut found = ids.into_iter().filter(|id| id.to_string().starts_with(prefix));
+        match (found.next(), found.next()) {
+            (Some(id), None) => return Ok(id),
+            (Some(one), Some(other)) => {
+                let cause = format!("several artifacts begin so: {one}, {other}");
+                return Err(Failure::usage(cause, prefix, "name more digits: busway artifacts ls"));
+            }
+            (None, _) => {}
+        }
+        if ends.reached() {
+            context.signals.check()?;
+            return Err(too_few(0, args));
+        }
+        if context.output.reader_gone() {
+            return Err(Failure::ClosedPipe);
+        }
+        context.signals.wait(ends.left());
+    }
 }
 
 fn write(artifact: &Artifact, args: &GetArgs, context: &mut Context<'_>) -> Result<(), Failure> {
@@ -128,36 +176,119 @@ fn write(artifact: &Artifact, args: &GetArgs, context: &mut Context<'_>) -> Resu
     context.output.flush()
 }
 
-/// Reads it part by part; a signal ends that.
+/// Reads it part by part; a signal ends that. A thread reads, so that a node that stands still holds up nobody here.
 fn each_part(
     artifact: &Artifact,
     context: &mut Context<'_>,
     mut each: impl FnMut(&[u8], &mut Context<'_>) -> Result<(), Failure>,
 ) -> Result<(), Failure> {
-    let (mut at, mut part) = (0, vec![0; PART_BYTES]);
-    while at < artifact.size() {
+    let (to, parts) = sync_channel(PARTS_AHEAD);
+    let (mut reader, size) = (artifact.reader(), artifact.size());
+    std::thread::spawn(move || {
+        let mut at = 0;
+        while at < size {
+            let mut part = vec![0; PART_BYTES];
+            let read = reader.read(&mut part).map(|count| {
+                part.truncate(count);
+                part
+            });
+            at += read.as_ref().map_or(size, |part| part.len() as u64);
+            // At its end before its size there is nothing more to come.
+            let over = read.as_ref().map_or(true, Vec::is_empty);
+            if to.send(read).is_err() || over {
+                return;
+            }
+        }
+    });
+    let mut at = 0;
+    while at < size {
         context.signals.check()?;
-        let count = artifact.read_at(at, &mut part)?;
-        each(part.get(..count).unwrap_or_default(), context)?;
-        at += count as u64;
+        let part = match parts.recv_timeout(SLICE) {
+            Ok(part) => part.map_err(unreadable)?,
+            Err(RecvTimeoutError::Timeout) => continue,
+            Err(RecvTimeoutError::Disconnected) => Vec::new(),
+        };
+        if part.is_empty() {
+            return Err(unreadable(io::ErrorKind::UnexpectedEof.into()));
+        }
+        at += part.len() as u64;
+        each(&part, context)?;
     }
     Ok(())
 }
 
-/// Writes a file whole or not at all.
-fn save(file: &Path, artifact: &Artifact, context: &mut Context<'_>) -> Result<(), Failure> {
-    let (part, failed) =
-        (beside(file), |error: io::Error| Failure::stream(&error, format!("writing {}", file.display())));
-    let written = OpenOptions::new().write(true).create_new(true).open(&part).map_err(failed);
-    let written = written.and_then(|mut open| {
-        each_part(artifact, context, |bytes, _| open.write_all(bytes).map_err(failed))?;
-        open.sync_all().and_then(|()| fs::rename(&part, file)).map_err(failed)
-    });
-    if written.is_err() {
-        // What is not whole helps nobody; where it cannot be removed the error says enough.
-        let _ = fs::remove_file(&part);
+/// Why an artifact cannot be read, as the bus says it.
+fn unreadable(error: io::Error) -> Failure {
+    match error.downcast::<busway::Error>() {
+        Ok(error) => error.into(),
+        Err(error) => Failure::stream(&error, "reading the artifact"),
     }
-    written
+}
+
+/// Writes a file whole or not at all; or into what is there and is no file.
+fn save(file: &Path, artifact: &Artifact, context: &mut Context<'_>) -> Result<(), Failure> {
+    let failed = |error: io::Error| Failure::stream(&error, format!("writing {}", file.display()));
+    let there = fs::metadata(file).ok();
+    if there.as_ref().is_some_and(|there| !there.is_file()) {
+        let mut open = OpenOptions::new().write(true).open(file).map_err(failed)?;
+        return each_part(artifact, context, |bytes, _| open.write_all(bytes).map_err(failed));
+    }
+    // Where a link leads, and with the rights of what it replaces.
+    let to = if there.is_some() { fs::canonicalize(file).map_err(failed)? } else { file.to_owned() };
+    let mut part = Part::beside(&to).map_err(failed)?;
+    each_part(artifact, context, |bytes, _| part.file.write_all(bytes).map_err(failed))?;
+    if let Some(there) = there {
+        part.file.set_permissions(there.permissions()).map_err(failed)?;
+    }
+    part.finish(&to).map_err(failed)
+}
+
+/// A file that is not whole yet.
+struct Part {
+    file: File,
+    /// Where it is to be just before it is renamed; and whether it is there.
+    path: PathBuf,
+    named: bool,
+}
+
+impl Part {
+    /// In the directory of that file.
+    fn beside(file: &Path) -> io::Result<Part> {
+        let directory = file.parent().filter(|parent| !parent.as_os_str().is_empty());
+        let directory = directory.unwrap_or_else(|| Path::new("."));
+        let path = directory.join(format!(".busway-{}.part", std::process::id()));
+        let (flags, mode) = (OFlags::WRONLY | OFlags::TMPFILE | OFlags::CLOEXEC, Mode::from_raw_mode(0o666));
+        if let Ok(file) = rustix::fs::open(directory, flags, mode) {
+            return Ok(Part { file: file.into(), path, named: false });
+        }
+        // Not every file system has files without a name. One of this name is of a process that is gone.
+        let _ = fs::remove_file(&path);
+        let file = OpenOptions::new().write(true).create_new(true).open(&path)?;
+        Ok(Part { file, path, named: true })
+    }
+
+    /// All of it is there.
+    fn finish(mut self, to: &Path) -> io::Result<()> {
+        self.file.sync_all()?;
+        if !self.named {
+            let _ = fs::remove_file(&self.path);
+            let unnamed = format!("/proc/self/fd/{}", self.file.as_raw_fd());
+            rustix::fs::linkat(CWD, unnamed, CWD, &self.path, AtFlags::SYMLINK_FOLLOW)?;
+            self.named = true;
+        }
+        fs::rename(&self.path, to)?;
+        self.named = false;
+        Ok(())
+    }
+}
+
+impl Drop for Part {
+    fn drop(&mut self) {
+        if self.named {
+            // What is not whole helps nobody; where it cannot be removed the error says enough.
+            let _ = fs::remove_file(&self.path);
+        }
+    }
 }
 
 /// How far one has come, for a person at the terminal.
@@ -182,9 +313,4 @@ impl Bar {
             let _ = write!(io::stderr().lock(), "\r\x1b[K");
         }
     }
-}
-
-fn beside(file: &Path) -> PathBuf {
-    let name = file.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-    file.with_file_name(format!(".{name}.{}.part", std::process::id()))
 }

@@ -6,6 +6,7 @@
 
 use std::fs::File;
 use std::io::{self, Read};
+use std::sync::mpsc::{RecvTimeoutError, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -76,9 +77,7 @@ fn offer(artifacts: &Artifacts, args: &PutArgs, context: &mut Context<'_>) -> Re
         None => builder,
     };
     let builder = if args.keep { builder.keep() } else { builder };
-    // A signal ends the reading of stdin, and is why it failed.
-    let offer =
-        builder.open().map_err(|error| context.signals.check().err().unwrap_or_else(|| error.into()))?;
+    let offer = open(builder, context)?;
     let id = offer.id().to_string();
     if context.output.json() {
         let size = *size.lock().unwrap_or_else(PoisonError::into_inner);
@@ -94,6 +93,34 @@ fn offer(artifacts: &Artifacts, args: &PutArgs, context: &mut Context<'_>) -> Re
         context.output.note(format_args!("offered until this ends; --keep leaves it with the node"));
     }
     stay(&offer, args, context)
+}
+
+/// Offers it by a thread, which may have to read much, or wait for a node that stands still: a signal ends this all the same.
+fn open(builder: OfferBuilder, context: &Context<'_>) -> Result<Offer, Failure> {
+    let (to, opened) = sync_channel(1);
+    std::thread::spawn(move || to.send(builder.open()));
+    loop {
+        let opened = opened.recv_timeout(SLICE);
+        // It is why the reading of stdin failed.
+        if let Err(signal) = context.signals.check() {
+            if let Ok(Ok(offer)) = opened {
+                offer.withdraw();
+            }
+            return Err(signal);
+        }
+        match opened {
+            Ok(opened) => return Ok(opened?),
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => {
+                return Err(Failure::new(
+                    CommandCode::NodeRefused,
+                    "it was not offered",
+                    "putting an artifact",
+                    "busway artifacts ls",
+                ));
+            }
+        }
+    }
 }
 
 /// Until all have it, its time is up, or a signal comes.

@@ -1,13 +1,14 @@
 //! An artifact in the hands of a program: a small one with its bytes, a large one where it lies in the store, which keeps it as long as somebody has it in hand.
 //!
-//! Invariant: what is read is checked.
+//! Invariant: what is read is checked: by the store, or here where another process gives it, all of it when it was read to its end.
 
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use busway_protocol::gossip;
+use busway_protocol::artifact::pieces;
+use busway_protocol::gossip::{self, ArtifactId};
 use busway_shm::clock::Deadline;
 use busway_wire::limits::ARTIFACT_IN_MEMORY_BYTES_MAX;
 
@@ -40,8 +41,75 @@ pub struct Arriving {
 pub struct Reader {
     body: Body,
     calls: Arc<Calls>,
+    id: ArtifactId,
     at: u64,
     patience: Duration,
+    /// What was read, as long as that was all from the begin on, and another process said it.
+    proof: Option<Proof>,
+}
+
+/// Follows what is read in order, to know at the end whether it is what its name says.
+#[derive(Clone, Debug, Default)]
+struct Proof {
+    piece: Vec<u8>,
+    tree: Vec<u8>,
+    index: u32,
+}
+
+impl Proof {
+    /// These are the next bytes of an artifact of this size.
+    fn read(&mut self, size: u64, mut bytes: &[u8]) {
+        while let Some((offset, len)) = pieces::place(size, self.index).filter(|_| !bytes.is_empty()) {
+            let more = usize::try_from(len).unwrap_or(usize::MAX).saturating_sub(self.piece.len());
+            let (of_it, rest) = bytes.split_at(more.min(bytes.len()));
+            self.piece.extend_from_slice(of_it);
+            bytes = rest;
+            if self.piece.len() as u64 == len {
+                self.tree.extend_from_slice(&pieces::value(offset, &self.piece));
+                self.piece.clear();
+                self.index += 1;
+            }
+        }
+    }
+}
+
+impl Reader {
+    fn new(body: &Body, calls: &Arc<Calls>, advert: &Advert, patience: Duration) -> Self {
+        // Small ones were checked when they came.
+        let proof = matches!(body, Body::Away(_)).then(Proof::default);
+        Self { body: body.clone(), calls: calls.clone(), id: advert.id(), at: 0, patience, proof }
+    }
+
+    /// Reads on; none at the end.
+    fn take_up(&mut self, buf: &mut [u8]) -> Result<usize, Error> {
+        let deadline = Deadline::after(self.patience);
+        let count = match &self.body {
+            Body::Here(_) => read_at(&self.body, &self.calls, self.at, buf, deadline)?,
+            // What is here is given before the next is waited for.
+            Body::Stored(lease) => lease.read_at(self.at, buf, deadline)?,
+            Body::Away(held) => held.read_at(self.at, buf, deadline)?,
+        };
+        let size = self.body.size();
+        if count == 0 && self.at < size && !buf.is_empty() {
+            return Err(another(self.id));
+        }
+        let at = self.at + count as u64;
+        if let Some(proof) = &mut self.proof {
+            proof.read(size, buf.get(..count).unwrap_or_default());
+            if at >= size && count > 0 && pieces::root(&proof.tree, size) != Some(self.id) {
+                return Err(another(self.id));
+            }
+        }
+        self.at = at;
+        Ok(count)
+    }
+}
+
+/// What was given is not what its name says.
+fn another(id: ArtifactId) -> Error {
+    Error::new(Code::BytesLost, "what was given is another artifact than its name says, or a part of it")
+        .at(format!("artifact {id}"))
+        .remedy("see which processes of this host answer on $artifacts: busway ls")
 }
 
 impl Artifact {
@@ -84,14 +152,19 @@ impl Artifact {
                 .remedy("read it in parts: Artifact::read_at, Artifact::reader, Artifact::save"));
         }
         let mut bytes = vec![0; usize::try_from(self.size()).unwrap_or_default()];
-        self.read_at(0, &mut bytes)?;
+        let count = self.read_at(0, &mut bytes)?;
+        // The store has checked its own; what another process says is checked here.
+        let told = matches!(self.body, Body::Away(_));
+        if count < bytes.len() || told && ArtifactId::of(&bytes) != self.advert.id() {
+            return Err(another(self.advert.id()));
+        }
         Ok(bytes.into())
     }
 
     /// Reads it from its begin, or from where it is told to. What [`Artifact::read_at`] says is inside the errors of it.
     #[must_use]
     pub fn reader(&self) -> Reader {
-        Reader { body: self.body.clone(), calls: self.calls.clone(), at: 0, patience: AGAIN }
+        Reader::new(&self.body, &self.calls, &self.advert, AGAIN)
     }
 
     /// Writes it into a file, which is there when all of it is: it is written beside it and renamed.
@@ -121,13 +194,14 @@ impl Artifact {
 
     fn write_to(&self, path: &Path, failed: &impl Fn(io::Error) -> Error) -> Result<(), Error> {
         let mut file = std::fs::File::create_new(path).map_err(failed)?;
-        let (mut at, mut part) = (0, vec![0; 256 << 10]);
-        while at < self.size() {
-            let count = self.read_at(at, &mut part)?;
+        let (mut reader, mut part) = (self.reader(), vec![0; 256 << 10]);
+        loop {
+            let count = reader.take_up(&mut part)?;
+            if count == 0 {
+                return file.sync_all().map_err(failed);
+            }
             file.write_all(part.get(..count).unwrap_or_default()).map_err(failed)?;
-            at += count as u64;
         }
-        file.sync_all().map_err(failed)
     }
 }
 
@@ -154,7 +228,7 @@ impl Arriving {
     /// with [`Code::BytesLost`] inside where the artifact is not offered any more, and that byte is not here.
     #[must_use]
     pub fn reader(&self, patience: Duration) -> Reader {
-        Reader { body: self.body.clone(), calls: self.calls.clone(), at: 0, patience }
+        Reader::new(&self.body, &self.calls, &self.advert, patience)
     }
 }
 
@@ -176,19 +250,10 @@ impl Reader {
 
 impl Read for Reader {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        let deadline = Deadline::after(self.patience);
-        let read = match &self.body {
-            Body::Here(_) => read_at(&self.body, &self.calls, self.at, buf, deadline),
-            // What is here is given before the next is waited for.
-            Body::Stored(lease) => lease.read_at(self.at, buf, deadline),
-            Body::Away(held) => held.read_at(self.at, buf, deadline),
-        };
-        let count = read.map_err(|error| match error.code() {
+        self.take_up(buf).map_err(|error| match error.code() {
             Code::TimedOut => io::Error::new(io::ErrorKind::TimedOut, error),
             _ => io::Error::other(error),
-        })?;
-        self.at += count as u64;
-        Ok(count)
+        })
     }
 }
 
@@ -200,7 +265,12 @@ impl Seek for Reader {
             SeekFrom::Current(by) => (self.at, by),
         };
         let at = from.checked_add_signed(by);
-        self.at = at.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "before the begin"))?;
+        let at = at.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "before the begin"))?;
+        if at != self.at {
+            // It is not read in order; from the begin it can be again.
+            self.proof = (at == 0 && matches!(self.body, Body::Away(_))).then(Proof::default);
+        }
+        self.at = at;
         Ok(self.at)
     }
 }

@@ -162,12 +162,16 @@ impl Away {
         self.shared.has_ended()
     }
 
-    pub(crate) fn counts(&self) -> Counts {
-        match self.shared.ask(&Ask::Counts, &[]) {
-            Ok(Tell::Counted(counts)) => words::counts_of(counts),
-            // There is nobody who counts.
-            Ok(_) | Err(_) => Counts::default(),
+    pub(crate) fn counts(&self) -> Result<Counts, Error> {
+        match self.shared.ask(&Ask::Counts, &[])? {
+            Tell::Counted(counts) => Ok(words::counts_of(counts)),
+            other => Err(unexpected(&other)),
         }
+    }
+
+    /// Takes back what the node offers, and waits until it says so.
+    pub(crate) fn remove(&self, of: Reference) -> Result<(), Error> {
+        self.shared.ask(&Ask::Remove { session: self.shared.session, of }, &[]).map(drop)
     }
 
     /// A subscriber has taken a note with so many bytes.
@@ -460,6 +464,11 @@ impl Shared {
                 self.note(reader, Note::Asked(words::advert_of(advert)));
             }
             Ok((Tell::Received { reader, advert, held: 0 }, bytes)) => {
+                if advert.size != bytes.len() as u64 || advert.id != ArtifactId::of(bytes) {
+                    // Who answers need not be a node.
+                    tracing::warn!(target: "busway::gossip", "bytes of another artifact than {} came", advert.id);
+                    return;
+                }
                 let body = Body::Here(bytes.into());
                 self.note(reader, Note::Received(words::advert_of(advert), body));
             }

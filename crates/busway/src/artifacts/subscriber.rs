@@ -69,7 +69,7 @@ impl SubscriberBuilder {
         self
     }
 
-    /// Only this one is wanted.
+    /// Only this artifact is wanted: of others it says nothing.
     pub fn only(mut self, id: ArtifactId) -> Self {
         self.only = Some(id);
         self

@@ -5,8 +5,9 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use busway_protocol::gossip::{ArtifactId, Epoch, NodeIndex, Reference, SlotNumber};
 use busway_shm::clock::Deadline;
-use busway_wire::hatch::{self, Ask, Tell, decode_tell, encode, topic_alone, topic_of};
+use busway_wire::hatch::{self, Ask, Tell, decode_ask, decode_tell, encode, topic_alone, topic_of};
 use busway_wire::limits::{
     HATCH_AHEAD_MAX, HATCH_NOTES_BYTES_MAX, HATCH_NOTES_MAX, HATCH_READERS_MAX, HATCH_SESSIONS_MAX,
     HATCH_TAKEN_MAX,
@@ -374,4 +375,54 @@ fn what_was_given_up_before_it_stood_never_stands() {
     }
     assert!(own.list().unwrap().is_empty());
     println!("evidence: given_up=10 offered=0");
+}
+
+#[test]
+fn who_answers_in_the_place_of_a_node_changes_no_artifact() {
+    const LARGE: usize = 400_000;
+    let path = std::env::temp_dir().join(format!("busway-hatch-{:x}", fastrand::u64(..)));
+    std::fs::DirBuilder::new().mode(0o700).create(&path).unwrap();
+    let join = || Bus::builder().directory(&path).domain("hatch").open().unwrap();
+    let (of_liar, program) = (join(), join());
+    let (right, large) = (b"right".to_vec(), vec![1; LARGE]);
+    let mut door = of_liar.responder(hatch::topic().as_str()).open_reserved().unwrap();
+    let mut clerk = of_liar.responder(topic_of(1).as_str()).open_reserved().unwrap();
+    let ids = [ArtifactId::of(&right), ArtifactId::of(&large)];
+    let liar = std::thread::spawn(move || {
+        let mut open = door.recv().unwrap();
+        open.reply_part(&encode(&Tell::Opened { session: 1, hatch: 1 }, &[])).unwrap();
+        while let Ok(request) = clerk.recv() {
+            let asked = decode_ask(&request).unwrap().0;
+            let (word, bytes) = match asked {
+                Ask::Read { size, .. } => (Tell::Bytes, vec![2; size as usize]),
+                _ => (Tell::Done, vec![]),
+            };
+            request.reply(&encode(&word, &bytes)).unwrap();
+            if let Ask::Subscribe { reader, only: Some(id), .. } = asked {
+                let (held, size, bytes) =
+                    if id == ids[0] { (0, 5, &b"wrong"[..]) } else { (7, LARGE as u64, &[][..]) };
+                let of = Reference { node: NodeIndex(0), epoch: Epoch(1), slot: SlotNumber(0), version: 1 };
+                let (topic, attribute, confirm) = (Topic::new("a").unwrap(), vec![], false);
+                let advert = hatch::Advert { of, topic, id, size, attribute, confirm };
+                open.reply_part(&encode(&Tell::Received { reader, advert, held }, bytes)).unwrap();
+            }
+            if matches!(asked, Ask::Close { .. }) {
+                return;
+            }
+        }
+    });
+    let artifacts = program.artifacts("a").unwrap();
+    let small = artifacts.fetch(ids[0], Duration::from_millis(300)).unwrap_err();
+    assert_eq!(small.code(), Code::TimedOut);
+    let held = artifacts.fetch(ids[1], PATIENCE).unwrap();
+    assert_eq!(held.bytes().unwrap_err().code(), Code::BytesLost);
+    let saved = path.join("saved");
+    assert_eq!(held.save(&saved).unwrap_err().code(), Code::BytesLost);
+    assert!(!saved.exists());
+    let read = std::io::copy(&mut held.reader(), &mut std::io::sink()).unwrap_err();
+    assert!(read.to_string().contains("another artifact"), "{read}");
+    drop((held, artifacts));
+    liar.join().unwrap();
+    let _ = std::fs::remove_dir_all(&path);
+    println!("evidence: small=dropped bytes=BUS-0416 save=BUS-0416 reader=BUS-0416");
 }

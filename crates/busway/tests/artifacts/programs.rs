@@ -346,6 +346,7 @@ fn a_node_that_stands_still_for_a_while_does_then_what_nobody_waited_for() {
     for _ in 0..3 {
         assert_eq!(artifacts.list().unwrap_err().code(), Code::TimedOut);
     }
+    assert_eq!(artifacts.try_counts().unwrap_err().code(), Code::TimedOut);
     rustix::process::kill_process(pid, rustix::process::Signal::CONT).unwrap();
     for _ in came..OFFERS {
         receive(&mut subscriber);

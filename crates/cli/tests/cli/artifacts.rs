@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader};
+use std::os::unix::fs::PermissionsExt;
 
 use rustix::process::Signal;
 
@@ -136,4 +137,118 @@ fn what_cannot_be_put_or_got_is_said_with_its_code() {
     place.run(&["get", "a.b", "-n", "2", "-o", "/tmp/no-such-directory-of-ours"]).expect(2);
     assert_eq!(code(place.run(&["artifacts", "info", "00000000"]).expect(1)), "BUS-0805");
     assert!(place.run(&["artifacts", "info"]).expect(0).text().contains("refused"));
+}
+
+#[test]
+fn who_looks_for_one_by_its_id_declines_no_other() {
+    const PUTS: usize = 5;
+    let [(here, _node), (there, _other)] = two();
+    until("they are linked", || here.run(&["peers", "--json"]).expect(0).text().contains("\"connected\""));
+    let looking = there.start(&["get", "00000000"]);
+    until("it looks", || there.run(&["shm", "ls", "--json"]).expect(0).text().contains("busway-get"));
+    for number in 0..PUTS {
+        let body = [&bytes(100_000)[..], &[number as u8]].concat();
+        here.run_with(&body, &["put", "a.b", "-", "--reach-all", "30s"]).expect(0);
+        let id = here.run_with(&body, &["put", "a.c", "-", "--keep"]).expect(0).text();
+        until("it is seen there", || {
+            there.run(&["artifacts", "ls", "a.c"]).expect(0).text().contains(id.trim_end())
+        });
+    }
+    // What all nodes have, that one has too.
+    let counted = there.run(&["artifacts", "info", "--json"]).expect(0).object();
+    let useful = counted["bytes_useful"].as_u64().expect("a count");
+    assert!(useful >= PUTS as u64 * 100_000, "{useful}");
+    looking.signal(Signal::INT);
+    looking.finish().expect(130);
+    println!("evidence: reached={PUTS} bytes_there={useful} listed={PUTS}");
+}
+
+#[test]
+fn a_get_that_is_killed_or_interrupted_while_it_writes_leaves_no_file() {
+    let place = Place::new();
+    let (node, _) = up(&place, &[]);
+    let (large, folder) = (place.temporary().join("large"), place.temporary().join("files"));
+    fs::write(&large, bytes(64 << 20)).expect("a file");
+    fs::create_dir(&folder).expect("a directory");
+    place.run(&["put", "a.b", large.to_str().expect("text"), "--keep"]).expect(0);
+    let file = folder.join("file");
+    let to = file.to_str().expect("text");
+    for signal in [Signal::INT, Signal::KILL] {
+        // One that is done before its node stands still is tried again.
+        let getting = loop {
+            let getting = place.start(&["get", "a.b", "-o", to]);
+            let fds = format!("/proc/{}/fd", getting.pid());
+            let writes = || {
+                let fds = fs::read_dir(&fds).into_iter().flatten().flatten();
+                let mut open = fds.filter_map(|fd| fs::read_link(fd.path()).ok());
+                open.any(|open| open.starts_with(&folder))
+            };
+            until("it writes, or is done", || writes() || file.exists());
+            node.signal(Signal::STOP);
+            if writes() && !file.exists() {
+                break getting;
+            }
+            node.signal(Signal::CONT);
+            getting.finish().expect(0);
+            fs::remove_file(&file).expect("it is there");
+        };
+        getting.signal(signal);
+        let ended = getting.finish();
+        if signal == Signal::INT {
+            ended.expect(130);
+        }
+        assert_eq!(names(&folder), [""; 0]);
+        node.signal(Signal::CONT);
+    }
+    place.run(&["get", "a.b", "-o", to]).expect(0);
+    assert!(fs::read(&file).expect("a file") == bytes(64 << 20));
+    println!("evidence: interrupted=1 killed=1 files_left=0");
+}
+
+#[test]
+fn what_is_no_file_is_written_to_and_a_file_keeps_its_rights_and_its_link() {
+    let place = Place::new();
+    let (_node, _) = up(&place, &[]);
+    place.run_with(b"all of it", &["put", "a.b", "-", "--keep"]).expect(0);
+    let folder = place.temporary().join("files");
+    fs::create_dir(&folder).expect("a directory");
+    let get = |to: &std::path::Path| place.run(&["get", "a.b", "-o", to.to_str().expect("text")]).expect(0);
+    let (pipe, secret, link) = (folder.join("pipe"), folder.join("secret"), folder.join("link"));
+    rustix::fs::mkfifoat(rustix::fs::CWD, &pipe, rustix::fs::Mode::RWXU).expect("a pipe");
+    let reading = std::thread::spawn({
+        let pipe = pipe.clone();
+        move || fs::read(pipe).expect("it is written")
+    });
+    get(&pipe);
+    assert_eq!(reading.join().expect("it has read"), b"all of it");
+    fs::write(&secret, b"before").expect("a file");
+    fs::set_permissions(&secret, fs::Permissions::from_mode(0o600)).expect("it is ours");
+    std::os::unix::fs::symlink(&secret, &link).expect("a link");
+    get(&link);
+    let mode = fs::metadata(&secret).expect("it is there").permissions().mode() & 0o777;
+    assert_eq!((fs::read(&secret).expect("a file"), mode), (b"all of it".to_vec(), 0o600));
+    assert!(fs::symlink_metadata(&link).expect("it is there").is_symlink());
+    assert_eq!(names(&folder), ["link", "pipe", "secret"]);
+    println!("evidence: pipe=1 link=1 mode=600");
+}
+
+#[test]
+fn a_put_whose_node_stands_still_ends_with_a_signal_and_offers_nothing() {
+    let place = Place::new();
+    let (node, _) = up(&place, &[]);
+    let mut command = place.command(&["put", "a.b", "-", "--keep"]);
+    command.stdin(std::process::Stdio::piped());
+    let mut putting = Running::start(command);
+    let mut stdin = putting.stdin().expect("stdin is a pipe");
+    // It has read all but what fits into the pipe, so it has begun.
+    std::io::Write::write_all(&mut stdin, &bytes(4 << 20)).expect("it reads");
+    node.signal(Signal::STOP);
+    let writing = std::thread::spawn(move || std::io::Write::write_all(&mut stdin, &bytes(16 << 20)));
+    putting.signal(Signal::INT);
+    putting.finish().expect(130);
+    // It had not taken all.
+    drop(writing.join().expect("it does not panic"));
+    node.signal(Signal::CONT);
+    assert_eq!(place.run(&["artifacts", "ls"]).expect(0).text(), "");
+    println!("evidence: interrupted=1 offered=0");
 }

@@ -203,7 +203,7 @@ impl Calls {
             return artifacts::Counts::default();
         }
         if let Some(away) = &self.away {
-            return away.counts();
+            return away.counts().unwrap_or_default();
         }
         let (damaged, stored_bytes) = self.store.counts();
         let state = lock(&self.state);
