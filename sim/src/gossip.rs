@@ -42,6 +42,8 @@ pub struct Terms {
     pub window: u64,
     /// Bytes that each host keeps of others' slots, and of their larger artifacts.
     pub budget: u64,
+    /// Bytes of artifacts in pieces that each host has room for.
+    pub store: u64,
     /// Who is hostile, and how.
     pub vices: Vec<(u8, Vice)>,
     /// Topics that a host wants; others want all.
@@ -60,6 +62,7 @@ impl Terms {
             delay_ns: 1_000_000,
             window: 256 << 10,
             budget: 256 << 20,
+            store: u64::MAX,
             vices: Vec::new(),
             wants: BTreeMap::new(),
         }

@@ -57,6 +57,22 @@ fn every_honest_node_has_a_large_artifact_while_a_third_drop_lie_corrupt_flood_t
 }
 
 #[test]
+fn who_offers_much_that_nobody_is_given_keeps_the_room_of_a_store_from_nobody() {
+    let run = |hostile: bool| {
+        let mut terms = Terms { rate: 1_250_000, store: 8 << 20, ..Terms::new(3, 9) };
+        terms.vices = if hostile { (4..7).map(|node| (node, Vice::Hoard)).collect() } else { Vec::new() };
+        let mut swarm = Swarm::new(terms);
+        swarm.offer(0, "file", 6 * MIB);
+        settled(&mut swarm, 600_000)
+    };
+    let (clean, took) = (run(false), run(true));
+    let times = took as f64 / clean as f64;
+    println!("evidence: hostile=3/9 offers=1500 each of a whole store, times_clean={times:.2}");
+    // Each of them has the room of a store for a quarter of a second, and who gave nothing is asked last.
+    assert!(times <= 1.5, "{took} of {clean}");
+}
+
+#[test]
 fn when_the_origin_stops_after_it_has_given_little_more_than_all_everybody_else_has_it() {
     let mut swarm = Swarm::new(Terms::new(4, 10));
     swarm.run_for_ms(200);

@@ -25,6 +25,7 @@ mod parts;
 mod peer;
 mod pulls;
 mod reader;
+mod room;
 mod starved;
 mod table;
 mod words;
@@ -51,6 +52,7 @@ use parts::Parts;
 use peer::Peer;
 use pulls::{Key, Order, Pulls};
 use reader::Reader;
+pub use room::{Arriving, Room};
 use starved::Starved;
 use table::Table;
 pub use words::{
@@ -434,9 +436,12 @@ impl Gossip {
         self.known.entry(of).map(|entry| entry.teller())
     }
 
-    /// What comes in pieces, and how many of its bytes are here.
-    pub fn arriving(&self) -> impl Iterator<Item = (Reference, u64)> {
-        self.parts.iter().map(|(of, parts)| (*of, parts.bytes()))
+    /// What comes in pieces, and how much of it is here.
+    pub fn arriving(&self) -> impl Iterator<Item = Arriving> {
+        self.parts.iter().filter_map(|(of, parts)| {
+            let (teller, moved) = (self.teller(*of)?, self.pulls.moved(*of)?);
+            Some(Arriving { of: *of, teller, size: parts.size(), have: parts.bytes(), moved })
+        })
     }
 
     /// The user has no need of the bytes any more.

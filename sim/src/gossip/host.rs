@@ -9,7 +9,7 @@ use busway_protocol::Time;
 use busway_protocol::artifact::{Full, Name, Store};
 use busway_protocol::flow::{Budget, Flow, Limits, Rule, WhenFull};
 use busway_protocol::gossip::{
-    Advert, Config, Epoch, Gossip, Input, Interest, Lane, NodeIndex, Nodes, Output,
+    Advert, Config, Epoch, Gossip, Input, Interest, Lane, NodeIndex, Nodes, Output, Room,
 };
 use busway_wire::gossip::{Part, Word};
 
@@ -24,10 +24,18 @@ pub(super) type Pool = Arc<Mutex<BTreeMap<(Name, Part), Arc<[u8]>>>>;
 struct Shelf {
     pool: Pool,
     has: BTreeSet<(Name, Part)>,
+    /// What has room here, and how much there is.
+    open: BTreeSet<Name>,
+    bytes_max: u64,
 }
 
 impl Store for Shelf {
-    fn open(&mut self, _name: Name) -> Result<(), Full> {
+    fn open(&mut self, name: Name) -> Result<(), Full> {
+        let taken: u64 = self.open.iter().map(|open| open.size).sum();
+        if !self.open.contains(&name) && taken.saturating_add(name.size) > self.bytes_max {
+            return Err(Full);
+        }
+        self.open.insert(name);
         Ok(())
     }
 
@@ -50,6 +58,7 @@ impl Store for Shelf {
 
     fn forget(&mut self, name: Name) {
         self.has.retain(|(of, _)| *of != name);
+        self.open.remove(&name);
     }
 }
 
@@ -57,6 +66,8 @@ impl Store for Shelf {
 #[derive(Debug)]
 pub(super) struct Host {
     pub(super) gossip: Gossip,
+    /// What waits for room in its store.
+    room: Room,
     pool: Pool,
     index: u8,
     epoch: u64,
@@ -77,6 +88,7 @@ impl Host {
         let vice = terms.vices.iter().find(|(of, _)| *of == index).map(|(_, vice)| *vice);
         Host {
             gossip: machine(terms, (index, 1), pool),
+            room: Room::default(),
             pool: pool.clone(),
             index,
             epoch: 1,
@@ -93,6 +105,7 @@ impl Host {
     pub(super) fn restart(&mut self, terms: &Terms) {
         self.epoch += 1;
         self.gossip = machine(terms, (self.index, self.epoch), &self.pool);
+        self.room = Room::default();
     }
 
     /// Something happens to the machine, and its user judges what it is asked about.
@@ -103,7 +116,37 @@ impl Host {
             let interest = interest_in(topic.as_str());
             self.gossip.handle(now, Input::Judged { of, interest }, &mut out);
         }
+        self.share_room(now, &mut out);
         out
+    }
+
+    /// What found no room in the store is tried again when there is some, and what does not come makes some.
+    fn share_room(&mut self, now: Time, out: &mut Vec<Output>) {
+        for of in self.room.makes_way(now, self.gossip.arriving()) {
+            self.gossip.handle(now, Input::Judged { of, interest: Interest::Stash }, out);
+        }
+        let mut seen = 0;
+        loop {
+            for output in &out[seen..] {
+                match output {
+                    Output::Full { of } => {
+                        let teller = self.gossip.teller(*of).unwrap_or(of.node);
+                        self.room.found_none(now, *of, teller);
+                    }
+                    Output::Gone { of } => self.room.gone(*of),
+                    Output::Stored { advert } => self.room.came(advert.of, advert.of.node),
+                    Output::Received { .. }
+                    | Output::Begun { .. }
+                    | Output::Damaged { .. }
+                    | Output::Reached { .. }
+                    | Output::Expired { .. }
+                    | Output::Blame { .. } => {}
+                }
+            }
+            seen = out.len();
+            let Some(of) = self.room.next(now) else { return };
+            self.gossip.handle(now, Input::Judged { of, interest: Interest::Fetch }, out);
+        }
     }
 
     /// What it says next to a peer on this lane.
@@ -147,7 +190,7 @@ impl Host {
     pub(super) fn arm(&mut self, now: Time) -> Option<Time> {
         let machine = self.gossip.deadline().map(|(at, _)| at);
         let mischief = self.mischief.as_ref().and_then(|mischief| mischief.deadline(now));
-        let at = [machine, mischief].into_iter().flatten().min()?.max(Time(now.0 + 1));
+        let at = [machine, mischief, self.room.deadline()].into_iter().flatten().min()?.max(Time(now.0 + 1));
         if self.wake.is_some_and(|wake| wake <= at && wake > now) {
             return None;
         }
@@ -175,7 +218,8 @@ fn machine(terms: &Terms, (index, epoch): (u8, u64), pool: &Pool) -> Gossip {
     config.limits = limits;
     config.seed = terms.seed ^ u64::from(index) << 8;
     config.filter = terms.wants.get(&index).cloned();
-    Gossip::with_store(config, Box::new(Shelf { pool: pool.clone(), has: BTreeSet::new() }))
+    let (has, open) = (BTreeSet::new(), BTreeSet::new());
+    Gossip::with_store(config, Box::new(Shelf { pool: pool.clone(), has, open, bytes_max: terms.store }))
 }
 
 /// What users want: all but what is on topics that say otherwise.

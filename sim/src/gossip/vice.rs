@@ -6,6 +6,7 @@
 //! Invariant: what it does follows from its seed and what it heard.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::ops::Range;
 
 use busway_protocol::Time;
 use busway_protocol::gossip::{ArtifactId, Epoch, Lane, NodeIndex, SlotNumber};
@@ -30,10 +31,12 @@ pub enum Vice {
     Lie,
     /// It says again what it said before.
     Replay,
+    /// It offers many things as large as a store, of which nobody is given anything.
+    Hoard,
 }
 
 impl Vice {
-    /// All of them.
+    /// All of them but the last, which is for hosts with little room.
     pub const ALL: [Vice; 7] =
         [Vice::Drop, Vice::NotFound, Vice::Corrupt, Vice::Flood, Vice::Trickle, Vice::Lie, Vice::Replay];
 }
@@ -57,6 +60,8 @@ pub(super) struct Mischief {
 /// Slots of one word of a flood, and words to one peer.
 const FLOOD_SLOTS: u64 = 100;
 const FLOOD_WORDS: u64 = 15;
+/// Bytes of what is offered to take the room of others.
+const HOARDED: Range<u64> = 7 << 20..8 << 20;
 
 impl Mischief {
     pub(super) fn new(vice: Vice, seed: u64) -> Mischief {
@@ -79,7 +84,7 @@ impl Mischief {
         if !self.began.get(&to).copied().unwrap_or(false) || lane != Lane::Advert {
             return None;
         }
-        if self.vice == Vice::Flood {
+        if matches!(self.vice, Vice::Flood | Vice::Hoard) {
             let words = self.flooded.entry(to).or_default();
             if *words < FLOOD_WORDS {
                 *words += 1;
@@ -93,7 +98,9 @@ impl Mischief {
 
     fn bogus(&mut self, number: u64) -> Slot {
         let id = ArtifactId([self.rng.u8(..); 32]);
-        let content = Content::Apart { id, size: self.rng.u64(2_000..200_000) };
+        let large = self.vice == Vice::Hoard;
+        let size = if large { self.rng.u64(HOARDED) } else { self.rng.u64(2_000..200_000) };
+        let content = Content::Apart { id, size };
         let topic = Topic::new("flood").expect("a topic");
         let offer = Offer { topic, attribute: Vec::new(), confirm: false, content };
         let slot = SlotNumber(u32::try_from(number).unwrap_or(0));
@@ -125,6 +132,8 @@ impl Mischief {
         }
         match (self.vice, word) {
             (Vice::Drop, Word::Chunk { .. } | Word::NotFound { .. }) => None,
+            // What it was not asked for in vain it gives.
+            (Vice::Hoard, Word::NotFound { .. }) => None,
             (Vice::NotFound, Word::Chunk { request, .. }) => Some((Word::NotFound { request }, Vec::new())),
             (Vice::Corrupt, Word::NotFound { request }) => {
                 Some((Word::Chunk { request, offset: 0 }, vec![0; self.rng.usize(1..9_000)]))

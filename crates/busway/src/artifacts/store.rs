@@ -101,6 +101,11 @@ impl Kept {
         }
     }
 
+    /// It has room, and no piece of it is here.
+    fn is_promised(&self) -> bool {
+        self.needed && self.leases == 0 && !self.have.iter().any(|have| *have)
+    }
+
     fn is_whole(&self) -> bool {
         !self.have.is_empty() && self.have.iter().all(|have| *have)
     }
@@ -187,8 +192,9 @@ impl Store {
         lock(&self.state).calls = Arc::downgrade(calls);
     }
 
-    pub(crate) fn bytes_max(&self) -> u64 {
-        self.bytes_max
+    /// Whether something of so many bytes would fit if there were nothing else.
+    pub(crate) fn could_hold(&self, size: u64) -> bool {
+        cost(size) <= self.bytes_max
     }
 
     /// Removes what nobody needs, the oldest first, until there is room for so much. If there cannot be, nothing is removed.
@@ -208,6 +214,24 @@ impl Store {
                 state.kept.iter().filter(|(_, kept)| kept.is_free()).min_by_key(|(_, kept)| kept.used);
             let Some(name) = oldest.map(|(name, _)| *name) else { return false };
             self.remove(state, name);
+        }
+        true
+    }
+
+    /// Makes room for what is offered here, of what was promised some and of which no piece has come: the machine finds none when one does.
+    fn revoke(&self, state: &mut State, bytes: u64) -> bool {
+        let promised = |kept: &&Kept| kept.is_promised() || kept.is_free();
+        let most: u64 = state.kept.values().filter(promised).map(Kept::cost).sum();
+        if state.bytes.saturating_sub(most).saturating_add(bytes) > self.bytes_max {
+            return false;
+        }
+        let promised = state.kept.iter().filter(|(_, kept)| kept.is_promised());
+        let promised: Vec<Name> = promised.map(|(name, _)| *name).collect();
+        for name in promised {
+            self.remove(state, name);
+            if self.make_room(state, bytes) {
+                break;
+            }
         }
         true
     }

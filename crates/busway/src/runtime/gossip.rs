@@ -27,7 +27,7 @@ use std::time::Duration;
 use busway_protocol::flow::{Budget, Flow, Rule};
 use busway_protocol::gossip::{
     Advert, Config, Epoch, Fault, Gossip, Input, Interest, Lane, NodeIndex, Nodes, OfferError, Offering,
-    Output, Reference, Word,
+    Output, Reference, Room, Word,
 };
 use busway_protocol::{PeerId, Permits, Principal, Time};
 use busway_wire::gossip::{decode, encode};
@@ -56,10 +56,6 @@ const SLEEP_MAX: Duration = Duration::from_secs(1);
 const LET_GO: usize = 16;
 /// And not more often, since all that is known is looked at: 3 200 a second.
 const LET_GO_NS: u64 = 5_000_000;
-/// What had no room in the store, or could not be written there, is tried again after so long, and when something is given back.
-const STORE_AGAIN_NS: u64 = 5_000_000_000;
-/// What has room in the store, and of which nothing comes for so long while others wait for room, makes some.
-const STALLED_NS: u64 = 10_000_000_000;
 /// Pieces that a peer is given in one turn at most.
 const WARM_PIECES: usize = 16;
 /// So often it says what is to be said when the node ends, if links have room.
@@ -96,11 +92,9 @@ pub(super) struct Swarm<D> {
     users: Users,
     out: Vec<Output>,
     come: Vec<Option<Vec<u8>>>,
-    /// Times that the store had no room, and when it is tried again.
+    /// Times that the store had no room, and what waits for some.
     full: u64,
-    store_again_ns: u64,
-    /// Of what comes while others wait for room: how much of it was here, and since when.
-    moved: BTreeMap<Reference, (u64, u64)>,
+    room: Room,
     /// When small ones are let go again.
     let_go_ns: u64,
 }
@@ -119,8 +113,7 @@ impl<D: Wires> Swarm<D> {
         Ok(Self {
             shared,
             full: 0,
-            store_again_ns: 0,
-            moved: BTreeMap::new(),
+            room: Room::default(),
             let_go_ns: 0,
             machine: Gossip::with_store(config, Box::new(Shelf(calls.store.clone()))),
             members,
@@ -141,8 +134,9 @@ impl<D: Wires> Swarm<D> {
                 continue;
             }
             let now_ns = self.shared.driver.now_ns();
-            let due =
-                self.machine.deadline().map(|(at, _)| Duration::from_nanos(at.0.saturating_sub(now_ns)));
+            let machine = self.machine.deadline().map(|(at, _)| at);
+            let due = [machine, self.room.deadline()].into_iter().flatten().min();
+            let due = due.map(|at| Duration::from_nanos(at.0.saturating_sub(now_ns)));
             self.calls.wait(due.map_or(SLEEP_MAX, |due| due.min(SLEEP_MAX)));
         }
         // What was withdrawn a moment ago is said still.
@@ -206,35 +200,14 @@ impl<D: Wires> Swarm<D> {
             self.let_go_ns = now.0.saturating_add(LET_GO_NS);
             self.let_go(now, false, LET_GO);
         }
-        let (waits, for_the_first_time) = self.users.waits_for_store();
-        if for_the_first_time {
-            self.let_stalled_go(now);
-        } else {
-            self.moved.clear();
+        if freed {
+            self.room.open();
         }
-        if waits && (freed || now.0 >= self.store_again_ns) {
-            self.store_again_ns = now.0.saturating_add(STORE_AGAIN_NS);
-            self.users.try_again();
-        }
-    }
-
-    /// What has taken room in the store and does not come makes room for others, and waits behind them: nobody can keep it from all by an advert.
-    fn let_stalled_go(&mut self, now: Time) {
-        let mut stalled = Vec::new();
-        let mut moved = BTreeMap::new();
-        for (of, have) in self.machine.arriving() {
-            let before = self.moved.get(&of).copied().filter(|(had, _)| *had == have);
-            let (_, since_ns) = *moved.entry(of).or_insert(before.unwrap_or((have, now.0)));
-            if now.0.saturating_sub(since_ns) > STALLED_NS {
-                stalled.push(of);
-            }
-        }
-        self.moved = moved;
-        for of in stalled {
+        // What has taken room and does not come makes way: nobody can keep it from others by an advert.
+        for of in self.room.makes_way(now, self.machine.arriving()) {
             let interest = Interest::Stash;
             self.machine.handle(now, Input::Judged { of, interest }, &mut self.out);
-            self.users.makes_room(of);
-            self.store_again_ns = now.0;
+            self.users.had_no_room(of);
         }
     }
 
@@ -376,7 +349,7 @@ impl<D: Wires> Swarm<D> {
         loop {
             self.carry_out(now);
             while let Some(advert) = self.machine.next_advert() {
-                if advert.size > self.calls.store.bytes_max() && advert.size > ARTIFACT_WHOLE_BYTES_MAX {
+                if advert.size > ARTIFACT_WHOLE_BYTES_MAX && !self.calls.store.could_hold(advert.size) {
                     // It could never lie here.
                     tracing::warn!(target: "busway::gossip", id = %advert.id, size = advert.size, "the store is too small for it");
                     let (of, interest) = (advert.of, Interest::Drop);
@@ -385,31 +358,52 @@ impl<D: Wires> Swarm<D> {
                 }
                 self.users.advertised(advert);
             }
+            let tried = self.room.next(now);
+            tried.into_iter().for_each(|of| self.users.try_again(of));
             let verdicts = self.users.verdicts();
-            if verdicts.is_empty() && self.out.is_empty() {
+            if tried.is_none() && verdicts.is_empty() && self.out.is_empty() {
                 break;
             }
             for (of, interest) in verdicts {
-                self.machine.handle(now, Input::Judged { of, interest }, &mut self.out);
+                self.judged(now, of, interest);
             }
         }
         if self.users.watch_progress() {
-            for (of, have) in self.machine.arriving() {
-                self.users.progress(of, have);
+            for arriving in self.machine.arriving() {
+                self.users.progress(arriving.of, arriving.have);
             }
         }
         let (machine, store) = (&self.machine, &self.calls.store);
         self.users.deliver(|of| machine.body(of), |name| store.lease(name));
     }
 
+    /// The machine is told what users think of something.
+    fn judged(&mut self, now: Time, of: Reference, interest: Interest) {
+        let teller = self.machine.teller(of).filter(|_| self.users.is_stored(of));
+        if let Some(teller) =
+            teller.filter(|teller| interest >= Interest::Later && self.room.is_closed(*teller))
+        {
+            // Others of its teller wait before it, and find no room.
+            self.users.had_no_room(of);
+            return self.room.found_none(now, of, teller);
+        }
+        self.machine.handle(now, Input::Judged { of, interest }, &mut self.out);
+    }
+
     fn carry_out(&mut self, now: Time) {
         let mut full = false;
         for output in self.out.drain(..) {
             match output {
-                Output::Received { advert, .. } | Output::Stored { advert } => self.users.received(advert.of),
+                Output::Received { advert, .. } | Output::Stored { advert } => {
+                    self.users.received(advert.of);
+                    let teller = self.machine.teller(advert.of).filter(|_| self.users.is_stored(advert.of));
+                    teller.into_iter().for_each(|teller| self.room.came(advert.of, teller));
+                }
                 Output::Begun { advert } => self.users.begun(advert.of),
                 Output::Full { of } => {
                     self.users.had_no_room(of);
+                    let teller = self.machine.teller(of).unwrap_or(of.node);
+                    self.room.found_none(now, of, teller);
                     self.full += 1;
                     full = true;
                 }
@@ -419,7 +413,12 @@ impl<D: Wires> Swarm<D> {
                         self.calls.store.give_up(name);
                     }
                 }
-                Output::Gone { of } => self.users.gone(of),
+                Output::Gone { of } => {
+                    if self.users.is_stored(of) {
+                        self.room.gone(of);
+                    }
+                    self.users.gone(of);
+                }
                 Output::Reached { slot } => drop(self.users.ended(slot, Stands::Reached)),
                 Output::Expired { slot, missing } => {
                     // Where there is nobody else, all have it.
@@ -436,7 +435,6 @@ impl<D: Wires> Swarm<D> {
             }
         }
         if full {
-            self.store_again_ns = now.0.saturating_add(STORE_AGAIN_NS);
             self.let_go(now, true, 1);
         }
     }

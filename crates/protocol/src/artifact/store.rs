@@ -4,7 +4,7 @@
 //!
 //! Invariant: what is got is what was put, or nothing.
 
-use alloc::collections::BTreeMap;
+use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::sync::Arc;
 use core::fmt;
 
@@ -47,10 +47,11 @@ pub trait Store: fmt::Debug + Send {
     fn forget(&mut self, name: Name);
 }
 
-/// Keeps parts in memory, up to so many bytes.
+/// Keeps parts in memory, up to so many bytes of artifacts; each has room for all of it, or is not begun.
 #[derive(Debug)]
 pub struct Memory {
     of: BTreeMap<(Name, Part), Arc<[u8]>>,
+    open: BTreeSet<Name>,
     bytes: u64,
     bytes_max: u64,
 }
@@ -59,25 +60,29 @@ impl Memory {
     /// An empty one.
     #[must_use]
     pub fn new(bytes_max: u64) -> Memory {
-        Memory { of: BTreeMap::new(), bytes: 0, bytes_max }
+        Memory { of: BTreeMap::new(), open: BTreeSet::new(), bytes: 0, bytes_max }
     }
 }
 
 impl Store for Memory {
-    fn open(&mut self, _name: Name) -> Result<(), Full> {
+    fn open(&mut self, name: Name) -> Result<(), Full> {
+        if self.open.contains(&name) {
+            return Ok(());
+        }
+        let bytes = self.bytes.saturating_add(name.size);
+        if bytes > self.bytes_max {
+            return Err(Full);
+        }
+        self.bytes = bytes;
+        self.open.insert(name);
         Ok(())
     }
 
     fn put(&mut self, name: Name, part: Part, bytes: Arc<[u8]>) -> Result<(), Full> {
-        let size = bytes.len() as u64;
-        if self.has(name, part) {
-            return Ok(());
-        }
-        if self.bytes + size > self.bytes_max {
+        if !self.open.contains(&name) {
             return Err(Full);
         }
-        self.bytes += size;
-        self.of.insert((name, part), bytes);
+        self.of.entry((name, part)).or_insert(bytes);
         Ok(())
     }
 
@@ -93,7 +98,10 @@ impl Store for Memory {
         let of_it = (name, Part::Whole)..=(name, Part::Piece { index: u32::MAX });
         let parts: alloc::vec::Vec<_> = self.of.range(of_it).map(|(key, _)| *key).collect();
         for key in parts {
-            self.bytes -= self.of.remove(&key).map_or(0, |bytes| bytes.len() as u64);
+            self.of.remove(&key);
+        }
+        if self.open.remove(&name) {
+            self.bytes -= name.size;
         }
     }
 }

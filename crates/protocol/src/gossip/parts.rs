@@ -76,6 +76,10 @@ impl Parts {
         self.here.1
     }
 
+    pub(super) fn size(&self) -> u64 {
+        self.name.size
+    }
+
     fn insert(&mut self, index: u32) {
         self.have.insert(SlotNumber(index));
         self.got.push(index);

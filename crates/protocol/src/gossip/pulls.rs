@@ -314,6 +314,11 @@ impl Pulls {
         came
     }
 
+    /// When bytes of what comes in pieces last came, or it was begun.
+    pub(super) fn moved(&self, of: Reference) -> Option<Time> {
+        Some(self.parted.get(&of)?.moved)
+    }
+
     /// Whether a node has all of what comes in pieces, as far as we know.
     pub(super) fn has_all(&self, of: Reference, node: NodeIndex) -> bool {
         self.parted.get(&of).is_some_and(|parted| parted.holders.has(node))

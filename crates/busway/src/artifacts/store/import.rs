@@ -50,7 +50,7 @@ impl Room {
             return Ok(());
         }
         let mut state = lock(&self.store.state);
-        if !self.store.make_room(&mut state, more) {
+        if !self.store.make_room(&mut state, more) && !self.store.revoke(&mut state, more) {
             return Err(self.store.full(size));
         }
         state.bytes += more;

@@ -244,6 +244,8 @@ fn where_there_is_no_room_the_oldest_goes_that_nobody_needs_and_nothing_that_som
         let first = import(&store, &bodies[0]).unwrap();
         let mut shelf = Shelf(store.clone());
         shelf.open(ids[1]).unwrap();
+        shelf.put(ids[1], Part::Tree, pieces::tree(&bodies[1]).into()).unwrap();
+        shelf.put(ids[1], Part::Piece { index: 0 }, bodies[1][..65_536].into()).unwrap();
         drop(import(&store, &bodies[2]).unwrap());
         drop(import(&store, &bodies[3]).unwrap());
         assert!(!directory.file(ids[2]).exists(), "it was the oldest that nobody needs");
@@ -263,6 +265,34 @@ fn where_there_is_no_room_the_oldest_goes_that_nobody_needs_and_nothing_that_som
         assert_eq!(directory.file(ids[5]).exists(), disk);
         drop(small);
         let _ = std::fs::remove_file(directory.file(ids[5]));
+    }
+}
+
+#[test]
+fn what_is_offered_here_has_room_before_what_was_only_told_of() {
+    let directory = Directory::new();
+    for disk in [true, false] {
+        let config = StoreConfig {
+            directory: disk.then(|| directory.0.clone()),
+            bytes_max: SIZE as u64 + 10_000,
+            ..StoreConfig::default()
+        };
+        let store = Store::open(&config).unwrap();
+        let mut shelf = Shelf(store.clone());
+        let (told, own) = (body(1, SIZE), body(2, SIZE));
+        shelf.open(name(&told)).unwrap();
+        shelf.put(name(&told), Part::Tree, pieces::tree(&told).into()).unwrap();
+        let held = import(&store, &own).unwrap();
+        assert!(read(&held).unwrap() == own);
+        let piece = Part::Piece { index: 0 };
+        assert_eq!(shelf.put(name(&told), piece, told[..65_536].into()), Err(Full));
+        drop(held);
+        // Of what comes nothing is taken.
+        shelf.open(name(&told)).unwrap();
+        shelf.put(name(&told), Part::Tree, pieces::tree(&told).into()).unwrap();
+        shelf.put(name(&told), piece, told[..65_536].into()).unwrap();
+        assert_eq!(import(&store, &own).unwrap_err().code(), Code::Full);
+        assert!(shelf.get(name(&told), piece).unwrap()[..] == told[..65_536]);
     }
 }
 

@@ -72,8 +72,9 @@ impl Body {
 #[derive(Debug, Default)]
 struct State {
     notes: VecDeque<Note>,
-    /// Of each artifact the latest, which is told before all that came behind it.
+    /// Of each artifact the latest, which is told before all that came behind it; but not twice while something else waits.
     progress: BTreeMap<Reference, (Advert, u64)>,
+    progressed: bool,
     bytes: usize,
     /// There was more than there was room for.
     full: bool,
@@ -84,10 +85,15 @@ struct State {
 
 impl State {
     fn next(&mut self) -> Option<Taken> {
-        if let Some((_, (advert, have))) = self.progress.pop_first() {
+        let progress = !self.progressed || self.notes.is_empty();
+        if let Some((_, (advert, have))) =
+            self.progress.first_entry().filter(|_| progress).map(|first| first.remove_entry())
+        {
+            self.progressed = true;
             return Some(Taken::Note(Note::Progress(advert, have), false));
         }
         if let Some(note) = self.notes.pop_front() {
+            self.progressed = false;
             self.bytes -= note.size();
             return Some(Taken::Note(note, std::mem::take(&mut self.full)));
         }
@@ -195,5 +201,34 @@ impl Mailbox {
         let mut state = lock(&self.state);
         state.ended = true;
         self.tell(state);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn however_often_there_is_progress_something_else_is_taken_at_every_second_turn() {
+        let mailbox = Mailbox::default();
+        let advert = Advert {
+            of: Reference::default(),
+            topic: busway_wire::Topic::new("block.new").unwrap(),
+            id: busway_protocol::gossip::ArtifactId([0; 32]),
+            size: 1 << 20,
+            attribute: Vec::new(),
+            confirm: false,
+        };
+        (0..10).for_each(|_| mailbox.put(Note::Asked(advert.clone())));
+        let mut asked = 0;
+        for have in 0..20 {
+            mailbox.progress(&advert, have);
+            match mailbox.take(Deadline::after(std::time::Duration::ZERO)) {
+                Taken::Note(Note::Asked(_), _) => asked += 1,
+                Taken::Note(Note::Progress(..), _) => {}
+                other => panic!("{other:?}"),
+            }
+        }
+        assert_eq!(asked, 10);
     }
 }

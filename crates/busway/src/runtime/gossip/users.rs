@@ -81,10 +81,6 @@ pub(super) struct Users {
     offers: BTreeMap<SlotNumber, (Reference, Arc<Standing>)>,
     /// What the machine is to be told.
     verdicts: Vec<(Reference, Interest)>,
-    /// What is wanted, and had no room in the store.
-    full: BTreeSet<Reference>,
-    /// The same of what had room, and did not come: it is behind all others.
-    stalled: BTreeSet<Reference>,
     came: u64,
 }
 
@@ -144,33 +140,21 @@ impl Users {
         self.readers.values().any(|reader| reader.wants.tells.progress)
     }
 
-    /// The store had no room for it: it is wanted again when there is some.
+    /// The store had no room for it, or its room went to others: it is wanted again when there is some.
     pub(super) fn had_no_room(&mut self, of: Reference) {
         if let Some(item) = self.items.get_mut(&of) {
             (item.verdict, item.begun, item.here) = (Some(Interest::Stash), false, false);
-            self.full.insert(of);
         }
     }
 
-    /// It had room, and does not come while others wait for some.
-    pub(super) fn makes_room(&mut self, of: Reference) {
-        if let Some(item) = self.items.get_mut(&of) {
-            (item.verdict, item.begun, item.here) = (Some(Interest::Stash), false, false);
-            self.stalled.insert(of);
-        }
+    /// There may be room in the store for it now.
+    pub(super) fn try_again(&mut self, of: Reference) {
+        self.judge(of);
     }
 
-    /// Whether something waits for room in the store; whether that had none yet.
-    pub(super) fn waits_for_store(&self) -> (bool, bool) {
-        (!self.full.is_empty() || !self.stalled.is_empty(), !self.full.is_empty())
-    }
-
-    /// There may be room in the store.
-    pub(super) fn try_again(&mut self) {
-        let first = if self.full.is_empty() { &mut self.stalled } else { &mut self.full };
-        for of in std::mem::take(first) {
-            self.judge(of);
-        }
+    /// Whether it lies in the store when it is here.
+    pub(super) fn is_stored(&self, of: Reference) -> bool {
+        self.items.get(&of).is_some_and(Item::is_stored)
     }
 
     /// What was given to all who want it, and can be let go: of what lies in the store, or of what does not, the oldest.
@@ -203,8 +187,6 @@ impl Users {
     /// It is not offered any more.
     pub(super) fn gone(&mut self, of: Reference) {
         let Some(item) = self.items.remove(&of) else { return };
-        self.full.remove(&of);
-        self.stalled.remove(&of);
         for reader in self.readers.values_mut() {
             reader.lose(of, &item.advert);
         }
