@@ -114,9 +114,15 @@ mod tests {
         let read = |text: &str| Options::read(&text.split_whitespace().collect::<Vec<_>>());
         let options = read("--nodes 32 --mbit 100 --size 64MiB --json").unwrap();
         assert_eq!((options.nodes, options.mbit, options.size, options.json), (32, 100, 64 << 20, true));
-        for wrong in
-            ["--nodes 2", "--nodes", "--nodes x", "--size 257MiB", "--size 1KiB", "--mbit 0", "--quite 1"]
-        {
+        for wrong in [
+            "--nodes 2",
+            "--nodes",
+            "--nodes x",
+            "--size 257MiB",
+            "--size 1KiB --body 2KiB",
+            "--mbit 0",
+            "--quite 1",
+        ] {
             assert!(read(wrong).is_err(), "{wrong}");
         }
     }

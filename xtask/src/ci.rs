@@ -84,6 +84,11 @@ const JOBS: &[Job] = &[
     ("fuzz", |_| fuzzed()),
 ];
 
+/// Whether this is the name of a job.
+pub(crate) fn is_job(name: &str) -> bool {
+    JOBS.iter().any(|(known, _)| *known == name)
+}
+
 // What `cargo xtask test` runs as well.
 const IN_TEST: &[&str] = &["test", "loom"];
 
@@ -100,7 +105,7 @@ pub(crate) fn command(arguments: Vec<String>) -> Result<ExitCode, Failure> {
     let after_test = args.flag("--after-test");
     let base = args.value("--base")?;
     let wanted = args.rest()?;
-    if let Some(unknown) = wanted.iter().find(|w| !JOBS.iter().any(|(name, _)| name == w)) {
+    if let Some(unknown) = wanted.iter().find(|w| !is_job(w)) {
         return Err(Failure::usage(format!("there is no job `{unknown}`"), "cargo xtask ci --help"));
     }
     let mut counts = if after_test { counts_of_test() } else { Counts::default() };
