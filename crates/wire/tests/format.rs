@@ -328,6 +328,13 @@ fn the_limits_of_the_format_are_those_of_the_page() {
         GOSSIP_WORD_BYTES_MAX,
         GOSSIP_WORD_ENTRIES_MAX,
         GOSSIP_FILTER_PATTERNS_MAX,
+        HATCH_WORD_BYTES_MAX,
+        HATCH_BYTES_MAX,
+        HATCH_LISTED_MAX,
+        HATCH_MISSING_MAX,
+        HATCH_NOTES_MAX,
+        HATCH_NOTES_BYTES_MAX,
+        HATCH_ENDS_MAX,
     ];
     assert_eq!(pairs("## Limits of the format", ["limit", "value"]), expected);
 }
