@@ -664,7 +664,7 @@ pub(crate) struct ArtifactsRmArgs {
 /// What `ls` takes.
 #[derive(Debug, Args)]
 pub(crate) struct LsArgs {
-    /// Only the topics that match
+    /// Only the topics that match; without it all but those of the bus itself, which begin with $
     #[arg(value_name = "PATTERN")]
     pub(crate) pattern: Option<String>,
 }

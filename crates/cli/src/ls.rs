@@ -14,7 +14,8 @@ pub(crate) fn run(args: &LsArgs, context: &mut Context<'_>) -> Result<Exit, Fail
     let inspection = bus.inspect()?;
     bus.close();
     let matches = |view: &&TopicView| match (&pattern, session::topic(&view.topic)) {
-        (None, _) => true,
+        // As `>` does: those of the bus itself are found by their name.
+        (None, _) => !view.topic.starts_with('$'),
         (Some(pattern), Ok(topic)) => pattern.matches(&topic),
         // A pattern that nobody publishes to is found by its own text.
         (Some(pattern), Err(_)) => pattern.to_string() == view.topic,
