@@ -266,7 +266,7 @@ pub(crate) async fn get(
     let query = Query::of(request.uri().query().unwrap_or_default())?;
     query.only(&["timeout"])?;
     let time = query.duration("timeout", ASK_TIME_MAX)?.unwrap_or(ASK_TIME_DEFAULT);
-    let advert = find(shared, &caller, name).await?.advert;
+    let Listed { advert, here, .. } = find(shared, &caller, name).await?;
     let (id, size, tag) = (advert.id(), advert.size(), format!("\"{}\"", advert.id()));
     let mut response = Response::new(Body::empty());
     self::name(&mut response, id);
@@ -294,6 +294,8 @@ pub(crate) async fn get(
         *response.status_mut() = StatusCode::PARTIAL_CONTENT;
     }
     if !whole {
+        // What is here is waited for by nobody, but takes a moment to be handed out.
+        let time = if here { time.max(ASK_TIME_DEFAULT) } else { time };
         let place = shared.budget.transfer(Way::Out, count)?;
         *response.body_mut() = transfer::give(shared, caller, advert, (from, count), time, place).await?;
     }

@@ -11,9 +11,8 @@ use crate::harness::Place;
 use crate::http::http;
 use crate::node::up;
 
-/// What is drawn for each route, at most; and for how long, so that it ends before who waits for it.
-const EXAMPLES: &str = "60";
-const SECONDS: &str = "40";
+/// What is drawn for each route, at most. There is no bound of time: what is drawn is the same on each machine.
+const EXAMPLES: &str = "25";
 
 /// That nobody answers a request is the truth, and no failure.
 const SETTINGS: &str = r#"
@@ -28,6 +27,7 @@ fn what_is_drawn_from_the_description_of_a_node_finds_nothing() {
         println!("skipped: the job openapi tries it: BUSWAY_SCHEMATHESIS names no program");
         return;
     };
+    let seed = std::env::var("BUSWAY_OPENAPI_SEED").unwrap_or_else(|_| "51".to_owned());
     let place = Place::new();
     let (node, line) = up(&place, &["--http", "127.0.0.1:0"]);
     let settings = place.temporary().join("schemathesis.toml");
@@ -37,7 +37,7 @@ fn what_is_drawn_from_the_description_of_a_node_finds_nothing() {
         .arg("--config-file")
         .arg(&settings)
         .args(["run", &format!("http://{}/openapi.json", http(&line))]);
-    command.args(["--seed", "51", "--max-examples", EXAMPLES, "--max-time", SECONDS, "--workers", "1"]);
+    command.args(["--seed", &seed, "--max-examples", EXAMPLES, "--workers", "1"]);
     // A stream has no end that it could wait for.
     command.args(["--exclude-path-regex", "subscribe", "--request-timeout", "10"]);
     command.args(["--suppress-health-check", "all", "--continue-on-failure", "--no-color"]);
@@ -47,9 +47,9 @@ fn what_is_drawn_from_the_description_of_a_node_finds_nothing() {
     assert!(output.status.success(), "{text}");
     let tried = text.lines().find_map(|line| line.trim().split_once(" generated")).map(|(count, _)| count);
     let tried: u32 = tried.and_then(|count| count.parse().ok()).expect("it says how many it has tried");
-    assert!(tried >= 500, "{tried} are too few to find anything: {text}");
+    assert!(tried >= 200, "{tried} are too few to find anything: {text}");
     node.signal(Signal::TERM);
     let ended = node.finish().expect(0);
     assert!(!ended.stderr.iter().any(|line| line.contains("panicked")), "{:?}", ended.stderr);
-    println!("evidence: cases={tried} found=0");
+    println!("evidence: seed={seed} cases={tried} found=0");
 }
