@@ -298,7 +298,8 @@ impl Membership {
     fn guests(&self) -> usize {
         let held = |node: &Node| {
             let dialed = matches!(node.dial, Dial::Handshaking { .. });
-            usize::from(dialed) + usize::from(node.link.is_some()) + usize::from(node.ending.is_some())
+            // One, also where a link has come while what was dialed before has not ended.
+            usize::from(dialed || node.link.is_some() || node.ending.is_some())
         };
         self.connections.len() - self.nodes.values().map(held).sum::<usize>()
     }
