@@ -38,6 +38,16 @@ pub const PIECES_COUNT_MAX: usize = 256;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ConnectionId(pub u64);
 
+/// What a kernel has of what was written to a connection.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Backlog {
+    /// Bytes that the peer's kernel has not acknowledged.
+    pub unacknowledged: u64,
+    /// Bytes, about, that wait in this host behind what else leaves it: with what goes around them, and without what the
+    /// kernel keeps back because the way or the peer is slow.
+    pub here: u64,
+}
+
 /// One address that a driver listens at. Never used again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ListenerId(pub u64);
@@ -292,8 +302,8 @@ pub trait Driver<R: Space, W: Pieces> {
     /// Closing twice does nothing.
     fn close(&self, connection: ConnectionId);
 
-    /// Bytes that were written and that the peer's kernel has not acknowledged.
-    fn backlog(&self, connection: ConnectionId) -> Result<u64, Fault>;
+    /// What was written and is not done with.
+    fn backlog(&self, connection: ConnectionId) -> Result<Backlog, Fault>;
 
     /// An address of our own that says by which interface a connection leaves: one of the loopback where it leads to this
     /// host, whichever of its addresses was dialed. `None` where it is gone.

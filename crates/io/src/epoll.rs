@@ -28,8 +28,8 @@ use rustix::net::{Shutdown, connect, getpeername, getsockname, shutdown, sockopt
 use crate::backlog;
 use crate::clock;
 use crate::driver::{
-    Admission, ConnectionId, Counters, Driver, Event, Fault, Listen, ListenError, ListenerId, Listening,
-    Pieces, Read, Space, Submitted,
+    Admission, Backlog, ConnectionId, Counters, Driver, Event, Fault, Listen, ListenError, ListenerId,
+    Listening, Pieces, Read, Space, Submitted,
 };
 use crate::epoll::door::{Doors, Newcomer, stream};
 use crate::epoll::socket::{Socket, Stage, Told};
@@ -369,7 +369,7 @@ impl<R: Space, W: Pieces> Driver<R, W> for Epoll<R, W> {
         self.ring(&results);
     }
 
-    fn backlog(&self, connection: ConnectionId) -> Result<u64, Fault> {
+    fn backlog(&self, connection: ConnectionId) -> Result<Backlog, Fault> {
         let socket = self.socket(connection).ok_or(Fault::Closed)?;
         let descriptor = socket.writing().descriptor.clone().ok_or(Fault::Closed)?;
         backlog::of(&*descriptor).map_err(errno::fault)

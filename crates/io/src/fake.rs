@@ -22,8 +22,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crate::driver::{
-    Admission, ConnectionId, Counters, Driver, Event, Fault, Listen, ListenError, ListenerId, Listening,
-    PIECES_COUNT_MAX, Pieces, Read, Space, Submitted,
+    Admission, Backlog, ConnectionId, Counters, Driver, Event, Fault, Listen, ListenError, ListenerId,
+    Listening, PIECES_COUNT_MAX, Pieces, Read, Space, Submitted,
 };
 pub use crate::fake::host::HostId;
 use crate::fake::network::State;
@@ -430,7 +430,7 @@ impl<R: Space, W: Pieces> Driver<R, W> for FakeDriver<R, W> {
         own.events.push_back(Event::Closed { connection });
     }
 
-    fn backlog(&self, connection: ConnectionId) -> Result<u64, Fault> {
+    fn backlog(&self, connection: ConnectionId) -> Result<Backlog, Fault> {
         self.alive().ok_or(Fault::Closed)?.backlog(self.host, connection)
     }
 

@@ -14,8 +14,8 @@ mod fake;
 mod least;
 
 pub use driver::{
-    Admission, ConnectionId, Counters, Driver, Event, Fault, Listen, ListenError, ListenerId, Listening,
-    PIECES_COUNT_MAX, Pieces, Read, Space, Submitted,
+    Admission, Backlog, ConnectionId, Counters, Driver, Event, Fault, Listen, ListenError, ListenerId,
+    Listening, PIECES_COUNT_MAX, Pieces, Read, Space, Submitted,
 };
 pub use epoll::Epoll;
 pub use fake::{Crash, FakeDriver, HostId, Manners, Network, Path};

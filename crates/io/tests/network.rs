@@ -10,8 +10,8 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use busway_io::{
-    ConnectionId, Crash, Driver, Event, FakeDriver, Fault, HostId, Listen, Manners, Network, Path, Read,
-    Submitted,
+    Backlog, ConnectionId, Crash, Driver, Event, FakeDriver, Fault, HostId, Listen, Manners, Network, Path,
+    Read, Submitted,
 };
 use place::{Landing, Parcel};
 
@@ -101,11 +101,15 @@ fn a_cut_path_keeps_bytes_until_it_heals() {
     p.network.advance(60 * SECOND);
     assert_eq!(read(&p.far, p.ends.1), (Vec::new(), Ok(false)), "nothing comes through");
     assert_eq!(read(&p.near, p.ends.0), (b"two".to_vec(), Ok(false)), "the way back is another path");
-    assert_eq!(p.far.backlog(p.ends.1), Ok(3), "but nothing acknowledges it");
+    assert_eq!(
+        p.far.backlog(p.ends.1).map(|found| found.unacknowledged),
+        Ok(3),
+        "but nothing acknowledges it"
+    );
     p.network.cut(NEAR, FAR, false);
     p.network.advance(SECOND);
     assert_eq!(pending_read(&p.far), b"one");
-    assert_eq!((p.far.backlog(p.ends.1), p.near.backlog(p.ends.0)), (Ok(0), Ok(0)));
+    assert_eq!([p.far.backlog(p.ends.1), p.near.backlog(p.ends.0)], [Ok(Backlog::default()); 2]);
 }
 
 #[test]
@@ -171,8 +175,9 @@ fn a_slow_path_takes_the_time_that_its_rate_says() {
     assert_eq!(write(&p.near, p.ends.0, &[1; 20_000]), Ok(20_000));
     p.network.advance(SECOND);
     assert!(read(&p.far, p.ends.1).0.len() < 20_000, "the second half is still on the wire");
+    assert_eq!(p.near.backlog(p.ends.0).map(|has| has.here), Ok(10_000), "and waits here");
     p.network.advance(2 * SECOND);
-    assert_eq!(p.near.backlog(p.ends.0), Ok(0));
+    assert_eq!(p.near.backlog(p.ends.0), Ok(Backlog::default()));
 }
 
 #[test]

@@ -31,7 +31,7 @@ pub use batch::Batch;
 pub use breaker::{Breaker, BreakerState, Ended, Pass, Refused};
 pub use error::{Closed, PeerError};
 pub use framing::{Framer, Step, Sum, Want};
-pub use gate::Gate;
+pub use gate::{Backlog, Gate};
 pub use link::{Config, Deadline, Event, Frames, Link, Room, State, Stats};
 pub use principal::{Principal, PrincipalError};
 pub use retry::{Attempts, Retry};

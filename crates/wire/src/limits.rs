@@ -297,6 +297,9 @@ pub const GATE_WAIT_NS_MIN: u64 = 50_000;
 /// The same at most, since less than half of [`GATE_QUEUE_NS`] must run dry meanwhile.
 pub const GATE_WAIT_NS_MAX: u64 = 500_000;
 
+/// The same where only the way behind this host is full: what comes through it lies before its end meanwhile.
+pub const GATE_WAIT_FAR_NS_MAX: u64 = 5_000_000;
+
 /// Nanoseconds for each link between two looks at all of them: ten times what a look takes.
 pub const GATE_LOOK_NS: u64 = 2_000;
 
@@ -307,6 +310,9 @@ pub const GATE_ASK_MS: u64 = 20;
 /// forgotten: a route that has changed. Once in that time the queues run dry to measure it, for a hundredth of it at most
 /// where a round trip takes less than 60 ms.
 pub const GATE_EPOCH_MS: u64 = 10_000;
+
+/// Milliseconds for which the queues may run dry at most where they do not: a fiftieth of [`GATE_EPOCH_MS`]. What is small is never held up, and may be all that lies there.
+pub const GATE_DRAIN_MS_MAX: u64 = 200;
 
 /// Entries of one interest: each has 263 bytes at most, so that 128 fit [`LINK_FRAME_BYTES_MAX`]. More go in
 /// further frames; a frame with more is refused.

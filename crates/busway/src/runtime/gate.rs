@@ -11,7 +11,7 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex};
 
 use busway_io::{ConnectionId, Driver};
-use busway_protocol::{Gate, Session, Time};
+use busway_protocol::{Backlog, Gate, Session, Time};
 
 use crate::ports::lock;
 use crate::runtime::{Outbound, Pieces, Staging};
@@ -61,7 +61,7 @@ impl Passage {
             return;
         }
         // A connection that cannot say is about to be told as gone.
-        let Ok(backlog) = driver.backlog(self.connection) else { return };
+        let Ok(backlog) = driver.backlog(self.connection).map(backlog_of) else { return };
         self.entered = true;
         let round_trip_ns = session.stats().map_or(0, |stats| stats.round_trip_ns);
         let id = id(self.connection);
@@ -72,21 +72,21 @@ impl Passage {
             gate.round_trip(now, id, round_trip_ns);
         }
         gate.look(now, id, backlog);
-        if gate.room() == 0 {
+        if gate.is_full() {
             for other in gate.stale(now) {
                 match driver.backlog(ConnectionId(other.0)) {
-                    Ok(backlog) => gate.look(now, other, backlog),
+                    Ok(found) => gate.look(now, other, backlog_of(found)),
                     Err(_) => gate.forget(other),
                 }
             }
         }
-        let room = gate.room();
+        let room = gate.room(id);
         if gate.asks(now, id) {
             session.ask(now);
         }
-        tracing::trace!(target: "busway::link", backlog, room, bound = gate.bound(), rate = gate.rate(), round_trip_ns, "bulk");
+        tracing::trace!(target: "busway::link", ?backlog, room, bound = gate.bound(), rate = gate.rate(id), round_trip_ns, "bulk");
         session.set_bulk_room(Some(room));
-        self.held_until = (room == 0).then(|| Time(now.0.saturating_add(gate.wait_ns())));
+        self.held_until = (room == 0).then(|| Time(now.0.saturating_add(gate.wait_ns(id))));
     }
 
     /// So much was written.
@@ -111,6 +111,10 @@ impl Drop for Passage {
             gate.forget(id(self.connection));
         }
     }
+}
+
+const fn backlog_of(backlog: busway_io::Backlog) -> Backlog {
+    Backlog { unacknowledged: backlog.unacknowledged, here: backlog.here }
 }
 
 const fn id(connection: ConnectionId) -> busway_protocol::ConnectionId {

@@ -4,7 +4,7 @@
 //!
 //! Invariant: bytes that were taken from a writer land, or both ends learn that they are cut.
 
-use crate::driver::{ConnectionId, Fault, Read, Space};
+use crate::driver::{Backlog, ConnectionId, Fault, Read, Space};
 use crate::fake::host::HostId;
 use crate::fake::network::{Happening, State, StreamId};
 use crate::fake::stream::{Segment, Side};
@@ -202,9 +202,15 @@ impl State {
         Some(self.streams.get(&id)?.route(side))
     }
 
-    pub(crate) fn backlog(&self, host: HostId, connection: ConnectionId) -> Result<u64, Fault> {
+    pub(crate) fn backlog(&self, host: HostId, connection: ConnectionId) -> Result<Backlog, Fault> {
         let (id, side) = self.standing(host, connection)?;
         let stream = self.streams.get(&id).ok_or(Fault::Reset)?;
-        Ok(stream.pipe(side).unacknowledged as u64)
+        let pipe = stream.pipe(side);
+        let (from, to) = stream.route(side);
+        let rate = self.path(from, to).bytes_per_second.unwrap_or(0);
+        let wire_ns = u128::from(pipe.busy_until_ns.saturating_sub(self.now_ns));
+        let here = u64::try_from(wire_ns * u128::from(rate) / 1_000_000_000).unwrap_or(u64::MAX);
+        let unacknowledged = pipe.unacknowledged as u64;
+        Ok(Backlog { unacknowledged, here: here.min(unacknowledged) })
     }
 }

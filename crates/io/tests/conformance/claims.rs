@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use busway_io::{Admission, ConnectionId, Driver, Event, Fault, PIECES_COUNT_MAX, Read, Submitted};
+use busway_io::{Admission, Backlog, ConnectionId, Driver, Event, Fault, PIECES_COUNT_MAX, Read, Submitted};
 
 use crate::place::{Parcel, Place};
 use crate::scene::{Scene, Who, landed, landing};
@@ -192,7 +192,7 @@ pub(crate) fn a_write_waits_for_room_and_the_backlog_says_how_much_is_under_way<
     mut scene: Scene<P>,
 ) {
     let pair = scene.connect();
-    assert_eq!(scene.place.near().backlog(pair.near), Ok(0));
+    assert_eq!(scene.place.near().backlog(pair.near), Ok(Backlog::default()));
     let mut sent = 0;
     // Nobody reads: at some point there is no room, and stays none.
     loop {
@@ -209,8 +209,12 @@ pub(crate) fn a_write_waits_for_room_and_the_backlog_says_how_much_is_under_way<
             }
         }
     }
-    let backlog = scene.place.near().backlog(pair.near).unwrap();
-    assert!(backlog > 0 && backlog <= sent as u64, "{backlog} of {sent} bytes are under way");
+    let Backlog { unacknowledged, here } = scene.place.near().backlog(pair.near).unwrap();
+    assert!(
+        unacknowledged > 0 && unacknowledged <= sent as u64,
+        "{unacknowledged} of {sent} bytes are under way"
+    );
+    assert_eq!(here, 0, "the peer has no room: nothing of it waits to leave");
     let mut read = 0;
     let mut last = None;
     scene.until("the write is done", |scene| {
@@ -226,8 +230,9 @@ pub(crate) fn a_write_waits_for_room_and_the_backlog_says_how_much_is_under_way<
     });
     let rest = sent + last.unwrap() - read;
     assert!(scene.receive(Who::Far, pair.far, rest).iter().all(|byte| *byte == 7));
-    scene
-        .until("all is acknowledged", |scene| (scene.place.near().backlog(pair.near) == Ok(0)).then_some(()));
+    scene.until("all is acknowledged", |scene| {
+        (scene.place.near().backlog(pair.near) == Ok(Backlog::default())).then_some(())
+    });
 }
 
 pub(crate) fn an_idle_connection_is_watched_without_a_buffer<P: Place>(mut scene: Scene<P>) {

@@ -5,19 +5,29 @@ extern crate std;
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 
+use busway_wire::limits::{GATE_BYTES_FIRST, GATE_BYTES_MIN};
+
 use super::*;
 
 const SEGMENT: u64 = 1_448;
+const NS: u128 = 1_000_000_000;
 
-/// An interface with one queue, as a kernel has it: what is written goes out in order, and is acknowledged a round trip
-/// after it has left.
+/// An interface with one queue, as a kernel has it: what is written goes out in order. Behind it each link has a way of its own,
+/// which may be slower; what has come through is acknowledged a round trip later.
 struct Interface {
     bytes_per_second: u64,
     round_trip_ns: u64,
     idle_at: u64,
-    /// When a segment is acknowledged, of which link, and how large it is.
-    under_way: VecDeque<(u64, u64, u64)>,
-    backlogs: BTreeMap<u64, u64>,
+    /// How fast the way of a link is where it is slower, and when it is idle.
+    ways: BTreeMap<u64, (u64, u64)>,
+    links: BTreeMap<u64, UnderWay>,
+}
+
+/// Of each segment of a link when it has left, when it is acknowledged, and how large it is.
+#[derive(Default)]
+struct UnderWay {
+    segments: VecDeque<(u64, u64, u64)>,
+    bytes: u64,
 }
 
 impl Interface {
@@ -26,70 +36,118 @@ impl Interface {
         while left > 0 {
             let size = left.min(SEGMENT);
             self.idle_at = self.idle_at.max(now) + size * 1_000_000_000 / self.bytes_per_second;
-            self.under_way.push_back((self.idle_at + self.round_trip_ns, link, size));
+            let mut through = self.idle_at;
+            if let Some((rate, idle_at)) = self.ways.get_mut(&link) {
+                *idle_at = through.max(*idle_at) + size * 1_000_000_000 / *rate;
+                through = *idle_at;
+            }
+            let under_way = self.links.entry(link).or_default();
+            under_way.segments.push_back((self.idle_at, through + self.round_trip_ns, size));
+            under_way.bytes += size;
             left -= size;
         }
-        *self.backlogs.entry(link).or_default() += bytes;
     }
 
-    fn backlog(&mut self, now: u64, link: u64) -> u64 {
-        while let Some((_, of, size)) = self.under_way.pop_front_if(|(at, ..)| *at <= now) {
-            self.backlogs.entry(of).and_modify(|backlog| *backlog -= size);
+    fn backlog(&mut self, now: u64, link: u64) -> Backlog {
+        let under_way = self.links.entry(link).or_default();
+        while let Some((.., size)) = under_way.segments.pop_front_if(|(_, at, _)| *at <= now) {
+            under_way.bytes -= size;
         }
-        self.backlogs.get(&link).copied().unwrap_or(0)
+        let here = under_way.segments.iter().rev().take_while(|(left, ..)| *left > now);
+        Backlog { unacknowledged: under_way.bytes, here: here.map(|(.., size)| size).sum() }
     }
 
-    /// How long a message that comes now waits for what is in front of it.
+    /// How long a message that comes now waits in this host for what is in front of it.
     fn queue_ns(&self, now: u64) -> u64 {
         self.idle_at.saturating_sub(now)
+    }
+
+    /// And on the way of a link.
+    fn way_ns(&self, now: u64, link: u64) -> u64 {
+        self.ways.get(&link).map_or(0, |(_, idle_at)| idle_at.saturating_sub(now))
     }
 }
 
 struct Outcome {
     /// Of what the interface could have carried, in hundredths.
     carried: u64,
-    /// The wait that 99 of 100 messages do not exceed.
+    /// The wait in this host that 99 of 100 messages do not exceed, and that on the way of the first link.
     wait_ns: u64,
+    way_ns: u64,
 }
 
 /// So many links that always have bulk to send, for so long; what is measured is the second half.
 fn run(bytes_per_second: u64, round_trip_ns: u64, links: u64, ms: u64) -> Outcome {
+    run_with(bytes_per_second, round_trip_ns, links, &Course::default(), ms)
+}
+
+/// What is not as usual.
+#[derive(Default)]
+struct Course<'a> {
+    /// The ways of some are slower.
+    slow: &'a [(u64, u64)],
+    /// Bytes a second of small messages, which no gate stops, over each link.
+    small: u64,
+}
+
+fn run_with(bytes_per_second: u64, round_trip_ns: u64, links: u64, course: &Course<'_>, ms: u64) -> Outcome {
     let mut dice = fastrand::Rng::with_seed(links ^ round_trip_ns);
-    let (under_way, backlogs) = (VecDeque::new(), BTreeMap::new());
-    let mut interface = Interface { bytes_per_second, round_trip_ns, idle_at: 0, under_way, backlogs };
+    let ways = course.slow.iter().map(|(link, rate)| (*link, (*rate, 0))).collect();
+    let mut interface =
+        Interface { bytes_per_second, round_trip_ns, idle_at: 0, ways, links: BTreeMap::new() };
+    let mut said_at = 1_000_000;
     let mut gate = Gate::new();
-    let (mut now, mut written, mut waits) = (1_000_000, 0, Vec::new());
+    let (mut now, mut written, mut waits, mut ways) = (1_000_000, 0, Vec::new(), Vec::new());
     let (begin, end) = (now + ms * 500_000, now + ms * 1_000_000);
+    let mut due: BTreeMap<u64, u64> = (0..links).map(|link| (link, now)).collect();
     while now < end {
+        let small = course.small * (now - said_at) / 1_000_000_000;
+        if small > 0 {
+            said_at = now;
+            (0..links).for_each(|link| {
+                interface.write(now, link, small);
+                gate.wrote(ConnectionId(link), small);
+            });
+        }
         for number in 0..links {
+            if due[&number] > now {
+                continue;
+            }
             let (link, time) = (ConnectionId(number), Time(now));
             if gate.asks(time, link) {
-                gate.round_trip(time, link, round_trip_ns + interface.queue_ns(now));
+                let queues = interface.queue_ns(now) + interface.way_ns(now, number);
+                gate.round_trip(time, link, round_trip_ns + queues);
             }
             gate.look(time, link, interface.backlog(now, number));
-            if gate.room() == 0 {
+            if gate.is_full() {
                 gate.stale(time)
                     .into_iter()
                     .for_each(|other| gate.look(time, other, interface.backlog(now, other.0)));
             }
-            let room = gate.room().min(256 << 10);
+            let room = gate.room(link).min(256 << 10);
             if room > 0 {
                 let fragment = room.max(8 << 10);
                 interface.write(now, number, fragment);
                 gate.wrote(link, fragment);
                 written += if now >= begin { fragment } else { 0 };
+            } else {
+                due.insert(number, now + gate.wait_ns(link));
             }
         }
         if now >= begin {
             waits.push(interface.queue_ns(now));
+            ways.push(interface.way_ns(now, 0));
         }
         // Who looks is late by as much as a thread is.
-        now += gate.wait_ns() + dice.u64(5_000..100_000);
+        now =
+            (now + GATE_WAIT_NS_MIN).max(due.values().copied().min().unwrap_or(0)) + dice.u64(5_000..100_000);
     }
     waits.sort_unstable();
+    ways.sort_unstable();
     let could = u128::from(bytes_per_second) * u128::from(end - begin) / NS;
     let carried = u64::try_from(u128::from(written) * 100 / could).unwrap();
-    Outcome { carried, wait_ns: waits[waits.len() * 99 / 100] }
+    let at = waits.len() * 99 / 100;
+    Outcome { carried, wait_ns: waits[at], way_ns: ways[at] }
 }
 
 #[test]
@@ -117,35 +175,67 @@ fn an_interface_is_kept_busy_and_what_is_urgent_waits_for_little_more_than_a_mil
 }
 
 #[test]
+fn who_is_slow_to_be_reached_keeps_the_interface_from_nobody_else_and_has_a_short_queue_of_its_own() {
+    let rate = 100 * 125_000;
+    // Others crowd the ways of six hosts out of seven; one could have the rest.
+    for slow in [rate / 20, rate / 100] {
+        let crowded: Vec<(u64, u64)> = (0..6).map(|link| (link, slow)).collect();
+        let outcome = run_with(rate, 50_000, 7, &Course { slow: &crowded, ..Course::default() }, 4_000);
+        assert!(outcome.carried >= 80, "{slow} bytes a second: {} %", outcome.carried);
+        let way_us = outcome.way_ns / 1_000;
+        let least_us = 2 * GATE_BYTES_MIN * 1_000_000 / slow;
+        assert!(way_us <= least_us + 2_500, "{slow} bytes a second: {way_us} us of {least_us}");
+    }
+}
+
+/// All of it waits here.
+const fn here(bytes: u64) -> Backlog {
+    Backlog { unacknowledged: bytes, here: bytes }
+}
+
+#[test]
+fn small_messages_to_a_far_host_leave_bulk_its_part() {
+    // 700 000 bytes a second at 50 ms are more under way than bulk has room for while the queues run dry.
+    let course = Course { small: 700_000, ..Course::default() };
+    let outcome = run_with(100 * 125_000, 50_000_000, 1, &course, 12_000);
+    assert!(outcome.carried >= 60, "{} %", outcome.carried);
+}
+
+#[test]
 fn a_gate_that_measured_nothing_lets_a_batch_through() {
     let mut gate = Gate::new();
-    assert_eq!(gate.room(), GATE_BYTES_FIRST);
     let link = ConnectionId(1);
-    gate.look(Time(1), link, 0);
+    assert_eq!(gate.room(link), GATE_BYTES_FIRST);
+    gate.look(Time(1), link, here(0));
     gate.wrote(link, GATE_BYTES_FIRST);
-    assert_eq!(gate.room(), 0);
-    assert!((GATE_WAIT_NS_MIN..=GATE_WAIT_NS_MAX).contains(&gate.wait_ns()));
-    gate.look(Time(2), link, 1_000);
-    assert_eq!(gate.room(), GATE_BYTES_FIRST - 1_000);
+    assert_eq!((gate.room(link), gate.is_full()), (0, true));
+    assert!((GATE_WAIT_NS_MIN..=GATE_WAIT_NS_MAX).contains(&gate.wait_ns(link)));
+    gate.look(Time(2), link, here(1_000));
+    assert_eq!((gate.room(link), gate.is_full()), (GATE_BYTES_FIRST - 1_000, false));
 }
 
 #[test]
-fn the_backlog_is_that_of_all_links() {
+fn what_waits_here_is_that_of_all_links_and_what_is_elsewhere_that_of_one() {
     let mut gate = Gate::new();
     for link in 0..31 {
-        gate.look(Time(1), ConnectionId(link), 9_000);
+        gate.look(Time(1), ConnectionId(link), here(9_000));
     }
-    assert_eq!(gate.room(), 0, "31 links of 9 000 bytes are more than a batch");
+    assert!(gate.is_full(), "31 links of 9 000 bytes are more than a batch");
+    assert_eq!(gate.room(ConnectionId(99)), 0, "also for who has nothing here");
     assert_eq!(gate.stale(Time(2)).len(), 31);
     assert_eq!(gate.stale(Time(3)).len(), 0, "they were just asked for");
-    gate.look(Time(1_000_000), ConnectionId(3), 0);
+    gate.look(Time(1_000_000), ConnectionId(3), here(0));
     assert_eq!(gate.stale(Time(1_000_000)).len(), 30);
     (0..31).for_each(|link| gate.forget(ConnectionId(link)));
-    assert_eq!((gate.room(), gate.backlog, gate.links.len()), (GATE_BYTES_FIRST, 0, 0), "nothing is left");
+    assert_eq!((gate.room(ConnectionId(3)), gate.here.bytes, gate.links.len()), (GATE_BYTES_FIRST, 0, 0));
+    let away = Backlog { unacknowledged: 2 * GATE_BYTES_FIRST, here: 0 };
+    gate.look(Time(2_000_000), ConnectionId(1), away);
+    assert_eq!(gate.room(ConnectionId(1)), 0, "its own way is full");
+    assert_eq!(gate.room(ConnectionId(2)), GATE_BYTES_FIRST);
 }
 
 #[test]
-fn whatever_is_told_nothing_overflows_and_the_backlog_is_its_sum() {
+fn whatever_is_told_nothing_overflows_and_what_waits_here_is_its_sum() {
     let mut dice = fastrand::Rng::with_seed(11);
     let mut gate = Gate::new();
     let mut known: BTreeMap<u64, u64> = BTreeMap::new();
@@ -155,14 +245,14 @@ fn whatever_is_told_nothing_overflows_and_the_backlog_is_its_sum() {
         let now = Time(*dice.choice(&[0, 1, 20_000_000, 1 << 50, u64::MAX]).unwrap());
         match dice.u8(..6) {
             0..3 => {
-                let backlog = number(&mut dice);
+                let backlog = Backlog { unacknowledged: number(&mut dice), here: number(&mut dice) };
                 gate.look(now, ConnectionId(link), backlog);
-                known.insert(link, backlog);
+                known.insert(link, backlog.here.min(backlog.unacknowledged));
             }
             3 => {
                 let bytes = number(&mut dice);
                 gate.wrote(ConnectionId(link), bytes);
-                known.entry(link).and_modify(|backlog| *backlog += bytes);
+                known.entry(link).and_modify(|here| *here += bytes);
             }
             4 => {
                 gate.round_trip(now, ConnectionId(link), number(&mut dice));
@@ -173,8 +263,8 @@ fn whatever_is_told_nothing_overflows_and_the_backlog_is_its_sum() {
                 known.remove(&link);
             }
         }
-        assert_eq!(gate.backlog, known.values().sum::<u64>());
+        assert_eq!(gate.here.bytes, known.values().sum::<u64>());
         assert!(gate.bound() >= GATE_BYTES_MIN);
-        assert!((GATE_WAIT_NS_MIN..=GATE_WAIT_NS_MAX).contains(&gate.wait_ns()));
+        assert!((GATE_WAIT_NS_MIN..=GATE_WAIT_FAR_NS_MAX).contains(&gate.wait_ns(ConnectionId(link))));
     }
 }
