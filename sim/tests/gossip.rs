@@ -36,6 +36,23 @@ fn artifacts_of_64_kib_cost_five_percent_more_than_their_bytes_and_one_in_a_hund
 }
 
 #[test]
+fn of_many_artifacts_that_come_whole_their_origin_gives_each_about_once() {
+    let mut swarm = Swarm::new(Terms::new(6, 8));
+    swarm.run_for_ms(200);
+    let (count, size) = (300, 64 << 10);
+    for _ in 0..count {
+        swarm.offer(0, "block", size);
+    }
+    let took = settled(&mut swarm, 60_000);
+    let given = swarm.counts(0).bytes_given as f64 / (count * size) as f64;
+    println!(
+        "evidence: nodes=8 artifacts={count} of {size} bytes, by_origin={given:.3} took_ms={}",
+        took / 1_000_000
+    );
+    assert!((1.0..=1.2).contains(&given), "{given}");
+}
+
+#[test]
 fn artifacts_of_1_kib_cost_no_more_than_twice_their_bytes_and_none_comes_twice() {
     let mut swarm = Swarm::new(Terms::new(2, 32));
     swarm.run_for_ms(100);

@@ -39,7 +39,7 @@ pub use busway_protocol::gossip::{ArtifactId, Interest};
 pub(crate) use handler::Handling;
 pub use handler::{ArtifactHandler, Flow, Heard, PeerEvent, WhenFull, Word};
 pub(crate) use hatch::{Hatch, HatchReach};
-pub use machine::SwarmHandler;
+pub use machine::{SwarmHandler, SwarmOffer};
 pub use offer::{Destination, Offer, OfferBuilder, Reach};
 use offer::{Exact, Source};
 pub use subscriber::{Event, Subscriber, SubscriberBuilder};

@@ -80,6 +80,7 @@ pub struct NodeBuilder {
     shares_artifacts: bool,
     store: StoreConfig,
     handling: Option<Handling>,
+    artifact_workers: Option<WorkersBuilder>,
     plain_beyond_loopback: bool,
     tls: Option<Tls>,
     token: Option<Secret>,
@@ -180,7 +181,7 @@ impl NodeBuilder {
     }
 
     /// Bytes of artifacts of at most 256 KiB that this node has of others, in memory, beyond 256 KiB of each of them. What was given to all here who want it makes room for others, the
-    /// oldest first. Default 256 MiB.
+    /// oldest first. What it offers itself of that size has a quarter as much beside, and 64 MiB at least. Default 256 MiB.
     pub fn artifact_bodies_bytes(mut self, bytes: u64) -> Self {
         self.store.bodies_bytes_max = bytes;
         self
@@ -249,6 +250,24 @@ impl NodeBuilder {
         self
     }
 
+    /// What peers say about artifacts is taken in by the workers of its flow: so what waits of each flow is bounded, counted ([`Node::artifact_flow`], `busway flows`, the metrics) and fair to each peer.
+    /// Without it one thread takes in all as it comes, which is faster, and the window of each link alone bounds it. Their timer is not used.
+    ///
+    /// ```
+    /// # fn main() -> Result<(), busway::Error> {
+    /// use busway::artifacts::{Flow, WhenFull, Workers};
+    /// let workers = Workers::builder().limit(Flow::Request, 100, 1 << 20, WhenFull::Wait);
+    /// let bus = busway::Bus::open("example-of-flows")?;
+    /// let node = busway::Node::builder().index(0).artifact_workers(workers).open(&bus)?;
+    /// assert_eq!(node.artifact_flow(Flow::Request).taken, 0);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn artifact_workers(mut self, workers: WorkersBuilder) -> Self {
+        self.artifact_workers = Some(workers);
+        self
+    }
+
     /// Listens, and begins to link.
     ///
     /// # Errors
@@ -263,7 +282,7 @@ impl NodeBuilder {
         let hub = Arc::new(Hub::start(bus.core.clone(), config)?);
         let reporter = Reporter::start(hub.clone(), bus)?;
         // A handler of the program's own serves no other programs: it has nothing to give them by.
-        let calls = hub.calls().filter(|_| hub.workers().is_none());
+        let calls = hub.calls().filter(|_| !hub.has_handler());
         let hatch = calls.map(|calls| Hatch::open(bus, calls, reach)).transpose()?;
         Ok(Node { reporter: Some(reporter), hatch, hub, _bus: bus.clone() })
     }
@@ -297,6 +316,7 @@ impl NodeBuilder {
             shares_artifacts: self.shares_artifacts,
             store: self.store,
             handling: self.handling,
+            artifact_workers: self.artifact_workers,
             cluster: self.cluster,
             identity: self.identity,
             listen: self.listen,
@@ -333,11 +353,35 @@ impl NodeBuilder {
         let refuse = |what: String, remedy: &str| {
             Err(Error::new(Code::BadSetting, what).at("the node").remedy(remedy.to_owned()))
         };
-        if self.handling.is_some() && (self.acl.is_some() || !matches!(self.identity, PeerId::Node { .. })) {
-            return refuse(
-                "a handler of artifacts of its own is for a node without rules".to_owned(),
-                "leave out the rules, or the handler: it does not know who may have what",
-            );
+        if let Some(handling) = &self.handling {
+            if self.acl.is_some() {
+                return refuse(
+                    "a handler of artifacts of its own is for a node without rules".to_owned(),
+                    "leave out the rules, or the handler: it does not know who may have what",
+                );
+            }
+            if !matches!(self.identity, PeerId::Node { .. }) {
+                return refuse(
+                    "a client shares no artifacts, so its handler would hear nobody".to_owned(),
+                    "leave out the handler, or make it a node of the cluster",
+                );
+            }
+            handling.workers.check_for_node()?;
+        }
+        if let Some(workers) = &self.artifact_workers {
+            if self.handling.is_some() {
+                return refuse(
+                    "a handler of artifacts has workers of its own".to_owned(),
+                    "give them to artifact_handler, and leave out artifact_workers",
+                );
+            }
+            if !matches!(self.identity, PeerId::Node { .. }) {
+                return refuse(
+                    "a client shares no artifacts, so their flows would carry nothing".to_owned(),
+                    "leave them out, or make it a node of the cluster",
+                );
+            }
+            workers.check_for_machine()?;
         }
         check_peers(self.identity, &self.nodes)?;
         if [self.data.messages, self.data.bytes, self.flows.bytes].contains(&0)
@@ -499,6 +543,7 @@ impl Node {
             shares_artifacts: true,
             store: StoreConfig::default(),
             handling: None,
+            artifact_workers: None,
             plain_beyond_loopback: false,
             tls: None,
             token: None,

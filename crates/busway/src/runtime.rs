@@ -34,7 +34,7 @@ pub(crate) use door::Change;
 pub(crate) use export::Outbound;
 pub(crate) use gossip::{
     Body, Call, Calls, Listed, Mailbox, News, Note, ReaderId, Standing, Stands, Taken, Tells, Wants, Whose,
-    ended, names,
+    ended, names, not_offered,
 };
 pub(crate) use hub::{Hub, HubConfig, LinkView};
 pub(crate) use staging::{Goal, Pieces, Staging};

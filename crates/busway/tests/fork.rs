@@ -6,11 +6,14 @@
 #[path = "scene/place.rs"]
 mod place;
 
+use std::io::{Read, Write};
 use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use busway::artifacts::{Event, Reach};
+use busway::artifacts::{
+    ArtifactHandler, Broadcaster, Draft, Event, Flow, PeerEvent, Reach, Voice, Word, Workers,
+};
 use busway::{Bus, Code, Node, Policy, Publisher, RecvError, ReplyError, Sample, SendError, Subscriber};
 use busway_shm::sync::{AtomicBool, Ordering};
 use place::{PATIENCE, Scene, join};
@@ -74,6 +77,102 @@ fn a_forked_child_is_told_of_artifacts_and_its_parents_stand() {
     }
     drop(node);
     println!("evidence: forks={FORKS} told=all lost=0");
+}
+
+/// Does nothing with what it is told.
+struct Deaf;
+
+impl ArtifactHandler for Deaf {}
+
+#[test]
+fn a_forked_child_is_told_of_the_gate_the_workers_and_the_voice_of_its_parent() {
+    let _alone = alone();
+    let gate = Broadcaster::new();
+    let early = Broadcaster::new();
+    gate.start_with(|_| Ok(())).unwrap();
+    let workers = Workers::builder().start(Arc::new(Deaf)).unwrap();
+    let (voice, word) = (Voice::new(), Word::Ask { of: Vec::new() });
+    let event = || PeerEvent::of(word.clone(), &[]);
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        // So that their locks are held at some of the forks.
+        scope.spawn(|| {
+            while !stop.load(Ordering::Relaxed) {
+                let _ = gate.offer(Draft::new("a", b"x"));
+            }
+        });
+        scope.spawn(|| {
+            while !stop.load(Ordering::Relaxed) {
+                workers.deliver(1, event()).unwrap();
+                let _ = voice.say(1, &word, &[], Duration::ZERO);
+            }
+        });
+        for _ in 0..FORKS {
+            let child = fork(|| {
+                let forked = |error: busway::Error| assert_eq!(error.code(), Code::Forked, "{error}");
+                for gate in [&gate, &early] {
+                    forked(gate.offer(Draft::new("a", b"x")).unwrap_err());
+                    forked(gate.start_with(|_| Ok(())).unwrap_err());
+                    assert_eq!(gate.counts().accepted, 0);
+                    gate.close();
+                }
+                forked(workers.deliver(1, event()).unwrap_err());
+                forked(workers.try_deliver(1, event()).unwrap_err());
+                forked(workers.close(PATIENCE).unwrap_err());
+                assert_eq!(workers.counts(Flow::Advert).handled, 0);
+                forked(voice.say(1, &word, &[], PATIENCE).unwrap_err());
+                assert!(voice.peers().is_empty());
+                voice.wake();
+            });
+            let (_, status) = waitpid(Some(child), WaitOptions::empty()).unwrap().unwrap();
+            assert_eq!(status.exit_status(), Some(0));
+        }
+        stop.store(true, Ordering::Relaxed);
+    });
+    // And what a child drops it does not wait for.
+    let dropped = Mutex::new(Some((gate, early, workers, voice)));
+    let child = fork(|| drop(dropped.lock().unwrap_or_else(PoisonError::into_inner).take()));
+    let (_, status) = waitpid(Some(child), WaitOptions::empty()).unwrap().unwrap();
+    assert_eq!(status.exit_status(), Some(0));
+    let (gate, _, workers, _) = dropped.into_inner().unwrap_or_else(PoisonError::into_inner).unwrap();
+    workers.close(PATIENCE).unwrap();
+    gate.close();
+    let counts = workers.counts(Flow::Advert);
+    assert_eq!((counts.taken, counts.in_flight), (counts.handled, 0));
+    println!("evidence: forks={FORKS} told=all handled={}", counts.handled);
+}
+
+#[test]
+fn a_child_keeps_the_directory_of_a_store_from_nobody() {
+    let (_alone, scene) = (alone(), Scene::new());
+    let bus = join(scene.directory(), "parent").open().unwrap();
+    let store = scene.directory().join("store");
+    let open = || Node::builder().index(0).artifact_store(&store).open(&bus);
+    let node = open().unwrap();
+    let artifacts = bus.artifacts("a").unwrap();
+    let mut subscriber = artifacts.subscriber().open().unwrap();
+    let sent: Vec<u8> = (0..300_000_u32).map(|n| n as u8).collect();
+    let offer = artifacts.offer(&sent).open().unwrap();
+    let Some(Event::Received(artifact)) = subscriber.recv_timeout(PATIENCE).unwrap() else {
+        panic!("it comes")
+    };
+    let (mut said, says) = std::io::pipe().unwrap();
+    let child = fork(|| {
+        assert_eq!(artifact.read_at(0, &mut [0; 8]).unwrap_err().code(), Code::Forked);
+        drop(artifact.clone());
+        (&says).write_all(b"x").unwrap();
+        // Until it is killed.
+        std::thread::park_timeout(PATIENCE);
+    });
+    said.read_exact(&mut [0]).unwrap();
+    assert!(artifact.bytes().unwrap()[..] == sent[..]);
+    drop(node);
+    let next = open().expect("the child has no lock of it, and neither has what is in hand");
+    assert!(artifact.bytes().unwrap()[..] == sent[..]);
+    rustix::process::kill_process(child, rustix::process::Signal::KILL).unwrap();
+    waitpid(Some(child), WaitOptions::empty()).unwrap();
+    drop((next, offer));
+    println!("evidence: a directory was taken over while a child of its node lived");
 }
 
 /// Every call on what the child has inherited says that it is the parent's.

@@ -8,8 +8,10 @@ mod directory;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::TcpListener;
 use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
+use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
+use busway::artifacts::{ArtifactHandler, Flow, Heard, Interest, SwarmHandler, Voice, WhenFull, Workers};
 use busway::metrics::{METRICS, MetricKind, ProcessMetrics};
 use busway::service::{Breaker, Retry};
 use busway::{Bus, Node, Policy, RequestError, SendError};
@@ -254,6 +256,87 @@ fn run(bus: &Bus) -> (busway::service::Service, SyncSender<()>) {
     (running, go)
 }
 
+/// Stands still at each word about who has what until it is let on, and before the machine.
+struct Slow {
+    machine: SwarmHandler,
+    stands: Mutex<bool>,
+    on: Condvar,
+}
+
+impl ArtifactHandler for Slow {
+    fn on_advert(&self, from: u8, advert: &Heard) {
+        drop(self.on.wait_while(self.stands.lock().unwrap(), |stands| *stands).unwrap());
+        self.machine.on_advert(from, advert);
+    }
+
+    fn on_request(&self, from: u8, request: &Heard) {
+        self.machine.on_request(from, request);
+    }
+
+    fn on_retransmission(&self, from: u8, request: &Heard) {
+        self.machine.on_retransmission(from, request);
+    }
+
+    fn on_timer(&self) {
+        self.machine.on_timer();
+    }
+
+    fn next_word(&self, to: u8, flow: Flow) -> Option<Heard> {
+        self.machine.next_word(to, flow)
+    }
+
+    fn on_peer_up(&self, peer: u8) {
+        self.machine.on_peer_up(peer);
+    }
+
+    fn on_peer_down(&self, peer: u8) {
+        self.machine.on_peer_down(peer);
+    }
+}
+
+/// A node whose handler is slow, and another that tells it much and says what it has done with.
+fn swarm(bus: &Bus, far: &Bus) {
+    let voice = Voice::new();
+    let machine = SwarmHandler::new(1, &voice, |_| Interest::Drop, |_, _| {});
+    let slow = Arc::new(Slow { machine, stands: Mutex::new(true), on: Condvar::new() });
+    let workers = Workers::builder().limit(Flow::Advert, 2, 1 << 20, WhenFull::Coalesce).floor(1, 1);
+    let loopback = "127.0.0.1:0".parse().unwrap();
+    let node = Node::builder().cluster("slow").index(1).listen(loopback);
+    let node = node.artifact_handler(slow.clone(), &voice, workers).open(bus).unwrap();
+    let other = Node::builder().cluster("slow").index(0).peer(1, &node.listening()[0].to_string());
+    let other = other.open(far).unwrap();
+    assert!(node.wait_for_peers(1, PATIENCE));
+    let counted = |name: &str, flow: &str| bus.metrics().unwrap().with(name, flow).unwrap();
+    let deadline = Deadline::after(PATIENCE);
+    let offers = far.artifacts("block").unwrap();
+    // Each is told, and each of ours is done with: what says so makes what said so before worthless.
+    while counted("flow_waited", "advert") == 0 || counted("flow_coalesced", "advert") == 0 {
+        assert!(!deadline.expired(), "{:?}", fed(&bus.metrics().unwrap()));
+        slow.machine.offer("block", b"x", b"").unwrap();
+        let told = Deadline::after(Duration::from_millis(20));
+        if counted("flow_coalesced", "advert") > 0 {
+            offers.offer(b"y").keep().open().unwrap();
+        }
+        while !told.expired() {
+            std::thread::yield_now();
+        }
+    }
+    until(
+        || bus.metrics().unwrap(),
+        "its link is handled",
+        |now| now.with("flow_handled", "transport") == Some(1),
+    );
+    std::thread::scope(|scope| {
+        let ends = scope.spawn(move || drop(node));
+        // What waits when it ends is dropped.
+        until(|| bus.metrics().unwrap(), "an end", |now| now.with("flow_dropped", "advert") > Some(0));
+        *slow.stands.lock().unwrap() = false;
+        slow.on.notify_all();
+        ends.join().unwrap();
+    });
+    drop(other);
+}
+
 /// Names of which each label is fed; of causes some belong to what a test here cannot do.
 const FED_WHOLE: [&str; 5] = ["errors", "outbound_dropped", "requests", "handled", "handler_events"];
 
@@ -274,6 +357,7 @@ fn every_name_in_the_table_is_fed_by_something() {
     handle(&bus);
     share(&bus);
     starve(&bus);
+    swarm(&bus, &far);
     let (running, go) = run(&bus);
     let mut pusher = bus.pusher("work").open().unwrap();
     let mut puller = bus.puller("work").open().unwrap();
@@ -329,7 +413,7 @@ fn every_name_in_the_table_is_fed_by_something() {
 fn watch(bus: &Bus, watches: &Bus, seed: u64, told: &Receiver<()>) -> u64 {
     let counts = |metric: &&busway::metrics::Metric| metric.kind == MetricKind::Counter;
     let counters: BTreeSet<&str> = METRICS.iter().filter(counts).map(|metric| metric.name).collect();
-    assert_eq!(counters.len(), 16, "{counters:?}");
+    assert_eq!(counters.len(), 21, "{counters:?}");
     let mut last: BTreeMap<(String, String), u64> = BTreeMap::new();
     let mut looks = 0;
     while told.try_recv() == Err(TryRecvError::Empty) {

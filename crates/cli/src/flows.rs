@@ -21,7 +21,7 @@ pub(crate) fn run(context: &mut Context<'_>) -> Result<Exit, Failure> {
     }
     let width = flows.iter().map(|flow| flow.peer.chars().count()).max().unwrap_or(0).max(4);
     context.output.line(format_args!(
-        "{:width$}  {:<9} {:>4} {:<3}  {:>10} {:>10}  {:>10} {:>10}  {:>12} {:>9}  {:>9}  {}",
+        "{:width$}  {:<14} {:>4} {:<3}  {:>10} {:>10}  {:>10} {:>10}  {:>12} {:>9}  {:>9}  {}",
         "PEER",
         "FLOW",
         "RANK",
@@ -41,7 +41,7 @@ pub(crate) fn run(context: &mut Context<'_>) -> Result<Exit, Failure> {
         let dropped =
             if dropped.is_empty() { "-".to_owned() } else { dropped.join(", ").escape_debug().to_string() };
         context.output.line(format_args!(
-            "{:width$}  {:<9} {:>4} {:<3}  {:>10} {:>10}  {:>10} {:>10}  {:>12} {:>9}  {:>6} ms  {dropped}",
+            "{:width$}  {:<14} {:>4} {:<3}  {:>10} {:>10}  {:>10} {:>10}  {:>12} {:>9}  {:>6} ms  {dropped}",
             flow.peer,
             flow.flow,
             flow.rank,

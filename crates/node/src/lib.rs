@@ -101,6 +101,8 @@ pub struct Links {
     pub artifact_store: Option<PathBuf>,
     /// Bytes of them.
     pub artifact_store_bytes: u64,
+    /// What takes in what peers say about artifacts; `None`: one thread, as it comes.
+    pub artifact_workers: Option<busway::artifacts::WorkersBuilder>,
     /// How long a peer may be silent before it is asked whether it is there.
     pub keep_alive: Duration,
     /// Messages that each peer may have under way to this node.
@@ -127,6 +129,9 @@ impl Links {
             .flows_floor(self.floor_in_flight, self.floor_bytes)
             .strangers_max(self.strangers_max, self.strangers_of_address_max);
         builder = builder.artifact_store_bytes(self.artifact_store_bytes);
+        if let Some(workers) = &self.artifact_workers {
+            builder = builder.artifact_workers(workers.clone());
+        }
         if let Some(directory) = &self.artifact_store {
             builder = builder.artifact_store(directory);
         }

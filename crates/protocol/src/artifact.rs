@@ -16,7 +16,7 @@ use busway_wire::gossip::{ArtifactId, NodeIndex};
 use busway_wire::limits::{ARTIFACT_CHUNK_BYTES, ARTIFACT_INSIDE_BYTES_MAX, ARTIFACT_WHOLE_BYTES_MAX};
 
 use crate::gossip::Nodes;
-pub use store::{Full, Memory, Name, Store};
+pub use store::{Full, Memory, Name, Store, TopicHash};
 
 /// How an artifact travels, which follows from its size.
 ///

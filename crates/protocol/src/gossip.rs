@@ -27,6 +27,7 @@ mod pulls;
 mod reader;
 mod room;
 mod starved;
+mod stored;
 mod table;
 mod words;
 
@@ -54,6 +55,7 @@ use pulls::{Key, Order, Pulls};
 use reader::Reader;
 pub use room::{Arriving, Room};
 use starved::Starved;
+use stored::Stored;
 use table::Table;
 pub use words::{
     Advert, Config, Counts, Fault, Input, Interest, Lane, OfferError, Offering, Output, Said, Usage, Why,
@@ -98,7 +100,10 @@ pub struct Gossip {
     flows: Flows,
     /// What comes in pieces; and what lies in the store, or is to.
     parts: BTreeMap<Reference, Parts>,
-    stored: BTreeMap<Reference, Name>,
+    stored: Stored,
+    /// Up to which version of our own table the store was swept.
+    swept: u64,
+    members_changed: bool,
     store: Box<dyn Store>,
     /// What is wanted and has no room.
     starved: Starved,
@@ -123,7 +128,9 @@ impl Gossip {
     pub fn with_store(config: Config, store: Box<dyn Store>) -> Gossip {
         Gossip {
             parts: BTreeMap::new(),
-            stored: BTreeMap::new(),
+            stored: Stored::default(),
+            swept: 0,
+            members_changed: false,
             store,
             table: Table::new(config.slots_max, config.bytes_max),
             known: Known::default(),
@@ -167,6 +174,7 @@ impl Gossip {
             Input::Reconsider => self.known.reconsider(),
             Input::Tick => self.tick(now, out),
         }
+        self.look_at_members(now, out);
         self.sweep();
         self.feed(now, out);
         self.schedule(now);
@@ -203,9 +211,21 @@ impl Gossip {
         Ok(slot)
     }
 
-    /// The other nodes are these from now on: whom an offer is to reach that is to reach all.
+    /// The other nodes are these from now on: whom an offer is to reach that is to reach all. One that has reached all of these ends with the next input.
     pub fn set_members(&mut self, members: Nodes) {
+        self.members_changed |= self.config.members != members;
         self.config.members = members;
+    }
+
+    /// What is with all who are there now has reached them.
+    fn look_at_members(&mut self, now: Time, out: &mut Vec<Output>) {
+        if !core::mem::take(&mut self.members_changed) {
+            return;
+        }
+        for slot in self.table.reached(&self.config.members) {
+            self.table.withdraw(now, slot);
+            out.push(Output::Reached { slot });
+        }
     }
 
     /// The next advert that the user is to judge, by [`Input::Judged`].
@@ -374,7 +394,8 @@ impl Gossip {
             }
             self.counts.bytes_given += (end - start) as u64;
             let word = Word::Chunk { request: serving.request, offset: serving.offset };
-            return Some(Said { word, following: Some((body, start..end)) });
+            let of = Some((serving.of, serving.part));
+            return Some(Said { word, following: Some((body, start..end)), of });
         }
     }
 
@@ -421,7 +442,7 @@ impl Gossip {
     /// What a peer has asked for and is given next.
     pub fn serving(&self, to: NodeIndex) -> impl Iterator<Item = (Name, Part)> {
         let asked = self.peers.get(&to).into_iter().flat_map(|peer| peer.serving.iter());
-        asked.filter_map(|serving| Some((*self.stored.get(&serving.of)?, serving.part)))
+        asked.filter_map(|serving| Some((self.stored.get(serving.of)?, serving.part)))
     }
 
     /// Who has told us of something that is wanted and has no room.
@@ -461,7 +482,7 @@ impl Gossip {
             self.known.mark(of);
             self.marks_by(now, GOSSIP_MARKS_INSIDE_MS);
         }
-        if let Some(name) = self.stored.remove(&of) {
+        if let Some(name) = self.stored.remove(of) {
             self.forget_unused(name);
         }
     }
@@ -495,21 +516,22 @@ impl Gossip {
             for of in self.starved.first() {
                 let entry = self.known.entry_mut(of);
                 let Some(entry) = entry.filter(|entry| !full.has(entry.teller())) else { continue };
-                let wanted = entry
-                    .artifact
-                    .as_deref()
-                    .and_then(|a| Some((a.interest?, Name { id: a.id, size: a.size })));
-                let Some((interest, name)) = wanted else { continue };
-                let Name { id, size } = name;
-                let (parted, holders) = (Travel::of(size) == Travel::Pieces, entry.holders);
+                let artifact = entry.artifact.as_deref();
+                let Some((interest, artifact)) = artifact.and_then(|a| Some((a.interest?, a))) else {
+                    continue;
+                };
+                let (id, size, name) = (artifact.id, artifact.size, artifact.name());
+                let (parted, holders) = (name.is_some(), entry.holders);
                 let charged = if parted { parts::cost(size) } else { size };
                 if entry.charge_body(charged, &mut self.flows) {
                     fed = self.starved.remove(of);
-                    if parted {
+                    if let Some(name) = name {
                         self.begin_parts(now, of, name, (holders, interest), out);
                         self.complete(now, of, out);
                     } else {
-                        self.pulls.want(Key::whole(of), (Proof::Whole(id), size), holders, (interest, true));
+                        let (place, count) = self.place(of);
+                        let ours = of.slot.0 as usize % count == place;
+                        self.pulls.want(Key::whole(of), (Proof::Whole(id), size), holders, (interest, ours));
                     }
                 } else {
                     full.insert(entry.teller());
@@ -523,9 +545,8 @@ impl Gossip {
 
     fn unwant(&mut self, of: Reference) {
         self.starved.remove(of);
-        if self.parts.remove(&of).is_some()
-            && let Some(name) = self.stored.remove(&of)
-        {
+        self.parts.remove(&of);
+        if let Some(name) = self.stored.remove(of) {
             self.forget_unused(name);
         }
         self.counts.bytes_wasted += self.pulls.unwant_parts(of, &mut self.orders);
@@ -540,7 +561,7 @@ impl Gossip {
             self.starved.remove(gone.of);
             self.parts.remove(&gone.of);
             self.counts.bytes_wasted += self.pulls.unwant_parts(gone.of, &mut self.orders);
-            if let Some(name) = self.stored.remove(&gone.of) {
+            if let Some(name) = self.stored.remove(gone.of) {
                 self.forget_unused(name);
             }
             if gone.told {

@@ -263,6 +263,12 @@ impl<P: AsRef<[u8]> + Clone> Session<P> {
         }
     }
 
+    /// How many sources there are whose turn may come, the channels of nodes among them.
+    #[must_use]
+    pub fn exports(&self) -> usize {
+        self.exports.len()
+    }
+
     /// The next source that may send a message now, in turn. It is named again when its turn comes again, also if
     /// its row had nothing; `None` when no source may send.
     pub fn next_source(&mut self) -> Option<PortId> {

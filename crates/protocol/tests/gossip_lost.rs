@@ -494,3 +494,69 @@ fn what_nobody_may_say_is_counted_as_that_and_an_offer_to_all_of_none_has_reache
     alone.handle(mesh.now, Input::Tick, &mut out);
     assert_eq!(out, [Output::Reached { slot }]);
 }
+
+#[test]
+fn who_is_forgotten_and_comes_again_with_the_same_start_is_believed_about_what_it_offered_before() {
+    let mut mesh = chain();
+    for number in 0..3 {
+        mesh.nodes[0].offer(mesh.now, offering(&[number; 20])).unwrap();
+    }
+    mesh.settle(3_000);
+    assert_eq!((mesh.received(1).len(), mesh.received(2).len()), (3, 3));
+    // Node 2 has been told that node 1 has them, and acknowledges nothing more: notes of them stay there.
+    mesh.cut(1, 2);
+    mesh.cut(0, 1);
+    mesh.handle(1, Input::Forget { node: NodeIndex(0) });
+    mesh.settle(1_000);
+    assert_eq!((mesh.gone(1), mesh.nodes[1].body(of(0, 0, 1))), (3, None));
+    mesh.link(0, 1);
+    mesh.settle(3_000);
+    assert_eq!(mesh.received(1).len(), 6, "it has them again");
+    // And the end of one is an end.
+    mesh.handle(0, Input::Withdraw { slot: SlotNumber(0) });
+    mesh.settle(3_000);
+    assert_eq!((mesh.gone(1), mesh.nodes[1].body(of(0, 1, 2)).is_some()), (4, true));
+}
+
+#[test]
+fn an_end_of_the_version_that_stands_ends_it_and_an_offer_of_that_version_stands_again() {
+    let mut mesh = Mesh::new(2);
+    mesh.link(0, 1);
+    mesh.nodes[0].offer(mesh.now, offering(&[7; 20])).unwrap();
+    mesh.settle(1_000);
+    let tell = |offer| {
+        let slots = vec![Slot { slot: SlotNumber(0), version: 1, offer }];
+        word(0, Word::Tell(Tell { exchanges: 1, through: 1, slots }))
+    };
+    // As rights make it of what its node may not offer any more, and again.
+    for round in 1..3 {
+        mesh.handle(1, tell(None));
+        mesh.handle(1, tell(None));
+        assert_eq!((mesh.gone(1), mesh.nodes[1].body(of(0, 0, 1))), (round, None));
+        let (topic, content) =
+            (busway_wire::Topic::new("block").unwrap(), Content::Inside { body: vec![7; 20] });
+        let offer = Offer { topic, attribute: Vec::new(), confirm: false, content };
+        mesh.handle(1, tell(Some(offer.clone())));
+        mesh.handle(1, tell(Some(offer)));
+        mesh.settle(100);
+        assert_eq!(mesh.received(1).len(), 1 + round, "once for each time that it stood");
+    }
+}
+
+#[test]
+fn an_offer_that_waits_for_one_that_is_no_member_any_more_has_reached_all() {
+    let mut mesh = Mesh::new(3);
+    mesh.link(0, 1);
+    let of_all = Offering { reach_all_ms: Some(600_000), ..offering(&[7; 20]) };
+    let slot = mesh.nodes[0].offer(mesh.now, of_all).unwrap();
+    mesh.settle(3_000);
+    let reached = |mesh: &Mesh| {
+        mesh.outputs
+            .iter()
+            .any(|(at, output)| *at == 0 && matches!(output, Output::Reached { slot: of } if *of == slot))
+    };
+    assert!(!reached(&mesh), "node 2 does not have it");
+    mesh.nodes[0].set_members([NodeIndex(1)].into_iter().collect());
+    mesh.handle(0, Input::Tick);
+    assert!(reached(&mesh));
+}

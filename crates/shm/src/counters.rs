@@ -106,6 +106,50 @@ events! {
     HandlerExpired = 31, "handler_expired";
     /// A message was given up without being handled: the breaker was open at each attempt.
     HandlerUnhandled = 32, "handler_unhandled";
+    /// Peers that came and went: told to who decides about artifacts.
+    TransportHandled = 33, "transport_handled";
+    /// Peers that came and went: found their flow full and waited.
+    TransportWaited = 34, "transport_waited";
+    /// Peers that came and went: dropped, because their flow was full or ended.
+    TransportDropped = 35, "transport_dropped";
+    /// Peers that came and went: nanoseconds of who decides about artifacts.
+    TransportNanoseconds = 36, "transport_nanoseconds";
+    /// Words about who has what: told to who decides about artifacts.
+    AdvertHandled = 37, "advert_handled";
+    /// Words about who has what: found their flow full and waited.
+    AdvertWaited = 38, "advert_waited";
+    /// Words about who has what: made worthless by a newer one.
+    AdvertCoalesced = 39, "advert_coalesced";
+    /// Words about who has what: dropped, because their flow was full or ended.
+    AdvertDropped = 40, "advert_dropped";
+    /// Words about who has what: nanoseconds of who decides about artifacts.
+    AdvertNanoseconds = 41, "advert_nanoseconds";
+    /// Requests for pieces, and their ends: told to who decides about artifacts.
+    RequestFlowHandled = 42, "request_flow_handled";
+    /// Requests for pieces, and their ends: found their flow full and waited.
+    RequestFlowWaited = 43, "request_flow_waited";
+    /// Requests for pieces, and their ends: dropped, because their flow was full or ended.
+    RequestFlowDropped = 44, "request_flow_dropped";
+    /// Requests for pieces, and their ends: nanoseconds of who decides about artifacts.
+    RequestFlowNanoseconds = 45, "request_flow_nanoseconds";
+    /// Pieces: told to who decides about artifacts.
+    ChunkHandled = 46, "chunk_handled";
+    /// Pieces: found their flow full and waited.
+    ChunkWaited = 47, "chunk_waited";
+    /// Pieces: dropped, because their flow was full or ended.
+    ChunkDropped = 48, "chunk_dropped";
+    /// Pieces: nanoseconds of who decides about artifacts.
+    ChunkNanoseconds = 49, "chunk_nanoseconds";
+    /// Words about how far tables are known: told to who decides about artifacts.
+    RetransmissionHandled = 50, "retransmission_handled";
+    /// Words about how far tables are known: found their flow full and waited.
+    RetransmissionWaited = 51, "retransmission_waited";
+    /// Words about how far tables are known: made worthless by a newer one.
+    RetransmissionCoalesced = 52, "retransmission_coalesced";
+    /// Words about how far tables are known: dropped, because their flow was full or ended.
+    RetransmissionDropped = 53, "retransmission_dropped";
+    /// Words about how far tables are known: nanoseconds of who decides about artifacts.
+    RetransmissionNanoseconds = 54, "retransmission_nanoseconds";
 }
 
 impl CounterPage {

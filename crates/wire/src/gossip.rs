@@ -384,6 +384,55 @@ pub enum Word {
     },
 }
 
+/// Bytes that the allocator takes beside those that it was asked for, at most on the machines that we know.
+const BLOCK_BYTES: usize = 16;
+
+impl Word {
+    /// Bytes that it takes beside itself while it is kept: those of its lists and names, and what the allocator takes for them.
+    ///
+    /// ```
+    /// use busway_wire::gossip::{Reference, Word};
+    /// assert_eq!(Word::Cancel { request: 1 }.heap_bytes(), 0);
+    /// let many = Word::Ask { of: vec![Reference::default(); 100] };
+    /// assert!(many.heap_bytes() >= 100 * size_of::<Reference>());
+    /// ```
+    #[must_use]
+    pub fn heap_bytes(&self) -> usize {
+        match self {
+            Word::Exchange(exchange) => exchange.filter.as_ref().map_or(0, |filter| {
+                let patterns = filter.patterns.iter().map(|pattern| BLOCK_BYTES + pattern.as_str().len());
+                list(&filter.patterns) + patterns.sum::<usize>()
+            }),
+            Word::Tell(Tell { slots, .. }) | Word::Describe(Describe { slots, .. }) => {
+                list(slots) + slots.iter().filter_map(|slot| slot.offer.as_ref()).map(of_offer).sum::<usize>()
+            }
+            Word::Marks(Marks { of, .. }) => {
+                list(of) + of.iter().map(|marked| list(&marked.marks)).sum::<usize>()
+            }
+            Word::Ask { of } => list(of),
+            Word::Have { pieces, .. } => list(pieces),
+            Word::Handled { .. }
+            | Word::Request { .. }
+            | Word::Chunk { .. }
+            | Word::NotFound { .. }
+            | Word::Cancel { .. } => 0,
+        }
+    }
+}
+
+fn list<T>(list: &Vec<T>) -> usize {
+    if list.capacity() == 0 { 0 } else { BLOCK_BYTES + list.capacity() * size_of::<T>() }
+}
+
+fn of_offer(offer: &Offer) -> usize {
+    let inside = match &offer.content {
+        Content::Inside { body } => list(body),
+        Content::Apart { .. } => 0,
+    };
+    // A name is shared with its two counts.
+    2 * BLOCK_BYTES + offer.topic.as_str().len() + list(&offer.attribute) + inside
+}
+
 /// Why bytes are no word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WordError {

@@ -560,7 +560,7 @@ pub const GOSSIP_PULLS_OF_PEER_MAX: usize = 8;
 /// answered, and blamed on who asked.
 pub const GOSSIP_SERVED_MAX: usize = 64;
 
-/// Nanoseconds over which it is measured how fast bytes of artifacts come. No more is asked for at a time than comes in a second, so that who is asked answers soon.
+/// Nanoseconds over which it is measured how fast bytes of artifacts come. No more is asked for at a time than comes in a second, so that who is asked answers soon; of pieces see [`GOSSIP_OWED_PARTS`].
 pub const GOSSIP_RATE_NS: u64 = 250_000_000;
 
 /// The same in bytes before anything was measured, and at least: four of the largest.
@@ -585,7 +585,15 @@ pub const GOSSIP_FAULT_MS_MAX: u64 = 60_000;
 pub const GOSSIP_HEDGE_MS_FIRST: u64 = 500;
 
 /// One of so many requests may be made a second time, of another peer, because its answer is late: what that costs is a chunk at most.
-pub const GOSSIP_HEDGE_PARTS: u64 = 64;
+pub const GOSSIP_HEDGE_PARTS: u64 = 128;
+
+/// And so many more where nothing else is to be asked for: then all waits for the slowest.
+pub const GOSSIP_HEDGE_LAST: u64 = 4;
+
+/// Where artifacts come in pieces no more is asked for at a time than comes in one of so many parts of a second: what was asked stands in the queue
+/// of a peer, and nobody else can be asked meanwhile. A quarter of a second is a round trip or more between any two places; who
+/// owes nothing is asked for a piece in any case. With a second, of 32 MiB among 8 nodes at 50 Mbit/s 1.7 % came twice, and 1.0 % with this.
+pub const GOSSIP_OWED_PARTS: u64 = 4;
 
 /// Artifacts that a node offers at a time unless the user says otherwise, as the flow `advert` has them. One more is refused where it is offered.
 pub const GOSSIP_OFFERS_DEFAULT: u32 = 100_000;
@@ -666,6 +674,9 @@ pub const ARTIFACT_VOICE_WORDS_MAX: usize = 64;
 
 /// Artifacts that wait at a broadcaster for their turn, as many as a node offers. One more is dropped and counted.
 pub const ARTIFACT_BROADCAST_MAX: usize = 100_000;
+
+/// Bytes of them: as many as a store in memory has. One that would go above is dropped and counted, unless it waits alone.
+pub const ARTIFACT_BROADCAST_BYTES_MAX: u64 = 256 * MIB;
 
 /// Words about artifacts that a peer is told before others have their turn: a full window of chunks is some more.
 pub const GOSSIP_TURN_WORDS: usize = 64;

@@ -198,6 +198,8 @@ impl Away {
         match call {
             // Those are made by `offer`, which knows more of them. Whoever waits for this one has no answer.
             Call::Offer { answer, .. } => drop(answer),
+            // A node's own workers say that, and to their own node.
+            Call::Hear { answer, .. } => drop(answer),
             Call::Withdraw { of } => {
                 let number = lock(&shared.state).numbers.get(&of).copied();
                 match number {

@@ -12,6 +12,8 @@ use std::sync::Arc;
 pub use busway_protocol::flow::{Flow, WhenFull};
 pub use busway_protocol::gossip::Word;
 
+use busway_protocol::gossip::Lane;
+
 use crate::artifacts::{Voice, WorkersBuilder};
 
 /// A handler with what it speaks by and who calls it, as a node is given it.
@@ -84,23 +86,37 @@ impl PeerEvent {
         }
     }
 
-    /// Bytes that it takes while it waits.
+    /// Bytes of memory that it takes while it waits, its lists and names included.
     #[must_use]
     pub fn size(&self) -> u64 {
-        let following = match self {
+        let beside = match self {
             PeerEvent::Advert(heard)
             | PeerEvent::Request(heard)
             | PeerEvent::Piece(heard)
-            | PeerEvent::Retransmission(heard) => heard.following.len(),
+            | PeerEvent::Retransmission(heard) => heard.word.heap_bytes() + heard.following.capacity(),
             PeerEvent::PeerUp | PeerEvent::PeerDown => 0,
         };
-        (size_of::<Self>() + following) as u64
+        (size_of::<Self>() + beside) as u64
+    }
+
+    /// What it makes worthless of what came before it: of its peer and flow all that has the same key. How much is done with is said as a sum since the link began.
+    pub(crate) fn replaces(&self) -> Option<u64> {
+        match self {
+            PeerEvent::Advert(Heard { word: Word::Handled { .. }, .. }) => Some(0),
+            PeerEvent::Advert(_)
+            | PeerEvent::Request(_)
+            | PeerEvent::Piece(_)
+            | PeerEvent::Retransmission(_)
+            | PeerEvent::PeerUp
+            | PeerEvent::PeerDown => None,
+        }
     }
 }
 
 /// What decides about artifacts in a program that does so itself.
 ///
-/// Each function may take its time: its flow then waits, and only its flow. One that panics is counted and told in the log, and is called again with what comes next.
+/// Each function may take its time: its flow then waits, and only its flow. One that panics is counted (`next_word` in the flow that it was asked for, the timer in `transport`) and told in the log, and is called again with
+/// what comes next. When the node ends it is told [`ArtifactHandler::on_peer_down`] of each peer that it knew; another node may have it then.
 /// Peers are named by the indices of their nodes.
 ///
 /// ```
@@ -147,7 +163,8 @@ pub trait ArtifactHandler: Send + Sync {
     fn on_timer(&self) {}
 
     /// The link to this peer has room for a word in this flow (`advert`, `request` or `chunk`) beyond what its [`Voice`](super::Voice) has: what is to be said next, if there is something.
-    /// So nothing need be queued: it is asked for when it can go, and again after [`Voice::wake`](super::Voice::wake). It is called by the thread that speaks for this node, with no lock held, and returns soon: no peer is told anything meanwhile.
+    /// So nothing need be queued: it is asked for when it can go, and again after [`Voice::wake`](super::Voice::wake). It is called by the thread that speaks for this node, with no lock held, and returns soon: nothing of artifacts is
+    /// heard or said meanwhile. It must not wait in [`Voice::say`](super::Voice::say), which waits for that thread. A word that does not belong into this flow is left out and counted as [`FlowCounts::left_out`](super::FlowCounts::left_out).
     fn next_word(&self, to: u8, flow: Flow) -> Option<Heard> {
         let _ = (to, flow);
         None
@@ -161,6 +178,21 @@ pub trait ArtifactHandler: Send + Sync {
     /// No link to this peer stands any more.
     fn on_peer_down(&self, peer: u8) {
         let _ = peer;
+    }
+}
+
+/// In which lane a word goes, as the machine of a node says it.
+pub(super) fn lane_of(word: &Word) -> Lane {
+    match word {
+        Word::Request { .. } | Word::Cancel { .. } | Word::NotFound { .. } => Lane::Request,
+        Word::Chunk { .. } => Lane::Chunk,
+        Word::Exchange(_)
+        | Word::Tell(_)
+        | Word::Handled { .. }
+        | Word::Marks(_)
+        | Word::Ask { .. }
+        | Word::Describe(_)
+        | Word::Have { .. } => Lane::Advert,
     }
 }
 

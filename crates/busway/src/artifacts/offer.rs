@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use busway_protocol::artifact::TopicHash;
 use busway_protocol::gossip::{ArtifactId, Offering, Reference};
 use busway_wire::Topic;
 use busway_wire::limits::ARTIFACT_WHOLE_BYTES_MAX;
@@ -140,11 +141,7 @@ impl OfferBuilder {
     /// [`Destination::All`]; [`Code::Closed`] where the node has ended; [`Code::Forked`].
     pub fn open(self) -> Result<Offer, Error> {
         let topic = self.topic?;
-        if self.to != Destination::All {
-            return Err(Error::new(Code::NotYet, "an artifact can be offered to all nodes only")
-                .at(format!("topic {topic}"))
-                .remedy("offer it to all, and let those who do not want it drop it"));
-        }
+        refuse_destination(&topic, &self.to)?;
         if self.calls.is_inherited() {
             return Err(crate::bus::forked());
         }
@@ -155,7 +152,7 @@ impl OfferBuilder {
             let (of, id, standing) = away.offer(topic, attribute, (kept, reach_all_ms), from, size)?;
             return Ok(Offer { calls: self.calls, of, id, standing, kept });
         }
-        let imported = self.source.import(&self.calls)?;
+        let imported = self.source.import(&self.calls, TopicHash::of(&topic))?;
         let (id, body, stored) = match &imported {
             Imported::Small(body) => (ArtifactId::of(body), body.clone(), None),
             // It is in hand until the machine needs it.
@@ -166,6 +163,16 @@ impl OfferBuilder {
         drop(imported);
         Ok(Offer { calls: self.calls, of, id, standing, kept })
     }
+}
+
+/// What an artifact cannot be offered to.
+pub(super) fn refuse_destination(topic: &Topic, to: &Destination) -> Result<(), Error> {
+    if *to == Destination::All {
+        return Ok(());
+    }
+    Err(Error::new(Code::NotYet, "an artifact can be offered to all nodes only")
+        .at(format!("topic {topic}"))
+        .remedy("offer it to all, and let those who do not want it drop it"))
 }
 
 /// An artifact that is offered. It is withdrawn when this is dropped, unless it is [kept](OfferBuilder::keep).
@@ -244,17 +251,17 @@ impl Source {
         }
     }
 
-    fn import(self, calls: &Calls) -> Result<Imported, Error> {
+    fn import(self, calls: &Calls, topic: TopicHash) -> Result<Imported, Error> {
         match self {
             Source::Bytes(bytes) if bytes.len() as u64 <= ARTIFACT_WHOLE_BYTES_MAX => {
                 Ok(Imported::Small(bytes))
             }
-            Source::Bytes(bytes) => calls.store.import_sized(&mut &bytes[..], bytes.len() as u64),
-            Source::Reader(reader) => calls.store.import(reader),
-            Source::Sized(mut reader, size) => calls.store.import_sized(&mut reader, size),
+            Source::Bytes(bytes) => calls.store.import_sized(topic, &mut &bytes[..], bytes.len() as u64),
+            Source::Reader(reader) => calls.store.import(topic, reader),
+            Source::Sized(mut reader, size) => calls.store.import_sized(topic, &mut reader, size),
             Source::File(path) => match open(&path)? {
-                (mut file, Some(size)) => calls.store.import_sized(&mut file, size),
-                (file, None) => calls.store.import(file),
+                (mut file, Some(size)) => calls.store.import_sized(topic, &mut file, size),
+                (file, None) => calls.store.import(topic, file),
             },
         }
     }

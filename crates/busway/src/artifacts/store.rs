@@ -6,7 +6,9 @@
 //! An artifact takes its room when it is begun. What the machine needs, because it is offered here or wanted, and what somebody has in hand, stays; in a directory the rest stays as long as
 //! there is room, and goes oldest first.
 //!
-//! Invariant: what is got from here has the value that its piece has in the tree of its artifact.
+//! The lock of what is known here is held for moments: no file is written, read or removed under it. Files are given names and lose them under a lock of their own, which is taken before it.
+//!
+//! Invariants: what is got from here has the value that its piece has in the tree of its artifact; `free` has what nobody needs, and nothing else.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fs::File;
@@ -27,9 +29,11 @@ use crate::runtime::Calls;
 
 mod disk;
 mod import;
+mod lease;
 
-use disk::{Disk, Opened};
+use disk::{Disk, Names, Opened};
 pub(crate) use import::{Imported, Room};
+pub(crate) use lease::{Lease, Shelf};
 
 /// Pieces of a directory that were read lately: others ask for the same chunk by chunk. 16 MiB where they are largest.
 const RECENT_MAX: usize = 64;
@@ -88,6 +92,11 @@ impl Kept {
         !self.needed && self.leases == 0
     }
 
+    /// Its place among what nobody needs, if it is of those.
+    fn free_since(&self) -> Option<u64> {
+        self.is_free().then_some(self.used)
+    }
+
     /// A part is here now.
     fn take(&mut self, part: Part, bytes: Arc<[u8]>) {
         match part {
@@ -127,6 +136,12 @@ struct State {
     kept: BTreeMap<Name, Kept>,
     /// What they have taken of the room.
     bytes: u64,
+    /// What nobody needs, the oldest first, and how much room it has.
+    free: BTreeSet<(u64, Name)>,
+    free_bytes: u64,
+    /// What is here no more: its files are to be removed, and its memory, without the lock.
+    doomed: BTreeSet<Name>,
+    trash: Vec<Kept>,
     turn: u64,
     recent: VecDeque<Recent>,
     /// Whose files are open, the longest first.
@@ -138,6 +153,49 @@ struct State {
     freed: bool,
     ended: bool,
     calls: Weak<Calls>,
+}
+
+impl State {
+    /// Changes what is here of an artifact.
+    fn with<T>(&mut self, name: Name, change: impl FnOnce(&mut Kept) -> T) -> Option<T> {
+        let kept = self.kept.get_mut(&name)?;
+        let before = kept.free_since();
+        let done = change(kept);
+        let after = kept.free_since();
+        if before != after {
+            let cost = kept.cost();
+            self.is_no_more_free(name, before, cost);
+            self.is_free(name, after, cost);
+        }
+        Some(done)
+    }
+
+    fn insert(&mut self, name: Name, kept: Kept) {
+        self.bytes += kept.cost();
+        self.is_free(name, kept.free_since(), kept.cost());
+        self.kept.insert(name, kept);
+    }
+
+    fn take(&mut self, name: Name) -> Option<Kept> {
+        let kept = self.kept.remove(&name)?;
+        self.is_no_more_free(name, kept.free_since(), kept.cost());
+        self.bytes -= kept.cost();
+        Some(kept)
+    }
+
+    fn is_free(&mut self, name: Name, since: Option<u64>, cost: u64) {
+        if let Some(since) = since {
+            self.free.insert((since, name));
+            self.free_bytes += cost;
+        }
+    }
+
+    fn is_no_more_free(&mut self, name: Name, since: Option<u64>, cost: u64) {
+        if let Some(since) = since {
+            self.free.remove(&(since, name));
+            self.free_bytes -= cost;
+        }
+    }
 }
 
 /// See the head of this file.
@@ -174,16 +232,15 @@ impl Store {
                 found.sort_by_key(|found| found.used);
                 for found in found {
                     state.turn += 1;
-                    state.bytes += cost(found.name.size);
                     let (size, used) = (found.name.size, state.turn);
-                    state.kept.insert(found.name, Kept { size, used, ..Kept::default() });
+                    state.insert(found.name, Kept { size, used, ..Kept::default() });
                 }
                 Some(disk)
             }
         };
         let (state, news, bytes_max) = (Mutex::new(state), Condvar::new(), config.bytes_max);
         let store = Store { state, news, disk, bytes_max, forks };
-        store.make_room(&mut lock(&store.state), 0);
+        store.change(|state| store.make_room(state, 0));
         Ok(Arc::new(store))
     }
 
@@ -197,22 +254,54 @@ impl Store {
         cost(size) <= self.bytes_max
     }
 
+    /// Changes what is here, and removes behind that what is here no more.
+    fn change<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
+        let done = change(&mut lock(&self.state));
+        self.clear();
+        done
+    }
+
+    /// Removes files and memory of what is here no more. Where another thread gives names just now, whoever comes next does it.
+    fn clear(&self) {
+        let (trash, doomed) = {
+            let mut state = lock(&self.state);
+            (std::mem::take(&mut state.trash), !state.doomed.is_empty())
+        };
+        drop(trash);
+        if let Some(names) = self.disk.as_ref().filter(|_| doomed).and_then(Disk::try_names) {
+            self.remove_files(&names);
+        }
+    }
+
+    fn remove_files(&self, names: &Names<'_>) {
+        loop {
+            let doomed = lock(&self.state).doomed.pop_first();
+            let Some(name) = doomed else { return };
+            names.remove(name);
+        }
+    }
+
+    /// The disk is full, whatever room there is by our own count: what nobody needs has no right to it.
+    fn make_disk_room(&self) {
+        let names = self.disk.as_ref().map(Disk::names);
+        let mut state = lock(&self.state);
+        while let Some((_, name)) = state.free.first().copied() {
+            self.remove(&mut state, name);
+        }
+        drop(state);
+        if let Some(names) = names {
+            self.remove_files(&names);
+        }
+        self.clear();
+    }
+
     /// Removes what nobody needs, the oldest first, until there is room for so much. If there cannot be, nothing is removed.
     fn make_room(&self, state: &mut State, bytes: u64) -> bool {
-        if bytes == u64::MAX {
-            let free = state.kept.iter().filter(|(_, kept)| kept.is_free()).map(|(name, _)| *name);
-            let free: Vec<Name> = free.collect();
-            free.into_iter().for_each(|name| self.remove(state, name));
-            return true;
-        }
-        let free: u64 = state.kept.values().filter(|kept| kept.is_free()).map(Kept::cost).sum();
-        if state.bytes.saturating_sub(free).saturating_add(bytes) > self.bytes_max && bytes > 0 {
+        if state.bytes.saturating_sub(state.free_bytes).saturating_add(bytes) > self.bytes_max && bytes > 0 {
             return false;
         }
         while state.bytes.saturating_add(bytes) > self.bytes_max {
-            let oldest =
-                state.kept.iter().filter(|(_, kept)| kept.is_free()).min_by_key(|(_, kept)| kept.used);
-            let Some(name) = oldest.map(|(name, _)| *name) else { return false };
+            let Some((_, name)) = state.free.first().copied() else { return false };
             self.remove(state, name);
         }
         true
@@ -237,11 +326,11 @@ impl Store {
     }
 
     fn remove(&self, state: &mut State, name: Name) {
-        if let Some(kept) = state.kept.remove(&name) {
-            state.bytes -= kept.cost();
+        if let Some(kept) = state.take(name) {
+            state.trash.push(kept);
             state.recent.retain(|((of, _), _)| *of != name);
-            if let Some(disk) = &self.disk {
-                disk.remove(name);
+            if self.disk.is_some() {
+                state.doomed.insert(name);
             }
         }
     }
@@ -268,30 +357,32 @@ impl Store {
             Err(error) => {
                 tracing::warn!(target: "busway::gossip", id = %name.id, "what is in the store of it is fetched again: {error}");
                 self.remove(&mut state, name);
+                drop(state);
+                self.clear();
             }
         }
         Ok(())
     }
 
     /// What is there of an artifact; or a new one, if there is room.
-    fn begin<'a>(&self, state: &'a mut State, name: Name) -> Result<&'a mut Kept, Full> {
+    fn begin(&self, state: &mut State, name: Name) -> Result<(), Full> {
         state.turn += 1;
         let (used, size) = (state.turn, name.size);
         if !state.kept.contains_key(&name) {
             if !self.make_room(state, cost(size)) {
                 return Err(Full);
             }
-            state.bytes += cost(size);
-            state.kept.insert(name, Kept::new(size));
+            state.insert(name, Kept::new(size));
         }
-        let kept = state.kept.get_mut(&name).expect("it was just put there");
-        kept.used = used;
-        kept.given_up = false;
-        if kept.have.is_empty() {
-            // Its file was not looked at: all of it comes again.
-            kept.have = vec![false; pieces::count(size) as usize];
-        }
-        Ok(kept)
+        state.with(name, |kept| {
+            kept.used = used;
+            kept.given_up = false;
+            if kept.have.is_empty() {
+                // Its file was not looked at: all of it comes again.
+                kept.have = vec![false; pieces::count(size) as usize];
+            }
+        });
+        Ok(())
     }
 
     /// Nobody needs what nobody needs: it leaves memory.
@@ -332,8 +423,7 @@ impl Store {
         drop(state);
         let mut written = self.write(disk, name, part, &bytes);
         if written.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::StorageFull) {
-            // What nobody needs has no right to the disk.
-            self.make_room(&mut lock(&self.state), u64::MAX);
+            self.make_disk_room();
             written = self.write(disk, name, part, &bytes);
         }
         if let Err(error) = written {
@@ -351,8 +441,19 @@ impl Store {
         match part {
             Part::Whole => Err(io::ErrorKind::InvalidInput.into()),
             Part::Tree => {
-                let file = Arc::new(disk.create(name, bytes)?);
-                self.keep_open(&mut lock(&self.state), name, &file);
+                let unfinished = disk.create(name, bytes)?;
+                let names = disk.names();
+                // It may have been offered here meanwhile: then all of it is there.
+                if lock(&self.state).kept.get(&name).is_some_and(|kept| kept.tree.is_some()) {
+                    return Ok(());
+                }
+                let file = Arc::new(names.keep(unfinished, name)?);
+                let mut state = lock(&self.state);
+                state.doomed.remove(&name);
+                self.keep_open(&mut state, name, &file);
+                if let Some(kept) = state.kept.get_mut(&name) {
+                    kept.take(part, bytes.clone());
+                }
                 Ok(())
             }
             Part::Piece { index } => disk::write_piece(&*self.file(disk, name)?, name.size, index, bytes),
@@ -416,23 +517,33 @@ impl Store {
                 Some(piece)
             }
             Err(error) => {
-                self.damage(&mut state, name, index, &error);
+                let file = self.damage(&mut state, name, index, &error);
+                drop(state);
+                if let Some(file) = file
+                    && let Err(error) = disk::unmark(&file, name.size, index)
+                {
+                    // Each is looked at again when the node starts.
+                    tracing::warn!(target: "busway::gossip", id = %name.id, index, "its mark cannot be written: {error}");
+                }
                 None
             }
         }
     }
 
-    fn damage(&self, state: &mut State, name: Name, index: u32, error: &io::Error) {
-        let Some(kept) = state.kept.get_mut(&name) else { return };
-        let Some(have) = kept.have.get_mut(index as usize).filter(|have| **have) else { return };
+    /// A piece is not what it should be; the file that is to say so.
+    fn damage(&self, state: &mut State, name: Name, index: u32, error: &io::Error) -> Option<Arc<File>> {
+        let ended = state.ended;
+        let kept = state.kept.get_mut(&name)?;
+        let have = kept.have.get_mut(index as usize).filter(|have| **have)?;
         *have = false;
-        let unmarked = kept.file.as_ref().map(|file| disk::unmark(file, kept.size, index).is_ok());
-        tracing::warn!(target: "busway::gossip", id = %name.id, index, ?unmarked, "a piece in the store is damaged: {error}");
+        let file = kept.file.clone().filter(|_| !ended);
+        tracing::warn!(target: "busway::gossip", id = %name.id, index, "a piece in the store is damaged: {error}");
         state.damaged += 1;
         state.lost.insert(name);
         if let Some(calls) = state.calls.upgrade() {
             calls.wake();
         }
+        file
     }
 
     /// A piece for who has it in hand. Waits until it has come, or comes again, where it is to.
@@ -516,117 +627,15 @@ impl Store {
     pub(crate) fn end(&self) {
         lock(&self.state).ended = true;
         self.news.notify_all();
+        if let Some(disk) = &self.disk {
+            let names = disk.names();
+            self.remove_files(&names);
+            names.end();
+        }
     }
 
     fn is_inherited(&self) -> bool {
         fork::forked_since(self.forks)
-    }
-
-    /// Has it in hand from now on, if it is here or comes.
-    pub(crate) fn lease(self: &Arc<Self>, name: Name) -> Option<Lease> {
-        let mut state = lock(&self.state);
-        let kept = state.kept.get_mut(&name).filter(|kept| !kept.have.is_empty())?;
-        kept.leases += 1;
-        drop(state);
-        Some(Lease { store: self.clone(), name })
-    }
-}
-
-/// An artifact that somebody has in hand: it stays while this is there.
-#[derive(Debug)]
-pub(crate) struct Lease {
-    store: Arc<Store>,
-    name: Name,
-}
-
-impl Lease {
-    pub(crate) fn size(&self) -> u64 {
-        self.name.size
-    }
-
-    /// Reads from the piece that has this byte: as much as is asked for, or the rest of the piece; nothing at the end.
-    pub(crate) fn read_at(&self, offset: u64, buf: &mut [u8], deadline: Deadline) -> Result<usize, Error> {
-        if self.store.is_inherited() {
-            return Err(crate::bus::forked());
-        }
-        if offset >= self.size() || buf.is_empty() {
-            return Ok(0);
-        }
-        let index = u32::try_from(offset / pieces::piece_bytes(self.size())).unwrap_or(u32::MAX);
-        let piece = self.store.read(self.name, index, deadline)?;
-        let within = usize::try_from(offset % pieces::piece_bytes(self.size())).unwrap_or(usize::MAX);
-        let rest = piece.get(within..).unwrap_or_default();
-        let count = rest.len().min(buf.len());
-        buf[..count].copy_from_slice(&rest[..count]);
-        Ok(count)
-    }
-}
-
-impl Clone for Lease {
-    fn clone(&self) -> Self {
-        if !self.store.is_inherited()
-            && let Some(kept) = lock(&self.store.state).kept.get_mut(&self.name)
-        {
-            kept.leases += 1;
-        }
-        Self { store: self.store.clone(), name: self.name }
-    }
-}
-
-impl Drop for Lease {
-    fn drop(&mut self) {
-        if self.store.is_inherited() {
-            return;
-        }
-        let mut state = lock(&self.store.state);
-        if let Some(kept) = state.kept.get_mut(&self.name) {
-            kept.leases = kept.leases.saturating_sub(1);
-        }
-        self.store.settle(&mut state, self.name);
-    }
-}
-
-/// What the machine of the node sees of the store.
-#[derive(Debug)]
-pub(crate) struct Shelf(pub(crate) Arc<Store>);
-
-impl busway_protocol::artifact::Store for Shelf {
-    fn open(&mut self, name: Name) -> Result<(), Full> {
-        self.0.look(name)?;
-        self.0.begin(&mut lock(&self.0.state), name)?.needed = true;
-        Ok(())
-    }
-
-    fn put(&mut self, name: Name, part: Part, bytes: Arc<[u8]>) -> Result<(), Full> {
-        self.0.put(name, part, bytes)
-    }
-
-    fn get(&self, name: Name, part: Part) -> Option<Arc<[u8]>> {
-        let state = lock(&self.0.state);
-        let kept = state.kept.get(&name)?;
-        let Part::Piece { index } = part else { return kept.tree.clone().filter(|_| part == Part::Tree) };
-        match Store::piece(&state, name, index) {
-            Piece::Here(piece) => Some(piece),
-            Piece::OnDisk(tree) => {
-                drop(state);
-                self.0.fetch(name, index, &tree)
-            }
-            Piece::Missing | Piece::GivenUp => None,
-        }
-    }
-
-    fn has(&self, name: Name, part: Part) -> bool {
-        lock(&self.0.state).kept.get(&name).is_some_and(|kept| kept.has(part))
-    }
-
-    fn forget(&mut self, name: Name) {
-        let mut state = lock(&self.0.state);
-        if let Some(kept) = state.kept.get_mut(&name).filter(|kept| kept.needed) {
-            kept.needed = false;
-            self.0.settle(&mut state, name);
-        }
-        drop(state);
-        self.0.news.notify_all();
     }
 }
 

@@ -11,23 +11,28 @@
 
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
 use std::thread::{JoinHandle, ThreadId};
 use std::time::Duration;
 
 use busway_protocol::flow::{Budget, LimitFault, Limits, Rule};
 use busway_protocol::gossip::Lane;
+use busway_shm::arena::OwnArena;
 use busway_shm::clock::{Deadline, monotonic_ns};
+use busway_shm::fork;
 use busway_wire::gossip::{decode, encode};
 use busway_wire::limits::{ARTIFACT_FLOW_WORKERS_MAX, ARTIFACT_JOIN_MS, ARTIFACT_TIMER_MS};
 
-use crate::artifacts::handler::{ArtifactHandler, Flow, PeerEvent, WhenFull, tell};
-use crate::error::{Code, Error};
+use crate::artifacts::handler::{ArtifactHandler, Flow, PeerEvent, WhenFull, lane_of, tell};
+use crate::bus::forked;
+use crate::error::{Code, Error, memory};
 use crate::ports::lock;
 
 mod lanes;
+mod tally;
 
 use lanes::{Put, Queued, State, charge};
+use tally::{Tally, event};
 
 /// The flows that have workers, in the order in which they are listed.
 pub const EVENT_FLOWS: [Flow; 5] =
@@ -37,12 +42,16 @@ pub const EVENT_FLOWS: [Flow; 5] =
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct FlowCounts {
+    /// Events that were taken, also those that were then dropped: always `handled` + `coalesced` + `dropped_full` + `dropped_ended` + `in_flight`.
+    pub taken: u64,
     /// Events that the handler was told.
     pub handled: u64,
-    /// Of these, those in which it panicked.
+    /// Calls in which it panicked; those of the timer are counted in `transport`.
     pub panicked: u64,
-    /// Times that one found the flow full, and waited or was given back.
+    /// Events that found the flow full and waited for room, or were given back.
     pub waited: u64,
+    /// Words that it wanted to say in this flow and that do not belong there, or are none.
+    pub left_out: u64,
     /// Events whose place a newer one took.
     pub coalesced: u64,
     /// Events that were dropped because the flow was full.
@@ -81,8 +90,11 @@ impl WorkersBuilder {
         self
     }
 
-    /// What each peer has of each flow, whatever others have. Default: as links.
+    /// What each peer has of each flow, whatever others have, at least one event and one byte. Default: as links.
     pub fn floor(mut self, events: u64, bytes: u64) -> Self {
+        if events == 0 || bytes == 0 {
+            self.fault = Some("a floor of 0 would leave a peer to what others leave".to_owned());
+        }
         self.limits.floor = Budget { messages: events, bytes };
         self
     }
@@ -114,10 +126,8 @@ impl WorkersBuilder {
     /// # Errors
     /// [`Code::BadSetting`] for a setting that cannot be; [`Code::ThreadRefused`].
     pub fn start(self, handler: Arc<dyn ArtifactHandler>) -> Result<Workers, Error> {
-        if let Some(fault) = self.fault {
-            let error = Error::new(Code::BadSetting, fault).at("the workers of artifacts");
-            return Err(error.remedy("see docs/config.md for what each flow allows"));
-        }
+        self.check()?;
+        let forks = fork::generation().map_err(|error| memory(&error, "the workers of artifacts"))?;
         let inner = Arc::new(Inner {
             handler,
             state: Mutex::new(State::new(self.limits)),
@@ -125,8 +135,9 @@ impl WorkersBuilder {
             room: Condvar::new(),
             over: Condvar::new(),
             rouse: Mutex::default(),
+            tally: OnceLock::new(),
         });
-        let workers = Workers { inner, threads: Mutex::default(), own: Mutex::default() };
+        let workers = Workers { inner, threads: Mutex::default(), own: Mutex::default(), forks };
         for (at, flow) in EVENT_FLOWS.into_iter().enumerate() {
             for number in 0..self.workers[at] {
                 workers.thread(&format!("bw-{flow}-{number}"), move |inner| inner.work(at))?;
@@ -135,6 +146,38 @@ impl WorkersBuilder {
         let period = self.timer;
         workers.thread("bw-timer", move |inner| inner.tick(period))?;
         Ok(workers)
+    }
+
+    fn check(&self) -> Result<(), Error> {
+        let Some(fault) = &self.fault else { return Ok(()) };
+        let error = Error::new(Code::BadSetting, fault.clone()).at("the workers of artifacts");
+        Err(error.remedy("see [flows] in docs/config.md for what each flow allows"))
+    }
+
+    /// Whether a node can be told by them: what its words mean hangs on that none of these flows is dropped.
+    pub(crate) fn check_for_node(&self) -> Result<(), Error> {
+        self.check_kept(&[Flow::Advert, Flow::Retransmission])
+    }
+
+    /// Whether its own machine can, which takes pieces that do not follow on each other for a fault of who gives them.
+    pub(crate) fn check_for_machine(&self) -> Result<(), Error> {
+        self.check_kept(&[Flow::Advert, Flow::Retransmission, Flow::Chunk])
+    }
+
+    fn check_kept(&self, kept: &[Flow]) -> Result<(), Error> {
+        self.check()?;
+        for flow in kept.iter().copied() {
+            if self.limits.rule(flow).when_full == WhenFull::Drop {
+                let cause =
+                    format!("of the flow {flow} of a node nothing may be dropped: a later word builds on it");
+                let error = Error::new(Code::BadSetting, cause).at("the workers of artifacts");
+                return Err(error.remedy(format!(
+                    "let it {}: what has no room waits, and its link bounds it",
+                    flow.when_full()[0].name()
+                )));
+            }
+        }
+        Ok(())
     }
 }
 
@@ -145,6 +188,8 @@ pub struct Workers {
     threads: Mutex<Vec<JoinHandle<()>>>,
     /// Who they are.
     own: Mutex<Vec<ThreadId>>,
+    /// How many forks there were when they were started.
+    forks: u64,
 }
 
 impl fmt::Debug for Workers {
@@ -168,9 +213,10 @@ impl Workers {
         let inner = self.inner.clone();
         lock(&inner.state).alive += 1;
         let started = std::thread::Builder::new().name(name.to_owned()).spawn(move || {
+            // Also where something panics that is not the handler.
+            let alive = Alive(&inner);
             body(&inner);
-            lock(&inner.state).alive -= 1;
-            inner.room.notify_all();
+            drop(alive);
         });
         let thread = started.map_err(|error| {
             lock(&self.inner.state).alive -= 1;
@@ -186,21 +232,16 @@ impl Workers {
     /// Takes an event of a peer. Where its flow is full it waits, takes the place of an older one or is dropped, as the flow says.
     ///
     /// # Errors
-    /// [`Code::Closed`] where the workers have ended, [`Code::Full`] where it was dropped.
+    /// [`Code::Closed`] where the workers have ended, [`Code::Full`] where it was dropped, [`Code::Forked`].
     pub fn deliver(&self, from: u8, event: PeerEvent) -> Result<(), Error> {
-        let mut waits = false;
+        self.refuse_inherited()?;
+        let mut waited = false;
         let mut event = Queued { event, replaces: None };
         let mut state = lock(&self.inner.state);
         loop {
-            event = match state.put(from, event, &mut waits) {
-                Put::Taken(at) => {
-                    drop(state);
-                    self.inner.work[at].notify_one();
-                    return Ok(());
-                }
-                Put::Dropped => return Err(dropped()),
-                Put::Ended => return Err(ended()),
-                Put::Full(event) => event,
+            event = match self.put(&mut state, from, event, &mut waited)? {
+                None => return Ok(()),
+                Some(event) => event,
             };
             state = self.inner.room.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
@@ -214,7 +255,7 @@ impl Workers {
         self.try_replace(from, event, None)
     }
 
-    /// The same for what is worth more than all before it of this peer, flow and `key`: where the flow is full and may coalesce, it takes the place of one of those.
+    /// The same for what is worth more than all before it of this peer, flow and `key`: where the flow is full and may coalesce, those that wait are left out, and it stands behind all else.
     ///
     /// # Errors
     /// As [`Workers::deliver`].
@@ -224,36 +265,91 @@ impl Workers {
         event: PeerEvent,
         key: Option<u64>,
     ) -> Result<Option<PeerEvent>, Error> {
-        let mut state = lock(&self.inner.state);
-        match state.put(from, Queued { event, replaces: key }, &mut false) {
+        self.try_again(from, event, key, &mut false)
+    }
+
+    /// The same for what may have come back before, which is counted as having waited once.
+    pub(crate) fn try_again(
+        &self,
+        from: u8,
+        event: PeerEvent,
+        key: Option<u64>,
+        waited: &mut bool,
+    ) -> Result<Option<PeerEvent>, Error> {
+        self.refuse_inherited()?;
+        let queued = Queued { event, replaces: key };
+        let back = self.put(&mut lock(&self.inner.state), from, queued, waited)?;
+        Ok(back.map(|queued| queued.event))
+    }
+
+    /// What comes back found no room.
+    fn put(
+        &self,
+        state: &mut State,
+        from: u8,
+        queued: Queued,
+        waited: &mut bool,
+    ) -> Result<Option<Queued>, Error> {
+        let (flow, before) = (queued.event.flow(), *waited);
+        let coalesced = state.counts(flow).coalesced;
+        let put = state.put(from, queued, waited);
+        if *waited && !before {
+            self.inner.tally(flow, Tally::Waited, 1);
+        }
+        match put {
             Put::Taken(at) => {
-                drop(state);
+                self.inner.tally(flow, Tally::Coalesced, state.counts(flow).coalesced - coalesced);
                 self.inner.work[at].notify_one();
                 Ok(None)
             }
-            Put::Full(queued) => Ok(Some(queued.event)),
-            Put::Dropped => Err(dropped()),
+            Put::Full(queued) => Ok(Some(queued)),
+            Put::Dropped => {
+                self.inner.tally(flow, Tally::Dropped, 1);
+                Err(dropped())
+            }
             Put::Ended => Err(ended()),
         }
     }
 
-    /// What a flow has counted; nothing for one without workers.
-    #[must_use]
-    pub fn counts(&self, flow: Flow) -> FlowCounts {
-        let state = lock(&self.inner.state);
-        place(flow).map(|at| state.lanes[at].counts).unwrap_or_default()
+    fn refuse_inherited(&self) -> Result<(), Error> {
+        if self.is_inherited() { Err(forked()) } else { Ok(()) }
     }
 
-    /// Waits until all that was taken is handled, then ends the threads and joins them. Where the handler itself calls it nothing is waited for: what waits is dropped and counted,
+    /// Whether this is a child made by `fork`: it has none of the threads, and must not touch the locks.
+    fn is_inherited(&self) -> bool {
+        fork::forked_since(self.forks)
+    }
+
+    /// What a flow has counted; nothing for one without workers, and in a child made by `fork`.
+    #[must_use]
+    pub fn counts(&self, flow: Flow) -> FlowCounts {
+        if self.is_inherited() {
+            return FlowCounts::default();
+        }
+        lock(&self.inner.state).counts(flow)
+    }
+
+    /// What a flow may have, what it does when it is full, and what it has.
+    pub(crate) fn usage(&self, flow: Flow) -> Option<(Rule, Budget, FlowCounts)> {
+        place(flow).filter(|_| !self.is_inherited())?;
+        let state = lock(&self.inner.state);
+        Some((state.rule(flow), state.in_use(flow), state.counts(flow)))
+    }
+
+    /// Takes nothing more, waits until all that was taken is handled, then ends the threads and joins them. Where the handler itself calls it nothing is waited for: what waits is dropped and counted,
     /// the threads end when the handler returns, and the next call or drop by another joins them.
     ///
     /// # Errors
-    /// [`Code::TimedOut`] where that takes longer: what waits then is dropped and counted, and a handler that has not returned a second later is left to itself.
+    /// [`Code::TimedOut`] where that takes longer: what waits then is dropped and counted, and a handler that has not returned a second later is left to itself. [`Code::Forked`].
     pub fn close(&self, timeout: Duration) -> Result<(), Error> {
+        self.refuse_inherited()?;
         let deadline = Deadline::after(timeout);
         let mut late = false;
         if !self.is_own_thread() {
             let mut state = lock(&self.inner.state);
+            state.closing = true;
+            // Who waits for room does so in vain.
+            self.inner.room.notify_all();
             while !late && !state.ended && state.lanes.iter().any(|lane| lane.counts.in_flight > 0) {
                 let left = deadline.remaining().unwrap_or(timeout);
                 late = left.is_zero();
@@ -275,10 +371,7 @@ impl Workers {
 
     /// Tells the threads to end, and joins them, but where one of them asks, and those whose handler does not return; whether none of these is left.
     fn end(&self) -> bool {
-        lock(&self.inner.state).end();
-        self.inner.work.iter().for_each(Condvar::notify_all);
-        self.inner.room.notify_all();
-        self.inner.over.notify_all();
+        self.inner.end(&[]);
         if self.is_own_thread() {
             // A callback cannot wait for its own end: the next call joins them, if there is one.
             return true;
@@ -293,6 +386,8 @@ impl Workers {
             state = self.inner.room.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
         }
         let stuck = state.alive;
+        // Who was to be told still of the end of a peer is not: the handler has not returned from something else of it.
+        self.inner.dropping(&mut state, State::drop_all);
         drop(state);
         let mut threads = lock(&self.threads);
         let (over, left) =
@@ -320,19 +415,33 @@ impl Workers {
         *lock(&self.inner.rouse) = Some(Box::new(rouse));
     }
 
-    /// What the handler wants to say to this peer in this lane, as bytes. What is no word is left out.
+    /// What the handler wants to say to this peer in this lane, as bytes. What is no word, or belongs into another lane, is left out and counted.
     pub(crate) fn next_word(&self, to: u8, lane: Lane) -> Option<Vec<u8>> {
-        let mut said = None;
-        self.inner.call(|handler| said = handler.next_word(to, lane.flow()));
+        let (flow, mut said) = (lane.flow(), None);
+        if !self.inner.call(|handler| said = handler.next_word(to, flow)) {
+            lock(&self.inner.state).panicked(flow);
+        }
         let (heard, mut body) = (said?, Vec::new());
         encode(&heard.word, &heard.following, &mut body);
-        match decode(&body) {
-            Ok(_) => Some(body),
-            Err(error) => {
-                tracing::warn!(target: "busway::gossip", peer = to, "a handler of artifacts said what is no word: {error}");
-                None
-            }
+        let fault = match decode(&body) {
+            Ok(_) if lane_of(&heard.word) == lane => return Some(body),
+            Ok(_) => "what belongs into another flow".to_owned(),
+            Err(error) => format!("what is no word: {error}"),
+        };
+        if lock(&self.inner.state).left_out(flow) {
+            tracing::warn!(target: "busway::gossip", peer = to, %flow, "a handler of artifacts said {fault}; further ones are counted");
         }
+        None
+    }
+
+    /// The node has ended: nothing more is taken, what waits is dropped, and of these peers the end is told still.
+    pub(crate) fn part(&self, known: &[u8]) {
+        self.inner.end(known);
+    }
+
+    /// From now on the counters of this process count with it.
+    pub(crate) fn count_for(&self, own: Arc<OwnArena>) {
+        let _ = self.inner.tally.set(own);
     }
 
     /// Whether the thread that asks is one of these.
@@ -344,7 +453,24 @@ impl Workers {
 
 impl Drop for Workers {
     fn drop(&mut self) {
+        if self.is_inherited() {
+            // The threads are the parent's, and what they had locked stays so.
+            let threads = self.threads.get_mut().unwrap_or_else(PoisonError::into_inner);
+            std::mem::take(threads).into_iter().for_each(std::mem::forget);
+            std::mem::forget(self.inner.clone());
+            return;
+        }
         self.end();
+    }
+}
+
+/// One of the threads, until it ends.
+struct Alive<'a>(&'a Inner);
+
+impl Drop for Alive<'_> {
+    fn drop(&mut self) {
+        lock(&self.0.state).alive -= 1;
+        self.0.room.notify_all();
     }
 }
 
@@ -373,17 +499,44 @@ struct Inner {
     over: Condvar,
     /// Called when there may be room for what came back.
     rouse: Mutex<Option<Rouse>>,
+    /// Where it is counted beside, if these are a node's.
+    tally: OnceLock<Arc<OwnArena>>,
 }
 
 type Rouse = Box<dyn Fn() + Send + Sync>;
 
 impl Inner {
+    fn tally(&self, flow: Flow, what: Tally, times: u64) {
+        if let (Some(own), Some(event)) = (self.tally.get(), event(flow, what))
+            && times > 0
+        {
+            own.count(event, times);
+        }
+    }
+
+    fn end(&self, known: &[u8]) {
+        self.dropping(&mut lock(&self.state), |state| state.end(known));
+    }
+
+    /// Does what may drop what waits, counts that, and wakes all that wait for an end.
+    fn dropping(&self, state: &mut State, ending: impl FnOnce(&mut State)) {
+        let dropped = |state: &State| EVENT_FLOWS.map(|flow| state.counts(flow).dropped_ended);
+        let before = dropped(state);
+        ending(state);
+        for ((flow, before), after) in EVENT_FLOWS.into_iter().zip(before).zip(dropped(state)) {
+            self.tally(flow, Tally::Dropped, after - before);
+        }
+        self.work.iter().for_each(Condvar::notify_all);
+        self.room.notify_all();
+        self.over.notify_all();
+    }
+
     /// The body of a worker of this lane.
     fn work(&self, at: usize) {
         let mut state = lock(&self.state);
         loop {
             let Some((from, event)) = state.next(at) else {
-                if state.ended {
+                if state.is_over(at) {
                     return;
                 }
                 state = self.work[at].wait(state).unwrap_or_else(PoisonError::into_inner);
@@ -394,8 +547,14 @@ impl Inner {
             let panicked = !self.call(|handler| tell(handler, from, &event));
             let took_ns = monotonic_ns().saturating_sub(begun_ns);
             drop(event);
+            self.tally(EVENT_FLOWS[at], Tally::Handled, 1);
+            self.tally(EVENT_FLOWS[at], Tally::Nanoseconds, took_ns);
             state = lock(&self.state);
             let came_back = state.done(at, from, charge, took_ns, panicked);
+            if state.ended {
+                // The end of this peer may wait for it.
+                self.work.iter().for_each(Condvar::notify_all);
+            }
             self.room.notify_all();
             if came_back {
                 drop(state);
@@ -418,7 +577,9 @@ impl Inner {
                 continue;
             }
             drop(state);
-            self.call(|handler| handler.on_timer());
+            if !self.call(|handler| handler.on_timer()) {
+                lock(&self.state).panicked(Flow::Transport);
+            }
             due = Deadline::after(period);
             state = lock(&self.state);
         }

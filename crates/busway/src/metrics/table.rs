@@ -69,6 +69,38 @@ const REQUESTS: [(&str, Event); 9] = [
     ("cancelled", Event::RequestCancelled),
 ];
 
+const FLOWS_HANDLED: [(&str, Event); 5] = [
+    ("transport", Event::TransportHandled),
+    ("advert", Event::AdvertHandled),
+    ("request", Event::RequestFlowHandled),
+    ("chunk", Event::ChunkHandled),
+    ("retransmission", Event::RetransmissionHandled),
+];
+
+const FLOWS_WAITED: [(&str, Event); 5] = [
+    ("transport", Event::TransportWaited),
+    ("advert", Event::AdvertWaited),
+    ("request", Event::RequestFlowWaited),
+    ("chunk", Event::ChunkWaited),
+    ("retransmission", Event::RetransmissionWaited),
+];
+
+const FLOWS_DROPPED: [(&str, Event); 5] = [
+    ("transport", Event::TransportDropped),
+    ("advert", Event::AdvertDropped),
+    ("request", Event::RequestFlowDropped),
+    ("chunk", Event::ChunkDropped),
+    ("retransmission", Event::RetransmissionDropped),
+];
+
+const FLOWS_NANOSECONDS: [(&str, Event); 5] = [
+    ("transport", Event::TransportNanoseconds),
+    ("advert", Event::AdvertNanoseconds),
+    ("request", Event::RequestFlowNanoseconds),
+    ("chunk", Event::ChunkNanoseconds),
+    ("retransmission", Event::RetransmissionNanoseconds),
+];
+
 /// What is counted, in the order in which it is shown; the nine that every bus of this kind has come first.
 pub static METRICS: &[Metric] = &[
     Metric {
@@ -289,6 +321,55 @@ pub static METRICS: &[Metric] = &[
         help: "Attempts of outlets that failed and were followed by another",
         counted: "where an outlet tries again",
         read: |sums, values| values("", sums.event(Event::OutletRetried)),
+    },
+    Metric {
+        name: "flow_handled",
+        kind: MetricKind::Counter,
+        unit: "events",
+        label: Some("flow"),
+        help: "What peers did about artifacts and who decides about them was told, where that has workers",
+        counted: "where the handler of a flow returns",
+        read: |sums, values| events(sums, values, &FLOWS_HANDLED),
+    },
+    Metric {
+        name: "flow_waited",
+        kind: MetricKind::Counter,
+        unit: "events",
+        label: Some("flow"),
+        help: "Events that found their flow full and waited for room",
+        counted: "where an event finds its flow full",
+        read: |sums, values| events(sums, values, &FLOWS_WAITED),
+    },
+    Metric {
+        name: "flow_coalesced",
+        kind: MetricKind::Counter,
+        unit: "events",
+        label: Some("flow"),
+        help: "Events that a newer one made worthless while their flow was full",
+        counted: "where an event takes the place of others",
+        read: |sums, values| {
+            let shown =
+                [("advert", Event::AdvertCoalesced), ("retransmission", Event::RetransmissionCoalesced)];
+            events(sums, values, &shown);
+        },
+    },
+    Metric {
+        name: "flow_dropped",
+        kind: MetricKind::Counter,
+        unit: "events",
+        label: Some("flow"),
+        help: "Events that were dropped, because their flow was full and drops, or because the node ended",
+        counted: "where an event is dropped",
+        read: |sums, values| events(sums, values, &FLOWS_DROPPED),
+    },
+    Metric {
+        name: "flow_handler_nanoseconds",
+        kind: MetricKind::Counter,
+        unit: "nanoseconds",
+        label: Some("flow"),
+        help: "Time in who decides about artifacts",
+        counted: "where the handler of a flow returns",
+        read: |sums, values| events(sums, values, &FLOWS_NANOSECONDS),
     },
     Metric {
         name: "publishers",

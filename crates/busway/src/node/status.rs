@@ -18,6 +18,7 @@ use busway_shm::counters::Event;
 use busway_wire::{Cause, Topic};
 use serde::{Deserialize, Serialize};
 
+use crate::artifacts::{EVENT_FLOWS, Workers};
 use crate::bus::Bus;
 use crate::error::{Code, Error};
 use crate::node::{LinkState, PeerView};
@@ -95,10 +96,10 @@ fn state(state: LinkState) -> &'static str {
     }
 }
 
-/// One flow of one peer in one direction.
+/// One flow of one peer in one direction; or, where what peers say about artifacts has workers, one of their flows, of all peers together.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FlowStatus {
-    /// Who it is, as [`PeerStatus`] has it.
+    /// Who it is, as [`PeerStatus`] has it; `all peers` for a flow that has workers.
     pub peer: String,
     /// The class of traffic: `data` is what is published, `control` are frames of the link itself, `transport` those of
     /// peers that come and go.
@@ -118,11 +119,11 @@ pub struct FlowStatus {
     pub in_use_bytes: u64,
     /// Messages that came or went over the present link.
     pub handled: u64,
-    /// `in`: messages that waited for a subscriber; `out`: times that the peer or the connection made all sources wait.
+    /// `in`: messages that waited for a subscriber, or for workers; `out`: times that the peer or the connection made all sources wait.
     pub waited: u64,
-    /// Messages that were dropped, or lost and told so, by cause; those of which there are none are left out.
+    /// Messages that were dropped, or lost and told so, by cause; those of which there are none are left out. Of a flow that has workers: `flow_full`, and `coalesced` where a newer one made them worthless.
     pub dropped: BTreeMap<String, u64>,
-    /// `in`, of `data`: nanoseconds in which what came was put into its place.
+    /// `in`, of `data`: nanoseconds in which what came was put into its place; of a flow that has workers, in its handler.
     #[serde(default)]
     pub handler_ns: u64,
 }
@@ -148,6 +149,27 @@ impl FlowStatus {
             handler_ns: traffic.handler_ns,
         }
     }
+}
+
+/// One that workers have, whoever it came from.
+fn of_workers(workers: &Workers, flow: Flow) -> Option<FlowStatus> {
+    let (rule, in_use, counts) = workers.usage(flow)?;
+    let dropped = [("flow_full", counts.dropped_full), ("coalesced", counts.coalesced)];
+    let dropped = dropped.into_iter().filter(|(_, count)| *count > 0);
+    Some(FlowStatus {
+        peer: "all peers".to_owned(),
+        flow: flow.name().to_owned(),
+        rank: flow.rank(),
+        direction: "in".to_owned(),
+        limit_messages: rule.limit.messages,
+        limit_bytes: rule.limit.bytes,
+        in_use_messages: in_use.messages,
+        in_use_bytes: in_use.bytes,
+        handled: counts.handled,
+        waited: counts.waited,
+        dropped: dropped.map(|(cause, count)| (cause.to_owned(), count)).collect(),
+        handler_ns: counts.handler_ns,
+    })
 }
 
 /// Publishes until it is dropped.
@@ -213,7 +235,10 @@ fn report_flows(hub: &Hub, publisher: &mut Publisher) {
     };
     let all = hub.traffic().into_iter();
     let all = all.flat_map(|(peer, passing)| passing.into_iter().flat_map(move |one| of(peer, one)));
-    let flows: Vec<FlowStatus> = all.collect();
+    let workers = hub.workers().into_iter();
+    let told =
+        workers.flat_map(|workers| EVENT_FLOWS.into_iter().filter_map(|flow| of_workers(workers, flow)));
+    let flows: Vec<FlowStatus> = all.chain(told).collect();
     if let Err(error) = publisher.send_json(&flows) {
         tracing::debug!(target: "busway::link", "cannot say what is under way: {error}");
     }

@@ -7,33 +7,37 @@
 //!
 //! One thread, `bw-gossip`, has the machine; nobody else touches it, and it waits for nobody: not for a peer, not for a subscriber, not for a user's function,
 //! which is called by who receives. What has come over a link waits with its peer until it is taken, so that the window of the link bounds it; what is to be said
-//! is asked for when the session of the peer has room for a word more, so that nothing is queued here.
+//! is asked for when the session of the peer has room for a word more, so that nothing is queued here. Where flows are configured what has come goes through workers first (`intake`), which tell this thread one event each.
 //!
 //! Invariant: the machine hears that a link stands before any word of it, and none of a link behind its end.
 
 mod calls;
 mod channel;
+mod intake;
 mod mailbox;
 mod news;
 mod plugged;
+mod relay;
 mod rights;
 mod standing;
 mod users;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use busway_protocol::artifact::Name;
 use busway_protocol::flow::{Budget, Flow, Rule};
 use busway_protocol::gossip::{
     Advert, Config, Epoch, Fault, Gossip, Input, Interest, Lane, NodeIndex, Nodes, OfferError, Offering,
-    Output, Reference, Room, Word,
+    Output, Part, Reference, Room, Word,
 };
 use busway_protocol::{PeerId, Permits, Principal, Time};
 use busway_wire::gossip::{decode, encode};
 use busway_wire::limits::{ARTIFACT_WHOLE_BYTES_MAX, GOSSIP_SERVED_MAX, GOSSIP_TURN_WORDS};
 
 use crate::acl::Acl;
+use crate::artifacts::PeerEvent;
 use crate::artifacts::store::Shelf;
 use crate::error::{Code, Error};
 use crate::ports::lock;
@@ -42,9 +46,11 @@ use crate::runtime::peer::Peer;
 
 pub(crate) use calls::{Call, Calls, Listed, ReaderId, Tells, Wants, ended};
 pub(crate) use channel::{Channel, WANT};
+pub(super) use intake::Intake;
 pub(crate) use mailbox::{Body, Mailbox, Note, Taken};
 pub(crate) use news::{News, Whose};
 pub(super) use plugged::Plugged;
+pub(super) use relay::Relay;
 use rights::Passed;
 pub(crate) use standing::{Standing, Stands};
 use users::Users;
@@ -52,12 +58,15 @@ pub(crate) use users::names;
 
 /// It looks at least so often: whatever was missed is found then.
 const SLEEP_MAX: Duration = Duration::from_secs(1);
+/// One of so many bytes of what comes whole may be of this node's own offers.
+const OFFERS_PARTS: u64 = 4;
 /// So many are let go at a time where there is no room.
 const LET_GO: usize = 16;
 /// And not more often, since all that is known is looked at: 3 200 a second.
 const LET_GO_NS: u64 = 5_000_000;
 /// Pieces that a peer is given in one turn at most.
 const WARM_PIECES: usize = 16;
+const ALL_LANES: [bool; Lane::ALL.len()] = [true; Lane::ALL.len()];
 /// So often it says what is to be said when the node ends, if links have room.
 const LAST_STEPS: usize = 64;
 
@@ -89,9 +98,11 @@ pub(super) struct Swarm<D> {
     machine: Gossip,
     members: Nodes,
     lines: BTreeMap<u8, Line>,
+    /// What waits for the workers, if there are some.
+    intake: Option<Intake>,
     users: Users,
     out: Vec<Output>,
-    come: Vec<Option<Vec<u8>>>,
+    come: Vec<(Lane, Option<Vec<u8>>)>,
     /// Times that the store had no room, and what waits for some.
     full: u64,
     room: Room,
@@ -100,12 +111,19 @@ pub(super) struct Swarm<D> {
 }
 
 impl<D: Wires> Swarm<D> {
-    pub(super) fn new(shared: Arc<Shared<D>>, calls: Arc<Calls>, node: NodeIndex) -> Result<Self, Error> {
+    pub(super) fn new(
+        shared: Arc<Shared<D>>,
+        calls: Arc<Calls>,
+        node: NodeIndex,
+        intake: Option<Intake>,
+    ) -> Result<Self, Error> {
         let members = shared.config.nodes.keys().copied().map(NodeIndex).collect();
         // Of two starts the later has the larger one, as of two ids of messages, unless the clock was set back; a linked node is believed in any case.
         let epoch = Epoch(u64::try_from(shared.core.ids.next()?.0 >> 64).unwrap_or_default());
         let mut config = Config::new(node, epoch, members);
         config.seed = shared.link.hello.instance;
+        // Others with as much room have some for what four such nodes offer.
+        config.bytes_max = config.bytes_max.max(shared.config.store.bodies_bytes_max / OFFERS_PARTS);
         let chunks = config.limits.rule(Flow::Chunk);
         let limit = Budget { bytes: shared.config.store.bodies_bytes_max, ..chunks.limit };
         // One that is not taken leaves what was.
@@ -118,6 +136,7 @@ impl<D: Wires> Swarm<D> {
             machine: Gossip::with_store(config, Box::new(Shelf(calls.store.clone()))),
             members,
             lines: BTreeMap::new(),
+            intake,
             users: Users::default(),
             out: Vec::new(),
             come: Vec::new(),
@@ -162,8 +181,13 @@ impl<D: Wires> Swarm<D> {
             PeerId::Client { .. } => None,
         });
         let nodes: BTreeMap<u8, Arc<Mutex<Peer>>> = nodes.collect();
-        let gone: Vec<u8> = self.lines.keys().filter(|index| !nodes.contains_key(index)).copied().collect();
+        let known = self.lines.keys().copied().chain(self.intake.iter().flat_map(Intake::peers));
+        let gone: BTreeSet<u8> = known.filter(|index| !nodes.contains_key(index)).collect();
         for index in gone {
+            if self.intake.as_mut().is_some_and(|intake| !intake.is_over(index)) {
+                // Its end is told when all else of it is.
+                continue;
+            }
             self.stand(now, index, None);
             self.lines.remove(&index);
             // It was struck from the list of nodes, or is one that dialed us and is forgotten.
@@ -182,8 +206,7 @@ impl<D: Wires> Swarm<D> {
         // Before they hear what follows from what was counted.
         let denied = self.lines.values().map(|line| line.denied).sum();
         self.calls.note(self.machine.counts(), self.machine.usage(), (denied, self.full));
-        self.tell_users(now);
-        let mut again = false;
+        let mut again = self.tell_users(now);
         for (index, peer) in &nodes {
             again |= self.say(now, *index, peer);
         }
@@ -224,22 +247,50 @@ impl<D: Wires> Swarm<D> {
     /// Takes what a peer has said.
     fn listen(&mut self, now: Time, index: u8, peer: &Mutex<Peer>) {
         let mut come = std::mem::take(&mut self.come);
-        let known = self.lines.get(&index).and_then(|line| line.link);
+        let (lanes, known) = match &self.intake {
+            Some(intake) => (intake.room(index), intake.stands(index)),
+            None => (ALL_LANES, self.lines.get(&index).and_then(|line| line.link)),
+        };
         let (link, permits) = {
             let mut peer = lock(peer);
-            let link = peer.take_artifact_words(&self.shared.driver, &mut come);
+            let link = peer.take_artifact_words(&self.shared.driver, lanes, &mut come);
             (link, (link != known).then(|| peer.permits().clone()))
         };
-        self.stand(now, index, link);
-        if let (Some(permits), Some(_), Some(line)) = (permits, link, self.lines.get_mut(&index)) {
+        match &mut self.intake {
+            Some(intake) => drop(intake.stand(index, link)),
+            None => self.stand(now, index, link),
+        }
+        if let (Some(permits), Some(_)) = (permits, link) {
+            let line = self.lines.entry(index).or_default();
             let rules = std::mem::replace(&mut line.rules, self.shared.acl());
             let former = line.permits.replace(permits);
             line.anew = former.is_some() && (former != line.permits || rules != line.rules);
         }
-        for body in come.drain(..) {
+        if let Some(intake) = &mut self.intake {
+            intake.take(index, come.drain(..));
+            intake.hand_on(index);
+        }
+        for (_, body) in come.drain(..) {
             self.hear(now, index, body.as_deref());
         }
         self.come = come;
+    }
+
+    /// A worker tells what a peer did.
+    fn told(&mut self, now: Time, from: u8, event: PeerEvent) {
+        match event {
+            PeerEvent::PeerUp => {
+                let link = self.intake.as_ref().and_then(|intake| intake.link(from));
+                self.stand(now, from, link);
+            }
+            PeerEvent::PeerDown => self.stand(now, from, None),
+            PeerEvent::Advert(heard)
+            | PeerEvent::Request(heard)
+            | PeerEvent::Piece(heard)
+            | PeerEvent::Retransmission(heard) => {
+                self.hear_word(now, from, heard.word, &heard.following);
+            }
+        }
     }
 
     /// A link stands, or none does.
@@ -274,6 +325,10 @@ impl<D: Wires> Swarm<D> {
             }
             return;
         };
+        self.hear_word(now, index, word, following);
+    }
+
+    fn hear_word(&mut self, now: Time, index: u8, word: Word, following: &[u8]) {
         let Some(line) = self.lines.get_mut(&index) else { return };
         let Some(permits) = &line.permits else { return };
         let (mut word, mut denied) = (word, 0);
@@ -321,6 +376,11 @@ impl<D: Wires> Swarm<D> {
             Call::Unsubscribe { reader } => self.users.unsubscribe(reader),
             Call::Judge { reader, of, interest } => self.users.judged(reader, of, interest),
             Call::Reconsider { reader } => self.users.reconsider(reader),
+            Call::Hear { from, event, answer } => {
+                self.told(now, from, event);
+                // Who does not wait for it any more has ended.
+                let _ = answer.send(());
+            }
             // Who does not wait for it any more does without.
             Call::List { pattern, after, most, answer } => {
                 drop(answer.send(Ok(self.users.list(&pattern, after, most))));
@@ -332,7 +392,7 @@ impl<D: Wires> Swarm<D> {
         let (topic, attribute) = (offering.topic.clone(), offering.attribute.clone());
         let (id, size) = (offering.id(), offering.size());
         let confirm = offering.reach_all_ms.is_some();
-        let slot = self.machine.offer(now, offering).map_err(|error| refused(&error))?;
+        let slot = self.machine.offer(now, offering).map_err(|error| not_offered(&error))?;
         let of = self.machine.own(slot).ok_or_else(ended)?;
         let standing = self.users.offered(slot, Advert { of, topic, id, size, attribute, confirm });
         Ok((of, standing))
@@ -344,8 +404,8 @@ impl<D: Wires> Swarm<D> {
         self.users.ended(slot, Stands::Withdrawn);
     }
 
-    /// Asks and tells the users of this host.
-    fn tell_users(&mut self, now: Time) {
+    /// Asks and tells the users of this host; whether to look again at once.
+    fn tell_users(&mut self, now: Time) -> bool {
         loop {
             self.carry_out(now);
             while let Some(advert) = self.machine.next_advert() {
@@ -374,7 +434,13 @@ impl<D: Wires> Swarm<D> {
             }
         }
         let (machine, store) = (&self.machine, &self.calls.store);
-        self.users.deliver(|of| machine.body(of), |name| store.lease(name));
+        let given = self.users.deliver(|of| machine.body(of), |name| store.lease(name));
+        if given && !self.room.is_empty() {
+            // What was given can be let go for what waits.
+            self.room.open();
+            return true;
+        }
+        self.users.has_verdicts()
     }
 
     /// The machine is told what users think of something.
@@ -472,6 +538,9 @@ impl<D: Wires> Swarm<D> {
                     let passed = rights::said(permits, node, word, |of| self.users.topic(of));
                     let Some(word) = passed else { continue };
                     words.word = word;
+                    if let (Word::Chunk { offset, .. }, Some((of, part))) = (&words.word, words.of) {
+                        gives(index, self.users.name(of), part, (*offset, words.following().len()));
+                    }
                     encode(&words.word, words.following(), &mut body);
                 }
                 peer.say_of_artifacts(now, lane, body);
@@ -485,8 +554,18 @@ impl<D: Wires> Swarm<D> {
     }
 }
 
+/// Who is given what, for who counts it: bytes of a piece of an artifact, or, where none is named, of a small one or of the values of the pieces of a large one.
+fn gives(peer: u8, of: Option<Name>, part: Part, (offset, bytes): (u64, usize)) {
+    let Some(Name { id, size, .. }) = of else { return };
+    let piece = match part {
+        Part::Piece { index } => Some(index),
+        Part::Whole | Part::Tree => None,
+    };
+    tracing::trace!(target: "busway::gossip", peer, %id, size, piece, offset, bytes, "given");
+}
+
 /// Why something is not offered, and what to do.
-fn refused(error: &OfferError) -> Error {
+pub(crate) fn not_offered(error: &OfferError) -> Error {
     let (code, remedy) = match error {
         OfferError::TooLarge { .. } => (Code::TooLarge, "send it in parts, each an artifact"),
         OfferError::Attribute { .. } => (Code::TooLarge, "say less in the attribute"),

@@ -7,6 +7,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::{SocketAddr, ToSocketAddrs};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::sync::{Arc, Condvar, Mutex, TryLockError};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -20,10 +21,11 @@ use busway_shm::counters;
 use busway_shm::sync::{AtomicBool, AtomicU64, Ordering};
 
 use busway_wire::PortId;
+use busway_wire::limits::ARTIFACT_JOIN_MS;
 
 use crate::acl::Acl;
 use crate::artifacts::store::StoreConfig;
-use crate::artifacts::{Handling, Workers};
+use crate::artifacts::{Handling, Workers, WorkersBuilder};
 use crate::bus::Core;
 use crate::control::Watched;
 use crate::error::{Code, Error};
@@ -34,7 +36,7 @@ use crate::runtime::crew::{Carried, Crew};
 use crate::runtime::desk::Desk;
 use crate::runtime::door::Change;
 use crate::runtime::gate::Gates;
-use crate::runtime::gossip::{Calls, Plugged, Swarm};
+use crate::runtime::gossip::{Calls, Intake, Plugged, Relay, Swarm};
 use crate::runtime::interest::Interests;
 use crate::runtime::occupant::{self, Occupant};
 use crate::runtime::peer::{Peer, Speakers};
@@ -84,6 +86,8 @@ pub(crate) struct HubConfig {
     pub(crate) store: StoreConfig,
     /// What decides about them in the place of the machine.
     pub(crate) handling: Option<Handling>,
+    /// What tells the machine what peers say; without, it hears them itself.
+    pub(crate) artifact_workers: Option<WorkersBuilder>,
 }
 
 /// What the membership knows of a peer, for people.
@@ -456,7 +460,9 @@ pub(crate) struct Hub {
     desk: Option<JoinHandle<()>>,
     /// The thread that has the artifacts.
     swarm: Option<JoinHandle<()>>,
-    /// What tells a handler of artifacts of the program's own.
+    /// That it has ended, where it asks a handler of the program's own, which need not return.
+    plugged: Option<Mutex<Receiver<()>>>,
+    /// What tells who decides about artifacts what peers say.
     workers: Option<Arc<Workers>>,
 }
 
@@ -478,6 +484,7 @@ impl Hub {
             threads: Vec::new(),
             desk: None,
             swarm: None,
+            plugged: None,
             workers: None,
         };
         hub.run("bw-link-rx", {
@@ -503,20 +510,42 @@ impl Hub {
         };
         if let Some(Handling { handler, voice, workers }) = self.shared.config.handling.clone() {
             let workers = Arc::new(workers.start(handler)?);
-            let plugged = Plugged::new(self.shared.clone(), calls, workers.clone(), voice);
-            self.run("bw-gossip", move || plugged.run())?;
+            workers.count_for(self.shared.core.own.clone());
+            let plugged = Plugged::new(self.shared.clone(), calls, workers.clone(), voice)?;
+            let (ends, ended) = channel::<()>();
+            self.run("bw-gossip", move || {
+                plugged.run();
+                drop(ends);
+            })?;
             self.swarm = self.threads.pop();
-            self.workers = Some(workers);
+            (self.workers, self.plugged) = (Some(workers), Some(Mutex::new(ended)));
             return Ok(());
         }
-        let swarm = Swarm::new(self.shared.clone(), calls.clone(), NodeIndex(index))?;
+        let intake = match self.shared.config.artifact_workers.clone() {
+            None => None,
+            Some(workers) => {
+                // Its timer has nothing to do: the machine has deadlines of its own.
+                let workers = workers.timer(Duration::MAX).start(Arc::new(Relay::new(calls.clone())))?;
+                let (workers, rouse) = (Arc::new(workers), calls.clone());
+                workers.count_for(self.shared.core.own.clone());
+                workers.rouse_with(move || rouse.wake());
+                self.workers = Some(workers.clone());
+                Some(Intake::new(workers))
+            }
+        };
+        let swarm = Swarm::new(self.shared.clone(), calls.clone(), NodeIndex(index), intake)?;
         self.run("bw-gossip", move || swarm.run())?;
         self.swarm = self.threads.pop();
         *lock(&self.shared.core.artifacts) = Some(calls);
         Ok(())
     }
 
-    /// What tells a handler of artifacts of the program's own, if there is one.
+    /// Whether a handler of the program's own decides about artifacts.
+    pub(crate) fn has_handler(&self) -> bool {
+        self.shared.config.handling.is_some()
+    }
+
+    /// What tells who decides about artifacts what peers say, if there is something between.
     pub(crate) fn workers(&self) -> Option<&Workers> {
         self.workers.as_deref()
     }
@@ -670,6 +699,20 @@ impl Hub {
     }
 }
 
+impl Hub {
+    /// A handler that does not say whether it has something to say keeps its thread, and nobody else.
+    fn leave_stuck(&mut self) {
+        let (Some(ended), Some(_)) = (self.plugged.take(), &self.swarm) else { return };
+        let ended = ended.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if let Err(RecvTimeoutError::Timeout) = ended.recv_timeout(Duration::from_millis(ARTIFACT_JOIN_MS)) {
+            tracing::warn!(target: "busway::gossip", "a handler of artifacts that was asked for a word has not returned {ARTIFACT_JOIN_MS} ms after the end; its thread is left to itself");
+            drop(self.swarm.take());
+            // It has them too, and they end before it does.
+            self.workers.iter().for_each(|workers| workers.part(&[]));
+        }
+    }
+}
+
 impl Drop for Hub {
     fn drop(&mut self) {
         self.shared.core.ports.remove_carrier(&self.crew);
@@ -689,6 +732,7 @@ impl Drop for Hub {
             // A handler that closes its node: the thread ends when it returns, and cannot be waited for.
             drop(self.swarm.take());
         }
+        self.leave_stuck();
         for thread in [self.desk.take(), self.swarm.take()].into_iter().flatten() {
             // It has nothing to say; a panic was printed when it happened.
             let _ = thread.join();

@@ -26,6 +26,7 @@ pub(crate) fn config(index: u8, own: HostId, peers: &[(u8, HostId)]) -> HubConfi
         shares_artifacts: false,
         store: StoreConfig::default(),
         handling: None,
+        artifact_workers: None,
         cluster: "test".to_owned(),
         identity: PeerId::Node { index },
         listen: vec![address(own)],

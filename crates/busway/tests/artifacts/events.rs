@@ -8,6 +8,8 @@ use std::time::Duration;
 use busway::Code;
 use busway::artifacts::{ArtifactHandler, EVENT_FLOWS, Flow, Heard, PeerEvent, WhenFull, Word, Workers};
 
+use busway_wire::gossip::{Slot, SlotNumber, Tell, decode, encode};
+
 use crate::stage::{PATIENCE, until};
 
 /// Nothing that is tested here may hang on the timer.
@@ -250,6 +252,10 @@ fn each_flow_does_when_it_is_full_what_it_allows_and_what_it_does_not_allow_is_r
         let none = Workers::builder().workers(flow, 1).start(Arc::new(Book::default()));
         assert_eq!(none.unwrap_err().code(), Code::BadSetting);
     }
+    for (events, bytes) in [(0, MIB), (1, 0)] {
+        let none = Workers::builder().floor(events, bytes).start(Arc::new(Book::default()));
+        assert_eq!(none.unwrap_err().code(), Code::BadSetting);
+    }
     for count in [0, 17] {
         let none = Workers::builder().workers(Flow::Advert, count).start(Arc::new(Book::default()));
         assert_eq!(none.unwrap_err().code(), Code::BadSetting);
@@ -259,6 +265,89 @@ fn each_flow_does_when_it_is_full_what_it_allows_and_what_it_does_not_allow_is_r
         Code::BadSetting
     );
     println!("evidence: {tried} allowed pairs of flow and rule tried, all others refused");
+}
+
+#[test]
+fn what_makes_older_events_worthless_comes_last_and_the_others_keep_their_order() {
+    for flow in [Flow::Advert, Flow::Retransmission] {
+        let book = Book::standing(flow);
+        let builder = Workers::builder().limit(flow, 4, MIB, WhenFull::Coalesce).floor(1, 1 << 16);
+        let workers = builder.timer(NEVER).start(book.clone()).unwrap();
+        workers.deliver(1, event(flow, 0)).unwrap();
+        until("it stands still", || book.of(flow).len() == 1);
+        let put = |number, key| workers.try_replace(1, event(flow, number), Some(key)).unwrap();
+        for (number, key) in [(1, 7), (2, 8), (3, 7), (4, 9)] {
+            assert_eq!(put(number, key), None);
+        }
+        assert_eq!(put(5, 7), None, "two are worthless");
+        assert_eq!(put(6, 8), None, "there is room for one");
+        assert_eq!(put(7, 8), None, "two are worthless");
+        assert_eq!(put(8, 9), None, "there is room for one");
+        assert!(put(9, 10).is_some(), "it makes nothing worthless");
+        let counts = workers.counts(flow);
+        assert_eq!((counts.coalesced, counts.waited, counts.in_flight), (4, 1, 5));
+        book.go_on();
+        workers.close(PATIENCE).unwrap();
+        let told: Vec<u64> = book.of(flow).into_iter().map(|(_, number)| number).collect();
+        assert_eq!(told, [0, 4, 5, 7, 8], "{flow}");
+        let counts = workers.counts(flow);
+        assert_eq!(counts.taken, counts.handled + counts.coalesced, "{counts:?}");
+    }
+    println!("evidence: 2 flows: 4 of 9 made worthless, the last of each key told last");
+}
+
+/// Changes of many slots in a few bytes.
+fn long_tell() -> PeerEvent {
+    let slots = (0..2_000).map(|slot| Slot { slot: SlotNumber(slot), version: 1, offer: None }).collect();
+    let mut body = Vec::new();
+    encode(&Word::Tell(Tell { exchanges: 1, through: 1, slots }), &[], &mut body);
+    assert!(body.len() < 8 << 10);
+    let (word, following) = decode(&body).unwrap();
+    PeerEvent::of(word, following)
+}
+
+#[test]
+fn what_waits_takes_the_memory_that_its_flow_has_and_no_more() {
+    let (limit, stands) = (8 * MIB, Arc::new(Stands::default()));
+    let standing = Workers::builder().limit(Flow::Advert, 100_000, limit, WhenFull::Coalesce).floor(1, 1);
+    let standing = standing.timer(NEVER).start(stands.clone()).unwrap();
+    let (mut taken, slots) = (0_u64, 2_000 * size_of::<Slot>() as u64);
+    while standing.try_deliver(1, long_tell()).unwrap().is_none() {
+        taken += 1;
+        assert!(taken * slots <= limit + slots, "{taken} words of {slots} bytes in {limit}");
+    }
+    assert!(taken * slots > limit / 2, "{taken} words of {slots} bytes in {limit}");
+    *stands.0.lock().unwrap() = true;
+    stands.1.notify_all();
+    standing.close(PATIENCE).unwrap();
+    println!("evidence: {taken} words of {slots} bytes each wait in {limit} bytes");
+}
+
+/// Stands still at each advert until it is let on.
+#[derive(Default)]
+struct Stands(Mutex<bool>, Condvar);
+
+impl ArtifactHandler for Stands {
+    fn on_advert(&self, _: u8, _: &Heard) {
+        drop(self.1.wait_while(self.0.lock().unwrap(), |on| !*on).unwrap());
+    }
+}
+
+#[test]
+fn who_closes_while_much_comes_waits_for_what_was_taken_and_nothing_else_is() {
+    let book = Book::standing(Flow::Request);
+    let workers = Workers::builder().timer(NEVER).start(book.clone()).unwrap();
+    (0..10).for_each(|number| workers.deliver(1, event(Flow::Request, number)).unwrap());
+    std::thread::scope(|scope| {
+        let closes = scope.spawn(|| workers.close(PATIENCE));
+        until("nothing more is taken", || workers.try_deliver(2, event(Flow::Advert, 0)).is_err());
+        assert!(!closes.is_finished(), "ten wait");
+        book.go_on();
+        closes.join().unwrap().unwrap();
+    });
+    let counts = workers.counts(Flow::Request);
+    assert_eq!((counts.handled, counts.dropped_ended), (10, 0));
+    println!("evidence: 10 handled, what came behind the close refused");
 }
 
 #[test]

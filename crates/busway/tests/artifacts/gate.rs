@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use busway::Code;
-use busway::artifacts::{Broadcaster, Draft};
+use busway::artifacts::{Broadcaster, Destination, Draft};
 
 use crate::stage::{PATIENCE, receive, subscribe, three, until};
 
@@ -179,4 +179,88 @@ fn a_broadcaster_that_is_closed_by_what_it_gives_to_ends() {
     assert!(tells.recv().is_err());
     assert_eq!(gate.offer(draft(1)).unwrap_err().code(), Code::Closed);
     println!("evidence: closed from inside, joined from outside");
+}
+
+#[test]
+fn where_what_it_gives_to_panics_the_next_is_given_and_all_are_counted() {
+    let gate = Broadcaster::new();
+    let given = Arc::new(Mutex::new(Vec::new()));
+    let list = given.clone();
+    gate.start_with(move |draft| {
+        assert_ne!(draft.body[0], 1, "this one panics");
+        list.lock().unwrap().push(draft.body[0]);
+        Ok(())
+    })
+    .unwrap();
+    (0..3).for_each(|number| gate.offer(draft(number)).unwrap());
+    until("the third is given", || *given.lock().unwrap() == [0, 2]);
+    until("it is counted", || gate.counts().given == 2);
+    gate.close();
+    let counts = gate.counts();
+    assert_eq!((counts.accepted, counts.given, counts.failed, counts.panicked), (3, 2, 1, 1));
+    println!("evidence: {counts:?}");
+}
+
+#[test]
+fn as_many_bytes_wait_as_may_and_one_that_is_larger_waits_alone() {
+    const MIB: u64 = 1 << 20;
+    let gate = Broadcaster::with_room(100_000, 8 * MIB);
+    let (on, stands) = channel::<()>();
+    gate.start_with(move |_| {
+        let _ = stands.recv();
+        Ok(())
+    })
+    .unwrap();
+    let of = |mib: u64| Draft::new("block.new", &vec![7; usize::try_from(mib * MIB).unwrap()]);
+    gate.offer(of(20)).unwrap();
+    assert_eq!(gate.offer(of(1)).unwrap_err().code(), Code::Full, "it waits alone");
+    on.send(()).unwrap();
+    until("it is given", || gate.counts().given == 1);
+    // What is said of them beside counts too.
+    let taken = (0..20).filter(|_| gate.offer(of(1)).is_ok()).count();
+    assert_eq!((taken, gate.counts().dropped_full), (7, 14));
+    drop(on);
+    until("there is room again", || gate.counts().given == 8);
+    gate.offer(of(1)).unwrap();
+    println!("evidence: 1 of 20 MiB alone, then {taken} of 1 MiB in 8 MiB");
+}
+
+#[test]
+fn what_cannot_be_offered_is_told_to_who_offers_it_before_it_waits() {
+    let gate = Broadcaster::new();
+    let bad = [
+        (Draft::new("block..new", b"x"), Code::BadTopic),
+        (Draft { attribute: vec![7; 257], ..draft(0) }, Code::TooLarge),
+        (Draft { to: Destination::Group("some".to_owned()), ..draft(0) }, Code::NotYet),
+        (Draft { to: Destination::Peers(vec![1]), ..draft(0) }, Code::NotYet),
+    ];
+    let (tried, refused) = (bad.len(), u64::try_from(bad.len()).unwrap());
+    for (draft, code) in bad {
+        assert_eq!(gate.offer(draft).unwrap_err().code(), code, "also where it has not started");
+    }
+    assert_eq!((gate.counts().refused, gate.counts().accepted), (refused, 0));
+    assert_eq!(gate.offer_timeout(draft(0), Duration::ZERO).unwrap_err().code(), Code::TimedOut);
+    assert_eq!(gate.counts().late, 1);
+    println!("evidence: {tried} refused at once");
+}
+
+#[test]
+fn what_it_gives_to_and_never_returns_keeps_its_thread_and_nobody_else() {
+    let gate = Broadcaster::new();
+    let (on, stands) = channel::<()>();
+    let (told, tells) = channel();
+    gate.start_with(move |_| {
+        told.send(()).unwrap();
+        let _ = stands.recv();
+        Ok(())
+    })
+    .unwrap();
+    (0..3).for_each(|number| gate.offer(draft(number)).unwrap());
+    tells.recv_timeout(PATIENCE).unwrap();
+    gate.close();
+    assert_eq!(gate.counts().dropped_closed, 2);
+    drop(gate);
+    drop(on);
+    assert!(tells.recv_timeout(PATIENCE).is_err(), "it ends when it returns");
+    println!("evidence: closed and dropped while one was given");
 }

@@ -4,7 +4,9 @@
 
 mod deaths;
 mod events;
+mod flows;
 mod gate;
+mod hard;
 mod large;
 mod own;
 mod part;
@@ -12,5 +14,6 @@ mod programs;
 mod reach;
 mod rights;
 mod room;
+mod secret;
 mod slow;
 mod stage;

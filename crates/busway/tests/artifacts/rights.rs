@@ -1,6 +1,6 @@
 //! Who may offer and who may see, on each way on which an artifact becomes known.
 
-use busway::artifacts::Offer;
+use busway::artifacts::{Event, Offer};
 use busway::{Acl, AclRule};
 
 use crate::stage::{Host, PATIENCE, body, receive, subscribe, until};
@@ -126,4 +126,22 @@ fn who_gets_a_right_is_told_of_what_stood_before() {
         last
     });
     assert_eq!([receive(&mut here).advert().id(), receive(&mut there).advert().id()], [far, near]);
+}
+
+#[test]
+fn what_its_node_may_not_publish_any_more_is_over_and_stands_again_when_it_may() {
+    for size in [100, 100_000, 300_000] {
+        let hosts = two(rules(">", ">"));
+        let mut seen = subscribe(&hosts[0], ">");
+        let artifacts = hosts[1].bus.artifacts("secret.a").unwrap();
+        let offer = artifacts.offer(&body(size, 1)).open().unwrap();
+        assert_eq!(receive(&mut seen).advert().id(), offer.id());
+        hosts[0].node.set_acl(rules("open.>", ">"));
+        let event = seen.recv_timeout(PATIENCE).unwrap().expect("it is told so");
+        assert!(matches!(event, Event::Withdrawn(advert) if advert.id() == offer.id()));
+        assert!(hosts[0].bus.artifacts(">").unwrap().list().unwrap().is_empty());
+        hosts[0].node.set_acl(rules(">", ">"));
+        assert_eq!(receive(&mut seen).advert().id(), offer.id());
+    }
+    println!("evidence: sizes=3 ended=3 stood_again=3");
 }

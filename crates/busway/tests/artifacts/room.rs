@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use busway::Code;
 use busway::artifacts::{ArtifactId, Event, Offer};
+use busway_shm::clock::Deadline;
 
 use crate::stage::{Directory, Host, PATIENCE, body, receive, subscribe, until};
 
@@ -23,6 +24,8 @@ fn what_was_delivered_makes_room_for_what_comes_and_is_given_again_to_who_comes_
     let directory = Directory::new();
     for (size, count, room) in [(200_000, 60, 1 << 20), (1 << 20, 12, 5 << 19)] {
         let hosts = two(&directory.path().join(format!("{size}")), room);
+        // Each makes room for the next at once, and not when all is looked at again.
+        let deadline = Deadline::after(PATIENCE);
         let mut here = subscribe(&hosts[1], ">");
         let artifacts = hosts[0].bus.artifacts("block.new").unwrap();
         let offers: Vec<Offer> =
@@ -44,7 +47,31 @@ fn what_was_delivered_makes_room_for_what_comes_and_is_given_again_to_who_comes_
         assert!(all(&mut here) == sent);
         assert!(all(&mut subscribe(&hosts[1], ">")) == sent, "who comes later");
         assert_eq!(here.recv_timeout(Duration::ZERO).unwrap(), None, "nobody is given it twice");
+        assert!(!deadline.expired());
         println!("evidence: size={size} stand={count} room={room} came=2x{count}");
+    }
+}
+
+#[test]
+fn a_node_offers_small_artifacts_of_64_mib_and_more_where_it_has_room_for_more() {
+    const SIZE: usize = 256 << 10;
+    for (node, count) in
+        [(Host::new(0, &[]), 256), (Host::built(0, &[], |node| node.artifact_bodies_bytes(1 << 30)), 1_024)]
+    {
+        let artifacts = node.bus.artifacts("block.new").unwrap();
+        let mut body = vec![0; SIZE];
+        let mut offers = Vec::new();
+        let error = loop {
+            body[..8].copy_from_slice(&(offers.len() as u64).to_le_bytes());
+            match artifacts.offer(&body).open() {
+                Ok(offer) => offers.push(offer),
+                Err(error) => break error,
+            }
+        };
+        // What stands beside each of them is counted too.
+        assert_eq!(error.code(), Code::Full);
+        assert!((count - count / 64..=count).contains(&offers.len()), "{} for {count}", offers.len());
+        println!("evidence: offered={} of {SIZE} bytes, then {}", offers.len(), error.code());
     }
 }
 
@@ -96,7 +123,9 @@ fn what_has_taken_the_room_and_does_not_come_makes_room_for_what_does() {
 
 /// Overwrites so many bytes of an artifact in a store.
 fn damage(store: &std::path::Path, id: ArtifactId, size: usize) {
-    let file = store.join(format!("{id}-{}.artifact", 2 << 20));
+    let files = std::fs::read_dir(store).unwrap().map(|entry| entry.unwrap());
+    let is_of = |file: &std::fs::DirEntry| file.file_name().to_string_lossy().starts_with(&id.to_string());
+    let file = files.into_iter().find(is_of).expect("it lies there").path();
     let file = std::fs::File::options().write(true).open(file).unwrap();
     file.write_all_at(&vec![0; size], 4_096).unwrap();
 }

@@ -20,7 +20,7 @@ pub(crate) fn http(line: &str) -> String {
     at.split(' ').next().expect("an address").to_owned()
 }
 
-fn send(address: &str, method: &str, path: &str, token: &str, more: &str) -> TcpStream {
+pub(crate) fn send(address: &str, method: &str, path: &str, token: &str, more: &str) -> TcpStream {
     let mut stream = TcpStream::connect(address).expect("it listens");
     stream.set_read_timeout(Some(LIMIT)).expect("a time-out");
     let request =

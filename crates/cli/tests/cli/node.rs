@@ -301,6 +301,49 @@ fn flow_of(place: &Place, direction: &str, name: &str) -> Option<Value> {
     flows.into_iter().find(|flow| flow["direction"] == direction && flow["flow"] == name)
 }
 
+#[test]
+fn flows_of_artifacts_are_shown_with_what_was_configured_and_what_they_carried() {
+    let (near, far) = (Place::new(), Place::new());
+    let file = far.temporary().join("busway.toml");
+    let text = "[node]\nindex = 1\nlisten = [\"127.0.0.1:0\"]\n[flows]\n\
+                advert = { in_flight = 7, bytes = \"1MiB\", workers = 2, when_full = \"coalesce\" }\n";
+    std::fs::write(&file, text).expect("a file");
+    let (far_node, line) = up(&far, &["--config", file.to_str().expect("a path of text")]);
+    let (near_node, _) = up(&near, &["--peer", &format!("1={}", address(&line))]);
+    until("linked", || linked(&near) == ["node 1"]);
+    let body = near.temporary().join("body");
+    std::fs::write(&body, vec![7; 100_000]).expect("a file");
+    near.run(&["put", "block.new", body.to_str().expect("a path of text"), "--keep"]).expect(0);
+    let copy = far.temporary().join("copy");
+    far.run(&["get", "block.new", "-o", copy.to_str().expect("a path of text"), "--timeout", "60s"])
+        .expect(0);
+    let of = |name: &str| {
+        let ended = far.run(&["flows", "--json"]);
+        let flows = ended.lines().into_iter().filter_map(|line| serde_json::from_str::<Value>(&line).ok());
+        flows.into_iter().find(|flow| flow["peer"] == "all peers" && flow["flow"] == name)
+    };
+    let handled = |name: &str| of(name).and_then(|flow| flow["handled"].as_u64()).unwrap_or_default();
+    until("what it carried", || handled("chunk") > 0 && handled("advert") > 0);
+    let advert = of("advert").expect("a flow");
+    assert_eq!((advert["limit_messages"].as_u64(), advert["limit_bytes"].as_u64()), (Some(7), Some(1 << 20)));
+    assert_eq!((advert["direction"].as_str(), advert["rank"].as_u64()), (Some("in"), Some(1)));
+    let chunk = of("chunk").expect("a flow");
+    assert_eq!(chunk["limit_messages"].as_u64(), Some(100), "as it is where nobody says");
+    assert_eq!((handled("transport"), handled("retransmission")), (1, 1));
+    let shown = far.run(&["flows"]).expect(0).text();
+    assert_eq!(column(&shown, "FLOW", "retransmission", "OF"), ["1000"], "{shown}");
+    let metrics = far.run(&["stat", "--prometheus"]).expect(0).text();
+    let counted =
+        |line: &&str| line.starts_with("busway_flow_handled_total") && line.contains("flow=\"chunk\"");
+    assert!(metrics.lines().filter(counted).any(|line| !line.ends_with(" 0")), "{metrics}");
+    // Where nobody configured them there are none.
+    assert!(!near.run(&["flows"]).expect(0).text().contains("all peers"));
+    for node in [near_node, far_node] {
+        node.signal(Signal::TERM);
+        node.finish().expect(0);
+    }
+}
+
 /// What stands in the column `shown` of those lines of a table that have `value` in the column `key`. Values may have
 /// spaces, so that columns are found by where their heads end or begin.
 fn column(table: &str, key: &str, value: &str, shown: &str) -> Vec<String> {

@@ -4,6 +4,7 @@
 #![expect(clippy::print_stdout, reason = "the test runner collects lines of evidence")]
 
 use std::fs;
+use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
@@ -11,6 +12,7 @@ use busway::Principal;
 use rustix::process::Signal;
 
 use crate::harness::{Ended, Place, Running};
+use crate::http::{http, send};
 use crate::node::{address, linked, until, up};
 
 const TOKEN: &str = "5ecret-token-of-dashboard";
@@ -116,6 +118,45 @@ fn users_send(near: &Place, far: &Place, hidden: &mut Hidden) {
     hidden.look("pull", &pulled.stderr.join("\n"));
 }
 
+/// Each way in over HTTP, with a token that is known and one that is not, shown in each way; and what is put, got and taken back.
+fn over_http(at: &str, hidden: &mut Hidden) {
+    let body = format!("content-length: {}\r\n\r\n{PAYLOAD}", PAYLOAD.len());
+    let shown = format!("sec-websocket-protocol: busway.v1, busway.bearer.{TOKEN}\r\n\r\n");
+    let mut given = 0;
+    for (method, path, more) in [
+        ("PUT", "/v1/artifacts/model?attribute=5ecret-attribute", body.as_str()),
+        ("PUT", "/v1/artifacts/model", &body),
+        ("GET", "/v1/artifacts/model", "\r\n"),
+        ("GET", "/v1/artifacts/model", "range: bytes=0-3\r\n\r\n"),
+        ("GET", "/v1/artifacts/model", &shown),
+        ("HEAD", "/v1/artifacts/model", "\r\n"),
+        ("GET", "/v1/artifacts", "\r\n"),
+        ("DELETE", "/v1/artifacts/model", "\r\n"),
+        ("PUT", "/v1/artifacts/$sys", &body),
+        ("POST", "/v1/publish/else", &body),
+        ("POST", "/v1/push/else", &body),
+        ("POST", "/v1/request/nobody", &body),
+        ("GET", "/v1/topics", "\r\n"),
+        ("GET", "/metrics", "\r\n"),
+    ] {
+        for token in [TOKEN, WRONG] {
+            let mut answer = Vec::new();
+            // A refusal may come before all was sent.
+            let _ = send(at, method, path, token, more).read_to_end(&mut answer);
+            let answer = String::from_utf8_lossy(&answer);
+            let (head, text) = answer.split_once("\r\n\r\n").expect("a head");
+            hidden.look(path, head);
+            // Who may get it is given it, and nobody else.
+            let own = (method, token) == ("GET", TOKEN) && path.starts_with("/v1/artifacts");
+            let rest = text.replace(PAYLOAD, "").replace("5ecret-attribute", "");
+            given += u32::from(own && rest != text);
+            hidden.look(path, if own { &rest } else { text });
+        }
+    }
+    // Whole twice, and in the list its attribute.
+    assert_eq!(given, 3);
+}
+
 /// Every command that shows something, with every log line.
 fn all_are_asked(places: &[&Place], hidden: &mut Hidden) {
     let commands: [&[&str]; 13] = [
@@ -164,14 +205,14 @@ fn no_secret_and_no_payload_is_shown_counted_logged_or_seen_from_outside() {
         &near,
         "busway.toml",
         &format!(
-            "[node]\nindex = 0\ncluster = \"north sea\"\nlisten = [\"127.0.0.1:0\"]\n[tls]\nca = \"{}\"\ncert = \"{}\"\nkey = \"{}\"\n[tokens]\n\"dashboard\" = \"{TOKEN}\"\n",
+            "[node]\nindex = 0\ncluster = \"north sea\"\nlisten = [\"127.0.0.1:0\"]\n[tls]\nca = \"{}\"\ncert = \"{}\"\nkey = \"{}\"\n[http]\nlisten = [\"127.0.0.1:0\"]\n[tokens]\n\"dashboard\" = \"{TOKEN}\"\n",
             pem("ca.pem"),
             pem("node-0.pem"),
             pem("node-0.key"),
         ),
     );
     let (node, line) = up(&near, &["--config", &file, "--log", "trace"]);
-    let to = address(&line);
+    let (to, at) = (address(&line), http(&line));
     let (far, far_file) = client(&pki, TOKEN, &to);
     let (other, other_line) = up(&far, &["--config", &far_file, "--log", "trace"]);
     let (stranger, stranger_file) = client(&pki, WRONG, &to);
@@ -185,6 +226,7 @@ fn no_secret_and_no_payload_is_shown_counted_logged_or_seen_from_outside() {
 
     let subscriber = far.subscribe(&["news", "--json", "--log", "trace"]);
     users_send(&near, &far, &mut hidden);
+    over_http(&at, &mut hidden);
     all_are_asked(&[&near, &far, &stranger], &mut hidden);
     for (place, file) in [(&near, &file), (&far, &far_file)] {
         for command in [&["config", "show"][..], &["config", "show", "--json"], &["config", "check"]] {

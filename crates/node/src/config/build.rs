@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use busway::artifacts::{EVENT_FLOWS, Workers, WorkersBuilder};
 use busway::{Acl, AclRule, Realm, Tls, Tokens};
 use busway_http::HttpConfig;
 use busway_http::limits::NAMES_MAX;
@@ -102,7 +103,34 @@ fn links(merged: &Merged, http: bool, problems: &mut Vec<Problem>) -> Option<Lin
         strangers_of_address_max: count("limits.strangers_of_address_max"),
         artifact_store: merged.path("artifacts.store").filter(|path| path.as_os_str() != "memory"),
         artifact_store_bytes: number("artifacts.store_bytes"),
+        artifact_workers: artifact_workers(merged, client.is_some(), problems),
     })
+}
+
+/// The flows that workers have, where any of their keys is set.
+fn artifact_workers(merged: &Merged, is_client: bool, problems: &mut Vec<Problem>) -> Option<WorkersBuilder> {
+    let mut first = None;
+    let floor = ["flows.floor.in_flight", "flows.floor.bytes"];
+    let [events, bytes] = floor.map(|name| merged.number(name).unwrap_or_default());
+    let mut workers = Workers::builder().floor(events, bytes);
+    for flow in EVENT_FLOWS {
+        let key = |what: &str| format!("flows.{flow}.{what}");
+        let all = ["in_flight", "bytes", "workers", "when_full"].map(key);
+        first = first.or_else(|| all.iter().find_map(|name| merged.get(name)));
+        let [in_flight, bytes, count, when_full] = all;
+        let number = |name: &str| merged.number(name).unwrap_or_default();
+        let said = merged.text(&when_full);
+        let rule = flow.when_full().iter().find(|rule| Some(rule.name()) == said.as_deref());
+        let rule = rule.copied().unwrap_or(flow.when_full()[0]);
+        workers = workers.limit(flow, number(&in_flight), number(&bytes), rule);
+        workers = workers.workers(flow, usize::try_from(number(&count)).unwrap_or(usize::MAX));
+    }
+    let first = first?;
+    if is_client {
+        let cause = format!("a client shares no artifacts, so {} would be without effect", first.name());
+        problems.push(Problem::new(cause, &first.origin, "leave it out, or set node.index"));
+    }
+    Some(workers)
 }
 
 /// What would be without effect where there are no links. Tokens and rules are for HTTP too.

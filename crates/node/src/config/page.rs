@@ -107,6 +107,9 @@ subscribe = [\"price.*\"]
 deny_subscribe = [\"price.internal\"]
 pull = []
 answer = []
+
+[flows]
+advert = { in_flight = 100000, bytes = \"64MiB\", workers = 1, when_full = \"coalesce\" }
 ```
 
 `busway config check [FILE]` says what is wrong, each with line and column, `busway config show [FILE]` what holds and who said

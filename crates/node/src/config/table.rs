@@ -85,6 +85,23 @@ impl Instance {
 
 const MIB: u64 = 1 << 20;
 
+const FLOW_BYTES: Kind = Kind::Size { min: 64 << 10, max: 1_024 * MIB };
+const FLOW_WORKERS: Kind = Kind::Count { min: 1, max: 16 };
+
+/// A key of a flow that workers have.
+const fn flow(name: &'static str, kind: Kind, unset: &'static str, sentence: &'static str) -> Key {
+    Key {
+        name,
+        kind,
+        unset: Unset::Value(unset),
+        instance: Instance::None,
+        environment: None,
+        flag: None,
+        applies: Applies::Start,
+        sentence,
+    }
+}
+
 /// Every key, in the order in which it is shown.
 pub const KEYS: &[Key] = &[
     Key {
@@ -467,6 +484,126 @@ pub const KEYS: &[Key] = &[
         applies: Applies::Start,
         sentence: "Bytes of their bodies; more is refused with 429",
     },
+    flow(
+        "flows.transport.in_flight",
+        Kind::Count { min: 1, max: 10_000_000 },
+        "1000",
+        "Links of peers that begin and end and have not been told to the artifacts of this node, or are being taken in, of all peers beyond flows.floor. Where any key of flows.transport, flows.advert, flows.request, flows.chunk or flows.retransmission is set, what peers say about artifacts goes through flows with workers, and busway flows and the metrics show them; where none is, one thread takes it in as it comes, which is faster, and the window of each link bounds it",
+    ),
+    flow(
+        "flows.transport.bytes",
+        FLOW_BYTES,
+        "16MiB",
+        "Bytes of memory that they take; one that takes more goes alone",
+    ),
+    flow(
+        "flows.transport.workers",
+        FLOW_WORKERS,
+        "1",
+        "Threads that take them in, bw-transport-0 and so on: of each peer one at a time",
+    ),
+    flow(
+        "flows.transport.when_full",
+        Kind::Choice { of: &["wait"] },
+        "wait",
+        "What becomes of one that finds no room: it waits",
+    ),
+    flow(
+        "flows.advert.in_flight",
+        Kind::Count { min: 1, max: 10_000_000 },
+        "100000",
+        "Words of peers about who has what that wait for the artifacts of this node, or are being taken in, of all peers beyond flows.floor",
+    ),
+    flow(
+        "flows.advert.bytes",
+        FLOW_BYTES,
+        "64MiB",
+        "Bytes of memory that they take; one that takes more goes alone",
+    ),
+    flow(
+        "flows.advert.workers",
+        FLOW_WORKERS,
+        "1",
+        "Threads that take them in, bw-advert-0 and so on: of each peer one at a time",
+    ),
+    flow(
+        "flows.advert.when_full",
+        Kind::Choice { of: &["coalesce"] },
+        "coalesce",
+        "What becomes of one that finds no room: it takes the place of those that it makes worthless, which are counted, and waits where there are none. It cannot be dropped: later ones build on it",
+    ),
+    flow(
+        "flows.request.in_flight",
+        Kind::Count { min: 1, max: 10_000_000 },
+        "100",
+        "Requests of peers for pieces, and their ends, that wait for the artifacts of this node, or are being taken in, of all peers beyond flows.floor",
+    ),
+    flow(
+        "flows.request.bytes",
+        FLOW_BYTES,
+        "1MiB",
+        "Bytes of memory that they take; one that takes more goes alone",
+    ),
+    flow(
+        "flows.request.workers",
+        FLOW_WORKERS,
+        "1",
+        "Threads that take them in, bw-request-0 and so on: of each peer one at a time",
+    ),
+    flow(
+        "flows.request.when_full",
+        Kind::Choice { of: &["wait", "drop"] },
+        "wait",
+        "What becomes of one that finds no room: it waits, and its link bounds what waits, or it is dropped, counted, and asked for elsewhere after some time",
+    ),
+    flow(
+        "flows.chunk.in_flight",
+        Kind::Count { min: 1, max: 10_000_000 },
+        "100",
+        "Pieces that wait for the artifacts of this node, or are being taken in, of all peers beyond flows.floor",
+    ),
+    flow(
+        "flows.chunk.bytes",
+        FLOW_BYTES,
+        "256MiB",
+        "Bytes of memory that they take; one that takes more goes alone",
+    ),
+    flow(
+        "flows.chunk.workers",
+        FLOW_WORKERS,
+        "1",
+        "Threads that take them in, bw-chunk-0 and so on: of each peer one at a time",
+    ),
+    flow(
+        "flows.chunk.when_full",
+        Kind::Choice { of: &["wait"] },
+        "wait",
+        "What becomes of one that finds no room: it waits, and its link bounds what waits. It cannot be dropped: who gave it would be taken for a liar",
+    ),
+    flow(
+        "flows.retransmission.in_flight",
+        Kind::Count { min: 1, max: 10_000_000 },
+        "1000",
+        "Words of peers about how far they know this node that wait for the artifacts of this node, or are being taken in, of all peers beyond flows.floor",
+    ),
+    flow(
+        "flows.retransmission.bytes",
+        FLOW_BYTES,
+        "64MiB",
+        "Bytes of memory that they take; one that takes more goes alone",
+    ),
+    flow(
+        "flows.retransmission.workers",
+        FLOW_WORKERS,
+        "1",
+        "Threads that take them in, bw-retransmission-0 and so on: of each peer one at a time",
+    ),
+    flow(
+        "flows.retransmission.when_full",
+        Kind::Choice { of: &["coalesce"] },
+        "coalesce",
+        "What becomes of one that finds no room: it takes the place of those that it makes worthless, which are counted, and waits where there are none. It cannot be dropped: later ones build on it",
+    ),
     Key {
         name: "artifacts.store",
         kind: Kind::Path,

@@ -1,4 +1,5 @@
 //! Claims about files, layers, and the page.
+#![expect(clippy::print_stdout, reason = "the evidence of a row is what its test prints")]
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
@@ -8,6 +9,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use busway::{Acl, AclRule};
+
+use busway::artifacts::{EVENT_FLOWS, Flow, WhenFull, Workers};
 
 use super::{Applies, Choice, Instance, KEYS, Layers, Loaded, Origin, Problem, load, page};
 
@@ -492,4 +495,100 @@ fn the_table_is_consistent() {
     assert!(reloaded > 0 && KEYS.iter().any(|key| key.instance == Instance::Node));
     assert_eq!(super::explain("listen"), Err(Some("node.listen")));
     assert_eq!(super::explain("quite something else"), Err(None));
+}
+
+/// How the flows of artifacts would be made, as it can be compared.
+fn workers_of(flows: &str) -> Option<String> {
+    let text = format!("[node]\nlisten = [\"127.0.0.1:1\"]\n{flows}");
+    let links = read(&text).expect("sound").node.links.expect("it listens");
+    links.artifact_workers.map(|workers| format!("{workers:?}"))
+}
+
+#[test]
+fn each_flow_of_artifacts_is_configured_and_has_the_defaults_of_the_first_layer() {
+    let defaults = || Workers::builder().floor(64, 256 << 10);
+    assert_eq!(
+        workers_of("[flows]\nbytes = \"2MiB\"\n"),
+        None,
+        "without a key of theirs there is nothing between"
+    );
+    // Those of the layer that this replaces, and bytes beside them.
+    let layer = [
+        (Flow::Transport, 1_000, 16),
+        (Flow::Advert, 100_000, 64),
+        (Flow::Request, 100, 1),
+        (Flow::Chunk, 100, 256),
+        (Flow::Retransmission, 1_000, 64),
+    ];
+    let written = layer.iter().fold(defaults(), |workers, (flow, events, mib)| {
+        workers.limit(*flow, *events, mib << 20, flow.when_full()[0]).workers(*flow, 1)
+    });
+    assert_eq!(workers_of("[flows.advert]\nworkers = 1\n"), Some(format!("{written:?}")));
+    for (flow, ..) in layer {
+        for when_full in flow.when_full() {
+            let refused =
+                read(&format!("[flows]\n{flow} = {{ when_full = \"{}\" }}\n", when_full.name())).is_err();
+            if refused {
+                assert_eq!(*when_full, WhenFull::Drop, "{flow}");
+                continue;
+            }
+            let text = format!(
+                "[flows]\n{flow} = {{ in_flight = 7, bytes = \"1MiB\", workers = 3, when_full = \"{}\" }}\n",
+                when_full.name()
+            );
+            let wanted = defaults().limit(flow, 7, 1 << 20, *when_full).workers(flow, 3);
+            assert_eq!(workers_of(&text), Some(format!("{wanted:?}")), "{text}");
+        }
+    }
+    let floor = workers_of("[flows.floor]\nin_flight = 3\n[flows.chunk]\nworkers = 2\n");
+    let wanted = Workers::builder().floor(3, 256 << 10).workers(Flow::Chunk, 2);
+    assert_eq!(floor, Some(format!("{wanted:?}")));
+}
+
+#[test]
+fn what_a_flow_cannot_be_is_refused_with_its_place_and_what_it_can() {
+    let mut refused = 0;
+    for flow in EVENT_FLOWS {
+        let allowed: &[&str] = match flow {
+            Flow::Request => &["wait", "drop"],
+            Flow::Transport | Flow::Chunk => &["wait"],
+            _ => &["coalesce"],
+        };
+        for word in ["wait", "coalesce", "drop", "fail", "policy", "Wait", ""] {
+            let text = format!("[flows]\n{flow} = {{ when_full = \"{word}\" }}\n");
+            let outcome = read(&text);
+            assert_eq!(outcome.is_ok(), allowed.contains(&word), "{text}");
+            if outcome.is_err() {
+                let (cause, place, remedy) = problem(&text);
+                assert_eq!(place, format!("2:{}", flow.name().len() + 18), "{text}");
+                assert!(cause.contains("cannot be") || word.is_empty(), "{cause}");
+                let can = format!("write \"{}\"; busway config explain flows.{flow}.when_full", allowed[0]);
+                assert_eq!(remedy, can);
+                refused += 1;
+            }
+        }
+        for wrong in [
+            "in_flight = 0",
+            "bytes = 0",
+            "bytes = \"2048GiB\"",
+            "workers = 0",
+            "workers = 17",
+            "in_flight = -1",
+        ] {
+            let (cause, place, _) = problem(&format!("[flows.{flow}]\n{wrong}\n"));
+            assert!(place.starts_with("2:"), "{flow} {wrong}: {place}");
+            assert!(
+                cause.contains("out of range") || cause.contains("whole number"),
+                "{flow} {wrong}: {cause}"
+            );
+            refused += 1;
+        }
+    }
+    let client = "[node]\nclient = 7\n[peers]\n1 = \"a:1\"\n[flows.advert]\nworkers = 2\n";
+    let (cause, place, remedy) = problem(client);
+    assert!(
+        cause.contains("flows.advert.workers") && place == "6:1" && remedy.contains("node.index"),
+        "{cause} {place}"
+    );
+    println!("evidence: {refused} values refused, each with its place");
 }

@@ -39,6 +39,11 @@ pub enum Kind {
         /// The most.
         bytes_max: usize,
     },
+    /// One of these words.
+    Choice {
+        /// They.
+        of: &'static [&'static str],
+    },
     /// A path of the file system.
     Path,
     /// A list of `IP:PORT`.
@@ -113,6 +118,10 @@ impl Kind {
             Kind::Text { bytes_max } | Kind::Secret { bytes_max } => {
                 format!("text of 1 to {bytes_max} bytes")
             }
+            Kind::Choice { of: [one] } => format!("\"{one}\", and nothing else"),
+            Kind::Choice { of } => {
+                of.iter().map(|word| format!("\"{word}\"")).collect::<Vec<_>>().join(" or ")
+            }
             Kind::Path => "a path".to_owned(),
             Kind::Addresses => "a list of addresses, each IP:PORT".to_owned(),
             Kind::Endpoint => "HOST:PORT".to_owned(),
@@ -132,6 +141,10 @@ impl Kind {
             Kind::Size { .. } => "\"64MiB\"",
             Kind::Domain => "\"default\"",
             Kind::Text { .. } => "\"host-a\"",
+            Kind::Choice { of } => {
+                let first = of.first().copied().unwrap_or_default();
+                return format!("write \"{first}\"; busway config explain {name}");
+            }
             Kind::Path => "\"/etc/busway/name\"",
             Kind::Addresses => "[\"127.0.0.1:4420\"]",
             Kind::Endpoint => "\"host-b:4420\"",
@@ -166,9 +179,12 @@ impl Kind {
             Kind::Patterns => text.split(',').map(pattern).collect::<Result<_, _>>().map(Value::Texts),
             Kind::Hosts => text.split(',').map(host_name).collect::<Result<_, _>>().map(Value::Texts),
             Kind::Origins => text.split(',').map(origin).collect::<Result<_, _>>().map(Value::Texts),
-            Kind::Domain | Kind::Text { .. } | Kind::Path | Kind::Endpoint | Kind::Identity => {
-                self.text(text).map(Value::Text)
-            }
+            Kind::Domain
+            | Kind::Text { .. }
+            | Kind::Choice { .. }
+            | Kind::Path
+            | Kind::Endpoint
+            | Kind::Identity => self.text(text).map(Value::Text),
         }
     }
 
@@ -200,7 +216,12 @@ impl Kind {
             (Kind::Size { .. }, DeValue::String(text)) => self.read(text),
             (Kind::Secret { .. }, DeValue::String(text)) => self.text(text).map(Secret).map(Value::Secret),
             (
-                Kind::Domain | Kind::Text { .. } | Kind::Path | Kind::Endpoint | Kind::Identity,
+                Kind::Domain
+                | Kind::Text { .. }
+                | Kind::Choice { .. }
+                | Kind::Path
+                | Kind::Endpoint
+                | Kind::Identity,
                 DeValue::String(text),
             ) => self.text(text).map(Value::Text),
             (_, other) => Err(format!("{} stands where {} belongs", article(other), self.describe())),
@@ -232,6 +253,9 @@ impl Kind {
                     return Err("it has a control character".to_owned());
                 }
             }
+            Kind::Choice { of } if !of.contains(&text) => {
+                return Err(format!("{} cannot be: it is {}", shown(text), self.describe()));
+            }
             Kind::Endpoint => endpoint(text)?,
             Kind::Identity => identity(text)?,
             Kind::Path if text.contains('\0') => return Err("it has a NUL".to_owned()),
@@ -240,6 +264,7 @@ impl Kind {
                 return Err("it is what a file should hold, and no path".to_owned());
             }
             Kind::Path
+            | Kind::Choice { .. }
             | Kind::Flag
             | Kind::Count { .. }
             | Kind::Size { .. }

@@ -8,7 +8,7 @@ use alloc::sync::Arc;
 use busway_wire::Topic;
 use busway_wire::gossip::{ArtifactId, Content, NodeIndex, Offer, Reference, Standing};
 
-use crate::artifact::Travel;
+use crate::artifact::{Name, TopicHash, Travel};
 use crate::flow::{Charge, Flow, Flows};
 use crate::gossip::reader::Reader;
 use crate::gossip::table::cost;
@@ -72,6 +72,12 @@ impl Artifact {
             interest: None,
             received: false,
         }
+    }
+
+    /// Its name in the store, where it comes in pieces.
+    pub(super) fn name(&self) -> Option<Name> {
+        let (id, size) = (self.id, self.size);
+        (Travel::of(size) == Travel::Pieces).then(|| Name { id, size, topic: TopicHash::of(&self.topic) })
     }
 
     fn cost(&self) -> u64 {

@@ -193,7 +193,11 @@ impl Known {
         let Slot { slot, version, offer } = slot;
         let of = Reference { node, epoch: origin.epoch, slot, version };
         let newest = self.of_slot(of).rev().find(|(_, entry)| entry.first_hand);
-        if newest.is_some_and(|(newest, _)| newest.version >= version) {
+        // An end of the version that stands is one: it may not be offered any more. And what is over here may stand there still: we forgot it, or could not be told.
+        let known = |(newest, entry): (Reference, &Entry)| {
+            newest.version > version || newest.version == version && entry.is_over() == offer.is_none()
+        };
+        if newest.is_some_and(known) {
             return (Some(of), Applied::Coalesced);
         }
         let same = |entry: &Entry| offer.as_ref().is_some_and(|offer| entry.says(offer));

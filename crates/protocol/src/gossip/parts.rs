@@ -15,7 +15,7 @@ use busway_wire::limits::{
     GOSSIP_HAVE_MS, GOSSIP_MARKS_INSIDE_MS, GOSSIP_MARKS_MS, GOSSIP_PIECE_BYTES, GOSSIP_WORD_ENTRIES_MAX,
 };
 
-use crate::artifact::{Full, Name, Proof, pieces};
+use crate::artifact::{Full, Name, Proof, TopicHash, pieces};
 use crate::gossip::due::Due;
 use crate::gossip::nodes::Slots;
 use crate::gossip::pulls::Key;
@@ -101,7 +101,7 @@ impl Gossip {
     /// Puts a body of our own into the store, where it does not lie there already.
     pub(super) fn keep(&mut self, offering: &Offering) -> Result<Name, OfferError> {
         let (body, id, size) = (&offering.body, offering.id(), offering.size());
-        let name = Name { id, size };
+        let name = Name { id, size, topic: TopicHash::of(&offering.topic) };
         if self.store.open(name).is_err() {
             return Err(OfferError::Store { size });
         }
@@ -125,20 +125,20 @@ impl Gossip {
 
     /// What of ours is offered no more lies in the store no more.
     pub(super) fn sweep(&mut self) {
-        let node = self.config.node;
-        let first = Reference { node, ..Reference::default() };
-        let own = self.stored.range(first..).take_while(|(of, _)| of.node == node);
-        let over: Vec<Reference> =
-            own.map(|(of, _)| *of).filter(|of| self.own(of.slot) != Some(*of)).collect();
+        if core::mem::replace(&mut self.swept, self.table.version()) == self.table.version() {
+            return;
+        }
+        let own = self.stored.of_node(self.config.node);
+        let over: Vec<Reference> = own.filter(|of| self.own(of.slot) != Some(*of)).collect();
         for of in over {
-            if let Some(name) = self.stored.remove(&of) {
+            if let Some(name) = self.stored.remove(of) {
                 self.forget_unused(name);
             }
         }
     }
 
     pub(super) fn forget_unused(&mut self, name: Name) {
-        if !self.stored.values().any(|stored| *stored == name) {
+        if self.stored.of_name(name).next().is_none() {
             self.store.forget(name);
         }
     }
@@ -147,7 +147,7 @@ impl Gossip {
     pub(super) fn part(&self, of: Reference, part: Part) -> Option<Arc<[u8]>> {
         match part {
             Part::Whole => self.body(of),
-            Part::Tree | Part::Piece { .. } => self.store.get(*self.stored.get(&of)?, part),
+            Part::Tree | Part::Piece { .. } => self.store.get(self.stored.get(of)?, part),
         }
     }
 
@@ -160,7 +160,7 @@ impl Gossip {
         (holders, interest): (Nodes, Interest),
         out: &mut Vec<Output>,
     ) {
-        let Name { id, size } = name;
+        let Name { id, size, .. } = name;
         if self.store.open(name).is_err() {
             return self.has_no_room(of, out);
         }
@@ -183,10 +183,11 @@ impl Gossip {
         }
     }
 
-    /// Which of those who are to pass on pieces we are, and how many there are.
-    fn place(&self, of: Reference) -> (usize, usize) {
+    /// Which of those who are to pass it on we are, or pieces of it, and how many there are.
+    pub(super) fn place(&self, of: Reference) -> (usize, usize) {
         let linked = self.peers.iter().filter(|(_, peer)| peer.reader.is_some()).map(|(node, _)| *node);
-        let others: Vec<NodeIndex> = linked.filter(|node| !self.pulls.has_all(of, *node)).collect();
+        let has_all = |node: &NodeIndex| *node == of.node || self.pulls.has_all(of, *node);
+        let others: Vec<NodeIndex> = linked.filter(|node| !has_all(node)).collect();
         (others.iter().filter(|node| **node < self.config.node).count(), others.len() + 1)
     }
 
@@ -251,8 +252,7 @@ impl Gossip {
 
     /// A part is in the store no more. What comes begins again, with what there is.
     pub(super) fn lost(&mut self, now: Time, name: Name, out: &mut Vec<Output>) {
-        let of_it: Vec<Reference> =
-            self.stored.iter().filter(|(_, stored)| **stored == name).map(|(of, _)| *of).collect();
+        let of_it: Vec<Reference> = self.stored.of_name(name).collect();
         for of in of_it {
             if of.node == self.config.node {
                 out.push(Output::Damaged { of });

@@ -4,6 +4,9 @@
 //! lately goes last. Whoever says that it has nothing, sends what is wrong, or is silent for long, is passed over at once, and what
 //! came of it so far goes on elsewhere. Of a request that is late one other is asked too, rarely; the first who answers goes on.
 //!
+//! Of what one node offers each artifact that comes whole is ours to pass on, or another's: ours is asked for first, and of whoever has it before its origin is asked. So who offers
+//! many gives each about once.
+//!
 //! Of a large artifact each piece is wanted by itself. Where one node alone has all of it, it is asked for the pieces that are ours to pass on, and for others
 //! only when nothing comes of it from anybody: so it gives each piece once, and those who want it give it to each other.
 //!
@@ -16,9 +19,9 @@ use core::ops::Bound;
 
 use busway_wire::gossip::{NodeIndex, Part, Reference};
 use busway_wire::limits::{
-    GOSSIP_DRY_MS, GOSSIP_FAULT_MS, GOSSIP_FAULT_MS_MAX, GOSSIP_HEDGE_MS_FIRST, GOSSIP_HEDGE_PARTS,
-    GOSSIP_LOOK_MS, GOSSIP_OWED_BYTES_FIRST, GOSSIP_OWED_BYTES_MIN, GOSSIP_PATIENCE_NS_MAX, GOSSIP_PULLS_MAX,
-    GOSSIP_PULLS_OF_PEER_MAX, GOSSIP_RATE_NS, GOSSIP_STALL_MS,
+    GOSSIP_DRY_MS, GOSSIP_FAULT_MS, GOSSIP_FAULT_MS_MAX, GOSSIP_HEDGE_LAST, GOSSIP_HEDGE_MS_FIRST,
+    GOSSIP_HEDGE_PARTS, GOSSIP_LOOK_MS, GOSSIP_OWED_BYTES_FIRST, GOSSIP_OWED_BYTES_MIN, GOSSIP_OWED_PARTS,
+    GOSSIP_PATIENCE_NS_MAX, GOSSIP_PULLS_MAX, GOSSIP_PULLS_OF_PEER_MAX, GOSSIP_RATE_NS, GOSSIP_STALL_MS,
 };
 
 use crate::artifact::{Assembly, Proof, Put};
@@ -35,6 +38,9 @@ const TRIED_MAX: usize = 2;
 const VERY_LATE: u64 = 3;
 /// Wants of one origin that are looked at in one call: as many as may be under way to one peer, and some that wait for it.
 const LOOKED_MAX: usize = 2 * GOSSIP_PULLS_OF_PEER_MAX;
+
+/// What comes whole and is another's to pass on is asked for behind so many others, and at most twice as many: several times what an origin gives in a second.
+const OTHERS_BEHIND: u64 = 4_096;
 
 /// A part of what stands in a slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -188,6 +194,8 @@ pub(super) struct Pulls {
     /// How many of an origin were not looked at since then, and when the next of them are.
     unseen: usize,
     look_at: Option<Time>,
+    /// Something new is to be looked at soon.
+    later: bool,
     /// Bytes that all peers owe us, and how fast they come.
     owed: u64,
     rate: Rate,
@@ -272,15 +280,25 @@ impl Pulls {
         }
         self.numbered += 1;
         // What others are to pass on is asked for in no order, so that not all ask for the same.
-        let others = if ours { 0 } else { 1 << 63 | self.roll() >> 1 };
-        let place = (class, self.numbered | others);
+        let turn = match key.part {
+            _ if ours => self.numbered,
+            // Behind some that came later, but not behind all that ever come.
+            Part::Whole => self.numbered + OTHERS_BEHIND + self.roll() % OTHERS_BEHIND,
+            Part::Tree | Part::Piece { .. } => self.numbered | 1 << 63 | self.roll() >> 1,
+        };
+        let place = (class, turn);
         let assembly = Assembly::new(proof, size);
         let (failed, faults, again, requests) = (Nodes::default(), 0, Time(0), Vec::new());
         let alone = false;
         let want = Want { place, size, assembly, holders, failed, faults, again, requests, ours, alone };
         self.wants.insert(key, want);
         self.wait(place, key);
-        self.new.push(key);
+        if key.part == Part::Whole && !ours {
+            // What is ours may be wanted in a moment, and this be with others.
+            self.later = true;
+        } else {
+            self.new.push(key);
+        }
     }
 
     /// Nobody wants it any more; its requests are taken back. How many bytes of it had come.
@@ -356,6 +374,10 @@ impl Pulls {
     pub(super) fn schedule(&mut self, now: Time, out: &mut Vec<Order>) {
         let new = core::mem::take(&mut self.new);
         let changed = core::mem::take(&mut self.look);
+        if core::mem::take(&mut self.later) {
+            let soon = now.after_ms(GOSSIP_LOOK_MS);
+            self.look_at = Some(self.look_at.map_or(soon, |at| at.min(soon)));
+        }
         let turn = self.look_at.is_some_and(|at| at <= now);
         let able = |record: &Record| record.linked && record.pulls < GOSSIP_PULLS_OF_PEER_MAX;
         if changed {
@@ -382,9 +404,12 @@ impl Pulls {
         }
     }
 
-    /// No more is asked for than comes in a second, as far as that is known: what waits for others is late through no fault of who is asked.
+    /// No more is asked for than comes in a second, as far as that is known, or in a part of one where there are pieces: what waits for others is late
+    /// through no fault of who is asked.
     fn has_room(&self) -> bool {
-        let bytes = self.rate.known.unwrap_or(GOSSIP_OWED_BYTES_FIRST).max(GOSSIP_OWED_BYTES_MIN);
+        let parts = if self.parted.is_empty() { 1 } else { GOSSIP_OWED_PARTS };
+        let bytes = self.rate.known.map_or(GOSSIP_OWED_BYTES_FIRST, |rate| rate / parts);
+        let bytes = bytes.max(GOSSIP_OWED_BYTES_MIN);
         self.pulls.len() < 2 || (self.pulls.len() < GOSSIP_PULLS_MAX && self.owed() < bytes)
     }
 
@@ -430,14 +455,15 @@ impl Pulls {
         let [turn, ..] = self.roll().to_le_bytes();
         let want = self.wants.get(&key)?;
         let mut holders = want.holders;
-        let mut origin = None;
+        let parted = self.parted.contains_key(&key.of);
         match self.parted.get(&key.of) {
             None => {
-                holders.insert(key.of.node);
+                if want.ours || want.faults > 0 || but.is_some() || self.may_give_more(key.of.node) {
+                    holders.insert(key.of.node);
+                }
             }
             Some(parted) => {
                 holders = holders.with(&parted.holders);
-                origin = Some(key.of.node);
                 if !want.ours && !parted.dry && want.faults == 0 && who == Who::Sharers {
                     holders.remove(key.of.node);
                 }
@@ -452,13 +478,27 @@ impl Pulls {
             let asked = but == Some(node) || busy || avoided || (failed && now < want.again);
             // Many have pieces: who has given none, or has failed, is tried with few, and not while it is shunned.
             let tried = !record.given || record.faults > 0;
-            let asked = asked
-                || (origin.is_some_and(|origin| origin != node)
-                    && (failed || shunned || (tried && record.pulls >= TRIED_MAX)));
-            let last = origin == Some(node);
-            (!asked).then_some(((failed, shunned, last, record.bytes, node.0.wrapping_sub(turn)), node))
+            let origin = node == key.of.node;
+            let few = tried && record.pulls >= TRIED_MAX;
+            let asked = asked || (!origin && (few || (parted && (failed || shunned))));
+            // Where there are no pieces, who is not known to give goes before nobody.
+            let last = origin || (tried && !parted);
+            let behind = tried && parted;
+            let rank = (failed, shunned, last, behind, record.bytes, node.0.wrapping_sub(turn));
+            (!asked).then_some((rank, node))
         });
         able.min_by_key(|(rank, _)| *rank).map(|(_, node)| node)
+    }
+
+    /// An origin is asked for what is another's to pass on: when what is ours is under way, and for little at a time where others give something.
+    fn may_give_more(&self, origin: NodeIndex) -> bool {
+        let next = self.waiting.get(&origin).and_then(|waiting| waiting.of.first());
+        if next.and_then(|(_, key)| self.wants.get(key)).is_some_and(|want| want.ours) {
+            return false;
+        }
+        let idle = self.records.get(&origin).is_some_and(|record| record.pulls < TRIED_MAX);
+        let gives = |(node, record): (&NodeIndex, &Record)| *node != origin && record.linked && record.given;
+        idle || !self.records.iter().any(gives)
     }
 
     fn ask(&mut self, now: Time, key: Key, from: NodeIndex, out: &mut Vec<Order>) {
@@ -666,13 +706,17 @@ impl Pulls {
         let Some(pull) = self.pulls.get(&request).copied() else { return };
         let Some(want) = self.wants.get(&pull.key).filter(|want| want.requests.len() == 1) else { return };
         let failed = want.failed;
-        let very = Time(pull.asked.0.saturating_add(self.late_ns().saturating_mul(VERY_LATE)));
+        // Who has given nothing yet is no more than tried.
+        let given = self.records.get(&pull.from).is_some_and(|record| record.given);
+        let times = if given || pull.key.part == Part::Whole { VERY_LATE } else { 1 };
+        let very = Time(pull.asked.0.saturating_add(self.late_ns().saturating_mul(times)));
         let very = Time(very.0.saturating_add(self.patience_ns())).min(self.due(&pull));
         // Where nothing else waits, this is what all waits for.
         let last = self.parted.get(&pull.key.of).is_some_and(|parted| parted.waiting == 0);
         let who = if now >= very || last { Who::Anyone } else { Who::Sharers };
-        let rare =
-            (last || self.hedged * GOSSIP_HEDGE_PARTS <= self.answers) && self.pulls.len() < GOSSIP_PULLS_MAX;
+        let more = if last { GOSSIP_HEDGE_LAST } else { 0 };
+        let rare = self.hedged.saturating_sub(more) * GOSSIP_HEDGE_PARTS <= self.answers
+            && self.pulls.len() < GOSSIP_PULLS_MAX;
         let other = self.choose(now, pull.key, Some(pull.from), who).filter(|other| !failed.has(*other));
         match other {
             Some(other) if now >= very => {
@@ -744,7 +788,10 @@ impl Pulls {
     /// After so long an answer is late: 95 of 100 have come earlier.
     fn late_ns(&self) -> u64 {
         if self.latencies.len() < LATENCIES {
-            return GOSSIP_HEDGE_MS_FIRST * 1_000_000;
+            let first = GOSSIP_HEDGE_MS_FIRST * 1_000_000;
+            // Of a few the longest, twice.
+            let few = self.latencies.iter().max().filter(|_| self.latencies.len() >= LATENCIES / 6);
+            return few.map_or(first, |longest| longest.saturating_mul(2).min(first));
         }
         let mut sorted = self.latencies.clone();
         sorted.sort_unstable();

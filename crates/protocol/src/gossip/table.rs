@@ -137,6 +137,14 @@ impl Table {
         Some((slot, confirmed))
     }
 
+    /// Those that are to reach all, and are with all of these.
+    pub(super) fn reached(&self, members: &Nodes) -> Vec<SlotNumber> {
+        let with_all = |slot: &SlotNumber| {
+            self.offered(*slot).is_some_and(|offered| members.without(&offered.confirmed).is_empty())
+        };
+        self.deadlines.iter().map(|(_, slot)| *slot).filter(with_all).collect()
+    }
+
     pub(super) fn deadline(&self) -> Option<Time> {
         self.deadlines.first().map(|(at, _)| *at)
     }

@@ -8,7 +8,7 @@ use core::fmt;
 use core::ops::Range;
 
 use busway_wire::Topic;
-use busway_wire::gossip::{ArtifactId, Epoch, Filter, NodeIndex, Reference, SlotNumber, Word};
+use busway_wire::gossip::{ArtifactId, Epoch, Filter, NodeIndex, Part, Reference, SlotNumber, Word};
 use busway_wire::limits::{
     ARTIFACT_ATTRIBUTE_BYTES_MAX, ARTIFACT_BYTES_MAX, GOSSIP_OFFERS_BYTES_DEFAULT, GOSSIP_OFFERS_DEFAULT,
 };
@@ -441,11 +441,13 @@ pub struct Said {
     pub word: Word,
     /// The bytes that follow it: a part of these.
     pub following: Option<(Arc<[u8]>, Range<usize>)>,
+    /// Of what they are, if they are bytes of an artifact.
+    pub of: Option<(Reference, Part)>,
 }
 
 impl Said {
     pub(super) fn word(word: Word) -> Said {
-        Said { word, following: None }
+        Said { word, following: None, of: None }
     }
 
     /// The bytes that follow it.

@@ -346,7 +346,9 @@ with busway.Bus("{self.domain}") as bus:
         def wait(subscriber):
             ended.append(list(subscriber))
 
-        subscribers = [self.artifacts.subscriber() for _ in range(2)]
+        # What the child offered stands on its topic until the node has seen that it is gone.
+        charts = self.bus.artifacts("charts")
+        subscribers = [charts.subscriber() for _ in range(2)]
         threads = [threading.Thread(target=wait, args=(subscriber,)) for subscriber in subscribers]
         for thread in threads:
             thread.start()

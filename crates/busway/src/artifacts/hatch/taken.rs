@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, TrySendError, sync_channel};
 use std::time::Duration;
 
+use busway_protocol::artifact::TopicHash;
 use busway_protocol::gossip::{ArtifactId, Offering};
 use busway_shm::sync::Ordering;
 use busway_wire::Topic;
@@ -161,9 +162,10 @@ impl Shared {
     /// The body of `bw-hatch-take`.
     fn take_in(&self, wanted: Wanted, room: Option<Room>, mut parts: Parts) {
         let Wanted { session, offer, topic, attribute, size, keep, reach_all_ms } = wanted;
+        let on = TopicHash::of(&topic);
         let imported = match size.zip(room) {
             Some((size, room)) => {
-                self.calls.store.import_into(&mut parts, size, room).and_then(|imported| {
+                self.calls.store.import_into(on, &mut parts, size, room).and_then(|imported| {
                     // To the word that these were all, and no further.
                     match parts.read(&mut [0]) {
                         Ok(0) => Ok(imported),
@@ -171,7 +173,7 @@ impl Shared {
                     }
                 })
             }
-            None => self.calls.store.import(&mut parts),
+            None => self.calls.store.import(on, &mut parts),
         };
         let offered = imported.and_then(|imported| {
             let (id, body, stored) = match &imported {

@@ -1,4 +1,4 @@
-//! Artifacts in plain files: one for each, named by its id, as FORMAT.md says.
+//! Artifacts in plain files: one for each, named by its id and its topic, as FORMAT.md says.
 //!
 //! A piece is written, and then its mark; both go to the kernel's memory and no further: nothing is synced. What a killed process wrote is there when it starts again; where the
 //! machine lost power it may not be, so each piece that is marked is read and checked once before it counts as here. A sync for each piece would cost more than to fetch it. So
@@ -8,15 +8,17 @@
 //!
 //! Invariant: nothing of a file is believed that does not follow from its name.
 
-use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
+use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, TryLockError};
 
-use busway_protocol::artifact::{Name, pieces};
+use busway_protocol::artifact::{Name, TopicHash, pieces};
+use busway_shm::fork::{self, PrivateFd};
 
-use crate::error::{Code, Error};
+use crate::error::{Code, Error, memory};
+use crate::ports::lock;
 
 const MAGIC: [u8; 8] = *b"BUSWAYAF";
 const VERSION: u32 = 1;
@@ -29,7 +31,19 @@ const MARK: u8 = 1;
 #[derive(Debug)]
 pub(super) struct Disk {
     directory: PathBuf,
-    _lock: File,
+    /// The lock of the directory, until the node ends; a child made by `fork` does not have it. Who has this gives names and takes them.
+    names: Mutex<Option<Locks>>,
+    forks: u64,
+}
+
+/// The locks of its file, and of the directory itself where there can be one: who removes the file lets nobody else in.
+type Locks = (PrivateFd, Option<PrivateFd>);
+
+/// Files are given names and lose them by who has this.
+#[derive(Debug)]
+pub(super) struct Names<'a> {
+    disk: &'a Disk,
+    lock: MutexGuard<'a, Option<Locks>>,
 }
 
 /// A file that was found.
@@ -54,11 +68,13 @@ pub(super) struct Unfinished {
     path: PathBuf,
     pub(super) file: File,
     kept: bool,
+    forks: u64,
 }
 
 impl Drop for Unfinished {
     fn drop(&mut self) {
-        if !self.kept {
+        // In a child it is its parent's.
+        if !self.kept && !fork::forked_since(self.forks) {
             // What cannot be removed now is when the store is opened again.
             let _ = std::fs::remove_file(&self.path);
         }
@@ -87,18 +103,21 @@ impl Disk {
                 .at(format!("the store {}", directory.display()))
                 .remedy("name a directory of this user, of mode 0700"));
         }
-        let lock = options().create(true).truncate(false).open(directory.join("lock"));
-        let lock = lock.map_err(|error| failed(error, "its lock cannot be opened"))?;
-        match lock.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::Error(error)) => return Err(failed(error, "it cannot be locked")),
-            Err(TryLockError::WouldBlock) => {
-                return Err(Error::new(Code::StoreUnusable, "another node has this store")
-                    .at(format!("the store {}", directory.display()))
-                    .remedy("give each node a directory of its own"));
-            }
-        }
-        let disk = Disk { directory: directory.to_owned(), _lock: lock };
+        let whole = File::open(directory).and_then(try_lock);
+        let lock = options().create(true).truncate(false).open(directory.join("lock")).and_then(try_lock);
+        let lock = lock.map_err(|error| failed(error, "it cannot be locked"))?;
+        // Not every file system locks a directory.
+        let free = !matches!(whole, Ok(None));
+        let Some(lock) = lock.filter(|_| free) else {
+            return Err(Error::new(Code::StoreUnusable, "another node has this store")
+                .at(format!("the store {}", directory.display()))
+                .remedy("give each node a directory of its own"));
+        };
+        let failing = |error| memory(&error, "the artifacts of this node");
+        let forks = fork::generation().map_err(failing)?;
+        let private = |file: File| PrivateFd::new(file.into()).map_err(failing);
+        let locks = (private(lock)?, whole.ok().flatten().map(private).transpose()?);
+        let disk = Disk { directory: directory.to_owned(), names: Mutex::new(Some(locks)), forks };
         let found = disk.found().map_err(|error| failed(error, "it cannot be read"))?;
         Ok((disk, found))
     }
@@ -138,7 +157,7 @@ impl Disk {
     }
 
     fn path(&self, name: Name) -> PathBuf {
-        self.directory.join(format!("{}-{}{ENDING}", name.id, name.size))
+        self.directory.join(file_name(name))
     }
 
     /// Opens what is there of an artifact.
@@ -165,25 +184,27 @@ impl Disk {
         options().open(self.path(name))
     }
 
-    /// Makes the file of an artifact of which nothing but the values of its pieces is here.
-    pub(super) fn create(&self, name: Name, tree: &[u8]) -> io::Result<File> {
+    /// Makes the file of an artifact of which nothing but the values of its pieces is here. It has no name yet.
+    pub(super) fn create(&self, name: Name, tree: &[u8]) -> io::Result<Unfinished> {
         let unfinished = self.unfinished()?;
         let marks = vec![0; pieces::count(name.size) as usize];
         write_head(&unfinished.file, name, tree, &marks)?;
-        self.keep(unfinished, name)
+        Ok(unfinished)
     }
 
-    /// Names a file of which all is there.
-    pub(super) fn finish(&self, unfinished: Unfinished, name: Name, tree: &[u8]) -> io::Result<File> {
-        let marks = vec![MARK; pieces::count(name.size) as usize];
-        write_head(&unfinished.file, name, tree, &marks)?;
-        self.keep(unfinished, name)
+    /// Who has this gives names and takes them: the lock of the store is taken behind it, never before.
+    pub(super) fn names(&self) -> Names<'_> {
+        Names { disk: self, lock: lock(&self.names) }
     }
 
-    fn keep(&self, mut unfinished: Unfinished, name: Name) -> io::Result<File> {
-        std::fs::rename(&unfinished.path, self.path(name))?;
-        unfinished.kept = true;
-        unfinished.file.try_clone()
+    /// The same, if nobody has it.
+    pub(super) fn try_names(&self) -> Option<Names<'_>> {
+        let lock = match self.names.try_lock() {
+            Ok(lock) => lock,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => return None,
+        };
+        Some(Names { disk: self, lock })
     }
 
     /// A file without a name that anybody looks for.
@@ -191,16 +212,49 @@ impl Disk {
         let random = crate::bus::Core::new_port().map_err(|error| io::Error::other(error.to_string()))?.0;
         let path = self.directory.join(format!("{UNFINISHED}{random:016x}"));
         let file = options().create_new(true).open(&path)?;
-        Ok(Unfinished { path, file, kept: false })
+        Ok(Unfinished { path, file, kept: false, forks: self.forks })
+    }
+}
+
+impl Names<'_> {
+    /// Gives a file its name, unless the directory is another's by now.
+    pub(super) fn keep(&self, mut unfinished: Unfinished, name: Name) -> io::Result<File> {
+        if self.lock.is_none() {
+            return Err(io::Error::other("the node has ended"));
+        }
+        std::fs::rename(&unfinished.path, self.disk.path(name))?;
+        unfinished.kept = true;
+        unfinished.file.try_clone()
     }
 
     pub(super) fn remove(&self, name: Name) {
-        if let Err(error) = std::fs::remove_file(self.path(name))
+        if self.lock.is_some()
+            && let Err(error) = std::fs::remove_file(self.disk.path(name))
             && error.kind() != ErrorKind::NotFound
         {
             tracing::warn!(target: "busway::gossip", "an artifact cannot be removed: {error}");
         }
     }
+
+    /// The node has ended: another may have the directory.
+    pub(super) fn end(mut self) {
+        *self.lock = None;
+    }
+}
+
+/// The file with its lock, if nobody else has that.
+fn try_lock(file: File) -> io::Result<Option<File>> {
+    match file.try_lock() {
+        Ok(()) => Ok(Some(file)),
+        Err(std::fs::TryLockError::WouldBlock) => Ok(None),
+        Err(std::fs::TryLockError::Error(error)) => Err(error),
+    }
+}
+
+/// Says in a file of which all is there what it is.
+pub(super) fn finish(unfinished: &Unfinished, name: Name, tree: &[u8]) -> io::Result<()> {
+    let marks = vec![MARK; pieces::count(name.size) as usize];
+    write_head(&unfinished.file, name, tree, &marks)
 }
 
 /// Where the first piece lies.
@@ -268,11 +322,17 @@ fn read_tree(file: &File, name: Name) -> io::Result<Arc<[u8]>> {
     Ok(tree.into())
 }
 
-/// What a file of this name has: its id and its size, written as they are, and in no other way.
+/// The name of the file of an artifact: digits alone, whatever its topic is.
+pub(super) fn file_name(name: Name) -> String {
+    format!("{}-{}-{}{ENDING}", name.id, name.size, name.topic)
+}
+
+/// What a file of this name has: its id, its size and its topic, written as they are, and in no other way.
 fn name_of(file: &str) -> Option<Name> {
-    let (id, size) = file.strip_suffix(ENDING)?.split_once('-')?;
-    let name = Name { id: id.parse().ok()?, size: size.parse().ok()? };
-    (name.size.to_string() == size && pieces::count(name.size) > 0).then_some(name)
+    let mut parts = file.strip_suffix(ENDING)?.splitn(3, '-');
+    let (id, size, topic) = (parts.next()?, parts.next()?, parts.next()?);
+    let name = Name { id: id.parse().ok()?, size: size.parse().ok()?, topic: TopicHash::of_digits(topic)? };
+    (file_name(name) == file && pieces::count(name.size) > 0).then_some(name)
 }
 
 /// Whether a file of this name is one of ours that was not finished.

@@ -5,16 +5,15 @@
 //! Invariant: what has a name here was read to its end.
 
 use std::fs::File;
-use std::io::{self, ErrorKind, Read, Write};
+use std::io::{self, ErrorKind, Read};
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
-use busway_protocol::artifact::{Name, pieces};
-use busway_protocol::gossip::ArtifactId;
+use busway_protocol::artifact::{Full, Name, TopicHash, pieces};
 use busway_wire::limits::{ARTIFACT_BYTES_MAX, ARTIFACT_WHOLE_BYTES_MAX};
 
-use crate::artifacts::store::disk::{Unfinished, first_piece};
-use crate::artifacts::store::{Lease, Store, cost};
+use crate::artifacts::store::disk::{self, Unfinished, first_piece};
+use crate::artifacts::store::{Lease, State, Store, cost};
 use crate::error::{Code, Error};
 use crate::ports::lock;
 
@@ -49,25 +48,37 @@ impl Room {
         if size <= ARTIFACT_WHOLE_BYTES_MAX || more == 0 {
             return Ok(());
         }
-        let mut state = lock(&self.store.state);
-        if !self.store.make_room(&mut state, more) && !self.store.revoke(&mut state, more) {
-            return Err(self.store.full(size));
-        }
-        state.bytes += more;
+        self.store.change(|state| {
+            if state.ended {
+                return Err(crate::runtime::ended());
+            }
+            if !self.store.make_room(state, more) && !self.store.revoke(state, more) {
+                return Err(self.store.full(size));
+            }
+            state.bytes += more;
+            Ok(())
+        })?;
         self.bytes += more;
         Ok(())
+    }
+
+    /// It is taken by something else now.
+    fn give_back(&mut self, state: &mut State) {
+        state.bytes -= std::mem::take(&mut self.bytes);
     }
 }
 
 impl Drop for Room {
     fn drop(&mut self) {
-        lock(&self.store.state).bytes -= self.bytes;
+        if !self.store.is_inherited() {
+            self.give_back(&mut lock(&self.store.clone().state));
+        }
     }
 }
 
 impl Store {
     /// Reads all that there is, of which the size is not known before.
-    pub(crate) fn import(self: &Arc<Self>, mut from: impl Read) -> Result<Imported, Error> {
+    pub(crate) fn import(self: &Arc<Self>, topic: TopicHash, mut from: impl Read) -> Result<Imported, Error> {
         let mut first = Vec::new();
         let most = ARTIFACT_WHOLE_BYTES_MAX + 1;
         (&mut from).take(most).read_to_end(&mut first).map_err(|error| unreadable(&error))?;
@@ -83,15 +94,15 @@ impl Store {
             size += part.len() as u64;
             room.grow(size)?;
             match spool {
-                Some(spool) => spool.file.write_all(&part).map_err(|error| unusable(&error))?,
+                Some(spool) => self.write_all_at(&spool.file, &part, size - part.len() as u64)?,
                 None => body.extend_from_slice(&part),
             }
             part.clear();
             (&mut from).take(STEP_BYTES).read_to_end(&mut part).map_err(|error| unreadable(&error))?;
         }
         match spool {
-            Some(spool) => self.import_into(&mut At { file: &spool.file, offset: 0 }, size, room),
-            None => self.import_into(&mut &body[..], size, room),
+            Some(spool) => self.import_into(topic, &mut At { file: &spool.file, offset: 0 }, size, room),
+            None => self.import_into(topic, &mut &body[..], size, room),
         }
     }
 
@@ -103,13 +114,19 @@ impl Store {
     }
 
     /// Reads so many bytes.
-    pub(crate) fn import_sized(self: &Arc<Self>, from: &mut dyn Read, size: u64) -> Result<Imported, Error> {
-        self.import_into(from, size, self.room(size)?)
+    pub(crate) fn import_sized(
+        self: &Arc<Self>,
+        topic: TopicHash,
+        from: &mut dyn Read,
+        size: u64,
+    ) -> Result<Imported, Error> {
+        self.import_into(topic, from, size, self.room(size)?)
     }
 
     /// Reads so many bytes, for which there is room.
     pub(crate) fn import_into(
         self: &Arc<Self>,
+        topic: TopicHash,
         from: &mut dyn Read,
         size: u64,
         room: Room,
@@ -129,15 +146,24 @@ impl Store {
             tree.extend_from_slice(&pieces::value(offset, &piece));
             match &unfinished {
                 Some(Unfinished { file, .. }) => {
-                    let written = file.write_all_at(&piece, first_piece(size) + offset);
-                    written.map_err(|error| unusable(&error))?;
+                    self.write_all_at(file, &piece, first_piece(size) + offset)?;
                 }
                 None => kept.push(Arc::<[u8]>::from(piece)),
             }
         }
         let id = pieces::root(&tree, size).ok_or_else(|| unreadable(&ErrorKind::UnexpectedEof.into()))?;
-        drop(room);
-        self.adopt(Name { id, size }, tree.into(), kept, unfinished)
+        self.adopt(room, Name { id, size, topic }, tree.into(), kept, unfinished)
+    }
+
+    /// Writes into a file that has no name yet. On a disk that is full what nobody needs makes room.
+    fn write_all_at(&self, file: &File, bytes: &[u8], offset: u64) -> Result<(), Error> {
+        let written = file.write_all_at(bytes, offset);
+        let full = written.as_ref().is_err_and(|error| error.kind() == ErrorKind::StorageFull);
+        if full {
+            self.make_disk_room();
+        }
+        let written = if full { file.write_all_at(bytes, offset) } else { written };
+        written.map_err(|error| unusable(&error))
     }
 
     /// Nobody else uses the store while `run` does what it does.
@@ -154,40 +180,49 @@ impl Store {
             .remedy("withdraw what is not needed any more, or set artifacts.store_bytes")
     }
 
-    /// All of it was read.
+    /// All of it was read, and there is room for it.
     fn adopt(
         self: &Arc<Self>,
+        mut room: Room,
         name: Name,
         tree: Arc<[u8]>,
         all: Vec<Arc<[u8]>>,
         unfinished: Option<Unfinished>,
     ) -> Result<Imported, Error> {
-        let mut state = lock(&self.state);
-        self.begin(&mut state, name).map_err(|_| self.full(name.size))?;
-        if let (Some(disk), Some(unfinished)) = (&self.disk, unfinished) {
-            match disk.finish(unfinished, name, &tree) {
-                Ok(file) => self.keep_open(&mut state, name, &Arc::new(file)),
-                Err(error) => {
-                    self.settle(&mut state, name);
-                    drop(state);
-                    return Err(unusable(&error));
-                }
-            }
+        if let Some(unfinished) = &unfinished {
+            disk::finish(unfinished, name, &tree).map_err(|error| unusable(&error))?;
         }
-        let kept = state.kept.get_mut(&name).expect("it was begun");
-        kept.pieces = (0..).zip(all).collect();
-        kept.have = vec![true; pieces::count(name.size) as usize];
-        kept.tree = Some(tree);
-        kept.leases += 1;
+        // From here on it is in hand.
+        let begun = self.change(|state| {
+            room.give_back(state);
+            self.begin(state, name)?;
+            state.with(name, |kept| kept.leases += 1);
+            Ok(())
+        });
+        begun.map_err(|Full| self.full(name.size))?;
+        let lease = Lease::of(self, name);
+        let names = self.disk.as_ref().map(|disk| disk.names());
+        let file = match names.as_ref().zip(unfinished) {
+            Some((names, unfinished)) => {
+                Some(names.keep(unfinished, name).map_err(|error| unusable(&error))?)
+            }
+            None => None,
+        };
+        let mut state = lock(&self.state);
+        state.doomed.remove(&name);
+        state.with(name, |kept| {
+            kept.pieces = (0..).zip(all).collect();
+            kept.have = vec![true; pieces::count(name.size) as usize];
+            kept.tree = Some(tree);
+        });
+        if let Some(file) = file {
+            self.keep_open(&mut state, name, &Arc::new(file));
+        }
         drop(state);
+        drop(names);
+        self.clear();
         self.news.notify_all();
-        Ok(Imported::Stored(Lease { store: self.clone(), name }))
-    }
-}
-
-impl Lease {
-    pub(crate) fn id(&self) -> ArtifactId {
-        self.name.id
+        Ok(Imported::Stored(lease))
     }
 }
 

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use busway_protocol::artifact::{Full, Name, Store as _, pieces};
+use busway_protocol::artifact::{Full, Name, Store as _, TopicHash, pieces};
 use busway_protocol::gossip::{ArtifactId, Part};
 use busway_shm::clock::Deadline;
 
@@ -36,7 +36,7 @@ impl Directory {
     }
 
     fn file(&self, name: Name) -> PathBuf {
-        self.0.join(format!("{}-{}.artifact", name.id, name.size))
+        self.0.join(super::disk::file_name(name))
     }
 }
 
@@ -52,12 +52,17 @@ fn body(seed: u64, size: usize) -> Vec<u8> {
     body
 }
 
+/// The topic of all but what is said otherwise.
+fn topic() -> TopicHash {
+    TopicHash::of(&busway_wire::Topic::new("block.new").unwrap())
+}
+
 fn name(body: &[u8]) -> Name {
-    Name { id: ArtifactId::of(body), size: body.len() as u64 }
+    Name { id: ArtifactId::of(body), size: body.len() as u64, topic: topic() }
 }
 
 fn import(store: &Arc<Store>, body: &[u8]) -> Result<Lease, Error> {
-    match store.import_sized(&mut &body[..], body.len() as u64)? {
+    match store.import_sized(topic(), &mut &body[..], body.len() as u64)? {
         Imported::Stored(lease) => Ok(lease),
         Imported::Small(_) => panic!("it is large"),
     }
@@ -111,6 +116,30 @@ fn what_was_stored_is_there_when_the_store_is_opened_again_and_no_part_of_it_tha
     assert!(file[64..marks] == pieces::tree(&whole) && file[marks..marks + count as usize] == [1; 5]);
     assert!(file[4_096..] == whole);
     println!("evidence: whole={SIZE} part=1/{count}");
+}
+
+#[test]
+fn what_lies_here_of_one_topic_is_nothing_for_another_also_when_the_store_is_opened_again() {
+    let directory = Directory::new();
+    let whole = body(1, SIZE);
+    let secret = name(&whole);
+    let public = Name { topic: TopicHash::of(&busway_wire::Topic::new("block.public").unwrap()), ..secret };
+    let parts = || (0..pieces::count(SIZE as u64)).map(|index| Part::Piece { index }).chain([Part::Tree]);
+    for round in 0..2 {
+        let mut shelf = Shelf(directory.store(1 << 20));
+        if round == 0 {
+            drop(import(&shelf.0, &whole).unwrap());
+        }
+        shelf.open(secret).unwrap();
+        shelf.open(public).unwrap();
+        for part in parts() {
+            assert!(shelf.has(secret, part) && shelf.get(secret, part).is_some());
+            assert!(!shelf.has(public, part) && shelf.get(public, part).is_none(), "{part:?}");
+        }
+        shelf.forget(public);
+        assert!(read(&shelf.0.lease(secret).unwrap()).unwrap() == whole, "and takes nothing from it");
+    }
+    println!("evidence: opened=2 shown_on_the_other_topic=0");
 }
 
 #[test]
@@ -206,7 +235,7 @@ fn a_directory_that_others_may_write_is_refused() {
 #[test]
 fn what_is_of_another_form_in_the_directory_is_left_alone() {
     let directory = Directory::new();
-    let foreign = |byte| Name { id: ArtifactId([byte; 32]), size: SIZE as u64 };
+    let foreign = |byte| Name { id: ArtifactId([byte; 32]), size: SIZE as u64, topic: topic() };
     let id = foreign(3);
     let target = directory.0.join("target");
     std::fs::write(&target, b"mine").unwrap();
@@ -260,7 +289,11 @@ fn where_there_is_no_room_the_oldest_goes_that_nobody_needs_and_nothing_that_som
         drop(fourth);
         assert!(store.counts().1 <= if disk { room } else { 0 });
         drop((store, shelf));
-        // A smaller one begins with the youngest.
+        // A smaller one begins with the youngest, by the files' clock, which may stand still for some milliseconds.
+        for older in ids[..5].iter().filter(|id| directory.file(**id).exists()) {
+            let file = std::fs::File::options().write(true).open(directory.file(*older)).unwrap();
+            file.set_modified(std::time::SystemTime::UNIX_EPOCH).unwrap();
+        }
         let small = Store::open(&StoreConfig { bytes_max: SIZE as u64 + 1_000, ..config }).unwrap();
         assert_eq!(directory.file(ids[5]).exists(), disk);
         drop(small);
@@ -304,7 +337,7 @@ fn a_disk_that_fails_is_an_error_with_a_code_and_leaves_nothing_behind() {
     let store = directory.store(1 << 20);
     let mut shelf = Shelf(store.clone());
     // A reader that fails, or ends too early, offers nothing.
-    let short = store.import_sized(&mut &whole[..SIZE - 1], SIZE as u64).unwrap_err();
+    let short = store.import_sized(topic(), &mut &whole[..SIZE - 1], SIZE as u64).unwrap_err();
     assert_eq!(short.code(), Code::StoreUnusable);
     struct Fails;
     impl Read for Fails {
@@ -313,7 +346,7 @@ fn a_disk_that_fails_is_an_error_with_a_code_and_leaves_nothing_behind() {
         }
     }
     let fails = std::io::Read::chain(std::io::Cursor::new(whole.clone()), Fails);
-    assert_eq!(store.import(fails).unwrap_err().code(), Code::StoreUnusable);
+    assert_eq!(store.import(topic(), fails).unwrap_err().code(), Code::StoreUnusable);
     assert_eq!(std::fs::read_dir(&directory.0).unwrap().count(), 1, "only its lock");
     // The directory goes away under it.
     std::fs::remove_dir_all(&directory.0).unwrap();
@@ -331,4 +364,159 @@ fn a_disk_that_fails_is_an_error_with_a_code_and_leaves_nothing_behind() {
         let config = StoreConfig { directory: Some(path), bytes_max: 1, ..StoreConfig::default() };
         assert_eq!(Store::open(&config).unwrap_err().code(), Code::StoreUnusable);
     }
+}
+
+#[test]
+fn a_node_that_has_ended_leaves_its_directory_to_the_next_though_its_artifacts_are_in_hand() {
+    let directory = Directory::new();
+    let (whole, other) = (body(1, SIZE), body(2, SIZE));
+    let store = directory.store(1 << 20);
+    let held = import(&store, &whole).unwrap();
+    assert_eq!(directory.try_store(1 << 20).unwrap_err().code(), Code::StoreUnusable);
+    // Who removes its file lets nobody in.
+    std::fs::remove_file(directory.0.join("lock")).unwrap();
+    assert_eq!(directory.try_store(1 << 20).unwrap_err().code(), Code::StoreUnusable);
+    store.end();
+    let next = directory.store(1 << 20);
+    let mut shelf = Shelf(next.clone());
+    shelf.open(name(&whole)).unwrap();
+    assert!(read(&held).unwrap() == whole);
+    // What has ended changes nothing there any more.
+    assert_eq!(import(&store, &other).unwrap_err().code(), Code::Closed);
+    drop((held, store));
+    assert!(directory.file(name(&whole)).exists() && !directory.file(name(&other)).exists());
+    assert!(read(&next.lease(name(&whole)).unwrap()).unwrap() == whole);
+    println!("evidence: in_hand=1 taken_over=1");
+}
+
+#[test]
+fn who_gives_or_takes_the_name_of_a_file_holds_up_nobody_who_reads() {
+    let directory = Directory::new();
+    let store = directory.store(3 * (SIZE as u64 + 1_000));
+    let bodies: Vec<Vec<u8>> = (0..3).map(|seed| body(seed, SIZE)).collect();
+    let held = import(&store, &bodies[0]).unwrap();
+    drop(import(&store, &bodies[1]).unwrap());
+    drop(import(&store, &bodies[2]).unwrap());
+    // As long as the kernel takes to remove a file of some GiB.
+    let names = store.disk.as_ref().unwrap().names();
+    let mut shelf = Shelf(store.clone());
+    for seed in 10..12 {
+        shelf.open(name(&body(seed, SIZE))).unwrap();
+    }
+    assert!(read(&held).unwrap() == bodies[0] && store.counts().1 > 0);
+    drop(held.clone());
+    assert!(directory.file(name(&bodies[1])).exists(), "it is removed by who is about it");
+    drop(names);
+    drop(held.clone());
+    assert!(!directory.file(name(&bodies[1])).exists() && !directory.file(name(&bodies[2])).exists());
+    println!("evidence: opened=2 read=1 while one was about names");
+}
+
+#[test]
+fn what_nobody_needs_is_known_whatever_is_done_to_it() {
+    for (seed, disk) in (0..20).map(|seed| (seed, seed % 2 == 0)) {
+        let directory = Directory::new();
+        let bytes_max = 4 * (SIZE as u64 + 1_000);
+        let config =
+            StoreConfig { directory: disk.then(|| directory.0.clone()), bytes_max, ..StoreConfig::default() };
+        let store = Store::open(&config).unwrap();
+        let (mut shelf, mut held) = (Shelf(store.clone()), Vec::new());
+        let bodies: Vec<Vec<u8>> = (0..8).map(|seed| body(seed, SIZE)).collect();
+        let mut random = fastrand::Rng::with_seed(seed);
+        for _ in 0..60 {
+            let body = &bodies[random.usize(..bodies.len())];
+            match random.u32(..6) {
+                0 => held.extend(import(&store, body)),
+                1 => held.extend(store.lease(name(body))),
+                2 if !held.is_empty() => drop(held.swap_remove(random.usize(..held.len()))),
+                3 => drop(shelf.open(name(body))),
+                4 => drop(shelf.put(name(body), Part::Tree, pieces::tree(body).into())),
+                _ => shelf.forget(name(body)),
+            }
+            let state = crate::ports::lock(&store.state);
+            let free = state.kept.iter().filter(|(_, kept)| kept.is_free());
+            let free: Vec<_> = free.map(|(name, kept)| (kept.used, *name)).collect();
+            let cost = |name: &Name| super::cost(name.size);
+            assert_eq!(state.free.len(), free.len(), "seed {seed}");
+            assert!(free.iter().all(|free| state.free.contains(free)), "seed {seed}");
+            assert_eq!(state.free_bytes, free.iter().map(|(_, name)| cost(name)).sum::<u64>());
+            assert_eq!(state.bytes, state.kept.keys().map(cost).sum::<u64>());
+            assert!(state.bytes <= bytes_max && state.trash.is_empty() && state.doomed.is_empty());
+        }
+    }
+    println!("evidence: worlds=20 steps=1200");
+}
+
+/// In a mount namespace of its own, with 2 MiB there.
+fn on_a_full_disk(path: PathBuf) {
+    let directory = Directory(path);
+    let store = directory.store(1 << 30);
+    let bodies: Vec<Vec<u8>> = (0..9).map(|seed| body(seed, SIZE)).collect();
+    // What nobody needs makes room for what is offered, though there is plenty by the store's own count.
+    for body in &bodies {
+        drop(import(&store, body).unwrap());
+    }
+    let there = |body: &Vec<u8>| directory.file(name(body)).exists();
+    let kept = bodies.iter().filter(|body| there(body)).count();
+    assert!(kept > 0 && kept < bodies.len(), "{kept}");
+    let mut held: Vec<Lease> = Vec::new();
+    let refused = loop {
+        match import(&store, &body(100 + held.len() as u64, SIZE)) {
+            Ok(lease) => held.push(lease),
+            Err(error) => break error,
+        }
+    };
+    assert_eq!(refused.code(), Code::StoreUnusable, "{refused}");
+    assert!(!bodies.iter().any(there), "nothing is there that nobody needs");
+    // Of what comes nothing is believed to be here that is not.
+    let mut shelf = Shelf(store.clone());
+    let come = &bodies[0];
+    shelf.open(name(come)).unwrap();
+    let put = |shelf: &mut Shelf, index: u32| {
+        let (offset, bytes) = pieces::place(SIZE as u64, index).unwrap();
+        let piece = &come[offset as usize..(offset + bytes) as usize];
+        shelf.put(name(come), Part::Piece { index }, piece.into()).is_ok()
+    };
+    let tree = |shelf: &mut Shelf| shelf.put(name(come), Part::Tree, pieces::tree(come).into()).is_ok();
+    let _ = tree(&mut shelf);
+    let came: Vec<bool> = (0..5).map(|index| put(&mut shelf, index)).collect();
+    assert!(came.contains(&false), "{came:?}");
+    assert!((0..5).all(|index| shelf.has(name(come), Part::Piece { index }) == came[index as usize]));
+    for (lease, seed) in held.iter().zip(100..) {
+        assert!(read(lease).unwrap() == body(seed, SIZE));
+    }
+    let count = held.len();
+    held.pop();
+    assert!(tree(&mut shelf) && (0..5).all(|index| put(&mut shelf, index)));
+    assert!(read(&store.lease(name(come)).unwrap()).unwrap() == *come);
+    println!("evidence: disk_kib=2048 artifacts={} in_hand={count} wrong=0", bodies.len() + count);
+}
+
+#[test]
+fn on_a_disk_that_is_full_what_nobody_needs_makes_room_and_nothing_wrong_is_read() {
+    const DIRECTORY: &str = "BUSWAY_STORE_ON_A_FULL_DISK";
+    if let Some(path) = std::env::var_os(DIRECTORY) {
+        return on_a_full_disk(path.into());
+    }
+    let directory = Directory::new();
+    let mount = "mount -t tmpfs -o size=2m,mode=700 none \"$1\" || exit 77; shift; exec \"$@\"";
+    let this = std::env::current_exe().unwrap();
+    let test = std::thread::current().name().expect("a test has a name").to_owned();
+    let child = std::process::Command::new("unshare")
+        .args(["--user", "--map-root-user", "--mount", "sh", "-c", mount, "sh"])
+        .arg(&directory.0)
+        .arg(this)
+        .args(["--exact", &test, "--nocapture"])
+        .env(DIRECTORY, &directory.0)
+        .output();
+    let Ok(child) = child else { return println!("skipped: there is no unshare") };
+    let said = String::from_utf8_lossy(&child.stdout);
+    if !said.contains("running 1 test") {
+        return println!("skipped: no file system can be mounted here");
+    }
+    assert!(child.status.success(), "{said}{}", String::from_utf8_lossy(&child.stderr));
+    println!(
+        "{}",
+        said.lines().find(|line| line.starts_with("evidence")).expect("it says what it has shown")
+    );
 }

@@ -2,15 +2,15 @@
 //!
 //! Each flow has a turn for each peer. It starts nothing and calls nobody.
 //!
-//! Invariant: of one peer and flow one event is out at a time. What was put is handled, replaced, or dropped and counted.
+//! Invariant: of one peer and flow one event is out at a time. `taken` = `handled` + `coalesced` + `dropped` + `in_flight`.
 
 use std::collections::{BTreeMap, VecDeque};
 
 use busway_protocol::PeerId;
-use busway_protocol::flow::{Charge, Flows, Limits};
+use busway_protocol::flow::{Budget, Charge, Flows, Limits, Rule};
 
 use super::{EVENT_FLOWS, FlowCounts, place};
-use crate::artifacts::handler::{PeerEvent, WhenFull};
+use crate::artifacts::handler::{Flow, PeerEvent, WhenFull};
 
 #[derive(Debug)]
 pub(super) struct Queued {
@@ -44,6 +44,8 @@ pub(super) struct State {
     pub(super) lanes: [FlowLane; EVENT_FLOWS.len()],
     /// Threads that have not ended.
     pub(super) alive: usize,
+    /// Nothing more is taken; what was is handled.
+    pub(super) closing: bool,
     pub(super) ended: bool,
 }
 
@@ -59,63 +61,101 @@ pub(super) enum Put {
 
 impl State {
     pub(super) fn new(limits: Limits) -> Self {
-        Self { flows: Flows::new(limits), lanes: Default::default(), alive: 0, ended: false }
+        let lanes = Default::default();
+        Self { flows: Flows::new(limits), lanes, alive: 0, closing: false, ended: false }
     }
 
-    pub(super) fn put(&mut self, from: u8, queued: Queued, waits: &mut bool) -> Put {
+    /// Nothing for a flow without workers.
+    pub(super) fn counts(&self, flow: Flow) -> FlowCounts {
+        place(flow).map(|at| self.lanes[at].counts).unwrap_or_default()
+    }
+
+    pub(super) fn rule(&self, flow: Flow) -> Rule {
+        self.flows.limits().rule(flow)
+    }
+
+    pub(super) fn in_use(&self, flow: Flow) -> Budget {
+        self.flows.usage(flow).in_use
+    }
+
+    /// `waited`: that it found the flow full before was counted.
+    pub(super) fn put(&mut self, from: u8, queued: Queued, waited: &mut bool) -> Put {
         let flow = queued.event.flow();
-        let Some(at) = place(flow).filter(|_| !self.ended) else { return Put::Ended };
+        let Some(at) = place(flow).filter(|_| !self.closing && !self.ended) else { return Put::Ended };
         let charge = charge(from, &queued.event);
-        let when_full = self.flows.limits().rule(flow).when_full;
-        let lane = &mut self.lanes[at];
         if !self.flows.has_room(charge) {
-            return self.full(from, queued, at, when_full, waits);
+            return self.full(from, queued, at, waited);
         }
         let _ = self.flows.charge(charge);
-        lane.counts.in_flight += 1;
-        lane.counts.in_flight_max = lane.counts.in_flight_max.max(lane.counts.in_flight);
-        let line = lane.lines.entry(from).or_default();
-        if line.events.is_empty() && !line.busy {
-            lane.turn.push_back(from);
-        }
-        line.events.push_back(queued);
+        self.take(from, queued, at);
         Put::Taken(at)
     }
 
-    fn full(&mut self, from: u8, queued: Queued, at: usize, when_full: WhenFull, waits: &mut bool) -> Put {
+    /// Its room is charged.
+    fn take(&mut self, from: u8, queued: Queued, at: usize) {
         let lane = &mut self.lanes[at];
-        match when_full {
+        lane.counts.taken += 1;
+        lane.counts.in_flight += 1;
+        lane.counts.in_flight_max = lane.counts.in_flight_max.max(lane.counts.in_flight);
+        let line = lane.lines.entry(from).or_default();
+        // Where others of it were made worthless its turn has not gone.
+        if line.events.is_empty() && !line.busy && !lane.turn.contains(&from) {
+            lane.turn.push_back(from);
+        }
+        line.events.push_back(queued);
+    }
+
+    fn full(&mut self, from: u8, queued: Queued, at: usize, waited: &mut bool) -> Put {
+        match self.flows.limits().rule(EVENT_FLOWS[at]).when_full {
             WhenFull::Drop | WhenFull::Policy | WhenFull::Fail => {
-                lane.counts.dropped_full += 1;
+                let counts = &mut self.lanes[at].counts;
+                (counts.taken, counts.dropped_full) = (counts.taken + 1, counts.dropped_full + 1);
                 return Put::Dropped;
+            }
+            WhenFull::Coalesce if self.make_worthless(from, &queued, at) => {
+                self.take(from, queued, at);
+                return Put::Taken(at);
             }
             WhenFull::Coalesce | WhenFull::Wait => {}
         }
-        let same = |older: &&mut Queued| {
-            older.replaces == queued.replaces && older.event.size() >= queued.event.size()
-        };
-        let coalesces = when_full == WhenFull::Coalesce && queued.replaces.is_some();
-        let line = lane.lines.get_mut(&from).filter(|_| coalesces);
-        if let Some(older) = line.and_then(|line| line.events.iter_mut().find(same)) {
-            let (before, after) = (charge(from, &older.event), charge(from, &queued.event));
-            *older = queued;
-            lane.counts.coalesced += 1;
-            self.flows.release(before);
-            // It is no larger than what it takes the place of.
-            let _ = self.flows.charge(after);
-            return Put::Taken(at);
-        }
-        if !std::mem::replace(waits, true) {
+        let lane = &mut self.lanes[at];
+        if !std::mem::replace(waited, true) {
             lane.counts.waited += 1;
         }
         lane.came_back = true;
         Put::Full(queued)
     }
 
-    /// The next event of a lane, of the peer whose turn it is.
-    pub(super) fn next(&mut self, at: usize) -> Option<(u8, PeerEvent)> {
+    /// Whether all that waits of this peer and key had the room that a newer one needs: then they are gone and it is charged.
+    fn make_worthless(&mut self, from: u8, newer: &Queued, at: usize) -> bool {
         let lane = &mut self.lanes[at];
-        let from = lane.turn.pop_front()?;
+        let (Some(key), Some(line)) = (newer.replaces, lane.lines.get_mut(&from)) else { return false };
+        let is_older = |queued: &Queued| queued.replaces == Some(key);
+        let older = line.events.iter().filter(|queued| is_older(queued));
+        let older: Vec<Charge> = older.map(|queued| charge(from, &queued.event)).collect();
+        older.iter().for_each(|charge| self.flows.release(*charge));
+        let room = charge(from, &newer.event);
+        if older.is_empty() || !self.flows.has_room(room) {
+            // They had this room a moment ago.
+            for charge in older {
+                let _ = self.flows.charge(charge);
+            }
+            return false;
+        }
+        line.events.retain(|queued| !is_older(queued));
+        lane.counts.coalesced += older.len() as u64;
+        lane.counts.in_flight -= older.len() as u64;
+        let _ = self.flows.charge(room);
+        true
+    }
+
+    /// The next event of a lane, of the peer whose turn it is. At the end that is the end of a peer, of which nothing else is being handled.
+    pub(super) fn next(&mut self, at: usize) -> Option<(u8, PeerEvent)> {
+        let lanes = &self.lanes;
+        let is_busy = |from| lanes.iter().any(|lane| lane.lines.get(from).is_some_and(|line| line.busy));
+        let next = lanes[at].turn.iter().position(|from| !self.ended || !is_busy(from))?;
+        let lane = &mut self.lanes[at];
+        let from = lane.turn.remove(next)?;
         let line = lane.lines.get_mut(&from)?;
         line.busy = true;
         Some((from, line.events.pop_front()?.event))
@@ -137,8 +177,15 @@ impl State {
                 lane.turn.push_back(from);
             }
         }
-        let came_back = std::mem::take(&mut lane.came_back);
+        // Also of other flows: all of them share one cap of bytes.
+        let came_back =
+            self.lanes.iter_mut().fold(false, |any, lane| any | std::mem::take(&mut lane.came_back));
         came_back || !self.is_under_way(from)
+    }
+
+    /// Whether a worker of this lane has nothing to do any more.
+    pub(super) fn is_over(&self, at: usize) -> bool {
+        self.ended && self.lanes[at].turn.is_empty()
     }
 
     /// Whether something of this peer waits or is being handled, in any flow.
@@ -146,9 +193,23 @@ impl State {
         self.lanes.iter().any(|lane| lane.lines.contains_key(&from))
     }
 
+    /// What waits is dropped. Of these peers the end is told still.
+    pub(super) fn end(&mut self, known: &[u8]) {
+        if std::mem::replace(&mut self.ended, true) {
+            return;
+        }
+        self.drop_all();
+        for from in known {
+            let queued = Queued { event: PeerEvent::PeerDown, replaces: None };
+            if let Some(at) = place(queued.event.flow()) {
+                let _ = self.flows.charge(charge(*from, &queued.event));
+                self.take(*from, queued, at);
+            }
+        }
+    }
+
     /// What waits is dropped.
-    pub(super) fn end(&mut self) {
-        self.ended = true;
+    pub(super) fn drop_all(&mut self) {
         for lane in &mut self.lanes {
             lane.turn.clear();
             for line in lane.lines.values_mut() {
@@ -157,6 +218,21 @@ impl State {
                 lane.counts.in_flight -= left;
             }
         }
+    }
+
+    /// A function of the handler that is told of no event panicked.
+    pub(super) fn panicked(&mut self, flow: Flow) {
+        if let Some(at) = place(flow) {
+            self.lanes[at].counts.panicked += 1;
+        }
+    }
+
+    /// A handler wanted to say what does not belong there, or is no word; whether it was the first.
+    pub(super) fn left_out(&mut self, flow: Flow) -> bool {
+        let Some(at) = place(flow) else { return false };
+        let counts = &mut self.lanes[at].counts;
+        counts.left_out += 1;
+        counts.left_out == 1
     }
 }
 

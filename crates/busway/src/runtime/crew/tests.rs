@@ -167,8 +167,10 @@ impl Carried {
             let builder = Bus::builder().directory(scratches[at].path().join("run")).arena_bytes(1 << 30);
             builder.open().expect("a bus")
         });
-        let far = Stepped::open(&far_bus, config(1, FAR, &[(0, NEAR)]), &network, FAR).expect("a node");
-        let ours = config(0, NEAR, &[(1, FAR)]);
+        // Nodes speak about work over channels of their own, beside what their programs send.
+        let theirs = HubConfig { shares_work: true, ..config(1, FAR, &[(0, NEAR)]) };
+        let far = Stepped::open(&far_bus, theirs, &network, FAR).expect("a node");
+        let ours = HubConfig { shares_work: true, ..config(0, NEAR, &[(1, FAR)]) };
         let (shared, _) = Shared::listen(bus.core.clone(), network.start(NEAR), ours).expect("it listens");
         bus.core.ports.add_carrier(shared.clone());
         let crew = Arc::new(Crew::new(shared));
@@ -235,6 +237,25 @@ fn the_thread_that_sends_looks_at_bulk_that_is_held_until_it_has_gone() {
     carried.crew.stop_lingering();
     carried.bus.core.ports.ring_bell(NODES);
     thread.join().expect("it ends");
+}
+
+#[test]
+fn what_was_sent_after_a_rest_is_found_by_the_first_look_whatever_else_has_turns() {
+    let mut carried = Carried::new();
+    let (mut publisher, mut subscriber) = carried.pair();
+    for round in 0..50 {
+        // Until nothing is under way.
+        for _ in 0..20 {
+            carried.carry();
+        }
+        publisher.try_send(b"small").expect("there is room");
+        assert!(carried.crew.shared.pump(), "round {round}: who is woken finds nothing, and sleeps on");
+        let deadline = Deadline::after(PATIENCE);
+        while subscriber.try_recv().expect("it is open").is_none() {
+            carried.carry();
+            assert!(!deadline.expired(), "it does not come");
+        }
+    }
 }
 
 #[test]

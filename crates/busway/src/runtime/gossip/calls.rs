@@ -14,7 +14,7 @@ use busway_shm::fork;
 use busway_wire::Pattern;
 
 use crate::artifacts::store::{Store, StoreConfig};
-use crate::artifacts::{self, Away};
+use crate::artifacts::{self, Away, PeerEvent};
 use crate::bus::forked;
 use crate::error::{Code, Error, memory};
 use crate::ports::lock;
@@ -60,6 +60,12 @@ pub(crate) enum Call {
     },
     Reconsider {
         reader: ReaderId,
+    },
+    /// A worker tells what a peer did.
+    Hear {
+        from: u8,
+        event: PeerEvent,
+        answer: SyncSender<()>,
     },
     /// Of these topics, behind that one, at most so many.
     List {

@@ -51,6 +51,7 @@ struct Theirs {
 /// A body that has come; nothing of what is no word.
 #[derive(Debug)]
 struct Came {
+    lane: Lane,
     source: PortId,
     sequence: u64,
     body: Option<Vec<u8>>,
@@ -64,6 +65,8 @@ pub(crate) struct Channel {
     ours: [Ours; LANES],
     theirs: [Theirs; LANES],
     inbox: VecDeque<Came>,
+    /// What was in the inbox and is of a lane of which nothing was taken.
+    left: [VecDeque<Came>; LANES],
     /// Links so far.
     links: u64,
     up: bool,
@@ -81,6 +84,7 @@ impl Channel {
             ours: [ours(advert)?, ours(request)?, ours(chunk)?],
             theirs: Default::default(),
             inbox: VecDeque::new(),
+            left: Default::default(),
             links: 0,
             up: false,
             wanted: None,
@@ -120,7 +124,8 @@ impl Channel {
     }
 
     fn forget(&mut self, inputs: &mut Inputs) {
-        for Came { source, sequence, .. } in self.inbox.drain(..) {
+        let left = self.left.iter_mut().flat_map(|left| left.drain(..));
+        for Came { source, sequence, .. } in left.chain(self.inbox.drain(..)) {
             inputs.push(Input::Published { source, sequence });
         }
         self.theirs = Default::default();
@@ -233,15 +238,29 @@ impl Channel {
     }
 
     fn come(&mut self, header: &Header, body: Option<Vec<u8>>) {
-        self.inbox.push_back(Came { source: header.source(), sequence: header.sequence.get(), body });
+        let (source, sequence) = (header.source(), header.sequence.get());
+        let at = self.theirs.iter().position(|theirs| theirs.source == Some(source));
+        let Some(lane) = at.and_then(|at| Lane::ALL.get(at).copied()) else { return };
+        self.inbox.push_back(Came { lane, source, sequence, body });
         self.calls.wake();
     }
 
-    /// Takes what has come; the session is told that it has its place.
-    pub(crate) fn take(&mut self, come: &mut Vec<Option<Vec<u8>>>, inputs: &mut Inputs) {
-        for Came { source, sequence, body } in self.inbox.drain(..) {
-            inputs.push(Input::Published { source, sequence });
-            come.push(body);
+    /// Takes what has come in these lanes, in order in each; the session is told that it has its place.
+    pub(crate) fn take(
+        &mut self,
+        lanes: [bool; LANES],
+        come: &mut Vec<(Lane, Option<Vec<u8>>)>,
+        inputs: &mut Inputs,
+    ) {
+        let left = self.left.iter_mut().zip(lanes).filter(|(_, wanted)| *wanted);
+        let left: Vec<Came> = left.flat_map(|(left, _)| left.drain(..)).collect();
+        for came in left.into_iter().chain(self.inbox.drain(..)) {
+            if !lanes[came.lane as usize] {
+                self.left[came.lane as usize].push_back(came);
+                continue;
+            }
+            inputs.push(Input::Published { source: came.source, sequence: came.sequence });
+            come.push((came.lane, came.body));
         }
     }
 

@@ -5,28 +5,38 @@
 //! most; one that nobody subscribes to is kept in mind, but fetched if its origin wants it to be at all nodes. What was given to all who want it stays here for others as long as there is
 //! room; where there is none it is let go, the oldest first, and fetched again for who comes later.
 //!
+//! A subscriber that does not take costs a byte for each artifact that is known, and two short queues: what is behind them is looked for when they are empty.
+//!
 //! It does not know peers or links, and calls nobody.
 //!
 //! Invariant: a subscriber is given an artifact once, in the order in which they came, and is told of its end only behind that.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::sync::Arc;
 
-use busway_protocol::artifact::Name;
+use busway_protocol::artifact::{Name, TopicHash};
 use busway_protocol::gossip::{Advert, Interest, Nodes, Reference, SlotNumber};
 use busway_wire::limits::{ARTIFACT_INSIDE_BYTES_MAX, ARTIFACT_WHOLE_BYTES_MAX};
 use busway_wire::{Pattern, Topic};
 
 use crate::artifacts::store::Lease;
 use crate::runtime::gossip::calls::{Listed, ReaderId, Wants};
-use crate::runtime::gossip::mailbox::{Body, Mailbox, Note};
+use crate::runtime::gossip::mailbox::{Body, Mailbox};
 use crate::runtime::gossip::standing::{Standing, Stands};
+
+mod reader;
+
+use reader::{GIVEN, OWED, Reader};
 
 /// What is known of an artifact.
 #[derive(Debug)]
 struct Item {
-    advert: Advert,
+    advert: Arc<Advert>,
+    /// Where subscribers keep their byte for it.
+    place: usize,
+    /// So many subscribers have it next.
+    owed: u32,
     /// All of its bytes are here.
     here: bool,
     /// Pieces of it come, and so many bytes are here.
@@ -40,36 +50,19 @@ struct Item {
 }
 
 impl Item {
-    fn new(advert: Advert, own: bool) -> Item {
-        Item { advert, here: own, begun: false, have: 0, came: 0, own, verdict: None }
+    fn new(advert: Advert, place: usize, own: bool) -> Item {
+        let advert = Arc::new(advert);
+        Item { advert, place, owed: 0, here: own, begun: false, have: 0, came: 0, own, verdict: None }
     }
 
     fn name(&self) -> Name {
-        Name { id: self.advert.id, size: self.advert.size }
+        let Advert { id, size, topic, .. } = &*self.advert;
+        Name { id: *id, size: *size, topic: TopicHash::of(topic) }
     }
 
     fn is_stored(&self) -> bool {
         self.advert.size > ARTIFACT_WHOLE_BYTES_MAX
     }
-}
-
-/// A subscriber.
-#[derive(Debug)]
-struct Reader {
-    wants: Wants,
-    mailbox: Arc<Mailbox>,
-    said: BTreeMap<Reference, Interest>,
-    /// What it is to judge.
-    ask: BTreeSet<Reference>,
-    /// What it is to be given, in order.
-    owed: VecDeque<Reference>,
-    /// All that it was or is to be given.
-    given: BTreeSet<Reference>,
-    /// What it is to be given while it comes; and what it was or is to be given so.
-    coming: VecDeque<Reference>,
-    shown: BTreeSet<Reference>,
-    /// What it was given and is not offered any more.
-    gone: VecDeque<Advert>,
 }
 
 /// All of them.
@@ -82,27 +75,40 @@ pub(super) struct Users {
     /// What the machine is to be told.
     verdicts: Vec<(Reference, Interest)>,
     came: u64,
+    /// Places of items that are used no more, and the first that never was.
+    free: Vec<usize>,
+    places: usize,
 }
 
 impl Users {
     /// Something is offered elsewhere.
     pub(super) fn advertised(&mut self, advert: Advert) {
         let of = advert.of;
-        self.items.insert(of, Item::new(advert, false));
-        for reader in self.readers.values_mut() {
-            reader.meet(&self.items, of);
-        }
+        self.insert(advert, false);
         self.judge(of);
+    }
+
+    /// Something is known now, or anew.
+    fn insert(&mut self, advert: Advert, own: bool) {
+        let of = advert.of;
+        let known = self.items.get(&of).map(|item| (item.place, item.owed));
+        let (place, owed) = known.unwrap_or_else(|| {
+            let place = self.free.pop().unwrap_or(self.places);
+            self.places = self.places.max(place + 1);
+            (place, 0)
+        });
+        let mut item = Item { owed, ..Item::new(advert, place, own) };
+        for reader in self.readers.values_mut() {
+            reader.meet(&mut item);
+        }
+        self.items.insert(of, item);
     }
 
     /// We offer something.
     pub(super) fn offered(&mut self, slot: SlotNumber, advert: Advert) -> Arc<Standing> {
         let (of, standing) = (advert.of, Arc::<Standing>::default());
         self.offers.insert(slot, (of, standing.clone()));
-        self.items.insert(of, Item::new(advert, true));
-        for reader in self.readers.values_mut() {
-            reader.meet(&self.items, of);
-        }
+        self.insert(advert, true);
         standing
     }
 
@@ -112,7 +118,7 @@ impl Users {
         self.came += 1;
         (item.here, item.begun, item.came) = (true, false, self.came);
         for reader in self.readers.values_mut() {
-            reader.owe(&self.items, of);
+            reader.owe(item);
         }
     }
 
@@ -121,7 +127,7 @@ impl Users {
         let Some(item) = self.items.get_mut(&of).filter(|item| !item.here) else { return };
         item.begun = true;
         for reader in self.readers.values_mut() {
-            reader.owe(&self.items, of);
+            reader.owe(item);
         }
     }
 
@@ -164,11 +170,11 @@ impl Users {
         most: usize,
         helps: impl Fn(Reference) -> bool,
     ) -> Vec<Reference> {
-        let owed: BTreeSet<Reference> =
-            self.readers.values().flat_map(|reader| reader.owed.iter()).copied().collect();
+        let behind: Vec<&Reader> = self.readers.values().filter(|reader| reader.more_owed).collect();
+        let owed = |item: &Item| item.owed > 0 || behind.iter().any(|reader| reader.is_to_be_given(item));
         let can = |(of, item): &(&Reference, &mut Item)| {
             let large = item.advert.size > ARTIFACT_INSIDE_BYTES_MAX as u64 && item.is_stored() == stored;
-            item.here && !item.own && large && !item.advert.confirm && helps(**of) && !owed.contains(of)
+            item.here && !item.own && large && !item.advert.confirm && helps(**of) && !owed(item)
         };
         let mut items: Vec<_> = self.items.iter_mut().filter(can).collect();
         items.sort_by_key(|(_, item)| item.came);
@@ -188,8 +194,9 @@ impl Users {
     pub(super) fn gone(&mut self, of: Reference) {
         let Some(item) = self.items.remove(&of) else { return };
         for reader in self.readers.values_mut() {
-            reader.lose(of, &item.advert);
+            reader.lose(&item);
         }
+        self.free.push(item.place);
     }
 
     /// An offer of ours has ended in this way. Returns what it was, if it had not ended before.
@@ -208,20 +215,10 @@ impl Users {
     pub(super) fn subscribe(&mut self, wants: Wants, mailbox: Arc<Mailbox>) -> ReaderId {
         let id = ReaderId(self.next);
         self.next += 1;
-        let mut reader = Reader {
-            wants,
-            mailbox,
-            said: BTreeMap::new(),
-            ask: BTreeSet::new(),
-            owed: VecDeque::new(),
-            given: BTreeSet::new(),
-            coming: VecDeque::new(),
-            shown: BTreeSet::new(),
-            gone: VecDeque::new(),
-        };
+        let mut reader = Reader::new(wants, mailbox);
         let all: Vec<Reference> = self.items.keys().copied().collect();
-        for of in &all {
-            reader.meet(&self.items, *of);
+        for item in self.items.values_mut() {
+            reader.meet(item);
         }
         self.readers.insert(id, reader);
         for of in all {
@@ -231,7 +228,13 @@ impl Users {
     }
 
     pub(super) fn unsubscribe(&mut self, id: ReaderId) {
-        let Some(reader) = self.readers.remove(&id) else { return };
+        let Some(mut reader) = self.readers.remove(&id) else { return };
+        for of in std::mem::take(&mut reader.owed) {
+            if let Some(item) = self.items.get_mut(&of).filter(|item| reader.has(item, OWED)) {
+                reader.unset(item.place, OWED);
+                item.owed = item.owed.saturating_sub(1);
+            }
+        }
         // What it alone wanted, or kept from being wanted, is judged by the others.
         let met = self.items.values().filter(|item| reader.matches(&item.advert));
         let met: Vec<Reference> = met.map(|item| item.advert.of).collect();
@@ -242,19 +245,18 @@ impl Users {
 
     /// A subscriber says what it thinks of an advert.
     pub(super) fn judged(&mut self, id: ReaderId, of: Reference, interest: Interest) {
-        let Some(reader) = self.readers.get_mut(&id).filter(|_| self.items.contains_key(&of)) else { return };
-        reader.said.insert(of, interest);
-        reader.owe(&self.items, of);
+        let (Some(reader), Some(item)) = (self.readers.get_mut(&id), self.items.get_mut(&of)) else { return };
+        reader.say(item.place, interest);
+        reader.owe(item);
         self.judge(of);
     }
 
     /// A subscriber would judge otherwise now, but of what it has dropped.
     pub(super) fn reconsider(&mut self, id: ReaderId) {
         let Some(reader) = self.readers.get_mut(&id).filter(|reader| reader.wants.judges) else { return };
-        let open = |of: &Reference| !reader.given.contains(of) && reader.word(*of) != Interest::Drop;
-        let asked = |(of, item): &(&Reference, &Item)| reader.matches(&item.advert) && open(of);
-        let of: Vec<Reference> = self.items.iter().filter(asked).map(|(of, _)| *of).collect();
-        reader.ask.extend(of);
+        for item in self.items.values() {
+            reader.ask_again(item);
+        }
     }
 
     /// What the machine is to be told: the strongest word of those who subscribe to it.
@@ -262,26 +264,31 @@ impl Users {
         let Some(item) = self.items.get_mut(&of).filter(|item| !item.own && !item.here) else { return };
         // Who was given it needs it no more.
         let readers = self.readers.values().filter(|reader| reader.matches(&item.advert));
-        let readers = readers.filter(|reader| !reader.given.contains(&of));
+        let readers = readers.filter(|reader| !reader.has(item, GIVEN | OWED));
         let nobody = if item.advert.confirm { Interest::Fetch } else { Interest::Stash };
-        let verdict = readers.map(|reader| reader.word(of)).max().unwrap_or(nobody);
+        let verdict = readers.map(|reader| reader.word(item)).max().unwrap_or(nobody);
         if item.verdict.replace(verdict) == Some(verdict) {
             return;
         }
         self.verdicts.push((of, verdict));
     }
 
-    /// What the machine is to be told.
+    /// Whether the machine is to be told something.
+    pub(super) fn has_verdicts(&self) -> bool {
+        !self.verdicts.is_empty()
+    }
+
+    /// That, once.
     pub(super) fn verdicts(&mut self) -> Vec<(Reference, Interest)> {
         std::mem::take(&mut self.verdicts)
     }
 
-    /// Tells subscribers what there is room for. `body` has the bytes of what is here and small, `lease` takes what lies in the store.
+    /// Tells subscribers what there is room for; whether something that lies in the store went to one. `body` has the bytes of what is here and small, `lease` takes what lies in the store.
     pub(super) fn deliver(
         &mut self,
         body: impl Fn(Reference) -> Option<Arc<[u8]>>,
         lease: impl Fn(Name) -> Option<Lease>,
-    ) {
+    ) -> bool {
         let body = |item: &Item| {
             if item.is_stored() {
                 lease(item.name()).map(Body::Stored)
@@ -289,9 +296,12 @@ impl Users {
                 body(item.advert.of).map(Body::Here)
             }
         };
-        for reader in self.readers.values_mut() {
-            reader.deliver(&self.items, &body, &lease);
+        let (mut missed, mut stored) = (Vec::new(), false);
+        for reader in self.readers.values_mut().filter(|reader| reader.waits()) {
+            stored |= reader.deliver(&mut self.items, &body, &lease, &mut missed);
         }
+        missed.into_iter().for_each(|of| self.judge(of));
+        stored
     }
 
     /// On which topic this is, if it is known.
@@ -301,7 +311,8 @@ impl Users {
 
     /// What is known and not dropped, of these topics, behind that one, at most so many.
     pub(super) fn list(&self, pattern: &Pattern, after: Option<Reference>, most: usize) -> Vec<Listed> {
-        let listed = |item: &Item| Listed { advert: item.advert.clone(), here: item.here, own: item.own };
+        let listed =
+            |item: &Item| Listed { advert: Advert::clone(&item.advert), here: item.here, own: item.own };
         let wanted = |item: &&Item| {
             pattern.matches(&item.advert.topic) && (item.here || item.verdict != Some(Interest::Drop))
         };
@@ -321,101 +332,11 @@ impl Users {
     }
 }
 
-impl Reader {
-    fn word(&self, of: Reference) -> Interest {
-        let usual = if self.wants.judges { Interest::Stash } else { Interest::Fetch };
-        self.said.get(&of).copied().unwrap_or(usual)
-    }
-
-    fn matches(&self, advert: &Advert) -> bool {
-        self.wants.only.is_none_or(|only| only == advert.id) && self.wants.pattern.matches(&advert.topic)
-    }
-
-    fn wants_now(&self, item: &Item) -> bool {
-        self.matches(&item.advert) && self.word(item.advert.of) >= Interest::Later
-    }
-
-    /// There is something new.
-    fn meet(&mut self, items: &BTreeMap<Reference, Item>, of: Reference) {
-        let Some(item) = items.get(&of).filter(|item| self.matches(&item.advert)) else {
-            return;
-        };
-        if self.wants.judges {
-            self.ask.insert(item.advert.of);
-        } else {
-            self.owe(items, of);
-        }
-    }
-
-    /// It is to be given this, if it wants it, it is here, and it was not given before.
-    fn owe(&mut self, items: &BTreeMap<Reference, Item>, of: Reference) {
-        let Some(item) = items.get(&of).filter(|item| self.wants_now(item)) else { return };
-        if item.here && self.given.insert(of) {
-            self.owed.push_back(of);
-        }
-        if item.begun && self.wants.tells.arriving && !self.given.contains(&of) && self.shown.insert(of) {
-            self.coming.push_back(of);
-        }
-    }
-
-    fn lose(&mut self, of: Reference, advert: &Advert) {
-        self.said.remove(&of);
-        self.ask.remove(&of);
-        let (given, shown) = (self.given.remove(&of), self.shown.remove(&of));
-        let told = |all: bool, waits: &mut VecDeque<Reference>| {
-            let at = waits.iter().position(|waits| *waits == of).filter(|_| all);
-            all && at.and_then(|at| waits.remove(at)).is_none()
-        };
-        let (received, began) = (told(given, &mut self.owed), told(shown, &mut self.coming));
-        if received || began {
-            self.gone.push_back(advert.clone());
-        }
-    }
-
-    fn deliver(
-        &mut self,
-        items: &BTreeMap<Reference, Item>,
-        body: &impl Fn(&Item) -> Option<Body>,
-        lease: &impl Fn(Name) -> Option<Lease>,
-    ) {
-        while !self.gone.is_empty() && self.mailbox.has_room(0) {
-            self.mailbox.put(Note::Withdrawn(self.gone.pop_front().expect("there is one")));
-        }
-        while let Some(item) = self.ask.first().and_then(|of| items.get(of)) {
-            if !self.mailbox.has_room(0) {
-                return;
-            }
-            self.mailbox.put(Note::Asked(item.advert.clone()));
-            self.ask.pop_first();
-        }
-        while let Some(of) = self.coming.front().copied() {
-            if !self.mailbox.has_room(0) {
-                return;
-            }
-            let found = items.get(&of).and_then(|item| Some((item.advert.clone(), lease(item.name())?)));
-            if let Some((advert, lease)) = found {
-                self.mailbox.put(Note::Arriving(advert, Body::Stored(lease)));
-            }
-            self.coming.pop_front();
-        }
-        while let Some(of) = self.owed.front().copied() {
-            let found = items.get(&of).and_then(|item| Some((item.advert.clone(), body(item)?)));
-            if let Some((advert, body)) = found {
-                if !self.mailbox.has_room(body.in_memory()) {
-                    return;
-                }
-                self.mailbox.put(Note::Received(advert, body));
-            } else {
-                // It was damaged, and let go: it is given when it is here again.
-                self.given.remove(&of);
-            }
-            self.owed.pop_front();
-        }
-    }
-}
-
 /// Those of `nodes` in words: `node 1, node 2`.
 pub(crate) fn names(nodes: &Nodes) -> String {
     let names: Vec<String> = nodes.iter().map(|node| node.to_string()).collect();
     names.join(", ")
 }
+
+#[cfg(test)]
+mod tests;

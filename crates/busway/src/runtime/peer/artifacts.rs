@@ -61,14 +61,15 @@ impl Peer {
         self.answer(now);
     }
 
-    /// Takes what has come over the link that stands. Returns which that is, if there is one.
+    /// Takes what has come in these lanes over the link that stands. Returns which that is, if there is one.
     pub(crate) fn take_artifact_words<D: Driver<Staging, Pieces>>(
         &mut self,
         driver: &D,
-        come: &mut Vec<Option<Vec<u8>>>,
+        lanes: [bool; Lane::ALL.len()],
+        come: &mut Vec<(Lane, Option<Vec<u8>>)>,
     ) -> Option<u64> {
         let channel = self.artifacts.as_mut()?;
-        channel.take(come, &mut self.inputs);
+        channel.take(lanes, come, &mut self.inputs);
         let link = channel.link();
         if !self.inputs.is_empty() {
             self.answer(Time(driver.now_ns()));

@@ -179,7 +179,8 @@ impl Peer {
     /// each may give.
     fn fill_in_turn(&mut self, now: Time) -> usize {
         let (mut all, mut empty, mut last, mut bytes) = (0, 0, None, FILL_BYTES);
-        let most = self.exports.count();
+        // Channels have their turns too: a look is at all only if it is as long as the round is.
+        let most = self.session.exports();
         let turn = (FILL_MAX / self.gave.max(1)).max(TURN_MAX);
         while all < FILL_MAX && bytes > 0 && empty <= most {
             let Some(source) = self.session.next_source() else {

@@ -1,0 +1,226 @@
+//! What peers have said, before whoever decides about artifacts is told of it by its workers: flow by flow, as far as those have room.
+//!
+//! What has come in a lane and finds its flow full waits here, undecoded but for the first; of that lane no more is taken meanwhile, so that the window of the link bounds it. Other lanes of the peer go on.
+//!
+//! Flows have threads of their own, and so no order between them. Where the meaning of words hangs on an order it is kept here: all of a peer is handled before a link of it begins or ends and before
+//! it says how far tables are known, and nothing else of it until that is handled. What waits here when its link ends is forgotten: the next link says from the beginning what is so.
+//!
+//! It takes nothing from a link itself, and says nothing.
+//!
+//! Invariant: who is told hears that a link stands before any word of it, and of none behind its end.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use busway_protocol::gossip::Lane;
+use busway_wire::gossip::decode;
+use busway_wire::limits::GOSSIP_SERVED_MAX;
+
+use crate::artifacts::{PeerEvent, Workers};
+
+const LANES: usize = Lane::ALL.len();
+
+/// What has come in a lane.
+#[derive(Debug, Default)]
+struct Waits {
+    /// What its flow had no room for.
+    first: Option<PeerEvent>,
+    /// That was counted.
+    waited: bool,
+    bodies: VecDeque<Option<Vec<u8>>>,
+}
+
+impl Waits {
+    fn is_empty(&self) -> bool {
+        self.first.is_none() && self.bodies.is_empty()
+    }
+}
+
+/// What is known of a peer here.
+#[derive(Debug, Default)]
+struct Line {
+    /// The link that stands.
+    link: Option<u64>,
+    /// The link that stands as far as the workers were told.
+    told: Option<u64>,
+    lanes: [Waits; LANES],
+    /// What came in a lane of another flow, which has no room: that bytes are not found comes with requests.
+    aside: VecDeque<(PeerEvent, bool)>,
+    /// What was handed on last is to be handled before anything else is.
+    alone: bool,
+    nonsense: u64,
+}
+
+/// See the head of this file.
+#[derive(Debug)]
+pub(in crate::runtime) struct Intake {
+    workers: Arc<Workers>,
+    lines: BTreeMap<u8, Line>,
+}
+
+impl Intake {
+    pub(in crate::runtime) fn new(workers: Arc<Workers>) -> Self {
+        Self { workers, lines: BTreeMap::new() }
+    }
+
+    /// The peers of which something is known.
+    pub(super) fn peers(&self) -> Vec<u8> {
+        self.lines.keys().copied().collect()
+    }
+
+    /// Those to which a link stands as far as the workers were told.
+    pub(super) fn told(&self) -> Vec<u8> {
+        self.lines.iter().filter(|(_, line)| line.told.is_some()).map(|(index, _)| *index).collect()
+    }
+
+    /// The link of this peer of which the workers were told last.
+    pub(super) fn link(&self, index: u8) -> Option<u64> {
+        self.lines.get(&index).and_then(|line| line.told)
+    }
+
+    /// The link of this peer that stands.
+    pub(super) fn stands(&self, index: u8) -> Option<u64> {
+        self.lines.get(&index).and_then(|line| line.link)
+    }
+
+    /// The peer has no place any more; whether all of it is handled, so that nothing is known of it.
+    pub(super) fn is_over(&mut self, index: u8) -> bool {
+        self.stand(index, None);
+        self.hand_on(index);
+        let over = self.link(index).is_none() && !self.workers.is_under_way(index);
+        if over {
+            self.lines.remove(&index);
+        }
+        over
+    }
+
+    /// Whether the workers are told next that a link stands.
+    pub(super) fn begins(&self, index: u8) -> bool {
+        let Some(line) = self.lines.get(&index) else { return false };
+        line.told.is_none() && line.link.is_some() && !self.workers.is_under_way(index)
+    }
+
+    /// Whether what is said next to this peer is of the link that stands: then which that is.
+    pub(super) fn may_speak(&self, index: u8) -> Option<u64> {
+        let line = self.lines.get(&index)?;
+        let between = line.told != line.link || (line.alone && self.workers.is_under_way(index));
+        line.told.filter(|_| !between)
+    }
+
+    /// The lanes of which more can be taken: those of which nothing waits.
+    pub(super) fn room(&self, index: u8) -> [bool; LANES] {
+        let Some(line) = self.lines.get(&index) else { return [true; LANES] };
+        // What is of the link before makes room when it is handled.
+        let between = line.told != line.link;
+        std::array::from_fn(|lane| !between && line.lanes[lane].is_empty())
+    }
+
+    /// A link stands, or none does; whether that is another than before.
+    pub(super) fn stand(&mut self, index: u8, link: Option<u64>) -> bool {
+        let line = self.lines.entry(index).or_default();
+        if std::mem::replace(&mut line.link, link) == link {
+            return false;
+        }
+        line.lanes = Default::default();
+        line.aside.clear();
+        true
+    }
+
+    /// This has come over the link that stands.
+    pub(super) fn take(&mut self, index: u8, come: impl Iterator<Item = (Lane, Option<Vec<u8>>)>) {
+        let line = self.lines.entry(index).or_default();
+        for (lane, body) in come {
+            line.lanes[lane as usize].bodies.push_back(body);
+        }
+    }
+
+    /// Gives the workers what waits of a peer, as far as they have room.
+    pub(super) fn hand_on(&mut self, index: u8) {
+        let Some(line) = self.lines.get_mut(&index) else { return };
+        let workers = &*self.workers;
+        if line.alone {
+            if workers.is_under_way(index) {
+                return;
+            }
+            line.alone = false;
+        }
+        if line.told != line.link {
+            if workers.is_under_way(index) {
+                return;
+            }
+            let (event, told) = match line.told {
+                Some(_) => (PeerEvent::PeerDown, None),
+                None => (PeerEvent::PeerUp, line.link),
+            };
+            // What is dropped, or comes when the workers have ended, they have counted.
+            if !matches!(workers.try_again(index, event, None, &mut false), Ok(Some(_))) {
+                (line.told, line.alone) = (told, true);
+            }
+            return;
+        }
+        for _ in 0..line.aside.len() {
+            let Some((event, mut waited)) = line.aside.pop_front() else { break };
+            if let Ok(Some(event)) = workers.try_again(index, event, None, &mut waited) {
+                line.aside.push_front((event, waited));
+                break;
+            }
+        }
+        for lane in Lane::ALL {
+            if !line.hand_on(workers, index, lane) {
+                return;
+            }
+        }
+    }
+}
+
+impl Line {
+    /// Gives the workers what waits in a lane; whether other lanes may go on.
+    fn hand_on(&mut self, workers: &Workers, index: u8, lane: Lane) -> bool {
+        loop {
+            let waits = &mut self.lanes[lane as usize];
+            let event = match waits.first.take() {
+                Some(event) => event,
+                None => match waits.bodies.pop_front() {
+                    None => return true,
+                    Some(body) => match body.as_deref().map(decode) {
+                        Some(Ok((word, following))) => PeerEvent::of(word, following),
+                        heard => {
+                            self.nonsense(index, heard.and_then(Result::err));
+                            continue;
+                        }
+                    },
+                },
+            };
+            let alone = matches!(event, PeerEvent::Retransmission(_));
+            if alone && (!self.aside.is_empty() || workers.is_under_way(index)) {
+                waits.first = Some(event);
+                // Others would keep it waiting for ever.
+                return false;
+            }
+            let replaces = event.replaces();
+            match workers.try_again(index, event, replaces, &mut waits.waited) {
+                Ok(None) | Err(_) => waits.waited = false,
+                Ok(Some(event)) if event.flow() != lane.flow() && self.aside.len() < GOSSIP_SERVED_MAX => {
+                    self.aside.push_back((event, std::mem::take(&mut waits.waited)));
+                    continue;
+                }
+                Ok(Some(event)) => {
+                    waits.first = Some(event);
+                    return !alone;
+                }
+            }
+            if alone {
+                self.alone = true;
+                return false;
+            }
+        }
+    }
+
+    /// It bears a good checksum: the peer is of another version, or lies. Once is enough to be told.
+    fn nonsense(&mut self, index: u8, error: Option<busway_wire::gossip::WordError>) {
+        self.nonsense += 1;
+        if self.nonsense == 1 {
+            tracing::warn!(target: "busway::gossip", peer = index, "not understood: {error:?}");
+        }
+    }
+}
