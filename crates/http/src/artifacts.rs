@@ -147,6 +147,7 @@ pub(crate) async fn list(
     let pattern = query.get("pattern").unwrap_or(">");
     let pattern = Pattern::parse(pattern).map_err(Error::bad_pattern)?;
     shared.rights.check_pattern(&caller, &pattern)?;
+    let _turn = shared.budget.question().await?;
     // One more, to know whether there are more.
     let mut seen = seen(shared, &caller, pattern.as_str().to_owned(), LISTED_MAX + 1, |_, _| true).await?;
     let more = seen.len() > LISTED_MAX;
@@ -178,11 +179,11 @@ pub(crate) async fn put(
             .remedy("put it in parts, or allow more: http.artifact_bytes_max");
         return Err(Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, Cause::Body, error).closing());
     }
-    let transfer = shared.budget.transfer(Way::In, size)?;
+    let transfer = shared.budget.transfer(&caller.who(), Way::In, size)?;
     let place = shared.shelf.place(size)?;
     let (bus, on) = (shared.bus.clone(), topic.clone());
     let offer = move |reader| offering(&bus, &on, reader, size, &attribute)?.open();
-    let offer = transfer::take(shared, body, size, transfer, offer).await?;
+    let offer = transfer::take(shared, body, transfer, offer).await?;
     let id = offer.id();
     // What was taken away while it came holds.
     shared.rights.check(&caller, Deed::Publish, &topic)?;
@@ -296,7 +297,7 @@ pub(crate) async fn get(
     if !whole {
         // What is here is waited for by nobody, but takes a moment to be handed out.
         let time = if here { time.max(ASK_TIME_DEFAULT) } else { time };
-        let place = shared.budget.transfer(Way::Out, count)?;
+        let place = shared.budget.transfer(&caller.who(), Way::Out, count)?;
         *response.body_mut() = transfer::give(shared, caller, advert, (from, count), time, place).await?;
     }
     Ok(response)

@@ -18,14 +18,16 @@ use base64::engine::general_purpose::STANDARD;
 use busway::{Bus, Code, Deed, Error, Pending, Reply, RequestError, Requester, Topic};
 use serde::Serialize;
 use tokio::sync::{Notify, mpsc};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::Shared;
-use crate::budget::Taken;
-use crate::limits::{ASK_TIME_DEFAULT, ASK_TIME_MAX, RING_BYTES_MAX, SEND_TIME};
+use crate::budget::Place;
+use crate::feed::as_text;
+use crate::limits::{ASK_TIME_DEFAULT, ASK_TIME_MAX, GRACE, RING_BYTES_MAX, SEND_TIME};
 use crate::query::Query;
 use crate::refusal::{Cause, Refusal};
 use crate::rights::Caller;
-use crate::send::{Beside, Came};
+use crate::send::{Beside, Came, ID_NAME};
 use crate::serve::either;
 use crate::sse::Pieces;
 
@@ -124,26 +126,32 @@ pub(crate) async fn ask(
     caller: &Caller,
     came: Came,
     time: Duration,
-    place: Taken,
+    place: Place,
 ) -> Result<Response<Body>, Refusal> {
     let Came { topic, headers, body } = came;
     shared.rights.check(caller, Deed::Request, &topic)?;
     let beside = Beside::of(&headers, &shared.bus)?;
-    let send = move |desk: &mut Arc<Desk>| {
+    let id = beside.id().map(|id| (ID_NAME, id));
+    let send = move |desk: &mut Arc<Desk>, left: Duration| {
         let context = beside.context()?;
-        let sent = desk.requester.in_context(context).send_within(&body, time, SEND_TIME.min(time))?;
+        let sent = desk.requester.in_context(context).send_within(&body, time, left.min(time))?;
         let pending = sent.ok_or(RequestError::TooMany)?;
         pending.watch();
         Ok((desk.clone(), pending))
     };
     let ports = &shared.ports;
-    let (desk, mut pending) =
-        ports.with(&ports.requesters, &topic, Desk::open, send).await.map_err(refused)?;
+    let (desk, mut pending) = ports
+        .with(&ports.requesters, &topic, Instant::now() + SEND_TIME, Desk::open, send)
+        .await
+        .map_err(refused)?;
     if streams(&headers) {
         let (give, pieces) = mpsc::channel(1);
-        tokio::spawn(stream(shared.clone(), desk, pending, give, place));
+        let until = Instant::now() + time + GRACE;
+        let asks = (caller.clone(), topic);
+        tokio::spawn(stream(shared.clone(), (desk, pending), give, asks, until, place));
         let mut response = Response::new(Body::from_stream(Pieces(pieces)));
         response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
+        response.headers_mut().extend(id);
         return Ok(response);
     }
     let said = desk.next(&mut pending, shared.body_bytes_max).await;
@@ -151,6 +159,7 @@ pub(crate) async fn ask(
     let mut response = Response::new(Body::from(said.payload));
     let kind = HeaderValue::from_static("application/octet-stream");
     response.headers_mut().insert(CONTENT_TYPE, kind);
+    response.headers_mut().extend(id);
     if let Some(trace) = said.trace.and_then(|trace| HeaderValue::try_from(trace).ok()) {
         response.headers_mut().insert("traceparent", trace);
     }
@@ -171,35 +180,47 @@ fn refused(error: Error) -> Refusal {
     }
 }
 
-/// Writes replies as they come, and how it ended.
+/// Writes replies as they come, and how it ended. All of it has a time: who takes them slowly keeps its place no longer than who waits for them.
 async fn stream(
     shared: Arc<Shared>,
-    desk: Arc<Desk>,
-    mut pending: Pending,
+    (desk, mut pending): (Arc<Desk>, Pending),
     give: mpsc::Sender<Bytes>,
-    _place: Taken,
+    (caller, topic): (Caller, Topic),
+    until: Instant,
+    _place: Place,
 ) {
-    loop {
-        let gone = either(give.closed(), shared.ended());
-        let (text, over) = match either(desk.next(&mut pending, shared.body_bytes_max), gone).await {
-            Ok(Ok(Some(said))) => {
-                let body = std::str::from_utf8(&said.payload).ok();
-                let body_base64 = body.is_none().then(|| STANDARD.encode(&said.payload));
-                let told = Told { index: said.index, size: said.payload.len(), body, body_base64 };
-                let data = serde_json::to_string(&told).unwrap_or_default();
-                (format!("event: reply\ndata: {data}\n\n"), said.last)
-            }
-            Ok(Ok(None)) => (String::new(), true),
-            Ok(Err(error)) => {
-                let told = serde_json::json!({ "code": error.code().to_string(), "cause": error.cause() });
-                let _ = give.send(format!("event: error\ndata: {told}\n\n").into()).await;
+    let replies = async {
+        loop {
+            let (text, over) = match desk.next(&mut pending, shared.body_bytes_max).await {
+                Ok(Some(said)) => (event(&said), said.last),
+                Ok(None) => (String::new(), true),
+                Err(error) => return drop(give.send(failed(&error).into()).await),
+            };
+            // What was taken away meanwhile holds.
+            if !shared.rights.knows(&caller) || !shared.rights.allow(&caller, Deed::Request, &topic) {
                 return;
             }
-            Err(_) => return,
-        };
-        let text = if over { text + "event: end\ndata: {}\n\n" } else { text };
-        if give.send(text.into()).await.is_err() || over {
-            return;
+            let text = if over { text + "event: end\ndata: {}\n\n" } else { text };
+            if give.send(text.into()).await.is_err() || over {
+                return;
+            }
         }
+    };
+    let gone = either(shared.ended(), give.closed());
+    if let Ok(Ok(Ok(()))) = timeout_at(until, either(gone, replies)).await {
+        let error = Error::new(Code::Closed, "the node ends");
+        let _ = timeout(GRACE, give.send(failed(&error).into())).await;
     }
+}
+
+fn event(said: &Said) -> String {
+    let body = as_text(&said.payload);
+    let body_base64 = body.is_none().then(|| STANDARD.encode(&said.payload));
+    let told = Told { index: said.index, size: said.payload.len(), body, body_base64 };
+    format!("event: reply\ndata: {}\n\n", serde_json::to_string(&told).unwrap_or_default())
+}
+
+fn failed(error: &Error) -> String {
+    let told = serde_json::json!({ "code": error.code().to_string(), "cause": error.cause() });
+    format!("event: error\ndata: {told}\n\n")
 }

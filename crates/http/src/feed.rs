@@ -4,7 +4,7 @@
 //! message that follows it; of a publisher that is there no more nobody knows, and that is told too. A reader never makes a publisher wait: who is slow loses the oldest.
 //! SSE and WebSocket differ in how they write this down, and in nothing else.
 //!
-//! Invariant: what is allowed is asked for each message and each loss, by the topic's whole name, when it is given.
+//! Invariant: what is allowed is asked for each message and each loss, by the topic's whole name, when it is taken; and no message is held while its reader is waited for.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use busway::{Bus, Deed, Error, Loss, Pattern, PortId, RecvError, Sample, Subscri
 use serde::Serialize;
 
 use crate::account::add;
-use crate::limits::RESUME_MAX;
+use crate::limits::{LOOKED_MAX, RESUME_MAX};
 use crate::place::Place;
 use crate::rights::Caller;
 use crate::send::content_type;
@@ -87,8 +87,8 @@ pub(crate) struct Feed {
     behind: BTreeMap<PortId, u64>,
     /// What waits to be given, the next at the end.
     waiting: Vec<Event>,
-    /// Something was just taken behind its losses.
-    next: Option<Sample>,
+    /// Messages that were looked at since others had their turn.
+    looked: u32,
 }
 
 impl Feed {
@@ -111,8 +111,8 @@ impl Feed {
         .await?;
         let behind = if resumes { place.iter().collect() } else { BTreeMap::new() };
         let ready = Event { name: "ready", data: "{}".to_owned(), place: place.to_string() };
-        let (waiting, next) = (vec![ready], None);
-        Ok(Feed { shared: shared.clone(), caller, subscriber, place, behind, waiting, next })
+        let waiting = vec![ready];
+        Ok(Feed { shared: shared.clone(), caller, subscriber, place, behind, waiting, looked: 0 })
     }
 
     /// Whether its reader may still come in.
@@ -120,52 +120,49 @@ impl Feed {
         self.shared.rights.knows(&self.caller)
     }
 
-    /// Waits for the next event.
+    /// Waits for the next event. Messages may come without pause, and none of them be for this reader: others have their turn all the same.
     pub(crate) async fn next(&mut self) -> Result<Event, RecvError> {
         loop {
-            if let Some(event) = self.now() {
+            if let Some(event) = self.waiting.pop() {
                 return Ok(event);
+            }
+            if self.looked >= LOOKED_MAX {
+                self.looked = 0;
+                tokio::task::yield_now().await;
             }
             let sample = self.subscriber.recv_async().await?;
             self.take(sample);
         }
     }
 
-    /// The next event, if it is there.
+    /// The next event, if it is there and no others are to have their turn.
     pub(crate) fn try_next(&mut self) -> Result<Option<Event>, RecvError> {
         loop {
-            if let Some(event) = self.now() {
+            if let Some(event) = self.waiting.pop() {
                 return Ok(Some(event));
+            }
+            if self.looked >= LOOKED_MAX {
+                return Ok(None);
             }
             let Some(sample) = self.subscriber.try_recv()? else { return Ok(None) };
             self.take(sample);
         }
     }
 
-    fn now(&mut self) -> Option<Event> {
-        if self.waiting.is_empty()
-            && let Some(sample) = self.next.take()
-        {
-            return self.message(&sample);
-        }
-        self.waiting.pop()
-    }
-
-    /// Takes a message: what was lost before it comes first.
+    /// Takes a message: what was lost before it comes first. What it lies in is given back here, however long its reader takes.
     fn take(&mut self, sample: Sample) {
+        self.looked += 1;
         let mut told: Vec<Event> = Vec::new();
         for loss in self.subscriber.losses() {
             self.lose(&loss, &mut told);
         }
         let (source, sequence) = (sample.source(), sample.sequence());
-        match self.behind.get(&source).copied() {
-            Some(reached) if sequence <= reached => {}
-            Some(reached) => {
-                self.behind.remove(&source);
+        let reached = self.behind.get(&source).copied();
+        if reached.is_none_or(|reached| sequence > reached) {
+            if let Some(reached) = self.behind.remove(&source) {
                 self.gap(sample.topic(), source, reached + 1, sequence, &mut told);
-                self.next = Some(sample);
             }
-            None => self.next = Some(sample),
+            told.extend(self.message(&sample));
         }
         told.reverse();
         self.waiting = told;
@@ -246,7 +243,7 @@ impl Feed {
         add(&self.shared.accounts.events, 1);
         let context = sample.context();
         let state = context.state();
-        let body = std::str::from_utf8(sample).ok();
+        let body = as_text(sample);
         let message = Message {
             topic: sample.topic(),
             sequence: sample.sequence(),
@@ -280,13 +277,25 @@ impl Feed {
             self.behind.iter().map(|(source, reached)| (*source, *reached)).collect();
         for (source, reached) in gone.into_iter().filter(|(source, _)| !there.contains(&source.to_string())) {
             self.behind.remove(&source);
-            let (source, from) = (source.to_string(), reached + 1);
+            // The place comes from outside, and may say the last number there is.
+            let (source, from) = (source.to_string(), reached.saturating_add(1));
             let lost = Lost { topic: None, source, cause: "publisher_gone", count: None, from, to: None };
             let event = self.event("lost", &lost);
             self.waiting.insert(0, event);
         }
         Ok(())
     }
+}
+
+/// A payload as text, where it is some and its escapes do not make more than twice as much of it: of a byte that shows nothing they make six.
+pub(crate) fn as_text(payload: &[u8]) -> Option<&str> {
+    let more = |byte: &u8| match byte {
+        b'"' | b'\\' | b'\n' | b'\r' | b'\t' | 8 | 12 => 1,
+        0..0x20 => 5,
+        _ => 0,
+    };
+    let text = std::str::from_utf8(payload).ok()?;
+    (payload.iter().map(more).sum::<usize>() <= payload.len()).then_some(text)
 }
 
 /// How far the publishers are that are known now: what they send from here on is new to who begins.

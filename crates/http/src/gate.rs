@@ -17,9 +17,12 @@ use crate::Shared;
 use crate::refusal::{Cause, Refusal};
 use crate::rights::Caller;
 
-/// Where a connection came in.
+/// Where a connection came in, and from where.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Local(pub(crate) SocketAddr);
+pub(crate) struct Ends {
+    pub(crate) ours: SocketAddr,
+    pub(crate) peer: SocketAddr,
+}
 
 /// What the gate found.
 #[derive(Debug)]
@@ -31,9 +34,9 @@ pub(crate) enum Verdict {
 }
 
 /// Looks at a request.
-pub(crate) fn look(shared: &Shared, request: &Request<Body>, local: Local) -> Result<Verdict, Refusal> {
+pub(crate) fn look(shared: &Shared, request: &Request<Body>, ends: Ends) -> Result<Verdict, Refusal> {
     let host = host(request)?;
-    if !is_ours(shared, &host, local) {
+    if !is_ours(shared, &host, ends.ours.ip()) {
         let error = Error::new(Code::StrangeOrigin, "the name in Host is none of this node")
             .at("header Host")
             .remedy("call it localhost or by its address, or list the name: http.hosts");
@@ -44,7 +47,7 @@ pub(crate) fn look(shared: &Shared, request: &Request<Body>, local: Local) -> Re
         return Ok(Verdict::Answer(preflight()));
     }
     let shown = bearer(request.headers())?.or_else(|| crate::socket::token(request.headers()));
-    let caller = shared.rights.caller(shown);
+    let caller = shared.rights.caller(shown, ends.peer.ip());
     if caller.is_none() && !crate::routes::is_open(request.uri().path()) {
         let error = Error::new(Code::NotAllowed, "no token that is known here was shown")
             .at("header Authorization")
@@ -86,14 +89,14 @@ fn host(request: &Request<Body>) -> Result<Authority, Refusal> {
     }
 }
 
-fn is_ours(shared: &Shared, host: &Authority, local: Local) -> bool {
+fn is_ours(shared: &Shared, host: &Authority, local: IpAddr) -> bool {
     let name = host.host();
     let bare = name.strip_prefix('[').and_then(|name| name.strip_suffix(']')).unwrap_or(name);
     match bare.parse::<IpAddr>() {
         // An address is nobody's name: no page has made it lead here.
-        Ok(ip) => ip == local.0.ip().to_canonical() || ip == local.0.ip(),
+        Ok(ip) => ip == local.to_canonical() || ip == local,
         Err(_) => {
-            name.eq_ignore_ascii_case("localhost") && local.0.ip().to_canonical().is_loopback()
+            name.eq_ignore_ascii_case("localhost") && local.to_canonical().is_loopback()
                 || shared.hosts.iter().any(|ours| ours.eq_ignore_ascii_case(name))
         }
     }

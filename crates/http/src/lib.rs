@@ -22,6 +22,7 @@ use tokio::sync::watch;
 mod account;
 mod artifacts;
 mod ask;
+mod body;
 mod budget;
 mod count;
 mod feed;
@@ -52,6 +53,7 @@ use budget::Budget;
 use count::Count;
 use ports::Ports;
 use rights::Rights;
+use serve::Connections;
 use shelf::Shelf;
 
 /// How the door is opened.
@@ -160,7 +162,7 @@ pub struct Http {
     addresses: Vec<SocketAddr>,
     shared: Arc<Shared>,
     ends: watch::Sender<bool>,
-    open: watch::Sender<usize>,
+    connections: Arc<Connections>,
     runtime: Option<Runtime>,
 }
 
@@ -177,21 +179,21 @@ impl Http {
         let addresses = listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect();
         let runtime = runtime()?;
         let (ends, heard) = watch::channel(false);
-        let open = watch::Sender::new(0);
+        let connections = Arc::new(Connections::default());
         let shared = Arc::new(Shared {
             bus: bus.clone(),
             hosts: config.hosts.iter().map(|host| host.to_ascii_lowercase()).collect(),
             origins: config.origins.iter().map(|origin| origin.to_ascii_lowercase()).collect(),
             body_bytes_max: config.body_bytes_max,
             artifact_bytes_max: config.artifact_bytes_max,
+            budget: Budget::new(&config),
             rights: Rights::new(config.tokens, config.acl),
-            budget: Budget::new(config.in_flight, config.bytes, config.streams_max, config.transfers_max),
             shelf: Shelf::new(config.artifacts_bytes),
             ports: Ports::new(bus),
             accounts: Accounts::default(),
             ends: heard,
         });
-        let door = serve::Door::new(shared.clone(), config.connections_max, open.clone());
+        let door = serve::Door::new(shared.clone(), config.connections_max, connections.clone());
         for listener in listeners {
             let _entered = runtime.enter();
             let listener = tokio::net::TcpListener::from_std(listener).map_err(|error| {
@@ -201,7 +203,7 @@ impl Http {
             })?;
             runtime.spawn(door.clone().accept(listener));
         }
-        Ok(Http { addresses, shared, ends, open, runtime: Some(runtime) })
+        Ok(Http { addresses, shared, ends, connections, runtime: Some(runtime) })
     }
 
     /// Where it listens.
@@ -227,12 +229,8 @@ impl Drop for Http {
     fn drop(&mut self) {
         self.ends.send_replace(true);
         let Some(runtime) = self.runtime.take() else { return };
-        let mut open = self.open.subscribe();
-        runtime.block_on(async {
-            // What is under way has this long; streams end at once.
-            let none = open.wait_for(|open| *open == 0);
-            let _ = tokio::time::timeout(limits::GRACE, none).await;
-        });
+        // What is under way has this long; streams end at once. It is the clock of the machine that says so: that of the runtime goes only as long as its threads do.
+        self.connections.wait_for_none(limits::GRACE);
         runtime.shutdown_timeout(limits::GRACE);
     }
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 pub const THREADS: usize = 2;
 
 /// Threads on which the bus may be waited for: a publisher that a slow subscriber holds up keeps one of them for [`SEND_TIME`] at most, and a topic has one at
-/// a time. What is more waits its turn, within the requests that may be under way. Artifacts that come have [`UPLOADS_MAX`] beside these.
+/// a time. What is more waits its turn, within that time and the requests that may be under way. Artifacts that come have [`UPLOADS_MAX`] beside these.
 pub const THREADS_WAITING_MAX: usize = 8;
 
 /// Connections: a browser opens 6, so that some hundred users fit, in about 20 KiB each. One more is told 503 and closed.
@@ -27,25 +27,34 @@ pub const HEADER_TIME: Duration = Duration::from_secs(5);
 pub const BODY_TIME: Duration = Duration::from_secs(10);
 
 /// Bytes of one body: messages are small, and what is large is an artifact. More is refused with 413, before it has come where its length is said. A message or a
-/// reply with more is not given to a reader, who is told: each stream has one at a time in memory, thrice.
+/// reply with more is not given to a reader, who is told: each stream has one at a time in memory, thrice, each with at most twice its bytes as JSON.
 pub const BODY_BYTES_MAX_DEFAULT: u64 = 1 << 20;
 
 /// The most that the configuration may allow for one body: half of [`BYTES_DEFAULT`], so that two of them fit.
 pub const BODY_BYTES_MAX_MAX: u64 = 32 << 20;
 
-/// Requests of the flow `ingress` that may be under way. One more is refused with 429.
+/// Requests of the flow `ingress` that may be under way, of one topic half of them, and of one caller half. One more is refused with 429.
 pub const IN_FLIGHT_DEFAULT: u32 = 100;
 
-/// Bytes of their bodies. More is refused with 429.
+/// Bytes of their bodies, of one caller half of them. More is refused with 429.
 pub const BYTES_DEFAULT: u64 = 64 << 20;
 
-/// Streams of messages (SSE, WebSocket): each has rows in every publisher that it reads. One more is refused with 429.
+/// Bytes of a body for which room is taken beside those that have come, at least; of one that goes on, as much again as has come. What a head says takes none:
+/// as many heads as there are connections would take all of it.
+pub const BODY_BYTES_AHEAD: u64 = 16 << 10;
+
+/// Questions about all of the bus (`/v1/topics`, `/v1/artifacts`, `/metrics`) that are looked into at a time: half of [`THREADS_WAITING_MAX`], so that publishes have
+/// the other. One more waits for [`SEND_TIME`], and is refused with 429.
+pub const QUESTIONS_MAX: usize = THREADS_WAITING_MAX / 2;
+
+/// Streams of messages (SSE, WebSocket): each has rows in every publisher that it reads. One caller has half of them. One more is refused with 429.
 pub const STREAMS_MAX_DEFAULT: u32 = 128;
 
 /// After so long who was refused for want of room may come again: seconds, in `Retry-After`.
 pub const RETRY_AFTER_S: u32 = 1;
 
-/// How long a publish or a push may wait for subscribers that asked to be waited for. After that it is refused with 503, and was not sent.
+/// How long what is sent may wait from when it has come: for its turn at the port of its topic, for a thread, and for subscribers that asked to be waited for. After that
+/// it is refused, with 429 where it had no turn and with 503 where its subscribers were waited for, and was not sent.
 pub const SEND_TIME: Duration = Duration::from_millis(500);
 
 /// How long a request waits for its replies unless it says so.
@@ -111,6 +120,9 @@ pub const RESUME_MAX: u64 = 1 << 20;
 /// Bytes of events that are put together before they are written; one larger event goes alone.
 pub const WRITE_BYTES: usize = 32 << 10;
 
+/// Messages that a stream looks at before others have their turn on its thread: at the most patterns that rules may have, some milliseconds of looking.
+pub const LOOKED_MAX: u32 = 64;
+
 /// How often a silent stream says that it is there.
 pub const BEAT: Duration = Duration::from_secs(15);
 
@@ -120,8 +132,8 @@ pub const STALL: Duration = Duration::from_secs(30);
 /// Bytes of a frame that a reader may send over a WebSocket: those that it is closed with. What has more, or is part of a message, ends it.
 pub const FRAME_BYTES_MAX: usize = 125;
 
-/// How long what is under way may take when the door is closed. Streams end at once.
-pub const GRACE: Duration = Duration::from_millis(300);
+/// How long what is under way may take when the door is closed: longer than [`SEND_TIME`]. Streams end at once.
+pub const GRACE: Duration = Duration::from_millis(800);
 
 /// Names of hosts, and origins, that a configuration may list: they are looked through for each request.
 pub const NAMES_MAX: usize = 64;
@@ -132,5 +144,7 @@ const _: () =
     assert!(ARTIFACT_BYTES_MAX_DEFAULT <= ARTIFACTS_BYTES_DEFAULT && UPLOADS_MAX < TRANSFERS_MAX_DEFAULT);
 // All that may be on the way fit beside the largest body.
 const _: () = assert!(TRANSFERS_MAX_DEFAULT as u64 * TRANSFER_BYTES <= BYTES_DEFAULT / 4);
+// What waits for its subscribers when the door closes is answered.
+const _: () = assert!(SEND_TIME.as_millis() < GRACE.as_millis());
 // `v1`, and of each publisher a comma, 16 digits, a point and at most 20 digits.
 const _: () = assert!(2 + PLACES_MAX * 38 < HEADER_BYTES_MAX / 2);

@@ -6,10 +6,13 @@
 //! Invariant: of each kind there are at most [`PORTS_MAX`].
 
 use std::collections::BTreeMap;
+use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use busway::{Bus, Code, Error, Topic};
 use tokio::sync::Mutex as Turn;
+use tokio::time::{Instant, timeout_at};
 
 use crate::count::Count;
 use crate::limits::PORTS_MAX;
@@ -65,29 +68,59 @@ impl Ports {
         }
     }
 
-    /// Does something with the port of a topic, which is opened first where there is none, on a thread that may wait.
+    /// Does something with the port of a topic, which is opened first where there is none, on a thread that may wait; it is told how much of its time is left. What
+    /// had not its turn and a thread until then is not done.
     pub(crate) async fn with<P: Send + 'static, T: Send + 'static>(
         &self,
         kept: &Kept<P>,
         topic: &Topic,
+        until: Instant,
         open: impl FnOnce(&Bus, &Topic) -> Result<P, Error> + Send + 'static,
-        deed: impl FnOnce(&mut P) -> Result<T, Error> + Send + 'static,
+        deed: impl FnOnce(&mut P, Duration) -> Result<T, Error> + Send + 'static,
     ) -> Result<T, Error> {
         let (slot, gone) = kept.slot(topic, self.uses.add(1));
-        let mut port = slot.lock_owned().await;
+        let mut port = timeout_at(until, slot.lock_owned()).await.map_err(|_| late())?;
         let (bus, topic) = (self.bus.clone(), topic.clone());
-        waiting(move || {
+        waiting_until(until, move || {
             // Closing a port asks the rendezvous too.
             drop(gone);
             if port.is_none() {
                 *port = Some(open(&bus, &topic)?);
             }
             match port.as_mut() {
-                Some(port) => deed(port),
+                Some(port) => deed(port, until.saturating_duration_since(Instant::now())),
                 None => Err(Error::new(Code::Closed, "the port is closed")),
             }
         })
         .await
+    }
+}
+
+/// Why nothing was done.
+fn late() -> Error {
+    Error::new(Code::IngressFull, "others were before it until its time was up, and it was not sent")
+        .at("the topic")
+        .remedy("send again; see who is behind with busway info")
+}
+
+/// As [`waiting`], where it has a thread until then; else it is never begun.
+async fn waiting_until<T: Send + 'static>(
+    until: Instant,
+    work: impl FnOnce() -> Result<T, Error> + Send + 'static,
+) -> Result<T, Error> {
+    fn claim<W>(work: &Mutex<Option<W>>) -> Option<W> {
+        work.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+    let work = Arc::new(Mutex::new(Some(work)));
+    let claimed = work.clone();
+    let mut done = pin!(waiting(move || claim(&claimed).map_or_else(|| Err(late()), |work| work())));
+    match timeout_at(until, done.as_mut()).await {
+        Ok(done) => done,
+        Err(_) => match claim(&work) {
+            Some(_) => Err(late()),
+            // What was begun ends in its own time.
+            None => done.await,
+        },
     }
 }
 
@@ -100,5 +133,42 @@ pub(crate) async fn waiting<T: Send + 'static>(
         Err(_) => Err(Error::new(Code::Closed, "the door is closing")
             .at("http")
             .remedy("ask again when the node has been started anew")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Code, Instant, late, waiting, waiting_until};
+    use std::sync::mpsc;
+    use std::time::Duration;
+
+    #[test]
+    fn what_has_no_thread_in_its_time_is_told_so_and_never_begun() {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .max_blocking_threads(1)
+            .enable_time()
+            .build()
+            .expect("a runtime");
+        let (go, told) = mpsc::channel::<()>();
+        let (began, begun) = mpsc::channel::<()>();
+        runtime.block_on(async {
+            // The only thread is at something else.
+            let other = tokio::spawn(waiting(move || {
+                began.send(()).expect("it is waited for");
+                told.recv().map_err(|_| late())
+            }));
+            begun.recv().expect("it has begun");
+            let until = Instant::now() + Duration::from_millis(20);
+            let (do_it, done) = mpsc::channel::<()>();
+            let refused = waiting_until(until, move || do_it.send(()).map_err(|_| late())).await;
+            assert_eq!(refused.expect_err("no thread").code(), Code::IngressFull);
+            assert!(done.recv().is_err(), "it is let go, with what it had");
+            go.send(()).expect("it waits");
+            assert!(other.await.expect("it ends").is_ok());
+            // What has begun is not given up, however late it is.
+            let late = waiting_until(Instant::now() + Duration::from_secs(30), || Ok(7)).await;
+            assert_eq!(late.expect("done"), 7);
+        });
     }
 }

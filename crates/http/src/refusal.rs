@@ -154,6 +154,7 @@ impl From<Error> for Refusal {
             Code::NotFound => (StatusCode::NOT_FOUND, Cause::Wrong),
             Code::NotAllowed => (StatusCode::FORBIDDEN, Cause::Denied),
             Code::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, Cause::Body),
+            Code::IngressFull => (StatusCode::TOO_MANY_REQUESTS, Cause::Requests),
             Code::NotYet => (StatusCode::NOT_IMPLEMENTED, Cause::Wrong),
             Code::ResponderDied | Code::Unanswered | Code::ResponderFailed | Code::ReplyLost => {
                 (StatusCode::BAD_GATEWAY, Cause::Bus)

@@ -1,13 +1,16 @@
 //! Who comes in, by the token that it shows, and what the rules allow it. Both may be exchanged while requests run.
 //!
-//! Without tokens everybody who can connect is `client/http`. It keeps hashes of tokens, and compares with all of them.
+//! Without tokens everybody who can connect is `client/http`. It keeps hashes of tokens, and compares with all of them; what was shown stays with its caller, and no text has it.
 //!
 //! Invariant: once there were tokens, or rules, there are always some.
 
+use std::fmt;
+use std::net::IpAddr;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use busway::{Acl, Deed, Pattern, Principal, Tokens, Topic};
 
+use crate::budget::Who;
 use crate::refusal::Refusal;
 
 /// What holds at one moment.
@@ -26,7 +29,30 @@ pub(crate) struct Rights(RwLock<Arc<Held>>);
 pub(crate) struct Caller {
     who: Principal,
     /// What shows it, so that it can be asked for again.
-    token: Option<String>,
+    token: Option<Shown>,
+    /// Where it comes from.
+    from: IpAddr,
+}
+
+/// A token as it was shown.
+#[derive(Clone, PartialEq, Eq)]
+struct Shown(String);
+
+impl fmt::Debug for Shown {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Shown")
+    }
+}
+
+impl Caller {
+    /// For whom it takes room.
+    pub(crate) fn who(&self) -> Who {
+        match (&self.token, self.from.to_canonical()) {
+            (Some(_), _) => Who::Known(self.who.clone()),
+            (None, from) if from.is_loopback() => Who::Anybody,
+            (None, from) => Who::From(from),
+        }
+    }
 }
 
 impl Rights {
@@ -46,19 +72,20 @@ impl Rights {
     }
 
     /// Who shows this; `None` where that is nobody who may come in.
-    pub(crate) fn caller(&self, token: Option<&str>) -> Option<Caller> {
+    pub(crate) fn caller(&self, token: Option<&str>, from: IpAddr) -> Option<Caller> {
         let held = self.held();
         if held.tokens.is_empty() {
             let who = Principal::client("http").ok()?;
-            return Some(Caller { who, token: None });
+            return Some(Caller { who, token: None, from });
         }
         let who = held.tokens.who(token?.as_bytes())?.clone();
-        Some(Caller { who, token: token.map(str::to_owned) })
+        Some(Caller { who, token: token.map(|token| Shown(token.to_owned())), from })
     }
 
     /// Whether it may still come in.
     pub(crate) fn knows(&self, caller: &Caller) -> bool {
-        self.caller(caller.token.as_deref()).is_some_and(|now| now.who == caller.who)
+        let token = caller.token.as_ref().map(|Shown(token)| token.as_str());
+        self.caller(token, caller.from).is_some_and(|now| now.who == caller.who)
     }
 
     pub(crate) fn allow(&self, caller: &Caller, deed: Deed, topic: &Topic) -> bool {

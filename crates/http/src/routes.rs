@@ -7,19 +7,20 @@
 use std::sync::Arc;
 
 use axum::Router;
-use axum::body::Body;
+use axum::body::{Body, Bytes};
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
-use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderValue};
+use axum::http::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
 use axum::http::{Request, Response, StatusCode};
 use axum::routing::{MethodRouter, delete, get, head, post, put};
 use busway::{Code, Deed, Error, Pattern, Topic};
 
-use crate::limits::BODY_TIME;
+use crate::budget::Taken;
+use crate::limits::BODY_BYTES_AHEAD;
 use crate::refusal::{Cause, Refusal, json};
 use crate::rights::Caller;
 use crate::send::{Came, send};
-use crate::{Shared, account, artifacts, ask, openapi, ports, socket, sse, topics};
+use crate::{Shared, account, artifacts, ask, body, openapi, ports, socket, sse, topics};
 
 /// One route.
 #[derive(Clone, Copy, Debug)]
@@ -245,9 +246,9 @@ async fn take_and_send(
     let (caller, topic) = (caller(&request)?, topic(named)?);
     shared.rights.check(&caller, deed, &topic)?;
     let (head, body) = request.into_parts();
-    let (body, _bytes) = read(shared, &head.headers, body).await?;
+    let (body, _bytes) = body_of(shared, &caller, &topic, &head.headers, body).await?;
     // Only what has come whole is under way: who is slow to send holds up nobody.
-    let _place = shared.budget.request()?;
+    let _place = shared.budget.request(&caller.who(), &topic)?;
     send(shared, &caller, deed, Came { topic, headers: head.headers, body }).await
 }
 
@@ -264,8 +265,8 @@ async fn take_and_ask(
     shared.rights.check(&caller, Deed::Request, &topic)?;
     let (head, body) = request.into_parts();
     let time = ask::time(head.uri.query().unwrap_or_default())?;
-    let (body, _bytes) = read(shared, &head.headers, body).await?;
-    let place = shared.budget.request()?;
+    let (body, _bytes) = body_of(shared, &caller, &topic, &head.headers, body).await?;
+    let place = shared.budget.request(&caller.who(), &topic)?;
     ask::ask(shared, &caller, Came { topic, headers: head.headers, body }, time, place).await
 }
 
@@ -344,6 +345,10 @@ async fn ready(State(shared): State<Arc<Shared>>) -> Response<Body> {
 }
 
 async fn metrics(State(shared): State<Arc<Shared>>) -> Response<Body> {
+    let _turn = match shared.budget.question().await {
+        Ok(turn) => turn,
+        Err(refusal) => return refusal.response(),
+    };
     let (bus, own) = (shared.bus.clone(), account::text(&shared));
     let text = ports::waiting(move || Ok(busway::metrics::prometheus(&bus.metrics_of_all()?))).await;
     told(text.map_err(Refusal::from).map(|text| {
@@ -354,58 +359,17 @@ async fn metrics(State(shared): State<Arc<Shared>>) -> Response<Body> {
     }))
 }
 
-/// Reads a body within its bounds; with it, its place among all bytes that are under way.
-pub(crate) async fn read(
+/// The body of what is for this topic, within its bounds; with it, its place among all bytes that are under way.
+async fn body_of(
     shared: &Shared,
-    headers: &axum::http::HeaderMap,
+    caller: &Caller,
+    topic: &Topic,
+    headers: &HeaderMap,
     body: Body,
-) -> Result<(axum::body::Bytes, crate::budget::Taken), Refusal> {
-    let budget = &shared.budget;
-    // Who would be refused afterwards is refused before it has sent anything.
-    if budget.requests.taken() >= budget.requests.limit() {
-        return Err(budget.request().err().unwrap_or_else(|| budget.no_bytes()).closing());
-    }
-    let most = shared.body_bytes_max;
-    let too_large = || {
-        let error = Error::new(Code::TooLarge, format!("a body has at most {most} bytes"))
-            .at("the body")
-            .remedy("send less, put it as an artifact, or allow more: http.body_bytes_max");
-        Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, Cause::Body, error).closing()
-    };
-    let said = headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
-    if said.is_some_and(|said| said > most) {
-        return Err(too_large());
-    }
-    let mut taken = budget.bytes.take(said.unwrap_or(0)).ok_or_else(|| budget.no_bytes())?;
-    let mut bytes = Vec::new();
-    let mut stream = body.into_data_stream();
-    let all = async {
-        loop {
-            let part = std::future::poll_fn(|context| {
-                futures_core::Stream::poll_next(std::pin::Pin::new(&mut stream), context)
-            });
-            let Some(part) = part.await else { return Ok(()) };
-            let part = part
-                .map_err(|_| Refusal::wrong("the body breaks off", "the body", "send it whole").closing())?;
-            let len = bytes.len() as u64 + part.len() as u64;
-            if len > most {
-                return Err(too_large());
-            }
-            // What was not said beforehand is charged as it comes.
-            if len > said.unwrap_or(0) && !taken.grow(part.len() as u64) {
-                return Err(budget.no_bytes());
-            }
-            account::add(&shared.accounts.body_bytes, part.len() as u64);
-            bytes.extend_from_slice(&part);
-        }
-    };
-    let slow = |_| {
-        let error =
-            Error::new(Code::BadRequest, format!("the body has not come in {} s", BODY_TIME.as_secs()))
-                .at("the body")
-                .remedy("send it faster, or in several messages");
-        Err(Refusal::new(StatusCode::REQUEST_TIMEOUT, Cause::Body, error).closing())
-    };
-    tokio::time::timeout(BODY_TIME, all).await.unwrap_or_else(slow)?;
-    Ok((bytes.into(), taken))
+) -> Result<(Bytes, Taken), Refusal> {
+    // Who would be refused afterwards is refused before it has sent anything. A small body may as well come, and the connection stay.
+    let small = body::said(headers).is_some_and(|said| said <= BODY_BYTES_AHEAD);
+    let refused = |refusal: Refusal| if small { refusal } else { refusal.closing() };
+    shared.budget.has_request(&caller.who(), topic).map_err(refused)?;
+    body::read(shared, &caller.who(), headers, body).await
 }

@@ -6,9 +6,10 @@ use std::sync::Arc;
 
 use axum::body::Body;
 use axum::http::Response;
-use axum::http::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
+use axum::http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use busway::{Bus, Codec, Context, Deed, Error, MessageId, Topic};
 use serde::Serialize;
+use tokio::time::Instant;
 
 use crate::Shared;
 use crate::limits::{HISTORY, RING_BYTES_MAX, SEND_TIME};
@@ -24,7 +25,9 @@ pub(crate) struct Beside {
 }
 
 /// The header that names a message.
-pub(crate) const ID: &str = "busway-id";
+const ID: &str = "busway-id";
+/// The same where it is given.
+pub(crate) const ID_NAME: HeaderName = HeaderName::from_static(ID);
 
 impl Beside {
     /// Reads the headers. What is no trace is refused, rather than lost on the way.
@@ -45,6 +48,11 @@ impl Beside {
         let beside = Beside { id, trace, state };
         beside.context()?;
         Ok(beside)
+    }
+
+    /// The id of the message, as a header.
+    pub(crate) fn id(&self) -> Option<HeaderValue> {
+        HeaderValue::try_from(self.id?.to_string()).ok()
     }
 
     pub(crate) fn context(&self) -> Result<Context<'_>, Error> {
@@ -106,30 +114,27 @@ pub(crate) async fn send(
     let Came { topic, headers, body } = came;
     shared.rights.check(caller, deed, &topic)?;
     let (beside, codec) = (Beside::of(&headers, &shared.bus)?, codec(&headers));
-    let id = beside.id.map(|id| id.to_string());
-    let ports = &shared.ports;
+    let (id, header) = (beside.id.map(|id| id.to_string()), beside.id());
+    let (ports, until) = (&shared.ports, Instant::now() + SEND_TIME);
     let (source, sent) = if deed == Deed::Push {
         let open = |bus: &Bus, topic: &Topic| bus.pusher(topic.as_str()).bytes_max(RING_BYTES_MAX).open();
-        let push = move |pusher: &mut busway::Pusher| {
-            let sent = pusher.in_context(beside.context()?).send_encoded(codec, &body, SEND_TIME)?;
+        let push = move |pusher: &mut busway::Pusher, left| {
+            let sent = pusher.in_context(beside.context()?).send_encoded(codec, &body, left)?;
             Ok((pusher.id(), sent))
         };
-        ports.with(&ports.pushers, &topic, open, push).await?
+        ports.with(&ports.pushers, &topic, until, open, push).await?
     } else {
         let open = |bus: &Bus, topic: &Topic| {
             bus.publisher_of(topic.clone()).history(HISTORY).bytes_max(RING_BYTES_MAX).open()
         };
-        let publish = move |publisher: &mut busway::Publisher| {
-            let sent = publisher.in_context(beside.context()?).send_encoded(codec, &body, SEND_TIME)?;
+        let publish = move |publisher: &mut busway::Publisher, left| {
+            let sent = publisher.in_context(beside.context()?).send_encoded(codec, &body, left)?;
             Ok((publisher.id(), sent))
         };
-        ports.with(&ports.publishers, &topic, open, publish).await?
+        ports.with(&ports.publishers, &topic, until, open, publish).await?
     };
-    let told =
-        Sent { topic: topic.as_str(), source: source.to_string(), sequence: sent.sequence, id: id.clone() };
+    let told = Sent { topic: topic.as_str(), source: source.to_string(), sequence: sent.sequence, id };
     let mut response = json(&told);
-    if let Some(id) = id.and_then(|id| HeaderValue::try_from(id).ok()) {
-        response.headers_mut().insert(ID, id);
-    }
+    response.headers_mut().extend(header.map(|id| (ID_NAME, id)));
     Ok(response)
 }

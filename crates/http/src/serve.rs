@@ -10,7 +10,7 @@ use std::future::{Future, poll_fn};
 use std::io::Write;
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
-use std::sync::Arc;
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::task::Poll;
 use std::time::Duration;
 
@@ -24,11 +24,10 @@ use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
 
 use crate::Shared;
 use crate::account::{UnderWay, add};
-use crate::gate::{self, Local, Verdict};
+use crate::gate::{self, Ends, Verdict};
 use crate::limits::{HEADER_BYTES_MAX, HEADER_TIME, HEADERS_MAX};
 use crate::refusal::Cause;
 use crate::routes;
@@ -47,27 +46,55 @@ pub(crate) struct Door {
     shared: Arc<Shared>,
     router: Router,
     connections_max: usize,
-    open: watch::Sender<usize>,
+    connections: Arc<Connections>,
+}
+
+/// How many connections are open, and who waits until none is.
+#[derive(Debug, Default)]
+pub(crate) struct Connections {
+    open: Mutex<usize>,
+    fewer: Condvar,
+}
+
+impl Connections {
+    /// Takes one, within a limit.
+    fn take(&self, limit: usize) -> bool {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let room = *open < limit;
+        *open += usize::from(room);
+        room
+    }
+
+    fn give_back(&self) {
+        *self.open.lock().unwrap_or_else(PoisonError::into_inner) -= 1;
+        self.fewer.notify_all();
+    }
+
+    /// Waits until none is open, at most so long.
+    pub(crate) fn wait_for_none(&self, most: Duration) {
+        let open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let _ended = self.fewer.wait_timeout_while(open, most, |open| *open > 0);
+    }
 }
 
 /// A connection that is open, until the last that has something to do with it lets go.
 #[derive(Debug)]
 pub(crate) struct Open {
-    open: watch::Sender<usize>,
+    connections: Arc<Connections>,
     shared: Arc<Shared>,
 }
 
 impl Drop for Open {
     fn drop(&mut self) {
         self.shared.accounts.connections_open.sub(1);
-        self.open.send_modify(|open| *open -= 1);
+        self.connections.give_back();
     }
 }
 
 impl Door {
-    pub(crate) fn new(shared: Arc<Shared>, connections_max: u32, open: watch::Sender<usize>) -> Door {
+    pub(crate) fn new(shared: Arc<Shared>, connections_max: u32, connections: Arc<Connections>) -> Door {
         let router = routes::router(&shared);
-        Door { shared, router, connections_max: connections_max as usize, open }
+        Door { shared, router, connections_max: connections_max as usize, connections }
     }
 
     /// Takes connections until the door closes.
@@ -82,7 +109,7 @@ impl Door {
             });
             match taken.await {
                 None => return,
-                Some(Ok((stream, _))) => self.take(stream),
+                Some(Ok((stream, peer))) => self.take(stream, peer),
                 Some(Err(error)) => {
                     tracing::warn!(target: "busway::http", "no connection can be taken now: {error}");
                     tokio::time::sleep(PAUSE).await;
@@ -91,15 +118,10 @@ impl Door {
         }
     }
 
-    fn take(&self, stream: TcpStream) {
+    fn take(&self, stream: TcpStream, peer: SocketAddr) {
         let accounts = &self.shared.accounts;
-        let mut room = false;
-        self.open.send_modify(|open| {
-            room = *open < self.connections_max;
-            *open += usize::from(room);
-        });
-        let Ok(local) = stream.local_addr() else { return };
-        if !room {
+        let Ok(ours) = stream.local_addr() else { return };
+        if !self.connections.take(self.connections_max) {
             add(&accounts.connections_refused, 1);
             // A fresh socket takes so little at once; who does not read it learns it by the close.
             let _ = stream.into_std().and_then(|mut stream| stream.write_all(NO_ROOM));
@@ -107,17 +129,17 @@ impl Door {
         }
         add(&accounts.connections, 1);
         add(&accounts.connections_open, 1);
-        let open = Arc::new(Open { open: self.open.clone(), shared: self.shared.clone() });
+        let open = Arc::new(Open { connections: self.connections.clone(), shared: self.shared.clone() });
         // What is small is not kept back for more.
         let _ = stream.set_nodelay(true);
-        tokio::spawn(self.clone().serve(stream, local, open));
+        tokio::spawn(self.clone().serve(stream, Ends { ours, peer }, open));
     }
 
-    async fn serve(self, stream: TcpStream, local: SocketAddr, open: Arc<Open>) {
+    async fn serve(self, stream: TcpStream, ends: Ends, open: Arc<Open>) {
         let (shared, router) = (self.shared, self.router);
         let ended = shared.ended();
         let service =
-            service_fn(|request| answer(shared.clone(), router.clone(), Local(local), open.clone(), request));
+            service_fn(|request| answer(shared.clone(), router.clone(), ends, open.clone(), request));
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(HEADER_TIME)
@@ -146,14 +168,14 @@ impl Door {
 async fn answer(
     shared: Arc<Shared>,
     router: Router,
-    local: Local,
+    ends: Ends,
     open: Arc<Open>,
     request: Request<Incoming>,
 ) -> Result<Response<Body>, Infallible> {
     let under_way = UnderWay::begin(&shared);
     let mut request = request.map(Body::new);
     let origin = request.headers().get(ORIGIN).cloned();
-    let mut response = match gate::look(&shared, &request, local) {
+    let mut response = match gate::look(&shared, &request, ends) {
         Ok(Verdict::Pass(caller)) => {
             if let Some(caller) = caller {
                 request.extensions_mut().insert(caller);

@@ -5,6 +5,7 @@
 //!
 //! Invariant: of what a reader sends at most [`FRAME_BYTES_MAX`] bytes and a head wait here.
 
+use std::pin::pin;
 use std::sync::Arc;
 
 use axum::body::Body;
@@ -16,7 +17,7 @@ use base64::engine::general_purpose::STANDARD;
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
-use tokio::time::{Instant, interval_at};
+use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
 
 use crate::Shared;
 use crate::account::add;
@@ -84,7 +85,7 @@ pub(crate) async fn open(
     let (Some(upgrade), Some(open)) = (upgrade.cloned(), open.cloned()) else {
         return Err(Refusal::wrong("the connection cannot change", "the connection", "ask over HTTP/1.1"));
     };
-    let place = shared.budget.stream()?;
+    let place = shared.budget.stream(&caller.who())?;
     let feed = Feed::open(shared, caller, wish).await?;
     add(&shared.accounts.streams, 1);
     tokio::spawn(run(shared.clone(), feed, upgrade, (place, open)));
@@ -125,20 +126,23 @@ async fn serve(
     write: &mut WriteHalf<Socket>,
 ) -> Option<u16> {
     let mut beat = interval_at(Instant::now() + BEAT, BEAT);
+    // One that came late is not followed at once by the next: a pong needs its time.
+    beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut silent = 0;
     loop {
-        let idle = either(feed.next(), either(beat.tick(), shared.ended()));
+        // First what ends it: a reader that always has messages hears of that too.
+        let other = either(reader.next(), either(beat.tick(), feed.next()));
         let mut bytes = Vec::new();
-        match either(reader.next(), idle).await {
-            Ok(Got::Ping(payload)) => {
+        match either(shared.ended(), other).await {
+            Err(Ok(Got::Ping(payload))) => {
                 silent = 0;
                 bytes = frame(10, &payload);
             }
-            Ok(Got::Pong) => silent = 0,
-            Ok(Got::Close(status)) => return Some(status),
-            Ok(Got::Gone) => return None,
-            Err(Ok(Ok(event))) => bytes = text(&event),
-            Err(Ok(Err(_))) | Err(Err(Err(()))) => return Some(status::AWAY),
+            Err(Ok(Got::Pong)) => silent = 0,
+            Err(Ok(Got::Close(status))) => return Some(status),
+            Err(Ok(Got::Gone)) => return None,
+            Err(Err(Err(Ok(event)))) => bytes = text(&event),
+            Ok(()) | Err(Err(Err(Err(_)))) => return Some(status::AWAY),
             Err(Err(Ok(_))) => {
                 silent += 1;
                 if silent > 2 || feed.tell_gone().await.is_err() {
@@ -155,7 +159,14 @@ async fn serve(
         if !feed.is_welcome() {
             return Some(status::POLICY);
         }
-        write.write_all(&bytes).await.ok()?;
+        let mut all = pin!(write.write_all(&bytes));
+        match either(shared.ended(), all.as_mut()).await {
+            Err(written) => written.ok()?,
+            Ok(()) => {
+                timeout(GRACE, all).await.ok()?.ok()?;
+                return Some(status::AWAY);
+            }
+        }
     }
 }
 

@@ -15,13 +15,13 @@ use axum::http::header::{CONTENT_TYPE, HeaderValue};
 use axum::http::{Request, Response};
 use busway::{Error, Pattern};
 use tokio::sync::mpsc;
-use tokio::time::{Instant, interval_at};
+use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
 
 use crate::Shared;
 use crate::account::add;
 use crate::budget::Taken;
 use crate::feed::{Event, Feed, Wish};
-use crate::limits::{BEAT, RESUME_MAX, WRITE_BYTES};
+use crate::limits::{BEAT, GRACE, RESUME_MAX, WRITE_BYTES};
 use crate::place::Place;
 use crate::query::Query;
 use crate::refusal::Refusal;
@@ -52,7 +52,7 @@ pub(crate) async fn open(
     caller: Caller,
     wish: Wish,
 ) -> Result<Response<Body>, Refusal> {
-    let place = shared.budget.stream()?;
+    let place = shared.budget.stream(&caller.who())?;
     let feed = Feed::open(shared, caller, wish).await?;
     add(&shared.accounts.streams, 1);
     let (give, pieces) = mpsc::channel(PIECES);
@@ -84,39 +84,49 @@ fn write(event: &Event, text: &mut String) {
 
 async fn run(shared: Arc<Shared>, mut feed: Feed, give: mpsc::Sender<Bytes>, _place: Taken) {
     let mut beat = interval_at(Instant::now() + BEAT, BEAT);
+    beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
-        let idle = either(beat.tick(), either(give.closed(), shared.ended()));
+        // First what ends it: a reader that always has messages hears of that too.
+        let idle = either(shared.ended(), either(give.closed(), beat.tick()));
         let mut text = String::new();
-        match either(feed.next(), idle).await {
-            Ok(Ok(event)) => write(&event, &mut text),
-            Ok(Err(error)) => {
+        match either(idle, feed.next()).await {
+            Err(Ok(event)) => write(&event, &mut text),
+            Err(Err(error)) => {
                 end(&error.into(), &mut text);
-                let _ = give.send(text.into()).await;
+                let _ = either(shared.ended(), give.send(text.into())).await;
                 return;
             }
-            Err(Ok(_)) => {
+            Ok(Err(Err(_))) => {
                 if feed.tell_gone().await.is_err() {
                     return;
                 }
                 text.push_str(":\n\n");
             }
             // Its reader has gone.
-            Err(Err(Ok(()))) => return,
-            Err(Err(Err(_))) => {
-                text.push_str("event: end\ndata: {\"cause\":\"the node ends\"}\n\n");
-                let _ = give.try_send(text.into());
-                return;
-            }
+            Ok(Err(Ok(()))) => return,
+            Ok(Ok(())) => return last(&give).await,
         }
         while text.len() < WRITE_BYTES
             && let Ok(Some(event)) = feed.try_next()
         {
             write(&event, &mut text);
         }
-        if !feed.is_welcome() || give.send(text.into()).await.is_err() {
+        if !feed.is_welcome() {
             return;
         }
+        match either(shared.ended(), give.send(text.into())).await {
+            Err(Ok(())) => {}
+            // What was not given comes again to who comes back.
+            Ok(()) => return last(&give).await,
+            Err(Err(_)) => return,
+        }
     }
+}
+
+/// Tells a reader that the node ends, if it takes that in time.
+async fn last(give: &mpsc::Sender<Bytes>) {
+    let text = "event: end\ndata: {\"cause\":\"the node ends\"}\n\n";
+    let _ = timeout(GRACE, give.send(Bytes::from_static(text.as_bytes()))).await;
 }
 
 fn end(error: &Error, text: &mut String) {

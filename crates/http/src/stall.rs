@@ -2,6 +2,8 @@
 //!
 //! Reading has its own times, which the kinds of requests set; writing has this one.
 //!
+//! What is taken so slowly that the socket never has room for more is taken not at all.
+//!
 //! Invariant: a write that makes no progress for [`STALL`] fails.
 
 use std::future::Future;

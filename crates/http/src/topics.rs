@@ -27,6 +27,7 @@ struct Shown {
 }
 
 pub(crate) async fn list(shared: &Arc<Shared>, caller: Caller) -> Result<Response<Body>, Refusal> {
+    let _turn = shared.budget.question().await?;
     let bus = shared.bus.clone();
     let views = ports::waiting(move || Ok(bus.inspect()?.topics)).await?;
     let may = |topic: &Topic| {

@@ -34,9 +34,9 @@ use crate::serve::either;
 /// Parts that wait for the thread that writes them down: a socket gives some 16 KiB at a time.
 const PARTS: usize = 4;
 
-/// When so many bytes must have moved.
-fn deadline(size: u64) -> Instant {
-    Instant::now() + TRANSFER_GRACE + Duration::from_secs(size / TRANSFER_BYTES_PER_S_MIN)
+/// When one that has begun then, and of which so much has moved, must have moved on. It is asked all along: who stops early does not have the time of all the rest.
+fn due(began: Instant, moved: u64) -> Instant {
+    began + TRANSFER_GRACE + Duration::from_secs(moved / TRANSFER_BYTES_PER_S_MIN)
 }
 
 /// A body as who writes it down reads it.
@@ -64,7 +64,6 @@ impl Read for Pipe {
 pub(crate) async fn take(
     shared: &Shared,
     body: Body,
-    size: u64,
     place: Transfer,
     open: impl FnOnce(Pipe) -> Result<Offer, Error> + Send + 'static,
 ) -> Result<Offer, Refusal> {
@@ -75,7 +74,7 @@ pub(crate) async fn take(
         drop(place);
         offer
     }));
-    let came = read(shared, body, size, &give).await;
+    let came = read(shared, body, &give).await;
     drop(give);
     let offer = written.await.unwrap_or_else(|_| Err(Error::new(Code::Closed, "the door is closing")));
     match (came, offer) {
@@ -89,18 +88,18 @@ pub(crate) async fn take(
 }
 
 /// Reads a body to its end, as fast as it is written down. Who writes it down may need no more of it, having failed.
-async fn read(shared: &Shared, body: Body, size: u64, give: &mpsc::Sender<Bytes>) -> Result<(), Refusal> {
+async fn read(shared: &Shared, body: Body, give: &mpsc::Sender<Bytes>) -> Result<(), Refusal> {
     let slow = |_| {
         let error = Error::new(Code::BadRequest, "the body comes too slowly").at("the body").remedy(format!(
             "send at least {TRANSFER_BYTES_PER_S_MIN} bytes a second, and never nothing for long"
         ));
         Refusal::new(StatusCode::REQUEST_TIMEOUT, Cause::Body, error).closing()
     };
-    let whole = deadline(size);
+    let (began, mut came) = (Instant::now(), 0);
     let mut stream = body.into_data_stream();
     loop {
         let next = poll_fn(|context| Pin::new(&mut stream).poll_next(context));
-        let until = whole.min(Instant::now() + BODY_TIME);
+        let until = due(began, came).min(Instant::now() + BODY_TIME);
         // It may be refused before all of it, or any, has come.
         let next = either(next, give.closed());
         let part = match timeout_at(until, next).await.map_err(slow)? {
@@ -109,6 +108,7 @@ async fn read(shared: &Shared, body: Body, size: u64, give: &mpsc::Sender<Bytes>
         };
         let part =
             part.map_err(|_| Refusal::wrong("the body breaks off", "the body", "send it whole").closing())?;
+        came += part.len() as u64;
         add(&shared.accounts.artifact_bytes_in, part.len() as u64);
         if give.send(part).await.is_err() {
             return Ok(());
@@ -184,7 +184,7 @@ async fn pump(
     (caller, topic): (Caller, Topic),
     _place: Transfer,
 ) {
-    let (whole, mut left) = (deadline(count), count);
+    let (began, mut left) = (Instant::now(), count);
     let mut stands_until = Instant::now() + TRANSFER_GRACE;
     while left > 0 {
         let most = usize::try_from(left).unwrap_or(usize::MAX).min(PART_BYTES);
@@ -199,11 +199,11 @@ async fn pump(
         let Ok((back, read)) = read.await else { return };
         source = back;
         let may = shared.rights.knows(&caller) && shared.rights.allow(&caller, Deed::Subscribe, &topic);
-        let now = Instant::now();
+        let (now, until) = (Instant::now(), due(began, count - left));
         let failed = |what: &str| Err(io::Error::other(what));
         let part = match read {
             _ if !may => failed("its reader may have it no more"),
-            _ if now >= whole || now >= stands_until => failed("it comes, or is taken, too slowly"),
+            _ if now >= until || now >= stands_until => failed("it comes, or is taken, too slowly"),
             Ok(part) if part.is_empty() => failed("it has fewer bytes than were offered"),
             Err(error) if error.kind() == io::ErrorKind::TimedOut => {
                 // What is not here may come.
@@ -215,7 +215,7 @@ async fn pump(
             read => read,
         };
         let (size, broken) = (part.as_ref().map_or(0, |part| part.len() as u64), part.is_err());
-        let sent = timeout_at(whole, either(give.send(part), shared.ended())).await;
+        let sent = timeout_at(until, either(give.send(part), shared.ended())).await;
         if broken || !matches!(sent, Ok(Ok(Ok(())))) {
             return;
         }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use busway::artifacts::{ArtifactId, Event};
 use busway::{Acl, AclRule, Node, Tokens};
-use busway_http::limits::{BODY_TIME, UPLOADS_MAX};
+use busway_http::limits::{BODY_TIME, TRANSFER_BYTES_PER_S_MIN, TRANSFER_GRACE, UPLOADS_MAX};
 use busway_http::{Http, HttpConfig};
 
 use crate::client::{Answer, LIMIT, Moment, Place, ask, connect, get, head, metric, open, raw};
@@ -316,6 +316,36 @@ fn who_may_have_an_artifact_no_more_is_cut_off_in_its_midst() {
     assert!(got.len() < bytes.len(), "all {} bytes came", got.len());
 }
 
+#[test]
+fn what_lies_here_of_one_topic_is_not_given_by_its_id_on_another() {
+    let (place, elsewhere) = (Place::new(), Place::new());
+    let (bus, of_other) = (place.bus(), elsewhere.bus());
+    let loopback = "127.0.0.1:0".parse().expect("an address");
+    let node = Node::builder().cluster("swarm").index(9).listen(loopback).open(&bus).expect("a node");
+    let http = open(&bus, guarded());
+    let at = http.addresses()[0];
+    let bytes = body(400_000, 1);
+    let own = bus.artifacts("image.secret").expect("a node").offer(&bytes).open().expect("room");
+    let address = node.listening()[0].to_string();
+    let other = Node::builder().cluster("swarm").index(1).peer(9, &address).open(&of_other).expect("a node");
+    let offered = of_other.artifacts("image.public").expect("a node").offer(&bytes).keep().open();
+    assert_eq!(offered.expect("room").id(), own.id());
+    let known = bus.artifacts("image.public").expect("a node");
+    until("it is known here", || known.list().expect("a list").len() == 1);
+    // It offers them, and gives none.
+    drop(other);
+    let get = |token: &str, name: &str| {
+        let path = format!("/v1/artifacts/{name}?timeout=300ms");
+        ask(at, "GET", &path, &[&format!("authorization: Bearer {token}")], &[])
+    };
+    let id = own.id().to_string();
+    for name in [id.as_str(), "image.public"] {
+        assert_eq!(get(READER, name).status, 504, "{name}");
+    }
+    assert_eq!(get(READER, "image.secret").status, 403);
+    println!("evidence: bytes here on one topic, asked for by id and topic on another: 504");
+}
+
 /// Begins to put so many bytes, and sends none of them.
 fn begin(at: SocketAddr, topic: &str, size: u64) -> TcpStream {
     let mut stream = connect(at);
@@ -437,8 +467,8 @@ fn a_large_artifact_goes_in_and_out_without_being_in_memory() {
     });
     assert_eq!(headers["etag"], format!("\"{}\"", hash.finalize()));
     let more = (most_memory() - before) >> 10;
-    // The store keeps the pieces that were read last, 16 MiB of them.
-    assert!(more < 48, "{more} MiB");
+    // The store keeps the pieces that were read last, 16 MiB of them; other tests may run in the same process.
+    assert!(more < 64, "{more} MiB");
     println!("evidence: artifact_mib=128 resident_mib={more}");
 }
 
@@ -548,7 +578,7 @@ fn an_artifact_that_comes_too_slowly_is_refused_and_leaves_no_room_taken() {
     let began = Moment::now();
     let mut silent = begin(at, "slow", 1 << 20);
     silent.write_all(&[0; 100]).expect("it is read");
-    silent.set_read_timeout(Some(BODY_TIME + Duration::from_secs(20))).expect("a time-out");
+    silent.set_read_timeout(Some(BODY_TIME + Duration::from_secs(10))).expect("a time-out");
     let mut answer = [0; 12];
     silent.read_exact(&mut answer).expect("an answer");
     assert!(began.elapsed() >= BODY_TIME - Duration::from_millis(100));
@@ -557,6 +587,72 @@ fn an_artifact_that_comes_too_slowly_is_refused_and_leaves_no_room_taken() {
         metric(at, "busway_http_transfers") + metric(at, "busway_http_artifacts") == 0
     });
     assert_eq!(of(at, "GET", "slow", &[]).status, 404);
+}
+
+#[test]
+fn an_artifact_that_comes_byte_by_byte_is_refused_soon_whatever_its_size() {
+    let (place, store) = (Place::new(), Directory::new());
+    let bus = place.bus();
+    let _node = Node::builder().artifact_store(&store.0).open(&bus).expect("a node");
+    let http = open(&bus, HttpConfig::default());
+    let at = http.addresses()[0];
+    let began = Moment::now();
+    let mut slow = begin(at, "slow", 16 << 20);
+    slow.set_read_timeout(Some(BODY_TIME / 10)).expect("a time-out");
+    let mut answer = [0; 12];
+    // It never says nothing for long, and would have minutes for all of it.
+    while slow.read_exact(&mut answer).is_err() {
+        assert!(began.elapsed() < TRANSFER_GRACE + LIMIT, "it is never cut off");
+        let _ = slow.write_all(b"x");
+    }
+    assert_eq!(&answer, b"HTTP/1.1 408");
+    assert!(began.elapsed() >= TRANSFER_GRACE - Duration::from_secs(1), "{:?}", began.elapsed());
+    until("nothing is left", || metric(at, "busway_http_transfers") == 0);
+}
+
+/// Connects with so small a window that little waits in its sockets.
+fn connect_narrow(at: SocketAddr) -> TcpStream {
+    use rustix::net::{AddressFamily, SocketType, connect, socket, sockopt};
+    let socket = socket(AddressFamily::INET, SocketType::STREAM, None).expect("a socket");
+    sockopt::set_socket_recv_buffer_size(&socket, 4 << 10).expect("a size");
+    connect(&socket, &at).expect("it listens");
+    let stream = TcpStream::from(socket);
+    stream.set_read_timeout(Some(LIMIT)).expect("a time-out");
+    stream
+}
+
+#[test]
+fn an_artifact_that_is_taken_too_slowly_breaks_off_soon_whatever_its_size_and_leaves_no_room_taken() {
+    const SIZE: usize = 16 << 20;
+    let (place, store) = (Place::new(), Directory::new());
+    let bus = place.bus();
+    let _node = Node::builder().artifact_store(&store.0).open(&bus).expect("a node");
+    let http = open(&bus, HttpConfig::default());
+    let at = http.addresses()[0];
+    let bytes = body(SIZE, 9);
+    let _offer = bus.artifacts("model").expect("a node").offer(&bytes).open().expect("offered");
+    let mut stream = connect_narrow(at);
+    let began = Moment::now();
+    stream.write_all(b"GET /v1/artifacts/model HTTP/1.1\r\nhost: localhost\r\n\r\n").expect("it is read");
+    let mut reader = BufReader::with_capacity(64, stream);
+    assert_eq!(head(&mut reader).0, 200);
+    // It always takes something, and is no peer that stands still.
+    let (_keep, never) = mpsc::channel::<()>();
+    let (mut got, mut some) = (Vec::new(), [0; 64]);
+    // What waits in its sockets counts as taken: a few MiB at most.
+    let most = TRANSFER_GRACE + Duration::from_secs((4 << 20) / TRANSFER_BYTES_PER_S_MIN);
+    while metrics_of(&http, "busway_http_transfers") > 0 {
+        assert!(began.elapsed() < most, "it is never cut off");
+        let count = reader.read(&mut some).expect("it goes on");
+        got.extend_from_slice(&some[..count]);
+        let _ = never.recv_timeout(Duration::from_millis(100));
+    }
+    let took = began.elapsed();
+    assert!(took >= TRANSFER_GRACE - Duration::from_secs(1), "{took:?}");
+    let _ = reader.read_to_end(&mut got);
+    assert!(got.len() < SIZE / 4 && got == bytes[..got.len()], "a part of it, and no more");
+    assert_eq!(metrics_of(&http, "busway_http_ingress_bytes"), 0);
+    println!("evidence: size={SIZE} given={} after_s={}", got.len(), took.as_secs());
 }
 
 /// Ends with the door, which it holds.

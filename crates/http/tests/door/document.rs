@@ -139,6 +139,7 @@ fn metrics_are_those_of_the_tables_and_pages_and_panels_use_no_others() {
     let mut used = 0;
     for (file, text) in [
         ("busway.rules.yml", include_str!("../../../../dist/busway.rules.yml")),
+        ("busway.http.rules.yml", include_str!("../../../../dist/busway.http.rules.yml")),
         ("busway.grafana.json", include_str!("../../../../dist/busway.grafana.json")),
         ("docs/http.md", page),
     ] {

@@ -16,20 +16,26 @@ fn of_more_requests_than_may_be_under_way_each_is_answered_or_told_when_to_come_
     let in_flight = 20_u32;
     let http = open(&bus, HttpConfig { in_flight, ..HttpConfig::default() });
     let at = http.addresses()[0];
-    let mut responder = bus.responder("slow").open().expect("a responder");
-    // It answers nothing before it is told to.
-    let (go, told) = mpsc::channel::<()>();
-    let server = std::thread::spawn(move || {
-        let mut kept = Vec::new();
-        while kept.len() < in_flight as usize {
-            kept.push(responder.recv().expect("a request"));
-        }
-        told.recv().expect("it is told");
-        kept.into_iter().for_each(|request| request.reply(b"done").expect("it is waited for"));
-    });
+    // A topic has half of them. Nothing is answered before that is told.
+    let (mut go, mut servers) = (Vec::new(), Vec::new());
+    for topic in ["slow.0", "slow.1"] {
+        let mut responder = bus.responder(topic).open().expect("a responder");
+        let (tell, told) = mpsc::channel::<()>();
+        go.push(tell);
+        servers.push(std::thread::spawn(move || {
+            let mut kept = Vec::new();
+            while kept.len() < in_flight as usize / 2 {
+                kept.push(responder.recv().expect("a request"));
+            }
+            told.recv().expect("it is told");
+            kept.into_iter().for_each(|request| request.reply(b"done").expect("it is waited for"));
+        }));
+    }
     let asking = |count: u32| -> Vec<_> {
-        let one =
-            move |_| std::thread::spawn(move || ask(at, "POST", "/v1/request/slow?timeout=30s", &[], b"x"));
+        let one = move |number| {
+            let path = format!("/v1/request/slow.{}?timeout=30s", number % 2);
+            std::thread::spawn(move || ask(at, "POST", &path, &[], b"x"))
+        };
         (0..count).map(one).collect()
     };
     let first = asking(in_flight);
@@ -44,10 +50,10 @@ fn of_more_requests_than_may_be_under_way_each_is_answered_or_told_when_to_come_
     }
     // What is not of the flow is answered all the while.
     assert_eq!(get(at, "/healthz").status, 200);
-    go.send(()).expect("it waits");
+    go.iter().for_each(|go| go.send(()).expect("it waits"));
     let answered = first.into_iter().filter(|_| true).map(|thread| thread.join().expect("an answer"));
     let answered = answered.filter(|answer| answer.status == 200).count();
-    server.join().expect("it ends");
+    servers.into_iter().for_each(|server| server.join().expect("it ends"));
     assert_eq!(answered, in_flight as usize);
     assert_eq!(metric(at, "busway_http_refused_total{cause=\"requests\"}"), 60);
     let all = ["answered_total", "broken_off_total", "under_way"]
@@ -101,11 +107,12 @@ fn bytes_that_are_under_way_have_a_bound_for_all_together() {
     let http = open(&bus, HttpConfig { bytes: 100_000, body_bytes_max: 80_000, ..HttpConfig::default() });
     let at = http.addresses()[0];
     let mut slow = connect(at);
-    slow.write_all(b"POST /v1/publish/a HTTP/1.1\r\nhost: localhost\r\ncontent-length: 70000\r\n\r\nx")
-        .expect("read");
+    // All but its last byte.
+    let all = crate::client::request("POST", "/v1/publish/a", &[], &[b'x'; 70_000]);
+    slow.write_all(&all[..all.len() - 1]).expect("read");
     let deadline = Moment::now() + LIMIT;
     while metric(at, "busway_http_ingress_bytes") != 70_000 {
-        assert!(Moment::now() < deadline, "its length is charged");
+        assert!(Moment::now() < deadline, "what has come is charged");
     }
     let refused = ask(at, "POST", "/v1/publish/a", &[], &[b'y'; 40_000]);
     assert_eq!((refused.status, refused.code().as_str()), (429, "BUS-0417"));
@@ -136,6 +143,11 @@ fn a_body_that_is_too_large_is_refused_before_it_has_come() {
     assert_eq!(raw(at, &endless).status, 413);
     assert_eq!(ask(at, "POST", "/v1/publish/a", &[], &[b'y'; 1_000]).status, 200);
     assert_eq!(metric(at, "busway_http_ingress_bytes"), 0);
+    // What can never have room is not told to come again.
+    let small = open(&bus, HttpConfig { body_bytes_max: 1_000, bytes: 500, ..HttpConfig::default() });
+    let publish =
+        |size: usize| ask(small.addresses()[0], "POST", "/v1/publish/a", &[], &vec![b'y'; size]).status;
+    assert_eq!((publish(501), publish(500)), (413, 200));
 }
 
 #[test]
@@ -196,9 +208,10 @@ fn who_sends_a_head_or_a_body_byte_by_byte_is_cut_off_in_its_time() {
                 match stream.read(&mut part) {
                     Ok(0) => return (began.elapsed(), answer),
                     Ok(count) => answer.extend_from_slice(&part[..count]),
+                    // Who has nothing to send says nothing.
                     Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
-                        let byte = *bytes.next().expect("it goes round");
-                        if stream.write_all(&[byte]).is_err() {
+                        let byte: Vec<u8> = bytes.next().copied().into_iter().collect();
+                        if stream.write_all(&byte).is_err() {
                             return (began.elapsed(), answer);
                         }
                     }
@@ -215,7 +228,9 @@ fn who_sends_a_head_or_a_body_byte_by_byte_is_cut_off_in_its_time() {
         b"z",
         BODY_TIME,
     );
-    drop(silent);
+    let (after, answer) = silent.join().expect("it is cut off");
+    assert!(after >= HEADER_TIME - Duration::from_millis(100), "{after:?}");
+    assert!(!answer.starts_with(b"HTTP/1.1 2"), "{answer:?}");
     let (after, _) = head.join().expect("it is cut off");
     assert!(after >= HEADER_TIME - Duration::from_millis(100), "{after:?}");
     let (after, answer) = body.join().expect("it is cut off");

@@ -4,6 +4,7 @@
 mod artifacts;
 mod client;
 mod document;
+mod fair;
 mod hostile;
 mod rights;
 mod routes;

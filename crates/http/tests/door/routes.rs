@@ -100,6 +100,10 @@ fn a_request_is_answered_with_its_reply_or_with_why_there_is_none() {
             match &request[..] {
                 b"end" => return,
                 b"silence" => kept.push(request),
+                b"who" => {
+                    let (id, trace) = (request.id().expect("an id"), request.trace().expect("a trace"));
+                    request.reply(format!("{id} {trace}").as_bytes()).expect("a reply");
+                }
                 b"three" => {
                     let mut request = request;
                     for part in ["a", "b"] {
@@ -121,6 +125,9 @@ fn a_request_is_answered_with_its_reply_or_with_why_there_is_none() {
         answer = ask(at, "POST", "/v1/request/double?timeout=5s", &[], b"ab");
     }
     assert_eq!((answer.status, answer.text().as_str()), (200, "abab"));
+    let trace = format!("traceparent: {TRACE}");
+    let who = ask(at, "POST", "/v1/request/double", &["busway-id: new", &trace], b"who");
+    assert_eq!((who.status, who.text()), (200, format!("{} {TRACE}", who.headers["busway-id"])));
     let late = ask(at, "POST", "/v1/request/double?timeout=50ms", &[], b"silence");
     assert_eq!((late.status, late.code().as_str()), (504, "BUS-0402"));
     for wrong in ["timeout=1h", "timeout=61s", "timeout=", "other=1"] {
