@@ -6,14 +6,14 @@
 use std::time::Duration;
 
 use rustix::process::Signal;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::Failure;
 use crate::clock::{Processors, now_ns, pause, processor_seconds, seconds_between};
 use crate::network::Network;
 use crate::options::Options;
 use crate::part::Parts;
-use crate::report::{Report, Row};
+use crate::report::Report;
 
 /// Small messages a second: some hundred in the shortest transfer, a two-hundredth of the line.
 const PINGS: u64 = 250;
@@ -28,12 +28,25 @@ const MIB: u64 = 1 << 20;
 pub(crate) fn run(options: &Options) -> Result<(), Failure> {
     let network = Network::new(options.nodes, options.mbit)?;
     let line = line(&network, if options.brief { 1.0 } else { 2.0 })?;
-    let parts = Parts::start(&network, options.delay_ms)?;
-    let report = Report { rows: Vec::new(), line, busy: 0.0 };
-    let mut course = Course { options, network: &network, parts, report, topics: 0 };
+    let parts = Parts::start(&network, options.delay_ms, &["node"])?;
+    let report = report(options, line);
+    let mut course = Course { options, network: &network, parts, report, line, topics: 0 };
     course.run()?;
-    course.report.print(options);
+    course.report.print(options.json);
     Ok(())
+}
+
+fn report(options: &Options, line: f64) -> Report {
+    let Options { nodes, mbit, size, body, delay_ms, rounds, .. } = options;
+    let head = format!(
+        "{nodes} nodes, {mbit} Mbit/s each way ({:.2} MB/s as one TCP stream), {size} bytes in artifacts of {body}, {delay_ms} ms later each way",
+        line / 1e6
+    );
+    let facts = json!({
+        "nodes": nodes, "mbit": mbit, "size": size, "body": body, "delay_ms": delay_ms, "rounds": rounds,
+        "line_bytes_per_s": line,
+    });
+    Report::new(head, facts)
 }
 
 /// Bytes a second of one plain stream from the first host to the second.
@@ -79,6 +92,8 @@ struct Course<'a> {
     network: &'a Network,
     parts: Parts,
     report: Report,
+    /// Bytes a second of the plain stream.
+    line: f64,
     topics: u32,
 }
 
@@ -114,18 +129,6 @@ impl Course<'_> {
         self.accounts()
     }
 
-    fn note(
-        &mut self,
-        row: &'static str,
-        figure: &str,
-        value: (f64, &'static str),
-        most: Option<f64>,
-        words: String,
-    ) {
-        let (measured, unit) = value;
-        self.report.rows.push(Row { row, figure: figure.to_owned(), measured, unit, most, words });
-    }
-
     /// What nodes that have nothing to do cost.
     fn idle(&mut self) {
         let used = |course: &Self| {
@@ -136,7 +139,7 @@ impl Course<'_> {
         let share =
             (used(self) - before) / seconds_between(begun, now_ns()) / real(self.parts.count()) * 100.0;
         let words = format!("of a processor, over {IDLE:?}, linked to {} others", self.parts.count() - 1);
-        self.note("idle", "a node that has nothing to do", (share, "%"), None, words);
+        self.report.note("idle", "a node that has nothing to do", (share, "%"), None, words);
     }
 
     /// What one of a hundred small messages took since this was asked last, and how many came.
@@ -147,7 +150,7 @@ impl Course<'_> {
 
     /// The least time that so many bytes can take to be with all.
     fn bound(&self, bytes: u64) -> f64 {
-        let (rate, nodes) = (self.report.line, real(self.parts.count()));
+        let (rate, nodes) = (self.line, real(self.parts.count()));
         let (one, all) = (real64(bytes) / rate, (nodes - 1.0) * real64(bytes) / (nodes * rate));
         one.max(all)
     }
@@ -210,7 +213,7 @@ impl Course<'_> {
         let most = if self.options.body >= MIB { 1.02 } else { 1.05 };
         let ratio = median(clean.iter().map(|transfer| transfer.written / self.given(transfer)));
         let words = format!("{:.0} bytes written to sockets for {:.0}", first.written, self.given(first));
-        self.note(
+        self.report.note(
             "G1",
             &format!("written / useful, {} bytes", self.options.body),
             (ratio, ""),
@@ -218,7 +221,7 @@ impl Course<'_> {
             words,
         );
         let twice = median(clean.iter().map(|transfer| transfer.wasted / self.given(transfer) * 100.0));
-        self.note(
+        self.report.note(
             "G2",
             "bodies that came twice",
             (twice, "%"),
@@ -230,7 +233,13 @@ impl Course<'_> {
             "{seconds:.3} s, at least {bound:.3} s; nodes used {:.2} s of processors",
             first.processors
         );
-        self.note("G3", "time until all have it / the least", (seconds / bound, ""), Some(1.10), words);
+        self.report.note(
+            "G3",
+            "time until all have it / the least",
+            (seconds / bound, ""),
+            Some(1.10),
+            words,
+        );
         let beside: Vec<(f64, u64)> = clean.iter().filter_map(|transfer| transfer.beside).collect();
         if !beside.is_empty() {
             let (worst, count) = (
@@ -239,7 +248,7 @@ impl Course<'_> {
             );
             let words =
                 format!("{count} messages of 256 bytes from the one that gives; idle {idle_ms:.3} ms");
-            self.note(
+            self.report.note(
                 "G4",
                 "p99 of a small message beside bulk",
                 (worst, "ms"),
@@ -259,7 +268,7 @@ impl Course<'_> {
         };
         let (alone, beside) = (median(clean.iter().map(without)), median(stalled.iter().map(Transfer::last)));
         let words = format!("{beside:.3} s for all others, {alone:.3} s where none is stopped");
-        self.note(
+        self.report.note(
             "G6",
             "what others lose when one is stopped",
             ((beside / alone - 1.0) * 100.0, "%"),
@@ -275,7 +284,13 @@ impl Course<'_> {
             let transfer = self.transfer(count, body, None)?;
             let ratio = transfer.written / self.given(&transfer);
             let words = format!("{count} of them, {:.0} bytes written to sockets", transfer.written);
-            self.note("G1", &format!("written / useful, {body} bytes"), (ratio, ""), Some(most), words);
+            self.report.note(
+                "G1",
+                &format!("written / useful, {body} bytes"),
+                (ratio, ""),
+                Some(most),
+                words,
+            );
         }
         Ok(())
     }
@@ -305,7 +320,13 @@ impl Course<'_> {
             "{took:.3} s from the first link on, at least {least:.3} s; that link {:.3} s after the cable",
             seconds_between(up, linked)
         );
-        self.note("G7", "after a cut, time / round trip + difference", (took / least, ""), None, words);
+        self.report.note(
+            "G7",
+            "after a cut, time / round trip + difference",
+            (took / least, ""),
+            None,
+            words,
+        );
         Ok(())
     }
 
@@ -320,7 +341,7 @@ impl Course<'_> {
             (number(one, "told") - number(one, "handled") - number(one, "coalesced") - dropped(one)).abs()
         };
         let open: f64 = counts.iter().map(open).sum();
-        self.note(
+        self.report.note(
             "G9",
             "changes told that are not accounted for",
             (open, ""),

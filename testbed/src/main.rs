@@ -9,11 +9,15 @@
 
 mod clock;
 mod course;
+mod given;
+mod input;
+mod keeper;
 mod network;
 mod node;
 mod options;
 mod part;
 mod rawstream;
+mod real;
 mod relay;
 mod report;
 mod sweep;
@@ -30,6 +34,7 @@ fn main() -> ExitCode {
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let done = match words.as_slice() {
         ["node", rest @ ..] => node::run(rest),
+        ["keeper", rest @ ..] => keeper::run(rest),
         ["send", address, seconds] => rawstream::send(address, seconds),
         ["receive", address] => rawstream::receive(address),
         ["relay", rest @ ..] => relay::run(rest),
@@ -39,7 +44,10 @@ fn main() -> ExitCode {
             print!("{}", options::HELP);
             Ok(())
         }
-        _ => Options::read(&words).and_then(|options| course::run(&options)),
+        _ => Options::read(&words).and_then(|options| match options.real {
+            true => real::run(&options),
+            false => course::run(&options),
+        }),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -62,6 +62,16 @@ impl Network {
         Ok(())
     }
 
+    /// Where what is shared lies, for each host to compare with.
+    pub(crate) fn source(&self) -> std::path::PathBuf {
+        self.directory().join("source")
+    }
+
+    /// Where the node of a host keeps its files.
+    pub(crate) fn files_of(&self, index: usize) -> std::path::PathBuf {
+        self.directory().join(index.to_string())
+    }
+
     pub(crate) fn hosts(&self) -> usize {
         self.hosts
     }

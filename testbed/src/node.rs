@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use busway::artifacts::{Event, Offer, Subscriber};
-use busway::{Bus, LinkState, Node, PeerView};
+use busway::{Bus, LinkState, Node, NodeBuilder, PeerView};
 use hdrhistogram::Histogram;
 use rustix::process::{Signal, set_parent_process_death_signal};
 use serde_json::json;
@@ -32,7 +32,19 @@ pub(crate) fn end_with_parent() -> Result<(), Failure> {
     Ok(())
 }
 
-fn say(line: &str) {
+/// `INDEX ADDRESS [INDEX=ADDRESS]...`: which node it is, where it listens, and whom it links to.
+pub(crate) fn builder(words: &[&str]) -> Result<NodeBuilder, Failure> {
+    let [index, listen, peers @ ..] = words else {
+        return Err("a node is INDEX ADDRESS PEERS".into());
+    };
+    let builder = Node::builder().cluster("swarm").index(index.parse()?).listen(listen.parse()?);
+    peers.iter().try_fold(builder.allow_plain_beyond_loopback(), |builder, peer| {
+        let (index, address) = peer.split_once('=').ok_or("a peer is INDEX=ADDRESS")?;
+        Ok(builder.peer(index.parse()?, address))
+    })
+}
+
+pub(crate) fn say(line: &str) {
     let mut stdout = std::io::stdout().lock();
     // Who has the say has ended: so does this process, in a moment.
     let _ = stdout.write_all(format!("{line}\n").as_bytes());
@@ -42,17 +54,11 @@ fn say(line: &str) {
 /// `DIRECTORY INDEX ADDRESS [INDEX=ADDRESS]...`, until the standard input ends.
 pub(crate) fn run(words: &[&str]) -> Result<(), Failure> {
     end_with_parent()?;
-    let [directory, index, listen, peers @ ..] = words else {
+    let [directory, at @ ..] = words else {
         return Err("node DIRECTORY INDEX ADDRESS PEERS".into());
     };
     let bus = Bus::builder().directory(Path::new(directory)).domain("swarm").open()?;
-    let builder = Node::builder().cluster("swarm").index(index.parse()?).listen(listen.parse()?);
-    let mut builder = builder.allow_plain_beyond_loopback();
-    for peer in peers {
-        let (index, address) = peer.split_once('=').ok_or("a peer is INDEX=ADDRESS")?;
-        builder = builder.peer(index.parse()?, address);
-    }
-    let node = builder.open(&bus)?;
+    let node = builder(at)?.open(&bus)?;
     let subscriber = bus.artifacts(">")?.subscriber().open()?;
     std::thread::spawn(move || take(subscriber));
     let mut told = Told { bus, node, offers: BTreeMap::new(), pinging: None, times: None };
@@ -120,7 +126,7 @@ impl Told {
             }
             ["counts"] => self.say_counts(),
             ["links"] => {
-                self.say_links();
+                say_links(&self.node);
                 Ok(())
             }
             _ => Err(format!("no such word: {words:?}").into()),
@@ -217,23 +223,21 @@ impl Told {
         say(&format!("counts {told}"));
         Ok(())
     }
+}
 
-    /// Says since when each link stands.
-    fn say_links(&self) {
-        let now = now_ns();
-        let stands = |peer: &&PeerView| peer.state == LinkState::Connected;
-        let since =
-            |peer: &PeerView| now.saturating_sub(u64::try_from(peer.age.as_nanos()).unwrap_or(u64::MAX));
-        let peers = self.node.peers();
-        let told: Vec<_> = peers
-            .iter()
-            .filter(stands)
-            .map(|peer| {
-                let round_trip =
-                    peer.round_trip.map(|time| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX));
-                json!({ "peer": peer.peer, "since_ns": since(peer), "round_trip_ns": round_trip })
-            })
-            .collect();
-        say(&format!("links {}", json!(told)));
-    }
+/// Says since when each link of a node stands.
+pub(crate) fn say_links(node: &Node) {
+    let now = now_ns();
+    let stands = |peer: &&PeerView| peer.state == LinkState::Connected;
+    let since = |peer: &PeerView| now.saturating_sub(u64::try_from(peer.age.as_nanos()).unwrap_or(u64::MAX));
+    let peers = node.peers();
+    let told: Vec<_> = peers
+        .iter()
+        .filter(stands)
+        .map(|peer| {
+            let round_trip = peer.round_trip.map(|time| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX));
+            json!({ "peer": peer.peer, "since_ns": since(peer), "round_trip_ns": round_trip })
+        })
+        .collect();
+    say(&format!("links {}", json!(told)));
 }

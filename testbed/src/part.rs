@@ -19,6 +19,9 @@ use crate::network::Network;
 /// One node, and its relay if there is one.
 #[derive(Debug)]
 struct Part {
+    /// How often it was started; what an earlier one said last is not heard.
+    life: u32,
+    lives: bool,
     child: Child,
     input: ChildStdin,
     heard: VecDeque<String>,
@@ -29,21 +32,28 @@ struct Part {
 #[derive(Debug)]
 pub(crate) struct Parts {
     parts: Vec<Part>,
-    lines: Receiver<(usize, Option<String>)>,
+    /// What its nodes are, in which role of this program, and what they are told beside.
+    role: Vec<String>,
+    lines: Receiver<Line>,
+    sender: Sender<Line>,
 }
+
+/// Who said it, in which of its lives; none where that has ended.
+type Line = (usize, u32, Option<String>);
 
 const PORT: u16 = 4_420;
 const RELAY_PORT: usize = 5_000;
 
 impl Parts {
-    /// A node on each host, each linked to each other. `delay_ms`: later than the line, each way.
-    pub(crate) fn start(network: &Network, delay_ms: u64) -> Result<Self, Failure> {
+    /// A node on each host, each linked to each other, in this role. `delay_ms`: later than the line, each way.
+    pub(crate) fn start(network: &Network, delay_ms: u64, role: &[&str]) -> Result<Self, Failure> {
         let (sender, lines) = channel();
-        let mut parts = Self { parts: Vec::new(), lines };
+        let role = role.iter().map(|word| (*word).to_owned()).collect();
+        let mut parts = Self { parts: Vec::new(), role, lines, sender };
         // Who is dialed has the larger index, and is there first.
         for index in 0..network.hosts() {
             let relay = relay(network, index, delay_ms)?;
-            let part = part(network, index, relay, &sender)?;
+            let part = parts.part(network, index, relay, 0)?;
             parts.parts.push(part);
         }
         for index in 0..network.hosts() {
@@ -89,8 +99,9 @@ impl Parts {
                 return Ok(line[first.len()..].trim().to_owned());
             }
             match self.lines.recv_timeout(until.left()) {
-                Ok((from, Some(line))) => self.parts[from].heard.push_back(line),
-                Ok((from, None)) => return Err(format!("node {from} has ended").into()),
+                Ok((from, life, _)) if life != self.parts[from].life || !self.parts[from].lives => {}
+                Ok((from, _, Some(line))) => self.parts[from].heard.push_back(line),
+                Ok((from, _, None)) => return Err(format!("node {from} has ended").into()),
                 Err(_) => return Err(format!("node {index} has not said `{first}` within {most:?}").into()),
             }
         }
@@ -106,6 +117,64 @@ impl Parts {
     /// The links of a node that stand: to whom, since when, and what a round trip takes.
     pub(crate) fn links(&mut self, index: usize) -> Result<Vec<Value>, Failure> {
         Ok(self.ask(index, "links")?.as_array().cloned().unwrap_or_default())
+    }
+
+    /// Whether a node has said a line that begins so. It stays to be heard.
+    pub(crate) fn has_said(&self, index: usize, first: &str) -> bool {
+        self.parts[index].heard.iter().any(|line| line.starts_with(first))
+    }
+
+    /// Ends a node as the kernel does that wants its memory.
+    pub(crate) fn kill(&mut self, index: usize) -> Result<(), Failure> {
+        let part = &mut self.parts[index];
+        part.lives = false;
+        part.heard.clear();
+        part.child.kill()?;
+        part.child.wait()?;
+        Ok(())
+    }
+
+    /// Starts a node again that was killed, with the files that it had.
+    pub(crate) fn start_again(&mut self, network: &Network, index: usize) -> Result<(), Failure> {
+        let (relay, life) = (self.parts[index].relay.take(), self.parts[index].life + 1);
+        self.parts[index] = self.part(network, index, relay, life)?;
+        self.hear(index, "ready", Duration::from_secs(60))?;
+        Ok(())
+    }
+
+    fn part(
+        &self,
+        network: &Network,
+        index: usize,
+        relay: Option<Child>,
+        life: u32,
+    ) -> Result<Part, Failure> {
+        let directory = network.files_of(index);
+        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&directory)?;
+        let directory = directory.display().to_string();
+        let (role, rest) = self.role.split_first().ok_or("no role")?;
+        let mut words = vec![role.clone(), directory];
+        words.extend_from_slice(rest);
+        words.extend([index.to_string(), format!("{}:{PORT}", network.address(index))]);
+        let others = (0..network.hosts()).filter(|other| *other != index);
+        words.extend(others.map(|other| match &relay {
+            Some(_) if other > index => format!("{other}=127.0.0.1:{}", RELAY_PORT + other),
+            _ => format!("{other}={}:{PORT}", network.address(other)),
+        }));
+        let words: Vec<&str> = words.iter().map(String::as_str).collect();
+        let mut child = network.on(index, &words)?.spawn()?;
+        let (input, output) = (child.stdin.take(), child.stdout.take());
+        let (input, output) = (input.ok_or("no input")?, output.ok_or("no output")?);
+        let sender = self.sender.clone();
+        std::thread::spawn(move || {
+            for line in BufReader::new(output).lines().map_while(Result::ok) {
+                if sender.send((index, life, Some(line))).is_err() {
+                    return;
+                }
+            }
+            let _ = sender.send((index, life, None));
+        });
+        Ok(Part { life, lives: true, child, input, heard: VecDeque::new(), relay })
     }
 
     /// Stops a node as a debugger does, or lets it go on.
@@ -125,39 +194,6 @@ impl Drop for Parts {
             }
         }
     }
-}
-
-fn part(
-    network: &Network,
-    index: usize,
-    relay: Option<Child>,
-    sender: &Sender<(usize, Option<String>)>,
-) -> Result<Part, Failure> {
-    let directory = network.directory().join(index.to_string());
-    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&directory)?;
-    let own = (index.to_string(), format!("{}:{PORT}", network.address(index)));
-    let directory = directory.display().to_string();
-    let mut words = vec!["node", &directory, &own.0, &own.1];
-    let others = (0..network.hosts()).filter(|other| *other != index);
-    let peers: Vec<String> = others
-        .map(|other| match &relay {
-            Some(_) if other > index => format!("{other}=127.0.0.1:{}", RELAY_PORT + other),
-            _ => format!("{other}={}:{PORT}", network.address(other)),
-        })
-        .collect();
-    words.extend(peers.iter().map(String::as_str));
-    let mut child = network.on(index, &words)?.spawn()?;
-    let (input, output) = (child.stdin.take().ok_or("no input")?, child.stdout.take().ok_or("no output")?);
-    let sender = sender.clone();
-    std::thread::spawn(move || {
-        for line in BufReader::new(output).lines().map_while(Result::ok) {
-            if sender.send((index, Some(line))).is_err() {
-                return;
-            }
-        }
-        let _ = sender.send((index, None));
-    });
-    Ok(Part { child, input, heard: VecDeque::new(), relay })
 }
 
 /// What stands between a host and those that it dials, where lines are to be late.

@@ -2,8 +2,6 @@
 
 use serde_json::{Value, json};
 
-use crate::options::Options;
-
 /// One figure.
 #[derive(Debug)]
 pub(crate) struct Row {
@@ -32,8 +30,10 @@ impl Row {
 #[derive(Debug)]
 pub(crate) struct Report {
     pub(crate) rows: Vec<Row>,
-    /// Bytes a second of the plain stream.
-    pub(crate) line: f64,
+    /// What was done, in words.
+    head: String,
+    /// The same for programs: an object.
+    facts: Value,
     /// How much of all processors was in use while bulk went, at most, by whomever.
     pub(crate) busy: f64,
 }
@@ -42,6 +42,22 @@ pub(crate) struct Report {
 const SATURATED: f64 = 0.9;
 
 impl Report {
+    pub(crate) fn new(head: String, facts: Value) -> Self {
+        Self { rows: Vec::new(), head, facts, busy: 0.0 }
+    }
+
+    pub(crate) fn note(
+        &mut self,
+        row: &'static str,
+        figure: &str,
+        value: (f64, &'static str),
+        most: Option<f64>,
+        words: String,
+    ) {
+        let (measured, unit) = value;
+        self.rows.push(Row { row, figure: figure.to_owned(), measured, unit, most, words });
+    }
+
     fn processors() -> usize {
         std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
     }
@@ -60,20 +76,12 @@ impl Report {
         format!("{of}: times are those of the lines")
     }
 
-    pub(crate) fn print(&self, options: &Options) {
-        if options.json {
-            println!("{}", self.as_json(options));
+    pub(crate) fn print(&self, json: bool) {
+        if json {
+            println!("{}", self.as_json());
             return;
         }
-        println!(
-            "{} nodes, {} Mbit/s each way ({:.2} MB/s as one TCP stream), {} bytes in artifacts of {}, {} ms later each way",
-            options.nodes,
-            options.mbit,
-            self.line / 1e6,
-            options.size,
-            options.body,
-            options.delay_ms
-        );
+        println!("{}", self.head);
         println!("{}\n", self.says_of_processors());
         println!(
             "{:<4} {:<44} {:>10} {:<5} {:>9}  {:<8} consists of",
@@ -93,7 +101,7 @@ impl Report {
         }
     }
 
-    fn as_json(&self, options: &Options) -> Value {
+    fn as_json(&self) -> Value {
         let rows: Vec<Value> = self
             .rows
             .iter()
@@ -104,11 +112,13 @@ impl Report {
                 })
             })
             .collect();
-        json!({
-            "nodes": options.nodes, "mbit": options.mbit, "size": options.size, "body": options.body,
-            "delay_ms": options.delay_ms, "rounds": options.rounds, "line_bytes_per_s": self.line,
-            "processors": Self::processors(), "processors_busy": self.busy,
-            "processors_saturated": self.busy > SATURATED, "rows": rows,
-        })
+        let mut told = self.facts.clone();
+        if let Some(told) = told.as_object_mut() {
+            told.insert("processors".to_owned(), json!(Self::processors()));
+            told.insert("processors_busy".to_owned(), json!(self.busy));
+            told.insert("processors_saturated".to_owned(), json!(self.busy > SATURATED));
+            told.insert("rows".to_owned(), json!(rows));
+        }
+        told
     }
 }

@@ -46,7 +46,7 @@ usage: cargo xtask COMMAND [ARGUMENT...]
   ci        what continuous integration runs, job by job
   bench     reproduce every figure of bench/RESULTS.md
   sim       run hosts and links in a simulated network, seed by seed
-  soak      the tests that a long run makes stronger: kills, ports, hostile words, tasks under fire, all flights
+  soak      the tests that a long run makes stronger: kills, ports, hostile words, tasks under fire, all flights, HTTP under load
   swarm     artifacts among real nodes on shaped lines, each in a network namespace; as root
 
 `cargo xtask COMMAND --help` says more.

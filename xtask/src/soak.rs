@@ -22,6 +22,7 @@ Runs, built for release, one after the other, until one fails:
   pairs    1 000 pairs of fresh interpreters for each Python package, a publisher and a subscriber started at once, in either order: no
            first message is lost (Y15)
   flights  the 336 777 records of 2013 (R1, R2), where BUSWAY_FLIGHTS names the file
+  http     a minute of ten times as many requests and bytes as HTTP takes, by wrk, beside messages of others (W12)
 
   PART         only these
   --minutes N  how long to kill (default 10)
@@ -44,7 +45,7 @@ struct Part {
     value: Option<&'static str>,
 }
 
-const PARTS: [Part; 7] = [
+const PARTS: [Part; 8] = [
     Part {
         name: "kills",
         package: "busway",
@@ -100,6 +101,14 @@ const PARTS: [Part; 7] = [
         filter: "flights::",
         variable: "BUSWAY_FLIGHTS",
         value: None,
+    },
+    Part {
+        name: "http",
+        package: "busway-cli",
+        target: "real",
+        filter: "load::ten_times_what_http_takes",
+        variable: "BUSWAY_LOAD_SECONDS",
+        value: Some("60"),
     },
 ];
 
@@ -158,6 +167,7 @@ mod tests {
                 include_str!("../../crates/python/tests/stage/interpreter.rs"),
             ),
             include_str!("../../crates/cli/tests/real/flights.rs"),
+            include_str!("../../crates/cli/tests/real/load.rs"),
         ];
         for (part, source) in PARTS.iter().zip(sources) {
             assert!(source.contains(&format!("\"{}\"", part.variable)), "{}", part.name);

@@ -11,6 +11,8 @@ use std::fs;
 use std::path::Path;
 
 const HEAD: &str = include_str!("method.md");
+/// What the testbed has measured, by commands of its own.
+const SWARM: &str = include_str!("swarm.md");
 
 /// Writes the page and the plots under `bench`.
 ///
@@ -25,6 +27,7 @@ pub fn write(bench: &Path, figures: &[Figure], records: &[Record]) -> Result<(),
         let _ = writeln!(text, "![{caption}](plots/{name})\n");
     }
     text.push_str(&sections(figures, records));
+    text.push_str(SWARM);
     fs::write(bench.join("RESULTS.md"), text)?;
     Ok(())
 }

@@ -27,7 +27,7 @@ pub(crate) const UNSAFE: &[(&str, &str)] = &[
     ("crates/shm/src/fork/tests.rs", "forks"),
     ("crates/busway/tests/fork.rs", "forks"),
     ("crates/busway/tests/allocations.rs", "an allocator that counts"),
-    ("crates/io/src/backlog.rs", "SIOCOUTQ, which rustix leaves out"),
+    ("crates/io/src/backlog.rs", "SIOCOUTQ and SO_MEMINFO, which rustix leaves out"),
     ("crates/io/src/least.rs", "SO_RCVLOWAT, which rustix leaves out"),
     ("crates/python/src/message.rs", "the buffer protocol, which is a pair of C functions"),
     ("crates/python/src/artifact.rs", "the same, for artifacts"),

@@ -11,6 +11,7 @@ mod flights;
 #[path = "../cli/harness.rs"]
 mod harness;
 mod hosts;
+mod load;
 mod networks;
 mod node;
 mod nothing_started;
