@@ -111,9 +111,11 @@ async fn seen(
     pattern: String,
     most: usize,
     wanted: impl Fn(&Topic, ArtifactId) -> bool + Send + 'static,
+    charged: impl Send + 'static,
 ) -> Result<Vec<Listed>, Error> {
     let (shared, caller) = (shared.clone(), caller.clone());
     ports::waiting(move || {
+        let _charged = charged;
         let artifacts = shared.bus.artifacts(&pattern)?;
         let may = |listed: &Listed| {
             let topic = Topic::new(listed.advert.topic());
@@ -147,9 +149,10 @@ pub(crate) async fn list(
     let pattern = query.get("pattern").unwrap_or(">");
     let pattern = Pattern::parse(pattern).map_err(Error::bad_pattern)?;
     shared.rights.check_pattern(&caller, &pattern)?;
-    let _turn = shared.budget.question().await?;
+    let turn = shared.budget.question().await?;
     // One more, to know whether there are more.
-    let mut seen = seen(shared, &caller, pattern.as_str().to_owned(), LISTED_MAX + 1, |_, _| true).await?;
+    let pattern = pattern.as_str().to_owned();
+    let mut seen = seen(shared, &caller, pattern, LISTED_MAX + 1, |_, _| true, turn).await?;
     let more = seen.len() > LISTED_MAX;
     seen.truncate(LISTED_MAX);
     Ok(json(&Shown { artifacts: seen.iter().map(Entry::of).collect(), more }))
@@ -182,8 +185,9 @@ pub(crate) async fn put(
     let transfer = shared.budget.transfer(&caller.who(), Way::In, size)?;
     let place = shared.shelf.place(size)?;
     let (bus, on) = (shared.bus.clone(), topic.clone());
-    let offer = move |reader| offering(&bus, &on, reader, size, &attribute)?.open();
-    let offer = transfer::take(shared, body, transfer, offer).await?;
+    // What it takes on the shelf is its own as long as it is written down, also where its caller has gone.
+    let offer = move |reader| Ok((offering(&bus, &on, reader, size, &attribute)?.open()?, place));
+    let (offer, place) = transfer::take(shared, body, transfer, offer).await?;
     let id = offer.id();
     // What was taken away while it came holds.
     shared.rights.check(&caller, Deed::Publish, &topic)?;
@@ -244,7 +248,7 @@ async fn find(shared: &Arc<Shared>, caller: &Caller, name: &str) -> Result<Liste
         shared.rights.check(caller, Deed::Subscribe, topic)?;
     }
     let (pattern, by_topic) = (named.pattern().to_owned(), matches!(named, Named::Topic(_)));
-    let found = seen(shared, caller, pattern, PAGE, move |topic, id| named.is(topic, id)).await?;
+    let found = seen(shared, caller, pattern, PAGE, move |topic, id| named.is(topic, id), ()).await?;
     let first = found.first().ok_or_else(nothing)?;
     let several = by_topic && found.iter().any(|other| other.advert.id() != first.advert.id());
     if several {

@@ -21,7 +21,7 @@ use tokio::sync::{Notify, mpsc};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::Shared;
-use crate::budget::Place;
+use crate::budget::{Place, Taken};
 use crate::feed::as_text;
 use crate::limits::{ASK_TIME_DEFAULT, ASK_TIME_MAX, GRACE, RING_BYTES_MAX, SEND_TIME};
 use crate::query::Query;
@@ -126,7 +126,7 @@ pub(crate) async fn ask(
     caller: &Caller,
     came: Came,
     time: Duration,
-    place: Place,
+    (place, bytes): (Place, Taken),
 ) -> Result<Response<Body>, Refusal> {
     let Came { topic, headers, body } = came;
     shared.rights.check(caller, Deed::Request, &topic)?;
@@ -137,11 +137,12 @@ pub(crate) async fn ask(
         let sent = desk.requester.in_context(context).send_within(&body, time, left.min(time))?;
         let pending = sent.ok_or(RequestError::TooMany)?;
         pending.watch();
-        Ok((desk.clone(), pending))
+        // Its place is its own until it is answered; its body is not here any more.
+        Ok((desk.clone(), pending, place))
     };
     let ports = &shared.ports;
-    let (desk, mut pending) = ports
-        .with(&ports.requesters, &topic, Instant::now() + SEND_TIME, Desk::open, send)
+    let (desk, mut pending, place) = ports
+        .with(&ports.requesters, &topic, (Instant::now() + SEND_TIME, bytes), Desk::open, send)
         .await
         .map_err(refused)?;
     if streams(&headers) {

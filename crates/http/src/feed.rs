@@ -15,6 +15,7 @@ use busway::{Bus, Deed, Error, Loss, Pattern, PortId, RecvError, Sample, Subscri
 use serde::Serialize;
 
 use crate::account::add;
+use crate::budget::Taken;
 use crate::limits::{LOOKED_MAX, RESUME_MAX};
 use crate::place::Place;
 use crate::rights::Caller;
@@ -92,13 +93,18 @@ pub(crate) struct Feed {
 }
 
 impl Feed {
-    /// Subscribes.
-    pub(crate) async fn open(shared: &Arc<Shared>, caller: Caller, wish: Wish) -> Result<Feed, Error> {
+    /// Subscribes; its place is its reader's until that has been done, also where its reader has gone.
+    pub(crate) async fn open(
+        shared: &Arc<Shared>,
+        caller: Caller,
+        wish: Wish,
+        taken: Taken,
+    ) -> Result<(Feed, Taken), Error> {
         let Wish { pattern, place, history } = wish;
         let (bus, rights, who) = (shared.bus.clone(), shared.clone(), caller.clone());
         let resumes = place.is_some();
         let history = if resumes { RESUME_MAX } else { history };
-        let (subscriber, place) = ports::waiting(move || {
+        let (subscriber, place, taken) = ports::waiting(move || {
             let now = match place {
                 Some(place) => place,
                 // Of those that it may not read it hears nothing, not even their number.
@@ -106,13 +112,14 @@ impl Feed {
                     pattern.matches(topic) && rights.rights.allow(&who, Deed::Subscribe, topic)
                 })?,
             };
-            Ok((bus.subscriber_of(pattern).history(history).open()?, now))
+            Ok((bus.subscriber_of(pattern).history(history).open()?, now, taken))
         })
         .await?;
         let behind = if resumes { place.iter().collect() } else { BTreeMap::new() };
         let ready = Event { name: "ready", data: "{}".to_owned(), place: place.to_string() };
         let waiting = vec![ready];
-        Ok(Feed { shared: shared.clone(), caller, subscriber, place, behind, waiting, looked: 0 })
+        let shared = shared.clone();
+        Ok((Feed { shared, caller, subscriber, place, behind, waiting, looked: 0 }, taken))
     }
 
     /// Whether its reader may still come in.

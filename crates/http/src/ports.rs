@@ -1,7 +1,8 @@
 //! The ports of this door: a publisher, a pusher and a requester for each topic that is used, kept open between requests.
 //!
 //! Opening one takes a ring and asks the rendezvous; so they are kept, the ones that were used last. Who uses one has it alone for that time, and waits for it
-//! without a thread. What may wait for the bus runs on a thread of its own kind, of which a topic has one at a time.
+//! without a thread. What may wait for the bus runs on a thread of its own kind, of which a topic has one at a time. It goes on when its caller has gone, and so does
+//! what its caller is charged: that goes with it, and is given back at its end.
 //!
 //! Invariant: of each kind there are at most [`PORTS_MAX`].
 
@@ -69,12 +70,12 @@ impl Ports {
     }
 
     /// Does something with the port of a topic, which is opened first where there is none, on a thread that may wait; it is told how much of its time is left. What
-    /// had not its turn and a thread until then is not done.
+    /// had not its turn and a thread until then is not done. What is charged for it is given back when it has been done, whoever has gone meanwhile.
     pub(crate) async fn with<P: Send + 'static, T: Send + 'static>(
         &self,
         kept: &Kept<P>,
         topic: &Topic,
-        until: Instant,
+        (until, charged): (Instant, impl Send + 'static),
         open: impl FnOnce(&Bus, &Topic) -> Result<P, Error> + Send + 'static,
         deed: impl FnOnce(&mut P, Duration) -> Result<T, Error> + Send + 'static,
     ) -> Result<T, Error> {
@@ -82,6 +83,7 @@ impl Ports {
         let mut port = timeout_at(until, slot.lock_owned()).await.map_err(|_| late())?;
         let (bus, topic) = (self.bus.clone(), topic.clone());
         waiting_until(until, move || {
+            let _charged = charged;
             // Closing a port asks the rendezvous too.
             drop(gone);
             if port.is_none() {
@@ -138,9 +140,48 @@ pub(crate) async fn waiting<T: Send + 'static>(
 
 #[cfg(test)]
 mod tests {
-    use super::{Code, Instant, late, waiting, waiting_until};
+    use super::{Code, Instant, Kept, Ports, late, waiting, waiting_until};
+    use busway::{Bus, Topic};
+    use std::future::Future;
     use std::sync::mpsc;
     use std::time::Duration;
+
+    #[test]
+    fn what_is_charged_is_given_back_when_the_work_has_ended_though_nobody_waits_for_it_any_more() {
+        let place = std::env::temp_dir().join(format!("busway-http-{:016x}", fastrand::u64(..)));
+        let bus = Bus::builder().directory(&place).open().expect("a bus");
+        let (ports, kept, topic) =
+            (Ports::new(&bus), Kept::<()>::default(), Topic::new("a").expect("a topic"));
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
+        let (go, told) = mpsc::channel::<()>();
+        let (began, begun) = mpsc::channel::<()>();
+        // Whoever has this end learns when the other is let go.
+        let (charged, given_back) = mpsc::channel::<()>();
+        runtime.block_on(async {
+            let until = Instant::now() + Duration::from_secs(30);
+            let open = |_: &Bus, _: &Topic| Ok(());
+            let work = move |_: &mut (), _| {
+                began.send(()).expect("it is waited for");
+                told.recv().map_err(|_| late())
+            };
+            let mut asked = Box::pin(ports.with(&kept, &topic, (until, charged), open, work));
+            std::future::poll_fn(|context| {
+                assert!(asked.as_mut().poll(context).is_pending());
+                std::task::Poll::Ready(())
+            })
+            .await;
+            begun.recv().expect("it has begun");
+            drop(asked);
+            assert_eq!(given_back.try_recv(), Err(mpsc::TryRecvError::Empty), "it is charged all the while");
+            go.send(()).expect("it waits");
+            assert_eq!(
+                given_back.recv_timeout(Duration::from_secs(30)),
+                Err(mpsc::RecvTimeoutError::Disconnected)
+            );
+        });
+        bus.close();
+        let _ = std::fs::remove_dir_all(place);
+    }
 
     #[test]
     fn what_has_no_thread_in_its_time_is_told_so_and_never_begun() {

@@ -246,10 +246,10 @@ async fn take_and_send(
     let (caller, topic) = (caller(&request)?, topic(named)?);
     shared.rights.check(&caller, deed, &topic)?;
     let (head, body) = request.into_parts();
-    let (body, _bytes) = body_of(shared, &caller, &topic, &head.headers, body).await?;
+    let (body, bytes) = body_of(shared, &caller, &topic, &head.headers, body).await?;
     // Only what has come whole is under way: who is slow to send holds up nobody.
-    let _place = shared.budget.request(&caller.who(), &topic)?;
-    send(shared, &caller, deed, Came { topic, headers: head.headers, body }).await
+    let place = shared.budget.request(&caller.who(), &topic)?;
+    send(shared, &caller, deed, Came { topic, headers: head.headers, body }, (place, bytes)).await
 }
 
 async fn request(State(shared): State<Arc<Shared>>, named: Named, request: Request<Body>) -> Response<Body> {
@@ -265,9 +265,9 @@ async fn take_and_ask(
     shared.rights.check(&caller, Deed::Request, &topic)?;
     let (head, body) = request.into_parts();
     let time = ask::time(head.uri.query().unwrap_or_default())?;
-    let (body, _bytes) = body_of(shared, &caller, &topic, &head.headers, body).await?;
+    let (body, bytes) = body_of(shared, &caller, &topic, &head.headers, body).await?;
     let place = shared.budget.request(&caller.who(), &topic)?;
-    ask::ask(shared, &caller, Came { topic, headers: head.headers, body }, time, place).await
+    ask::ask(shared, &caller, Came { topic, headers: head.headers, body }, time, (place, bytes)).await
 }
 
 async fn subscribe(
@@ -345,12 +345,16 @@ async fn ready(State(shared): State<Arc<Shared>>) -> Response<Body> {
 }
 
 async fn metrics(State(shared): State<Arc<Shared>>) -> Response<Body> {
-    let _turn = match shared.budget.question().await {
+    let turn = match shared.budget.question().await {
         Ok(turn) => turn,
         Err(refusal) => return refusal.response(),
     };
     let (bus, own) = (shared.bus.clone(), account::text(&shared));
-    let text = ports::waiting(move || Ok(busway::metrics::prometheus(&bus.metrics_of_all()?))).await;
+    let text = ports::waiting(move || {
+        let _turn = turn;
+        Ok(busway::metrics::prometheus(&bus.metrics_of_all()?))
+    });
+    let text = text.await;
     told(text.map_err(Refusal::from).map(|text| {
         let mut response = Response::new(Body::from(text + &own));
         let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");

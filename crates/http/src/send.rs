@@ -12,6 +12,7 @@ use serde::Serialize;
 use tokio::time::Instant;
 
 use crate::Shared;
+use crate::budget::{Place, Taken};
 use crate::limits::{HISTORY, RING_BYTES_MAX, SEND_TIME};
 use crate::refusal::{Refusal, json};
 use crate::rights::Caller;
@@ -104,18 +105,20 @@ pub(crate) struct Came {
     pub(crate) body: axum::body::Bytes,
 }
 
-/// Publishes it, or pushes it.
+/// Publishes it, or pushes it. Its place, and that of its bytes, are given back when that has been done.
 pub(crate) async fn send(
     shared: &Arc<Shared>,
     caller: &Caller,
     deed: Deed,
     came: Came,
+    charged: (Place, Taken),
 ) -> Result<Response<Body>, Refusal> {
     let Came { topic, headers, body } = came;
     shared.rights.check(caller, deed, &topic)?;
     let (beside, codec) = (Beside::of(&headers, &shared.bus)?, codec(&headers));
     let (id, header) = (beside.id.map(|id| id.to_string()), beside.id());
     let (ports, until) = (&shared.ports, Instant::now() + SEND_TIME);
+    let until = (until, charged);
     let (source, sent) = if deed == Deed::Push {
         let open = |bus: &Bus, topic: &Topic| bus.pusher(topic.as_str()).bytes_max(RING_BYTES_MAX).open();
         let push = move |pusher: &mut busway::Pusher, left| {

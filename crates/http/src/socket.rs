@@ -86,7 +86,7 @@ pub(crate) async fn open(
         return Err(Refusal::wrong("the connection cannot change", "the connection", "ask over HTTP/1.1"));
     };
     let place = shared.budget.stream(&caller.who())?;
-    let feed = Feed::open(shared, caller, wish).await?;
+    let (feed, place) = Feed::open(shared, caller, wish, place).await?;
     add(&shared.accounts.streams, 1);
     tokio::spawn(run(shared.clone(), feed, upgrade, (place, open)));
     let mut response = Response::new(Body::empty());

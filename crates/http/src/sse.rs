@@ -53,7 +53,7 @@ pub(crate) async fn open(
     wish: Wish,
 ) -> Result<Response<Body>, Refusal> {
     let place = shared.budget.stream(&caller.who())?;
-    let feed = Feed::open(shared, caller, wish).await?;
+    let (feed, place) = Feed::open(shared, caller, wish, place).await?;
     add(&shared.accounts.streams, 1);
     let (give, pieces) = mpsc::channel(PIECES);
     tokio::spawn(run(shared.clone(), feed, give, place));

@@ -27,9 +27,9 @@ struct Shown {
 }
 
 pub(crate) async fn list(shared: &Arc<Shared>, caller: Caller) -> Result<Response<Body>, Refusal> {
-    let _turn = shared.budget.question().await?;
+    let turn = shared.budget.question().await?;
     let bus = shared.bus.clone();
-    let views = ports::waiting(move || Ok(bus.inspect()?.topics)).await?;
+    let (views, _turn) = ports::waiting(move || Ok((bus.inspect()?.topics, turn))).await?;
     let may = |topic: &Topic| {
         let deeds = [Deed::Subscribe, Deed::Publish, Deed::Push, Deed::Request];
         deeds.into_iter().any(|deed| shared.rights.allow(&caller, deed, topic))

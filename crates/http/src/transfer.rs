@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use axum::body::{Body, Bytes};
 use axum::http::StatusCode;
-use busway::artifacts::{Advert, Event, Offer, Reader};
+use busway::artifacts::{Advert, Event, Reader};
 use busway::{Code, Deed, Error, Topic};
 use futures_core::Stream;
 use tokio::sync::mpsc;
@@ -61,12 +61,12 @@ impl Read for Pipe {
 }
 
 /// Puts what comes: `open` reads it, on a thread of its own.
-pub(crate) async fn take(
+pub(crate) async fn take<T: Send + 'static>(
     shared: &Shared,
     body: Body,
     place: Transfer,
-    open: impl FnOnce(Pipe) -> Result<Offer, Error> + Send + 'static,
-) -> Result<Offer, Refusal> {
+    open: impl FnOnce(Pipe) -> Result<T, Error> + Send + 'static,
+) -> Result<T, Refusal> {
     let (give, parts) = mpsc::channel(PARTS);
     let written = tokio::spawn(ports::waiting(move || {
         let offer = open(Pipe { parts, rest: Bytes::new() });
@@ -132,7 +132,7 @@ pub(crate) async fn give(
     place: Transfer,
 ) -> Result<Body, Refusal> {
     let topic = Topic::new(advert.topic()).map_err(Error::from)?;
-    let mut source = begin(shared, &advert, time).await?;
+    let (mut source, place) = begin(shared, &advert, time, place).await?;
     source.reader.seek(SeekFrom::Start(from)).map_err(|error| broken(&error))?;
     let (give, parts) = mpsc::channel(1);
     tokio::spawn(pump(shared.clone(), source, count, give, (caller, topic), place));
@@ -140,12 +140,17 @@ pub(crate) async fn give(
 }
 
 /// Subscribes to this one, and waits until it begins to come.
-async fn begin(shared: &Shared, advert: &Advert, time: Duration) -> Result<Source, Refusal> {
+async fn begin(
+    shared: &Shared,
+    advert: &Advert,
+    time: Duration,
+    place: Transfer,
+) -> Result<(Source, Transfer), Refusal> {
     let (bus, wanted) = (shared.bus.clone(), advert.clone());
     let until = Instant::now() + time;
-    let mut subscriber = ports::waiting(move || {
+    let (mut subscriber, place) = ports::waiting(move || {
         let artifacts = bus.artifacts(wanted.topic())?;
-        artifacts.subscriber().only(wanted.id()).as_it_arrives().open()
+        Ok((artifacts.subscriber().only(wanted.id()).as_it_arrives().open()?, place))
     })
     .await?;
     loop {
@@ -153,10 +158,11 @@ async fn begin(shared: &Shared, advert: &Advert, time: Duration) -> Result<Sourc
         match subscriber.recv_timeout(Duration::ZERO)? {
             Some(Event::Received(artifact)) => {
                 let reader = artifact.reader().patience(Duration::ZERO);
-                return Ok(Source { reader, _subscriber: subscriber });
+                return Ok((Source { reader, _subscriber: subscriber }, place));
             }
             Some(Event::Arriving(arriving)) => {
-                return Ok(Source { reader: arriving.reader(Duration::ZERO), _subscriber: subscriber });
+                let reader = arriving.reader(Duration::ZERO);
+                return Ok((Source { reader, _subscriber: subscriber }, place));
             }
             Some(_) => {}
             None if Instant::now() >= until => {

@@ -325,6 +325,44 @@ fn what_waits_behind_others_for_a_slow_subscriber_is_refused_in_the_time_of_one(
 }
 
 #[test]
+fn who_hangs_up_is_charged_until_what_it_began_has_ended() {
+    let place = Place::new();
+    let bus = place.bus();
+    let http = open(&bus, HttpConfig::default());
+    let at = http.addresses()[0];
+    let body = [b'x'; 64 << 10];
+    let _never_reads = bus.subscriber("jobs").policy(Policy::Block).open().expect("a subscriber");
+    until("it is waited for", || ask(at, "POST", "/v1/publish/jobs", &[], &body).status == 503);
+    let told = |names: [&str; 3]| {
+        let text = http.metrics();
+        names.map(|name| {
+            let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+            line.expect("it is told").parse::<u64>().expect("a number")
+        })
+    };
+    // What is under way is counted before what is charged: who is not there any more is charged none the less.
+    let names = ["busway_http_under_way", "busway_http_ingress_requests", "busway_http_ingress_bytes"];
+    let mut tries = 0;
+    until("it is charged though it has gone", || {
+        tries += 1;
+        let mut stream = connect(at);
+        stream.write_all(&request("POST", "/v1/publish/jobs", &[], &body)).expect("it is read");
+        until("it is under way", || told(names)[1] == 1);
+        drop(stream);
+        until("nobody waits for an answer", || told(names)[0] == 0);
+        // It may have ended before it was seen to hang up; and before it begins it is charged in any case.
+        let began = Moment::now();
+        while told(names) == [0, 1, 64 << 10] && began.elapsed() < SEND_TIME / 4 {
+            std::thread::yield_now();
+        }
+        began.elapsed() >= SEND_TIME / 4
+    });
+    until("it is given back", || told(names) == [0, 0, 0]);
+    assert_eq!(ask(at, "POST", "/v1/publish/other", &[], b"x").status, 200);
+    println!("evidence: tries={tries}");
+}
+
+#[test]
 fn who_takes_the_replies_slowly_keeps_its_place_no_longer_than_it_said() {
     let place = Place::new();
     let bus = place.bus();
