@@ -6,7 +6,7 @@
 //! Invariant: what is taken is never above its limit, nor above the share of who took it, and what was taken is given back once.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use busway::{Principal, Topic};
@@ -23,12 +23,20 @@ use crate::refusal::{Cause, Refusal};
 pub(crate) enum Who {
     /// Somebody of this host, where nobody shows a token: all of them have all room.
     Anybody,
-    /// Somebody of another host, where nobody shows a token.
+    /// Somebody of another host, where nobody shows a token: its address as [`place_of`] has it.
     From(IpAddr),
     /// Who has shown a token.
     Known(Principal),
     /// Whoever uses this topic.
     Topic(Topic),
+}
+
+/// What stands for all addresses of one place: the whole of IPv4, and of IPv6 the first half, since a host may choose the other as it likes.
+pub(crate) fn place_of(ip: IpAddr) -> IpAddr {
+    match ip.to_canonical() {
+        IpAddr::V6(ip) => Ipv6Addr::from_bits(ip.to_bits() >> 64 << 64).into(),
+        ip => ip,
+    }
 }
 
 /// Why there is no room.
@@ -186,7 +194,7 @@ pub(crate) enum Way {
 }
 
 /// Half of a room, and of the smallest all.
-fn half(limit: u64) -> u64 {
+pub(crate) fn half(limit: u64) -> u64 {
     limit.div_ceil(2)
 }
 
@@ -288,7 +296,7 @@ fn said(full: Full, limit: u64, what: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{Budget, Full, Way, Who};
+    use super::{Budget, Full, Way, Who, place_of};
     use crate::HttpConfig;
     use crate::limits::QUESTIONS_MAX;
     use crate::refusal::Cause;
@@ -375,6 +383,15 @@ mod tests {
         );
         // Who has nothing more is forgotten.
         assert_eq!(budget.requests.shares().len(), 1);
+    }
+
+    #[test]
+    fn a_host_with_many_addresses_of_ipv6_is_one_caller_and_two_of_ipv4_are_two() {
+        let of = |text: &str| place_of(text.parse().expect("an address"));
+        assert_eq!(of("2001:db8:1:2:3:4:5:6"), of("2001:db8:1:2:ffff::1"));
+        assert_ne!(of("2001:db8:1:2::1"), of("2001:db8:1:3::1"));
+        assert_ne!(of("10.0.0.1"), of("10.0.0.2"));
+        assert_eq!(of("::ffff:10.0.0.1"), of("10.0.0.1"));
     }
 
     #[test]

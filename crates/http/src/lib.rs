@@ -77,7 +77,7 @@ pub struct HttpConfig {
     pub bytes: u64,
     /// Streams of messages that may be open.
     pub streams_max: u32,
-    /// Connections that may be open.
+    /// Connections that may be open; half of them from one address.
     pub connections_max: u32,
     /// Bytes of one artifact that is put.
     pub artifact_bytes_max: u64,
@@ -179,7 +179,7 @@ impl Http {
         let addresses = listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect();
         let runtime = runtime()?;
         let (ends, heard) = watch::channel(false);
-        let connections = Arc::new(Connections::default());
+        let connections = Connections::new(config.connections_max);
         let shared = Arc::new(Shared {
             bus: bus.clone(),
             hosts: config.hosts.iter().map(|host| host.to_ascii_lowercase()).collect(),
@@ -193,7 +193,7 @@ impl Http {
             accounts: Accounts::default(),
             ends: heard,
         });
-        let door = serve::Door::new(shared.clone(), config.connections_max, connections.clone());
+        let door = serve::Door::new(shared.clone(), connections.clone());
         for listener in listeners {
             let _entered = runtime.enter();
             let listener = tokio::net::TcpListener::from_std(listener).map_err(|error| {

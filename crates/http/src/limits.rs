@@ -11,7 +11,8 @@ pub const THREADS: usize = 2;
 /// a time. What is more waits its turn, within that time and the requests that may be under way. Artifacts that come have [`UPLOADS_MAX`] beside these.
 pub const THREADS_WAITING_MAX: usize = 8;
 
-/// Connections: a browser opens 6, so that some hundred users fit, in about 20 KiB each. One more is told 503 and closed.
+/// Connections: a browser opens 6, so that some hundred users fit, in about 20 KiB each. One more is told 503 and closed. One address has
+/// half of them, also that of this host: its users cannot be told apart by it, but those of other hosts can. One more of it is told 429 and closed.
 pub const CONNECTIONS_MAX_DEFAULT: u32 = 512;
 
 /// Bytes of the head of a request: twice what browsers send, with a `Last-Event-ID` of 64 publishers. More is refused with 431.

@@ -10,7 +10,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use busway::{Acl, Deed, Pattern, Principal, Tokens, Topic};
 
-use crate::budget::Who;
+use crate::budget::{Who, place_of};
 use crate::refusal::Refusal;
 
 /// What holds at one moment.
@@ -50,7 +50,7 @@ impl Caller {
         match (&self.token, self.from.to_canonical()) {
             (Some(_), _) => Who::Known(self.who.clone()),
             (None, from) if from.is_loopback() => Who::Anybody,
-            (None, from) => Who::From(from),
+            (None, from) => Who::From(place_of(from)),
         }
     }
 }

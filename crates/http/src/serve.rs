@@ -1,16 +1,17 @@
 //! Connections: taking them, reading requests from them within bounds, and closing them.
 //!
 //! A connection costs a task and its buffers. Its head has a time and a size, its body has others (`body`), and what is written a third (`stall`). Where there is
-//! no room for one more it is told so at once.
+//! no room for one more it is told so at once: one address has at most half of them.
 //!
-//! Invariant: a connection that says nothing, or not enough, is closed in bounded time.
+//! Invariant: a connection that says nothing, or not enough, is closed in bounded time; there are never more than their limit, nor of one address than its share.
 
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::future::{Future, poll_fn};
 use std::io::Write;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::{Pin, pin};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::task::Poll;
 use std::time::Duration;
 
@@ -27,6 +28,7 @@ use tokio::net::{TcpListener, TcpStream};
 
 use crate::Shared;
 use crate::account::{UnderWay, add};
+use crate::budget::{Full, half, place_of};
 use crate::gate::{self, Ends, Verdict};
 use crate::limits::{HEADER_BYTES_MAX, HEADER_TIME, HEADERS_MAX};
 use crate::refusal::Cause;
@@ -37,6 +39,10 @@ use crate::stall::Patient;
 const NO_ROOM: &[u8] =
     b"HTTP/1.1 503 Service Unavailable\r\nconnection: close\r\nretry-after: 1\r\ncontent-length: 0\r\n\r\n";
 
+/// What one more connection of an address is told that has its share.
+const NO_SHARE: &[u8] =
+    b"HTTP/1.1 429 Too Many Requests\r\nconnection: close\r\nretry-after: 1\r\ncontent-length: 0\r\n\r\n";
+
 /// After a failure to take a connection, for want of descriptors most likely.
 const PAUSE: Duration = Duration::from_millis(100);
 
@@ -45,35 +51,62 @@ const PAUSE: Duration = Duration::from_millis(100);
 pub(crate) struct Door {
     shared: Arc<Shared>,
     router: Router,
-    connections_max: usize,
     connections: Arc<Connections>,
 }
 
-/// How many connections are open, and who waits until none is.
-#[derive(Debug, Default)]
+/// The connections that are open, and who waits until none is.
+#[derive(Debug)]
 pub(crate) struct Connections {
-    open: Mutex<usize>,
+    limit: u64,
+    open: Mutex<Counts>,
     fewer: Condvar,
 }
 
+/// How many there are, and how many of each address that has some.
+#[derive(Debug, Default)]
+struct Counts {
+    all: u64,
+    of: BTreeMap<IpAddr, u64>,
+}
+
 impl Connections {
-    /// Takes one, within a limit.
-    fn take(&self, limit: usize) -> bool {
-        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        let room = *open < limit;
-        *open += usize::from(room);
-        room
+    pub(crate) fn new(limit: u32) -> Arc<Connections> {
+        Arc::new(Connections { limit: limit.into(), open: Mutex::default(), fewer: Condvar::new() })
     }
 
-    fn give_back(&self) {
-        *self.open.lock().unwrap_or_else(PoisonError::into_inner) -= 1;
+    fn open(&self) -> MutexGuard<'_, Counts> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes one for this address, if there is room for it.
+    fn take(&self, from: IpAddr) -> Result<(), Full> {
+        let mut open = self.open();
+        let own = open.of.get(&from).copied().unwrap_or(0);
+        if own >= half(self.limit) {
+            return Err(Full::Share);
+        }
+        if open.all >= self.limit {
+            return Err(Full::All);
+        }
+        open.all += 1;
+        open.of.insert(from, own + 1);
+        Ok(())
+    }
+
+    fn give_back(&self, from: IpAddr) {
+        let mut open = self.open();
+        open.all -= 1;
+        // Who has none is not remembered.
+        match open.of.get(&from).map_or(0, |own| own - 1) {
+            0 => _ = open.of.remove(&from),
+            left => _ = open.of.insert(from, left),
+        }
         self.fewer.notify_all();
     }
 
     /// Waits until none is open, at most so long.
     pub(crate) fn wait_for_none(&self, most: Duration) {
-        let open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        let _ended = self.fewer.wait_timeout_while(open, most, |open| *open > 0);
+        let _ended = self.fewer.wait_timeout_while(self.open(), most, |open| open.all > 0);
     }
 }
 
@@ -81,20 +114,21 @@ impl Connections {
 #[derive(Debug)]
 pub(crate) struct Open {
     connections: Arc<Connections>,
+    from: IpAddr,
     shared: Arc<Shared>,
 }
 
 impl Drop for Open {
     fn drop(&mut self) {
         self.shared.accounts.connections_open.sub(1);
-        self.connections.give_back();
+        self.connections.give_back(self.from);
     }
 }
 
 impl Door {
-    pub(crate) fn new(shared: Arc<Shared>, connections_max: u32, connections: Arc<Connections>) -> Door {
+    pub(crate) fn new(shared: Arc<Shared>, connections: Arc<Connections>) -> Door {
         let router = routes::router(&shared);
-        Door { shared, router, connections_max: connections_max as usize, connections }
+        Door { shared, router, connections }
     }
 
     /// Takes connections until the door closes.
@@ -121,15 +155,21 @@ impl Door {
     fn take(&self, stream: TcpStream, peer: SocketAddr) {
         let accounts = &self.shared.accounts;
         let Ok(ours) = stream.local_addr() else { return };
-        if !self.connections.take(self.connections_max) {
+        let from = place_of(peer.ip());
+        if let Err(full) = self.connections.take(from) {
             add(&accounts.connections_refused, 1);
+            let told = match full {
+                Full::All => NO_ROOM,
+                Full::Share => NO_SHARE,
+            };
             // A fresh socket takes so little at once; who does not read it learns it by the close.
-            let _ = stream.into_std().and_then(|mut stream| stream.write_all(NO_ROOM));
+            let _ = stream.into_std().and_then(|mut stream| stream.write_all(told));
             return;
         }
         add(&accounts.connections, 1);
         add(&accounts.connections_open, 1);
-        let open = Arc::new(Open { connections: self.connections.clone(), shared: self.shared.clone() });
+        let (connections, shared) = (self.connections.clone(), self.shared.clone());
+        let open = Arc::new(Open { connections, from, shared });
         // What is small is not kept back for more.
         let _ = stream.set_nodelay(true);
         tokio::spawn(self.clone().serve(stream, Ends { ours, peer }, open));

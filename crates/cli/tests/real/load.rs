@@ -159,8 +159,8 @@ impl Served {
         let file = place.temporary().join("busway.toml");
         let links =
             peer.map(|peer| format!("[node]\nindex = 0\n[peers]\n1 = \"{peer}\"\n")).unwrap_or_default();
-        // Those of one window may not have ended when the next begins.
-        let most = 3 * CONNECTIONS;
+        // Those of one window may not have ended when the next begins, and one address has half.
+        let most = 4 * CONNECTIONS;
         let http = format!("[http]\nlisten = [\"127.0.0.1:0\"]\nconnections_max = {most}\n");
         let flow = format!("[flows.ingress]\nin_flight = {IN_FLIGHT}\nbytes = \"{}KiB\"\n", BUDGET >> 10);
         std::fs::write(&file, [links, http, flow].concat()).expect("a file");

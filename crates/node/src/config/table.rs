@@ -342,7 +342,7 @@ pub const KEYS: &[Key] = &[
         environment: None,
         flag: None,
         applies: Applies::Start,
-        sentence: "Connections that may be open; one more is told 503 and closed",
+        sentence: "Connections that may be open, half of them from one address; one more is told 503, or 429 where its address has its share, and closed",
     },
     Key {
         name: "http.artifact_bytes_max",
