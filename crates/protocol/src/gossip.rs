@@ -171,6 +171,10 @@ impl Gossip {
                     self.marks_by(now, GOSSIP_MARKS_INSIDE_MS);
                 }
             }
+            Input::AskAnew { node } => {
+                self.known.lose(node);
+                self.recover_at.get_or_insert(now);
+            }
             Input::Reconsider => self.known.reconsider(),
             Input::Tick => self.tick(now, out),
         }

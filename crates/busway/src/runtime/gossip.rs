@@ -11,6 +11,7 @@
 //!
 //! Invariant: the machine hears that a link stands before any word of it, and none of a link behind its end.
 
+mod anew;
 mod calls;
 mod channel;
 mod intake;
@@ -44,6 +45,7 @@ use crate::ports::lock;
 use crate::runtime::hub::{Shared, Wires};
 use crate::runtime::peer::Peer;
 
+use anew::Anew;
 pub(crate) use calls::{Call, Calls, Listed, ReaderId, Tells, Wants, ended};
 pub(crate) use channel::{Channel, WANT};
 pub(super) use intake::Intake;
@@ -79,8 +81,10 @@ struct Line {
     permits: Option<Permits>,
     /// The rules when that link began.
     rules: Option<Acl>,
-    /// It, or another, may do something else than when the link before began: all is told anew.
-    anew: bool,
+    /// It, or another, may do something else than when the link before began: it is asked for all again when this one begins.
+    changed: bool,
+    /// What it is told again.
+    anew: Anew,
     /// Requests for what it may not have.
     not_found: VecDeque<u64>,
     /// What it said and may not say.
@@ -256,15 +260,16 @@ impl<D: Wires> Swarm<D> {
             let link = peer.take_artifact_words(&self.shared.driver, lanes, &mut come);
             (link, (link != known).then(|| peer.permits().clone()))
         };
-        match &mut self.intake {
-            Some(intake) => drop(intake.stand(index, link)),
-            None => self.stand(now, index, link),
-        }
         if let (Some(permits), Some(_)) = (permits, link) {
             let line = self.lines.entry(index).or_default();
             let rules = std::mem::replace(&mut line.rules, self.shared.acl());
             let former = line.permits.replace(permits);
-            line.anew = former.is_some() && (former != line.permits || rules != line.rules);
+            // It stays so until a link begins, and what follows from it until all is told.
+            line.changed |= former.is_some() && (former != line.permits || rules != line.rules);
+        }
+        match &mut self.intake {
+            Some(intake) => drop(intake.stand(index, link)),
+            None => self.stand(now, index, link),
         }
         if let Some(intake) = &mut self.intake {
             intake.take(index, come.drain(..));
@@ -301,9 +306,17 @@ impl<D: Wires> Swarm<D> {
             return;
         }
         line.not_found.clear();
+        let anew = link.is_some() && std::mem::take(&mut line.changed);
+        if anew {
+            line.anew.begin();
+        }
+        line.anew.link();
         let node = NodeIndex(index);
         if former.is_some() {
             self.machine.handle(now, Input::PeerDown { node }, &mut self.out);
+        }
+        if anew {
+            self.machine.handle(now, Input::AskAnew { node }, &mut self.out);
         }
         if link.is_some() {
             if self.members.insert(node) {
@@ -332,9 +345,7 @@ impl<D: Wires> Swarm<D> {
         let Some(line) = self.lines.get_mut(&index) else { return };
         let Some(permits) = &line.permits else { return };
         let (mut word, mut denied) = (word, 0);
-        if let (true, Word::Exchange(exchange)) = (line.anew, &mut word) {
-            exchange.since = None;
-        }
+        line.anew.hear(&mut word);
         let acl = || self.shared.acl();
         let origin =
             |node: NodeIndex| Permits::new(Principal::Node { index: node.0 }, acl().as_ref().map(Acl::rules));
@@ -531,12 +542,10 @@ impl<D: Wires> Swarm<D> {
                     encode(&Word::NotFound { request }, &[], &mut body);
                 } else {
                     let Some(mut words) = self.machine.transmit(now, node, lane) else { break };
-                    if let (true, Word::Exchange(exchange)) = (line.anew, &mut words.word) {
-                        exchange.since = None;
-                    }
                     let word = std::mem::replace(&mut words.word, Word::Handled { tells: 0, marks: 0 });
                     let passed = rights::said(permits, node, word, |of| self.users.topic(of));
                     let Some(word) = passed else { continue };
+                    line.anew.say(&word);
                     words.word = word;
                     if let (Word::Chunk { offset, .. }, Some((of, part))) = (&words.word, words.of) {
                         gives(index, self.users.name(of), part, (*offset, words.following().len()));

@@ -8,6 +8,7 @@ mod flows;
 mod gate;
 mod hard;
 mod large;
+mod line;
 mod own;
 mod part;
 mod programs;

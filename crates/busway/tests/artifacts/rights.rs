@@ -1,8 +1,13 @@
 //! Who may offer and who may see, on each way on which an artifact becomes known.
 
-use busway::artifacts::{Event, Offer};
-use busway::{Acl, AclRule};
+use std::collections::BTreeSet;
+use std::time::Duration;
 
+use busway::artifacts::{ArtifactId, Event, Offer, Subscriber};
+use busway::{Acl, AclRule};
+use busway_shm::clock::Deadline;
+
+use crate::line::Line;
 use crate::stage::{Host, PATIENCE, body, receive, subscribe, until};
 
 /// Rules under which nodes may do what is said there, with all topics or with those of `open` alone.
@@ -144,4 +149,55 @@ fn what_its_node_may_not_publish_any_more_is_over_and_stands_again_when_it_may()
         assert_eq!(receive(&mut seen).advert().id(), offer.id());
     }
     println!("evidence: sizes=3 ended=3 stood_again=3");
+}
+
+/// Two nodes with a line between them, and the rules of the first, which dials.
+fn with_line(acl: Acl) -> ([Host; 2], Line) {
+    let last = Host::new(1, &[]);
+    let line = Line::to(last.address());
+    let first = Host::with_rules(0, &[(1, line.address())], Some(acl));
+    for host in [&first, &last] {
+        assert!(host.node.wait_for_peers(1, PATIENCE));
+    }
+    ([first, last], line)
+}
+
+#[test]
+fn who_gets_a_right_is_told_of_what_stood_before_though_its_links_end_in_the_midst_of_it() {
+    const OFFERS: u64 = 600;
+    let (hosts, line) = with_line(rules("open.>", "open.>"));
+    let mut seen = hosts.each_ref().map(|host| subscribe(host, "*.a"));
+    let offer = |at: usize, topic: &str, seed| {
+        hosts[at].bus.artifacts(topic).unwrap().offer(&body(100, seed)).keep().open().unwrap().id()
+    };
+    let secrets = [0, 1].map(|at| (0..OFFERS).map(|n| offer(at, "secret.a", n << 1 | at as u64)).collect());
+    // Each has heard of all that the other may tell it.
+    let open = [offer(0, "open.a", 5_000), offer(1, "open.a", 5_001)];
+    let secrets: [BTreeSet<ArtifactId>; 2] = secrets;
+    for (at, seen) in seen.iter_mut().enumerate() {
+        let known = secrets[at].iter().chain(&open).copied().collect();
+        assert_eq!(receive_all(seen, OFFERS + 2), known);
+    }
+    // Some of it goes over each of two links, and all over none.
+    line.end_after(60_000);
+    hosts[0].node.set_acl(rules(">", ">"));
+    let before = line.cuts();
+    until("two links end", || line.cuts() >= before + 2);
+    line.end_after(u64::MAX);
+    for (at, seen) in seen.iter_mut().enumerate() {
+        let mut missed = secrets[1 - at].clone();
+        let deadline = Deadline::after(PATIENCE);
+        while !missed.is_empty() && !deadline.expired() {
+            if let Some(Event::Received(artifact)) = seen.recv_timeout(Duration::from_secs(1)).unwrap() {
+                missed.remove(&artifact.advert().id());
+            }
+        }
+        assert!(missed.is_empty(), "{} of {OFFERS} never came to node {at}", missed.len());
+    }
+    println!("evidence: links={} told_of={}", line.cuts() - before, 2 * OFFERS);
+}
+
+/// What comes, as so many come.
+fn receive_all(seen: &mut Subscriber, count: u64) -> BTreeSet<ArtifactId> {
+    (0..count).map(|_| receive(seen).advert().id()).collect()
 }

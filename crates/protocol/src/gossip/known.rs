@@ -347,6 +347,12 @@ impl Known {
         }
     }
 
+    /// All that a node says is missing.
+    pub(super) fn lose(&mut self, node: NodeIndex) {
+        self.lose_slots(node, 0);
+        self.lose_marks(node, 0);
+    }
+
     /// The next entry about which the user is to be asked.
     pub(super) fn next_advert(&mut self) -> Option<Advert> {
         while let Some(of) = self.fresh.pop_first() {

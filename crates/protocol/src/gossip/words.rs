@@ -243,6 +243,11 @@ pub enum Input<'a> {
         /// Which.
         node: NodeIndex,
     },
+    /// What is taken of a node's word has changed: it is asked for all of it again, on the link that stands or on the next.
+    AskAnew {
+        /// Which.
+        node: NodeIndex,
+    },
     /// The user would judge otherwise now: all that it has not received is asked about again.
     Reconsider,
     /// The time has come that `deadline` told.
