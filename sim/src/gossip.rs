@@ -247,6 +247,19 @@ impl Swarm {
         self.hosts[usize::from(host)].rate = rate;
     }
 
+    /// A host stands still: it says nothing, what comes waits until its lines are full, and these stay up.
+    pub fn stop(&mut self, host: u8) {
+        self.hosts[usize::from(host)].stopped.get_or_insert_default();
+    }
+
+    /// One that stood still goes on, with all that came.
+    pub fn go_on(&mut self, host: u8) {
+        for (from, cuts, bytes) in self.hosts[usize::from(host)].stopped.take().into_iter().flatten() {
+            self.arrive(from, host, cuts, &bytes);
+        }
+        self.tell(host, Input::Tick);
+    }
+
     /// Goes on until this time, or until a checker has found something.
     pub fn run_until(&mut self, until: Time) {
         while self.checks.violation().is_none() {
@@ -287,7 +300,8 @@ impl Swarm {
             Event::Free { host } => self.pump(host),
             Event::Arrive { from, to, cuts, bytes } => self.arrive(from, to, cuts, &bytes),
             Event::Wake { host } => {
-                if self.hosts[usize::from(host)].woken(self.now) {
+                let at = &mut self.hosts[usize::from(host)];
+                if at.woken(self.now) && at.stopped.is_none() {
                     self.tell(host, Input::Tick);
                 }
             }
@@ -298,6 +312,10 @@ impl Swarm {
     fn arrive(&mut self, from: u8, to: u8, cuts: u64, bytes: &[u8]) {
         let Some(line) = self.lines.get_mut(&(from.min(to), from.max(to))) else { return };
         if line.cuts != cuts || !line.up {
+            return;
+        }
+        if let Some(came) = &mut self.hosts[usize::from(to)].stopped {
+            came.push((from, cuts, bytes.to_vec()));
             return;
         }
         line.under_way[usize::from(from > to)] -= (HEADER_SIZE + bytes.len()) as u64;
@@ -329,6 +347,9 @@ impl Swarm {
     fn pump(&mut self, host: u8) {
         let now = self.now;
         let at = &mut self.hosts[usize::from(host)];
+        if at.stopped.is_some() {
+            return;
+        }
         if at.busy_until <= now
             && let Some((to, word)) = next_word(at, &self.lines, (host, now, self.terms.window))
         {

@@ -94,6 +94,42 @@ fn when_the_origin_stops_after_it_has_given_little_more_than_all_everybody_else_
 }
 
 #[test]
+fn who_is_stopped_while_pieces_come_holds_up_the_others_for_little() {
+    let size = 32 * MIB;
+    let run = |seed: u64, stops: bool| {
+        let terms = Terms::new(seed, 8);
+        let third_ms = size as u64 * 1_000 / terms.rate / 3;
+        let mut swarm = Swarm::new(terms);
+        swarm.run_for_ms(200);
+        swarm.offer(0, "file", size);
+        let began = swarm.now();
+        swarm.run_for_ms(third_ms);
+        if stops {
+            swarm.stop(6);
+        }
+        while swarm.checks.owed() > i64::from(stops) {
+            swarm.run_for_ms(2);
+            assert!(swarm.now() < began.after_ms(60_000), "{}", swarm.checks.owing());
+        }
+        let took = swarm.now().since(began) as f64 / 1e6;
+        if stops {
+            // Who goes on is given what it missed.
+            swarm.go_on(6);
+        }
+        settled(&mut swarm, 60_000);
+        took
+    };
+    for seed in 6..9 {
+        let (clean, stopped) = (run(seed, false), run(seed, true));
+        let later = (stopped / clean - 1.0) * 100.0;
+        println!(
+            "evidence: seed={seed} clean_ms={clean:.0} stopped_ms={stopped:.0} later_percent={later:.1}"
+        );
+        assert!(later <= 2.0, "{later}");
+    }
+}
+
+#[test]
 fn pieces_go_on_while_lines_are_cut_a_node_comes_late_and_the_end_reaches_all() {
     let terms = Terms { lines: Some(6), ..Terms::new(5, 16) };
     let mut swarm = Swarm::new(terms.clone());

@@ -502,8 +502,8 @@ impl Gossip {
                 other.asks_due = Due::Now;
             }
         }
-        self.parts.values_mut().for_each(|parts| parts.unlinked(node));
         self.pulls.unlinked(node);
+        self.parts_unlinked(node);
     }
 
     fn marks_by(&mut self, now: Time, ms: u64) {
@@ -606,7 +606,11 @@ impl Gossip {
         for (node, exchange) in exchanges {
             self.follow(now, node, exchange, out);
         }
-        self.parts.values_mut().for_each(|parts| parts.tick(now));
+        let quiet = self.parts.iter_mut().map(|(of, parts)| (*of, parts.tick(now)));
+        let quiet: Vec<(Reference, Nodes)> = quiet.filter(|(_, nodes)| !nodes.is_empty()).collect();
+        for (of, nodes) in quiet {
+            self.pass_over(now, of, nodes);
+        }
         let mut stalled = Vec::new();
         self.pulls.tick(now, &mut stalled, &mut self.orders);
         for node in stalled {

@@ -491,6 +491,16 @@ pub const GOSSIP_HAVE_MS: u64 = 250;
 /// Milliseconds without a byte of an artifact in pieces after which who has all of it is asked for what others should have passed on.
 pub const GOSSIP_DRY_MS: u64 = 200;
 
+/// Who wants the same artifact in pieces and tells of none that it got for so many times as long as it has usually taken to do so is away: others get
+/// what was its own to get and to pass on. It costs a piece that comes twice where it was not.
+pub const GOSSIP_AWAY_TIMES: u64 = 4;
+
+/// That time in milliseconds, at least: what a busy processor does to who is well.
+pub const GOSSIP_AWAY_MS_MIN: u64 = 100;
+
+/// That time in milliseconds, at most, however rarely pieces come.
+pub const GOSSIP_AWAY_MS_MAX: u64 = 10_000;
+
 /// Bytes of one chunk, which all chunks but the last have: two fragments of a link. What was begun and is not wanted any more costs
 /// so much, and a header for each of them costs half a hundredth. A chunk of another size is blamed on who sent it.
 pub const ARTIFACT_CHUNK_BYTES: usize = 2 * LINK_FRAGMENT_BYTES;

@@ -79,6 +79,8 @@ pub(super) struct Host {
     pub(super) rate: u64,
     pub(super) busy_until: Time,
     pub(super) taken_until: Time,
+    /// While it stands still: what has come, of whom, and how often that line had been cut.
+    pub(super) stopped: Option<Vec<(u8, u64, Vec<u8>)>>,
     wake: Option<Time>,
     mischief: Option<Mischief>,
 }
@@ -97,6 +99,7 @@ impl Host {
             rate: terms.rate,
             busy_until: Time(0),
             taken_until: Time(0),
+            stopped: None,
             wake: None,
             mischief: vice.map(|vice| Mischief::new(vice, terms.seed ^ u64::from(index))),
         }

@@ -58,7 +58,7 @@ impl Gossip {
                 }
             }
             Word::Describe(describe) => self.hear_description(now, from, describe, out),
-            Word::Have { of, pieces } => self.hear_have(from, of, &pieces),
+            Word::Have { of, pieces } => self.hear_have(now, from, of, &pieces),
             Word::Request { request, of, part, offset } => {
                 if !peer.serve(Serving { request, of, part, offset }) {
                     self.blame(from, Fault::Greedy, out);
@@ -108,7 +108,7 @@ impl Gossip {
         reader.exchanges = count;
         let known = (0, reader.acknowledged);
         self.known.acknowledged(from, known, &mut self.flows);
-        self.greet(from);
+        self.greet(now, from);
     }
 
     fn hear_tell(&mut self, now: Time, from: NodeIndex, tell: Tell, out: &mut Vec<Output>) {

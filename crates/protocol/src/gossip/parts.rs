@@ -2,9 +2,11 @@
 //!
 //! Who begins to fetch one says so to all; those who fetch it too say which pieces they have, and from then on what they get: at once what they had of
 //! who has all, since nobody else can have it yet, and the rest together. Each piece is one node's to get there and to pass on, by its place among
-//! those who are linked; so who has all gives each piece about once. Pieces lie in the store.
+//! those who are linked; so who has all gives each piece about once. Who tells of no piece for several times as long as it usually takes is away:
+//! what was its own to get is shared among the others, and it is asked for nothing until it speaks again. Pieces lie in the store.
 //!
-//! Invariant: of each peer a place in the order of what we got is kept, and a bit for each piece; nothing here is a queue.
+//! Invariant: of each peer a place in the order of what we got is kept, and a bit for each piece; nothing here is a queue. A piece is never nobody's to
+//! get: of those who are not away each node that has heard the same finds the same one.
 
 use alloc::collections::BTreeMap;
 use alloc::sync::Arc;
@@ -12,7 +14,8 @@ use alloc::vec::Vec;
 
 use busway_wire::gossip::{NodeIndex, Part, Reference, SlotNumber, Word};
 use busway_wire::limits::{
-    GOSSIP_HAVE_MS, GOSSIP_MARKS_INSIDE_MS, GOSSIP_MARKS_MS, GOSSIP_PIECE_BYTES, GOSSIP_WORD_ENTRIES_MAX,
+    GOSSIP_AWAY_MS_MAX, GOSSIP_AWAY_MS_MIN, GOSSIP_AWAY_TIMES, GOSSIP_HAVE_MS, GOSSIP_MARKS_INSIDE_MS,
+    GOSSIP_MARKS_MS, GOSSIP_PIECE_BYTES, GOSSIP_STALL_MS, GOSSIP_WORD_ENTRIES_MAX,
 };
 
 use crate::artifact::{Full, Name, Proof, TopicHash, pieces};
@@ -35,6 +38,8 @@ pub(super) struct Parts {
     /// What we have, in the order in which it came.
     got: Vec<u32>,
     peers: BTreeMap<NodeIndex, Sharer>,
+    /// Whose it is to get pieces there and to pass them on, in order, we among them.
+    sharing: Vec<NodeIndex>,
 }
 
 /// So many ask who has all for the values of all pieces.
@@ -47,6 +52,35 @@ struct Sharer {
     /// How much of what we got it was told, and when it is told more.
     named: usize,
     due: Due,
+    /// Since when it speaks, how often it has spoken of what it got, and when it last has.
+    since: Time,
+    words: u64,
+    spoke: Time,
+    /// When it is away unless it speaks before; never, where it is already, or has all.
+    quiet: Due,
+    away: bool,
+}
+
+impl Sharer {
+    fn new(now: Time) -> Sharer {
+        let mut sharer = Sharer { due: Due::Now, since: now, spoke: now, ..Sharer::default() };
+        sharer.waits(now);
+        sharer
+    }
+
+    /// How long it may say nothing.
+    fn patience_ms(&self) -> u64 {
+        let passed_ms = self.spoke.since(self.since) / 1_000_000;
+        match passed_ms.checked_div(self.words) {
+            Some(usual) => (usual * GOSSIP_AWAY_TIMES).clamp(GOSSIP_AWAY_MS_MIN, GOSSIP_AWAY_MS_MAX),
+            None => GOSSIP_STALL_MS,
+        }
+    }
+
+    /// It has given a sign of life then.
+    fn waits(&mut self, heard: Time) {
+        self.quiet = Due::At(heard.after_ms(self.patience_ms()));
+    }
 }
 
 /// What one is charged while it comes.
@@ -61,15 +95,32 @@ impl Parts {
     }
 
     pub(super) fn deadline(&self) -> Option<Time> {
-        self.peers.values().filter_map(|sharer| sharer.due.at()).min()
+        self.peers.values().flat_map(|sharer| [sharer.due.at(), sharer.quiet.at()]).flatten().min()
     }
 
-    pub(super) fn tick(&mut self, now: Time) {
-        self.peers.values_mut().for_each(|sharer| sharer.due.tick(now));
+    /// Looks at the time; who has said nothing for long.
+    pub(super) fn tick(&mut self, now: Time) -> Nodes {
+        let mut quiet = Nodes::default();
+        for (node, sharer) in &mut self.peers {
+            sharer.due.tick(now);
+            sharer.quiet.tick(now);
+            if sharer.quiet.take() {
+                quiet.insert(*node);
+            }
+        }
+        quiet
     }
 
-    pub(super) fn unlinked(&mut self, node: NodeIndex) {
-        self.peers.remove(&node);
+    /// Whose it is to get a piece of who has all.
+    fn owner(&self, me: NodeIndex, index: u32) -> Option<NodeIndex> {
+        let (index, count) = (index as usize, self.sharing.len());
+        let away = |node: &NodeIndex| *node != me && self.peers.get(node).is_none_or(|sharer| sharer.away);
+        let owner = *self.sharing.get(index.checked_rem(count)?)?;
+        if !away(&owner) {
+            return Some(owner);
+        }
+        let here = || self.sharing.iter().filter(|node| !away(node));
+        here().nth((index / count).checked_rem(here().count())?).copied()
     }
 
     pub(super) fn bytes(&self) -> u64 {
@@ -87,12 +138,13 @@ impl Parts {
         self.here = (self.here.0 + 1, self.here.1 + bytes);
     }
 
-    fn greet(&mut self, node: NodeIndex) {
-        self.peers.entry(node).or_insert_with(|| Sharer { due: Due::Now, ..Sharer::default() });
+    fn greet(&mut self, now: Time, node: NodeIndex) {
+        self.peers.entry(node).or_insert_with(|| Sharer::new(now));
     }
 
     fn holders(&self, index: u32) -> Nodes {
-        let have = self.peers.iter().filter(|(_, sharer)| sharer.have.has(SlotNumber(index)));
+        let has = |sharer: &Sharer| !sharer.away && sharer.have.has(SlotNumber(index));
+        let have = self.peers.iter().filter(|(_, sharer)| has(sharer));
         have.map(|(node, _)| *node).collect()
     }
 }
@@ -165,10 +217,10 @@ impl Gossip {
             return self.has_no_room(of, out);
         }
         self.pulls.want_parts(now, of, holders);
-        let (have, got, peers) = (Slots::default(), Vec::new(), BTreeMap::new());
-        let mut parts = Parts { name, interest, begun: false, have, here: (0, 0), got, peers };
+        let (have, got, peers, sharing) = (Slots::default(), Vec::new(), BTreeMap::new(), Vec::new());
+        let mut parts = Parts { name, interest, begun: false, have, here: (0, 0), got, peers, sharing };
         let others = self.peers.iter().filter(|(node, peer)| peer.reader.is_some() && **node != of.node);
-        others.filter(|(node, _)| !holders.has(**node)).for_each(|(node, _)| parts.greet(*node));
+        others.filter(|(node, _)| !holders.has(**node)).for_each(|(node, _)| parts.greet(now, *node));
         self.parts.insert(of, parts);
         self.stored.insert(of, name);
         match self.store.get(name, Part::Tree) {
@@ -185,18 +237,56 @@ impl Gossip {
 
     /// Which of those who are to pass it on we are, or pieces of it, and how many there are.
     pub(super) fn place(&self, of: Reference) -> (usize, usize) {
+        let sharing = self.sharing(of);
+        (sharing.iter().filter(|node| **node < self.config.node).count(), sharing.len())
+    }
+
+    /// Those who are to pass it on, or pieces of it, in order, we among them.
+    fn sharing(&self, of: Reference) -> Vec<NodeIndex> {
         let linked = self.peers.iter().filter(|(_, peer)| peer.reader.is_some()).map(|(node, _)| *node);
         let has_all = |node: &NodeIndex| *node == of.node || self.pulls.has_all(of, *node);
-        let others: Vec<NodeIndex> = linked.filter(|node| !has_all(node)).collect();
-        (others.iter().filter(|node| **node < self.config.node).count(), others.len() + 1)
+        let others = linked.filter(|node| !has_all(node) && *node != self.config.node);
+        let mut sharing: Vec<NodeIndex> = others.chain([self.config.node]).collect();
+        sharing.sort_unstable();
+        sharing
+    }
+
+    /// Those who come to nothing in pieces of an artifact: what was theirs to get is others' now, and what they were asked for is asked of others.
+    pub(super) fn pass_over(&mut self, now: Time, of: Reference, quiet: Nodes) {
+        let Some(parts) = self.parts.get_mut(&of) else { return };
+        for node in quiet.iter() {
+            let sharer = parts.peers.get_mut(&node).filter(|_| !self.pulls.has_all(of, node));
+            let Some(sharer) = sharer else { continue };
+            let patience_ms = sharer.patience_ms();
+            if let Some(came) = self.pulls.came(node).filter(|came| now < came.after_ms(patience_ms)) {
+                // It gives.
+                sharer.waits(came);
+                continue;
+            }
+            sharer.away = true;
+            let me = self.config.node;
+            let ours = |index| parts.owner(me, index) == Some(me);
+            self.pulls.pass_over(of, node, ours, &mut self.orders);
+        }
+    }
+
+    /// The link of a peer is gone, and so is what it was to get.
+    pub(super) fn parts_unlinked(&mut self, node: NodeIndex) {
+        let me = self.config.node;
+        for (of, parts) in &mut self.parts {
+            if parts.peers.remove(&node).is_some() && !self.pulls.has_all(*of, node) {
+                let ours = |index| parts.owner(me, index) == Some(me);
+                self.pulls.pass_over(*of, node, ours, &mut self.orders);
+            }
+        }
     }
 
     /// The values are known: each piece that is not here is wanted.
     fn want_pieces(&mut self, of: Reference, tree: &[u8], out: &mut Vec<Output>) {
-        let (place, count) = self.place(of);
+        let (sharing, me) = (self.sharing(of), self.config.node);
         out.extend(self.known.artifact(of).map(|artifact| Output::Begun { advert: artifact.advert(of) }));
         let Some(parts) = self.parts.get_mut(&of) else { return };
-        parts.begun = true;
+        (parts.begun, parts.sharing) = (true, sharing);
         for (index, value) in (0..).zip(tree.as_chunks().0) {
             let Some((offset, bytes)) = pieces::place(parts.name.size, index) else { break };
             let part = Part::Piece { index };
@@ -204,7 +294,7 @@ impl Gossip {
                 parts.insert(index);
                 continue;
             }
-            let ours = index as usize % count == place;
+            let ours = parts.owner(me, index) == Some(me);
             let proof = Proof::Piece(*value, offset);
             self.pulls.want(Key { of, part }, (proof, bytes), parts.holders(index), (parts.interest, ours));
         }
@@ -292,20 +382,30 @@ impl Gossip {
     }
 
     /// A peer is there that may want what we want.
-    pub(super) fn greet(&mut self, node: NodeIndex) {
+    pub(super) fn greet(&mut self, now: Time, node: NodeIndex) {
         for (of, parts) in &mut self.parts {
             if !self.pulls.has_all(*of, node) {
-                parts.greet(node);
+                parts.greet(now, node);
             }
         }
     }
 
     /// A peer wants what we want, or has got more of it.
-    pub(super) fn hear_have(&mut self, from: NodeIndex, of: Reference, named: &[u32]) {
+    pub(super) fn hear_have(&mut self, now: Time, from: NodeIndex, of: Reference, named: &[u32]) {
         let Some(parts) = self.parts.get_mut(&of) else { return };
-        parts.greet(from);
+        parts.greet(now, from);
         let count = pieces::count(parts.name.size);
         let Some(sharer) = parts.peers.get_mut(&from) else { return };
+        if core::mem::take(&mut sharer.away) {
+            (sharer.since, sharer.words) = (now, 0);
+            for index in (0..count).filter(|index| sharer.have.has(SlotNumber(*index))) {
+                self.pulls.holder(Key { of, part: Part::Piece { index } }, from, true);
+            }
+        } else if !named.is_empty() {
+            sharer.words += 1;
+        }
+        sharer.spoke = now;
+        sharer.waits(now);
         if !parts.begun && !named.is_empty() {
             self.pulls.holder(Key { of, part: Part::Tree }, from, true);
         }

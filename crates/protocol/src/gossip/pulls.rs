@@ -134,6 +134,8 @@ struct Record {
     before: u64,
     /// When it last gave us anything, or was asked when it owed nothing.
     heard: Time,
+    /// When bytes last came of it.
+    came: Option<Time>,
     faults: u32,
     /// Until when others are asked first.
     shunned: Time,
@@ -340,6 +342,47 @@ impl Pulls {
     /// Whether a node has all of what comes in pieces, as far as we know.
     pub(super) fn has_all(&self, of: Reference, node: NodeIndex) -> bool {
         self.parted.get(&of).is_some_and(|parted| parted.holders.has(node))
+    }
+
+    /// When bytes last came of a peer.
+    pub(super) fn came(&self, node: NodeIndex) -> Option<Time> {
+        self.records.get(&node)?.came
+    }
+
+    /// Who had pieces of an artifact gives none any more: it is asked for no others, others are asked for what it owes, and those of which nobody is known
+    /// that has them are ours to get where `ours` says so.
+    pub(super) fn pass_over(
+        &mut self,
+        of: Reference,
+        node: NodeIndex,
+        ours: impl Fn(u32) -> bool,
+        out: &mut Vec<Order>,
+    ) {
+        let range =
+            Key { of, part: Part::Piece { index: 0 } }..=Key { of, part: Part::Piece { index: u32::MAX } };
+        let keys: Vec<Key> = self.wants.range(range).map(|(key, _)| *key).collect();
+        for key in keys {
+            let Some(want) = self.wants.get_mut(&key) else { continue };
+            want.holders.remove(node);
+            for request in want.requests.clone() {
+                if self.pulls.get(&request).is_some_and(|pull| pull.from == node) {
+                    out.push(Order::Cancel { from: node, request });
+                    self.end(request);
+                }
+            }
+            let Part::Piece { index } = key.part else { continue };
+            let Some(want) = self.wants.get_mut(&key) else { continue };
+            if !want.ours && want.holders.is_empty() && ours(index) {
+                want.ours = true;
+                self.numbered += 1;
+                let waits = unwait(&mut self.waiting, want.place, key);
+                want.place.1 = self.numbered;
+                if waits {
+                    wait(&mut self.waiting, want.place, key);
+                }
+            }
+        }
+        self.look = true;
     }
 
     fn roll(&mut self) -> u64 {
@@ -618,7 +661,7 @@ impl Pulls {
         // The next chunk has as long.
         let record = self.records.entry(from).or_default();
         record.bytes = record.bytes.saturating_sub(taken);
-        record.heard = now;
+        (record.heard, record.came) = (now, Some(now));
         self.owed = self.owed.saturating_sub(taken);
         self.late.retain(|(_, late)| *late != request);
         self.late.insert((late, request));
