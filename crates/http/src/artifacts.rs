@@ -114,7 +114,7 @@ async fn seen(
     charged: impl Send + 'static,
 ) -> Result<Vec<Listed>, Error> {
     let (shared, caller) = (shared.clone(), caller.clone());
-    ports::waiting(move || {
+    ports::waiting(&shared.clone(), &caller.who(), move || {
         let _charged = charged;
         let artifacts = shared.bus.artifacts(&pattern)?;
         let may = |listed: &Listed| {
@@ -149,7 +149,7 @@ pub(crate) async fn list(
     let pattern = query.get("pattern").unwrap_or(">");
     let pattern = Pattern::parse(pattern).map_err(Error::bad_pattern)?;
     shared.rights.check_pattern(&caller, &pattern)?;
-    let turn = shared.budget.question().await?;
+    let turn = shared.budget.question(&caller.who()).await?;
     // One more, to know whether there are more.
     let pattern = pattern.as_str().to_owned();
     let mut seen = seen(shared, &caller, pattern, LISTED_MAX + 1, |_, _| true, turn).await?;

@@ -24,6 +24,7 @@ use crate::Shared;
 use crate::budget::{Place, Taken};
 use crate::feed::as_text;
 use crate::limits::{ASK_TIME_DEFAULT, ASK_TIME_MAX, GRACE, RING_BYTES_MAX, SEND_TIME};
+use crate::ports::Terms;
 use crate::query::Query;
 use crate::refusal::{Cause, Refusal};
 use crate::rights::Caller;
@@ -141,10 +142,9 @@ pub(crate) async fn ask(
         Ok((desk.clone(), pending, place))
     };
     let ports = &shared.ports;
-    let (desk, mut pending, place) = ports
-        .with(&ports.requesters, &topic, (Instant::now() + SEND_TIME, bytes), Desk::open, send)
-        .await
-        .map_err(refused)?;
+    let terms = Terms { who: caller.who(), until: Instant::now() + SEND_TIME, charged: bytes };
+    let (desk, mut pending, place) =
+        ports.with(&ports.requesters, &topic, terms, Desk::open, send).await.map_err(refused)?;
     if streams(&headers) {
         let (give, pieces) = mpsc::channel(1);
         let until = Instant::now() + time + GRACE;

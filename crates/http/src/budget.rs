@@ -10,13 +10,13 @@ use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use busway::{Principal, Topic};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
 use crate::HttpConfig;
 use crate::count::Count;
-use crate::limits::{QUESTIONS_MAX, SEND_TIME, TRANSFER_BYTES, UPLOADS_MAX};
+use crate::limits::{QUESTIONS_MAX, SEND_TIME, THREADS_WAITING_MAX, TRANSFER_BYTES, UPLOADS_MAX};
 use crate::refusal::{Cause, Refusal};
+use crate::turns::{Turn, Turns};
 
 /// For whom room is taken.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -171,7 +171,9 @@ pub(crate) struct Budget {
     pub(crate) transfers: Arc<Room>,
     uploads: Arc<Room>,
     /// Questions that look at all of the bus, of which a few go at a time.
-    questions: Arc<Semaphore>,
+    questions: Arc<Turns>,
+    /// Threads that wait for the bus.
+    pub(crate) threads: Arc<Turns>,
 }
 
 /// A request that is under way: its place among all, and among those of its topic.
@@ -210,7 +212,8 @@ impl Budget {
             streams: rooms(config.streams_max.into()),
             transfers: rooms(config.transfers_max.into()),
             uploads: rooms(UPLOADS_MAX.into()),
-            questions: Arc::new(Semaphore::new(QUESTIONS_MAX)),
+            questions: Turns::new(QUESTIONS_MAX),
+            threads: Turns::new(THREADS_WAITING_MAX),
         }
     }
 
@@ -277,11 +280,11 @@ impl Budget {
     }
 
     /// The turn of a question that looks at all of the bus.
-    pub(crate) async fn question(&self) -> Result<OwnedSemaphorePermit, Refusal> {
-        let turn = timeout(SEND_TIME, self.questions.clone().acquire_owned()).await;
+    pub(crate) async fn question(&self, who: &Who) -> Result<Turn, Refusal> {
+        let turn = timeout(SEND_TIME, self.questions.next(who)).await;
         turn.ok().and_then(Result::ok).ok_or_else(|| {
             let said =
-                format!("{QUESTIONS_MAX} questions about all of the bus are looked into, and more wait");
+                format!("{QUESTIONS_MAX} questions about all of the bus are looked into, half of them for one caller, and more wait");
             Refusal::full(Cause::Requests, said, "nothing: ask less often")
         })
     }
@@ -401,11 +404,11 @@ mod tests {
             let budget = budget();
             let mut turns = Vec::new();
             for _ in 0..QUESTIONS_MAX {
-                turns.push(budget.question().await.expect("a turn"));
+                turns.push(budget.question(&Who::Anybody).await.expect("a turn"));
             }
-            assert_eq!(budget.question().await.expect_err("no turn").cause, Cause::Requests);
+            assert_eq!(budget.question(&Who::Anybody).await.expect_err("no turn").cause, Cause::Requests);
             turns.pop();
-            assert!(budget.question().await.is_ok());
+            assert!(budget.question(&Who::Anybody).await.is_ok());
         });
     }
 }

@@ -104,7 +104,7 @@ impl Feed {
         let (bus, rights, who) = (shared.bus.clone(), shared.clone(), caller.clone());
         let resumes = place.is_some();
         let history = if resumes { RESUME_MAX } else { history };
-        let (subscriber, place, taken) = ports::waiting(move || {
+        let (subscriber, place, taken) = ports::waiting(shared, &caller.who(), move || {
             let now = match place {
                 Some(place) => place,
                 // Of those that it may not read it hears nothing, not even their number.
@@ -274,7 +274,7 @@ impl Feed {
             return Ok(());
         }
         let bus = self.shared.bus.clone();
-        let there = ports::waiting(move || {
+        let there = ports::waiting(&self.shared, &self.caller.who(), move || {
             let topics = bus.inspect()?.topics;
             let all = topics.into_iter().flat_map(|topic| topic.publishers);
             Ok(all.map(|publisher| publisher.port).collect::<BTreeSet<String>>())

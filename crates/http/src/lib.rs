@@ -44,6 +44,7 @@ mod sse;
 mod stall;
 mod topics;
 mod transfer;
+mod turns;
 
 pub use account::{COUNTERS, Counter};
 pub use routes::{ROUTES, Route};
@@ -180,16 +181,17 @@ impl Http {
         let runtime = runtime()?;
         let (ends, heard) = watch::channel(false);
         let connections = Connections::new(config.connections_max);
+        let budget = Budget::new(&config);
         let shared = Arc::new(Shared {
             bus: bus.clone(),
             hosts: config.hosts.iter().map(|host| host.to_ascii_lowercase()).collect(),
             origins: config.origins.iter().map(|origin| origin.to_ascii_lowercase()).collect(),
             body_bytes_max: config.body_bytes_max,
             artifact_bytes_max: config.artifact_bytes_max,
-            budget: Budget::new(&config),
             rights: Rights::new(config.tokens, config.acl),
             shelf: Shelf::new(config.artifacts_bytes),
-            ports: Ports::new(bus),
+            ports: Ports::new(bus, &budget.threads),
+            budget,
             accounts: Accounts::default(),
             ends: heard,
         });

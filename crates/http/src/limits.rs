@@ -7,8 +7,8 @@ use std::time::Duration;
 /// Threads on which sockets wait: what they do is moving bytes, which one thread does for a thousand connections; the second is for when the first prints JSON.
 pub const THREADS: usize = 2;
 
-/// Threads on which the bus may be waited for: a publisher that a slow subscriber holds up keeps one of them for [`SEND_TIME`] at most, and a topic has one at
-/// a time. What is more waits its turn, within that time and the requests that may be under way. Artifacts that come have [`UPLOADS_MAX`] beside these.
+/// Threads on which the bus may be waited for: a publisher that a slow subscriber holds up keeps one of them for [`SEND_TIME`] at most, a topic has one at
+/// a time, and one caller half of them. What is more waits its turn, within that time and the requests that may be under way. Artifacts that come have [`UPLOADS_MAX`] beside these.
 pub const THREADS_WAITING_MAX: usize = 8;
 
 /// Connections: a browser opens 6, so that some hundred users fit, in about 20 KiB each. One more is told 503 and closed. One address has
@@ -45,7 +45,7 @@ pub const BYTES_DEFAULT: u64 = 64 << 20;
 pub const BODY_BYTES_AHEAD: u64 = 16 << 10;
 
 /// Questions about all of the bus (`/v1/topics`, `/v1/artifacts`, `/metrics`) that are looked into at a time: half of [`THREADS_WAITING_MAX`], so that publishes have
-/// the other. One more waits for [`SEND_TIME`], and is refused with 429.
+/// the other. One caller has half of these. One more waits for [`SEND_TIME`], and is refused with 429.
 pub const QUESTIONS_MAX: usize = THREADS_WAITING_MAX / 2;
 
 /// Streams of messages (SSE, WebSocket): each has rows in every publisher that it reads. One caller has half of them. One more is refused with 429.

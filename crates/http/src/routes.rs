@@ -344,13 +344,17 @@ async fn ready(State(shared): State<Arc<Shared>>) -> Response<Body> {
     json(&serde_json::json!({ "ok": true }))
 }
 
-async fn metrics(State(shared): State<Arc<Shared>>) -> Response<Body> {
-    let turn = match shared.budget.question().await {
+async fn metrics(State(shared): State<Arc<Shared>>, request: Request<Body>) -> Response<Body> {
+    let who = match caller(&request) {
+        Ok(caller) => caller.who(),
+        Err(refusal) => return refusal.response(),
+    };
+    let turn = match shared.budget.question(&who).await {
         Ok(turn) => turn,
         Err(refusal) => return refusal.response(),
     };
     let (bus, own) = (shared.bus.clone(), account::text(&shared));
-    let text = ports::waiting(move || {
+    let text = ports::waiting(&shared, &who, move || {
         let _turn = turn;
         Ok(busway::metrics::prometheus(&bus.metrics_of_all()?))
     });

@@ -14,6 +14,7 @@ use tokio::time::Instant;
 use crate::Shared;
 use crate::budget::{Place, Taken};
 use crate::limits::{HISTORY, RING_BYTES_MAX, SEND_TIME};
+use crate::ports::Terms;
 use crate::refusal::{Refusal, json};
 use crate::rights::Caller;
 
@@ -117,15 +118,15 @@ pub(crate) async fn send(
     shared.rights.check(caller, deed, &topic)?;
     let (beside, codec) = (Beside::of(&headers, &shared.bus)?, codec(&headers));
     let (id, header) = (beside.id.map(|id| id.to_string()), beside.id());
-    let (ports, until) = (&shared.ports, Instant::now() + SEND_TIME);
-    let until = (until, charged);
+    let ports = &shared.ports;
+    let terms = Terms { who: caller.who(), until: Instant::now() + SEND_TIME, charged };
     let (source, sent) = if deed == Deed::Push {
         let open = |bus: &Bus, topic: &Topic| bus.pusher(topic.as_str()).bytes_max(RING_BYTES_MAX).open();
         let push = move |pusher: &mut busway::Pusher, left| {
             let sent = pusher.in_context(beside.context()?).send_encoded(codec, &body, left)?;
             Ok((pusher.id(), sent))
         };
-        ports.with(&ports.pushers, &topic, until, open, push).await?
+        ports.with(&ports.pushers, &topic, terms, open, push).await?
     } else {
         let open = |bus: &Bus, topic: &Topic| {
             bus.publisher_of(topic.clone()).history(HISTORY).bytes_max(RING_BYTES_MAX).open()
@@ -134,7 +135,7 @@ pub(crate) async fn send(
             let sent = publisher.in_context(beside.context()?).send_encoded(codec, &body, left)?;
             Ok((publisher.id(), sent))
         };
-        ports.with(&ports.publishers, &topic, until, open, publish).await?
+        ports.with(&ports.publishers, &topic, terms, open, publish).await?
     };
     let told = Sent { topic: topic.as_str(), source: source.to_string(), sequence: sent.sequence, id };
     let mut response = json(&told);

@@ -27,9 +27,10 @@ struct Shown {
 }
 
 pub(crate) async fn list(shared: &Arc<Shared>, caller: Caller) -> Result<Response<Body>, Refusal> {
-    let turn = shared.budget.question().await?;
+    let turn = shared.budget.question(&caller.who()).await?;
     let bus = shared.bus.clone();
-    let (views, _turn) = ports::waiting(move || Ok((bus.inspect()?.topics, turn))).await?;
+    let (views, _turn) =
+        ports::waiting(shared, &caller.who(), move || Ok((bus.inspect()?.topics, turn))).await?;
     let may = |topic: &Topic| {
         let deeds = [Deed::Subscribe, Deed::Publish, Deed::Push, Deed::Request];
         deeds.into_iter().any(|deed| shared.rights.allow(&caller, deed, topic))

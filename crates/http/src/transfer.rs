@@ -24,7 +24,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::Shared;
 use crate::account::add;
-use crate::budget::Transfer;
+use crate::budget::{Transfer, Who};
 use crate::limits::{BODY_TIME, COME, PART_BYTES, TRANSFER_BYTES_PER_S_MIN, TRANSFER_GRACE};
 use crate::ports;
 use crate::refusal::{Cause, Refusal};
@@ -68,7 +68,7 @@ pub(crate) async fn take<T: Send + 'static>(
     open: impl FnOnce(Pipe) -> Result<T, Error> + Send + 'static,
 ) -> Result<T, Refusal> {
     let (give, parts) = mpsc::channel(PARTS);
-    let written = tokio::spawn(ports::waiting(move || {
+    let written = tokio::spawn(ports::on_a_thread(move || {
         let offer = open(Pipe { parts, rest: Bytes::new() });
         // The thread is free from here on, and not when its caller has gone.
         drop(place);
@@ -132,7 +132,7 @@ pub(crate) async fn give(
     place: Transfer,
 ) -> Result<Body, Refusal> {
     let topic = Topic::new(advert.topic()).map_err(Error::from)?;
-    let (mut source, place) = begin(shared, &advert, time, place).await?;
+    let (mut source, place) = begin(shared, (&caller.who(), &advert), time, place).await?;
     source.reader.seek(SeekFrom::Start(from)).map_err(|error| broken(&error))?;
     let (give, parts) = mpsc::channel(1);
     tokio::spawn(pump(shared.clone(), source, count, give, (caller, topic), place));
@@ -142,13 +142,13 @@ pub(crate) async fn give(
 /// Subscribes to this one, and waits until it begins to come.
 async fn begin(
     shared: &Shared,
-    advert: &Advert,
+    (who, advert): (&Who, &Advert),
     time: Duration,
     place: Transfer,
 ) -> Result<(Source, Transfer), Refusal> {
     let (bus, wanted) = (shared.bus.clone(), advert.clone());
     let until = Instant::now() + time;
-    let (mut subscriber, place) = ports::waiting(move || {
+    let (mut subscriber, place) = ports::waiting(shared, who, move || {
         let artifacts = bus.artifacts(wanted.topic())?;
         Ok((artifacts.subscriber().only(wanted.id()).as_it_arrives().open()?, place))
     })
@@ -190,11 +190,11 @@ async fn pump(
     (caller, topic): (Caller, Topic),
     _place: Transfer,
 ) {
-    let (began, mut left) = (Instant::now(), count);
+    let (who, began, mut left) = (caller.who(), Instant::now(), count);
     let mut stands_until = Instant::now() + TRANSFER_GRACE;
     while left > 0 {
         let most = usize::try_from(left).unwrap_or(usize::MAX).min(PART_BYTES);
-        let read = ports::waiting(move || {
+        let read = ports::waiting(&shared, &who, move || {
             let mut part = vec![0; most];
             let read = source.reader.read(&mut part).map(|count| {
                 part.truncate(count);

@@ -7,7 +7,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use busway::{Acl, AclRule, Bus, Policy, Publisher, Tokens};
-use busway_http::limits::SEND_TIME;
+use busway_http::limits::{SEND_TIME, THREADS_WAITING_MAX};
 use busway_http::{Http, HttpConfig};
 
 use crate::client::{Answer, Events, LIMIT, Moment, Place, ask, connect, get, head, metric, open, request};
@@ -360,6 +360,54 @@ fn who_hangs_up_is_charged_until_what_it_began_has_ended() {
     until("it is given back", || told(names) == [0, 0, 0]);
     assert_eq!(ask(at, "POST", "/v1/publish/other", &[], b"x").status, 200);
     println!("evidence: tries={tries}");
+}
+
+#[test]
+fn one_caller_leaves_half_of_the_threads_on_which_the_bus_is_waited_for_to_others() {
+    let place = Place::new();
+    let bus = place.bus();
+    let http = open(&bus, two());
+    let at = http.addresses()[0];
+    let topics: Vec<String> = (0..THREADS_WAITING_MAX).map(|number| format!("jobs.{number}")).collect();
+    let never_read =
+        |topic: &String| bus.subscriber(topic).policy(Policy::Block).open().expect("a subscriber");
+    let _never_read: Vec<_> = topics.iter().map(never_read).collect();
+    let threads = || {
+        let text = http.metrics();
+        let line = text.lines().find_map(|line| line.strip_prefix("busway_http_threads "));
+        line.expect("it is told").parse::<usize>().expect("a number")
+    };
+    // Each of its publishes waits for as long as one may, on as many topics as there are threads.
+    let press = |topic: &String| {
+        let (stop, told) = mpsc::channel::<()>();
+        let path = format!("/v1/publish/{topic}");
+        let thread = std::thread::spawn(move || {
+            while told.try_recv() == Err(mpsc::TryRecvError::Empty) {
+                ask(at, "POST", &path, &[&bearer(GREEDY)], &[b'x'; 1 << 20]);
+            }
+        });
+        (stop, thread)
+    };
+    let (stops, pressing): (Vec<_>, Vec<_>) = topics.iter().map(press).unzip();
+    let mut most = 0;
+    until("it has its share", || {
+        most = most.max(threads());
+        most >= THREADS_WAITING_MAX / 2
+    });
+    // Others are answered all the while.
+    for _ in 0..20 {
+        assert_eq!(ask(at, "POST", "/v1/publish/news", &[&bearer(OTHER)], b"x").status, 200);
+        assert_eq!(ask(at, "GET", "/v1/topics", &[&bearer(OTHER)], &[]).status, 200);
+    }
+    drop(stops);
+    let mut of_greedy = 0;
+    until("all have ended", || {
+        of_greedy = of_greedy.max(threads());
+        pressing.iter().all(JoinHandle::is_finished)
+    });
+    let most = most.max(of_greedy);
+    assert_eq!(most, THREADS_WAITING_MAX / 2);
+    println!("evidence: threads={THREADS_WAITING_MAX} of_one_caller={most}");
 }
 
 #[test]
