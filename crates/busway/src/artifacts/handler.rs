@@ -3,8 +3,8 @@
 //! A handler is told what peers say, flow by flow, by threads that are bounded for each flow ([`Workers`](super::Workers)), and what it says goes
 //! out by whatever it was made with. It is one object for all flows, so it takes `&self`, from several threads at a time.
 //!
-//! Invariant: of one peer and flow a handler is told in order, one after the other. Between flows there is no order, but that a node's links begin before their words, end behind them, and a
-//! retransmission comes alone.
+//! Invariant: of one peer and flow a handler is told in order, one after the other. Between flows there is no order, but that a node's links begin before their words and end behind them, and that a
+//! retransmission is handled between the adverts before it and those behind it, and before all else where it is the first word of a link.
 
 use std::fmt;
 use std::sync::Arc;

@@ -410,6 +410,11 @@ impl Workers {
         lock(&self.inner.state).is_under_way(from)
     }
 
+    /// Whether something of this peer about tables waits or is being handled. Who was told so is roused when that may be over.
+    pub(crate) fn are_tables_under_way(&self, from: u8) -> bool {
+        lock(&self.inner.state).are_tables_under_way(from)
+    }
+
     /// This is called when there may be room for what came back, and when all of a peer is handled.
     pub(crate) fn rouse_with(&self, rouse: impl Fn() + Send + Sync + 'static) {
         *lock(&self.inner.rouse) = Some(Box::new(rouse));
@@ -595,3 +600,6 @@ impl Inner {
         returned
     }
 }
+
+#[cfg(test)]
+mod tests;

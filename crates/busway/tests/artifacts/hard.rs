@@ -11,6 +11,7 @@ use busway::artifacts::{
     WorkersBuilder,
 };
 use busway::{Bus, Code, Node, NodeBuilder};
+use busway_wire::gossip::{Epoch, Exchange};
 
 use crate::stage::{Directory, Host, PATIENCE, body, join, receive, subscribe, until};
 
@@ -77,6 +78,12 @@ impl Talks {
 impl ArtifactHandler for Talks {
     fn on_advert(&self, _: u8, advert: &Heard) {
         self.note("advert", Some(advert));
+        self.stand(Flow::Advert);
+    }
+
+    fn on_retransmission(&self, _: u8, exchange: &Heard) {
+        self.note("retransmission", Some(exchange));
+        self.stand(Flow::Retransmission);
     }
 
     fn on_request(&self, _: u8, request: &Heard) {
@@ -186,6 +193,54 @@ fn what_is_not_found_keeps_no_request_waiting() {
     first.go_on();
     until("all are told", || first.count("piece") == 10);
     println!("evidence: 10 requests told behind 10 pieces that stand still");
+}
+
+/// How far the other is known, in the midst of a link.
+fn exchange() -> Word {
+    Word::Exchange(Exchange { epoch: Epoch(1), version: 1, since: None, filter: None })
+}
+
+#[test]
+fn how_far_tables_are_known_waits_for_what_was_said_of_them_alone() {
+    for stands in [Flow::Request, Flow::Chunk, Flow::Advert, Flow::Retransmission] {
+        let fills = [Flow::Request, Flow::Chunk].contains(&stands);
+        let workers = if fills { small(stands) } else { Workers::builder() };
+        let pair = Pair::new(Talks::standing(stands), workers);
+        let first = &pair.handlers[0];
+        let piece = || pair.voices[1].say(9, &Word::Chunk { request: 1, offset: 0 }, &[7; 10], PATIENCE);
+        let said = [ask(), exchange(), Word::Handled { tells: 1, marks: 0 }];
+        // A flow that is full, but for that which the first word of a link would begin.
+        match stands {
+            Flow::Request => (0..10).for_each(|request| pair.say(&Word::Cancel { request })),
+            Flow::Chunk => (0..10).for_each(|_| piece().unwrap()),
+            _ => {}
+        }
+        if fills {
+            until("its flow is full", || pair.first().artifact_flow(stands).waited > 0);
+        }
+        said.iter().for_each(|word| pair.say(word));
+        let other = if stands == Flow::Request { "piece" } else { "request" };
+        if stands == Flow::Request {
+            piece().unwrap();
+        } else {
+            pair.say(&Word::Cancel { request: 1 });
+        }
+        until(&format!("{stands} stops no {other}"), || first.count(other) == 1);
+        let taken =
+            || [Flow::Advert, Flow::Retransmission].map(|flow| pair.first().artifact_flow(flow).taken);
+        match stands {
+            // It came before that, and waits.
+            Flow::Advert => assert_eq!(taken(), [1, 0]),
+            Flow::Retransmission => assert_eq!(taken(), [1, 1]),
+            _ => until(&format!("{stands} stops nothing about tables"), || taken() == [2, 1]),
+        }
+        first.go_on();
+        until("all of it is told", || first.count("advert") == 2);
+        let words = first.words.lock().unwrap();
+        let tables = words.iter().filter(|word| said.contains(word));
+        assert!(tables.eq(&said), "{stands}: {words:?}");
+    }
+    println!("evidence: flows that stand still=4, each stops none but what follows on it");
 }
 
 #[test]

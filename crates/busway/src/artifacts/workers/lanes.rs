@@ -193,6 +193,14 @@ impl State {
         self.lanes.iter().any(|lane| lane.lines.contains_key(&from))
     }
 
+    /// The same of what it says about tables: who has what, and how far that is known. Who asks is roused when something was handled.
+    pub(super) fn are_tables_under_way(&mut self, from: u8) -> bool {
+        let mut tables = [Flow::Advert, Flow::Retransmission].into_iter().filter_map(place);
+        let Some(at) = tables.find(|at| self.lanes[*at].lines.contains_key(&from)) else { return false };
+        self.lanes[at].came_back = true;
+        true
+    }
+
     /// What waits is dropped. Of these peers the end is told still.
     pub(super) fn end(&mut self, known: &[u8]) {
         if std::mem::replace(&mut self.ended, true) {

@@ -2,8 +2,9 @@
 //!
 //! What has come in a lane and finds its flow full waits here, undecoded but for the first; of that lane no more is taken meanwhile, so that the window of the link bounds it. Other lanes of the peer go on.
 //!
-//! Flows have threads of their own, and so no order between them. Where the meaning of words hangs on an order it is kept here: all of a peer is handled before a link of it begins or ends and before
-//! it says how far tables are known, and nothing else of it until that is handled. What waits here when its link ends is forgotten: the next link says from the beginning what is so.
+//! Flows have threads of their own, and so no order between them. Where the meaning of words hangs on an order it is kept here: all of a peer is handled before a link of it begins or ends, and nothing
+//! else of it until that is handled. It says how far tables are known where a link begins, which is handled before all else, and in its midst: then what it said before about tables is handled first, and
+//! that before what it says of them afterwards, but requests and pieces go on. What waits here when its link ends is forgotten: the next link says from the beginning what is so.
 //!
 //! It takes nothing from a link itself, and says nothing.
 //!
@@ -48,6 +49,10 @@ struct Line {
     aside: VecDeque<(PeerEvent, bool)>,
     /// What was handed on last is to be handled before anything else is.
     alone: bool,
+    /// What was handed on last about tables, how far they are known, is to be handled before anything else about them is.
+    exchanges: bool,
+    /// Something was handed on of what was said on this link.
+    spoke: bool,
     nonsense: u64,
 }
 
@@ -123,6 +128,7 @@ impl Intake {
         }
         line.lanes = Default::default();
         line.aside.clear();
+        (line.exchanges, line.spoke) = (false, false);
         true
     }
 
@@ -191,16 +197,22 @@ impl Line {
                     },
                 },
             };
-            let alone = matches!(event, PeerEvent::Retransmission(_));
-            if alone && (!self.aside.is_empty() || workers.is_under_way(index)) {
-                waits.first = Some(event);
-                // Others would keep it waiting for ever.
-                return false;
+            let exchange = matches!(event, PeerEvent::Retransmission(_));
+            if is_of_tables(&event) && (exchange || self.exchanges) {
+                let aside = self.aside.iter().any(|(event, _)| is_of_tables(event));
+                if aside || workers.are_tables_under_way(index) {
+                    waits.first = Some(event);
+                    return true;
+                }
+                self.exchanges = false;
             }
+            let alone = exchange && !self.spoke;
             let replaces = event.replaces();
             match workers.try_again(index, event, replaces, &mut waits.waited) {
                 Ok(None) | Err(_) => waits.waited = false,
-                Ok(Some(event)) if event.flow() != lane.flow() && self.aside.len() < GOSSIP_SERVED_MAX => {
+                Ok(Some(event))
+                    if !exchange && event.flow() != lane.flow() && self.aside.len() < GOSSIP_SERVED_MAX =>
+                {
                     self.aside.push_back((event, std::mem::take(&mut waits.waited)));
                     continue;
                 }
@@ -209,6 +221,7 @@ impl Line {
                     return !alone;
                 }
             }
+            (self.exchanges, self.spoke) = (self.exchanges || exchange, true);
             if alone {
                 self.alone = true;
                 return false;
@@ -223,4 +236,9 @@ impl Line {
             tracing::warn!(target: "busway::gossip", peer = index, "not understood: {error:?}");
         }
     }
+}
+
+/// Whether its meaning hangs on how far tables are known.
+fn is_of_tables(event: &PeerEvent) -> bool {
+    matches!(event, PeerEvent::Advert(_) | PeerEvent::Retransmission(_))
 }
