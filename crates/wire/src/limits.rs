@@ -291,6 +291,9 @@ pub const GATE_QUEUE_NS: u64 = 1_000_000;
 /// Nanoseconds over which a rate is measured, or a round trip if that is longer: ten looks or more.
 pub const GATE_WINDOW_NS: u64 = 10_000_000;
 
+/// Nanoseconds for which a host may put off what it acknowledges, as far as that is made up for: the time of Linux, and more than a radio gathers. Who says nothing for longer stands still.
+pub const GATE_PAUSE_NS_MAX: u64 = 40_000_000;
+
 /// Nanoseconds until the next look while bulk waits: no look is worth less than a fragment at 1 Gbit/s.
 pub const GATE_WAIT_NS_MIN: u64 = 50_000;
 

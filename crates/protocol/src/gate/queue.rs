@@ -5,8 +5,8 @@
 //! Invariant: what was measured while nothing waited, at the end or at some look, is taken for a lower bound alone.
 
 use busway_wire::limits::{
-    GATE_ASK_MS, GATE_BYTES_FIRST, GATE_BYTES_MIN, GATE_DRAIN_MS_MAX, GATE_EPOCH_MS, GATE_QUEUE_NS,
-    GATE_WINDOW_NS,
+    GATE_ASK_MS, GATE_BYTES_FIRST, GATE_BYTES_MIN, GATE_DRAIN_MS_MAX, GATE_EPOCH_MS, GATE_PAUSE_NS_MAX,
+    GATE_QUEUE_NS, GATE_WINDOW_NS,
 };
 
 use crate::time::Time;
@@ -20,6 +20,8 @@ pub(super) struct Queue {
     pub(super) bytes: u64,
     looked: Time,
     window: Window,
+    /// For so long nothing has left it, in nanoseconds.
+    silent_ns: u64,
     rates: Rates,
     /// How long it takes until who is at its end is known to have it, in nanoseconds, beyond the time in the queue.
     distance_ns: Option<u64>,
@@ -35,6 +37,10 @@ struct Window {
     ns: u64,
     /// Nothing waited at its end, or at some look: it may have been faster than what it was given.
     emptied: bool,
+    /// It was given as much as may wait.
+    filled: bool,
+    /// The longest time in which nothing left, though something waited.
+    pause_ns: u64,
 }
 
 /// Bytes a second of the last windows.
@@ -43,6 +49,9 @@ struct Rates {
     last: [u64; Rates::COUNT],
     /// Windows so far.
     count: usize,
+    /// The longest pauses of the last windows, also of those that tell nothing of a rate.
+    pauses_ns: [u64; Rates::COUNT],
+    pauses: usize,
     gain: Gain,
 }
 
@@ -74,10 +83,22 @@ impl Rates {
         self.last.iter().copied().max().filter(|rate| *rate > 0)
     }
 
+    /// What leaves goes at once after so long: so much more must be under way meanwhile.
+    fn pause_ns(&self) -> u64 {
+        self.pauses_ns.iter().copied().max().unwrap_or(0)
+    }
+
+    fn paused(&mut self, ns: u64) {
+        if let Some(last) = self.pauses_ns.get_mut(self.pauses % Rates::COUNT) {
+            *last = ns;
+        }
+        self.pauses = self.pauses.wrapping_add(1);
+    }
+
     /// A window has ended.
-    fn add(&mut self, rate: u64, emptied: bool) {
+    fn add(&mut self, rate: u64, emptied: bool, filled: bool) {
         let before = self.most().unwrap_or(0);
-        if emptied && (rate <= before || before == 0) {
+        if emptied && (rate <= before || (before == 0 && !filled)) {
             // A lower bound: it tells nothing but that more can be.
             return;
         }
@@ -103,12 +124,15 @@ impl Queue {
         self.looked = now.max(self.looked);
         if waited {
             self.measure(gone, passed, distance_ns);
+        } else {
+            self.silent_ns = 0;
         }
     }
 
     /// So much more waits.
     pub(super) fn put(&mut self, bytes: u64) {
         self.bytes = self.bytes.saturating_add(bytes);
+        self.window.filled |= self.room() == 0;
     }
 
     /// So much is of no concern any more.
@@ -146,7 +170,8 @@ impl Queue {
         if self.looked < self.drains_until {
             return GATE_BYTES_MIN;
         }
-        let ns = u128::from(distance.saturating_add(GATE_QUEUE_NS));
+        let ns = distance.saturating_add(GATE_QUEUE_NS).saturating_add(self.rates.pause_ns());
+        let ns = u128::from(ns);
         let bytes = self.rates.gain.of(u128::from(rate) * ns / NS);
         u64::try_from(bytes).unwrap_or(u64::MAX).max(GATE_BYTES_MIN)
     }
@@ -169,18 +194,26 @@ impl Queue {
         window.bytes = window.bytes.saturating_add(gone);
         window.ns = window.ns.saturating_add(ns);
         window.emptied |= self.bytes == 0;
+        self.silent_ns = if gone > 0 { 0 } else { self.silent_ns.saturating_add(ns) };
+        // Before a host there are no acknowledgements that could be put off; and while it runs dry what leaves is what was let in.
+        if self.looked >= self.drains_until && self.distance_ns.is_some_and(|distance| distance > 0) {
+            window.pause_ns = window.pause_ns.max(self.silent_ns.min(GATE_PAUSE_NS_MAX));
+        }
         let enough = GATE_WINDOW_NS.max(self.distance_ns.unwrap_or(0));
-        if window.ns < enough {
+        // It ends with what leaves, or what leaves at once after a while would be nothing in one and too much in another.
+        let pauses = gone == 0 && self.silent_ns < GATE_PAUSE_NS_MAX;
+        if window.ns < enough || pauses {
             return;
         }
         let ended = core::mem::take(window);
         self.distance_ns = distance_ns.or(self.distance_ns);
+        self.rates.paused(ended.pause_ns);
         // Nobody has looked for long: it says nothing.
         if ns < enough.saturating_mul(4) {
             let rate = u128::from(ended.bytes) * NS / u128::from(ended.ns.max(1));
             // While it runs dry it is not given as much as could leave.
             let bounded = ended.emptied || self.looked < self.drains_until;
-            self.rates.add(u64::try_from(rate).unwrap_or(u64::MAX), bounded);
+            self.rates.add(u64::try_from(rate).unwrap_or(u64::MAX), bounded, ended.filled);
         }
     }
 }

@@ -21,6 +21,8 @@ struct Interface {
     /// How fast the way of a link is where it is slower, and when it is idle.
     ways: BTreeMap<u64, (u64, u64)>,
     links: BTreeMap<u64, UnderWay>,
+    /// Nothing is acknowledged between two multiples of it.
+    lump_ns: u64,
 }
 
 /// Of each segment of a link when it has left, when it is acknowledged, and how large it is.
@@ -42,7 +44,8 @@ impl Interface {
                 through = *idle_at;
             }
             let under_way = self.links.entry(link).or_default();
-            under_way.segments.push_back((self.idle_at, through + self.round_trip_ns, size));
+            let acknowledged = (through + self.round_trip_ns).next_multiple_of(self.lump_ns);
+            under_way.segments.push_back((self.idle_at, acknowledged, size));
             under_way.bytes += size;
             left -= size;
         }
@@ -88,13 +91,16 @@ struct Course<'a> {
     slow: &'a [(u64, u64)],
     /// Bytes a second of small messages, which no gate stops, over each link.
     small: u64,
+    /// So long nothing is acknowledged, and then all that has come.
+    lump_ns: u64,
 }
 
 fn run_with(bytes_per_second: u64, round_trip_ns: u64, links: u64, course: &Course<'_>, ms: u64) -> Outcome {
     let mut dice = fastrand::Rng::with_seed(links ^ round_trip_ns);
     let ways = course.slow.iter().map(|(link, rate)| (*link, (*rate, 0))).collect();
+    let lump_ns = course.lump_ns.max(1);
     let mut interface =
-        Interface { bytes_per_second, round_trip_ns, idle_at: 0, ways, links: BTreeMap::new() };
+        Interface { bytes_per_second, round_trip_ns, idle_at: 0, ways, links: BTreeMap::new(), lump_ns };
     let mut said_at = 1_000_000;
     let mut gate = Gate::new();
     let (mut now, mut written, mut waits, mut ways) = (1_000_000, 0, Vec::new(), Vec::new());
@@ -186,6 +192,54 @@ fn who_is_slow_to_be_reached_keeps_the_interface_from_nobody_else_and_has_a_shor
         let least_us = 2 * GATE_BYTES_MIN * 1_000_000 / slow;
         assert!(way_us <= least_us + 2_500, "{slow} bytes a second: {way_us} us of {least_us}");
     }
+}
+
+#[test]
+fn who_acknowledges_in_lumps_is_sent_as_much_as_comes_through() {
+    for mbit in [10, 100, 1_000] {
+        for round_trip_us in [50, 1_000, 20_000] {
+            // What radios gather, and what hosts put off.
+            for lump_ms in [5, 10, 20, 40] {
+                let rate = mbit * 125_000;
+                let course = Course { lump_ns: lump_ms * 1_000_000, ..Course::default() };
+                let outcome = run_with(rate, round_trip_us * 1_000, 1, &course, 3_000);
+                let what = std::format!("{mbit} Mbit/s, {round_trip_us} us, lumps of {lump_ms} ms");
+                assert!(outcome.carried >= 80, "{what}: {} %", outcome.carried);
+                // Beside it what is urgent waits here for no longer than without.
+                let (least_us, wait_us) = (2 * GATE_BYTES_MIN * 1_000_000 / rate, outcome.wait_ns / 1_000);
+                assert!(wait_us <= least_us + 2_500, "{what}: {wait_us} us");
+            }
+        }
+    }
+}
+
+#[test]
+fn what_stood_still_once_makes_no_long_queue_when_it_goes_on() {
+    let mut gate = Gate::new();
+    let (link, away) = (ConnectionId(1), |bytes| Backlog { unacknowledged: bytes, here: 0 });
+    let mut now = 1_000_000;
+    gate.round_trip(Time(now), link, 1_000_000);
+    // 12 500 bytes a millisecond come through, for which 25 000 are enough; nothing for three seconds in the midst of it.
+    let mut look = |gate: &mut Gate, ms: u64, gone: u64| {
+        now += ms * 1_000_000;
+        let lies = gate.links.get(&link).map_or(0, |link| link.way.bytes);
+        gate.look(Time(now), link, away(lies - gone));
+        gate.wrote(link, gone);
+    };
+    gate.look(Time(1_000_000), link, away(0));
+    gate.wrote(link, 50_000);
+    (0..500).for_each(|_| look(&mut gate, 1, 12_500));
+    let bound = |gate: &Gate| gate.links.get(&link).map_or(0, |link| link.way.bound());
+    let before = bound(&gate);
+    (0..600).for_each(|_| look(&mut gate, 5, 0));
+    for _ in 0..100 {
+        look(&mut gate, 1, 12_500);
+        let bound = bound(&gate);
+        assert!(bound <= 2 * 12_500 * 42, "no more is made up for than a host puts off: {bound} bytes");
+    }
+    (0..500).for_each(|_| look(&mut gate, 1, 12_500));
+    let after = bound(&gate);
+    assert!(before <= 40_000 && after <= 40_000, "{before} bytes before, {after} after");
 }
 
 /// All of it waits here.
