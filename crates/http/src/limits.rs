@@ -11,7 +11,8 @@ pub const THREADS: usize = 2;
 /// a time, and one caller half of them. What is more waits its turn, within that time and the requests that may be under way. Artifacts that come have [`UPLOADS_MAX`] beside these.
 pub const THREADS_WAITING_MAX: usize = 8;
 
-/// Connections: a browser opens 6, so that some hundred users fit, in about 20 KiB each. One more is told 503 and closed. One address has
+/// Connections: a browser opens 6, so that some hundred users fit, in about 40 KiB each while they send and are answered, and 10 KiB while
+/// they are silent. One more is told 503 and closed. One address has
 /// half of them, also that of this host: its users cannot be told apart by it, but those of other hosts can. One more of it is told 429 and closed.
 pub const CONNECTIONS_MAX_DEFAULT: u32 = 512;
 
@@ -130,6 +131,12 @@ pub const BEAT: Duration = Duration::from_secs(15);
 /// A peer that takes no byte for so long is given up.
 pub const STALL: Duration = Duration::from_secs(30);
 
+/// How long, and how many bytes, what a peer sends is thrown away after it was refused in the midst of its body, so that it reads why: a body as large as one may be by itself, and shorter
+/// than [`GRACE`]. After that the connection is reset.
+pub const LINGER: Duration = Duration::from_millis(500);
+/// See [`LINGER`].
+pub const LINGER_BYTES: usize = 1 << 20;
+
 /// Bytes of a frame that a reader may send over a WebSocket: those that it is closed with. What has more, or is part of a message, ends it.
 pub const FRAME_BYTES_MAX: usize = 125;
 
@@ -146,6 +153,6 @@ const _: () =
 // All that may be on the way fit beside the largest body.
 const _: () = assert!(TRANSFERS_MAX_DEFAULT as u64 * TRANSFER_BYTES <= BYTES_DEFAULT / 4);
 // What waits for its subscribers when the door closes is answered.
-const _: () = assert!(SEND_TIME.as_millis() < GRACE.as_millis());
+const _: () = assert!(SEND_TIME.as_millis() < GRACE.as_millis() && LINGER.as_millis() < GRACE.as_millis());
 // `v1`, and of each publisher a comma, 16 digits, a point and at most 20 digits.
 const _: () = assert!(2 + PLACES_MAX * 38 < HEADER_BYTES_MAX / 2);

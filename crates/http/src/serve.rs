@@ -17,9 +17,9 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
-use axum::http::header::{CACHE_CONTROL, HeaderValue, ORIGIN, X_CONTENT_TYPE_OPTIONS};
+use axum::http::header::{CACHE_CONTROL, CONNECTION, HeaderValue, ORIGIN, X_CONTENT_TYPE_OPTIONS};
 use axum::http::{Request, Response};
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
 use hyper::server::conn::http1;
 use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -29,6 +29,7 @@ use tokio::net::{TcpListener, TcpStream};
 use crate::Shared;
 use crate::account::{UnderWay, add};
 use crate::budget::{Full, half, place_of};
+use crate::count::Count;
 use crate::gate::{self, Ends, Verdict};
 use crate::limits::{HEADER_BYTES_MAX, HEADER_TIME, HEADERS_MAX};
 use crate::refusal::Cause;
@@ -178,14 +179,26 @@ impl Door {
     async fn serve(self, stream: TcpStream, ends: Ends, open: Arc<Open>) {
         let (shared, router) = (self.shared, self.router);
         let ended = shared.ended();
-        let service =
-            service_fn(|request| answer(shared.clone(), router.clone(), ends, open.clone(), request));
+        let refused = Arc::new(Count::default());
+        let service = service_fn(|request: Request<Incoming>| {
+            let (sends, refused) = (!request.body().is_end_stream(), refused.clone());
+            let answer = answer(shared.clone(), router.clone(), ends, open.clone(), request);
+            async move {
+                let response = answer.await;
+                // Who is refused, and was to send more, may be sending it.
+                let closes = |response: &Response<Body>| response.headers().contains_key(CONNECTION);
+                if sends && response.as_ref().is_ok_and(closes) {
+                    refused.add(1);
+                }
+                response
+            }
+        });
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(HEADER_TIME)
             .max_buf_size(HEADER_BYTES_MAX)
             .max_headers(HEADERS_MAX)
-            .serve_connection(TokioIo::new(Patient::new(stream)), service)
+            .serve_connection(TokioIo::new(Patient::new(stream, refused.clone())), service)
             .with_upgrades();
         let mut connection = pin!(connection);
         let mut ended = pin!(ended);

@@ -4,18 +4,23 @@
 //!
 //! What is taken so slowly that the socket never has room for more is taken not at all.
 //!
-//! Invariant: a write that makes no progress for [`STALL`] fails.
+//! Who is refused while it sends its body still has bytes on the way. A socket that is closed before them resets the connection, and the peer may never read why; so they are read and
+//! thrown away for a moment, behind the end of what is written.
+//!
+//! Invariant: a write that makes no progress for [`STALL`] fails, and a connection that has ended is closed within [`LINGER`].
 
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep};
 
-use crate::limits::STALL;
+use crate::count::Count;
+use crate::limits::{LINGER, LINGER_BYTES, STALL};
 
 /// See the head of this file.
 #[derive(Debug)]
@@ -24,11 +29,34 @@ pub(crate) struct Patient {
     /// Until when the write that waits may wait.
     until: Pin<Box<Sleep>>,
     waits: bool,
+    /// Above zero: its peer was refused while it sent.
+    refused: Arc<Count>,
+    /// How many bytes are still thrown away, once what is written has ended.
+    lingers: Option<usize>,
 }
 
 impl Patient {
-    pub(crate) fn new(stream: TcpStream) -> Patient {
-        Patient { stream, until: Box::pin(sleep(STALL)), waits: false }
+    pub(crate) fn new(stream: TcpStream, refused: Arc<Count>) -> Patient {
+        Patient { stream, until: Box::pin(sleep(STALL)), waits: false, refused, lingers: None }
+    }
+
+    /// Throws away what comes, until its end, or so much, or so long.
+    fn linger(&mut self, context: &mut Context<'_>, mut left: usize) -> Poll<()> {
+        let mut bytes = [0; 4 << 10];
+        while left > 0 {
+            let mut part = ReadBuf::new(&mut bytes);
+            match Pin::new(&mut self.stream).poll_read(context, &mut part) {
+                Poll::Ready(Ok(())) if !part.filled().is_empty() => {
+                    left = left.saturating_sub(part.filled().len())
+                }
+                Poll::Ready(_) => return Poll::Ready(()),
+                Poll::Pending => {
+                    self.lingers = Some(left);
+                    return self.until.as_mut().poll(context);
+                }
+            }
+        }
+        Poll::Ready(())
     }
 
     fn judge<T>(&mut self, context: &mut Context<'_>, moved: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
@@ -83,6 +111,17 @@ impl AsyncWrite for Patient {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
+        let left = match self.lingers {
+            Some(left) => left,
+            None => {
+                ready!(Pin::new(&mut self.stream).poll_shutdown(context))?;
+                if self.refused.get() == 0 {
+                    return Poll::Ready(Ok(()));
+                }
+                self.until.as_mut().reset(Instant::now() + LINGER);
+                LINGER_BYTES
+            }
+        };
+        self.linger(context, left).map(Ok)
     }
 }

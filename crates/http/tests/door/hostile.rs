@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use busway_http::HttpConfig;
 use busway_http::limits::{BODY_TIME, HEADER_BYTES_MAX, HEADER_TIME, HEADERS_MAX};
+use rustix::net::sockopt::set_socket_send_buffer_size;
 use rustix::net::{AddressFamily, SocketType, bind, socket};
 
 use crate::client::{LIMIT, Moment, Place, ask, connect, get, metric, open, raw};
@@ -150,6 +151,32 @@ fn a_body_that_is_too_large_is_refused_before_it_has_come() {
     let publish =
         |size: usize| ask(small.addresses()[0], "POST", "/v1/publish/a", &[], &vec![b'y'; size]).status;
     assert_eq!((publish(501), publish(500)), (413, 200));
+}
+
+#[test]
+fn who_is_refused_while_it_sends_a_large_body_reads_why() {
+    let place = Place::new();
+    let bus = place.bus();
+    let http = open(&bus, HttpConfig { body_bytes_max: 1_000, ..HttpConfig::default() });
+    let at = http.addresses()[0];
+    let all = crate::client::request("POST", "/v1/publish/a", &[], &vec![b'x'; 1 << 20]);
+    for _ in 0..20 {
+        let mut stream = connect(at);
+        // It waits for each part to be taken.
+        set_socket_send_buffer_size(&stream, 8 << 10).expect("a buffer");
+        stream.write_all(&all).expect("what is on the way is taken");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("it ends by itself");
+        assert!(answer.starts_with("HTTP/1.1 413") && answer.contains("BUS-0107"), "{answer}");
+    }
+    // Who neither sends nor closes is closed all the same.
+    let mut silent = connect(at);
+    silent.write_all(&all[..10_000]).expect("it is read");
+    let deadline = Moment::now() + LIMIT;
+    while metric(at, "busway_http_connections") > 1 {
+        assert!(Moment::now() < deadline, "it is waited for");
+    }
+    println!("evidence: refused=20 read_why=20");
 }
 
 #[test]
