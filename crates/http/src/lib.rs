@@ -16,6 +16,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use busway::{Acl, Bus, Code, Error, Tokens};
+use rustix::process::{getpriority_process, setpriority_process};
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::watch;
 
@@ -251,10 +252,17 @@ fn listen(address: SocketAddr) -> Result<TcpListener, Error> {
 
 fn runtime() -> Result<Runtime, Error> {
     let number = Count::default();
+    // Of who opens it: a thread begins as nice as the one that starts it, which may be another of these.
+    let nice = (getpriority_process(None).unwrap_or(0).max(0) + limits::NICE).min(19);
     Builder::new_multi_thread()
         .worker_threads(limits::THREADS)
         .max_blocking_threads(limits::THREADS_WAITING_MAX + limits::UPLOADS_MAX as usize)
         .thread_keep_alive(Duration::from_secs(5))
+        // Who presses this door takes the processors from nobody else: what these threads do waits for what others do, and never for long.
+        .on_thread_start(move || {
+            // Who may not is as others.
+            let _ = setpriority_process(None, nice);
+        })
         .thread_name_fn(move || format!("bw-ingress-{}", number.add(1)))
         .enable_all()
         .build()

@@ -7,7 +7,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use busway::{Acl, AclRule, Bus, Policy, Publisher, Tokens};
-use busway_http::limits::{SEND_TIME, THREADS_WAITING_MAX};
+use busway_http::limits::{NICE, SEND_TIME, THREADS, THREADS_WAITING_MAX};
 use busway_http::{Http, HttpConfig};
 
 use crate::client::{Answer, Events, LIMIT, Moment, Place, ask, connect, get, head, metric, open, request};
@@ -140,6 +140,35 @@ fn a_reader_that_always_has_messages_is_told_all_the_same_that_the_node_ends() {
     assert!(text.contains("event: end\ndata: {\"cause\":\"the node ends\"}\n\n"), "{text:?}");
     assert!(socket.ends_with(&[0x88, 2, 0x03, 0xe9]), "{socket:?}");
     println!("evidence: messages={sent} told=2");
+}
+
+/// How nice each thread of a door is, which all have one name.
+fn nice_of_doors() -> Vec<i32> {
+    let tasks = std::fs::read_dir("/proc/self/task").expect("a folder").flatten();
+    let nice = |task: std::fs::DirEntry| {
+        // A thread of another door may end meanwhile.
+        let stat = std::fs::read_to_string(task.path().join("stat")).ok()?;
+        let (name, rest) = stat.rsplit_once(')')?;
+        let is_of_door = name.contains("(bw-ingress");
+        is_of_door.then(|| rest.split_whitespace().nth(16)?.parse().ok()).flatten()
+    };
+    tasks.filter_map(nice).collect()
+}
+
+#[test]
+fn threads_of_the_door_give_way_to_all_others() {
+    let place = Place::new();
+    let bus = place.bus();
+    let http = open(&bus, HttpConfig::default());
+    assert_eq!(ask(http.addresses()[0], "POST", "/v1/publish/a", &[], b"x").status, 200);
+    let own = rustix::process::getpriority_process(None).expect("it is ours");
+    let wanted = (own.max(0) + NICE).min(19);
+    // One that has just begun is about to.
+    until("all are nicer than this one", || {
+        let nice = nice_of_doors();
+        nice.len() > THREADS && nice.iter().all(|nice| *nice == wanted)
+    });
+    println!("evidence: nice={wanted} of_others={own}");
 }
 
 #[test]
