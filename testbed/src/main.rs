@@ -8,7 +8,9 @@
 #![expect(clippy::print_stdout, reason = "a measurement is printed")]
 
 mod clock;
+mod compared;
 mod course;
+mod drawing;
 mod given;
 mod input;
 mod keeper;
@@ -20,7 +22,9 @@ mod rawstream;
 mod real;
 mod relay;
 mod report;
+mod shapes;
 mod sweep;
+mod transfer;
 
 use std::process::ExitCode;
 
@@ -40,13 +44,19 @@ fn main() -> ExitCode {
         ["relay", rest @ ..] => relay::run(rest),
         ["sweep"] => sweep::dead().map(|swept| println!("swept {swept}")),
         ["janitor", name] => sweep::janitor(name),
+        // As other programs do that it is measured beside.
+        ["name", "-"] => {
+            println!("busway {}", env!("CARGO_PKG_VERSION"));
+            Ok(())
+        }
         ["-h" | "--help" | "help"] => {
             print!("{}", options::HELP);
             Ok(())
         }
-        _ => Options::read(&words).and_then(|options| match options.real {
-            true => real::run(&options),
-            false => course::run(&options),
+        _ => Options::read(&words).and_then(|options| match options {
+            Options { real: true, .. } => real::run(&options),
+            Options { report: true, .. } => shapes::run(&options),
+            _ => course::run(&options),
         }),
     };
     match done {

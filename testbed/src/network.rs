@@ -5,6 +5,7 @@
 //!
 //! Invariant: this machine's own network is not touched.
 
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use crate::{Failure, sweep};
@@ -87,10 +88,15 @@ impl Network {
 
     /// This program, in another role, on a host. It ends with us.
     pub(crate) fn on(&self, index: usize, words: &[&str]) -> Result<Command, Failure> {
+        Ok(self.on_with(&std::env::current_exe()?, index, words))
+    }
+
+    /// A program on a host.
+    pub(crate) fn on_with(&self, program: &Path, index: usize, words: &[&str]) -> Command {
         let mut command = Command::new("ip");
-        command.args(["netns", "exec", &self.host(index)]).arg(std::env::current_exe()?).args(words);
+        command.args(["netns", "exec", &self.host(index)]).arg(program).args(words);
         command.stdin(Stdio::piped()).stdout(Stdio::piped());
-        Ok(command)
+        command
     }
 
     /// Pulls the cable of a host out, or puts it in again.

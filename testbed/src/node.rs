@@ -51,11 +51,13 @@ pub(crate) fn say(line: &str) {
     let _ = stdout.flush();
 }
 
-/// `DIRECTORY INDEX ADDRESS [INDEX=ADDRESS]...`, until the standard input ends.
+/// `DIRECTORY SETTINGS INDEX ADDRESS [INDEX=ADDRESS]...`, until the standard input ends. Of a node of ours nothing is set: `-`.
+///
+/// A program that is measured beside ours is told the same, and says the same.
 pub(crate) fn run(words: &[&str]) -> Result<(), Failure> {
     end_with_parent()?;
-    let [directory, at @ ..] = words else {
-        return Err("node DIRECTORY INDEX ADDRESS PEERS".into());
+    let [directory, "-", at @ ..] = words else {
+        return Err("node DIRECTORY - INDEX ADDRESS PEERS".into());
     };
     let bus = Bus::builder().directory(Path::new(directory)).domain("swarm").open()?;
     let node = builder(at)?.open(&bus)?;

@@ -1,5 +1,7 @@
 //! What is measured: how many nodes, on which lines, with how many bytes.
 
+use std::path::PathBuf;
+
 use crate::Failure;
 
 pub(crate) const HELP: &str = "busway-swarm [--nodes N] [--mbit N] [--size BYTES] [FLAG...]
@@ -17,6 +19,13 @@ the least that they can cost. Needs root.
   --real          instead of that: a tar of the Rust toolchain's library folder and a tree of 300 MB in 5 000 files, shared
                   by one node at --mbit (default 200), which is killed when it has sent 1.1 times the bytes, each
                   to somebody. One that comes later is killed half-way and starts again. With --brief some 10 MB, and 20 MB in 500
+  --against PATH  another program beside ours, on the same hosts and lines and in the same rounds: its nodes are told what
+                  ours are told, and say what ours say (bench/peers/gossipsub is one)
+  --set TEXT      how that is set, in words of its own (default -)
+  --report        instead of one shape those of bench/RESULTS.md, one after the other, with all that is counted; with
+                  --brief a small one
+  --markdown FILE what was found, as RESULTS.md has it
+  --plot FILE     when each node had all of it, and what small messages took beside, as SVG
   --json          one JSON object instead of a table
 ";
 
@@ -26,7 +35,7 @@ const MIB: u64 = 1 << 20;
 const OFFERED_MAX: u64 = 256 * MIB;
 
 /// See [`HELP`].
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Options {
     pub(crate) nodes: usize,
     pub(crate) mbit: u64,
@@ -37,27 +46,23 @@ pub(crate) struct Options {
     pub(crate) brief: bool,
     pub(crate) real: bool,
     pub(crate) json: bool,
+    pub(crate) against: Option<PathBuf>,
+    pub(crate) set: String,
+    pub(crate) report: bool,
+    pub(crate) markdown: Option<PathBuf>,
+    pub(crate) plot: Option<PathBuf>,
 }
 
 impl Options {
     pub(crate) fn read(words: &[&str]) -> Result<Self, Failure> {
-        let mut options = Self {
-            nodes: 8,
-            mbit: 0,
-            size: 4 * MIB,
-            body: 0,
-            delay_ms: 0,
-            rounds: 1,
-            brief: false,
-            real: false,
-            json: false,
-        };
+        let mut options = Self { nodes: 8, size: 4 * MIB, rounds: 1, set: "-".to_owned(), ..Self::default() };
         let mut words = words.iter();
         while let Some(word) = words.next() {
             match *word {
                 "--brief" => options.brief = true,
                 "--real" => options.real = true,
                 "--json" => options.json = true,
+                "--report" => options.report = true,
                 name => {
                     let value = words.next().ok_or(format!("{name} needs a value: --help says more"))?;
                     options.set(name, value)?;
@@ -85,6 +90,10 @@ impl Options {
             "--rounds" => self.rounds = number(name)?,
             "--size" => self.size = bytes(value)?,
             "--body" => self.body = bytes(value)?,
+            "--against" => self.against = Some(value.into()),
+            "--set" => value.clone_into(&mut self.set),
+            "--markdown" => self.markdown = Some(value.into()),
+            "--plot" => self.plot = Some(value.into()),
             _ => return Err(format!("there is no {name}: --help says more").into()),
         }
         Ok(())
@@ -96,6 +105,12 @@ impl Options {
         }
         if self.rounds == 0 || self.body == 0 || self.size < self.body {
             return Err("--rounds and --body are at least 1, and --size at least --body".into());
+        }
+        if self.against.is_some() && (self.delay_ms > 0 || self.real) {
+            return Err("--against: other programs are measured without --delay-ms and --real".into());
+        }
+        if !self.report && (self.markdown.is_some() || self.plot.is_some()) {
+            return Err("--markdown and --plot are of a --report".into());
         }
         if self.size > OFFERED_MAX {
             return Err("--size: at most 256 MiB".into());
@@ -125,6 +140,12 @@ mod tests {
         let read = |text: &str| Options::read(&text.split_whitespace().collect::<Vec<_>>());
         let options = read("--nodes 32 --mbit 100 --size 64MiB --json").unwrap();
         assert_eq!((options.nodes, options.mbit, options.size, options.json), (32, 100, 64 << 20, true));
+        assert_eq!((options.against, options.set.as_str(), options.report), (None, "-", false));
+        let words = "--report --against other --set mesh=3 --markdown page.md --plot plot.svg --brief";
+        let options = read(words).unwrap();
+        assert_eq!((options.against, options.set.as_str()), (Some("other".into()), "mesh=3"));
+        assert!(options.report && options.brief);
+        assert_eq!((options.markdown, options.plot), (Some("page.md".into()), Some("plot.svg".into())));
         for wrong in [
             "--nodes 2",
             "--nodes",
@@ -133,6 +154,11 @@ mod tests {
             "--size 1KiB --body 2KiB",
             "--mbit 0",
             "--quite 1",
+            "--against",
+            "--against other --delay-ms 5",
+            "--against other --real",
+            "--markdown page.md",
+            "--plot plot.svg --brief",
         ] {
             assert!(read(wrong).is_err(), "{wrong}");
         }

@@ -5,6 +5,7 @@
 use std::collections::VecDeque;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::DirBuilderExt;
+use std::path::PathBuf;
 use std::process::{Child, ChildStdin};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
@@ -28,12 +29,38 @@ struct Part {
     relay: Option<Child>,
 }
 
+/// What the nodes of a run are.
+#[derive(Clone, Debug)]
+pub(crate) struct Program {
+    pub(crate) path: PathBuf,
+    /// Its role, and what it is told beside.
+    pub(crate) role: Vec<String>,
+    /// Below the files of its host, where there is a node of another program too.
+    pub(crate) folder: &'static str,
+    pub(crate) port: u16,
+    /// Later than the line, each way.
+    pub(crate) delay_ms: u64,
+}
+
+impl Program {
+    /// This program, in a role.
+    pub(crate) fn ours(delay_ms: u64, role: &[&str]) -> Result<Self, Failure> {
+        let role = role.iter().map(|word| (*word).to_owned()).collect();
+        Ok(Self { path: std::env::current_exe()?, role, folder: "", port: PORT, delay_ms })
+    }
+
+    /// Another one, that obeys as a node of ours does, set as this text says.
+    pub(crate) fn other(path: PathBuf, settings: &str) -> Self {
+        let role = vec!["node".to_owned(), settings.to_owned()];
+        Self { path, role, folder: "other", port: PORT_OF_OTHERS, delay_ms: 0 }
+    }
+}
+
 /// See the head of this file.
 #[derive(Debug)]
 pub(crate) struct Parts {
     parts: Vec<Part>,
-    /// What its nodes are, in which role of this program, and what they are told beside.
-    role: Vec<String>,
+    program: Program,
     lines: Receiver<Line>,
     sender: Sender<Line>,
 }
@@ -42,14 +69,15 @@ pub(crate) struct Parts {
 type Line = (usize, u32, Option<String>);
 
 const PORT: u16 = 4_420;
+const PORT_OF_OTHERS: u16 = 4_430;
 const RELAY_PORT: usize = 5_000;
 
 impl Parts {
-    /// A node on each host, each linked to each other, in this role. `delay_ms`: later than the line, each way.
-    pub(crate) fn start(network: &Network, delay_ms: u64, role: &[&str]) -> Result<Self, Failure> {
+    /// A node on each host, each linked to each other.
+    pub(crate) fn start(network: &Network, program: Program) -> Result<Self, Failure> {
         let (sender, lines) = channel();
-        let role = role.iter().map(|word| (*word).to_owned()).collect();
-        let mut parts = Self { parts: Vec::new(), role, lines, sender };
+        let delay_ms = program.delay_ms;
+        let mut parts = Self { parts: Vec::new(), program, lines, sender };
         // Who is dialed has the larger index, and is there first.
         for index in 0..network.hosts() {
             let relay = relay(network, index, delay_ms)?;
@@ -149,20 +177,21 @@ impl Parts {
         relay: Option<Child>,
         life: u32,
     ) -> Result<Part, Failure> {
-        let directory = network.files_of(index);
+        let Program { path, role, folder, port, .. } = &self.program;
+        let directory = network.files_of(index).join(folder);
         std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&directory)?;
         let directory = directory.display().to_string();
-        let (role, rest) = self.role.split_first().ok_or("no role")?;
+        let (role, rest) = role.split_first().ok_or("no role")?;
         let mut words = vec![role.clone(), directory];
         words.extend_from_slice(rest);
-        words.extend([index.to_string(), format!("{}:{PORT}", network.address(index))]);
+        words.extend([index.to_string(), format!("{}:{port}", network.address(index))]);
         let others = (0..network.hosts()).filter(|other| *other != index);
         words.extend(others.map(|other| match &relay {
             Some(_) if other > index => format!("{other}=127.0.0.1:{}", RELAY_PORT + other),
-            _ => format!("{other}={}:{PORT}", network.address(other)),
+            _ => format!("{other}={}:{port}", network.address(other)),
         }));
         let words: Vec<&str> = words.iter().map(String::as_str).collect();
-        let mut child = network.on(index, &words)?.spawn()?;
+        let mut child = network.on_with(path, index, &words).spawn()?;
         let (input, output) = (child.stdin.take(), child.stdout.take());
         let (input, output) = (input.ok_or("no input")?, output.ok_or("no output")?);
         let sender = self.sender.clone();

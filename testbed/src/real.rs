@@ -16,7 +16,7 @@ use crate::given::{Given, Piece};
 use crate::input::{Input, WHOLE_BYTES_MAX, files};
 use crate::network::Network;
 use crate::options::Options;
-use crate::part::Parts;
+use crate::part::{Parts, Program};
 use crate::report::Report;
 use crate::{Failure, given, keeper};
 
@@ -31,7 +31,7 @@ pub(crate) fn run(options: &Options) -> Result<(), Failure> {
     let source = network.source();
     let input = Input::make(&source, options.brief)?;
     let (source, count) = (source.display().to_string(), input.files.len().to_string());
-    let parts = Parts::start(&network, options.delay_ms, &["keeper", &source, &count])?;
+    let parts = Parts::start(&network, Program::ours(options.delay_ms, &["keeper", &source, &count])?)?;
     let report = report(options, &input);
     let mut real = Real { network: &network, input: &input, parts, report, late: options.nodes / 2 };
     real.run()?;
@@ -92,7 +92,7 @@ impl Real<'_> {
         let seconds = self.all_complete(&takers, begun, until)?;
         self.report.busy = processors.busy_since();
         let words = format!("until {} have all of it; {:.1} MB/s at each", takers.len(), self.rate(seconds));
-        self.report.note("R2", "time", (seconds, "s"), None, words);
+        self.report.note("R2", "time", &[seconds], "s", None, words);
         let (begun, until) = (now_ns(), Until::after(most));
         self.parts.start_again(self.network, self.late)?;
         self.parts.tell(self.late, "take")?;
@@ -105,7 +105,7 @@ impl Real<'_> {
             "until the one that is killed half-way has it, of the others; {:.1} MB/s",
             self.rate(seconds)
         );
-        self.report.note("R3", "time", (seconds, "s"), None, words);
+        self.report.note("R3", "time", &[seconds], "s", None, words);
         self.all_have_it()?;
         self.sent(&had)
     }
@@ -196,7 +196,7 @@ impl Real<'_> {
         }
         let words =
             format!("of {} at {nodes} nodes, each compared with what was shared", count * nodes as u64);
-        self.report.note("R1", "files that are missing or another", (real(open), ""), Some(0.0), words);
+        self.report.note("R1", "files that are missing or another", &[real(open)], "", Some(0.0), words);
         Ok(())
     }
 
@@ -213,7 +213,7 @@ impl Real<'_> {
         }
         let ratio = real(by_first) / bytes;
         let words = format!("{by_first} bytes until it was killed, and nobody else shares");
-        self.report.note("R4", "sent by who shared / what it shared", (ratio, ""), None, words);
+        self.report.note("R4", "sent by who shared / what it shared", &[ratio], "", None, words);
         to_killed.retain(|given: &Given| given.at_ns >= had.at_ns);
         let after: u64 = to_killed.iter().map(|given| given.bytes).sum();
         let piece = |given: &Given| given.piece.map(|piece| (given.id.clone(), piece));
@@ -225,22 +225,17 @@ impl Real<'_> {
             pieces.len() - again
         );
         let figure = "pieces in the store of who was killed";
-        self.report.note("R5", figure, (real(had.pieces.len() as u64), ""), None, words);
+        self.report.note("R5", figure, &[real(had.pieces.len() as u64)], "", None, words);
         let figure = "pieces of these that it was sent again";
-        self.report.note("R6", figure, (real(again as u64), ""), Some(0.0), "by all others".to_owned());
+        self.report.note("R6", figure, &[real(again as u64)], "", Some(0.0), "by all others".to_owned());
         let small: BTreeSet<&String> = to_killed.iter().map(|given| &given.id).collect();
         let again = had.saved.iter().filter(|id| small.contains(id)).count();
         let words = format!("of {} that it had written", had.saved.len());
-        self.report.note(
-            "R7",
-            "small files sent again to who was killed",
-            (real(again as u64), ""),
-            Some(0.0),
-            words,
-        );
+        let figure = "small files sent again to who was killed";
+        self.report.note("R7", figure, &[real(again as u64)], "", Some(0.0), words);
         let ratio = real(by_all) / bytes / real(nodes as u64 - 1);
         let words = format!("{by_all} bytes of artifacts, by all to all");
-        self.report.note("R8", "sent / what all have", (ratio, ""), None, words);
+        self.report.note("R8", "sent / what all have", &[ratio], "", None, words);
         Ok(())
     }
 }

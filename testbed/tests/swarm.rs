@@ -99,6 +99,73 @@ fn a_small_swarm_gives_all_to_all_and_what_it_was_told_is_accounted_for() {
 }
 
 #[test]
+fn another_program_does_the_same_work_on_the_same_hosts_and_the_figures_of_both_are_shown() {
+    // Ours says what another program has to say, so it can stand in for one.
+    let program = env!("CARGO_BIN_EXE_busway-swarm");
+    let words =
+        ["--nodes", "3", "--size", "512KiB", "--brief", "--json", "--rounds", "2", "--against", program];
+    let Some(mut command) = swarm(&words) else { return };
+    let child = command.spawn().unwrap();
+    let run = child.id();
+    let ended = child.wait_with_output().unwrap();
+    assert!(ended.status.success(), "{}", String::from_utf8_lossy(&ended.stderr));
+    let told: Value = serde_json::from_slice(&ended.stdout).unwrap();
+    let name = told["peer"].as_str().unwrap();
+    assert!(name.starts_with("busway "), "it says what it is: {told}");
+    let of = |figure: &str, side: &str| {
+        let row = told["compared"].as_array().unwrap().iter().find(|row| row["figure"] == figure);
+        row.and_then(|row| row[side]["median"].as_f64())
+            .unwrap_or_else(|| panic!("{figure} of {side}: {told}"))
+    };
+    for side in ["ours", "theirs"] {
+        assert!(of("written to sockets / useful", side) >= 1.0, "{told}");
+        // With the headers of packets there is more on the lines than was written.
+        assert!(of("sent on the lines / useful", side) > of("written to sockets / useful", side), "{told}");
+        assert!(of("time until all have it / the least", side) >= 0.95, "{told}");
+        assert!(of("p99 of a small message beside bulk", side) > 0.0, "{told}");
+    }
+    assert_eq!(told["curves"].as_array().unwrap().len(), 2, "when each node had it, of both: {told}");
+    assert_eq!(left(run), Vec::<String>::new());
+    println!(
+        "evidence: sides=2 rounds=2 written/useful={:.3} beside {:.3}",
+        of("written to sockets / useful", "ours"),
+        of("written to sockets / useful", "theirs")
+    );
+}
+
+#[test]
+fn a_report_measures_its_shapes_and_writes_what_the_page_and_the_plot_have() {
+    let files = std::env::temp_dir().join(format!("busway-report-{}", std::process::id()));
+    let (page, plot) = (files.with_extension("md"), files.with_extension("svg"));
+    let named = [page.to_str().unwrap(), plot.to_str().unwrap()];
+    let words = ["--report", "--brief", "--json", "--markdown", named[0], "--plot", named[1]];
+    let Some(mut command) = swarm(&words) else { return };
+    let ended = command.output().unwrap();
+    let said = String::from_utf8_lossy(&ended.stderr);
+    assert!(ended.status.success() && said.contains("round 1 of 1: ours:"), "it says how far it is: {said}");
+    let told: Value = serde_json::from_slice(&ended.stdout).unwrap();
+    let shapes = told["shapes"].as_array().unwrap();
+    let (page, plot) = [page, plot].map(|path| (std::fs::read_to_string(&path).unwrap(), path)).into();
+    for row in shapes[0]["rows"].as_array().unwrap() {
+        let figure = row["figure"].as_str().unwrap();
+        assert!(
+            page.0.contains(&format!("| {figure} | {:.3}", row["measured"].as_f64().unwrap())),
+            "{figure}"
+        );
+    }
+    assert!(
+        page.0.starts_with("#### 4 nodes, 50 Mbit/s, 1 MiB\n") && page.0.contains("| G9 |"),
+        "{}",
+        page.0
+    );
+    assert!(plot.0.starts_with("<svg") && plot.0.contains("busway, 4 nodes, 50 Mbit/s, 1 MiB"), "{}", plot.0);
+    for path in [page.1, plot.1] {
+        std::fs::remove_file(path).unwrap();
+    }
+    println!("evidence: shapes={} rows={}", shapes.len(), shapes[0]["rows"].as_array().unwrap().len());
+}
+
+#[test]
 fn real_files_are_with_all_when_who_shared_them_is_killed_and_who_is_killed_half_way_is_sent_nothing_twice() {
     let words = ["--real", "--brief", "--json", "--nodes", "8"];
     let Some(mut command) = swarm(&words) else { return };

@@ -26,6 +26,8 @@ const ARROWS: &[(&str, &[&str])] = &[
     // The two outer workspaces measure through the public API; the rivals are linked in the second only.
     ("busway-bench", &["busway"]),
     ("busway-peers", &["busway-bench"]),
+    // A rival for the testbed, which starts it as a program.
+    ("busway-gossipsub", &[]),
     // Hostile bytes go straight to the decoders.
     ("busway-fuzz", &["busway-wire", "busway-protocol", "busway-shm", "busway"]),
     // The tool must build when nothing else does.

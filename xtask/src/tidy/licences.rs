@@ -24,7 +24,7 @@ const ALLOWED: &[&str] = &[
 ];
 /// The fuzzer's runtime (LLVM) adds this one; nothing that is shipped links it.
 const ALLOWED_IN_FUZZ: &[&str] = &["NCSA"];
-/// Rivals bring these: what they link is measured, never shipped. option-ext has the first, webpki-roots the second.
+/// Rivals bring these: what they link is measured, never shipped. option-ext and attohttpc have the first, webpki-roots the second.
 const ALLOWED_IN_PEERS: &[&str] = &["MPL-2.0", "CDLA-Permissive-2.0"];
 
 const CRATES_IO: &str = "registry+https://github.com/rust-lang/crates.io-index";
@@ -32,7 +32,9 @@ const CRATES_IO: &str = "registry+https://github.com/rust-lang/crates.io-index";
 /// Checks each workspace of the repository. An outer one whose crates were never fetched is only noted.
 pub(crate) fn check(tree: &Tree, out: &mut Vec<Finding>) {
     sources(tree, out);
-    for manifest in ["Cargo.toml", "bench/Cargo.toml", "bench/peers/Cargo.toml", "fuzz/Cargo.toml"] {
+    let gossipsub = "bench/peers/gossipsub/Cargo.toml";
+    for manifest in ["Cargo.toml", "bench/Cargo.toml", "bench/peers/Cargo.toml", gossipsub, "fuzz/Cargo.toml"]
+    {
         if !tree.names.contains(manifest) {
             continue;
         }
@@ -94,7 +96,7 @@ fn metadata(manifest: &str) -> Option<serde_json::Value> {
 pub(crate) fn packages(manifest: &str, metadata: &serde_json::Value, out: &mut Vec<Finding>) {
     let here = match manifest {
         "fuzz/Cargo.toml" => ALLOWED_IN_FUZZ,
-        "bench/peers/Cargo.toml" => ALLOWED_IN_PEERS,
+        "bench/peers/Cargo.toml" | "bench/peers/gossipsub/Cargo.toml" => ALLOWED_IN_PEERS,
         _ => &[],
     };
     // A package without a source is ours.
