@@ -171,6 +171,14 @@ impl Gossip {
                     self.marks_by(now, GOSSIP_MARKS_INSIDE_MS);
                 }
             }
+            Input::Revoke { of } => {
+                let marked = self.known.marked;
+                let gone = self.known.retire(of, &mut self.flows);
+                self.gone(gone.into_iter().collect(), out);
+                if self.known.marked > marked {
+                    self.marks_by(now, GOSSIP_MARKS_INSIDE_MS);
+                }
+            }
             Input::AskAnew { node } => {
                 self.known.lose(node);
                 self.recover_at.get_or_insert(now);

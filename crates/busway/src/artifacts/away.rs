@@ -224,6 +224,8 @@ impl Away {
                 shared.leave(&Ask::Judge { session, reader: reader.0, of, interest });
             }
             Call::Reconsider { reader } => shared.leave(&Ask::Reconsider { session, reader: reader.0 }),
+            // They are followed where the node is.
+            Call::FollowRules => {}
             Call::List { pattern, after, most, answer } => {
                 drop(answer.send(shared.list(&pattern, after, most)));
             }

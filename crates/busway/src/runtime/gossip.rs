@@ -33,7 +33,7 @@ use busway_protocol::gossip::{
     Advert, Config, Epoch, Fault, Gossip, Input, Interest, Lane, NodeIndex, Nodes, OfferError, Offering,
     Output, Part, Reference, Room, Word,
 };
-use busway_protocol::{PeerId, Permits, Principal, Time};
+use busway_protocol::{Deed, PeerId, Permits, Principal, Time};
 use busway_wire::gossip::{decode, encode};
 use busway_wire::limits::{ARTIFACT_WHOLE_BYTES_MAX, GOSSIP_SERVED_MAX, GOSSIP_TURN_WORDS};
 
@@ -392,10 +392,31 @@ impl<D: Wires> Swarm<D> {
                 // Who does not wait for it any more has ended.
                 let _ = answer.send(());
             }
+            Call::FollowRules => self.follow_rules(now),
             // Who does not wait for it any more does without.
             Call::List { pattern, after, most, answer } => {
                 drop(answer.send(Ok(self.users.list(&pattern, after, most))));
             }
+        }
+    }
+
+    /// What a node may not offer any more is over, whoever told of it; and of who is linked all is asked again, since it may say more of others now. What is said over links that ended for it follows when they
+    /// begin.
+    fn follow_rules(&mut self, now: Time) {
+        let acl = self.shared.acl();
+        let permits = |node: u8| Permits::new(Principal::Node { index: node }, acl.as_ref().map(Acl::rules));
+        let mut known: BTreeMap<u8, Permits> = BTreeMap::new();
+        let over = self.users.of_others().filter(|(of, topic)| {
+            let permits = known.entry(of.node.0).or_insert_with(|| permits(of.node.0));
+            !permits.allow(Deed::Publish, topic)
+        });
+        let over: Vec<Reference> = over.map(|(of, _)| of).collect();
+        for of in over {
+            self.machine.handle(now, Input::Revoke { of }, &mut self.out);
+        }
+        for index in self.lines.keys() {
+            let node = NodeIndex(*index);
+            self.machine.handle(now, Input::AskAnew { node }, &mut self.out);
         }
     }
 

@@ -36,7 +36,7 @@ use crate::runtime::crew::{Carried, Crew};
 use crate::runtime::desk::Desk;
 use crate::runtime::door::Change;
 use crate::runtime::gate::Gates;
-use crate::runtime::gossip::{Calls, Intake, Plugged, Relay, Swarm};
+use crate::runtime::gossip::{Call, Calls, Intake, Plugged, Relay, Swarm};
 use crate::runtime::interest::Interests;
 use crate::runtime::occupant::{self, Occupant};
 use crate::runtime::peer::{Peer, Speakers};
@@ -620,9 +620,15 @@ impl Hub {
 
     /// What others may do from now on. When it returns, nothing more is read for who may not read it.
     pub(crate) fn set_acl(&self, acl: Option<Acl>) {
-        *lock(&self.shared.acl) = acl.clone();
+        let changed = {
+            let mut rules = lock(&self.shared.acl);
+            std::mem::replace(&mut *rules, acl.clone()) != acl
+        };
         for peer in self.shared.all().iter() {
             lock(peer).permit(&self.shared.driver, acl.as_ref().map(Acl::rules));
+        }
+        if let Some(calls) = self.shared.calls.as_ref().filter(|_| changed) {
+            calls.leave(Call::FollowRules);
         }
         self.shared.driver.wake();
     }

@@ -201,3 +201,43 @@ fn who_gets_a_right_is_told_of_what_stood_before_though_its_links_end_in_the_mid
 fn receive_all(seen: &mut Subscriber, count: u64) -> BTreeSet<ArtifactId> {
     (0..count).map(|_| receive(seen).advert().id()).collect()
 }
+
+#[test]
+fn a_node_to_which_no_link_stands_loses_and_gets_rights_as_one_that_is_linked() {
+    let rules = |first: &str| {
+        let rule = |identity: &str, publish: &str| {
+            let (publish, subscribe) = (vec![publish.to_owned()], vec![">".to_owned()]);
+            AclRule { identity: identity.into(), publish, subscribe, ..AclRule::default() }
+        };
+        Acl::new([rule("node/0", first), rule("node/1", ">")]).unwrap()
+    };
+    for size in [100, 100_000, 300_000] {
+        let last = Host::with_rules(2, &[], Some(rules("open.>")));
+        let middle = Host::new(1, &[(2, last.address())]);
+        let first = Host::new(0, &[(1, middle.address())]);
+        assert!(middle.node.wait_for_peers(2, PATIENCE));
+        let (mut here, mut there) = (subscribe(&middle, ">"), subscribe(&last, ">"));
+        let offer = |topic: &str, seed| {
+            first.bus.artifacts(topic).unwrap().offer(&body(size, seed)).keep().open().unwrap().id()
+        };
+        let (secret, open) = (offer("secret.a", 1), offer("open.a", 2));
+        assert_eq!(receive_all(&mut here, 2), [secret, open].into_iter().collect());
+        assert_eq!(receive(&mut there).advert().id(), open);
+        // It gets it, loses it, and gets it again; of the link between the others nothing changes.
+        for (publish, has) in [(">", true), ("open.>", false), (">", true)] {
+            last.node.set_acl(rules(publish));
+            match there.recv_timeout(PATIENCE).unwrap() {
+                Some(Event::Received(artifact)) => {
+                    assert!(has && artifact.advert().id() == secret, "{size} bytes: it came with {publish}");
+                }
+                Some(Event::Withdrawn(advert)) => {
+                    assert!(!has && advert.id() == secret, "{size} bytes: it ended with {publish}");
+                }
+                other => panic!("{size} bytes, {publish}: {other:?}"),
+            }
+            let known = last.bus.artifacts(">").unwrap().list().unwrap();
+            assert_eq!(known.len(), 1 + usize::from(has), "{size} bytes, {publish}: {known:?}");
+        }
+    }
+    println!("evidence: sizes=3 got=6 lost=3");
+}

@@ -243,6 +243,11 @@ pub enum Input<'a> {
         /// Which.
         node: NodeIndex,
     },
+    /// What stands there may not be offered any more, by rules that its node need not know: it is over here, until that is asked anew and says it again.
+    Revoke {
+        /// Which.
+        of: Reference,
+    },
     /// What is taken of a node's word has changed: it is asked for all of it again, on the link that stands or on the next.
     AskAnew {
         /// Which.

@@ -67,6 +67,8 @@ pub(crate) enum Call {
         event: PeerEvent,
         answer: SyncSender<()>,
     },
+    /// The rules of the node are others now.
+    FollowRules,
     /// Of these topics, behind that one, at most so many.
     List {
         pattern: Pattern,

@@ -70,6 +70,8 @@ impl<D: Wires> Plugged<D> {
 
     /// One look at everything; whether to look again at once.
     fn step(&mut self) -> bool {
+        // Nobody has calls for it but who changes rules, which it sees by itself.
+        drop(self.calls.take());
         let peers = lock(&self.shared.peers).clone();
         let nodes = peers.into_iter().filter_map(|(id, peer)| match id {
             PeerId::Node { index } => Some((index, peer)),

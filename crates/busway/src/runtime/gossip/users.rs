@@ -309,6 +309,11 @@ impl Users {
         self.items.get(&of).map(|item| &item.advert.topic)
     }
 
+    /// What others offer, and on which topic.
+    pub(super) fn of_others(&self) -> impl Iterator<Item = (Reference, &Topic)> {
+        self.items.iter().filter(|(_, item)| !item.own).map(|(of, item)| (*of, &item.advert.topic))
+    }
+
     /// What is known and not dropped, of these topics, behind that one, at most so many.
     pub(super) fn list(&self, pattern: &Pattern, after: Option<Reference>, most: usize) -> Vec<Listed> {
         let listed =
