@@ -35,13 +35,14 @@ const PIECES: usize = 1;
 pub(crate) fn wish(pattern: Pattern, request: &Request<Body>) -> Result<Wish, Refusal> {
     let query = Query::of(request.uri().query().unwrap_or_default())?;
     query.only(&["history", "last_event_id"])?;
-    let header = request.headers().get("last-event-id").map(HeaderValue::to_str);
-    let header = header.and_then(Result::ok).map(str::to_owned);
+    let wrong = || {
+        Refusal::wrong("this is no id of an event", "Last-Event-ID", "send the id of the last event, or none")
+    };
+    let header = request.headers().get("last-event-id").map(HeaderValue::to_str).transpose();
+    let header = header.map_err(|_| wrong())?.map(str::to_owned);
     let place = header.or_else(|| query.get("last_event_id").map(str::to_owned));
     let place = place.filter(|place| !place.is_empty()).map(|place| place.parse::<Place>()).transpose();
-    let place = place.map_err(|_| {
-        Refusal::wrong("this is no id of an event", "Last-Event-ID", "send the id of the last event, or none")
-    })?;
+    let place = place.map_err(|_| wrong())?;
     let history = query.number("history", 0..=RESUME_MAX)?.unwrap_or(0);
     Ok(Wish { pattern, place, history })
 }

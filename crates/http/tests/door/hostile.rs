@@ -180,6 +180,22 @@ fn who_is_refused_while_it_sends_a_large_body_reads_why() {
 }
 
 #[test]
+fn a_reader_whose_place_cannot_be_read_is_told_so_and_does_not_begin_anew() {
+    let place = Place::new();
+    let bus = place.bus();
+    let http = open(&bus, HttpConfig::default());
+    for id in [&b"\xff\xfe"[..], b"v1,zzz", b"v2", b"v1,1.99999999999999999999"] {
+        let head =
+            [b"GET /v1/subscribe/a HTTP/1.1\r\nhost: localhost\r\nlast-event-id: ", id, b"\r\n\r\n"].concat();
+        let mut stream = connect(http.addresses()[0]);
+        stream.write_all(&head).expect("it is read");
+        let mut answer = [0; 12];
+        stream.read_exact(&mut answer).expect("an answer");
+        assert_eq!(&answer, b"HTTP/1.1 400", "{id:?}");
+    }
+}
+
+#[test]
 fn heads_without_end_are_refused() {
     let place = Place::new();
     let bus = place.bus();
