@@ -10,7 +10,7 @@ const WIDTH: f64 = 900.0;
 const HEIGHT: f64 = 900.0;
 /// The two panels: from the top, and how high.
 const UPPER: (f64, f64) = (70.0, 330.0);
-const LOWER: (f64, f64) = (520.0, 290.0);
+const LOWER: (f64, f64) = (560.0, 290.0);
 const LEFT: f64 = 90.0;
 const RIGHT: f64 = 30.0;
 const COLOURS: [&str; 8] =
