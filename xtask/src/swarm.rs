@@ -40,7 +40,10 @@ pub(crate) fn command(arguments: Vec<String>) -> Result<ExitCode, Failure> {
     let mut arguments = wanted.rest;
     if let Some((_, manifest, program)) = wanted.peer.filter(|_| !asks) {
         let mut build = workspace::cargo();
-        run(build.args(["build", "--release", "--locked", "--manifest-path", manifest]))?;
+        let built = run(build.args(["build", "--release", "--locked", "--manifest-path", manifest]))?;
+        if built != ExitCode::SUCCESS {
+            return Ok(built);
+        }
         let program = workspace::root().join(program).display().to_string();
         arguments.extend(["--against".to_owned(), program]);
     }
