@@ -352,6 +352,7 @@ claims! {
     fn bytes_buffers_files_and_readers_are_offered_as_they_are_at_the_call();
     fn a_file_object_that_raises_or_lies_offers_nothing();
     fn what_cannot_be_offered_or_fetched_has_its_code();
+    fn who_knows_an_id_is_given_none_of_its_bytes_on_another_topic();
     fn an_offer_stands_until_its_end_and_says_how_far_it_has_come();
     fn a_function_of_interest_decides_and_what_it_raises_is_raised_where_it_is_called();
     fn a_function_of_interest_that_blocks_holds_up_nobody_else();

@@ -8,7 +8,7 @@ use std::os::unix::fs::PermissionsExt;
 use rustix::process::Signal;
 
 use crate::harness::{Place, Running, keys, names};
-use crate::node::{until, up};
+use crate::node::{address, until, up};
 
 /// Of what comes in pieces.
 const SIZE: usize = 2_000_000;
@@ -251,4 +251,42 @@ fn a_put_whose_node_stands_still_ends_with_a_signal_and_offers_nothing() {
     node.signal(Signal::CONT);
     assert_eq!(place.run(&["artifacts", "ls"]).expect(0).text(), "");
     println!("evidence: interrupted=1 offered=0");
+}
+
+#[test]
+fn who_knows_an_id_is_given_none_of_its_bytes_where_it_may_not_see_its_topic() {
+    let (here, there) = (Place::new(), Place::new());
+    let file = here.temporary().join("busway.toml");
+    let rules = "[node]\nindex = 9\nlisten = [\"127.0.0.1:0\"]\n\
+                 [[acl]]\nidentity = \"node/*\"\npublish = [\"public.>\"]\nsubscribe = [\"public.>\"]\n";
+    fs::write(&file, rules).expect("a file");
+    let (_node, line) = up(&here, &["--config", file.to_str().expect("text")]);
+    let (_other, _) = up(&there, &["--index", "1", "--peer", &format!("9={}", address(&line))]);
+    let put = |place: &Place, topic: &str, body: &[u8]| {
+        place.run_with(body, &["put", topic, "-", "--keep"]).expect(0).text().trim_end().to_owned()
+    };
+    for size in [100, 100_000, SIZE] {
+        let body = |last: u8| [&bytes(size)[..], &[last]].concat();
+        let secret = put(&here, "secret.a", &body(1));
+        // What was offered behind it is there, and it is not.
+        let public = put(&here, "public.a", &body(2));
+        assert!(there.run(&["get", &public, "--timeout", "30s"]).expect(0).stdout == body(2));
+        let refused = |words: &[&str]| {
+            let ended = there.run(words).expect(1);
+            assert_eq!(ended.stdout.len(), 0, "{words:?}");
+            ended.report().0
+        };
+        assert_eq!(refused(&["get", &secret, "--timeout", "200ms"]), "BUS-0804");
+        assert_eq!(refused(&["get", "secret.a", "--timeout", "200ms"]), "BUS-0804");
+        assert_eq!(refused(&["artifacts", "info", &secret]), "BUS-0805");
+        assert!(!there.run(&["artifacts", "ls"]).expect(0).text().contains(&secret));
+        // Programs of its own host see it, on its topic alone.
+        assert!(here.run(&["get", &secret, "--timeout", "30s"]).expect(0).stdout == body(1));
+        assert!(!here.run(&["artifacts", "ls", "public.>"]).expect(0).text().contains(&secret));
+        // Who has the bytes may offer them where it may, and is told nothing of where they lay.
+        assert_eq!(put(&there, "public.b", &body(1)), secret);
+        let listed = there.run(&["artifacts", "ls", "--json"]).expect(0).text();
+        assert!(listed.contains("public.b") && !listed.contains("secret"), "{listed}");
+    }
+    println!("evidence: sizes=3 ways=4 bytes_given=0");
 }

@@ -202,6 +202,24 @@ with busway.Bus("{self.domain}") as bus:
             with self.assertRaises(busway.Closed):
                 stands.wait_reached(PATIENCE)
 
+    def test_who_knows_an_id_is_given_none_of_its_bytes_on_another_topic(self):
+        for size in (100, 100_000, 1_000_000):
+            with self.artifacts.offer(large(size, size)) as offer, self.bus.artifacts("public.>").subscriber() as seen:
+                public = self.bus.artifacts("public.a")
+                for others in (public, self.bus.artifacts("public.>")):
+                    with self.assertRaises(busway.TimedOut):
+                        others.fetch(offer.id, 0.1)
+                    self.assertEqual(others.list(), [])
+                # Where it lies is no matter of who offers other bytes there, or the same.
+                with public.offer(b"other") as other:
+                    self.assertEqual(seen.recv(PATIENCE).id, other.id)
+                    self.assertEqual([of.advert.id for of in public.list()], [other.id])
+                with public.offer(large(size, size)) as same:
+                    self.assertEqual(same.id, offer.id)
+                    self.assertEqual(public.fetch(offer.id, PATIENCE).topic, "public.a")
+                self.assertEqual(self.artifacts.fetch(offer.id, PATIENCE).topic, "maps")
+        self.evidence(sizes=3, bytes_of_other_topics=0)
+
     def test_a_function_of_interest_decides_and_what_it_raises_is_raised_where_it_is_called(self):
         asked, says = [], {}
 
