@@ -13,6 +13,8 @@ use std::path::Path;
 const HEAD: &str = include_str!("method.md");
 /// What the testbed has measured, by commands of its own.
 const SWARM: &str = include_str!("swarm.md");
+/// What a test has measured of HTTP under load, in its long form.
+const LOAD: &str = include_str!("load.md");
 
 /// Writes the page and the plots under `bench`.
 ///
@@ -28,6 +30,7 @@ pub fn write(bench: &Path, figures: &[Figure], records: &[Record]) -> Result<(),
     }
     text.push_str(&sections(figures, records));
     text.push_str(SWARM);
+    text.push_str(LOAD);
     fs::write(bench.join("RESULTS.md"), text)?;
     Ok(())
 }
