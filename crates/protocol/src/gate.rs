@@ -14,8 +14,8 @@ use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 
 use busway_wire::limits::{
-    GATE_ASK_MS, GATE_EPOCH_MS, GATE_LOOK_NS, GATE_WAIT_FAR_NS_MAX, GATE_WAIT_NS_MAX, GATE_WAIT_NS_MIN,
-    LINK_FRAGMENT_BYTES,
+    GATE_ASK_MS, GATE_ASK_MS_MAX, GATE_EPOCH_MS, GATE_LOOK_NS, GATE_WAIT_FAR_NS_MAX, GATE_WAIT_NS_MAX,
+    GATE_WAIT_NS_MIN, LINK_FRAGMENT_BYTES,
 };
 
 use crate::gate::queue::Queue;
@@ -96,7 +96,9 @@ impl Gate {
     /// Whether a round trip of this link should be measured now.
     pub fn asks(&mut self, now: Time, connection: ConnectionId) -> bool {
         let link = self.links.entry(connection).or_default();
-        let due = link.asked.is_none_or(|asked| now >= asked.after_ms(GATE_ASK_MS));
+        let often = link.round_trips[0].is_none() || link.way.is_draining(now);
+        let pause_ms = if often { GATE_ASK_MS } else { GATE_ASK_MS_MAX };
+        let due = link.asked.is_none_or(|asked| now >= asked.after_ms(pause_ms));
         if due {
             link.asked = Some(now);
         }

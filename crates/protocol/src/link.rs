@@ -108,6 +108,8 @@ pub enum Deadline {
     Drain,
     /// An acknowledgement is due.
     Acknowledge,
+    /// What was consumed of the peer's credit is to be told.
+    Credit,
     /// The peer must have announced again what it still has.
     Resume,
 }
@@ -597,7 +599,7 @@ impl<P: AsRef<[u8]> + Clone> Link<P> {
                     self.control.ping = Some(now.0);
                     self.clock.asked = Some(now);
                 }
-                Deadline::Acknowledge | Deadline::Resume => return Ok(()),
+                Deadline::Acknowledge | Deadline::Credit | Deadline::Resume => return Ok(()),
             }
         }
     }

@@ -69,6 +69,8 @@ pub struct Session<P> {
     /// Relays that have something to acknowledge, and when that is due.
     dirty: BTreeSet<PortId>,
     acknowledge_at: Option<Time>,
+    /// When the peer is told what was consumed of its credit.
+    credit_at: Option<Time>,
     resume_at: Option<Time>,
     farewell: String,
     dropped: [u64; Cause::COUNT],
@@ -99,6 +101,7 @@ impl<P: AsRef<[u8]> + Clone> Session<P> {
             ended: VecDeque::new(),
             dirty: BTreeSet::new(),
             acknowledge_at: None,
+            credit_at: None,
             resume_at: None,
             farewell: String::new(),
             dropped: [0; Cause::COUNT],
@@ -138,7 +141,7 @@ impl<P: AsRef<[u8]> + Clone> Session<P> {
         self.closing = false;
         self.to_announce.clear();
         self.dirty.clear();
-        (self.acknowledge_at, self.resume_at) = (None, None);
+        (self.acknowledge_at, self.credit_at, self.resume_at) = (None, None, None);
         for (source, relay) in &mut self.relays {
             if relay.disconnected() {
                 out.push(Output::Abort { source: *source });
@@ -412,7 +415,8 @@ impl<P: AsRef<[u8]> + Clone> Session<P> {
         let link = self.link.as_ref().filter(|_| !self.closing)?;
         let acknowledge = self.acknowledge_at.map(|at| (at, Deadline::Acknowledge));
         let resume = self.resume_at.map(|at| (at, Deadline::Resume));
-        [link.deadline(), acknowledge, resume].into_iter().flatten().min_by_key(|(at, _)| *at)
+        let credit = self.credit_at.map(|at| (at, Deadline::Credit));
+        [link.deadline(), acknowledge, credit, resume].into_iter().flatten().min_by_key(|(at, _)| *at)
     }
 
     /// How far the link is; `None` without one.
@@ -460,12 +464,15 @@ impl<P: AsRef<[u8]> + Clone> Session<P> {
         }
         if self.acknowledge_at.is_some_and(|at| at <= now) {
             self.acknowledge_at = None;
-            link.tell_credit();
             while let Some(source) = self.dirty.pop_first() {
                 if let Some(accept) = self.relays.get_mut(&source).and_then(Relay::tell) {
                     link.tell_accept(accept);
                 }
             }
+        }
+        if self.credit_at.is_some_and(|at| at <= now) {
+            self.credit_at = None;
+            link.tell_credit();
         }
         if self.resume_at.is_some_and(|at| at <= now) {
             self.resume_at = None;

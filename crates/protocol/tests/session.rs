@@ -6,6 +6,7 @@ mod hosts;
 
 use std::sync::Arc;
 
+use busway_wire::limits::{LINK_ACKNOWLEDGE_MS, LINK_CREDIT_MS};
 use busway_wire::{Cause, PortId};
 use hosts::{Entry, Host, Net};
 
@@ -229,6 +230,27 @@ fn large_messages_come_in_parts_whole_and_in_order_though_connections_die() {
         finish(&mut net, &talk, seed);
         check(&net, &talk, &format!("seed {seed}"));
     }
+}
+
+#[test]
+fn a_little_credit_is_told_together_with_more_and_no_frame_goes_for_it_alone_with_each_acknowledgement() {
+    let mut dialer = Host::new(0, 1, |_| {});
+    let mut listener = Host::new(1, 0, |_| {});
+    dialer.ring(LOSSY.0, "price.tick", false, 64);
+    listener.want(2, "price.*", false);
+    let mut net = Net::new(dialer, listener);
+    (0..20).for_each(|_| net.step());
+    let before = net.listener.session.stats().unwrap().frames_out.control;
+    for sequence in 1..=1_000 {
+        assert!(net.dialer.rings.get_mut(&LOSSY).unwrap().publish(payload(LOSSY, sequence, 100)));
+        net.step();
+    }
+    let told = net.listener.session.stats().unwrap().frames_out.control - before;
+    // In a second: an acknowledgement in 5 ms, credit in 50 ms, and what a link says of itself.
+    let acknowledged = 1_000 / LINK_ACKNOWLEDGE_MS;
+    assert!(told <= acknowledged + 1_000 / LINK_CREDIT_MS + 5, "{told}");
+    assert!(told >= acknowledged / 2 + 1_000 / LINK_CREDIT_MS / 2, "{told}");
+    assert!(net.dialer.session.account(LOSSY).unwrap().acked >= 980);
 }
 
 #[test]

@@ -306,8 +306,11 @@ pub const GATE_WAIT_FAR_NS_MAX: u64 = 5_000_000;
 /// Nanoseconds for each link between two looks at all of them: ten times what a look takes.
 pub const GATE_LOOK_NS: u64 = 2_000;
 
-/// Milliseconds between two measurements of a round trip while bulk goes.
+/// Milliseconds between two measurements of a round trip while bulk goes and what lies on the way runs dry, or nothing is known.
 pub const GATE_ASK_MS: u64 = 20;
+
+/// As [`GATE_ASK_MS`], at other times: behind a queue they tell little, and each costs two frames.
+pub const GATE_ASK_MS_MAX: u64 = 200;
 
 /// Milliseconds for which the shortest round trip holds, and half of those after which one that was measured is
 /// forgotten: a route that has changed. Once in that time the queues run dry to measure it, for a hundredth of it at most
@@ -744,6 +747,10 @@ pub const LINK_DRAIN_MS: u64 = 2_000;
 
 /// Milliseconds that an acknowledgement waits for more to acknowledge. Larger progress is acknowledged at once.
 pub const LINK_ACKNOWLEDGE_MS: u64 = 5;
+
+/// Milliseconds until a peer is told what was consumed of its credit, where that is little: a large part of it is told at once, so nobody waits for
+/// the rest. Every 5 ms it was a fiftieth of the bytes that a link of a swarm carries.
+pub const LINK_CREDIT_MS: u64 = 50;
 
 /// Bytes of one source after which an acknowledgement waits for no more: until it comes the origin keeps their memory, and
 /// fills other memory meanwhile, which no cache has.

@@ -157,6 +157,11 @@ impl Queue {
         }
     }
 
+    /// Whether it is kept short, so that round trips are measured without it.
+    pub(super) fn is_draining(&self, now: Time) -> bool {
+        now < self.drains_until
+    }
+
     /// How much more may be put into it.
     pub(super) fn room(&self) -> u64 {
         self.bound().saturating_sub(self.bytes)

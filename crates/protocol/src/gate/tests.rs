@@ -77,6 +77,8 @@ struct Outcome {
     /// The wait in this host that 99 of 100 messages do not exceed, and that on the way of the first link.
     wait_ns: u64,
     way_ns: u64,
+    /// How often a round trip was asked for.
+    asked: u64,
 }
 
 /// So many links that always have bulk to send, for so long; what is measured is the second half.
@@ -104,6 +106,7 @@ fn run_with(bytes_per_second: u64, round_trip_ns: u64, links: u64, course: &Cour
     let mut said_at = 1_000_000;
     let mut gate = Gate::new();
     let (mut now, mut written, mut waits, mut ways) = (1_000_000, 0, Vec::new(), Vec::new());
+    let mut asked = 0;
     let (begin, end) = (now + ms * 500_000, now + ms * 1_000_000);
     let mut due: BTreeMap<u64, u64> = (0..links).map(|link| (link, now)).collect();
     while now < end {
@@ -121,6 +124,7 @@ fn run_with(bytes_per_second: u64, round_trip_ns: u64, links: u64, course: &Cour
             }
             let (link, time) = (ConnectionId(number), Time(now));
             if gate.asks(time, link) {
+                asked += u64::from(now >= begin);
                 let queues = interface.queue_ns(now) + interface.way_ns(now, number);
                 gate.round_trip(time, link, round_trip_ns + queues);
             }
@@ -153,7 +157,7 @@ fn run_with(bytes_per_second: u64, round_trip_ns: u64, links: u64, course: &Cour
     let could = u128::from(bytes_per_second) * u128::from(end - begin) / NS;
     let carried = u64::try_from(u128::from(written) * 100 / could).unwrap();
     let at = waits.len() * 99 / 100;
-    Outcome { carried, wait_ns: waits[at], way_ns: ways[at] }
+    Outcome { carried, wait_ns: waits[at], way_ns: ways[at], asked }
 }
 
 #[test]
@@ -245,6 +249,14 @@ fn what_stood_still_once_makes_no_long_queue_when_it_goes_on() {
 /// All of it waits here.
 const fn here(bytes: u64) -> Backlog {
     Backlog { unacknowledged: bytes, here: bytes }
+}
+
+#[test]
+fn while_no_way_runs_dry_a_round_trip_is_asked_for_five_times_a_second() {
+    let (links, ms) = (4, 4_000);
+    let outcome = run(12_500_000, 1_000_000, links, ms);
+    let most = links * (ms / 2 / GATE_ASK_MS_MAX + 1);
+    assert!(outcome.asked >= most / 2 && outcome.asked <= most, "{} of {most}", outcome.asked);
 }
 
 #[test]

@@ -5,7 +5,7 @@
 //!
 //! Invariant: what has been delivered of a source and not been published is at most its window.
 
-use busway_wire::limits::{LINK_ACKNOWLEDGE_MS, LINK_ENDED_SOURCES_MAX, LINK_SOURCES_MAX};
+use busway_wire::limits::{LINK_ACKNOWLEDGE_MS, LINK_CREDIT_MS, LINK_ENDED_SOURCES_MAX, LINK_SOURCES_MAX};
 use busway_wire::link::{Announce, Deny, Gap, Retire};
 use busway_wire::{Cause, DecodeError, HEADER_SIZE, Header, PortId, Records};
 
@@ -264,7 +264,7 @@ impl<P: AsRef<[u8]> + Clone> Session<P> {
     /// Sees to it that consumed credit is told in time.
     pub(super) fn owe(&mut self, now: Time) {
         if self.link.as_ref().is_some_and(crate::link::Link::owes_credit) {
-            self.acknowledge_at.get_or_insert(now.after_ms(LINK_ACKNOWLEDGE_MS));
+            self.credit_at.get_or_insert(now.after_ms(LINK_CREDIT_MS));
         }
     }
 
