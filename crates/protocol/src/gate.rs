@@ -14,8 +14,8 @@ use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 
 use busway_wire::limits::{
-    GATE_ASK_MS, GATE_ASK_MS_MAX, GATE_EPOCH_MS, GATE_LOOK_NS, GATE_WAIT_FAR_NS_MAX, GATE_WAIT_NS_MAX,
-    GATE_WAIT_NS_MIN, LINK_FRAGMENT_BYTES,
+    GATE_ASK_MS, GATE_ASK_MS_MAX, GATE_EPOCH_MS, GATE_EPOCHS, GATE_LOOK_NS, GATE_WAIT_FAR_NS_MAX,
+    GATE_WAIT_NS_MAX, GATE_WAIT_NS_MIN, LINK_FRAGMENT_BYTES,
 };
 
 use crate::gate::queue::Queue;
@@ -47,8 +47,8 @@ struct Link {
     way: Queue,
     looked: Time,
     asked: Option<Time>,
-    /// The shortest round trip of this epoch and of the one before.
-    round_trips: [Option<u64>; 2],
+    /// The shortest round trip of this epoch and of those before.
+    round_trips: [Option<u64>; GATE_EPOCHS],
     epoch: Time,
 }
 
@@ -82,15 +82,19 @@ impl Gate {
         }
     }
 
-    /// A round trip of a link, in nanoseconds.
+    /// A round trip of a link, in nanoseconds; also while it carries no bulk, when it is shortest.
     pub fn round_trip(&mut self, now: Time, connection: ConnectionId, ns: u64) {
+        let here_ns = self.here.takes_ns();
         let link = self.links.entry(connection).or_default();
         if now >= link.epoch.after_ms(GATE_EPOCH_MS) {
-            link.round_trips = [None, link.round_trips[0]];
+            link.round_trips.rotate_right(1);
+            link.round_trips[0] = None;
             link.epoch = now;
         }
         let shortest = link.round_trips[0].map_or(ns, |shortest| shortest.min(ns));
         link.round_trips[0] = Some(shortest);
+        let least = link.round_trip().unwrap_or(ns);
+        link.way.behind(ns.saturating_sub(least).saturating_sub(here_ns));
     }
 
     /// Whether a round trip of this link should be measured now.

@@ -317,6 +317,10 @@ pub const GATE_ASK_MS_MAX: u64 = 200;
 /// where a round trip takes less than 60 ms.
 pub const GATE_EPOCH_MS: u64 = 10_000;
 
+/// So many of these the shortest round trip is kept for: where many send to one, none of them finds the way empty while the others go on, and what
+/// each measured before they began is the way without them. A way that has become longer is carried less on for a minute.
+pub const GATE_EPOCHS: usize = 6;
+
 /// Milliseconds for which the queues may run dry at most where they do not: a fiftieth of [`GATE_EPOCH_MS`]. What is small is never held up, and may be all that lies there.
 pub const GATE_DRAIN_MS_MAX: u64 = 200;
 

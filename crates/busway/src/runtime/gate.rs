@@ -53,6 +53,7 @@ impl Passage {
         now: Time,
         session: &mut Session<Outbound>,
     ) {
+        self.tell_round_trip(now, session);
         if !session.has_bulk() {
             self.held_until = None;
             return;
@@ -63,14 +64,9 @@ impl Passage {
         // A connection that cannot say is about to be told as gone.
         let Ok(backlog) = driver.backlog(self.connection).map(backlog_of) else { return };
         self.entered = true;
-        let round_trip_ns = session.stats().map_or(0, |stats| stats.round_trip_ns);
         let id = id(self.connection);
         let mut gates = lock(&self.gates.0);
         let gate = gates.entry(self.interface).or_default();
-        if round_trip_ns != self.round_trip_ns {
-            self.round_trip_ns = round_trip_ns;
-            gate.round_trip(now, id, round_trip_ns);
-        }
         gate.look(now, id, backlog);
         if gate.is_full() {
             for other in gate.stale(now) {
@@ -84,9 +80,19 @@ impl Passage {
         if gate.asks(now, id) {
             session.ask(now);
         }
-        tracing::trace!(target: "busway::link", ?backlog, room, bound = gate.bound(), rate = gate.rate(id), round_trip_ns, "bulk");
+        tracing::trace!(target: "busway::link", ?backlog, room, bound = gate.bound(), rate = gate.rate(id), round_trip_ns = self.round_trip_ns, "bulk");
         session.set_bulk_room(Some(room));
         self.held_until = (room == 0).then(|| Time(now.0.saturating_add(gate.wait_ns(id))));
+    }
+
+    /// A link that has just no bulk measures the way without it.
+    fn tell_round_trip(&mut self, now: Time, session: &Session<Outbound>) {
+        let round_trip_ns = session.stats().map_or(0, |stats| stats.round_trip_ns);
+        if round_trip_ns != self.round_trip_ns {
+            self.round_trip_ns = round_trip_ns;
+            let mut gates = lock(&self.gates.0);
+            gates.entry(self.interface).or_default().round_trip(now, id(self.connection), round_trip_ns);
+        }
     }
 
     /// So much was written.

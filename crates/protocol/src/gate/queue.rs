@@ -25,6 +25,8 @@ pub(super) struct Queue {
     rates: Rates,
     /// How long it takes until who is at its end is known to have it, in nanoseconds, beyond the time in the queue.
     distance_ns: Option<u64>,
+    /// How much longer it took last, behind what others have on the same way.
+    behind_ns: u64,
     /// Until then it is kept as short as can be, so that round trips are measured without it.
     drains_until: Time,
     drained: Option<Time>,
@@ -129,6 +131,17 @@ impl Queue {
         }
     }
 
+    /// How long what is in it takes to leave, as far as that is known.
+    pub(super) fn takes_ns(&self) -> u64 {
+        let ns = self.rates.most().map_or(0, |rate| u128::from(self.bytes) * NS / u128::from(rate));
+        u64::try_from(ns).unwrap_or(u64::MAX)
+    }
+
+    /// How much longer than at best it took last to the end of it and back, beyond what waits in this host: so long others are in front.
+    pub(super) fn behind(&mut self, ns: u64) {
+        self.behind_ns = ns;
+    }
+
     /// So much more waits.
     pub(super) fn put(&mut self, bytes: u64) {
         self.bytes = self.bytes.saturating_add(bytes);
@@ -175,7 +188,9 @@ impl Queue {
         if self.looked < self.drains_until {
             return GATE_BYTES_MIN;
         }
-        let ns = distance.saturating_add(GATE_QUEUE_NS).saturating_add(self.rates.pause_ns());
+        // Who waits for its turn behind others would only lengthen their queue.
+        let pause = self.rates.pause_ns().saturating_sub(self.behind_ns);
+        let ns = distance.saturating_add(GATE_QUEUE_NS).saturating_add(pause);
         let ns = u128::from(ns);
         let bytes = self.rates.gain.of(u128::from(rate) * ns / NS);
         u64::try_from(bytes).unwrap_or(u64::MAX).max(GATE_BYTES_MIN)
@@ -205,9 +220,9 @@ impl Queue {
             window.pause_ns = window.pause_ns.max(self.silent_ns.min(GATE_PAUSE_NS_MAX));
         }
         let enough = GATE_WINDOW_NS.max(self.distance_ns.unwrap_or(0));
-        // It ends with what leaves, or what leaves at once after a while would be nothing in one and too much in another.
-        let pauses = gone == 0 && self.silent_ns < GATE_PAUSE_NS_MAX;
-        if window.ns < enough || pauses {
+        // It ends with what leaves, or what leaves at once after a while would be nothing in one and too much in another; and in a crowd
+        // what is ours leaves together, when its turn comes.
+        if window.ns < enough || gone == 0 {
             return;
         }
         let ended = core::mem::take(window);

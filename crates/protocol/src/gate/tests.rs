@@ -251,6 +251,68 @@ const fn here(bytes: u64) -> Backlog {
     Backlog { unacknowledged: bytes, here: bytes }
 }
 
+/// Hosts that all send to one, each through a gate of its own, over a line of that one; each was linked to it before. The longest queue
+/// before that line in the second half, in nanoseconds, and what the line carried, in hundredths.
+fn crowd(bytes_per_second: u64, round_trip_ns: u64, senders: u64, ms: u64) -> (u64, u64) {
+    let mut dice = fastrand::Rng::with_seed(senders);
+    let link = ConnectionId(0);
+    // Of each sender its gate, when what it sent is acknowledged and how much that is, and when it looks next.
+    let mut gates: Vec<_> = (0..senders)
+        .map(|_| {
+            let mut gate = Gate::new();
+            gate.round_trip(Time(1_000_000), link, round_trip_ns);
+            (gate, VecDeque::<(u64, u64)>::new(), dice.u64(1_000_000..20_000_000))
+        })
+        .collect();
+    let (mut now, mut idle_at, mut longest, mut written) = (1_000_000, 0_u64, 0, 0);
+    let (begin, end) = (now + ms * 500_000, now + ms * 1_000_000);
+    while now < end {
+        for (gate, under_way, due) in gates.iter_mut().filter(|(.., due)| *due <= now) {
+            while under_way.pop_front_if(|(at, _)| *at <= now).is_some() {}
+            let unacknowledged = under_way.iter().map(|(_, size)| size).sum();
+            if gate.asks(Time(now), link) {
+                gate.round_trip(Time(now), link, round_trip_ns + idle_at.saturating_sub(now));
+            }
+            gate.look(Time(now), link, Backlog { unacknowledged, here: 0 });
+            let mut left = gate.room(link).min(256 << 10);
+            if left == 0 {
+                *due = now + gate.wait_ns(link);
+                continue;
+            }
+            left = left.max(8 << 10);
+            gate.wrote(link, left);
+            written += if now >= begin { left } else { 0 };
+            while left > 0 {
+                let size = left.min(SEGMENT);
+                idle_at = idle_at.max(now) + size * 1_000_000_000 / bytes_per_second;
+                under_way.push_back((idle_at + round_trip_ns, size));
+                left -= size;
+            }
+        }
+        longest = longest.max(if now >= begin { idle_at.saturating_sub(now) } else { 0 });
+        now += GATE_WAIT_NS_MIN + dice.u64(5_000..100_000);
+    }
+    let could = u128::from(bytes_per_second) * u128::from(end - begin) / NS;
+    (longest, u64::try_from(u128::from(written) * 100 / could).unwrap())
+}
+
+#[test]
+fn many_who_send_to_one_fill_its_line_and_wait_there_for_no_more_than_the_least_that_each_may_have() {
+    for senders in [2, 7, 20] {
+        let rate = 6_250_000;
+        let (longest_ns, carried) = crowd(rate, 400_000, senders, 30_000);
+        // Each has the least, and a quarter more while it is tried; and a millisecond or two pass between two looks.
+        let least_ns = senders * GATE_BYTES_MIN * 1_250_000_000 / rate;
+        assert!(carried >= 95, "{senders}: {carried} %");
+        assert!(
+            longest_ns <= least_ns + 3_000_000,
+            "{senders}: {} us of {} us",
+            longest_ns / 1_000,
+            least_ns / 1_000
+        );
+    }
+}
+
 #[test]
 fn while_no_way_runs_dry_a_round_trip_is_asked_for_five_times_a_second() {
     let (links, ms) = (4, 4_000);
