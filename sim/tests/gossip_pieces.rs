@@ -130,6 +130,28 @@ fn who_is_stopped_while_pieces_come_holds_up_the_others_for_little() {
 }
 
 #[test]
+fn who_alone_has_pieces_and_was_silent_for_long_is_asked_for_them_when_nothing_else_comes() {
+    let mut swarm = Swarm::new(Terms::new(9, 4));
+    swarm.run_for_ms(200);
+    let size = 8 * MIB;
+    swarm.offer(0, "file", size);
+    let mut before = 0;
+    while swarm.counts(0).bytes_given > before || before == 0 {
+        before = swarm.counts(0).bytes_given;
+        swarm.run_for_ms(10);
+    }
+    let owed = swarm.checks.owed();
+    (1..4).for_each(|other| swarm.cut(0, other));
+    assert!(owed > 0);
+    // The other two give each other what they have, and then nothing comes.
+    swarm.stop(2);
+    swarm.run_for_ms(5_000);
+    swarm.go_on(2);
+    let took = settled(&mut swarm, 30_000);
+    println!("evidence: owed={owed} took_ms={}", took / 1_000_000);
+}
+
+#[test]
 fn pieces_go_on_while_lines_are_cut_a_node_comes_late_and_the_end_reaches_all() {
     let terms = Terms { lines: Some(6), ..Terms::new(5, 16) };
     let mut swarm = Swarm::new(terms.clone());

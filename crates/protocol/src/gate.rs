@@ -30,7 +30,7 @@ pub struct Backlog {
     pub here: u64,
 }
 
-/// The links of one interface that carry bulk.
+/// The links of one interface: those that carry bulk, and of others their round trips.
 #[derive(Debug, Default)]
 pub struct Gate {
     links: BTreeMap<ConnectionId, Link>,
@@ -124,7 +124,9 @@ impl Gate {
 
     /// Links of which less may wait here than is known, to be looked at; none where all were just looked at.
     pub fn stale(&mut self, now: Time) -> Vec<ConnectionId> {
-        let pause_ns = GATE_WAIT_NS_MIN.saturating_add(GATE_LOOK_NS.saturating_mul(self.links.len() as u64));
+        let pause_ns = GATE_WAIT_NS_MIN.saturating_add(
+            GATE_LOOK_NS.saturating_mul(self.links.values().filter(|link| link.here > 0).count() as u64),
+        );
         if self.refreshed.is_some_and(|refreshed| now.since(refreshed) < pause_ns) {
             return Vec::new();
         }

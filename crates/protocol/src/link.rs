@@ -681,6 +681,11 @@ impl<P: AsRef<[u8]> + Clone> Link<P> {
         self.granted.is_owed() && !self.control.credit
     }
 
+    /// Whether the peer sends what may not find room while it is not told of a little.
+    pub(crate) fn takes_large(&self) -> bool {
+        self.granted.takes_large()
+    }
+
     /// Tells the peer all that has been consumed.
     pub(crate) fn tell_credit(&mut self) {
         self.control.credit |= self.granted.is_owed();

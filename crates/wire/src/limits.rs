@@ -752,8 +752,8 @@ pub const LINK_DRAIN_MS: u64 = 2_000;
 /// Milliseconds that an acknowledgement waits for more to acknowledge. Larger progress is acknowledged at once.
 pub const LINK_ACKNOWLEDGE_MS: u64 = 5;
 
-/// Milliseconds until a peer is told what was consumed of its credit, where that is little: a large part of it is told at once, so nobody waits for
-/// the rest. Every 5 ms it was a fiftieth of the bytes that a link of a swarm carries.
+/// Milliseconds until a peer is told what was consumed of its credit, where that is little: a large part of it is told at once, so only a
+/// message larger than three quarters of all would wait for the rest; from the first of those on it is told as what is acknowledged. Every 5 ms it was a fiftieth of the bytes that a link of a swarm carries.
 pub const LINK_CREDIT_MS: u64 = 50;
 
 /// Bytes of one source after which an acknowledgement waits for no more: until it comes the origin keeps their memory, and

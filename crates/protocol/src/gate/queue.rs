@@ -12,6 +12,8 @@ use busway_wire::limits::{
 use crate::time::Time;
 
 const NS: u128 = 1_000_000_000;
+/// Round trips of which the shortest says how long others are in front.
+const BEHIND: usize = 4;
 
 /// See the head of this file.
 #[derive(Debug, Default)]
@@ -26,7 +28,8 @@ pub(super) struct Queue {
     /// How long it takes until who is at its end is known to have it, in nanoseconds, beyond the time in the queue.
     distance_ns: Option<u64>,
     /// How much longer it took last, behind what others have on the same way.
-    behind_ns: u64,
+    behind_ns: [u64; BEHIND],
+    behinds: usize,
     /// Until then it is kept as short as can be, so that round trips are measured without it.
     drains_until: Time,
     drained: Option<Time>,
@@ -139,7 +142,10 @@ impl Queue {
 
     /// How much longer than at best it took last to the end of it and back, beyond what waits in this host: so long others are in front.
     pub(super) fn behind(&mut self, ns: u64) {
-        self.behind_ns = ns;
+        if let Some(last) = self.behind_ns.get_mut(self.behinds % BEHIND) {
+            *last = ns;
+        }
+        self.behinds = self.behinds.wrapping_add(1);
     }
 
     /// So much more waits.
@@ -175,6 +181,11 @@ impl Queue {
         now < self.drains_until
     }
 
+    /// What others have in front shows in each round trip; what is gathered on the way in some.
+    fn behind_ns(&self) -> u64 {
+        self.behind_ns.iter().copied().min().unwrap_or(0)
+    }
+
     /// How much more may be put into it.
     pub(super) fn room(&self) -> u64 {
         self.bound().saturating_sub(self.bytes)
@@ -189,7 +200,7 @@ impl Queue {
             return GATE_BYTES_MIN;
         }
         // Who waits for its turn behind others would only lengthen their queue.
-        let pause = self.rates.pause_ns().saturating_sub(self.behind_ns);
+        let pause = self.rates.pause_ns().saturating_sub(self.behind_ns());
         let ns = distance.saturating_add(GATE_QUEUE_NS).saturating_add(pause);
         let ns = u128::from(ns);
         let bytes = self.rates.gain.of(u128::from(rate) * ns / NS);

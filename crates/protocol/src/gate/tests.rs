@@ -126,7 +126,9 @@ fn run_with(bytes_per_second: u64, round_trip_ns: u64, links: u64, course: &Cour
             if gate.asks(time, link) {
                 asked += u64::from(now >= begin);
                 let queues = interface.queue_ns(now) + interface.way_ns(now, number);
-                gate.round_trip(time, link, round_trip_ns + queues);
+                // What answers is gathered as what acknowledges is.
+                let answered = (now + round_trip_ns + queues).next_multiple_of(lump_ns);
+                gate.round_trip(time, link, answered - now);
             }
             gate.look(time, link, interface.backlog(now, number));
             if gate.is_full() {

@@ -351,6 +351,9 @@ impl Known {
     pub(super) fn lose(&mut self, node: NodeIndex) {
         self.lose_slots(node, 0);
         self.lose_marks(node, 0);
+        if let Some(origin) = self.origins.get_mut(&node) {
+            origin.asks_afresh();
+        }
     }
 
     /// The next entry about which the user is to be asked.

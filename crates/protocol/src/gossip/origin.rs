@@ -65,6 +65,11 @@ impl Origin {
         (self.slots_lost, self.marks_lost) = (None, None);
     }
 
+    /// What is missing is so for another reason than want of room, which is asked for ever more rarely.
+    pub(super) fn asks_afresh(&mut self) {
+        (self.again, self.pause_ms) = (Time(0), 0);
+    }
+
     /// Whether it may be asked again by now. Who asks in vain waits twice as long each time.
     pub(super) fn may_ask_again(&mut self, now: Time) -> bool {
         if now < self.again {

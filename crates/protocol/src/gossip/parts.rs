@@ -6,7 +6,7 @@
 //! what was its own to get is shared among the others, and it is asked for nothing until it speaks again. Pieces lie in the store.
 //!
 //! Invariant: of each peer a place in the order of what we got is kept, and a bit for each piece; nothing here is a queue. A piece is never nobody's to
-//! get: of those who are not away each node that has heard the same finds the same one.
+//! get: of those who are there each node that has heard the same finds the same one. Who is given nothing by anybody passes over nobody.
 
 use alloc::collections::BTreeMap;
 use alloc::sync::Arc;
@@ -71,10 +71,10 @@ impl Sharer {
     /// How long it may say nothing.
     fn patience_ms(&self) -> u64 {
         let passed_ms = self.spoke.since(self.since) / 1_000_000;
-        match passed_ms.checked_div(self.words) {
-            Some(usual) => (usual * GOSSIP_AWAY_TIMES).clamp(GOSSIP_AWAY_MS_MIN, GOSSIP_AWAY_MS_MAX),
-            None => GOSSIP_STALL_MS,
-        }
+        // Few words say little of how often there are some.
+        let words = self.words.max(1);
+        let least = if self.words < GOSSIP_AWAY_TIMES { GOSSIP_STALL_MS } else { GOSSIP_AWAY_MS_MIN };
+        (passed_ms / words).saturating_mul(GOSSIP_AWAY_TIMES).clamp(least, GOSSIP_AWAY_MS_MAX)
     }
 
     /// It has given a sign of life then.
@@ -143,8 +143,7 @@ impl Parts {
     }
 
     fn holders(&self, index: u32) -> Nodes {
-        let has = |sharer: &Sharer| !sharer.away && sharer.have.has(SlotNumber(index));
-        let have = self.peers.iter().filter(|(_, sharer)| has(sharer));
+        let have = self.peers.iter().filter(|(_, sharer)| sharer.have.has(SlotNumber(index)));
         have.map(|(node, _)| *node).collect()
     }
 }
@@ -255,18 +254,27 @@ impl Gossip {
     pub(super) fn pass_over(&mut self, now: Time, of: Reference, quiet: Nodes) {
         let Some(parts) = self.parts.get_mut(&of) else { return };
         for node in quiet.iter() {
-            let sharer = parts.peers.get_mut(&node).filter(|_| !self.pulls.has_all(of, node));
-            let Some(sharer) = sharer else { continue };
+            let Some(sharer) = parts.peers.get_mut(&node) else { continue };
+            if self.pulls.has_all(of, node) {
+                // It has nothing to tell.
+                sharer.waits(now);
+                continue;
+            }
             let patience_ms = sharer.patience_ms();
             if let Some(came) = self.pulls.came(node).filter(|came| now < came.after_ms(patience_ms)) {
                 // It gives.
                 sharer.waits(came);
                 continue;
             }
+            if self.pulls.moved(of).is_none_or(|moved| now >= moved.after_ms(patience_ms)) {
+                // Nobody does: it may be we who stood still, or who has all.
+                sharer.waits(now);
+                continue;
+            }
             sharer.away = true;
             let me = self.config.node;
             let ours = |index| parts.owner(me, index) == Some(me);
-            self.pulls.pass_over(of, node, ours, &mut self.orders);
+            self.pulls.pass_over(of, (node, true), ours, &mut self.orders);
         }
     }
 
@@ -274,9 +282,9 @@ impl Gossip {
     pub(super) fn parts_unlinked(&mut self, node: NodeIndex) {
         let me = self.config.node;
         for (of, parts) in &mut self.parts {
-            if parts.peers.remove(&node).is_some() && !self.pulls.has_all(*of, node) {
+            if parts.peers.remove(&node).is_some() {
                 let ours = |index| parts.owner(me, index) == Some(me);
-                self.pulls.pass_over(*of, node, ours, &mut self.orders);
+                self.pulls.pass_over(*of, (node, false), ours, &mut self.orders);
             }
         }
     }
@@ -398,9 +406,7 @@ impl Gossip {
         let Some(sharer) = parts.peers.get_mut(&from) else { return };
         if core::mem::take(&mut sharer.away) {
             (sharer.since, sharer.words) = (now, 0);
-            for index in (0..count).filter(|index| sharer.have.has(SlotNumber(*index))) {
-                self.pulls.holder(Key { of, part: Part::Piece { index } }, from, true);
-            }
+            self.pulls.back(of, from);
         } else if !named.is_empty() {
             sharer.words += 1;
         }

@@ -60,6 +60,8 @@ impl Key {
 struct Parted {
     /// Who has all of it.
     holders: Nodes,
+    /// Who has parts of it and does not give them: asked when nothing comes of others.
+    away: Nodes,
     /// When bytes of it last came, and whether that is long ago.
     moved: Time,
     dry: bool,
@@ -249,6 +251,9 @@ impl Pulls {
         let numbered = self.numbered;
         let record = self.records.entry(node).or_default();
         (record.linked, record.given, record.before, record.latest) = (true, false, numbered, numbered);
+        for parted in self.parted.values_mut() {
+            parted.away.remove(node);
+        }
         self.look = true;
     }
 
@@ -321,7 +326,8 @@ impl Pulls {
     pub(super) fn want_parts(&mut self, now: Time, of: Reference, holders: Nodes) {
         let mut holders = holders;
         holders.insert(of.node);
-        self.parted.insert(of, Parted { holders, moved: now, dry: false, waiting: 0 });
+        self.parted
+            .insert(of, Parted { holders, away: Nodes::default(), moved: now, dry: false, waiting: 0 });
     }
 
     /// No piece of it is wanted any more. How many bytes had come to nothing.
@@ -349,21 +355,28 @@ impl Pulls {
         self.records.get(&node)?.came
     }
 
-    /// Who had pieces of an artifact gives none any more: it is asked for no others, others are asked for what it owes, and those of which nobody is known
-    /// that has them are ours to get where `ours` says so.
+    /// Who had pieces of an artifact gives none any more: others are asked for what it owes, and it, if it is linked, when nothing comes of them; and those
+    /// of which nobody else is known that has them are ours to get where `ours` says so.
     pub(super) fn pass_over(
         &mut self,
         of: Reference,
-        node: NodeIndex,
+        (node, linked): (NodeIndex, bool),
         ours: impl Fn(u32) -> bool,
         out: &mut Vec<Order>,
     ) {
+        let Some(parted) = self.parted.get_mut(&of) else { return };
+        if linked {
+            parted.away.insert(node);
+        }
+        let away = parted.away;
         let range =
             Key { of, part: Part::Piece { index: 0 } }..=Key { of, part: Part::Piece { index: u32::MAX } };
         let keys: Vec<Key> = self.wants.range(range).map(|(key, _)| *key).collect();
         for key in keys {
             let Some(want) = self.wants.get_mut(&key) else { continue };
-            want.holders.remove(node);
+            if !linked {
+                want.holders.remove(node);
+            }
             for request in want.requests.clone() {
                 if self.pulls.get(&request).is_some_and(|pull| pull.from == node) {
                     out.push(Order::Cancel { from: node, request });
@@ -372,7 +385,7 @@ impl Pulls {
             }
             let Part::Piece { index } = key.part else { continue };
             let Some(want) = self.wants.get_mut(&key) else { continue };
-            if !want.ours && want.holders.is_empty() && ours(index) {
+            if !want.ours && want.holders.without(&away).is_empty() && ours(index) {
                 want.ours = true;
                 self.numbered += 1;
                 let waits = unwait(&mut self.waiting, want.place, key);
@@ -383,6 +396,14 @@ impl Pulls {
             }
         }
         self.look = true;
+    }
+
+    /// One that was passed over tells of pieces again.
+    pub(super) fn back(&mut self, of: Reference, node: NodeIndex) {
+        if let Some(parted) = self.parted.get_mut(&of) {
+            parted.away.remove(node);
+            self.look = true;
+        }
     }
 
     fn roll(&mut self) -> u64 {
@@ -499,6 +520,7 @@ impl Pulls {
         let want = self.wants.get(&key)?;
         let mut holders = want.holders;
         let parted = self.parted.contains_key(&key.of);
+        let (mut gone, mut dry) = (Nodes::default(), false);
         match self.parted.get(&key.of) {
             None => {
                 if want.ours || want.faults > 0 || but.is_some() || self.may_give_more(key.of.node) {
@@ -506,6 +528,10 @@ impl Pulls {
                 }
             }
             Some(parted) => {
+                (gone, dry) = (parted.away.without(&parted.holders), parted.dry);
+                if !dry {
+                    holders = holders.without(&gone);
+                }
                 holders = holders.with(&parted.holders);
                 if !want.ours && !parted.dry && want.faults == 0 && who == Who::Sharers {
                     holders.remove(key.of.node);
@@ -519,15 +545,17 @@ impl Pulls {
             let shunned = now < record.shunned;
             let avoided = shunned && record.faults > FAULTS_MAX;
             let asked = but == Some(node) || busy || avoided || (failed && now < want.again);
-            // Many have pieces: who has given none, or has failed, is tried with few, and not while it is shunned.
+            // Many have pieces: who has given none, or has failed, is tried with few, and not while it is shunned; and who has failed with this one when
+            // nothing else comes.
             let tried = !record.given || record.faults > 0;
             let origin = node == key.of.node;
             let few = tried && record.pulls >= TRIED_MAX;
-            let asked = asked || (!origin && (few || (parted && (failed || shunned))));
+            let asked = asked || (!origin && (few || (parted && ((failed && !dry) || shunned))));
             // Where there are no pieces, who is not known to give goes before nobody.
             let last = origin || (tried && !parted);
             let behind = tried && parted;
-            let rank = (failed, shunned, last, behind, record.bytes, node.0.wrapping_sub(turn));
+            let rank =
+                (failed, shunned, gone.has(node), last, behind, record.bytes, node.0.wrapping_sub(turn));
             (!asked).then_some((rank, node))
         });
         able.min_by_key(|(rank, _)| *rank).map(|(_, node)| node)

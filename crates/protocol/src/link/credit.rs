@@ -125,12 +125,14 @@ pub(crate) struct Granted {
     grant: Grant,
     consumed: Amount,
     told: Amount,
+    /// One has come that is larger than what is always left.
+    large: bool,
 }
 
 impl Granted {
     pub(crate) const fn new(hello: &Hello) -> Granted {
         let none = Amount { messages: 0, bytes: 0 };
-        Granted { grant: Grant::new(hello), consumed: none, told: none }
+        Granted { grant: Grant::new(hello), consumed: none, told: none, large: false }
     }
 
     /// The limit, and what is in use.
@@ -146,7 +148,13 @@ impl Granted {
             return Err(Contradiction);
         }
         self.grant.spend(cost);
+        self.large |= cost.bytes > self.grant.first.bytes / 4 * 3;
         Ok(())
+    }
+
+    /// Whether messages come that may not find room while the peer is not told of a little.
+    pub(crate) const fn takes_large(&self) -> bool {
+        self.large
     }
 
     /// What had come is in its place, or has been dropped.

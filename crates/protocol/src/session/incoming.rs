@@ -263,8 +263,9 @@ impl<P: AsRef<[u8]> + Clone> Session<P> {
 
     /// Sees to it that consumed credit is told in time.
     pub(super) fn owe(&mut self, now: Time) {
-        if self.link.as_ref().is_some_and(crate::link::Link::owes_credit) {
-            self.credit_at.get_or_insert(now.after_ms(LINK_CREDIT_MS));
+        if let Some(link) = self.link.as_ref().filter(|link| link.owes_credit()) {
+            let ms = if link.takes_large() { LINK_ACKNOWLEDGE_MS } else { LINK_CREDIT_MS };
+            self.credit_at.get_or_insert(now.after_ms(ms));
         }
     }
 
