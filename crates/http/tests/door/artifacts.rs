@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use busway::artifacts::{ArtifactId, Event};
 use busway::{Acl, AclRule, Node, Tokens};
-use busway_http::limits::{BODY_TIME, TRANSFER_BYTES_PER_S_MIN, TRANSFER_GRACE, UPLOADS_MAX};
+use busway_http::limits::{BODY_TIME, STALL, TRANSFER_BYTES_PER_S_MIN, TRANSFER_GRACE, UPLOADS_MAX};
 use busway_http::{Http, HttpConfig};
 
 use crate::client::{Answer, LIMIT, Moment, Place, ask, connect, get, head, metric, open, raw};
@@ -653,6 +653,30 @@ fn an_artifact_that_is_taken_too_slowly_breaks_off_soon_whatever_its_size_and_le
     assert!(got.len() < SIZE / 4 && got == bytes[..got.len()], "a part of it, and no more");
     assert_eq!(metrics_of(&http, "busway_http_ingress_bytes"), 0);
     println!("evidence: size={SIZE} given={} after_s={}", got.len(), took.as_secs());
+}
+
+#[test]
+fn a_reader_that_takes_nothing_any_more_is_cut_off_soon_however_much_it_took_before() {
+    const SIZE: usize = 32 << 20;
+    // For what it took it would have minutes more.
+    const TOOK: usize = 16 << 20;
+    let (place, store) = (Place::new(), Directory::new());
+    let bus = place.bus();
+    let _node = Node::builder().artifact_store(&store.0).open(&bus).expect("a node");
+    let http = open(&bus, HttpConfig::default());
+    let _offer = bus.artifacts("model").expect("a node").offer(&body(SIZE, 9)).open().expect("offered");
+    let mut stream = connect_narrow(http.addresses()[0]);
+    stream.write_all(b"GET /v1/artifacts/model HTTP/1.1\r\nhost: localhost\r\n\r\n").expect("it is read");
+    let mut reader = BufReader::new(stream);
+    assert_eq!(head(&mut reader).0, 200);
+    reader.read_exact(&mut vec![0; TOOK]).expect("it comes");
+    let (_keep, never) = mpsc::channel::<()>();
+    let stopped = Moment::now();
+    while metrics_of(&http, "busway_http_transfers") > 0 {
+        assert!(stopped.elapsed() < STALL + LIMIT, "it is never cut off");
+        let _ = never.recv_timeout(Duration::from_millis(100));
+    }
+    println!("evidence: took={TOOK} cut_off_after_s={}", stopped.elapsed().as_secs());
 }
 
 /// Ends with the door, which it holds.
