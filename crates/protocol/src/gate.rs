@@ -84,7 +84,6 @@ impl Gate {
 
     /// A round trip of a link, in nanoseconds; also while it carries no bulk, when it is shortest.
     pub fn round_trip(&mut self, now: Time, connection: ConnectionId, ns: u64) {
-        let here_ns = self.here.takes_ns();
         let link = self.links.entry(connection).or_default();
         if now >= link.epoch.after_ms(GATE_EPOCH_MS) {
             link.round_trips.rotate_right(1);
@@ -93,8 +92,6 @@ impl Gate {
         }
         let shortest = link.round_trips[0].map_or(ns, |shortest| shortest.min(ns));
         link.round_trips[0] = Some(shortest);
-        let least = link.round_trip().unwrap_or(ns);
-        link.way.behind(ns.saturating_sub(least).saturating_sub(here_ns));
     }
 
     /// Whether a round trip of this link should be measured now.

@@ -292,6 +292,7 @@ pub const GATE_QUEUE_NS: u64 = 1_000_000;
 pub const GATE_WINDOW_NS: u64 = 10_000_000;
 
 /// Nanoseconds for which a host may put off what it acknowledges, as far as that is made up for: the time of Linux, and more than a radio gathers. Who says nothing for longer stands still.
+/// No more than a round trip of it is made up for: on a short way a pause is the turn of others who send to the same host, and their queue would grow by it.
 pub const GATE_PAUSE_NS_MAX: u64 = 40_000_000;
 
 /// Nanoseconds until the next look while bulk waits: no look is worth less than a fragment at 1 Gbit/s.

@@ -12,8 +12,6 @@ use busway_wire::limits::{
 use crate::time::Time;
 
 const NS: u128 = 1_000_000_000;
-/// Round trips of which the shortest says how long others are in front.
-const BEHIND: usize = 4;
 
 /// See the head of this file.
 #[derive(Debug, Default)]
@@ -27,9 +25,6 @@ pub(super) struct Queue {
     rates: Rates,
     /// How long it takes until who is at its end is known to have it, in nanoseconds, beyond the time in the queue.
     distance_ns: Option<u64>,
-    /// How much longer it took last, behind what others have on the same way.
-    behind_ns: [u64; BEHIND],
-    behinds: usize,
     /// Until then it is kept as short as can be, so that round trips are measured without it.
     drains_until: Time,
     drained: Option<Time>,
@@ -134,20 +129,6 @@ impl Queue {
         }
     }
 
-    /// How long what is in it takes to leave, as far as that is known.
-    pub(super) fn takes_ns(&self) -> u64 {
-        let ns = self.rates.most().map_or(0, |rate| u128::from(self.bytes) * NS / u128::from(rate));
-        u64::try_from(ns).unwrap_or(u64::MAX)
-    }
-
-    /// How much longer than at best it took last to the end of it and back, beyond what waits in this host: so long others are in front.
-    pub(super) fn behind(&mut self, ns: u64) {
-        if let Some(last) = self.behind_ns.get_mut(self.behinds % BEHIND) {
-            *last = ns;
-        }
-        self.behinds = self.behinds.wrapping_add(1);
-    }
-
     /// So much more waits.
     pub(super) fn put(&mut self, bytes: u64) {
         self.bytes = self.bytes.saturating_add(bytes);
@@ -181,11 +162,6 @@ impl Queue {
         now < self.drains_until
     }
 
-    /// What others have in front shows in each round trip; what is gathered on the way in some.
-    fn behind_ns(&self) -> u64 {
-        self.behind_ns.iter().copied().min().unwrap_or(0)
-    }
-
     /// How much more may be put into it.
     pub(super) fn room(&self) -> u64 {
         self.bound().saturating_sub(self.bytes)
@@ -199,8 +175,8 @@ impl Queue {
         if self.looked < self.drains_until {
             return GATE_BYTES_MIN;
         }
-        // Who waits for its turn behind others would only lengthen their queue.
-        let pause = self.rates.pause_ns().saturating_sub(self.behind_ns());
+        // On a short way a pause is more likely the turn of others in front, and who puts more there lengthens their queue.
+        let pause = self.rates.pause_ns().min(distance);
         let ns = distance.saturating_add(GATE_QUEUE_NS).saturating_add(pause);
         let ns = u128::from(ns);
         let bytes = self.rates.gain.of(u128::from(rate) * ns / NS);
