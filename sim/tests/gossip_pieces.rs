@@ -11,6 +11,15 @@ fn settled(swarm: &mut Swarm, ms: u64) -> u64 {
     took.unwrap_or_else(|| panic!("after {ms} ms {}", swarm.checks.owing()))
 }
 
+/// Goes on until the first host has given all: nobody has asked it for more in so many milliseconds.
+fn until_given(swarm: &mut Swarm, ms: u64) {
+    let mut before = 0;
+    while swarm.counts(0).bytes_given > before || before == 0 {
+        before = swarm.counts(0).bytes_given;
+        swarm.run_for_ms(ms);
+    }
+}
+
 #[test]
 fn a_large_artifact_is_with_all_in_little_more_than_its_origin_takes_to_send_it_once() {
     let terms = Terms::new(1, 12);
@@ -78,12 +87,7 @@ fn when_the_origin_stops_after_it_has_given_little_more_than_all_everybody_else_
     swarm.run_for_ms(200);
     let size = 8 * MIB;
     swarm.offer(0, "file", size);
-    // It has given all when nobody asks it for more.
-    let mut before = 0;
-    while swarm.counts(0).bytes_given > before || before == 0 {
-        before = swarm.counts(0).bytes_given;
-        swarm.run_for_ms(20);
-    }
+    until_given(&mut swarm, 20);
     let (owed, given) = (swarm.checks.owed(), swarm.counts(0).bytes_given);
     for other in 1..10 {
         swarm.cut(0, other);
@@ -135,11 +139,7 @@ fn who_alone_has_pieces_and_was_silent_for_long_is_asked_for_them_when_nothing_e
     swarm.run_for_ms(200);
     let size = 8 * MIB;
     swarm.offer(0, "file", size);
-    let mut before = 0;
-    while swarm.counts(0).bytes_given > before || before == 0 {
-        before = swarm.counts(0).bytes_given;
-        swarm.run_for_ms(10);
-    }
+    until_given(&mut swarm, 10);
     let owed = swarm.checks.owed();
     (1..4).for_each(|other| swarm.cut(0, other));
     assert!(owed > 0);

@@ -3,7 +3,7 @@
 //! What the kernel has taken goes out in order, whatever comes behind it. It waits in two places. In this host all links of an
 //! interface wait for each other, so a fragment of bulk begins only while what all of them have here, not sent, is less than
 //! the interface carries in a millisecond. Behind that each link has a way of its own, and perhaps a crowd at its end: there a
-//! link may have what comes through in a round trip and a millisecond. Less would leave either idle, more only waits. What lies
+//! link may have what comes through in a round trip and a millisecond, and in the pauses of what acknowledges it, of a round trip at most. Less would leave either idle, more only waits. What lies
 //! elsewhere is counted for its link alone: a host that is slow to be reached stops nobody but who sends to it.
 //!
 //! Invariant: what lies here of the interface is the sum of what was told last of its links, plus what was written since.

@@ -313,13 +313,13 @@ pub const GATE_ASK_MS: u64 = 20;
 /// As [`GATE_ASK_MS`], at other times: behind a queue they tell little, and each costs two frames.
 pub const GATE_ASK_MS_MAX: u64 = 200;
 
-/// Milliseconds for which the shortest round trip holds, and half of those after which one that was measured is
-/// forgotten: a route that has changed. Once in that time the queues run dry to measure it, for a hundredth of it at most
+/// Milliseconds over which the shortest round trip is taken; it is forgotten after [`GATE_EPOCHS`] of them: a route that has changed. Once in that time the queues run dry to measure it, for a hundredth of it at most
 /// where a round trip takes less than 60 ms.
 pub const GATE_EPOCH_MS: u64 = 10_000;
 
 /// So many of these the shortest round trip is kept for: where many send to one, none of them finds the way empty while the others go on, and what
-/// each measured before they began is the way without them. A way that has become longer is carried less on for a minute.
+/// each measured before they began is the way without them. A way that has become longer carries
+/// [`GATE_BYTES_MIN`] in a round trip for up to a minute, 3 Mbit/s at 50 ms, since it cannot be told from a crowd.
 pub const GATE_EPOCHS: usize = 6;
 
 /// Milliseconds for which the queues may run dry at most where they do not: a fiftieth of [`GATE_EPOCH_MS`]. What is small is never held up, and may be all that lies there.
