@@ -174,30 +174,37 @@ asyncio.run(main())
 
     def test_a_node_that_is_forgotten_keeps_no_other_thread_from_python(self):
         with node() as address, busway.Bus("near") as bus:
-            forgotten = bus.node({0: address})
-            deadline = time.monotonic() + PATIENCE
-            while not any(peer["state"] == "connected" for peer in forgotten.peers()):
-                self.assertLess(time.monotonic(), deadline, "it is linked")
             counts, over = [0], threading.Event()
 
             def count():
                 while not over.is_set():
                     counts[0] += 1
 
+            def forget():
+                """How far the other thread came while a node that is linked ended."""
+                forgotten = bus.node({0: address})
+                deadline = time.monotonic() + PATIENCE
+                while not any(peer["state"] == "connected" for peer in forgotten.peers()):
+                    self.assertLess(time.monotonic(), deadline, "it is linked")
+                interval = sys.getswitchinterval()
+                try:
+                    # Only who lets the interpreter go is passed.
+                    sys.setswitchinterval(1.0)
+                    before = counts[0]
+                    del forgotten
+                    return counts[0] - before
+                finally:
+                    sys.setswitchinterval(interval)
+
             counter = threading.Thread(target=count)
             counter.start()
-            interval = sys.getswitchinterval()
             try:
-                # Only who lets the interpreter go is passed.
-                sys.setswitchinterval(1.0)
-                before = counts[0]
-                del forgotten
-                passed = counts[0] - before
+                # A node may end before a busy host gives the other thread a turn: the next is as good.
+                passed = any(forget() for _ in range(20))
             finally:
-                sys.setswitchinterval(interval)
                 over.set()
                 counter.join()
-            self.assertGreater(passed, 0)
+            self.assertTrue(passed)
             with contextlib.closing(bus.node({0: address})) as again:
                 self.assertTrue(again.carries, "the forgotten one has ended")
 
