@@ -33,12 +33,13 @@ fn small_requests_are_answered_while_replies_and_tasks_of_64_mib_flow_over_the_s
         requester.wait_for_responders(1, PATIENCE).unwrap();
     }
     pusher.wait_for_pullers(1, PATIENCE).unwrap();
-    let (done, answered) = (AtomicBool::new(false), AtomicU64::new(0));
+    let (done, asked, answered) = (AtomicBool::new(false), AtomicBool::new(false), AtomicU64::new(0));
     let reply = vec![7; LARGE_BYTES];
     let ended = || done.load(Ordering::SeqCst);
     let tick = Duration::from_millis(100);
     std::thread::scope(|scope| {
         let ends = Ends(&done);
+        let ends_asking = Ends(&asked);
         scope.spawn(|| {
             while !ended() {
                 if let Some(request) = server.recv_timeout(tick).unwrap() {
@@ -61,8 +62,8 @@ fn small_requests_are_answered_while_replies_and_tasks_of_64_mib_flow_over_the_s
                 }
             }
         });
-        scope.spawn(|| {
-            while !ended() {
+        let asks = scope.spawn(|| {
+            while !asked.load(Ordering::SeqCst) {
                 assert_eq!(&small.request(b"?", PATIENCE).unwrap()[..], b"yes");
                 answered.fetch_add(1, Ordering::SeqCst);
             }
@@ -77,6 +78,9 @@ fn small_requests_are_answered_while_replies_and_tasks_of_64_mib_flow_over_the_s
             assert!(got[..] == reply);
         }
         let beside = answered.load(Ordering::SeqCst) - before;
+        // Who answers stays until the last question is answered.
+        drop(ends_asking);
+        asks.join().unwrap();
         drop(ends);
         // Behind them each of these would have one, or two.
         assert!(beside >= 5 * LARGE, "{beside} small requests beside {LARGE} large ones each way");
