@@ -32,14 +32,21 @@ class BusClaims(Claims):
             thread.join(PATIENCE)
         super().tearDown()
 
+    def until_gone(self, beginning, but=0):
+        """Waits until no more threads are there that are called so. One that was joined is still listed while the kernel clears it away."""
+        deadline = time.monotonic() + PATIENCE
+        while len(left := [name for name in threads() if name.startswith(beginning)]) > but:
+            self.assertLess(time.monotonic(), deadline, f"these are left: {left}")
+            os.sched_yield()
+
     def run_async(self, main):
         """What a coroutine returns, in a loop of its own, within far more time than it needs."""
         return asyncio.run(asyncio.wait_for(main, 2 * PATIENCE))
 
     @contextlib.asynccontextmanager
     async def bus(self, config=None, kind=MessageBus, name="test"):
-        # What a test sends to nobody is waited for no longer than its cleanup would be.
-        bus = kind(name, {"late_join_ms": 1000, **(config or {})})
+        # Who comes late is waited for until it is there, however slow this machine is; what a test sends to nobody ends with the test.
+        bus = kind(name, {"late_join_ms": 1000 * PATIENCE, **(config or {})})
         try:
             yield bus
         finally:
