@@ -3,7 +3,8 @@
 //! Who begins to fetch one says so to all; those who fetch it too say which pieces they have, and from then on what they get: at once what they had of
 //! who has all, since nobody else can have it yet, and the rest together. Each piece is one node's to get there and to pass on, by its place among
 //! those who are linked; so who has all gives each piece about once. Who tells of no piece for several times as long as it usually takes is away:
-//! what was its own to get is shared among the others, and it is asked for nothing until it speaks again. Pieces lie in the store.
+//! what was its own to get is shared among the others, and it is asked for nothing until it speaks or gives again, or nothing comes of the others.
+//! Pieces lie in the store.
 //!
 //! Invariant: of each peer a place in the order of what we got is kept, and a bit for each piece; nothing here is a queue. A piece is never nobody's to
 //! get: of those who are there each node that has heard the same finds the same one. Who is given nothing by anybody passes over nobody.
@@ -75,6 +76,16 @@ impl Sharer {
         let words = self.words.max(1);
         let least = if self.words < GOSSIP_AWAY_TIMES { GOSSIP_STALL_MS } else { GOSSIP_AWAY_MS_MIN };
         (passed_ms / words).saturating_mul(GOSSIP_AWAY_TIMES).clamp(least, GOSSIP_AWAY_MS_MAX)
+    }
+
+    /// It tells or gives something; whether it was away until now.
+    fn is_back(&mut self, now: Time) -> bool {
+        let back = core::mem::take(&mut self.away);
+        if back {
+            (self.since, self.words, self.spoke) = (now, 0, now);
+            self.waits(now);
+        }
+        back
     }
 
     /// It has given a sign of life then.
@@ -266,8 +277,8 @@ impl Gossip {
                 sharer.waits(came);
                 continue;
             }
-            if self.pulls.moved(of).is_none_or(|moved| now >= moved.after_ms(patience_ms)) {
-                // Nobody does: it may be we who stood still, or who has all.
+            if self.pulls.moved(of).is_none_or(|moved| now >= moved.after_ms(patience_ms / 2)) {
+                // Nobody does: it may be we who stand still, or our line, or who has all. What came last came behind its last word.
                 sharer.waits(now);
                 continue;
             }
@@ -325,6 +336,9 @@ impl Gossip {
         if let Part::Piece { index } = part {
             self.counts.bytes_useful += body.len() as u64;
             parts.insert(index);
+            if parts.peers.get_mut(&from).is_some_and(|sharer| sharer.is_back(now)) {
+                self.pulls.back(of, from);
+            }
             let first = self.pulls.has_all(of, from);
             for sharer in parts.peers.values_mut() {
                 if first {
@@ -404,8 +418,7 @@ impl Gossip {
         parts.greet(now, from);
         let count = pieces::count(parts.name.size);
         let Some(sharer) = parts.peers.get_mut(&from) else { return };
-        if core::mem::take(&mut sharer.away) {
-            (sharer.since, sharer.words) = (now, 0);
+        if sharer.is_back(now) {
             self.pulls.back(of, from);
         } else if !named.is_empty() {
             sharer.words += 1;

@@ -398,7 +398,7 @@ impl Pulls {
         self.look = true;
     }
 
-    /// One that was passed over tells of pieces again.
+    /// One that was passed over tells of pieces or gives them again.
     pub(super) fn back(&mut self, of: Reference, node: NodeIndex) {
         if let Some(parted) = self.parted.get_mut(&of) {
             parted.away.remove(node);

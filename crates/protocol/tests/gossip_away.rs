@@ -1,0 +1,235 @@
+//! Who gives nothing while a large artifact comes: when others are asked in its place, and when it is asked again. One node is real; the others are
+//! played, so that each says and gives what a test wants, when it wants it.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking, also in what its tests share")]
+
+#[path = "rig/mesh.rs"]
+mod mesh;
+
+use std::collections::BTreeMap;
+
+use busway_protocol::Time;
+use busway_protocol::artifact::pieces;
+use busway_protocol::gossip::{
+    ArtifactId, Epoch, Gossip, Input, Interest, Lane, NodeIndex, Output, Part, Reference, SlotNumber, Word,
+};
+use busway_wire::gossip::{Content, Exchange, Mark, Marked, Marks, Offer, Slot, Standing, Tell};
+use busway_wire::limits::{ARTIFACT_CHUNK_BYTES, ARTIFACT_PIECE_BYTES_MIN, GOSSIP_DRY_MS};
+use mesh::{config, word};
+
+/// Who has all, who is real, and two others who want it too: of pieces 0 to 14 each third is of one of these three to get, in this order.
+const ORIGIN: u8 = 0;
+const REAL: u8 = 1;
+const SILENT: u8 = 2;
+const OTHER: u8 = 3;
+const PIECES: u32 = 15;
+
+struct Played {
+    now: Time,
+    node: Gossip,
+    body: Vec<u8>,
+    outputs: Vec<Output>,
+    /// What each is asked for and has not given, by requests, and from where on.
+    asked: BTreeMap<(u8, u64), (Part, usize)>,
+    /// Who was told to give what it was asked for no more.
+    cancelled: Vec<u8>,
+}
+
+impl Played {
+    /// It has the values of all pieces, and asks for its own.
+    fn new() -> Played {
+        let size = u64::from(PIECES) * ARTIFACT_PIECE_BYTES_MIN;
+        let body: Vec<u8> = (0..size).map(|at| (at % 251) as u8).collect();
+        let id = ArtifactId::of(&body);
+        let (node, asked) = (Gossip::new(config(REAL, 1, 4)), BTreeMap::new());
+        let (outputs, cancelled) = (Vec::new(), Vec::new());
+        let mut played = Played { now: Time(0), node, body, outputs, asked, cancelled };
+        for peer in [ORIGIN, SILENT, OTHER] {
+            played.handle(Input::PeerUp { node: NodeIndex(peer) });
+            let version = u64::from(peer == ORIGIN);
+            let exchange = Exchange { epoch: Epoch(1), version, since: None, filter: None };
+            played.handle(word(peer, Word::Exchange(exchange)));
+        }
+        let (topic, content) = ("block".parse().unwrap(), Content::Apart { id, size });
+        let offer = Some(Offer { topic, attribute: vec![], confirm: false, content });
+        let slots = vec![Slot { slot: SlotNumber(0), version: 1, offer }];
+        played.handle(word(ORIGIN, Word::Tell(Tell { exchanges: 1, through: 1, slots })));
+        let of = played.node.next_advert().unwrap().of;
+        played.handle(Input::Judged { of, interest: Interest::Fetch });
+        assert!(played.gives(ORIGIN));
+        assert_eq!(played.asked_of(ORIGIN), [0, 3, 6, 9, 12]);
+        played
+    }
+
+    /// The same when both others have told for a while, every 20 ms, of a piece that they got: they are away when they say nothing for 100 ms. Neither
+    /// has given anything, so each was asked for two.
+    fn begun() -> Played {
+        let mut played = Played::new();
+        for round in 0..5 {
+            played.wait_until(20 * (u64::from(round) + 1));
+            played.has(SILENT, &[1 + 3 * round]);
+            played.has(OTHER, &[2 + 3 * round]);
+            assert!(played.gives(ORIGIN));
+        }
+        assert_eq!((played.asked_of(SILENT), played.asked_of(OTHER)), (vec![1, 4], vec![2, 5]));
+        assert_eq!(played.cancelled, []);
+        played
+    }
+
+    /// The same when one is passed over: it has been silent, and the others have not.
+    fn passed_over() -> Played {
+        let mut played = Played::begun();
+        for ms in (120..=220).step_by(20) {
+            played.wait_until(ms);
+            played.has(OTHER, &[]);
+            assert!(played.gives(ORIGIN));
+        }
+        played
+    }
+
+    fn handle(&mut self, input: Input<'_>) {
+        self.node.handle(self.now, input, &mut self.outputs);
+        for (peer, lane) in
+            [ORIGIN, SILENT, OTHER].into_iter().flat_map(|peer| Lane::ALL.map(|lane| (peer, lane)))
+        {
+            while let Some(said) = self.node.transmit(self.now, NodeIndex(peer), lane) {
+                if let Word::Request { request, part, offset, .. } = said.word {
+                    self.asked.insert((peer, request), (part, usize::try_from(offset).unwrap()));
+                } else if let Word::Cancel { request } = said.word {
+                    self.asked.remove(&(peer, request)).unwrap();
+                    self.cancelled.push(peer);
+                }
+            }
+        }
+    }
+
+    /// Until so many milliseconds after the beginning nobody says anything; the node looks at the time when it wants to.
+    fn wait_until(&mut self, ms: u64) {
+        let until = Time(0).after_ms(ms);
+        while let Some((at, _)) = self.node.deadline().filter(|(at, _)| *at <= until) {
+            self.now = self.now.max(at);
+            self.handle(Input::Tick);
+        }
+        self.now = until;
+    }
+
+    /// A peer tells that it has got these.
+    fn has(&mut self, peer: u8, pieces: &[u32]) {
+        self.handle(word(peer, Word::Have { of: of_origin(), pieces: pieces.to_vec() }));
+    }
+
+    /// A peer gives a chunk of the first that it is asked for; whether it is asked for anything.
+    fn gives(&mut self, peer: u8) -> bool {
+        let first = self.asked.range((peer, 0)..=(peer, u64::MAX)).next().map(|(key, what)| (*key, *what));
+        let Some(((_, request), (part, offset))) = first else { return false };
+        let bytes = match part {
+            Part::Tree => pieces::tree(&self.body),
+            Part::Piece { index } => {
+                let pieces = self.body.chunks(usize::try_from(ARTIFACT_PIECE_BYTES_MIN).unwrap());
+                pieces.collect::<Vec<_>>()[index as usize].to_vec()
+            }
+            Part::Whole => panic!("it comes in pieces"),
+        };
+        let end = bytes.len().min(offset + ARTIFACT_CHUNK_BYTES);
+        if end == bytes.len() {
+            self.asked.remove(&(peer, request));
+        } else {
+            self.asked.insert((peer, request), (part, end));
+        }
+        let word = Word::Chunk { request, offset: offset as u64 };
+        self.handle(Input::Word { from: NodeIndex(peer), word, following: &bytes[offset..end] });
+        true
+    }
+
+    /// The link of a peer ends, and with it what it was asked for.
+    fn unlink(&mut self, peer: u8) {
+        self.asked.retain(|(of, _), _| *of != peer);
+        self.handle(Input::PeerDown { node: NodeIndex(peer) });
+    }
+
+    /// The pieces that a peer is asked for, in order.
+    fn asked_of(&self, peer: u8) -> Vec<u32> {
+        let of = self.asked.range((peer, 0)..=(peer, u64::MAX));
+        let mut pieces: Vec<u32> = of
+            .filter_map(|(_, (part, _))| if let Part::Piece { index } = part { Some(*index) } else { None })
+            .collect();
+        pieces.sort_unstable();
+        pieces
+    }
+
+    fn is_whole(&self) -> bool {
+        self.outputs.iter().any(|output| matches!(output, Output::Stored { .. }))
+    }
+}
+
+fn of_origin() -> Reference {
+    Reference { node: NodeIndex(ORIGIN), epoch: Epoch(1), slot: SlotNumber(0), version: 1 }
+}
+
+#[test]
+fn who_was_passed_over_is_asked_when_nothing_comes_of_others() {
+    let mut played = Played::passed_over();
+    assert_eq!(played.cancelled, [SILENT, SILENT]);
+    // Of who has all nothing comes any more, and the other one gives what it has: all but what the silent one alone has.
+    played.unlink(ORIGIN);
+    let rest: Vec<u32> = (0..PIECES).filter(|index| index % 3 != 1).collect();
+    played.has(OTHER, &rest);
+    while played.gives(OTHER) {}
+    assert_eq!((played.asked.len(), played.is_whole()), (0, false));
+    let moved_ms = played.now.0 / 1_000_000;
+    played.wait_until(moved_ms + GOSSIP_DRY_MS - 1);
+    assert_eq!(played.asked_of(SILENT), [], "it may still come of others");
+    played.wait_until(moved_ms + GOSSIP_DRY_MS);
+    assert_eq!(played.asked_of(SILENT).len(), 2);
+}
+
+#[test]
+fn who_was_passed_over_and_gives_is_asked_as_others_are() {
+    let mut played = Played::passed_over();
+    played.unlink(ORIGIN);
+    let rest: Vec<u32> = (0..PIECES).filter(|index| index % 3 != 1).collect();
+    played.has(OTHER, &rest);
+    while played.gives(OTHER) {}
+    played.wait_until(played.now.0 / 1_000_000 + GOSSIP_DRY_MS);
+    // It has nothing new to tell, and gives what it is asked for; no time passes meanwhile.
+    while played.gives(SILENT) {}
+    assert!(played.is_whole());
+}
+
+#[test]
+fn who_is_given_nothing_by_anybody_passes_over_nobody() {
+    // Its own line is down: what comes last is of who speaks most often.
+    let mut played = Played::begun();
+    played.wait_until(115);
+    assert!(played.gives(ORIGIN));
+    played.wait_until(500);
+    assert_eq!(played.cancelled, []);
+    // It stood still itself.
+    let mut played = Played::begun();
+    played.now = Time(0).after_ms(480);
+    played.handle(Input::Tick);
+    assert_eq!(played.cancelled, []);
+}
+
+#[test]
+fn what_a_peer_was_asked_for_when_its_link_ends_is_asked_of_others_at_once() {
+    let mut played = Played::begun();
+    // One who has given a piece is asked for more than two.
+    (0..4).for_each(|_| assert!(played.gives(OTHER)));
+    played.has(OTHER, &[4]);
+    assert_eq!(played.asked_of(SILENT), [1, 4]);
+    played.unlink(SILENT);
+    assert!(played.asked_of(OTHER).contains(&4), "it has it");
+    let of_origin = played.asked_of(ORIGIN);
+    assert!(of_origin.contains(&1), "it is ours to get now that nobody else has it: {of_origin:?}");
+}
+
+#[test]
+fn what_one_who_has_all_was_to_get_is_others_to_get_when_its_link_ends() {
+    let mut played = Played::begun();
+    let mark = Mark { slot: SlotNumber(0), version: 1, standing: Standing::Has };
+    let marked = vec![Marked { node: NodeIndex(ORIGIN), epoch: Epoch(1), marks: vec![mark] }];
+    played.handle(word(SILENT, Word::Marks(Marks { exchanges: 1, through: 1, of: marked })));
+    played.unlink(SILENT);
+    let of_origin = played.asked_of(ORIGIN);
+    assert!([1, 7, 13].iter().all(|index| of_origin.contains(index)), "{of_origin:?}");
+}
