@@ -95,6 +95,8 @@ struct Course<'a> {
     small: u64,
     /// So long nothing is acknowledged, and then all that has come.
     lump_ns: u64,
+    /// After so many milliseconds a round trip takes so many nanoseconds.
+    becomes: Option<(u64, u64)>,
 }
 
 fn run_with(bytes_per_second: u64, round_trip_ns: u64, links: u64, course: &Course<'_>, ms: u64) -> Outcome {
@@ -109,7 +111,11 @@ fn run_with(bytes_per_second: u64, round_trip_ns: u64, links: u64, course: &Cour
     let mut asked = 0;
     let (begin, end) = (now + ms * 500_000, now + ms * 1_000_000);
     let mut due: BTreeMap<u64, u64> = (0..links).map(|link| (link, now)).collect();
+    let becomes = course.becomes.map(|(ms, ns)| (now + ms * 1_000_000, ns));
     while now < end {
+        if let Some((_, ns)) = becomes.filter(|(at, _)| now >= *at) {
+            interface.round_trip_ns = ns;
+        }
         let small = course.small * (now - said_at) / 1_000_000_000;
         if small > 0 {
             said_at = now;
@@ -127,7 +133,7 @@ fn run_with(bytes_per_second: u64, round_trip_ns: u64, links: u64, course: &Cour
                 asked += u64::from(now >= begin);
                 let queues = interface.queue_ns(now) + interface.way_ns(now, number);
                 // What answers is gathered as what acknowledges is.
-                let answered = (now + round_trip_ns + queues).next_multiple_of(lump_ns);
+                let answered = (now + interface.round_trip_ns + queues).next_multiple_of(lump_ns);
                 gate.round_trip(time, link, answered - now);
             }
             gate.look(time, link, interface.backlog(now, number));
@@ -197,6 +203,27 @@ fn who_is_slow_to_be_reached_keeps_the_interface_from_nobody_else_and_has_a_shor
         let way_us = outcome.way_ns / 1_000;
         let least_us = 2 * GATE_BYTES_MIN * 1_000_000 / slow;
         assert!(way_us <= least_us + 2_500, "{slow} bytes a second: {way_us} us of {least_us}");
+    }
+}
+
+#[test]
+fn a_way_that_has_become_longer_is_full_again_when_the_shorter_one_is_forgotten() {
+    const CHANGES_MS: u64 = 2_000;
+    let forgotten_ms = CHANGES_MS + GATE_EPOCHS as u64 * GATE_EPOCH_MS;
+    let far_ns = 50_000_000;
+    for (mbit, near_ns) in [(10, 1_000_000), (100, 50_000), (100, 1_000_000), (100, 20_000_000)] {
+        let (rate, course) =
+            (mbit * 125_000, Course { becomes: Some((CHANGES_MS, far_ns)), ..Course::default() });
+        let what = std::format!("{mbit} Mbit/s, {near_ns} ns");
+        // Until then it cannot be told from a crowd, and carries the least in a round trip, the time that it takes to leave, and a look.
+        let until = run_with(rate, near_ns, 1, &course, forgotten_ms - GATE_EPOCH_MS);
+        let each_ns = far_ns + GATE_BYTES_MIN * 1_000_000_000 / rate + GATE_WAIT_FAR_NS_MAX;
+        let least = GATE_BYTES_MIN * 100 * 1_000_000_000 / each_ns / rate;
+        assert!(until.carried >= least, "{what}: {} % of {least} %", until.carried);
+        let after = run_with(rate, near_ns, 1, &course, 2 * (forgotten_ms + 1_000));
+        assert!(after.carried >= 80, "{what}: {} %", after.carried);
+        let wait_us = after.wait_ns / 1_000;
+        assert!(wait_us <= 2 * GATE_BYTES_MIN * 1_000_000 / rate + 2_500, "{what}: {wait_us} us");
     }
 }
 
