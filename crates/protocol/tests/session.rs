@@ -254,6 +254,36 @@ fn a_little_credit_is_told_together_with_more_and_no_frame_goes_for_it_alone_wit
 }
 
 #[test]
+fn a_large_message_behind_a_little_one_waits_no_longer_for_credit_than_an_acknowledgement_takes() {
+    // The large one finds room when the little one before it is told, and not before.
+    let (credit, large) = (40_000, 39_950);
+    let change = |config: &mut busway_protocol::Config| config.hello.credit_bytes = credit;
+    let (mut dialer, mut listener) = (Host::new(0, 1, change), Host::new(1, 0, change));
+    dialer.ring(LOSSY.0, "price.tick", false, 64);
+    listener.want(2, "price.*", false);
+    let mut net = Net::new(dialer, listener);
+    (0..20).for_each(|_| net.step());
+    let mut waits = Vec::new();
+    for round in 0..20 {
+        let publish = |net: &mut Net, sequence, size| {
+            assert!(net.dialer.rings.get_mut(&LOSSY).unwrap().publish(payload(LOSSY, sequence, size)));
+        };
+        publish(&mut net, 2 * round + 1, 100);
+        (0..2).for_each(|_| net.step());
+        publish(&mut net, 2 * round + 2, large);
+        let before = net.now;
+        while net.listener.relays[&LOSSY].entries.len() as u64 != 2 * round + 2 {
+            net.step();
+            assert!(net.now < before.after_ms(1_000), "{round}");
+        }
+        waits.push(net.now.since(before) / 1_000_000);
+    }
+    // None has come before the first of them; and it takes some steps to say so and to go.
+    assert!((LINK_CREDIT_MS / 2..LINK_CREDIT_MS + 5).contains(&waits[0]), "{waits:?}");
+    assert!(waits[1..].iter().all(|ms| *ms <= LINK_ACKNOWLEDGE_MS + 5), "{waits:?}");
+}
+
+#[test]
 fn two_messages_larger_than_the_credit_do_not_stop_each_other() {
     let talk = Talk { messages: 6, size: |sequence| [10, 200_000][sequence as usize % 2], slots: 24 };
     let mut net = hosts(&talk);
