@@ -13,6 +13,7 @@ use busway_wire::Pattern;
 use busway_wire::gossip::{
     Content, Describe, Exchange, Filter, Mark, Marked, Marks, Offer, Slot, Standing, Tell,
 };
+use busway_wire::limits::GOSSIP_AGAIN_MS;
 use mesh::{Mesh, config, limits, offering, word};
 
 fn chain() -> Mesh {
@@ -453,30 +454,50 @@ fn nothing_is_kept_when_all_is_withdrawn_released_or_forgotten() {
     }
 }
 
-#[test]
-fn what_has_no_room_is_asked_for_again_ever_more_rarely() {
+/// For a minute node 1 had no room for most of what node 0 offers, and asked for it ever more rarely.
+fn in_vain_for_a_minute() -> Mesh {
     let mut mesh = Mesh::new(2);
-    let tight = Config {
-        limits: {
-            let mut tight = limits(8_000);
-            tight.floor = Budget { messages: 1, bytes: 1 };
-            tight
-        },
-        ..config(1, 1, 2)
-    };
-    mesh.nodes[1] = Gossip::new(tight);
+    let mut tight = limits(8_000);
+    tight.floor = Budget { messages: 1, bytes: 1 };
+    mesh.nodes[1] = Gossip::new(Config { limits: tight, ..config(1, 1, 2) });
     mesh.interest = Interest::Stash;
     mesh.link(0, 1);
     // What fits does not fill it, and what does not never will.
-    let wide = |number: u8| Offering { attribute: vec![number; 256], ..offering(&[number; 700]) };
     for number in 0..100 {
-        mesh.nodes[0].offer(mesh.now, wide(number)).unwrap();
+        let wide = Offering { attribute: vec![number; 256], ..offering(&[number; 700]) };
+        mesh.nodes[0].offer(mesh.now, wide).unwrap();
     }
     mesh.settle(60_000);
+    mesh
+}
+
+#[test]
+fn what_has_no_room_is_asked_for_again_ever_more_rarely() {
+    let mesh = in_vain_for_a_minute();
     let told = mesh.slots_said(0, 1).len();
     assert!((100..1_000).contains(&told), "{told} in a minute");
     let of_them = mesh.nodes[1].usage().slots;
     assert!(of_them >= 5, "{of_them}");
+}
+
+#[test]
+fn who_is_to_be_asked_anew_is_asked_soon_however_rarely_it_was_asked_for_want_of_room() {
+    // From where on node 1 asks, for so long as it would wait between two questions at first.
+    let asks = |anew: bool| {
+        let mut mesh = in_vain_for_a_minute();
+        mesh.said.clear();
+        if anew {
+            mesh.handle(1, Input::AskAnew { node: NodeIndex(0) });
+        }
+        mesh.settle(GOSSIP_AGAIN_MS);
+        let since = mesh.said.iter().filter_map(|(from, _, said)| match &said.word {
+            Word::Exchange(exchange) if *from == 1 => exchange.since.map(|since| since.slots),
+            _ => None,
+        });
+        since.collect::<Vec<u64>>()
+    };
+    assert_eq!(asks(false), [], "it was asked in vain for long");
+    assert_eq!(asks(true), [0], "for all that it says");
 }
 
 #[test]
