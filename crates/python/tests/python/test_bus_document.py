@@ -15,6 +15,7 @@ import pathlib
 import subprocess
 import sys
 import tempfile
+import time
 import types
 import venv
 import warnings
@@ -94,7 +95,11 @@ class Document(BusClaims):
             self.assertEqual({name: counts[name] for name in others}, dict.fromkeys(others, 0))
             self.assertEqual(counts["active_connections"], 6)
             self.assertEqual(list((parent / "run").rglob("*.sock")), [])
-        self.assertEqual(set(os.listdir("/dev/shm")) - shared, set())
+        # What other programs of this machine have there meanwhile goes with them.
+        left, deadline = set(os.listdir("/dev/shm")) - shared, time.monotonic() + PATIENCE
+        while left := left & set(os.listdir("/dev/shm")):
+            self.assertLess(time.monotonic(), deadline, f"these are left: {left}")
+            os.sched_yield()
 
     def test_its_names_are_ours(self):
         names = self.block("03_names.py")
@@ -126,8 +131,6 @@ class Document(BusClaims):
             async with self.bus(kind=self.block("07_state_bus.py", MessageBus=MessageBus, **given)["StateBus"]) as bus:
                 asyncio.create_task(bus.response_loop())
                 return [await bus.request({"op": op}) for op in ("get_state", "other")]
-
-        import time
 
         state, unknown = self.run_async(main({"time": time}))
         self.assertEqual((state["state"], unknown), ("OK", {"error": "unknown op"}))

@@ -145,7 +145,7 @@ class Threads(BusClaims):
 
     def test_threads_that_publish_and_one_that_looks_at_the_counts_cost_each_other_nothing(self):
         each, senders = 3000, 2
-        bus, seen, over = MessageBus("x", {"hwm_outbound": 32}), [], threading.Event()
+        bus, seen, over = MessageBus("x", {"hwm_outbound": 32, "pub_send_timeout": PATIENCE}), [], threading.Event()
 
         async def publishes(start):
             for number in range(start, start + each):

@@ -280,10 +280,11 @@ with busway.Bus("interrupted") as bus:
     def test_a_loop_that_waits_notices_what_others_have_had_for_too_long(self):
         async def main():
             async with aio.Bus("work") as bus, bus.pusher("x") as pusher:
-                lazy = await bus.puller("x", group="loop", ack=0.1)
+                # What is given must not be too late before the other is there, nor before it says that it is done.
+                lazy = await bus.puller("x", group="loop", ack=2)
                 await pusher.send(b"work")
                 kept = await lazy.recv()
-                async with bus.puller("x", group="loop", ack=0.1) as eager:
+                async with bus.puller("x", group="loop", ack=2) as eager:
                     waiting = asyncio.create_task(eager.recv())
                     await asyncio.sleep(0)
                     # What would wake it otherwise is the beat of this process, now and then.
