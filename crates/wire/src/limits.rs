@@ -605,8 +605,9 @@ pub const GOSSIP_FAULT_MS_MAX: u64 = 60_000;
 /// Milliseconds after which an answer is late while too few were seen to know better.
 pub const GOSSIP_HEDGE_MS_FIRST: u64 = 500;
 
-/// One of so many requests may be made a second time, of another peer, because its answer is late: what that costs is a chunk at most.
-pub const GOSSIP_HEDGE_PARTS: u64 = 128;
+/// One of so many requests may be made a second time, of another peer, because its answer is late: what that costs is a chunk at most. With one
+/// of 128, of 32 MiB among 8 nodes at 50 Mbit/s 0.9 to 1.0 % came twice, and 0.2 to 0.4 % with this, in a time that differs by less than the runs do.
+pub const GOSSIP_HEDGE_PARTS: u64 = 512;
 
 /// And so many more where nothing else is to be asked for: then all waits for the slowest.
 pub const GOSSIP_HEDGE_LAST: u64 = 4;
