@@ -225,9 +225,12 @@ fn one_thread_sleeps_for_a_hundred_tasks_and_wakes_the_one_that_a_message_is_for
     for _ in 0..TASKS {
         until_asleep(results.recv_timeout(PATIENCE).unwrap());
     }
-    let sleepers = std::fs::read_dir("/proc/self/task").unwrap();
-    let names = sleepers.map(|task| std::fs::read_to_string(task.unwrap().path().join("comm")).unwrap());
-    assert_eq!(names.filter(|name| name.trim_end() == "bw-wake").count(), 1, "one thread sleeps for all");
+    // One that has just begun has no name yet, and those of another test may be ending.
+    let deadline = Deadline::after(PATIENCE);
+    while sleepers().count() != 1 {
+        assert!(!deadline.expired(), "one thread sleeps for all: {:?}", sleepers().collect::<Vec<_>>());
+        std::thread::yield_now();
+    }
     for publisher in &mut publishers {
         publisher.send(b"wake").unwrap();
     }
@@ -238,16 +241,21 @@ fn one_thread_sleeps_for_a_hundred_tasks_and_wakes_the_one_that_a_message_is_for
     println!("evidence: tasks={TASKS} polls={polls}");
 }
 
+/// The threads of this process that sleep for tasks and have their name.
+fn sleepers() -> impl Iterator<Item = Pid> {
+    let tasks = std::fs::read_dir("/proc/self/task").unwrap().map(|task| task.unwrap());
+    let named = tasks.filter(|task| {
+        std::fs::read_to_string(task.path().join("comm")).is_ok_and(|name| name.trim_end() == "bw-wake")
+    });
+    named.map(|task| Pid::from_raw(task.file_name().into_string().unwrap().parse().unwrap()).unwrap())
+}
+
 /// The thread of this process that sleeps for tasks, once it has its name.
 fn sleeper() -> Pid {
     let deadline = Deadline::after(PATIENCE);
     loop {
-        let tasks = std::fs::read_dir("/proc/self/task").unwrap().map(|task| task.unwrap());
-        let mut named = tasks.filter(|task| {
-            std::fs::read_to_string(task.path().join("comm")).is_ok_and(|name| name.trim_end() == "bw-wake")
-        });
-        if let Some(task) = named.next() {
-            return Pid::from_raw(task.file_name().into_string().unwrap().parse().unwrap()).unwrap();
+        if let Some(sleeper) = sleepers().next() {
+            return sleeper;
         }
         assert!(!deadline.expired(), "a thread sleeps for tasks");
     }

@@ -267,7 +267,7 @@ fn a_breaker_that_is_half_open_takes_one_piece_of_work_and_what_is_tried_no_more
         })
         .concurrency(4)
         .retry(Retry::times(3).pause(Duration::ZERO))
-        .breaker(Breaker::default().failures(1).pause(Duration::from_millis(500)))
+        .breaker(Breaker::default().failures(1).pause(Duration::from_secs(3)))
         .start()
         .unwrap();
     pusher.send(b"x").unwrap();

@@ -529,7 +529,8 @@ fn a_service_may_be_dropped_inside_of_its_own_handler_and_ten_thousand_handlers_
         }
         drop(service.start().unwrap());
     }
-    assert_eq!(threads("many"), 0);
+    // One that was joined is listed while the kernel clears it away.
+    until("none of their workers is left", || threads("many") == 0);
     println!("evidence: handlers=10000 threads=0");
 }
 

@@ -68,9 +68,17 @@ fn a_request_that_nobody_waits_for_any_more_is_cancelled_on_the_other_host() {
     drop(pending);
     until("it is cancelled", || request.is_cancelled());
     drop(request);
-    let mut pending = requester.send(b"late", Duration::from_millis(400)).unwrap();
-    let request = responder.recv_timeout(PATIENCE).unwrap().expect("a request");
-    assert!(request.remaining() <= Duration::from_millis(400), "{:?}", request.remaining());
+    let mut time = Duration::from_millis(400);
+    let (mut pending, request) = loop {
+        let pending = requester.send(b"late", time).unwrap();
+        if let Some(request) = responder.recv_timeout(time).unwrap() {
+            break (pending, request);
+        }
+        // The machine is busier than that.
+        time *= 2;
+        assert!(time < PATIENCE);
+    };
+    assert!(request.remaining() <= time, "{:?}", request.remaining());
     assert_eq!(pending.recv().unwrap_err(), RequestError::TimedOut);
     until("it is cancelled there too", || request.is_cancelled());
 }
