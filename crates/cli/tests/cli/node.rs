@@ -329,7 +329,7 @@ fn flows_of_artifacts_are_shown_with_what_was_configured_and_what_they_carried()
     assert_eq!((advert["direction"].as_str(), advert["rank"].as_u64()), (Some("in"), Some(1)));
     let chunk = of("chunk").expect("a flow");
     assert_eq!(chunk["limit_messages"].as_u64(), Some(100), "as it is where nobody says");
-    assert_eq!((handled("transport"), handled("retransmission")), (1, 1));
+    until("each is told of once", || (handled("transport"), handled("retransmission")) == (1, 1));
     let shown = far.run(&["flows"]).expect(0).text();
     assert_eq!(column(&shown, "FLOW", "retransmission", "OF"), ["1000"], "{shown}");
     let metrics = far.run(&["stat", "--prometheus"]).expect(0).text();

@@ -1,7 +1,7 @@
 //! What a newcomer copies from the README, run as it stands there.
 
 use std::fs;
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::Command;
@@ -25,13 +25,23 @@ fn shell(place: &Place, script: &str) -> Running {
     Running::start(command)
 }
 
+/// One that nobody is given who asks for any port, so that it is free still when it is used.
+fn free_address() -> SocketAddr {
+    let given = fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").expect("the kernel says it");
+    let first: u16 = given.split_whitespace().next().and_then(|first| first.parse().ok()).expect("a port");
+    loop {
+        let port = fastrand::u16(first.min(1 << 15) / 2..first.max(1 << 14));
+        if let Ok(listener) = TcpListener::bind(("127.0.0.1", port)) {
+            break listener.local_addr().expect("it has one");
+        }
+    }
+}
+
 #[test]
 fn the_two_hosts_of_the_readme_are_linked_and_a_message_crosses() {
     for page in PAGES {
         let text = block(page, "sh\n", "busway up --index 1");
-        let port =
-            TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a port");
-        let text = text.replace("127.0.0.1:4420", &port.to_string());
+        let text = text.replace("127.0.0.1:4420", &free_address().to_string());
         let (second, first) = text.split_once("\n\n").expect("two shells");
         let place = Place::new();
         fs::create_dir_all(place.temporary().join("target/release")).expect("a directory");

@@ -62,7 +62,17 @@ fn a_thousand_publishers_leave_nothing_behind() {
     node.signal(Signal::TERM);
     node.finish().expect(0);
     assert_eq!(names(&place.bus_directory()), ["default.lock"]);
-    assert_eq!(names(Path::new("/dev/shm")), shm);
+    // What other programs of this machine have there meanwhile goes with them.
+    let mut left = names(Path::new("/dev/shm"));
+    left.retain(|name| !shm.contains(name));
+    let mut looks = 0;
+    while !left.is_empty() {
+        looks += 1;
+        assert!(looks < 1_000_000, "{left:?} is left");
+        std::thread::yield_now();
+        let now = names(Path::new("/dev/shm"));
+        left.retain(|name| now.contains(name));
+    }
     assert!(names(&place.temporary()).is_empty());
     println!(
         "evidence: {PUBLISHERS} publishers, {SUBSCRIBERS} subscribers, holder before and after {before:?}"
