@@ -42,6 +42,9 @@ message_bus.MessageBus.cleanup = counted
 before = set(os.listdir("/proc/self/fd"))
 runpy.run_path(sys.argv[1], run_name="__main__")
 gc.collect()
+# Those of a pool that was shut down may be about to end.
+for thread in set(threading.enumerate()) - {threading.main_thread()}:
+    thread.join(20)
 assert threading.active_count() == 1, threading.enumerate()
 left = [os.readlink(f"/proc/self/fd/{fd}") for fd in set(os.listdir("/proc/self/fd")) - before if os.path.islink(f"/proc/self/fd/{fd}")]
 assert not [fd for fd in left if "socket" in fd or "memfd" in fd], left
