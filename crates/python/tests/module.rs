@@ -113,6 +113,8 @@ claims! {
     fn threads_ask_and_answer_at_once();
     fn a_loop_has_thousands_of_requests_under_way();
     fn a_loop_is_told_how_each_request_ends();
+    fn tasks_that_wait_for_a_place_are_told_when_the_one_who_answers_dies();
+    fn a_place_that_is_given_up_is_the_next_ones_and_who_waits_for_one_has_its_own_time();
     fn closing_ends_the_tasks_that_wait_for_replies_and_for_requests();
     fn a_requester_goes_from_loop_to_loop_and_nothing_is_left_behind();
     fn memory_is_flat_over_a_hundred_thousand_requests();

@@ -628,11 +628,17 @@ class Requester(_Watched["busway.Requester"]):
             while pending is None:
                 left = None if end is None else end - loop.time()
                 if native.under_way > 0:
-                    await self._place()
+                    await self._place(left)
                     left = None if end is None else end - loop.time()
-                    pending = native._send(data, left, 0.0)
+                    try:
+                        pending = native._send(data, left, 0.0)
+                    except busway.Error:
+                        # Nothing is under way of it, so that nothing of it ends: the place is for the next.
+                        self._call(1)
+                        raise
                 else:
-                    # Nobody answers yet.
+                    # Nobody answers yet, and so nothing ends that others could wait for: each calls the next.
+                    self._call(1)
                     pending = await loop.run_in_executor(None, native._send, data, left, SLICE)
         return Pending(self, pending)
 
@@ -676,10 +682,12 @@ class Requester(_Watched["busway.Requester"]):
             if self._waiting.get(id) is waiter:
                 del self._waiting[id]
 
-    async def _place(self) -> None:
-        """Waits until a request has ended, or for a moment."""
-        waiter = self._watch().create_future()
+    async def _place(self, left: float | None) -> None:
+        """Waits until a request has ended, or for a moment, or until its time is up."""
+        loop = self._watch()
+        waiter = loop.create_future()
         self._placeless.append(waiter)
+        over = None if left is None else loop.call_later(max(left, 0.0), self._give_up, waiter)
         try:
             await waiter
         except asyncio.CancelledError:
@@ -687,6 +695,15 @@ class Requester(_Watched["busway.Requester"]):
                 # The place is for the next.
                 self._call(1)
             raise
+        finally:
+            if over is not None:
+                over.cancel()
+
+    def _give_up(self, waiter: asyncio.Future[None]) -> None:
+        """Its time is up: nobody calls it any more."""
+        if not waiter.done():
+            self._placeless.remove(waiter)
+            waiter.set_result(None)
 
     def _call(self, count: int) -> None:
         while self._placeless and count > 0:
@@ -748,6 +765,8 @@ class Pending:
         native = self._pending
         while True:
             reply, over = native._take()
+            if over:
+                self._requester._call(1)
             if over or reply is not None:
                 return reply
             if self._requester._native.closed:
@@ -768,6 +787,7 @@ class Pending:
     def cancel(self) -> None:
         """The replies are not wanted any more."""
         self._pending.cancel()
+        self._requester._call(1)
 
     def __aiter__(self) -> Pending:
         return self

@@ -296,6 +296,43 @@ with busway.Bus("interrupted") as bus:
 
         asyncio.run(asyncio.wait_for(main(), 4 * PATIENCE))
 
+    def test_tasks_that_wait_for_a_place_are_told_when_the_one_who_answers_dies(self):
+        async def main():
+            async with aio.Bus("requests") as bus, bus.requester("ask", late_join=0.01, in_flight=1) as requester:
+                with Child(RESPONDER) as child:
+                    self.assertEqual(await asyncio.to_thread(child.hear), "here")
+                    await requester.wait_for_responders(1, PATIENCE)
+                    waits = asyncio.create_task(requester.request(b"wait", PATIENCE))
+                    self.assertEqual(await asyncio.to_thread(child.hear), "has it")
+                    more = [asyncio.create_task(requester.request(b"echo", 2 * PATIENCE)) for _ in range(40)]
+                    while len(requester._placeless) < len(more):
+                        await asyncio.sleep(0)
+                    child.process.kill()
+                    ended = await asyncio.gather(waits, *more, return_exceptions=True)
+                self.assertEqual([type(error) for error in ended], [busway.ResponderDied] + 40 * [busway.NoResponders])
+
+        asyncio.run(asyncio.wait_for(main(), PATIENCE))
+
+    def test_a_place_that_is_given_up_is_the_next_ones_and_who_waits_for_one_has_its_own_time(self):
+        async def main():
+            async with aio.Bus("requests") as bus, bus.requester("ask", in_flight=1) as requester:
+                async with bus.responder("ask") as responder:
+                    await requester.wait_for_responders(1, PATIENCE)
+                    held = await requester.send(b"held", None)
+                    with self.assertRaises(busway.TooManyRequests):
+                        await requester.send(b"late", 0.01)
+                    more = [asyncio.create_task(requester.send(b"next", None)) for _ in range(40)]
+                    while len(requester._placeless) < len(more):
+                        await asyncio.sleep(0)
+                    # One after the other is given up, without an answer.
+                    held.cancel()
+                    for task in more:
+                        (await task).cancel()
+                    self.assertEqual((requester.requester.under_way, len(requester._placeless)), (0, 0))
+                    del responder
+
+        asyncio.run(asyncio.wait_for(main(), PATIENCE))
+
     def test_closing_ends_the_tasks_that_wait_for_replies_and_for_requests(self):
         async def main(what):
             bus = await aio.Bus("requests")
