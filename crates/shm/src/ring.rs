@@ -9,7 +9,8 @@
 //!
 //! Invariants: (R1) only this thread writes the slots and the head. (R2) `limit` is at most half a ring beyond the
 //! head at the last fenced look, so that a row which fenced after it was seated is seen before anything is taken from it.
-//! (R3) a chunk is in one place: ring, retired list, a store, a loan, or the heap.
+//! (R3) a chunk is in one place: ring, retired list, a store, a loan, or the heap. (R4) all that an entry counts, its head too, is
+//! 0 before its key says that a ring is there.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -25,7 +26,7 @@ use crate::marks::Group;
 use crate::recycle::{LookAt, Recycler, Sized};
 use crate::seat::{EntryKey, RingShared, Seat};
 use crate::slot::{ChunkRef, InlineMeta, Slot};
-use crate::sync::Ordering;
+use crate::sync::{AtomicU64, Ordering};
 use crate::view::{Loaned, Mapped, SpareKeep};
 
 mod room;
@@ -216,8 +217,11 @@ impl RingWriter {
                 return Err(error);
             }
         };
-        let head = own.tables().at(crate::layout::HEADS_AT + u64::from(index) * 8)?;
+        let head: Mapped<AtomicU64> = own.tables().at(crate::layout::HEADS_AT + u64::from(index) * 8)?;
         let pushes = if late_join_ns.is_some() { RING_PUSHES } else { 0 };
+        // Before the key says that the ring is there: who counts would count the messages of the entry's last ring, which are in the
+        // sums of those that are gone, a second time.
+        head.store(0, Ordering::Relaxed); // published by the Release of the key in `fill_entry`
         fill_entry(&entry, topic, port, &options, pushes, ring);
         let places = options.gating && !options.relay;
         let group = Group::of(own.process(), RingIndex(index));
@@ -227,7 +231,6 @@ impl RingWriter {
             Some(late_join_ns) => shared.for_groups(late_join_ns, options.slots_max.max(slots)),
             None => shared,
         });
-        shared.head_word().store(0, Ordering::Release);
         let limit = u64::from(slots) / 2;
         let writer = Self {
             shared: shared.clone(),

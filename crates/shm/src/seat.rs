@@ -352,10 +352,6 @@ impl RingShared {
         self.head.load(Ordering::Acquire)
     }
 
-    pub(crate) fn head_word(&self) -> &AtomicU64 {
-        &self.head
-    }
-
     /// Says to readers that the message of this sequence is in its slot.
     #[inline]
     pub(crate) fn tell_head(&self, sequence: u64) {
