@@ -297,21 +297,28 @@ with busway.Bus("interrupted") as bus:
         asyncio.run(asyncio.wait_for(main(), 4 * PATIENCE))
 
     def test_tasks_that_wait_for_a_place_are_told_when_the_one_who_answers_dies(self):
-        async def main():
-            async with aio.Bus("requests") as bus, bus.requester("ask", late_join=0.01, in_flight=1) as requester:
+        async def main(late_join):
+            async with aio.Bus("requests") as bus, bus.requester("ask", late_join=late_join, in_flight=1) as requester:
+                # The clock would call them all, but only while something is under way: what it finds is told as what comes is.
+                requester._tick = requester._rung
                 with Child(RESPONDER) as child:
                     self.assertEqual(await asyncio.to_thread(child.hear), "here")
                     await requester.wait_for_responders(1, PATIENCE)
-                    waits = asyncio.create_task(requester.request(b"wait", PATIENCE))
+                    # Nobody takes its end yet, nor lets it go, so that only the death itself can call the first of the others.
+                    held = await requester.send(b"wait", None)
                     self.assertEqual(await asyncio.to_thread(child.hear), "has it")
-                    more = [asyncio.create_task(requester.request(b"echo", 2 * PATIENCE)) for _ in range(40)]
+                    more = [asyncio.create_task(requester.request(b"echo", None)) for _ in range(40)]
                     while len(requester._placeless) < len(more):
                         await asyncio.sleep(0)
                     child.process.kill()
-                    ended = await asyncio.gather(waits, *more, return_exceptions=True)
-                self.assertEqual([type(error) for error in ended], [busway.ResponderDied] + 40 * [busway.NoResponders])
+                    ended = await asyncio.wait_for(asyncio.gather(*more, return_exceptions=True), PATIENCE)
+                self.assertEqual([type(error) for error in ended], 40 * [busway.NoResponders])
+                with self.assertRaises(busway.ResponderDied):
+                    await held.recv()
 
-        asyncio.run(asyncio.wait_for(main(), PATIENCE))
+        # Those who are called are told at once that nobody answers, or wait a while for another who does.
+        for late_join in (0.0, LONG):
+            asyncio.run(main(late_join))
 
     def test_a_place_that_is_given_up_is_the_next_ones_and_who_waits_for_one_has_its_own_time(self):
         async def main():
