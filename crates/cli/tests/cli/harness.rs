@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpListener};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
@@ -268,6 +269,18 @@ impl Ended {
         let place = self.stderr[at + 1].strip_prefix("  at: ").expect("a place");
         let remedy = self.stderr[at + 2].strip_prefix("  try: ").expect("a remedy");
         (code.to_string(), cause.to_string(), place.to_string(), remedy.to_string())
+    }
+}
+
+/// One that nobody is given who asks for any port, so that it is free still when it is used, or used again.
+pub(crate) fn free_address() -> SocketAddr {
+    let given = fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").expect("the kernel says it");
+    let first: u16 = given.split_whitespace().next().and_then(|first| first.parse().ok()).expect("a port");
+    loop {
+        let port = fastrand::u16(first.min(1 << 15) / 2..first.max(1 << 14));
+        if let Ok(listener) = TcpListener::bind(("127.0.0.1", port)) {
+            break listener.local_addr().expect("it has one");
+        }
     }
 }
 

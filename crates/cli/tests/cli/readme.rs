@@ -1,12 +1,11 @@
 //! What a newcomer copies from the README, run as it stands there.
 
 use std::fs;
-use std::net::{SocketAddr, TcpListener};
 use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::Command;
 
-use crate::harness::{Place, Running};
+use crate::harness::{Place, Running, free_address};
 
 const PAGES: [&str; 2] = [include_str!("../../../../README.md"), include_str!("../../../../README.zh-CN.md")];
 
@@ -23,18 +22,6 @@ fn shell(place: &Place, script: &str) -> Running {
     command.current_dir(place.temporary()).env_remove("BUSWAY_DIR");
     command.stdin(std::process::Stdio::piped());
     Running::start(command)
-}
-
-/// One that nobody is given who asks for any port, so that it is free still when it is used.
-fn free_address() -> SocketAddr {
-    let given = fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").expect("the kernel says it");
-    let first: u16 = given.split_whitespace().next().and_then(|first| first.parse().ok()).expect("a port");
-    loop {
-        let port = fastrand::u16(first.min(1 << 15) / 2..first.max(1 << 14));
-        if let Ok(listener) = TcpListener::bind(("127.0.0.1", port)) {
-            break listener.local_addr().expect("it has one");
-        }
-    }
 }
 
 #[test]

@@ -105,7 +105,10 @@ impl Reader {
 }
 
 fn publisher(place: &Place) -> (Running, ChildStdin) {
-    let mut command = place.command(&["pub", "flights", "-", "--lines", "--wait=2"]);
+    // A subscriber that has no processor for a while is no slow one.
+    let patience = ["--max-wait", "60s", "--linger", "60s"];
+    let words = ["pub", "flights", "-", "--lines", "--wait=2"];
+    let mut command = place.command(&[&words[..], &patience].concat());
     command.stdin(Stdio::piped());
     let mut publisher = Running::start(command);
     let stdin = publisher.stdin().expect("stdin is a pipe");
@@ -154,7 +157,7 @@ fn records_reach_two_subscribers_unchanged_in_flat_memory() {
     input.write_all(&file.bytes[..line]).expect("a line is written");
     first.wait_for(line);
     second.wait_for(line);
-    first.process.signal(Signal::STOP);
+    first.process.stop();
     input.write_all(&file.bytes[line..full]).expect("lines are written");
     second.wait_for(full);
     first.process.signal(Signal::CONT);

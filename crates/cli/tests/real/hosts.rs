@@ -8,7 +8,7 @@ use std::time::Duration;
 use rustix::process::Signal;
 use serde_json::Value;
 
-use crate::harness::{Place, Running, flights, names};
+use crate::harness::{Place, Running, flights, free_address, names};
 
 const DEADLINE: Duration = Duration::from_secs(60);
 /// Of the node beside the publisher.
@@ -53,7 +53,8 @@ fn records_cross_to_a_reliable_subscriber_on_another_host_unchanged() {
     let (far_node, _far_stream, address) = listen(&far, "1", "127.0.0.1:0");
     let (near_node, _near_stream) = dial(&near, "0", &format!("1={address}"));
     let subscriber = far.subscribe(&["flights", "--reliable", "--raw", "--count", &count]);
-    let mut command = near.command(&["pub", "flights", "--lines", "--wait", "--max-wait", "60s"]);
+    let mut command =
+        near.command(&["pub", "flights", "--lines", "--wait", "--max-wait", "60s", "--linger", "60s"]);
     command.stdin(Stdio::piped());
     let mut publisher = Running::start(command);
     let mut input = publisher.stdin().expect("stdin is a pipe");
@@ -79,7 +80,7 @@ fn a_reliable_subscriber_far_away_loses_nothing_while_the_node_beside_it_is_kill
     let (near, far) = (Place::new(), Place::new());
     let records = flights();
     let count = lines(&records).to_string();
-    let (mut far_node, mut _far_stream, address) = listen(&far, "1", "127.0.0.1:0");
+    let (mut far_node, mut _far_stream, address) = listen(&far, "1", &free_address().to_string());
     let (near_node, _near_stream) = dial(&near, "0", &format!("1={address}"));
     let mut command = far.command(&["sub", "flights", "--reliable", "--raw", "--count", &count]);
     let (reader, writer) = std::io::pipe().expect("a pipe");

@@ -18,7 +18,8 @@ fn the_holder_and_a_reliable_subscriber_die_together_and_the_others_go_on() {
     command.stdout(writer);
     let mut survivor = Running::start(command);
     survivor.stderr_until(|line| line == "ready x");
-    let mut command = place.command(&["pub", "x", "--lines", "--wait=3"]);
+    let mut command =
+        place.command(&["pub", "x", "--lines", "--wait=3", "--max-wait", "60s", "--linger", "60s"]);
     command.stdin(Stdio::piped());
     let mut publisher = Running::start(command);
     let mut input = publisher.stdin().expect("stdin is a pipe");

@@ -13,7 +13,7 @@ fn limits_that_are_too_small_are_refused_by_name_and_nobody_else_notices() {
     let place = Place::new();
     let node = place.up();
     let listener = place.subscribe(&["x", "--reliable", "--raw", "--count", "2"]);
-    place.run(&["pub", "x", "before", "--wait"]).expect(0);
+    place.run(&["pub", "x", "before", "--wait", "--linger", "60s"]).expect(0);
     let limits = [
         ("ulimit -n 8", "BUS-0302", "ulimit -n"),
         ("ulimit -n 10", "BUS-0302", "ulimit -n"),
@@ -29,7 +29,7 @@ fn limits_that_are_too_small_are_refused_by_name_and_nobody_else_notices() {
         assert!(told.contains(remedy), "{limit}: {told}");
         assert_eq!(ended.stderr.len(), 3, "{limit}: {:?}", ended.stderr);
     }
-    place.run(&["pub", "x", "after", "--wait"]).expect(0);
+    place.run(&["pub", "x", "after", "--wait", "--linger", "60s"]).expect(0);
     assert_eq!(listener.finish().expect(0).text(), "before\nafter\n");
     node.signal(rustix::process::Signal::TERM);
     node.finish().expect(0);
@@ -95,7 +95,8 @@ fn check_group(group: &Group, place: &Place) {
     let (code, cause, _, remedy) = refused.report();
     assert!(["BUS-0301", "BUS-0305"].contains(&code.as_str()), "{code}: {cause}");
     assert!(!remedy.is_empty());
-    let sent = group.run(place, &["pub", "x", "--size", "4MiB", "--count", "20", "--wait"]).expect(0);
+    let words = ["pub", "x", "--size", "4MiB", "--count", "20", "--wait"];
+    let sent = group.run(place, &[&words[..], &["--max-wait", "60s", "--linger", "60s"]].concat()).expect(0);
     assert_eq!(sent.last_error_line(), "sent 20 subscribers 1 delivered 20 dropped 0 in-flight 0");
     // The refused publisher sent nothing, so all that comes is of the second.
     assert!(listener.finish().expect(0).stdout.len() == 20 * ((4 << 20) + 1));

@@ -37,7 +37,10 @@ impl Scene {
         command.stdout(writer);
         let mut stopped = Running::start(command);
         stopped.stderr_until(|line| line == "ready x");
-        let mut command = place.command(&["pub", "x", "--lines", "--wait=2"]);
+        // The other one may have no processor for a while; who is stopped is waited for only where its policy says so.
+        let max_wait = if ["block", "evict"].contains(&policy) { "2s" } else { "60s" };
+        let words = ["pub", "x", "--lines", "--wait=2", "--max-wait", max_wait];
+        let mut command = place.command(&words);
         command.stdin(Stdio::piped());
         let mut publisher = Running::start(command);
         let mut input = publisher.stdin().expect("stdin is a pipe");
@@ -140,7 +143,9 @@ fn a_blocking_subscriber_costs_the_cap_once_and_is_named() {
     let mut scene = Scene::new(&place, "block", MANY);
     scene.send_all("block");
     let behind = scene.view(&place).expect("the stopped one is there");
-    assert_eq!((&behind["policy"], &behind["state"]), (&"block".into(), &"stalled".into()));
+    assert_eq!(behind["policy"], "block");
+    // Where this look comes late its process is known to stand still, which says more.
+    assert!(behind["state"] == "stalled" || behind["state"] == "hung", "{behind}");
     assert_eq!(behind["lag"], MANY, "{behind}");
     assert!(behind["behind_ms"].as_u64() > Some(0), "{behind}");
     let arrived = scene.go_on(&(MANY - 1).to_string());

@@ -56,7 +56,7 @@ fn talk(subscriber: Command, publisher: Command) {
 }
 
 const SUB: [&str; 5] = ["sub", "x", "--reliable", "--count", "100"];
-const PUB: [&str; 6] = ["pub", "x", "y", "--wait", "--count", "100"];
+const PUB: [&str; 10] = ["pub", "x", "y", "--wait", "--count", "100", "--max-wait", "60s", "--linger", "60s"];
 
 #[test]
 fn who_runs_the_tests_can_use_it() {
