@@ -209,12 +209,15 @@ pub(crate) fn a_write_waits_for_room_and_the_backlog_says_how_much_is_under_way<
             }
         }
     }
-    let Backlog { unacknowledged, here } = scene.place.near().backlog(pair.near).unwrap();
+    // The kernel may have some of it in hand still.
+    let unacknowledged = scene.until("the peer has no room: nothing of it waits to leave", |scene| {
+        let Backlog { unacknowledged, here } = scene.place.near().backlog(pair.near).unwrap();
+        (here == 0).then_some(unacknowledged)
+    });
     assert!(
         unacknowledged > 0 && unacknowledged <= sent as u64,
         "{unacknowledged} of {sent} bytes are under way"
     );
-    assert_eq!(here, 0, "the peer has no room: nothing of it waits to leave");
     let mut read = 0;
     let mut last = None;
     scene.until("the write is done", |scene| {
@@ -298,8 +301,8 @@ pub(crate) fn a_wake_ends_a_poll_and_is_no_event<P: Place>(mut scene: Scene<P>) 
         scene.place.near().wake();
         // A poll that a wake does not end would sleep until its timeout, or let the clock run so far.
         let before_ns = scene.place.near().now_ns();
-        scene.place.near().poll(Some(Duration::from_secs(20)), &mut events);
-        assert!(scene.place.near().now_ns() - before_ns < 15_000_000_000, "the poll slept on");
+        scene.place.near().poll(Some(Duration::from_secs(100)), &mut events);
+        assert!(scene.place.near().now_ns() - before_ns < 60_000_000_000, "the poll slept on");
         assert!(events.is_empty(), "{events:?}");
     }
 }

@@ -8,7 +8,7 @@ use crate::place::{Parcel, Place};
 use crate::scene::{Scene, Who, landing};
 
 pub(crate) fn a_dial_to_where_nobody_listens_is_refused_and_leaves_nothing<P: Place>(mut scene: Scene<P>) {
-    let listening = scene.listen();
+    let listening = scene.listen_apart();
     scene.place.far().unlisten(listening.listener);
     let connection = scene.place.near().dial(listening.address);
     assert_eq!(scene.dialed(Who::Near, connection), Err(Fault::Refused));
@@ -17,7 +17,7 @@ pub(crate) fn a_dial_to_where_nobody_listens_is_refused_and_leaves_nothing<P: Pl
 }
 
 pub(crate) fn an_address_that_cannot_be_listened_at_is_named_with_the_reason<P: Place>(mut scene: Scene<P>) {
-    let listening = scene.listen();
+    let listening = scene.listen_apart();
     let how = |address| Listen { address, backlog: 8, refusal: Vec::new() };
     let address = listening.address;
     let error = scene.place.far().listen(how(address)).unwrap_err();
@@ -32,7 +32,7 @@ pub(crate) fn an_address_that_cannot_be_listened_at_is_named_with_the_reason<P: 
 }
 
 pub(crate) fn who_comes_after_the_end_of_listening_is_refused<P: Place>(mut scene: Scene<P>) {
-    let listening = scene.listen();
+    let listening = scene.listen_apart();
     let (pair, _) = scene.connect_to(listening.address);
     scene.place.far().unlisten(listening.listener);
     let late = scene.place.near().dial(listening.address);

@@ -42,6 +42,8 @@ pub(crate) trait Place {
     fn is_one_host(&self) -> bool;
     /// Which address of the near host the far one sees.
     fn near_address(&self, far: IpAddr) -> IpAddr;
+    /// A port that nobody of the far host is given who asks for any; it may be in use.
+    fn port_apart(&self, dice: &mut fastrand::Rng) -> u16;
     /// The far process gets no more descriptors, or again as many as it likes.
     fn limit_far(&mut self, limited: bool);
     /// What to print when a claim fails.
@@ -103,6 +105,13 @@ impl Place for Tcp {
 
     fn near_address(&self, far: IpAddr) -> IpAddr {
         far
+    }
+
+    fn port_apart(&self, _: &mut fastrand::Rng) -> u16 {
+        let given = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap();
+        let first: u16 = given.split_whitespace().next().unwrap().parse().unwrap();
+        // Not by the seed of the scene: other processes that run the same claims would try the same ports.
+        fastrand::u16(first.min(1 << 15) / 2..first.max(1 << 14))
     }
 
     fn limit_far(&mut self, limited: bool) {
@@ -194,6 +203,10 @@ impl Place for Memory {
 
     fn near_address(&self, far: IpAddr) -> IpAddr {
         if far.is_ipv4() { NEAR.ipv4() } else { NEAR.ipv6() }
+    }
+
+    fn port_apart(&self, dice: &mut fastrand::Rng) -> u16 {
+        dice.u16(1..1024)
     }
 
     fn limit_far(&mut self, limited: bool) {

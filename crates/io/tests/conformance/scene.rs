@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use busway_io::{ConnectionId, Driver, Event, Fault, Listen, Listening, Read, Submitted};
+use busway_io::{ConnectionId, Driver, Event, Fault, Listen, ListenError, Listening, Read, Submitted};
 
 use crate::place::{Landing, Parcel, Place};
 
@@ -70,9 +70,9 @@ impl<P: Place> Scene<P> {
         self.far_sleeps = sleeps;
     }
 
-    /// Goes on until `done` says so; for ten seconds of the driver's clock.
+    /// Goes on until `done` says so; for a minute of the driver's clock.
     pub(crate) fn until<T>(&mut self, what: &str, mut done: impl FnMut(&mut Self) -> Option<T>) -> T {
-        let deadline_ns = self.place.near().now_ns() + 10_000_000_000;
+        let deadline_ns = self.place.near().now_ns() + 60_000_000_000;
         loop {
             if let Some(found) = done(self) {
                 return found;
@@ -112,6 +112,20 @@ impl<P: Place> Scene<P> {
     pub(crate) fn listen_at(&mut self, ip: IpAddr, refusal: &[u8]) -> Listening {
         let how = Listen { address: SocketAddr::new(ip, 0), backlog: 1024, refusal: refusal.to_vec() };
         self.place.far().listen(how).unwrap()
+    }
+
+    /// Listens at the far host's first address, at a port that nobody is given who asks for any: where nobody listens any more,
+    /// nobody does.
+    pub(crate) fn listen_apart(&mut self) -> Listening {
+        let ip = self.place.far_addresses()[0];
+        loop {
+            let port = self.place.port_apart(&mut self.dice);
+            let how = Listen { address: SocketAddr::new(ip, port), backlog: 1024, refusal: Vec::new() };
+            match self.place.far().listen(how) {
+                Err(ListenError { fault: Fault::AddressInUse, .. }) => {}
+                listening => return listening.unwrap(),
+            }
+        }
     }
 
     /// Listens at the far host's first address.
