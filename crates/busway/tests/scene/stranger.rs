@@ -9,7 +9,7 @@ use busway_wire::{HEADER_SIZE, Header, PortId, Seed, Topic, cluster_id};
 use zerocopy::FromBytes;
 
 /// Far longer than a node takes to answer, also on a machine that does ten other things.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 pub(crate) struct Stranger {
     pub(crate) stream: TcpStream,

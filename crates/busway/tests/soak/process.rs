@@ -11,7 +11,7 @@ use crate::talk::Orders;
 
 /// A test process that says nothing for this long hangs. Everything that it calls returns within three seconds; the
 /// rest is for a machine that has other things to do.
-pub(crate) const SILENT_NS: u64 = 15_000_000_000;
+pub(crate) const SILENT_NS: u64 = 45_000_000_000;
 const SAID_MAX: usize = 12;
 
 /// A running process.

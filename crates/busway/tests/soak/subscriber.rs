@@ -219,7 +219,7 @@ fn close(subscriber: &Subscriber, ledger: &Ledger) {
 
 /// The last process of the domain: nothing of the others is left in its books.
 fn alone(bus: &Bus) {
-    let deadline = monotonic_ns() + 10_000_000_000;
+    let deadline = monotonic_ns() + 30_000_000_000;
     loop {
         match bus.inspect() {
             Ok(seen) => {

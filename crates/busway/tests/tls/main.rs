@@ -21,7 +21,8 @@ use busway_wire::link::{Frame, Hello, Identity, Refusal, RefusalCode, decode, en
 use busway_wire::{HEADER_SIZE, Header, Seed, cluster_id};
 use pki::Pki;
 
-const PATIENCE: Duration = Duration::from_secs(20);
+/// Far longer than anything takes, also on a machine that does ten other things.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A directory that is removed at the end.
 struct Directory(PathBuf);
@@ -433,7 +434,7 @@ fn a_handshake_that_is_trickled_is_cut_off_and_others_are_let_in_meanwhile() {
         assert!(!deadline.expired(), "{:?}", far.node.peers());
         std::thread::yield_now();
     }
-    assert!(near.node.wait_for_peers(1, Duration::ZERO));
+    near.wait_for_peers(1);
 }
 
 #[test]

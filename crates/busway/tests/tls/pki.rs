@@ -3,7 +3,6 @@
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
-use std::time::Duration;
 
 use busway::Tls;
 use rcgen::{
@@ -15,6 +14,8 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::{ClientConfig, ClientConnection, DigitallySignedStruct, SignatureScheme, StreamOwned};
 use time::OffsetDateTime;
+
+use crate::PATIENCE;
 
 /// A CA that signs whatever a test wants.
 pub(crate) struct Pki {
@@ -90,14 +91,14 @@ impl Pki {
         uri: Option<&str>,
     ) -> StreamOwned<ClientConnection, TcpStream> {
         let stream = TcpStream::connect(address).unwrap();
-        stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
         StreamOwned::new(self.client(uri), stream)
     }
 
     /// As `connect`, up to the end of the handshake; the byte at `at` of all that it says is xored with `mask`.
     pub(crate) fn connect_damaged(&self, address: SocketAddr, uri: &str, at: usize, mask: u8) -> TcpStream {
         let stream = TcpStream::connect(address).unwrap();
-        stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
         let mut client = self.client(Some(uri));
         let mut damaged = Damaged { stream, at, mask };
         while client.is_handshaking() && client.complete_io(&mut damaged).is_ok() {}
