@@ -175,7 +175,7 @@ impl Told {
     /// Sends so many small messages a second, each with the time at which it was meant to be sent.
     fn ping(&mut self, rate: u64) -> Result<(), Failure> {
         let mut publisher = self.bus.publisher(PING).open()?;
-        publisher.wait_for_subscribers(1, Duration::from_secs(10))?;
+        publisher.wait_for_subscribers(1, Duration::from_secs(60))?;
         let (pinging, silence) = channel();
         self.pinging = Some(pinging);
         let period_ns = 1_000_000_000 / rate.max(1);

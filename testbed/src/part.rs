@@ -138,7 +138,7 @@ impl Parts {
     /// Asks a node something that it answers at once.
     pub(crate) fn ask(&mut self, index: usize, word: &str) -> Result<Value, Failure> {
         self.tell(index, word)?;
-        let told = self.hear(index, word, Duration::from_secs(30))?;
+        let told = self.hear(index, word, Duration::from_secs(60))?;
         Ok(serde_json::from_str(&told)?)
     }
 
