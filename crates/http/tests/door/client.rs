@@ -12,7 +12,7 @@ use busway_http::{Http, HttpConfig};
 use serde_json::Value;
 
 /// Nothing here takes longer, but what is measured in the limits.
-pub(crate) const LIMIT: Duration = Duration::from_secs(30);
+pub(crate) const LIMIT: Duration = Duration::from_secs(60);
 
 /// A moment of the monotonic clock.
 #[derive(Clone, Copy, Debug, PartialEq, PartialOrd)]

@@ -36,7 +36,7 @@ fn of_more_requests_than_may_be_under_way_each_is_answered_or_told_when_to_come_
     }
     let asking = |count: u32| -> Vec<_> {
         let one = move |number| {
-            let path = format!("/v1/request/slow.{}?timeout=30s", number % 2);
+            let path = format!("/v1/request/slow.{}?timeout=60s", number % 2);
             std::thread::spawn(move || ask(at, "POST", &path, &[], b"x"))
         };
         (0..count).map(one).collect()
@@ -94,12 +94,17 @@ fn the_account_of_requests_closes_whatever_becomes_of_them() {
             }
         }
     }
-    let text = http.metrics();
+    // What it has of the flow is given back before it is counted.
+    let deadline = Moment::now() + LIMIT;
     let of = |name: &str| -> u64 {
+        let text = http.metrics();
         let line = text.lines().find_map(|line| line.strip_prefix(&format!("busway_http_{name} ")));
         line.expect("it is told").parse().expect("a number")
     };
-    assert_eq!((of("broken_off_total"), of("refused_total{cause=\"wrong\"}"), of("under_way")), (10, 10, 0));
+    while of("under_way") > 0 {
+        assert!(Moment::now() < deadline, "each is counted");
+    }
+    assert_eq!((of("broken_off_total"), of("refused_total{cause=\"wrong\"}")), (10, 10));
     assert_eq!(of("requests_total"), of("answered_total") + 20);
 }
 
@@ -248,7 +253,7 @@ fn who_sends_a_head_or_a_body_byte_by_byte_is_cut_off_in_its_time() {
             stream.set_read_timeout(Some(Duration::from_millis(200))).expect("a time-out");
             let mut answer = Vec::new();
             let mut bytes = rest.iter().cycle();
-            while began.elapsed() < most + Duration::from_secs(10) {
+            while began.elapsed() < most + LIMIT {
                 let mut part = [0; 512];
                 match stream.read(&mut part) {
                     Ok(0) => return (began.elapsed(), answer),
@@ -257,6 +262,8 @@ fn who_sends_a_head_or_a_body_byte_by_byte_is_cut_off_in_its_time() {
                     Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
                         let byte: Vec<u8> = bytes.next().copied().into_iter().collect();
                         if stream.write_all(&byte).is_err() {
+                            // It may have been told why since it looked.
+                            let _ = stream.read_to_end(&mut answer);
                             return (began.elapsed(), answer);
                         }
                     }
@@ -302,8 +309,9 @@ fn one_connection_more_than_may_be_or_than_an_address_may_have_is_told_so_and_on
     let at = http.addresses()[0];
     let [greedy, other, third] = [1, 2, 3].map(|last| Ipv4Addr::new(127, 0, 0, last));
     let hold = |from: Ipv4Addr| {
+        // One that is used: who says nothing between two requests is closed soon.
         let mut stream = connect_from(from, at);
-        stream.write_all(b"GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n").expect("read");
+        stream.write_all(b"GET /v1/subscribe/a HTTP/1.1\r\nhost: localhost\r\n\r\n").expect("read");
         let mut answer = [0; 12];
         stream.read_exact(&mut answer).expect("an answer");
         assert_eq!(&answer, b"HTTP/1.1 200");
