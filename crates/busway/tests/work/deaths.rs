@@ -3,8 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use busway::{Cause, RequestError};
-use busway_shm::clock::Deadline;
+use busway::{Cause, Puller, RequestError, SubscriberView};
 
 use crate::part::{ACK, Part};
 use crate::proxy::Proxy;
@@ -339,29 +338,41 @@ fn a_request_ends_also_where_only_one_side_has_missed_the_link() {
 
 #[test]
 fn a_node_that_ends_gives_back_what_nobody_there_has_begun() {
+    const GROUPS: usize = 4;
+    const TASKS: u64 = 20;
     let (near, mut far) = two_hosts();
     let mut pusher = near.bus.pusher("work").open().unwrap();
-    let mut there = far.bus.puller("work").open().unwrap();
-    pusher.wait_for_pullers(1, PATIENCE).unwrap();
-    for n in 0..300_u64 {
+    let pull = |host: &Host, group| host.bus.puller("work").group(&format!("g{group}")).open().unwrap();
+    let mut there: Vec<_> = (0..GROUPS).map(|group| pull(&far, group)).collect();
+    pusher.wait_for_pullers(GROUPS, PATIENCE).unwrap();
+    let mut done = vec![Vec::new(); GROUPS];
+    let mut take = |group: usize, puller: &mut Puller| {
+        done[group].push(puller.recv_timeout(PATIENCE).unwrap().expect("a task").to_vec());
+    };
+    for n in 0..TASKS {
         pusher.send(&n.to_le_bytes()).unwrap();
     }
-    let mut done = Vec::new();
-    for _ in 0..60 {
-        done.push(there.recv_timeout(PATIENCE).unwrap().expect("a task").to_vec());
+    for (group, there) in there.iter_mut().enumerate() {
+        (0..TASKS).for_each(|_| take(group, there));
     }
-    // What it was granted beyond is there by now, and lies ready.
-    let settled = Deadline::after(Duration::from_millis(60));
-    until("it has settled", || settled.expired());
+    // Who took that many looked for another. It is all there is, so that nothing is on its way.
+    pusher.send(&TASKS.to_le_bytes()).unwrap();
+    until("it lies ready for each", || {
+        let topics = far.bus.inspect().unwrap().topics;
+        let views = topics.iter().filter(|view| view.topic == "work").flat_map(|view| &view.subscribers);
+        let ready = |group: &&SubscriberView| group.delivered == TASKS && group.in_flight == 1;
+        views.filter(|port| port.policy == "group").filter(ready).count() == GROUPS
+    });
     far.node = None;
-    let mut here = near.bus.puller("work").open().unwrap();
-    while let Some(task) = here.recv_timeout(Duration::from_secs(1)).unwrap() {
-        done.push(task.to_vec());
+    let mut here: Vec<_> = (0..GROUPS).map(|group| pull(&near, group)).collect();
+    for (group, here) in here.iter_mut().enumerate() {
+        take(group, here);
     }
     pusher.flush(PATIENCE).unwrap();
     let account = pusher.account();
-    assert_eq!((account.delivered, account.dropped_total()), (300, 0), "{account:?}");
-    done.sort();
-    done.dedup();
-    assert_eq!(done.len(), 300);
+    assert_eq!((account.delivered, account.dropped_total()), (GROUPS as u64 * (TASKS + 1), 0), "{account:?}");
+    for mut of_group in done {
+        of_group.sort();
+        assert_eq!(of_group, (0..=TASKS).map(|n| n.to_le_bytes().to_vec()).collect::<Vec<_>>());
+    }
 }

@@ -339,6 +339,10 @@ impl Far {
     /// The peer has started again, or is gone: nothing of what it gave is its any more. What somebody here has, is finished; what nobody has,
     /// is not begun, and goes back if the peer hears of it.
     pub(super) fn forget(&mut self, say: &mut Says) {
+        // Before that: who may still give something would give here again what goes back.
+        for pull in self.told.values() {
+            say.word(&Word::Unpull { pull: *pull });
+        }
         let mut back = |task, attempt| over(say, task, End::Back { attempt });
         for taking in self.takings.values() {
             for (place, _) in taking.places.values() {
