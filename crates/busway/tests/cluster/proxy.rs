@@ -19,8 +19,10 @@ pub(crate) struct Proxy {
 /// What becomes of bytes, and of who does not dial.
 #[derive(Default)]
 struct Mode {
-    /// Bytes go nowhere, and nobody is told.
+    /// Bytes of who dials go nowhere, and nobody is told.
     swallows: AtomicBool,
+    /// Those that went nowhere.
+    swallowed: Mutex<Vec<u8>>,
     /// Who does not dial is not told that the other is gone.
     is_silent: AtomicBool,
 }
@@ -43,10 +45,10 @@ impl Proxy {
                 if refuses.load(Ordering::SeqCst) {
                     continue;
                 }
-                for (from, to) in [(&near, &far), (&far, &near)] {
+                for (from, to, dials) in [(&near, &far, true), (&far, &near, false)] {
                     let (from, to) = (from.try_clone().unwrap(), to.try_clone().unwrap());
                     let mode = of_all.clone();
-                    std::thread::spawn(move || pass(from, to, &mode));
+                    std::thread::spawn(move || pass(from, to, dials, &mode));
                 }
                 open.push([near, far]);
             }
@@ -79,9 +81,14 @@ impl Proxy {
         self.closed.store(false, Ordering::SeqCst);
     }
 
-    /// From now on bytes go nowhere, until it is closed.
+    /// From now on what who dials says goes nowhere, until it is opened again. The other is heard.
     pub(crate) fn swallow(&self) {
         self.mode.swallows.store(true, Ordering::SeqCst);
+    }
+
+    /// Whether these bytes are among those that went nowhere.
+    pub(crate) fn has_swallowed(&self, bytes: &[u8]) -> bool {
+        self.mode.swallowed.lock().unwrap().windows(bytes.len()).any(|window| window == bytes)
     }
 
     /// As `close`, for who dials; the other is not told.
@@ -98,10 +105,12 @@ impl Proxy {
     }
 }
 
-fn pass(mut from: TcpStream, mut to: TcpStream, mode: &Mode) {
+fn pass(mut from: TcpStream, mut to: TcpStream, dials: bool, mode: &Mode) {
     let mut bytes = vec![0; 64 << 10];
     while let Ok(count @ 1..) = from.read(&mut bytes) {
-        if !mode.swallows.load(Ordering::SeqCst) && to.write_all(&bytes[..count]).is_err() {
+        if dials && mode.swallows.load(Ordering::SeqCst) {
+            mode.swallowed.lock().unwrap().extend_from_slice(&bytes[..count]);
+        } else if to.write_all(&bytes[..count]).is_err() {
             break;
         }
     }

@@ -54,16 +54,24 @@ impl Part {
         }
     }
 
+    /// Returns when each of its threads waits for something.
+    pub(crate) fn waits(&self) {
+        until("it waits", || self.is(" S"));
+    }
+
     /// SIGSTOP: it stays, and does nothing. Returns when each of its threads has stopped.
     pub(crate) fn stop(&self) {
         self.signal("-STOP");
+        until("it has stopped", || self.is(" T"));
+    }
+
+    /// Whether each of its threads is in this state, as the kernel writes it.
+    fn is(&self, state: &str) -> bool {
         let threads = format!("/proc/{}/task", self.child.id());
-        until("it has stopped", || {
-            std::fs::read_dir(&threads).unwrap().all(|thread| {
-                let stat = std::fs::read_to_string(thread.unwrap().path().join("stat"));
-                stat.is_ok_and(|stat| stat.rsplit(')').next().is_some_and(|rest| rest.starts_with(" T")))
-            })
-        });
+        std::fs::read_dir(&threads).unwrap().all(|thread| {
+            let stat = std::fs::read_to_string(thread.unwrap().path().join("stat"));
+            stat.is_ok_and(|stat| stat.rsplit(')').next().is_some_and(|rest| rest.starts_with(state)))
+        })
     }
 
     /// SIGCONT.

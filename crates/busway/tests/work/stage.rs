@@ -93,3 +93,10 @@ pub(crate) fn until(what: &str, mut done: impl FnMut() -> bool) {
         std::thread::yield_now();
     }
 }
+
+/// How many messages were laid out on a topic of a domain, by who publishes there.
+pub(crate) fn laid_out(bus: &Bus, topic: &str) -> u64 {
+    let topics = bus.inspect().unwrap().topics;
+    let publishers = topics.iter().filter(|view| view.topic == topic).flat_map(|view| &view.publishers);
+    publishers.map(|publisher| publisher.sent).sum()
+}
