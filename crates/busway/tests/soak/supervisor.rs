@@ -143,7 +143,7 @@ impl Supervisor {
             }
         }
         // All who are there now have come and met: what is more than before was left by the dead.
-        let settled = monotonic_ns() + 2 * CATCH_UP_NS;
+        let settled = monotonic_ns() + CATCH_UP_NS + 20_000 * MS;
         loop {
             self.turn(false);
             let complete = self.places.iter().all(|place| place.process.as_ref().is_some_and(|p| p.ready));
