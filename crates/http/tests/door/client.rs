@@ -113,13 +113,25 @@ pub(crate) fn head(reader: &mut impl BufRead) -> (u16, BTreeMap<String, String>)
 pub(crate) fn raw(address: SocketAddr, bytes: &[u8]) -> Answer {
     let mut stream = connect(address);
     let _ = stream.write_all(bytes);
+    // To some it says how much there would be.
+    if bytes.starts_with(b"HEAD ") {
+        let (mut reader, mut body) = (BufReader::new(stream), Vec::new());
+        let (status, headers) = head(&mut reader);
+        if !headers.contains_key("content-length") {
+            let _ = reader.read_to_end(&mut body);
+        }
+        return Answer { status, headers, body };
+    }
+    answer(stream)
+}
+
+/// Reads an answer to its end.
+pub(crate) fn answer(stream: TcpStream) -> Answer {
     let mut reader = BufReader::new(stream);
     let (status, headers) = head(&mut reader);
     let mut body = Vec::new();
     let length = headers.get("content-length").and_then(|length| length.parse().ok());
     match length {
-        // It says how much there would be.
-        Some(_) if bytes.starts_with(b"HEAD ") => {}
         Some(length) => {
             body.resize(length, 0);
             reader.read_exact(&mut body).expect("the body");

@@ -2,6 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::ops::Range;
 use std::sync::mpsc;
 use std::time::Duration;
 
@@ -10,7 +11,25 @@ use busway_http::limits::{BODY_TIME, HEADER_BYTES_MAX, HEADER_TIME, HEADERS_MAX}
 use rustix::net::sockopt::set_socket_send_buffer_size;
 use rustix::net::{AddressFamily, SocketType, bind, socket};
 
-use crate::client::{LIMIT, Moment, Place, ask, connect, get, metric, open, raw};
+use crate::client::{Answer, LIMIT, Moment, Place, answer, ask, connect, get, metric, open, raw, request};
+
+/// A request whose body is asked for, and has not come.
+fn begin(at: SocketAddr, topic: &str) -> TcpStream {
+    let mut stream = connect(at);
+    let expects = ["expect: 100-continue"];
+    let all = request("POST", &format!("/v1/request/{topic}?timeout=60s"), &expects, b"x");
+    stream.write_all(&all[..all.len() - 1]).expect("it is read");
+    let mut told = [0; 25];
+    stream.read_exact(&mut told).expect("it is told");
+    assert_eq!(&told, b"HTTP/1.1 100 Continue\r\n\r\n");
+    stream
+}
+
+/// Its body, and the answer.
+fn go_on(mut stream: TcpStream) -> Answer {
+    stream.write_all(b"x").expect("it is read");
+    answer(stream)
+}
 
 #[test]
 fn of_more_requests_than_may_be_under_way_each_is_answered_or_told_when_to_come_again() {
@@ -34,19 +53,27 @@ fn of_more_requests_than_may_be_under_way_each_is_answered_or_told_when_to_come_
             kept.into_iter().for_each(|request| request.reply(b"done").expect("it is waited for"));
         }));
     }
-    let asking = |count: u32| -> Vec<_> {
+    let asking = |numbers: Range<u32>, topics: u32| -> Vec<_> {
         let one = move |number| {
-            let path = format!("/v1/request/slow.{}?timeout=60s", number % 2);
+            let path = format!("/v1/request/slow.{}?timeout=60s", number % topics);
             std::thread::spawn(move || ask(at, "POST", &path, &[], b"x"))
         };
-        (0..count).map(one).collect()
+        numbers.map(one).collect()
     };
-    let first = asking(in_flight);
-    let deadline = Moment::now() + LIMIT;
-    while metric(at, "busway_http_ingress_requests") < in_flight.into() {
-        assert!(Moment::now() < deadline, "all are under way");
-    }
-    let more: Vec<_> = asking(60).into_iter().map(|thread| thread.join().expect("an answer")).collect();
+    let under_way = |count: u32| {
+        let deadline = Moment::now() + LIMIT;
+        while metric(at, "busway_http_ingress_requests") < count.into() {
+            assert!(Moment::now() < deadline, "{count} are under way");
+        }
+    };
+    let mut first = asking(0..in_flight - 1, 2);
+    under_way(in_flight - 1);
+    // Of a third topic none is under way: only the bound of all refuses those. Three are told to go on while there is a place.
+    let begun: Vec<TcpStream> = (0..3).map(|_| begin(at, "slow.2")).collect();
+    first.extend(asking(in_flight - 1..in_flight, 2));
+    under_way(in_flight);
+    let more = asking(0..60, 3).into_iter().map(|thread| thread.join().expect("an answer"));
+    let more: Vec<_> = begun.into_iter().map(go_on).chain(more).collect();
     for answer in &more {
         assert_eq!((answer.status, answer.headers["retry-after"].as_str()), (429, "1"), "{answer:?}");
         assert_eq!(answer.code(), "BUS-0417");
@@ -58,14 +85,14 @@ fn of_more_requests_than_may_be_under_way_each_is_answered_or_told_when_to_come_
     let answered = answered.filter(|answer| answer.status == 200).count();
     servers.into_iter().for_each(|server| server.join().expect("it ends"));
     assert_eq!(answered, in_flight as usize);
-    assert_eq!(metric(at, "busway_http_refused_total{cause=\"requests\"}"), 60);
+    assert_eq!(metric(at, "busway_http_refused_total{cause=\"requests\"}"), 63);
     let all = ["answered_total", "broken_off_total", "under_way"]
         .map(|name| metric(at, &format!("busway_http_{name}")));
     // The last two questions were asked after those before them were answered.
     let requests = metric(at, "busway_http_requests_total");
-    assert!(requests >= all[0] + all[1] + 60, "{requests} {all:?}");
+    assert!(requests >= all[0] + all[1] + 63, "{requests} {all:?}");
     assert_eq!(metric(at, "busway_http_ingress_requests"), 0);
-    println!("evidence: sent=80 answered={answered} refused=60 in_flight=0");
+    println!("evidence: sent=83 answered={answered} refused=63 in_flight=0");
 }
 
 #[test]
@@ -82,7 +109,7 @@ fn the_account_of_requests_closes_whatever_becomes_of_them() {
             _ => {
                 // It goes while it is waited for.
                 let mut stream = connect(at);
-                let request = crate::client::request("POST", "/v1/request/silent?timeout=60s", &[], b"x");
+                let request = request("POST", "/v1/request/silent?timeout=60s", &[], b"x");
                 stream.write_all(&request).expect("it is read");
                 let asked = responder.recv_timeout(LIMIT).expect("a bus").expect("a request");
                 drop(stream);
@@ -116,7 +143,7 @@ fn bytes_that_are_under_way_have_a_bound_for_all_together() {
     let at = http.addresses()[0];
     let mut slow = connect(at);
     // All but its last byte.
-    let all = crate::client::request("POST", "/v1/publish/a", &[], &[b'x'; 70_000]);
+    let all = request("POST", "/v1/publish/a", &[], &[b'x'; 70_000]);
     slow.write_all(&all[..all.len() - 1]).expect("read");
     let deadline = Moment::now() + LIMIT;
     while metric(at, "busway_http_ingress_bytes") != 70_000 {
@@ -164,7 +191,7 @@ fn who_is_refused_while_it_sends_a_large_body_reads_why() {
     let bus = place.bus();
     let http = open(&bus, HttpConfig { body_bytes_max: 1_000, ..HttpConfig::default() });
     let at = http.addresses()[0];
-    let all = crate::client::request("POST", "/v1/publish/a", &[], &vec![b'x'; 1 << 20]);
+    let all = request("POST", "/v1/publish/a", &[], &vec![b'x'; 1 << 20]);
     for _ in 0..20 {
         let mut stream = connect(at);
         // It waits for each part to be taken.
