@@ -42,7 +42,7 @@ fn closes(http: Http) -> bool {
         drop(http);
         let _ = said.send(());
     });
-    told.recv_timeout(LIMIT).is_ok()
+    told.recv_timeout(LIMIT / 2).is_ok()
 }
 
 /// Somebody who publishes without pause until it is told; how much that was.
@@ -96,7 +96,7 @@ fn messages_without_pause_that_its_readers_may_not_have_stop_neither_the_door_no
         let answered = (0..20).filter(|_| get(at, "/healthz").status == 200).count();
         let _ = said.send(answered);
     });
-    let answered = told.recv_timeout(LIMIT);
+    let answered = told.recv_timeout(LIMIT / 2);
     let closed = closes(http);
     let sent = flood.end();
     drop(readers);
