@@ -37,6 +37,11 @@ struct Played {
 impl Played {
     /// It has the values of all pieces, and asks for its own.
     fn new() -> Played {
+        Played::after(0)
+    }
+
+    /// The same where those values take so many milliseconds to come.
+    fn after(ms: u64) -> Played {
         let size = u64::from(PIECES) * ARTIFACT_PIECE_BYTES_MIN;
         let body: Vec<u8> = (0..size).map(|at| (at % 251) as u8).collect();
         let id = ArtifactId::of(&body);
@@ -55,6 +60,7 @@ impl Played {
         played.handle(word(ORIGIN, Word::Tell(Tell { exchanges: 1, through: 1, slots })));
         let of = played.node.next_advert().unwrap().of;
         played.handle(Input::Judged { of, interest: Interest::Fetch });
+        played.wait_until(ms);
         assert!(played.gives(ORIGIN));
         assert_eq!(played.asked_of(ORIGIN), [0, 3, 6, 9, 12]);
         played
@@ -163,6 +169,13 @@ impl Played {
 
 fn of_origin() -> Reference {
     Reference { node: NodeIndex(ORIGIN), epoch: Epoch(1), slot: SlotNumber(0), version: 1 }
+}
+
+#[test]
+fn how_slowly_a_few_bytes_came_says_nothing_of_how_much_is_asked_for() {
+    // The values of fifteen pieces are 480 bytes: in 200 ms that is 2 400 a second, and no more than one piece would be asked for.
+    let played = Played::after(200);
+    assert_eq!(played.asked_of(ORIGIN), [0, 3, 6, 9, 12]);
 }
 
 #[test]

@@ -230,14 +230,13 @@ impl Rate {
     fn came(&mut self, now: Time, bytes: u64) {
         self.bytes += bytes;
         let took = now.since(self.since).max(1);
-        if took >= GOSSIP_RATE_NS || self.known.is_none() {
+        // A few bytes that came late say how late they were, not how fast they come.
+        if took >= GOSSIP_RATE_NS {
             let rate = u128::from(self.bytes) * 1_000_000_000 / u128::from(took);
             // A window in which little was owed says little.
             let known = self.known.map_or(0, |known| known - known / 8);
             self.known = Some(u64::try_from(rate).unwrap_or(u64::MAX).max(known).max(1));
-            if took >= GOSSIP_RATE_NS {
-                self.begin(now);
-            }
+            self.begin(now);
         }
     }
 }
