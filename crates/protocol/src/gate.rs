@@ -6,7 +6,12 @@
 //! link may have what comes through in a round trip and a millisecond, and in the pauses of what acknowledges it, of a round trip at most. Less would leave either idle, more only waits. What lies
 //! elsewhere is counted for its link alone: a host that is slow to be reached stops nobody but who sends to it.
 //!
-//! Invariant: what lies here of the interface is the sum of what was told last of its links, plus what was written since.
+//! Of the links that have bulk for an interface the one goes next that was given least, however often each of them looks: each is charged what
+//! it writes of bulk, and who had none begins where the last one did that went, so that nobody saves up turns (start-time fair queueing: Goyal, Vin
+//! and Cheng, SIGCOMM 1996).
+//!
+//! Invariant: what lies here of the interface is the sum of what was told last of its links, plus what was written since. Who has bulk and was charged
+//! least is let in as soon as there is room; who does not look is waited for no longer than [`GATE_TURN_NS`].
 
 mod queue;
 
@@ -14,8 +19,8 @@ use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 
 use busway_wire::limits::{
-    GATE_ASK_MS, GATE_ASK_MS_MAX, GATE_EPOCH_MS, GATE_EPOCHS, GATE_LOOK_NS, GATE_WAIT_FAR_NS_MAX,
-    GATE_WAIT_NS_MAX, GATE_WAIT_NS_MIN, LINK_FRAGMENT_BYTES,
+    GATE_ASK_MS, GATE_ASK_MS_MAX, GATE_EPOCH_MS, GATE_EPOCHS, GATE_LOOK_NS, GATE_TURN_NS,
+    GATE_WAIT_FAR_NS_MAX, GATE_WAIT_NS_MAX, GATE_WAIT_NS_MIN, LINK_FRAGMENT_BYTES,
 };
 
 use crate::gate::queue::Queue;
@@ -38,6 +43,8 @@ pub struct Gate {
     here: Queue,
     /// When all links were asked for.
     refreshed: Option<Time>,
+    /// The most that a link was charged when it was let in.
+    begun: u64,
 }
 
 #[derive(Debug, Default)]
@@ -46,6 +53,10 @@ struct Link {
     /// What is not acknowledged.
     way: Queue,
     looked: Time,
+    /// What it wrote of bulk, and what others did in whose place it could have.
+    charged: u64,
+    /// It has bulk for which its own way has room, and looks before that.
+    wants_until: Time,
     asked: Option<Time>,
     /// The shortest round trip of this epoch and of those before.
     round_trips: [Option<u64>; GATE_EPOCHS],
@@ -79,6 +90,13 @@ impl Gate {
             link.here = link.here.saturating_add(bytes);
             link.way.put(bytes);
             self.here.put(bytes);
+        }
+    }
+
+    /// So much of what was written to it was bulk, for which it had its turn.
+    pub fn charge(&mut self, connection: ConnectionId, bytes: u64) {
+        if let Some(link) = self.links.get_mut(&connection) {
+            link.charged = link.charged.saturating_add(bytes);
         }
     }
 
@@ -132,11 +150,33 @@ impl Gate {
         self.links.iter().filter(stale).map(|(connection, _)| *connection).collect()
     }
 
-    /// How many bytes of bulk may begin to go over a link.
-    #[must_use]
-    pub fn room(&self, connection: ConnectionId) -> u64 {
-        let way = self.links.get(&connection).map_or(u64::MAX, |link| link.way.room());
-        self.here.room().min(way)
+    /// How many bytes of bulk may begin to go over a link that has some: none while others have some that were given less. It looks again soon, or
+    /// [`rests`](Gate::rests).
+    pub fn room(&mut self, now: Time, connection: ConnectionId) -> u64 {
+        let (here, begun) = (self.here.room(), self.begun);
+        let Some(link) = self.links.get_mut(&connection) else { return here };
+        let way = link.way.room();
+        if link.wants_until <= now {
+            // While it had nothing that could go it had no turn, and none is owed to it.
+            link.charged = link.charged.max(begun);
+        }
+        let charged = link.charged;
+        // Where its own way keeps it back others go meanwhile.
+        link.wants_until =
+            if way > 0 || here == 0 { Time(now.0.saturating_add(GATE_TURN_NS)) } else { Time(0) };
+        let before = |other: &Link| other.wants_until > now && other.charged < charged;
+        if way == 0 || here == 0 || self.links.values().any(before) {
+            return 0;
+        }
+        self.begun = begun.max(charged);
+        here.min(way)
+    }
+
+    /// It has no bulk any more.
+    pub fn rests(&mut self, connection: ConnectionId) {
+        if let Some(link) = self.links.get_mut(&connection) {
+            link.wants_until = Time(0);
+        }
     }
 
     /// What may wait here, of all links, while bulk begins to go.
@@ -151,7 +191,9 @@ impl Gate {
         let most = |queue: &Queue, most| queue.wait_ns(LINK_FRAGMENT_BYTES as u64 / 2).min(most);
         let way = self.links.get(&connection).map(|link| &link.way).filter(|way| way.room() == 0);
         let far = way.map_or(0, |way| most(way, GATE_WAIT_FAR_NS_MAX));
-        if self.is_full() { far.max(most(&self.here, GATE_WAIT_NS_MAX)) } else { far }.max(GATE_WAIT_NS_MIN)
+        // Where it is the turn of another it goes soon after that one.
+        let here = if way.is_none() { most(&self.here, GATE_WAIT_NS_MAX) } else { 0 };
+        far.max(here).max(GATE_WAIT_NS_MIN)
     }
 
     /// Bytes a second of a link, as far as that was measured.

@@ -729,6 +729,12 @@ impl<P: AsRef<[u8]> + Clone> Link<P> {
         }
     }
 
+    /// Bytes of bulk that have gone on this link, with their frames.
+    #[must_use]
+    pub fn bulk_out(&self) -> u64 {
+        self.outgoing.bulk_out()
+    }
+
     /// Whether bulk is there to go, as far as credit allows.
     #[must_use]
     pub fn has_bulk(&self) -> bool {

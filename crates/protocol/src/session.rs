@@ -394,6 +394,12 @@ impl<P: AsRef<[u8]> + Clone> Session<P> {
         }
     }
 
+    /// Bytes of bulk that `transmit` has put out on the present link, with their frames: 0 without one.
+    #[must_use]
+    pub fn bulk_out(&self) -> u64 {
+        self.link.as_ref().map_or(0, Link::bulk_out)
+    }
+
     /// Whether bulk is there, so that `transmit` should be told how much room there is.
     #[must_use]
     pub fn has_bulk(&self) -> bool {

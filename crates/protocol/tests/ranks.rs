@@ -271,8 +271,11 @@ fn bulk_begins_only_while_there_is_room_and_nothing_else_waits_for_that() {
     assert_eq!(left.iter().map(Left::size).collect::<Vec<_>>(), [20_000], "as large as there is room for");
     assert!(host.session.has_bulk(), "the rest waits");
     assert!(!host.session.has_output(), "nothing is said to go out that will not");
+    let out = host.session.bulk_out();
+    assert!((20_000..21_000).contains(&out), "what has gone of it is told, with frames: {out}");
     host.publish(SMALL, 256);
     assert_eq!(host.transmit(), [Left::Bytes { source: SMALL, sequence: 1, offset: 0, size: 256 }]);
+    assert_eq!(host.session.bulk_out(), out, "and nothing else");
     host.session.set_bulk_room(Some(1));
     let left = host.transmit();
     assert_eq!(left.iter().map(Left::size).collect::<Vec<_>>(), [LINK_FRAGMENT_BYTES], "what begins goes");

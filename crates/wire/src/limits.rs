@@ -281,8 +281,8 @@ pub const LINK_QUEUE_BYTES_MIN: u64 = 2 * LINK_FRAGMENT_BYTES as u64;
 /// or a link of 100 Mbit/s would run dry between two looks. It is 1.3 ms of it.
 pub const GATE_BYTES_MIN: u64 = 16 << 10;
 
-/// The same before anything was measured: what one call of `transmit` puts out.
-pub const GATE_BYTES_FIRST: u64 = LINK_BATCH_BYTES as u64;
+/// The same before anything was measured: twice that, 5 ms at 50 Mbit/s. Who is fast has it empty at the next look, and is given as much again.
+pub const GATE_BYTES_FIRST: u64 = 2 * GATE_BYTES_MIN;
 
 /// Nanoseconds of the interface's rate that may lie in the kernel beyond a round trip: what is urgent waits for that, and
 /// with less the interface runs dry while nobody looks.
@@ -301,7 +301,11 @@ pub const GATE_WAIT_NS_MIN: u64 = 50_000;
 /// The same at most, since less than half of [`GATE_QUEUE_NS`] must run dry meanwhile.
 pub const GATE_WAIT_NS_MAX: u64 = 500_000;
 
-/// The same where only the way behind this host is full: what comes through it lies before its end meanwhile.
+/// Nanoseconds for which others wait for the look of a link whose turn it is before an interface: twice the longest time until that look, since a
+/// thread may be late. What may lie in the kernel lasts as long.
+pub const GATE_TURN_NS: u64 = 2 * GATE_WAIT_NS_MAX;
+
+/// As [`GATE_WAIT_NS_MAX`], where only the way behind this host is full: what comes through it lies before its end meanwhile.
 pub const GATE_WAIT_FAR_NS_MAX: u64 = 5_000_000;
 
 /// Nanoseconds for each link between two looks at all of them: ten times what a look takes.
@@ -909,6 +913,7 @@ const _: () = {
     assert!(4 * LINK_AWAITED_MS < LINK_IDLE_MS);
     assert!(GATE_BYTES_MIN >= 2 * LINK_FRAGMENT_BYTES as u64 && GATE_BYTES_MIN <= GATE_BYTES_FIRST);
     assert!(GATE_WAIT_NS_MAX <= GATE_QUEUE_NS / 2 && GATE_QUEUE_NS < GATE_WINDOW_NS);
+    assert!(GATE_TURN_NS <= GATE_QUEUE_NS, "nothing runs dry while a turn is waited for");
     assert!(LINK_COPY_BYTES < LINK_FRAGMENT_BYTES && LINK_FRAGMENT_BYTES <= LINK_PART_BYTES);
     assert!(
         ARTIFACT_INSIDE_BYTES_MAX + ARTIFACT_ATTRIBUTE_BYTES_MAX + NAME_BYTES_MAX + 64

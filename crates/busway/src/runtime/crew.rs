@@ -57,6 +57,8 @@ const GLANCE_NS: u64 = 200_000;
 const LINGER: Duration = Duration::from_micros(50);
 /// While publishers carry under load it looks so often: each look takes the processor from them.
 const LINGER_CARRIED: Duration = Duration::from_micros(200);
+/// While nothing but what is held waits it looks when that may go, and at least so often: what is published meanwhile goes together.
+const LINGER_HELD: Duration = Duration::from_micros(200);
 /// However long a look has taken: who looked may have been stopped, and what others publish waits for the next.
 const LINGER_MAX: Duration = Duration::from_millis(1);
 /// After so many looks that found nothing it sleeps until it is rung for.
@@ -206,13 +208,18 @@ impl<D: Wires> Crew<D> {
                 let looked_at = shared.carry_free();
                 // Who only reads is at a peer most of the time, and leaves nothing.
                 let left = looked_at.missed && shared.carried.is_of_late(begun_ns);
-                idle = if looked_at.found || looked_at.held || left { 0 } else { idle + 1 };
+                let held_until = looked_at.held_until;
+                idle = if looked_at.found || held_until.is_some() || left { 0 } else { idle + 1 };
                 // Where there are so many sources that a look takes long, it is not the looks that take the processor.
                 let looked = Duration::from_nanos(shared.driver.now_ns().saturating_sub(begun_ns));
-                let linger = match looked_at.found || looked_at.missed {
+                let linger = match (looked_at.found || looked_at.missed, held_until) {
                     _ if shared.carried.is_under_way(begun_ns) => LINGER_CARRIED,
-                    true => LINGER,
-                    false => LINGER.max(4 * looked).min(LINGER_MAX),
+                    (true, _) => LINGER,
+                    (false, Some(until)) => {
+                        let held = Duration::from_nanos(until.since(Time(shared.driver.now_ns())));
+                        held.clamp(LINGER, LINGER_HELD)
+                    }
+                    (false, None) => LINGER.max(4 * looked).min(LINGER_MAX),
                 };
                 let aside = lock(&shared.linger);
                 if shared.stopping() {
@@ -222,9 +229,11 @@ impl<D: Wires> Crew<D> {
                 continue;
             }
             let sleeper = domain.bell().prepare(NODES);
+            // Pairs with Acquire in `tell_held`, as the locks of the peers do: what comes to be held from here on rings.
+            shared.sleeps.store(true, Ordering::Release);
             // Announced: what is published now rings. What was published before is found by this look.
             let looked_at = shared.carry_free();
-            if looked_at.found || looked_at.held {
+            if looked_at.found || looked_at.held_until.is_some() {
                 idle = 0;
             } else if looked_at.missed {
                 idle = LINGERS - 1;
@@ -233,6 +242,7 @@ impl<D: Wires> Crew<D> {
                 // One look more before it lingers: who rang may have come alone.
                 idle = if shared.pump() { 0 } else { LINGERS };
             }
+            shared.sleeps.store(false, Ordering::Relaxed);
         }
     }
 }

@@ -28,8 +28,12 @@ pub(crate) struct Passage {
     connection: ConnectionId,
     /// It has had bulk to send.
     entered: bool,
+    /// It has some, as far as the gate knows.
+    wants: bool,
     /// The round trip that was told last.
     round_trip_ns: u64,
+    /// What had gone of bulk when the gate was told last.
+    bulk_out: u64,
     /// Bulk waits at least until then.
     held_until: Option<Time>,
 }
@@ -43,7 +47,16 @@ impl Passage {
     ) -> Option<Self> {
         let interface = driver.local_ip(connection).filter(|address| !address.is_loopback())?;
         let (gates, entered) = (gates.clone(), false);
-        Some(Self { gates, interface, connection, entered, round_trip_ns: 0, held_until: None })
+        Some(Self {
+            gates,
+            interface,
+            connection,
+            entered,
+            wants: false,
+            round_trip_ns: 0,
+            bulk_out: 0,
+            held_until: None,
+        })
     }
 
     /// Tells the session how much bulk may begin to go now.
@@ -55,6 +68,11 @@ impl Passage {
     ) {
         self.tell_round_trip(now, session);
         if !session.has_bulk() {
+            if std::mem::take(&mut self.wants)
+                && let Some(gate) = lock(&self.gates.0).get_mut(&self.interface)
+            {
+                gate.rests(id(self.connection));
+            }
             self.held_until = None;
             return;
         }
@@ -63,11 +81,13 @@ impl Passage {
         }
         // A connection that cannot say is about to be told as gone.
         let Ok(backlog) = driver.backlog(self.connection).map(backlog_of) else { return };
-        self.entered = true;
+        (self.entered, self.wants) = (true, true);
         let id = id(self.connection);
         let mut gates = lock(&self.gates.0);
         let gate = gates.entry(self.interface).or_default();
+        let bulk_out = session.bulk_out();
         gate.look(now, id, backlog);
+        gate.charge(id, bulk_out.saturating_sub(std::mem::replace(&mut self.bulk_out, bulk_out)));
         if gate.is_full() {
             for other in gate.stale(now) {
                 match driver.backlog(ConnectionId(other.0)) {
@@ -76,7 +96,7 @@ impl Passage {
                 }
             }
         }
-        let room = gate.room(id);
+        let room = gate.room(now, id);
         if gate.asks(now, id) {
             session.ask(now);
         }

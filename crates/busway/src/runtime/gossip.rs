@@ -579,6 +579,7 @@ impl<D: Wires> Swarm<D> {
         }
         if said > 0 {
             peer.write(&self.shared.driver);
+            self.shared.tell_held(&peer);
         }
         more
     }

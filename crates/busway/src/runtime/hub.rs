@@ -168,6 +168,8 @@ pub(super) struct Shared<D> {
     pub(super) resolved: Mutex<Vec<Resolved>>,
     /// There is something in `watched` or in `resolved`.
     news: AtomicBool,
+    /// The thread that sends sleeps until it is rung for, or is about to.
+    pub(super) sleeps: AtomicBool,
     /// Where the thread that sends lingers.
     pub(super) linger: Mutex<()>,
     pub(super) lingered: Condvar,
@@ -245,6 +247,7 @@ impl<D: Wires> Shared<D> {
             changes_wanted: Mutex::new(Vec::new()),
             resolved: Mutex::new(Vec::new()),
             news: AtomicBool::new(false),
+            sleeps: AtomicBool::new(false),
             linger: Mutex::new(()),
             lingered: Condvar::new(),
             stop: AtomicBool::new(false),
@@ -419,6 +422,18 @@ impl<D: Wires> Shared<D> {
         found
     }
 
+    /// Wakes `bw-link-tx` where it sleeps, if bulk of a peer is held: nobody else looks when that may go. Called by who has given the peer
+    /// something, has it still locked, and does not look again itself.
+    pub(super) fn tell_held(&self, peer: &Peer) {
+        // Pairs with Release in `Crew::send`: who locks a peer after the last look of that thread sees that it sleeps, and before, that one sees what is held.
+        if peer.is_held()
+            && self.sleeps.load(Ordering::Acquire)
+            && let Some(domain) = self.core.ports.domain()
+        {
+            domain.bell().ring_nodes();
+        }
+    }
+
     /// As [`Shared::pump`], of peers that nobody else is at: who is sends what it finds, and is not waited for.
     pub(super) fn carry_free(&self) -> CarriedFree {
         let mut all = CarriedFree::default();
@@ -432,7 +447,7 @@ impl<D: Wires> Shared<D> {
                 }
             };
             all.found |= peer.pump(&self.driver) > 0;
-            all.held |= peer.is_held();
+            all.held_until = [all.held_until, peer.held_until()].into_iter().flatten().min();
         }
         all
     }
@@ -445,8 +460,8 @@ pub(super) struct CarriedFree {
     pub(super) found: bool,
     /// Somebody else was at a peer, who may have looked before a message was there.
     pub(super) missed: bool,
-    /// Bulk waits until there is room for it.
-    pub(super) held: bool,
+    /// Bulk waits until there is room for it, which may be then.
+    pub(super) held_until: Option<Time>,
 }
 
 /// See the head of this file.

@@ -860,8 +860,8 @@ impl Peer {
         self.held_until().is_some()
     }
 
-    /// When it is to be looked at again. While a write is under way its end tells.
-    fn held_until(&self) -> Option<Time> {
+    /// When what is held is to be looked at again. While a write is under way its end tells.
+    pub(crate) fn held_until(&self) -> Option<Time> {
         let wire = self.wire.as_ref().filter(|wire| wire.batch.is_some())?;
         wire.passage.as_ref()?.held_until()
     }

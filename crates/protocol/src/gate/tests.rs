@@ -79,6 +79,8 @@ struct Outcome {
     way_ns: u64,
     /// How often a round trip was asked for.
     asked: u64,
+    /// Bytes of each link.
+    shares: Vec<u64>,
 }
 
 /// So many links that always have bulk to send, for so long; what is measured is the second half.
@@ -108,7 +110,8 @@ fn run_with(bytes_per_second: u64, round_trip_ns: u64, links: u64, course: &Cour
     let mut said_at = 1_000_000;
     let mut gate = Gate::new();
     let (mut now, mut written, mut waits, mut ways) = (1_000_000, 0, Vec::new(), Vec::new());
-    let mut asked = 0;
+    let (mut asked, mut shares) = (0, Vec::new());
+    shares.resize(usize::try_from(links).unwrap(), 0);
     let (begin, end) = (now + ms * 500_000, now + ms * 1_000_000);
     let mut due: BTreeMap<u64, u64> = (0..links).map(|link| (link, now)).collect();
     let becomes = course.becomes.map(|(ms, ns)| (now + ms * 1_000_000, ns));
@@ -142,12 +145,15 @@ fn run_with(bytes_per_second: u64, round_trip_ns: u64, links: u64, course: &Cour
                     .into_iter()
                     .for_each(|other| gate.look(time, other, interface.backlog(now, other.0)));
             }
-            let room = gate.room(link).min(256 << 10);
+            let room = gate.room(time, link).min(256 << 10);
             if room > 0 {
                 let fragment = room.max(8 << 10);
                 interface.write(now, number, fragment);
                 gate.wrote(link, fragment);
-                written += if now >= begin { fragment } else { 0 };
+                gate.charge(link, fragment);
+                let counted = if now >= begin { fragment } else { 0 };
+                written += counted;
+                shares[usize::try_from(number).unwrap()] += counted;
             } else {
                 due.insert(number, now + gate.wait_ns(link));
             }
@@ -165,7 +171,7 @@ fn run_with(bytes_per_second: u64, round_trip_ns: u64, links: u64, course: &Cour
     let could = u128::from(bytes_per_second) * u128::from(end - begin) / NS;
     let carried = u64::try_from(u128::from(written) * 100 / could).unwrap();
     let at = waits.len() * 99 / 100;
-    Outcome { carried, wait_ns: waits[at], way_ns: ways[at], asked }
+    Outcome { carried, wait_ns: waits[at], way_ns: ways[at], asked, shares }
 }
 
 #[test]
@@ -204,6 +210,61 @@ fn who_is_slow_to_be_reached_keeps_the_interface_from_nobody_else_and_has_a_shor
         let least_us = 2 * GATE_BYTES_MIN * 1_000_000 / slow;
         assert!(way_us <= least_us + 2_500, "{slow} bytes a second: {way_us} us of {least_us}");
     }
+}
+
+#[test]
+fn all_who_wait_for_an_interface_have_as_much_of_it_as_each_other() {
+    for mbit in [10, 50, 1_000] {
+        for links in [2, 7, 31] {
+            let outcome = run(mbit * 125_000, 400_000, links, 4_000);
+            let (least, most) = (outcome.shares.iter().min().unwrap(), outcome.shares.iter().max().unwrap());
+            // A link writes what the interface carries in a millisecond or a fragment in its turn.
+            let turn = (mbit * 125).max(GATE_BYTES_FIRST);
+            // What a way of its own keeps from one for a moment others have.
+            assert!(
+                most - least <= 2 * turn + most / 20,
+                "{mbit} Mbit/s, {links} links: {:?}",
+                outcome.shares
+            );
+            assert!(outcome.carried >= 80, "{mbit} Mbit/s, {links} links: {} %", outcome.carried);
+        }
+    }
+}
+
+#[test]
+fn who_has_no_bulk_has_no_turn_and_saves_none_up() {
+    let mut gate = Gate::new();
+    let (idle, busy) = (ConnectionId(1), ConnectionId(2));
+    let write = |gate: &mut Gate, now: u64, link: ConnectionId| {
+        gate.look(Time(now), link, here(0));
+        let room = gate.room(Time(now), link);
+        gate.wrote(link, room);
+        gate.charge(link, room);
+        room
+    };
+    gate.look(Time(1), idle, here(0));
+    for now in 2..100 {
+        assert!(write(&mut gate, now, busy) > 0, "nobody else has any");
+    }
+    // Now both have: the other goes first, for it was given least; but once, not for all that it did not ask for.
+    let mut given = [0; 2];
+    for now in 100..200 {
+        given[0] += write(&mut gate, now, idle);
+        given[1] += write(&mut gate, now, busy);
+    }
+    assert!(given[0].abs_diff(given[1]) <= 2 * GATE_BYTES_FIRST, "{given:?}");
+    // Who says that it has no more is waited for by nobody, and who says nothing not for long.
+    while write(&mut gate, 200, busy) > 0 {}
+    gate.rests(idle);
+    assert!((0..100).all(|_| write(&mut gate, 201, busy) > 0));
+    assert!(
+        (0..3).any(|_| write(&mut gate, 202, busy) == 0 || write(&mut gate, 202, idle) == 0),
+        "both have some again"
+    );
+    while write(&mut gate, 202, idle) > 0 {}
+    while write(&mut gate, 202, busy) > 0 {}
+    assert_eq!(write(&mut gate, 202 + GATE_TURN_NS - 1, busy), 0, "it is the turn of the other");
+    assert!(write(&mut gate, 202 + GATE_TURN_NS, busy) > 0);
 }
 
 #[test]
@@ -306,7 +367,7 @@ fn crowd(bytes_per_second: u64, round_trip_ns: u64, senders: u64, ms: u64) -> (u
                 gate.round_trip(Time(now), link, round_trip_ns + idle_at.saturating_sub(now));
             }
             gate.look(Time(now), link, Backlog { unacknowledged, here: 0 });
-            let mut left = gate.room(link).min(256 << 10);
+            let mut left = gate.room(Time(now), link).min(256 << 10);
             if left == 0 {
                 *due = now + gate.wait_ns(link);
                 continue;
@@ -362,16 +423,16 @@ fn small_messages_to_a_far_host_leave_bulk_its_part() {
 }
 
 #[test]
-fn a_gate_that_measured_nothing_lets_a_batch_through() {
+fn a_gate_that_measured_nothing_lets_twice_the_least_through() {
     let mut gate = Gate::new();
     let link = ConnectionId(1);
-    assert_eq!(gate.room(link), GATE_BYTES_FIRST);
+    assert_eq!((gate.room(Time(1), link), GATE_BYTES_FIRST), (GATE_BYTES_FIRST, 2 * GATE_BYTES_MIN));
     gate.look(Time(1), link, here(0));
     gate.wrote(link, GATE_BYTES_FIRST);
-    assert_eq!((gate.room(link), gate.is_full()), (0, true));
+    assert_eq!((gate.room(Time(1), link), gate.is_full()), (0, true));
     assert!((GATE_WAIT_NS_MIN..=GATE_WAIT_NS_MAX).contains(&gate.wait_ns(link)));
     gate.look(Time(2), link, here(1_000));
-    assert_eq!((gate.room(link), gate.is_full()), (GATE_BYTES_FIRST - 1_000, false));
+    assert_eq!((gate.room(Time(2), link), gate.is_full()), (GATE_BYTES_FIRST - 1_000, false));
 }
 
 #[test]
@@ -381,17 +442,20 @@ fn what_waits_here_is_that_of_all_links_and_what_is_elsewhere_that_of_one() {
         gate.look(Time(1), ConnectionId(link), here(9_000));
     }
     assert!(gate.is_full(), "31 links of 9 000 bytes are more than a batch");
-    assert_eq!(gate.room(ConnectionId(99)), 0, "also for who has nothing here");
+    assert_eq!(gate.room(Time(1), ConnectionId(99)), 0, "also for who has nothing here");
     assert_eq!(gate.stale(Time(2)).len(), 31);
     assert_eq!(gate.stale(Time(3)).len(), 0, "they were just asked for");
     gate.look(Time(1_000_000), ConnectionId(3), here(0));
     assert_eq!(gate.stale(Time(1_000_000)).len(), 30);
     (0..31).for_each(|link| gate.forget(ConnectionId(link)));
-    assert_eq!((gate.room(ConnectionId(3)), gate.here.bytes, gate.links.len()), (GATE_BYTES_FIRST, 0, 0));
+    assert_eq!(
+        (gate.room(Time(1_000_000), ConnectionId(3)), gate.here.bytes, gate.links.len()),
+        (GATE_BYTES_FIRST, 0, 0)
+    );
     let away = Backlog { unacknowledged: 2 * GATE_BYTES_FIRST, here: 0 };
     gate.look(Time(2_000_000), ConnectionId(1), away);
-    assert_eq!(gate.room(ConnectionId(1)), 0, "its own way is full");
-    assert_eq!(gate.room(ConnectionId(2)), GATE_BYTES_FIRST);
+    assert_eq!(gate.room(Time(2_000_000), ConnectionId(1)), 0, "its own way is full");
+    assert_eq!(gate.room(Time(2_000_000), ConnectionId(2)), GATE_BYTES_FIRST);
 }
 
 #[test]

@@ -35,6 +35,8 @@ pub(crate) struct Outgoing<P> {
     lanes: Lanes,
     /// Bytes of bulk that may begin to go; any number where nobody has said.
     room: Option<u64>,
+    /// Bytes of bulk that have gone.
+    bulk_out: u64,
     /// Bytes that may wait here, bulk and all else apart, and no more go into one batch.
     most: u64,
     /// Until then others than bulk are taken to share the link.
@@ -159,6 +161,7 @@ impl<P: AsRef<[u8]> + Clone> Outgoing<P> {
             queues: BTreeMap::new(),
             lanes: Lanes::default(),
             room: None,
+            bulk_out: 0,
             most: LINK_QUEUE_BYTES_MAX,
             shared_until: Time::default(),
             waiting,
@@ -191,6 +194,11 @@ impl<P: AsRef<[u8]> + Clone> Outgoing<P> {
     /// So many bytes may wait from now on; what does is left.
     pub(crate) fn set_most(&mut self, most: u64) {
         self.most = most.min(LINK_QUEUE_BYTES_MAX);
+    }
+
+    /// Bytes of bulk that have gone, with their frames.
+    pub(crate) const fn bulk_out(&self) -> u64 {
+        self.bulk_out
     }
 
     /// As many bytes go into one batch.
@@ -409,6 +417,7 @@ impl<P: AsRef<[u8]> + Clone> Outgoing<P> {
             if rank == Rank::BULK {
                 let went = batch.bytes().saturating_sub(before) as u64;
                 self.room = self.room.map(|room| room.saturating_sub(went));
+                self.bulk_out = self.bulk_out.saturating_add(went);
             }
             if let Some(next) = queue.items.front().map(Item::rank) {
                 queue.in_turn = true;

@@ -8,6 +8,7 @@ use std::time::Duration;
 use busway_io::{FakeDriver, Network};
 use busway_shm::bell::{NODES, Slept};
 use busway_shm::clock::{Deadline, monotonic_ns};
+use busway_shm::sync::Ordering;
 
 use super::Crew;
 use crate::bus::Bus;
@@ -271,6 +272,34 @@ fn a_publisher_whose_bulk_is_held_wakes_the_thread_that_sends_and_one_whose_mess
         carried.crew.published(publisher.id(), &domain.bell());
         let patience = if slept == Slept::Rung { PATIENCE } else { Duration::ZERO };
         assert_eq!(sleeper.wait(Some(patience)), slept, "{size} bytes");
+    }
+    domain.bell().node_ends();
+}
+
+#[test]
+fn whoever_gives_a_peer_bulk_that_is_held_wakes_the_thread_that_sends_where_it_sleeps() {
+    let mut carried = Carried::new();
+    let (mut publisher, _subscriber) = carried.pair();
+    let domain = carried.bus.core.ports.domain().expect("the bus is open");
+    domain.bell().node_begins();
+    let shared = carried.crew.shared.clone();
+    for (sleeps, size, slept) in
+        [(true, 10, Slept::TimedOut), (false, MIB, Slept::TimedOut), (true, MIB, Slept::Rung)]
+    {
+        for _ in 0..20 {
+            carried.carry();
+        }
+        let sleeper = domain.bell().prepare(NODES);
+        shared.sleeps.store(sleeps, Ordering::Release);
+        // As a thread of the node that speaks about artifacts, without a publisher that rings.
+        publisher.try_send(&vec![7; size]).expect("there is room");
+        for peer in shared.all().iter() {
+            let mut peer = lock(peer);
+            peer.pump(&shared.driver);
+            shared.tell_held(&peer);
+        }
+        let patience = if slept == Slept::Rung { PATIENCE } else { Duration::ZERO };
+        assert_eq!(sleeper.wait(Some(patience)), slept, "{size} bytes, asleep: {sleeps}");
     }
     domain.bell().node_ends();
 }

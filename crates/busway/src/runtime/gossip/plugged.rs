@@ -158,7 +158,9 @@ impl<D: Wires> Plugged<D> {
             }
         }
         if written {
-            lock(peer).write(&self.shared.driver);
+            let mut peer = lock(peer);
+            peer.write(&self.shared.driver);
+            self.shared.tell_held(&peer);
         }
         more
     }

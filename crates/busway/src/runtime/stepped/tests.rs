@@ -97,5 +97,5 @@ fn the_rest_of_a_large_payload_is_read_to_where_its_readers_find_it() {
     );
     assert_eq!(received.expect("it came").payload(), payload);
     assert!(to_its_place > 10 && past_it == 0, "{to_its_place} and {past_it}");
-    assert!(awaited > 10, "{awaited}");
+    assert!(awaited > 4, "{awaited}");
 }
