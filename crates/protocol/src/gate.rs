@@ -11,7 +11,8 @@
 //! and Cheng, SIGCOMM 1996).
 //!
 //! Invariant: what lies here of the interface is the sum of what was told last of its links, plus what was written since. Who has bulk and was charged
-//! least is let in as soon as there is room; who does not look is waited for no longer than [`GATE_TURN_NS`].
+//! least is let in as soon as there is room; who does not look is waited for no longer than [`GATE_TURN_NS`],
+//! and by nobody when less than a quarter of what may lie here does.
 
 mod queue;
 
@@ -154,6 +155,8 @@ impl Gate {
     /// [`rests`](Gate::rests).
     pub fn room(&mut self, now: Time, connection: ConnectionId) -> u64 {
         let (here, begun) = (self.here.room(), self.begun);
+        // It would run dry while the look of another is waited for.
+        let dry = here > self.here.bound() / 4 * 3;
         let Some(link) = self.links.get_mut(&connection) else { return here };
         let way = link.way.room();
         if link.wants_until <= now {
@@ -165,7 +168,7 @@ impl Gate {
         link.wants_until =
             if way > 0 || here == 0 { Time(now.0.saturating_add(GATE_TURN_NS)) } else { Time(0) };
         let before = |other: &Link| other.wants_until > now && other.charged < charged;
-        if way == 0 || here == 0 || self.links.values().any(before) {
+        if way == 0 || here == 0 || (!dry && self.links.values().any(before)) {
             return 0;
         }
         self.begun = begun.max(charged);

@@ -235,8 +235,9 @@ fn all_who_wait_for_an_interface_have_as_much_of_it_as_each_other() {
 fn who_has_no_bulk_has_no_turn_and_saves_none_up() {
     let mut gate = Gate::new();
     let (idle, busy) = (ConnectionId(1), ConnectionId(2));
+    // Something always waits there, and there is room.
     let write = |gate: &mut Gate, now: u64, link: ConnectionId| {
-        gate.look(Time(now), link, here(0));
+        gate.look(Time(now), link, here(GATE_BYTES_FIRST / 3));
         let room = gate.room(Time(now), link);
         gate.wrote(link, room);
         gate.charge(link, room);
@@ -265,6 +266,11 @@ fn who_has_no_bulk_has_no_turn_and_saves_none_up() {
     while write(&mut gate, 202, busy) > 0 {}
     assert_eq!(write(&mut gate, 202 + GATE_TURN_NS - 1, busy), 0, "it is the turn of the other");
     assert!(write(&mut gate, 202 + GATE_TURN_NS, busy) > 0);
+    // Nor is anybody where the interface would run dry meanwhile.
+    while write(&mut gate, 300_000_000, idle) > 0 {}
+    while write(&mut gate, 300_000_000, busy) > 0 {}
+    [idle, busy].into_iter().for_each(|link| gate.look(Time(300_000_001), link, here(GATE_BYTES_FIRST / 16)));
+    assert!(gate.room(Time(300_000_001), busy) > 0);
 }
 
 #[test]
