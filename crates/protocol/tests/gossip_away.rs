@@ -179,6 +179,20 @@ fn how_slowly_a_few_bytes_came_says_nothing_of_how_much_is_asked_for() {
 }
 
 #[test]
+fn an_origin_that_owes_what_is_ours_to_pass_on_is_asked_for_nothing_of_others() {
+    let mut played = Played::new();
+    // Its line is slow: it gives what others asked for.
+    played.wait_until(2 * GOSSIP_DRY_MS);
+    assert_eq!(played.asked_of(ORIGIN), [0, 3, 6, 9, 12]);
+    while played.gives(ORIGIN) {}
+    let moved_ms = played.now.0 / 1_000_000;
+    played.wait_until(moved_ms + GOSSIP_DRY_MS - 1);
+    assert_eq!(played.asked_of(ORIGIN), [], "it may come of others");
+    played.wait_until(moved_ms + GOSSIP_DRY_MS);
+    assert!(!played.asked_of(ORIGIN).is_empty());
+}
+
+#[test]
 fn who_was_passed_over_is_asked_when_nothing_comes_of_others() {
     let mut played = Played::passed_over();
     assert_eq!(played.cancelled, [SILENT, SILENT]);

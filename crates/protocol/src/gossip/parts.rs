@@ -44,7 +44,7 @@ pub(super) struct Parts {
 }
 
 /// So many ask who has all for the values of all pieces.
-const TREES_OF_ORIGIN: usize = 16;
+const TREES_OF_ORIGIN: usize = 32;
 
 /// A peer that wants it too.
 #[derive(Debug, Default)]

@@ -739,8 +739,8 @@ impl Pulls {
             self.late.pop_first();
             self.hedge(now, request, out);
         }
-        for parted in self.parted.values_mut() {
-            let dry = parted.dry_at().is_some_and(|at| at <= now);
+        for (of, parted) in &mut self.parted {
+            let dry = parted.dry_at(self.records.get(&of.node)).is_some_and(|at| at <= now);
             parted.dry |= dry;
             self.look |= dry;
         }
@@ -756,7 +756,8 @@ impl Pulls {
         let silent = owing.map(|record| record.silent_at(patience)).min();
         let late = self.late.first().map(|(at, _)| *at);
         let again = self.retries.first().map(|(at, _)| *at);
-        let dry = self.parted.values().filter_map(Parted::dry_at).min();
+        let dry = self.parted.iter().filter_map(|(of, parted)| parted.dry_at(self.records.get(&of.node)));
+        let dry = dry.min();
         [silent, late, again, dry, self.look_at].into_iter().flatten().min()
     }
 
@@ -883,9 +884,11 @@ impl Pulls {
 }
 
 impl Parted {
-    /// When nothing has come for long, if something is to come.
-    fn dry_at(&self) -> Option<Time> {
-        (self.waiting > 0 && !self.dry).then(|| self.moved.after_ms(GOSSIP_DRY_MS))
+    /// When nothing has come for long, if something is to come: never while its origin owes us something already, since what it is asked for besides
+    /// comes behind that, and behind what it owes all others.
+    fn dry_at(&self, origin: Option<&Record>) -> Option<Time> {
+        let owes = origin.is_some_and(|origin| origin.linked && origin.pulls > 0);
+        (self.waiting > 0 && !self.dry && !owes).then(|| self.moved.after_ms(GOSSIP_DRY_MS))
     }
 }
 
