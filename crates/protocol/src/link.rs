@@ -738,7 +738,7 @@ impl<P: AsRef<[u8]> + Clone> Link<P> {
     /// Whether bulk is there to go, as far as credit allows.
     #[must_use]
     pub fn has_bulk(&self) -> bool {
-        self.outgoing.has_bulk()
+        self.grant.as_ref().is_some_and(|grant| self.outgoing.has_bulk(grant))
     }
 
     pub(crate) fn outgoing(&mut self) -> &mut Outgoing<P> {

@@ -285,6 +285,19 @@ fn bulk_begins_only_while_there_is_room_and_nothing_else_waits_for_that() {
 }
 
 #[test]
+fn bulk_that_the_peer_gives_no_credit_is_not_there_to_go() {
+    let mut host = Host::new(MIB as u64);
+    host.publish(LARGE, MIB / 4 * 3);
+    assert!(host.session.has_bulk());
+    host.publish(OTHER, MIB / 4 * 3);
+    assert_eq!(bytes_of(&host.drain(), LARGE), MIB / 4 * 3);
+    assert!(
+        !host.session.has_bulk(),
+        "it would wait for nothing before an interface, and keep others from it"
+    );
+}
+
+#[test]
 fn bulk_has_its_share_of_a_link_that_small_messages_would_fill() {
     let mut host = Host::new(64 << 20);
     host.publish(LARGE, 2 * MIB);

@@ -281,7 +281,8 @@ pub const LINK_QUEUE_BYTES_MIN: u64 = 2 * LINK_FRAGMENT_BYTES as u64;
 /// or a link of 100 Mbit/s would run dry between two looks. It is 1.3 ms of it.
 pub const GATE_BYTES_MIN: u64 = 16 << 10;
 
-/// The same before anything was measured: twice that, 5 ms at 50 Mbit/s. Who is fast has it empty at the next look, and is given as much again.
+/// The same before anything was measured: twice that, 5 ms at 50 Mbit/s. An interface that is fast has it empty at the next look, and is given as much again; on a way it is so much in a round trip, until a window has
+/// measured it.
 pub const GATE_BYTES_FIRST: u64 = 2 * GATE_BYTES_MIN;
 
 /// Nanoseconds of the interface's rate that may lie in the kernel beyond a round trip: what is urgent waits for that, and
@@ -913,7 +914,10 @@ const _: () = {
     assert!(4 * LINK_AWAITED_MS < LINK_IDLE_MS);
     assert!(GATE_BYTES_MIN >= 2 * LINK_FRAGMENT_BYTES as u64 && GATE_BYTES_MIN <= GATE_BYTES_FIRST);
     assert!(GATE_WAIT_NS_MAX <= GATE_QUEUE_NS / 2 && GATE_QUEUE_NS < GATE_WINDOW_NS);
-    assert!(GATE_TURN_NS <= GATE_QUEUE_NS, "nothing runs dry while a turn is waited for");
+    assert!(
+        GATE_TURN_NS <= GATE_QUEUE_NS,
+        "a turn is waited for no longer than what lies in the kernel lasts"
+    );
     assert!(LINK_COPY_BYTES < LINK_FRAGMENT_BYTES && LINK_FRAGMENT_BYTES <= LINK_PART_BYTES);
     assert!(
         ARTIFACT_INSIDE_BYTES_MAX + ARTIFACT_ATTRIBUTE_BYTES_MAX + NAME_BYTES_MAX + 64

@@ -151,6 +151,7 @@ impl<D: Wires> Desk<D> {
             let mut peer = lock(&peer);
             let permits = peer.permits().clone();
             peer.say_words(&self.shared.driver, between, say, &permits, false);
+            self.shared.tell_held(&peer);
         }
     }
 
@@ -197,7 +198,9 @@ impl<D: Wires> Desk<D> {
             look.add(of_it);
             if !say.is_empty() {
                 look.again = true;
-                lock(&peer).say_words(&self.shared.driver, between, say, &permits, shares);
+                let mut peer = lock(&peer);
+                peer.say_words(&self.shared.driver, between, say, &permits, shares);
+                self.shared.tell_held(&peer);
             }
         }
         look

@@ -290,6 +290,7 @@ impl<D: Wires> Door<D> {
                 if peer.connection() == Some(connection) && peer.written(&self.shared.driver, pieces, result)
                 {
                     peer.pump(&self.shared.driver);
+                    self.shared.tell_held(&peer);
                 }
             }
             Some(Slot::Newcomer(newcomer)) => match result {
@@ -375,6 +376,7 @@ impl<D: Wires> Door<D> {
                     if read && !(peer.has_one_source() && goes_on()) {
                         peer.pump_freed(&self.shared.driver);
                     }
+                    self.shared.tell_held(&peer);
                     self.heard_ns = peer.heard_ns();
                     (read, !peer.happened.is_empty())
                 };

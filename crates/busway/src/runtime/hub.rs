@@ -422,8 +422,8 @@ impl<D: Wires> Shared<D> {
         found
     }
 
-    /// Wakes `bw-link-tx` where it sleeps, if bulk of a peer is held: nobody else looks when that may go. Called by who has given the peer
-    /// something, has it still locked, and does not look again itself.
+    /// Wakes `bw-link-tx` where it sleeps, if bulk of a peer is held: nobody else looks within a millisecond of when that may go. Called by
+    /// who has given the peer something, has it still locked, and does not look again itself.
     pub(super) fn tell_held(&self, peer: &Peer) {
         // Pairs with Release in `Crew::send`: who locks a peer after the last look of that thread sees that it sleeps, and before, that one sees what is held.
         if peer.is_held()

@@ -43,7 +43,8 @@ pub(super) struct Parts {
     sharing: Vec<NodeIndex>,
 }
 
-/// So many ask who has all for the values of all pieces.
+/// So many ask who has all for the values of all pieces, a two-thousandth of its bytes each: who waits until others have them has its first pieces late,
+/// and the last of them at the end. Further ones have them of others.
 const TREES_OF_ORIGIN: usize = 32;
 
 /// A peer that wants it too.
@@ -238,7 +239,7 @@ impl Gossip {
             None => {
                 let bytes = u64::from(pieces::count(size)) * pieces::VALUE_BYTES as u64;
                 let key = Key { of, part: Part::Tree };
-                // A few have it of who has all, and the others of those.
+                // As many as there are in most swarms have it of who has all, and the others of those.
                 let ours = self.place(of).0 < TREES_OF_ORIGIN;
                 self.pulls.want(key, (Proof::Tree(id, size), bytes), Nodes::default(), (interest, ours));
             }

@@ -67,6 +67,8 @@ struct Parted {
     dry: bool,
     /// Pieces that wait for somebody to ask.
     waiting: usize,
+    /// Requests for parts of it under way to its origin.
+    owed: usize,
 }
 
 /// What is wanted.
@@ -231,7 +233,8 @@ impl Rate {
         self.bytes += bytes;
         let took = now.since(self.since).max(1);
         // A few bytes that came late say how late they were, not how fast they come.
-        if took >= GOSSIP_RATE_NS {
+        let many = self.known.is_some() || self.bytes >= GOSSIP_OWED_BYTES_MIN || took >= 4 * GOSSIP_RATE_NS;
+        if took >= GOSSIP_RATE_NS && many {
             let rate = u128::from(self.bytes) * 1_000_000_000 / u128::from(took);
             // A window in which little was owed says little.
             let known = self.known.map_or(0, |known| known - known / 8);
@@ -325,8 +328,10 @@ impl Pulls {
     pub(super) fn want_parts(&mut self, now: Time, of: Reference, holders: Nodes) {
         let mut holders = holders;
         holders.insert(of.node);
-        self.parted
-            .insert(of, Parted { holders, away: Nodes::default(), moved: now, dry: false, waiting: 0 });
+        self.parted.insert(
+            of,
+            Parted { holders, away: Nodes::default(), moved: now, dry: false, waiting: 0, owed: 0 },
+        );
     }
 
     /// No piece of it is wanted any more. How many bytes had come to nothing.
@@ -577,10 +582,10 @@ impl Pulls {
         }
         let late = Time(now.0.saturating_add(self.late_ns()));
         let Some(want) = self.wants.get_mut(&key) else { return };
-        if unwait(&mut self.waiting, want.place, key)
-            && let Some(parted) = self.parted.get_mut(&key.of)
-        {
-            parted.waiting = parted.waiting.saturating_sub(1);
+        let waited = unwait(&mut self.waiting, want.place, key);
+        if let Some(parted) = self.parted.get_mut(&key.of) {
+            parted.waiting -= usize::from(waited && parted.waiting > 0);
+            parted.owed += usize::from(from == key.of.node);
         }
         self.numbered += 1;
         let request = self.numbered;
@@ -613,6 +618,9 @@ impl Pulls {
         self.owed = self.owed.saturating_sub(pull.bytes);
         self.late.retain(|(_, late)| *late != request);
         self.look = true;
+        if let Some(parted) = self.parted.get_mut(&pull.key.of) {
+            parted.owed = parted.owed.saturating_sub(usize::from(pull.from == pull.key.of.node));
+        }
         if let Some(want) = self.wants.get_mut(&pull.key) {
             want.requests.retain(|other| *other != request);
             let place = want.place;
@@ -631,7 +639,9 @@ impl Pulls {
         (offset, bytes): (u64, &[u8]),
         out: &mut Vec<Order>,
     ) -> Came {
-        self.rate.came(now, bytes.len() as u64);
+        if !self.pulls.is_empty() {
+            self.rate.came(now, bytes.len() as u64);
+        }
         let Some(pull) = self.pulls.get(&request).copied() else {
             return if self.was_asked(from, request) { Came::Late } else { Came::Wrong };
         };
@@ -739,8 +749,8 @@ impl Pulls {
             self.late.pop_first();
             self.hedge(now, request, out);
         }
-        for (of, parted) in &mut self.parted {
-            let dry = parted.dry_at(self.records.get(&of.node)).is_some_and(|at| at <= now);
+        for parted in self.parted.values_mut() {
+            let dry = parted.dry_at().is_some_and(|at| at <= now);
             parted.dry |= dry;
             self.look |= dry;
         }
@@ -756,8 +766,7 @@ impl Pulls {
         let silent = owing.map(|record| record.silent_at(patience)).min();
         let late = self.late.first().map(|(at, _)| *at);
         let again = self.retries.first().map(|(at, _)| *at);
-        let dry = self.parted.iter().filter_map(|(of, parted)| parted.dry_at(self.records.get(&of.node)));
-        let dry = dry.min();
+        let dry = self.parted.values().filter_map(Parted::dry_at).min();
         [silent, late, again, dry, self.look_at].into_iter().flatten().min()
     }
 
@@ -884,11 +893,11 @@ impl Pulls {
 }
 
 impl Parted {
-    /// When nothing has come for long, if something is to come: never while its origin owes us something already, since what it is asked for besides
-    /// comes behind that, and behind what it owes all others.
-    fn dry_at(&self, origin: Option<&Record>) -> Option<Time> {
-        let owes = origin.is_some_and(|origin| origin.linked && origin.pulls > 0);
-        (self.waiting > 0 && !self.dry && !owes).then(|| self.moved.after_ms(GOSSIP_DRY_MS))
+    /// When nothing has come for long, if something is to come. While its origin owes us some of it that is as long as who owes may be silent, since what it
+    /// is asked for besides comes behind that, and behind what it owes all others.
+    fn dry_at(&self) -> Option<Time> {
+        let ms = if self.owed > 0 { GOSSIP_STALL_MS } else { GOSSIP_DRY_MS };
+        (self.waiting > 0 && !self.dry).then(|| self.moved.after_ms(ms))
     }
 }
 

@@ -206,9 +206,9 @@ impl<P: AsRef<[u8]> + Clone> Outgoing<P> {
         usize::try_from(self.most).unwrap_or(usize::MAX).min(LINK_BATCH_BYTES)
     }
 
-    /// Whether bulk waits for room, whatever else it waits for.
-    pub(crate) fn has_bulk(&self) -> bool {
-        self.lanes.has_any(Rank::BULK)
+    /// Whether bulk would go if there were room for it.
+    pub(crate) fn has_bulk(&self, grant: &Grant) -> bool {
+        self.may_go(Rank::BULK, grant)
     }
 
     /// Forgets a source with all that waits of it: the word of its end, if that has not gone.
@@ -316,22 +316,25 @@ impl<P: AsRef<[u8]> + Clone> Outgoing<P> {
     /// Whether `transmit` would put anything out.
     pub(crate) fn is_ready(&self, grant: &Grant) -> bool {
         let open = |rank: &Rank| *rank != Rank::BULK || self.room != Some(0);
-        Lanes::ranks().filter(open).any(|rank| {
-            let mut waiting = false;
-            for queue in self.lanes.sources(rank).filter_map(|source| self.queues.get(&source)) {
-                let Some(cost) = queue.items.front().map(Item::cost) else { continue };
-                if cost.messages == 0 {
+        Lanes::ranks().filter(open).any(|rank| self.may_go(rank, grant))
+    }
+
+    /// Whether anything of a rank may go, as far as windows and credit say.
+    fn may_go(&self, rank: Rank, grant: &Grant) -> bool {
+        let mut waiting = false;
+        for queue in self.lanes.sources(rank).filter_map(|source| self.queues.get(&source)) {
+            let Some(cost) = queue.items.front().map(Item::cost) else { continue };
+            if cost.messages == 0 {
+                return true;
+            }
+            if queue.under_way.has_room(cost, queue.window) {
+                if !waiting && grant.allows(cost) {
                     return true;
                 }
-                if queue.under_way.has_room(cost, queue.window) {
-                    if !waiting && grant.allows(cost) {
-                        return true;
-                    }
-                    waiting = true;
-                }
+                waiting = true;
             }
-            false
-        })
+        }
+        false
     }
 
     /// Puts out what may go until the batch has its size, and says how many messages have begun.
