@@ -180,6 +180,26 @@ fn how_slowly_a_few_bytes_came_says_nothing_of_how_much_is_asked_for() {
 }
 
 #[test]
+fn who_has_said_little_is_passed_over_as_soon_as_who_speaks_as_often_as_others_do() {
+    let mut played = Played::new();
+    played.wait_until(10);
+    played.has(SILENT, &[1]);
+    assert_eq!(played.asked_of(SILENT), [1]);
+    // The other tells every 20 ms of a piece that it got: four times as long, and 100 ms at least, is long.
+    for round in 0..4 {
+        played.wait_until(10 + 20 * (u64::from(round) + 1));
+        played.has(OTHER, &[2 + 3 * round]);
+        assert!(played.gives(ORIGIN));
+    }
+    played.wait_until(109);
+    assert_eq!(played.cancelled, []);
+    played.wait_until(110);
+    assert_eq!(played.cancelled, [SILENT]);
+    // What was its own to get is ours too now, and asked of who has all.
+    assert!(played.asked_of(ORIGIN).iter().any(|index| index % 3 == 1));
+}
+
+#[test]
 fn an_origin_that_owes_what_is_ours_to_pass_on_is_asked_for_nothing_of_others() {
     let mut played = Played::new();
     // Its line is slow: it gives what others asked for.

@@ -58,6 +58,8 @@ struct Sharer {
     since: Time,
     words: u64,
     spoke: Time,
+    /// How often others do, in milliseconds between two words, where that is known.
+    others_ms: Option<u64>,
     /// When it is away unless it speaks before; never, where it is already, or has all.
     quiet: Due,
     away: bool,
@@ -72,11 +74,18 @@ impl Sharer {
 
     /// How long it may say nothing.
     fn patience_ms(&self) -> u64 {
-        let passed_ms = self.spoke.since(self.since) / 1_000_000;
-        // Few words say little of how often there are some.
-        let words = self.words.max(1);
-        let least = if self.words < GOSSIP_AWAY_TIMES { GOSSIP_STALL_MS } else { GOSSIP_AWAY_MS_MIN };
-        (passed_ms / words).saturating_mul(GOSSIP_AWAY_TIMES).clamp(least, GOSSIP_AWAY_MS_MAX)
+        let own_ms = self.spoke.since(self.since) / 1_000_000 / self.words.max(1);
+        // Few words say little of how often there are some: then it is as often as others speak.
+        let (usual_ms, least) = match self.others_ms {
+            Some(others_ms) if self.has_said_little() => (others_ms, GOSSIP_AWAY_MS_MIN),
+            None if self.has_said_little() => (own_ms, GOSSIP_STALL_MS),
+            Some(_) | None => (own_ms, GOSSIP_AWAY_MS_MIN),
+        };
+        usual_ms.saturating_mul(GOSSIP_AWAY_TIMES).clamp(least, GOSSIP_AWAY_MS_MAX)
+    }
+
+    fn has_said_little(&self) -> bool {
+        self.words < GOSSIP_AWAY_TIMES
     }
 
     /// It tells or gives something; whether it was away until now.
@@ -148,6 +157,21 @@ impl Parts {
         self.got.push(index);
         let bytes = pieces::place(self.name.size, index).map_or(0, |(_, bytes)| bytes);
         self.here = (self.here.0 + 1, self.here.1 + bytes);
+    }
+
+    /// One has spoken: how often those speak who have said enough is how often others may be waited for.
+    fn compare(&mut self) {
+        let often = self.peers.values().filter(|sharer| !sharer.has_said_little());
+        let (passed_ns, words) = often.fold((0_u64, 0_u64), |(passed_ns, words), sharer| {
+            (passed_ns.saturating_add(sharer.spoke.since(sharer.since)), words.saturating_add(sharer.words))
+        });
+        let Some(usual_ns) = passed_ns.checked_div(words) else { return };
+        for sharer in self.peers.values_mut().filter(|sharer| sharer.has_said_little()) {
+            sharer.others_ms = Some(usual_ns / 1_000_000);
+            if sharer.quiet.at().is_some() {
+                sharer.quiet.by(sharer.spoke.after_ms(sharer.patience_ms()));
+            }
+        }
     }
 
     fn greet(&mut self, now: Time, node: NodeIndex) {
@@ -433,6 +457,7 @@ impl Gossip {
             sharer.have.insert(SlotNumber(index));
             self.pulls.holder(Key { of, part: Part::Piece { index } }, from, true);
         }
+        parts.compare();
     }
 
     /// What a peer is to be told of pieces.
