@@ -394,7 +394,7 @@ fn a_peer_that_trickles_is_passed_over_for_one_that_gives() {
         mesh.link(0, 2);
         let (began, mut next) = (mesh.now, mesh.now);
         while mesh.received(0).len() < 16 {
-            // A chunk of each in 2 ms; of node 1, if it trickles, one in 1.4 s.
+            // A chunk of each in 2 ms; of node 1, if it trickles, one in 0.4 s.
             for from in [1_u8, 2] {
                 for lane in Lane::ALL {
                     if from == 1 && trickles && lane == Lane::Chunk && mesh.now < next {
@@ -405,7 +405,7 @@ fn a_peer_that_trickles_is_passed_over_for_one_that_gives() {
                         continue;
                     };
                     if from == 1 && lane == Lane::Chunk {
-                        next = mesh.now.after_ms(1_400);
+                        next = mesh.now.after_ms(400);
                     }
                     let (word, following) = (said.word.clone(), said.following().to_vec());
                     mesh.handle(0, Input::Word { from: NodeIndex(from), word, following: &following });
