@@ -159,13 +159,14 @@ impl Parts {
         self.here = (self.here.0 + 1, self.here.1 + bytes);
     }
 
-    /// One has spoken: how often those speak who have said enough is how often others may be waited for.
+    /// One has spoken: how often those speak who have said enough is how often others may be waited for. It is the middle one of them, so that who
+    /// speaks without end makes nobody seem away.
     fn compare(&mut self) {
         let often = self.peers.values().filter(|sharer| !sharer.has_said_little());
-        let (passed_ns, words) = often.fold((0_u64, 0_u64), |(passed_ns, words), sharer| {
-            (passed_ns.saturating_add(sharer.spoke.since(sharer.since)), words.saturating_add(sharer.words))
-        });
-        let Some(usual_ns) = passed_ns.checked_div(words) else { return };
+        let mut usual: Vec<u64> =
+            often.map(|sharer| sharer.spoke.since(sharer.since) / sharer.words.max(1)).collect();
+        usual.sort_unstable();
+        let Some(usual_ns) = usual.get(usual.len() / 2).copied() else { return };
         for sharer in self.peers.values_mut().filter(|sharer| sharer.has_said_little()) {
             sharer.others_ms = Some(usual_ns / 1_000_000);
             if sharer.quiet.at().is_some() {
