@@ -29,7 +29,9 @@ fn swarm(words: &[&str]) -> Option<Command> {
             return None;
         }
     }
-    let mut command = Command::new(env!("CARGO_BIN_EXE_busway-swarm"));
+    let mut command = Command::new("env");
+    // Who starts the tests in the background of a shell has told them to ignore an interrupt.
+    command.args(["--default-signal=INT", env!("CARGO_BIN_EXE_busway-swarm")]);
     command.args(words).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     Some(command)
 }
@@ -198,15 +200,14 @@ fn real_files_are_with_all_when_who_shared_them_is_killed_and_who_is_killed_half
 
 #[test]
 fn nothing_is_left_of_a_run_that_is_killed() {
-    // No interrupt: who starts the tests in the background of a shell has told them to ignore it.
-    for signal in [Signal::TERM, Signal::KILL] {
+    for signal in [Signal::INT, Signal::TERM, Signal::KILL] {
         let Some(mut run) = started(&LONG) else { return };
         let pid = Pid::from_child(&run);
         kill_process(pid, signal).unwrap();
         run.wait().unwrap();
         until("who clears up has done so", || left(run.id()).is_empty());
     }
-    println!("evidence: 2 runs ended by signals, nothing left");
+    println!("evidence: 3 runs ended by signals, nothing left");
 }
 
 #[test]
