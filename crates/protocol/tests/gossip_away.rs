@@ -21,11 +21,16 @@ const ORIGIN: u8 = 0;
 const REAL: u8 = 1;
 const SILENT: u8 = 2;
 const OTHER: u8 = 3;
+/// Two more who want it, where a test has them.
+const CHATTY: u8 = 4;
+const SLOW: u8 = 5;
 const PIECES: u32 = 15;
 
 struct Played {
     now: Time,
     node: Gossip,
+    /// All others.
+    peers: Vec<u8>,
     body: Vec<u8>,
     outputs: Vec<Output>,
     /// What each is asked for and has not given, by requests, and from where on.
@@ -42,13 +47,21 @@ impl Played {
 
     /// The same where those values take so many milliseconds to come.
     fn after(ms: u64) -> Played {
+        let played = Played::among(&[ORIGIN, SILENT, OTHER], ms);
+        assert_eq!(played.asked_of(ORIGIN), [0, 3, 6, 9, 12]);
+        played
+    }
+
+    /// The same with these others, of whom the first is the origin.
+    fn among(peers: &[u8], ms: u64) -> Played {
         let size = u64::from(PIECES) * ARTIFACT_PIECE_BYTES_MIN;
         let body: Vec<u8> = (0..size).map(|at| (at % 251) as u8).collect();
         let id = ArtifactId::of(&body);
-        let (node, asked) = (Gossip::new(config(REAL, 1, 4)), BTreeMap::new());
+        let (node, asked) = (Gossip::new(config(REAL, 1, 6)), BTreeMap::new());
         let (outputs, cancelled) = (Vec::new(), Vec::new());
-        let mut played = Played { now: Time(0), node, body, outputs, asked, cancelled };
-        for peer in [ORIGIN, SILENT, OTHER] {
+        let mut played =
+            Played { now: Time(0), node, peers: peers.to_vec(), body, outputs, asked, cancelled };
+        for peer in peers.iter().copied() {
             played.handle(Input::PeerUp { node: NodeIndex(peer) });
             let version = u64::from(peer == ORIGIN);
             let exchange = Exchange { epoch: Epoch(1), version, since: None, filter: None };
@@ -62,7 +75,6 @@ impl Played {
         played.handle(Input::Judged { of, interest: Interest::Fetch });
         played.wait_until(ms);
         assert!(played.gives(ORIGIN));
-        assert_eq!(played.asked_of(ORIGIN), [0, 3, 6, 9, 12]);
         played
     }
 
@@ -95,7 +107,7 @@ impl Played {
     fn handle(&mut self, input: Input<'_>) {
         self.node.handle(self.now, input, &mut self.outputs);
         for (peer, lane) in
-            [ORIGIN, SILENT, OTHER].into_iter().flat_map(|peer| Lane::ALL.map(|lane| (peer, lane)))
+            self.peers.iter().copied().flat_map(|peer| Lane::ALL.map(|lane| (peer, lane)))
         {
             while let Some(said) = self.node.transmit(self.now, NodeIndex(peer), lane) {
                 if let Word::Request { request, part, offset, .. } = said.word {
@@ -197,6 +209,35 @@ fn who_has_said_little_is_passed_over_as_soon_as_who_speaks_as_often_as_others_d
     assert_eq!(played.cancelled, [SILENT]);
     // What was its own to get is ours too now, and asked of who has all.
     assert!(played.asked_of(ORIGIN).iter().any(|index| index % 3 == 1));
+}
+
+#[test]
+fn who_has_said_little_may_be_silent_as_long_as_the_middle_one_of_those_who_have_said_enough() {
+    let mut played = Played::among(&[ORIGIN, SILENT, OTHER, CHATTY, SLOW], 0);
+    let tell = |played: &mut Played, ms: u64| {
+        for (peer, every_ms) in [(CHATTY, 10), (OTHER, 40), (SLOW, 100)] {
+            if ms.is_multiple_of(every_ms) {
+                played.has(peer, &[u32::from(peer) - 1]);
+            }
+        }
+    };
+    for ms in (10..=400).step_by(10) {
+        played.wait_until(ms);
+        tell(&mut played, ms);
+    }
+    // Each of the three has spoken four times at least. This one speaks for the first time, and something comes all the while.
+    played.has(SILENT, &[1]);
+    assert_eq!(played.asked_of(SILENT), [1]);
+    for ms in (410..560).step_by(10) {
+        played.wait_until(ms);
+        tell(&mut played, ms);
+        assert!(!ms.is_multiple_of(20) || played.gives(ORIGIN));
+    }
+    // Four times 40 ms: not what who speaks without end would make of it, and not what the slowest one would.
+    played.wait_until(559);
+    assert_eq!(played.cancelled, []);
+    played.wait_until(560);
+    assert_eq!(played.cancelled, [SILENT]);
 }
 
 #[test]
