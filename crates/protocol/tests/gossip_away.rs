@@ -31,10 +31,11 @@ struct Played {
     node: Gossip,
     /// All others.
     peers: Vec<u8>,
-    body: Vec<u8>,
+    /// What the origin has, in its slots from the first on.
+    bodies: Vec<Vec<u8>>,
     outputs: Vec<Output>,
-    /// What each is asked for and has not given, by requests, and from where on.
-    asked: BTreeMap<(u8, u64), (Part, usize)>,
+    /// What each is asked for and has not given, by requests: of which slot, what of it, and from where on.
+    asked: BTreeMap<(u8, u64), (SlotNumber, Part, usize)>,
     /// Who was told to give what it was asked for no more.
     cancelled: Vec<u8>,
 }
@@ -54,25 +55,17 @@ impl Played {
 
     /// The same with these others, of whom the first is the origin.
     fn among(peers: &[u8], ms: u64) -> Played {
-        let size = u64::from(PIECES) * ARTIFACT_PIECE_BYTES_MIN;
-        let body: Vec<u8> = (0..size).map(|at| (at % 251) as u8).collect();
-        let id = ArtifactId::of(&body);
         let (node, asked) = (Gossip::new(config(REAL, 1, 6)), BTreeMap::new());
         let (outputs, cancelled) = (Vec::new(), Vec::new());
-        let mut played =
-            Played { now: Time(0), node, peers: peers.to_vec(), body, outputs, asked, cancelled };
-        for peer in peers.iter().copied() {
+        let (peers, bodies) = (peers.to_vec(), Vec::new());
+        let mut played = Played { now: Time(0), node, peers, bodies, outputs, asked, cancelled };
+        for peer in played.peers.clone() {
             played.handle(Input::PeerUp { node: NodeIndex(peer) });
             let version = u64::from(peer == ORIGIN);
             let exchange = Exchange { epoch: Epoch(1), version, since: None, filter: None };
             played.handle(word(peer, Word::Exchange(exchange)));
         }
-        let (topic, content) = ("block".parse().unwrap(), Content::Apart { id, size });
-        let offer = Some(Offer { topic, attribute: vec![], confirm: false, content });
-        let slots = vec![Slot { slot: SlotNumber(0), version: 1, offer }];
-        played.handle(word(ORIGIN, Word::Tell(Tell { exchanges: 1, through: 1, slots })));
-        let of = played.node.next_advert().unwrap().of;
-        played.handle(Input::Judged { of, interest: Interest::Fetch });
+        played.offers();
         played.wait_until(ms);
         assert!(played.gives(ORIGIN));
         played
@@ -104,14 +97,26 @@ impl Played {
         played
     }
 
+    /// The origin offers one more, which is wanted.
+    fn offers(&mut self) {
+        let (size, seed) = (u64::from(PIECES) * ARTIFACT_PIECE_BYTES_MIN, self.bodies.len() as u64);
+        let body: Vec<u8> = (0..size).map(|at| ((at + seed) % 251) as u8).collect();
+        let (topic, content) = ("block".parse().unwrap(), Content::Apart { id: ArtifactId::of(&body), size });
+        let offer = Some(Offer { topic, attribute: vec![], confirm: false, content });
+        let of = of_origin(self.bodies.len());
+        self.bodies.push(body);
+        let slots = vec![Slot { slot: of.slot, version: of.version, offer }];
+        self.handle(word(ORIGIN, Word::Tell(Tell { exchanges: 1, through: of.version, slots })));
+        assert_eq!(self.node.next_advert().unwrap().of, of);
+        self.handle(Input::Judged { of, interest: Interest::Fetch });
+    }
+
     fn handle(&mut self, input: Input<'_>) {
         self.node.handle(self.now, input, &mut self.outputs);
-        for (peer, lane) in
-            self.peers.iter().copied().flat_map(|peer| Lane::ALL.map(|lane| (peer, lane)))
-        {
+        for (peer, lane) in self.peers.iter().copied().flat_map(|peer| Lane::ALL.map(|lane| (peer, lane))) {
             while let Some(said) = self.node.transmit(self.now, NodeIndex(peer), lane) {
-                if let Word::Request { request, part, offset, .. } = said.word {
-                    self.asked.insert((peer, request), (part, usize::try_from(offset).unwrap()));
+                if let Word::Request { request, of, part, offset } = said.word {
+                    self.asked.insert((peer, request), (of.slot, part, usize::try_from(offset).unwrap()));
                 } else if let Word::Cancel { request } = said.word {
                     self.asked.remove(&(peer, request)).unwrap();
                     self.cancelled.push(peer);
@@ -132,30 +137,50 @@ impl Played {
 
     /// A peer tells that it has got these.
     fn has(&mut self, peer: u8, pieces: &[u32]) {
-        self.handle(word(peer, Word::Have { of: of_origin(), pieces: pieces.to_vec() }));
+        self.handle(word(peer, Word::Have { of: of_origin(0), pieces: pieces.to_vec() }));
     }
 
     /// A peer gives a chunk of the first that it is asked for; whether it is asked for anything.
     fn gives(&mut self, peer: u8) -> bool {
-        let first = self.asked.range((peer, 0)..=(peer, u64::MAX)).next().map(|(key, what)| (*key, *what));
-        let Some(((_, request), (part, offset))) = first else { return false };
+        let first = self.asked.range((peer, 0)..=(peer, u64::MAX)).next().map(|((_, request), _)| *request);
+        first.inspect(|request| self.gives_of(peer, *request)).is_some()
+    }
+
+    /// A peer gives all that it is asked for of the origin's artifact in that slot.
+    fn gives_all(&mut self, peer: u8, slot: u32) {
+        loop {
+            let mut of = self.asked.iter().filter(|((from, _), (of, ..))| (*from, of.0) == (peer, slot));
+            let Some(request) = of.next().map(|((_, request), _)| *request) else { return };
+            self.gives_of(peer, request);
+        }
+    }
+
+    /// The origin gives the values of the pieces of the artifact in that slot, and nothing else.
+    fn gives_tree(&mut self, slot: u32) {
+        let of = |(_, (of, part, _)): &(&(u8, u64), &(SlotNumber, Part, usize))| {
+            of.0 == slot && *part == Part::Tree
+        };
+        let ((peer, request), _) = self.asked.iter().find(of).unwrap();
+        self.gives_of(*peer, *request);
+    }
+
+    fn gives_of(&mut self, peer: u8, request: u64) {
+        let (slot, part, offset) = self.asked.remove(&(peer, request)).unwrap();
+        let body = &self.bodies[slot.0 as usize];
         let bytes = match part {
-            Part::Tree => pieces::tree(&self.body),
+            Part::Tree => pieces::tree(body),
             Part::Piece { index } => {
-                let pieces = self.body.chunks(usize::try_from(ARTIFACT_PIECE_BYTES_MIN).unwrap());
+                let pieces = body.chunks(usize::try_from(ARTIFACT_PIECE_BYTES_MIN).unwrap());
                 pieces.collect::<Vec<_>>()[index as usize].to_vec()
             }
             Part::Whole => panic!("it comes in pieces"),
         };
         let end = bytes.len().min(offset + ARTIFACT_CHUNK_BYTES);
-        if end == bytes.len() {
-            self.asked.remove(&(peer, request));
-        } else {
-            self.asked.insert((peer, request), (part, end));
+        if end < bytes.len() {
+            self.asked.insert((peer, request), (slot, part, end));
         }
         let word = Word::Chunk { request, offset: offset as u64 };
         self.handle(Input::Word { from: NodeIndex(peer), word, following: &bytes[offset..end] });
-        true
     }
 
     /// The link of a peer ends, and with it what it was asked for.
@@ -164,11 +189,18 @@ impl Played {
         self.handle(Input::PeerDown { node: NodeIndex(peer) });
     }
 
-    /// The pieces that a peer is asked for, in order.
+    /// The pieces of the first artifact that a peer is asked for, in order.
     fn asked_of(&self, peer: u8) -> Vec<u32> {
+        self.asked_of_slot(peer, 0)
+    }
+
+    fn asked_of_slot(&self, peer: u8, slot: u32) -> Vec<u32> {
         let of = self.asked.range((peer, 0)..=(peer, u64::MAX));
         let mut pieces: Vec<u32> = of
-            .filter_map(|(_, (part, _))| if let Part::Piece { index } = part { Some(*index) } else { None })
+            .filter_map(|(_, what)| match what {
+                (SlotNumber(of), Part::Piece { index }, _) if *of == slot => Some(*index),
+                _ => None,
+            })
             .collect();
         pieces.sort_unstable();
         pieces
@@ -179,8 +211,10 @@ impl Played {
     }
 }
 
-fn of_origin() -> Reference {
-    Reference { node: NodeIndex(ORIGIN), epoch: Epoch(1), slot: SlotNumber(0), version: 1 }
+/// So many artifacts the origin has offered before.
+fn of_origin(before: usize) -> Reference {
+    let slot = SlotNumber(u32::try_from(before).unwrap());
+    Reference { node: NodeIndex(ORIGIN), epoch: Epoch(1), slot, version: before as u64 + 1 }
 }
 
 #[test]
@@ -252,6 +286,25 @@ fn an_origin_that_owes_what_is_ours_to_pass_on_is_asked_for_nothing_of_others() 
     assert_eq!(played.asked_of(ORIGIN), [], "it may come of others");
     played.wait_until(moved_ms + GOSSIP_DRY_MS);
     assert!(!played.asked_of(ORIGIN).is_empty());
+}
+
+#[test]
+fn what_an_origin_owes_of_one_artifact_keeps_nothing_of_another_from_being_asked_for() {
+    for (slow, other) in [(0, 1), (1, 0)] {
+        let mut played = Played::new();
+        played.offers();
+        played.gives_tree(1);
+        // All of the one that is ours to get comes, and nothing of the other, whichever was asked for first.
+        played.gives_all(ORIGIN, other);
+        assert_eq!(played.asked_of_slot(ORIGIN, slow), [0, 3, 6, 9, 12]);
+        assert_eq!(played.asked_of_slot(ORIGIN, other), []);
+        let moved_ms = played.now.0 / 1_000_000;
+        played.wait_until(moved_ms + GOSSIP_DRY_MS - 1);
+        assert_eq!(played.asked_of_slot(ORIGIN, other), [], "it may come of others");
+        played.wait_until(moved_ms + GOSSIP_DRY_MS);
+        assert!(!played.asked_of_slot(ORIGIN, other).is_empty());
+        assert_eq!(played.asked_of_slot(ORIGIN, slow), [0, 3, 6, 9, 12]);
+    }
 }
 
 #[test]
