@@ -7,7 +7,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use busway::{Acl, AclRule, Bus, Policy, Publisher, Tokens};
-use busway_http::limits::{NICE, SEND_TIME, THREADS, THREADS_WAITING_MAX};
+use busway_http::limits::{NICE, RING_BYTES_MAX, SEND_TIME, THREADS, THREADS_WAITING_MAX};
 use busway_http::{Http, HttpConfig};
 
 use crate::client::{Answer, Events, LIMIT, Moment, Place, ask, connect, get, head, metric, open, request};
@@ -395,30 +395,40 @@ fn one_caller_leaves_half_of_the_threads_on_which_the_bus_is_waited_for_to_other
     let http = open(&bus, two());
     let at = http.addresses()[0];
     let topics: Vec<String> = (0..THREADS_WAITING_MAX).map(|number| format!("jobs.{number}")).collect();
-    let never_read =
-        |topic: &String| bus.subscriber(topic).policy(Policy::Block).open().expect("a subscriber");
-    let _never_read: Vec<_> = topics.iter().map(never_read).collect();
+    let slow = |topic: &String| bus.subscriber(topic).policy(Policy::Block).open().expect("a subscriber");
+    let mut slow: Vec<_> = topics.iter().map(slow).collect();
+    let (end, told) = mpsc::channel::<()>();
+    let readers = std::thread::spawn(move || {
+        // One of each now and then: who takes nothing for longer is waited for no more.
+        while told.recv_timeout(SEND_TIME / 2) == Err(mpsc::RecvTimeoutError::Timeout) {
+            slow.iter_mut().for_each(|slow| drop(slow.try_recv().expect("a bus")));
+        }
+    });
     let threads = || {
         let text = http.metrics();
         let line = text.lines().find_map(|line| line.strip_prefix("busway_http_threads "));
         line.expect("it is told").parse::<usize>().expect("a number")
     };
-    // Each of its publishes waits for as long as one may, on as many topics as there are threads.
-    let press = |topic: &String| {
+    // It publishes one after the other on as many topics as there are threads: as soon as the rings are full each waits for its reader.
+    let (say, answers) = mpsc::channel::<usize>();
+    let bytes = 256 << 10;
+    let press = |(number, topic): (usize, &String)| {
         let (stop, told) = mpsc::channel::<()>();
-        let path = format!("/v1/publish/{topic}");
+        let (path, say) = (format!("/v1/publish/{topic}"), say.clone());
         let thread = std::thread::spawn(move || {
             while told.try_recv() == Err(mpsc::TryRecvError::Empty) {
-                ask(at, "POST", &path, &[&bearer(GREEDY)], &[b'x'; 1 << 20]);
+                ask(at, "POST", &path, &[&bearer(GREEDY)], &vec![b'x'; bytes]);
+                say.send(number).expect("it is heard");
             }
         });
         (stop, thread)
     };
-    let (stops, pressing): (Vec<_>, Vec<_>) = topics.iter().map(press).unzip();
-    let mut most = 0;
-    until("it has its share", || {
+    let (stops, pressing): (Vec<_>, Vec<_>) = topics.iter().enumerate().map(press).unzip();
+    let (mut most, mut times) = (0, [0; THREADS_WAITING_MAX]);
+    until("each ring was full, and waited for again and again", || {
         most = most.max(threads());
-        most >= THREADS_WAITING_MAX / 2
+        answers.try_iter().for_each(|number| times[number] += 1);
+        times.iter().all(|times| *times >= RING_BYTES_MAX / bytes as u64 + 8)
     });
     // Others are answered all the while.
     for _ in 0..20 {
@@ -431,6 +441,8 @@ fn one_caller_leaves_half_of_the_threads_on_which_the_bus_is_waited_for_to_other
         of_greedy = of_greedy.max(threads());
         pressing.iter().all(JoinHandle::is_finished)
     });
+    end.send(()).expect("it reads");
+    readers.join().expect("it ends");
     let most = most.max(of_greedy);
     assert_eq!(most, THREADS_WAITING_MAX / 2);
     println!("evidence: threads={THREADS_WAITING_MAX} of_one_caller={most}");
