@@ -90,9 +90,9 @@ fn a_small_swarm_gives_all_to_all_and_what_it_was_told_is_accounted_for() {
     assert!(measured("G1") >= 1.0 && measured("G3") >= 0.95, "{told}");
     assert!(measured("G2") >= 0.0 && measured("G4") > 0.0, "{told}");
     assert!(measured("G9") == 0.0, "{told}");
-    // A token bucket of 50 Mbit/s gives less than 6.25 MB/s to a stream, and a tenth of it wherever the processors are.
+    // A token bucket of 50 Mbit/s gives less than 6.25 MB/s to a stream, and not less than half of it: the kernel carries what it has, whoever has the processors.
     let line = told["line_bytes_per_s"].as_f64().unwrap();
-    assert!((0.6e6..6.3e6).contains(&line), "{line}");
+    assert!((3e6..6.3e6).contains(&line), "{line}");
     assert_eq!(left(run), Vec::<String>::new());
     println!(
         "evidence: nodes=4 line_bytes_per_s={line:.0} written/useful={:.3} twice={:.2}% time/bound={:.2} unaccounted=0",
@@ -184,8 +184,8 @@ fn real_files_are_with_all_when_who_shared_them_is_killed_and_who_is_killed_half
         row.and_then(|row| row["measured"].as_f64()).unwrap_or_else(|| panic!("{name} is missing: {told}"))
     };
     assert!(measured("R1") == 0.0, "each has each file, byte for byte: {told}");
-    // Where processors are late, so is what others pass on, and more is asked of who shares: a star would be 6.
-    assert!((1.0..4.0).contains(&measured("R4")), "{told}");
+    // Who is late to pass something on is waited for before who shares is asked for it too: a star would be 6.
+    assert!((1.0..2.0).contains(&measured("R4")), "{told}");
     assert!(measured("R5") > 0.0 && measured("R6") == 0.0 && measured("R7") == 0.0, "{told}");
     assert_eq!(left(run), Vec::<String>::new());
     println!(
