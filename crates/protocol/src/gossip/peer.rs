@@ -45,6 +45,8 @@ pub(super) struct Peer {
     /// Words for the lane of requests.
     pub(super) requests: VecDeque<Word>,
     pub(super) serving: VecDeque<Serving>,
+    /// The largest number of a request that came.
+    numbered: Option<u64>,
 }
 
 impl Peer {
@@ -79,9 +81,11 @@ impl Peer {
         true
     }
 
-    /// It wants bytes; whether there is room for that.
+    /// It wants bytes; whether there is room for that, and it has not asked so before.
     pub(super) fn serve(&mut self, serving: Serving) -> bool {
-        if self.serving.len() >= GOSSIP_SERVED_MAX {
+        let again = self.numbered.is_some_and(|numbered| serving.request <= numbered);
+        self.numbered = self.numbered.max(Some(serving.request));
+        if again || self.serving.len() >= GOSSIP_SERVED_MAX {
             return false;
         }
         self.serving.push_back(serving);
