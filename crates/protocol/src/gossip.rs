@@ -17,11 +17,13 @@
 mod asks;
 mod due;
 mod entry;
+mod give;
 mod hear;
 mod known;
 mod nodes;
 mod origin;
 mod parts;
+mod passed;
 mod peer;
 mod pulls;
 mod reader;
@@ -39,17 +41,18 @@ use alloc::vec::Vec;
 pub use busway_wire::gossip::{ArtifactId, Epoch, Filter, NodeIndex, Part, Reference, SlotNumber, Word};
 use busway_wire::gossip::{Describe, Exchange, Since};
 use busway_wire::limits::{
-    ARTIFACT_CHUNK_BYTES, GOSSIP_AGAIN_MS, GOSSIP_ASKS_MAX, GOSSIP_MARKS_INSIDE_MS, GOSSIP_MARKS_MS,
-    GOSSIP_SERVED_MAX, GOSSIP_WORD_BYTES_MAX,
+    GOSSIP_AGAIN_MS, GOSSIP_ASKS_MAX, GOSSIP_MARKS_INSIDE_MS, GOSSIP_MARKS_MS, GOSSIP_WORD_BYTES_MAX,
 };
 
 use crate::artifact::{Memory, Name, Proof, Store, Travel};
 use crate::flow::{Charge, Flow, Flows};
 use crate::time::{PeerId, Time};
 use due::Due;
+use give::Turns;
 use known::{Gone, Known};
 pub use nodes::Nodes;
 use parts::Parts;
+use passed::Passed;
 use peer::Peer;
 use pulls::{Key, Order, Pulls};
 use reader::Reader;
@@ -101,6 +104,9 @@ pub struct Gossip {
     /// What comes in pieces; and what lies in the store, or is to.
     parts: BTreeMap<Reference, Parts>,
     stored: Stored,
+    /// What became of the pieces that we gave of our own.
+    passed: BTreeMap<Reference, Passed>,
+    turns: Turns,
     /// Up to which version of our own table the store was swept.
     swept: u64,
     members_changed: bool,
@@ -129,6 +135,8 @@ impl Gossip {
         Gossip {
             parts: BTreeMap::new(),
             stored: Stored::default(),
+            passed: BTreeMap::new(),
+            turns: Turns::default(),
             swept: 0,
             members_changed: false,
             store,
@@ -251,7 +259,7 @@ impl Gossip {
         match lane {
             Lane::Advert => self.say(now, to).or_else(|| self.say_have(now, to)).map(Said::word),
             Lane::Request => self.peers.get_mut(&to)?.requests.pop_front().map(Said::word),
-            Lane::Chunk => self.give(to),
+            Lane::Chunk => self.give(now, to),
         }
     }
 
@@ -266,8 +274,9 @@ impl Gossip {
     #[must_use]
     pub fn deadline(&self) -> Option<(Time, Reason)> {
         let have = self.parts.values().filter_map(Parts::deadline).min();
-        let say =
-            self.peers.values().filter_map(Peer::deadline).chain(have).min().map(|at| (at, Reason::Say));
+        let turn = self.turns.deadline();
+        let say = self.peers.values().filter_map(Peer::deadline).chain(have).chain(turn);
+        let say = say.min().map(|at| (at, Reason::Say));
         let pull = self.pulls.deadline().map(|at| (at, Reason::Pull));
         let expire = self.table.deadline().map(|at| (at, Reason::Expire));
         let doubt = self.doubts.front().map(|(at, ..)| *at);
@@ -385,32 +394,6 @@ impl Gossip {
         (!of.is_empty()).then_some(Word::Ask { of })
     }
 
-    /// The next bytes for a peer that asked for them.
-    fn give(&mut self, to: NodeIndex) -> Option<Said> {
-        loop {
-            let peer = self.peers.get(&to).filter(|peer| peer.requests.len() < GOSSIP_SERVED_MAX)?;
-            let serving = peer.serving.front().copied()?;
-            let body = self.part(serving.of, serving.part);
-            let peer = self.peers.get_mut(&to)?;
-            let start = usize::try_from(serving.offset).unwrap_or(usize::MAX);
-            let Some(body) = body.filter(|body| start < body.len()) else {
-                peer.serving.pop_front();
-                peer.requests.push_back(Word::NotFound { request: serving.request });
-                continue;
-            };
-            let end = body.len().min(start + ARTIFACT_CHUNK_BYTES);
-            if end == body.len() {
-                peer.serving.pop_front();
-            } else if let Some(serving) = peer.serving.front_mut() {
-                serving.offset = end as u64;
-            }
-            self.counts.bytes_given += (end - start) as u64;
-            let word = Word::Chunk { request: serving.request, offset: serving.offset };
-            let of = Some((serving.of, serving.part));
-            return Some(Said { word, following: Some((body, start..end)), of });
-        }
-    }
-
     fn judge(&mut self, now: Time, of: Reference, interest: Interest, out: &mut Vec<Output>) {
         if self.known.artifact(of).is_none_or(|artifact| artifact.received) {
             return;
@@ -511,6 +494,7 @@ impl Gossip {
             }
         }
         self.pulls.unlinked(node);
+        self.passed.values_mut().for_each(|passed| passed.unlinked(node));
         self.parts_unlinked(node);
     }
 
@@ -606,6 +590,7 @@ impl Gossip {
     }
 
     fn tick(&mut self, now: Time, out: &mut Vec<Output>) {
+        self.turns.tick(now);
         let mut exchanges = Vec::new();
         for (node, peer) in &mut self.peers {
             peer.tick(now);

@@ -7,15 +7,22 @@ mod mesh;
 
 use busway_protocol::Time;
 use busway_protocol::gossip::{
-    Epoch, Fault, Gossip, Input, Lane, NodeIndex, Offering, Output, Part, Reference, Word,
+    ArtifactId, Epoch, Fault, Gossip, Input, Interest, Lane, NodeIndex, Offering, Output, Part, Reference,
+    SlotNumber, Word,
 };
-use busway_wire::gossip::Exchange;
-use busway_wire::limits::{ARTIFACT_CHUNK_BYTES, ARTIFACT_PIECE_BYTES_MIN};
+use busway_wire::gossip::{Content, Exchange, Offer, Slot, Tell};
+use busway_wire::limits::{
+    ARTIFACT_CHUNK_BYTES, ARTIFACT_PIECE_BYTES_MIN, GOSSIP_BEHIND_MS, GOSSIP_BEHIND_PARTS,
+};
 use mesh::{config, word};
 
 const REAL: u8 = 0;
-const PEERS: [u8; 4] = [1, 2, 3, 4];
-const PIECES: u32 = 16;
+/// Who takes pieces and passes none on.
+const TAKER: u8 = 4;
+const PEERS: [u8; 4] = [1, 2, 3, TAKER];
+const PIECES: u32 = 96;
+/// Pieces that each has before a test begins: more than it is given in one.
+const BEFORE: u32 = 12;
 const CHUNKS: usize = ARTIFACT_PIECE_BYTES_MIN as usize / ARTIFACT_CHUNK_BYTES;
 
 struct Played {
@@ -42,6 +49,23 @@ impl Played {
         played
     }
 
+    /// The same when each was given some pieces, and those of all but one have been passed on.
+    fn begun() -> Played {
+        let mut played = Played::new();
+        for round in 0..BEFORE {
+            for peer in PEERS {
+                played.asks(peer, round * 4 + u32::from(peer));
+                assert_eq!(played.gives(peer, usize::MAX), CHUNKS);
+            }
+            for peer in PEERS {
+                let others = PEERS.iter().filter(|other| **other != peer && **other != TAKER);
+                let pieces = others.map(|other| round * 4 + u32::from(*other)).collect();
+                played.handle(word(peer, Word::Have { of: played.of, pieces }));
+            }
+        }
+        played
+    }
+
     fn handle(&mut self, input: Input<'_>) {
         self.node.handle(self.now, input, &mut self.outputs);
     }
@@ -61,6 +85,65 @@ impl Played {
     fn gives(&mut self, peer: u8, most: usize) -> usize {
         (0..most).take_while(|_| self.node.transmit(self.now, NodeIndex(peer), Lane::Chunk).is_some()).count()
     }
+}
+
+#[test]
+fn who_takes_pieces_and_passes_none_on_has_a_small_part_while_others_wait_and_all_that_they_leave() {
+    let mut played = Played::begun();
+    for round in BEFORE..BEFORE + 8 {
+        for peer in PEERS {
+            played.asks(peer, round * 4 + u32::from(peer));
+        }
+    }
+    // Each could take a chunk in each round.
+    let (mut taken, mut others) = (0, 0);
+    while others < 3 * 7 * CHUNKS {
+        taken += played.gives(TAKER, 1);
+        others += [1, 2, 3].map(|peer| played.gives(peer, 1)).iter().sum::<usize>();
+    }
+    let part = GOSSIP_BEHIND_PARTS as usize;
+    assert!((1..=others / (part - 1) + 1).contains(&taken), "{taken} beside {others}");
+    // When the others have all that they asked for it is given the rest.
+    for peer in [1, 2, 3] {
+        played.gives(peer, usize::MAX);
+    }
+    assert_eq!(played.gives(TAKER, usize::MAX), 8 * CHUNKS - taken);
+}
+
+#[test]
+fn who_has_failed_and_given_nothing_since_has_a_small_part_too() {
+    let mut played = Played::new();
+    let content = Content::Apart { id: ArtifactId::of(b"nothing"), size: 100_000 };
+    let offer = Offer { topic: "block".parse().unwrap(), attribute: vec![], confirm: false, content };
+    let slots = vec![Slot { slot: SlotNumber(0), version: 1, offer: Some(offer) }];
+    played.handle(word(TAKER, Word::Tell(Tell { exchanges: 1, through: 1, slots })));
+    let of = played.node.next_advert().unwrap().of;
+    played.handle(Input::Judged { of, interest: Interest::Fetch });
+    let said = played.node.transmit(played.now, NodeIndex(TAKER), Lane::Request).unwrap();
+    let Word::Request { request, .. } = said.word else { panic!("it asks for it: {said:?}") };
+    for peer in [1, TAKER] {
+        played.asks(peer, u32::from(peer));
+    }
+    assert_eq!(played.gives(TAKER, 1), 1, "it has had no time to give");
+    played.handle(word(TAKER, Word::NotFound { request }));
+    assert_eq!(played.gives(TAKER, 1), 0);
+    assert_eq!(played.gives(1, usize::MAX), CHUNKS);
+    assert_eq!(played.gives(TAKER, usize::MAX), CHUNKS - 1);
+}
+
+#[test]
+fn who_gives_nothing_waits_for_others_who_take_nothing_for_a_moment() {
+    let mut played = Played::begun();
+    played.asks(1, 81);
+    played.asks(TAKER, 84);
+    assert_eq!(played.gives(1, 1), 1);
+    assert_eq!(played.gives(TAKER, 1), 0);
+    // The link of the other has no room any more.
+    let (at, _) = played.node.deadline().unwrap();
+    assert!(at <= played.now.after_ms(GOSSIP_BEHIND_MS), "it is looked at again");
+    played.now = at;
+    played.handle(Input::Tick);
+    assert_eq!(played.gives(TAKER, 2), 1);
 }
 
 #[test]

@@ -622,6 +622,15 @@ pub const GOSSIP_HEDGE_LAST: u64 = 4;
 /// owes nothing is asked for a piece in any case. With a second, of 32 MiB among 8 nodes at 50 Mbit/s 1.7 % came twice, and 1.0 % with this.
 pub const GOSSIP_OWED_PARTS: u64 = 4;
 
+/// Pieces that who takes them may keep to itself beside twice as many as others usually do: one that comes, and one that it passes on.
+pub const GOSSIP_KEPT_PIECES: usize = 1;
+
+/// Who gives nothing has one of so many bytes while others wait for some: it costs them little, and who gives again is seen to.
+pub const GOSSIP_BEHIND_PARTS: u64 = 16;
+
+/// Milliseconds for which who gives nothing waits for others, at most, where none of those takes what it waits for.
+pub const GOSSIP_BEHIND_MS: u64 = 100;
+
 /// Artifacts that a node offers at a time unless the user says otherwise, as the flow `advert` has them. One more is refused where it is offered.
 pub const GOSSIP_OFFERS_DEFAULT: u32 = 100_000;
 

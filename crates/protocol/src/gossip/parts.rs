@@ -1,7 +1,7 @@
 //! Artifacts that come in pieces: which pieces we have of them, which the others who want them have, and who is told.
 //!
 //! Who begins to fetch one says so to all; those who fetch it too say which pieces they have, and from then on what they get: at once what they had of
-//! who has all, since nobody else can have it yet, and the rest together. Each piece is one node's to get there and to pass on, by its place among
+//! who has all, since nobody else can have it yet, and the rest together; and its origin what they have of others, since it knows then who passes on. Each piece is one node's to get there and to pass on, by its place among
 //! those who are linked; so who has all gives each piece about once. Who tells of no piece for several times as long as it usually takes is away:
 //! what was its own to get is shared among the others, and it is asked for nothing until it speaks or gives again, or nothing comes of the others.
 //! Pieces lie in the store.
@@ -179,6 +179,11 @@ impl Parts {
         self.peers.entry(node).or_insert_with(|| Sharer::new(now));
     }
 
+    /// Its origin is told what we have of others.
+    fn tell_origin(&mut self, now: Time, origin: NodeIndex) {
+        self.peers.entry(origin).or_insert_with(|| Sharer { due: Due::Never, ..Sharer::new(now) });
+    }
+
     fn holders(&self, index: u32) -> Nodes {
         let have = self.peers.iter().filter(|(_, sharer)| sharer.have.has(SlotNumber(index)));
         have.map(|(node, _)| *node).collect()
@@ -219,6 +224,7 @@ impl Gossip {
         let own = self.stored.of_node(self.config.node);
         let over: Vec<Reference> = own.filter(|of| self.own(of.slot) != Some(*of)).collect();
         for of in over {
+            self.passed.remove(&of);
             if let Some(name) = self.stored.remove(of) {
                 self.forget_unused(name);
             }
@@ -257,6 +263,9 @@ impl Gossip {
         let mut parts = Parts { name, interest, begun: false, have, here: (0, 0), got, peers, sharing };
         let others = self.peers.iter().filter(|(node, peer)| peer.reader.is_some() && **node != of.node);
         others.filter(|(node, _)| !holders.has(**node)).for_each(|(node, _)| parts.greet(now, *node));
+        if self.peers.get(&of.node).is_some_and(|peer| peer.reader.is_some()) {
+            parts.tell_origin(now, of.node);
+        }
         self.parts.insert(of, parts);
         self.stored.insert(of, name);
         match self.store.get(name, Part::Tree) {
@@ -319,7 +328,7 @@ impl Gossip {
     pub(super) fn parts_unlinked(&mut self, node: NodeIndex) {
         let me = self.config.node;
         for (of, parts) in &mut self.parts {
-            if parts.peers.remove(&node).is_some() {
+            if parts.peers.remove(&node).is_some() && node != of.node {
                 let ours = |index| parts.owner(me, index) == Some(me);
                 self.pulls.pass_over(*of, (node, false), ours, &mut self.orders);
             }
@@ -366,11 +375,12 @@ impl Gossip {
                 self.pulls.back(of, from);
             }
             let first = self.pulls.has_all(of, from);
-            for sharer in parts.peers.values_mut() {
-                if first {
-                    sharer.due = Due::Now;
-                } else {
-                    sharer.due.by(now.after_ms(GOSSIP_HAVE_MS));
+            for (node, sharer) in &mut parts.peers {
+                match (*node == of.node, first) {
+                    // It knows what it gave itself.
+                    (true, _) if from == of.node => sharer.have.insert(SlotNumber(index)),
+                    (false, true) => sharer.due = Due::Now,
+                    (true | false, _) => sharer.due.by(now.after_ms(GOSSIP_HAVE_MS)),
                 }
             }
         } else {
@@ -432,7 +442,9 @@ impl Gossip {
     /// A peer is there that may want what we want.
     pub(super) fn greet(&mut self, now: Time, node: NodeIndex) {
         for (of, parts) in &mut self.parts {
-            if !self.pulls.has_all(*of, node) {
+            if node == of.node {
+                parts.tell_origin(now, node);
+            } else if !self.pulls.has_all(*of, node) {
                 parts.greet(now, node);
             }
         }
@@ -440,6 +452,10 @@ impl Gossip {
 
     /// A peer wants what we want, or has got more of it.
     pub(super) fn hear_have(&mut self, now: Time, from: NodeIndex, of: Reference, named: &[u32]) {
+        if let (Some(passed), Some(name)) = (self.passed.get_mut(&of), self.stored.get(of)) {
+            let told = named.iter().filter(|index| **index < pieces::count(name.size));
+            told.for_each(|index| passed.told(from, *index));
+        }
         let Some(parts) = self.parts.get_mut(&of) else { return };
         parts.greet(now, from);
         let count = pieces::count(parts.name.size);

@@ -354,6 +354,11 @@ impl Pulls {
         self.parted.get(&of).is_some_and(|parted| parted.holders.has(node))
     }
 
+    /// Whether a peer has failed us and given nothing since.
+    pub(super) fn gives_nothing(&self, node: NodeIndex) -> bool {
+        self.records.get(&node).is_some_and(|record| record.faults > u32::from(record.given))
+    }
+
     /// When bytes last came of a peer.
     pub(super) fn came(&self, node: NodeIndex) -> Option<Time> {
         self.records.get(&node)?.came
