@@ -183,6 +183,13 @@ impl Played {
         self.handle(Input::Word { from: NodeIndex(peer), word, following: &bytes[offset..end] });
     }
 
+    /// A peer cannot give the first that it is asked for.
+    fn refuses(&mut self, peer: u8) {
+        let (_, request) = *self.asked.range((peer, 0)..=(peer, u64::MAX)).next().unwrap().0;
+        self.asked.remove(&(peer, request));
+        self.handle(word(peer, Word::NotFound { request }));
+    }
+
     /// The link of a peer ends, and with it what it was asked for.
     fn unlink(&mut self, peer: u8) {
         self.asked.retain(|(of, _), _| *of != peer);
@@ -374,4 +381,24 @@ fn what_one_who_has_all_was_to_get_is_others_to_get_when_its_link_ends() {
     played.unlink(SILENT);
     let of_origin = played.asked_of(ORIGIN);
     assert!([1, 7, 13].iter().all(|index| of_origin.contains(index)), "{of_origin:?}");
+}
+
+#[test]
+fn another_who_has_a_piece_is_asked_at_once_in_the_place_of_who_has_failed_and_gave_nothing() {
+    let mut played = Played::new();
+    for peer in [SILENT, OTHER] {
+        played.has(peer, &[if peer == SILENT { 1 } else { 2 }]);
+    }
+    played.refuses(SILENT);
+    assert!((0..4).all(|_| played.gives(OTHER)));
+    for ms in (20..=600).step_by(20) {
+        played.wait_until(ms);
+        [SILENT, OTHER].into_iter().for_each(|peer| played.has(peer, &[]));
+        played.gives(ORIGIN);
+    }
+    played.has(SILENT, &[4]);
+    assert_eq!(played.asked_of(SILENT), [4], "nobody else has it");
+    played.has(OTHER, &[4]);
+    assert_eq!((played.asked_of(SILENT), played.asked_of(OTHER)), (vec![], vec![4]));
+    assert_eq!(played.cancelled, [SILENT]);
 }

@@ -2,7 +2,7 @@
 //!
 //! What is wanted waits in order until somebody who has it has room: the one who owes us least goes first, and who has failed us
 //! lately goes last. Whoever says that it has nothing, sends what is wrong, or is silent for long, is passed over at once, and what
-//! came of it so far goes on elsewhere. Of a request that is late one other is asked too, rarely; the first who answers goes on.
+//! came of it so far goes on elsewhere; and what is asked of one who has failed and given nothing since is asked of another as soon as one has it. Of a request that is late one other is asked too, rarely; the first who answers goes on.
 //!
 //! Of what one node offers each artifact that comes whole is ours to pass on, or another's: ours is asked for first, and of whoever has it before its origin is asked. So who offers
 //! many gives each about once.
@@ -435,7 +435,7 @@ impl Pulls {
         if has {
             want.holders.insert(node);
             want.failed.remove(node);
-            if want.requests.is_empty() {
+            if want.requests.len() < 2 {
                 self.new.push(key);
             }
         } else {
@@ -469,11 +469,29 @@ impl Pulls {
             if !room && (key.part == Part::Whole || !self.has_room_for_pieces()) {
                 continue;
             }
-            let free = self.wants.get(&key).is_some_and(|want| want.requests.is_empty());
-            let Some(from) = self.choose(now, key, None, Who::Sharers).filter(|_| free) else { continue };
+            let Some(want) = self.wants.get(&key) else { continue };
+            if let Some(request) = want.requests.first().copied() {
+                self.ask_instead(now, request, out);
+                continue;
+            }
+            let Some(from) = self.choose(now, key, None, Who::Sharers) else { continue };
             if room || self.records.get(&from).is_some_and(|record| record.pulls == 0) {
                 self.ask(now, key, from, out);
             }
+        }
+    }
+
+    /// Another who has it is asked in the place of one who has failed us and given nothing since.
+    fn ask_instead(&mut self, now: Time, request: u64, out: &mut Vec<Order>) {
+        let Some(pull) = self.pulls.get(&request).copied() else { return };
+        if !self.gives_nothing(pull.from) {
+            return;
+        }
+        let other = self.choose(now, pull.key, Some(pull.from), Who::Sharers);
+        if let Some(other) = other.filter(|other| !self.gives_nothing(*other)) {
+            self.end(request);
+            out.push(Order::Cancel { from: pull.from, request });
+            self.ask(now, pull.key, other, out);
         }
     }
 
