@@ -249,6 +249,8 @@ pub struct Link<P> {
     granted: Granted,
     /// The peer has granted more since that was asked last.
     raised: bool,
+    /// The peer has sent a ping since that was asked last.
+    asked: bool,
     clock: Clock,
     stats: Stats,
 }
@@ -315,6 +317,7 @@ impl<P: AsRef<[u8]> + Clone> Link<P> {
             outgoing: Outgoing::new(cluster),
             grant: None,
             raised: false,
+            asked: false,
             clock: Clock {
                 limit: Some(now.after_ms(LINK_HANDSHAKE_MS)),
                 heard: now,
@@ -723,10 +726,15 @@ impl<P: AsRef<[u8]> + Clone> Link<P> {
 
     /// Asks the peer how far away it is, as a ping does that is due.
     pub fn ask(&mut self, now: Time) {
-        if self.state == State::Established {
+        if matches!(self.state, State::Established | State::Draining) {
             self.control.ping = Some(now.0);
             self.clock.asked = Some(now);
         }
+    }
+
+    /// Whether the peer has asked since the last time how far away we are: what it waits to hear goes with the answer.
+    pub(crate) fn take_asked(&mut self) -> bool {
+        core::mem::take(&mut self.asked)
     }
 
     /// Bytes of bulk that have gone on this link, with their frames.

@@ -20,7 +20,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 use core::ops::Bound;
 
-use busway_wire::limits::{LINK_FLIGHT_MESSAGES_MAX, LINK_RESUME_MS};
+use busway_wire::limits::{LINK_ACKNOWLEDGE_MS, LINK_FLIGHT_MESSAGES_MAX, LINK_RESUME_MS};
 use busway_wire::link::{Frame, Interest, Wanted};
 use busway_wire::{Cause, PortId, Run};
 
@@ -69,6 +69,10 @@ pub struct Session<P> {
     /// Relays that have something to acknowledge, and when that is due.
     dirty: BTreeSet<PortId>,
     acknowledge_at: Option<Time>,
+    /// Something has come since credit was told last for which somebody may wait.
+    hurries: bool,
+    /// When the peer is asked again what has arrived, on a link that drains.
+    ask_at: Option<Time>,
     /// When the peer is told what was consumed of its credit.
     credit_at: Option<Time>,
     resume_at: Option<Time>,
@@ -101,6 +105,8 @@ impl<P: AsRef<[u8]> + Clone> Session<P> {
             ended: VecDeque::new(),
             dirty: BTreeSet::new(),
             acknowledge_at: None,
+            hurries: false,
+            ask_at: None,
             credit_at: None,
             resume_at: None,
             farewell: String::new(),
@@ -142,6 +148,7 @@ impl<P: AsRef<[u8]> + Clone> Session<P> {
         self.to_announce.clear();
         self.dirty.clear();
         (self.acknowledge_at, self.credit_at, self.resume_at) = (None, None, None);
+        self.ask_at = None;
         for (source, relay) in &mut self.relays {
             if relay.disconnected() {
                 out.push(Output::Abort { source: *source });
@@ -226,6 +233,10 @@ impl<P: AsRef<[u8]> + Clone> Session<P> {
                 }
             };
             at += consumed;
+            if link.take_asked() {
+                // Beside the answer it costs no write of its own.
+                self.acknowledge();
+            }
             let Some(event) = event else {
                 self.owe(now);
                 self.finish_drain(out);
@@ -422,7 +433,9 @@ impl<P: AsRef<[u8]> + Clone> Session<P> {
         let acknowledge = self.acknowledge_at.map(|at| (at, Deadline::Acknowledge));
         let resume = self.resume_at.map(|at| (at, Deadline::Resume));
         let credit = self.credit_at.map(|at| (at, Deadline::Credit));
-        [link.deadline(), acknowledge, credit, resume].into_iter().flatten().min_by_key(|(at, _)| *at)
+        let asks = self.flight > 0 && *link.state() == State::Draining;
+        let ask = self.ask_at.filter(|_| asks).map(|at| (at, Deadline::Ping));
+        [link.deadline(), acknowledge, credit, resume, ask].into_iter().flatten().min_by_key(|(at, _)| *at)
     }
 
     /// How far the link is; `None` without one.
@@ -468,21 +481,45 @@ impl<P: AsRef<[u8]> + Clone> Session<P> {
             self.close(closed, out);
             return;
         }
-        if self.acknowledge_at.is_some_and(|at| at <= now) {
-            self.acknowledge_at = None;
-            while let Some(source) = self.dirty.pop_first() {
-                if let Some(accept) = self.relays.get_mut(&source).and_then(Relay::tell) {
-                    link.tell_accept(accept);
-                }
-            }
+        // While it drains what was sent is asked for, until it is known what became of it.
+        let asks = self.flight > 0 && *link.state() == State::Draining;
+        if asks && self.ask_at.is_none_or(|at| at <= now) {
+            link.ask(now);
+            self.ask_at = Some(now.after_ms(LINK_ACKNOWLEDGE_MS));
         }
+        let soon = now.after_ms(LINK_ACKNOWLEDGE_MS);
         if self.credit_at.is_some_and(|at| at <= now) {
-            self.credit_at = None;
-            link.tell_credit();
+            self.acknowledge();
+        } else if self.acknowledge_at.is_some_and(|at| at <= now) {
+            self.acknowledge_sources();
+            // One write for both.
+            if self.credit_at.is_some_and(|at| at <= soon) {
+                self.acknowledge();
+            }
         }
         if self.resume_at.is_some_and(|at| at <= now) {
             self.resume_at = None;
             self.end_stale_relays(now, out);
+        }
+    }
+
+    /// Tells the peer how far its sources have arrived that have something to acknowledge.
+    fn acknowledge_sources(&mut self) {
+        self.acknowledge_at = None;
+        let Some(link) = &mut self.link else { return };
+        while let Some(source) = self.dirty.pop_first() {
+            if let Some(accept) = self.relays.get_mut(&source).and_then(Relay::tell) {
+                link.tell_accept(accept);
+            }
+        }
+    }
+
+    /// The same, and what was consumed of its credit.
+    fn acknowledge(&mut self) {
+        self.acknowledge_sources();
+        (self.credit_at, self.hurries) = (None, false);
+        if let Some(link) = &mut self.link {
+            link.tell_credit();
         }
     }
 

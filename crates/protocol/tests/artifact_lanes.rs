@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use busway_protocol::{Batch, Closed, Config, Input, Link, Output, PeerError, PeerId, Session, Time};
 use busway_wire::gossip::{kind_of, pattern, topics};
-use busway_wire::limits::LINK_SHARE_BYTES;
+use busway_wire::limits::{LINK_ACKNOWLEDGE_MS, LINK_LAZY_MS, LINK_SHARE_BYTES};
 use busway_wire::link::{Accept, Announce, Frame, encode};
 use busway_wire::{HEADER_SIZE, Header, Kind, PortId, Seed, Topic};
 
@@ -77,6 +77,13 @@ fn publish(session: &mut Session<Arc<[u8]>>, source: u64, sequence: u64, size: u
 
 /// The messages of one batch, with what is before them in it.
 fn transmit(session: &mut Session<Arc<[u8]>>) -> Vec<(Kind, usize)> {
+    let mut left = frames(session);
+    left.retain(|(kind, _)| kind.crosses_links());
+    left
+}
+
+/// All frames of one batch.
+fn frames(session: &mut Session<Arc<[u8]>>) -> Vec<(Kind, usize)> {
     let mut batch = Batch::new();
     session.transmit(NOW, &mut batch);
     let bytes: Vec<u8> = batch.pieces().flatten().copied().collect();
@@ -87,7 +94,6 @@ fn transmit(session: &mut Session<Arc<[u8]>>) -> Vec<(Kind, usize)> {
         left.push((header.kind().unwrap(), at));
         at += header.size.get() as usize;
     }
-    left.retain(|(kind, _)| kind.crosses_links());
     left
 }
 
@@ -151,4 +157,78 @@ fn a_message_of_another_kind_than_that_of_its_topic_ends_the_link() {
             assert_eq!(closed, kind != kind_of(&topic), "{kind} on {topic}: {outputs:?}");
         }
     }
+}
+
+/// A session that a word of each of these lanes has come to, of which nothing was acknowledged yet.
+fn heard(lanes: &[Topic]) -> Session<Arc<[u8]>> {
+    let mut session = linked();
+    for (id, pattern) in [pattern(), "a.b".parse().unwrap()].into_iter().enumerate() {
+        let id = u32::try_from(id).unwrap();
+        session.handle(NOW, Input::Want { id, pattern, reliable: false }, &mut Vec::new());
+    }
+    for (source, topic) in (9..).map(PortId).zip(lanes) {
+        let mut outputs = say(&mut session, &Frame::Announce(announce(source.0, topic)));
+        session.handle(NOW, Input::RelayOpened { source }, &mut outputs);
+        transmit(&mut session);
+        let mut header = Header::new(kind_of(topic));
+        header.topic.set(topic.id().0);
+        header.source.set(source.0);
+        header.sequence.set(1);
+        header.seal_seeded(b"word", SEED).unwrap();
+        let bytes = [header.bytes(), &b"word"[..]].concat();
+        assert!(session.receive(NOW, &bytes, &mut outputs).1.is_some());
+        session.handle(NOW, Input::Published { source, sequence: 1 }, &mut outputs);
+        session.receive(NOW, &[], &mut outputs);
+    }
+    session
+}
+
+/// Kinds of the frames that go at this time.
+fn at(session: &mut Session<Arc<[u8]>>, ms: u64) -> Vec<Kind> {
+    session.handle(NOW.after_ms(ms), Input::Tick, &mut Vec::new());
+    frames(session).into_iter().map(|(kind, _)| kind).collect()
+}
+
+#[test]
+fn words_about_artifacts_are_acknowledged_all_together_and_late_for_nobody_waits() {
+    let [advert, fetch, chunk, published] = lanes();
+    let mut session = heard(&[advert.clone(), fetch, chunk]);
+    assert_eq!(at(&mut session, LINK_LAZY_MS - 1), []);
+    let told = at(&mut session, LINK_LAZY_MS);
+    assert_eq!(told, [Kind::Credit, Kind::Accept, Kind::Accept, Kind::Accept], "in one write");
+    // For what is published somebody may wait; what else there is goes with it.
+    let mut session = heard(&[advert, published]);
+    assert_eq!(at(&mut session, LINK_ACKNOWLEDGE_MS - 1), []);
+    assert_eq!(at(&mut session, LINK_ACKNOWLEDGE_MS), [Kind::Accept, Kind::Accept]);
+    println!("evidence: told in {LINK_LAZY_MS} ms, published in {LINK_ACKNOWLEDGE_MS} ms");
+}
+
+#[test]
+fn who_asks_how_far_away_we_are_hears_what_has_come_with_the_answer() {
+    let [advert, ..] = lanes();
+    let mut session = heard(&[advert]);
+    say(&mut session, &Frame::Ping { stamp: 5 });
+    assert_eq!(at(&mut session, 0), [Kind::Pong, Kind::Credit, Kind::Accept]);
+    assert_eq!(at(&mut session, 2 * LINK_LAZY_MS), [], "and not twice");
+    println!("evidence: told=1 after=0 ms");
+}
+
+#[test]
+fn a_link_that_drains_asks_until_it_knows_what_became_of_what_it_sent() {
+    let mut session = flowing();
+    publish(&mut session, 1, 1, 100);
+    assert_eq!(transmit(&mut session).len(), 1);
+    let mut outputs = Vec::new();
+    session.handle(NOW, Input::Drain { reason: String::new() }, &mut outputs);
+    for round in 0..3 {
+        assert_eq!(at(&mut session, round * LINK_ACKNOWLEDGE_MS), [Kind::Ping], "{round}");
+        let (due, _) = session.deadline().unwrap();
+        assert_eq!(due, NOW.after_ms((round + 1) * LINK_ACKNOWLEDGE_MS));
+    }
+    let accept =
+        Accept { source: PortId(1), passed: Some(1), window_messages: 60_000, window_bytes: 1 << 30 };
+    let outputs = say(&mut session, &Frame::Accept(accept));
+    let ended = |output: &Output| matches!(output, Output::Close { reason: Closed::Drained, .. });
+    assert!(outputs.iter().any(ended), "{outputs:?}");
+    println!("evidence: asked=3 waits=0");
 }

@@ -1,12 +1,13 @@
 //! What leaves a link next: small before large, large in fragments, and nobody never.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking, also in what its tests share")]
+#![expect(clippy::print_stdout, reason = "the evidence of a row is what its test prints")]
 
 use std::sync::Arc;
 
 use busway_protocol::{Batch, Config, Input, Link, Output, PeerId, Session, Time};
 use busway_wire::limits::{
-    LINK_BATCH_BYTES, LINK_FRAGMENT_BYTES, LINK_PART_BYTES, LINK_PART_BYTES_MAX, LINK_QUEUE_BYTES_MIN,
-    LINK_SHARE_BYTES, LINK_SHARED_MS,
+    LINK_ALONG_BYTES, LINK_BATCH_BYTES, LINK_FRAGMENT_BYTES, LINK_PART_BYTES, LINK_PART_BYTES_MAX,
+    LINK_QUEUE_BYTES_MIN, LINK_SHARE_BYTES, LINK_SHARED_MS,
 };
 use busway_wire::link::{Accept, Announce, Credit, Frame, Hello, encode};
 use busway_wire::{Extensions, HEADER_SIZE, Header, Kind, Part, PortId, Seed, Topic};
@@ -239,6 +240,36 @@ fn control_goes_before_every_message() {
     let left = host.transmit();
     assert_eq!(left[0], Left::Frame(Kind::Pong));
     assert_eq!(left[1].source(), Some(SMALL));
+}
+
+#[test]
+fn a_little_that_is_left_of_a_message_goes_with_the_part_before_it() {
+    for (size, parts) in [
+        // As a chunk of an artifact is: two fragments and a few bytes.
+        (2 * LINK_FRAGMENT_BYTES + 5, vec![LINK_FRAGMENT_BYTES, LINK_FRAGMENT_BYTES + 5]),
+        (
+            2 * LINK_FRAGMENT_BYTES + LINK_ALONG_BYTES,
+            vec![LINK_FRAGMENT_BYTES, LINK_FRAGMENT_BYTES + LINK_ALONG_BYTES],
+        ),
+        (
+            2 * LINK_FRAGMENT_BYTES + LINK_ALONG_BYTES + 1,
+            vec![LINK_FRAGMENT_BYTES, LINK_FRAGMENT_BYTES, LINK_ALONG_BYTES + 1],
+        ),
+    ] {
+        let mut host = Host::new(64 << 20);
+        host.publish(SMALL, 10);
+        host.publish(LARGE, size);
+        let left = host.drain();
+        let sizes: Vec<usize> =
+            left.iter().filter(|left| left.source() == Some(LARGE)).map(Left::size).collect();
+        assert_eq!(sizes, parts);
+    }
+    // A part is never larger than a peer takes.
+    let mut host = Host::new(64 << 20);
+    host.publish(LARGE, LINK_PART_BYTES_MAX + 5);
+    let sizes: Vec<usize> = host.drain().iter().map(Left::size).collect();
+    assert_eq!(sizes, [LINK_PART_BYTES_MAX, 5]);
+    println!("evidence: parts=2 of {} bytes", 2 * LINK_FRAGMENT_BYTES + 5);
 }
 
 #[test]

@@ -230,6 +230,9 @@ pub const LINK_PART_BYTES_MAX: usize = LINK_PIECE_BYTES_MAX as usize;
 /// hundredth of it are headers. A larger message is bulk; one up to this size goes in one piece.
 pub const LINK_FRAGMENT_BYTES: usize = 8 << 10;
 
+/// Bytes that are left of a message and go with the part before them: an eighth of a fragment. A chunk of an artifact is two fragments and a few bytes.
+pub const LINK_ALONG_BYTES: usize = LINK_FRAGMENT_BYTES / 8;
+
 /// Milliseconds for which something more urgent is taken to share the link after the last of it: two turns of a source
 /// that speaks a hundred times a second.
 pub const LINK_SHARED_MS: u64 = 20;
@@ -311,6 +314,10 @@ pub const GATE_WAIT_FAR_NS_MAX: u64 = 5_000_000;
 
 /// Nanoseconds for each link between two looks at all of them: ten times what a look takes.
 pub const GATE_LOOK_NS: u64 = 2_000;
+
+/// Nanoseconds after which a link is looked at that waits for others while something of it is on its way: five looks in [`GATE_WINDOW_NS`], by which
+/// its rate is measured.
+pub const GATE_LOOKED_NS_MAX: u64 = GATE_WINDOW_NS / 5;
 
 /// Milliseconds between two measurements of a round trip while bulk goes and what lies on the way runs dry, or nothing is known.
 pub const GATE_ASK_MS: u64 = 20;
@@ -771,6 +778,10 @@ pub const LINK_ACKNOWLEDGE_MS: u64 = 5;
 /// Milliseconds until a peer is told what was consumed of its credit, where that is little: a large part of it is told at once, so only a
 /// message larger than three quarters of all would wait for the rest; from the first of those on it is told as what is acknowledged. Every 5 ms it was a fiftieth of the bytes that a link of a swarm carries.
 pub const LINK_CREDIT_MS: u64 = 50;
+
+/// Milliseconds until a peer is told what arrived of its words about artifacts, and what of its credit they took, where that is little: nobody waits
+/// for it. It goes with an answer to a ping before that. Every 5 ms it was a hundredth of the bytes that a link of a swarm carries, and half of its writes.
+pub const LINK_LAZY_MS: u64 = 200;
 
 /// Bytes of one source after which an acknowledgement waits for no more: until it comes the origin keeps their memory, and
 /// fills other memory meanwhile, which no cache has.

@@ -109,7 +109,10 @@ impl<P: AsRef<[u8]> + Clone> Link<P> {
     /// A frame that is for the link itself.
     fn own(&mut self, now: Time, frame: Frame) -> Result<(), Closed> {
         match frame {
-            Frame::Ping { stamp } => self.control.pong = Some(stamp),
+            Frame::Ping { stamp } => {
+                self.control.pong = Some(stamp);
+                self.asked = true;
+            }
             Frame::Pong { stamp } => self.stats.round_trip_ns = now.since(Time(stamp)),
             Frame::Credit(credit) => {
                 let raised = self.grant.as_mut().map_or(Ok(()), |grant| grant.raise(&credit));

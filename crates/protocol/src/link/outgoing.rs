@@ -15,8 +15,8 @@ use alloc::vec::Vec;
 use core::ops::Range;
 
 use busway_wire::limits::{
-    EXTENSION_BYTES_MAX, LINK_BATCH_BYTES, LINK_COPY_BYTES, LINK_FRAGMENT_BYTES, LINK_PART_BYTES,
-    LINK_PART_BYTES_MAX, LINK_QUEUE_BYTES_MAX, LINK_QUEUE_MESSAGES_MAX, LINK_SHARED_MS,
+    EXTENSION_BYTES_MAX, LINK_ALONG_BYTES, LINK_BATCH_BYTES, LINK_COPY_BYTES, LINK_FRAGMENT_BYTES,
+    LINK_PART_BYTES, LINK_PART_BYTES_MAX, LINK_QUEUE_BYTES_MAX, LINK_QUEUE_MESSAGES_MAX, LINK_SHARED_MS,
 };
 use busway_wire::link::{self, Frame, Gap, Retire};
 use busway_wire::{Extensions, Flags, HEADER_SIZE, Header, Kind, Part, PortId, Run, Seed};
@@ -484,6 +484,10 @@ fn put<P: AsRef<[u8]> + Clone>(item: &mut Item<P>, most: usize, cluster: Seed, b
                 put_whole(*header, payload, *way, cluster, batch);
                 return true;
             }
+            // A little that would be left goes along: it is not worth a header.
+            let left = len.saturating_sub(header.extension_bytes() + *at);
+            let along = most.saturating_add(LINK_ALONG_BYTES).min(LINK_PART_BYTES_MAX).max(most);
+            let most = if left <= along { along } else { most };
             put_part(*header, payload, at, most, *way, cluster, batch);
             header.extension_bytes() + *at >= len
         }

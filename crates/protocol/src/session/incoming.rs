@@ -5,7 +5,9 @@
 //!
 //! Invariant: what has been delivered of a source and not been published is at most its window.
 
-use busway_wire::limits::{LINK_ACKNOWLEDGE_MS, LINK_CREDIT_MS, LINK_ENDED_SOURCES_MAX, LINK_SOURCES_MAX};
+use busway_wire::limits::{
+    LINK_ACKNOWLEDGE_MS, LINK_CREDIT_MS, LINK_ENDED_SOURCES_MAX, LINK_LAZY_MS, LINK_SOURCES_MAX,
+};
 use busway_wire::link::{Announce, Deny, Gap, Retire};
 use busway_wire::{Cause, DecodeError, HEADER_SIZE, Header, PortId, Records};
 
@@ -190,6 +192,9 @@ impl<P: AsRef<[u8]> + Clone> Session<P> {
         let Some(relay) = self.relays.get_mut(&source) else { return };
         let amount = relay.published(sequence);
         let (due, accept) = (relay.is_due(), relay.answer());
+        let waited_for = relay.is_waited_for();
+        self.hurries |= waited_for;
+        let ms = if waited_for { LINK_ACKNOWLEDGE_MS } else { LINK_LAZY_MS };
         if let Some(link) = &mut self.link {
             link.consume(amount);
             let accept = if due { relay.tell() } else { accept };
@@ -197,7 +202,8 @@ impl<P: AsRef<[u8]> + Clone> Session<P> {
                 Some(accept) => link.tell_accept(accept),
                 None if amount != Amount::default() => {
                     self.dirty.insert(source);
-                    self.acknowledge_at.get_or_insert(now.after_ms(LINK_ACKNOWLEDGE_MS));
+                    let at = now.after_ms(ms);
+                    self.acknowledge_at = Some(self.acknowledge_at.map_or(at, |before| before.min(at)));
                 }
                 None => {}
             }
@@ -264,8 +270,13 @@ impl<P: AsRef<[u8]> + Clone> Session<P> {
     /// Sees to it that consumed credit is told in time.
     pub(super) fn owe(&mut self, now: Time) {
         if let Some(link) = self.link.as_ref().filter(|link| link.owes_credit()) {
-            let ms = if link.takes_large() { LINK_ACKNOWLEDGE_MS } else { LINK_CREDIT_MS };
-            self.credit_at.get_or_insert(now.after_ms(ms));
+            let ms = match link.takes_large() {
+                true => LINK_ACKNOWLEDGE_MS,
+                false if self.hurries => LINK_CREDIT_MS,
+                false => LINK_LAZY_MS,
+            };
+            let at = now.after_ms(ms);
+            self.credit_at = Some(self.credit_at.map_or(at, |before| before.min(at)));
         }
     }
 

@@ -199,6 +199,11 @@ impl Relay {
         owed.then(|| self.accept())
     }
 
+    /// Whether somebody may wait until it is acknowledged. Nobody does for what is said about artifacts.
+    pub(crate) fn is_waited_for(&self) -> bool {
+        self.kind == Kind::Publish
+    }
+
     /// Whether the peer should hear at once of what has passed.
     pub(crate) fn is_due(&self) -> bool {
         let much = self.untold.bytes >= LINK_ACKNOWLEDGE_BYTES || self.untold.is_large(self.window);
