@@ -20,7 +20,7 @@ use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 
 use busway_wire::limits::{
-    GATE_ASK_MS, GATE_ASK_MS_MAX, GATE_EPOCH_MS, GATE_EPOCHS, GATE_LOOK_NS, GATE_TURN_NS,
+    GATE_ASK_MS, GATE_ASK_MS_MAX, GATE_EPOCH_MS, GATE_EPOCHS, GATE_LOOK_NS, GATE_LOOKED_NS_MAX, GATE_TURN_NS,
     GATE_WAIT_FAR_NS_MAX, GATE_WAIT_NS_MAX, GATE_WAIT_NS_MIN, LINK_FRAGMENT_BYTES,
 };
 
@@ -132,18 +132,52 @@ impl Gate {
         }
     }
 
-    /// Whether nothing of bulk may begin because of what waits here, of whichever link.
-    #[must_use]
-    pub fn is_full(&self) -> bool {
-        self.here.room() == 0
+    /// How many bytes of bulk may begin to go over a link that has some: none while others have some that were given less. It asks again soon, or
+    /// [`rests`](Gate::rests).
+    ///
+    /// `look` says what the kernel has of a link, `None` of one that is gone. It costs system calls, and is called where what it says may let something go.
+    pub fn room(
+        &mut self,
+        now: Time,
+        connection: ConnectionId,
+        mut look: impl FnMut(ConnectionId) -> Option<Backlog>,
+    ) -> u64 {
+        for other in self.stale(now) {
+            match look(other) {
+                Some(backlog) => self.look(now, other, backlog),
+                None => self.forget(other),
+            }
+        }
+        let begun = self.begun;
+        let link = self.links.entry(connection).or_default();
+        if link.wants_until <= now {
+            // While it had nothing that could go it had no turn, and none is owed to it.
+            link.charged = link.charged.max(begun);
+        }
+        let mut may_go = self.may_go(now, connection);
+        if self.is_unknown(now, connection, may_go) {
+            match look(connection) {
+                Some(backlog) => self.look(now, connection, backlog),
+                None => return 0,
+            }
+            may_go = self.may_go(now, connection);
+        }
+        let here = self.here.room();
+        let Some(link) = self.links.get_mut(&connection) else { return 0 };
+        let way = link.way.room();
+        // Where its own way keeps it back others go meanwhile.
+        link.wants_until =
+            if way > 0 || here == 0 { Time(now.0.saturating_add(GATE_TURN_NS)) } else { Time(0) };
+        if way == 0 || !may_go {
+            return 0;
+        }
+        self.begun = begun.max(link.charged);
+        here.min(way)
     }
 
-    /// Links of which less may wait here than is known, to be looked at; none where all were just looked at.
-    pub fn stale(&mut self, now: Time) -> Vec<ConnectionId> {
-        let pause_ns = GATE_WAIT_NS_MIN.saturating_add(
-            GATE_LOOK_NS.saturating_mul(self.links.values().filter(|link| link.here > 0).count() as u64),
-        );
-        if self.refreshed.is_some_and(|refreshed| now.since(refreshed) < pause_ns) {
+    /// Where nothing of bulk may begin because of what waits here: links of which less may wait than is known. None until there may be room.
+    fn stale(&mut self, now: Time) -> Vec<ConnectionId> {
+        if self.here.room() > 0 || now < self.refreshes_at() {
             return Vec::new();
         }
         self.refreshed = Some(now);
@@ -151,28 +185,36 @@ impl Gate {
         self.links.iter().filter(stale).map(|(connection, _)| *connection).collect()
     }
 
-    /// How many bytes of bulk may begin to go over a link that has some: none while others have some that were given less. It looks again soon, or
-    /// [`rests`](Gate::rests).
-    pub fn room(&mut self, now: Time, connection: ConnectionId) -> u64 {
-        let (here, begun) = (self.here.room(), self.begun);
-        // It would run dry while the look of another is waited for.
-        let dry = here > self.here.bound() / 4 * 3;
-        let Some(link) = self.links.get_mut(&connection) else { return here };
-        let way = link.way.room();
-        if link.wants_until <= now {
-            // While it had nothing that could go it had no turn, and none is owed to it.
-            link.charged = link.charged.max(begun);
-        }
-        let charged = link.charged;
-        // Where its own way keeps it back others go meanwhile.
-        link.wants_until =
-            if way > 0 || here == 0 { Time(now.0.saturating_add(GATE_TURN_NS)) } else { Time(0) };
-        let before = |other: &Link| other.wants_until > now && other.charged < charged;
-        if way == 0 || here == 0 || (!dry && self.links.values().any(before)) {
-            return 0;
-        }
-        self.begun = begun.max(charged);
-        here.min(way)
+    /// When there may be room here, if there is none by what is known.
+    fn refreshes_at(&self) -> Time {
+        let Some(refreshed) = self.refreshed else { return Time(0) };
+        let looks = self.links.values().filter(|link| link.here > 0).count() as u64;
+        let least_ns = GATE_WAIT_NS_MIN.saturating_add(GATE_LOOK_NS.saturating_mul(looks));
+        let ns = self.here.wait_ns(LINK_FRAGMENT_BYTES as u64 / 2).min(GATE_WAIT_NS_MAX).max(least_ns);
+        Time(refreshed.0.saturating_add(ns))
+    }
+
+    /// Whether there is room here, and it is the turn of nobody else; who is waited for unless the interface would run dry meanwhile.
+    fn may_go(&self, now: Time, connection: ConnectionId) -> bool {
+        let Some(link) = self.links.get(&connection) else { return false };
+        let room = self.here.room();
+        let dry = room > self.here.bound() / 4 * 3;
+        let before = |other: &Link| other.wants_until > now && other.charged < link.charged;
+        room > 0 && (dry || !self.links.values().any(before))
+    }
+
+    /// Whether a link is to be looked at: it may go unless its way is full, or that was so, or how fast it is would not be measured.
+    fn is_unknown(&self, now: Time, connection: ConnectionId, may_go: bool) -> bool {
+        self.links.get(&connection).is_none_or(|link| {
+            let late = || link.way.bytes > 0 && now.since(link.looked) >= GATE_LOOKED_NS_MAX;
+            link.looked < now && (may_go || link.way.room() == 0 || late())
+        })
+    }
+
+    /// What a link has written of bulk, and what others did in whose place it could have: who has less goes first.
+    #[must_use]
+    pub fn charged(&self, connection: ConnectionId) -> u64 {
+        self.links.get(&connection).map_or(0, |link| link.charged)
     }
 
     /// It has no bulk any more.
@@ -188,15 +230,22 @@ impl Gate {
         self.here.bound()
     }
 
-    /// After how many nanoseconds there may be room for a fragment of a link, if there is none now.
+    /// When there may be room for a fragment of a link, if there is none now.
     #[must_use]
-    pub fn wait_ns(&self, connection: ConnectionId) -> u64 {
-        let most = |queue: &Queue, most| queue.wait_ns(LINK_FRAGMENT_BYTES as u64 / 2).min(most);
+    pub fn wait_until(&self, now: Time, connection: ConnectionId) -> Time {
+        let soon = Time(now.0.saturating_add(GATE_WAIT_NS_MIN));
         let way = self.links.get(&connection).map(|link| &link.way).filter(|way| way.room() == 0);
-        let far = way.map_or(0, |way| most(way, GATE_WAIT_FAR_NS_MAX));
-        // Where it is the turn of another it goes soon after that one.
-        let here = if way.is_none() { most(&self.here, GATE_WAIT_NS_MAX) } else { 0 };
-        far.max(here).max(GATE_WAIT_NS_MIN)
+        if let Some(way) = way {
+            let ns = way.wait_ns(LINK_FRAGMENT_BYTES as u64 / 2).min(GATE_WAIT_FAR_NS_MAX);
+            return soon.max(Time(now.0.saturating_add(ns)));
+        }
+        if self.here.room() == 0 {
+            // All who wait for the interface look together.
+            return soon.max(self.refreshes_at());
+        }
+        // It is the turn of another, who looks within that time; but it is waited for no longer than until the interface would run dry.
+        let ns = self.here.wait_ns(self.here.bound() / 4 * 3).min(GATE_WAIT_NS_MAX);
+        soon.max(Time(now.0.saturating_add(ns)))
     }
 
     /// Bytes a second of a link, as far as that was measured.

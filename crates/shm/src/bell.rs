@@ -267,8 +267,9 @@ pub struct Sleeper<'a> {
 
 impl Sleeper<'_> {
     /// Sleeps until the line is rung, at most `timeout` and at most [`WAIT_MAX`]. Spurious returns
-    /// happen: look at the rings, and prepare anew.
-    pub fn wait(self, timeout: Option<Duration>) -> Slept {
+    /// happen: look at the rings, and prepare anew. After [`Slept::TimedOut`] the sleep goes on with
+    /// another call: what is announced stays so until somebody rings, and then this returns at once.
+    pub fn wait(&self, timeout: Option<Duration>) -> Slept {
         self.line.sleep(self.seen, timeout.map_or(WAIT_MAX, |timeout| timeout.min(WAIT_MAX)))
     }
 }

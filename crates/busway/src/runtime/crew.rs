@@ -19,7 +19,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::Duration;
 
 use busway_protocol::Time;
-use busway_shm::bell::{Bell, NODES};
+use busway_shm::bell::{Bell, NODES, Sleeper, Slept};
 use busway_shm::clock::Deadline;
 use busway_shm::domain::Domain;
 use busway_shm::sync::{AtomicBool, AtomicU32, AtomicU64, Ordering};
@@ -29,7 +29,7 @@ use busway_wire::PortId;
 use crate::control::Watched;
 use crate::ports::{Ahead, Carrier, Looked, lock};
 use crate::runtime::door::{Door, Turned};
-use crate::runtime::hub::{Shared, Wires};
+use crate::runtime::hub::{Shared, Whom, Wires};
 use crate::runtime::spin::Spin;
 
 /// While somebody else leads, `bw-link-rx` looks so often whether that is still so: it is how long nobody receives when
@@ -57,8 +57,8 @@ const GLANCE_NS: u64 = 200_000;
 const LINGER: Duration = Duration::from_micros(50);
 /// While publishers carry under load it looks so often: each look takes the processor from them.
 const LINGER_CARRIED: Duration = Duration::from_micros(200);
-/// While nothing but what is held waits it looks when that may go, and at least so often: what is published meanwhile goes together.
-const LINGER_HELD: Duration = Duration::from_micros(200);
+/// Before it sleeps it looks so often whether somebody else is still at a peer.
+const LINGER_MISSED: Duration = Duration::from_micros(200);
 /// However long a look has taken: who looked may have been stopped, and what others publish waits for the next.
 const LINGER_MAX: Duration = Duration::from_millis(1);
 /// After so many looks that found nothing it sleeps until it is rung for.
@@ -205,22 +205,18 @@ impl<D: Wires> Crew<D> {
             }
             if idle < LINGERS {
                 let begun_ns = shared.driver.now_ns();
-                let looked_at = shared.carry_free();
+                let looked_at = shared.carry(Whom::All);
                 // Who only reads is at a peer most of the time, and leaves nothing.
                 let left = looked_at.missed && shared.carried.is_of_late(begun_ns);
-                let held_until = looked_at.held_until;
-                idle = if looked_at.found || held_until.is_some() || left { 0 } else { idle + 1 };
+                idle = if looked_at.found || left { 0 } else { idle + 1 };
                 // Where there are so many sources that a look takes long, it is not the looks that take the processor.
                 let looked = Duration::from_nanos(shared.driver.now_ns().saturating_sub(begun_ns));
-                let linger = match (looked_at.found || looked_at.missed, held_until) {
+                let linger = match looked_at.found || looked_at.missed {
                     _ if shared.carried.is_under_way(begun_ns) => LINGER_CARRIED,
-                    (true, _) => LINGER,
-                    (false, Some(until)) => {
-                        let held = Duration::from_nanos(until.since(Time(shared.driver.now_ns())));
-                        held.clamp(LINGER, LINGER_HELD)
-                    }
-                    (false, None) => LINGER.max(4 * looked).min(LINGER_MAX),
+                    true => LINGER,
+                    false => LINGER.max(4 * looked).min(LINGER_MAX),
                 };
+                let linger = self.until_held(looked_at.held_until).map_or(linger, |held| linger.min(held));
                 let aside = lock(&shared.linger);
                 if shared.stopping() {
                     return;
@@ -229,21 +225,48 @@ impl<D: Wires> Crew<D> {
                 continue;
             }
             let sleeper = domain.bell().prepare(NODES);
-            // Pairs with Acquire in `tell_held`, as the locks of the peers do: what comes to be held from here on rings.
-            shared.sleeps.store(true, Ordering::Release);
-            // Announced: what is published now rings. What was published before is found by this look.
-            let looked_at = shared.carry_free();
-            if looked_at.found || looked_at.held_until.is_some() {
-                idle = 0;
-            } else if looked_at.missed {
-                idle = LINGERS - 1;
-            } else if !shared.stopping() {
-                sleeper.wait(Some(TX_SLEEP));
-                // One look more before it lingers: who rang may have come alone.
-                idle = if shared.pump() { 0 } else { LINGERS };
-            }
-            shared.sleeps.store(false, Ordering::Relaxed);
+            // Announced: what is published from here on rings.
+            idle = if self.sleep(&sleeper) { 0 } else { LINGERS };
+            shared.sleeps_until.store(0, Ordering::Relaxed);
         }
+    }
+
+    /// Sleeps until it is rung for, and looks meanwhile at what is held when that may go. Whether there is more to look for.
+    fn sleep(&self, sleeper: &Sleeper<'_>) -> bool {
+        let shared = &self.shared;
+        let look = |everything: bool| {
+            // Pairs with Acquire in `is_held_unseen`, as the locks of the peers do: what comes to be held from here on rings.
+            shared.sleeps_until.store(u64::MAX, Ordering::Release);
+            shared.carry(if everything { Whom::All } else { Whom::Held })
+        };
+        // What was published before is found by this look, or, where somebody else was at a peer, by the next.
+        let (mut looked_at, mut everything) = (look(true), true);
+        while !shared.stopping() {
+            if everything && looked_at.found {
+                return true;
+            }
+            everything = everything && looked_at.missed;
+            let held = self.until_held(looked_at.held_until);
+            let missed = looked_at.missed.then_some(LINGER_MISSED);
+            let wait = [held, missed].into_iter().flatten().min();
+            if let Some(wait) = wait {
+                let until_ns =
+                    shared.driver.now_ns().saturating_add(u64::try_from(wait.as_nanos()).unwrap_or(u64::MAX));
+                shared.sleeps_until.store(until_ns, Ordering::Release);
+            }
+            if sleeper.wait(Some(wait.unwrap_or(TX_SLEEP))) == Slept::Rung || wait.is_none() {
+                // One look more before it lingers: who rang may have come alone.
+                return shared.pump();
+            }
+            looked_at = look(everything);
+        }
+        false
+    }
+
+    /// How long it is until what is held may go.
+    fn until_held(&self, held_until: Option<Time>) -> Option<Duration> {
+        let left_ns = held_until?.since(Time(self.shared.driver.now_ns()));
+        Some(Duration::from_nanos(left_ns).clamp(LINGER, TX_SLEEP))
     }
 }
 
@@ -412,7 +435,7 @@ impl<D: Wires> Carrier for Crew<D> {
                     Ok(mut peer) => {
                         most = most.max(peer.pump_source(driver, Time(now_ns), publisher).unwrap_or(0));
                         // Nothing wakes anybody when the kernel has less: `bw-link-tx` looks again.
-                        busy |= peer.is_held();
+                        busy |= self.shared.is_held_unseen(&peer);
                     }
                     // Who has it may have looked before our message was there.
                     Err(_) => busy = true,

@@ -83,6 +83,8 @@ pub(super) struct Door<D> {
     /// When something came on it.
     heard_ns: u64,
     begun: bool,
+    /// Nobody else looks at what is held.
+    alone: bool,
     /// Something has to be looked at again soon.
     soon: bool,
     ticked_ns: u64,
@@ -127,10 +129,17 @@ impl<D: Wires> Door<D> {
             heard: None,
             heard_ns: 0,
             begun: false,
+            alone: false,
             soon: false,
             ticked_ns: 0,
             end_ns: None,
         }
+    }
+
+    /// There is no thread that sends: what is held is looked at here.
+    pub(super) fn alone(mut self) -> Self {
+        self.alone = true;
+        self
     }
 
     /// Sleeps in the driver until something comes, at most `most`, and does what has come. The thread of the links
@@ -249,7 +258,11 @@ impl<D: Wires> Door<D> {
             return SOON;
         }
         let peers = self.shared.all();
-        let deadlines = peers.iter().filter_map(|peer| lock(peer).deadline());
+        let deadlines = peers.iter().filter_map(|peer| {
+            let peer = lock(peer);
+            let held = peer.held_until().filter(|_| self.alone);
+            peer.deadline().into_iter().chain(held).min()
+        });
         let newcomers = self.connections.values().filter_map(|slot| match slot {
             Slot::Newcomer(newcomer) => newcomer.link.deadline().map(|(at, _)| at),
             Slot::Dialing(..) | Slot::Linked(..) => None,
@@ -599,11 +612,18 @@ impl<D: Wires> Door<D> {
     fn tick(&mut self) -> bool {
         let now = self.now();
         let mut soon = false;
-        let peers: Vec<(PeerId, Arc<Mutex<Peer>>)> =
-            lock(&self.shared.peers).iter().map(|(id, peer)| (*id, peer.clone())).collect();
-        for (id, peer) in peers {
-            soon |= lock(&peer).tick(&self.shared.driver);
-            self.heed(id, &peer);
+        for peer in self.shared.all().iter() {
+            let id = {
+                let mut peer = lock(peer);
+                let held = || peer.held_until().filter(|_| self.alone);
+                if !peer.is_due(now) && held().is_none_or(|until| until > now) {
+                    continue;
+                }
+                soon |= peer.tick(&self.shared.driver);
+                self.shared.tell_held(&peer);
+                peer.id
+            };
+            self.heed(id, peer);
         }
         let late: Vec<ConnectionId> = self
             .connections

@@ -1,8 +1,8 @@
 //! The gates of this host's interfaces, and the looks at the kernel by which they decide.
 //!
-//! A connection looks when it has bulk to send, and only then: what is small passes without a word. When there is no room the
-//! other connections of the interface are looked at too, since theirs may have gone out meanwhile. Nothing leaves this host
-//! by the loopback interface, so that there is no gate for it.
+//! A connection asks when it has bulk to send, and only then: what is small passes without a word. The gate says which connections are to be looked
+//! at: this one, and, when there is no room, others, since theirs may have gone out meanwhile. Nothing leaves this host by the loopback interface, so
+//! that there is no gate for it.
 //!
 //! Invariant: a connection that is gone is known to no gate.
 
@@ -36,6 +36,8 @@ pub(crate) struct Passage {
     bulk_out: u64,
     /// Bulk waits at least until then.
     held_until: Option<Time>,
+    /// What it was given of the interface when the gate was asked last.
+    turn: u64,
 }
 
 impl Passage {
@@ -56,6 +58,7 @@ impl Passage {
             round_trip_ns: 0,
             bulk_out: 0,
             held_until: None,
+            turn: 0,
         })
     }
 
@@ -79,30 +82,21 @@ impl Passage {
         if self.held_until.is_some_and(|until| now < until) {
             return;
         }
-        // A connection that cannot say is about to be told as gone.
-        let Ok(backlog) = driver.backlog(self.connection).map(backlog_of) else { return };
         (self.entered, self.wants) = (true, true);
         let id = id(self.connection);
         let mut gates = lock(&self.gates.0);
         let gate = gates.entry(self.interface).or_default();
         let bulk_out = session.bulk_out();
-        gate.look(now, id, backlog);
         gate.charge(id, bulk_out.saturating_sub(std::mem::replace(&mut self.bulk_out, bulk_out)));
-        if gate.is_full() {
-            for other in gate.stale(now) {
-                match driver.backlog(ConnectionId(other.0)) {
-                    Ok(found) => gate.look(now, other, backlog_of(found)),
-                    Err(_) => gate.forget(other),
-                }
-            }
-        }
-        let room = gate.room(now, id);
+        // A connection that cannot say is about to be told as gone.
+        let room = gate.room(now, id, |of| driver.backlog(ConnectionId(of.0)).ok().map(backlog_of));
         if gate.asks(now, id) {
             session.ask(now);
         }
-        tracing::trace!(target: "busway::link", ?backlog, room, bound = gate.bound(), rate = gate.rate(id), round_trip_ns = self.round_trip_ns, "bulk");
+        tracing::trace!(target: "busway::link", room, bound = gate.bound(), rate = gate.rate(id), round_trip_ns = self.round_trip_ns, "bulk");
         session.set_bulk_room(Some(room));
-        self.held_until = (room == 0).then(|| Time(now.0.saturating_add(gate.wait_ns(id))));
+        self.held_until = (room == 0).then(|| gate.wait_until(now, id));
+        self.turn = gate.charged(id);
     }
 
     /// A link that has just no bulk measures the way without it.
@@ -122,6 +116,11 @@ impl Passage {
         {
             gate.wrote(id(self.connection), bytes as u64);
         }
+    }
+
+    /// What the link was given of its interface, as far as others were as well.
+    pub(crate) const fn turn(&self) -> u64 {
+        self.turn
     }
 
     /// When to look again, while bulk is held up.

@@ -112,6 +112,8 @@ pub(super) struct Swarm<D> {
     room: Room,
     /// When small ones are let go again.
     let_go_ns: u64,
+    /// Who is spoken to first.
+    turn: u8,
 }
 
 impl<D: Wires> Swarm<D> {
@@ -137,6 +139,7 @@ impl<D: Wires> Swarm<D> {
             full: 0,
             room: Room::default(),
             let_go_ns: 0,
+            turn: 0,
             machine: Gossip::with_store(config, Box::new(Shelf(calls.store.clone()))),
             members,
             lines: BTreeMap::new(),
@@ -211,9 +214,13 @@ impl<D: Wires> Swarm<D> {
         let denied = self.lines.values().map(|line| line.denied).sum();
         self.calls.note(self.machine.counts(), self.machine.usage(), (denied, self.full));
         let mut again = self.tell_users(now);
-        for (index, peer) in &nodes {
+        // Not always the same one first: who speaks first finds an interface that nobody fills.
+        let (before, from) = (nodes.range(..self.turn), nodes.range(self.turn..));
+        for (index, peer) in from.chain(before) {
             again |= self.say(now, *index, peer);
         }
+        self.turn =
+            self.turn.wrapping_add(1) % nodes.keys().next_back().map_or(1, |last| last.saturating_add(1));
         again
     }
 

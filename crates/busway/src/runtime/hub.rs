@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
-use std::sync::{Arc, Condvar, Mutex, TryLockError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, TryLockError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -168,8 +168,9 @@ pub(super) struct Shared<D> {
     pub(super) resolved: Mutex<Vec<Resolved>>,
     /// There is something in `watched` or in `resolved`.
     news: AtomicBool,
-    /// The thread that sends sleeps until it is rung for, or is about to.
-    pub(super) sleeps: AtomicBool,
+    /// Until then the thread that sends sleeps if it is not rung for, in nanoseconds; the latest time of all while it looks before it sleeps, and 0 while
+    /// it is awake and looks again soon.
+    pub(super) sleeps_until: AtomicU64,
     /// Where the thread that sends lingers.
     pub(super) linger: Mutex<()>,
     pub(super) lingered: Condvar,
@@ -247,7 +248,7 @@ impl<D: Wires> Shared<D> {
             changes_wanted: Mutex::new(Vec::new()),
             resolved: Mutex::new(Vec::new()),
             news: AtomicBool::new(false),
-            sleeps: AtomicBool::new(false),
+            sleeps_until: AtomicU64::new(0),
             linger: Mutex::new(()),
             lingered: Condvar::new(),
             stop: AtomicBool::new(false),
@@ -422,35 +423,71 @@ impl<D: Wires> Shared<D> {
         found
     }
 
-    /// Wakes `bw-link-tx` where it sleeps, if bulk of a peer is held: nobody else looks within a millisecond of when that may go. Called by
-    /// who has given the peer something, has it still locked, and does not look again itself.
+    /// Wakes `bw-link-tx` where it sleeps for longer than bulk of a peer is held: nobody else looks at that. Called by who has given the peer something,
+    /// and has it still locked.
     pub(super) fn tell_held(&self, peer: &Peer) {
-        // Pairs with Release in `Crew::send`: who locks a peer after the last look of that thread sees that it sleeps, and before, that one sees what is held.
-        if peer.is_held()
-            && self.sleeps.load(Ordering::Acquire)
+        if self.is_held_unseen(peer)
             && let Some(domain) = self.core.ports.domain()
         {
             domain.bell().ring_nodes();
         }
     }
 
-    /// As [`Shared::pump`], of peers that nobody else is at: who is sends what it finds, and is not waited for.
-    pub(super) fn carry_free(&self) -> CarriedFree {
-        let mut all = CarriedFree::default();
-        for peer in self.all().iter() {
-            let mut peer = match peer.try_lock() {
-                Ok(peer) => peer,
-                Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
-                Err(TryLockError::WouldBlock) => {
-                    all.missed = true;
-                    continue;
-                }
+    /// Whether bulk of a peer is held, and may go before `bw-link-tx` looks if nobody wakes it.
+    pub(super) fn is_held_unseen(&self, peer: &Peer) -> bool {
+        // Pairs with Release in `Crew::send`: who locks a peer after the last look of that thread sees that it sleeps, and before, that one sees what is held.
+        peer.held_until().is_some_and(|until| until.0 < self.sleeps_until.load(Ordering::Acquire))
+    }
+
+    /// As [`Shared::pump`], of peers that nobody else is at: who is sends what it finds, and is not waited for. Whose bulk was held and was given least of
+    /// its interface goes first.
+    pub(super) fn carry(&self, whom: Whom) -> CarriedFree {
+        let (mut all, peers) = (CarriedFree::default(), self.all());
+        let now = Time(self.driver.now_ns());
+        let mut order = Vec::with_capacity(peers.len());
+        for peer in peers.iter() {
+            let Some(free) = free(peer) else {
+                all.missed = true;
+                continue;
             };
-            all.found |= peer.pump(&self.driver) > 0;
-            all.held_until = [all.held_until, peer.held_until()].into_iter().flatten().min();
+            let due = free.held_until().is_some_and(|until| until <= now);
+            if due || whom == Whom::All {
+                order.push((free.turn(), peer));
+            } else {
+                all.waits(free.held_until());
+            }
+        }
+        order.sort_by_key(|(turn, _)| *turn);
+        for (_, peer) in order {
+            let Some(mut peer) = free(peer) else {
+                all.missed = true;
+                continue;
+            };
+            all.found |= match whom {
+                Whom::All => peer.pump(&self.driver) > 0,
+                Whom::Held => peer.pump_held(&self.driver),
+            };
+            all.waits(peer.held_until());
         }
         all
     }
+}
+
+/// A peer that nobody else is at.
+fn free(peer: &Mutex<Peer>) -> Option<MutexGuard<'_, Peer>> {
+    match peer.try_lock() {
+        Ok(peer) => Some(peer),
+        Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
+        Err(TryLockError::WouldBlock) => None,
+    }
+}
+
+/// Whom `bw-link-tx` looks at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Whom {
+    All,
+    /// Peers whose bulk was held until now.
+    Held,
 }
 
 /// What a look of `bw-link-tx` has come to.
@@ -462,6 +499,12 @@ pub(super) struct CarriedFree {
     pub(super) missed: bool,
     /// Bulk waits until there is room for it, which may be then.
     pub(super) held_until: Option<Time>,
+}
+
+impl CarriedFree {
+    fn waits(&mut self, held_until: Option<Time>) {
+        self.held_until = [self.held_until, held_until].into_iter().flatten().min();
+    }
 }
 
 /// See the head of this file.

@@ -403,6 +403,11 @@ impl Imports {
         self.sources.values().any(|incoming| matches!(incoming.stage, Stage::Opening(_)))
     }
 
+    /// Whether `look_again` would look at anything.
+    pub(crate) fn is_waiting(&self) -> bool {
+        !self.waiting.is_empty()
+    }
+
     /// Looks again at what was not simply open; true while anything is not.
     pub(crate) fn look_again(&mut self, now_ns: u64, inputs: &mut Inputs) -> bool {
         if self.waiting.is_empty() {

@@ -848,22 +848,32 @@ impl Peer {
         waiting
     }
 
-    /// When `tick` is wanted.
+    /// When `tick` is wanted, but for what is held.
     pub(crate) fn deadline(&self) -> Option<Time> {
         let awaits = self.wire.as_ref().and_then(|wire| wire.awaits_until);
         let session = self.session.deadline().map(|(at, _)| at);
-        session.into_iter().chain(awaits).chain(self.held_until()).min()
+        session.into_iter().chain(awaits).min()
     }
 
-    /// Whether bulk waits until the kernel has less of it.
-    pub(crate) fn is_held(&self) -> bool {
-        self.held_until().is_some()
+    /// Whether `tick` would do something at this time, but for what is held, or something has happened that nobody has heeded.
+    pub(crate) fn is_due(&self, now: Time) -> bool {
+        let wire = self.wire.as_ref();
+        self.deadline().is_some_and(|at| at <= now)
+            || self.imports.is_waiting()
+            || !self.happened.is_empty()
+            || wire.is_some_and(|wire| wire.closing.is_some())
+            || (wire.is_some_and(|wire| wire.batch.is_some()) && self.session.has_output())
     }
 
     /// When what is held is to be looked at again. While a write is under way its end tells.
     pub(crate) fn held_until(&self) -> Option<Time> {
         let wire = self.wire.as_ref().filter(|wire| wire.batch.is_some())?;
         wire.passage.as_ref()?.held_until()
+    }
+
+    /// Of those who wait for an interface who has less goes first.
+    pub(crate) fn turn(&self) -> u64 {
+        self.wire.as_ref().and_then(|wire| wire.passage.as_ref()).map_or(0, Passage::turn)
     }
 
     /// When something was read last.

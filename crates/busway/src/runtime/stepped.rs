@@ -57,7 +57,7 @@ impl Stepped {
         let core = bus.core.clone();
         let (shared, _) = Shared::listen(core.clone(), network.start(host), config)?;
         core.ports.add_carrier(shared.clone());
-        let mut door = Door::new(shared.clone());
+        let mut door = Door::new(shared.clone()).alone();
         door.start();
         core.control.watch()?;
         Ok(Stepped { shared, door, events: Vec::new(), wake_ns: 0, core })

@@ -185,7 +185,7 @@ impl Queue {
 
     /// After how many nanoseconds there may be room for so many bytes more, as fast as it is.
     pub(super) fn wait_ns(&self, bytes: u64) -> u64 {
-        let over = self.bytes.saturating_sub(self.bound()).saturating_add(bytes);
+        let over = self.bytes.saturating_add(bytes).saturating_sub(self.bound());
         let ns = self.rates.most().map_or(0, |rate| u128::from(over) * NS / u128::from(rate));
         u64::try_from(ns).unwrap_or(u64::MAX)
     }

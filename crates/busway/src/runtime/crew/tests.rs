@@ -265,13 +265,17 @@ fn a_publisher_whose_bulk_is_held_wakes_the_thread_that_sends_and_one_whose_mess
     let (mut publisher, _subscriber) = carried.pair();
     let domain = carried.bus.core.ports.domain().expect("the bus is open");
     domain.bell().node_begins();
-    for (size, slept) in [(10, Slept::TimedOut), (MIB, Slept::Rung)] {
+    // One that looks again before it may go is not woken either.
+    for (sleeps_until, size, slept) in
+        [(u64::MAX, 10, Slept::TimedOut), (0, MIB, Slept::TimedOut), (u64::MAX, MIB, Slept::Rung)]
+    {
         carried.pass();
         let sleeper = domain.bell().prepare(NODES);
+        carried.crew.shared.sleeps_until.store(sleeps_until, Ordering::Release);
         publisher.try_send(&vec![7; size]).expect("there is room");
         carried.crew.published(publisher.id(), &domain.bell());
         let patience = if slept == Slept::Rung { PATIENCE } else { Duration::ZERO };
-        assert_eq!(sleeper.wait(Some(patience)), slept, "{size} bytes");
+        assert_eq!(sleeper.wait(Some(patience)), slept, "{size} bytes, asleep until {sleeps_until}");
     }
     domain.bell().node_ends();
 }
@@ -290,7 +294,7 @@ fn whoever_gives_a_peer_bulk_that_is_held_wakes_the_thread_that_sends_where_it_s
             carried.carry();
         }
         let sleeper = domain.bell().prepare(NODES);
-        shared.sleeps.store(sleeps, Ordering::Release);
+        shared.sleeps_until.store(if sleeps { u64::MAX } else { 0 }, Ordering::Release);
         // As a thread of the node that speaks about artifacts, without a publisher that rings.
         publisher.try_send(&vec![7; size]).expect("there is room");
         for peer in shared.all().iter() {

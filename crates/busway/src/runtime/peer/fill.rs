@@ -47,6 +47,17 @@ impl Peer {
         }
     }
 
+    /// As [`Peer::pump`], if bulk that was held may go now.
+    pub(crate) fn pump_held<D: Driver<Staging, Pieces>>(&mut self, driver: &D) -> bool {
+        let before = self.session.bulk_out();
+        self.write(driver);
+        let goes = self.session.bulk_out() != before;
+        if goes {
+            self.pump(driver);
+        }
+        goes
+    }
+
     /// As [`Peer::pump`], if what the peer has said since the last time may let more go.
     pub(crate) fn pump_freed<D: Driver<Staging, Pieces>>(&mut self, driver: &D) {
         if self.session.take_freed() {
