@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use busway_shm::clock::Deadline;
 
+use crate::runtime::desk::BLINK_NS;
 use crate::runtime::desk::scene::Scene;
-use world::{GROUPS, World};
+use world::{GROUPS, World, until};
 
 mod world;
 
@@ -303,4 +304,32 @@ fn whatever_happens_to_two_hosts_and_their_link_nothing_is_left_over_and_both_co
     println!(
         "evidence: seeds={seeds} pushed={pushed} done={done} asked={asked} begun_anew={anew} pieces={pieces}"
     );
+}
+
+#[test]
+fn a_request_that_ended_with_a_link_that_only_its_responder_missed_is_under_way_nowhere() {
+    let mut world = World::new([Scene::new(), Scene::new()], 0);
+    world.respond(1);
+    until("it is asked over the link", || {
+        if world.hosts[0].pending.is_empty() {
+            world.ask(0);
+        }
+        for at in 0..2 {
+            world.look(at, usize::MAX);
+            while world.arrive(at, false) {}
+        }
+        world.answer(1, true, false);
+        world.now_ns += MS;
+        !world.hosts[1].requests.is_empty()
+    });
+    world.cut([false, true]);
+    world.look(1, 0);
+    world.now_ns += BLINK_NS;
+    world.look(1, 0);
+    until("it is cancelled there", || world.hosts[1].requests[0].is_cancelled());
+    assert_eq!(world.hosts[0].near().map(|near| near.has_given()), Some(1), "who asked has missed nothing");
+    world.settle();
+    world.judge();
+    assert_eq!(world.ended.get("ResponderDied"), Some(&1), "{:?}", world.ended);
+    world.leave();
 }
