@@ -13,7 +13,7 @@ use busway_wire::Pattern;
 use busway_wire::gossip::{
     Content, Describe, Exchange, Filter, Mark, Marked, Marks, Offer, Slot, Standing, Tell,
 };
-use busway_wire::limits::GOSSIP_AGAIN_MS;
+use busway_wire::limits::{GOSSIP_AGAIN_MS, GOSSIP_FAULT_MS, GOSSIP_PULLS_OF_PEER_MAX};
 use mesh::{Mesh, config, limits, offering, word};
 
 fn chain() -> Mesh {
@@ -372,6 +372,30 @@ fn where_two_gave_parts_of_what_is_wrong_one_is_asked_alone_and_blamed() {
         rounds += 1;
     }
     assert_eq!(mesh.received(0).first().map(|body| body.len()), Some(body.len()));
+}
+
+#[test]
+fn who_fails_with_all_that_it_was_asked_for_at_one_time_is_asked_again_as_soon_as_who_fails_with_one() {
+    let mut mesh = Mesh::new(2);
+    mesh.link(0, 1);
+    mesh.settle(500);
+    mesh.loses = |from, _, word| from == 1 && matches!(word, Word::Request { .. });
+    for number in 0..GOSSIP_PULLS_OF_PEER_MAX {
+        mesh.nodes[0].offer(mesh.now, offering(&vec![u8::try_from(number).unwrap(); 20_000])).unwrap();
+    }
+    mesh.settle(100);
+    let asked = |(from, _, said): &(u8, u8, Said)| match said.word {
+        Word::Request { request, .. } if *from == 1 => Some(request),
+        _ => None,
+    };
+    let asked: Vec<u64> = mesh.said.iter().filter_map(asked).collect();
+    assert_eq!(asked.len(), GOSSIP_PULLS_OF_PEER_MAX);
+    asked.iter().for_each(|request| mesh.handle(1, word(0, Word::NotFound { request: *request })));
+    mesh.loses = |_, _, _| false;
+    mesh.settle(GOSSIP_FAULT_MS / 2);
+    assert_eq!(mesh.received(1).len(), 0, "not at once");
+    mesh.settle(GOSSIP_FAULT_MS);
+    assert_eq!(mesh.received(1).len(), GOSSIP_PULLS_OF_PEER_MAX, "it was away for a moment");
 }
 
 #[test]

@@ -81,8 +81,9 @@ struct Want {
     holders: Nodes,
     /// Who could not give it.
     failed: Nodes,
-    /// How often somebody could not, and when those are asked again.
+    /// How often somebody could not, how often of those who had failed before, and when these are asked again.
     faults: u32,
+    turns: u32,
     again: Time,
     requests: Vec<u64>,
     /// It is for us to ask who has all for it.
@@ -141,6 +142,8 @@ struct Record {
     /// When bytes last came of it.
     came: Option<Time>,
     faults: u32,
+    /// When it failed last.
+    failed: Time,
     /// Until when others are asked first.
     shunned: Time,
 }
@@ -297,9 +300,11 @@ impl Pulls {
         };
         let place = (class, turn);
         let assembly = Assembly::new(proof, size);
-        let (failed, faults, again, requests) = (Nodes::default(), 0, Time(0), Vec::new());
+        let (failed, faults, turns, again) = (Nodes::default(), 0, 0, Time(0));
+        let requests = Vec::new();
         let alone = false;
-        let want = Want { place, size, assembly, holders, failed, faults, again, requests, ours, alone };
+        let want =
+            Want { place, size, assembly, holders, failed, faults, turns, again, requests, ours, alone };
         self.wants.insert(key, want);
         self.wait(place, key);
         if key.part == Part::Whole && !ours {
@@ -695,12 +700,12 @@ impl Pulls {
                     want.failed = want.failed.with(&of);
                     want.alone |= by.is_none();
                 }
-                self.fault(now, key, by.unwrap_or(from), by.is_some());
+                self.fault(now, key, by.unwrap_or(from), by.map(|_| now));
                 Came::Corrupt { key, size, by }
             }
             Put::Misplaced => {
                 self.end(request);
-                self.fault(now, key, from, true);
+                self.fault(now, key, from, Some(now));
                 out.push(Order::Cancel { from, request });
                 Came::Misplaced { key }
             }
@@ -745,7 +750,7 @@ impl Pulls {
             record.heard = now;
         }
         if let Some(pull) = self.end(request) {
-            self.fault(now, pull.key, from, true);
+            self.fault(now, pull.key, from, Some(pull.began));
         }
         true
     }
@@ -762,10 +767,10 @@ impl Pulls {
             for request in theirs {
                 out.push(Order::Cancel { from: node, request });
                 if let Some(pull) = self.end(request) {
-                    self.fault(now, pull.key, node, false);
+                    self.fault(now, pull.key, node, None);
                 }
             }
-            self.shun(now, node);
+            self.shun(now, node, now);
             stalled.push(node);
         }
         while let Some((_, request)) = self.late.first().copied().filter(|(at, _)| *at <= now) {
@@ -825,7 +830,7 @@ impl Pulls {
             Some(other) if now >= very => {
                 self.end(request);
                 out.push(Order::Cancel { from: pull.from, request });
-                self.fault(now, pull.key, pull.from, true);
+                self.fault(now, pull.key, pull.from, Some(pull.began));
                 self.ask(now, pull.key, other, out);
             }
             Some(other) if rare && !pull.answered => {
@@ -856,21 +861,29 @@ impl Pulls {
         }
     }
 
-    fn fault(&mut self, now: Time, key: Key, node: NodeIndex, shun: bool) {
-        if shun {
-            self.shun(now, node);
+    /// A peer has failed with this; it is shunned for it where it is said since when it was asked.
+    fn fault(&mut self, now: Time, key: Key, node: NodeIndex, asked: Option<Time>) {
+        if let Some(asked) = asked {
+            self.shun(now, node, asked);
         }
         if let Some(want) = self.wants.get_mut(&key) {
+            // That many have failed once is no reason to wait longer for each of them.
+            want.turns += u32::from(want.failed.has(node));
             want.failed.insert(node);
             self.retries.remove(&(want.again, key));
-            want.again = now.after_ms(pause_ms(want.faults));
+            want.again = now.after_ms(pause_ms(want.turns));
             want.faults = want.faults.saturating_add(1);
             self.retries.insert((want.again, key));
         }
     }
 
-    fn shun(&mut self, now: Time, node: NodeIndex) {
+    /// It fails with what it was asked for since then. All that it was asked for before it failed last is one failure.
+    fn shun(&mut self, now: Time, node: NodeIndex, asked: Time) {
         let record = self.records.entry(node).or_default();
+        if record.faults > 0 && asked <= record.failed {
+            return;
+        }
+        record.failed = now;
         record.shunned = now.after_ms(pause_ms(record.faults));
         record.faults = record.faults.saturating_add(1);
         self.retries.insert((
