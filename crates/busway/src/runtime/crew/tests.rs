@@ -6,6 +6,7 @@ use std::sync::mpsc::channel;
 use std::time::Duration;
 
 use busway_io::{FakeDriver, Network};
+use busway_protocol::Time;
 use busway_shm::bell::{NODES, Slept};
 use busway_shm::clock::{Deadline, monotonic_ns};
 use busway_shm::sync::Ordering;
@@ -15,7 +16,7 @@ use crate::bus::Bus;
 use crate::control::scratch::Scratch;
 use crate::ports::{Ahead, Carrier, lock};
 use crate::publisher::Publisher;
-use crate::runtime::hub::{HubConfig, Shared};
+use crate::runtime::hub::{HubConfig, Shared, Whom};
 use crate::runtime::scene::{FAR, NEAR, RATE, config, network};
 use crate::runtime::{Pieces, Simulated, Staging, Stepped, control_due_ns, step_control};
 use crate::subscriber::Subscriber;
@@ -238,6 +239,32 @@ fn the_thread_that_sends_looks_at_bulk_that_is_held_until_it_has_gone() {
     carried.crew.stop_lingering();
     carried.bus.core.ports.ring_bell(NODES);
     thread.join().expect("it ends");
+}
+
+#[test]
+fn what_is_held_is_looked_at_by_the_thread_that_sends_when_it_may_go_and_by_no_other() {
+    let mut carried = Carried::new();
+    let (mut publisher, _subscriber) = carried.pair();
+    let shared = carried.crew.shared.clone();
+    publisher.try_send(&vec![7; 5 * MIB]).expect("there is room");
+    // Time stands still here unless it is let pass.
+    let held = shared.carry(Whom::All).held_until.expect("it is more than may lie in the kernel");
+    let again = shared.carry(Whom::Held);
+    assert_eq!((again.found, again.held_until), (false, Some(held)), "it is too soon");
+    let left = held.since(Time(shared.now_ns()));
+    carried.network.advance(Duration::from_nanos(left + 1));
+    let mut events = Vec::new();
+    lock(&carried.crew.door).take(&mut events);
+    let until = |shared: &Shared<_>| shared.all().iter().filter_map(|peer| lock(peer).held_until()).min();
+    assert_eq!(until(&shared), Some(held), "who receives leaves it");
+    let mut looks = 0;
+    while !shared.carry(Whom::Held).found {
+        looks += 1;
+        assert!(looks < 100, "it never goes");
+        let next = until(&shared).expect("it is held").since(Time(shared.now_ns()));
+        carried.network.advance(Duration::from_nanos(next + 1));
+    }
+    println!("evidence: looked_too_soon=0 looks={}", looks + 1);
 }
 
 #[test]
