@@ -462,6 +462,8 @@ impl<D: Wires> Carrier for Crew<D> {
                 // Waits for who writes: it is what there is to wait for.
                 let mut peer = lock(peer);
                 peer.pump_source(driver, Time(driver.now_ns()), publisher);
+                // Who waits may give up.
+                self.shared.tell_held(&peer);
                 behind = behind.max(peer.behind(publisher, ahead.sequence));
             }
             let over = behind <= ahead.messages || self.shared.stopping();
