@@ -241,6 +241,7 @@ impl<D: Wires> Crew<D> {
         };
         // What was published before is found by this look, or, where somebody else was at a peer, by the next.
         let (mut looked_at, mut everything) = (look(true), true);
+        let begun_ns = shared.driver.now_ns();
         while !shared.stopping() {
             if everything && looked_at.found {
                 return true;
@@ -254,7 +255,10 @@ impl<D: Wires> Crew<D> {
                     shared.driver.now_ns().saturating_add(u64::try_from(wait.as_nanos()).unwrap_or(u64::MAX));
                 shared.sleeps_until.store(until_ns, Ordering::Release);
             }
-            if sleeper.wait(Some(wait.unwrap_or(TX_SLEEP))) == Slept::Rung || wait.is_none() {
+            let slept = sleeper.wait(Some(wait.unwrap_or(TX_SLEEP)));
+            // However often somebody is looked at who is held: what nobody rang for is found then.
+            let slept_ns = shared.driver.now_ns().saturating_sub(begun_ns);
+            if slept == Slept::Rung || wait.is_none() || Duration::from_nanos(slept_ns) >= TX_SLEEP {
                 // One look more before it lingers: who rang may have come alone.
                 return shared.pump();
             }

@@ -615,7 +615,7 @@ impl<D: Wires> Door<D> {
         for peer in self.shared.all().iter() {
             let id = {
                 let mut peer = lock(peer);
-                let held = || peer.held_until().filter(|_| self.alone);
+                let held = || peer.held_until().filter(|_| self.alone || self.shared.stopping());
                 if !peer.is_due(now) && held().is_none_or(|until| until > now) {
                     continue;
                 }

@@ -38,6 +38,8 @@ pub(crate) struct Passage {
     held_until: Option<Time>,
     /// What it was given of the interface when the gate was asked last.
     turn: u64,
+    /// Bulk was held since its peer was pumped last, so that something may wait behind it.
+    left: bool,
 }
 
 impl Passage {
@@ -59,6 +61,7 @@ impl Passage {
             bulk_out: 0,
             held_until: None,
             turn: 0,
+            left: false,
         })
     }
 
@@ -97,6 +100,7 @@ impl Passage {
         session.set_bulk_room(Some(room));
         self.held_until = (room == 0).then(|| gate.wait_until(now, id));
         self.turn = gate.charged(id);
+        self.left |= room == 0;
     }
 
     /// A link that has just no bulk measures the way without it.
@@ -116,6 +120,16 @@ impl Passage {
         {
             gate.wrote(id(self.connection), bytes as u64);
         }
+    }
+
+    /// Its peer is pumped.
+    pub(crate) const fn pumped(&mut self) {
+        self.left = false;
+    }
+
+    /// Whether bulk that was held has gone, and nobody has looked what waited behind it.
+    pub(crate) const fn is_left(&self) -> bool {
+        self.left && self.held_until.is_none()
     }
 
     /// What the link was given of its interface, as far as others were as well.

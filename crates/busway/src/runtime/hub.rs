@@ -450,7 +450,7 @@ impl<D: Wires> Shared<D> {
                 all.missed = true;
                 continue;
             };
-            let due = free.held_until().is_some_and(|until| until <= now);
+            let due = free.is_left() || free.held_until().is_some_and(|until| until <= now);
             if due || whom == Whom::All {
                 order.push((free.turn(), peer));
             } else {

@@ -871,6 +871,12 @@ impl Peer {
         wire.passage.as_ref()?.held_until()
     }
 
+    /// Whether bulk that was held has gone otherwise than by a pump: what waited behind it may go.
+    pub(crate) fn is_left(&self) -> bool {
+        let wire = self.wire.as_ref().filter(|wire| wire.batch.is_some());
+        wire.and_then(|wire| wire.passage.as_ref()).is_some_and(Passage::is_left)
+    }
+
     /// Of those who wait for an interface who has less goes first.
     pub(crate) fn turn(&self) -> u64 {
         self.wire.as_ref().and_then(|wire| wire.passage.as_ref()).map_or(0, Passage::turn)

@@ -3,7 +3,7 @@
 //! Each is given what it waits for as its link has room, but who gives nothing: who has failed us and given nothing since, and who keeps to itself what we gave it of ours.
 //! It has a small part of what we give while others wait, and all that these leave. So who only takes does not take from those who give.
 //!
-//! Invariant: who gives nothing waits no longer than a moment while nobody else is given anything.
+//! Invariant: of those who give nothing one waits no longer than [`GOSSIP_BEHIND_MS`] for its next chunk, whatever others take.
 
 use busway_wire::gossip::{NodeIndex, Part, Reference, Word};
 use busway_wire::limits::{ARTIFACT_CHUNK_BYTES, GOSSIP_BEHIND_MS, GOSSIP_BEHIND_PARTS, GOSSIP_SERVED_MAX};
@@ -40,16 +40,12 @@ impl Turns {
         waits
     }
 
-    fn gave(&mut self, now: Time, bytes: u64, behind: bool) {
+    fn gave(&mut self, bytes: u64, behind: bool) {
         if behind {
             (self.given, self.held) = (0, Due::Never);
             return;
         }
         self.given = self.given.saturating_add(bytes);
-        if self.held != Due::Never {
-            // Nobody may wait any more but who is held: it is looked at then.
-            self.held = Due::At(now.after_ms(GOSSIP_BEHIND_MS));
-        }
     }
 }
 
@@ -68,11 +64,11 @@ impl Gossip {
                 continue;
             };
             let end = body.len().min(start + ARTIFACT_CHUNK_BYTES);
-            let (bytes, behind) = ((end - start) as u64, self.gives_nothing(to, serving.of));
-            if behind && self.others_wait(to) && self.turns.holds(now, ARTIFACT_CHUNK_BYTES as u64) {
+            let (bytes, behind) = ((end - start) as u64, self.gives_nothing(now, to, serving.of));
+            if behind && self.others_wait(now, to) && self.turns.holds(now, ARTIFACT_CHUNK_BYTES as u64) {
                 return None;
             }
-            self.turns.gave(now, bytes, behind);
+            self.turns.gave(bytes, behind);
             let peer = self.peers.get_mut(&to)?;
             if end == body.len() {
                 peer.serving.pop_front();
@@ -90,15 +86,15 @@ impl Gossip {
     }
 
     /// Whether a peer gives nothing, as far as we know, that wants something of this.
-    fn gives_nothing(&self, node: NodeIndex, of: Reference) -> bool {
-        self.pulls.gives_nothing(node) || self.passed.get(&of).is_some_and(|passed| passed.keeps(node))
+    fn gives_nothing(&self, now: Time, node: NodeIndex, of: Reference) -> bool {
+        self.pulls.gives_nothing(now, node) || self.passed.get(&of).is_some_and(|passed| passed.keeps(node))
     }
 
     /// Whether one who gives waits for bytes too.
-    fn others_wait(&self, but: NodeIndex) -> bool {
+    fn others_wait(&self, now: Time, but: NodeIndex) -> bool {
         let waits = |(node, peer): (&NodeIndex, &Peer)| {
             let next = peer.serving.front().filter(|_| *node != but);
-            next.is_some_and(|serving| !self.gives_nothing(*node, serving.of))
+            next.is_some_and(|serving| !self.gives_nothing(now, *node, serving.of))
         };
         self.peers.iter().any(waits)
     }

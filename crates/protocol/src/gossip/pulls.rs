@@ -359,9 +359,12 @@ impl Pulls {
         self.parted.get(&of).is_some_and(|parted| parted.holders.has(node))
     }
 
-    /// Whether a peer has failed us and given nothing since.
-    pub(super) fn gives_nothing(&self, node: NodeIndex) -> bool {
-        self.records.get(&node).is_some_and(|record| record.faults > u32::from(record.given))
+    /// Whether a peer has failed us of late and given nothing since. Who is asked for nothing any more has nothing to give, and is as others are after a while.
+    pub(super) fn gives_nothing(&self, now: Time, node: NodeIndex) -> bool {
+        let of_late = |record: &Record| now < record.failed.after_ms(GOSSIP_FAULT_MS_MAX);
+        self.records
+            .get(&node)
+            .is_some_and(|record| record.faults > u32::from(record.given) && of_late(record))
     }
 
     /// When bytes last came of a peer.
@@ -489,11 +492,11 @@ impl Pulls {
     /// Another who has it is asked in the place of one who has failed us and given nothing since.
     fn ask_instead(&mut self, now: Time, request: u64, out: &mut Vec<Order>) {
         let Some(pull) = self.pulls.get(&request).copied() else { return };
-        if !self.gives_nothing(pull.from) {
+        if !self.gives_nothing(now, pull.from) {
             return;
         }
         let other = self.choose(now, pull.key, Some(pull.from), Who::Sharers);
-        if let Some(other) = other.filter(|other| !self.gives_nothing(*other)) {
+        if let Some(other) = other.filter(|other| !self.gives_nothing(now, *other)) {
             self.end(request);
             out.push(Order::Cancel { from: pull.from, request });
             self.ask(now, pull.key, other, out);
@@ -880,7 +883,7 @@ impl Pulls {
     /// It fails with what it was asked for since then. All that it was asked for before it failed last is one failure.
     fn shun(&mut self, now: Time, node: NodeIndex, asked: Time) {
         let record = self.records.entry(node).or_default();
-        if record.faults > 0 && asked <= record.failed {
+        if record.faults > 0 && asked < record.failed {
             return;
         }
         record.failed = now;

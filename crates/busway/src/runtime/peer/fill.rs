@@ -33,6 +33,9 @@ impl Peer {
     /// Reads local messages for the peer and writes what may go out now. Returns how many were read.
     pub(crate) fn pump<D: Driver<Staging, Pieces>>(&mut self, driver: &D) -> usize {
         let now = Time(driver.now_ns());
+        if let Some(passage) = self.wire.as_mut().and_then(|wire| wire.passage.as_mut()) {
+            passage.pumped();
+        }
         self.meet(now);
         self.share_backlog();
         let mut all = 0;
@@ -49,9 +52,9 @@ impl Peer {
 
     /// As [`Peer::pump`], if bulk that was held may go now.
     pub(crate) fn pump_held<D: Driver<Staging, Pieces>>(&mut self, driver: &D) -> bool {
-        let before = self.session.bulk_out();
+        let (before, left) = (self.session.bulk_out(), self.is_left());
         self.write(driver);
-        let goes = self.session.bulk_out() != before;
+        let goes = left || self.session.bulk_out() != before;
         if goes {
             self.pump(driver);
         }
