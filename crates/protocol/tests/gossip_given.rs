@@ -13,6 +13,7 @@ use busway_protocol::gossip::{
 use busway_wire::gossip::{Content, Exchange, Offer, Slot, Tell};
 use busway_wire::limits::{
     ARTIFACT_CHUNK_BYTES, ARTIFACT_PIECE_BYTES_MIN, GOSSIP_BEHIND_MS, GOSSIP_BEHIND_PARTS,
+    GOSSIP_FAULT_MS_MAX,
 };
 use mesh::{config, word};
 
@@ -116,7 +117,7 @@ fn who_has_failed_and_given_nothing_since_has_a_small_part_too() {
     let content = Content::Apart { id: ArtifactId::of(b"nothing"), size: 100_000 };
     let offer = Offer { topic: "block".parse().unwrap(), attribute: vec![], confirm: false, content };
     let slots = vec![Slot { slot: SlotNumber(0), version: 1, offer: Some(offer) }];
-    played.handle(word(TAKER, Word::Tell(Tell { exchanges: 1, through: 1, slots })));
+    played.handle(word(TAKER, Word::Tell(Tell { exchanges: 1, through: 1, slots: slots.clone() })));
     let of = played.node.next_advert().unwrap().of;
     played.handle(Input::Judged { of, interest: Interest::Fetch });
     let said = played.node.transmit(played.now, NodeIndex(TAKER), Lane::Request).unwrap();
@@ -129,6 +130,39 @@ fn who_has_failed_and_given_nothing_since_has_a_small_part_too() {
     assert_eq!(played.gives(TAKER, 1), 0);
     assert_eq!(played.gives(1, usize::MAX), CHUNKS);
     assert_eq!(played.gives(TAKER, usize::MAX), CHUNKS - 1);
+    // It may not have been asked for anything since: after a minute it is as others are.
+    for (ms, gives) in [(GOSSIP_FAULT_MS_MAX - 1, 0), (GOSSIP_FAULT_MS_MAX, 1)] {
+        let mut late = Played::new();
+        late.handle(word(TAKER, Word::Tell(Tell { exchanges: 1, through: 1, slots: slots.clone() })));
+        let of = late.node.next_advert().unwrap().of;
+        late.handle(Input::Judged { of, interest: Interest::Fetch });
+        let said = late.node.transmit(late.now, NodeIndex(TAKER), Lane::Request).unwrap();
+        let Word::Request { request, .. } = said.word else { panic!("it asks for it: {said:?}") };
+        late.handle(word(TAKER, Word::NotFound { request }));
+        late.now = late.now.after_ms(ms);
+        for peer in [1, TAKER] {
+            late.asks(peer, u32::from(peer));
+        }
+        assert_eq!(late.gives(TAKER, 1), gives, "{ms} ms later");
+    }
+}
+
+#[test]
+fn who_gives_nothing_waits_no_longer_than_a_moment_for_one_who_takes_little_all_the_time() {
+    let mut played = Played::begun();
+    (0..8).for_each(|piece| {
+        played.asks(1, 81 + piece);
+    });
+    played.asks(TAKER, 90);
+    assert_eq!(played.gives(TAKER, 1), 0);
+    let mut taken = 0;
+    for _ in 0..5 * GOSSIP_BEHIND_MS / 20 {
+        assert_eq!(played.gives(1, 1), 1, "it takes one now and then");
+        played.now = played.now.after_ms(20);
+        played.handle(Input::Tick);
+        taken += played.gives(TAKER, 1);
+    }
+    assert!(taken >= 3, "{taken}");
 }
 
 #[test]

@@ -264,7 +264,6 @@ fn what_is_held_is_looked_at_by_the_thread_that_sends_when_it_may_go_and_by_no_o
         let next = until(&shared).expect("it is held").since(Time(shared.now_ns()));
         carried.network.advance(Duration::from_nanos(next + 1));
     }
-    println!("evidence: looked_too_soon=0 looks={}", looks + 1);
 }
 
 #[test]
