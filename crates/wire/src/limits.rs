@@ -635,7 +635,7 @@ pub const GOSSIP_KEPT_PIECES: usize = 1;
 /// Who gives nothing has one of so many bytes while others wait for some: it costs them little, and who gives again is seen to.
 pub const GOSSIP_BEHIND_PARTS: u64 = 16;
 
-/// Milliseconds for which who gives nothing waits for others, at most, where none of those takes what it waits for.
+/// Milliseconds for which who gives nothing waits for others, at most, whatever they take: it has a chunk then, one of all such peers.
 pub const GOSSIP_BEHIND_MS: u64 = 100;
 
 /// Artifacts that a node offers at a time unless the user says otherwise, as the flow `advert` has them. One more is refused where it is offered.
@@ -780,7 +780,7 @@ pub const LINK_ACKNOWLEDGE_MS: u64 = 5;
 pub const LINK_CREDIT_MS: u64 = 50;
 
 /// Milliseconds until a peer is told what arrived of its words about artifacts, and what of its credit they took, where that is little: nobody waits
-/// for it. It goes with an answer to a ping before that. Every 5 ms it was a hundredth of the bytes that a link of a swarm carries, and half of its writes.
+/// for it. It goes with an answer to a ping before that. Every 5 ms it was a hundredth of the bytes that a link of a swarm carries.
 pub const LINK_LAZY_MS: u64 = 200;
 
 /// Bytes of one source after which an acknowledgement waits for no more: until it comes the origin keeps their memory, and

@@ -435,7 +435,7 @@ impl<D: Wires> Shared<D> {
 
     /// Whether bulk of a peer is held, and may go before `bw-link-tx` looks if nobody wakes it.
     pub(super) fn is_held_unseen(&self, peer: &Peer) -> bool {
-        // Pairs with Release in `Crew::send`: who locks a peer after the last look of that thread sees that it sleeps, and before, that one sees what is held.
+        // Pairs with Release in `Crew::sleep`: who locks a peer after the last look of that thread sees that it sleeps, and before, that one sees what is held.
         peer.held_until().is_some_and(|until| until.0 < self.sleeps_until.load(Ordering::Acquire))
     }
 

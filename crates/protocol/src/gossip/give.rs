@@ -18,7 +18,7 @@ use crate::time::Time;
 pub(super) struct Turns {
     /// Bytes that others were given since one had some who gives nothing.
     given: u64,
-    /// Until when such a one waits for others who take nothing.
+    /// Until when such a one waits for others.
     held: Due,
 }
 
