@@ -51,6 +51,19 @@ fn sleeper_does_not_sleep_through_a_ring_that_came_before_it() {
 }
 
 #[test]
+fn a_sleep_whose_time_was_up_goes_on_as_announced_and_is_ended_by_what_was_rung_meanwhile() {
+    let lines = lines(0);
+    let bell = bell(&lines);
+    let sleeper = bell.prepare(1);
+    for _ in 0..3 {
+        assert_eq!(sleeper.wait(Some(Duration::from_millis(1))), Slept::TimedOut);
+        assert!(bell.needs_ring(1), "it is still announced");
+    }
+    bell.ring(1);
+    assert_eq!(sleeper.wait(None), Slept::Rung, "it was rung between two waits");
+}
+
+#[test]
 fn ringer_that_died_before_waking_is_made_good_by_the_next() {
     let lines = lines(0);
     let bell = bell(&lines);
