@@ -387,19 +387,16 @@ fn next_word(
     lines: &BTreeMap<(u8, u8), Line>,
     (host, now, window): (u8, Time, u64),
 ) -> Option<(u8, (Word, Vec<u8>))> {
-    let peers: Vec<u8> = at.in_turn().collect();
-    let open: Vec<u8> = peers
-        .into_iter()
-        .filter(|to| {
-            let line = lines.get(&(host.min(*to), host.max(*to)));
-            line.is_some_and(|line| line.up && line.under_way[usize::from(host > *to)] < window)
-        })
-        .collect();
+    let is_open = |to: &u8| {
+        let line = lines.get(&(host.min(*to), host.max(*to)));
+        line.is_some_and(|line| line.up && line.under_way[usize::from(host > *to)] < window)
+    };
     for lane in Lane::ALL {
-        for to in &open {
-            if let Some(said) = at.say(now, *to, lane) {
-                at.turn = *to;
-                return Some((*to, said));
+        let open: Vec<u8> = at.in_turn(lane).filter(is_open).collect();
+        for to in open {
+            if let Some(said) = at.say(now, to, lane) {
+                at.turns[lane as usize] = to;
+                return Some((to, said));
             }
         }
     }

@@ -73,8 +73,8 @@ pub(super) struct Host {
     epoch: u64,
     /// Whom it has ever had a line to.
     pub(super) peers: BTreeSet<u8>,
-    /// Whom it said something to last.
-    pub(super) turn: u8,
+    /// Whom it said something to last, of each lane: who is told much has its bytes when it is its turn.
+    pub(super) turns: [u8; Lane::ALL.len()],
     /// Bytes a second of its interface, each way; when it is free to send, and to receive.
     pub(super) rate: u64,
     pub(super) busy_until: Time,
@@ -95,7 +95,7 @@ impl Host {
             index,
             epoch: 1,
             peers: BTreeSet::new(),
-            turn: 0,
+            turns: [0; Lane::ALL.len()],
             rate: terms.rate,
             busy_until: Time(0),
             taken_until: Time(0),
@@ -182,10 +182,11 @@ impl Host {
         }
     }
 
-    /// All peers, beginning behind the one of the last turn.
-    pub(super) fn in_turn(&self) -> impl Iterator<Item = u8> {
-        let later = self.peers.range(self.turn.saturating_add(1)..);
-        let earlier = self.peers.range(..=self.turn);
+    /// All peers, beginning behind the one of the last turn of a lane.
+    pub(super) fn in_turn(&self, lane: Lane) -> impl Iterator<Item = u8> {
+        let turn = self.turns[lane as usize];
+        let later = self.peers.range(turn.saturating_add(1)..);
+        let earlier = self.peers.range(..=turn);
         later.chain(earlier).copied()
     }
 
