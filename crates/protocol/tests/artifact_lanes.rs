@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use busway_protocol::{Batch, Closed, Config, Input, Link, Output, PeerError, PeerId, Session, Time};
 use busway_wire::gossip::{kind_of, pattern, topics};
-use busway_wire::limits::{LINK_ACKNOWLEDGE_MS, LINK_LAZY_MS, LINK_SHARE_BYTES};
+use busway_wire::limits::{LINK_ACKNOWLEDGE_MS, LINK_FRAGMENT_BYTES, LINK_LAZY_MS, LINK_SHARE_BYTES};
 use busway_wire::link::{Accept, Announce, Frame, encode};
 use busway_wire::{HEADER_SIZE, Header, Kind, PortId, Seed, Topic};
 
@@ -122,6 +122,21 @@ fn who_has_what_goes_first_and_bytes_wait_for_all_else() {
         "evidence: before an advert 0 bytes of 20 chunks, before a chunk {} bytes of {LINK_SHARE_BYTES}",
         first_of(&left)
     );
+}
+
+/// Into how many parts a chunk goes that is bulk and that a part has room for, behind a message of a source.
+fn parts_of_a_chunk_behind(source: u64) -> usize {
+    let mut session = flowing();
+    publish(&mut session, source, 1, 40);
+    publish(&mut session, 3, 1, 2 * LINK_FRAGMENT_BYTES);
+    transmit(&mut session).iter().filter(|(kind, _)| *kind == Kind::Chunk).count()
+}
+
+#[test]
+fn a_word_about_artifacts_cuts_no_chunk_and_a_message_of_others_does() {
+    let [advert, fetch, message] = [1, 2, 4].map(parts_of_a_chunk_behind);
+    assert_eq!([advert, fetch, message], [1, 1, 2]);
+    println!("evidence: parts of a chunk behind a word {advert} and {fetch}, behind a message {message}");
 }
 
 fn first_of(left: &[(Kind, usize)]) -> usize {

@@ -134,6 +134,12 @@ impl<P: AsRef<[u8]>> Item<P> {
         }
     }
 
+    /// Whether it shares the link with bulk, so that this goes in fragments: all but a word about artifacts does, for which the bytes it is about are bulk.
+    fn shares(&self) -> bool {
+        let Item::Message { header, .. } = self else { return true };
+        !matches!(header.kind(), Some(Kind::Advert | Kind::Fetch))
+    }
+
     /// The last sequence that it tells of.
     fn last(&self) -> Option<u64> {
         match self {
@@ -352,9 +358,6 @@ impl<P: AsRef<[u8]> + Clone> Outgoing<P> {
             begun += self.run(now, turn, batch, grant, &mut held);
             let went = batch.bytes().saturating_sub(before);
             self.lanes.went(turn.rank, went);
-            if turn.rank < Rank::BULK && went > 0 {
-                self.shared_until = now.after_ms(LINK_SHARED_MS);
-            }
         }
         begun
     }
@@ -406,6 +409,9 @@ impl<P: AsRef<[u8]> + Clone> Outgoing<P> {
                 begun += item.messages();
             }
             let before = batch.bytes();
+            if rank < Rank::BULK && item.shares() {
+                self.shared_until = now.after_ms(LINK_SHARED_MS);
+            }
             let (size, last) = (item.size(), item.last());
             if put(item, most, self.cluster, batch) {
                 self.waiting.of(rank == Rank::BULK).take(size);
