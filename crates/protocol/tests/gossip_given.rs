@@ -150,13 +150,16 @@ fn who_has_failed_and_given_nothing_since_has_a_small_part_too() {
 #[test]
 fn who_gives_nothing_waits_no_longer_than_a_moment_for_one_who_takes_little_all_the_time() {
     let mut played = Played::begun();
-    (0..8).for_each(|piece| {
-        played.asks(1, 81 + piece);
+    let turns = 5 * GOSSIP_BEHIND_MS / 20;
+    (0..turns.div_ceil(CHUNKS as u64)).for_each(|piece| {
+        played.asks(1, 80 + piece as u32);
     });
-    played.asks(TAKER, 90);
+    (PIECES - 3..PIECES).for_each(|piece| {
+        played.asks(TAKER, piece);
+    });
     assert_eq!(played.gives(TAKER, 1), 0);
     let mut taken = 0;
-    for _ in 0..5 * GOSSIP_BEHIND_MS / 20 {
+    for _ in 0..turns {
         assert_eq!(played.gives(1, 1), 1, "it takes one now and then");
         played.now = played.now.after_ms(20);
         played.handle(Input::Tick);

@@ -227,7 +227,7 @@ pub const LINK_PART_BYTES: usize = 64 << 10;
 pub const LINK_PART_BYTES_MAX: usize = LINK_PIECE_BYTES_MAX as usize;
 
 /// The same while something more urgent shares the link, which goes between two of them: 0.7 ms at 100 Mbit/s, and one
-/// hundredth of it are headers. A larger message is bulk; one up to this size goes in one piece.
+/// hundredth of it are headers. A larger message is bulk; one up to this size goes in one piece. A word about artifacts is no reason to cut what it is about.
 pub const LINK_FRAGMENT_BYTES: usize = 8 << 10;
 
 /// Bytes that are left of a message and go with the part before them: an eighth of a fragment. A chunk of an artifact is two fragments and a few bytes.
@@ -492,13 +492,13 @@ pub const ARTIFACT_INSIDE_BYTES_MAX: usize = 1 << 10;
 pub const ARTIFACT_WHOLE_BYTES_MAX: u64 = 256 << 10;
 
 /// Bytes of a piece, at least and at most: as few as leave an artifact not more than [`ARTIFACT_PIECES_AIM`] pieces. A piece is passed on when all
-/// of it is there, so the last waits for as many of its size as there are others.
-pub const ARTIFACT_PIECE_BYTES_MIN: u64 = 64 << 10;
+/// of it is there, so the last waits for as many of its size as there are others: of 4 MiB among 8 nodes a twentieth of what all of it takes, and with 64 KiB a tenth.
+pub const ARTIFACT_PIECE_BYTES_MIN: u64 = 32 << 10;
 
 /// As [`ARTIFACT_PIECE_BYTES_MIN`], the most: what a hash is checked of, and kept in memory until then.
 pub const ARTIFACT_PIECE_BYTES_MAX: u64 = 256 << 10;
 
-/// Pieces for which the smaller sizes of pieces are enough: their values are 32 KiB, a two-thousandth of what they are of.
+/// Pieces for which the smaller sizes of pieces are enough: their values are 32 KiB, a thousandth of what they are of at most.
 pub const ARTIFACT_PIECES_AIM: u64 = 1 << 10;
 
 /// Bytes of an artifact, at most: 16 384 pieces, of which each node keeps 32 bytes in memory while they come. An offer of a larger one is

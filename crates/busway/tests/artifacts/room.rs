@@ -142,7 +142,7 @@ fn what_is_damaged_on_the_disk_is_found_when_it_is_read_and_fetched_again_where_
     damage(&store, offer.id(), 100_000);
     assert!(artifact.bytes().unwrap()[..] == sent);
     let damaged = hosts[1].bus.artifacts(">").unwrap().counts().damaged;
-    assert_eq!(damaged, 2, "pieces of 64 KiB");
+    assert_eq!(damaged, 4, "pieces of 32 KiB");
     // What is offered here nobody else has: it is an error, and never a wrong byte.
     let own = body(2 << 20, 2);
     let artifacts = hosts[1].bus.artifacts("block.own").unwrap();

@@ -20,6 +20,7 @@ pub const VALUE_BYTES: usize = 32;
 ///
 /// ```
 /// use busway_protocol::artifact::pieces;
+/// assert_eq!(pieces::piece_bytes(32 << 20), 32 << 10);
 /// assert_eq!(pieces::piece_bytes(64 << 20), 64 << 10);
 /// assert_eq!(pieces::piece_bytes(256 << 20), 256 << 10);
 /// assert_eq!(pieces::count((64 << 20) + 1), 513);

@@ -15,6 +15,10 @@ use crate::artifacts::store::{Imported, Lease, Shelf, Store, StoreConfig};
 use crate::error::{Code, Error};
 
 const SIZE: usize = 300_000;
+/// Bytes of its first piece.
+const PIECE: usize = pieces::piece_bytes(SIZE as u64) as usize;
+/// How many it has.
+const PIECES: u32 = SIZE.div_ceil(PIECE) as u32;
 
 /// A directory that is removed at the end.
 struct Directory(PathBuf);
@@ -113,7 +117,10 @@ fn what_was_stored_is_there_when_the_store_is_opened_again_and_no_part_of_it_tha
     let marks = 64 + 32 * count as usize;
     assert_eq!(file[..24], [&b"BUSWAYAF"[..], &1_u64.to_le_bytes(), &(SIZE as u64).to_le_bytes()].concat());
     assert_eq!((&file[24..56], &file[56..64]), (&id.id.0[..], &[0; 8][..]));
-    assert!(file[64..marks] == pieces::tree(&whole) && file[marks..marks + count as usize] == [1; 5]);
+    assert!(
+        file[64..marks] == pieces::tree(&whole)
+            && file[marks..marks + count as usize] == [1; PIECES as usize]
+    );
     assert!(file[4_096..] == whole);
     println!("evidence: whole={SIZE} part=1/{count}");
 }
@@ -274,7 +281,7 @@ fn where_there_is_no_room_the_oldest_goes_that_nobody_needs_and_nothing_that_som
         let mut shelf = Shelf(store.clone());
         shelf.open(ids[1]).unwrap();
         shelf.put(ids[1], Part::Tree, pieces::tree(&bodies[1]).into()).unwrap();
-        shelf.put(ids[1], Part::Piece { index: 0 }, bodies[1][..65_536].into()).unwrap();
+        shelf.put(ids[1], Part::Piece { index: 0 }, bodies[1][..PIECE].into()).unwrap();
         drop(import(&store, &bodies[2]).unwrap());
         drop(import(&store, &bodies[3]).unwrap());
         assert!(!directory.file(ids[2]).exists(), "it was the oldest that nobody needs");
@@ -318,14 +325,14 @@ fn what_is_offered_here_has_room_before_what_was_only_told_of() {
         let held = import(&store, &own).unwrap();
         assert!(read(&held).unwrap() == own);
         let piece = Part::Piece { index: 0 };
-        assert_eq!(shelf.put(name(&told), piece, told[..65_536].into()), Err(Full));
+        assert_eq!(shelf.put(name(&told), piece, told[..PIECE].into()), Err(Full));
         drop(held);
         // Of what comes nothing is taken.
         shelf.open(name(&told)).unwrap();
         shelf.put(name(&told), Part::Tree, pieces::tree(&told).into()).unwrap();
-        shelf.put(name(&told), piece, told[..65_536].into()).unwrap();
+        shelf.put(name(&told), piece, told[..PIECE].into()).unwrap();
         assert_eq!(import(&store, &own).unwrap_err().code(), Code::Full);
-        assert!(shelf.get(name(&told), piece).unwrap()[..] == told[..65_536]);
+        assert!(shelf.get(name(&told), piece).unwrap()[..] == told[..PIECE]);
     }
 }
 
@@ -353,7 +360,7 @@ fn a_disk_that_fails_is_an_error_with_a_code_and_leaves_nothing_behind() {
     assert_eq!(import(&store, &whole).unwrap_err().code(), Code::StoreUnusable);
     shelf.open(id).unwrap();
     assert_eq!(shelf.put(id, Part::Tree, pieces::tree(&whole).into()), Err(Full));
-    assert_eq!(shelf.put(id, Part::Piece { index: 0 }, whole[..65_536].into()), Err(Full));
+    assert_eq!(shelf.put(id, Part::Piece { index: 0 }, whole[..PIECE].into()), Err(Full));
     assert_eq!(shelf.get(id, Part::Piece { index: 0 }), None);
     shelf.forget(id);
     assert_eq!(store.counts(), (0, 0));
@@ -479,15 +486,15 @@ fn on_a_full_disk(path: PathBuf) {
     };
     let tree = |shelf: &mut Shelf| shelf.put(name(come), Part::Tree, pieces::tree(come).into()).is_ok();
     let _ = tree(&mut shelf);
-    let came: Vec<bool> = (0..5).map(|index| put(&mut shelf, index)).collect();
+    let came: Vec<bool> = (0..PIECES).map(|index| put(&mut shelf, index)).collect();
     assert!(came.contains(&false), "{came:?}");
-    assert!((0..5).all(|index| shelf.has(name(come), Part::Piece { index }) == came[index as usize]));
+    assert!((0..PIECES).all(|index| shelf.has(name(come), Part::Piece { index }) == came[index as usize]));
     for (lease, seed) in held.iter().zip(100..) {
         assert!(read(lease).unwrap() == body(seed, SIZE));
     }
     let count = held.len();
     held.pop();
-    assert!(tree(&mut shelf) && (0..5).all(|index| put(&mut shelf, index)));
+    assert!(tree(&mut shelf) && (0..PIECES).all(|index| put(&mut shelf, index)));
     assert!(read(&store.lease(name(come)).unwrap()).unwrap() == *come);
     println!("evidence: disk_kib=2048 artifacts={} in_hand={count} wrong=0", bodies.len() + count);
 }
