@@ -130,7 +130,10 @@ pub(crate) fn stored(store: &Path) -> Result<BTreeSet<Piece>, Failure> {
 
 /// How many pieces an artifact of so many bytes has: see FORMAT.md, "Words about artifacts".
 fn count(size: u64) -> u64 {
-    let bytes = [32_u64 << 10, 64 << 10, 128 << 10].into_iter().find(|bytes| bytes << 10 >= size);
+    if size <= 8 << 20 {
+        return size.div_ceil(32 << 10);
+    }
+    let bytes = [64_u64 << 10, 128 << 10].into_iter().find(|bytes| bytes << 10 >= size);
     size.div_ceil(bytes.unwrap_or(256 << 10))
 }
 
@@ -147,8 +150,8 @@ mod tests {
             assert!(parse(wrong).is_err(), "{wrong:?}");
         }
         assert_eq!(
-            [1, 32 << 20, (32 << 20) + 1, 64 << 20, 1 << 30].map(count),
-            [1, 1_024, 513, 1_024, 4_096]
+            [1, 8 << 20, (8 << 20) + 1, 64 << 20, (64 << 20) + 1, 1 << 30].map(count),
+            [1, 256, 129, 1_024, 513, 4_096]
         );
     }
 }

@@ -222,19 +222,16 @@ pub const LINK_PIECE_BYTES_MAX: u64 = MIB;
 /// and checksum cost little, small enough that who comes meanwhile waits for 64 KiB at most; but see [`LINK_PART_BYTES_MAX`].
 pub const LINK_PART_BYTES: usize = 64 << 10;
 
-/// The same where there is room in the kernel for four of it, or nobody bounds what lies there: one header, and one wake-up of
-/// its receiver, which costs its sender as much as copying 64 KiB. Who comes meanwhile finds as much in the kernel anyway.
+/// The same where there is room in the kernel for four of it, or nobody bounds what lies there: one header, and one wake-up of its receiver, which costs its sender as much as copying 64 KiB. Who comes meanwhile finds as much in the kernel anyway.
 pub const LINK_PART_BYTES_MAX: usize = LINK_PIECE_BYTES_MAX as usize;
 
-/// The same while something more urgent shares the link, which goes between two of them: 0.7 ms at 100 Mbit/s, and one
-/// hundredth of it are headers. A larger message is bulk; one up to this size goes in one piece. A word about artifacts is no reason to cut what it is about.
+/// The same while something more urgent shares the link, which goes between two of them: 0.7 ms at 100 Mbit/s, and one hundredth of it are headers. A larger message is bulk; one up to this size goes in one piece. A word about artifacts that goes is no reason to cut what it is about.
 pub const LINK_FRAGMENT_BYTES: usize = 8 << 10;
 
 /// Bytes that are left of a message and go with the part before them: an eighth of a fragment. A chunk of an artifact is two fragments and a few bytes.
 pub const LINK_ALONG_BYTES: usize = LINK_FRAGMENT_BYTES / 8;
 
-/// Milliseconds for which something more urgent is taken to share the link after the last of it: two turns of a source
-/// that speaks a hundred times a second.
+/// Milliseconds for which something more urgent is taken to share the link after the last of it: two turns of a source that speaks a hundred times a second.
 pub const LINK_SHARED_MS: u64 = 20;
 
 /// Bytes of higher ranks that go before a lower one that waits: seven fragments, so that of eight one is its own. With
@@ -491,14 +488,20 @@ pub const ARTIFACT_INSIDE_BYTES_MAX: usize = 1 << 10;
 /// Bytes of an artifact that is asked for whole, of one node at a time: 21 ms at 100 Mbit/s. A larger one comes in pieces.
 pub const ARTIFACT_WHOLE_BYTES_MAX: u64 = 256 << 10;
 
-/// Bytes of a piece, at least and at most: as few as leave an artifact not more than [`ARTIFACT_PIECES_AIM`] pieces. A piece is passed on when all
-/// of it is there, so the last waits for as many of its size as there are others: of 4 MiB among 8 nodes a twentieth of what all of it takes, and with 64 KiB a tenth.
+/// Bytes of a piece of an artifact of at most [`ARTIFACT_SMALL_BYTES_MAX`]. A piece is passed on when all of it is there, so the last waits for as many of its size as there are others:
+/// of 4 MiB among 8 nodes a twentieth of what all of it takes, and with 64 KiB a tenth.
 pub const ARTIFACT_PIECE_BYTES_MIN: u64 = 32 << 10;
 
-/// As [`ARTIFACT_PIECE_BYTES_MIN`], the most: what a hash is checked of, and kept in memory until then.
+/// Bytes of an artifact that has such pieces, at most: of larger ones the last is a small part of all anyway, and words about pieces cost a fifth of a hundredth more.
+pub const ARTIFACT_SMALL_BYTES_MAX: u64 = 8 << 20;
+
+/// Bytes of a piece of a larger one, at least and at most: as few as leave an artifact not more than [`ARTIFACT_PIECES_AIM`] pieces. The most is what a hash is checked of, and kept in memory until then.
+pub const ARTIFACT_PIECE_BYTES: u64 = 64 << 10;
+
+/// As [`ARTIFACT_PIECE_BYTES`], the most.
 pub const ARTIFACT_PIECE_BYTES_MAX: u64 = 256 << 10;
 
-/// Pieces for which the smaller sizes of pieces are enough: their values are 32 KiB, a thousandth of what they are of at most.
+/// Pieces for which the smaller sizes of pieces are enough: their values are 32 KiB, at most a thousandth of the artifact.
 pub const ARTIFACT_PIECES_AIM: u64 = 1 << 10;
 
 /// Bytes of an artifact, at most: 16 384 pieces, of which each node keeps 32 bytes in memory while they come. An offer of a larger one is
@@ -586,8 +589,11 @@ pub const GOSSIP_LOOK_MS: u64 = 5;
 /// Requests for artifacts under way to all peers, as the flow `request` has them. Further ones wait, in order.
 pub const GOSSIP_PULLS_MAX: usize = 100;
 
-/// Of those, to one peer: what it sends while a request and its answer are on their way, at 1 Gbit/s over 16 ms. Others are asked meanwhile.
+/// Of those, to one peer. Others are asked meanwhile.
 pub const GOSSIP_PULLS_OF_PEER_MAX: usize = 8;
+
+/// Of the smallest pieces, to one peer: as many bytes as eight of 64 KiB have, which it sends while a request and its answer are on their way, at 200 Mbit/s over 20 ms.
+pub const GOSSIP_PIECES_OF_PEER_MAX: usize = 16;
 
 /// Requests of one peer that wait for their bytes: many times what it asks for at a time, so that cancelled ones count. What is beyond it is not
 /// answered, and blamed on who asked.
@@ -947,7 +953,7 @@ const _: () = {
     assert!(GOSSIP_FILTER_PATTERNS_MAX * (NAME_BYTES_MAX + 2) + 64 <= GOSSIP_WORD_BYTES_MAX);
     assert!(3 * GOSSIP_WORD_ENTRIES_MAX <= GOSSIP_WORD_BYTES_MAX);
     assert!(ARTIFACT_INSIDE_BYTES_MAX < ARTIFACT_CHUNK_BYTES);
-    assert!(GOSSIP_PULLS_OF_PEER_MAX * 2 < GOSSIP_SERVED_MAX);
+    assert!(GOSSIP_PIECES_OF_PEER_MAX * 2 < GOSSIP_SERVED_MAX);
     assert!(GOSSIP_FAULT_MS < GOSSIP_STALL_MS && GOSSIP_HEDGE_MS_FIRST < GOSSIP_STALL_MS);
     assert!(ARTIFACT_WHOLE_BYTES_MAX.is_multiple_of(ARTIFACT_CHUNK_BYTES as u64));
     assert!(

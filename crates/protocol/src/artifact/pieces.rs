@@ -9,8 +9,8 @@ use blake3::Hasher;
 use blake3::hazmat::{HasherExt, Mode, merge_subtrees_non_root, merge_subtrees_root};
 use busway_wire::gossip::ArtifactId;
 use busway_wire::limits::{
-    ARTIFACT_BYTES_MAX, ARTIFACT_PIECE_BYTES_MAX, ARTIFACT_PIECE_BYTES_MIN, ARTIFACT_PIECES_AIM,
-    ARTIFACT_WHOLE_BYTES_MAX,
+    ARTIFACT_BYTES_MAX, ARTIFACT_PIECE_BYTES, ARTIFACT_PIECE_BYTES_MAX, ARTIFACT_PIECE_BYTES_MIN,
+    ARTIFACT_PIECES_AIM, ARTIFACT_SMALL_BYTES_MAX, ARTIFACT_WHOLE_BYTES_MAX,
 };
 
 /// Bytes of a value.
@@ -20,14 +20,18 @@ pub const VALUE_BYTES: usize = 32;
 ///
 /// ```
 /// use busway_protocol::artifact::pieces;
-/// assert_eq!(pieces::piece_bytes(32 << 20), 32 << 10);
+/// assert_eq!(pieces::piece_bytes(8 << 20), 32 << 10);
+/// assert_eq!(pieces::piece_bytes((8 << 20) + 1), 64 << 10);
 /// assert_eq!(pieces::piece_bytes(64 << 20), 64 << 10);
 /// assert_eq!(pieces::piece_bytes(256 << 20), 256 << 10);
 /// assert_eq!(pieces::count((64 << 20) + 1), 513);
 /// ```
 #[must_use]
 pub const fn piece_bytes(size: u64) -> u64 {
-    let mut bytes = ARTIFACT_PIECE_BYTES_MIN;
+    if size <= ARTIFACT_SMALL_BYTES_MAX {
+        return ARTIFACT_PIECE_BYTES_MIN;
+    }
+    let mut bytes = ARTIFACT_PIECE_BYTES;
     while bytes < ARTIFACT_PIECE_BYTES_MAX && bytes * ARTIFACT_PIECES_AIM < size {
         bytes *= 2;
     }

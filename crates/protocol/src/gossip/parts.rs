@@ -43,7 +43,7 @@ pub(super) struct Parts {
     sharing: Vec<NodeIndex>,
 }
 
-/// So many ask who has all for the values of all pieces, a thousandth of its bytes each at most: who waits until others have them has its first pieces late,
+/// So many ask who has all for the values of all pieces, a thousandth of its bytes each at most, a thirtieth in all: who waits until others have them has its first pieces late,
 /// and the last of them at the end. Further ones have them of others.
 const TREES_OF_ORIGIN: usize = 32;
 

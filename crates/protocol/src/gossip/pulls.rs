@@ -19,9 +19,10 @@ use core::ops::Bound;
 
 use busway_wire::gossip::{NodeIndex, Part, Reference};
 use busway_wire::limits::{
-    GOSSIP_DRY_MS, GOSSIP_FAULT_MS, GOSSIP_FAULT_MS_MAX, GOSSIP_HEDGE_LAST, GOSSIP_HEDGE_MS_FIRST,
-    GOSSIP_HEDGE_PARTS, GOSSIP_LOOK_MS, GOSSIP_OWED_BYTES_FIRST, GOSSIP_OWED_BYTES_MIN, GOSSIP_OWED_PARTS,
-    GOSSIP_PATIENCE_NS_MAX, GOSSIP_PULLS_MAX, GOSSIP_PULLS_OF_PEER_MAX, GOSSIP_RATE_NS, GOSSIP_STALL_MS,
+    ARTIFACT_PIECE_BYTES, GOSSIP_DRY_MS, GOSSIP_FAULT_MS, GOSSIP_FAULT_MS_MAX, GOSSIP_HEDGE_LAST,
+    GOSSIP_HEDGE_MS_FIRST, GOSSIP_HEDGE_PARTS, GOSSIP_LOOK_MS, GOSSIP_OWED_BYTES_FIRST,
+    GOSSIP_OWED_BYTES_MIN, GOSSIP_OWED_PARTS, GOSSIP_PATIENCE_NS_MAX, GOSSIP_PIECES_OF_PEER_MAX,
+    GOSSIP_PULLS_MAX, GOSSIP_PULLS_OF_PEER_MAX, GOSSIP_RATE_NS, GOSSIP_STALL_MS,
 };
 
 use crate::artifact::{Assembly, Proof, Put};
@@ -36,8 +37,8 @@ const FAULTS_MAX: u32 = 4;
 const TRIED_MAX: usize = 2;
 /// So many times as long as that is very late.
 const VERY_LATE: u64 = 3;
-/// Wants of one origin that are looked at in one call: as many as may be under way to one peer, and some that wait for it.
-const LOOKED_MAX: usize = 2 * GOSSIP_PULLS_OF_PEER_MAX;
+/// Wants of one origin that are looked at in one call: as many as may be under way to one peer.
+const LOOKED_MAX: usize = GOSSIP_PIECES_OF_PEER_MAX;
 
 /// What comes whole and is another's to pass on is asked for behind so many others, and at most twice as many: several times what an origin gives in a second.
 const OTHERS_BEHIND: u64 = 4_096;
@@ -149,6 +150,12 @@ struct Record {
 }
 
 impl Record {
+    /// As much is under way to it as may be; of pieces in bytes, of which small ones are more.
+    fn owes_enough(&self, pieces: bool) -> bool {
+        let few = pieces && self.bytes < GOSSIP_PULLS_OF_PEER_MAX as u64 * ARTIFACT_PIECE_BYTES;
+        self.pulls >= if few { GOSSIP_PIECES_OF_PEER_MAX } else { GOSSIP_PULLS_OF_PEER_MAX }
+    }
+
     /// It owes us bytes, and is silent for too long then.
     fn silent_at(&self, patience_ns: u64) -> Time {
         Time(self.heard.after_ms(GOSSIP_STALL_MS).0.saturating_add(patience_ns))
@@ -460,7 +467,7 @@ impl Pulls {
             self.look_at = Some(self.look_at.map_or(soon, |at| at.min(soon)));
         }
         let turn = self.look_at.is_some_and(|at| at <= now);
-        let able = |record: &Record| record.linked && record.pulls < GOSSIP_PULLS_OF_PEER_MAX;
+        let able = |record: &Record| record.linked && !record.owes_enough(true);
         if changed {
             self.unseen = self.waiting.values().map(|waiting| waiting.of.len()).max().unwrap_or(0);
         }
@@ -576,7 +583,7 @@ impl Pulls {
         let able = holders.iter().filter_map(|node| {
             let record = self.records.get(&node).filter(|record| record.linked)?;
             let failed = want.failed.has(node);
-            let busy = record.pulls >= GOSSIP_PULLS_OF_PEER_MAX;
+            let busy = record.owes_enough(key.part != Part::Whole);
             let shunned = now < record.shunned;
             let avoided = shunned && record.faults > FAULTS_MAX;
             let asked = but == Some(node) || busy || avoided || (failed && now < want.again);

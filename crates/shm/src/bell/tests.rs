@@ -238,7 +238,7 @@ fn nobody_sleeps_through_a_message_with_full_fences() {
 
 /// Publisher and sleeper meet at the instant where only the fences decide: the slot is stored while
 /// the line is armed. (With the heavy fence left out this fails within the first thousands of rounds on
-/// some machines and in none on others; the model finds it anywhere.)
+/// some machines and in none on others; the model, in which all fences are full, finds it anywhere.)
 fn fences_decide_who_sees_whom(fences: Fences) {
     const ROUNDS: u64 = 60_000;
     const OVER: u64 = u64::MAX;
