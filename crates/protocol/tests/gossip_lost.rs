@@ -10,10 +10,13 @@ use busway_protocol::gossip::{
     SlotNumber, Word,
 };
 use busway_wire::Pattern;
+use busway_wire::gossip::Part;
 use busway_wire::gossip::{
     Content, Describe, Exchange, Filter, Mark, Marked, Marks, Offer, Slot, Standing, Tell,
 };
-use busway_wire::limits::{GOSSIP_AGAIN_MS, GOSSIP_FAULT_MS, GOSSIP_PULLS_OF_PEER_MAX};
+use busway_wire::limits::{
+    GOSSIP_AGAIN_MS, GOSSIP_FAULT_MS, GOSSIP_PIECES_OF_PEER_MAX, GOSSIP_PULLS_OF_PEER_MAX, GOSSIP_STALL_MS,
+};
 use mesh::{Mesh, config, limits, offering, word};
 
 fn chain() -> Mesh {
@@ -396,6 +399,67 @@ fn who_fails_with_all_that_it_was_asked_for_at_one_time_is_asked_again_as_soon_a
     assert_eq!(mesh.received(1).len(), 0, "not at once");
     mesh.settle(GOSSIP_FAULT_MS);
     assert_eq!(mesh.received(1).len(), GOSSIP_PULLS_OF_PEER_MAX, "it was away for a moment");
+}
+
+/// Pieces that node 1 has asked for since then.
+fn pieces_asked(mesh: &Mesh, since: usize) -> Vec<u64> {
+    let asked = |(from, _, said): &(u8, u8, Said)| match said.word {
+        Word::Request { request, part: Part::Piece { .. }, .. } if *from == 1 => Some(request),
+        _ => None,
+    };
+    mesh.said[since..].iter().filter_map(asked).collect()
+}
+
+#[test]
+fn of_small_pieces_as_many_bytes_are_asked_of_one_at_a_time_as_of_larger_ones() {
+    for (size, at_a_time) in [(4 << 20, GOSSIP_PIECES_OF_PEER_MAX), (16 << 20, GOSSIP_PULLS_OF_PEER_MAX)] {
+        let mut mesh = Mesh::new(2);
+        mesh.link(0, 1);
+        mesh.loses =
+            |from, _, word| from == 1 && matches!(word, Word::Request { part: Part::Piece { .. }, .. });
+        mesh.nodes[0].offer(mesh.now, offering(&vec![7; size])).unwrap();
+        mesh.settle(100);
+        assert_eq!(pieces_asked(&mesh, 0).len(), at_a_time, "{size} bytes");
+    }
+}
+
+#[test]
+fn who_fails_is_asked_for_half_as_much_at_a_time_and_for_one_more_each_time_it_gives() {
+    let mut mesh = Mesh::new(2);
+    mesh.link(0, 1);
+    let deaf = |from, _: u8, word: &Word| {
+        from == 1 && matches!(word, Word::Request { part: Part::Piece { .. }, .. })
+    };
+    mesh.loses = deaf;
+    mesh.nodes[0].offer(mesh.now, offering(&vec![7; 4 << 20])).unwrap();
+    mesh.settle(100);
+    let mut asked = pieces_asked(&mesh, 0);
+    for half in [8, 4, 2, 1, 1] {
+        let since = mesh.said.len();
+        asked.iter().for_each(|request| mesh.handle(1, word(0, Word::NotFound { request: *request })));
+        while pieces_asked(&mesh, since).is_empty() {
+            mesh.settle(GOSSIP_FAULT_MS);
+        }
+        asked = pieces_asked(&mesh, since);
+        assert_eq!(asked.len(), half);
+    }
+    let since = mesh.said.len();
+    for offset in [0, 16_384] {
+        assert_eq!(pieces_asked(&mesh, since).len(), 0, "a part is no piece yet");
+        let given = Word::Chunk { request: asked[0], offset };
+        mesh.handle(1, Input::Word { from: NodeIndex(0), word: given, following: &[7; 16_384] });
+        mesh.settle(10);
+    }
+    assert_eq!(pieces_asked(&mesh, since).len(), 2, "one in its place, and one more");
+    mesh.loses = |_, _, _| false;
+    mesh.settle(GOSSIP_STALL_MS + 60_000);
+    assert!(mesh.outputs.iter().any(|(at, output)| *at == 1 && matches!(output, Output::Stored { .. })));
+    // It has given many: it is asked for all of them again.
+    mesh.loses = deaf;
+    let since = mesh.said.len();
+    mesh.nodes[0].offer(mesh.now, offering(&vec![8; 4 << 20])).unwrap();
+    mesh.settle(100);
+    assert_eq!(pieces_asked(&mesh, since).len(), GOSSIP_PIECES_OF_PEER_MAX);
 }
 
 #[test]

@@ -281,6 +281,12 @@ impl<D: Wires> Swarm<D> {
         if let Some(intake) = &mut self.intake {
             intake.take(index, come.drain(..));
             intake.hand_on(index);
+            let not_found = &mut self.lines.entry(index).or_default().not_found;
+            while not_found.len() < GOSSIP_SERVED_MAX
+                && let Some(request) = intake.dropped(index)
+            {
+                not_found.push_back(request);
+            }
         }
         for (_, body) in come.drain(..) {
             self.hear(now, index, body.as_deref());

@@ -4,8 +4,12 @@ use std::collections::BTreeSet;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 
-use busway::artifacts::{ArtifactHandler, Flow, Heard, Interest, SwarmHandler, Voice, Word, Workers};
+use busway::artifacts::{
+    ArtifactHandler, Flow, Heard, Interest, SwarmHandler, Voice, WhenFull, Word, Workers, WorkersBuilder,
+};
 use busway::{Acl, Bus, Code, Node};
+use busway_shm::clock::Deadline;
+use busway_wire::gossip::{Epoch, NodeIndex, Part, Reference, SlotNumber};
 
 use crate::stage::{Directory, Host, PATIENCE, body, join, receive, subscribe, until};
 
@@ -244,4 +248,87 @@ fn a_node_with_rules_has_no_handler_of_its_own() {
     let refused = builder.artifact_handler(Arc::new(machine), &voice, Workers::builder()).open(&bus);
     assert_eq!(refused.unwrap_err().code(), Code::BadSetting);
     println!("evidence: refused");
+}
+
+/// Handles a request when it is told to, one at a time.
+struct Busy {
+    begun: Sender<()>,
+    ends: Mutex<Receiver<()>>,
+}
+
+impl ArtifactHandler for Busy {
+    fn on_request(&self, _: u8, _: &Heard) {
+        self.begun.send(()).unwrap();
+        self.ends.lock().unwrap().recv_timeout(PATIENCE).unwrap();
+    }
+}
+
+/// Writes down which requests it is told that nothing is found for.
+struct Asker(Sender<u64>);
+
+impl ArtifactHandler for Asker {
+    fn on_piece(&self, _: u8, piece: &Heard) {
+        if let Word::NotFound { request } = piece.word {
+            self.0.send(request).unwrap();
+        }
+    }
+}
+
+fn ask(voice: &Voice, requests: std::ops::Range<u64>) {
+    for request in requests {
+        let of = Reference { node: NodeIndex(9), epoch: Epoch(1), slot: SlotNumber(7), version: 1 };
+        let word = Word::Request { request, of, part: Part::Whole, offset: 0 };
+        voice.say(9, &word, &[], PATIENCE).unwrap();
+    }
+}
+
+/// Requests have room for one at a time, and of each peer for one.
+fn narrow() -> WorkersBuilder {
+    Workers::builder().limit(Flow::Request, 1, 1 << 20, WhenFull::Drop).floor(1, 1)
+}
+
+#[test]
+fn who_asks_a_program_whose_flow_is_full_and_drops_is_told_at_once_and_not_left_waiting() {
+    let (begun, begins) = channel();
+    let (end, ends) = channel();
+    let busy = Arc::new(Busy { begun, ends: Mutex::new(ends) });
+    let host = Host::built(9, &[], |node| node.artifact_handler(busy, &Voice::new(), narrow()));
+    let (directory, voice) = (Directory::new(), Voice::new());
+    let bus = join(directory.path());
+    let (told, tells) = channel();
+    let _node = own_node(&bus, 1, &host, Arc::new(Asker(told)), &voice);
+    until("it may speak", || voice.peers() == [9]);
+    ask(&voice, 1..2);
+    begins.recv_timeout(PATIENCE).unwrap();
+    ask(&voice, 2..10);
+    // Its first is not handled yet, and one may wait: nothing else wakes anybody.
+    let told: BTreeSet<u64> = (0..7).map(|_| tells.recv_timeout(PATIENCE).unwrap()).collect();
+    assert!(told.len() == 7 && told.into_iter().all(|request| (2..10).contains(&request)));
+    let counts = || host.node.artifact_flow(Flow::Request);
+    until("each is handled or dropped", || {
+        let _ = end.send(());
+        counts().handled + counts().dropped_full == 9
+    });
+    println!("evidence: {} of 9 requests dropped, each of them answered", counts().dropped_full);
+}
+
+#[test]
+fn who_asks_a_node_whose_flow_is_full_and_drops_is_answered_each_time() {
+    let host = Host::built(9, &[], |node| node.artifact_workers(narrow()));
+    let (directory, voice) = (Directory::new(), Voice::new());
+    let bus = join(directory.path());
+    let (told, tells) = channel();
+    let _node = own_node(&bus, 1, &host, Arc::new(Asker(told)), &voice);
+    until("it may speak", || voice.peers() == [9]);
+    let deadline = Deadline::after(PATIENCE);
+    let dropped = || host.node.artifact_flow(Flow::Request).dropped_full;
+    let mut asked = 1;
+    while dropped() == 0 {
+        assert!(!deadline.expired(), "it was never full");
+        ask(&voice, asked..asked + 50);
+        let told: BTreeSet<u64> = (0..50).map(|_| tells.recv_timeout(PATIENCE).unwrap()).collect();
+        assert!(told.into_iter().eq(asked..asked + 50), "it has none of them");
+        asked += 50;
+    }
+    println!("evidence: {} of {} requests dropped, each of them answered", dropped(), asked - 1);
 }

@@ -12,6 +12,8 @@
 //!
 //! Invariant: of one part of an artifact at most two requests are under way, and only until one of them is answered.
 
+mod record;
+
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -19,12 +21,12 @@ use core::ops::Bound;
 
 use busway_wire::gossip::{NodeIndex, Part, Reference};
 use busway_wire::limits::{
-    ARTIFACT_PIECE_BYTES, GOSSIP_DRY_MS, GOSSIP_FAULT_MS, GOSSIP_FAULT_MS_MAX, GOSSIP_HEDGE_LAST,
-    GOSSIP_HEDGE_MS_FIRST, GOSSIP_HEDGE_PARTS, GOSSIP_LOOK_MS, GOSSIP_OWED_BYTES_FIRST,
-    GOSSIP_OWED_BYTES_MIN, GOSSIP_OWED_PARTS, GOSSIP_PATIENCE_NS_MAX, GOSSIP_PIECES_OF_PEER_MAX,
-    GOSSIP_PULLS_MAX, GOSSIP_PULLS_OF_PEER_MAX, GOSSIP_RATE_NS, GOSSIP_STALL_MS,
+    GOSSIP_DRY_MS, GOSSIP_FAULT_MS_MAX, GOSSIP_HEDGE_LAST, GOSSIP_HEDGE_MS_FIRST, GOSSIP_HEDGE_PARTS,
+    GOSSIP_LOOK_MS, GOSSIP_OWED_BYTES_FIRST, GOSSIP_OWED_BYTES_MIN, GOSSIP_OWED_PARTS,
+    GOSSIP_PIECES_OF_PEER_MAX, GOSSIP_PULLS_MAX, GOSSIP_STALL_MS,
 };
 
+use self::record::{Rate, Record, pause_ms};
 use crate::artifact::{Assembly, Proof, Put};
 use crate::gossip::{Interest, Nodes};
 use crate::time::Time;
@@ -126,42 +128,6 @@ enum Who {
     Anyone,
 }
 
-/// What we think of a peer.
-#[derive(Clone, Copy, Debug, Default)]
-struct Record {
-    linked: bool,
-    /// It has given all of what it was asked for, once on this link.
-    given: bool,
-    pulls: usize,
-    /// What it owes us.
-    bytes: u64,
-    /// The latest request that it was asked on this link, and the latest of all before that.
-    latest: u64,
-    before: u64,
-    /// When it last gave us anything, or was asked when it owed nothing.
-    heard: Time,
-    /// When bytes last came of it.
-    came: Option<Time>,
-    faults: u32,
-    /// When it failed last.
-    failed: Time,
-    /// Until when others are asked first.
-    shunned: Time,
-}
-
-impl Record {
-    /// As much is under way to it as may be; of pieces in bytes, of which small ones are more.
-    fn owes_enough(&self, pieces: bool) -> bool {
-        let few = pieces && self.bytes < GOSSIP_PULLS_OF_PEER_MAX as u64 * ARTIFACT_PIECE_BYTES;
-        self.pulls >= if few { GOSSIP_PIECES_OF_PEER_MAX } else { GOSSIP_PULLS_OF_PEER_MAX }
-    }
-
-    /// It owes us bytes, and is silent for too long then.
-    fn silent_at(&self, patience_ns: u64) -> Time {
-        Time(self.heard.after_ms(GOSSIP_STALL_MS).0.saturating_add(patience_ns))
-    }
-}
-
 /// A word for a peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Order {
@@ -215,43 +181,6 @@ pub(super) struct Pulls {
     /// Bytes that all peers owe us, and how fast they come.
     owed: u64,
     rate: Rate,
-}
-
-/// How fast bytes come while they are owed.
-#[derive(Clone, Copy, Debug, Default)]
-struct Rate {
-    since: Time,
-    bytes: u64,
-    /// Bytes a second, once known.
-    known: Option<u64>,
-}
-
-impl Rate {
-    /// How long so many bytes take, as far as that is known.
-    fn ns_for(&self, bytes: u64) -> u64 {
-        let Some(rate) = self.known else { return 0 };
-        let ns = u128::from(bytes) * 1_000_000_000 / u128::from(rate);
-        u64::try_from(ns).unwrap_or(u64::MAX).min(GOSSIP_PATIENCE_NS_MAX)
-    }
-
-    /// Something is asked for, and nothing was before.
-    fn begin(&mut self, now: Time) {
-        (self.since, self.bytes) = (now, 0);
-    }
-
-    fn came(&mut self, now: Time, bytes: u64) {
-        self.bytes += bytes;
-        let took = now.since(self.since).max(1);
-        // A few bytes that came late say how late they were, not how fast they come.
-        let many = self.known.is_some() || self.bytes >= GOSSIP_OWED_BYTES_MIN || took >= 4 * GOSSIP_RATE_NS;
-        if took >= GOSSIP_RATE_NS && many {
-            let rate = u128::from(self.bytes) * 1_000_000_000 / u128::from(took);
-            // A window in which little was owed says little.
-            let known = self.known.map_or(0, |known| known - known / 8);
-            self.known = Some(u64::try_from(rate).unwrap_or(u64::MAX).max(known).max(1));
-            self.begin(now);
-        }
-    }
 }
 
 impl Pulls {
@@ -698,7 +627,7 @@ impl Pulls {
                 self.end(request);
                 self.forget(key);
                 if let Some(record) = self.records.get_mut(&from) {
-                    (record.faults, record.given) = (0, true);
+                    record.gave();
                 }
                 Came::Whole { key, body }
             }
@@ -887,19 +816,13 @@ impl Pulls {
         }
     }
 
-    /// It fails with what it was asked for since then. All that it was asked for before it failed last is one failure.
+    /// It fails with what it was asked for since then.
     fn shun(&mut self, now: Time, node: NodeIndex, asked: Time) {
         let record = self.records.entry(node).or_default();
-        if record.faults > 0 && asked < record.failed {
-            return;
+        if record.failed(now, asked) {
+            let retried = Key { of: Reference { node, ..Reference::default() }, part: Part::Whole };
+            self.retries.insert((record.shunned, retried));
         }
-        record.failed = now;
-        record.shunned = now.after_ms(pause_ms(record.faults));
-        record.faults = record.faults.saturating_add(1);
-        self.retries.insert((
-            record.shunned,
-            Key { of: Reference { node, ..Reference::default() }, part: Part::Whole },
-        ));
     }
 
     fn learn(&mut self, latency: u64) {
@@ -974,11 +897,6 @@ impl Waiting {
         next.extend(others);
         next
     }
-}
-
-/// How long who has failed so often is left alone, in milliseconds.
-fn pause_ms(faults: u32) -> u64 {
-    GOSSIP_FAULT_MS.saturating_mul(1 << faults.min(16)).min(GOSSIP_FAULT_MS_MAX)
 }
 
 impl Interest {

@@ -6,7 +6,7 @@
 //! else of it until that is handled. It says how far tables are known where a link begins, which is handled before all else, and in its midst: then what it said before about tables is handled first, and
 //! that before what it says of them afterwards, but requests and pieces go on. What waits here when its link ends is forgotten: the next link says from the beginning what is so.
 //!
-//! It takes nothing from a link itself, and says nothing.
+//! It takes nothing from a link itself, and says nothing. A request that its flow has dropped is to be answered, by whoever says something to peers: who asked would wait for it otherwise.
 //!
 //! Invariant: who is told hears that a link stands before any word of it, and of none behind its end.
 
@@ -14,10 +14,11 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use busway_protocol::gossip::Lane;
-use busway_wire::gossip::decode;
+use busway_wire::gossip::{Word, decode};
 use busway_wire::limits::GOSSIP_SERVED_MAX;
 
-use crate::artifacts::{PeerEvent, Workers};
+use crate::artifacts::{Heard, PeerEvent, Workers};
+use crate::{Code, Error};
 
 const LANES: usize = Lane::ALL.len();
 
@@ -47,6 +48,8 @@ struct Line {
     lanes: [Waits; LANES],
     /// What came in a lane of another flow, which has no room: that bytes are not found comes with requests.
     aside: VecDeque<(PeerEvent, bool)>,
+    /// Requests that were dropped, which its peer is to be told.
+    dropped: VecDeque<u64>,
     /// What was handed on last is to be handled before anything else is.
     alone: bool,
     /// What was handed on last about tables, how far they are known, is to be handled before anything else about them is.
@@ -120,6 +123,11 @@ impl Intake {
         std::array::from_fn(|lane| !between && line.lanes[lane].is_empty())
     }
 
+    /// A request of the link that stands which was dropped: it is taken out, and its peer is to be told.
+    pub(super) fn dropped(&mut self, index: u8) -> Option<u64> {
+        self.lines.get_mut(&index)?.dropped.pop_front()
+    }
+
     /// A link stands, or none does; whether that is another than before.
     pub(super) fn stand(&mut self, index: u8, link: Option<u64>) -> bool {
         let line = self.lines.entry(index).or_default();
@@ -128,6 +136,7 @@ impl Intake {
         }
         line.lanes = Default::default();
         line.aside.clear();
+        line.dropped.clear();
         (line.exchanges, line.spoke) = (false, false);
         true
     }
@@ -166,9 +175,14 @@ impl Intake {
         }
         for _ in 0..line.aside.len() {
             let Some((event, mut waited)) = line.aside.pop_front() else { break };
-            if let Ok(Some(event)) = workers.try_again(index, event, None, &mut waited) {
-                line.aside.push_front((event, waited));
-                break;
+            let asked = asked(&event);
+            match workers.try_again(index, event, None, &mut waited) {
+                Ok(Some(event)) => {
+                    line.aside.push_front((event, waited));
+                    break;
+                }
+                Ok(None) => {}
+                Err(error) => line.drop_of(asked, &error),
             }
         }
         for lane in Lane::ALL {
@@ -207,9 +221,13 @@ impl Line {
                 self.exchanges = false;
             }
             let alone = exchange && !self.spoke;
-            let replaces = event.replaces();
+            let (replaces, asked) = (event.replaces(), asked(&event));
             match workers.try_again(index, event, replaces, &mut waits.waited) {
-                Ok(None) | Err(_) => waits.waited = false,
+                Ok(None) => waits.waited = false,
+                Err(error) => {
+                    waits.waited = false;
+                    self.drop_of(asked, &error);
+                }
                 Ok(Some(event))
                     if !exchange && event.flow() != lane.flow() && self.aside.len() < GOSSIP_SERVED_MAX =>
                 {
@@ -229,12 +247,27 @@ impl Line {
         }
     }
 
+    /// An event was dropped, which the workers have counted. Who asks for more than anybody may is not answered.
+    fn drop_of(&mut self, asked: Option<u64>, error: &Error) {
+        if error.code() == Code::Full && self.dropped.len() < GOSSIP_SERVED_MAX {
+            self.dropped.extend(asked);
+        }
+    }
+
     /// It bears a good checksum: the peer is of another version, or lies. Once is enough to be told.
     fn nonsense(&mut self, index: u8, error: Option<busway_wire::gossip::WordError>) {
         self.nonsense += 1;
         if self.nonsense == 1 {
             tracing::warn!(target: "busway::gossip", peer = index, "not understood: {error:?}");
         }
+    }
+}
+
+/// What its peer waits for an answer to.
+fn asked(event: &PeerEvent) -> Option<u64> {
+    match event {
+        PeerEvent::Request(Heard { word: Word::Request { request, .. }, .. }) => Some(*request),
+        _ => None,
     }
 }
 

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use busway_protocol::gossip::Lane;
 use busway_protocol::{PeerId, Time};
+use busway_wire::gossip::{Word, encode};
 use busway_wire::limits::GOSSIP_TURN_WORDS;
 
 use crate::artifacts::{Voice, Workers};
@@ -144,7 +145,8 @@ impl<D: Wires> Plugged<D> {
                     break;
                 }
                 let unsaid = &mut self.unsaid.entry(index).or_default()[lane as usize];
-                let next = unsaid.take().or_else(|| self.voice.take(index, lane));
+                let next = unsaid.take().or_else(|| not_found(&mut self.intake, index, lane));
+                let next = next.or_else(|| self.voice.take(index, lane));
                 let next = next.or_else(|| if asks { self.workers.next_word(index, lane) } else { None });
                 let Some(body) = next else { break };
                 let mut peer = lock(peer);
@@ -173,6 +175,14 @@ impl<D> Drop for Plugged<D> {
         self.calls.store.end();
         self.workers.part(&self.intake.told());
     }
+}
+
+/// What a peer is told whose request was dropped.
+fn not_found(intake: &mut Intake, index: u8, lane: Lane) -> Option<Vec<u8>> {
+    let request = if lane == Lane::Request { intake.dropped(index)? } else { return None };
+    let mut body = Vec::new();
+    encode(&Word::NotFound { request }, &[], &mut body);
+    Some(body)
 }
 
 /// Whether this link still stands, and has room. Where it ended, whoever noticed has woken us.
