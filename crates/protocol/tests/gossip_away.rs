@@ -228,7 +228,7 @@ fn of_origin(before: usize) -> Reference {
 
 #[test]
 fn how_slowly_a_few_bytes_came_says_nothing_of_how_much_is_asked_for() {
-    // The values of fifteen pieces are 480 bytes: in 200 ms that is 2 400 a second, and no more than one piece would be asked for.
+    // The values of fifteen pieces are 480 bytes: in 200 ms that is 2 400 a second, and no more than the least would be asked for.
     for ms in [20, 200, 400] {
         assert_eq!(Played::after(ms).asked_of(ORIGIN), [0, 3, 6, 9, 12], "after {ms} ms");
     }

@@ -231,7 +231,7 @@ pub const LINK_FRAGMENT_BYTES: usize = 8 << 10;
 /// Bytes that are left of a message and go with the part before them: an eighth of a fragment. A chunk of an artifact is two fragments and a few bytes.
 pub const LINK_ALONG_BYTES: usize = LINK_FRAGMENT_BYTES / 8;
 
-/// Milliseconds for which something more urgent is taken to share the link after the last of it: two turns of a source that speaks a hundred times a second.
+/// Milliseconds for which something more urgent is taken to share the link after the last of it, but for words about artifacts: two turns of a source that speaks a hundred times a second.
 pub const LINK_SHARED_MS: u64 = 20;
 
 /// Bytes of higher ranks that go before a lower one that waits: seven fragments, so that of eight one is its own. With

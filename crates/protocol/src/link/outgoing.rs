@@ -39,7 +39,7 @@ pub(crate) struct Outgoing<P> {
     bulk_out: u64,
     /// Bytes that may wait here, bulk and all else apart, and no more go into one batch.
     most: u64,
-    /// Until then others than bulk are taken to share the link.
+    /// Until then others than bulk and words about artifacts are taken to share the link.
     shared_until: Time,
     /// All that lies here.
     waiting: Both,
@@ -442,6 +442,7 @@ impl<P: AsRef<[u8]> + Clone> Outgoing<P> {
 
     /// The most bytes of a message that go at once.
     fn fragment(&self, now: Time) -> usize {
+        // A word about artifacts counts while it waits: it goes before bulk, and so waits for credit alone.
         let shared = now < self.shared_until
             || Lanes::ranks().any(|rank| rank < Rank::BULK && self.lanes.has_any(rank));
         if shared {

@@ -99,3 +99,29 @@ fn the_rest_of_a_large_payload_is_read_to_where_its_readers_find_it() {
     assert!(to_its_place > 10 && past_it == 0, "{to_its_place} and {past_it}");
     assert!(awaited > 10, "{awaited}");
 }
+
+#[test]
+#[expect(clippy::print_stdout, reason = "the evidence that the claim's row shows")]
+fn what_goes_of_bulk_is_charged_to_its_link() {
+    let clocks = Simulated::begin(2);
+    let network = Network::new(2, Manners::smooth());
+    let mut hosts = [host(&network, 0), host(&network, 1)];
+    let mut publisher = hosts[0].bus.publisher("large").open().expect("a publisher");
+    let mut subscriber = hosts[1].bus.subscriber("large").policy(Policy::Block).open().expect("a subscriber");
+    step_until(&network, &clocks, &mut hosts, |_| publisher.subscribers() == 1);
+    publisher.try_send(&vec![7; LARGE_BYTES]).expect("there is room");
+    hosts[0].node.nudge();
+    let mut charged = [0; 2];
+    step_until(&network, &clocks, &mut hosts, |hosts| {
+        for (at, host) in hosts.iter().enumerate() {
+            let peer = host.node.shared.all()[0].clone();
+            charged[at] = lock(&peer).turn();
+        }
+        subscriber.try_recv().expect("the bus is open").is_some()
+    });
+    println!("evidence: {} of {LARGE_BYTES} bytes were charged when all had come", charged[0]);
+    // The last of them when the gate is asked again.
+    let most = LARGE_BYTES as u64 + 65_536;
+    assert!((LARGE_BYTES as u64 / 2..most).contains(&charged[0]), "{}", charged[0]);
+    assert_eq!(charged[1], 0, "who has no bulk");
+}
