@@ -17,6 +17,10 @@ const HEARD: Duration = Duration::from_secs(30);
 /// A node that writes no more than this in this time has nothing more to send: what keeps links alive is less.
 const SETTLED: Duration = Duration::from_millis(250);
 const QUIET_BYTES: f64 = 4_096.0;
+/// It is waited for no longer: what the kernels of 32 hosts keep of a program that fills all buffers of its sockets takes most of a minute on their lines.
+const SETTLED_MAX: Duration = Duration::from_secs(120);
+/// So many times as much crosses the lines of a node that has nothing to say but that it is there, with headers and receipts.
+const HEADED: f64 = 4.0;
 
 /// How a transfer went.
 #[derive(Clone, Debug, Default)]
@@ -112,18 +116,19 @@ impl Swarm {
         (0..self.count()).map(|node| real64(sent_by_host(self.parts.pid(node)))).sum()
     }
 
-    /// What nodes count when nothing is on its way any more: what comes twice goes on when all have it.
+    /// What nodes count when nothing is on its way any more: what comes twice goes on when all have it, and what kernels have taken long after the nodes wrote it.
     fn settled(&mut self) -> Result<Vec<Value>, Failure> {
-        let until = Until::after(HEARD);
+        let (until, most) = (Until::after(SETTLED_MAX), QUIET_BYTES * real(self.count()));
         let written = |counts: &[Value]| counts.iter().map(|one| number(one, "sockets_out")).sum::<f64>();
-        let mut before = self.counts()?;
+        let (mut before, mut crossed) = (self.counts()?, self.crossed());
         loop {
             pause(SETTLED);
-            let now = self.counts()?;
-            if written(&now) - written(&before) < QUIET_BYTES * real(self.count()) || until.left().is_zero() {
+            let (now, crosses) = (self.counts()?, self.crossed());
+            let settled = written(&now) - written(&before) < most && crosses - crossed < HEADED * most;
+            if settled || until.left().is_zero() {
                 return Ok(now);
             }
-            before = now;
+            (before, crossed) = (now, crosses);
         }
     }
 
