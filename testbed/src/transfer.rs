@@ -125,8 +125,11 @@ impl Swarm {
             pause(SETTLED);
             let (now, crosses) = (self.counts()?, self.crossed());
             let settled = written(&now) - written(&before) < most && crosses - crossed < HEADED * most;
-            if settled || until.left().is_zero() {
+            if settled {
                 return Ok(now);
+            }
+            if until.left().is_zero() {
+                return Err(format!("all have it, and {SETTLED_MAX:?} later the lines are not quiet").into());
             }
             (before, crossed) = (now, crosses);
         }

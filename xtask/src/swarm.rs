@@ -1,7 +1,7 @@
 //! `cargo xtask swarm`: artifacts among real nodes on shaped lines. The measurements are in testbed/, which this builds and runs.
 //!
 //! With `--peer` it builds the rival too, in its own workspace, and gives the testbed its program. With `--write` it puts what a report found into
-//! bench/src/figure/swarm.md and the end of bench/RESULTS.md, as `busway-bench report --redraw` would.
+//! bench/src/figure/swarm.md and its section of bench/RESULTS.md, as `busway-bench report --redraw` would.
 
 use std::fs;
 use std::path::Path;
@@ -27,7 +27,7 @@ const PEERS: &[(&str, &str, &str)] = &[(
 )];
 /// What of swarm.md is measured stands between these lines.
 const MEASURED: (&str, &str) = ("<!-- measured -->\n", "<!-- end of what was measured -->\n");
-/// Where the section of RESULTS.md begins that is swarm.md: it is the last.
+/// Where the section of RESULTS.md begins that is swarm.md. It ends where the next one begins.
 const SECTION: &str = "## Swarm\n";
 
 /// Runs the testbed, which reads its own arguments and says what there is to say of them.
@@ -122,10 +122,12 @@ fn spliced(page: &str, measured: &str, name: &str) -> Result<String, Failure> {
     Ok(format!("{first}{}\n{measured}\n{}{last}", MEASURED.0, MEASURED.1))
 }
 
-/// The results, with this section as their last.
+/// The results, with this section in place of what it was.
 fn replaced(results: &str, section: &str, name: &str) -> Result<String, Failure> {
     let at = results.find(SECTION).ok_or_else(|| lacks(name, SECTION))?;
-    Ok(format!("{}{section}", &results[..at]))
+    let (before, rest) = results.split_at(at);
+    let next = rest.find("\n\n## ").map_or("", |next| &rest[next + 1..]);
+    Ok(format!("{before}{section}{next}"))
 }
 
 fn lacks(name: &str, line: &str) -> Failure {
@@ -160,6 +162,11 @@ mod tests {
         assert_eq!(
             replaced("# Results\n\n## Swarm\n\nold\n", &once, "results").unwrap(),
             format!("# Results\n\n{once}")
+        );
+        let behind = "\n## HTTP\n\n### There\n";
+        assert_eq!(
+            replaced(&format!("# Results\n\n## Swarm\n\n### Here\n{behind}"), &once, "results").unwrap(),
+            format!("# Results\n\n{once}{behind}")
         );
         assert!(spliced("no lines", "new", "page").is_err() && replaced("none", "", "results").is_err());
     }

@@ -589,10 +589,10 @@ pub const GOSSIP_LOOK_MS: u64 = 5;
 /// Requests for artifacts under way to all peers, as the flow `request` has them. Further ones wait, in order.
 pub const GOSSIP_PULLS_MAX: usize = 100;
 
-/// Of those, to one peer. Others are asked meanwhile.
+/// Of those, to one peer, of all but small pieces: 512 KiB where pieces have 64 KiB, which it sends in 20 ms at 200 Mbit/s. Others are asked meanwhile.
 pub const GOSSIP_PULLS_OF_PEER_MAX: usize = 8;
 
-/// Of the smallest pieces, to one peer: as many bytes as eight of 64 KiB have, which it sends while a request and its answer are on their way, at 200 Mbit/s over 20 ms.
+/// Of pieces of [`ARTIFACT_PIECE_BYTES_MIN`], to one peer: as many bytes as eight of 64 KiB have. Each counts for half of any other request.
 pub const GOSSIP_PIECES_OF_PEER_MAX: usize = 16;
 
 /// Requests of one peer that wait for their bytes: many times what it asks for at a time, so that cancelled ones count. What is beyond it is not
@@ -953,7 +953,7 @@ const _: () = {
     assert!(GOSSIP_FILTER_PATTERNS_MAX * (NAME_BYTES_MAX + 2) + 64 <= GOSSIP_WORD_BYTES_MAX);
     assert!(3 * GOSSIP_WORD_ENTRIES_MAX <= GOSSIP_WORD_BYTES_MAX);
     assert!(ARTIFACT_INSIDE_BYTES_MAX < ARTIFACT_CHUNK_BYTES);
-    assert!(GOSSIP_PIECES_OF_PEER_MAX * 2 < GOSSIP_SERVED_MAX);
+    assert!(GOSSIP_PIECES_OF_PEER_MAX == 2 * GOSSIP_PULLS_OF_PEER_MAX && GOSSIP_SERVED_MAX > 32);
     assert!(GOSSIP_FAULT_MS < GOSSIP_STALL_MS && GOSSIP_HEDGE_MS_FIRST < GOSSIP_STALL_MS);
     assert!(ARTIFACT_WHOLE_BYTES_MAX.is_multiple_of(ARTIFACT_CHUNK_BYTES as u64));
     assert!(

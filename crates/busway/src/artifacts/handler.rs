@@ -111,6 +111,11 @@ impl PeerEvent {
             | PeerEvent::PeerDown => None,
         }
     }
+
+    /// Whether its peer is no worse off than before where it is dropped and told so: that something is not wanted any more is not answered, and who does not hear it gives it for nothing.
+    pub(crate) fn may_be_dropped(&self) -> bool {
+        !matches!(self, PeerEvent::Request(Heard { word: Word::Cancel { .. }, .. }))
+    }
 }
 
 /// What decides about artifacts in a program that does so itself.
@@ -144,7 +149,7 @@ pub trait ArtifactHandler: Send + Sync {
         let _ = (from, advert);
     }
 
-    /// `from` asks for bytes, or does not want them any more.
+    /// `from` asks for bytes, or does not want them any more. What a full flow drops of requests is answered as not found without it.
     fn on_request(&self, from: u8, request: &Heard) {
         let _ = (from, request);
     }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use busway::Code;
 use busway::artifacts::{ArtifactHandler, EVENT_FLOWS, Flow, Heard, PeerEvent, WhenFull, Word, Workers};
 
-use busway_wire::gossip::{Slot, SlotNumber, Tell, decode, encode};
+use busway_wire::gossip::{Epoch, NodeIndex, Part, Reference, Slot, SlotNumber, Tell, decode, encode};
 
 use crate::stage::{PATIENCE, until};
 
@@ -18,7 +18,10 @@ const MIB: u64 = 1 << 20;
 
 fn event(flow: Flow, number: u64) -> PeerEvent {
     let word = match flow {
-        Flow::Request => Word::Cancel { request: number },
+        Flow::Request => {
+            let of = Reference { node: NodeIndex(9), epoch: Epoch(1), slot: SlotNumber(7), version: 1 };
+            Word::Request { request: number, of, part: Part::Whole, offset: 0 }
+        }
         Flow::Chunk => Word::NotFound { request: number },
         Flow::Transport => return PeerEvent::PeerUp,
         Flow::Retransmission => {
@@ -35,7 +38,7 @@ fn event(flow: Flow, number: u64) -> PeerEvent {
 fn number(heard: &Heard) -> u64 {
     match heard.word {
         Word::Handled { tells, .. } => tells,
-        Word::Cancel { request } | Word::NotFound { request } => request,
+        Word::Request { request, .. } | Word::Cancel { request } | Word::NotFound { request } => request,
         _ => panic!("{heard:?}"),
     }
 }

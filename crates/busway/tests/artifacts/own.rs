@@ -252,13 +252,13 @@ fn a_node_with_rules_has_no_handler_of_its_own() {
 
 /// Handles a request when it is told to, one at a time.
 struct Busy {
-    begun: Sender<()>,
+    begun: Sender<Word>,
     ends: Mutex<Receiver<()>>,
 }
 
 impl ArtifactHandler for Busy {
-    fn on_request(&self, _: u8, _: &Heard) {
-        self.begun.send(()).unwrap();
+    fn on_request(&self, _: u8, request: &Heard) {
+        self.begun.send(request.word.clone()).unwrap();
         self.ends.lock().unwrap().recv_timeout(PATIENCE).unwrap();
     }
 }
@@ -304,11 +304,15 @@ fn who_asks_a_program_whose_flow_is_full_and_drops_is_told_at_once_and_not_left_
     // Its first is not handled yet, and one may wait: nothing else wakes anybody.
     let told: BTreeSet<u64> = (0..7).map(|_| tells.recv_timeout(PATIENCE).unwrap()).collect();
     assert!(told.len() == 7 && told.into_iter().all(|request| (2..10).contains(&request)));
+    // That it does not want one any more is not dropped: nobody would tell it so.
+    voice.say(9, &Word::Cancel { request: 1 }, &[], PATIENCE).unwrap();
     let counts = || host.node.artifact_flow(Flow::Request);
+    until("it waits", || counts().waited == 1);
     until("each is handled or dropped", || {
         let _ = end.send(());
-        counts().handled + counts().dropped_full == 9
+        counts().handled + counts().dropped_full == 10
     });
+    assert!(begins.try_iter().any(|word| word == Word::Cancel { request: 1 }));
     println!("evidence: {} of 9 requests dropped, each of them answered", counts().dropped_full);
 }
 

@@ -554,7 +554,7 @@ pub const KEYS: &[Key] = &[
         "flows.request.when_full",
         Kind::Choice { of: &["wait", "drop"] },
         "wait",
-        "What becomes of one that finds no room: it waits, and its link bounds what waits, or it is dropped, counted, and answered as not found: who asked asks elsewhere, or for less at a time after half a second",
+        "What becomes of one that finds no room: it waits, and its link bounds what waits, or, where it asks for something, is dropped, counted, and answered as not found, of up to 64 at a time: who asked asks elsewhere, or for less at a time after half a second",
     ),
     flow(
         "flows.chunk.in_flight",

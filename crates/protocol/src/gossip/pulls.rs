@@ -26,7 +26,7 @@ use busway_wire::limits::{
     GOSSIP_PIECES_OF_PEER_MAX, GOSSIP_PULLS_MAX, GOSSIP_STALL_MS,
 };
 
-use self::record::{Rate, Record, pause_ms};
+use self::record::{Rate, Record, pause_ms, weight};
 use crate::artifact::{Assembly, Proof, Put};
 use crate::gossip::{Interest, Nodes};
 use crate::time::Time;
@@ -115,7 +115,8 @@ struct Pull {
     began: Time,
     size: u64,
     answered: bool,
-    /// What it stands for in the load of its peer.
+    /// What it stands for in the load of its peer, as one that is asked and in bytes.
+    weight: usize,
     bytes: u64,
 }
 
@@ -189,9 +190,7 @@ impl Pulls {
     }
 
     pub(super) fn linked(&mut self, node: NodeIndex) {
-        let numbered = self.numbered;
-        let record = self.records.entry(node).or_default();
-        (record.linked, record.given, record.before, record.latest) = (true, false, numbered, numbered);
+        self.records.entry(node).or_default().linked(self.numbered);
         for parted in self.parted.values_mut() {
             parted.away.remove(node);
         }
@@ -205,8 +204,7 @@ impl Pulls {
         for request in theirs {
             self.end(request);
         }
-        let record = self.records.entry(node).or_default();
-        (record.linked, record.pulls, record.bytes) = (false, 0, 0);
+        self.records.entry(node).or_default().unlinked();
     }
 
     /// Bytes are wanted, or wanted otherwise than before.
@@ -396,7 +394,7 @@ impl Pulls {
             self.look_at = Some(self.look_at.map_or(soon, |at| at.min(soon)));
         }
         let turn = self.look_at.is_some_and(|at| at <= now);
-        let able = |record: &Record| record.linked && !record.owes_enough(true);
+        let able = |record: &Record| record.linked && !record.owes_enough();
         if changed {
             self.unseen = self.waiting.values().map(|waiting| waiting.of.len()).max().unwrap_or(0);
         }
@@ -512,7 +510,7 @@ impl Pulls {
         let able = holders.iter().filter_map(|node| {
             let record = self.records.get(&node).filter(|record| record.linked)?;
             let failed = want.failed.has(node);
-            let busy = record.owes_enough(key.part != Part::Whole);
+            let busy = record.owes_enough();
             let shunned = now < record.shunned;
             let avoided = shunned && record.faults > FAULTS_MAX;
             let asked = but == Some(node) || busy || avoided || (failed && now < want.again);
@@ -563,14 +561,10 @@ impl Pulls {
         let offset = want.assembly.offset();
         let bytes = want.size.saturating_sub(offset);
         let (asked, began) = (now, now);
-        self.pulls.insert(request, Pull { key, from, asked, began, size: bytes, answered: false, bytes });
-        let record = self.records.entry(from).or_default();
-        record.latest = request;
-        if record.pulls == 0 {
-            record.heard = now;
-        }
-        record.pulls += 1;
-        record.bytes += bytes;
+        let weight = weight(key.part, want.size);
+        let pull = Pull { key, from, asked, began, size: bytes, answered: false, weight, bytes };
+        self.pulls.insert(request, pull);
+        self.records.entry(from).or_default().ask(now, request, weight, bytes);
         self.owed += bytes;
         self.late.insert((late, request));
         out.push(Order::Ask { from, request, key, offset });
@@ -579,9 +573,7 @@ impl Pulls {
     /// A request is over; if it was the last of what is still wanted, that waits again.
     fn end(&mut self, request: u64) -> Option<Pull> {
         let pull = self.pulls.remove(&request)?;
-        let record = self.records.entry(pull.from).or_default();
-        record.pulls = record.pulls.saturating_sub(1);
-        record.bytes = record.bytes.saturating_sub(pull.bytes);
+        self.records.entry(pull.from).or_default().end(pull.weight, pull.bytes);
         self.owed = self.owed.saturating_sub(pull.bytes);
         self.late.retain(|(_, late)| *late != request);
         self.look = true;
@@ -627,7 +619,7 @@ impl Pulls {
                 self.end(request);
                 self.forget(key);
                 if let Some(record) = self.records.get_mut(&from) {
-                    record.gave();
+                    record.gave(pull.weight);
                 }
                 Came::Whole { key, body }
             }

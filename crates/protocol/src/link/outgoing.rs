@@ -134,10 +134,10 @@ impl<P: AsRef<[u8]>> Item<P> {
         }
     }
 
-    /// Whether it shares the link with bulk, so that this goes in fragments: all but a word about artifacts does, for which the bytes it is about are bulk.
+    /// Whether it shares the link with bulk, so that this goes in fragments: all but a word about artifacts does, for which the bytes it is about are bulk. Other large messages go in larger parts then, too.
     fn shares(&self) -> bool {
         let Item::Message { header, .. } = self else { return true };
-        !matches!(header.kind(), Some(Kind::Advert | Kind::Fetch))
+        !matches!(header.kind(), Some(Kind::Advert | Kind::Fetch | Kind::Chunk))
     }
 
     /// The last sequence that it tells of.

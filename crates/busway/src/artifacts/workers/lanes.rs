@@ -107,7 +107,7 @@ impl State {
 
     fn full(&mut self, from: u8, queued: Queued, at: usize, waited: &mut bool) -> Put {
         match self.flows.limits().rule(EVENT_FLOWS[at]).when_full {
-            WhenFull::Drop | WhenFull::Policy | WhenFull::Fail => {
+            WhenFull::Drop | WhenFull::Policy | WhenFull::Fail if queued.event.may_be_dropped() => {
                 let counts = &mut self.lanes[at].counts;
                 (counts.taken, counts.dropped_full) = (counts.taken + 1, counts.dropped_full + 1);
                 return Put::Dropped;
@@ -116,7 +116,7 @@ impl State {
                 self.take(from, queued, at);
                 return Put::Taken(at);
             }
-            WhenFull::Coalesce | WhenFull::Wait => {}
+            WhenFull::Coalesce | WhenFull::Wait | WhenFull::Drop | WhenFull::Policy | WhenFull::Fail => {}
         }
         let lane = &mut self.lanes[at];
         if !std::mem::replace(waited, true) {

@@ -1,6 +1,6 @@
 //! A program's own handler of artifacts, in the place of the node's machine: what peers say goes to its workers, and what it says to the peers' sessions.
 //!
-//! What the handler says waits at its voice, within bounds, until the session of the peer has room.
+//! What the handler says waits at its voice, within bounds, until the session of the peer has room. What a full flow drops of requests is answered in its place, as not found.
 //!
 //! It knows no rights: a node with rules has no handler of its own, and where rules come later it is told that all peers have gone.
 //!

@@ -1,12 +1,14 @@
 //! What we think of a peer that we ask, and how fast bytes come of all of them.
 //!
-//! How many requests are under way to a peer at a time is half as many each time that it has failed, and one more each time that it has given all of one: who
-//! drops what it has no room for is soon asked for as much as it has room for.
+//! How much is asked of a peer at a time is half as much each time that it has failed, and more again each time that it has given all of one: who drops what
+//! it has no room for is asked for less. A small piece is half of anything else, and who asks next has the room that is left, whatever it asks for: what is urgent waits for one
+//! answer at most.
 //!
 //! Invariant: one request at least may be under way to each peer, and never more than `GOSSIP_PIECES_OF_PEER_MAX`.
 
+use busway_wire::gossip::Part;
 use busway_wire::limits::{
-    ARTIFACT_PIECE_BYTES, GOSSIP_FAULT_MS, GOSSIP_FAULT_MS_MAX, GOSSIP_OWED_BYTES_MIN,
+    ARTIFACT_PIECE_BYTES_MIN, GOSSIP_FAULT_MS, GOSSIP_FAULT_MS_MAX, GOSSIP_OWED_BYTES_MIN,
     GOSSIP_PATIENCE_NS_MAX, GOSSIP_PIECES_OF_PEER_MAX, GOSSIP_PULLS_OF_PEER_MAX, GOSSIP_RATE_NS,
     GOSSIP_STALL_MS,
 };
@@ -20,6 +22,8 @@ pub(super) struct Record {
     /// It has given all of what it was asked for, once on this link.
     pub(super) given: bool,
     pub(super) pulls: usize,
+    /// What they weigh.
+    weight: usize,
     /// What it owes us.
     pub(super) bytes: u64,
     /// The latest request that it was asked on this link, and the latest of all before that.
@@ -34,27 +38,54 @@ pub(super) struct Record {
     pub(super) failed: Time,
     /// Until when others are asked first.
     pub(super) shunned: Time,
-    /// Requests that it is asked fewer at a time than who has never failed.
+    /// So much less may be under way to it than to who has never failed.
     fewer: usize,
 }
 
 impl Record {
-    /// As much is under way to it as may be; of pieces in bytes, of which small ones are more.
-    pub(super) fn owes_enough(&self, pieces: bool) -> bool {
-        let few = pieces && self.bytes < GOSSIP_PULLS_OF_PEER_MAX as u64 * ARTIFACT_PIECE_BYTES;
-        let most = if few { GOSSIP_PIECES_OF_PEER_MAX } else { GOSSIP_PULLS_OF_PEER_MAX };
-        self.pulls >= most.min(GOSSIP_PIECES_OF_PEER_MAX - self.fewer)
+    /// As much is under way to it as may be.
+    pub(super) fn owes_enough(&self) -> bool {
+        self.weight >= GOSSIP_PIECES_OF_PEER_MAX - self.fewer
+    }
+
+    /// A link stands: what it did on the one before says little.
+    pub(super) fn linked(&mut self, numbered: u64) {
+        (self.linked, self.given, self.fewer) = (true, false, 0);
+        (self.before, self.latest) = (numbered, numbered);
+    }
+
+    /// None does.
+    pub(super) fn unlinked(&mut self) {
+        (self.linked, self.pulls, self.weight, self.bytes) = (false, 0, 0, 0);
+    }
+
+    /// It is asked for so many bytes.
+    pub(super) fn ask(&mut self, now: Time, request: u64, weight: usize, bytes: u64) {
+        self.latest = request;
+        if self.pulls == 0 {
+            self.heard = now;
+        }
+        self.pulls += 1;
+        self.weight += weight;
+        self.bytes += bytes;
+    }
+
+    /// A request is over of which it owed so many bytes.
+    pub(super) fn end(&mut self, weight: usize, bytes: u64) {
+        self.pulls = self.pulls.saturating_sub(1);
+        self.weight = self.weight.saturating_sub(weight);
+        self.bytes = self.bytes.saturating_sub(bytes);
     }
 
     /// It has given all of one.
-    pub(super) fn gave(&mut self) {
+    pub(super) fn gave(&mut self, weight: usize) {
         (self.faults, self.given) = (0, true);
-        self.fewer = self.fewer.saturating_sub(1);
+        self.fewer = self.fewer.saturating_sub(weight);
     }
 
     /// It fails with what it was asked for since then; whether that is another failure than its last: all that it was asked for before that is one.
     pub(super) fn failed(&mut self, now: Time, asked: Time) -> bool {
-        if self.faults > 0 && asked < self.failed {
+        if asked < self.failed {
             return false;
         }
         self.failed = now;
@@ -68,6 +99,12 @@ impl Record {
     pub(super) fn silent_at(&self, patience_ns: u64) -> Time {
         Time(self.heard.after_ms(GOSSIP_STALL_MS).0.saturating_add(patience_ns))
     }
+}
+
+/// What a request counts for of `GOSSIP_PIECES_OF_PEER_MAX`.
+pub(super) const fn weight(part: Part, size: u64) -> usize {
+    let small = matches!(part, Part::Piece { .. }) && size <= ARTIFACT_PIECE_BYTES_MIN;
+    if small { 1 } else { GOSSIP_PIECES_OF_PEER_MAX / GOSSIP_PULLS_OF_PEER_MAX }
 }
 
 /// How long who has failed so often is left alone, in milliseconds.
