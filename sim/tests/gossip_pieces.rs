@@ -137,7 +137,7 @@ fn who_is_stopped_while_pieces_come_holds_up_the_others_for_little() {
 fn who_alone_has_pieces_and_was_silent_for_long_is_asked_for_them_when_nothing_else_comes() {
     let mut swarm = Swarm::new(Terms::new(9, 4));
     swarm.run_for_ms(200);
-    let size = 8 * MIB;
+    let size = 9 * MIB;
     swarm.offer(0, "file", size);
     until_given(&mut swarm, 10);
     let owed = swarm.checks.owed();
