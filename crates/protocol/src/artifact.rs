@@ -135,8 +135,26 @@ impl Assembly {
 #[cfg(test)]
 mod tests {
     use alloc::vec;
+    use alloc::vec::Vec;
 
-    use super::{ARTIFACT_CHUNK_BYTES, ArtifactId, Assembly, NodeIndex, Proof, Put};
+    use super::{ARTIFACT_CHUNK_BYTES, ArtifactId, Assembly, NodeIndex, Proof, Put, pieces};
+
+    #[test]
+    fn a_piece_is_kept_where_it_has_its_value_at_its_place_and_nowhere_else() {
+        let from = NodeIndex(1);
+        let piece: Vec<u8> = (0..2 * ARTIFACT_CHUNK_BYTES).map(|at| (at % 251) as u8).collect();
+        let (first, last) = piece.split_at(ARTIFACT_CHUNK_BYTES);
+        let mut wrong = last.to_vec();
+        wrong[ARTIFACT_CHUNK_BYTES - 1] ^= 1;
+        let size = piece.len() as u64;
+        for (place, last, is_kept) in [(size, &wrong[..], false), (0, last, false), (size, last, true)] {
+            let mut assembly = Assembly::new(Proof::Piece(pieces::value(size, &piece), place), size);
+            assert_eq!(assembly.put(from, 0, first), Put::More);
+            let put = assembly.put(from, assembly.offset(), last);
+            assert_eq!(put == Put::Whole(piece.clone().into()), is_kept, "at {place}");
+            assert_eq!(put == Put::Corrupt { of: [from].into_iter().collect() }, !is_kept, "at {place}");
+        }
+    }
 
     #[test]
     fn an_artifact_is_handed_out_whole_and_checked_or_not_at_all() {
