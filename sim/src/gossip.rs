@@ -14,7 +14,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use busway_protocol::Time;
-use busway_protocol::gossip::{Filter, Input, Lane, NodeIndex, Offering, Reference, SlotNumber, Usage};
+use busway_protocol::artifact::{Name, TopicHash};
+use busway_protocol::gossip::{
+    Filter, Input, Lane, NodeIndex, Offering, Output, Reference, SlotNumber, Usage,
+};
 use busway_wire::HEADER_SIZE;
 use busway_wire::Topic;
 use busway_wire::gossip::{Word, decode, encode};
@@ -186,6 +189,7 @@ impl Swarm {
             self.checks.withdrawn(self.now, before);
         }
         self.checks.offered(of, topic, body);
+        self.look_at_store(host);
         self.pump(host);
         of
     }
@@ -337,10 +341,27 @@ impl Swarm {
     fn tell(&mut self, host: u8, input: Input<'_>) {
         let now = self.now;
         let at = &mut self.hosts[usize::from(host)];
-        for output in at.handle(now, input) {
-            self.checks.output(now, NodeIndex(host), output);
+        let out = at.handle(now, input);
+        self.look_at_store(host);
+        for output in out {
+            match output {
+                Output::Stored { advert } => {
+                    let topic = TopicHash::of(&advert.topic);
+                    let name = Name { id: advert.id, size: advert.size, topic };
+                    let body = self.hosts[usize::from(host)].keeps(name);
+                    self.checks.stored(now, NodeIndex(host), (advert.of, advert.id), &body);
+                }
+                output => self.checks.output(now, NodeIndex(host), output),
+            }
         }
         self.pump(host);
+    }
+
+    /// What a host has taken in is compared with what was offered.
+    fn look_at_store(&mut self, host: u8) {
+        for (name, index, piece) in self.hosts[usize::from(host)].taken_in() {
+            self.checks.taken_in(NodeIndex(host), name.id, (index, &piece));
+        }
     }
 
     /// Lets the interface of a host take what it can.

@@ -1,6 +1,7 @@
 //! Large artifacts in pieces among simulated nodes: how long it takes until all have them, what that costs, and what hostile nodes come to.
 #![expect(clippy::print_stdout, reason = "the evidence lines are read by the test runner")]
 
+use busway_protocol::gossip::Fault;
 use busway_sim::gossip::{Swarm, Terms, Vice};
 
 const MIB: usize = 1 << 20;
@@ -53,15 +54,21 @@ fn every_honest_node_has_a_large_artifact_while_a_third_drop_lie_corrupt_flood_t
         let mut swarm = Swarm::new(terms);
         swarm.run_for_ms(200);
         swarm.offer(0, "file", 6 * MIB);
-        (settled(&mut swarm, 600_000), swarm.checks.blamed.values().sum::<u64>())
+        let took = settled(&mut swarm, 600_000);
+        let corrupt = swarm.checks.blamed.iter().filter(|((_, fault), _)| *fault == Fault::Corrupt);
+        (took, swarm.checks.blamed.values().sum::<u64>(), corrupt.count())
     };
-    let (clean, _) = run(None);
+    let (clean, ..) = run(None);
     for vice in Vice::ALL {
-        let (took, blamed) = run(Some(vice));
+        let (took, blamed, corrupt) = run(Some(vice));
         let times = took as f64 / clean as f64;
         println!("evidence: hostile=3/9 vice={vice:?} times_clean={times:.2} blamed={blamed}");
         assert!(times <= 1.5, "{vice:?}: {took} of {clean}");
         assert!(vice != Vice::Corrupt || blamed > 0, "who sends what is wrong is blamed");
+        assert!(
+            vice != Vice::Spoil || corrupt == 3,
+            "each who gives wrong pieces among others is blamed for them"
+        );
     }
 }
 

@@ -1,6 +1,7 @@
 //! What must hold of artifacts, whatever goes wrong: judged by what was seen, apart from whoever made it happen.
 //!
-//! What a user is given was offered, under that name, and comes once. What is offered reaches all who want it and are sound; what was
+//! What a user is given was offered, under that name, and comes once. What lies in the store of a sound host is, byte for byte, what was offered: each piece when it is
+//! taken in, and all of it when the host says that it has it, by the bytes that were offered and not by a hash. What is offered reaches all who want it and are sound; what was
 //! withdrawn is withdrawn everywhere. And what all that cost is counted: on the wire, of use, twice, and after an end.
 //!
 //! Invariant: a checker changes nothing in the run.
@@ -9,6 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use busway_protocol::Time;
+use busway_protocol::artifact::pieces;
 use busway_protocol::gossip::{ArtifactId, Fault, Filter, Interest, NodeIndex, Output, Reference};
 use busway_wire::Topic;
 use busway_wire::gossip::{Content, Slot, Word};
@@ -179,11 +181,8 @@ impl Checks {
             return;
         }
         match output {
-            // The store has compared the bytes with what its origin put.
-            Output::Stored { advert } => {
-                let body = self.offered.get(&advert.of).map(|offered| offered.body.clone());
-                self.received(now, node, advert.of, (advert.id, &body.unwrap_or_default()));
-            }
+            // What lies in its store is looked at, too.
+            Output::Stored { .. } => {}
             Output::Received { advert, body } => self.received(now, node, advert.of, (advert.id, &body)),
             Output::Gone { of } => {
                 let had = self.has.get_mut(&node).is_some_and(|has| has.remove(&of));
@@ -206,6 +205,30 @@ impl Checks {
             }
             Output::Damaged { of } => self.violate(|| format!("{node} has lost a part of {of:?}")),
             Output::Full { .. } | Output::Begun { .. } | Output::Reached { .. } | Output::Expired { .. } => {}
+        }
+    }
+
+    /// A host has put a piece of an artifact into its store.
+    pub(super) fn taken_in(&mut self, node: NodeIndex, id: ArtifactId, (index, piece): (u32, &[u8])) {
+        let Some(offered) = self.offered.values().find(|offered| offered.id == id) else { return };
+        let at = pieces::place(offered.body.len() as u64, index).map(|(offset, _)| offset);
+        let at = at.and_then(|at| usize::try_from(at).ok());
+        let same = at.and_then(|at| offered.body.get(at..)?.get(..piece.len())) == Some(piece);
+        if !same && self.is_sound(node) {
+            self.violate(|| format!("{node} keeps other bytes than were offered as piece {index} of {id}"));
+        }
+    }
+
+    /// A host says that it has all of an artifact; what lies in its store.
+    pub(super) fn stored(
+        &mut self,
+        now: Time,
+        node: NodeIndex,
+        (of, id): (Reference, ArtifactId),
+        body: &[u8],
+    ) {
+        if self.is_sound(node) {
+            self.received(now, node, of, (id, body));
         }
     }
 

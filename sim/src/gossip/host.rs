@@ -1,9 +1,11 @@
 //! One host of a swarm: its machine, its interface, and what is done to its words if it is hostile.
 //!
+//! What its machine puts into its store is kept as it was put, and shown to the checkers, whatever the machine takes it for.
+//!
 //! Invariant: a sound host says what its machine says and nothing else.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use busway_protocol::Time;
 use busway_protocol::artifact::{Full, Name, Store};
@@ -16,17 +18,31 @@ use busway_wire::gossip::{Part, Word};
 use super::Terms;
 use super::vice::Mischief;
 
-/// Parts of artifacts, as they were put first by anyone.
-pub(super) type Pool = Arc<Mutex<BTreeMap<(Name, Part), Arc<[u8]>>>>;
+/// Parts of artifacts.
+type Parts = BTreeMap<(Name, Part), Arc<[u8]>>;
 
-/// The store of one host: each part lies in memory once for all hosts.
+/// As they were put first by anyone: who puts the same has no memory of its own for it.
+pub(super) type Pool = Arc<Mutex<Parts>>;
+
+/// What lies in the store of one host, and which parts of it nobody has looked at.
+#[derive(Debug, Default)]
+struct Kept {
+    parts: Parts,
+    taken: Vec<(Name, Part)>,
+}
+
+/// The store of one host.
 #[derive(Debug, Default)]
 struct Shelf {
     pool: Pool,
-    has: BTreeSet<(Name, Part)>,
+    kept: Arc<Mutex<Kept>>,
     /// What has room here, and how much there is.
     open: BTreeSet<Name>,
     bytes_max: u64,
+}
+
+fn lock<T>(of: &Mutex<T>) -> MutexGuard<'_, T> {
+    of.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Store for Shelf {
@@ -40,24 +56,25 @@ impl Store for Shelf {
     }
 
     fn put(&mut self, name: Name, part: Part, bytes: Arc<[u8]>) -> Result<(), Full> {
-        let mut pool = self.pool.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut pool = lock(&self.pool);
         let first = pool.entry((name, part)).or_insert_with(|| bytes.clone());
-        assert!(*first == bytes, "{part:?} of {} is stored, and is not what was offered", name.id);
-        self.has.insert((name, part));
+        let bytes = if *first == bytes { first.clone() } else { bytes };
+        let mut kept = lock(&self.kept);
+        kept.parts.insert((name, part), bytes);
+        kept.taken.push((name, part));
         Ok(())
     }
 
     fn get(&self, name: Name, part: Part) -> Option<Arc<[u8]>> {
-        let pool = self.pool.lock().unwrap_or_else(PoisonError::into_inner);
-        pool.get(&(name, part)).filter(|_| self.has(name, part)).cloned()
+        lock(&self.kept).parts.get(&(name, part)).cloned()
     }
 
     fn has(&self, name: Name, part: Part) -> bool {
-        self.has.contains(&(name, part))
+        lock(&self.kept).parts.contains_key(&(name, part))
     }
 
     fn forget(&mut self, name: Name) {
-        self.has.retain(|(of, _)| *of != name);
+        lock(&self.kept).parts.retain(|(of, _), _| *of != name);
         self.open.remove(&name);
     }
 }
@@ -66,6 +83,7 @@ impl Store for Shelf {
 #[derive(Debug)]
 pub(super) struct Host {
     pub(super) gossip: Gossip,
+    kept: Arc<Mutex<Kept>>,
     /// What waits for room in its store.
     room: Room,
     pool: Pool,
@@ -88,8 +106,10 @@ pub(super) struct Host {
 impl Host {
     pub(super) fn new(terms: &Terms, index: u8, pool: &Pool) -> Host {
         let vice = terms.vices.iter().find(|(of, _)| *of == index).map(|(_, vice)| *vice);
+        let (gossip, kept) = machine(terms, (index, 1), pool);
         Host {
-            gossip: machine(terms, (index, 1), pool),
+            gossip,
+            kept,
             room: Room::default(),
             pool: pool.clone(),
             index,
@@ -107,8 +127,27 @@ impl Host {
 
     pub(super) fn restart(&mut self, terms: &Terms) {
         self.epoch += 1;
-        self.gossip = machine(terms, (self.index, self.epoch), &self.pool);
+        (self.gossip, self.kept) = machine(terms, (self.index, self.epoch), &self.pool);
         self.room = Room::default();
+    }
+
+    /// The pieces that it has taken in since this was asked last, and still keeps.
+    pub(super) fn taken_in(&self) -> Vec<(Name, u32, Arc<[u8]>)> {
+        let mut kept = lock(&self.kept);
+        let taken = std::mem::take(&mut kept.taken);
+        let piece = |(name, part): (Name, Part)| match part {
+            Part::Piece { index } => Some((name, index, kept.parts.get(&(name, part))?.clone())),
+            Part::Whole | Part::Tree => None,
+        };
+        taken.into_iter().filter_map(piece).collect()
+    }
+
+    /// All that it keeps of an artifact, one piece behind the other.
+    pub(super) fn keeps(&self, name: Name) -> Vec<u8> {
+        let pieces = (name, Part::Piece { index: 0 })..=(name, Part::Piece { index: u32::MAX });
+        let kept = lock(&self.kept);
+        let pieces: Vec<&[u8]> = kept.parts.range(pieces).map(|(_, piece)| &piece[..]).collect();
+        pieces.concat()
     }
 
     /// Something happens to the machine, and its user judges what it is asked about.
@@ -212,7 +251,7 @@ impl Host {
     }
 }
 
-fn machine(terms: &Terms, (index, epoch): (u8, u64), pool: &Pool) -> Gossip {
+fn machine(terms: &Terms, (index, epoch): (u8, u64), pool: &Pool) -> (Gossip, Arc<Mutex<Kept>>) {
     let members: Nodes = (0..terms.nodes).filter(|other| *other != index).map(NodeIndex).collect();
     let mut config = Config::new(NodeIndex(index), Epoch(epoch), members);
     let limit = Budget { messages: 1_000_000, bytes: terms.budget };
@@ -222,8 +261,10 @@ fn machine(terms: &Terms, (index, epoch): (u8, u64), pool: &Pool) -> Gossip {
     config.limits = limits;
     config.seed = terms.seed ^ u64::from(index) << 8;
     config.filter = terms.wants.get(&index).cloned();
-    let (has, open) = (BTreeSet::new(), BTreeSet::new());
-    Gossip::with_store(config, Box::new(Shelf { pool: pool.clone(), has, open, bytes_max: terms.store }))
+    let kept = Arc::default();
+    let open = BTreeSet::new();
+    let shelf = Shelf { pool: pool.clone(), kept: Arc::clone(&kept), open, bytes_max: terms.store };
+    (Gossip::with_store(config, Box::new(shelf)), kept)
 }
 
 /// What users want: all but what is on topics that say otherwise.

@@ -23,6 +23,8 @@ pub enum Vice {
     NotFound,
     /// It says that it has everything, and sends other bytes.
     Corrupt,
+    /// It says what it has, gives most of it as it is, and changes a bit of some.
+    Spoil,
     /// It offers things without end that nobody can get of it.
     Flood,
     /// It says that it has everything, and sends a chunk a second.
@@ -37,8 +39,16 @@ pub enum Vice {
 
 impl Vice {
     /// All of them but the last, which is for hosts with little room.
-    pub const ALL: [Vice; 7] =
-        [Vice::Drop, Vice::NotFound, Vice::Corrupt, Vice::Flood, Vice::Trickle, Vice::Lie, Vice::Replay];
+    pub const ALL: [Vice; 8] = [
+        Vice::Drop,
+        Vice::NotFound,
+        Vice::Corrupt,
+        Vice::Spoil,
+        Vice::Flood,
+        Vice::Trickle,
+        Vice::Lie,
+        Vice::Replay,
+    ];
 }
 
 /// What a hostile host keeps for it.
@@ -60,6 +70,8 @@ pub(super) struct Mischief {
 /// Slots of one word of a flood, and words to one peer.
 const FLOOD_SLOTS: u64 = 100;
 const FLOOD_WORDS: u64 = 15;
+/// One of so many chunks is changed by who gives the others as they are.
+const SPOILS: u8 = 6;
 /// Bytes of what is offered to take the room of others.
 const HOARDED: Range<u64> = 7 << 20..8 << 20;
 
@@ -141,6 +153,13 @@ impl Mischief {
             (Vice::Corrupt, word @ Word::Chunk { .. }) => {
                 let at = self.rng.usize(..following.len());
                 following[at] ^= 1;
+                Some((word, following))
+            }
+            (Vice::Spoil, word @ Word::Chunk { .. }) => {
+                if self.rng.u8(..SPOILS) == 0 {
+                    let at = self.rng.usize(..following.len());
+                    following[at] ^= 1;
+                }
                 Some((word, following))
             }
             (Vice::Trickle, word @ Word::Chunk { .. }) => {
