@@ -2,7 +2,7 @@
 //!
 //! One question a connection, a line of JSON each way (FORMAT.md, "The door of a node"). It is not the rendezvous: that
 //! role moves between programs, and a node that has given it away is still asked here. Who asks is known from the kernel;
-//! anybody but our own user is turned away without a word.
+//! anybody but our own user is turned away without a word. Of several nodes of a domain the one that came last is asked; when it is gone, however it went, one that is there takes the name.
 //!
 //! Invariant: a connection costs at most [`READS_MAX`] waits of [`READ_WAIT`], and [`QUESTION_BYTES_MAX`] bytes.
 
@@ -11,13 +11,15 @@ use std::io::{ErrorKind, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use busway::{Bus, Code, Error};
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 use serde::{Deserialize, Serialize};
 
 /// Bytes of a question: the longest names a peer. More is refused.
@@ -31,6 +33,9 @@ const READ_WAIT: Duration = Duration::from_millis(250);
 
 /// Reads of one question: one that comes byte by byte is not one.
 const READS_MAX: usize = 8;
+
+/// How often a door looks whether its name is still there.
+const LOOK: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };
 
 /// Those who wait for the end of a node at once. One more is told, and does not wait.
 const WAITING_MAX: usize = 16;
@@ -126,9 +131,6 @@ pub(crate) trait Host: Send + Sync {
 /// An open door. Dropping it closes it and removes its name.
 #[derive(Debug)]
 pub(crate) struct Door {
-    directory: OwnedFd,
-    name: String,
-    inode: u64,
     stop: UnixStream,
     asked: UnixStream,
     /// They hear of the end by the end of their connections.
@@ -147,26 +149,20 @@ impl Door {
                 .at(shown.display().to_string())
                 .remedy("remove what stands there, or free space and descriptors")
         };
-        // Bound under another name first: whoever comes meanwhile finds the old one or the new one.
-        let fresh = format!("{name}.{}", std::process::id());
-        let path = |name: &str| Path::new("/proc/self/fd").join(directory.as_raw_fd().to_string()).join(name);
-        let _ = fs::remove_file(path(&fresh));
-        let listener = UnixListener::bind(path(&fresh)).map_err(wrong)?;
-        fs::set_permissions(path(&fresh), Permissions::from_mode(0o600)).map_err(wrong)?;
-        let inode = fs::metadata(path(&fresh)).map_err(wrong)?.ino();
-        fs::rename(path(&fresh), path(&name)).map_err(wrong)?;
-        listener.set_nonblocking(true).map_err(wrong)?;
+        let sign = Sign { directory, name };
+        let (listener, inode) = sign.put_up().map_err(wrong)?;
         let (stop, stopped) = UnixStream::pair().map_err(wrong)?;
         let (asked, ask) = UnixStream::pair().map_err(wrong)?;
         let waiting = Arc::new(Mutex::new(Vec::new()));
-        let keeper = Keeper { listener, stopped, ask, host, waiting: waiting.clone() };
+        let keeper =
+            Keeper { sign, listener, inode, knock: None, stopped, ask, host, waiting: waiting.clone() };
         let thread = std::thread::Builder::new().name("bw-node".to_owned()).spawn(move || keeper.run());
         let thread = thread.map_err(|error| {
             Error::new(Code::ThreadRefused, format!("a thread cannot be started: {error}"))
                 .at("bw-node")
                 .remedy("raise the limit on processes: ulimit -u")
         })?;
-        Ok(Door { directory, name, inode, stop, asked, waiting, thread: Some(thread) })
+        Ok(Door { stop, asked, waiting, thread: Some(thread) })
     }
 
     /// Can be read once somebody has asked for the end.
@@ -183,22 +179,90 @@ impl Drop for Door {
             // It has nothing to say; a panic was printed when it happened.
             let _ = thread.join();
         }
-        let path = Path::new("/proc/self/fd").join(self.directory.as_raw_fd().to_string()).join(&self.name);
-        // A node that came after us has its own door there.
-        if fs::symlink_metadata(&path).is_ok_and(|found| found.ino() == self.inode) {
-            let _ = fs::remove_file(&path);
-        }
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+}
+
+/// The name at which a door is found.
+struct Sign {
+    directory: OwnedFd,
+    name: String,
+}
+
+impl Sign {
+    fn path(&self, name: &str) -> PathBuf {
+        Path::new("/proc/self/fd").join(self.directory.as_raw_fd().to_string()).join(name)
+    }
+
+    /// Listens there, in the place of whoever did. What stands there then is known by its inode.
+    fn put_up(&self) -> std::io::Result<(UnixListener, u64)> {
+        // Bound under another name first: whoever comes meanwhile finds the old one or the new one.
+        let fresh = self.path(&format!("{}.{}", self.name, std::process::id()));
+        let _ = fs::remove_file(&fresh);
+        let listener = UnixListener::bind(&fresh)?;
+        fs::set_permissions(&fresh, Permissions::from_mode(0o600))?;
+        let inode = fs::metadata(&fresh)?.ino();
+        listener.set_nonblocking(true)?;
+        fs::rename(&fresh, self.path(&self.name))?;
+        Ok((listener, inode))
+    }
+
+    /// Whether this stands there.
+    fn shows(&self, inode: u64) -> bool {
+        fs::symlink_metadata(self.path(&self.name)).is_ok_and(|found| found.ino() == inode)
+    }
+
+    /// Knocks with an empty question and waits for nothing; `None` where nothing stands there, or nobody is behind it.
+    fn knock(&self) -> Option<Knock> {
+        let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+        let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None);
+        let (Ok(socket), Ok(address)) = (socket, SocketAddrUnix::new(self.path(&self.name))) else {
+            return Some(Knock(None));
+        };
+        match connect(&socket, &address) {
+            Ok(()) => {
+                let stream = UnixStream::from(socket);
+                let _ = stream.shutdown(std::net::Shutdown::Write);
+                Some(Knock(Some(stream)))
+            }
+            Err(Errno::NOENT | Errno::CONNREFUSED) => None,
+            // As many wait there as may: somebody is behind it.
+            Err(_) => Some(Knock(None)),
+        }
+    }
+}
+
+/// One that waits for the keeper of another door: so that one that stands still is not knocked at again.
+struct Knock(Option<UnixStream>);
+
+impl Knock {
+    /// Whether it was answered, or who should have has ended.
+    fn is_over(&mut self) -> bool {
+        let Some(stream) = &mut self.0 else { return true };
+        stream.read(&mut [0]).map_or_else(|error| error.kind() != ErrorKind::WouldBlock, |_| true)
     }
 }
 
 /// The thread of a door.
 struct Keeper {
+    sign: Sign,
     listener: UnixListener,
+    inode: u64,
+    /// At the door of a later node.
+    knock: Option<Knock>,
     stopped: UnixStream,
     ask: UnixStream,
     host: Arc<dyn Host>,
     waiting: Arc<Mutex<Vec<UnixStream>>>,
+}
+
+impl Drop for Keeper {
+    fn drop(&mut self) {
+        // A node that came after us has its own door there.
+        if self.sign.shows(self.inode) {
+            let _ = fs::remove_file(self.sign.path(&self.sign.name));
+        }
+    }
 }
 
 impl Keeper {
@@ -206,11 +270,13 @@ impl Keeper {
         loop {
             let mut fds =
                 [PollFd::new(&self.listener, PollFlags::IN), PollFd::new(&self.stopped, PollFlags::IN)];
-            if poll(&mut fds, None).is_err() {
-                continue;
-            }
+            let Ok(ready) = poll(&mut fds, Some(&LOOK)) else { continue };
             if !fds[1].revents().is_empty() {
                 return;
+            }
+            if ready == 0 {
+                self.look();
+                continue;
             }
             match self.listener.accept() {
                 Ok((stream, _)) => self.serve(stream),
@@ -219,10 +285,26 @@ impl Keeper {
                     tracing::warn!(target: "busway::node", "nobody can ask the node now: {error}");
                     // Out of descriptors, most likely; who waits is not lost.
                     let mut fds = [PollFd::new(&self.stopped, PollFlags::IN)];
-                    let pause = rustix::event::Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
+                    let pause = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
                     let _ = poll(&mut fds, Some(&pause));
                 }
             }
+        }
+    }
+
+    /// A later node has taken the name, or somebody has removed it: where nobody is there any more it is ours again.
+    fn look(&mut self) {
+        if self.sign.shows(self.inode) {
+            return;
+        }
+        if self.knock.as_mut().is_none_or(Knock::is_over) {
+            self.knock = self.sign.knock();
+        }
+        if self.knock.is_none()
+            && let Ok((listener, inode)) = self.sign.put_up()
+        {
+            // Nothing led to the old one any more, and who had come before was served.
+            (self.listener, self.inode) = (listener, inode);
         }
     }
 

@@ -2,10 +2,12 @@
 
 use std::fs;
 use std::io::{Read, Write};
-use std::os::unix::fs::DirBuilderExt;
-use std::os::unix::net::UnixStream;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
 use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::{Answer, Ask, QUESTION_BYTES_MAX, ask};
 use crate::{Node, NodeConfig};
@@ -122,4 +124,52 @@ fn the_door_of_a_later_node_replaces_one_that_was_left_and_survives_the_end_of_t
     assert!(asked.is_some(), "the later node is asked");
     second.stop();
     assert!(!place.door().exists());
+}
+
+#[test]
+fn when_a_later_node_is_gone_however_it_went_the_earlier_is_asked_again() {
+    let place = Place::new();
+    let first = place.node();
+    let asked = || {
+        let asked = ask(first.bus(), &Ask::Info, DEADLINE).expect("an answer");
+        match asked?.answer {
+            Answer::Info(info) => Some(info.uptime_ms),
+            other => panic!("{other:?}"),
+        }
+    };
+    let until_asked = || {
+        // Each look at what is not there yet takes a moment, so that it is looked for as long as that.
+        for _ in 0..3_000 {
+            if asked().is_some() {
+                return;
+            }
+            poll(&mut [], Some(&Timespec { tv_sec: 0, tv_nsec: 10_000_000 })).expect("the time passes");
+        }
+        panic!("nobody is asked any more");
+    };
+    until_asked();
+    let second = place.node();
+    second.stop();
+    until_asked();
+    let later = || {
+        let other = place.0.join("other");
+        let listener = UnixListener::bind(&other).expect("a door");
+        fs::rename(other, place.door()).expect("it takes the name");
+        listener
+    };
+    // A node that was killed leaves a name with nobody behind it.
+    drop(later());
+    until_asked();
+    // At one that stands still it knocks, and not again until that is answered.
+    let still = later();
+    let inode = || fs::metadata(place.door()).expect("a door").ino();
+    let theirs = inode();
+    let knocked = still.accept().expect("somebody knocks").0;
+    let mut another = [PollFd::new(&still, PollFlags::IN)];
+    let looks = Timespec { tv_sec: 2, tv_nsec: 500_000_000 };
+    assert_eq!(poll(&mut another, Some(&looks)).expect("the time passes"), 0, "it was not answered yet");
+    assert_eq!(inode(), theirs, "who is there is let alone");
+    drop((knocked, still));
+    until_asked();
+    first.stop();
 }
