@@ -6,6 +6,7 @@
 //! and the account says what the dead one did not get.
 
 use std::io::Write;
+use std::path::Path;
 use std::time::Duration;
 
 use serde::Serialize;
@@ -22,12 +23,6 @@ use roles::{Published, PublisherJob, Received, SubscriberJob};
 
 mod records;
 pub(crate) mod roles;
-
-const NEXT: &str = "\
-Type next, in two terminals:
-  busway sub 'price.>'
-  busway pub price.tick 101.5
-  busway ls";
 
 /// Within this the publisher sends something, however busy the machine is.
 const STOPPED_FOR: Duration = Duration::from_millis(50);
@@ -75,7 +70,12 @@ pub(crate) fn run(args: &TourArgs, context: &mut Context<'_>) -> Result<Exit, Fa
     let mut crew = Crew::gather(args, context)?;
     introduce(&crew, &records, context)?;
     crew.publisher.tell("go")?;
-    let published = watch(&mut crew, args, context)?;
+    let published = watch(&mut crew, args, context).inspect_err(|_| {
+        if context.output.is_terminal() && !context.output.json() {
+            // What comes next begins a line, not behind how far it had come; why it ended is told, and not that this could not be shown.
+            let _ = context.output.line("").and_then(|()| context.output.flush());
+        }
+    })?;
     let received = crew.collect(&published, context)?;
     let hashes_equal = received.iter().all(|one| one.passes_wrong == 0 && one.hash == records.hash());
     let account = &published.account;
@@ -271,7 +271,26 @@ fn tell(
         ))?;
     }
     context.output.line(format_args!("file: {} bytes, hash {}", records.bytes().len(), records.hash()))?;
-    context.output.line(NEXT)
+    let busway = typed();
+    context.output.line(format_args!(
+        "Type next, in two terminals:\n  {busway} sub 'price.>'\n  {busway} pub price.tick 101.5\n  {busway} ls"
+    ))
+}
+
+/// What a shell runs this command by: its name where that is found, else its file, below the current directory where it lies there.
+fn typed() -> String {
+    const NAME: &str = "busway";
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let Some(file) = std::env::current_exe().ok() else { return NAME.to_string() };
+    if std::env::split_paths(&path).any(|directory| directory.join(NAME).is_file()) {
+        return NAME.to_string();
+    }
+    let here = std::env::current_dir().ok();
+    // Without a slash a shell would look for it elsewhere.
+    let near = here.and_then(|here| Some(Path::new(".").join(file.strip_prefix(here).ok()?)));
+    let shown = near.unwrap_or(file).display().to_string();
+    let plain = |character: char| character.is_ascii_alphanumeric() || "/._-".contains(character);
+    if shown.chars().all(plain) { shown } else { format!("'{}'", shown.replace('\'', r"'\''")) }
 }
 
 /// The last line: the account in words.

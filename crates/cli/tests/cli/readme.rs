@@ -48,6 +48,16 @@ fn the_two_hosts_of_the_readme_are_linked_and_a_message_crosses() {
 }
 
 #[test]
+fn before_the_readme_says_to_type_the_command_it_says_how_a_shell_finds_it() {
+    for page in PAGES {
+        let said = page.find("`export PATH=$PWD/target/release:$PATH`").expect("the README says it");
+        let built = page.find("cargo run --release").expect("the README says how it is built");
+        let typed = page.find("\nbusway ").expect("the README shows the command");
+        assert!(built < said && said < typed);
+    }
+}
+
+#[test]
 fn the_configuration_of_the_readme_is_sound_beside_its_certificates() {
     for page in PAGES {
         let place = Place::new();

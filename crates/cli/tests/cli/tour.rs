@@ -28,6 +28,31 @@ fn until_ended(pids: &[String]) {
 }
 
 #[test]
+fn what_the_tour_says_to_type_next_is_what_a_shell_finds() {
+    let place = Place::new();
+    let file = std::path::Path::new(env!("CARGO_BIN_EXE_busway"));
+    let directory = file.parent().expect("it lies in one");
+    let empty = place.temporary().join("it's empty");
+    fs::create_dir(&empty).expect("a directory");
+    for (path, within, typed) in [
+        (directory, &*empty, "busway".to_owned()),
+        (&empty, &empty, file.display().to_string()),
+        (&empty, directory, "./busway".to_owned()),
+    ] {
+        let mut command = place.command(&["tour", "--seconds", "1", "--subscribers", "1"]);
+        command.env("PATH", path).current_dir(within);
+        let text = Running::start(command).finish().expect(0).text();
+        let (_, next) = text.split_once("Type next, in two terminals:\n  ").expect("it says so");
+        let line = next.lines().next().expect("a line");
+        assert_eq!(line, format!("{typed} sub 'price.>'"));
+        let shell = place.adopt(std::process::Command::new("/bin/sh"), &["-c", &format!("{line} --help")]);
+        let mut shell = shell;
+        shell.env("PATH", path).current_dir(within);
+        assert!(Running::start(shell).finish().expect(0).text().starts_with("Print messages"));
+    }
+}
+
+#[test]
 fn an_interrupt_of_the_parent_alone_ends_every_process_at_once() {
     let place = Place::new();
     // Were each waited for in turn, for two seconds, they would outlive the patience of this test.
