@@ -29,7 +29,7 @@ impl Wanted {
         }
     }
 
-    fn is(&self, advert: &Advert) -> bool {
+    pub(crate) fn is(&self, advert: &Advert) -> bool {
         match self {
             Self::Id(prefix) => advert.id().to_string().starts_with(prefix),
             Self::Topic(topic) => advert.topic() == topic,
@@ -207,7 +207,12 @@ fn counted(artifacts: &Artifacts, context: &mut Context<'_>) -> Result<(), Failu
 fn rm(artifacts: &Artifacts, args: &ArtifactsRmArgs, context: &mut Context<'_>) -> Result<(), Failure> {
     let own: Vec<Listed> = found(artifacts, &args.what)?.into_iter().filter(|listed| listed.own).collect();
     if own.is_empty() {
-        return Err(nothing(&args.what, "others offer it, and this node does not"));
+        return Err(Failure::new(
+            CommandCode::NothingMatched,
+            "others offer it, and this node does not",
+            &*args.what,
+            "the same at the host of its NODE: busway artifacts ls",
+        ));
     }
     let (mut removed, mut ids) = (0, std::collections::BTreeSet::new());
     for listed in own {
@@ -223,9 +228,9 @@ fn found(artifacts: &Artifacts, what: &str) -> Result<Vec<Listed>, Failure> {
     let wanted = Wanted::parse(what);
     let listed: Vec<Listed> =
         artifacts.list()?.into_iter().filter(|listed| wanted.is(&listed.advert)).collect();
-    if listed.is_empty() { Err(nothing(what, "no artifact has this id or topic")) } else { Ok(listed) }
+    if listed.is_empty() { Err(nothing(what)) } else { Ok(listed) }
 }
 
-fn nothing(what: &str, cause: &str) -> Failure {
-    Failure::new(CommandCode::NothingMatched, cause, what, "busway artifacts ls")
+fn nothing(what: &str) -> Failure {
+    Failure::new(CommandCode::NothingMatched, "no artifact has this id or topic", what, "busway artifacts ls")
 }

@@ -7,6 +7,7 @@
 //!
 //! Invariant: with 0 as many artifacts as were asked for were written, each whole.
 
+use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, IsTerminal, Read, Write};
@@ -18,19 +19,24 @@ use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use busway::artifacts::{Advert, Artifact, ArtifactId, Artifacts, Event};
+use busway::Bus;
+use busway::artifacts::{Artifact, ArtifactId, Artifacts, Event};
 use rustix::fs::{AtFlags, CWD, Mode, OFlags};
 use serde::Serialize;
 
 use crate::artifacts::{Wanted, attribute};
+use crate::clock::Deadline;
 use crate::command::GetArgs;
 use crate::exit::{CommandCode, Exit, Failure};
+use crate::near;
 use crate::session::{self, Context, Ends};
 
 /// Bytes that are written before signals are looked at.
 const PART_BYTES: usize = 256 << 10;
 /// Parts that are read ahead of what is written.
 const PARTS_AHEAD: usize = 2;
+/// Who gets nothing for so long is told that nobody offers it.
+const LONELY: Duration = Duration::from_secs(1);
 /// How long one wait lasts before signals are looked at.
 const SLICE: Duration = Duration::from_millis(100);
 /// Signs of the bar.
@@ -66,9 +72,12 @@ pub(crate) fn run(args: &GetArgs, context: &mut Context<'_>) -> Result<Exit, Fai
     }
     let bus = context.join("busway-get")?;
     let ends = context.ends();
+    let mut lonely = Lonely::new(&bus, &wanted, args);
     let artifacts = bus.artifacts(pattern)?;
     let builder = match &wanted {
-        Wanted::Id(prefix) => artifacts.subscriber().only(named(&artifacts, prefix, args, &ends, context)?),
+        Wanted::Id(prefix) => {
+            artifacts.subscriber().only(named(&artifacts, prefix, (args, &mut lonely), &ends, context)?)
+        }
         Wanted::Topic(_) => artifacts.subscriber(),
     };
     let bar = Bar::new(context);
@@ -76,10 +85,14 @@ pub(crate) fn run(args: &GetArgs, context: &mut Context<'_>) -> Result<Exit, Fai
     let mut got = 0;
     while got < args.count {
         match subscriber.recv_timeout(ends.left())? {
-            Some(Event::Progress { advert, have, size }) => bar.show(&advert, have, size),
+            Some(Event::Progress { advert, have, size }) => {
+                lonely.told = true;
+                bar.show(advert.topic(), have, size);
+            }
             Some(Event::Received(artifact)) => {
+                lonely.told = true;
                 bar.clear();
-                write(&artifact, args, context)?;
+                write(&artifact, args, &bar, context)?;
                 got += 1;
             }
             Some(_) => {}
@@ -91,12 +104,48 @@ pub(crate) fn run(args: &GetArgs, context: &mut Context<'_>) -> Result<Exit, Fai
                 if context.output.reader_gone() {
                     return Err(Failure::ClosedPipe);
                 }
+                lonely.look(context);
             }
         }
     }
     drop(subscriber);
     bus.close();
     Ok(Exit::Done)
+}
+
+/// Who waits for what nobody offers, and is told so once.
+struct Lonely<'a> {
+    bus: &'a Bus,
+    wanted: &'a Wanted,
+    what: &'a str,
+    deadline: Deadline,
+    told: bool,
+}
+
+impl<'a> Lonely<'a> {
+    fn new(bus: &'a Bus, wanted: &'a Wanted, args: &'a GetArgs) -> Self {
+        Self { bus, wanted, what: &args.what, deadline: Deadline::after(LONELY), told: false }
+    }
+
+    /// Nothing has come. What is offered and not here yet is on its way.
+    fn look(&mut self, context: &Context<'_>) {
+        if self.told || !self.deadline.over() {
+            return;
+        }
+        self.told = true;
+        // A hint must not end the command.
+        let Ok(listed) = self.bus.artifacts(">").and_then(|all| all.list()) else { return };
+        if listed.iter().any(|listed| self.wanted.is(&listed.advert)) {
+            return;
+        }
+        let topics: BTreeSet<&str> = listed.iter().map(|listed| listed.advert.topic()).collect();
+        let near = near::nearest(self.what, &topics.into_iter().collect::<Vec<_>>());
+        let near = if near.is_empty() { String::new() } else { format!(" (near: {})", near.join(", ")) };
+        context.output.note(format_args!(
+            "note: nobody offers {} yet{near}; it waits until somebody does, or as long as --timeout says",
+            self.what
+        ));
+    }
 }
 
 fn too_few(got: u64, args: &GetArgs) -> Failure {
@@ -112,7 +161,7 @@ fn too_few(got: u64, args: &GetArgs) -> Failure {
 fn named(
     artifacts: &Artifacts,
     prefix: &str,
-    args: &GetArgs,
+    (args, lonely): (&GetArgs, &mut Lonely<'_>),
     ends: &Ends<'_>,
     context: &Context<'_>,
 ) -> Result<ArtifactId, Failure> {
@@ -138,17 +187,19 @@ fn named(
         if context.output.reader_gone() {
             return Err(Failure::ClosedPipe);
         }
+        lonely.look(context);
         context.signals.wait(ends.left());
     }
 }
 
-fn write(artifact: &Artifact, args: &GetArgs, context: &mut Context<'_>) -> Result<(), Failure> {
+fn write(artifact: &Artifact, args: &GetArgs, bar: &Bar, context: &mut Context<'_>) -> Result<(), Failure> {
     let advert = artifact.advert();
     let id = advert.id().to_string();
     let file =
         args.output.as_ref().map(|output| if output.is_dir() { output.join(&id) } else { output.clone() });
     if let Some(file) = &file {
-        save(file, artifact, context)?;
+        save(file, artifact, bar, context)?;
+        bar.clear();
     }
     if context.output.json() {
         let bytes = if file.is_some() { Arc::default() } else { artifact.bytes()? };
@@ -226,7 +277,7 @@ fn unreadable(error: io::Error) -> Failure {
 }
 
 /// Writes a file whole or not at all; or into what is there and is no file.
-fn save(file: &Path, artifact: &Artifact, context: &mut Context<'_>) -> Result<(), Failure> {
+fn save(file: &Path, artifact: &Artifact, bar: &Bar, context: &mut Context<'_>) -> Result<(), Failure> {
     let failed = |error: io::Error| Failure::stream(&error, format!("writing {}", file.display()));
     let there = fs::metadata(file).ok();
     if there.as_ref().is_some_and(|there| !there.is_file()) {
@@ -236,7 +287,12 @@ fn save(file: &Path, artifact: &Artifact, context: &mut Context<'_>) -> Result<(
     // Where a link leads, and with the rights of what it replaces.
     let to = if there.is_some() { fs::canonicalize(file).map_err(failed)? } else { file.to_owned() };
     let mut part = Part::beside(&to).map_err(failed)?;
-    each_part(artifact, context, |bytes, _| part.file.write_all(bytes).map_err(failed))?;
+    let (mut written, shown) = (0, format!("writing {}", file.display()));
+    each_part(artifact, context, |bytes, _| {
+        written += bytes.len() as u64;
+        bar.show(&shown, written, artifact.size());
+        part.file.write_all(bytes).map_err(failed)
+    })?;
     if let Some(there) = there {
         part.file.set_permissions(there.permissions()).map_err(failed)?;
     }
@@ -291,26 +347,40 @@ impl Drop for Part {
     }
 }
 
-/// How far one has come, for a person at the terminal.
+/// How far one has come, for a person at the terminal. Its line is cleared at the end, however that comes.
 struct Bar {
     shown: bool,
+    /// What stands there.
+    stands: Cell<bool>,
 }
 
 impl Bar {
     fn new(context: &Context<'_>) -> Self {
-        Self { shown: io::stderr().is_terminal() && !context.global.quiet && !context.output.json() }
+        let shown = io::stderr().is_terminal() && !context.global.quiet && !context.output.json();
+        Self { shown, stands: Cell::new(false) }
     }
 
-    fn show(&self, advert: &Advert, have: u64, size: u64) {
+    /// `what` has come so far.
+    fn show(&self, what: &str, have: u64, size: u64) {
+        if !self.shown {
+            return;
+        }
         let done = usize::try_from(have.saturating_mul(BAR_WIDTH) / size.max(1)).unwrap_or_default();
         let bar = format!("{:1$}", "#".repeat(done), BAR_WIDTH as usize);
+        self.stands.set(true);
         // One that cannot be shown is nobody's failure.
-        let _ = write!(io::stderr().lock(), "\r{} [{bar}] {have} of {size} bytes", advert.topic());
+        let _ = write!(io::stderr().lock(), "\r\x1b[K{what} [{bar}] {have} of {size} bytes");
     }
 
     fn clear(&self) {
-        if self.shown {
+        if self.stands.replace(false) {
             let _ = write!(io::stderr().lock(), "\r\x1b[K");
         }
+    }
+}
+
+impl Drop for Bar {
+    fn drop(&mut self) {
+        self.clear();
     }
 }

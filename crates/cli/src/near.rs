@@ -42,7 +42,7 @@ pub(crate) fn tell(bus: &Bus, patterns: &[String]) {
 }
 
 /// The names near `wanted`, the nearest first.
-fn nearest<'a>(wanted: &str, names: &[&'a str]) -> Vec<&'a str> {
+pub(crate) fn nearest<'a>(wanted: &str, names: &[&'a str]) -> Vec<&'a str> {
     let allowed = (wanted.chars().count() / 3).max(2);
     let mut found: Vec<(usize, &str)> = names
         .iter()

@@ -52,7 +52,9 @@ fn a_file_that_is_put_is_got_on_another_host_whole_by_topic_and_by_id() {
     assert!(text.contains(&id) && text.contains(" own "), "{text}");
     assert!(there.run(&["artifacts", "info", &id]).expect(0).text().contains("size        2000000\n"));
     // Only its own node takes it back.
-    assert_eq!(there.run(&["artifacts", "rm", &id]).expect(1).report().0, "BUS-0805");
+    let (code, cause, _, remedy) = there.run(&["artifacts", "rm", &id]).expect(1).report();
+    assert_eq!((code.as_str(), cause.as_str()), ("BUS-0805", "others offer it, and this node does not"));
+    assert!(remedy.contains("the host of its NODE"), "{remedy}");
     here.run(&["artifacts", "rm", &id]).expect(0);
     until("its end is known there", || there.run(&["artifacts", "ls"]).expect(0).text().is_empty());
     assert_eq!(here.run(&["artifacts", "info", &id]).expect(1).report().0, "BUS-0805");
@@ -115,6 +117,36 @@ fn an_offer_ends_with_its_command_and_a_get_that_is_interrupted_leaves_no_file()
     node.signal(Signal::TERM);
     node.finish().expect(0);
     println!("evidence: interrupted=2 files_left=0 replaced=1");
+}
+
+#[test]
+fn who_waits_for_what_nobody_offers_is_told_so_and_what_is_near_and_goes_on_waiting() {
+    let place = Place::new();
+    let (_node, _) = up(&place, &[]);
+    place.run_with(b"other", &["put", "model.weights", "-", "--keep"]).expect(0);
+    let id = "af1349b9f5f9a1a6a0404dea36dcc9499bcb25c9adc112b7cc9a93cae41f3262";
+    let begun = |what: &str| {
+        let mut waiting = place.start(&["get", what]);
+        let note = waiting.stderr_until(|line| line.starts_with("note: nobody offers "));
+        (waiting, note)
+    };
+    let (by_topic, near) = begun("model.wieghts");
+    assert!(near.contains("near: model.weights") && near.contains("--timeout"), "{near}");
+    let all = [by_topic, begun(id).0, begun(&id[..12]).0];
+    // The artifact of no bytes.
+    place.run(&["put", "model.wieghts", "/dev/null", "--keep"]).expect(0);
+    let told: usize = all
+        .into_iter()
+        .map(|waiting| {
+            let ended = waiting.finish().expect(0);
+            assert!(ended.stdout.is_empty(), "{}", ended.text());
+            ended.stderr.iter().filter(|line| line.starts_with("note: nobody offers ")).count()
+        })
+        .sum();
+    assert_eq!(told, 3, "once each");
+    let quiet = place.run(&["get", "not.there", "-q", "--timeout", "1500ms"]).expect(1);
+    assert_eq!(quiet.stderr.len(), 3, "{:?}", quiet.stderr);
+    println!("evidence: told={told} got=3");
 }
 
 #[test]
