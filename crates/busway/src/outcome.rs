@@ -228,7 +228,7 @@ impl Error {
 }
 
 fn named(code: Code, error: &NameError) -> Error {
-    Error::new(code, error.to_string()).at(format!("byte {}", error.at)).remedy(error.remedy())
+    Error::new(code, error.fault.to_string()).at(format!("byte {}", error.at)).remedy(error.remedy())
 }
 
 impl From<PolicyError> for Error {

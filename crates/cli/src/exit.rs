@@ -191,12 +191,7 @@ impl Failure {
         if let Some(Interrupted(number)) = error.get_ref().and_then(|inner| inner.downcast_ref()) {
             return Self::Signalled(*number);
         }
-        Self::new(
-            CommandCode::Stream,
-            error.to_string(),
-            at,
-            "check where the stream leads, and the space left there",
-        )
+        Self::new(CommandCode::Stream, error.to_string(), at, mended(error.kind()))
     }
 
     pub(crate) fn exit(&self) -> Exit {
@@ -241,6 +236,21 @@ impl From<SendError> for Failure {
 impl From<RecvError> for Failure {
     fn from(error: RecvError) -> Self {
         Self::from(Error::from(error))
+    }
+}
+
+/// What to do about a stream or a file that cannot be used.
+fn mended(kind: io::ErrorKind) -> &'static str {
+    use io::ErrorKind::{
+        FileTooLarge, IsADirectory, NotADirectory, NotFound, PermissionDenied, QuotaExceeded,
+        ReadOnlyFilesystem, StorageFull,
+    };
+    match kind {
+        NotFound | NotADirectory => "name a file that is there, or make the directory that it is to be in",
+        IsADirectory => "name a file; a directory becomes one by tar, and - is stdin",
+        PermissionDenied | ReadOnlyFilesystem => "name another place, or change who may use this one: ls -ld",
+        StorageFull | QuotaExceeded | FileTooLarge => "free space there, or name another place: df -h",
+        _ => "check where the stream leads, and the space left there",
     }
 }
 
@@ -304,6 +314,21 @@ mod tests {
             assert_eq!(exit_of(&code.to_string()), Failure::new(code, "", "", "").exit(), "{code}");
         }
         assert_eq!((exit_of("BUS-0801"), exit_of("BUS-0808")), (Exit::Usage, Exit::Loss));
+    }
+
+    #[test]
+    fn what_is_to_be_done_about_a_file_follows_from_what_is_wrong_with_it() {
+        for (errno, word) in [
+            (rustix::io::Errno::NOENT, "make the directory"),
+            (rustix::io::Errno::ISDIR, "name a file"),
+            (rustix::io::Errno::ACCESS, "who may use"),
+            (rustix::io::Errno::ROFS, "another place"),
+            (rustix::io::Errno::NOSPC, "free space"),
+            (rustix::io::Errno::IO, "the stream"),
+        ] {
+            let Failure::Told(report) = Failure::stream(&errno.into(), "a file") else { panic!("{errno}") };
+            assert!(report.remedy.contains(word), "{errno}: {}", report.remedy);
+        }
     }
 
     #[test]

@@ -64,7 +64,10 @@ fn source(
         return Ok((artifacts.offer_reader(input), bytes));
     }
     // Whether it can be read is said as of any file.
-    let size = File::open(&args.file).and_then(|file| file.metadata()).map(|metadata| metadata.len());
+    let size = File::open(&args.file).and_then(|file| file.metadata()).and_then(|metadata| {
+        // It can be opened, and only reading it says what it is.
+        if metadata.is_dir() { Err(rustix::io::Errno::ISDIR.into()) } else { Ok(metadata.len()) }
+    });
     let size = size.map_err(|error| Failure::stream(&error, format!("reading {}", args.file.display())))?;
     Ok((artifacts.offer_file(&args.file), Arc::new(Mutex::new(size))))
 }

@@ -20,6 +20,9 @@ const JOIN_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long an idle reader sleeps before it looks for signals: 4 wake-ups a second is the budget of an idle process.
 const SLICE: Duration = Duration::from_millis(250);
 
+/// Characters of a wrong name that an error shows.
+const NAME_SHOWN: usize = 80;
+
 /// What ends a reader, beside an error.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Ends<'a> {
@@ -125,10 +128,18 @@ pub(crate) fn realm(global: &Global) -> Result<Realm, Failure> {
 
 /// A topic to publish to, or the reason why it is none.
 pub(crate) fn topic(text: &str) -> Result<Topic, Failure> {
-    Topic::new(text).map_err(|error| Failure::from(Error::from(error)))
+    Topic::new(text).map_err(|error| named(Error::from(error), text))
 }
 
 /// A pattern to subscribe to, or the reason why it is none.
 pub(crate) fn pattern(text: &str) -> Result<Pattern, Failure> {
-    Pattern::parse(text).map_err(|error| Failure::from(Error::bad_pattern(error)))
+    Pattern::parse(text).map_err(|error| named(Error::bad_pattern(error), text))
+}
+
+/// Says in which of several names it is, as far as that fits a line.
+fn named(error: Error, text: &str) -> Failure {
+    let begin: String = text.chars().take(NAME_SHOWN).collect();
+    let more = if begin.len() < text.len() { "..." } else { "" };
+    let at = format!("{} of {:?}{more}", error.place(), begin);
+    error.at(at).into()
 }

@@ -99,7 +99,9 @@ impl From<RequestError> for Error {
         let remedy = match &error {
             RequestError::Send(inner) => return inner.clone().into(),
             RequestError::Receive(inner) => return inner.clone().into(),
-            RequestError::NoResponders => "start a responder, or wait longer for the first (late_join)",
+            RequestError::NoResponders => {
+                "start a responder, as busway reply is one, or wait longer for the first (late_join)"
+            }
             RequestError::ResponderDied => "ask again where it may be done twice",
             RequestError::TimedOut => "allow more time, or start more responders",
             RequestError::Unanswered => "look into the log of the responder",

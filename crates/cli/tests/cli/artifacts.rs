@@ -160,6 +160,9 @@ fn what_cannot_be_put_or_got_is_said_with_its_code() {
     let (_node, _) = up(&place, &[]);
     let code = |ended: crate::harness::Ended| ended.report().0;
     assert_eq!(code(place.run(&["put", "a.b", "/no/such/file"]).expect(1)), "BUS-0802");
+    let (code_of, cause, at, remedy) = place.run(&["put", "a.b", "/"]).expect(1).report();
+    assert_eq!((code_of.as_str(), at.as_str()), ("BUS-0802", "reading /"));
+    assert!(cause.contains("directory") && remedy.contains("tar"), "{cause}: {remedy}");
     assert_eq!(code(place.run_with(b"x", &["put", "$a", "-"]).expect(2)), "BUS-0105");
     assert_eq!(code(place.run_with(b"x", &["put", "a.*", "-"]).expect(2)), "BUS-0101");
     assert_eq!(code(place.run(&["get", "a b"]).expect(2)), "BUS-0102");

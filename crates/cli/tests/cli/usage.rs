@@ -102,7 +102,10 @@ fn hostile_topics_are_refused_by_name() {
         "^a", "$SYS", "$SYS.x", &long, &huge,
     ] {
         let ended = place.run(&["pub", topic, "x"]).expect(2);
-        let (code, ..) = ended.report();
+        let (code, cause, at, remedy) = ended.report();
+        assert!(!cause.contains(&remedy), "said once: {cause}");
+        let begin: String = topic.chars().take(80).collect();
+        assert!(at.starts_with("byte ") && at.contains(&format!("{begin:?}")) && at.len() < 120, "{at}");
         let expected = if topic.starts_with('$') { "BUS-0105" } else { "BUS-0101" };
         assert_eq!(code, expected, "{topic:?}");
         assert!(

@@ -262,5 +262,6 @@ impl Calls {
 
 /// The node has ended.
 pub(crate) fn ended() -> Error {
-    Error::new(Code::Closed, "the node that has the artifacts is closed").remedy("open it again")
+    Error::new(Code::Closed, "the node that has the artifacts is closed")
+        .remedy("see that a node runs (busway up), then do this again")
 }
