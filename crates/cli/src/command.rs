@@ -44,6 +44,7 @@ pub(crate) struct Cli {
 
 /// Flags that every command takes.
 #[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Options of every command")]
 pub(crate) struct Global {
     /// The domain: programs in different domains do not see each other [default: default]
     #[arg(long, global = true, env = "BUSWAY_DOMAIN", value_name = "NAME", hide_env_values = true)]
@@ -123,13 +124,29 @@ pub(crate) enum Command {
   busway flows --json | jq 'select(.waited > 0)'")]
     Flows,
     /// Ask the node of this domain what it is, or to end
-    #[command(subcommand)]
+    #[command(
+        subcommand,
+        after_long_help = "Examples:
+  busway node info
+  busway node kick 1
+  busway node drain --timeout 10s"
+    )]
     Node(NodeCommand),
     /// Check, show and explain the configuration of `busway up`
-    #[command(subcommand)]
+    #[command(
+        subcommand,
+        after_long_help = "Examples:
+  busway config check /etc/busway/busway.toml
+  busway config show
+  busway config explain node.listen"
+    )]
     Config(ConfigCommand),
     /// Make certificates for encrypted links
-    #[command(subcommand)]
+    #[command(
+        subcommand,
+        after_long_help = "Examples:
+  busway cert new --dir pki --cluster prices --node 0 --node 1"
+    )]
     Cert(CertCommand),
     /// Send messages
     #[command(after_long_help = "Examples:
@@ -147,8 +164,8 @@ The last line on stderr is the account: sent 5 subscribers 2 delivered 10 droppe
   busway sub price.tick --json | jq .body
   busway sub 'camera.>' --budget 2GiB
 
-Patterns: price.tick is itself, * is one token, > the rest, ^pri every name that begins with these bytes. A
-message that several patterns match is printed once for each.")]
+Patterns: price.tick is itself, * is one token, > the rest, ^pri every name that begins
+with these bytes. A message that several patterns match is printed once for each.")]
     Sub(SubArgs),
     /// Send work: each message goes to one puller of each group
     ///
@@ -168,8 +185,8 @@ The last line on stderr is the account: sent 5 delivered 5 dropped 0 in-flight 0
   busway pull 'jobs.>' --json | jq .deliveries
   busway pull dead-letters.resizers
 
-Without --ack a message is over once it is printed. What no puller of a group acknowledged lies under dead-letters. and the
-name of the group, as long as the puller runs that laid it there.")]
+Without --ack a message is over once it is printed. What no puller of a group acknowledged lies
+under dead-letters. and the name of the group, as long as the puller runs that laid it there.")]
     Pull(PullArgs),
     /// Ask, and print the replies
     ///
@@ -212,7 +229,13 @@ The last line on stderr is what it did: answered 5 failed 1 late 0")]
   busway get 'block.>' --count 10 -o blocks --json")]
     Get(GetArgs),
     /// Look at the artifacts of which the node of this host knows, and take back what it offers
-    #[command(subcommand)]
+    #[command(
+        subcommand,
+        after_long_help = "Examples:
+  busway artifacts ls
+  busway artifacts info model.weights
+  busway artifacts rm model.weights"
+    )]
     Artifacts(ArtifactsCommand),
     /// List topics with their publishers and subscribers
     #[command(after_long_help = "Examples:
@@ -235,10 +258,20 @@ The last line on stderr is what it did: answered 5 failed 1 late 0")]
   busway stat --interval 5s --count 12")]
     Stat(StatArgs),
     /// Look at the shared memory
-    #[command(subcommand)]
+    #[command(
+        subcommand,
+        after_long_help = "Examples:
+  busway shm ls"
+    )]
     Shm(ShmCommand),
     /// Measure this machine, with loss and percentiles
-    #[command(subcommand)]
+    #[command(
+        subcommand,
+        after_long_help = "Examples:
+  busway bench lat
+  busway bench thr --size 64KiB --count 100000
+  busway bench fanout --subscribers 64"
+    )]
     Bench(BenchCommand),
     /// Look for what keeps the bus from running well here, and say what to do
     #[command(after_long_help = "Examples:
@@ -255,8 +288,9 @@ The last line on stderr is what it did: answered 5 failed 1 late 0")]
     Tour(TourArgs),
     /// Print a completion script
     #[command(after_long_help = "Examples:
+  mkdir -p ~/.local/share/bash-completion/completions
   busway completions bash > ~/.local/share/bash-completion/completions/busway
-  busway completions zsh > ~/.zfunc/_busway")]
+  mkdir -p ~/.zfunc && busway completions zsh > ~/.zfunc/_busway")]
     Completions(CompletionsArgs),
     /// Write the man pages into a directory
     #[command(after_long_help = "Examples:
@@ -441,7 +475,7 @@ pub(crate) struct PubArgs {
     /// How long reliable subscribers may take to pass the last message
     #[arg(long, value_name = "D", default_value = "5s", value_parser = str::parse::<Span>)]
     pub(crate) linger: Span,
-    /// How long one reliable subscriber may make it wait in one piece, before it counts what that one loses
+    /// How long one reliable subscriber may make it wait in one piece, before it counts what that one loses [default: 1s]
     #[arg(long, value_name = "D", value_parser = str::parse::<Span>)]
     pub(crate) max_wait: Option<Span>,
 }
@@ -842,6 +876,21 @@ mod tests {
     #[test]
     fn the_table_is_consistent() {
         table().debug_assert();
+    }
+
+    #[test]
+    fn examples_and_what_stands_behind_them_are_not_broken_in_the_midst_of_a_line() {
+        let mut tables = vec![table()];
+        let mut examples = 0;
+        while let Some(mut table) = tables.pop() {
+            table.build();
+            tables.extend(table.get_subcommands().cloned());
+            for line in table.get_after_long_help().map(ToString::to_string).unwrap_or_default().lines() {
+                assert!(line.chars().count() <= 100, "{}: {line}", table.get_name());
+                examples += 1;
+            }
+        }
+        assert!(examples > 100, "{examples}");
     }
 
     #[test]

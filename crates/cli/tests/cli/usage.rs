@@ -32,6 +32,33 @@ fn short_help_is_shorter_than_long_help_which_has_examples() {
 }
 
 #[test]
+fn each_command_shows_examples_and_its_own_options_before_those_of_all() {
+    let place = Place::new();
+    let all = place.run(&["--help"]).expect(0).text();
+    let (_, commands) = all.split_once("Commands:\n").expect("a list of commands");
+    let (commands, _) = commands.split_once("\n\n").expect("its end");
+    // What a command does may take a second line, which stands further in.
+    let names = commands.lines().filter_map(|line| line.strip_prefix("  ")?.split(' ').next());
+    let names: Vec<&str> = names.filter(|name| !name.is_empty()).collect();
+    assert!(names.len() > 20 && names.contains(&"artifacts"), "{names:?}");
+    for name in names {
+        let help = place.run(&[name, "--help"]).expect(0).text();
+        assert!(help.contains(&format!("Examples:\n  {}busway {name}", before(name))), "{help}");
+        let (own, others) = help.split_once("Options of every command:\n").expect("both sorts of options");
+        for option in ["--domain", "--timeout", "--json", "--quiet", "--log"] {
+            let line = format!("{option} <");
+            assert!(!own.contains(&line) && others.contains(option), "{name}: {help}");
+        }
+        assert!(!others.contains("--budget <"), "{name}: {help}");
+    }
+}
+
+/// What an example has to do first.
+fn before(name: &str) -> &'static str {
+    if name == "completions" { "mkdir -p ~/.local/share/bash-completion/completions\n  " } else { "" }
+}
+
+#[test]
 fn a_wrong_command_line_is_reported_in_three_lines() {
     let place = Place::new();
     for (arguments, part) in [
