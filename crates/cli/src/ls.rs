@@ -46,7 +46,8 @@ pub(crate) fn run(args: &LsArgs, context: &mut Context<'_>) -> Result<Exit, Fail
     ))?;
     for view in topics {
         let sent: u64 = view.publishers.iter().map(|publisher| publisher.sent).sum();
-        let rate: f64 = view.publishers.iter().map(|publisher| publisher.rate).sum();
+        // The sum of no floats is -0, which is shown as that.
+        let rate = view.publishers.iter().fold(0.0, |all, publisher| all + publisher.rate);
         context.output.line(format_args!(
             "{:width$}  {:>4}  {:>4}  {sent:>12}  {rate:>12.0}  {}",
             view.topic,

@@ -99,6 +99,15 @@ fn ls_and_info_have_the_fields_of_the_contract() {
 }
 
 #[test]
+fn what_nobody_publishes_has_a_rate_of_nought() {
+    let place = Place::new();
+    let _subscriber = place.subscribe(&["price.>"]);
+    let list = place.run(&["ls"]).expect(0).lines();
+    let words: Vec<&str> = list[1].split_whitespace().collect();
+    assert_eq!(words, ["price.>", "0", "1", "0", "0", "no", "publisher"]);
+}
+
+#[test]
 fn ls_and_info_are_readable() {
     let place = Place::new();
     let (publisher, subscriber, _stdin) = pair(&place);
