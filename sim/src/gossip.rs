@@ -162,6 +162,15 @@ impl Swarm {
         self.hosts[usize::from(host)].gossip.counts()
     }
 
+    /// Bytes of an artifact in pieces that lie in the stores of hosts which did not offer it, each piece counted once.
+    #[must_use]
+    pub fn others_keep(&self, of: Reference) -> u64 {
+        let Some(id) = self.checks.id(of) else { return 0 };
+        let others = self.hosts.iter().zip(0..).filter(|(_, host)| *host != of.node.0);
+        let pieces: BTreeMap<u32, u64> = others.flat_map(|(host, _)| host.pieces(id)).collect();
+        pieces.values().sum()
+    }
+
     /// A host offers an artifact of random bytes.
     pub fn offer(&mut self, host: u8, topic: &str, size: usize) -> Reference {
         let body: Vec<u8> = (0..size).map(|_| self.rng.u8(..)).collect();

@@ -1,7 +1,8 @@
 //! Large artifacts in pieces among simulated nodes: how long it takes until all have them, what that costs, and what hostile nodes come to.
 #![expect(clippy::print_stdout, reason = "the evidence lines are read by the test runner")]
 
-use busway_protocol::gossip::Fault;
+use busway_protocol::Time;
+use busway_protocol::gossip::{Fault, Reference};
 use busway_sim::gossip::{Swarm, Terms, Vice};
 
 const MIB: usize = 1 << 20;
@@ -12,12 +13,11 @@ fn settled(swarm: &mut Swarm, ms: u64) -> u64 {
     took.unwrap_or_else(|| panic!("after {ms} ms {}", swarm.checks.owing()))
 }
 
-/// Goes on until the first host has given all: nobody has asked it for more in so many milliseconds.
-fn until_given(swarm: &mut Swarm, ms: u64) {
-    let mut before = 0;
-    while swarm.counts(0).bytes_given > before || before == 0 {
-        before = swarm.counts(0).bytes_given;
-        swarm.run_for_ms(ms);
+/// Goes on until its origin has given all: each piece is with another, and none is on its way to the first who has it.
+fn until_given(swarm: &mut Swarm, of: Reference, size: usize) {
+    while swarm.others_keep(of) < size as u64 {
+        swarm.run_for_ms(1);
+        assert!(swarm.now() < Time(0).after_ms(60_000), "{}", swarm.checks.owing());
     }
 }
 
@@ -93,8 +93,8 @@ fn when_the_origin_stops_after_it_has_given_little_more_than_all_everybody_else_
     let mut swarm = Swarm::new(Terms::new(4, 10));
     swarm.run_for_ms(200);
     let size = 8 * MIB;
-    swarm.offer(0, "file", size);
-    until_given(&mut swarm, 20);
+    let of = swarm.offer(0, "file", size);
+    until_given(&mut swarm, of, size);
     let (owed, given) = (swarm.checks.owed(), swarm.counts(0).bytes_given);
     for other in 1..10 {
         swarm.cut(0, other);
@@ -142,20 +142,21 @@ fn who_is_stopped_while_pieces_come_holds_up_the_others_for_little() {
 
 #[test]
 fn who_alone_has_pieces_and_was_silent_for_long_is_asked_for_them_when_nothing_else_comes() {
-    let mut swarm = Swarm::new(Terms::new(9, 4));
-    swarm.run_for_ms(200);
-    let size = 9 * MIB;
-    swarm.offer(0, "file", size);
-    until_given(&mut swarm, 10);
-    let owed = swarm.checks.owed();
-    (1..4).for_each(|other| swarm.cut(0, other));
-    assert!(owed > 0);
-    // The other two give each other what they have, and then nothing comes.
-    swarm.stop(2);
-    swarm.run_for_ms(5_000);
-    swarm.go_on(2);
-    let took = settled(&mut swarm, 30_000);
-    println!("evidence: owed={owed} took_ms={}", took / 1_000_000);
+    for (seed, size) in [(9, 9 * MIB), (10, 12 * MIB), (11, 20 * MIB)] {
+        let mut swarm = Swarm::new(Terms::new(seed, 4));
+        swarm.run_for_ms(200);
+        let of = swarm.offer(0, "file", size);
+        until_given(&mut swarm, of, size);
+        let owed = swarm.checks.owed();
+        (1..4).for_each(|other| swarm.cut(0, other));
+        // The other two give each other what they have, and then nothing comes.
+        swarm.stop(2);
+        swarm.run_for_ms(5_000);
+        assert!(owed > 0 && swarm.checks.owed() == owed, "what one alone has they have not");
+        swarm.go_on(2);
+        let took = settled(&mut swarm, 30_000);
+        println!("evidence: seed={seed} size={size} owed={owed} took_ms={}", took / 1_000_000);
+    }
 }
 
 #[test]

@@ -79,6 +79,11 @@ impl Checks {
         self.violation.as_deref()
     }
 
+    /// The name of what was offered.
+    pub(super) fn id(&self, of: Reference) -> Option<ArtifactId> {
+        Some(self.offered.get(&of)?.id)
+    }
+
     fn violate(&mut self, what: impl FnOnce() -> String) {
         if self.violation.is_none() {
             self.violation = Some(what());

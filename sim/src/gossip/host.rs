@@ -11,7 +11,7 @@ use busway_protocol::Time;
 use busway_protocol::artifact::{Full, Name, Store};
 use busway_protocol::flow::{Budget, Flow, Limits, Rule, WhenFull};
 use busway_protocol::gossip::{
-    Advert, Config, Epoch, Gossip, Input, Interest, Lane, NodeIndex, Nodes, Output, Room,
+    Advert, ArtifactId, Config, Epoch, Gossip, Input, Interest, Lane, NodeIndex, Nodes, Output, Room,
 };
 use busway_wire::gossip::{Part, Word};
 
@@ -140,6 +140,17 @@ impl Host {
             Part::Whole | Part::Tree => None,
         };
         taken.into_iter().filter_map(piece).collect()
+    }
+
+    /// The pieces of an artifact that it keeps, and how many bytes each has.
+    pub(super) fn pieces(&self, id: ArtifactId) -> Vec<(u32, u64)> {
+        let kept = lock(&self.kept);
+        let of_it = kept.parts.iter().filter(|((name, _), _)| name.id == id);
+        let piece = |((_, part), bytes): (&(Name, Part), &Arc<[u8]>)| match part {
+            Part::Piece { index } => Some((*index, bytes.len() as u64)),
+            Part::Whole | Part::Tree => None,
+        };
+        of_it.filter_map(piece).collect()
     }
 
     /// All that it keeps of an artifact, one piece behind the other.
