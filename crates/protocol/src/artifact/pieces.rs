@@ -16,6 +16,30 @@ use busway_wire::limits::{
 /// Bytes of a value.
 pub const VALUE_BYTES: usize = 32;
 
+/// Bytes of a leaf of the tree.
+const LEAF_BYTES: u64 = 1 << 10;
+
+const _: () = {
+    let (small, usual, large) = (ARTIFACT_PIECE_BYTES_MIN, ARTIFACT_PIECE_BYTES, ARTIFACT_PIECE_BYTES_MAX);
+    assert!(small <= usual && usual <= large, "a larger artifact has no smaller pieces");
+    assert!(
+        small.is_power_of_two() && usual.is_power_of_two() && large.is_power_of_two() && small >= LEAF_BYTES,
+        "a piece is a full subtree"
+    );
+    assert!(ARTIFACT_WHOLE_BYTES_MAX >= small, "an artifact in pieces has two, for the root of its tree");
+    assert!(ARTIFACT_WHOLE_BYTES_MAX < ARTIFACT_SMALL_BYTES_MAX, "some have small pieces");
+    assert!(ARTIFACT_SMALL_BYTES_MAX >= usual, "and the others two at least");
+    assert!(
+        ARTIFACT_SMALL_BYTES_MAX <= small * ARTIFACT_PIECES_AIM,
+        "small pieces are for as many as are aimed at"
+    );
+    assert!(
+        ARTIFACT_SMALL_BYTES_MAX < ARTIFACT_BYTES_MAX && large * ARTIFACT_PIECES_AIM <= ARTIFACT_BYTES_MAX,
+        "each size of a piece is that of some artifact"
+    );
+    assert!(ARTIFACT_BYTES_MAX / large <= u32::MAX as u64, "each piece has a number");
+};
+
 /// Bytes of each piece but the last of an artifact of so many bytes.
 ///
 /// ```

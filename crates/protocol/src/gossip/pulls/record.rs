@@ -8,9 +8,9 @@
 
 use busway_wire::gossip::Part;
 use busway_wire::limits::{
-    ARTIFACT_PIECE_BYTES_MIN, GOSSIP_FAULT_MS, GOSSIP_FAULT_MS_MAX, GOSSIP_OWED_BYTES_MIN,
-    GOSSIP_PATIENCE_NS_MAX, GOSSIP_PIECES_OF_PEER_MAX, GOSSIP_PULLS_OF_PEER_MAX, GOSSIP_RATE_NS,
-    GOSSIP_STALL_MS,
+    ARTIFACT_PIECE_BYTES, ARTIFACT_PIECE_BYTES_MIN, GOSSIP_FAULT_MS, GOSSIP_FAULT_MS_MAX,
+    GOSSIP_OWED_BYTES_MIN, GOSSIP_PATIENCE_NS_MAX, GOSSIP_PIECES_OF_PEER_MAX, GOSSIP_PULLS_OF_PEER_MAX,
+    GOSSIP_RATE_NS, GOSSIP_STALL_MS,
 };
 
 use crate::time::Time;
@@ -100,6 +100,12 @@ impl Record {
         Time(self.heard.after_ms(GOSSIP_STALL_MS).0.saturating_add(patience_ns))
     }
 }
+
+const _: () = assert!(
+    GOSSIP_PIECES_OF_PEER_MAX as u64 * ARTIFACT_PIECE_BYTES_MIN
+        == GOSSIP_PULLS_OF_PEER_MAX as u64 * ARTIFACT_PIECE_BYTES,
+    "of small pieces as many bytes are asked of one at a time as of usual ones"
+);
 
 /// What a request counts for of `GOSSIP_PIECES_OF_PEER_MAX`.
 pub(super) const fn weight(part: Part, size: u64) -> usize {
