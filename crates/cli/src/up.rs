@@ -58,6 +58,7 @@ pub(crate) fn run(args: &UpArgs, context: &mut Context<'_>) -> Result<Exit, Fail
             .line(format_args!("ready pid={pid} domain={domain} socket={socket}{listen}{http}{config}"))?;
     }
     context.output.flush()?;
+    tell_unlinked(&loaded, context);
     notify(Moment::Ready);
     while let Some(event) = next(&node, context.signals, &hangup) {
         match event {
@@ -71,6 +72,18 @@ pub(crate) fn run(args: &UpArgs, context: &mut Context<'_>) -> Result<Exit, Fail
     let seconds = std::time::Duration::from_nanos(clock::now_ns() - started).as_secs();
     context.output.note(format_args!("served {}", duration::show(std::time::Duration::from_secs(seconds))));
     Ok(Exit::Done)
+}
+
+/// Notes that nobody will be linked to a node that listens nowhere and names none that it dials.
+fn tell_unlinked(loaded: &Loaded, context: &Context<'_>) {
+    let Some(links) = &loaded.node.links else { return };
+    let Some(lower) = links.peers.keys().next_back().filter(|peer| **peer < links.index) else { return };
+    if links.client.is_none() && links.listen.is_empty() {
+        context.output.note(format_args!(
+            "note: node {lower} has the lower index and dials this node, which listens nowhere: give it --listen, and node {lower} --peer {}=HOST:PORT",
+            links.index
+        ));
+    }
 }
 
 /// What a node that runs is waited for.

@@ -22,6 +22,26 @@ pub(crate) fn up(place: &Place, arguments: &[&str]) -> (Running, String) {
 }
 
 #[test]
+fn a_node_to_which_nobody_will_be_linked_says_so() {
+    for (arguments, told) in [
+        (&["--index", "2", "--peer", "1=127.0.0.1:1"][..], true),
+        (&["--index", "2", "--peer", "1=127.0.0.1:1", "--peer", "3=127.0.0.1:1"], false),
+        (&["--index", "2", "--peer", "1=127.0.0.1:1", "--listen", "127.0.0.1:0"], false),
+        (&["--client", "2", "--peer", "1=127.0.0.1:1"], false),
+        (&[], false),
+    ] {
+        let place = Place::new();
+        let (node, line) = up(&place, arguments);
+        assert!(line.starts_with("ready "), "{line}");
+        node.signal(Signal::TERM);
+        let ended = node.finish().expect(0);
+        let note = "note: node 1 has the lower index and dials this node, which listens nowhere: \
+                    give it --listen, and node 1 --peer 2=HOST:PORT";
+        assert_eq!(ended.stderr.iter().any(|line| line == note), told, "{arguments:?}: {:?}", ended.stderr);
+    }
+}
+
+#[test]
 fn a_node_says_what_it_is_to_who_asks() {
     let place = Place::new();
     let (node, line) =
