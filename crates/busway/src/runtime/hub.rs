@@ -841,7 +841,35 @@ fn unusable(address: SocketAddr, error: &busway_io::ListenError) -> Error {
             format!("{error}; pid {pid} ({name}) listens there"),
             format!("end pid {pid}, or choose another port"),
         ),
-        None => (error.to_string(), "choose another port, or end who has it: ss -ltnp".to_owned()),
+        None => {
+            let remedy = match error.fault {
+                Fault::Denied => "choose a port from 1024 on, or let it have CAP_NET_BIND_SERVICE",
+                Fault::AddressUnknown => "name an address of this host: ip address",
+                _ => "choose another port, or end who has it: ss -ltnp",
+            };
+            (error.to_string(), remedy.to_owned())
+        }
     };
     Error::new(Code::AddressUnusable, cause).at(address.to_string()).remedy(remedy)
+}
+
+#[cfg(test)]
+mod tests {
+    use busway_io::{Fault, ListenError};
+
+    use super::unusable;
+
+    #[test]
+    fn what_helps_where_nobody_can_listen_follows_from_why() {
+        let address = "192.0.2.1:80".parse().expect("an address");
+        for (fault, remedy) in [
+            (Fault::Denied, "from 1024 on"),
+            (Fault::AddressUnknown, "of this host"),
+            (Fault::AddressInUse, "another port"),
+        ] {
+            let error = unusable(address, &ListenError { address, fault });
+            assert_eq!(error.place(), "192.0.2.1:80");
+            assert!(error.try_().contains(remedy), "{fault}: {}", error.try_());
+        }
+    }
 }

@@ -381,7 +381,7 @@ fn check(merged: &Merged, is_client: bool, index: u8, problems: &mut Vec<Problem
     {
         let cause = format!("{address} can be reached from other hosts, and links are not encrypted");
         let remedy = "listen at 127.0.0.1, give it a certificate in [tls], or allow it in words: \
-                      node.allow_plain_beyond_loopback = true";
+                      --allow-plain-beyond-loopback, node.allow_plain_beyond_loopback = true";
         problems.push(Problem::new(cause, at(), remedy));
     }
 }
