@@ -229,7 +229,7 @@ impl Workers {
         Ok(())
     }
 
-    /// Takes an event of a peer. Where its flow is full it waits, takes the place of an older one or is dropped, as the flow says.
+    /// Takes an event of a peer. Where its flow is full it waits, takes the place of an older one or is dropped, as the flow says; that something is not wanted any more is not dropped but waits.
     ///
     /// # Errors
     /// [`Code::Closed`] where the workers have ended, [`Code::Full`] where it was dropped, [`Code::Forked`].
