@@ -214,13 +214,9 @@ impl<D: Wires> Swarm<D> {
         let denied = self.lines.values().map(|line| line.denied).sum();
         self.calls.note(self.machine.counts(), self.machine.usage(), (denied, self.full));
         let mut again = self.tell_users(now);
-        // Not always the same one first: who speaks first finds an interface that nobody fills.
-        let (before, from) = (nodes.range(..self.turn), nodes.range(self.turn..));
-        for (index, peer) in from.chain(before) {
+        for (index, peer) in in_turn(&mut self.turn, &nodes) {
             again |= self.say(now, *index, peer);
         }
-        self.turn =
-            self.turn.wrapping_add(1) % nodes.keys().next_back().map_or(1, |last| last.saturating_add(1));
         again
     }
 
@@ -598,6 +594,16 @@ impl<D: Wires> Swarm<D> {
     }
 }
 
+/// All of them. Not always the same one first: who is spoken to first finds an interface that nobody fills. So each is as often as any other, whatever its number.
+fn in_turn<'a, T>(
+    turn: &mut u8,
+    of: &'a BTreeMap<u8, T>,
+) -> impl Iterator<Item = (&'a u8, &'a T)> + use<'a, T> {
+    let all = of.range(*turn..).chain(of.range(..*turn));
+    *turn = all.clone().next().map_or(0, |(first, _)| first.wrapping_add(1));
+    all
+}
+
 /// Who is given what, for who counts it: bytes of a piece of an artifact, or, where none is named, of a small one or of the values of the pieces of a large one.
 fn gives(peer: u8, of: Option<Name>, part: Part, (offset, bytes): (u64, usize)) {
     let Some(Name { id, size, .. }) = of else { return };
@@ -620,3 +626,6 @@ pub(crate) fn not_offered(error: &OfferError) -> Error {
     };
     Error::new(code, error.to_string()).at("the artifacts of this node").remedy(remedy)
 }
+
+#[cfg(test)]
+mod tests;

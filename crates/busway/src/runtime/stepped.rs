@@ -63,6 +63,11 @@ impl Stepped {
         Ok(Stepped { shared, door, events: Vec::new(), wake_ns: 0, core })
     }
 
+    #[cfg(test)]
+    pub(super) fn shared(&self) -> &Arc<Shared<FakeDriver<Staging, Pieces>>> {
+        &self.shared
+    }
+
     /// Takes what has come and sends what is there; whether there was anything.
     pub fn step(&mut self) -> bool {
         self.shared.poll_now(&mut self.events);

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::mpsc::channel;
 use std::time::Duration;
 
-use busway_io::{FakeDriver, Network};
+use busway_io::{FakeDriver, HostId, Network};
 use busway_protocol::Time;
 use busway_shm::bell::{NODES, Slept};
 use busway_shm::clock::{Deadline, monotonic_ns};
@@ -57,21 +57,24 @@ impl Host {
     }
 }
 
-/// Two of them, and their clock.
+/// Some of them, of which the first is linked to each other, and their clock.
 struct World {
     network: Network,
     clocks: Simulated,
-    hosts: [Host; 2],
+    hosts: Vec<Host>,
 }
 
 impl World {
     fn new(kernel_bytes: usize) -> World {
+        World::with(kernel_bytes, &[(1, FAR)])
+    }
+
+    fn with(kernel_bytes: usize, far: &[(u8, HostId)]) -> World {
         let clocks = Simulated::begin(5);
         let network = network(kernel_bytes);
-        let hosts = [
-            Host::new(&network, NEAR, config(0, NEAR, &[(1, FAR)])),
-            Host::new(&network, FAR, config(1, FAR, &[(0, NEAR)])),
-        ];
+        let mut hosts = vec![Host::new(&network, NEAR, config(0, NEAR, far))];
+        let one = |(index, own): &(u8, HostId)| Host::new(&network, *own, config(*index, *own, &[(0, NEAR)]));
+        hosts.extend(far.iter().map(one));
         World { network, clocks, hosts }
     }
 
@@ -98,8 +101,13 @@ impl World {
 
     /// A subscriber at the far host for which publishers wait, and a publisher at the near one that it reads.
     fn pair(&mut self, topic: &str) -> (Publisher, Subscriber) {
+        self.pair_with(1, topic)
+    }
+
+    /// The same of one of several.
+    fn pair_with(&mut self, far: usize, topic: &str) -> (Publisher, Subscriber) {
         let subscriber =
-            self.hosts[1].bus.subscriber(topic).policy(Policy::Block).open().expect("a subscriber");
+            self.hosts[far].bus.subscriber(topic).policy(Policy::Block).open().expect("a subscriber");
         let publisher = self.hosts[0].bus.publisher(topic).open().expect("a publisher");
         self.run_until("a subscriber", |_| publisher.subscribers() > 0);
         (publisher, subscriber)
@@ -132,6 +140,42 @@ fn bulk_that_is_held_is_looked_at_as_soon_as_there_may_be_room() {
     let least_ns = 4 * MIB as u64 * 1_000_000_000 / RATE;
     assert!(took_ns >= least_ns, "the way is no faster than it is: {took_ns} of {least_ns}");
     assert!(took_ns < 2 * least_ns, "it is not left idle: {took_ns} of {least_ns}");
+}
+
+/// A host has bulk for two others, of which it has given the first much and the second nothing. What each was given before a look at both, and behind it.
+fn given_to_two(second_bytes: usize) -> [[u64; 2]; 2] {
+    let mut world = World::with(4 * MIB, &[(1, FAR), (2, HostId(3))]);
+    let (mut first, mut taken) = world.pair_with(1, "first");
+    let (mut second, _other) = world.pair_with(2, "second");
+    world.publish(&mut first, 2 * MIB);
+    world.receive(&mut taken, 1);
+    let shared = world.hosts[0].node.shared().clone();
+    first.try_send(&vec![7; MIB]).expect("there is room");
+    shared.carry(Whom::All);
+    // Until nothing of it is in the kernel. What is behind it is held, and nobody looks.
+    world.network.advance(Duration::from_millis(100));
+    world.clocks.pass(world.network.now_ns());
+    second.try_send(&vec![7; second_bytes]).expect("there is room");
+    let peers = shared.all();
+    let given = || [0, 1].map(|at: usize| lock(&peers[at]).turn());
+    let before = given();
+    assert!(before[0] > 0 && before[1] == 0, "{before:?}");
+    shared.carry(Whom::All);
+    [before, given()]
+}
+
+#[test]
+fn whose_bulk_was_given_least_of_its_interface_is_looked_at_first() {
+    let [before, after] = given_to_two(MIB);
+    assert_eq!(after[0], before[0], "who was given more waits");
+    assert!(after[1] > 0, "and the other goes");
+}
+
+#[test]
+fn who_has_sent_all_its_bulk_keeps_nobody_waiting() {
+    // More than one fragment, and less than may lie in the kernel.
+    let [before, after] = given_to_two(9 << 10);
+    assert!(after[0] > before[0], "what is left of the interface is the other's at once");
 }
 
 #[test]
