@@ -87,7 +87,8 @@ impl Work<'_> {
         let mut lonely = near::stderr_is_terminal().then(|| Deadline::after(LONELY));
         self.tell_refused();
         loop {
-            let task = self.puller.try_recv()?;
+            // What is taken beyond the count would be nobody's.
+            let task = if self.printer.ended() { None } else { self.puller.try_recv()? };
             let idle = task.is_none();
             if let Some(task) = task {
                 self.take(task)?;

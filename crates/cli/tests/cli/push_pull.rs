@@ -118,6 +118,32 @@ fn work_waits_for_the_first_puller_and_for_room_as_long_as_it_takes() {
 }
 
 #[test]
+fn a_puller_that_ends_after_a_count_takes_nothing_that_it_does_not_print() {
+    let place = Place::new();
+    // Who comes first holds the rendezvous, and is not stopped.
+    let _holder = place.subscribe(&["other"]);
+    for ack in [&[][..], &["--ack", "60s"]] {
+        for _ in 0..2 {
+            let words = [&["w", "--raw", "--count", "1"], ack].concat();
+            let first = pull(&place, &words);
+            // While it waits both pieces of work come.
+            first.stop();
+            let pusher = place.start(&["push", "w", "x", "--count", "2", "--linger", "60s"]);
+            let sent = |ended: Ended| {
+                ended.lines().first().is_some_and(|line| {
+                    serde_json::from_str::<Value>(line).expect("JSON")["publishers"][0]["sent"] == 2
+                })
+            };
+            while !sent(place.run(&["ls", "w", "--json"])) {}
+            first.signal(Signal::CONT);
+            assert_eq!(first.finish().expect(0).text(), "x\n");
+            assert_eq!(pull(&place, &words).finish().expect(0).text(), "x\n", "{ack:?}");
+            pusher.finish().expect(0);
+        }
+    }
+}
+
+#[test]
 fn work_that_nobody_does_in_time_ends_with_one() {
     let place = Place::new();
     let ended = place.run(&["push", "w", "x", "--linger", "100ms"]).expect(1);
