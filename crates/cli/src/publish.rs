@@ -16,7 +16,7 @@ use crate::command::PubArgs;
 use crate::duration;
 use crate::exit::{CommandCode, Exit, Failure};
 use crate::input::{self, Port, Source};
-use crate::session::{self, Context};
+use crate::session::{self, Awaited, Context};
 use crate::signals::Signals;
 
 /// How long one wait inside the bus lasts before signals are looked at.
@@ -83,6 +83,7 @@ fn wait_for_subscribers(publisher: &Publisher, args: &PubArgs, context: &Context
     let wanted_count = usize::try_from(wanted).unwrap_or(usize::MAX);
     // Without --timeout one waits as long as it takes: that is what --wait is for.
     let deadline = context.timeout().map(Deadline::after);
+    let mut awaited = Awaited::new("subscribers");
     loop {
         context.signals.check()?;
         let left = deadline.map_or(SLICE, Deadline::left).min(SLICE);
@@ -93,6 +94,7 @@ fn wait_for_subscribers(publisher: &Publisher, args: &PubArgs, context: &Context
             Err(error) => return Err(error.into()),
         }
         let found = publisher.subscribers();
+        awaited.tell(found, wanted, context);
         if deadline.is_some_and(Deadline::over) {
             return Err(Failure::new(
                 CommandCode::NoSubscribers,

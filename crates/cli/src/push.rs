@@ -16,7 +16,7 @@ use crate::command::PushArgs;
 use crate::duration;
 use crate::exit::{CommandCode, Exit, Failure};
 use crate::input::{self, Port, Source};
-use crate::session::{self, Context};
+use crate::session::{self, Awaited, Context};
 use crate::signals::Signals;
 
 /// How long one wait inside the bus lasts before signals are looked at.
@@ -109,6 +109,7 @@ fn wait_for_pullers(pusher: &Pusher, args: &PushArgs, context: &Context<'_>) -> 
     let wanted_count = usize::try_from(wanted).unwrap_or(usize::MAX);
     // Without --timeout one waits as long as it takes: that is what --wait is for.
     let deadline = context.timeout().map(Deadline::after);
+    let mut awaited = Awaited::new("pullers");
     loop {
         context.signals.check()?;
         let left = deadline.map_or(SLICE, Deadline::left).min(SLICE);
@@ -119,6 +120,7 @@ fn wait_for_pullers(pusher: &Pusher, args: &PushArgs, context: &Context<'_>) -> 
             Err(error) => return Err(error.into()),
         }
         let found = pusher.pullers();
+        awaited.tell(found, wanted, context);
         if deadline.is_some_and(Deadline::over) {
             return Err(Failure::new(
                 CommandCode::NoSubscribers,

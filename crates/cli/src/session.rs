@@ -42,6 +42,33 @@ impl Ends<'_> {
     }
 }
 
+/// Who `--wait` waits for: who runs the command is told once that they have not come, when that takes longer than this.
+const AWAITED: Duration = Duration::from_secs(1);
+
+/// See [`AWAITED`].
+#[derive(Debug)]
+pub(crate) struct Awaited {
+    whom: &'static str,
+    told_after: Option<Deadline>,
+}
+
+impl Awaited {
+    /// The wait begins now.
+    pub(crate) fn new(whom: &'static str) -> Self {
+        Self { whom, told_after: Some(Deadline::after(AWAITED)) }
+    }
+
+    /// So many have come.
+    pub(crate) fn tell(&mut self, found: usize, wanted: u64, context: &Context<'_>) {
+        if self.told_after.take_if(|deadline| deadline.over()).is_some() {
+            context.output.note(format_args!(
+                "note: {found} of {wanted} {} have come; it waits for the others, or as long as --timeout says",
+                self.whom
+            ));
+        }
+    }
+}
+
 /// What a command works with.
 #[derive(Debug)]
 pub(crate) struct Context<'a> {

@@ -51,6 +51,34 @@ fn lines_lose_their_line_feed_and_nothing_else() {
 }
 
 #[test]
+fn who_waits_for_others_is_told_once_how_many_have_come_and_goes_on_waiting() {
+    let place = Place::new();
+    let [subscriber, puller] = [["sub", "x", "--reliable"], ["pull", "x", "--raw"]];
+    for (sends, takes, whom) in [("pub", subscriber, "subscribers"), ("push", puller, "pullers")] {
+        let start = || {
+            let mut reader = place.start(&[&takes[..], &["--count", "1"]].concat());
+            reader.stderr_until(|line| line.starts_with("ready "));
+            reader
+        };
+        let mut readers = vec![start()];
+        let mut sender = place.start(&[sends, "x", "body", "--count", "2", "--wait=2", "--linger", "60s"]);
+        sender.stderr_until(|line| {
+            line.starts_with("note: ") && line.contains(whom) && line.contains(" of 2 ")
+        });
+        readers.push(start());
+        let notes = sender.finish().expect(0).stderr;
+        assert_eq!(notes.iter().filter(|line| line.starts_with("note: ")).count(), 1, "{notes:?}");
+        for reader in readers {
+            reader.finish().expect(0);
+        }
+        // Who has all that it waits for within that time is told nothing.
+        let _reader = start();
+        let at_once = place.run(&[sends, "x", "body", "--wait"]).expect(0);
+        assert_eq!(at_once.stderr.len(), 1, "{:?}", at_once.stderr);
+    }
+}
+
+#[test]
 fn lines_stop_at_the_count() {
     let place = Place::new();
     let ended =
